@@ -1,0 +1,143 @@
+"""What a worker holds while it owns a step, and what it reports back.
+
+`StepStore` is the seam between the supervisor and the system of record: `shared.db.steps` is the
+real one. Every write names the claim's id and epoch; a store that finds somebody else's epoch, or
+a state that nobody owns, raises `Stale` and has written nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from uuid import UUID
+
+from shared.db.events import NewEvent
+from shared.states import Reason, StepState
+
+
+class Stale(Exception):
+    """The step belongs to somebody else by now. Not an error: stop, clean up, write nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Offer:
+    """A free slot looking for work."""
+
+    worker_id: UUID
+    queues: tuple[str, ...]
+    device: str
+    capacity_bytes: int
+    models: tuple[UUID, ...]  # verified on this host
+    lease_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A step that this worker owns until its lease ends. `epoch` fences every write."""
+
+    step_id: UUID
+    job_id: UUID
+    user: str
+    epoch: int
+    attempt: int
+    losses: int
+    cancel_requested: bool
+    vram_waited_s: float
+    name: str
+    type: str
+    params: dict[str, Any]
+    count: int
+    preset: dict[str, Any]
+    vram_bytes: int
+    timeout_s: float
+    model_id: UUID
+    model_name: str
+    model_version: str
+    model_kind: str
+    checkpoint_sha256: str
+    correlation_id: str
+    done_items: tuple[int, ...] = ()
+    position: int = 0  # of the step in its chain
+    chain_length: int = 1
+    progress: float = 0.0  # what clients have been shown of the job; it never goes back
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredArtifact:
+    """An object that is in the store, about to get its row."""
+
+    item_index: int
+    format: str
+    width: int
+    height: int
+    seed: int
+    s3_key: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class End:
+    """How a try ended. `state` is terminal, or `queued` for another try after `delay_s`."""
+
+    state: StepState
+    reason: Reason | None  # terminal states only
+    attempt: int
+    losses: int
+    error: dict[str, Any] | None = None
+    delay_s: float = 0.0
+    vram_wait: bool = False  # back to the queue because the device's memory is busy
+    events: Sequence[NewEvent] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Abandoned:
+    """A stored step that nobody looks after, as the sweeper finds it. Its locks are held."""
+
+    id: UUID
+    job_id: UUID
+    name: str
+    state: StepState
+    epoch: int
+    attempt: int
+    losses: int
+    cancel_requested: bool
+
+
+class StepStore(Protocol):
+    """The system of record, as an owner of steps sees it. All raise `InfraUnavailable`."""
+
+    async def claim(self, offer: Offer) -> Claim | None:
+        """Take the oldest due step that fits, or None."""
+
+    async def commit_running(self, claim: Claim, events: Sequence[NewEvent]) -> None:
+        """`leased` becomes `running`, `attempt` rises. GO may be sent once this returned."""
+
+    async def record(
+        self, claim: Claim, state: StepState | None, events: Sequence[NewEvent]
+    ) -> None:
+        """Note where the step is, and what happened."""
+
+    async def renew(self, claim: Claim, lease_s: float) -> None:
+        """Extend the lease to `lease_s` from the server's now."""
+
+    async def add_artifact(self, claim: Claim, artifact: StoredArtifact, event: NewEvent) -> bool:
+        """Insert the row; False when the item had one already and nothing was written."""
+
+    async def finish(self, claim: Claim, end: End) -> UUID | None:
+        """Write the verdict once; return the id of a step that became claimable by it."""
+
+    async def cancels(self, worker_id: UUID) -> set[UUID]:
+        """Steps of this worker whose cancel was requested."""
+
+    async def sweep_expired(self, decide: Callable[[Abandoned], End]) -> UUID | None:
+        """Take one step from an owner whose lease ended; None when there is none.
+
+        `decide` runs inside the transaction, perhaps twice: it must be pure.
+        """
+
+    async def sweep_unclaimed(
+        self, decide: Callable[[Abandoned], End], after_s: float
+    ) -> UUID | None:
+        """End one step that has been due for `after_s` seconds and that nobody claimed."""

@@ -1,0 +1,69 @@
+"""One tree of errors. Each has a stable `code`, an HTTP hint, and says whether a retry may help.
+
+`docs/errors.md` has one section per code; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class DreamForgeError(Exception):
+    """Base of every error that may reach a user: `message` says what, which, and what to do."""
+
+    code: ClassVar[str] = "internal"
+    http_status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+
+class InvalidInput(DreamForgeError):
+    code = "invalid_input"
+    http_status = 422
+
+
+class NotFound(DreamForgeError):
+    code = "not_found"
+    http_status = 404
+
+
+class MethodNotAllowed(DreamForgeError):
+    code = "method_not_allowed"
+    http_status = 405
+
+
+class Conflict(DreamForgeError):
+    code = "conflict"
+    http_status = 409
+
+
+class PayloadTooLarge(DreamForgeError):
+    code = "payload_too_large"
+    http_status = 413
+
+
+class InfraUnavailable(DreamForgeError):
+    """A part that we depend on cannot be reached; `retry_after_s` goes into `Retry-After`."""
+
+    code = "infra_unavailable"
+    http_status = 503
+    retryable = True
+    retry_after_s: ClassVar[int] = 5
+
+
+class ModelUnavailable(DreamForgeError):
+    code = "model_unavailable"
+    http_status = 422
+
+
+class InsufficientVram(DreamForgeError):
+    code = "insufficient_vram"
+    http_status = 422
+
+
+class Internal(DreamForgeError):
+    pass

@@ -1,0 +1,189 @@
+"""What a worker and a runner say to each other, inside `shared.frames`.
+
+    worker                          runner
+      |  <---------- ready ---------  |   imported, waits; no CUDA context yet
+      |  ------------ go ---------->  |   RunSpec; `running` is committed
+      |  <----- stage, progress ----  |
+      |  <-------- artifact --------  |   body = the encoded image
+      |  ---------- lease --------->  |   re-arms the dead-man timer
+      |  --------- cancel --------->  |   polite; a signal follows
+      |  <--- result | failure -----  |   then it exits
+
+Every message is checked against these classes on arrival, on both sides. Unknown fields are
+refused: both ends come from one release, so a field that only one of them knows is a bug.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from shared.frames import FrameError
+
+MAX_SEED = 2**53
+MAX_COUNT = 100
+
+_T = TypeVar("_T")
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelSpec(Message):
+    """Which checkpoint to load, and from where on this host."""
+
+    id: str
+    name: str
+    version: str
+    kind: str
+    folder: str
+    checkpoint_sha256: str
+
+
+class GenerateParams(Message):
+    """A `generate` step with every default filled in. Sizes are pixels."""
+
+    prompt: str
+    negative_prompt: str = ""
+    width: int
+    height: int
+    steps: int
+    guidance: float
+    scheduler: str | None = None
+    seed: int | None = None
+    count: int = Field(default=1, ge=1, le=MAX_COUNT)
+    format: Literal["png", "jpg"] = "png"
+    embed_metadata: bool = True
+
+
+class PresetSpec(Message):
+    """The part of a preset that a runner acts on."""
+
+    name: str
+    version: int
+    device: Literal["cpu", "cuda"]
+    dtype: Literal["float32", "float16", "bfloat16"]
+    threads: int = Field(ge=1)
+    offload: Literal["none", "model", "sequential"] = "none"
+
+
+class RunSpec(Message):
+    """Everything that a runner needs to know, and nothing else: no credential, no address."""
+
+    job_id: str
+    step_id: str
+    step_name: str
+    type: Literal["generate"]
+    model: ModelSpec
+    preset: PresetSpec
+    params: GenerateParams
+    done_items: list[int] = []  # items that an earlier attempt has stored already
+
+
+# Worker to runner ----------------------------------------------------------------------------------
+
+
+class Go(Message):
+    type: Literal["go"] = "go"
+    spec: RunSpec
+    lease_s: float  # the dead-man timer fires this long after receipt unless a lease re-arms it
+
+
+class Lease(Message):
+    type: Literal["lease"] = "lease"
+    lease_s: float
+
+
+class Cancel(Message):
+    type: Literal["cancel"] = "cancel"
+
+
+# Runner to worker ----------------------------------------------------------------------------------
+
+Stage = Literal["load", "sampling", "decode"]
+
+
+class Ready(Message):
+    type: Literal["ready"] = "ready"
+    pid: int
+    versions: dict[str, str]
+
+
+class Progress(Message):
+    """`step` of `steps` in `stage` of item `item_index`; the model's load has no item."""
+
+    type: Literal["progress"] = "progress"
+    stage: Stage
+    item_index: int | None = None
+    step: int = Field(ge=0)
+    steps: int = Field(ge=1)
+
+
+class Log(Message):
+    type: Literal["log"] = "log"
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+    code: str = Field(max_length=64)
+    message: str = Field(max_length=4096)
+    item_index: int | None = None
+    payload: dict[str, Any] | None = None
+
+
+class Artifact(Message):
+    """One finished image; the frame's body is the encoded file."""
+
+    type: Literal["artifact"] = "artifact"
+    item_index: int = Field(ge=0)
+    format: Literal["png", "jpg"]
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+    seed: int = Field(ge=0, lt=MAX_SEED)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Result(Message):
+    """All items are sent and memory is released; `allocator` holds torch's own figures, bytes."""
+
+    type: Literal["result"] = "result"
+    items: int = Field(ge=0)
+    allocator: dict[str, int] = Field(default_factory=dict)
+
+
+class Failure(Message):
+    """The runner's own account of why it gives up. The parent classifies, this only informs."""
+
+    type: Literal["failure"] = "failure"
+    reason: Literal["oom", "host_oom", "model_unavailable", "provider_error", "cancelled"]
+    message: str = Field(max_length=4096)
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+FromRunner = Ready | Progress | Log | Artifact | Result | Failure
+ToRunner = Go | Lease | Cancel
+
+_from_runner: TypeAdapter[FromRunner] = TypeAdapter(
+    Annotated[FromRunner, Field(discriminator="type")]
+)
+_to_runner: TypeAdapter[ToRunner] = TypeAdapter(Annotated[ToRunner, Field(discriminator="type")])
+
+
+def parse_from_runner(header: dict[str, Any]) -> FromRunner:
+    """Validate a runner's header; raise `FrameError` naming what is wrong, without its values."""
+    return _validated(_from_runner, header)
+
+
+def parse_to_runner(header: dict[str, Any]) -> ToRunner:
+    """Validate a worker's header, in the runner."""
+    return _validated(_to_runner, header)
+
+
+def _validated(adapter: TypeAdapter[_T], header: dict[str, Any]) -> _T:
+    try:
+        return adapter.validate_python(header)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}"
+            for item in error.errors(include_url=False, include_input=False)[:3]
+        )
+        raise FrameError(f"not a message of this protocol: {problems}") from None

@@ -1,0 +1,196 @@
+"""Every setting of both services, read once at start from `DF_*` variables and a secrets folder.
+
+A process builds `Settings` in its entry point and hands parts of it down; nothing reads the
+environment later. A wrong value stops the process with one line that names the variable
+(`settings_or_exit`), never with a silent default.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+SECRETS_DIR = Path("/run/secrets")
+
+
+class Settings(BaseSettings):
+    """Settings of `api`, `worker` and the command line. Durations are seconds, sizes are bytes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DF_",
+        env_file=".env",
+        secrets_dir=SECRETS_DIR if SECRETS_DIR.is_dir() else None,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    # Infrastructure ------------------------------------------------------------------------------
+    database_url: SecretStr = Field(description="postgresql://user:password@host:port/database")
+    redis_url: SecretStr = Field(description="redis://:password@host:port/0, the Celery broker")
+    s3_endpoint: str = Field(description="http(s)://host:port of the S3-compatible store")
+    s3_public_endpoint: str | None = Field(
+        default=None, description="the store's address as clients see it; presigned URLs use it"
+    )
+    s3_access_key: SecretStr
+    s3_secret_key: SecretStr
+    s3_bucket: str = "dreamforge"
+    s3_region: str = "us-east-1"
+    presign_ttl_s: int = Field(default=3600, ge=1, le=7 * 24 * 3600)
+    startup_timeout_s: float = Field(
+        default=30.0, ge=0, description="how long a start waits for PostgreSQL and the store"
+    )
+
+    # API -----------------------------------------------------------------------------------------
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(default=8001, ge=0, le=65535)
+    max_body_bytes: int = Field(default=1 << 20, ge=1024)
+    idempotency_ttl_s: float = Field(default=24 * 3600.0, gt=0)
+    doorbell_timeout_s: float = Field(default=1.0, gt=0, le=1.0)
+
+    # Worker --------------------------------------------------------------------------------------
+    worker_host: str = "127.0.0.1"
+    worker_port: int = Field(default=8002, ge=0, le=65535)
+    queues: Annotated[tuple[str, ...], NoDecode] = ("default",)
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$")
+    cpu_slots: int = Field(default=1, ge=1, le=64)
+    standby: bool = Field(default=True, description="keep one imported runner ready per slot")
+    lock_dir: Path = Path("/tmp/dreamforge-locks")  # noqa: S108 - one well-known place per host
+    poll_s: float = Field(default=1.0, gt=0)
+    drain_s: float = Field(default=30.0, ge=0)
+
+    # Lease and kill chain --------------------------------------------------------------------------
+    lease_s: float = Field(default=60.0, gt=0)
+    lease_renew_s: float = Field(default=10.0, gt=0)
+    lease_margin_s: float = Field(
+        default=5.0, gt=0, description="what is left for signals and for clocks to disagree"
+    )
+    ready_timeout_s: float = Field(default=120.0, gt=0, description="spawn until READY")
+    exit_grace_s: float = Field(default=5.0, gt=0, description="RESULT until the process is gone")
+    term_grace_s: float = Field(default=5.0, gt=0, description="SIGTERM until SIGKILL")
+    kill_deadline_s: float = Field(default=10.0, gt=0, description="SIGKILL until `unkillable`")
+    reclaim_deadline_s: float = Field(default=30.0, gt=0, description="tree gone until quarantine")
+    publish_deadline_s: float = Field(default=300.0, gt=0)
+    vram_wait_s: float = Field(default=300.0, ge=0)
+    queue_timeout_s: float = Field(default=24 * 3600.0, gt=0)
+    max_timeout_s: float = Field(default=3600.0, gt=0, description="upper bound of `timeout_s`")
+    max_attempts: int = Field(default=3, ge=1)
+    max_losses: int = Field(default=5, ge=1)
+    retry_base_s: float = Field(default=2.0, gt=0)
+    retry_cap_s: float = Field(default=60.0, gt=0)
+    spool_bytes: int = Field(default=1 << 30, ge=1 << 20)
+
+    # Models --------------------------------------------------------------------------------------
+    models_dir: Path = Path(".dreamforge/models")
+    default_model: str | None = Field(default=None, description="name used when a job names none")
+
+    log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
+
+    @field_validator("queues", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgres(cls, value: SecretStr) -> SecretStr:
+        if urlsplit(value.get_secret_value()).scheme not in {"postgresql", "postgres"}:
+            raise ValueError("must be postgresql://user:password@host:port/database")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: SecretStr) -> SecretStr:
+        if urlsplit(value.get_secret_value()).scheme not in {"redis", "rediss"}:
+            raise ValueError("must be redis://:password@host:port/0")
+        return value
+
+    @field_validator("s3_endpoint", "s3_public_endpoint")
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.netloc:
+            raise ValueError("must be http://host:port or https://host:port")
+        if parts.path not in {"", "/"} or parts.query:
+            raise ValueError("must be an origin without a path")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _clocks_leave_a_margin(self) -> Self:
+        fence = self.fence_s
+        if fence <= self.lease_renew_s:
+            raise ValueError(
+                f"DF_LEASE_S={self.lease_s:g} leaves no time to run: a lease must be longer than "
+                "DF_LEASE_RENEW_S + DF_TERM_GRACE_S + DF_KILL_DEADLINE_S + DF_LEASE_MARGIN_S = "
+                f"{self.lease_s - fence + self.lease_renew_s:g} s"
+            )
+        return self
+
+    def address(self, name: str) -> str:
+        """Where the part behind a `DF_*` setting is looked for, without any password."""
+        value = getattr(self, name.removeprefix("DF_").lower())
+        parts = urlsplit(value.get_secret_value() if isinstance(value, SecretStr) else value)
+        return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
+
+    @property
+    def fence_s(self) -> float:
+        """How long after a renewal was *sent* a runner may still live (DESIGN: two clocks)."""
+        return self.lease_s - (self.term_grace_s + self.kill_deadline_s + self.lease_margin_s)
+
+    @property
+    def deadman_s(self) -> float:
+        """How long after a renewal was sent a runner's own timer kills it.
+
+        Later than the fence, so that a living worker stops its runner in an orderly way, and
+        before the lease ends, so that a stopped worker's runner is gone when somebody else starts.
+        """
+        return self.lease_s - 2 * self.lease_margin_s
+
+    @property
+    def stop_grace_s(self) -> float:
+        """The longest a worker takes to end after SIGTERM: what a container's stop grace must be."""
+        return (
+            self.drain_s
+            + self.term_grace_s
+            + self.kill_deadline_s
+            + self.reclaim_deadline_s
+            + self.publish_deadline_s
+        )
+
+
+def describe(error: ValidationError) -> list[str]:
+    """One line per wrong setting, in the operator's words: variable, problem."""
+    lines = []
+    for item in error.errors(include_url=False, include_input=False):
+        name = "".join(f"DF_{part}".upper() for part in item["loc"][:1])
+        what = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "missing":
+            what = "is not set"
+        lines.append(f"{name}: {what}" if name else what)
+    return lines
+
+
+def settings_or_exit(program: str) -> Settings:
+    """Read the settings or end the process with exit code 2 and a line per mistake."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        for line in describe(error):
+            sys.stderr.write(f"{program}: {line}\n")
+        raise SystemExit(2) from None
+
+
+def forget_secrets() -> None:
+    """Take every `DF_*` variable out of our environment, so that no child process inherits one."""
+    for name in [name for name in os.environ if name.startswith("DF_")]:
+        del os.environ[name]
