@@ -1,0 +1,112 @@
+"""Connections and transactions.
+
+`Database.transaction` is the only way to the tables. It runs a function in one short transaction,
+repeats it when PostgreSQL picked it as the victim of a deadlock or a serialization conflict (both
+mean "nothing happened, try again"), and turns "the server is away" into `InfraUnavailable`, so that
+no caller ever sees a driver's exception for either.
+
+The function may run more than once: it must do nothing but SQL. No network and no GPU work happens
+inside a session.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import anyio
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from shared.errors import InfraUnavailable
+
+T = TypeVar("T")
+
+# Deadlock and serialization failures repeat at most this often; five collisions in a row mean a
+# bug in the lock order, which must surface, not spin.
+MAX_TRIES = 5
+_RETRY_SQLSTATES = {"40001", "40P01"}
+# Classes 08 (connection), 53 (resources: too many connections), 57P (shutting down, crash).
+_AWAY_PREFIXES = ("08", "53", "57P")
+
+
+class Database:
+    """A pool of connections to the system of record."""
+
+    def __init__(self, url: str, *, pool_size: int = 5, application: str = "dreamforge") -> None:
+        self._engine: AsyncEngine = create_async_engine(
+            _driver_url(url),
+            pool_size=pool_size,
+            max_overflow=5,
+            pool_timeout=5,
+            pool_pre_ping=True,
+            pool_recycle=1800,
+            connect_args={
+                "connect_timeout": 3,
+                "application_name": application,
+                # A statement that takes this long is a bug or a sick server; either way the lease
+                # of whoever waits for it is in danger.
+                "options": "-c statement_timeout=15000 -c idle_in_transaction_session_timeout=15000"
+                " -c lock_timeout=10000",
+                "keepalives_idle": 5,
+                "keepalives_interval": 2,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 10000,
+            },
+        )
+
+    async def transaction(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Run `work` in one transaction and return its value; see the module for what is retried.
+
+        Raises `InfraUnavailable` when the server cannot be reached. The commit's outcome is then
+        unknown: who must know reads it back by id and epoch.
+        """
+        tries = 1
+        while True:
+            try:
+                async with self._engine.begin() as connection:
+                    return await work(connection)
+            except PoolTimeout as error:
+                raise InfraUnavailable("PostgreSQL: no connection became free in time") from error
+            except DBAPIError as error:
+                if is_away(error):
+                    raise InfraUnavailable("PostgreSQL cannot be reached") from error
+                if _sqlstate(error) not in _RETRY_SQLSTATES or tries == MAX_TRIES:
+                    raise
+            await anyio.sleep(random.uniform(0, 0.02 * 2**tries))  # noqa: S311 - jitter
+            tries += 1
+
+    async def ping(self) -> None:
+        """Raise `InfraUnavailable` unless the server answers a trivial statement."""
+        await self.transaction(lambda connection: connection.execute(text("SELECT 1")))
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+
+def is_away(error: DBAPIError) -> bool:
+    """Whether the statement failed because the server is not there, rather than because of it."""
+    sqlstate = _sqlstate(error)
+    if sqlstate is None:  # the driver itself gave up: refused, reset, timed out
+        return error.connection_invalidated or type(error.orig).__name__ in {
+            "OperationalError",
+            "ConnectionTimeout",
+        }
+    return sqlstate.startswith(_AWAY_PREFIXES)
+
+
+def _sqlstate(error: DBAPIError) -> str | None:
+    return getattr(error.orig, "sqlstate", None)
+
+
+def _driver_url(url: str) -> str:
+    scheme, rest = url.split("://", 1)
+    return url if "+" in scheme else f"postgresql+psycopg://{rest}"
+
+
+def sync_url(url: str) -> str:
+    """The same address for Alembic, which works synchronously with the same driver."""
+    return _driver_url(url)

@@ -1,0 +1,165 @@
+"""Events: appended under their job's row lock, so `seq` is gap-free and in commit order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, Uuid, column, func, insert, select, update, values
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.db.tables import events, jobs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewEvent:
+    """A fact to be recorded; its `seq` and time are given on insert."""
+
+    code: str
+    message: str
+    level: str = "INFO"
+    step_id: UUID | None = None
+    item_index: int | None = None
+    payload: Mapping[str, Any] | None = field(default=None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """A recorded fact."""
+
+    job_id: UUID
+    seq: int
+    ts: datetime
+    level: str
+    code: str
+    message: str
+    step_id: UUID | None
+    item_index: int | None
+    payload: dict[str, Any] | None
+
+
+async def append(connection: AsyncConnection, job_id: UUID, new: Sequence[NewEvent]) -> int:
+    """Record events and return the last `seq`. Takes the job's row lock until commit.
+
+    The counter lives in an unindexed column, so its update stays HOT; do not touch an indexed
+    column in the same statement.
+    """
+    counted = await connection.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id)
+        .values(event_seq=jobs.c.event_seq + len(new))
+        .returning(jobs.c.event_seq)
+    )
+    last: int = counted.scalar_one()
+    if new:
+        first = last - len(new) + 1
+        await connection.execute(
+            insert(events),
+            [
+                {
+                    "job_id": job_id,
+                    "seq": first + offset,
+                    "step_id": event.step_id,
+                    "level": event.level,
+                    "code": event.code,
+                    "message": event.message,
+                    "item_index": event.item_index,
+                    "payload": None if event.payload is None else dict(event.payload),
+                }
+                for offset, event in enumerate(new)
+            ],
+        )
+    return last
+
+
+_COLUMNS = (
+    events.c.job_id,
+    events.c.seq,
+    events.c.ts,
+    events.c.level,
+    events.c.code,
+    events.c.message,
+    events.c.step_id,
+    events.c.item_index,
+    events.c.payload,
+)
+
+
+async def after(
+    connection: AsyncConnection, cursors: Mapping[UUID, int], *, limit: int
+) -> list[Event]:
+    """Events of many jobs past each job's cursor, in one statement, ordered by job and `seq`.
+
+    At most `limit` rows per job, so that one chatty job cannot starve the others.
+    """
+    if not cursors:
+        return []
+    watched = values(column("job_id", Uuid), column("after", BigInteger), name="watched").data(
+        list(cursors.items())
+    )
+    page = (
+        select(*_COLUMNS)
+        .where(events.c.job_id == watched.c.job_id, events.c.seq > watched.c.after)
+        .order_by(events.c.seq)
+        .limit(limit)
+        .lateral("page")
+    )
+    rows = await connection.execute(
+        select(*page.c)
+        .select_from(watched.join(page, func.true()))
+        .order_by(page.c.job_id, page.c.seq)
+    )
+    return [Event(**row) for row in rows.mappings()]
+
+
+async def page(
+    connection: AsyncConnection,
+    job_id: UUID,
+    *,
+    after: int = 0,
+    since: datetime | None = None,
+    levels: Sequence[str] | None = None,
+    limit: int,
+) -> list[Event]:
+    """One page of a job's events past `after`, ascending."""
+    query = select(*_COLUMNS).where(events.c.job_id == job_id, events.c.seq > after)
+    if since is not None:
+        query = query.where(events.c.ts >= since)
+    if levels is not None:
+        query = query.where(events.c.level.in_(levels))
+    rows = await connection.execute(query.order_by(events.c.seq).limit(limit))
+    return [Event(**row) for row in rows.mappings()]
+
+
+async def tail(
+    connection: AsyncConnection,
+    job_id: UUID,
+    *,
+    count: int,
+    since: datetime | None = None,
+    levels: Sequence[str] | None = None,
+) -> int:
+    """The cursor after which exactly the last `count` matching events follow."""
+    query = select(events.c.seq).where(events.c.job_id == job_id)
+    if since is not None:
+        query = query.where(events.c.ts >= since)
+    if levels is not None:
+        query = query.where(events.c.level.in_(levels))
+    last = query.order_by(events.c.seq.desc()).limit(count).subquery()
+    first = await connection.scalar(select(func.min(last.c.seq)))
+    return 0 if first is None else int(first) - 1
+
+
+async def last_of(connection: AsyncConnection, job_id: UUID, code: str) -> Event | None:
+    """The newest event of a job with this code."""
+    rows = await connection.execute(
+        select(*_COLUMNS)
+        .where(events.c.job_id == job_id, events.c.code == code)
+        .order_by(events.c.seq.desc())
+        .limit(1)
+    )
+    found = rows.mappings().first()
+    return None if found is None else Event(**found)

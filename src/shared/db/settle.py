@@ -1,0 +1,90 @@
+"""What the end of one step means for its job: the next step's turn, or the job's verdict."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.db.jobs import CANCELLED_ERROR, finish_job
+from shared.db.tables import jobs, steps
+from shared.states import STATUS_OF, TERMINAL, Reason, StepState
+
+
+async def settle_job(connection: AsyncConnection, job_id: UUID) -> UUID | None:
+    """Move a job on after one of its steps ended; return the id of a step that may now be claimed.
+
+    The caller holds the job's row lock. Later steps of a chain run only after every earlier one
+    succeeded and nobody asked for a cancel; otherwise they are cancelled. When nothing is left to
+    do, the first step that did not succeed decides the job.
+    """
+    rows = (
+        await connection.execute(
+            select(steps).where(steps.c.job_id == job_id).order_by(steps.c.position)
+        )
+    ).all()
+    broken = next((r for r in rows if r.state in (StepState.FAILED, StepState.CANCELLED)), None)
+    waiting = [r for r in rows if r.state == StepState.PENDING]
+    if waiting and (broken is not None or await _cancel_requested(connection, job_id)):
+        await _cancel(connection, waiting)
+        broken = broken or waiting[0]
+    elif waiting:
+        return await _queue_if_first(connection, rows, waiting[0])
+    if any(r.state not in TERMINAL and r not in waiting for r in rows):
+        return None
+    if broken is None:
+        last = StepState.SUCCEEDED
+        await finish_job(
+            connection, job_id, status=STATUS_OF[last], reason=Reason.COMPLETED, error=None
+        )
+    elif broken.state == StepState.FAILED:
+        await finish_job(
+            connection,
+            job_id,
+            status=STATUS_OF[StepState.FAILED],
+            reason=Reason(broken.reason),
+            error=broken.error,
+        )
+    else:
+        await finish_job(
+            connection,
+            job_id,
+            status=STATUS_OF[StepState.CANCELLED],
+            reason=Reason.CANCELLED,
+            error=CANCELLED_ERROR,
+        )
+    return None
+
+
+async def _cancel_requested(connection: AsyncConnection, job_id: UUID) -> bool:
+    asked = await connection.scalar(select(jobs.c.cancel_requested_at).where(jobs.c.id == job_id))
+    return asked is not None
+
+
+async def _cancel(connection: AsyncConnection, waiting: list[Row[Any]]) -> None:
+    await connection.execute(
+        update(steps)
+        .where(steps.c.id.in_([row.id for row in waiting]))
+        .values(
+            state=StepState.CANCELLED,
+            reason=Reason.CANCELLED,
+            error=CANCELLED_ERROR,
+            finished_at=func.now(),
+            updated_at=func.now(),
+        )
+    )
+
+
+async def _queue_if_first(connection: AsyncConnection, rows: Any, step: Row[Any]) -> UUID | None:
+    """Queue `step` when every earlier one succeeded."""
+    earlier = [row for row in rows if row.position < step.position]
+    if any(row.state != StepState.SUCCEEDED for row in earlier):
+        return None
+    await connection.execute(
+        update(steps)
+        .where(steps.c.id == step.id)
+        .values(state=StepState.QUEUED, run_at=func.now(), updated_at=func.now())
+    )
+    return UUID(str(step.id))

@@ -1,0 +1,265 @@
+"""Every statement about owned steps: claim, renew, record, finish.
+
+Rules of this file
+------------------
+* Lock order: the job's row first (`FOR NO KEY UPDATE`, never `FOR UPDATE`: an insert of a child row
+  needs a key share lock on it), then its steps by id. Everybody who follows it cannot deadlock.
+* Ownership is checked in a statement of its own, *after* the job's lock is held. Under READ
+  COMMITTED a condition on `steps` inside the statement that waits for the job's lock would be
+  judged by that statement's old snapshot: a sweeper that committed meanwhile would go unseen.
+* Time is PostgreSQL's `now()`. No clock of a worker is ever stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, Select, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.claims import Abandoned, Claim, End, Offer, Stale, StoredArtifact
+from shared.db import events as event_log
+from shared.db import jobs as job_log
+from shared.db import sweep
+from shared.db.artifacts import insert_artifact
+from shared.db.ending import end_step, seconds_from_now
+from shared.db.engine import Database
+from shared.db.events import NewEvent
+from shared.db.tables import artifacts, jobs, models, steps
+from shared.events import Code
+from shared.states import OWNED, Status, StepState
+
+
+class PostgresStepStore:
+    """`StepStore` on the system of record."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def claim(self, offer: Offer) -> Claim | None:
+        async def work(connection: AsyncConnection) -> Claim | None:
+            return await _claim(connection, offer)
+
+        return await self._database.transaction(work)
+
+    async def commit_running(self, claim: Claim, events: Sequence[NewEvent]) -> None:
+        async def work(connection: AsyncConnection) -> None:
+            row = await lock_owned(connection, claim)
+            if row.state == StepState.RUNNING:
+                return  # our own commit of a moment ago, whose answer was lost
+            await connection.execute(
+                update(steps)
+                .where(steps.c.id == claim.step_id)
+                .values(
+                    state=StepState.RUNNING,
+                    attempt=steps.c.attempt + 1,
+                    started_at=func.coalesce(steps.c.started_at, func.now()),
+                    vram_wait_since=None,
+                    updated_at=func.now(),
+                )
+            )
+            await connection.execute(
+                update(jobs)
+                .where(jobs.c.id == claim.job_id, jobs.c.status == Status.QUEUED)
+                .values(status=Status.RUNNING, updated_at=func.now())
+            )
+            await event_log.append(connection, claim.job_id, events)
+
+        await self._database.transaction(work)
+
+    async def record(
+        self, claim: Claim, state: StepState | None, events: Sequence[NewEvent]
+    ) -> None:
+        async def work(connection: AsyncConnection) -> None:
+            await lock_owned(connection, claim)
+            if state is not None:
+                await connection.execute(
+                    update(steps)
+                    .where(steps.c.id == claim.step_id)
+                    .values(state=state, updated_at=func.now())
+                )
+            if events:
+                await event_log.append(connection, claim.job_id, events)
+
+        await self._database.transaction(work)
+
+    async def renew(self, claim: Claim, lease_s: float) -> None:
+        async def work(connection: AsyncConnection) -> None:
+            # One statement on the step alone: it takes no job lock, so a stream of events cannot
+            # delay it, and the condition is on the very row that it locks.
+            renewed = await connection.execute(
+                update(steps)
+                .where(_owned_by(claim))
+                .values(lease_expires_at=seconds_from_now(lease_s))
+                .returning(steps.c.id)
+            )
+            if renewed.first() is None:
+                raise Stale
+
+        await self._database.transaction(work)
+
+    async def add_artifact(self, claim: Claim, artifact: StoredArtifact, event: NewEvent) -> bool:
+        async def work(connection: AsyncConnection) -> bool:
+            await job_log.lock(connection, claim.job_id)
+            if await _key_of(connection, claim, artifact.item_index) == artifact.s3_key:
+                return True  # our own commit of a moment ago, whose answer was lost
+            await lock_owned(connection, claim)
+            inserted = await insert_artifact(
+                connection,
+                job_id=claim.job_id,
+                step_id=claim.step_id,
+                step=claim.name,
+                artifact=artifact,
+            )
+            if inserted:
+                await event_log.append(connection, claim.job_id, [event])
+            return inserted
+
+        return await self._database.transaction(work)
+
+    async def finish(self, claim: Claim, end: End) -> UUID | None:
+        async def work(connection: AsyncConnection) -> UUID | None:
+            row = await lock_owned(connection, claim)
+            return await end_step(connection, row, end)
+
+        return await self._database.transaction(work)
+
+    async def cancels(self, worker_id: UUID) -> set[UUID]:
+        async def work(connection: AsyncConnection) -> set[UUID]:
+            found = await connection.scalars(
+                select(steps.c.id).where(
+                    steps.c.lease_owner == worker_id, steps.c.cancel_requested_at.is_not(None)
+                )
+            )
+            return set(found)
+
+        return await self._database.transaction(work)
+
+    async def sweep_expired(self, decide: Callable[[Abandoned], End]) -> UUID | None:
+        return await self._database.transaction(
+            lambda connection: sweep.expired_lease(connection, decide)
+        )
+
+    async def sweep_unclaimed(
+        self, decide: Callable[[Abandoned], End], after_s: float
+    ) -> UUID | None:
+        return await self._database.transaction(
+            lambda connection: sweep.unclaimed(connection, decide, after_s=after_s)
+        )
+
+
+async def _key_of(connection: AsyncConnection, claim: Claim, item_index: int) -> str | None:
+    return await connection.scalar(
+        select(artifacts.c.s3_key).where(
+            artifacts.c.job_id == claim.job_id,
+            artifacts.c.step_id == claim.step_id,
+            artifacts.c.item_index == item_index,
+        )
+    )
+
+
+def _owned_by(claim: Claim) -> Any:
+    return (
+        (steps.c.id == claim.step_id)
+        & (steps.c.epoch == claim.epoch)
+        & steps.c.state.in_(sorted(OWNED))
+    )
+
+
+async def lock_owned(connection: AsyncConnection, claim: Claim) -> Row[Any]:
+    """Lock the job, then the step, and return the step's row; raise `Stale` if it is not ours."""
+    await job_log.lock(connection, claim.job_id)
+    found = await connection.execute(
+        select(steps).where(_owned_by(claim)).with_for_update(key_share=True)
+    )
+    row = found.first()
+    if row is None:
+        raise Stale
+    return row
+
+
+def _due(offer: Offer) -> Select[Any]:
+    return (
+        select(steps.c.id.label("step_id"), jobs.c.id.label("job_id"))
+        .join(jobs, jobs.c.id == steps.c.job_id)
+        .where(
+            steps.c.state == StepState.QUEUED,
+            steps.c.queue.in_(offer.queues),
+            steps.c.device == offer.device,
+            steps.c.run_at <= func.now(),
+            steps.c.vram_bytes <= offer.capacity_bytes,
+            steps.c.model_id.in_(offer.models),
+        )
+        .order_by(steps.c.run_at, steps.c.id)
+        .limit(1)
+        .with_for_update(of=(jobs, steps), key_share=True, skip_locked=True)
+    )
+
+
+async def _claim(connection: AsyncConnection, offer: Offer) -> Claim | None:
+    due = (await connection.execute(_due(offer))).first()
+    if due is None:
+        return None
+    claimed = (
+        await connection.execute(
+            update(steps)
+            .where(steps.c.id == due.step_id)
+            .values(
+                state=StepState.LEASED,
+                epoch=steps.c.epoch + 1,
+                lease_owner=offer.worker_id,
+                lease_expires_at=seconds_from_now(offer.lease_s),
+                updated_at=func.now(),
+            )
+            .returning(
+                *steps.c,
+                func.coalesce(func.extract("epoch", func.now() - steps.c.vram_wait_since), 0).label(
+                    "vram_waited_s"
+                ),
+            )
+        )
+    ).one()
+    job = (await connection.execute(select(jobs).where(jobs.c.id == due.job_id))).one()
+    model = (await connection.execute(select(models).where(models.c.id == claimed.model_id))).one()
+    position, chain_length = (
+        await connection.execute(
+            select(func.count().filter(steps.c.position < claimed.position), func.count()).where(
+                steps.c.job_id == due.job_id
+            )
+        )
+    ).one()
+    shown = await event_log.last_of(connection, due.job_id, Code.PROGRESS)
+    done = await connection.scalars(
+        select(artifacts.c.item_index)
+        .where(artifacts.c.job_id == due.job_id, artifacts.c.step_id == due.step_id)
+        .order_by(artifacts.c.item_index)
+    )
+    return Claim(
+        step_id=claimed.id,
+        job_id=job.id,
+        user=job.user,
+        epoch=claimed.epoch,
+        attempt=claimed.attempt,
+        losses=claimed.losses,
+        cancel_requested=claimed.cancel_requested_at is not None,
+        vram_waited_s=float(claimed.vram_waited_s),
+        name=claimed.name,
+        type=claimed.type,
+        params=claimed.params,
+        count=job._mapping["count"],  # `Row.count` is a method
+        preset=claimed.preset,
+        vram_bytes=claimed.vram_bytes,
+        timeout_s=claimed.timeout_s,
+        model_id=model.id,
+        model_name=model.name,
+        model_version=model.version,
+        model_kind=model.kind,
+        checkpoint_sha256=claimed.checkpoint_sha256,
+        correlation_id=job.correlation_id,
+        done_items=tuple(done),
+        position=position,
+        chain_length=chain_length,
+        progress=float((shown.payload or {}).get("progress", 0.0)) if shown else 0.0,
+    )

@@ -1,0 +1,68 @@
+"""Steps that nobody looks after: an expired lease, or a queue that nobody serves.
+
+Every worker runs these; `SKIP LOCKED` keeps them out of each other's way, so there is no leader.
+One step per transaction: a step that cannot be swept must not hold up the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Row, func, literal, select, update
+from sqlalchemy.dialects.postgresql import INTERVAL
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.claims import Abandoned, End
+from shared.db.ending import end_step
+from shared.db.tables import jobs, steps
+from shared.states import StepState
+
+Decide = Callable[[Abandoned], End]
+
+
+async def expired_lease(connection: AsyncConnection, decide: Decide) -> UUID | None:
+    """Take one step from an owner whose lease ended; return its id, None when there is none."""
+    row = await _first(connection, steps.c.lease_expires_at < func.now())
+    if row is None:
+        return None
+    await connection.execute(
+        update(steps).where(steps.c.id == row.id).values(epoch=steps.c.epoch + 1)
+    )
+    return await _end(connection, row, decide)
+
+
+async def unclaimed(connection: AsyncConnection, decide: Decide, *, after_s: float) -> UUID | None:
+    """End one step that has been due for `after_s` seconds without anybody claiming it."""
+    limit = func.now() - literal(timedelta(seconds=after_s), INTERVAL)
+    row = await _first(connection, (steps.c.state == StepState.QUEUED) & (steps.c.run_at < limit))
+    return None if row is None else await _end(connection, row, decide)
+
+
+async def _end(connection: AsyncConnection, row: Row[Any], decide: Decide) -> UUID:
+    found = Abandoned(
+        id=row.id,
+        job_id=row.job_id,
+        name=row.name,
+        state=StepState(row.state),
+        epoch=row.epoch,
+        attempt=row.attempt,
+        losses=row.losses,
+        cancel_requested=row.cancel_requested_at is not None,
+    )
+    await end_step(connection, row, decide(found))
+    return found.id
+
+
+async def _first(connection: AsyncConnection, condition: ColumnElement[bool]) -> Row[Any] | None:
+    found = await connection.execute(
+        select(steps)
+        .join(jobs, jobs.c.id == steps.c.job_id)
+        .where(condition)
+        .order_by(steps.c.run_at)
+        .limit(1)
+        .with_for_update(of=(jobs, steps), key_share=True, skip_locked=True)
+    )
+    return found.first()

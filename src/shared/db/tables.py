@@ -1,0 +1,251 @@
+"""The schema. `migrations/` makes it, `alembic check` holds the two together.
+
+CHECK constraints are the last line of defence: they repeat, in the database, what the state
+machine already guarantees, so that a hand-written UPDATE at 3 a.m. cannot make an impossible row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+
+from shared.states import OWNED, TERMINAL, Reason, Status, StepState
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def one_of(column: str, words: Iterable[StrEnum]) -> str:
+    """SQL for: the column holds one of these words."""
+    return f"{column} IN ({', '.join(repr(w.value) for w in sorted(words))})"
+
+
+def _id() -> Column[Any]:
+    return Column("id", UUID(as_uuid=True), primary_key=True)
+
+
+def _schema_version() -> Column[Any]:
+    return Column("schema_version", Integer, nullable=False, server_default=text("1"))
+
+
+def _now(name: str) -> Column[Any]:
+    return Column(name, DateTime(timezone=True), nullable=False, server_default=func.now())
+
+
+def _moment(name: str) -> Column[Any]:
+    return Column(name, DateTime(timezone=True))
+
+
+_ENDED = [Status.SUCCEEDED, Status.FAILED, Status.CANCELLED]
+
+models = Table(
+    "models",
+    metadata,
+    _id(),
+    Column("name", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("enabled", Boolean, nullable=False, server_default=text("true")),
+    Column("checkpoint_sha256", Text, nullable=False),
+    Column("descriptor", JSONB, nullable=False),
+    Column("parameters_schema", JSONB, nullable=False),
+    Column("capabilities", JSONB, nullable=False),
+    _now("created_at"),
+    _now("updated_at"),
+    _schema_version(),
+    UniqueConstraint("name", "version"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    _id(),
+    Column("type", Text, nullable=False),
+    Column("user", Text, nullable=False, server_default=text("'default'")),
+    Column("status", Text, nullable=False),
+    Column("reason", Text),
+    Column("error", JSONB),
+    Column("request", JSONB, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("correlation_id", Text, nullable=False),
+    Column("client_request_id", Text),
+    Column("key_hash", Text),
+    Column("fingerprint", Text),
+    Column("key_expires_at", DateTime(timezone=True)),
+    Column("event_seq", BigInteger, nullable=False, server_default=text("0")),
+    Column("replay_of", UUID(as_uuid=True), ForeignKey("jobs.id", ondelete="SET NULL")),
+    _moment("cancel_requested_at"),
+    _now("created_at"),
+    _now("updated_at"),
+    _moment("finished_at"),
+    _schema_version(),
+    CheckConstraint(one_of("status", Status), "status"),
+    CheckConstraint(f"reason IS NULL OR {one_of('reason', Reason)}", "reason"),
+    CheckConstraint(
+        f"({one_of('status', _ENDED)}) = (finished_at IS NOT NULL) "
+        "AND (finished_at IS NULL) = (reason IS NULL)",
+        "finished",
+    ),
+    CheckConstraint("count BETWEEN 1 AND 100", "count"),
+    CheckConstraint("(key_hash IS NULL) = (fingerprint IS NULL)", "idempotency"),
+    Index(
+        "ix_jobs_idempotency",
+        "user",
+        "key_hash",
+        unique=True,
+        postgresql_where=text("key_hash IS NOT NULL"),
+    ),
+    Index("ix_jobs_user_created_at_id", "user", "created_at", "id"),
+    Index("ix_jobs_status_updated_at", "status", "updated_at"),
+    # event_seq moves with every event: leave room in each page so that the update stays HOT.
+    postgresql_with={"fillfactor": "80"},
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    _id(),
+    Column("job_id", UUID(as_uuid=True), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("params", JSONB, nullable=False),
+    # Pinned at create: what the step needs, so that a later edit changes no accepted job.
+    Column("queue", Text, nullable=False, server_default=text("'default'")),
+    Column("device", Text, nullable=False),
+    Column("preset", JSONB, nullable=False),
+    Column("vram_bytes", BigInteger, nullable=False),
+    Column("timeout_s", Float, nullable=False),
+    Column("model_id", UUID(as_uuid=True), ForeignKey("models.id"), nullable=False),
+    Column("checkpoint_sha256", Text, nullable=False),
+    # Lifecycle.
+    Column("state", Text, nullable=False),
+    Column("reason", Text),
+    Column("error", JSONB),
+    Column("attempt", Integer, nullable=False, server_default=text("0")),
+    Column("losses", Integer, nullable=False, server_default=text("0")),
+    Column("epoch", BigInteger, nullable=False, server_default=text("0")),
+    Column("lease_owner", UUID(as_uuid=True)),
+    _moment("lease_expires_at"),
+    _now("run_at"),
+    _moment("vram_wait_since"),
+    _moment("cancel_requested_at"),
+    _now("created_at"),
+    _now("updated_at"),
+    _moment("started_at"),
+    _moment("finished_at"),
+    _schema_version(),
+    UniqueConstraint("job_id", "position"),
+    CheckConstraint(one_of("state", StepState), "state"),
+    CheckConstraint(f"reason IS NULL OR {one_of('reason', Reason)}", "reason"),
+    CheckConstraint(
+        f"({one_of('state', TERMINAL)}) = (finished_at IS NOT NULL) "
+        "AND (finished_at IS NULL) = (reason IS NULL)",
+        "finished",
+    ),
+    CheckConstraint(
+        f"({one_of('state', OWNED)}) = (lease_owner IS NOT NULL) "
+        "AND (lease_owner IS NULL) = (lease_expires_at IS NULL)",
+        "lease",
+    ),
+    CheckConstraint("attempt >= 0 AND losses >= 0 AND epoch >= 0", "counters"),
+    CheckConstraint("device IN ('cpu', 'cuda')", "device"),
+    CheckConstraint("timeout_s > 0 AND vram_bytes >= 0", "needs"),
+    # The claim reads this one: a million waiting jobs cost it nothing.
+    Index(
+        "ix_steps_due",
+        "queue",
+        "device",
+        "run_at",
+        postgresql_where=text("state = 'queued'"),
+    ),
+    Index(
+        "ix_steps_lease_expires_at",
+        "lease_expires_at",
+        postgresql_where=text("lease_owner IS NOT NULL"),
+    ),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("job_id", UUID(as_uuid=True), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("step_id", UUID(as_uuid=True)),
+    _now("ts"),
+    Column("level", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("item_index", Integer),
+    Column("payload", JSONB),
+    _schema_version(),
+    PrimaryKeyConstraint("job_id", "seq"),
+    CheckConstraint("level IN ('DEBUG', 'INFO', 'WARNING', 'ERROR')", "level"),
+    CheckConstraint("seq >= 1", "seq"),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    _id(),
+    Column("job_id", UUID(as_uuid=True), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column(
+        "step_id", UUID(as_uuid=True), ForeignKey("steps.id", ondelete="CASCADE"), nullable=False
+    ),
+    Column("step", Text, nullable=False),
+    Column("item_index", Integer, nullable=False),
+    Column("format", Text, nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("s3_key", Text, nullable=False, unique=True),
+    Column("sha256", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    _now("created_at"),
+    _schema_version(),
+    UniqueConstraint("job_id", "step_id", "item_index"),
+    CheckConstraint("format IN ('png', 'jpg')", "format"),
+    CheckConstraint("seed >= 0 AND seed < 9007199254740992", "seed"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    _id(),
+    Column("host", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("queues", JSONB, nullable=False),
+    Column("slots", JSONB, nullable=False),
+    Column("models", JSONB, nullable=False),
+    _now("started_at"),
+    _now("heartbeat_at"),
+    _schema_version(),
+)
