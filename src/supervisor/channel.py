@@ -1,0 +1,66 @@
+"""Frames over one end of a socketpair, without blocking the event loop."""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+
+from shared.frames import Frame, FrameDecoder, FrameError, encode
+
+# One read of this size moves a typical image in a handful of system calls.
+READ_BYTES = 1 << 20
+
+
+class Channel:
+    """The parent's end. One task may receive; several may send, their frames do not interleave."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._decoder = FrameDecoder()
+        self._frames: deque[Frame] = deque()
+        self._sending = anyio.Lock()
+
+    async def receive(self) -> Frame | None:
+        """The next frame, or None at the end of the stream.
+
+        Raises `FrameError` when the other side broke the protocol, an end inside a frame included.
+        """
+        while not self._frames:
+            data = await self._read()
+            if not data:
+                self._decoder.eof()
+                return None
+            self._frames.extend(self._decoder.feed(data))
+        return self._frames.popleft()
+
+    async def send(self, header: Mapping[str, Any], body: bytes = b"") -> None:
+        """Write one frame; raise `OSError` when the other side is gone."""
+        data = memoryview(encode(dict(header), body))
+        async with self._sending:
+            while data:
+                try:
+                    sent = self._sock.send(data)
+                except BlockingIOError:
+                    await anyio.wait_writable(self._sock)
+                else:
+                    data = data[sent:]
+
+    async def _read(self) -> bytes:
+        while True:
+            try:
+                return self._sock.recv(READ_BYTES)
+            except BlockingIOError:
+                await anyio.wait_readable(self._sock)
+            except ConnectionResetError:
+                return b""  # the other side was killed with our bytes unread: an end like any other
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+__all__ = ["Channel", "FrameError"]

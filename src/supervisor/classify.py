@@ -1,0 +1,84 @@
+"""Why a try ended, judged from the evidence. One function, one order (DESIGN §5).
+
+The order is from what we know to what we infer. Our own recorded intent comes first and is not
+even asked here: the state machine keeps it. Then a finished result; the kernel's own out-of-memory
+counter, since a killed process cannot say why; the runner's own account; the device's health; and
+last the exit status. The *text* of an error is never looked at: "CUDA error" is not "out of
+memory", and a matching word in a traceback has fooled more than one scheduler.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from typing import Any
+
+from shared.messages import Failure
+from shared.states import Reason
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """What is known of a try whose processes are gone, or given up on."""
+
+    result: bool = False
+    failure: Failure | None = None
+    cgroup_oom_kills: int = 0  # how many more than when it started
+    device_lost: bool = False
+    exitcode: int | None = None  # None: it never started, or would not die
+    protocol_error: str | None = None
+    unreadable: str | None = None  # the stored step could not even be read
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    reason: Reason
+    message: str
+    details: dict[str, Any]
+
+
+def classify(evidence: Evidence) -> Judgement:
+    """The reason, in words for the job's error, with details for a machine."""
+    if evidence.result:
+        return Judgement(reason=Reason.COMPLETED, message="completed", details={})
+    if evidence.unreadable is not None:
+        return Judgement(reason=Reason.INTERNAL, message=evidence.unreadable, details={})
+    details: dict[str, Any] = {"exit": describe_exit(evidence.exitcode)}
+    if evidence.cgroup_oom_kills:
+        return Judgement(
+            reason=Reason.HOST_OOM,
+            message="the host's memory ran out and the kernel killed the runner",
+            details=details | {"oom_kills": evidence.cgroup_oom_kills},
+        )
+    if (failure := evidence.failure) is not None:
+        return Judgement(
+            reason=Reason(failure.reason), message=failure.message, details=dict(failure.details)
+        )
+    if evidence.device_lost:
+        return Judgement(
+            reason=Reason.GPU_UNHEALTHY,
+            message="the GPU stopped answering while the step ran",
+            details=details,
+        )
+    if evidence.protocol_error is not None:
+        details["protocol"] = evidence.protocol_error
+    return Judgement(
+        reason=Reason.RUNNER_CRASHED,
+        message=f"the runner ended without a result ({details['exit']})",
+        details=details,
+    )
+
+
+def describe_exit(exitcode: int | None) -> str:
+    """An exit status in words; SIGALRM is named for what it means here."""
+    if exitcode is None:
+        return "no exit status"
+    if exitcode >= 0:
+        return f"exit code {exitcode}"
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        name = f"signal {-exitcode}"
+    if -exitcode == signal.SIGALRM:
+        return f"{name}: its own dead-man timer fired, the lease was not renewed in time"
+    return name

@@ -1,0 +1,56 @@
+"""What the supervisor knows of a device, and the one protocol to ask it.
+
+A *reading* is what the device itself says now. On a GPU that is NVML; on the CPU "device memory" is
+the resident memory of the runner's process tree, so that the whole protocol, the verification
+included, runs for real on a machine without a GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from supervisor.tree import ProcessTree
+
+
+class DeviceLost(Exception):
+    """The device cannot be used any more: off the bus, needs a reset, or its driver hangs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """One device of this host. `epsilon_bytes` is what may differ before and after a step."""
+
+    id: str  # UUID of a GPU; `cpu-<n>`
+    kind: str  # cpu or cuda
+    index: int
+    name: str
+    total_bytes: int
+    epsilon_bytes: int
+    # Whether the process ids that the device lists are ours. In a container they are often the
+    # host's; then only the device's total can be compared, and the device must be ours alone.
+    pids_map: bool = True
+    environment: dict[str, str] = field(default_factory=dict)  # how a runner gets just this device
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """Device memory at one moment, bytes. `holders` maps process ids to what they hold."""
+
+    total_bytes: int
+    used_bytes: int
+    free_bytes: int
+    holders: dict[int, int] = field(default_factory=dict)
+
+
+class DeviceProbe(Protocol):
+    """Asks devices. Every call is bounded in time and raises `DeviceLost` when that is exceeded."""
+
+    async def devices(self) -> list[Device]:
+        """Every usable device of this host."""
+
+    async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
+        """Memory now; `tree` is the runner that occupies the device, if one does."""
+
+    async def close(self) -> None:
+        """Give everything back."""

@@ -1,0 +1,81 @@
+"""`/healthz`, `/readyz` and `/metrics` of the worker, on its own event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import uvicorn
+from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from shared.errors import InfraUnavailable
+from supervisor.metrics import Metrics
+from supervisor.slots import SlotTable
+
+_CHECK_S = 3.0
+
+Check = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Health:
+    """What the worker's probes look at. `checks` raise `InfraUnavailable`."""
+
+    metrics: Metrics
+    slots: SlotTable
+    checks: dict[str, Check]
+    draining: Callable[[], bool]
+
+    async def down(self) -> dict[str, str]:
+        """What keeps this worker from being ready, by part; empty when nothing does."""
+        problems = {}
+        for name, check in self.checks.items():
+            try:
+                with anyio.fail_after(_CHECK_S):
+                    await check()
+            except InfraUnavailable as error:
+                problems[name] = error.message
+            except TimeoutError:
+                problems[name] = f"no answer within {_CHECK_S:g} s"
+        if self.draining():
+            problems["worker"] = "draining"
+        if not any(slot.state in ("free", "held") for slot in self.slots):
+            problems["slots"] = "no slot can take work"
+        return problems
+
+
+def create_app(health: Health) -> FastAPI:
+    app = FastAPI(openapi_url=None)
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz() -> JSONResponse:
+        slots = {slot.id: str(slot.state) for slot in health.slots}
+        down = await health.down()
+        body: dict[str, Any] = (
+            {"status": "not ready", "down": down} if down else {"status": "ready"}
+        )
+        return JSONResponse({**body, "slots": slots}, status_code=503 if down else 200)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(health.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+async def serve(app: FastAPI, host: str, port: int) -> None:
+    """Serve until cancelled. Signals stay with the main thread, so none are installed here."""
+    config = uvicorn.Config(app, host=host, port=port, log_config=None, lifespan="off")
+    server = uvicorn.Server(config)
+    try:
+        await server.serve()
+    finally:
+        server.should_exit = True

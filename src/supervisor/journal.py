@@ -1,0 +1,192 @@
+"""What a step has to say, written down in order without ever holding the step up.
+
+Facts are queued here and one task writes them, a transaction per batch. The kill chain must go on
+while the database is away, so nothing waits for this queue except the two moments that have to
+(`commit running` before GO, and the verdict). Progress is coalesced to about 2 Hz, a runner's log
+lines are cut off at 20 a second and counted, and the queue itself is bounded by both.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+
+from shared.claims import Claim, Stale, StepStore
+from shared.db.events import NewEvent
+from shared.errors import InfraUnavailable
+from shared.events import Code
+from shared.progress import StepProgress
+from shared.states import StepState
+
+log = logging.getLogger(__name__)
+
+PROGRESS_EVERY_S = 0.5
+LOGS_PER_S = 20
+_RETRY_S = 1.0
+
+
+class Journal:
+    """Events and state notes of one claim. `run` writes until `stop`; the rest is `take`n."""
+
+    def __init__(self, claim: Claim, store: StepStore, *, stale: Callable[[], None]) -> None:
+        self._claim = claim
+        self._store = store
+        self._stale = stale
+        self._events: list[NewEvent] = []
+        self._state: StepState | None = None
+        self._progress: dict[str, Any] | None = None
+        self._shown = claim.progress
+        self._shown_at = -1.0
+        self._logged: tuple[int, int] = (0, 0)  # second, lines in it
+        self._dropped = 0
+        self._writing = anyio.Lock()
+        self._wake = anyio.Event()
+        self._stopped = False
+
+    def note(
+        self,
+        code: Code,
+        message: str,
+        *,
+        level: str = "INFO",
+        item_index: int | None = None,
+        **payload: Any,
+    ) -> NewEvent:
+        """Queue a fact, log it, and return it."""
+        event = self.event(code, message, level=level, item_index=item_index, **payload)
+        self._events.append(event)
+        self._wake.set()
+        log.log(
+            logging.getLevelName(level) if level != "DEBUG" else logging.DEBUG,
+            message,
+            extra={"code": code.value, "payload": payload, **self.fields},
+        )
+        return event
+
+    def event(
+        self,
+        code: Code,
+        message: str,
+        *,
+        level: str = "INFO",
+        item_index: int | None = None,
+        **payload: Any,
+    ) -> NewEvent:
+        """Make a fact of this step, for whoever writes it in a transaction of its own."""
+        return NewEvent(
+            code=code,
+            message=message,
+            level=level,
+            step_id=self._claim.step_id,
+            item_index=item_index,
+            payload=payload or None,
+        )
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """What ties a log line to its job."""
+        return {
+            "job_id": str(self._claim.job_id),
+            "step_id": str(self._claim.step_id),
+            "correlation_id": self._claim.correlation_id,
+        }
+
+    def state(self, state: StepState) -> None:
+        """Queue a note of where the step is now; only the latest one counts."""
+        self._state = state
+        self._wake.set()
+
+    def runner_log(
+        self, level: str, code: str, message: str, item_index: int | None, payload: Any
+    ) -> None:
+        """Queue a runner's own line, or count it when it has said too much this second."""
+        second = int(anyio.current_time())
+        lines = self._logged[1] + 1 if self._logged[0] == second else 1
+        self._logged = (second, lines)
+        if lines > LOGS_PER_S:
+            self._dropped += 1
+            return
+        self.note(
+            Code.RUNNER_LOG,
+            message,
+            level=level,
+            item_index=item_index,
+            runner_code=code,
+            data=payload,
+        )
+
+    def progress(self, progress: StepProgress, **position: Any) -> None:
+        """Queue how far the step is, as its job's progress. What was shown never goes back."""
+        claim = self._claim
+        total = (claim.position + progress.total) / claim.chain_length
+        self._shown = max(self._shown, round(total, 4))
+        self._progress = {
+            "progress": self._shown,
+            **position,
+            "count": claim.count,
+            "completed": len(progress.done) if claim.position + 1 == claim.chain_length else 0,
+        }
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Write what is queued, until `stop`. A stale claim is reported once, then it is silent."""
+        while not self._stopped:
+            await self._wake.wait()
+            self._wake = anyio.Event()
+            await self.flush()
+            if self._progress is not None:
+                await anyio.sleep(PROGRESS_EVERY_S)
+                self._wake.set()
+
+    async def flush(self) -> None:
+        """Write everything that is queued by now; keep it and return when the database is away."""
+        async with self._writing:
+            self._settle_progress(force=False)
+            state, events = self._state, self._events
+            if state is None and not events:
+                return
+            self._state, self._events = None, []
+            if not await self._attempt(lambda: self._store.record(self._claim, state, events)):
+                self._state, self._events = self._state or state, [*events, *self._events]
+                await anyio.sleep(_RETRY_S)
+                self._wake.set()
+
+    async def _attempt(self, write: Callable[[], Awaitable[None]]) -> bool:
+        try:
+            await write()
+        except Stale:
+            self._stopped = True
+            self._stale()
+        except InfraUnavailable as error:
+            log.warning("events wait: %s", error.message, extra=self.fields)
+            return False
+        return True
+
+    def _settle_progress(self, *, force: bool) -> None:
+        now = anyio.current_time()
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            self.note(
+                Code.LOGS_DROPPED,
+                f"{dropped} log lines of the runner were dropped (over {LOGS_PER_S} a second)",
+                level="WARNING",
+                dropped=dropped,
+            )
+        if self._progress is None or not (force or now - self._shown_at >= PROGRESS_EVERY_S):
+            return
+        payload, self._progress, self._shown_at = self._progress, None, now
+        self._events.append(
+            self.event(Code.PROGRESS, f"{payload['progress']:.0%}", level="DEBUG", **payload)
+        )
+
+    async def take(self) -> list[NewEvent]:
+        """Stop writing and hand over what is left, for the verdict's own transaction."""
+        self._stopped = True
+        self._wake.set()
+        async with self._writing:
+            self._settle_progress(force=True)
+            events, self._events, self._state = self._events, [], None
+            return events

@@ -1,0 +1,64 @@
+"""What the worker counts. Prometheus, base units, one registry per process."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_STEP_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+_RECLAIM_SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+
+
+class Metrics:
+    """The worker's series, all prefixed `dreamforge_`."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        gpu = ("gpu", "uuid")
+        self.steps = Counter(
+            "dreamforge_steps", "Tries that ended, by reason", ("reason",), registry=r
+        )
+        self.claimed = Counter("dreamforge_claims", "Steps claimed", registry=r)
+        self.retries = Counter("dreamforge_retries", "Tries put back", ("reason",), registry=r)
+        self.start_seconds = Histogram(
+            "dreamforge_start_seconds", "Claim to GO", buckets=_STEP_SECONDS, registry=r
+        )
+        self.run_seconds = Histogram(
+            "dreamforge_run_seconds",
+            "GO to the last process gone",
+            buckets=_STEP_SECONDS,
+            registry=r,
+        )
+        self.reclaim_seconds = Histogram(
+            "dreamforge_reclaim_seconds",
+            "Tree gone to memory proven back",
+            buckets=_RECLAIM_SECONDS,
+            registry=r,
+        )
+        self.signals = Counter(
+            "dreamforge_signals", "Signals sent to runners", ("signal",), registry=r
+        )
+        self.swept = Counter("dreamforge_swept", "Steps taken from lost owners", registry=r)
+        self.doorbells = Counter("dreamforge_doorbells", "Doorbell messages heard", registry=r)
+        self.slot_state = Gauge(
+            "dreamforge_slot_state", "1 for the slot's state", (*gpu, "state"), registry=r
+        )
+        self.quarantines = Counter(
+            "dreamforge_quarantines", "Slots taken out of service", gpu, registry=r
+        )
+        self.leaked_bytes = Gauge(
+            "dreamforge_leaked_bytes", "Memory not back after the last step", gpu, registry=r
+        )
+        self.memory_used = Gauge(
+            "dreamforge_memory_used_bytes", "Device memory in use", gpu, registry=r
+        )
+        self.memory_free = Gauge(
+            "dreamforge_memory_free_bytes", "Device memory free", gpu, registry=r
+        )
+        self.memory_total = Gauge("dreamforge_memory_total_bytes", "Device memory", gpu, registry=r)
+        self.spool_bytes = Gauge(
+            "dreamforge_spool_bytes", "Finished images not yet in the store", registry=r
+        )
+        self.sweep_failures = Counter(
+            "dreamforge_infra_failures", "Times a part did not answer", ("part",), registry=r
+        )

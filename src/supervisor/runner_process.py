@@ -1,0 +1,111 @@
+"""One runner process, from the parent's side: started here, spoken to, watched, collected.
+
+`multiprocessing` *spawn* starts a fresh interpreter, so a runner inherits no lock, no thread and no
+connection of ours, only three standard streams and the descriptors that spawn itself needs. What it
+would still inherit is the environment: the worker has taken its secrets out of its own before the
+first runner exists, and each runner gets a marker and its device put in for the moment of the
+start.
+
+Every `start` must happen on the supervisor's own thread: the kernel sends a runner's parent-death
+signal when the *thread* that started it ends.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+
+import anyio
+
+from supervisor.channel import Channel
+from supervisor.tree import MARKER, ProcessTree
+
+Entry = Callable[[Connection, int], None]
+
+_spawn = multiprocessing.get_context("spawn")
+
+# After the root process is gone its last frames are still in the socket. A descendant that holds
+# the other end open must not keep us waiting for an end that never comes.
+LAST_FRAMES_S = 1.0
+_SCAN_FIRST_S, _SCAN_MOST_S = 0.01, 0.2
+
+
+class RunnerProcess:
+    """A started runner. `close` when its tree is gone; until then it holds two descriptors."""
+
+    def __init__(self, entry: Entry, *, marker: str, environment: Mapping[str, str]) -> None:
+        ours, theirs = socket.socketpair()
+        connection: Connection = Connection(theirs.detach())
+        try:
+            self._process = _spawn.Process(
+                target=entry, args=(connection, os.getpid()), name=f"runner {marker}"
+            )
+            with _environment({**environment, MARKER: marker}):
+                self._process.start()
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            connection.close()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+        self.marker = marker
+        self.tree = ProcessTree(self.pid, marker)
+        self.channel = Channel(ours)
+        self._pidfd = os.pidfd_open(self.pid)
+
+    async def exited(self) -> int:
+        """Wait for the root process; return its exit code, negative for a signal.
+
+        One task at a time may wait. Descendants may live on: see `gone`.
+        """
+        await anyio.wait_readable(self._pidfd)
+        self._process.join()  # collects; returns at once
+        assert self._process.exitcode is not None
+        return self._process.exitcode
+
+    @property
+    def exitcode(self) -> int | None:
+        """The root's exit code if it has ended."""
+        return self._process.exitcode
+
+    async def gone(self) -> None:
+        """Wait until nothing of the tree is alive: two scans in a row found nobody.
+
+        Two, because a process that is being born while the first scan runs is in neither its
+        parent's list nor ours yet.
+        """
+        pause_s, clean = _SCAN_FIRST_S, 0
+        while True:
+            self.tree.reap()
+            clean = 0 if self.tree.observe() or self._process.exitcode is None else clean + 1
+            if clean == 2:
+                return
+            await anyio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _SCAN_MOST_S)
+
+    def close(self) -> None:
+        """Give the descriptors back. The processes themselves must be gone, or given up on."""
+        self.channel.close()
+        os.close(self._pidfd)
+        if self._process.exitcode is not None:
+            self._process.close()
+
+
+@contextmanager
+def _environment(extra: Mapping[str, str]) -> Iterator[None]:
+    """Our environment with `extra` in it, for as long as a child is being started."""
+    before = {name: os.environ.get(name) for name in extra}
+    os.environ.update(extra)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,81 @@
+"""The slot table: one slot per device, and the only place that says whether it may take work.
+
+A slot begins at `verifying` and is `free` only by proof. `held` means that a step owns it.
+`quarantined` means that its memory did not come back: it takes no work, is verified again and
+again, and returns by itself when the proof succeeds. `lost` means that the device does not answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import anyio
+
+from supervisor.devices import Device
+
+
+class SlotState(StrEnum):
+    VERIFYING = "verifying"
+    FREE = "free"
+    HELD = "held"
+    QUARANTINED = "quarantined"
+    LOST = "lost"
+
+
+_MOVES: frozenset[tuple[SlotState, SlotState]] = frozenset(
+    {
+        (SlotState.VERIFYING, SlotState.FREE),
+        (SlotState.VERIFYING, SlotState.QUARANTINED),
+        (SlotState.VERIFYING, SlotState.LOST),
+        (SlotState.FREE, SlotState.HELD),
+        (SlotState.FREE, SlotState.LOST),
+        (SlotState.HELD, SlotState.FREE),
+        (SlotState.HELD, SlotState.QUARANTINED),
+        (SlotState.HELD, SlotState.LOST),
+        (SlotState.QUARANTINED, SlotState.VERIFYING),
+        (SlotState.QUARANTINED, SlotState.LOST),
+        (SlotState.LOST, SlotState.VERIFYING),
+    }
+)
+
+
+class IllegalMove(Exception):
+    """A slot was to go where it may not: a bug."""
+
+
+@dataclass(slots=True)
+class Slot:
+    device: Device
+    state: SlotState = SlotState.VERIFYING
+    since: float = field(default_factory=anyio.current_time)
+    quarantines: int = 0
+
+    @property
+    def id(self) -> str:
+        return self.device.id
+
+    def move(self, state: SlotState) -> None:
+        if (self.state, state) not in _MOVES:
+            raise IllegalMove(f"slot {self.id} cannot go from {self.state} to {state}")
+        self.quarantines += state is SlotState.QUARANTINED
+        self.state, self.since = state, anyio.current_time()
+
+
+class SlotTable:
+    """Slots by device id. `changed` fires when one becomes free."""
+
+    def __init__(self, devices: list[Device]) -> None:
+        self._slots = {device.id: Slot(device) for device in devices}
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self._slots.values())
+
+    def reserve(self) -> Slot | None:
+        """Take a free slot, or None. It is `held` from here on."""
+        for slot in self:
+            if slot.state is SlotState.FREE:
+                slot.move(SlotState.HELD)
+                return slot
+        return None

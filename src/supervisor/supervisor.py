@@ -1,0 +1,270 @@
+"""The worker's heart: matches free slots with due steps, and looks after what it owns.
+
+Everything here runs on one thread's event loop, the supervisor thread, which lives as long as the
+process: the kernel kills a runner when the *thread* that started it ends.
+
+    claim loop     a free slot, then a claim; woken by the doorbell, a freed slot, or the poll
+    drivers        one per claimed step
+    cancel watch   one statement a second for all owned steps
+    keepers        presence and models, sweeper, quarantined slots, gauges
+
+A worker that is told to stop drains: no new claim, running steps get `drain_s` to finish, then they
+are stopped and go back to the queue uncharged. It ends when every driver has ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+import anyio
+from anyio.abc import TaskGroup
+
+from shared.claims import Claim, Offer, StepStore
+from shared.errors import InfraUnavailable
+from shared.settings import Settings
+from supervisor.devices import DeviceLost, DeviceProbe, Reading
+from supervisor.driver import Host, StepDriver
+from supervisor.fence import boottime
+from supervisor.lifecycle import Kind
+from supervisor.metrics import Metrics
+from supervisor.runners import Runners
+from supervisor.slots import Slot, SlotState, SlotTable
+from supervisor.spool import Spool
+from supervisor.sweeper import Sweeper
+from supervisor.tree import ProcessTree
+from supervisor.uploads import ArtifactStore
+from supervisor.verify import verify
+
+log = logging.getLogger(__name__)
+
+CANCEL_WATCH_S = 1.0  # PRODUCT: the owner sees a cancel within a second or so
+SWEEP_EVERY_S = 5.0
+GAUGES_EVERY_S = 2.0
+# How often a quarantined or lost slot is looked at again; one look may take `reclaim_deadline_s`.
+REVERIFY_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ports:
+    """What the supervisor is given: the outside world, and what this host can run."""
+
+    store: StepStore
+    objects: ArtifactStore
+    probe: DeviceProbe
+    runners: Runners
+    models: Callable[[], tuple[UUID, ...]]
+    model_folder: Callable[[UUID], str]
+
+
+class Supervisor:
+    """`run` until `drain` is called and everything that was owned has ended."""
+
+    def __init__(
+        self, worker_id: UUID, settings: Settings, ports: Ports, metrics: Metrics, slots: SlotTable
+    ) -> None:
+        self.worker_id = worker_id
+        self.slots = slots
+        self._settings = settings
+        self._ports = ports
+        self._metrics = metrics
+        self._spool = Spool(settings.spool_bytes)
+        self._drivers: dict[UUID, StepDriver] = {}
+        self._bell = anyio.Event()
+        self._draining = anyio.Event()
+        self._host = Host(
+            settings=settings,
+            store=ports.store,
+            objects=ports.objects,
+            probe=ports.probe,
+            runners=ports.runners,
+            spool=self._spool,
+            metrics=metrics,
+            model_folder=self._model_folder,
+            slot_freed=self._slot_freed,
+            slot_dirty=self._slot_dirty,
+        )
+
+    # From outside ---------------------------------------------------------------------------------
+
+    def ring(self) -> None:
+        """Somebody says that there is work. Only a hint: the claim decides."""
+        self._metrics.doorbells.inc()
+        self._bell.set()
+
+    def drain(self) -> None:
+        """Stop claiming; `run` returns when what is owned has ended."""
+        self._draining.set()
+        self._bell.set()
+
+    @property
+    def draining(self) -> bool:
+        return self._draining.is_set()
+
+    async def run(self) -> None:
+        """Serve until drained. Every slot is verified before the first claim."""
+        sweeper = Sweeper(self._ports.store, self._settings, self._metrics)
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            for slot in self.slots:
+                tasks.start_soon(self._first_verify, slot)
+            tasks.start_soon(every, CANCEL_WATCH_S, self._watch_cancels)
+            tasks.start_soon(every, SWEEP_EVERY_S, sweeper.sweep)
+            tasks.start_soon(every, GAUGES_EVERY_S, self._read_gauges)
+            async with anyio.create_task_group() as drivers:
+                await self._claim_until_drained(drivers)
+                drivers.start_soon(self._stop_late_drivers)
+                while self._drivers:
+                    self._bell = anyio.Event()
+                    await self._bell.wait()
+                drivers.cancel_scope.cancel()
+            await self._ports.runners.close()
+            tasks.cancel_scope.cancel()
+
+    # Claiming -------------------------------------------------------------------------------------
+
+    async def _claim_until_drained(self, drivers: TaskGroup) -> None:
+        while not self.draining:
+            self._bell = anyio.Event()
+            if not await self._claim_one(drivers):
+                # Jitter keeps the polls of many workers from falling into step.
+                pause_s = self._settings.poll_s * random.uniform(0.8, 1.2)  # noqa: S311
+                with anyio.move_on_after(pause_s):
+                    await self._bell.wait()
+
+    async def _claim_one(self, drivers: TaskGroup) -> bool:
+        """Claim a step for a free slot; False when there is no slot, no work, or no database."""
+        models = self._ports.models()
+        if self._spool.full or not models or (slot := self.slots.reserve()) is None:
+            return False
+        sent = boottime()
+        try:
+            claim = await self._ports.store.claim(self._offer(slot, models))
+        except InfraUnavailable as error:
+            # A commit whose answer was lost is swept when its lease ends.
+            log.warning("cannot claim: %s", error.message)
+            claim = None
+        except BaseException:
+            slot.move(SlotState.FREE)
+            raise
+        if claim is None:
+            slot.move(SlotState.FREE)
+            return False
+        self._metrics.claimed.inc()
+        driver = StepDriver(claim, slot, self._host, sent=sent)
+        self._drivers[claim.step_id] = driver
+        drivers.start_soon(self._drive, driver)
+        return True
+
+    async def _drive(self, driver: StepDriver) -> None:
+        try:
+            await driver.run()
+        finally:
+            del self._drivers[driver.claim.step_id]
+            self._bell.set()
+
+    def _offer(self, slot: Slot, models: tuple[UUID, ...]) -> Offer:
+        return Offer(
+            worker_id=self.worker_id,
+            queues=self._settings.queues,
+            device=slot.device.kind,
+            capacity_bytes=slot.device.total_bytes,
+            models=models,
+            lease_s=self._settings.lease_s,
+        )
+
+    def _model_folder(self, claim: Claim) -> str:
+        return self._ports.model_folder(claim.model_id)
+
+    # Slots ----------------------------------------------------------------------------------------
+
+    def _slot_freed(self, slot: Slot) -> None:
+        if not self.draining:
+            self._ports.runners.prepare(slot.device)
+        self._bell.set()
+
+    def _slot_dirty(self, slot: Slot, before: Reading | None, tree: ProcessTree | None) -> None:
+        self._count_quarantine(slot)
+        self._tasks.start_soon(self._until_clean, slot, before, tree)
+
+    async def _first_verify(self, slot: Slot) -> None:
+        """At start there is no baseline: what is in use is foreign, and must only hold still."""
+        await self._settle(slot, None, None)
+        if slot.state is not SlotState.FREE:
+            self._count_quarantine(slot)
+            await self._until_clean(slot, None, None)
+
+    async def _until_clean(
+        self, slot: Slot, before: Reading | None, tree: ProcessTree | None
+    ) -> None:
+        """Verify a slot again and again until it may take work."""
+        while slot.state is not SlotState.FREE:
+            await anyio.sleep(REVERIFY_EVERY_S)
+            slot.move(SlotState.VERIFYING)
+            await self._settle(slot, before, tree)
+        log.warning("slot %s is back in service", slot.id)
+
+    async def _settle(self, slot: Slot, before: Reading | None, tree: ProcessTree | None) -> None:
+        """One verification of a `verifying` slot: it becomes free, quarantined or lost."""
+        probe, device = self._ports.probe, slot.device
+        try:
+            baseline = before or await probe.read(device, tree)
+            with anyio.move_on_after(self._settings.reclaim_deadline_s) as deadline:
+                await verify(probe, device, before=baseline, tree=tree)
+        except DeviceLost as error:
+            log.error("slot %s: %s", slot.id, error)
+            slot.move(SlotState.LOST)
+            return
+        if deadline.cancelled_caught:
+            slot.move(SlotState.QUARANTINED)
+            return
+        slot.move(SlotState.FREE)
+        self._slot_freed(slot)
+
+    def _count_quarantine(self, slot: Slot) -> None:
+        log.error("slot %s is %s and takes no work", slot.id, slot.state)
+        self._metrics.quarantines.labels(gpu=str(slot.device.index), uuid=slot.id).inc()
+
+    # Keepers --------------------------------------------------------------------------------------
+
+    async def _watch_cancels(self) -> None:
+        if self._drivers:
+            for step_id in await self._ports.store.cancels(self.worker_id):
+                if (driver := self._drivers.get(step_id)) is not None:
+                    driver.cancel()
+
+    async def _stop_late_drivers(self) -> None:
+        await anyio.sleep(self._settings.drain_s)
+        for driver in list(self._drivers.values()):
+            log.warning("drain time is over: stopping step %s", driver.claim.step_id)
+            driver.post(Kind.DRAIN)
+
+    async def _read_gauges(self) -> None:
+        m = self._metrics
+        m.spool_bytes.set(self._spool.used_bytes)
+        for slot in self.slots:
+            labels = {"gpu": str(slot.device.index), "uuid": slot.id}
+            for state in SlotState:
+                m.slot_state.labels(**labels, state=state).set(slot.state is state)
+            if slot.state is SlotState.LOST:
+                continue
+            try:
+                now = await self._ports.probe.read(slot.device, None)
+            except DeviceLost:
+                continue  # whoever uses the slot finds out, and says so
+            m.memory_used.labels(**labels).set(now.used_bytes)
+            m.memory_free.labels(**labels).set(now.free_bytes)
+            m.memory_total.labels(**labels).set(now.total_bytes)
+
+
+async def every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
+    """Do `work` again and again; a part that is away is logged and tried again next time."""
+    while True:
+        try:
+            await work()
+        except InfraUnavailable as error:
+            log.warning("%s: %s", getattr(work, "__name__", "keeper"), error.message)
+        await anyio.sleep(seconds)

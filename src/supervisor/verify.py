@@ -1,0 +1,76 @@
+"""Proof that a device's memory is back, before its slot takes work again.
+
+The rule (OR-001): the runner's tree is gone, none of its process ids is listed on the device any
+more, and what is used now exceeds what was used before by no more than the device's epsilon, a
+foreign process's own growth set aside. It must hold on two readings in a row: a driver frees the
+memory of a killed process a little after the process itself is gone, and one lucky reading in
+between proves nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import anyio
+
+from supervisor.devices import Device, DeviceProbe, Reading
+from supervisor.tree import ProcessTree
+
+_POLL_FIRST_S, _POLL_MOST_S = 0.1, 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reclaimed:
+    """The verdict in numbers. `leaked_bytes` is 0 or less when the memory is back."""
+
+    before_bytes: int
+    after_bytes: int
+    leaked_bytes: int
+    foreign_growth_bytes: int
+    seconds: float
+
+
+def leaked(device: Device, before: Reading, now: Reading, ours: frozenset[int]) -> int:
+    """Bytes that this step still holds on the device, beyond its epsilon; 0 or less is clean."""
+    still_listed = sum(held for pid, held in now.holders.items() if pid in ours)
+    if device.pids_map and still_listed:
+        return still_listed
+    excess = now.used_bytes - before.used_bytes - max(0, foreign_growth(device, before, now, ours))
+    return excess - device.epsilon_bytes
+
+
+def foreign_growth(device: Device, before: Reading, now: Reading, ours: frozenset[int]) -> int:
+    """How much more other processes hold than before. Unknown, so 0, where ids do not map."""
+    if not device.pids_map:
+        return 0
+    return _foreign(now, ours) - _foreign(before, ours)
+
+
+def _foreign(reading: Reading, ours: frozenset[int]) -> int:
+    return sum(held for pid, held in reading.holders.items() if pid not in ours)
+
+
+async def verify(
+    probe: DeviceProbe, device: Device, *, before: Reading, tree: ProcessTree | None
+) -> Reclaimed:
+    """Poll until the memory is back. The caller sets the deadline by cancelling.
+
+    Raises `DeviceLost` when the device stops answering.
+    """
+    started = anyio.current_time()
+    ours = tree.pids() if tree else frozenset()
+    pause_s, clean = _POLL_FIRST_S, 0
+    while True:
+        now = await probe.read(device, tree)
+        left = leaked(device, before, now, ours)
+        clean = clean + 1 if left <= 0 else 0
+        if clean == 2:
+            return Reclaimed(
+                before_bytes=before.used_bytes,
+                after_bytes=now.used_bytes,
+                leaked_bytes=max(0, left),
+                foreign_growth_bytes=foreign_growth(device, before, now, ours),
+                seconds=anyio.current_time() - started,
+            )
+        await anyio.sleep(_POLL_FIRST_S if clean else pause_s)
+        pause_s = min(2 * pause_s, _POLL_MOST_S)

@@ -1,0 +1,230 @@
+"""The worker process: settings, checks, then Celery here and the supervisor on its own thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing.resource_tracker
+import os
+import platform
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from uuid import UUID, uuid4
+
+import anyio
+
+from runner import entry as runner_entry
+from shared.db.engine import Database
+from shared.db.steps import PostgresStepStore
+from shared.errors import InfraUnavailable
+from shared.logs import configure_logging
+from shared.settings import Settings, forget_secrets, settings_or_exit
+from shared.storage import ObjectStore, open_store
+from supervisor import health
+from supervisor.devices import Device, DeviceProbe
+from supervisor.dispatch import consume
+from supervisor.host_models import HostModels
+from supervisor.locks import FileLock, LockTaken, device_lock, worker_lock
+from supervisor.metrics import Metrics
+from supervisor.orphans import kill_orphans
+from supervisor.presence import BEAT_S, Presence
+from supervisor.probes import open_probe
+from supervisor.process_setup import adopt_orphans, hide_from_runners
+from supervisor.runners import Runners
+from supervisor.slots import SlotTable
+from supervisor.supervisor import Ports, Supervisor, every
+
+log = logging.getLogger(__name__)
+
+PROGRAM = "dreamforge worker"
+
+
+class CannotStart(Exception):
+    """Why the worker does not start, in one line that names the setting."""
+
+
+def main() -> int:
+    """Run a worker until a signal ends it; return the process's exit code."""
+    settings = settings_or_exit(PROGRAM)
+    configure_logging(settings.log_level)
+    forget_secrets()
+    adopt_orphans()
+    hide_from_runners()
+    thread = SupervisorThread(settings)
+    try:
+        check_port(settings)
+        anyio.run(wait_for_parts, settings)
+        code = consume(
+            settings.redis_url.get_secret_value(),
+            settings.queues,
+            thread,
+            name=f"dreamforge@{platform.node()}.{os.getpid()}",
+        )
+    except CannotStart as error:
+        sys.stderr.write(f"{PROGRAM}: {error}\n")
+        return 1
+    if thread.failure is not None:
+        sys.stderr.write(f"{PROGRAM}: {thread.failure}\n")
+        return 1
+    return code
+
+
+def check_port(settings: Settings) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.worker_host, settings.worker_port))
+        except OSError as error:
+            raise CannotStart(
+                f"port {settings.worker_port} on {settings.worker_host}: {error.strerror}; "
+                "set DF_WORKER_PORT to another one"
+            ) from None
+
+
+async def wait_for_parts(settings: Settings) -> None:
+    """Wait for PostgreSQL and the store; name the setting of the one that does not come."""
+    database, objects = open_database(settings), open_store(settings)
+    try:
+        await _wait_for("DF_DATABASE_URL", database.ping, settings)
+        await _wait_for("DF_S3_ENDPOINT", objects.ping, settings)
+    finally:
+        await database.close()
+
+
+async def _wait_for(name: str, ping: Callable[[], Awaitable[None]], settings: Settings) -> None:
+    deadline = anyio.current_time() + settings.startup_timeout_s
+    while True:
+        try:
+            return await ping()
+        except InfraUnavailable as error:
+            if anyio.current_time() >= deadline:
+                raise CannotStart(
+                    f"{name} ({settings.address(name)}): {error.message}, "
+                    f"waited {settings.startup_timeout_s:g} s"
+                ) from None
+        await anyio.sleep(0.2)
+
+
+def open_database(settings: Settings) -> Database:
+    # A connection per slot that writes, one each for claims, leases, cancels, sweeps and presence.
+    return Database(
+        settings.database_url.get_secret_value(), pool_size=8, application="dreamforge-worker"
+    )
+
+
+class SupervisorThread:
+    """The thread that owns every runner. Celery's bootstep starts and drains it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=False)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._supervisor: Supervisor | None = None
+        self._draining = threading.Event()
+        self.failure: str | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def ring(self) -> None:
+        self._call(Supervisor.ring)
+
+    def drain(self) -> None:
+        self._draining.set()
+        self._call(Supervisor.drain)
+        self._thread.join()
+
+    def _call(self, method: Callable[[Supervisor], None]) -> None:
+        if self._loop is not None and self._supervisor is not None:
+            try:
+                self._loop.call_soon_threadsafe(method, self._supervisor)
+            except RuntimeError:
+                log.info("the supervisor's loop has ended already")
+
+    def _run(self) -> None:
+        try:
+            anyio.run(self._serve)
+        except CannotStart as error:
+            self.failure = str(error)
+        except BaseException as error:
+            log.exception("the supervisor failed")
+            self.failure = f"the supervisor failed: {error!r}"
+        if self.failure is not None:
+            # Without a supervisor the process is useless; the consumer must not go on hearing.
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    async def _serve(self) -> None:
+        settings, worker_id = self._settings, uuid4()
+        database, objects = open_database(settings), open_store(settings)
+        with ExitStack() as held:
+            held.callback(FileLock(worker_lock(settings.lock_dir, worker_id)).remove)
+            await anyio.to_thread.run_sync(kill_orphans, settings.lock_dir)
+            multiprocessing.resource_tracker.ensure_running()
+            probe = open_probe(settings, worker_id)
+            try:
+                devices = await probe.devices()
+                lock_devices(settings, devices, held)
+                await self._supervise(worker_id, database, objects, probe, devices)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await probe.close()
+                    await database.close()
+
+    async def _supervise(
+        self,
+        worker_id: UUID,
+        database: Database,
+        objects: ObjectStore,
+        probe: DeviceProbe,
+        devices: list[Device],
+    ) -> None:
+        settings, metrics, slots = self._settings, Metrics(), SlotTable(devices)
+        models = HostModels(database, settings.models_dir)
+        ports = Ports(
+            store=PostgresStepStore(database),
+            objects=objects,
+            probe=probe,
+            runners=Runners(runner_entry.main, worker_id=worker_id, standby=settings.standby),
+            models=lambda: tuple(models.checksums),
+            model_folder=models.folder,
+        )
+        supervisor = Supervisor(worker_id, settings, ports, metrics, slots)
+        presence = Presence(worker_id, database, settings, slots, models)
+        self._loop, self._supervisor = asyncio.get_running_loop(), supervisor
+        if self._draining.is_set():
+            return
+        app = health.create_app(
+            health.Health(
+                metrics=metrics,
+                slots=slots,
+                checks={"postgresql": database.ping, "object store": objects.ping},
+                draining=lambda: supervisor.draining,
+            )
+        )
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(health.serve, app, settings.worker_host, settings.worker_port)
+            tasks.start_soon(every, BEAT_S, presence.beat)
+            await supervisor.run()
+            tasks.cancel_scope.cancel()
+        try:
+            await presence.leave()
+        except InfraUnavailable as error:
+            log.warning("left without a good-bye: %s", error.message)
+
+
+def lock_devices(settings: Settings, devices: list[Device], held: ExitStack) -> None:
+    """Take one lock per GPU. CPU slots take none: two workers may share a CPU."""
+    for device in devices:
+        if device.kind == "cpu":
+            continue
+        try:
+            held.callback(FileLock(device_lock(settings.lock_dir, device.id)).release)
+        except LockTaken as taken:
+            raise CannotStart(
+                f"GPU {device.id} belongs to the worker with pid {taken.holder}; "
+                f"stop that one, or start this one with other devices (locks: DF_LOCK_DIR)"
+            ) from None
