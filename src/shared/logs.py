@@ -23,6 +23,7 @@ class _Formatter(JsonFormatter):
         log_data["level"] = record.levelname
         log_data["logger"] = record.name
         log_data.pop("taskName", None)
+        log_data.pop("color_message", None)  # uvicorn's line again, for a terminal
 
 
 def configure_logging(level: str) -> None:

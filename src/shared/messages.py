@@ -82,7 +82,7 @@ class RunSpec(Message):
     done_items: list[int] = []  # items that an earlier attempt has stored already
 
 
-# Worker to runner ----------------------------------------------------------------------------------
+# Worker to runner -------------------------------------------------------------------------------
 
 
 class Go(Message):
@@ -100,7 +100,7 @@ class Cancel(Message):
     type: Literal["cancel"] = "cancel"
 
 
-# Runner to worker ----------------------------------------------------------------------------------
+# Runner to worker -------------------------------------------------------------------------------
 
 Stage = Literal["load", "sampling", "decode"]
 

@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     poll_s: float = Field(default=1.0, gt=0)
     drain_s: float = Field(default=30.0, ge=0)
 
-    # Lease and kill chain --------------------------------------------------------------------------
+    # Lease and kill chain ------------------------------------------------------------------------
     lease_s: float = Field(default=60.0, gt=0)
     lease_renew_s: float = Field(default=10.0, gt=0)
     lease_margin_s: float = Field(
@@ -136,12 +136,6 @@ class Settings(BaseSettings):
             )
         return self
 
-    def address(self, name: str) -> str:
-        """Where the part behind a `DF_*` setting is looked for, without any password."""
-        value = getattr(self, name.removeprefix("DF_").lower())
-        parts = urlsplit(value.get_secret_value() if isinstance(value, SecretStr) else value)
-        return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
-
     @property
     def fence_s(self) -> float:
         """How long after a renewal was *sent* a runner may still live (DESIGN: two clocks)."""
@@ -158,7 +152,7 @@ class Settings(BaseSettings):
 
     @property
     def stop_grace_s(self) -> float:
-        """The longest a worker takes to end after SIGTERM: what a container's stop grace must be."""
+        """The longest a worker takes to end after SIGTERM: a container's stop grace."""
         return (
             self.drain_s
             + self.term_grace_s

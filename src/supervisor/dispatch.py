@@ -11,6 +11,7 @@ have no children of their own. Never solo: the consumer would stop hearing while
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import Any, Protocol
 
@@ -40,6 +41,9 @@ def consume(redis_url: str, queues: tuple[str, ...], supervised: Supervised, nam
     """Consume doorbell messages until a signal ends the process; return its exit code."""
     # Celery configures logging unless somebody listens to this; ours is configured already.
     signals.setup_logging.connect(_keep_logging)
+    # Two lines for each doorbell message say nothing about a job.
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # Root is what a container runs as, and with JSON alone no message can execute anything.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     app = Celery("dreamforge", set_as_current=False)

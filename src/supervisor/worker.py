@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import ExitStack
 from uuid import UUID, uuid4
 
@@ -23,6 +23,7 @@ from shared.db.steps import PostgresStepStore
 from shared.errors import InfraUnavailable
 from shared.logs import configure_logging
 from shared.settings import Settings, forget_secrets, settings_or_exit
+from shared.startup import NotReady, wait_for_parts
 from shared.storage import ObjectStore, open_store
 from supervisor import health
 from supervisor.devices import Device, DeviceProbe
@@ -43,10 +44,6 @@ log = logging.getLogger(__name__)
 PROGRAM = "dreamforge worker"
 
 
-class CannotStart(Exception):
-    """Why the worker does not start, in one line that names the setting."""
-
-
 def main() -> int:
     """Run a worker until a signal ends it; return the process's exit code."""
     settings = settings_or_exit(PROGRAM)
@@ -64,7 +61,7 @@ def main() -> int:
             thread,
             name=f"dreamforge@{platform.node()}.{os.getpid()}",
         )
-    except CannotStart as error:
+    except NotReady as error:
         sys.stderr.write(f"{PROGRAM}: {error}\n")
         return 1
     if thread.failure is not None:
@@ -79,34 +76,10 @@ def check_port(settings: Settings) -> None:
         try:
             probe.bind((settings.worker_host, settings.worker_port))
         except OSError as error:
-            raise CannotStart(
+            raise NotReady(
                 f"port {settings.worker_port} on {settings.worker_host}: {error.strerror}; "
                 "set DF_WORKER_PORT to another one"
             ) from None
-
-
-async def wait_for_parts(settings: Settings) -> None:
-    """Wait for PostgreSQL and the store; name the setting of the one that does not come."""
-    database, objects = open_database(settings), open_store(settings)
-    try:
-        await _wait_for("DF_DATABASE_URL", database.ping, settings)
-        await _wait_for("DF_S3_ENDPOINT", objects.ping, settings)
-    finally:
-        await database.close()
-
-
-async def _wait_for(name: str, ping: Callable[[], Awaitable[None]], settings: Settings) -> None:
-    deadline = anyio.current_time() + settings.startup_timeout_s
-    while True:
-        try:
-            return await ping()
-        except InfraUnavailable as error:
-            if anyio.current_time() >= deadline:
-                raise CannotStart(
-                    f"{name} ({settings.address(name)}): {error.message}, "
-                    f"waited {settings.startup_timeout_s:g} s"
-                ) from None
-        await anyio.sleep(0.2)
 
 
 def open_database(settings: Settings) -> Database:
@@ -148,7 +121,7 @@ class SupervisorThread:
     def _run(self) -> None:
         try:
             anyio.run(self._serve)
-        except CannotStart as error:
+        except NotReady as error:
             self.failure = str(error)
         except BaseException as error:
             log.exception("the supervisor failed")
@@ -224,7 +197,7 @@ def lock_devices(settings: Settings, devices: list[Device], held: ExitStack) -> 
         try:
             held.callback(FileLock(device_lock(settings.lock_dir, device.id)).release)
         except LockTaken as taken:
-            raise CannotStart(
+            raise NotReady(
                 f"GPU {device.id} belongs to the worker with pid {taken.holder}; "
                 f"stop that one, or start this one with other devices (locks: DF_LOCK_DIR)"
             ) from None

@@ -39,7 +39,9 @@ def upgrade(database_url: str) -> None:
             command.upgrade(config, "head")
             connection.commit()
     except OperationalError as error:
-        raise InfraUnavailable("PostgreSQL cannot be reached") from error
+        # Also a wrong password or a missing database: the server's first line says which.
+        reason = str(error.orig).splitlines()[0]
+        raise InfraUnavailable(f"PostgreSQL cannot be used: {reason}") from error
     finally:
         engine.dispose()
 

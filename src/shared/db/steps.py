@@ -13,6 +13,7 @@ Rules of this file
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -29,7 +30,7 @@ from shared.db.engine import Database
 from shared.db.events import NewEvent
 from shared.db.tables import artifacts, jobs, models, steps
 from shared.events import Code
-from shared.states import OWNED, Status, StepState
+from shared.states import OWNED, Reason, Status, StepState
 
 
 class PostgresStepStore:
@@ -47,8 +48,9 @@ class PostgresStepStore:
     async def commit_running(self, claim: Claim, events: Sequence[NewEvent]) -> None:
         async def work(connection: AsyncConnection) -> None:
             row = await lock_owned(connection, claim)
-            if row.state == StepState.RUNNING:
-                return  # our own commit of a moment ago, whose answer was lost
+            if row.state != StepState.LEASED:
+                # Our own commit of a moment ago, whose answer was lost; or it is being stopped.
+                return
             await connection.execute(
                 update(steps)
                 .where(steps.c.id == claim.step_id)
@@ -122,6 +124,9 @@ class PostgresStepStore:
     async def finish(self, claim: Claim, end: End) -> UUID | None:
         async def work(connection: AsyncConnection) -> UUID | None:
             row = await lock_owned(connection, claim)
+            if end.state is StepState.QUEUED and row.cancel_requested_at is not None:
+                # The cancel came after the owner last looked. Under the job's lock it is not late.
+                return await end_step(connection, row, _cancelled(end))
             return await end_step(connection, row, end)
 
         return await self._database.transaction(work)
@@ -148,6 +153,12 @@ class PostgresStepStore:
         return await self._database.transaction(
             lambda connection: sweep.unclaimed(connection, decide, after_s=after_s)
         )
+
+
+def _cancelled(end: End) -> End:
+    return replace(
+        end, state=StepState.CANCELLED, reason=Reason.CANCELLED, error=job_log.CANCELLED_ERROR
+    )
 
 
 async def _key_of(connection: AsyncConnection, claim: Claim, item_index: int) -> str | None:

@@ -1,0 +1,50 @@
+# Everything happens in .venv, made from pinned versions. A target needs nothing but Python and make.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test lint types check-migrations openapi lifecycle test-gpu clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv with pinned dependencies
+
+$(READY): pyproject.toml constraints.txt scripts/setup
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" scripts/setup
+	@touch $@
+
+demo: $(READY) ## start everything, render one picture, stop everything
+	@$(BIN)/dreamforge demo
+
+up: $(READY) ## run the whole stack in the foreground; Ctrl-C stops it
+	@$(BIN)/dreamforge up
+
+test: $(READY) ## run the whole suite
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY) ## ruff and the import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache
+
+types: $(READY) ## mypy, strict
+	@$(BIN)/mypy
+
+check-migrations: $(READY) ## the migrations make exactly the tables in the code
+	@$(BIN)/python -m pytest -q tests/integration/test_schema.py
+
+openapi: $(READY) ## export docs/openapi/openapi.v1.json
+	@$(BIN)/python -m api.openapi > docs/openapi/openapi.v1.json
+
+lifecycle: $(READY) ## draw docs/lifecycle.md from the table
+	@$(BIN)/python -m supervisor.diagram
+
+test-gpu: $(READY) ## the reclaim tests on an NVIDIA GPU
+	@$(BIN)/python -m pytest tests/gpu -m gpu -s $(PYTEST_ARGS)
+
+clean: ## remove .venv and caches; data in .dreamforge and pictures in out stay
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

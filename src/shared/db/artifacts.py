@@ -1,0 +1,75 @@
+"""Artifacts: one row per finished item of a step, at most once."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from uuid import UUID, uuid4
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.claims import StoredArtifact
+from shared.db.tables import artifacts, steps
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Artifact:
+    id: UUID
+    job_id: UUID
+    step_id: UUID
+    step: str
+    item_index: int
+    format: str
+    width: int
+    height: int
+    seed: int
+    s3_key: str
+    sha256: str
+    size_bytes: int
+    created_at: datetime
+
+
+_COLUMNS = [column for column in artifacts.c if column.name != "schema_version"]
+
+
+async def insert_artifact(
+    connection: AsyncConnection,
+    *,
+    job_id: UUID,
+    step_id: UUID,
+    step: str,
+    artifact: StoredArtifact,
+) -> bool:
+    """Record an artifact; False when this item has one. The loser deletes its own object."""
+    inserted = await connection.execute(
+        insert(artifacts)
+        .values(id=uuid4(), job_id=job_id, step_id=step_id, step=step, **asdict(artifact))
+        .on_conflict_do_nothing(
+            index_elements=[artifacts.c.job_id, artifacts.c.step_id, artifacts.c.item_index]
+        )
+        .returning(artifacts.c.id)
+    )
+    return inserted.first() is not None
+
+
+async def list_artifacts(connection: AsyncConnection, job_id: UUID) -> list[Artifact]:
+    """A job's artifacts by step and item."""
+    rows = await connection.execute(
+        select(*_COLUMNS)
+        .join(steps, steps.c.id == artifacts.c.step_id)
+        .where(artifacts.c.job_id == job_id)
+        .order_by(steps.c.position, artifacts.c.item_index)
+    )
+    return [Artifact(**row) for row in rows.mappings()]
+
+
+async def finished_items(connection: AsyncConnection, job_id: UUID) -> dict[UUID, set[int]]:
+    """Which items of which steps have an artifact."""
+    rows = await connection.execute(
+        select(artifacts.c.step_id, func.array_agg(artifacts.c.item_index).label("items"))
+        .where(artifacts.c.job_id == job_id)
+        .group_by(artifacts.c.step_id)
+    )
+    return {row.step_id: set(row.items) for row in rows}

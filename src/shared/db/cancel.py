@@ -1,0 +1,135 @@
+"""Cancel is a request; whoever owns a step finalises it.
+
+What nobody owns ends here and now. An owned step gets a mark that its worker sees within a second:
+only the owner can prove that the memory is back, so only the owner may say `cancelled`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.db import events, jobs
+from shared.db.tables import jobs as jobs_table
+from shared.db.tables import steps
+from shared.events import Code
+from shared.states import OWNED, Reason, Status, StepState
+
+WAITING = frozenset({StepState.PENDING, StepState.QUEUED})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cancelled:
+    """What a cancel did. Neither: it was asked before, or the job had ended."""
+
+    ended: bool  # the job has its verdict now, written by this call
+    requested: bool  # a worker has been asked, by this call
+
+
+async def request_cancel(
+    connection: AsyncConnection, job_id: UUID, *, user: str | None = None
+) -> Cancelled | None:
+    """Cancel what waits, ask the owner of what runs; None when there is no such job.
+
+    Idempotent: a job that has ended, or has been asked already, stays as it is.
+    """
+    job = await jobs.lock(connection, job_id, user=user)
+    if job is None:
+        return None
+    if job["status"] in jobs.ENDED:
+        return Cancelled(ended=False, requested=False)
+    await connection.execute(
+        update(jobs_table)
+        .where(jobs_table.c.id == job_id, jobs_table.c.cancel_requested_at.is_(None))
+        .values(cancel_requested_at=func.clock_timestamp())
+    )
+    states = await _lock_steps(connection, job_id)
+    await end_waiting_steps(connection, job_id)
+    if any(state in OWNED for state in states):
+        return Cancelled(ended=False, requested=await _ask_owners(connection, job_id))
+    ended = await jobs.finish_job(
+        connection,
+        job_id,
+        status=Status.CANCELLED,
+        reason=Reason.CANCELLED,
+        error=jobs.CANCELLED_ERROR,
+    )
+    return Cancelled(ended=ended, requested=False)
+
+
+async def end_waiting_steps(
+    connection: AsyncConnection, job_id: UUID, *, message: str = "cancelled before it started"
+) -> int:
+    """Every step that nobody owns becomes `cancelled`; returns how many. The job's row is locked.
+
+    Also what happens to the rest of a chain when one of its steps ends otherwise than succeeded.
+    """
+    ended = await connection.execute(
+        update(steps)
+        .where(steps.c.job_id == job_id, steps.c.state.in_(WAITING))
+        .values(
+            state=StepState.CANCELLED,
+            reason=Reason.CANCELLED,
+            error=jobs.CANCELLED_ERROR | {"message": message},
+            finished_at=func.clock_timestamp(),
+            updated_at=func.clock_timestamp(),
+        )
+        .returning(steps.c.id, steps.c.name, steps.c.position)
+    )
+    rows = sorted(ended.all(), key=lambda row: row.position)
+    if rows:
+        await events.append(
+            connection,
+            job_id,
+            [
+                events.NewEvent(
+                    code=Code.STEP_FINISH,
+                    message=f"step {row.name}: {message}",
+                    step_id=row.id,
+                    payload={"state": StepState.CANCELLED, "reason": Reason.CANCELLED},
+                )
+                for row in rows
+            ],
+        )
+    return len(rows)
+
+
+async def _lock_steps(connection: AsyncConnection, job_id: UUID) -> list[StepState]:
+    rows = await connection.execute(
+        select(steps.c.state)
+        .where(steps.c.job_id == job_id)
+        .order_by(steps.c.id)
+        .with_for_update(key_share=True)
+    )
+    return [StepState(row.state) for row in rows]
+
+
+async def _ask_owners(connection: AsyncConnection, job_id: UUID) -> bool:
+    asked = await connection.execute(
+        update(steps)
+        .where(
+            steps.c.job_id == job_id,
+            steps.c.state.in_(OWNED),
+            steps.c.cancel_requested_at.is_(None),
+        )
+        .values(cancel_requested_at=func.clock_timestamp(), updated_at=func.clock_timestamp())
+        .returning(steps.c.id, steps.c.name)
+    )
+    rows = asked.all()
+    if rows:
+        await events.append(
+            connection,
+            job_id,
+            [
+                events.NewEvent(
+                    code=Code.CANCEL_REQUESTED,
+                    message=f"step {row.name} is asked to stop",
+                    step_id=row.id,
+                )
+                for row in rows
+            ],
+        )
+    return bool(rows)

@@ -1,0 +1,263 @@
+"""Jobs: read them, list them, and write the verdict that ends one.
+
+Making one is in `create`, stopping one in `cancel`. Lock order everywhere: the job's row first
+(`FOR NO KEY UPDATE`, which leaves foreign key checks of concurrent inserts alone), then its steps
+by id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import RowMapping, Select, func, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.db import events
+from shared.db.tables import artifacts, jobs, steps
+from shared.events import Code
+from shared.states import STATUS_OF, Reason, Status, StepState
+
+ENDED = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
+# The `error` of every job and step that ended because somebody asked for it.
+CANCELLED_ERROR: dict[str, Any] = {
+    "code": Reason.CANCELLED.value,
+    "message": "the job was cancelled on request",
+    "details": {},
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """What the API shows of a step."""
+
+    id: UUID
+    name: str
+    type: str
+    state: StepState
+    reason: Reason | None
+    attempt: int
+
+    @property
+    def status(self) -> Status:
+        return STATUS_OF[self.state]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A job without its steps, as listed. `completed` counts items that the last step finished."""
+
+    id: UUID
+    type: str
+    user: str
+    status: Status
+    reason: Reason | None
+    error: dict[str, Any] | None
+    count: int
+    completed: int
+    event_seq: int
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+    cancel_requested_at: datetime | None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+
+def _completed() -> Any:
+    """Items whose last step has its artifact: what a client would call finished."""
+    last = (
+        select(steps.c.id)
+        .where(steps.c.job_id == jobs.c.id)
+        .order_by(steps.c.position.desc())
+        .limit(1)
+        .correlate(jobs)
+        .scalar_subquery()
+    )
+    return (
+        select(func.count())
+        .select_from(artifacts)
+        .where(artifacts.c.job_id == jobs.c.id, artifacts.c.step_id == last)
+        .correlate(jobs)
+        .scalar_subquery()
+        .label("completed")
+    )
+
+
+def _jobs() -> Select[Any]:
+    return select(
+        jobs.c.id,
+        jobs.c.type,
+        jobs.c.user,
+        jobs.c.status,
+        jobs.c.reason,
+        jobs.c.error,
+        jobs.c.count,
+        _completed(),
+        jobs.c.event_seq,
+        jobs.c.created_at,
+        jobs.c.updated_at,
+        jobs.c.finished_at,
+        jobs.c.cancel_requested_at,
+    )
+
+
+def _job(row: RowMapping) -> Job:
+    reason = row["reason"]
+    known = {
+        "status": Status(row["status"]),
+        "reason": None if reason is None else Reason(reason),
+    }
+    return Job(**{**row, **known})
+
+
+async def get(connection: AsyncConnection, job_id: UUID, *, user: str | None = None) -> Job | None:
+    """The job, or None when there is none or it is another user's."""
+    query = _jobs().where(jobs.c.id == job_id)
+    if user is not None:
+        query = query.where(jobs.c.user == user)
+    row = (await connection.execute(query)).mappings().first()
+    return None if row is None else _job(row)
+
+
+async def steps_of(connection: AsyncConnection, job_ids: Sequence[UUID]) -> dict[UUID, list[Step]]:
+    """The steps of each of these jobs, in their order."""
+    rows = await connection.execute(
+        select(
+            steps.c.job_id,
+            steps.c.id,
+            steps.c.name,
+            steps.c.type,
+            steps.c.state,
+            steps.c.reason,
+            steps.c.attempt,
+        )
+        .where(steps.c.job_id.in_(job_ids))
+        .order_by(steps.c.job_id, steps.c.position)
+    )
+    found: dict[UUID, list[Step]] = {job_id: [] for job_id in job_ids}
+    for row in rows:
+        found[row.job_id].append(
+            Step(
+                id=row.id,
+                name=row.name,
+                type=row.type,
+                state=StepState(row.state),
+                reason=None if row.reason is None else Reason(row.reason),
+                attempt=row.attempt,
+            )
+        )
+    return found
+
+
+async def page(
+    connection: AsyncConnection,
+    *,
+    user: str,
+    status: Status | None = None,
+    before: tuple[datetime, UUID] | None = None,
+    limit: int,
+) -> list[Job]:
+    """Up to `limit` jobs, newest first, older than the job at `before` (created_at, id).
+
+    Keyset paging: a page stays what it was while new jobs arrive at the other end.
+    """
+    query = _jobs().where(jobs.c.user == user)
+    if status is not None:
+        query = query.where(jobs.c.status == status)
+    if before is not None:
+        query = query.where(tuple_(jobs.c.created_at, jobs.c.id) < before)
+    rows = await connection.execute(
+        query.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
+    )
+    return [_job(row) for row in rows.mappings()]
+
+
+async def lock(
+    connection: AsyncConnection, job_id: UUID, *, user: str | None = None
+) -> RowMapping | None:
+    """Take the job's row, the first lock of every writer; None when it is not there."""
+    query = select(jobs.c.status, jobs.c.cancel_requested_at).where(jobs.c.id == job_id)
+    if user is not None:
+        query = query.where(jobs.c.user == user)
+    locked = await connection.execute(query.with_for_update(key_share=True))
+    return locked.mappings().first()
+
+
+async def finish_job(
+    connection: AsyncConnection,
+    job_id: UUID,
+    *,
+    status: Status,
+    reason: Reason,
+    error: dict[str, Any] | None,
+) -> bool:
+    """Write the verdict, once: the row, then [`error`], `job.finish` and the last `progress`.
+
+    Returns False, and changes nothing, when the job has a verdict already. The caller holds the
+    job's row lock and has ended every step. Streams close after the `progress` written here.
+    """
+    done = await connection.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.status.not_in(ENDED))
+        .values(
+            status=status,
+            reason=reason,
+            error=error,
+            updated_at=func.clock_timestamp(),
+            finished_at=func.clock_timestamp(),
+        )
+    )
+    if done.rowcount == 0:
+        return False
+    facts = [
+        events.NewEvent(
+            code=Code.JOB_FINISH,
+            message=f"job {status}: {reason}",
+            level="INFO" if status is not Status.FAILED else "ERROR",
+            payload={"status": status, "reason": reason},
+        ),
+        events.NewEvent(
+            code=Code.PROGRESS,
+            message="progress at the end",
+            payload=await _final_progress(connection, job_id, status),
+        ),
+    ]
+    if error is not None:
+        facts.insert(
+            0,
+            events.NewEvent(
+                code=Code.ERROR,
+                message=str(error.get("message", reason)),
+                level="ERROR" if status is Status.FAILED else "WARNING",
+                payload=error,
+            ),
+        )
+    await events.append(connection, job_id, facts)
+    return True
+
+
+async def _final_progress(
+    connection: AsyncConnection, job_id: UUID, status: Status
+) -> dict[str, Any]:
+    """The closing payload; never lower than anything that was sent, 1.0 for a success."""
+    sent = await events.last_of(connection, job_id, Code.PROGRESS)
+    before = 0.0 if sent is None else float((sent.payload or {}).get("progress", 0.0))
+    row = (
+        await connection.execute(select(jobs.c.count, _completed()).where(jobs.c.id == job_id))
+    ).one()
+    return {
+        "progress": 1.0 if status is Status.SUCCEEDED else before,
+        "stage": None,
+        "item_index": None,
+        "item_progress": None,
+        "step": None,
+        "steps": None,
+        "count": row.count,
+        "completed": row.completed,
+    }

@@ -1,0 +1,89 @@
+"""The registry's rows. The files are on each worker's host, the descriptor is in the row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.db.tables import models
+from shared.model_schema import ModelDescriptor, parameters_schema
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    id: UUID
+    name: str
+    version: str
+    kind: str
+    enabled: bool
+    checkpoint_sha256: str
+    descriptor: dict[str, Any]
+    parameters_schema: dict[str, Any]
+    capabilities: list[str]
+    created_at: datetime
+    updated_at: datetime
+
+
+_COLUMNS = [column for column in models.c if column.name != "schema_version"]
+
+
+async def upsert_model(connection: AsyncConnection, descriptor: ModelDescriptor) -> Model:
+    """Write a model's row by (name, version). `enabled` and the id of a known one stay."""
+    facts = {
+        "kind": descriptor.kind,
+        "checkpoint_sha256": descriptor.checkpoint_sha256,
+        "descriptor": descriptor.model_dump(mode="json"),
+        "parameters_schema": parameters_schema(descriptor),
+        "capabilities": list(descriptor.capabilities),
+    }
+    written = await connection.execute(
+        insert(models)
+        .values(id=uuid4(), name=descriptor.name, version=descriptor.version, **facts)
+        .on_conflict_do_update(
+            index_elements=[models.c.name, models.c.version],
+            set_={**facts, "updated_at": func.clock_timestamp()},
+        )
+        .returning(*_COLUMNS)
+    )
+    return Model(**written.mappings().one())
+
+
+async def list_models(connection: AsyncConnection) -> list[Model]:
+    """Every model, the newest version of each name first."""
+    rows = await connection.execute(
+        select(*_COLUMNS).order_by(models.c.name, models.c.created_at.desc(), models.c.id)
+    )
+    return [Model(**row) for row in rows.mappings()]
+
+
+async def get_model(connection: AsyncConnection, model_id: UUID) -> Model | None:
+    row = (await connection.execute(select(*_COLUMNS).where(models.c.id == model_id))).mappings()
+    found = row.first()
+    return None if found is None else Model(**found)
+
+
+async def find_models(
+    connection: AsyncConnection, name: str, version: str | None = None
+) -> list[Model]:
+    """Every version of a name, or the one asked for, newest first."""
+    query = select(*_COLUMNS).where(models.c.name == name)
+    if version is not None:
+        query = query.where(models.c.version == version)
+    rows = await connection.execute(query.order_by(models.c.created_at.desc(), models.c.id))
+    return [Model(**row) for row in rows.mappings()]
+
+
+async def set_enabled(connection: AsyncConnection, model_id: UUID, enabled: bool) -> bool:
+    """Allow or refuse new jobs for a model; False when there is no such row."""
+    done = await connection.execute(
+        update(models)
+        .where(models.c.id == model_id)
+        .values(enabled=enabled, updated_at=func.clock_timestamp())
+    )
+    return done.rowcount == 1

@@ -1,0 +1,138 @@
+"""Presence: what each worker says of itself, every few seconds.
+
+With it the API refuses at once what no live worker could ever hold, and says how much the largest
+slot has. A worker that stopped without a word is gone once its heartbeat is `LIVE_S` old.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import RowMapping, delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.db.tables import workers
+
+LIVE_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slot:
+    """A device that takes one step at a time.
+
+    `device` is `cpu` or `cuda`, as on a step; `device_class` names the hardware.
+    """
+
+    id: str
+    device: str
+    device_class: str
+    capacity_bytes: int
+    state: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Worker:
+    """`models` maps the id of each model verified on that host to its checkpoint's sha256."""
+
+    id: UUID
+    host: str
+    version: str
+    queues: Sequence[str]
+    slots: Sequence[Slot]
+    models: Mapping[UUID, str]
+    heartbeat_at: datetime | None = None
+
+
+async def upsert_worker(connection: AsyncConnection, worker: Worker) -> None:
+    """Write all of a worker's row, its heartbeat included."""
+    facts = {
+        "host": worker.host,
+        "version": worker.version,
+        "queues": list(worker.queues),
+        "slots": [_slot_to_json(slot) for slot in worker.slots],
+        "models": [
+            {"id": str(model_id), "checkpoint_sha256": checksum}
+            for model_id, checksum in worker.models.items()
+        ],
+    }
+    await connection.execute(
+        insert(workers)
+        .values(id=worker.id, **facts)
+        .on_conflict_do_update(
+            index_elements=[workers.c.id],
+            set_={**facts, "heartbeat_at": func.clock_timestamp()},
+        )
+    )
+
+
+async def heartbeat(connection: AsyncConnection, worker_id: UUID) -> bool:
+    """Say "still here"; False when the row is gone, and must be written anew."""
+    beaten = await connection.execute(
+        update(workers).where(workers.c.id == worker_id).values(heartbeat_at=func.clock_timestamp())
+    )
+    return beaten.rowcount == 1
+
+
+async def leave(connection: AsyncConnection, worker_id: UUID) -> None:
+    """A worker that drained says good-bye, so that nobody waits for its heartbeat to age."""
+    await connection.execute(delete(workers).where(workers.c.id == worker_id))
+
+
+async def live_workers(connection: AsyncConnection, *, within_s: float = LIVE_S) -> list[Worker]:
+    """Workers heard of in the last `within_s` seconds of PostgreSQL's clock, oldest first."""
+    rows = await connection.execute(
+        select(workers)
+        .where(workers.c.heartbeat_at > func.clock_timestamp() - timedelta(seconds=within_s))
+        .order_by(workers.c.started_at, workers.c.id)
+    )
+    return [_worker(row) for row in rows.mappings()]
+
+
+def largest_slot_bytes(live: Sequence[Worker], *, device: str, queue: str) -> int:
+    """The most that any slot of this device serving this queue can hold; 0 when there is none."""
+    return max(
+        (
+            slot.capacity_bytes
+            for worker in live
+            if queue in worker.queues
+            for slot in worker.slots
+            if slot.device == device
+        ),
+        default=0,
+    )
+
+
+def _slot_to_json(slot: Slot) -> dict[str, Any]:
+    return {
+        "id": slot.id,
+        "device": slot.device,
+        "class": slot.device_class,
+        "capacity_bytes": slot.capacity_bytes,
+        "state": slot.state,
+    }
+
+
+def _worker(row: RowMapping) -> Worker:
+    return Worker(
+        id=row["id"],
+        host=row["host"],
+        version=row["version"],
+        queues=tuple(row["queues"]),
+        slots=tuple(
+            Slot(
+                id=slot["id"],
+                device=slot["device"],
+                device_class=slot["class"],
+                capacity_bytes=slot["capacity_bytes"],
+                state=slot["state"],
+            )
+            for slot in row["slots"]
+        ),
+        models={UUID(model["id"]): model["checkpoint_sha256"] for model in row["models"]},
+        heartbeat_at=row["heartbeat_at"],
+    )

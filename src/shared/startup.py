@@ -1,0 +1,75 @@
+"""Before a service serves: PostgreSQL with our schema, and the store with our bucket.
+
+Each gets `DF_STARTUP_TIMEOUT_S` to appear, since everything may be starting at once. The broker is
+only a doorbell: its absence is no reason to stay away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+import anyio
+
+from shared.db.engine import Database
+from shared.db.revision import missing_migration
+from shared.errors import InfraUnavailable
+from shared.settings import Settings
+from shared.storage import StoreRefused, open_store
+
+RETRY_S = 0.5
+
+
+class NotReady(Exception):
+    """One line: which setting, which address, what is wrong."""
+
+
+async def wait_for_parts(settings: Settings) -> None:
+    """Return when PostgreSQL and the store can be used. Raises `NotReady`."""
+    database_url = settings.database_url.get_secret_value()
+    database = Database(database_url, pool_size=1, application="dreamforge-start")
+    store = open_store(settings)
+    try:
+        await _wait("DF_DATABASE_URL", database_url, database.ping, settings)
+        if (missing := await missing_migration(database)) is not None:
+            raise NotReady(
+                f"DF_DATABASE_URL: the schema at {address_of(database_url)} is not at revision "
+                f"{missing}; run `dreamforge migrate`"
+            )
+        await _wait("DF_S3_ENDPOINT", settings.s3_endpoint, store.ensure_bucket, settings)
+    finally:
+        await database.close()
+        store.close()
+
+
+async def _wait(
+    setting: str, url: str, ping: Callable[[], Awaitable[object]], settings: Settings
+) -> None:
+    problem = "it does not answer"
+    with anyio.move_on_after(settings.startup_timeout_s):
+        while True:
+            try:
+                await ping()
+                return
+            except StoreRefused as error:
+                raise NotReady(
+                    f"DF_S3_ACCESS_KEY, DF_S3_SECRET_KEY: {error.message} at {address_of(url)}"
+                ) from error
+            except InfraUnavailable as error:
+                problem = f"{error.message}{_cause(error)}"
+            await anyio.sleep(RETRY_S)
+    raise NotReady(
+        f"{setting}: {problem} at {address_of(url)} (waited {settings.startup_timeout_s:g} s)"
+    )
+
+
+def _cause(error: InfraUnavailable) -> str:
+    """What PostgreSQL itself said, when it answered: an unknown database, a wrong password."""
+    _, fatal, words = str(error.__cause__ or "").partition("FATAL:")
+    return f" ({words.splitlines()[0].strip()})" if fatal else ""
+
+
+def address_of(url: str) -> str:
+    """host:port of a URL, without what is secret in it."""
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)

@@ -1,0 +1,53 @@
+"""Real parts for the integration tests: one PostgreSQL, one broker, one object store a session.
+
+They are the embedded ones, started through the same code that `dreamforge up` uses.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from cli.stack.embedded import Infrastructure, infrastructure
+from shared.db.migrate import upgrade
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Starting the parts takes a while on a busy machine; the first test that needs them pays."""
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(180))
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Infrastructure]:
+    """The running parts. A test that stops one must start it again."""
+    home: Path = tmp_path_factory.mktemp("home")
+    # Settings of whoever runs the tests must not lead them to other people's servers.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DF_")}
+    with infrastructure(home, clean) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def _migrated(stack: Infrastructure) -> str:
+    url = stack.environment["DF_DATABASE_URL"]
+    upgrade(url)
+    return url
+
+
+@pytest.fixture
+def database_url(_migrated: str) -> str:
+    """A migrated and empty database."""
+    with psycopg.connect(_migrated, autocommit=True) as connection:
+        connection.execute("TRUNCATE jobs, steps, events, artifacts, models, workers CASCADE")
+    return _migrated
+
+
+@pytest.fixture
+def stack_environment(stack: Infrastructure, database_url: str) -> dict[str, str]:
+    """`DF_*` of the running parts, for a process that a test starts."""
+    return dict(stack.environment)
