@@ -1,0 +1,54 @@
+"""The runner's end of the socketpair: frames in, frames out, plain blocking I/O.
+
+Never `Connection.send`/`recv`: those pickle. The descriptor is the seam at which a containerised
+or remote runner would plug in: whatever hands it over, the bytes on it are `shared.frames`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections import deque
+
+from shared.frames import Frame, FrameDecoder, encode
+from shared.messages import FromRunner, ToRunner, parse_to_runner
+
+READ_BYTES = 64 * 1024
+# What a worker sends has no body: prompts travel in headers. A chained step's input images would
+# raise this to the bound of `shared.frames`.
+MAX_INPUT_BODY_BYTES = 0
+
+
+class Channel:
+    """One reader at a time; any thread may send."""
+
+    def __init__(self, fd: int) -> None:
+        # A descriptor of our own: the Connection that we were given closes its one when collected.
+        self._socket = socket.socket(fileno=os.dup(fd))
+        self._socket.setblocking(True)
+        self._decoder = FrameDecoder(max_body_bytes=MAX_INPUT_BODY_BYTES)
+        self._frames: deque[Frame] = deque()
+        self._sending = threading.Lock()
+
+    def receive(self) -> ToRunner | None:
+        """Wait for the next message; None when the worker has closed its end.
+
+        Raises `FrameError` for anything that is not of the protocol.
+        """
+        while not self._frames:
+            data = self._socket.recv(READ_BYTES)
+            if not data:
+                self._decoder.eof()
+                return None
+            self._frames.extend(self._decoder.feed(data))
+        return parse_to_runner(self._frames.popleft().header)
+
+    def send(self, message: FromRunner, body: bytes = b"") -> None:
+        """Write one frame; blocks while the worker is slow, which slows the step, not the host."""
+        data = encode(message.model_dump(), body)
+        with self._sending:
+            self._socket.sendall(data)
+
+    def close(self) -> None:
+        self._socket.close()

@@ -1,0 +1,111 @@
+"""The `generate` job type: one load, then the items of the batch one after another."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from pathlib import Path
+
+from PIL.Image import Image
+
+from runner.images import encode_image
+from runner.interface import Context, Emit
+from runner.metadata import Facts
+from runner.pipelines import TextToImage, load
+from shared.messages import MAX_SEED, Artifact, GenerateParams, Log, Progress, Stage
+from shared.registry import check_installed
+
+
+class Generate:
+    """Text to image with one of the pipelines of `runner.pipelines`."""
+
+    def __init__(self) -> None:
+        self._pipeline: TextToImage | None = None
+        self._ctx: Context | None = None
+
+    def prepare(self, ctx: Context) -> None:
+        spec = ctx.spec
+        ctx.emit(Progress(stage="load", step=0, steps=1))
+        folder = Path(spec.model.folder)
+        # The headers only: every hash was verified when the model was installed.
+        check_installed(folder, checkpoint_sha256=spec.model.checkpoint_sha256)
+        ctx.stop.check()
+        self._ctx = ctx
+        self._pipeline = load(spec.model.kind, folder, spec.preset, spec.params.scheduler)
+        ctx.emit(Progress(stage="load", step=1, steps=1))
+
+    def run(self, params: GenerateParams, emit: Emit) -> int:
+        assert self._ctx is not None and self._pipeline is not None, "run before prepare"
+        self._warn_of_ignored(params, emit)
+        todo = [i for i in range(params.count) if i not in self._ctx.spec.done_items]
+        for index in todo:
+            self._ctx.stop.check()
+            self._item(index, params, emit)
+        return len(todo)
+
+    def cleanup(self) -> None:
+        self._pipeline = None
+        self._ctx = None
+
+    def _item(self, index: int, params: GenerateParams, emit: Emit) -> None:
+        assert self._ctx is not None and self._pipeline is not None
+        ctx = self._ctx
+        seed = seed_of(params.seed, index)
+
+        def on_step(step: int, steps: int) -> None:
+            emit(_progress("sampling", index, step, steps))
+            if step == steps:
+                emit(_progress("decode", index, 0, 1))
+            ctx.stop.check()
+
+        emit(_progress("sampling", index, 0, params.steps))
+        image, blocked = self._pipeline.picture(params, seed, on_step)
+        if blocked:
+            emit(_blocked(index))
+        facts = Facts(
+            spec=ctx.spec,
+            item_index=index,
+            seed=seed,
+            scheduler=self._pipeline.scheduler,
+            sampler=self._pipeline.scheduler_class,
+            versions=ctx.versions,
+        )
+        _send(image, index, seed, params, facts, emit)
+        emit(_progress("decode", index, 1, 1))
+
+    def _warn_of_ignored(self, params: GenerateParams, emit: Emit) -> None:
+        assert self._pipeline is not None
+        for name in self._pipeline.ignored(params):
+            text = f"this kind of model has no {name}; it is not used"
+            emit(Log(level="WARNING", code="parameter.ignored", message=text))
+
+
+def seed_of(seed: int | None, index: int) -> int:
+    """The seed of one item: drawn now, or `seed + index` so that a batch can be repeated."""
+    if seed is None:
+        return random.SystemRandom().randrange(MAX_SEED)
+    return (seed + index) % MAX_SEED
+
+
+def _send(
+    image: Image, index: int, seed: int, params: GenerateParams, facts: Facts, emit: Emit
+) -> None:
+    data = encode_image(image, params.format, facts if params.embed_metadata else None)
+    artifact = Artifact(
+        item_index=index,
+        format=params.format,
+        width=image.width,
+        height=image.height,
+        seed=seed,
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+    emit(artifact, data)
+
+
+def _progress(stage: Stage, index: int, step: int, steps: int) -> Progress:
+    return Progress(stage=stage, item_index=index, step=step, steps=steps)
+
+
+def _blocked(index: int) -> Log:
+    text = "the model's safety checker replaced this picture with a black one"
+    return Log(level="WARNING", code="safety.blocked", message=text, item_index=index)

@@ -1,0 +1,80 @@
+"""Leave nothing behind: what torch holds is given back before the step says that it is done.
+
+This is courtesy, not proof. A living process keeps its CUDA context whatever it frees, so the
+figures reported here are the allocator's own (`allocator_*`); whether the GPU is clean is measured
+by the parent, after we are gone.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+
+Device = Literal["cpu", "cuda"]
+
+
+class Memory:
+    """The CUDA allocator's figures in bytes; empty on the CPU, which has no such allocator."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.figures: dict[str, int] = {}
+
+    def read(self) -> dict[str, int]:
+        """Now and at most since the last reset; nothing before the first use of the device."""
+        if not _in_use(self.device):
+            return {}
+        free, total = torch.cuda.mem_get_info()
+        return {
+            "allocator_allocated_bytes": torch.cuda.memory_allocated(),
+            "allocator_reserved_bytes": torch.cuda.memory_reserved(),
+            "allocator_peak_bytes": torch.cuda.max_memory_allocated(),
+            "allocator_peak_reserved_bytes": torch.cuda.max_memory_reserved(),
+            "device_free_bytes": free,
+            "device_total_bytes": total,
+        }
+
+
+@contextmanager
+def hygiene(device: Device) -> Iterator[Memory]:
+    """Release host and device memory at the end, however the body ended.
+
+    Afterwards `figures` holds the peak of the body and what is still held. The caller must have
+    dropped its own references; a raised exception holds some through its traceback, so bodies
+    catch theirs inside.
+    """
+    memory = Memory(device)
+    try:
+        yield memory
+    finally:
+        gc.collect()
+        if _in_use(device):
+            _release_cuda(memory)
+
+
+def _in_use(device: Device) -> bool:
+    """Asking an unused device for figures would create the context that we promise not to have."""
+    return device == "cuda" and bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+def _release_cuda(memory: Memory) -> None:
+    try:
+        peaks = memory.read()
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.ipc_collect()  # type: ignore[no-untyped-call]
+        held = memory.read()
+        torch.cuda.reset_peak_memory_stats()
+    except RuntimeError as error:
+        # After a fault of the device every call fails. The process is about to end, which frees
+        # more than these calls could, and the outcome of the body must not be lost over them.
+        sys.stderr.write(f"cleanup on the device failed: {type(error).__name__}: {error}\n")
+        return
+    memory.figures = peaks | {
+        name: held[name] for name in ("allocator_allocated_bytes", "allocator_reserved_bytes")
+    }

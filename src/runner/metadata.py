@@ -1,0 +1,134 @@
+"""What a picture says about its own making, in the two forms that tools read.
+
+`parameters` is the text that AUTOMATIC1111's web UI writes and nearly every image tool parses:
+
+    <prompt>
+    Negative prompt: <negative prompt>
+    Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512, Model hash: …, Model: …
+
+Its parser wants at least three `key: value` pairs on the last line and reads a value with a comma,
+a colon or a newline as a JSON string. The form is ambiguous where a prompt itself contains a line
+that begins with "Negative prompt:"; `dreamforge`, a JSON object with all facts, is not.
+
+JPEG has no text chunks. There the text goes to EXIF `UserComment`, as the web UI does it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image, PngImagePlugin
+
+from shared.messages import RunSpec
+
+SCHEMA_VERSION = 1
+EXIF_IFD = 0x8769
+USER_COMMENT = 0x9286
+# EXIF 2.3, table 9: eight bytes that name the encoding. "Unicode" there means UTF-16; Pillow writes
+# a big-endian TIFF header, so big-endian text is right for readers that follow the file's order.
+UNICODE = b"UNICODE\x00"
+
+# diffusers class -> the web UI's name, and its schedule where the class alone does not tell.
+SAMPLERS = {
+    "DDIMScheduler": "DDIM",
+    "PNDMScheduler": "PLMS",
+    "EulerDiscreteScheduler": "Euler",
+    "EulerAncestralDiscreteScheduler": "Euler a",
+    "HeunDiscreteScheduler": "Heun",
+    "DPMSolverMultistepScheduler": "DPM++ 2M",
+    "UniPCMultistepScheduler": "UniPC",
+    "FlowMatchEulerDiscreteScheduler": "Euler",
+}
+NAMED_SAMPLERS = {"dpmpp_2m_sde_karras": "DPM++ 2M SDE"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """Everything that is known about one finished item."""
+
+    spec: RunSpec
+    item_index: int
+    seed: int
+    scheduler: str | None
+    sampler: str  # the diffusers class that sampled it
+    versions: dict[str, str]
+
+
+def a1111(facts: Facts, width: int, height: int) -> str:
+    """The `parameters` text. Sizes are those of the finished picture, in pixels."""
+    params, model = facts.spec.params, facts.spec.model
+    lines = [params.prompt]
+    if params.negative_prompt:
+        lines.append(f"Negative prompt: {params.negative_prompt}")
+    pairs: dict[str, object] = {
+        "Steps": params.steps,
+        "Sampler": sampler_name(facts),
+        "Schedule type": "Karras" if (facts.scheduler or "").endswith("karras") else None,
+        "CFG scale": f"{params.guidance:g}",
+        "Seed": facts.seed,
+        "Size": f"{width}x{height}",
+        "Model hash": model.checkpoint_sha256[:10],
+        "Model": f"{model.name}@{model.version}",
+        "Version": f"dreamforge {facts.versions.get('dreamforge', 'source')}",
+    }
+    lines.append(", ".join(f"{key}: {quoted(v)}" for key, v in pairs.items() if v is not None))
+    return "\n".join(lines)
+
+
+def sampler_name(facts: Facts) -> str:
+    named = NAMED_SAMPLERS.get(facts.scheduler or "")
+    return named or SAMPLERS.get(facts.sampler, facts.sampler.removesuffix("Scheduler"))
+
+
+def quoted(value: object) -> str:
+    """A value as the web UI's own `quote` writes it."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if any(c in text for c in ",:\n") else text
+
+
+def full(facts: Facts, width: int, height: int) -> dict[str, Any]:
+    """All facts, enough to ask for the same picture again."""
+    spec, params, model = facts.spec, facts.spec.params, facts.spec.model
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "type": spec.type,
+        "prompt": params.prompt,
+        "negative_prompt": params.negative_prompt,
+        "seed": facts.seed,
+        "scheduler": facts.scheduler,
+        "scheduler_class": facts.sampler,
+        "steps": params.steps,
+        "guidance": params.guidance,
+        "width": width,
+        "height": height,
+        "model": {
+            "id": model.id,
+            "name": model.name,
+            "version": model.version,
+            "kind": model.kind,
+            "checkpoint_sha256": model.checkpoint_sha256,
+        },
+        "preset": spec.preset.model_dump(mode="json"),
+        "job_id": spec.job_id,
+        "step": spec.step_name,
+        "step_id": spec.step_id,
+        "item_index": facts.item_index,
+        "software": facts.versions,
+    }
+
+
+def png_chunks(facts: Facts, width: int, height: int) -> PngImagePlugin.PngInfo:
+    """`parameters` and `dreamforge`: tEXt where Latin-1 can say it, iTXt otherwise."""
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("parameters", a1111(facts, width, height))
+    chunks.add_text("dreamforge", json.dumps(full(facts, width, height), ensure_ascii=False))
+    return chunks
+
+
+def jpeg_exif(facts: Facts, width: int, height: int) -> bytes:
+    """An EXIF block with the `parameters` text as a Unicode UserComment."""
+    exif = Image.Exif()
+    exif.get_ifd(EXIF_IFD)[USER_COMMENT] = UNICODE + a1111(facts, width, height).encode("utf-16-be")
+    return exif.tobytes()

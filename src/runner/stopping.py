@@ -1,0 +1,76 @@
+"""How a running step is stopped from inside, in rising order of force.
+
+- `Stop.ask`: sets a flag that the pipeline looks at between two sampling steps. A polite Cancel
+  on the pipe does only this.
+- SIGTERM asks too, and arms a deadline: after `TERM_DEADLINE_S` the process ends wherever it is. A
+  Python signal handler runs only when the main thread executes bytecode, which may be never while
+  C code runs; the C-level part writes a byte to the wakeup descriptor at once, and the thread that
+  reads it needs nothing from the main thread.
+- The dead-man timer: SIGALRM with its *default* action, which the kernel carries out even if no
+  thread ever takes the GIL again. Lease frames push it back; a worker that is stopped or
+  partitioned sends none, and the step dies before its lease can be given to somebody else.
+
+SIGKILL from outside is the only guarantee and needs nothing from this file.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+
+# Long enough for one sampling step of a large model on a GPU and for the failure frame, shorter
+# than any sensible grace between SIGTERM and SIGKILL (DF_TERM_GRACE_S, 5 s).
+TERM_DEADLINE_S = 2.0
+TERM_EXIT_CODE = 128 + signal.SIGTERM
+
+
+class Cancelled(Exception):
+    """The step was asked to stop; raised between two sampling steps."""
+
+
+class Stop:
+    """The request to stop, shared by the threads of a runner."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+
+    def ask(self) -> None:
+        self._asked.set()
+
+    def check(self) -> None:
+        """Raise `Cancelled` if a stop was asked for."""
+        if self._asked.is_set():
+            raise Cancelled
+
+    def ask_and_leave(self, deadline_s: float = TERM_DEADLINE_S) -> None:
+        """Ask, give the step `deadline_s` to end by itself, then end the process. Blocks."""
+        self.ask()
+        time.sleep(deadline_s)
+        os._exit(TERM_EXIT_CODE)
+
+
+def obey_sigterm(stop: Stop) -> None:
+    """Turn SIGTERM into `ask_and_leave`. Call from the main thread, once."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)  # the C handler must never wait for room
+    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+    # Without a Python-level handler the default action would run instead of the wakeup.
+    signal.signal(signal.SIGTERM, _nothing)
+    threading.Thread(target=_watch, args=(reader, stop), name="sigterm", daemon=True).start()
+
+
+def arm_dead_man(lease_s: float) -> None:
+    """The process dies this many seconds from now unless armed again before."""
+    signal.setitimer(signal.ITIMER_REAL, max(lease_s, 0.001))  # 0 would disarm it
+
+
+def _watch(reader: socket.socket, stop: Stop) -> None:
+    reader.recv(1)
+    stop.ask_and_leave()
+
+
+def _nothing(_signal: int, _frame: object) -> None:
+    """The wakeup descriptor has carried the news already."""

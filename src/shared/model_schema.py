@@ -1,0 +1,195 @@
+"""What a model says about itself (`dreamforge.json`), and what that allows a request to ask.
+
+No file is touched here; `shared.registry` reads, checks and writes. torch is never imported: the
+API and the command line use this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+MIN_SIDE, MAX_SIDE = 16, 4096  # pixels; the API's own bounds
+MAX_STEPS = 200
+MAX_GUIDANCE = 50.0
+MAX_COUNT = 100
+
+Kind = Literal["sd", "sdxl", "sd3", "flux", "auto"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+
+# The stable names, by what a kind of model was trained for. `runner.schedulers` has the classes.
+DIFFUSION_SCHEDULERS = (
+    "ddim",
+    "pndm",
+    "euler",
+    "euler_a",
+    "heun",
+    "dpmpp_2m",
+    "dpmpp_2m_karras",
+    "dpmpp_2m_sde_karras",
+    "unipc",
+)
+FLOW_SCHEDULERS = ("flow_match_euler",)  # diffusers' Heun takes no sigmas, so Flux refuses it
+SCHEDULERS = DIFFUSION_SCHEDULERS + FLOW_SCHEDULERS
+SCHEDULERS_OF: dict[Kind, tuple[str, ...]] = {
+    "sd": DIFFUSION_SCHEDULERS,
+    "sdxl": DIFFUSION_SCHEDULERS,
+    "sd3": FLOW_SCHEDULERS,
+    "flux": FLOW_SCHEDULERS,
+    "auto": (),  # nothing is known about it but what its folder says
+}
+# The autoencoder halves a side three times; these transformers pair latent pixels on top of that.
+# diffusers would round a Flux size down by itself, and we never change what was asked for.
+MULTIPLE_OF: dict[Kind, int] = {"sd": 8, "sdxl": 8, "sd3": 16, "flux": 16, "auto": 8}
+
+
+class Part(BaseModel):
+    # Unknown fields are refused: in a file that people edit, they are typing mistakes.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Source(Part):
+    """Where the files came from; never with a token."""
+
+    uri: str
+    revision: str | None = None
+
+
+class ModelFile(Part):
+    path: str  # relative to the folder, with forward slashes
+    size_bytes: int = Field(ge=0)
+    sha256: Sha256
+
+    @field_validator("path")
+    @classmethod
+    def _stays_inside(cls, value: str) -> str:
+        path = PurePosixPath(value)
+        if not value or "\\" in value or path.is_absolute() or ".." in path.parts:
+            raise ValueError("must be a relative path inside the model's folder")
+        return value
+
+
+class Range(Part):
+    min: int
+    max: int
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+
+class Limits(Part):
+    width: Range
+    height: Range
+    steps: Range = Range(min=1, max=MAX_STEPS)
+
+
+class Defaults(Part):
+    width: int
+    height: int
+    steps: int
+    guidance: float = Field(ge=0, le=MAX_GUIDANCE)
+    scheduler: str | None = None  # None: the folder's own
+
+
+class ModelDescriptor(Part):
+    """The content of `dreamforge.json`. Sizes of pictures are pixels, of files bytes."""
+
+    schema_version: Literal[1] = 1
+    name: Name
+    version: Name
+    kind: Kind
+    license: str | None = None
+    source: Source
+    files: tuple[ModelFile, ...]
+    checkpoint_sha256: Sha256
+    defaults: Defaults
+    limits: Limits
+    capabilities: tuple[Literal["generate"], ...] = ("generate",)
+    default_preset: Name = "cpu"
+    # What the model can draw, where that is a short list (a demo model); for people, not checked.
+    vocabulary: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        paths = [file.path for file in self.files]
+        if paths != sorted(set(paths)):
+            raise ValueError("files must be sorted by path, each once")
+        if self.checkpoint_sha256 != checkpoint_hash(self.files):
+            raise ValueError("checkpoint_sha256 is not the hash of the listed safetensors files")
+        problems = parameter_problems(self, self.defaults.model_dump())
+        if problems:
+            raise ValueError("defaults: " + "; ".join(f"{k} {v}" for k, v in problems.items()))
+        return self
+
+
+def checkpoint_hash(files: Iterable[ModelFile]) -> str:
+    """One hash for all weights: what `sha256sum $(sorted *.safetensors) | sha256sum` says."""
+    weights = sorted((f for f in files if f.path.endswith(".safetensors")), key=lambda f: f.path)
+    return hashlib.sha256("".join(f"{f.sha256}  {f.path}\n" for f in weights).encode()).hexdigest()
+
+
+def parameters_schema(model: ModelDescriptor) -> dict[str, Any]:
+    """The part of a request that depends on the model, as JSON Schema 2020-12."""
+    defaults, limits = model.defaults, model.limits
+    side = {"multipleOf": MULTIPLE_OF[model.kind]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"{model.name}@{model.version}",
+        "type": "object",
+        "properties": {
+            "width": _integer(limits.width, defaults.width) | side,
+            "height": _integer(limits.height, defaults.height) | side,
+            "steps": _integer(limits.steps, defaults.steps),
+            "guidance": {
+                "type": "number",
+                "minimum": 0,
+                "maximum": MAX_GUIDANCE,
+                "default": defaults.guidance,
+            },
+            # null: the scheduler that the model's folder comes with
+            "scheduler": {
+                "enum": [None, *SCHEDULERS_OF[model.kind]],
+                "default": defaults.scheduler,
+            },
+            "count": _integer(Range(min=1, max=MAX_COUNT), 1),
+            "format": {"enum": ["png", "jpg"], "default": "png"},
+        },
+    }
+
+
+def parameter_problems(model: ModelDescriptor, values: Mapping[str, Any]) -> dict[str, str]:
+    """Check values against `parameters_schema`: wrong field -> what would be accepted.
+
+    A full JSON Schema validator would be a dependency for the four keywords that we write.
+    """
+    properties: dict[str, dict[str, Any]] = parameters_schema(model)["properties"]
+    found = {
+        name: _problem(rule, values[name]) for name, rule in properties.items() if name in values
+    }
+    return {name: problem for name, problem in found.items() if problem}
+
+
+def _integer(bounds: Range, default: int) -> dict[str, Any]:
+    return {"type": "integer", "minimum": bounds.min, "maximum": bounds.max, "default": default}
+
+
+def _problem(rule: Mapping[str, Any], value: Any) -> str | None:
+    if "enum" in rule:
+        names = ", ".join("null" if name is None else str(name) for name in rule["enum"])
+        return None if value in rule["enum"] else f"must be one of: {names}"
+    kinds = (int,) if rule["type"] == "integer" else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        return f"must be of type {rule['type']}"
+    if not rule["minimum"] <= value <= rule["maximum"]:
+        return f"must be from {rule['minimum']} to {rule['maximum']}"
+    if "multipleOf" in rule and value % rule["multipleOf"]:
+        return f"must be a multiple of {rule['multipleOf']}"
+    return None

@@ -1,0 +1,179 @@
+"""Model folders: read their descriptor, check them cheaply or fully, describe new ones.
+
+    <root>/<kind>/<name>@<version>/dreamforge.json + the files of a diffusers model
+
+Three depths of checking. `check_folder`: kinds of files, links, headers; milliseconds.
+`check_installed`: that, and the descriptor with the sizes and the hash pinned on a step; what a
+runner does before each load. `verify_model`: the content of every file; minutes for a large model,
+done at installation and by `dreamforge model verify`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from shared.errors import ModelUnavailable
+from shared.model_files import DESCRIPTOR, INDEX, check_folder, hash_file, read_json
+from shared.model_schema import (
+    MAX_SIDE,
+    MIN_SIDE,
+    MULTIPLE_OF,
+    SCHEDULERS,
+    Defaults,
+    Kind,
+    Limits,
+    ModelDescriptor,
+    ModelFile,
+    Range,
+    Source,
+    checkpoint_hash,
+    parameter_problems,
+    parameters_schema,
+)
+
+__all__ = [
+    "DESCRIPTOR",
+    "SCHEDULERS",
+    "Defaults",
+    "Limits",
+    "ModelDescriptor",
+    "ModelFile",
+    "Range",
+    "Source",
+    "check_folder",
+    "check_installed",
+    "describe_folder",
+    "parameter_problems",
+    "parameters_schema",
+    "read_model",
+    "verify_model",
+    "write_descriptor",
+]
+
+KIND_OF_CLASS: dict[str, Kind] = {
+    "StableDiffusionPipeline": "sd",
+    "StableDiffusionXLPipeline": "sdxl",
+    "StableDiffusion3Pipeline": "sd3",
+    "FluxPipeline": "flux",
+}
+# What the makers of each family recommend: steps and guidance.
+RECOMMENDED: dict[Kind, tuple[int, float]] = {
+    "sd": (25, 7.5),
+    "sdxl": (30, 5.0),
+    "sd3": (28, 7.0),
+    "flux": (28, 3.5),
+    "auto": (25, 5.0),
+}
+NATIVE_SIDE: dict[Kind, int] = {"sd": 512, "sdxl": 1024, "sd3": 1024, "flux": 1024, "auto": 512}
+
+
+def read_model(folder: Path) -> ModelDescriptor:
+    """The folder's descriptor; raises `ModelUnavailable` naming file and field."""
+    data = read_json(folder, DESCRIPTOR)
+    try:
+        return ModelDescriptor.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ModelUnavailable(
+            f"{DESCRIPTOR}: {where + ': ' if where else ''}{first['msg']}", file=DESCRIPTOR
+        ) from None
+
+
+def check_installed(folder: Path, *, checkpoint_sha256: str) -> ModelDescriptor:
+    """Check the folder, its sizes, and that it still is the checkpoint that a step was given."""
+    descriptor = read_model(folder)
+    _check_listed(folder, descriptor, check_folder(folder))
+    if descriptor.checkpoint_sha256 != checkpoint_sha256:
+        raise ModelUnavailable(
+            f"{DESCRIPTOR}: another checkpoint is installed than the job was accepted with",
+            file=DESCRIPTOR,
+            wanted=checkpoint_sha256,
+            installed=descriptor.checkpoint_sha256,
+        )
+    return descriptor
+
+
+def verify_model(folder: Path, descriptor: ModelDescriptor) -> None:
+    """Compare every byte with the descriptor; raises `ModelUnavailable` naming the first file."""
+    _check_listed(folder, descriptor, check_folder(folder))
+    for file in descriptor.files:
+        if hash_file(folder / file.path) != file.sha256:
+            raise ModelUnavailable(f"{file.path}: its content has changed", file=file.path)
+
+
+def describe_folder(
+    folder: Path,
+    *,
+    name: str,
+    version: str,
+    source: Source,
+    kind: Kind | None = None,
+    license: str | None = None,
+    defaults: Defaults | None = None,
+    limits: Limits | None = None,
+    default_preset: str = "cpu",
+    vocabulary: tuple[str, ...] | None = None,
+) -> ModelDescriptor:
+    """Check and hash a plain diffusers folder; what is not given comes from its configuration."""
+    files = tuple(
+        ModelFile(
+            path=path,
+            size_bytes=(folder / path).stat().st_size,
+            sha256=hash_file(folder / path),
+        )
+        for path in check_folder(folder)
+    )
+    kind = kind or KIND_OF_CLASS.get(str(read_json(folder, INDEX)["_class_name"]), "auto")
+    side = _native_side(folder, kind)
+    steps, guidance = RECOMMENDED[kind]
+    return ModelDescriptor(
+        name=name,
+        version=version,
+        kind=kind,
+        license=license,
+        source=source,
+        files=files,
+        checkpoint_sha256=checkpoint_hash(files),
+        defaults=defaults or Defaults(width=side, height=side, steps=steps, guidance=guidance),
+        limits=limits or _limits(side, MULTIPLE_OF[kind]),
+        default_preset=default_preset,
+        vocabulary=vocabulary,
+    )
+
+
+def write_descriptor(folder: Path, descriptor: ModelDescriptor) -> None:
+    """Write `dreamforge.json`, readable by every user of the host."""
+    path = folder / DESCRIPTOR
+    path.write_text(descriptor.model_dump_json(indent=2, exclude_none=True) + "\n")
+    path.chmod(0o644)
+
+
+def _check_listed(folder: Path, descriptor: ModelDescriptor, found: list[str]) -> None:
+    listed = {file.path: file.size_bytes for file in descriptor.files}
+    for name in sorted(listed.keys() ^ set(found)):
+        problem = "missing" if name in listed else f"not listed in {DESCRIPTOR}"
+        raise ModelUnavailable(f"{name}: {problem}", file=name)
+    for name, size_bytes in listed.items():
+        actual = (folder / name).stat().st_size
+        if actual != size_bytes:
+            raise ModelUnavailable(f"{name}: {actual} bytes, should be {size_bytes}", file=name)
+
+
+def _native_side(folder: Path, kind: Kind) -> int:
+    """The side in pixels that the model was trained at, from its own configuration."""
+    try:
+        sample = read_json(folder, "unet/config.json").get("sample_size")
+        blocks = read_json(folder, "vae/config.json").get("block_out_channels", [0] * 4)
+    except ModelUnavailable:  # not a U-Net family
+        return NATIVE_SIDE[kind]
+    return int(sample) * 2 ** (len(blocks) - 1) if isinstance(sample, int) else NATIVE_SIDE[kind]
+
+
+def _limits(side: int, multiple: int) -> Limits:
+    """A quarter to four times the native side: beyond that no model draws anything but texture."""
+    low = max(MIN_SIDE, side // 4 // multiple * multiple)
+    span = Range(min=low, max=min(MAX_SIDE, side * 4))
+    return Limits(width=span, height=span)

@@ -1,0 +1,205 @@
+"""A worker's end of the socketpair, for tests of the runner, and runners that get stuck."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable, Sized
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TypeVar
+
+from runner import entry
+from shared.frames import Frame, FrameDecoder, encode
+from shared.messages import (
+    Cancel,
+    Failure,
+    FromRunner,
+    GenerateParams,
+    Go,
+    Lease,
+    ModelSpec,
+    PresetSpec,
+    Ready,
+    Result,
+    RunSpec,
+    ToRunner,
+    parse_from_runner,
+)
+from shared.registry import read_model
+
+TIMEOUT_S = 60.0
+
+_M = TypeVar("_M", bound=FromRunner)
+
+
+class Peer:
+    """One spawned runner. Use as a context manager: at its end the process is gone."""
+
+    def __init__(self, target: Callable[..., None] = entry.main, *args: object) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        ours, theirs = spawn.Pipe(duplex=True)
+        self.process = spawn.Process(target=target, args=(theirs, os.getpid(), *args))
+        self.process.start()
+        theirs.close()
+        self.socket = socket.socket(fileno=os.dup(ours.fileno()))
+        ours.close()
+        self.socket.settimeout(TIMEOUT_S)
+        self.decoder = FrameDecoder()
+        self.frames: list[Frame] = []
+        self.seen: list[tuple[FromRunner, bytes]] = []
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+        self.process.kill()
+        self.process.join(TIMEOUT_S)
+        self.process.close()
+
+    def send(self, message: ToRunner) -> None:
+        self.socket.sendall(encode(message.model_dump()))
+
+    def receive(self) -> FromRunner | None:
+        """The next message, remembered in `seen`; None at the end of the stream."""
+        while not self.frames:
+            data = self.socket.recv(1 << 16)
+            if not data:
+                self.decoder.eof()
+                return None
+            self.frames.extend(self.decoder.feed(data))
+        frame = self.frames.pop(0)
+        message = parse_from_runner(frame.header)
+        self.seen.append((message, frame.body))
+        return message
+
+    def until(self, kind: type[_M]) -> _M:
+        """Read on to the first message of this kind."""
+        while (message := self.receive()) is not None:
+            if isinstance(message, kind):
+                return message
+        raise AssertionError(f"the stream ended without {kind.__name__}")
+
+    def outcome(self) -> Result | Failure:
+        """Read to the end of the stream: the last message must be the verdict."""
+        while self.receive() is not None:
+            continue
+        last = self.seen[-1][0]
+        assert isinstance(last, Result | Failure), last
+        return last
+
+    def all(self, kind: type[_M]) -> list[_M]:
+        return [message for message, _ in self.seen if isinstance(message, kind)]
+
+    def go(self, spec: RunSpec, *, lease_s: float = 60.0) -> Peer:
+        if not self.all(Ready):
+            self.until(Ready)
+        self.send(Go(spec=spec, lease_s=lease_s))
+        return self
+
+    def cancel(self) -> None:
+        self.send(Cancel())
+
+    def lease(self, lease_s: float) -> None:
+        self.send(Lease(lease_s=lease_s))
+
+    def exit_code(self) -> int | None:
+        self.process.join(TIMEOUT_S)
+        return self.process.exitcode
+
+
+def run_spec(folder: Path, **params: Any) -> RunSpec:
+    """A step on the CPU with the model of `folder`; `params` override the model's defaults."""
+    model = read_model(folder)
+    given = {"prompt": "a red cube", **model.defaults.model_dump(), "steps": 3, **params}
+    done = given.pop("done_items", [])
+    return RunSpec(
+        job_id="job-1",
+        step_id="step-1",
+        step_name="generate",
+        type="generate",
+        model=ModelSpec(
+            id=f"{model.name}@{model.version}",
+            name=model.name,
+            version=model.version,
+            kind=model.kind,
+            folder=str(folder),
+            checkpoint_sha256=model.checkpoint_sha256,
+        ),
+        preset=PresetSpec(name="cpu", version=1, device="cpu", dtype="float32", threads=1),
+        params=GenerateParams(**given),
+        done_items=done,
+    )
+
+
+def confess(connection: Connection, parent_pid: int, path: str) -> None:
+    """The real runner; before it leaves it writes down what it has of its parent."""
+    leave = entry.leave
+    tracked: list[str] = []
+
+    def track(name: Sized, rtype: str) -> None:
+        tracked.append(f"{rtype} {name!r}")
+
+    resource_tracker.register = track
+
+    def confess_and_leave(code: int) -> None:
+        facts = {
+            "environ": dict(os.environ),
+            "modules": sorted(sys.modules),
+            "tracked": tracked,
+            "sid": os.getsid(0),
+            "pid": os.getpid(),
+            "fds": sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in _fds()),
+        }
+        Path(path).write_text(json.dumps(facts))
+        leave(code)
+
+    entry.leave = confess_and_leave
+    entry.main(connection, parent_pid)
+
+
+def _fds() -> list[str]:
+    """What is open beyond the standard streams, which the tests' own runner redirects."""
+    return [fd for fd in os.listdir("/proc/self/fd") if int(fd) > 2 and _is_open(fd)]
+
+
+def _is_open(fd: str) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{fd}")
+
+
+def stuck_in_c(connection: Connection, parent_pid: int) -> None:
+    """A runner whose sampling never returns from C code that has released the GIL."""
+    _replace_job(lambda: hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1))
+    entry.main(connection, parent_pid)
+
+
+def stuck_with_gil(connection: Connection, parent_pid: int) -> None:
+    """A runner in which no Python thread will ever run again."""
+    _replace_job(lambda: ctypes.PyDLL(None).sleep(600))
+    entry.main(connection, parent_pid)
+
+
+def _replace_job(body: Callable[[], object]) -> None:
+    from runner import interface, jobs  # only in the child: this is the import of torch
+    from shared.messages import Progress
+
+    class Stuck:
+        def prepare(self, ctx: interface.Context) -> None:
+            pass
+
+        def run(self, params: GenerateParams, emit: interface.Emit) -> int:
+            emit(Progress(stage="sampling", item_index=0, step=0, steps=1))
+            body()
+            return 1
+
+        def cleanup(self) -> None:
+            pass
+
+    jobs.JOB_TYPES["generate"] = Stuck

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shared.frames import FrameDecoder, FrameError, encode
+from shared.messages import (
+    MAX_SEED,
+    Artifact,
+    Cancel,
+    Failure,
+    FromRunner,
+    GenerateParams,
+    Go,
+    Lease,
+    Log,
+    ModelSpec,
+    PresetSpec,
+    Progress,
+    Ready,
+    Result,
+    RunSpec,
+    ToRunner,
+    parse_from_runner,
+    parse_to_runner,
+)
+
+SPEC = RunSpec(
+    job_id="j",
+    step_id="s",
+    step_name="generate",
+    type="generate",
+    model=ModelSpec(
+        id="m", name="m", version="1", kind="sd", folder="/m", checkpoint_sha256="0" * 64
+    ),
+    preset=PresetSpec(name="cpu", version=1, device="cpu", dtype="float32", threads=1),
+    params=GenerateParams(
+        prompt="\u732b and \U0001f4a1",
+        width=64,
+        height=64,
+        steps=1,
+        guidance=3.0,
+        seed=MAX_SEED - 1,
+    ),
+    done_items=[0, 2],
+)
+ARTIFACT = Artifact(item_index=0, format="png", width=1, height=1, seed=0, sha256="0" * 64)
+
+FROM_RUNNER: list[FromRunner] = [
+    Ready(pid=1, versions={"torch": "2"}),
+    Progress(stage="load", step=0, steps=1),
+    Progress(stage="sampling", item_index=3, step=2, steps=4),
+    Log(level="INFO", code="a.b", message="text", payload={"a": [1, None]}),
+    ARTIFACT,
+    Result(items=2, allocator={"allocator_peak_bytes": 5}),
+    Failure(reason="oom", message="text", details={"item_index": 1}),
+]
+TO_RUNNER: list[ToRunner] = [Go(spec=SPEC, lease_s=50.0), Lease(lease_s=1.5), Cancel()]
+
+
+def over_the_wire(message: FromRunner | ToRunner) -> dict[str, Any]:
+    (frame,) = FrameDecoder().feed(encode(message.model_dump()))
+    return frame.header
+
+
+@pytest.mark.parametrize("message", FROM_RUNNER, ids=lambda m: m.type)
+def test_runner_message_survives_the_wire(message: FromRunner) -> None:
+    assert parse_from_runner(over_the_wire(message)) == message
+
+
+@pytest.mark.parametrize("message", TO_RUNNER, ids=lambda m: m.type)
+def test_worker_message_survives_the_wire(message: ToRunner) -> None:
+    assert parse_to_runner(over_the_wire(message)) == message
+
+
+@pytest.mark.parametrize("message", FROM_RUNNER, ids=lambda m: m.type)
+def test_unknown_field_is_refused(message: FromRunner) -> None:
+    with pytest.raises(FrameError, match="surprise"):
+        parse_from_runner(message.model_dump() | {"surprise": 1})
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {},
+        {"type": "nonsense"},
+        {"type": ["ready"]},
+        {"type": "go", "lease_s": 1.0},
+        {"type": "ready", "pid": "1", "versions": {}},
+        {"type": "progress", "stage": "sampling", "step": -1, "steps": 1},
+        {"type": "progress", "stage": "sampling", "step": 0, "steps": 0},
+        {"type": "progress", "stage": "upload", "step": 0, "steps": 1},
+        {"type": "progress", "stage": "load", "step": True, "steps": 1},
+        {"type": "log", "level": "INFO", "code": "a", "message": "a" * 4097},
+        {"type": "result", "items": -1},
+        {"type": "failure", "reason": "timeout", "message": "not for a runner to say"},
+        {"type": "failure", "reason": "oom", "message": "\ud800"},
+        ARTIFACT.model_dump() | {"seed": MAX_SEED},
+        ARTIFACT.model_dump() | {"sha256": "0" * 63 + "\n"},
+        ARTIFACT.model_dump() | {"format": "gif"},
+        ARTIFACT.model_dump() | {"width": 0},
+        ARTIFACT.model_dump() | {"item_index": None},
+    ],
+)
+def test_message_out_of_bounds_is_refused(header: dict[str, Any]) -> None:
+    with pytest.raises(FrameError):
+        parse_from_runner(header)
+
+
+def test_runner_cannot_speak_for_the_worker_nor_the_other_way_round() -> None:
+    for mine in FROM_RUNNER:
+        with pytest.raises(FrameError):
+            parse_to_runner(mine.model_dump())
+    for theirs in TO_RUNNER:
+        with pytest.raises(FrameError):
+            parse_from_runner(theirs.model_dump())
+
+
+def test_refusal_names_the_field_and_keeps_its_value_to_itself() -> None:
+    with pytest.raises(FrameError) as caught:
+        parse_from_runner({"type": "result", "items": "hunter2"})
+    assert "items" in str(caught.value)
+    assert "hunter2" not in str(caught.value)

@@ -1,0 +1,355 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared import registry
+from shared.errors import ModelUnavailable
+from shared.model_schema import Range
+from shared.registry import (
+    DESCRIPTOR,
+    SCHEDULERS,
+    Defaults,
+    ModelDescriptor,
+    Source,
+    check_folder,
+    check_installed,
+    describe_folder,
+    parameter_problems,
+    parameters_schema,
+    read_model,
+    verify_model,
+    write_descriptor,
+)
+
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.42.1",
+    "requires_safety_checker": False,
+    "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+    "feature_extractor": [None, None],
+    "default_sample_size": [64, 64],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+def safetensors(header: Any, data: bytes) -> bytes:
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(raw)) + raw + data
+
+
+def tensor(begin: int, end: int) -> dict[str, Any]:
+    return {"dtype": "U8", "shape": [end - begin], "data_offsets": [begin, end]}
+
+
+SOUND = safetensors(
+    {"__metadata__": {"format": "pt"}, "a": tensor(0, 3), "b": tensor(3, 8)}, b"12345678"
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "model"
+    for name, content in {
+        "model_index.json": json.dumps(INDEX),
+        "scheduler/scheduler_config.json": "{}",
+        "unet/config.json": json.dumps({"sample_size": 8}),
+        "vae/config.json": json.dumps({"block_out_channels": [1, 1, 1, 1]}),
+        "LICENSE": "free",
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    (root / WEIGHTS).write_bytes(SOUND)
+    (root / "vae/model.safetensors").write_bytes(SOUND)
+    return root
+
+
+@pytest.fixture
+def model(folder: Path) -> ModelDescriptor:
+    descriptor = describe_folder(folder, name="m", version="1", source=Source(uri="test:"))
+    write_descriptor(folder, descriptor)
+    return descriptor
+
+
+def refuses(folder: Path, name: str, why: str) -> None:
+    """`check_folder` must refuse, name the file and its fault, and keep the host's path quiet."""
+    with pytest.raises(ModelUnavailable, match=why) as caught:
+        check_folder(folder)
+    assert caught.value.message.startswith(f"{name}: ")
+    assert caught.value.details["file"] == name
+    assert str(folder.parent) not in caught.value.message
+
+
+def test_described_folder_is_read_back_and_verifies(folder: Path, model: ModelDescriptor) -> None:
+    assert read_model(folder) == model
+    verify_model(folder, model)
+    assert check_installed(folder, checkpoint_sha256=model.checkpoint_sha256) == model
+    assert (folder / DESCRIPTOR).stat().st_mode & 0o777 == 0o644
+
+
+def test_descriptor_lists_every_file_but_itself_sorted(model: ModelDescriptor) -> None:
+    paths = [file.path for file in model.files]
+    assert paths == sorted(paths)
+    assert WEIGHTS in paths
+    assert "LICENSE" in paths
+    assert DESCRIPTOR not in paths
+
+
+def test_checkpoint_hash_is_over_the_sorted_sums_of_the_weights(model: ModelDescriptor) -> None:
+    one = hashlib.sha256(SOUND).hexdigest()
+    text = f"{one}  {WEIGHTS}\n{one}  vae/model.safetensors\n"
+    assert model.checkpoint_sha256 == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_kind_and_native_size_come_from_the_folder(model: ModelDescriptor) -> None:
+    assert model.kind == "sd"
+    assert (model.defaults.width, model.defaults.height) == (64, 64)
+    assert model.limits.width == Range(min=16, max=256)
+
+
+def test_unknown_pipeline_class_is_auto(folder: Path) -> None:
+    (folder / "model_index.json").write_text(json.dumps(INDEX | {"_class_name": "Kandinsky"}))
+    descriptor = describe_folder(folder, name="m", version="1", source=Source(uri="test:"))
+    assert descriptor.kind == "auto"
+    assert parameters_schema(descriptor)["properties"]["scheduler"]["enum"] == [None]
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth", ".ckpt", ".pkl", ".PT"])
+def test_pickles_are_refused_with_the_reason(folder: Path, suffix: str) -> None:
+    (folder / f"unet/weights{suffix}").write_bytes(b"\x80\x04")
+    refuses(folder, f"unet/weights{suffix}", "a pickle, which can run any code")
+
+
+@pytest.mark.parametrize("name", ["pipeline.py", "run.sh", ".DS_Store", "unet/model.onnx"])
+def test_other_kinds_of_files_are_refused(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"")
+    refuses(folder, name, "not a kind of file that belongs into a model")
+
+
+def test_link_that_leaves_the_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.json"
+    outside.write_text("{}")
+    (folder / "unet/extra.json").symlink_to(outside)
+    refuses(folder, "unet/extra.json", "leaves the model's folder")
+
+
+def test_linked_directory_that_leaves_the_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "extra").symlink_to(tmp_path / "elsewhere")
+    refuses(folder, "extra", "leaves the model's folder")
+
+
+def test_link_within_the_folder_is_accepted_and_a_dangling_one_is_not(folder: Path) -> None:
+    (folder / "unet/again.safetensors").symlink_to("diffusion_pytorch_model.safetensors")
+    assert "unet/again.safetensors" in check_folder(folder)
+    (folder / "unet/lost.safetensors").symlink_to("nothing.safetensors")
+    refuses(folder, "unet/lost.safetensors", "missing")
+
+
+def test_pipe_in_place_of_a_file_is_refused_without_reading_it(folder: Path) -> None:
+    os.mkfifo(folder / "unet/extra.json")
+    refuses(folder, "unet/extra.json", "not a regular file")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "of 0"),
+        (b"1234", "of 4"),
+        (b"<!doctype html><html>Please sign in</html>", "header would be"),
+        (struct.pack("<Q", 2**40) + b"{}", "header would be"),
+        (safetensors(b"{nonsense", b""), "not JSON"),
+        (safetensors(b"[" * 100_000, b""), "not JSON"),
+        (safetensors([1], b""), "not a JSON object"),
+        (safetensors({"a": 1}, b""), "not a tensor"),
+        (safetensors({"a": tensor(0, 9)}, b"12345678"), "outside its 8 bytes"),
+        (safetensors({"a": tensor(4, 2)}, b"12345678"), "outside"),
+        (safetensors({"a": tensor(0, 4)}, b"12345678"), "need 4 bytes, it holds 8"),
+        (SOUND[:-1], "outside its 7 bytes"),
+        (SOUND + b"9", "need 8 bytes, it holds 9"),
+    ],
+)
+def test_unsound_safetensors_are_refused(folder: Path, content: bytes, why: str) -> None:
+    (folder / WEIGHTS).write_bytes(content)
+    refuses(folder, WEIGHTS, why)
+
+
+def test_header_over_the_bound_is_refused_before_it_is_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.model_files.MAX_HEADER_BYTES", 16)
+    refuses(folder, WEIGHTS, "header would be")
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "unet", "unet/config.json"])
+def test_missing_part_is_named(folder: Path, model: ModelDescriptor, name: str) -> None:
+    target = folder / name
+    if target.is_dir():
+        for child in target.iterdir():
+            child.unlink()
+        target.rmdir()
+    else:
+        target.unlink()
+    with pytest.raises(ModelUnavailable, match=name):
+        check_installed(folder, checkpoint_sha256=model.checkpoint_sha256)
+
+
+def test_component_without_weights_is_refused(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    refuses(folder, "unet/", "no safetensors file")
+
+
+def test_missing_shard_is_named(folder: Path) -> None:
+    shards = {"weight_map": {"a": "diffusion_pytorch_model.safetensors", "b": "second.safetensors"}}
+    (folder / "unet/x.safetensors.index.json").write_text(json.dumps(shards))
+    refuses(folder, "unet/second.safetensors", "missing")
+
+
+@pytest.mark.parametrize("library", ["os", "my_package.evil", "https://example.org/code"])
+def test_index_that_asks_for_foreign_code_is_refused(folder: Path, library: str) -> None:
+    (folder / "model_index.json").write_text(json.dumps(INDEX | {"unet": [library, "Model"]}))
+    refuses(folder, "model_index.json", "unet asks for code outside diffusers")
+
+
+def test_index_with_a_custom_pipeline_is_refused(folder: Path) -> None:
+    (folder / "model_index.json").write_text(json.dumps(INDEX | {"_class_name": ["mine", "Pipe"]}))
+    refuses(folder, "model_index.json", "stock pipeline")
+
+
+def test_changed_byte_passes_the_cheap_check_and_fails_the_full_one(
+    folder: Path, model: ModelDescriptor
+) -> None:
+    (folder / WEIGHTS).write_bytes(SOUND[:-1] + b"X")
+    check_installed(folder, checkpoint_sha256=model.checkpoint_sha256)
+    with pytest.raises(ModelUnavailable, match=f"{WEIGHTS}: its content has changed"):
+        verify_model(folder, model)
+
+
+def test_changed_size_and_unlisted_file_fail_the_cheap_check(
+    folder: Path, model: ModelDescriptor
+) -> None:
+    (folder / "LICENSE").write_text("changed")
+    with pytest.raises(ModelUnavailable, match="LICENSE: 7 bytes, should be 4"):
+        check_installed(folder, checkpoint_sha256=model.checkpoint_sha256)
+    (folder / "LICENSE").write_text("free")
+    (folder / "extra.txt").write_text("")
+    with pytest.raises(ModelUnavailable, match=r"extra\.txt: not listed"):
+        check_installed(folder, checkpoint_sha256=model.checkpoint_sha256)
+
+
+def test_another_checkpoint_than_the_pinned_one_is_refused(
+    folder: Path, model: ModelDescriptor
+) -> None:
+    with pytest.raises(ModelUnavailable, match="another checkpoint"):
+        check_installed(folder, checkpoint_sha256="0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"schema_version": 2}, "schema_version"),
+        ({"kind": "gan"}, "kind"),
+        ({"name": "../escape"}, "name"),
+        ({"surprise": 1}, "surprise"),
+        ({"checkpoint_sha256": "0" * 64}, "checkpoint_sha256"),
+        ({"defaults": {"width": 65, "height": 64, "steps": 4, "guidance": 3}}, "multiple of 8"),
+        ({"defaults": {"width": 512, "height": 64, "steps": 4, "guidance": 3}}, "from 16 to 256"),
+        ({"files": [{"path": "../x", "size_bytes": 1, "sha256": "0" * 64}]}, "files.0.path"),
+    ],
+)
+def test_descriptor_with_a_fault_is_refused_by_field(
+    folder: Path, model: ModelDescriptor, change: dict[str, Any], why: str
+) -> None:
+    data = json.loads((folder / DESCRIPTOR).read_text()) | change
+    (folder / DESCRIPTOR).write_text(json.dumps(data))
+    with pytest.raises(ModelUnavailable, match=why) as caught:
+        read_model(folder)
+    assert caught.value.message.startswith(f"{DESCRIPTOR}: ")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"a": "\udcff"}'])
+def test_descriptor_that_is_no_json_object_is_refused(folder: Path, content: str) -> None:
+    (folder / DESCRIPTOR).write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ModelUnavailable, match=DESCRIPTOR):
+        read_model(folder)
+
+
+def test_missing_folder_is_model_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match="missing"):
+        read_model(tmp_path / "nothing")
+    with pytest.raises(ModelUnavailable, match="missing"):
+        check_folder(tmp_path / "nothing")
+
+
+def test_schema_carries_limits_defaults_and_schedulers(model: ModelDescriptor) -> None:
+    properties = parameters_schema(model)["properties"]
+    assert properties["width"] == {
+        "type": "integer",
+        "minimum": 16,
+        "maximum": 256,
+        "default": 64,
+        "multipleOf": 8,
+    }
+    assert "dpmpp_2m_karras" in properties["scheduler"]["enum"]
+    assert "flow_match_euler" not in properties["scheduler"]["enum"]
+    assert set(properties) == {
+        *("width", "height", "steps", "guidance", "scheduler", "count", "format")
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "accepted"),
+    [
+        ("width", 64, None),
+        ("width", 65, "must be a multiple of 8"),
+        ("width", 8, "must be from 16 to 256"),
+        ("height", 264, "must be from 16 to 256"),
+        ("width", 64.0, "must be of type integer"),
+        ("steps", True, "must be of type integer"),
+        ("steps", 201, "must be from 1 to 200"),
+        ("guidance", 7, None),
+        ("guidance", 7.25, None),
+        ("guidance", 50.5, r"must be from 0 to 50.0"),
+        ("scheduler", None, None),
+        ("scheduler", "euler", None),
+        ("scheduler", "magic", "must be one of: null, ddim"),
+        ("count", 101, "must be from 1 to 100"),
+        ("format", "gif", "must be one of: png, jpg"),
+        ("prompt", "not the model's business", None),
+    ],
+)
+def test_parameters_are_checked_and_the_accepted_is_said(
+    model: ModelDescriptor, field: str, value: object, accepted: str | None
+) -> None:
+    problems = parameter_problems(model, {field: value})
+    if accepted is None:
+        assert problems == {}
+    else:
+        assert problems[field].startswith(accepted)
+
+
+def test_transformers_with_paired_latents_want_multiples_of_sixteen(folder: Path) -> None:
+    model = describe_folder(
+        folder,
+        name="m",
+        version="1",
+        source=Source(uri="test:"),
+        kind="flux",
+        defaults=Defaults(width=64, height=64, steps=4, guidance=3.5),
+    )
+    assert parameter_problems(model, {"width": 72})["width"] == "must be a multiple of 16"
+
+
+def test_scheduler_names_are_unique_and_reach_the_runner_as_plain_text() -> None:
+    assert len(set(SCHEDULERS)) == len(SCHEDULERS)
+    assert all(name == name.lower() and name.isascii() for name in SCHEDULERS)
+    assert set(registry.__all__) <= set(dir(registry))

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from runner.images import encode_image
+from runner.metadata import EXIF_IFD, UNICODE, USER_COMMENT, Facts, a1111, full, quoted
+from shared.messages import GenerateParams, ModelSpec, PresetSpec, RunSpec
+
+# The web UI's own parser of the last line (modules/infotext_utils.py), word for word.
+RE_PARAM = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+
+
+def facts(*, scheduler: str | None = None, sampler: str = "DDIMScheduler", **params: Any) -> Facts:
+    given: dict[str, Any] = {
+        "prompt": "a cat",
+        "width": 16,
+        "height": 8,
+        "steps": 20,
+        "guidance": 7.5,
+    }
+    spec = RunSpec(
+        job_id="job",
+        step_id="step",
+        step_name="generate",
+        type="generate",
+        model=ModelSpec(
+            id="id",
+            name="tiny",
+            version="1",
+            kind="sd",
+            folder="/secret/place",
+            checkpoint_sha256="0123456789abcdef" * 4,
+        ),
+        preset=PresetSpec(name="cpu", version=1, device="cpu", dtype="float32", threads=1),
+        params=GenerateParams(**(given | params)),
+    )
+    return Facts(
+        spec=spec,
+        item_index=2,
+        seed=42,
+        scheduler=scheduler,
+        sampler=sampler,
+        versions={"dreamforge": "0.1.0", "torch": "2"},
+    )
+
+
+def image() -> Image.Image:
+    return Image.effect_noise((16, 8), 40).convert("RGB")
+
+
+def parsed_as_the_web_ui_does(text: str) -> dict[str, str]:
+    """Prompt, negative prompt and the pairs of the last line."""
+    *lines, last = text.strip().split("\n")
+    assert len(RE_PARAM.findall(last)) >= 3
+    found = {"Prompt": "", "Negative prompt": ""}
+    where = "Prompt"
+    for line in lines:
+        if line.startswith("Negative prompt:"):
+            where, line = "Negative prompt", line[16:].strip()
+        found[where] += ("\n" if found[where] else "") + line
+    for key, value in RE_PARAM.findall(last):
+        found[key] = json.loads(value) if value.startswith('"') else value
+    return found
+
+
+def test_parameters_text_is_what_the_web_ui_writes() -> None:
+    text = a1111(facts(negative_prompt="blurry"), 16, 8)
+    assert text == (
+        "a cat\nNegative prompt: blurry\n"
+        "Steps: 20, Sampler: DDIM, CFG scale: 7.5, Seed: 42, Size: 16x8, "
+        "Model hash: 0123456789, Model: tiny@1, Version: dreamforge 0.1.0"
+    )
+
+
+@pytest.mark.parametrize("prompt", ["one", "two\nlines", "a: b, c", 'quo"te', "\u732b \U0001f4a1"])
+@pytest.mark.parametrize("negative", ["", "bad, worse\nworst"])
+def test_prompts_survive_the_web_ui_parser(prompt: str, negative: str) -> None:
+    found = parsed_as_the_web_ui_does(a1111(facts(prompt=prompt, negative_prompt=negative), 16, 8))
+    assert (found["Prompt"], found["Negative prompt"]) == (prompt, negative)
+    assert (found["Seed"], found["Size"], found["Steps"]) == ("42", "16x8", "20")
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "sampler", "name", "schedule"),
+    [
+        ("dpmpp_2m_karras", "DPMSolverMultistepScheduler", "DPM++ 2M", "Karras"),
+        ("dpmpp_2m_sde_karras", "DPMSolverMultistepScheduler", "DPM++ 2M SDE", "Karras"),
+        ("euler_a", "EulerAncestralDiscreteScheduler", "Euler a", None),
+        (None, "LCMScheduler", "LCM", None),
+    ],
+)
+def test_samplers_carry_the_names_that_tools_know(
+    scheduler: str | None, sampler: str, name: str, schedule: str | None
+) -> None:
+    found = parsed_as_the_web_ui_does(a1111(facts(scheduler=scheduler, sampler=sampler), 16, 8))
+    assert (found["Sampler"], found.get("Schedule type")) == (name, schedule)
+
+
+@pytest.mark.parametrize("value", ["a, b", "a: b", "a\nb", 'a, "b"', "\u732b, b"])
+def test_values_that_would_break_the_line_are_quoted(value: str) -> None:
+    assert json.loads(quoted(value)) == value
+    assert quoted("plain v1.0") == "plain v1.0"
+
+
+@pytest.mark.parametrize("prompt", ["a cat", "\u732b"])
+def test_png_carries_both_chunks(prompt: str) -> None:
+    about = facts(prompt=prompt)
+    data = encode_image(image(), "png", about)
+    read = Image.open(io.BytesIO(data))
+    assert read.info["parameters"] == a1111(about, 16, 8)
+    assert json.loads(read.info["dreamforge"]) == full(about, 16, 8)
+    assert (b"tEXtparameters" in data) == prompt.isascii()
+    assert (b"iTXtparameters" in data) != prompt.isascii()
+
+
+def test_full_facts_hold_what_a_repeat_needs_and_no_path_of_the_host() -> None:
+    told = full(facts(scheduler="euler", negative_prompt="n"), 16, 8)
+    assert told["model"]["checkpoint_sha256"] == "0123456789abcdef" * 4
+    assert (told["seed"], told["scheduler"], told["steps"], told["guidance"]) == (
+        42,
+        "euler",
+        20,
+        7.5,
+    )
+    assert (told["job_id"], told["step"], told["item_index"]) == ("job", "generate", 2)
+    assert told["software"]["torch"] == "2"
+    assert "/secret/place" not in json.dumps(told)
+
+
+def test_jpeg_carries_the_text_as_a_unicode_user_comment() -> None:
+    about = facts(prompt="\u732b \U0001f4a1")
+    data = encode_image(image(), "jpg", about)
+    read = Image.open(io.BytesIO(data))
+    comment = read.getexif().get_ifd(EXIF_IFD)[USER_COMMENT]
+    assert comment.startswith(UNICODE)
+    assert comment[len(UNICODE) :].decode("utf-16-be") == a1111(about, 16, 8)
+    assert b"Exif\x00\x00MM" in data  # the text's byte order is the header's
+
+
+def test_longest_prompts_fit_into_exif() -> None:
+    about = facts(prompt="\U0001f4a1" * 4096, negative_prompt="\u732b" * 4096)
+    data = encode_image(image(), "jpg", about)
+    assert Image.open(io.BytesIO(data)).getexif().get_ifd(EXIF_IFD)[USER_COMMENT]
+
+
+@pytest.mark.parametrize("form", ["png", "jpg"])
+def test_nothing_is_embedded_without_facts(form: Any) -> None:
+    data = encode_image(image(), form, None)
+    read = Image.open(io.BytesIO(data))
+    read.load()
+    assert not getattr(read, "text", {})
+    assert not read.getexif()
+    assert not set(read.info) & {"parameters", "dreamforge", "exif", "comment"}
+
+
+def test_png_keeps_every_pixel_and_jpeg_has_no_alpha() -> None:
+    picture = image()
+    read = Image.open(io.BytesIO(encode_image(picture, "png", facts())))
+    assert read.tobytes() == picture.tobytes()
+    alpha = picture.convert("RGBA")
+    assert Image.open(io.BytesIO(encode_image(alpha, "jpg", None))).mode == "RGB"

@@ -1,0 +1,175 @@
+"""The pipeline table on a tiny model, in this process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import get_args
+
+import diffusers
+import pytest
+import torch
+
+from runner.hygiene import hygiene
+from runner.metadata import SAMPLERS
+from runner.pipelines import FAMILIES, load
+from runner.schedulers import CLASSES
+from runner.tiny import build
+from shared.messages import GenerateParams, PresetSpec
+from shared.model_schema import DIFFUSION_SCHEDULERS, SCHEDULERS_OF, Kind
+from shared.registry import SCHEDULERS, read_model, verify_model
+
+# diffusers hands torch tensors to numpy in the way of numpy 1; nothing of ours.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+CPU = PresetSpec(name="cpu", version=1, device="cpu", dtype="float32", threads=1)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)  # two on a busy machine are forty times slower
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    build(folder)
+    return folder
+
+
+def params(**changes: object) -> GenerateParams:
+    given = {"prompt": "a cat", "width": 64, "height": 64, "steps": 3, "guidance": 3.0}
+    return GenerateParams.model_validate(given | changes)
+
+
+def picture(model: Path, scheduler: str | None = None, seed: int = 1, **changes: object) -> bytes:
+    loaded = load("sd", model, CPU, scheduler)
+    image, blocked = loaded.picture(params(**changes), seed, lambda step, steps: None)
+    assert not blocked
+    return image.tobytes()
+
+
+def test_scheduler_names_and_classes_are_the_same_list() -> None:
+    assert tuple(CLASSES) == SCHEDULERS
+    assert {row.name for row in CLASSES.values()} == set(SAMPLERS)
+    assert all(hasattr(diffusers, row.name) for row in CLASSES.values())
+
+
+def test_every_kind_of_the_registry_has_a_row() -> None:
+    assert set(FAMILIES) == set(get_args(Kind)) == set(SCHEDULERS_OF)
+    assert all(hasattr(diffusers, family.pipeline) for family in FAMILIES.values())
+
+
+def test_tiny_model_is_small_sound_and_the_same_every_time(model: Path, tmp_path: Path) -> None:
+    descriptor = read_model(model)
+    verify_model(model, descriptor)
+    assert sum(file.size_bytes for file in descriptor.files) < 8_000_000
+    build(tmp_path / "again")
+    again = read_model(tmp_path / "again")
+    assert again.checkpoint_sha256 == descriptor.checkpoint_sha256
+    assert again.files == descriptor.files
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("scheduler", [None, *DIFFUSION_SCHEDULERS])
+def test_every_scheduler_samples_and_counts_to_its_own_total(
+    model: Path, scheduler: str | None, steps: int
+) -> None:
+    seen: list[tuple[int, int]] = []
+    loaded = load("sd", model, CPU, scheduler)
+    image, _ = loaded.picture(params(steps=steps), 1, lambda *step: seen.append(step))
+    total = seen[-1][1]
+    assert seen == [(step, total) for step in range(1, total + 1)]
+    assert total >= steps
+    assert image.size == (64, 64)
+    if scheduler is not None:
+        assert loaded.scheduler_class == CLASSES[scheduler].name
+
+
+def test_seed_prompt_and_scheduler_each_change_the_picture(model: Path) -> None:
+    same = picture(model)
+    assert picture(model) == same
+    others = [
+        picture(model, seed=2),
+        picture(model, prompt="a dog"),
+        picture(model, negative_prompt="a dog"),
+        picture(model, scheduler="euler_a"),
+        picture(model, guidance=7.0),
+    ]
+    assert len({same, *others}) == 6
+
+
+def test_stopping_between_two_steps_leaves_no_picture(model: Path) -> None:
+    class Stopped(Exception):
+        pass
+
+    steps: list[int] = []
+
+    def stop(step: int, _steps: int) -> None:
+        steps.append(step)
+        if step == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        load("sd", model, CPU, None).picture(params(steps=50), 1, stop)
+    assert steps == [1, 2]
+
+
+def test_smallest_size_and_a_long_prompt_work(model: Path) -> None:
+    assert len(picture(model, width=16, height=16, prompt="long " * 500)) == 16 * 16 * 3
+
+
+def test_size_that_the_pipeline_would_round_is_refused(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load("sd", model, CPU, None)
+    given = loaded._arguments
+    monkeypatch.setattr(loaded, "_arguments", lambda p: given(p) | {"width": 32})
+    with pytest.raises(ValueError, match="made 32x64 pixels"):
+        loaded.picture(params(), 1, lambda step, steps: None)
+
+
+def test_auto_finds_the_same_pipeline_as_its_own_row(model: Path) -> None:
+    loaded = load("auto", model, CPU, None)
+    image, _ = loaded.picture(params(), 1, lambda step, steps: None)
+    assert image.tobytes() == picture(model)
+
+
+def test_safety_checker_that_was_not_shipped_is_left_out(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index["requires_safety_checker"] = True
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert picture(folder) == picture(model)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)]
+)
+def test_preset_decides_the_dtype_of_every_part(
+    model: Path, tmp_path: Path, dtype: str, expected: torch.dtype
+) -> None:
+    folder = tmp_path / "half"
+    half = diffusers.StableDiffusionPipeline.from_pretrained(model, dtype=torch.float16)
+    half.save_pretrained(folder)
+    loaded = load("sd", folder, CPU.model_copy(update={"dtype": dtype}), None)
+    parts = loaded._pipeline.components.values()
+    modules = [part for part in parts if isinstance(part, torch.nn.Module)]
+    assert {module.dtype for module in modules} == {expected}
+    assert len(modules) == 3
+
+
+def test_flux_says_that_it_has_no_negative_prompt() -> None:
+    assert FAMILIES["flux"].ignores == {"negative_prompt"}
+
+
+def test_hygiene_reports_nothing_on_the_cpu_and_keeps_the_error() -> None:
+    with pytest.raises(ValueError, match="mine"), hygiene("cpu") as memory:
+        raise ValueError("mine")
+    assert memory.figures == {} == memory.read()
+
+
+def test_hygiene_on_an_unused_gpu_creates_no_context() -> None:
+    with hygiene("cuda") as memory:
+        pass
+    assert memory.figures == {}
+    assert not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
