@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shared.claims import Claim, End
-from shared.db.events import NewEvent
-from shared.events import Code
+from shared.events import Code, NewEvent
 from shared.settings import Settings
 from shared.states import Reason, StepState
 from supervisor.classify import Judgement

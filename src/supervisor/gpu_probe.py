@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import anyio
 
@@ -32,16 +31,16 @@ class MpsRefused(Exception):
 class GpuProbe:
     """`DeviceProbe` over the helper. One that hangs is killed; the next call starts another."""
 
-    def __init__(self, worker_id: UUID) -> None:
-        self._worker_id = worker_id
+    def __init__(self, worker_mark: str) -> None:
+        self._worker_mark = worker_mark
         self._helper: RunnerProcess | None = None
         self._asking = anyio.Lock()
         self._pids_map = str(Path("/proc/self/ns/pid").readlink()) == _HOST_PID_NAMESPACE
 
     @classmethod
-    def open(cls, worker_id: UUID) -> GpuProbe:
+    def open(cls, worker_mark: str) -> GpuProbe:
         """Make a probe, and say in the log how far its answers can be trusted."""
-        probe = cls(worker_id)
+        probe = cls(worker_mark)
         if not probe._pids_map:
             log.warning(
                 "this is a pid namespace of its own: NVML lists other ids, so a GPU's total is "
@@ -99,7 +98,7 @@ class GpuProbe:
 
     async def _exchange(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._helper is None:
-            marker = f"{self._worker_id}:nvml"
+            marker = f"{self._worker_mark}:nvml"
             self._helper = RunnerProcess(nvml.main, marker=marker, environment={})
         await self._helper.channel.send(request)
         frame = await self._helper.channel.receive()

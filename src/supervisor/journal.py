@@ -15,9 +15,8 @@ from typing import Any
 import anyio
 
 from shared.claims import Claim, Stale, StepStore
-from shared.db.events import NewEvent
 from shared.errors import InfraUnavailable
-from shared.events import Code
+from shared.events import Code, NewEvent
 from shared.progress import StepProgress
 from shared.states import StepState
 

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import psutil
 
-from supervisor.locks import FileLock, LockTaken, worker_lock
+from supervisor.locks import FileLock, LockTaken, marked_worker, worker_lock
 from supervisor.tree import marker_of
 
 log = logging.getLogger(__name__)
@@ -25,8 +25,8 @@ _WAIT_S = 5.0
 
 
 def kill_orphans(lock_dir: Path) -> list[int]:
-    """Kill every marked process whose worker is gone; return their pids."""
-    orphans = [process for process, worker in _marked() if not _alive(lock_dir, worker)]
+    """Kill every process that a dead worker of this lock folder left behind; return their pids."""
+    orphans = [process for process, worker in _marked(lock_dir) if not _alive(lock_dir, worker)]
     for process in orphans:
         log.warning("killing orphan %d: its worker is gone", process.pid)
         try:
@@ -41,18 +41,17 @@ def kill_orphans(lock_dir: Path) -> list[int]:
     return [process.pid for process in orphans]
 
 
-def _marked() -> Iterator[tuple[psutil.Process, str]]:
+def _marked(lock_dir: Path) -> Iterator[tuple[psutil.Process, UUID]]:
     for process in psutil.process_iter():
-        if process.pid != os.getpid() and (marker := marker_of(process.pid)) is not None:
-            yield process, marker.partition(":")[0]
+        marker = marker_of(process.pid)
+        worker = None if marker is None else marked_worker(lock_dir, marker)
+        if worker is not None and process.pid != os.getpid():
+            yield process, worker
 
 
-def _alive(lock_dir: Path, worker: str) -> bool:
-    """Whether the worker named by a marker still holds its lock."""
-    try:
-        path = worker_lock(lock_dir, UUID(worker))
-    except ValueError:
-        return False  # no worker of ours writes such a marker
+def _alive(lock_dir: Path, worker: UUID) -> bool:
+    """Whether the worker still holds its lock."""
+    path = worker_lock(lock_dir, worker)
     if not path.exists():
         return False
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from uuid import UUID
 
 from shared.settings import Settings
 from supervisor.cpu_probe import CpuProbe
@@ -16,10 +15,10 @@ log = logging.getLogger(__name__)
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
-def open_probe(settings: Settings, worker_id: UUID) -> DeviceProbe:
+def open_probe(settings: Settings, worker_mark: str) -> DeviceProbe:
     """The GPU probe where the driver is loaded, else the CPU one; `DF_DEVICE` decides instead."""
     device = settings.device
     if device == "auto":
         device = "cuda" if _DRIVER.exists() else "cpu"
         log.info("DF_DEVICE=auto: this host serves %s", device)
-    return CpuProbe(settings.cpu_slots) if device == "cpu" else GpuProbe.open(worker_id)
+    return CpuProbe(settings.cpu_slots) if device == "cpu" else GpuProbe.open(worker_mark)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-from uuid import UUID
 
 import anyio
 
@@ -22,9 +21,9 @@ log = logging.getLogger(__name__)
 class Runners:
     """Starts runners of one worker. Lives on the supervisor's thread alone."""
 
-    def __init__(self, entry: Entry, *, worker_id: UUID, standby: bool) -> None:
+    def __init__(self, entry: Entry, *, worker_mark: str, standby: bool) -> None:
         self._entry = entry
-        self._worker_id = worker_id
+        self._worker_mark = worker_mark
         self._standby = standby
         self._waiting: dict[str, RunnerProcess] = {}
         self._serial = itertools.count(1)
@@ -54,7 +53,7 @@ class Runners:
                 tasks.start_soon(_finish, runner)
 
     def _start(self, device: Device) -> RunnerProcess:
-        marker = f"{self._worker_id}:{next(self._serial)}"
+        marker = f"{self._worker_mark}:{next(self._serial)}"
         return RunnerProcess(self._entry, marker=marker, environment=device.environment)
 
 

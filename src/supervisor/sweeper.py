@@ -8,8 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from shared.claims import Abandoned, End, StepStore
-from shared.db.events import NewEvent
-from shared.events import Code
+from shared.events import Code, NewEvent
 from shared.settings import Settings
 from shared.states import Reason, StepState
 from supervisor.ends import backoff_s, exhausted

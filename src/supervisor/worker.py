@@ -29,7 +29,7 @@ from supervisor import health
 from supervisor.devices import Device, DeviceProbe
 from supervisor.dispatch import consume
 from supervisor.host_models import HostModels
-from supervisor.locks import FileLock, LockTaken, device_lock, worker_lock
+from supervisor.locks import FileLock, LockTaken, device_lock, worker_lock, worker_mark
 from supervisor.metrics import Metrics
 from supervisor.orphans import kill_orphans
 from supervisor.presence import BEAT_S, Presence
@@ -137,7 +137,7 @@ class SupervisorThread:
             held.callback(FileLock(worker_lock(settings.lock_dir, worker_id)).remove)
             await anyio.to_thread.run_sync(kill_orphans, settings.lock_dir)
             multiprocessing.resource_tracker.ensure_running()
-            probe = open_probe(settings, worker_id)
+            probe = open_probe(settings, worker_mark(settings.lock_dir, worker_id))
             try:
                 devices = await probe.devices()
                 lock_devices(settings, devices, held)
@@ -161,7 +161,11 @@ class SupervisorThread:
             store=PostgresStepStore(database),
             objects=objects,
             probe=probe,
-            runners=Runners(runner_entry.main, worker_id=worker_id, standby=settings.standby),
+            runners=Runners(
+                runner_entry.main,
+                worker_mark=worker_mark(settings.lock_dir, worker_id),
+                standby=settings.standby,
+            ),
             models=lambda: tuple(models.checksums),
             model_folder=models.folder,
         )
