@@ -1,0 +1,54 @@
+"""Heavy and secret things stay where they belong, whatever an import drags along.
+
+import-linter checks what our own files import; only a fresh interpreter knows what comes with it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PYTHONPATH = os.pathsep.join(sys.path)
+HEAVY = {"torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "PIL"}
+SERVICES = {"celery", "kombu", "sqlalchemy", "psycopg", "minio", "fastapi", "uvicorn"}
+
+
+def brought_by(module: str) -> set[str]:
+    """Top-level names of what importing `module` adds to a fresh interpreter."""
+    code = (
+        f"import sys; before = set(sys.modules); import {module}\n"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+    )
+    environ = {"PYTHONPATH": PYTHONPATH, "PATH": os.environ["PATH"]}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environ, timeout=110
+    )
+    assert ran.returncode == 0, ran.stderr
+    return set(ran.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["api.app", "api.serve", "supervisor.worker"])
+def test_a_service_never_loads_what_only_a_runner_needs(module: str) -> None:
+    assert not brought_by(module) & HEAVY
+
+
+def test_the_api_knows_neither_runner_nor_supervisor() -> None:
+    assert not brought_by("api.serve") & {"runner", "supervisor", "psutil", "pynvml"}
+
+
+def test_the_supervisor_does_not_know_the_api() -> None:
+    assert "api" not in brought_by("supervisor.worker")
+
+
+@pytest.mark.parametrize("module", ["runner.entry", "supervisor.__main__"])
+def test_what_a_spawned_runner_imports_first_is_the_standard_library(module: str) -> None:
+    """spawn imports the worker's `__main__` again in each runner, and then the runner's entry."""
+    foreign = brought_by(module) - set(sys.stdlib_module_names) - {"__mp_main__"}
+    assert foreign == {module.partition(".")[0]}
+
+
+def test_a_runner_carries_no_client_of_broker_database_or_store() -> None:
+    assert not brought_by("runner.session") & (SERVICES | {"supervisor", "api", "cli"})
