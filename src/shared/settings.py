@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     doorbell_timeout_s: float = Field(default=1.0, gt=0, le=1.0)
 
     # Worker --------------------------------------------------------------------------------------
-    worker_host: str = "127.0.0.1"
+    worker_host: str = Field(default="127.0.0.1", description="loopback until there are keys")
     worker_port: int = Field(default=8002, ge=0, le=65535)
     queues: Annotated[tuple[str, ...], NoDecode] = ("default",)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$")
@@ -134,6 +134,11 @@ class Settings(BaseSettings):
                 "DF_LEASE_RENEW_S + DF_TERM_GRACE_S + DF_KILL_DEADLINE_S + DF_LEASE_MARGIN_S = "
                 f"{self.lease_s - fence + self.lease_renew_s:g} s"
             )
+        if self.deadman_s < fence:
+            raise ValueError(
+                "DF_TERM_GRACE_S + DF_KILL_DEADLINE_S must be at least DF_LEASE_MARGIN_S="
+                f"{self.lease_margin_s:g}, or a runner's own timer would fire before we stop it"
+            )
         return self
 
     @property
@@ -155,10 +160,12 @@ class Settings(BaseSettings):
         """The longest a worker takes to end after SIGTERM: a container's stop grace."""
         return (
             self.drain_s
+            + self.exit_grace_s
             + self.term_grace_s
             + self.kill_deadline_s
             + self.reclaim_deadline_s
             + self.publish_deadline_s
+            + self.lease_s  # the verdict is offered to an absent database for this long
         )
 
 
