@@ -1,0 +1,101 @@
+"""`dreamforge demo`: the whole way from nothing to one picture, then everything stops again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli import environment
+from cli.vocabulary import knows
+
+if TYPE_CHECKING:
+    from cli.stack.whole import Stack
+
+# Fixed, so that the first picture is the same on every machine of a kind.
+SEED = 7
+
+
+def demo(
+    prompt: Annotated[str, typer.Option(help="What to draw.")] = "a red apple",
+    seed: Annotated[int, typer.Option(help="The same seed draws the same picture.")] = SEED,
+    out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("out"),
+    list_: Annotated[
+        bool, typer.Option("--list", help="Print what the demo model can draw, and stop.")
+    ] = False,
+) -> None:
+    """Start everything, draw one picture, say how long it took, stop everything."""
+    from cli.console import say
+    from cli.stack import interrupts
+    from cli.stack.whole import whole
+
+    if list_:
+        _print_vocabulary()
+        return
+    environ = {"DF_DRAIN_S": "0", **environment.effective()}  # an interrupted demo is over at once
+    with interrupts.catching(), whole(environment.home(environ), environ, say) as stack:
+        _draw(stack, prompt, seed, out)
+
+
+def _draw(stack: Stack, prompt: str, seed: int, folder: Path) -> None:
+    from cli.client import Client
+    from cli.console import out
+    from cli.failures import Failure
+    from cli.job_flow import create
+    from cli.outcome import download, require_succeeded
+    from cli.stack import interrupts
+    from cli.stream import events, in_background
+    from cli.tables import table
+    from cli.timing import stage_times
+    from cli.watching import shown
+
+    warn(stack, prompt)
+    with Client(stack.api_base) as client:
+        job = create(client, prompt, model=stack.model.id, seed=seed)
+        try:
+            seen = list(shown(in_background(events(client, job["id"]), stack.keeper.tick)))
+        except interrupts.Interrupted:
+            # Else the next start would draw it first. The first signal is the only one that raises.
+            with contextlib.suppress(Failure):
+                client.post(f"/v1/jobs/{job['id']}/cancel")
+            raise
+        require_succeeded(client, job["id"])
+        for path in download(client, job["id"], prompt, folder):
+            out.print(path, style="bold", soft_wrap=True)
+    table(("stage", "seconds"), [(name, f"{s:.2f}") for name, s in stage_times(seen)])
+
+
+def warn(stack: Stack, prompt: str) -> None:
+    """Say what the model of this stack cannot do with this prompt."""
+    from cli.console import say
+    from cli.vocabulary import of_folder
+
+    if not stack.model.trained:
+        say("untrained weights: noise")
+        return
+    words = of_folder(stack.model.folder)
+    if words and not knows(words, prompt):
+        say(
+            "the demo model knows a fixed vocabulary, and nothing of this prompt is in it: see "
+            "`dreamforge demo --list`; `dreamforge model import` registers a real model"
+        )
+
+
+def _print_vocabulary() -> None:
+    import sys
+
+    from cli.failures import Failure
+    from cli.model_folders import bundled
+    from cli.vocabulary import of_folder
+
+    words: Sequence[str] = [word for folder in bundled()[:1] for word in of_folder(folder)]
+    if not words:
+        raise Failure("no trained demo model ships with this build: it draws noise for any prompt")
+    _write_lines(sys.stdout, words)
+
+
+def _write_lines(stream: Any, lines: Iterable[str]) -> None:
+    stream.writelines(f"{line}\n" for line in lines)

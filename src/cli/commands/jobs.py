@@ -1,0 +1,222 @@
+"""`dreamforge job …` and `dreamforge generate`: the HTTP API from a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import (
+    Count,
+    Format,
+    Guidance,
+    Height,
+    JobId,
+    Key,
+    Model,
+    Negative,
+    Out,
+    Output,
+    Plain,
+    Preset,
+    Prompt,
+    Save,
+    Scheduler,
+    Seed,
+    Steps,
+    Timeout,
+    Wait,
+    Width,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Create, follow and cancel jobs.")
+
+
+@app.command()
+def create(
+    prompt: Prompt,
+    negative_prompt: Negative = None,
+    width: Width = None,
+    height: Height = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    scheduler: Scheduler = None,
+    seed: Seed = None,
+    count: Count = None,
+    format: Format = None,
+    model: Model = None,
+    preset: Preset = None,
+    timeout: Timeout = None,
+    no_metadata: Plain = False,
+    idempotency_key: Key = None,
+    wait: Wait = False,
+    download: Save = None,
+    output: Out = Output.TABLE,
+) -> None:
+    """Create a generate job."""
+    from cli import job_flow
+    from cli.outcome import download as save
+
+    with job_flow.connect() as client:
+        job = job_flow.create(
+            client,
+            prompt,
+            model=model,
+            key=idempotency_key,
+            negative_prompt=negative_prompt,
+            width=width,
+            height=height,
+            steps=steps,
+            guidance=guidance,
+            scheduler=scheduler,
+            seed=seed,
+            count=count,
+            format=format,
+            preset=preset,
+            timeout_s=timeout,
+            embed_metadata=False if no_metadata else None,
+        )
+        if wait or download:
+            job = job_flow.follow(client, job["id"])
+        paths = save(client, job["id"], prompt, download) if download else []
+        job_flow.print_job(job, output, paths)
+
+
+def generate(
+    prompt: Prompt,
+    negative_prompt: Negative = None,
+    width: Width = None,
+    height: Height = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    scheduler: Scheduler = None,
+    seed: Seed = None,
+    count: Count = None,
+    model: Model = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
+) -> None:
+    """Create a job, watch it, save its pictures and print their paths."""
+    from cli import job_flow
+    from cli.console import out as stdout
+    from cli.outcome import download
+
+    with job_flow.connect() as client:
+        job = job_flow.create(
+            client,
+            prompt,
+            model=model,
+            negative_prompt=negative_prompt,
+            width=width,
+            height=height,
+            steps=steps,
+            guidance=guidance,
+            scheduler=scheduler,
+            seed=seed,
+            count=count,
+        )
+        job_flow.follow(client, job["id"])
+        paths = download(client, job["id"], prompt, out)
+    for path in paths:
+        stdout.print(path, soft_wrap=True)
+
+
+@app.command()
+def status(job: JobId, output: Out = Output.TABLE) -> None:
+    """Show one job."""
+    from cli import job_flow
+
+    with job_flow.connect() as client:
+        job_flow.print_job(client.get(f"/v1/jobs/{job}"), output, [])
+
+
+@app.command("list")
+def list_(
+    status: Annotated[str | None, typer.Option(help="Only jobs with this status.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many.")] = None,
+    cursor: Annotated[str | None, typer.Option(help="Go on where a list ended.")] = None,
+    output: Out = Output.TABLE,
+) -> None:
+    """List jobs, newest first."""
+    from cli.console import as_json, say
+    from cli.job_flow import connect
+    from cli.tables import table
+
+    with connect() as client:
+        page = client.get("/v1/jobs", status=status, limit=limit, cursor=cursor)
+    if output is Output.JSON:
+        as_json(page)
+        return
+    rows = [(job["id"], job["status"], job["type"], job["created_at"]) for job in page["jobs"]]
+    table(("job", "status", "type", "created"), rows)
+    if page.get("next_cursor"):
+        say(f"there are more: --cursor {page['next_cursor']}")
+
+
+@app.command()
+def watch(job: JobId, download: Save = None, output: Out = Output.TABLE) -> None:
+    """Follow a job until it ends; exit 1 if it fails."""
+    from cli import job_flow
+    from cli.outcome import download as save
+
+    with job_flow.connect() as client:
+        found = job_flow.follow(client, job)
+        paths = save(client, job, job, download) if download else []
+    job_flow.print_job(found, output, paths)
+
+
+@app.command()
+def cancel(job: JobId, output: Out = Output.TABLE) -> None:
+    """Cancel a job that is queued or running. Asking twice is no error."""
+    from cli import job_flow
+
+    with job_flow.connect() as client:
+        client.post(f"/v1/jobs/{job}/cancel")
+        job_flow.print_job(client.get(f"/v1/jobs/{job}"), output, [])
+
+
+@app.command()
+def logs(
+    job: JobId,
+    tail: Annotated[int | None, typer.Option(help="Only the last lines.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only from this time on (ISO 8601).")] = None,
+    output: Out = Output.TABLE,
+) -> None:
+    """Print what happened to a job."""
+    import json
+    import sys
+
+    from cli.job_flow import connect
+
+    with connect() as client:
+        for line in client.lines(f"/v1/jobs/{job}/logs", tail=tail, since_ts=since):
+            shown = line
+            if output is Output.TABLE:
+                entry = json.loads(line)
+                head = f"{entry['ts']} {entry['level']:<7} {entry['code']:<18}"
+                shown = f"{head} {entry['message']}"
+            sys.stdout.write(shown + "\n")
+
+
+@app.command()
+def artifacts(job: JobId, download: Save = None, output: Out = Output.TABLE) -> None:
+    """List a job's pictures, with addresses that work for a while."""
+    from cli.console import as_json, out
+    from cli.job_flow import connect
+    from cli.outcome import download as save
+    from cli.tables import table
+
+    with connect() as client:
+        found = client.get(f"/v1/jobs/{job}/artifacts")
+        if output is Output.JSON:
+            as_json(found)
+        else:
+            rows = [
+                (item["step"], item["item_index"], item["width"], item["height"], item["seed"])
+                for item in found["artifacts"]
+            ]
+            table(("step", "item", "width", "height", "seed"), rows)
+            for item in found["artifacts"]:
+                out.print(item["url"], soft_wrap=True)
+        if download:
+            save(client, job, job, download)

@@ -1,0 +1,107 @@
+"""`dreamforge model …`: what the API knows, and folders brought in from this host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli import environment
+from cli.options import Out, Output
+
+app = typer.Typer(no_args_is_help=True, help="Register and list models.")
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="A model with its dreamforge.json.")
+    ],
+    output: Out = Output.TABLE,
+) -> None:
+    """Check a model folder, copy it into DF_MODELS_DIR and register it."""
+    from cli.console import as_json
+    from cli.failures import Failure
+    from cli.model_folders import install, register
+    from cli.tables import pairs
+
+    environ = environment.with_running_stack(environment.effective())
+    url = environ.get("DF_DATABASE_URL")
+    if not url:
+        raise Failure(
+            "DF_DATABASE_URL is not set and no stack runs on "
+            f"{environment.home(environ).path}, so there is no registry",
+            hint="start one with `dreamforge up`, or set DF_DATABASE_URL and DF_MODELS_DIR",
+        )
+    root = environ.get("DF_MODELS_DIR") or environment.home(environ).path / "models"
+    place = install(folder, Path(root).absolute())
+    model = {"id": register(url, place), "name": place.name, "path": str(place)}
+    if output is Output.JSON:
+        as_json(model)
+    else:
+        pairs(*model.items())
+
+
+@app.command("list")
+def list_(output: Out = Output.TABLE) -> None:
+    """List the models that the API offers."""
+    from cli.console import as_json
+    from cli.job_flow import connect
+    from cli.tables import table
+
+    with connect() as client:
+        found = client.get("/v1/models")
+    if output is Output.JSON:
+        as_json(found)
+        return
+    table(
+        ("model", "kind", "installed", "enabled", "id"),
+        [
+            (
+                f"{model['name']}@{model['version']}",
+                model["kind"],
+                _yes(model["installed"]),
+                _yes(model["enabled"]),
+                model["id"],
+            )
+            for model in found["models"]
+        ],
+    )
+
+
+@app.command()
+def get(
+    model: Annotated[str, typer.Argument(help="Id, name or name@version.")],
+    output: Out = Output.TABLE,
+) -> None:
+    """Show one model and what it accepts."""
+    from cli.console import as_json
+    from cli.job_flow import connect
+    from cli.tables import pairs, table
+
+    with connect() as client:
+        found = client.get(f"/v1/models/{client.model_id(model)}")
+    if output is Output.JSON:
+        as_json(found)
+        return
+    pairs(
+        *((name, found[name]) for name in ("id", "name", "version", "kind", "installed", "enabled"))
+    )
+    rules = found["parameters_schema"].get("properties", {})
+    table(("parameter", "accepts", "default"), [_rule(name, rules[name]) for name in rules])
+
+
+def _rule(name: str, rule: dict[str, Any]) -> tuple[str, str, str]:
+    if "enum" in rule:
+        accepts = ", ".join(str(value) for value in rule["enum"] if value is not None)
+    else:
+        accepts = f"{rule.get('minimum', '')} to {rule.get('maximum', '')}"
+        if "multipleOf" in rule:
+            accepts += f", a multiple of {rule['multipleOf']}"
+    default = rule.get("default")
+    return name, accepts, "the model's own" if default is None else str(default)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

@@ -1,0 +1,22 @@
+"""Two consoles: results on stdout, everything else on stderr, so that a pipe gets results only."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+
+# Names, prompts and messages are shown as they are: no markup, no emoji codes, no colours of ours.
+out = Console(highlight=False, emoji=False, markup=False)
+err = Console(stderr=True, highlight=False, emoji=False, markup=False, soft_wrap=True)
+
+
+def say(line: str) -> None:
+    """A note for the person in front of the terminal."""
+    err.print(line)
+
+
+def as_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")

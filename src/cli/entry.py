@@ -1,0 +1,91 @@
+"""`dreamforge`: the commands, and how a failure becomes lines and an exit code.
+
+Commands import what they need when they run: `dreamforge --help` loads neither an HTTP client nor
+the settings library.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from cli.commands import demo, doctor, jobs, models, stack
+from cli.failures import UNREACHABLE, USAGE, Failure
+from cli.stack.errors import StackError
+from cli.stack.interrupts import Interrupted
+from shared.errors import DreamForgeError, InfraUnavailable
+
+app = typer.Typer(
+    name="dreamforge",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A self-hosted render fabric: an HTTP API that turns a prompt into a tracked job.",
+)
+app.command()(stack.up)
+app.command()(demo.demo)
+app.command()(jobs.generate)
+app.add_typer(jobs.app, name="job")
+app.add_typer(models.app, name="model")
+app.command()(doctor.doctor)
+app.command()(stack.api)
+app.command()(stack.worker)
+app.command()(stack.migrate)
+
+
+def _version(asked: bool) -> None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    if asked:
+        try:
+            number = version("dreamforge")
+        except PackageNotFoundError:  # run from a clone that was not installed
+            number = "unknown"
+        sys.stdout.write(f"dreamforge {number}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The console script. Exit codes: failures.py; 128 + n after signal n."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code; what we foresaw is lines, never a trace."""
+    try:
+        app(arguments, prog_name="dreamforge")
+    except SystemExit as end:  # how the command line library ends, well or not
+        return int(end.code or 0)
+    except Failure as failure:
+        return _fail(failure.message, failure.hint, failure.exit_code)
+    except StackError as error:
+        return _fail(str(error), "", 1)
+    except InfraUnavailable as error:
+        return _fail(error.message, "`dreamforge doctor` says which part is away", UNREACHABLE)
+    except DreamForgeError as error:
+        return _fail(error.message, "", USAGE)
+    except OSError as error:  # a folder that we may not write, a disk that is full
+        return _fail(str(error), "", 1)
+    except Interrupted as interrupted:
+        return interrupted.exit_code
+    return 0
+
+
+def _fail(message: str, hint: str, exit_code: int) -> int:
+    from cli.console import say
+
+    say(f"dreamforge: {message}")
+    if hint:
+        say(f"  {hint}")
+    return exit_code

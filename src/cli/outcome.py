@@ -1,0 +1,50 @@
+"""After the end of a job: its verdict as an exit code, its pictures as files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from cli.client import Client
+from cli.failures import JOB_FAILED, Failure
+
+_SLUG_CHARACTERS = 60
+
+
+def require_succeeded(client: Client, job_id: str) -> dict[str, Any]:
+    """The job, or Failure with its error's message."""
+    job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}")
+    if job["status"] == "succeeded":
+        return job
+    error = job.get("error") or {}
+    raise Failure(
+        f"job {job_id} {job['status']}: {error.get('message', 'no reason given')}"
+        + (f" ({error['code']})" if "code" in error else ""),
+        hint=f"`dreamforge job logs {job_id}` shows what happened",
+        exit_code=JOB_FAILED,
+    )
+
+
+def download(client: Client, job_id: str, prompt: str, folder: Path) -> list[Path]:
+    """Save every picture of the job to `folder` as <prompt>-<seed>.<format>; returns the paths."""
+    found = client.get(f"/v1/jobs/{job_id}/artifacts")["artifacts"]
+    paths: list[Path] = []
+    for artifact in found:
+        path = folder / _file_name(prompt, artifact, {path.name for path in paths})
+        client.save(artifact["url"], path)
+        paths.append(path)
+    return paths
+
+
+def slug(prompt: str) -> str:
+    """A prompt as part of a file name: its words, as long as a file name can bear."""
+    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-_")
+    return words[:_SLUG_CHARACTERS].rstrip("-_") or "picture"
+
+
+def _file_name(prompt: str, artifact: dict[str, Any], taken: set[str]) -> str:
+    stem, suffix = f"{slug(prompt)}-{artifact['seed']}", artifact["format"]
+    name = f"{stem}.{suffix}"
+    # The steps of a chain draw the same item with the same seed.
+    return name if name not in taken else f"{stem}-{artifact['step']}.{suffix}"

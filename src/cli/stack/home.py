@@ -1,0 +1,146 @@
+"""The state folder (`DF_HOME`): one stack at a time, its keys, its ports, its logs.
+
+lock               held (flock) while a stack lives, holds its pid; the kernel frees it on death
+credentials.json   0600, made once
+ports.json         ports of the infrastructure, chosen once and kept while they are free
+children.json      who was started: see leftovers.py
+logs/              one file per part
+postgres/ broker/ store/   the data of the parts
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import socket
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cli.stack.errors import StackError
+
+DEFAULT = Path(".dreamforge")
+ENVIRONMENT = "environment.json"
+# Our own infrastructure lives in 8100..8999: below the kernel's range for outgoing connections,
+# beside the API and the worker at 8001 and 8002.
+_FIRST_PORT, _PORTS = 8100, 900
+
+
+class InUse(StackError):
+    """Another stack has the folder's lock."""
+
+    def __init__(self, path: Path, pid: str) -> None:
+        super().__init__(
+            f"{path} is in use by another dreamforge (pid {pid}): stop it, or set DF_HOME to "
+            "another folder"
+        )
+        self.pid = pid
+
+
+class Home:
+    """Paths and small files of one state folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    def folder(self, name: str) -> Path:
+        """A subfolder that only we may enter."""
+        folder = self.path / name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+
+    def log(self, name: str) -> Path:
+        return self.folder("logs") / f"{name}.log"
+
+    def read(self, name: str) -> dict[str, Any]:
+        """A small JSON file of ours; empty where there is none or where a crash cut it short."""
+        try:
+            found = json.loads((self.path / name).read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """Replace the file in one step; 0600 from its first byte."""
+        draft = self.path / f"{name}.new"
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "w") as file:
+            json.dump(content, file, indent=2)
+        draft.replace(self.path / name)
+
+    def credential(self, name: str) -> str:
+        """A random secret, the same for ever after."""
+        known = self.read("credentials.json")
+        if name not in known:
+            known[name] = secrets.token_hex(20)
+            self.write("credentials.json", known)
+        return str(known[name])
+
+    def port(self, name: str) -> int:
+        """The port of an infrastructure part: the one it had, another where somebody took it."""
+        known = self.read("ports.json")
+        if name not in known or not port_is_free("127.0.0.1", known[name]):
+            known[name] = self._choose(set(known.values()))
+            self.write("ports.json", known)
+        return int(known[name])
+
+    def _choose(self, taken: set[int]) -> int:
+        start = zlib.crc32(os.fsencode(self.path)) % _PORTS  # two folders rarely meet
+        for offset in range(_PORTS):
+            port = _FIRST_PORT + (start + offset) % _PORTS
+            if port not in taken and port_is_free("127.0.0.1", port):
+                return port
+        raise StackError(f"no free port between {_FIRST_PORT} and {_FIRST_PORT + _PORTS - 1}")
+
+    def holder(self) -> str | None:
+        """The pid of the stack that runs on this folder, None when nothing does."""
+        if not (self.path / "lock").exists():
+            return None
+        try:
+            with self.locked():
+                return None
+        except InUse as error:
+            return error.pid
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only stack on this folder, or raise with one line that names who is."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / "lock").open("a+")
+        except OSError as error:
+            raise StackError(f"DF_HOME={self.path}: {error.strerror}") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                pid = file.read().strip() or "unknown"
+                raise InUse(self.path, pid) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def reachable(host: str) -> str:
+    """The address at which to knock for a server that binds `host`."""
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not to bind
+    host = everywhere.get(host, host)
+    return f"[{host}]" if ":" in host else host

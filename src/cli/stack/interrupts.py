@@ -1,0 +1,87 @@
+"""Ctrl-C, SIGTERM and SIGHUP, at any moment, without losing a child.
+
+Outside `held()` the first signal raises `Interrupted` in the main thread: whatever is blocking,
+a socket or a poll, ends at once. Inside `held()` (a child is being spawned and noted, or all are
+being stopped) it is only counted and raised on the way out. Only the first one ever raises: the
+unwinding that it started must not be cut short by the next. The others are counted, and `stop`
+reads the count to skip its patience.
+
+If all this fails, PR_SET_PDEATHSIG (launch.py) takes the children along with us.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(BaseException):
+    """We were asked to end. No `Exception`, so that no handler of errors swallows it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.signum
+
+
+class _State:
+    depth = 0
+    seen = 0
+    pending: int | None = None
+    raised = False
+
+
+_state = _State()
+
+
+def _on_signal(signum: int, _frame: FrameType | None) -> None:
+    _state.seen += 1
+    if _state.raised:
+        return
+    if _state.depth:
+        _state.pending = _state.pending or signum
+        return
+    _state.raised = True
+    raise Interrupted(signum)
+
+
+@contextmanager
+def catching() -> Iterator[None]:
+    """Install the handlers for the length of a command; main thread only."""
+    global _state
+    _state = _State()
+    before = {signum: signal.signal(signum, _on_signal) for signum in SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Postpone signals to the end of the block."""
+    _state.depth += 1
+    try:
+        yield
+    finally:
+        _state.depth -= 1
+        _raise_pending()
+
+
+def _raise_pending() -> None:
+    if _state.pending is not None and not _state.depth and not _state.raised:
+        _state.raised = True
+        raise Interrupted(_state.pending)
+
+
+def count() -> int:
+    """How many signals came since `catching` began."""
+    return _state.seen

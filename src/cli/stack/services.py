@@ -1,0 +1,101 @@
+"""Our two services as parts: `python -m api` and `python -m supervisor`, real processes.
+
+They get the caller's environment plus the settings of the stack. `-P` keeps the current folder
+from the module path: a folder named `api` in somebody's project is not our api.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli.stack.errors import StackError
+from cli.stack.home import Home, port_is_free, reachable
+from cli.stack.launch import Command
+from cli.stack.leftovers import MARKER
+from cli.stack.parts import Helper, http_not_ready
+
+if TYPE_CHECKING:  # at run time the settings library costs a quarter of a second
+    from shared.settings import Settings
+
+
+class Service:
+    """`api` or `worker`."""
+
+    stop_signal = signal.SIGTERM
+    ready_timeout_s = 90.0  # a worker imports torch to fill its standby
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        module: str,
+        host: str,
+        port: int,
+        stop_grace_s: float,
+        environ: Mapping[str, str],
+        home: Home,
+    ) -> None:
+        self.name = name
+        self.title = name
+        self.stop_grace_s = stop_grace_s
+        self._module = module
+        self._host = host
+        self._port = port
+        self._environ = {**environ, MARKER: str(home.path)}
+
+    def prepare(self, helper: Helper) -> None:
+        """Nothing: what a service needs is made before it (migrations, bucket, models)."""
+
+    def require_free_port(self) -> None:
+        if not port_is_free(self._host, self._port):
+            raise StackError(
+                f"port {self._port} for the {self.name} is taken: end what uses it, or set "
+                f"DF_{self.name.upper()}_PORT to another port"
+            )
+
+    def command(self) -> Command:
+        return Command(
+            argv=(sys.executable, "-P", "-m", self._module),
+            environ=self._environ,
+            cwd=Path.cwd(),
+        )
+
+    def not_ready(self) -> str | None:
+        return http_not_ready(self.address(), "/readyz")
+
+    def address(self) -> str:
+        return f"{reachable(self._host)}:{self._port}"
+
+    def environment(self) -> dict[str, str]:
+        return {f"DF_{self.name.upper()}_PORT": str(self._port)}
+
+
+def services(settings: Settings, environ: Mapping[str, str], home: Home) -> tuple[Service, Service]:
+    """The two, with ports chosen where a setting says 0."""
+    api_port = settings.api_port or home.port("api")
+    worker_port = settings.worker_port or home.port("worker")
+    environ = {**environ, "DF_API_PORT": str(api_port), "DF_WORKER_PORT": str(worker_port)}
+    api = Service(
+        name="api",
+        module="api",
+        host=settings.api_host,
+        port=api_port,
+        stop_grace_s=10.0,  # open streams are cut, clients resume them
+        environ=environ,
+        home=home,
+    )
+    worker = Service(
+        name="worker",
+        module="supervisor",
+        host=settings.worker_host,
+        port=worker_port,
+        # Running steps may finish; publishing to a store that is down is not waited for.
+        stop_grace_s=settings.drain_s + settings.term_grace_s + settings.kill_deadline_s + 10.0,
+        environ=environ,
+        home=home,
+    )
+    return api, worker

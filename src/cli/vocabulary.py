@@ -1,0 +1,27 @@
+"""What a small model can draw: the lines of its `vocabulary.txt`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+FILE = "vocabulary.txt"
+
+
+def of_folder(folder: Path) -> list[str]:
+    """Its lines; none for a model that draws anything."""
+    path = folder / FILE
+    if not path.exists():
+        return []
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def knows(vocabulary: Iterable[str], prompt: str) -> bool:
+    """Whether any word of the prompt is one of the vocabulary; small words do not count."""
+    known = {word for line in vocabulary for word in _words(line)}
+    return bool(known & _words(prompt))
+
+
+def _words(text: str) -> set[str]:
+    return {word for word in re.findall(r"\w+", text.lower()) if len(word) > 2} - {"the", "and"}

@@ -1,0 +1,278 @@
+"""The job commands against an HTTP server that answers like the API, cuts streams and fails."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli import stream
+from cli.client import Client
+from cli.entry import run
+from cli.failures import Unreachable
+
+JOB = "01890000-0000-7000-8000-000000000000"
+MODEL = "01890000-0000-7000-8000-00000000000a"
+
+
+class FakeApi(ThreadingHTTPServer):
+    """Records requests; streams `events` in pieces of `cut_after`, then closes the connection."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.base = f"http://127.0.0.1:{self.server_address[1]}"
+        self.requests: list[tuple[str, str, Any, dict[str, str]]] = []
+        self.status = "succeeded"
+        self.events = [_event(1, "job.created"), _event(2, "step.start"), _event(3, "job.finish")]
+        self.cut_after = 100
+        self.refuse: tuple[int, dict[str, Any]] | None = None
+
+    def job(self) -> dict[str, Any]:
+        error = {"code": "oom", "message": "out of memory", "details": {}}
+        return {
+            "id": JOB,
+            "type": "generate",
+            "status": self.status,
+            "created_at": "2026-01-01T00:00:00Z",
+            "summary": {"count": 1, "completed": 1},
+            "error": error if self.status == "failed" else None,
+        }
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FakeApi
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self._record(json.loads(body) if body else None)
+        if self.server.refuse:
+            self._json(*self.server.refuse)
+        else:
+            self._json(202, {"job": {**self.server.job(), "status": "queued"}})
+
+    def do_GET(self) -> None:
+        self._record(None)
+        path = self.path.partition("?")[0]
+        if path.endswith("/progress/stream"):
+            self._stream()
+        elif path == f"/v1/jobs/{JOB}":
+            self._json(200, self.server.job())
+        elif path == "/v1/jobs":
+            self._json(200, {"jobs": [self.server.job()], "next_cursor": "more"})
+        elif path == "/v1/models":
+            model = {"id": MODEL, "name": "tiny", "version": "1", "kind": "sd"}
+            self._json(200, {"models": [{**model, "installed": True, "enabled": True}]})
+        elif path.endswith("/artifacts"):
+            artifact = {"step": "generate", "item_index": 0, "seed": 7, "format": "png"}
+            url = f"{self.server.base}/picture?signature=x"
+            self._json(200, {"artifacts": [{**artifact, "width": 8, "height": 8, "url": url}]})
+        elif path == "/picture":
+            self._body(200, b"picture", "image/png")
+        elif path.endswith("/logs"):
+            lines = "".join(json.dumps(event) + "\n" for event in self.server.events)
+            self._body(200, lines.encode(), "application/x-ndjson")
+        else:
+            self._json(404, {"code": "not_found", "message": f"no {path}", "details": {}})
+
+    def _record(self, body: Any) -> None:
+        self.server.requests.append((self.command, self.path, body, dict(self.headers)))
+
+    def _stream(self) -> None:
+        after = int(self.headers.get("Last-Event-ID", 0))
+        todo = [event for event in self.server.events if event["seq"] > after]
+        if not todo:
+            self.send_response(204)
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(b": heartbeat\n\n")
+        for event in todo[: self.server.cut_after]:
+            self.wfile.write(f"id: {event['seq']}\ndata: {json.dumps(event)}\n\n".encode())
+        self.close_connection = True
+
+    def _json(self, status: int, content: Any) -> None:
+        self._body(status, json.dumps(content).encode(), "application/json")
+
+    def _body(self, status: int, content: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def _event(seq: int, code: str, **payload: Any) -> dict[str, Any]:
+    return {
+        "seq": seq,
+        "ts": f"2026-01-01T00:00:{seq:02d}Z",
+        "level": "INFO",
+        "code": code,
+        "message": f"message {seq}",
+        "job_id": JOB,
+        "step_id": None,
+        "item_index": None,
+        "payload": payload or None,
+    }
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
+    with FakeApi() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        monkeypatch.setenv("DF_API_BASE", server.base)
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_create_sends_only_what_was_given(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["job", "create", "a red apple", "--seed", "7", "--width", "64", "--model", "tiny"]
+    assert run([*arguments, "--idempotency-key", "k", "--no-metadata", "-o", "json"]) == 0
+    method, path, body, headers = api.requests[-1]
+    assert (method, path) == ("POST", "/v1/jobs")
+    assert body == {
+        "type": "generate",
+        "prompt": "a red apple",
+        "seed": 7,
+        "width": 64,
+        "model_id": MODEL,
+        "embed_metadata": False,
+    }
+    assert headers["Idempotency-Key"] == "k"
+    assert json.loads(capsys.readouterr().out)["id"] == JOB
+
+
+def test_generate_watches_downloads_and_prints_the_path(
+    api: FakeApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["generate", "a red apple", "--out", str(tmp_path / "out")]) == 0
+    picture = tmp_path / "out" / "a-red-apple-7.png"
+    assert picture.read_bytes() == b"picture"
+    assert capsys.readouterr().out == f"{picture}\n"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [picture.name]
+
+
+def test_a_job_that_failed_is_exit_code_1_with_its_reason(
+    api: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.status = "failed"
+    assert run(["job", "watch", JOB]) == 1
+    said = capsys.readouterr().err
+    assert f"job {JOB} failed: out of memory (oom)" in said
+    assert f"dreamforge job logs {JOB}" in said
+
+
+def test_a_refused_request_is_exit_code_2_with_field_and_limit(
+    api: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    details = {"errors": [{"field": "width", "message": "must be a multiple of 8"}]}
+    api.refuse = (422, {"code": "invalid_input", "message": "not valid", "details": details})
+    assert run(["job", "create", "x", "--width", "65"]) == 2
+    assert "field width, message must be a multiple of 8" in capsys.readouterr().err
+
+
+def test_an_api_that_is_not_there_is_exit_code_3_with_its_address(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        base = f"http://127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setenv("DF_API_BASE", base)
+    assert run(["job", "list"]) == 3
+    said = capsys.readouterr().err
+    assert base in said
+    assert "DF_API_BASE" in said
+
+
+def test_a_server_that_is_not_ours_is_said_to_be(
+    api: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.refuse = (500, {"detail": "somebody else"})
+    assert run(["job", "cancel", JOB]) == 2
+    assert "answered 500: is it Dream Forge's API?" in capsys.readouterr().err
+
+
+def test_an_unknown_job_shows_the_envelopes_message(
+    api: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["job", "status", "nope"]) == 2
+    assert "no /v1/jobs/nope" in capsys.readouterr().err
+
+
+def test_wrong_usage_is_exit_code_2() -> None:
+    assert run(["job", "create"]) == 2
+    assert run(["nonsense"]) == 2
+
+
+def test_a_stream_that_is_cut_is_resumed_without_loss_or_repeat(api: FakeApi) -> None:
+    api.events = [_event(seq, "progress") for seq in range(1, 8)]
+    api.cut_after = 3
+    with Client(api.base) as client:
+        seen = [event["seq"] for event in stream.events(client, JOB)]
+    assert seen == [1, 2, 3, 4, 5, 6, 7]
+    asked = [headers.get("Last-Event-ID") for _, _, _, headers in api.requests]
+    assert asked == [None, "3", "6", "7"]
+
+
+def test_a_stream_whose_api_stays_away_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "_GIVE_UP_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        base = f"http://127.0.0.1:{server.getsockname()[1]}"
+    with Client(base) as client, pytest.raises(Unreachable):
+        list(stream.events(client, JOB))
+
+
+def test_a_stream_in_the_background_ticks_and_passes_errors_on() -> None:
+    ticks: list[int] = []
+
+    def source() -> Iterator[dict[str, Any]]:
+        yield _event(1, "progress")
+        raise Unreachable("http://x", "gone")
+
+    events = stream.in_background(source(), lambda: ticks.append(1))
+    assert next(events)["seq"] == 1
+    with pytest.raises(Unreachable):
+        next(events)
+    assert ticks
+
+
+def test_logs_are_ndjson_or_readable(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["job", "logs", JOB, "--tail", "3", "-o", "json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["seq"] for line in lines] == [1, 2, 3]
+    assert "tail=3" in api.requests[-1][1]
+    assert run(["job", "logs", JOB]) == 0
+    assert "INFO    step.start" in capsys.readouterr().out
+
+
+def test_lists_are_tables_or_json(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["job", "list", "--status", "failed", "--limit", "5"]) == 0
+    shown = capsys.readouterr()
+    assert JOB in shown.out
+    assert "--cursor more" in shown.err
+    assert "status=failed&limit=5" in api.requests[-1][1]
+    assert run(["job", "artifacts", JOB, "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["artifacts"][0]["seed"] == 7
+    assert run(["model", "list"]) == 0
+    assert "tiny@1" in capsys.readouterr().out
+
+
+def test_a_model_that_the_api_does_not_have_is_refused_before_the_job(
+    api: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["job", "create", "x", "--model", "tiny@2"]) == 2
+    assert "there is no model tiny@2" in capsys.readouterr().err
+    assert all(method == "GET" for method, *_ in api.requests)

@@ -1,0 +1,116 @@
+"""What `doctor` finds, and that each finding that is wrong says what to do."""
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli import checks, checks_stack
+from cli.checks import Finding, Level
+from cli.entry import run
+from cli.stack.home import Home
+
+
+def _wrong(findings: list[Finding]) -> list[str]:
+    return [
+        f"{finding.subject}: {finding.text}" for finding in findings if finding.level is Level.WRONG
+    ]
+
+
+@pytest.mark.parametrize(
+    ("version", "level"),
+    [((3, 10), Level.WRONG), ((3, 11), Level.OK), ((3, 13), Level.OK), ((3, 14), Level.WRONG)],
+)
+def test_pythons_outside_the_supported_range_are_wrong(
+    version: tuple[int, int], level: Level
+) -> None:
+    assert checks.python(version).level is level
+
+
+def test_another_system_than_linux_is_wrong() -> None:
+    assert checks.machine("Linux", "x86_64").level is Level.OK
+    found = checks.machine("Darwin", "arm64")
+    assert (found.level, bool(found.advice)) == (Level.WRONG, True)
+
+
+def test_no_gpu_is_a_note_unless_one_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert checks.gpu({}).level is Level.NOTE
+    found = checks.gpu({"DF_DEVICE": "cuda"})
+    assert found.level is Level.WRONG
+    assert "DF_DEVICE=cpu" in found.advice
+
+
+def test_what_nvidia_smi_says_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'Card 1, 24 GiB, 570'\necho 'Card 2, 24 GiB, 570'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    found = checks.gpu({"DF_DEVICE": "cuda"})
+    assert found == Finding(
+        level=Level.OK, subject="GPU", text="Card 1, 24 GiB, 570; Card 2, 24 GiB, 570"
+    )
+    program.write_text("#!/bin/sh\necho 'driver mismatch'\nexit 9\n")
+    assert checks.gpu({}).level is Level.NOTE
+
+
+def test_a_package_that_takes_one_of_our_names_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "supervisor-4.3.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: supervisor\nVersion: 4.3.0\n")
+    assert _wrong(list(checks.packages())) == []
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    found = [finding for finding in checks.packages() if finding.level is Level.WRONG]
+    assert ["'supervisor'" in finding.text for finding in found] == [True]
+    assert "pip uninstall supervisor" in found[0].advice
+
+
+def test_a_part_that_does_not_answer_is_wrong_with_address_and_setting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"redis://:hidden@127.0.0.1:{server.getsockname()[1]}/0"
+        assert _wrong(list(checks_stack.parts({"DF_REDIS_URL": url}))) == []
+    found = _wrong(list(checks_stack.parts({"DF_REDIS_URL": url})))
+    assert len(found) == 1
+    assert "(DF_REDIS_URL)" in found[0]
+    assert "hidden" not in found[0]
+
+
+def test_a_port_that_somebody_else_has_is_wrong() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        environ = {"DF_API_PORT": port, "DF_WORKER_PORT": "x"}
+        found = _wrong(list(checks_stack.services(environ, running=False)))
+    assert len(found) == 2
+    assert f"port {port} (DF_API_PORT)" in found[0]
+    assert found[1] == "worker: DF_WORKER_PORT is no port number"
+
+
+def test_a_broken_model_is_named_with_its_file(tmp_path: Path) -> None:
+    folder = tmp_path / "sd" / "x@1"
+    folder.mkdir(parents=True)
+    (folder / "dreamforge.json").write_text("{")
+    found = _wrong(list(checks_stack.models(tmp_path)))
+    assert len(found) == 1
+    assert str(folder) in found[0]
+    assert "dreamforge.json" in found[0]
+
+
+def test_no_model_is_only_a_note(tmp_path: Path) -> None:
+    assert [finding.level for finding in checks_stack.models(tmp_path)] == [Level.NOTE]
+
+
+def test_doctor_exits_1_when_something_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DF_API_PORT", "0")
+    monkeypatch.setenv("DF_REDIS_URL", "redis://127.0.0.1:1/0")
+    assert run(["doctor"]) == 1
+    shown = capsys.readouterr()
+    assert "WRONG Broker: Broker at 127.0.0.1:1 (DF_REDIS_URL) cannot be reached" in shown.out
+    assert "-> start it, or correct DF_REDIS_URL" in shown.out
+    assert not (tmp_path / "home").exists()  # looking changes nothing
+    assert Home(tmp_path / "home").holder() is None

@@ -1,0 +1,101 @@
+"""The command line itself: quick to start, and its failures are lines."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli import environment
+from cli.entry import run
+
+_HEAVY = ("httpx", "pydantic", "sqlalchemy", "psycopg", "rich", "torch", "celery", "alembic")
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = f"import sys, cli.entry; print([m for m in {_HEAVY!r} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert found.stdout.strip() == "[]", found.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["job", "--help"], ["--version"]])
+def test_help_and_version_are_no_error(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 0
+    assert "dreamforge" in capsys.readouterr().out
+
+
+def test_migrate_without_its_setting_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DF_DATABASE_URL", raising=False)
+    assert run(["migrate"]) == 2
+    assert capsys.readouterr().err.startswith("dreamforge: DF_DATABASE_URL is not set\n")
+
+
+def test_migrate_against_nobody_is_exit_code_3(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DF_DATABASE_URL", "postgresql://u:hidden@127.0.0.1:1/x")
+    assert run(["migrate"]) == 3
+    assert "hidden" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "module"), [("api", "api"), ("worker", "supervisor")])
+def test_a_single_part_replaces_the_command_by_its_process(
+    command: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(os, "execv", lambda path, argv: called.append((path, argv)))
+    assert run([command]) == 0
+    assert called == [(sys.executable, [sys.executable, "-P", "-m", module])]
+
+
+def test_a_wrong_setting_stops_up_with_its_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DF_HOME", str(tmp_path))
+    monkeypatch.setenv("DF_API_PORT", "many")
+    assert run(["up"]) == 1
+    assert "dreamforge: DF_API_PORT: " in capsys.readouterr().err
+
+
+def test_half_a_store_stops_up_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DF_HOME", str(tmp_path))
+    monkeypatch.setenv("DF_S3_ENDPOINT", "http://s3.local")
+    assert run(["up"]) == 1
+    assert "DF_S3_SECRET_KEY" in capsys.readouterr().err
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_dotenv_file_counts_and_the_environment_counts_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("DF_API_PORT=8100\nDF_HOME=/from/file\nOTHER=x\n")
+    monkeypatch.setenv("DF_API_PORT", "8200")
+    monkeypatch.delenv("DF_HOME", raising=False)
+    found = environment.effective()
+    assert found["DF_API_PORT"] == "8200"
+    assert environment.home(found).path == Path("/from/file")
+    assert "OTHER" not in found
+    assert environment.api_base(found) == "http://127.0.0.1:8200"
+    assert environment.api_base({"DF_API_BASE": "http://h:1/"}) == "http://h:1"
+    assert environment.api_base({"DF_API_HOST": "::"}) == "http://[::1]:8001"
+
+
+def test_a_running_stack_completes_the_environment(tmp_path: Path) -> None:
+    given = {"DF_HOME": str(tmp_path), "DF_REDIS_URL": "redis://mine"}
+    environment.home(given).write(
+        "environment.json", {"DF_REDIS_URL": "redis://theirs", "DF_DATABASE_URL": "postgresql://x"}
+    )
+    assert environment.with_running_stack(given) == given  # what a killed stack left is stale
+    with environment.home(given).locked():
+        found = environment.with_running_stack(given)
+    assert found["DF_REDIS_URL"] == "redis://mine"
+    assert found["DF_DATABASE_URL"] == "postgresql://x"

@@ -1,0 +1,43 @@
+"""Settings that name a part replace ours, whole or not at all."""
+
+import socket
+
+import pytest
+
+from cli.stack import external
+from cli.stack.errors import StackError
+
+
+def test_nothing_set_means_nothing_external() -> None:
+    for find in (external.database, external.broker, external.store):
+        assert find({}) is None
+        assert find({"DF_DATABASE_URL": "", "DF_REDIS_URL": "", "DF_S3_ENDPOINT": ""}) is None
+
+
+def test_an_address_says_host_and_port_and_no_secret() -> None:
+    found = external.database({"DF_DATABASE_URL": "postgresql://u:secret@db.local/x"})
+    assert found is not None
+    assert found.address == "db.local:5432"
+    assert "secret" not in repr(found)
+
+
+@pytest.mark.parametrize("value", ["nonsense", "redis://:p@host:port/0", "redis://"])
+def test_a_setting_that_is_no_address_is_refused_by_name_and_unseen(value: str) -> None:
+    with pytest.raises(StackError, match="DF_REDIS_URL is no address") as caught:
+        external.broker({"DF_REDIS_URL": value})
+    assert value not in str(caught.value)
+
+
+def test_half_a_store_is_refused() -> None:
+    with pytest.raises(StackError, match=r"DF_S3_ENDPOINT is set but DF_S3_ACCESS_KEY, DF_S3_SEC"):
+        external.store({"DF_S3_ENDPOINT": "http://s3.local:9000"})
+
+
+def test_a_part_that_nobody_serves_is_named_with_its_setting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        part = external.external("Broker", "DF_REDIS_URL", f"redis://127.0.0.1:{port}/0")
+        assert part.unreachable() is None
+    line = part.unreachable()
+    assert line is not None
+    assert f"127.0.0.1:{port} (DF_REDIS_URL)" in line

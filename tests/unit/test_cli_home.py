@@ -1,0 +1,65 @@
+"""The state folder: one owner, lasting secrets and ports, private files."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.stack.errors import StackError
+from cli.stack.home import Home, port_is_free
+
+_LOCK = """
+import pathlib, sys
+from cli.stack.home import Home
+with Home(pathlib.Path(sys.argv[1])).locked():
+    pass
+"""
+
+
+def test_a_second_owner_is_refused_by_name_of_the_first(tmp_path: Path) -> None:
+    with Home(tmp_path).locked():
+        second = subprocess.run(
+            [sys.executable, "-c", _LOCK, str(tmp_path)], capture_output=True, text=True
+        )
+    assert second.returncode != 0
+    last = second.stderr.strip().splitlines()[-1]
+    assert f"is in use by another dreamforge (pid {os.getpid()})" in last
+    assert "DF_HOME" in last
+
+
+def test_the_lock_is_free_again_after_the_block(tmp_path: Path) -> None:
+    for _ in range(2):
+        with Home(tmp_path).locked():
+            pass
+
+
+def test_a_home_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StackError, match="DF_HOME="), Home(tmp_path / "file" / "x").locked():
+        pass
+
+
+def test_credentials_last_are_random_and_private(tmp_path: Path) -> None:
+    first = Home(tmp_path).credential("postgres")
+    assert Home(tmp_path).credential("postgres") == first
+    assert len(first) == 40
+    assert Home(tmp_path).credential("broker") != first
+    assert (tmp_path / "credentials.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_port_is_remembered_while_it_is_free(tmp_path: Path) -> None:
+    port = Home(tmp_path).port("store")
+    assert 8100 <= port <= 8999
+    assert Home(tmp_path).port("store") == port
+    assert Home(tmp_path).port("broker") != port
+    with socket.create_server(("127.0.0.1", port)):
+        assert not port_is_free("127.0.0.1", port)
+        assert Home(tmp_path).port("store") != port
+
+
+def test_a_file_cut_short_by_a_crash_reads_as_empty(tmp_path: Path) -> None:
+    (tmp_path / "ports.json").write_text('{"store": 81')
+    assert Home(tmp_path).read("ports.json") == {}

@@ -1,0 +1,76 @@
+"""A model folder gets to its place whole and verified, or not at all."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cli.model_folders import bundled, install
+from shared.errors import ModelUnavailable
+from shared.registry import Source, describe_folder, write_descriptor
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return _model(tmp_path / "source", b"\0\0\0\0")
+
+
+def _model(folder: Path, weights: bytes) -> Path:
+    """The smallest folder that passes for a model: one component with one tensor."""
+    unet = folder / "unet"
+    unet.mkdir(parents=True)
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "unet": ["diffusers", "UNet2DConditionModel"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (unet / "config.json").write_text("{}")
+    tensor = {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, len(weights)]}}
+    header = json.dumps(tensor).encode()
+    size = len(header).to_bytes(8, "little")
+    (unet / "diffusion_pytorch_model.safetensors").write_bytes(size + header + weights)
+    described = describe_folder(folder, name="m", version="1", source=Source(uri="test"))
+    write_descriptor(folder, described)
+    return folder
+
+
+def test_a_model_is_copied_to_its_place(model: Path, tmp_path: Path) -> None:
+    place = install(model, tmp_path / "root")
+    assert place == tmp_path / "root" / "sd" / "m@1"
+    assert install(model, tmp_path / "root") == place
+    assert install(place, tmp_path / "root") == place
+    assert [path.name for path in place.parent.iterdir()] == ["m@1"]
+
+
+def test_a_changed_file_is_refused_and_nothing_is_installed(model: Path, tmp_path: Path) -> None:
+    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(ModelUnavailable, match=r"diffusion_pytorch_model\.safetensors"):
+        install(model, tmp_path / "root")
+    assert not (tmp_path / "root").exists()
+
+
+def test_another_build_of_the_same_version_takes_its_place(model: Path, tmp_path: Path) -> None:
+    place = install(model, tmp_path / "root")
+    before = (place / "dreamforge.json").read_bytes()
+    install(_model(tmp_path / "other", b"\0\0\0\1"), tmp_path / "root")
+    assert (place / "dreamforge.json").read_bytes() != before
+
+
+def test_a_model_that_lost_a_file_in_its_place_is_refused(model: Path, tmp_path: Path) -> None:
+    place = install(model, tmp_path / "root")
+    (place / "unet" / "config.json").unlink()
+    with pytest.raises(ModelUnavailable, match=r"unet/config\.json: missing"):
+        install(model, tmp_path / "root")
+
+
+def test_a_folder_without_a_descriptor_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match=r"dreamforge\.json"):
+        install(tmp_path, tmp_path / "root")
+
+
+def test_what_ships_installs(tmp_path: Path) -> None:
+    for folder in bundled():
+        install(folder, tmp_path)
+        shutil.rmtree(tmp_path / folder.parent.name)

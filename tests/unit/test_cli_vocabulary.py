@@ -1,0 +1,48 @@
+"""What the demo model can draw, and whether a prompt asks for any of it."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from cli.commands import demo
+from cli.stack.first_models import FirstModel
+from cli.stack.whole import Stack
+from cli.vocabulary import knows, of_folder
+
+_WORDS = ["red apple", "snowman", "the crown"]
+
+
+@pytest.mark.parametrize("prompt", ["an apple", "A Snowman, at night", "crown!"])
+def test_a_prompt_with_a_known_word_is_known(prompt: str) -> None:
+    assert knows(_WORDS, prompt)
+
+
+@pytest.mark.parametrize("prompt", ["the sea", "applesauce", "", "a"])
+def test_a_prompt_without_one_is_not(prompt: str) -> None:
+    assert not knows(_WORDS, prompt)
+
+
+def test_a_folder_without_a_list_draws_anything(tmp_path: Path) -> None:
+    assert of_folder(tmp_path) == []
+    (tmp_path / "vocabulary.txt").write_text("red apple\n\n snowman \n")
+    assert of_folder(tmp_path) == ["red apple", "snowman"]
+
+
+def _warned(folder: Path, prompt: str, capsys: pytest.CaptureFixture[str], *, trained: bool) -> str:
+    model = FirstModel(id="1", folder=folder, trained=trained)
+    stack = SimpleNamespace(model=model)
+    demo.warn(cast(Stack, stack), prompt)
+    return capsys.readouterr().err
+
+
+def test_the_demo_says_what_its_model_cannot_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "vocabulary.txt").write_text("red apple\n")
+    assert _warned(tmp_path, "an apple", capsys, trained=True) == ""
+    said = _warned(tmp_path, "the sea", capsys, trained=True)
+    assert "--list" in said
+    assert "dreamforge model import" in said
+    assert _warned(tmp_path, "an apple", capsys, trained=False) == "untrained weights: noise\n"
