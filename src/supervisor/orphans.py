@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
@@ -35,10 +36,26 @@ def kill_orphans(lock_dir: Path) -> list[int]:
             continue
         except psutil.AccessDenied:
             log.error("orphan %d belongs to another user", process.pid)
-    _, left = psutil.wait_procs(orphans, timeout=_WAIT_S)
-    for process in left:
+    for process in _still_alive(orphans):
         log.error("orphan %d does not die; its device will not verify", process.pid)
     return [process.pid for process in orphans]
+
+
+def _still_alive(killed: list[psutil.Process]) -> list[psutil.Process]:
+    deadline = time.monotonic() + _WAIT_S
+    while left := [process for process in killed if not _dead(process)]:
+        if time.monotonic() >= deadline:
+            return left
+        psutil.wait_procs(left, timeout=0.1)
+    return []
+
+
+def _dead(process: psutil.Process) -> bool:
+    """Gone, or a zombie: it holds nothing, and a container's first process may never collect it."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _marked(lock_dir: Path) -> Iterator[tuple[psutil.Process, UUID]]:

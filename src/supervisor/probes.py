@@ -1,4 +1,4 @@
-"""Which probe serves this host."""
+"""Which devices this host serves, behind one probe."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 from shared.settings import Settings
 from supervisor.cpu_probe import CpuProbe
-from supervisor.devices import DeviceProbe
+from supervisor.devices import Device, DeviceProbe, Reading
 from supervisor.gpu_probe import GpuProbe
+from supervisor.tree import ProcessTree
 
 log = logging.getLogger(__name__)
 
@@ -16,9 +17,32 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def open_probe(settings: Settings, worker_mark: str) -> DeviceProbe:
-    """The GPU probe where the driver is loaded, else the CPU one; `DF_DEVICE` decides instead."""
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if _DRIVER.exists() else "cpu"
-        log.info("DF_DEVICE=auto: this host serves %s", device)
-    return CpuProbe(settings.cpu_slots) if device == "cpu" else GpuProbe.open(worker_mark)
+    """`auto` serves the CPU, and the GPUs where NVIDIA's driver is loaded.
+
+    A step asks for one or the other through its preset, so a CPU slot beside GPUs takes nothing
+    away from them: it runs the small models that are meant for a CPU.
+    """
+    probes: dict[str, DeviceProbe] = {}
+    if settings.device in ("auto", "cpu"):
+        probes["cpu"] = CpuProbe(settings.cpu_slots)
+    if settings.device == "cuda" or (settings.device == "auto" and _DRIVER.exists()):
+        probes["cuda"] = GpuProbe.open(worker_mark)
+    log.info("DF_DEVICE=%s: this host serves %s", settings.device, " and ".join(probes))
+    return HostProbe(probes)
+
+
+class HostProbe:
+    """`DeviceProbe` over one probe per kind of device."""
+
+    def __init__(self, probes: dict[str, DeviceProbe]) -> None:
+        self._probes = probes
+
+    async def devices(self) -> list[Device]:
+        return [device for probe in self._probes.values() for device in await probe.devices()]
+
+    async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
+        return await self._probes[device.kind].read(device, tree)
+
+    async def close(self) -> None:
+        for probe in self._probes.values():
+            await probe.close()

@@ -64,7 +64,7 @@ class Slot:
 
 
 class SlotTable:
-    """Slots by device id. `changed` fires when one becomes free."""
+    """Slots by device id."""
 
     def __init__(self, devices: list[Device]) -> None:
         self._slots = {device.id: Slot(device) for device in devices}
@@ -72,10 +72,11 @@ class SlotTable:
     def __iter__(self) -> Iterator[Slot]:
         return iter(self._slots.values())
 
-    def reserve(self) -> Slot | None:
-        """Take a free slot, or None. It is `held` from here on."""
+    def free_kinds(self) -> list[Slot]:
+        """One free slot of each kind, the smallest first, so that the large ones stay for what
+        needs them. Slots of one device kind and size are alike to a claim."""
+        kinds: dict[tuple[str, int], Slot] = {}
         for slot in self:
             if slot.state is SlotState.FREE:
-                slot.move(SlotState.HELD)
-                return slot
-        return None
+                kinds.setdefault((slot.device.kind, slot.device.total_bytes), slot)
+        return sorted(kinds.values(), key=lambda slot: slot.device.total_bytes)

@@ -37,7 +37,7 @@ from supervisor.spool import Spool
 from supervisor.sweeper import Sweeper
 from supervisor.tree import ProcessTree
 from supervisor.uploads import ArtifactStore
-from supervisor.verify import verify
+from supervisor.verify import Reclaimed, verify
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Supervisor:
         self._ports = ports
         self._metrics = metrics
         self._spool = Spool(settings.spool_bytes)
-        self._drivers: dict[UUID, StepDriver] = {}
+        self._drivers: set[StepDriver] = set()
         self._bell = anyio.Event()
         self._draining = anyio.Event()
         self._host = Host(
@@ -136,34 +136,42 @@ class Supervisor:
                     await self._bell.wait()
 
     async def _claim_one(self, drivers: TaskGroup) -> bool:
-        """Claim a step for a free slot; False when there is no slot, no work, or no database."""
+        """Claim a step for some free slot; False when there is no slot, no work, or no database.
+
+        Every kind of free slot is tried: work that fits none of the CPU's must not wait behind it
+        while a GPU is free.
+        """
         models = self._ports.models()
-        if self._spool.full or not models or (slot := self.slots.reserve()) is None:
+        if self._spool.full or not models:
             return False
-        sent = boottime()
+        for slot in self.slots.free_kinds():
+            slot.move(SlotState.HELD)
+            sent = boottime()
+            claim = await self._claim_for(slot, models)
+            if claim is None:
+                slot.move(SlotState.FREE)
+                continue
+            self._metrics.claimed.inc()
+            driver = StepDriver(claim, slot, self._host, sent=sent)
+            self._drivers.add(driver)
+            drivers.start_soon(self._drive, driver)
+            return True
+        return False
+
+    async def _claim_for(self, slot: Slot, models: tuple[UUID, ...]) -> Claim | None:
         try:
-            claim = await self._ports.store.claim(self._offer(slot, models))
+            return await self._ports.store.claim(self._offer(slot, models))
         except InfraUnavailable as error:
             # A commit whose answer was lost is swept when its lease ends.
             log.warning("cannot claim: %s", error.message)
-            claim = None
-        except BaseException:
-            slot.move(SlotState.FREE)
-            raise
-        if claim is None:
-            slot.move(SlotState.FREE)
-            return False
-        self._metrics.claimed.inc()
-        driver = StepDriver(claim, slot, self._host, sent=sent)
-        self._drivers[claim.step_id] = driver
-        drivers.start_soon(self._drive, driver)
-        return True
+            return None
 
     async def _drive(self, driver: StepDriver) -> None:
         try:
             await driver.run()
         finally:
-            del self._drivers[driver.claim.step_id]
+            # Not by step: one that went back to the queue may be ours again already.
+            self._drivers.remove(driver)
             self._bell.set()
 
     def _offer(self, slot: Slot, models: tuple[UUID, ...]) -> Offer:
@@ -210,10 +218,14 @@ class Supervisor:
     async def _settle(self, slot: Slot, before: Reading | None, tree: ProcessTree | None) -> None:
         """One verification of a `verifying` slot: it becomes free, quarantined or lost."""
         probe, device = self._ports.probe, slot.device
+
+        def saw(found: Reclaimed) -> None:
+            self._metrics.saw_leak(device, found.leaked_bytes)
+
         try:
             baseline = before or await probe.read(device, tree)
             with anyio.move_on_after(self._settings.reclaim_deadline_s) as deadline:
-                await verify(probe, device, before=baseline, tree=tree)
+                await verify(probe, device, before=baseline, tree=tree, seen=saw)
         except DeviceLost as error:
             log.error("slot %s: %s", slot.id, error)
             slot.move(SlotState.LOST)
@@ -232,13 +244,14 @@ class Supervisor:
 
     async def _watch_cancels(self) -> None:
         if self._drivers:
-            for step_id in await self._ports.store.cancels(self.worker_id):
-                if (driver := self._drivers.get(step_id)) is not None:
+            asked = await self._ports.store.cancels(self.worker_id)
+            for driver in self._drivers:
+                if driver.claim.step_id in asked:
                     driver.cancel()
 
     async def _stop_late_drivers(self) -> None:
         await anyio.sleep(self._settings.drain_s)
-        for driver in list(self._drivers.values()):
+        for driver in self._drivers:
             log.warning("drain time is over: stopping step %s", driver.claim.step_id)
             driver.post(Kind.DRAIN)
 

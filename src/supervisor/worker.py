@@ -26,8 +26,9 @@ from shared.settings import Settings, forget_secrets, settings_or_exit
 from shared.startup import NotReady, wait_for_parts
 from shared.storage import ObjectStore, open_store
 from supervisor import health
-from supervisor.devices import Device, DeviceProbe
+from supervisor.devices import Device, DeviceLost, DeviceProbe
 from supervisor.dispatch import consume
+from supervisor.gpu_probe import MpsRefused
 from supervisor.host_models import HostModels
 from supervisor.locks import FileLock, LockTaken, device_lock, worker_lock, worker_mark
 from supervisor.metrics import Metrics
@@ -139,7 +140,7 @@ class SupervisorThread:
             multiprocessing.resource_tracker.ensure_running()
             probe = open_probe(settings, worker_mark(settings.lock_dir, worker_id))
             try:
-                devices = await probe.devices()
+                devices = await find_devices(probe)
                 lock_devices(settings, devices, held)
                 await self._supervise(worker_id, database, objects, probe, devices)
             finally:
@@ -191,6 +192,17 @@ class SupervisorThread:
             await presence.leave()
         except InfraUnavailable as error:
             log.warning("left without a good-bye: %s", error.message)
+
+
+async def find_devices(probe: DeviceProbe) -> list[Device]:
+    """The devices of this host; there must be one."""
+    try:
+        devices = await probe.devices()
+    except (DeviceLost, MpsRefused) as error:
+        raise NotReady(f"DF_DEVICE: {error}") from error
+    if not devices:
+        raise NotReady("DF_DEVICE: NVML lists no GPU; set DF_DEVICE=cpu to serve the CPU")
+    return devices
 
 
 def lock_devices(settings: Settings, devices: list[Device], held: ExitStack) -> None:
