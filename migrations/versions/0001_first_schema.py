@@ -139,7 +139,10 @@ def upgrade() -> None:
         sa.Column("seq", sa.BigInteger(), nullable=False),
         sa.Column("step_id", sa.UUID(), nullable=True),
         sa.Column(
-            "ts", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
+            "ts",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
         ),
         sa.Column("level", sa.Text(), nullable=False),
         sa.Column("code", sa.Text(), nullable=False),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
-from shared.db.events import NewEvent
+from shared.events import NewEvent
 from shared.states import Reason, StepState
 
 

@@ -6,7 +6,11 @@ been released keeps its meaning.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
+from uuid import UUID
 
 
 class Code(StrEnum):
@@ -29,6 +33,18 @@ class Code(StrEnum):
     ERROR = "error"
     STEP_FINISH = "step.finish"
     JOB_FINISH = "job.finish"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewEvent:
+    """A fact to be recorded; its `seq` and time are given on insert."""
+
+    code: str
+    message: str
+    level: str = "INFO"
+    step_id: UUID | None = None
+    item_index: int | None = None
+    payload: Mapping[str, Any] | None = field(default=None)
 
 
 _STREAM_NAMES: dict[str, str] = {

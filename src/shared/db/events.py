@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Uuid, column, func, insert, select, update, values
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.tables import events, jobs
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NewEvent:
-    """A fact to be recorded; its `seq` and time are given on insert."""
-
-    code: str
-    message: str
-    level: str = "INFO"
-    step_id: UUID | None = None
-    item_index: int | None = None
-    payload: Mapping[str, Any] | None = field(default=None)
+from shared.events import NewEvent as NewEvent  # its home is there; SQL callers find it here
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,33 +75,6 @@ _COLUMNS = (
     events.c.item_index,
     events.c.payload,
 )
-
-
-async def after(
-    connection: AsyncConnection, cursors: Mapping[UUID, int], *, limit: int
-) -> list[Event]:
-    """Events of many jobs past each job's cursor, in one statement, ordered by job and `seq`.
-
-    At most `limit` rows per job, so that one chatty job cannot starve the others.
-    """
-    if not cursors:
-        return []
-    watched = values(column("job_id", Uuid), column("after", BigInteger), name="watched").data(
-        list(cursors.items())
-    )
-    page = (
-        select(*_COLUMNS)
-        .where(events.c.job_id == watched.c.job_id, events.c.seq > watched.c.after)
-        .order_by(events.c.seq)
-        .limit(limit)
-        .lateral("page")
-    )
-    rows = await connection.execute(
-        select(*page.c)
-        .select_from(watched.join(page, func.true()))
-        .order_by(page.c.job_id, page.c.seq)
-    )
-    return [Event(**row) for row in rows.mappings()]
 
 
 async def page(

@@ -200,7 +200,9 @@ events = Table(
     Column("job_id", UUID(as_uuid=True), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
     Column("seq", BigInteger, nullable=False),
     Column("step_id", UUID(as_uuid=True)),
-    _now("ts"),
+    # Not now(): that is the transaction's start, and one that waited for the job's lock would show
+    # an earlier time than an event with a smaller seq.
+    Column("ts", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
     Column("level", Text, nullable=False),
     Column("code", Text, nullable=False),
     Column("message", Text, nullable=False),

@@ -1,0 +1,50 @@
+"""The application: routes, envelope, edge, parts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from api import docs_page, problems
+from api.context import open_context
+from api.edge import Edge
+from api.metrics import Metrics
+from api.routes import following, jobs, models, probes
+from shared.settings import Settings
+
+TITLE = "Dream Forge"
+DESCRIPTION = (
+    "A self-hosted render fabric: a prompt becomes a tracked, reproducible job on your own "
+    "GPUs.\n\n"
+    "Create a job, follow its stream, fetch its pictures. Every error has one shape, and its "
+    "`code` a section in docs/errors.md."
+)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The API for these settings. Nothing is opened before the application starts."""
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_context(settings, metrics) as context:
+            app.state.context = context
+            yield
+
+    app = FastAPI(
+        title=TITLE,
+        version="1",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,  # its page comes from a CDN; ours is in docs_page
+        redoc_url=None,
+        redirect_slashes=False,
+        separate_input_output_schemas=False,
+    )
+    problems.install(app)
+    for router in (jobs.router, following.router, models.router, probes.router, docs_page.router):
+        app.include_router(router)
+    app.add_middleware(Edge, metrics=metrics, max_body_bytes=settings.max_body_bytes)
+    return app

@@ -1,0 +1,76 @@
+"""What a route works with: the parts of this process, made once, handed down."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+import anyio
+from fastapi import Depends, Request
+
+from api.dispatch import Doorbell
+from api.hub import Hub
+from api.metrics import Metrics
+from shared.db.engine import Database
+from shared.db.watch import events_after
+from shared.settings import Settings
+from shared.storage import ObjectStore, open_store
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Context:
+    """The parts of one api process."""
+
+    settings: Settings
+    database: Database
+    store: ObjectStore
+    hub: Hub
+    doorbell: Doorbell
+    metrics: Metrics
+
+
+@asynccontextmanager
+async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Context]:
+    """Everything that the routes need, with its background tasks running."""
+    database = Database(settings.database_url.get_secret_value(), application="dreamforge-api")
+    hub = Hub(
+        lambda cursors, limit: database.transaction(
+            lambda connection: events_after(connection, cursors, limit=limit)
+        ),
+        on_lag=metrics.sse_dropped.inc,
+    )
+    doorbell = Doorbell(
+        settings.redis_url.get_secret_value(),
+        timeout_s=settings.doorbell_timeout_s,
+        metrics=metrics,
+    )
+    context = Context(
+        settings=settings,
+        database=database,
+        store=open_store(settings),
+        hub=hub,
+        doorbell=doorbell,
+        metrics=metrics,
+    )
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hub.run)
+            tasks.start_soon(doorbell.run)
+            yield context
+            hub.close()
+            tasks.cancel_scope.cancel()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await doorbell.close()
+            await database.close()
+            context.store.close()
+
+
+def _context(request: Request) -> Context:
+    found: Context = request.app.state.context
+    return found
+
+
+Ctx = Annotated[Context, Depends(_context)]

@@ -1,0 +1,36 @@
+"""Create a job: look at the key, choose the model, plan, insert, ring. One transaction."""
+
+from __future__ import annotations
+
+from api.context import Context
+from api.model_choice import choose_model
+from api.plan import Caller, plan_job, refuse_impossible
+from api.requests import CreateJob
+from shared.db import presence
+from shared.db.connection import Connection
+from shared.db.create import Created, create_job, find_by_key
+
+
+async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
+    """The new job, or the one that the caller's idempotency key made before.
+
+    The key is looked at first: a replay gets its answer even if the model has been disabled since.
+    A refusal leaves no trace, so it does not use the key up.
+    """
+
+    async def work(connection: Connection) -> Created:
+        if caller.key is not None:
+            earlier = await find_by_key(connection, caller.user, caller.key)
+            if earlier is not None:
+                return earlier
+        settings = context.settings
+        model = await choose_model(connection, body.model_id, settings.default_model)
+        job = plan_job(body, model, caller, settings)
+        refuse_impossible(job, await presence.live_workers(connection))
+        return await create_job(connection, job)
+
+    created = await context.database.transaction(work)
+    if created.first_step_id is not None and created.first_queue is not None:
+        context.metrics.jobs_accepted.labels(created.type).inc()
+        context.doorbell.ring(created.first_step_id, created.first_queue)
+    return created

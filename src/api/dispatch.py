@@ -1,0 +1,90 @@
+"""The doorbell's sending end, and the only file here that imports Celery.
+
+A ring says "look at your queue now". It may be lost: workers poll as well, so that costs a second
+and never a job. Hence `ring` returns at once, whatever the broker does. One task sends what is
+waiting, each message in a thread, for at most a second; when the broker hangs, rings pile up to a
+bound and the rest are dropped, counted.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+from uuid import UUID
+
+import anyio
+from anyio import CapacityLimiter, to_thread
+from celery import Celery
+
+from api.metrics import Metrics
+from shared.doorbell import TASK_NAME, celery_queue, publisher_settings
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING = 256
+# One is enough while all is well. The others stand in for threads that hang in a dead socket,
+# which end by their own time-outs soon after we stopped waiting for them.
+MAX_THREADS = 4
+
+
+class Doorbell:
+    """Rings workers through the broker; start `run` in a task group of the process."""
+
+    def __init__(self, redis_url: str, *, timeout_s: float, metrics: Metrics) -> None:
+        self._celery = Celery("dreamforge", set_as_current=False)
+        self._celery.conf.update(publisher_settings(redis_url, timeout_s))
+        self._timeout_s = timeout_s
+        self._metrics = metrics
+        self._send, self._waiting = anyio.create_memory_object_stream[tuple[UUID, str]](MAX_WAITING)
+
+    def ring(self, step_id: UUID, queue: str) -> None:
+        """Announce a step that may be claimed. Never waits, never raises."""
+        try:
+            self._send.send_nowait((step_id, queue))
+        except (anyio.WouldBlock, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            self._metrics.doorbell.labels("dropped").inc()
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        limiter = CapacityLimiter(MAX_THREADS)
+        async for step_id, queue in self._waiting:
+            await self._deliver(step_id, queue, limiter)
+
+    async def ping(self) -> bool:
+        """Whether the broker answers; for readiness."""
+        try:
+            with anyio.fail_after(self._timeout_s):
+                await to_thread.run_sync(self._connect, abandon_on_cancel=True)
+        except Exception as error:  # whatever a transport raises, the answer is "no"
+            log.warning("broker: %s", type(error).__name__)
+            return False
+        return True
+
+    async def close(self) -> None:
+        self._send.close()
+        self._waiting.close()
+        await to_thread.run_sync(self._celery.close)
+
+    async def _deliver(self, step_id: UUID, queue: str, limiter: CapacityLimiter) -> None:
+        try:
+            with anyio.fail_after(self._timeout_s):
+                await to_thread.run_sync(
+                    self._publish, step_id, queue, limiter=limiter, abandon_on_cancel=True
+                )
+        except Exception as error:  # kombu, redis, socket, time-out: all mean "not rung"
+            self._metrics.doorbell.labels("failed").inc()
+            log.warning(
+                "doorbell: %s; workers will find the step by polling",
+                type(error).__name__,
+                extra={"step_id": str(step_id)},
+            )
+        else:
+            self._metrics.doorbell.labels("sent").inc()
+
+    def _publish(self, step_id: UUID, queue: str) -> None:
+        options: dict[str, Any] = {"queue": celery_queue(queue), "ignore_result": True}
+        self._celery.send_task(TASK_NAME, args=[str(step_id)], retry=False, **options)
+
+    def _connect(self) -> None:
+        with self._celery.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=self._timeout_s)

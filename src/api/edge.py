@@ -1,0 +1,181 @@
+"""The outermost layer: what every request gets, whatever becomes of it.
+
+A correlation id, bounds on the body's size and on the time that it may take to arrive, an answer
+when a handler breaks, one log line and two metrics. Plain ASGI, so that streams pass unbuffered.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from uuid import uuid4
+
+import anyio
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.metrics import Metrics
+from api.problems import envelope
+from shared.errors import Internal, InvalidInput, PayloadTooLarge
+
+log = logging.getLogger(__name__)
+
+# A megabyte over a bad mobile connection; whoever is slower than this is holding a connection open.
+BODY_TIMEOUT_S = 30.0
+# How much of a refused body is read before its sender is cut off.
+MAX_DISCARD_BYTES = 256 << 20
+DISCARD_TIMEOUT_S = 10.0
+CLIENT_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}\Z")
+
+
+class BodyTooSlow(HTTPException):
+    """The body did not arrive in time. An HTTPException, which FastAPI's body reader lets pass."""
+
+    def __init__(self) -> None:
+        super().__init__(422, headers={"Connection": "close"})
+
+
+class Edge:
+    """ASGI middleware; see the module."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, max_body_bytes: int) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, send)
+        try:
+            await self._answer(exchange, receive)
+        except Exception as error:
+            log.exception("unhandled", extra={"correlation_id": exchange.correlation_id})
+            if exchange.status:  # too late for an envelope: cut the stream, so that it shows
+                raise error
+            problem = envelope(
+                Internal("something went wrong on our side"), exchange.correlation_id
+            )
+            await problem(scope, receive, exchange.send)
+        finally:
+            self._account(exchange)
+
+    async def _answer(self, exchange: _Exchange, receive: Receive) -> None:
+        refusal = exchange.refusal(self._max_body_bytes)
+        if refusal is None:
+            bounded = _BoundedBody(receive, self._max_body_bytes)
+            await self._app(exchange.scope, bounded.receive, exchange.send)
+            return
+        if not exchange.waits_for_go_ahead:
+            await _discard(receive)
+        response = envelope(refusal, exchange.correlation_id, {"Connection": "close"})
+        await response(exchange.scope, receive, exchange.send)
+
+    def _account(self, exchange: _Exchange) -> None:
+        scope, duration_s = exchange.scope, time.monotonic() - exchange.started
+        route = getattr(scope.get("route"), "path_format", None) or "unmatched"
+        self._metrics.observe_request(route, scope["method"], exchange.status, duration_s)
+        log.info(
+            "%s %s %s",
+            scope["method"],
+            route,
+            exchange.status or "aborted",
+            extra={
+                "correlation_id": exchange.correlation_id,
+                "client_request_id": exchange.client_request_id,
+                "duration_s": round(duration_s, 4),
+            },
+        )
+
+
+class _Exchange:
+    """One request and its response's head."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.scope = scope
+        self.started = time.monotonic()
+        self.status = 0  # none sent yet
+        self.correlation_id = uuid4().hex
+        self._send = send
+        self._headers = Headers(scope=scope)
+        given = self._headers.get("x-client-request-id")
+        self._bad_id = given is not None and not CLIENT_REQUEST_ID.match(given)
+        self.client_request_id = None if self._bad_id else given
+        state = scope.setdefault("state", {})
+        state["correlation_id"] = self.correlation_id
+        state["client_request_id"] = self.client_request_id
+
+    def refusal(self, max_body_bytes: int) -> InvalidInput | PayloadTooLarge | None:
+        """What the head alone is enough to refuse."""
+        if self._bad_id:
+            return InvalidInput(
+                "X-Client-Request-Id must be 1 to 128 printable ASCII characters without spaces",
+                field="X-Client-Request-Id",
+            )
+        length = self._headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > max_body_bytes:
+            return PayloadTooLarge(
+                f"the request body is over {max_body_bytes} bytes", maximum=max_body_bytes
+            )
+        return None
+
+    @property
+    def waits_for_go_ahead(self) -> bool:
+        """Whether the client holds its body back until we say that we want it."""
+        return self._headers.get("expect", "").lower() == "100-continue"
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self.correlation_id
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers.setdefault("Cache-Control", "no-store")
+            if self.client_request_id is not None:
+                headers["X-Client-Request-Id"] = self.client_request_id
+        await self._send(message)
+
+
+async def _discard(receive: Receive) -> None:
+    """Let a client finish sending what we refuse, within bounds.
+
+    Most clients read no answer before they have sent everything. Closing on them earlier resets
+    the connection, and the reason is lost with it.
+    """
+    seen_bytes = 0
+    with anyio.move_on_after(DISCARD_TIMEOUT_S):
+        while seen_bytes < MAX_DISCARD_BYTES:
+            message = await receive()
+            seen_bytes += len(message.get("body", b""))
+            if not message.get("more_body", False):
+                return
+
+
+class _BoundedBody:
+    """A `receive` that counts bytes and seconds until the body is complete."""
+
+    def __init__(self, receive: Receive, max_bytes: int) -> None:
+        self._receive = receive
+        self._max_bytes = max_bytes
+        self._seen_bytes = 0
+        self._complete = False
+        self._deadline = time.monotonic() + BODY_TIMEOUT_S
+
+    async def receive(self) -> Message:
+        if self._complete:  # only a disconnect can follow, any time
+            return await self._receive()
+        try:
+            with anyio.fail_after(max(0.0, self._deadline - time.monotonic())):
+                message = await self._receive()
+        except TimeoutError:
+            raise BodyTooSlow from None
+        self._seen_bytes += len(message.get("body", b""))
+        if self._seen_bytes > self._max_bytes:
+            if message.get("more_body", False):
+                await _discard(self._receive)
+            raise HTTPException(413, headers={"Connection": "close"})
+        self._complete = not message.get("more_body", False)
+        return message

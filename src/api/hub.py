@@ -1,0 +1,173 @@
+"""One reader for everybody who watches.
+
+Theory of operation
+-------------------
+A thousand clients must not mean a thousand database readers. The hub knows which jobs are watched
+and how far each has been read; every 250 ms one statement asks for all that is new, and each event
+is encoded once and handed to the subscribers of its job.
+
+A subscriber first joins, which fixes the `seq` from which the hub will serve it, and then reads
+what lies before that from the database by itself (`api.stream`). So nothing falls between the two:
+what is committed before the join is history, what comes after it is live.
+
+Each subscriber has a bounded buffer. A client that does not read fills it, and is ended: it comes
+back with `Last-Event-ID` and has lost nothing. The hub never waits for anybody.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import anyio
+
+from api.lines import sse_message
+from shared.db.events import Event
+from shared.errors import InfraUnavailable
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.25
+# While PostgreSQL is away: streams stay open, and it is not asked four times a second.
+AWAY_S = 1.0
+# Per job and statement; a chatty job gets more in the next round, at once.
+PAGE = 200
+BUFFER = 512
+
+Read = Callable[[Mapping[UUID, int], int], Awaitable[list[Event]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """An event on its way to a client, encoded once for all of them."""
+
+    seq: int
+    code: str
+    data: bytes
+
+
+@dataclass(eq=False, slots=True)
+class Subscriber:
+    """One client of one job. Live messages are those with `seq > joined_at`."""
+
+    job_id: UUID
+    joined_at: int
+    lagged: bool = False
+    closing: bool = False
+    _buffer: list[Message] = field(default_factory=list)
+    _ready: anyio.Event = field(default_factory=anyio.Event)
+
+    def push(self, message: Message) -> bool:
+        """Take a message, unless the buffer is full: then False, once, and no more after it."""
+        if self.lagged:
+            return True
+        self.lagged = len(self._buffer) >= BUFFER
+        if not self.lagged:
+            self._buffer.append(message)
+        self._ready.set()
+        return not self.lagged
+
+    def close(self) -> None:
+        self.closing = True
+        self._ready.set()
+
+    async def take(self, timeout_s: float) -> list[Message]:
+        """What has arrived within `timeout_s`; empty when nothing has, or at the end."""
+        with anyio.move_on_after(timeout_s):
+            await self._ready.wait()
+        taken, self._buffer = self._buffer, []
+        if not (self.lagged or self.closing):
+            self._ready = anyio.Event()
+        return taken
+
+
+@dataclass(eq=False, slots=True)
+class _Watch:
+    """A watched job: how far it has been read, and for whom."""
+
+    cursor: int
+    subscribers: set[Subscriber] = field(default_factory=set)
+
+
+class Hub:
+    """Fans events out to subscribers; start `run` in a task group of the process."""
+
+    def __init__(
+        self,
+        read: Read,
+        *,
+        poll_s: float = POLL_S,
+        on_lag: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._read = read
+        self._on_lag = on_lag
+        self._poll_s = poll_s
+        self._watches: dict[UUID, _Watch] = {}
+        self._wake = anyio.Event()
+        self._closing = False
+
+    @property
+    def clients(self) -> int:
+        return sum(len(watch.subscribers) for watch in self._watches.values())
+
+    def join(self, job_id: UUID, known_seq: int) -> Subscriber:
+        """Watch a job. `known_seq` is a `seq` that the caller has seen committed."""
+        watch = self._watches.setdefault(job_id, _Watch(known_seq))
+        subscriber = Subscriber(job_id, watch.cursor)
+        watch.subscribers.add(subscriber)
+        if self._closing:
+            subscriber.close()
+        self._wake.set()
+        return subscriber
+
+    def leave(self, subscriber: Subscriber) -> None:
+        """Must be called once for every `join`. Never waits, so a cancelled task may call it."""
+        watch = self._watches[subscriber.job_id]
+        watch.subscribers.discard(subscriber)
+        if not watch.subscribers:
+            del self._watches[subscriber.job_id]
+
+    def close(self) -> None:
+        """End every stream, those to come too: the process is going."""
+        self._closing = True
+        for watch in self._watches.values():
+            for subscriber in watch.subscribers:
+                subscriber.close()
+
+    async def run(self) -> None:
+        """Read and hand out, until cancelled."""
+        while True:
+            if not self._watches:
+                self._wake = anyio.Event()
+                await self._wake.wait()
+            try:
+                pause_s = await self._round()
+            except InfraUnavailable as error:
+                log.warning("streams wait: %s", error.message)
+                pause_s = AWAY_S
+            except Exception:  # a bug in one round must not silence every stream for good
+                log.exception("streams: a round failed")
+                pause_s = AWAY_S
+            await anyio.sleep(pause_s)
+
+    async def _round(self) -> float:
+        """One statement for all watched jobs; returns how long to wait before the next."""
+        watches = dict(self._watches)
+        found = await self._read({job: watch.cursor for job, watch in watches.items()}, PAGE)
+        counts: Counter[UUID] = Counter()
+        for event in found:
+            counts[event.job_id] += 1
+            # To the watch that asked. Everybody may have left it while we read, and somebody else
+            # joined at another cursor: that is a new watch, and its page is the next one.
+            self._hand_out(watches[event.job_id], event)
+        return 0.0 if counts and max(counts.values()) >= PAGE else self._poll_s
+
+    def _hand_out(self, watch: _Watch, event: Event) -> None:
+        watch.cursor = event.seq
+        message = Message(event.seq, event.code, sse_message(event))
+        for subscriber in watch.subscribers:
+            if not subscriber.push(message):
+                self._on_lag()

@@ -1,0 +1,28 @@
+"""Ids in paths. One spelling: what we hand out is what we take back."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from shared.errors import NotFound
+
+
+def parse_id(text: str) -> UUID | None:
+    """The UUID, or None for anything but the lower-case form with hyphens."""
+    try:
+        parsed = UUID(text)
+    except ValueError:
+        return None
+    return parsed if str(parsed) == text else None
+
+
+def job_id_of(text: str) -> UUID:
+    """Raises `NotFound`: what is no id cannot be a job's."""
+    parsed = parse_id(text)
+    if parsed is None:
+        raise no_such_job()
+    return parsed
+
+
+def no_such_job() -> NotFound:
+    return NotFound("there is no such job")

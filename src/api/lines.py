@@ -1,0 +1,45 @@
+"""An event as clients see it: a line of the log, or a message of the stream."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi.sse import format_sse_event
+
+from api.responses import iso
+from shared.db.events import Event
+from shared.events import stream_name
+
+
+def log_line(event: Event) -> bytes:
+    """One line of NDJSON; `item_index` and `payload` only where there is one."""
+    line = _common(event)
+    if event.item_index is not None:
+        line["item_index"] = event.item_index
+    if event.payload is not None:
+        line["payload"] = event.payload
+    return _json(line).encode() + b"\n"
+
+
+def sse_message(event: Event) -> bytes:
+    """One SSE message; its id is the event's `seq`, which `Last-Event-ID` gives back."""
+    data = {"seq": event.seq, **_common(event)}
+    data |= {"item_index": event.item_index, "payload": event.payload}
+    return format_sse_event(data_str=_json(data), event=stream_name(event.code), id=str(event.seq))
+
+
+def _common(event: Event) -> dict[str, Any]:
+    return {
+        "ts": iso(event.ts),
+        "level": event.level,
+        "code": event.code,
+        "message": event.message,
+        "job_id": str(event.job_id),
+        "step_id": None if event.step_id is None else str(event.step_id),
+    }
+
+
+def _json(data: dict[str, Any]) -> str:
+    # ASCII only: U+2028 and lone surrogates in a runner's log line would break some readers.
+    return json.dumps(data, separators=(",", ":"))

@@ -1,0 +1,72 @@
+"""What Prometheus reads from this process. Base units, `dreamforge_` prefix, its own registry."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """Counters of one process. `route` is a template, never a path: its values are bounded."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "dreamforge_http_requests_total",
+            "Requests by route template, method and status; status 0: aborted by the client.",
+            ["route", "method", "status"],
+            registry=self.registry,
+        )
+        self._latency = Histogram(
+            "dreamforge_http_request_duration_seconds",
+            "Time until a response was complete, by route template.",
+            ["route", "method"],
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+            registry=self.registry,
+        )
+        self.jobs_accepted = Counter(
+            "dreamforge_jobs_accepted_total",
+            "Jobs created, by type; replays of an idempotency key are not counted.",
+            ["type"],
+            registry=self.registry,
+        )
+        self.jobs_finished = Counter(
+            "dreamforge_jobs_finished_total",
+            "Verdicts written by this process, by status and reason. Workers count theirs.",
+            ["status", "reason"],
+            registry=self.registry,
+        )
+        self.doorbell = Counter(
+            "dreamforge_doorbell_rings_total",
+            "Messages to the broker, by outcome: sent, failed, dropped.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.sse_clients = Gauge(
+            "dreamforge_sse_clients", "Open progress streams.", registry=self.registry
+        )
+        self.sse_dropped = Counter(
+            "dreamforge_sse_dropped_total",
+            "Streams ended because their client did not read fast enough.",
+            registry=self.registry,
+        )
+        self.queue_depth = Gauge(
+            "dreamforge_queue_depth",
+            "Steps that wait for a slot, up to 10000.",
+            registry=self.registry,
+        )
+        for outcome in ("sent", "failed", "dropped"):
+            self.doorbell.labels(outcome)  # so that a rate() sees zeros before the first failure
+
+    def observe_request(self, route: str, method: str, status: int, duration_s: float) -> None:
+        known = method if method in _METHODS else "other"
+        self._requests.labels(route, known, str(status)).inc()
+        if not route.endswith("/stream"):  # how long somebody watched is no latency
+            self._latency.labels(route, known).observe(duration_s)
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+_METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}

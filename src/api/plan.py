@@ -1,0 +1,190 @@
+"""From a request to a job with everything pinned, or a refusal that names the field and its limit.
+
+All that can be known before the job exists is checked here: a refusal costs a millisecond, a
+failure on the GPU costs minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+from uuid import uuid4
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from api.requests import CreateJob
+from shared.db.create import IdempotencyKey, NewJob, NewStep
+from shared.db.models import Model
+from shared.db.presence import Worker, largest_slot_bytes
+from shared.errors import InsufficientVram, InvalidInput, ModelUnavailable
+from shared.messages import GenerateParams
+from shared.presets import Preset, preset
+from shared.settings import Settings
+
+QUEUE = "default"
+DEFAULT_PRESET = "cpu"
+# `chain.upscale` implementations that this release has.
+UPSCALERS: tuple[str, ...] = ()
+# What a model's schema may fill in and bound. The prompt is everybody's.
+_BY_MODEL = ("width", "height", "steps", "guidance", "scheduler", "count", "format")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caller:
+    """Who asks, and under which ids."""
+
+    user: str
+    correlation_id: str
+    client_request_id: str | None
+    key: IdempotencyKey | None
+
+
+def plan_job(body: CreateJob, model: Model, caller: Caller, settings: Settings) -> NewJob:
+    """The job that `body` asks for. Raises `InvalidInput`, `ModelUnavailable`."""
+    _refuse_unavailable(body, model)
+    params = _generate_params(body, model)
+    chosen = preset(body.preset or model.descriptor.get("default_preset") or DEFAULT_PRESET)
+    _check_preset(params, chosen)
+    step = NewStep(
+        id=uuid4(),
+        name="generate",
+        type="generate",
+        params=params.model_dump(mode="json"),
+        queue=QUEUE,
+        device=chosen.device,
+        preset=chosen.model_dump(mode="json"),
+        vram_bytes=chosen.vram_for(model.kind),
+        timeout_s=_timeout_s(body, chosen, settings),
+        model_id=model.id,
+        checkpoint_sha256=model.checkpoint_sha256,
+    )
+    return NewJob(
+        id=uuid4(),
+        type=body.type,
+        user=caller.user,
+        request=body.model_dump(mode="json", exclude_unset=True),
+        count=body.count,
+        correlation_id=caller.correlation_id,
+        client_request_id=caller.client_request_id,
+        key=caller.key,
+        steps=[step],
+    )
+
+
+def refuse_impossible(job: NewJob, live: Sequence[Worker]) -> None:
+    """Raise `InsufficientVram` when workers are there and none could ever hold a step.
+
+    With no worker at all the job waits: one that is about to start may well be able to.
+    """
+    if not live:
+        return
+    for step in job.steps:
+        largest = largest_slot_bytes(live, device=step.device, queue=step.queue)
+        if largest < step.vram_bytes:
+            raise InsufficientVram(
+                f"step {step.name!r} needs {step.vram_bytes} bytes on a {step.device} device "
+                f"(preset {step.preset['name']!r}); the largest slot of any live worker has "
+                f"{largest}. Choose another preset or model, or add a worker.",
+                step=step.name,
+                preset=step.preset["name"],
+                device=step.device,
+                required_bytes=step.vram_bytes,
+                largest_slot_bytes=largest,
+                live_workers=len(live),
+            )
+
+
+def _refuse_unavailable(body: CreateJob, model: Model) -> None:
+    if not model.enabled:
+        raise ModelUnavailable(
+            f"model {model.name}@{model.version} is disabled; "
+            f"`dreamforge model enable {model.name}` turns it on",
+            model_id=str(model.id),
+        )
+    if body.chain is not None and body.chain.upscale is not None:
+        raise InvalidInput(
+            f"chain.upscale.impl: {body.chain.upscale.impl!r} is not available; "
+            f"available: {', '.join(UPSCALERS) or 'none yet'}",
+            field="chain.upscale.impl",
+            available=list(UPSCALERS),
+        )
+
+
+def _generate_params(body: CreateJob, model: Model) -> GenerateParams:
+    """The request with the model's defaults filled in, checked against the model's schema."""
+    rules: dict[str, Any] = model.parameters_schema.get("properties", {})
+    chosen = {name: getattr(body, name) for name in _BY_MODEL}
+    for name, value in chosen.items():
+        if value is None:
+            chosen[name] = rules.get(name, {}).get("default")
+    _check_schema(model, {name: chosen[name] for name in _BY_MODEL if name in rules})
+    missing = [name for name in ("width", "height", "steps", "guidance") if chosen[name] is None]
+    if missing:
+        raise InvalidInput(
+            f"{missing[0]}: model {model.name} has no default for it, so the request must say",
+            field=missing[0],
+        )
+    chosen["guidance"] = float(chosen["guidance"])
+    return GenerateParams(
+        prompt=body.prompt,
+        negative_prompt=body.negative_prompt,
+        seed=body.seed,
+        embed_metadata=body.embed_metadata,
+        **chosen,
+    )
+
+
+def _check_schema(model: Model, values: dict[str, Any]) -> None:
+    found = sorted(
+        Draft202012Validator(model.parameters_schema).iter_errors(values),
+        key=lambda error: list(map(str, error.path)),
+    )
+    if not found:
+        return
+    errors = [_finding(error) for error in found]
+    raise InvalidInput(
+        f"{errors[0]['field']}: {errors[0]['message']} (model {model.name}@{model.version})",
+        errors=errors,
+        model_id=str(model.id),
+    )
+
+
+def _finding(error: ValidationError) -> dict[str, Any]:
+    field = ".".join(map(str, error.path))
+    rule, value = str(error.validator), cast("Any", error.validator_value)
+    message = error.message
+    if rule == "enum":
+        message = f"must be one of: {', '.join(str(name or 'null') for name in value)}"
+    return {"field": field, "message": message, rule: value}
+
+
+def _check_preset(params: GenerateParams, chosen: Preset) -> None:
+    pixels = params.width * params.height
+    if pixels > chosen.max_pixels:
+        raise InvalidInput(
+            f"width, height: {pixels} pixels are more than preset {chosen.name!r} allows, "
+            f"{chosen.max_pixels}",
+            field="width",
+            maximum_pixels=chosen.max_pixels,
+        )
+    if params.steps > chosen.max_steps:
+        raise InvalidInput(
+            f"steps: {params.steps} are more than preset {chosen.name!r} allows, "
+            f"{chosen.max_steps}",
+            field="steps",
+            maximum=chosen.max_steps,
+        )
+
+
+def _timeout_s(body: CreateJob, chosen: Preset, settings: Settings) -> float:
+    if body.timeout_s is None:
+        return min(chosen.timeout_s, settings.max_timeout_s)
+    if body.timeout_s > settings.max_timeout_s:
+        raise InvalidInput(
+            f"timeout_s: at most {settings.max_timeout_s:g} here",
+            field="timeout_s",
+            maximum=settings.max_timeout_s,
+        )
+    return body.timeout_s

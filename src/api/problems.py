@@ -1,0 +1,154 @@
+"""One envelope for every error, wherever it comes from.
+
+Nothing of the request's values, no stack trace, no SQL, path or secret goes into a response: the
+correlation id ties it to the log line that has them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from shared.errors import (
+    DreamForgeError,
+    InfraUnavailable,
+    Internal,
+    InvalidInput,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+)
+
+log = logging.getLogger(__name__)
+
+MAX_ERRORS = 20  # a body of a thousand unknown fields gets no answer of a thousand entries
+MAX_FIELD_CHARACTERS = 100
+# Bounds that pydantic reports beside its message, under the name that JSON Schema has for them.
+_LIMITS = {
+    "ge": "minimum",
+    "gt": "exclusiveMinimum",
+    "le": "maximum",
+    "lt": "exclusiveMaximum",
+    "multiple_of": "multipleOf",
+    "min_length": "minLength",
+    "max_length": "maxLength",
+    "expected": "expected",
+}
+
+
+def install(app: FastAPI) -> None:
+    """Map every exception that the router and the routes can raise."""
+    app.add_exception_handler(DreamForgeError, _on_ours)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+
+
+def envelope(
+    error: DreamForgeError, correlation_id: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """The response for `error`."""
+    extra = dict(headers or {})
+    if isinstance(error, InfraUnavailable):
+        extra["Retry-After"] = str(error.retry_after_s)
+    body = {
+        "code": error.code,
+        "message": error.message,
+        "details": error.details,
+        "correlation_id": correlation_id,
+    }
+    return JSONResponse(body, status_code=error.http_status, headers=extra)
+
+
+def correlation_id(request: Request) -> str:
+    found: str = request.state.correlation_id
+    return found
+
+
+async def _on_ours(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, DreamForgeError)
+    if error.http_status >= 500:
+        log.error(
+            "%s", error.message, exc_info=error, extra={"correlation_id": correlation_id(request)}
+        )
+    return envelope(error, correlation_id(request))
+
+
+async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    return envelope(invalid(error.errors(), request.headers), correlation_id(request))
+
+
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    ours = _of_status(error.status_code, request)
+    return envelope(ours, correlation_id(request), error.headers)
+
+
+def _of_status(status: int, request: Request) -> DreamForgeError:
+    match status:
+        case 404:
+            return NotFound("there is no such address; /docs lists what there is")
+        case 405:
+            return MethodNotAllowed(f"this address does not answer to {request.method}")
+        case 413:
+            return PayloadTooLarge("the request body is too large")
+        case _ if status < 500:
+            return InvalidInput("the request body cannot be read: it must be JSON in UTF-8")
+        case _:
+            return Internal("something went wrong on our side")
+
+
+def invalid(errors: Any, headers: Mapping[str, str]) -> InvalidInput:
+    """pydantic's findings in our words: field, message, and the limit that was crossed."""
+    found = [_finding(error, headers) for error in errors[:MAX_ERRORS]]
+    first = found[0]
+    message = f"{first['field']}: {first['message']}" if first["field"] else first["message"]
+    if len(errors) > 1:
+        message += f" (and {len(errors) - 1} more)"
+    return InvalidInput(message, errors=found)
+
+
+def _finding(error: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
+    place = [str(part) for part in error["loc"]]
+    field = _printable(".".join(place[1:]))
+    context = error.get("ctx", {})
+    if error["type"] == "json_invalid":
+        return {
+            "field": "",
+            "message": f"the body is not JSON: {context['error']} at character {place[-1]}",
+        }
+    if place == ["body"]:
+        return {"field": "", "message": _what_of_body(error, headers)}
+    limits = {ours: context[theirs] for theirs, ours in _LIMITS.items() if theirs in context}
+    return {"field": field, "message": _message(error), **limits}
+
+
+def _message(error: Mapping[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return "is not known here"
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+def _what_of_body(error: Mapping[str, Any], headers: Mapping[str, str]) -> str:
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        return "the body must be JSON, with Content-Type: application/json"
+    match error["type"]:
+        case "missing":
+            return "the body is missing"
+        case "model_attributes_type" | "model_type" | "dict_type":
+            return "the body must be a JSON object"
+        case _:
+            return _message(error)
+
+
+def _printable(text: str) -> str:
+    """A field's name may be the client's own: keep it short, and encodable."""
+    return text[:MAX_FIELD_CHARACTERS].encode("unicode_escape").decode("ascii")

@@ -1,0 +1,152 @@
+"""What clients send. Unknown fields are refused, types are not converted: a typing mistake that
+is silently ignored costs its author a picture and an afternoon."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from shared.messages import MAX_COUNT, MAX_SEED
+from shared.model_schema import MAX_GUIDANCE, MAX_SIDE, MAX_STEPS, MIN_SIDE
+from shared.states import Status
+
+MAX_PROMPT_CHARACTERS = 4096
+MAX_NAME_CHARACTERS = 256
+MAX_PAGE = 200
+MAX_TAIL = 10_000
+
+Scheduler = Literal[
+    "ddim",
+    "pndm",
+    "euler",
+    "euler_a",
+    "heun",
+    "dpmpp_2m",
+    "dpmpp_2m_karras",
+    "dpmpp_2m_sde_karras",
+    "unipc",
+    "flow_match_euler",
+]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL stores every text that is one: UTF-8, and no NUL."""
+    if "\0" in text:
+        raise ValueError("must not contain NUL characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must not contain lone surrogates (half of a UTF-16 pair)") from None
+    return text
+
+
+Text = Annotated[
+    str,
+    AfterValidator(_storable),
+    Field(max_length=MAX_PROMPT_CHARACTERS, json_schema_extra={"pattern": r"^[^\u0000]*$"}),
+]
+Name = Annotated[
+    str,
+    AfterValidator(_storable),
+    Field(
+        min_length=1,
+        max_length=MAX_NAME_CHARACTERS,
+        json_schema_extra={"pattern": r"^[^\u0000]*$"},
+    ),
+]
+Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8)]
+
+
+class Upscale(Strict):
+    """Enlarge what the first step made."""
+
+    scale: Literal[2, 4]
+    impl: Literal["auto", "resample", "diffusion", "gan"] = "auto"
+    strict_scale: bool = False
+
+
+class Chain(Strict):
+    upscale: Upscale | None = None
+
+
+class CreateJob(Strict):
+    """A job to be. What is not given comes from the model and its preset."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"type": "generate", "prompt": "a red apple"},
+                {
+                    "type": "generate",
+                    "prompt": "a lighthouse at night, oil painting",
+                    "negative_prompt": "blurry",
+                    "width": 512,
+                    "height": 512,
+                    "steps": 25,
+                    "guidance": 7.5,
+                    "seed": 42,
+                    "count": 4,
+                    "format": "png",
+                },
+            ]
+        }
+    )
+
+    type: Literal["generate"]
+    prompt: Annotated[Text, Field(min_length=1)]
+    negative_prompt: Text = ""
+    width: Side | None = Field(default=None, description="pixels; default from the model")
+    height: Side | None = Field(default=None, description="pixels; default from the model")
+    steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
+    guidance: float | None = Field(default=None, ge=0, le=MAX_GUIDANCE)
+    scheduler: Scheduler | None = None
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        lt=MAX_SEED,
+        description="item i uses (seed + i) mod 2^53; without one each item draws its own",
+    )
+    count: int = Field(default=1, ge=1, le=MAX_COUNT)
+    format: Literal["png", "jpg"] = "png"
+    embed_metadata: bool = True
+    model_id: Name | None = Field(
+        default=None, description="a model's id, its name, or name@version"
+    )
+    preset: Name | None = Field(default=None, description="default: the model's")
+    timeout_s: float | None = Field(default=None, gt=0, description="default: the preset's")
+    chain: Chain | None = None
+
+
+class ListQuery(BaseModel):
+    """Query of `GET /v1/jobs`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: Status | None = None
+    limit: int = Field(default=50, ge=1, le=MAX_PAGE)
+    cursor: str | None = Field(
+        default=None, max_length=200, description="`next_cursor` of the page before"
+    )
+
+
+class LogsQuery(BaseModel):
+    """Query of `GET /v1/jobs/{id}/logs`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tail: int | None = Field(default=None, ge=1, le=MAX_TAIL, description="only the last N lines")
+    since_ts: str | None = Field(
+        default=None,
+        max_length=64,
+        description="ISO 8601; without an offset it is UTC",
+        examples=["2026-01-31T12:00:00Z"],
+        json_schema_extra={"format": "date-time"},
+    )
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] | None = Field(
+        default=None, description="this level and above"
+    )

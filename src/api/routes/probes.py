@@ -1,0 +1,86 @@
+"""Is it alive, is it ready, what does it count."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import anyio
+from fastapi import APIRouter, Response
+
+from api import responses
+from api.context import Context, Ctx
+from api.metrics import CONTENT_TYPE
+from api.routes.errors import documented
+from shared.db.backlog import queue_depth
+from shared.errors import InfraUnavailable
+
+log = logging.getLogger(__name__)
+router = APIRouter(tags=["probes"])
+
+# To who asks, a probe that hangs is a dead process. Most give up after some seconds.
+CHECK_TIMEOUT_S = 2.0
+
+
+@router.get("/healthz", operation_id="get_health", summary="The process is alive")
+async def get_health() -> responses.Health:
+    return responses.Health()
+
+
+@router.get(
+    "/readyz",
+    operation_id="get_readiness",
+    summary="Jobs can be accepted",
+    responses=documented(),
+    response_model_exclude_none=True,
+)
+async def get_readiness(context: Ctx) -> responses.Ready:
+    """503 names what is down. Without the broker jobs are accepted and found by polling, a second
+    later: that is `degraded`, not down."""
+    down: list[str] = []
+    degraded: list[str] = []
+    async with anyio.create_task_group() as checks:
+        checks.start_soon(_check, "database", context.database.ping, down)
+        checks.start_soon(_check, "store", context.store.ping, down)
+        checks.start_soon(_check, "broker", _broker(context), degraded)
+    if down:
+        raise InfraUnavailable(f"down: {', '.join(sorted(down))}", down=sorted(down))
+    return responses.Ready(degraded=degraded or None)
+
+
+@router.get(
+    "/metrics",
+    operation_id="get_metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Prometheus text format.",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        }
+    },
+)
+async def get_metrics(context: Ctx) -> Response:
+    try:
+        with anyio.fail_after(CHECK_TIMEOUT_S):
+            context.metrics.queue_depth.set(await context.database.transaction(queue_depth))
+    except (InfraUnavailable, TimeoutError):
+        context.metrics.queue_depth.set(float("nan"))  # unknown is not the last known
+    return Response(context.metrics.render(), media_type=CONTENT_TYPE)
+
+
+def _broker(context: Context) -> Callable[[], Awaitable[None]]:
+    async def ping() -> None:
+        if not await context.doorbell.ping():
+            raise InfraUnavailable("the broker does not answer")
+
+    return ping
+
+
+async def _check(name: str, ping: Callable[[], Awaitable[object]], failed: list[str]) -> None:
+    try:
+        with anyio.fail_after(CHECK_TIMEOUT_S):
+            await ping()
+    except (InfraUnavailable, TimeoutError) as error:
+        log.warning("not ready: %s: %s", name, error or "no answer in time")
+        failed.append(name)

@@ -1,0 +1,110 @@
+"""The process: one socket, the parts it needs, uvicorn, a clean end."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import socket
+import sys
+
+import anyio
+import uvicorn
+
+from api.app import create_app
+from api.auth import is_loopback
+from api.startup import wait_for_parts
+from shared.logs import configure_logging
+from shared.settings import Settings, forget_secrets
+from shared.startup import NotReady
+
+log = logging.getLogger(__name__)
+
+EXIT_NOT_READY = 1
+EXIT_MISCONFIGURED = 2
+# Requests in flight at the end get this long; streams are told to end at once.
+GRACEFUL_S = 10
+# A client that does not read keeps its connection this long, then the kernel ends it.
+UNREAD_TIMEOUT_MS = 30_000
+
+
+def serve(settings: Settings) -> int:
+    """Run until a signal; returns the exit code."""
+    forget_secrets()
+    configure_logging(settings.log_level)
+    if not is_loopback(settings.api_host):
+        return _stop(
+            EXIT_MISCONFIGURED,
+            f"DF_API_HOST={settings.api_host} would serve the network without API keys; "
+            "use 127.0.0.1",
+        )
+    try:
+        listener = bind(settings.api_host, settings.api_port)
+    except OSError as error:
+        return _stop(EXIT_MISCONFIGURED, _why_not_bound(settings, error))
+    with listener:
+        try:
+            return anyio.run(_serve, settings, listener)
+        except NotReady as error:
+            return _stop(EXIT_NOT_READY, str(error))
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket, not yet listening: nobody connects to a process that is not ready."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit these. Without them a peer that vanished, or that stopped reading its
+        # stream, would hold its memory until the process ends.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_TIMEOUT_MS)
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+async def _serve(settings: Settings, listener: socket.socket) -> int:
+    await wait_for_parts(settings)
+    app = create_app(settings)
+    host, port = listener.getsockname()[:2]
+    log.info("api: listening on http://%s:%s, documentation at /docs", host, port)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACEFUL_S,
+        lifespan="on",
+    )
+    # uvicorn ends cleanly on these, then raises them again for the handler that was there before;
+    # the default one would turn a clean end into "killed by signal 15".
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    await Server(config).serve(sockets=[listener])
+    return 0
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which would wait for open streams for ever: end them first."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        app = self.config.app
+        context = getattr(getattr(app, "state", None), "context", None)
+        if context is not None:
+            context.hub.close()
+        await super().shutdown(sockets)
+
+
+def _why_not_bound(settings: Settings, error: OSError) -> str:
+    where = f"{settings.api_host}:{settings.api_port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"port {settings.api_port} is in use ({where}); set DF_API_PORT to a free one"
+    return f"cannot listen on {where}: {error.strerror}; see DF_API_HOST and DF_API_PORT"
+
+
+def _stop(code: int, line: str) -> int:
+    sys.stderr.write(f"api: {line}\n")
+    return code

@@ -1,0 +1,124 @@
+"""One client's progress stream: history, then live, then the end.
+
+The verdict writes [`error`], `job.finish`, `progress`, in that order; after that `progress` the
+stream closes. A client that reconnects at the end of a job that has ended gets 204 (in the route),
+which is how an EventSource learns to stop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from uuid import UUID
+
+from anyio.lowlevel import checkpoint
+from starlette.responses import StreamingResponse
+from starlette.types import Send
+
+from api.hub import Hub, Message, Subscriber
+from api.lines import sse_message
+from api.metrics import Metrics
+from shared.db.events import Event
+from shared.db.jobs import Job
+from shared.errors import InfraUnavailable
+from shared.events import Code
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 15.0
+HEARTBEAT = b": still here\n\n"
+# First bytes at once, so that proxies and clients see a living stream; then how soon to come back.
+OPENING = b"retry: 1000\n\n"
+PAGE = 200
+
+ReadPage = Callable[[UUID, int, int], Awaitable[list[Event]]]
+
+
+class ProgressStream:
+    """Iterate `messages` once, to its end or until cancelled; it leaves the hub either way."""
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        after: int,
+        hub: Hub,
+        read_page: ReadPage,
+        metrics: Metrics,
+        heartbeat_s: float = HEARTBEAT_S,
+    ) -> None:
+        self._job = job
+        self._sent = after
+        self._finish_seen = False
+        self._over = False
+        self._hub = hub
+        self._read_page = read_page
+        self._metrics = metrics
+        self._heartbeat_s = heartbeat_s
+
+    async def messages(self) -> AsyncGenerator[bytes]:
+        subscriber = None if self._job.ended else self._hub.join(self._job.id, self._job.event_seq)
+        self._metrics.sse_clients.inc()
+        try:
+            yield OPENING
+            until = self._job.event_seq if subscriber is None else subscriber.joined_at
+            async with aclosing(self._history(until)) as history:
+                async for data in history:
+                    yield data
+            if subscriber is not None:
+                async with aclosing(self._live(subscriber)) as live:
+                    async for data in live:
+                        yield data
+        except InfraUnavailable as error:
+            # A stream that ends before its job makes the client come back with Last-Event-ID.
+            log.warning("stream ends early: %s", error.message)
+        finally:
+            self._metrics.sse_clients.dec()
+            if subscriber is not None:
+                self._hub.leave(subscriber)
+
+    async def _history(self, until: int) -> AsyncGenerator[bytes]:
+        """What was committed before we joined. Memory: one page, whatever the job's length."""
+        while self._sent < until:
+            page = await self._read_page(self._job.id, self._sent, PAGE)
+            if not page:
+                return
+            for event in page:
+                if event.seq <= until:
+                    yield self._pass(Message(event.seq, event.code, sse_message(event)))
+                    # A page from memory never suspends: let a disconnect be noticed.
+                    await checkpoint()
+            self._sent = page[-1].seq if page[-1].seq <= until else until
+
+    async def _live(self, subscriber: Subscriber) -> AsyncGenerator[bytes]:
+        while not self._over:
+            taken = await subscriber.take(self._heartbeat_s)
+            for message in taken:
+                if message.seq > self._sent and not self._over:
+                    yield self._pass(message)
+            if subscriber.lagged or subscriber.closing:
+                return
+            if not taken:
+                yield HEARTBEAT
+
+    def _pass(self, message: Message) -> bytes:
+        self._sent = message.seq
+        self._over = self._finish_seen and message.code == Code.PROGRESS
+        self._finish_seen = self._finish_seen or message.code == Code.JOB_FINISH
+        return message.data
+
+
+class EventStreamResponse(StreamingResponse):
+    """`text/event-stream` that closes its generator before it returns, and not when memory is
+    collected: what a client held is free the moment it is gone."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, messages: AsyncGenerator[bytes]) -> None:
+        super().__init__(messages, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self._messages = messages
+
+    async def stream_response(self, send: Send) -> None:
+        async with aclosing(self._messages):
+            await super().stream_response(send)

@@ -1,0 +1,224 @@
+"""The object store: images in, presigned addresses out.
+
+The `minio` client is synchronous, so each call runs in a worker thread, a few at a time, with
+timeouts on its connections: a store that hangs costs a thread for seconds, never an event loop.
+A write counts only when the store proves that it holds our bytes (`put`); everything that means
+"away" becomes `InfraUnavailable`, so that callers never see the client's or urllib3's exceptions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import urllib3
+from anyio import CapacityLimiter, to_thread
+from minio import Minio
+from minio.error import InvalidResponseError, S3Error, ServerError
+from urllib3.exceptions import HTTPError
+
+from shared.errors import InfraUnavailable
+from shared.settings import Settings
+
+T = TypeVar("T")
+
+# Uploads of one worker rarely overlap; more threads than this only queue inside the store.
+MAX_THREADS = 8
+CONNECT_TIMEOUT_S = 3.0
+# A 64 MiB image on a slow disk; a store that is silent for longer is not there.
+READ_TIMEOUT_S = 30.0
+# One part up to this size: a multipart ETag is not the MD5 of the object.
+PART_BYTES = 1 << 30
+SHA256_META = "x-amz-meta-sha256"
+_REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+_MISSING = {"NoSuchKey", "NoSuchObject", "NoSuchBucket"}
+
+
+class StoreRefused(InfraUnavailable):
+    """The store answered, and does not accept our credentials: waiting will not help."""
+
+
+class StoreMismatch(InfraUnavailable):
+    """The store holds something else than what was sent. The caller may send it again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredObject:
+    """What the store says of one object. A listing has no `sha256` and no `content_type`."""
+
+    key: str
+    size_bytes: int
+    etag: str
+    modified_at: datetime | None
+    sha256: str | None = None
+    content_type: str | None = None
+
+
+class ObjectStore:
+    """One private bucket. Safe to use from many tasks of one event loop."""
+
+    def __init__(
+        self, *, client: Minio, public: Minio, bucket: str, pool: urllib3.PoolManager
+    ) -> None:
+        self._client = client
+        self._public = public
+        self._pool = pool
+        self.bucket = bucket
+        self._limiter: CapacityLimiter | None = None
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._pool.clear()
+
+    async def ensure_bucket(self) -> None:
+        """Make the bucket unless it is there. Buckets are private unless a policy opens them."""
+
+        def work() -> None:
+            if not self._client.bucket_exists(self.bucket):
+                try:
+                    self._client.make_bucket(self.bucket)
+                except S3Error as error:  # the other service was faster
+                    if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+                        raise
+
+        await self._run(work)
+
+    async def put(self, key: str, data: bytes, *, content_type: str, sha256: str) -> None:
+        """Store `data`, and return only when the store has proven that it holds these bytes.
+
+        The proof: size and recorded sha256, and an ETag that is the MD5 of what we sent. A store
+        that makes other ETags (KMS encryption) is asked for the object itself.
+        Raises `StoreMismatch`, `InfraUnavailable`; `ValueError` when `sha256` is another data's.
+        """
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ValueError(f"{key}: the data does not have the sha256 that was given")
+        await self._run(lambda: self._put_and_prove(key, data, content_type, sha256))
+
+    async def get(self, key: str) -> bytes | None:
+        """The object's bytes, or None."""
+        return await self._run(lambda: self._read(key))
+
+    async def stat(self, key: str) -> StoredObject | None:
+        return await self._run(lambda: self._stat(key))
+
+    async def delete(self, key: str) -> None:
+        """Delete an object; one that is not there is deleted already."""
+        await self._run(lambda: self._client.remove_object(self.bucket, key))
+
+    async def list(self, prefix: str) -> list[StoredObject]:
+        """Every object whose key begins with `prefix`, by key."""
+        return await self._run(
+            lambda: [
+                StoredObject(
+                    key=found.object_name or "",
+                    size_bytes=found.size or 0,
+                    etag=(found.etag or "").strip('"'),
+                    modified_at=found.last_modified,
+                )
+                for found in self._client.list_objects(self.bucket, prefix, recursive=True)
+            ]
+        )
+
+    async def ping(self) -> None:
+        """Raise `InfraUnavailable` unless the store answers and our bucket is there."""
+        if not await self._run(lambda: self._client.bucket_exists(self.bucket)):
+            raise InfraUnavailable(f"the object store has no bucket {self.bucket!r}")
+
+    def presign(self, key: str, ttl_s: float) -> str:
+        """A URL that reads the object until `ttl_s` from now. Signs locally, asks nobody."""
+        return self._public.presigned_get_object(self.bucket, key, expires=timedelta(seconds=ttl_s))
+
+    def _put_and_prove(self, key: str, data: bytes, content_type: str, sha256: str) -> None:
+        self._client.put_object(
+            self.bucket,
+            key,
+            io.BytesIO(data),
+            len(data),
+            content_type=content_type,
+            metadata={SHA256_META: sha256},
+            part_size=PART_BYTES,
+        )
+        found = self._stat(key)
+        if found is None or (found.size_bytes, found.sha256) != (len(data), sha256):
+            raise StoreMismatch(f"the object store does not hold {key} as it was sent")
+        if found.etag == hashlib.md5(data, usedforsecurity=False).hexdigest():
+            return
+        if self._read(key) != data:
+            raise StoreMismatch(f"the object store returned other bytes for {key}")
+
+    def _stat(self, key: str) -> StoredObject | None:
+        try:
+            found = self._client.stat_object(self.bucket, key)
+        except S3Error as error:
+            if error.code in _MISSING:
+                return None
+            raise
+        metadata = {name.lower(): value for name, value in (found.metadata or {}).items()}
+        return StoredObject(
+            key=key,
+            size_bytes=found.size or 0,
+            etag=(found.etag or "").strip('"'),
+            modified_at=found.last_modified,
+            sha256=metadata.get(SHA256_META),
+            content_type=found.content_type,
+        )
+
+    def _read(self, key: str) -> bytes | None:
+        try:
+            response = self._client.get_object(self.bucket, key)
+        except S3Error as error:
+            if error.code in _MISSING:
+                return None
+            raise
+        try:
+            return bytes(response.read())
+        finally:
+            response.close()
+            response.release_conn()
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        if self._limiter is None:  # needs a running event loop, so it is not made in __init__
+            self._limiter = CapacityLimiter(MAX_THREADS)
+        try:
+            return await to_thread.run_sync(work, limiter=self._limiter, abandon_on_cancel=True)
+        except S3Error as error:
+            if error.code in _REFUSED:
+                raise StoreRefused(f"the object store refuses us: {error.code}") from error
+            raise InfraUnavailable(f"the object store answered {error.code}") from error
+        except (HTTPError, InvalidResponseError, ServerError, OSError) as error:
+            raise InfraUnavailable("the object store cannot be reached") from error
+
+
+def open_store(settings: Settings) -> ObjectStore:
+    """The store of these settings. Opens no connection yet."""
+    pool = urllib3.PoolManager(
+        maxsize=MAX_THREADS,
+        timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S),
+        # One more try, for the kept-alive connection that a restarted store closed on us.
+        # Patience beyond that is the caller's: each has its own deadline.
+        retries=urllib3.Retry(total=1, connect=0, backoff_factor=0),
+    )
+    public = settings.s3_public_endpoint or settings.s3_endpoint
+    return ObjectStore(
+        client=_client(settings, settings.s3_endpoint, pool),
+        public=_client(settings, public, pool),
+        bucket=settings.s3_bucket,
+        pool=pool,
+    )
+
+
+def _client(settings: Settings, endpoint: str, pool: urllib3.PoolManager) -> Minio:
+    address = urlsplit(endpoint)
+    return Minio(
+        address.netloc,
+        access_key=settings.s3_access_key.get_secret_value(),
+        secret_key=settings.s3_secret_key.get_secret_value(),
+        secure=address.scheme == "https",
+        region=settings.s3_region,  # given, so that signing needs no look-up of the bucket's region
+        http_client=pool,
+    )

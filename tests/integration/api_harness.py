@@ -1,0 +1,242 @@
+"""A real API on a real socket for tests, and a hand in its database to play the worker."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import anyio
+import httpx
+import psycopg
+import uvicorn
+
+from api.app import create_app
+from api.serve import Server, bind
+from shared.claims import StoredArtifact
+from shared.db import artifacts, events, jobs, models, presence
+from shared.db.connection import Connection
+from shared.db.engine import Database
+from shared.db.events import NewEvent
+from shared.db.models import Model
+from shared.model_schema import (
+    Defaults,
+    Limits,
+    ModelDescriptor,
+    ModelFile,
+    Range,
+    Source,
+    checkpoint_hash,
+)
+from shared.settings import Settings
+from shared.states import Reason, Status
+from shared.storage import ObjectStore, open_store
+
+T = TypeVar("T")
+BODY: dict[str, Any] = {"type": "generate", "prompt": "a red apple"}
+
+
+def settings_of(environment: Mapping[str, str], **changes: Any) -> Settings:
+    given: dict[str, Any] = {
+        name.removeprefix("DF_").lower(): value for name, value in environment.items()
+    }
+    return Settings(**(given | changes))
+
+
+def until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
+        time.sleep(0.01)
+
+
+def descriptor(name: str = "tiny", version: str = "1", **changes: Any) -> ModelDescriptor:
+    files = (
+        ModelFile(
+            path="unet/x.safetensors",
+            size_bytes=1,
+            sha256=hashlib.sha256(f"{name}@{version}".encode()).hexdigest(),
+        ),
+    )
+    span = Range(min=16, max=512)
+    facts: dict[str, Any] = {
+        "name": name,
+        "version": version,
+        "kind": "sd",
+        "source": Source(uri="local"),
+        "files": files,
+        "checkpoint_sha256": checkpoint_hash(files),
+        "defaults": Defaults(width=64, height=64, steps=4, guidance=7.5),
+        "limits": Limits(width=span, height=span),
+    }
+    return ModelDescriptor(**(facts | changes))
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """A running API: `client` speaks to it, the rest plays the other parts."""
+
+    base: str
+    client: httpx.Client
+    settings: Settings
+    server: Server
+
+    def transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        async def main() -> T:
+            database = Database(self.settings.database_url.get_secret_value())
+            try:
+                return await database.transaction(work)
+            finally:
+                await database.close()
+
+        return anyio.run(main)
+
+    def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Run one statement; its rows, if it has any."""
+        url = self.settings.database_url.get_secret_value()
+        with psycopg.connect(url, autocommit=True) as connection:
+            done = connection.execute(statement.encode(), values)
+            return done.fetchall() if done.description else []
+
+    def install(self, **changes: Any) -> Model:
+        return self.transaction(lambda c: models.upsert_model(c, descriptor(**changes)))
+
+    def create(self, **changes: Any) -> str:
+        """Create a job; its id."""
+        answer = self.client.post("/v1/jobs", json=BODY | changes)
+        assert answer.status_code == 202, answer.text
+        created: str = answer.json()["job"]["id"]
+        return created
+
+    def step_of(self, job_id: str) -> UUID:
+        ((step_id,),) = self.sql("SELECT id FROM steps WHERE job_id = %s", job_id)
+        found: UUID = step_id
+        return found
+
+    def append(self, job_id: str, *new: NewEvent) -> int:
+        return self.transaction(lambda c: events.append(c, UUID(job_id), new))
+
+    def progress(self, job_id: str, *values: float, **payload: Any) -> int:
+        """Write `progress` events as a worker does."""
+        step_id = self.step_of(job_id)
+        return self.append(
+            job_id,
+            *(
+                NewEvent(
+                    code="progress",
+                    message="sampling",
+                    step_id=step_id,
+                    payload={"progress": value, "stage": "sampling"} | payload,
+                )
+                for value in values
+            ),
+        )
+
+    def lease(self, job_id: str, state: str = "running") -> None:
+        """Make its step an owned one."""
+        self.sql(
+            "UPDATE steps SET state = %s, lease_owner = %s, lease_expires_at = now() + '1 hour' "
+            "WHERE job_id = %s",
+            state,
+            uuid4(),
+            job_id,
+        )
+
+    def finish(
+        self,
+        job_id: str,
+        status: Status = Status.SUCCEEDED,
+        reason: Reason = Reason.COMPLETED,
+        error: dict[str, Any] | None = None,
+    ) -> None:
+        """End step and job as a worker does."""
+        self.sql(
+            "UPDATE steps SET state = %s, reason = %s, finished_at = now(), lease_owner = NULL, "
+            "lease_expires_at = NULL WHERE job_id = %s",
+            status.value,
+            reason.value,
+            job_id,
+        )
+        self.transaction(
+            lambda c: jobs.finish_job(c, UUID(job_id), status=status, reason=reason, error=error)
+        )
+
+    def artifact(self, job_id: str, item_index: int, data: bytes, seed: int = 42) -> str:
+        """Store a picture and its row; its key."""
+        key = f"dreamforge/default/jobs/{job_id}/generate/1_{item_index}_64x64_{seed}.png"
+        sha256 = hashlib.sha256(data).hexdigest()
+
+        async def upload() -> None:
+            store: ObjectStore = open_store(self.settings)
+            try:
+                await store.ensure_bucket()
+                await store.put(key, data, content_type="image/png", sha256=sha256)
+            finally:
+                store.close()
+
+        anyio.run(upload)
+        stored = StoredArtifact(
+            item_index=item_index,
+            format="png",
+            width=64,
+            height=64,
+            seed=seed,
+            s3_key=key,
+            sha256=sha256,
+            size_bytes=len(data),
+        )
+        step_id = self.step_of(job_id)
+        assert self.transaction(
+            lambda c: artifacts.insert_artifact(
+                c, job_id=UUID(job_id), step_id=step_id, step="generate", artifact=stored
+            )
+        )
+        return key
+
+    def worker(self, *models_: Model, capacity_bytes: int = 1 << 40, device: str = "cpu") -> UUID:
+        """A live worker with one slot."""
+        slot = presence.Slot(
+            id="0",
+            device=device,
+            device_class=device,
+            capacity_bytes=capacity_bytes,
+            state="free",
+        )
+        row = presence.Worker(
+            id=uuid4(),
+            host="here",
+            version="1",
+            queues=["default"],
+            slots=[slot],
+            models={model.id: model.checkpoint_sha256 for model in models_},
+        )
+        self.transaction(lambda c: presence.upsert_worker(c, row))
+        return row.id
+
+
+@contextmanager
+def running_api(environment: Mapping[str, str], **changes: Any) -> Iterator[Api]:
+    """An API in a thread of this process, with its own event loop and a real socket."""
+    settings = settings_of(environment, **changes)
+    listener = bind("127.0.0.1", 0)
+    base = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    config = uvicorn.Config(
+        create_app(settings), log_config=None, access_log=False, lifespan="on", loop="asyncio"
+    )
+    server = Server(config)
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+        until(lambda: server.started or not thread.is_alive(), "the API serves")
+        assert server.started
+        with httpx.Client(base_url=base, timeout=20, trust_env=False) as client:
+            yield Api(base, client, settings, server)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive(), "the API did not end"

@@ -1,0 +1,287 @@
+"""The hub and the stream: nothing lost, nothing twice, nobody waits for a slow client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import anyio
+import pytest
+
+from api import hub as hub_module
+from api.hub import BUFFER, Hub
+from api.metrics import Metrics
+from api.stream import HEARTBEAT, OPENING, ProgressStream
+from shared.db.events import Event
+from shared.db.jobs import Job
+from shared.errors import InfraUnavailable
+from shared.states import Status
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+FAST_S = 0.001
+
+
+class Log:
+    """The events table, in memory."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[UUID, list[Event]] = {}
+        self.reads = 0
+        self.away = False
+        self.before_return: Callable[[], None] = lambda: None
+
+    def write(self, job_id: UUID, *codes: str) -> None:
+        events = self.jobs.setdefault(job_id, [])
+        for code in codes:
+            events.append(
+                Event(
+                    job_id=job_id,
+                    seq=len(events) + 1,
+                    ts=NOW,
+                    level="INFO",
+                    code=code,
+                    message="",
+                    step_id=None,
+                    item_index=None,
+                    payload=None,
+                )
+            )
+
+    async def after(self, cursors: Mapping[UUID, int], limit: int) -> list[Event]:
+        self.reads += 1
+        if self.away:
+            raise InfraUnavailable("away")
+        found = [e for job, seq in cursors.items() for e in self.jobs.get(job, [])[seq:][:limit]]
+        await anyio.lowlevel.checkpoint()
+        self.before_return()
+        return found
+
+    async def page(self, job_id: UUID, after: int, limit: int) -> list[Event]:
+        if self.away:
+            raise InfraUnavailable("away")
+        return self.jobs[job_id][after:][:limit]
+
+    def job(self, job_id: UUID, status: Status = Status.RUNNING, seq: int | None = None) -> Job:
+        return Job(
+            id=job_id,
+            type="generate",
+            user="default",
+            status=status,
+            reason=None,
+            error=None,
+            count=1,
+            completed=0,
+            event_seq=len(self.jobs[job_id]) if seq is None else seq,
+            created_at=NOW,
+            updated_at=NOW,
+            finished_at=None,
+            cancel_requested_at=None,
+        )
+
+
+def with_hub(scenario: Callable[[Hub, Log], Awaitable[None]]) -> None:
+    async def main() -> None:
+        log = Log()
+        hub = Hub(log.after, poll_s=FAST_S)
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(hub.run)
+                await scenario(hub, log)
+                tasks.cancel_scope.cancel()
+
+    anyio.run(main)
+
+
+def stream_of(hub: Hub, log: Log, job: Job, after: int = 0, **options: Any) -> ProgressStream:
+    return ProgressStream(
+        job, after=after, hub=hub, read_page=log.page, metrics=Metrics(), **options
+    )
+
+
+def seqs(messages: list[bytes]) -> list[int]:
+    return [
+        json.loads(line.removeprefix("data: "))["seq"]
+        for message in messages
+        for line in message.decode().splitlines()
+        if line.startswith("data: ")
+    ]
+
+
+async def collect(stream: ProgressStream) -> list[bytes]:
+    return [message async for message in stream.messages()]
+
+
+def test_history_and_live_join_without_gap_or_repeat_and_end_at_the_last_progress() -> None:
+    async def scenario(hub: Hub, log: Log) -> None:
+        job_id = uuid4()
+        log.write(job_id, *["progress"] * 450)
+        found: list[bytes] = []
+        async with anyio.create_task_group() as tasks:
+
+            async def client() -> None:
+                found.extend(await collect(stream_of(hub, log, log.job(job_id), after=3)))
+
+            tasks.start_soon(client)
+            for _ in range(60):
+                await anyio.sleep(FAST_S)
+                log.write(job_id, "progress", "log")
+            log.write(job_id, "error", "job.finish", "progress", "late")
+        assert seqs(found) == list(range(4, 450 + 120 + 3 + 1))
+        assert hub.clients == 0
+
+    with_hub(scenario)
+
+
+def test_a_job_that_has_ended_is_replayed_without_the_hub() -> None:
+    async def scenario(hub: Hub, log: Log) -> None:
+        job_id = uuid4()
+        log.write(job_id, *["progress"] * 300, "job.finish", "progress")
+        found = await collect(stream_of(hub, log, log.job(job_id, Status.SUCCEEDED), after=299))
+        assert seqs(found) == [300, 301, 302]
+        assert found[0] == OPENING
+        assert log.reads == 0
+
+    with_hub(scenario)
+
+
+def test_a_second_client_of_a_watched_job_gets_all_even_with_an_older_snapshot() -> None:
+    async def scenario(hub: Hub, log: Log) -> None:
+        job_id = uuid4()
+        log.write(job_id, "progress")
+        stale = log.job(job_id)
+        first = hub.join(job_id, 1)
+        log.write(job_id, *["progress"] * 5)
+        while not await first.take(1):
+            pass
+        found: list[bytes] = []
+        async with anyio.create_task_group() as tasks:
+
+            async def client() -> None:
+                found.extend(await collect(stream_of(hub, log, stale)))
+
+            tasks.start_soon(client)
+            await anyio.sleep(FAST_S)
+            log.write(job_id, "job.finish", "progress")
+        hub.leave(first)
+        assert seqs(found) == list(range(1, 9))
+
+    with_hub(scenario)
+
+
+def test_a_page_that_was_read_for_a_watch_that_is_gone_is_not_handed_to_the_next_one() -> None:
+    async def scenario(hub: Hub, log: Log) -> None:
+        job_id = uuid4()
+        log.write(job_id, *["progress"] * 10)
+        first = hub.join(job_id, 8)
+        swapped: list[Any] = []
+
+        def swap() -> None:
+            if not swapped:
+                hub.leave(first)
+                swapped.append(hub.join(job_id, 5))
+
+        log.before_return = swap
+        while not swapped:
+            await anyio.sleep(FAST_S)
+        got = await swapped[0].take(1)
+        assert [message.seq for message in got] == [6, 7, 8, 9, 10]
+        hub.leave(swapped[0])
+
+    with_hub(scenario)
+
+
+def test_one_statement_serves_all_clients_of_all_jobs() -> None:
+    async def scenario(hub: Hub, log: Log) -> None:
+        job_ids = [uuid4() for _ in range(20)]
+        for job_id in job_ids:
+            log.write(job_id, "progress")
+        subscribers = [hub.join(job_id, 0) for job_id in job_ids for _ in range(10)]
+        for subscriber in subscribers:
+            assert [m.seq for m in await subscriber.take(1)] == [1]
+        assert log.reads < 20
+        messages = {id(s) for s in subscribers}
+        assert len(messages) == hub.clients == 200
+        for subscriber in subscribers:
+            hub.leave(subscriber)
+        assert hub.clients == 0
+
+    with_hub(scenario)
+
+
+def test_a_client_that_does_not_read_is_ended_and_the_others_are_not() -> None:
+    async def scenario(hub: Hub, log: Log) -> None:
+        job_id = uuid4()
+        log.write(job_id, "job.created")
+        slow, quick = hub.join(job_id, 1), hub.join(job_id, 1)
+        got: list[int] = []
+        for _ in range(3):
+            log.write(job_id, *["progress"] * (BUFFER // 2))
+            target = len(log.jobs[job_id])
+            while not got or got[-1] < target:
+                got += [message.seq for message in await quick.take(1)]
+        assert got == list(range(2, len(log.jobs[job_id]) + 1))
+        assert slow.lagged
+        assert not quick.lagged
+        # What it had is still in order: it resumes after the last that it was sent.
+        assert [m.seq for m in await slow.take(1)] == list(range(2, BUFFER + 2))
+        hub.leave(slow)
+        hub.leave(quick)
+
+    with_hub(scenario)
+
+
+def test_a_quiet_stream_gets_heartbeats() -> None:
+    async def scenario(hub: Hub, log: Log) -> None:
+        job_id = uuid4()
+        log.write(job_id, "job.created")
+        stream = stream_of(hub, log, log.job(job_id), after=1, heartbeat_s=FAST_S).messages()
+        assert [await anext(stream) for _ in range(3)] == [OPENING, HEARTBEAT, HEARTBEAT]
+        await stream.aclose()
+        assert hub.clients == 0
+
+    with_hub(scenario)
+
+
+def test_streams_survive_an_absent_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "AWAY_S", FAST_S)
+
+    async def scenario(hub: Hub, log: Log) -> None:
+        job_id = uuid4()
+        log.write(job_id, "progress")
+        log.away = True
+        subscriber = hub.join(job_id, 0)
+        while log.reads < 3:
+            await anyio.sleep(FAST_S)
+        log.away = False
+        assert [m.seq for m in await subscriber.take(1)] == [1]
+        hub.leave(subscriber)
+
+    with_hub(scenario)
+
+
+def test_a_stream_whose_history_cannot_be_read_ends_early_so_that_its_client_returns() -> None:
+    async def scenario(hub: Hub, log: Log) -> None:
+        job_id = uuid4()
+        log.write(job_id, "progress")
+        log.away = True
+        assert seqs(await collect(stream_of(hub, log, log.job(job_id)))) == []
+        assert hub.clients == 0
+
+    with_hub(scenario)
+
+
+def test_close_ends_every_stream_also_those_to_come() -> None:
+    async def scenario(hub: Hub, log: Log) -> None:
+        job_id = uuid4()
+        log.write(job_id, "progress")
+        stream = stream_of(hub, log, log.job(job_id)).messages()
+        assert (await anext(stream), seqs([await anext(stream)])) == (OPENING, [1])
+        hub.close()
+        assert [message async for message in stream] == []
+        assert seqs(await collect(stream_of(hub, log, log.job(job_id)))) == [1]
+        assert hub.clients == 0
+
+    with_hub(scenario)

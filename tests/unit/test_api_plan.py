@@ -1,0 +1,200 @@
+"""From request to job: defaults, limits of model and preset, what no worker could hold."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from api.plan import Caller, plan_job, refuse_impossible
+from api.requests import CreateJob
+from shared.db.create import NewJob
+from shared.db.models import Model
+from shared.db.presence import Slot, Worker
+from shared.errors import DreamForgeError, InsufficientVram, InvalidInput, ModelUnavailable
+from shared.model_schema import (
+    Defaults,
+    Limits,
+    ModelDescriptor,
+    ModelFile,
+    Range,
+    Source,
+    checkpoint_hash,
+    parameters_schema,
+)
+from shared.presets import preset
+from shared.settings import Settings
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+CALLER = Caller(user="default", correlation_id="c", client_request_id="mine", key=None)
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings.model_construct(**({"max_timeout_s": 3600.0} | changes))
+
+
+def model(**changes: Any) -> Model:
+    files = (ModelFile(path="unet/x.safetensors", size_bytes=1, sha256="0" * 64),)
+    descriptor = ModelDescriptor(
+        name="tiny",
+        version="1",
+        kind="sd",
+        source=Source(uri="local"),
+        files=files,
+        checkpoint_sha256=checkpoint_hash(files),
+        defaults=Defaults(width=64, height=48, steps=4, guidance=7, scheduler="ddim"),
+        limits=Limits(width=Range(min=32, max=128), height=Range(min=32, max=128)),
+    )
+    facts: dict[str, Any] = {
+        "id": uuid4(),
+        "name": "tiny",
+        "version": "1",
+        "kind": "sd",
+        "enabled": True,
+        "checkpoint_sha256": descriptor.checkpoint_sha256,
+        "descriptor": descriptor.model_dump(mode="json"),
+        "parameters_schema": parameters_schema(descriptor),
+        "capabilities": ["generate"],
+        "created_at": NOW,
+        "updated_at": NOW,
+    }
+    return Model(**(facts | changes))
+
+
+def plan(chosen: Model | None = None, limits: Settings | None = None, **body: Any) -> NewJob:
+    request = CreateJob.model_validate({"type": "generate", "prompt": "x"} | body)
+    return plan_job(request, chosen or model(), CALLER, limits or settings())
+
+
+def refusal(chosen: Model | None = None, **body: Any) -> DreamForgeError:
+    with pytest.raises(DreamForgeError) as caught:
+        plan(chosen, **body)
+    return caught.value
+
+
+def test_what_is_not_given_comes_from_the_model() -> None:
+    (step,) = plan().steps
+    assert (step.params["width"], step.params["height"], step.params["steps"]) == (64, 48, 4)
+    assert (step.params["guidance"], step.params["scheduler"]) == (7.0, "ddim")
+    assert step.params["seed"] is None
+
+
+def test_what_is_given_is_kept() -> None:
+    (step,) = plan(width=128, seed=5, guidance=1, scheduler="euler", count=3).steps
+    assert (step.params["width"], step.params["seed"], step.params["count"]) == (128, 5, 3)
+    assert (step.params["guidance"], step.params["scheduler"]) == (1.0, "euler")
+
+
+def test_everything_that_the_step_needs_is_pinned() -> None:
+    chosen = model()
+    job = plan(chosen)
+    (step,) = job.steps
+    assert (step.device, step.preset, step.queue) == (
+        "cpu",
+        preset("cpu").model_dump(mode="json"),
+        "default",
+    )
+    assert step.vram_bytes == preset("cpu").vram_for("sd")
+    assert (step.model_id, step.checkpoint_sha256) == (chosen.id, chosen.checkpoint_sha256)
+    assert (job.correlation_id, job.client_request_id) == ("c", "mine")
+    assert job.request == {"type": "generate", "prompt": "x"}
+
+
+def test_the_models_preset_is_used_unless_the_request_names_one() -> None:
+    chosen = model()
+    chosen.descriptor["default_preset"] = "gpu-24gb"
+    assert plan(chosen).steps[0].preset["name"] == "gpu-24gb"
+    assert plan(chosen, preset="cpu").steps[0].preset["name"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "rule", "limit"),
+    [
+        ({"width": 256}, "width", "maximum", 128),
+        ({"height": 16}, "height", "minimum", 32),
+        ({"scheduler": "flow_match_euler"}, "scheduler", "enum", None),
+    ],
+)
+def test_the_models_own_limits_are_checked_before_the_job_exists(
+    body: dict[str, Any], field: str, rule: str, limit: Any
+) -> None:
+    error = refusal(**body)
+    assert isinstance(error, InvalidInput)
+    (found,) = error.details["errors"]
+    assert found["field"] == field
+    assert limit is None or found[rule] == limit
+    assert "tiny@1" in error.message
+
+
+def test_a_model_without_a_default_makes_the_request_say() -> None:
+    assert "width" in refusal(model(parameters_schema={"type": "object"})).message
+
+
+def test_a_preset_bounds_size_and_steps() -> None:
+    wide = model(parameters_schema={})
+    body = {"width": 4096, "height": 4096, "steps": 200, "guidance": 1}
+    error = refusal(wide, **body)
+    assert error.details["maximum_pixels"] == preset("cpu").max_pixels
+
+
+def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
+    assert "cpu, gpu-24gb" in refusal(preset="nope").message
+
+
+def test_the_timeout_is_the_presets_within_the_settings_bound() -> None:
+    assert plan().steps[0].timeout_s == preset("cpu").timeout_s
+    assert plan(limits=settings(max_timeout_s=10.0)).steps[0].timeout_s == 10.0
+    assert plan(timeout_s=1.5).steps[0].timeout_s == 1.5
+    assert refusal(timeout_s=3601).details["maximum"] == 3600.0
+
+
+def test_a_disabled_model_is_unavailable() -> None:
+    assert isinstance(refusal(model(enabled=False)), ModelUnavailable)
+
+
+@pytest.mark.parametrize("impl", ["auto", "resample", "diffusion", "gan"])
+def test_an_upscale_that_is_not_available_is_refused(impl: str) -> None:
+    error = refusal(chain={"upscale": {"scale": 2, "impl": impl}})
+    assert isinstance(error, InvalidInput)
+    assert error.details == {"field": "chain.upscale.impl", "available": []}
+
+
+def worker(capacity_bytes: int, device: str = "cpu", queue: str = "default") -> Worker:
+    slot = Slot(
+        id="0",
+        device=device,
+        device_class=device,
+        capacity_bytes=capacity_bytes,
+        state="held",
+    )
+    return Worker(id=uuid4(), host="h", version="1", queues=[queue], slots=[slot], models={})
+
+
+def test_without_any_worker_a_job_waits() -> None:
+    refuse_impossible(plan(), [])
+
+
+def test_one_slot_that_is_large_enough_is_enough_even_while_it_is_busy() -> None:
+    need = plan().steps[0].vram_bytes
+    refuse_impossible(plan(), [worker(need - 1), worker(need)])
+
+
+@pytest.mark.parametrize(
+    ("live", "largest"),
+    [
+        ([worker(5), worker(9)], 9),
+        ([worker(1 << 50, device="cuda")], 0),
+        ([worker(1 << 50, queue="other")], 0),
+    ],
+)
+def test_what_no_live_worker_could_hold_is_refused_with_numbers(
+    live: list[Worker], largest: int
+) -> None:
+    job = plan()
+    with pytest.raises(InsufficientVram) as caught:
+        refuse_impossible(job, live)
+    assert caught.value.details["required_bytes"] == job.steps[0].vram_bytes
+    assert caught.value.details["largest_slot_bytes"] == largest
+    assert caught.value.details["live_workers"] == len(live)

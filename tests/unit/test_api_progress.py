@@ -1,0 +1,80 @@
+"""The progress view: monotone per item and in sum, over steps and items."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from api.progress import stages, view
+from shared.db.jobs import Job, Step
+from shared.states import Reason, Status, StepState
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def job(status: Status = Status.RUNNING, count: int = 2) -> Job:
+    return Job(
+        id=uuid4(),
+        type="generate",
+        user="default",
+        status=status,
+        reason=Reason.COMPLETED if status is Status.SUCCEEDED else None,
+        error=None,
+        count=count,
+        completed=0,
+        event_seq=1,
+        created_at=NOW,
+        updated_at=NOW,
+        finished_at=None,
+        cancel_requested_at=None,
+    )
+
+
+def step(name: str = "generate") -> Step:
+    return Step(id=uuid4(), name=name, type=name, state=StepState.RUNNING, reason=None, attempt=1)
+
+
+def items(
+    steps: list[Step],
+    finished: dict[UUID, set[int]] | None = None,
+    reached: dict[tuple[UUID, int], float] | None = None,
+) -> list[float]:
+    shown = view(job(), steps, finished=finished or {}, reached=reached or {}, last=None)
+    assert [item.item_index for item in shown.items] == [0, 1]
+    return [item.progress for item in shown.items]
+
+
+def test_a_queued_job_has_items_and_no_progress() -> None:
+    shown = view(job(Status.QUEUED), [step()], finished={}, reached={}, last=None)
+    assert (shown.progress, shown.stage) == (0.0, None)
+    assert [item.progress for item in shown.items] == [0.0, 0.0]
+
+
+def test_an_item_with_an_artifact_is_whole_whatever_was_reported() -> None:
+    only = step()
+    assert items([only], {only.id: {0}}, {(only.id, 0): 0.3, (only.id, 1): 0.4}) == [1.0, 0.4]
+
+
+def test_each_step_of_a_chain_counts_the_same_for_an_item() -> None:
+    first, second = step(), step("upscale")
+    assert items([first, second], {first.id: {0, 1}}, {(second.id, 0): 0.5}) == [0.75, 0.5]
+
+
+def test_the_aggregate_is_the_workers_own_figure() -> None:
+    last: dict[str, Any] = {"progress": 0.42, "stage": "sampling"}
+    shown = view(job(), [step()], finished={}, reached={}, last=last)
+    assert (shown.progress, shown.stage) == (0.42, "sampling")
+
+
+def test_a_succeeded_job_is_whole_even_if_its_last_event_was_pruned() -> None:
+    assert view(job(Status.SUCCEEDED), [step()], finished={}, reached={}, last=None).progress == 1.0
+
+
+@pytest.mark.parametrize("names", [["generate"], ["generate", "upscale"]])
+def test_the_weights_of_all_stages_sum_to_one(names: list[str]) -> None:
+    weights = stages([step(name) for name in names])
+    assert sum(each.weight for each in weights) == pytest.approx(1.0)
+    assert [each.step for each in weights] == [name for name in names for _ in range(4)]

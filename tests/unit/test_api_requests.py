@@ -1,0 +1,123 @@
+"""What a create request may say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from api.requests import CreateJob, Scheduler
+from shared.model_schema import SCHEDULERS
+
+GOOD: dict[str, Any] = {"type": "generate", "prompt": "a red apple"}
+
+
+def refused(**changes: Any) -> dict[str, Any]:
+    """The one finding about GOOD with these changes."""
+    with pytest.raises(ValidationError) as caught:
+        CreateJob.model_validate(GOOD | changes)
+    (found,) = caught.value.errors()
+    return {
+        "field": ".".join(map(str, found["loc"])),
+        **found.get("ctx", {}),
+        "type": found["type"],
+    }
+
+
+def test_type_and_prompt_are_all_that_is_needed() -> None:
+    job = CreateJob.model_validate(GOOD)
+    assert (job.count, job.format, job.embed_metadata, job.negative_prompt) == (1, "png", True, "")
+    assert job.width is job.height is job.steps is job.seed is None
+
+
+@pytest.mark.parametrize("missing", ["type", "prompt"])
+def test_type_and_prompt_are_needed(missing: str) -> None:
+    with pytest.raises(ValidationError, match="Field required"):
+        CreateJob.model_validate({k: v for k, v in GOOD.items() if k != missing})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prompt", "x" * 4096),
+        ("prompt", "🍎" * 4096),
+        ("prompt", "\u202eright to left\n\ttabs"),
+        ("width", 16),
+        ("height", 4096),
+        ("steps", 1),
+        ("steps", 200),
+        ("guidance", 0),
+        ("guidance", 50.0),
+        ("seed", 0),
+        ("seed", 2**53 - 1),
+        ("count", 100),
+        ("format", "jpg"),
+        ("scheduler", "euler_a"),
+        ("timeout_s", 0.5),
+        ("chain", {"upscale": {"scale": 4, "impl": "resample", "strict_scale": True}}),
+        ("chain", {}),
+    ],
+)
+def test_values_up_to_the_limits_are_accepted(field: str, value: Any) -> None:
+    CreateJob.model_validate(GOOD | {field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "limit"),
+    [
+        ("prompt", "", {"min_length": 1}),
+        ("prompt", "x" * 4097, {"max_length": 4096}),
+        ("negative_prompt", "x" * 4097, {"max_length": 4096}),
+        ("width", 65, {"multiple_of": 8}),
+        ("width", 8, {"ge": 16}),
+        ("height", 4104, {"le": 4096}),
+        ("steps", 0, {"ge": 1}),
+        ("steps", 201, {"le": 200}),
+        ("guidance", -0.1, {"ge": 0}),
+        ("guidance", 50.1, {"le": 50}),
+        ("seed", -1, {"ge": 0}),
+        ("seed", 2**53, {"lt": 2**53}),
+        ("count", 0, {"ge": 1}),
+        ("count", 101, {"le": 100}),
+        ("timeout_s", 0, {"gt": 0}),
+    ],
+)
+def test_a_value_beyond_a_limit_is_refused_with_field_and_limit(
+    field: str, value: Any, limit: dict[str, Any]
+) -> None:
+    found = refused(**{field: value})
+    assert found["field"] == field
+    assert limit.items() <= found.items()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("type", "upscale"),
+        ("prompt", 5),
+        ("prompt", "nul \0 inside"),
+        ("prompt", "lone \ud800 surrogate"),
+        ("model_id", "nul\0"),
+        ("width", "64"),
+        ("width", 64.0),
+        ("width", True),
+        ("seed", 1e3),
+        ("guidance", float("nan")),
+        ("guidance", float("inf")),
+        ("guidance", "7"),
+        ("count", "1"),
+        ("embed_metadata", 1),
+        ("format", "gif"),
+        ("scheduler", "nope"),
+        ("chain", {"downscale": {}}),
+        ("chain", {"upscale": {"scale": 3}}),
+        ("unknown", 1),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_and_never_converted(field: str, value: Any) -> None:
+    assert refused(**{field: value})["field"].startswith(field)
+
+
+def test_the_scheduler_names_are_those_of_the_registry() -> None:
+    assert set(Scheduler.__args__) == set(SCHEDULERS)  # type: ignore[attr-defined]
