@@ -8,11 +8,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 
 from shared.frames import Frame, FrameDecoder, FrameError, encode
 
 # One read of this size moves a typical image in a handful of system calls.
 READ_BYTES = 1 << 20
+
+
+class Truncated(FrameError):
+    """The stream ended inside a frame: mostly not a lie, but a writer that was killed."""
 
 
 class Channel:
@@ -23,20 +28,40 @@ class Channel:
         self._sock = sock
         self._decoder = FrameDecoder()
         self._frames: deque[Frame] = deque()
+        self._broken: FrameError | None = None
         self._sending = anyio.Lock()
 
     async def receive(self) -> Frame | None:
         """The next frame, or None at the end of the stream.
 
-        Raises `FrameError` when the other side broke the protocol, an end inside a frame included.
+        Raises `FrameError` when the other side broke the protocol, after every frame that came
+        before it; `Truncated` for an end inside a frame.
         """
+        # Data that is there is read without waiting. Whoever never stops talking would own the
+        # event loop, the timers of its own kill chain included.
+        await anyio.lowlevel.checkpoint()
         while not self._frames:
+            if self._broken is not None:
+                raise self._broken
             data = await self._read()
             if not data:
-                self._decoder.eof()
+                self._check_end()
                 return None
-            self._frames.extend(self._decoder.feed(data))
+            self._decode(data)
         return self._frames.popleft()
+
+    def _decode(self, data: bytes) -> None:
+        try:
+            for frame in self._decoder.feed(data):
+                self._frames.append(frame)
+        except FrameError as error:
+            self._broken = error
+
+    def _check_end(self) -> None:
+        try:
+            self._decoder.eof()
+        except FrameError as error:
+            raise Truncated(str(error)) from None
 
     async def send(self, header: Mapping[str, Any], body: bytes = b"") -> None:
         """Write one frame; raise `OSError` when the other side is gone."""
@@ -63,4 +88,4 @@ class Channel:
         self._sock.close()
 
 
-__all__ = ["Channel", "FrameError"]
+__all__ = ["Channel", "FrameError", "Truncated"]

@@ -8,6 +8,8 @@ and the seed that were asked for and the hash that it claims; after RESULT there
 from __future__ import annotations
 
 import hashlib
+import math
+from typing import Any
 
 from shared.frames import Frame, FrameError
 from shared.messages import (
@@ -22,12 +24,16 @@ from shared.messages import (
     parse_from_runner,
 )
 
+# A payload of ours has three levels; JSON's own parser would follow hundreds.
+MAX_DEPTH = 16
+
 
 class Conversation:
     """The parent's side of one step's talk with its runner."""
 
     def __init__(self, params: GenerateParams, *, done_items: frozenset[int]) -> None:
         self._params = params
+        self._items = range(params.count)
         self._open = set(range(params.count)) - done_items
         self._went = self._ready = self._over = False
 
@@ -37,6 +43,7 @@ class Conversation:
 
     def accept(self, frame: Frame) -> FromRunner:
         """Return the message in `frame`; raise `FrameError` when it may not be said now."""
+        check_storable(frame.header)
         message = parse_from_runner(frame.header)
         if self._over:
             raise FrameError(f"{message.type} after the end")
@@ -53,9 +60,17 @@ class Conversation:
                 self._check_result(message)
             case Failure():
                 self._over = True
-            case Progress() if message.step > message.steps:
-                raise FrameError(f"progress step {message.step} of {message.steps}")
+            case Progress():
+                self._check_progress(message)
         return message
+
+    def _check_progress(self, message: Progress) -> None:
+        if not self._went:
+            raise FrameError("progress before go")
+        if message.step > message.steps:
+            raise FrameError(f"progress step {message.step} of {message.steps}")
+        if message.item_index is not None and message.item_index not in self._items:
+            raise FrameError(f"progress of item {message.item_index} of {len(self._items)}")
 
     def _check_artifact(self, message: Artifact, body: bytes) -> None:
         params = self._params
@@ -83,3 +98,33 @@ class Conversation:
         if self._open:
             raise FrameError(f"result with {len(self._open)} items missing")
         self._over = True
+
+
+def check_storable(header: dict[str, Any]) -> None:
+    """Raise `FrameError` for what JSON can say and PostgreSQL cannot keep.
+
+    A log line becomes an event. One with a NUL, half a surrogate pair or a NaN in it would fail
+    the transaction, again and again, and with it the worker.
+    """
+    todo: list[tuple[Any, int]] = [(header, 0)]
+    while todo:
+        value, depth = todo.pop()
+        if depth > MAX_DEPTH:
+            raise FrameError(f"nested deeper than {MAX_DEPTH} levels")
+        if isinstance(value, dict):
+            todo += [(part, depth + 1) for pair in value.items() for part in pair]
+        elif isinstance(value, list):
+            todo += [(part, depth + 1) for part in value]
+        elif isinstance(value, str):
+            _check_text(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise FrameError(f"{value} is not a number")
+
+
+def _check_text(text: str) -> None:
+    if "\0" in text:
+        raise FrameError("a text with NUL in it")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise FrameError("a text that is not Unicode") from None

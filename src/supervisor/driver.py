@@ -29,7 +29,6 @@ from anyio.abc import TaskGroup
 from shared.claims import Claim, Stale, StepStore
 from shared.errors import InfraUnavailable
 from shared.events import Code
-from shared.frames import FrameError
 from shared.messages import (
     Artifact,
     Cancel,
@@ -47,6 +46,7 @@ from shared.progress import StepProgress
 from shared.settings import Settings
 from shared.states import Reason, StepState
 from supervisor.account import Account
+from supervisor.channel import FrameError, Truncated
 from supervisor.conversation import Conversation
 from supervisor.devices import DeviceLost, DeviceProbe, Reading
 from supervisor.ends import end_of
@@ -61,7 +61,7 @@ from supervisor.specs import Unreadable, run_spec
 from supervisor.spool import Spool
 from supervisor.tree import ProcessTree
 from supervisor.uploads import ArtifactStore, Uploads
-from supervisor.verify import verify
+from supervisor.verify import Reclaimed, verify
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +139,7 @@ class StepDriver:
             self._uploads = self._make_uploads(tasks)
             tasks.start_soon(self._journal.run)
             tasks.start_soon(self._keep_lease)
+            tasks.start_soon(self._guard_fence)
             self._take(Event(Kind.CLAIMED))
             if self.claim.cancel_requested:
                 self.post(Kind.CANCEL)
@@ -147,6 +148,8 @@ class StepDriver:
                     break
             await self._commit()
             tasks.cancel_scope.cancel()
+        self._send_event.close()
+        self._events.close()
         if self._runner is not None:
             self._runner.close()
 
@@ -226,7 +229,12 @@ class StepDriver:
         self._conversation = Conversation(
             self._spec.params, done_items=frozenset(self.claim.done_items)
         )
-        self._runner = runner = self._host.runners.take(self._slot.device)
+        try:
+            self._runner = runner = self._host.runners.take(self._slot.device)
+        except OSError as error:  # no process or no descriptor to be had, for now
+            log.error("cannot start a runner: %s", error, extra=self._journal.fields)
+            self.post(Kind.EXIT)
+            return
         self._tasks.start_soon(self._listen, runner)
         self._tasks.start_soon(self._watch_exit, runner)
         self._tasks.start_soon(self._sample, runner)
@@ -269,6 +277,7 @@ class StepDriver:
             level="ERROR",
             slot=self._slot.id,
             device_lost=account.device_lost,
+            leaked_bytes=None if account.reclaimed is None else account.reclaimed.leaked_bytes,
             **account.figures(),
         )
         self._slot.move(SlotState.LOST if account.device_lost else SlotState.QUARANTINED)
@@ -367,10 +376,18 @@ class StepDriver:
             try:
                 while (frame := await runner.channel.receive()) is not None:
                     await self._hear(self._conversation.accept(frame), frame.body)
+            except Truncated as error:
+                self._account.know(protocol_error=str(error))
             except FrameError as error:
                 self._account.know(protocol_error=str(error))
                 self.post(Kind.PROTOCOL_ERROR)
         self._heard_all.set()
+        # An end is what a death looks like, and the exit status says more. Without a death it is
+        # a runner from which nothing can come any more.
+        with anyio.move_on_after(LAST_FRAMES_S) as stayed:
+            await self._exit_told.wait()
+        if stayed.cancelled_caught:
+            self.post(Kind.PROTOCOL_ERROR)
 
     async def _hear(self, message: FromRunner, body: bytes) -> None:
         match message:
@@ -399,6 +416,7 @@ class StepDriver:
 
     async def _watch_exit(self, runner: RunnerProcess) -> None:
         self._account.know(exitcode=await runner.exited())
+        self._uploads.hurry()
         with anyio.move_on_after(LAST_FRAMES_S):
             await self._heard_all.wait()
         # A descendant may keep the other end open and talk on. It has nothing to say any more.
@@ -414,9 +432,14 @@ class StepDriver:
         self.post(Kind.TREE_GONE, self._account.judge().reason)
 
     async def _verify(self) -> None:
+        """Report by the generation of `reclaiming`: after its deadline nobody wants to know."""
+        generation = self._generation
+        kind = await self._verified()
+        self._send_event.send_nowait((Event(kind), generation))
+
+    async def _verified(self) -> Kind:
         if self._runner is None:  # stopped before anything was started: nothing can be left
-            self.post(Kind.RECLAIM_DEADLINE if self._account.device_lost else Kind.VERIFIED)
-            return
+            return Kind.RECLAIM_DEADLINE if self._account.device_lost else Kind.VERIFIED
         assert self._account.before is not None  # the headroom was checked before the spawn
         try:
             reclaimed = await verify(
@@ -424,12 +447,11 @@ class StepDriver:
                 self._slot.device,
                 before=self._account.before,
                 tree=self._runner.tree,
+                seen=self._saw_reclaim,
             )
         except DeviceLost as error:
             self._lose_device(error)
-            self.post(Kind.RECLAIM_DEADLINE)
-            return
-        self._account.reclaimed = reclaimed
+            return Kind.RECLAIM_DEADLINE
         self._host.metrics.reclaim_seconds.observe(reclaimed.seconds)
         self._journal.note(
             Code.GPU_RECLAIMED,
@@ -438,7 +460,17 @@ class StepDriver:
             seconds=round(reclaimed.seconds, 3),
             **self._account.figures(),
         )
-        self.post(Kind.VERIFIED)
+        if reclaimed.foreign_growth_bytes:
+            self._journal.note(
+                Code.GPU_FOREIGN,
+                f"other processes changed their use of {self._slot.id}",
+                growth_bytes=reclaimed.foreign_growth_bytes,
+            )
+        return Kind.VERIFIED
+
+    def _saw_reclaim(self, found: Reclaimed) -> None:
+        self._account.reclaimed = found
+        self._host.metrics.saw_leak(self._slot.device, found.leaked_bytes)
 
     async def _publish(self) -> None:
         await self._uploads.finished()
@@ -456,7 +488,7 @@ class StepDriver:
             await anyio.sleep(_SAMPLE_EVERY_S)
 
     async def _keep_lease(self) -> None:
-        """Renew until the step is over. What cannot be renewed in time is stopped at the fence.
+        """Renew until the step is over.
 
         Trying goes on past the fence: the runner is gone by then, but what it finished may still be
         published if the database comes back before anybody swept the step.
@@ -464,41 +496,52 @@ class StepDriver:
         s = self._host.settings
         pause_s = s.lease_renew_s
         while True:
-            held = self._fence.holds
-            await anyio.sleep(min(pause_s, self._fence.left_s) if held else _RETRY_S)
-            sent = boottime()
+            await anyio.sleep(pause_s)
+            pause_s, sent = _RETRY_S, boottime()
             try:
-                with anyio.fail_after(self._fence.left_s if self._fence.holds else s.lease_renew_s):
+                with anyio.fail_after(s.lease_renew_s):
                     await self._host.store.renew(self.claim, s.lease_s)
             except Stale:
                 self.post(Kind.LEASE_GONE)
                 return
             except (InfraUnavailable, TimeoutError):
-                pause_s = _RETRY_S
-                if held and not self._fence.holds:
-                    self.post(Kind.LEASE_GONE)
-            else:
-                pause_s = s.lease_renew_s
-                self._fence.renewed(sent)
-                if self._step.went:
-                    self._tell(Lease(lease_s=self._fence.deadman_s))
+                log.warning("the lease could not be renewed", extra=self._journal.fields)
+                continue
+            pause_s = s.lease_renew_s
+            self._fence.renewed(sent)
+            if self._step.went:
+                self._tell(Lease(lease_s=self._fence.deadman_s))
+
+    async def _guard_fence(self) -> None:
+        """End the runner in time for whoever may get the step next, whatever a renewal waits for.
+
+        In short sleeps: the fence's clock runs while the machine is suspended, a sleep's does not.
+        """
+        while self._fence.holds:  # noqa: ASYNC110 - a clock, not an event
+            await anyio.sleep(min(self._fence.left_s, _RETRY_S))
+        if self._step.state in (StepState.LEASED, StepState.RUNNING, StepState.STOPPING):
+            self.post(Kind.LEASE_GONE)
 
     # The end --------------------------------------------------------------------------------------
 
     async def _commit(self) -> None:
         """Write the verdict, once. Silent when the step is somebody else's by now."""
-        s = self._host.settings
+        with anyio.move_on_after(self._host.settings.lease_s) as late:
+            await self._write_verdict()
+        if late.cancelled_caught:
+            log.error("the verdict could not be written", extra=self._journal.fields)
+
+    async def _write_verdict(self) -> None:
         end = end_of(
             self.claim,
             self._step,
             self._account.judge(),
-            s,
+            self._host.settings,
             figures=self._account.figures(),
             vram_wait=self._vram_wait,
             pending=await self._journal.take(),
         )
-        give_up_at = boottime() + s.lease_s
-        while boottime() < give_up_at:
+        while True:
             try:
                 await self._host.store.finish(self.claim, end)
             except Stale:
@@ -508,8 +551,9 @@ class StepDriver:
                 log.warning("verdict waits: %s", error.message, extra=self._journal.fields)
                 await anyio.sleep(_RETRY_S)
                 continue
-            break
-        self._count()
+            else:
+                self._count()
+            return
 
     def _count(self) -> None:
         metrics = self._host.metrics

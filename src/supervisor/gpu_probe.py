@@ -9,8 +9,9 @@ from typing import Any
 import anyio
 
 from supervisor import nvml
+from supervisor.channel import FrameError
 from supervisor.devices import Device, DeviceLost, Reading
-from supervisor.runner_process import RunnerProcess
+from supervisor.runner_process import Entry, RunnerProcess
 from supervisor.tree import ProcessTree
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,9 @@ class MpsRefused(Exception):
 class GpuProbe:
     """`DeviceProbe` over the helper. One that hangs is killed; the next call starts another."""
 
-    def __init__(self, worker_mark: str) -> None:
+    def __init__(self, worker_mark: str, *, entry: Entry = nvml.main) -> None:
         self._worker_mark = worker_mark
+        self._entry = entry
         self._helper: RunnerProcess | None = None
         self._asking = anyio.Lock()
         self._pids_map = str(Path("/proc/self/ns/pid").readlink()) == _HOST_PID_NAMESPACE
@@ -87,11 +89,16 @@ class GpuProbe:
     async def _ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
         async with self._asking:
             try:
-                with anyio.fail_after(seconds):
+                # Shielded: a question given up half-way would leave its answer in the socket, and
+                # the next question, perhaps about another GPU, would take it for its own.
+                with anyio.fail_after(seconds, shield=True):
                     answer = await self._exchange(request)
-            except (TimeoutError, OSError) as error:
+            except TimeoutError as error:
                 await self._end_helper()
                 raise DeviceLost(f"NVML did not answer within {seconds:g} s") from error
+            except (OSError, FrameError) as error:
+                await self._end_helper()
+                raise DeviceLost(f"the NVML helper ended: {error}") from error
         if "error" in answer:
             raise DeviceLost(answer["message"])
         return answer
@@ -99,11 +106,11 @@ class GpuProbe:
     async def _exchange(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._helper is None:
             marker = f"{self._worker_mark}:nvml"
-            self._helper = RunnerProcess(nvml.main, marker=marker, environment={})
+            self._helper = RunnerProcess(self._entry, marker=marker, environment={})
         await self._helper.channel.send(request)
         frame = await self._helper.channel.receive()
         if frame is None:
-            raise OSError("the NVML helper ended")
+            raise OSError("no answer")
         return frame.header
 
     async def _end_helper(self) -> None:

@@ -103,9 +103,11 @@ class Journal:
     ) -> None:
         """Queue a runner's own line, or count it when it has said too much this second."""
         second = int(anyio.current_time())
-        lines = self._logged[1] + 1 if self._logged[0] == second else 1
-        self._logged = (second, lines)
-        if lines > LOGS_PER_S:
+        if self._logged[0] != second:
+            self._tell_dropped()
+            self._logged = (second, 0)
+        self._logged = (second, self._logged[1] + 1)
+        if self._logged[1] > LOGS_PER_S:
             self._dropped += 1
             return
         self.note(
@@ -116,6 +118,17 @@ class Journal:
             runner_code=code,
             data=payload,
         )
+
+    def _tell_dropped(self) -> None:
+        """Sum up a second that is over. More often, and the summary would be the flood."""
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            self.note(
+                Code.LOGS_DROPPED,
+                f"{dropped} log lines of the runner were dropped (over {LOGS_PER_S} a second)",
+                level="WARNING",
+                dropped=dropped,
+            )
 
     def progress(self, progress: StepProgress, **position: Any) -> None:
         """Queue how far the step is, as its job's progress. What was shown never goes back."""
@@ -166,14 +179,8 @@ class Journal:
 
     def _settle_progress(self, *, force: bool) -> None:
         now = anyio.current_time()
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            self.note(
-                Code.LOGS_DROPPED,
-                f"{dropped} log lines of the runner were dropped (over {LOGS_PER_S} a second)",
-                level="WARNING",
-                dropped=dropped,
-            )
+        if force or int(now) != self._logged[0]:
+            self._tell_dropped()
         if self._progress is None or not (force or now - self._shown_at >= PROGRESS_EVERY_S):
             return
         payload, self._progress, self._shown_at = self._progress, None, now

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from supervisor.devices import Device
+
 _STEP_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _RECLAIM_SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
@@ -62,3 +64,7 @@ class Metrics:
         self.sweep_failures = Counter(
             "dreamforge_infra_failures", "Times a part did not answer", ("part",), registry=r
         )
+
+    def saw_leak(self, device: Device, leaked_bytes: int) -> None:
+        """What a step that has ended still holds on its device, by the latest look."""
+        self.leaked_bytes.labels(gpu=str(device.index), uuid=device.id).set(leaked_bytes)

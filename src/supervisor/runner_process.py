@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 import anyio
 
 from supervisor.channel import Channel
-from supervisor.tree import MARKER, ProcessTree
+from supervisor.tree import MARKER, ProcessTree, forget, started_on_purpose
 
 Entry = Callable[[Connection, int], None]
 
@@ -53,6 +53,7 @@ class RunnerProcess:
             connection.close()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
+        started_on_purpose(self.pid)
         self.marker = marker
         self.tree = ProcessTree(self.pid, marker)
         self.channel = Channel(ours)
@@ -93,6 +94,7 @@ class RunnerProcess:
         self.channel.close()
         os.close(self._pidfd)
         if self._process.exitcode is not None:
+            forget(self.pid)
             self._process.close()
 
 

@@ -17,6 +17,9 @@ from supervisor.runner_process import Entry, RunnerProcess
 
 log = logging.getLogger(__name__)
 
+# SIGKILL needs no cooperation; who is there after this waits on hardware, and must not keep us.
+_CLOSE_S = 10.0
+
 
 class Runners:
     """Starts runners of one worker. Lives on the supervisor's thread alone."""
@@ -58,5 +61,8 @@ class Runners:
 
 
 async def _finish(runner: RunnerProcess) -> None:
-    await runner.gone()
+    with anyio.move_on_after(_CLOSE_S) as late:
+        await runner.gone()
+    if late.cancelled_caught:
+        log.error("standby %d does not die", runner.pid)
     runner.close()

@@ -8,7 +8,9 @@ has no parent of ours. Three facts catch all of them:
 * The worker is a child subreaper: an orphan of the tree becomes the worker's child instead of
   init's. A child of the worker that nobody started on purpose belongs to a runner.
 * A runner is born with a marker in its environment which its descendants inherit, so that an
-  adopted orphan can be told to belong to this runner and not to its neighbour's.
+  adopted orphan can be told to belong to this runner and not to its neighbour's. One that has
+  thrown its marker away is counted to every tree that was there: none of them is gone while it
+  lives, and the first to be killed takes it along.
 
 Descendants are read from `/proc/<pid>/task/*/children` rather than by comparing every process on
 the host with its parent: this runs five times a second for each slot.
@@ -18,13 +20,25 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 MARKER = "DREAMFORGE_RUNNER"
+
+
+_started: set[int] = set()
+
+
+def started_on_purpose(pid: int) -> None:
+    """Say that a child of this process is the root of a tree, and no orphan."""
+    _started.add(pid)
+
+
+def forget(pid: int) -> None:
+    """The root has been collected: its number may be given to anybody."""
+    _started.discard(pid)
 
 
 def children_of(pid: int) -> set[int]:
@@ -59,7 +73,7 @@ class ProcessTree:
         self.root = root
         self._marker = marker
         self._members: dict[int, psutil.Process] = {}
-        self._cleared: set[int] = set()  # adopted, looked at, not ours
+        self._cleared = children_of(os.getpid())  # were there before, or were seen not to be ours
         self._killing = False
         self._members[root] = psutil.Process(root)  # our uncollected child: it cannot be missing
 
@@ -69,16 +83,12 @@ class ProcessTree:
         After `kill`, whatever is found alive is killed again: a tree that forks faster than one
         signal travels is caught in a later round.
         """
-        for pid in list(self._members):
-            for child in self._descendants(pid):
-                self._record(child)
-        for pid in children_of(os.getpid()) - self._members.keys() - self._cleared:
-            if marker_of(pid) == self._marker:
+        for pid in children_of(os.getpid()) - self._members.keys() - self._cleared - _started:
+            if marker_of(pid) in (self._marker, None):
                 self._record(pid)
-                for child in self._descendants(pid):
-                    self._record(child)
             else:
                 self._cleared.add(pid)
+        self._record_descendants()
         living = [pid for pid, process in self._members.items() if _alive(process)]
         if self._killing:
             self._send(living, signal.SIGKILL)
@@ -104,6 +114,7 @@ class ProcessTree:
 
     def kill(self) -> None:
         """SIGKILL to the group and to every recorded member, wherever it went."""
+        self.observe()  # a dead parent has no children any more
         self._killing = True
         self._signal_group(signal.SIGKILL)
         self.observe()
@@ -133,15 +144,19 @@ class ProcessTree:
             with suppress(psutil.NoSuchProcess):
                 self._members[pid].send_signal(number)  # psutil compares the start time first
 
-    def _descendants(self, pid: int) -> Iterator[int]:
-        for child in children_of(pid):
-            yield child
-            yield from self._descendants(child)
+    def _record_descendants(self) -> None:
+        # Of the living only: the number of a dead member may be somebody else's by now.
+        todo = [pid for pid, process in self._members.items() if _alive(process)]
+        while todo:
+            for child in children_of(todo.pop()):
+                known = self._members.get(child)
+                if known is None or not known.is_running():
+                    self._record(child)
+                    todo.append(child)
 
     def _record(self, pid: int) -> None:
-        if pid not in self._members:
-            with suppress(psutil.NoSuchProcess):  # gone already: nothing to end, nothing held
-                self._members[pid] = psutil.Process(pid)
+        with suppress(psutil.NoSuchProcess):  # gone already: nothing to end, nothing held
+            self._members[pid] = psutil.Process(pid)
 
 
 def _alive(process: psutil.Process) -> bool:

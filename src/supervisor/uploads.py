@@ -74,13 +74,27 @@ class Uploads:
         self._slots = anyio.CapacityLimiter(AT_ONCE)
         self._open = 0
         self._idle = anyio.Event()
+        self._waiting: set[anyio.Event] = set()
+        self._hurried = False
 
     async def add(self, artifact: Artifact, body: bytes) -> None:
-        """Take an image. Returns once there is room for it in the spool."""
+        """Take an image. Returns once there is room for it in the spool, or after `hurry`."""
         self._open += 1
         started = anyio.Event()
         self._tasks.start_soon(self._carry, artifact, body, time.time_ns() // 1_000_000, started)
-        await started.wait()
+        if not self._hurried:
+            self._waiting.add(started)
+            await started.wait()
+            self._waiting.discard(started)
+
+    def hurry(self) -> None:
+        """The runner is gone: there is nobody left to slow down, only its last frames to hear.
+
+        They are what a socket's buffer holds, so taking them without room is bounded.
+        """
+        self._hurried = True
+        for started in self._waiting:
+            started.set()
 
     async def finished(self) -> None:
         """Wait until every image that was taken has its row."""

@@ -9,6 +9,7 @@ between proves nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import anyio
@@ -21,7 +22,7 @@ _POLL_FIRST_S, _POLL_MOST_S = 0.1, 1.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reclaimed:
-    """The verdict in numbers. `leaked_bytes` is 0 or less when the memory is back."""
+    """One look at the device, in numbers; the last one is the verdict."""
 
     before_bytes: int
     after_bytes: int
@@ -32,9 +33,9 @@ class Reclaimed:
 
 def leaked(device: Device, before: Reading, now: Reading, ours: frozenset[int]) -> int:
     """Bytes that this step still holds on the device, beyond its epsilon; 0 or less is clean."""
-    still_listed = sum(held for pid, held in now.holders.items() if pid in ours)
-    if device.pids_map and still_listed:
-        return still_listed
+    listed = [held for pid, held in now.holders.items() if pid in ours]
+    if device.pids_map and listed:
+        return max(1, sum(listed))  # some systems list a process without saying how much it holds
     excess = now.used_bytes - before.used_bytes - max(0, foreign_growth(device, before, now, ours))
     return excess - device.epsilon_bytes
 
@@ -51,26 +52,41 @@ def _foreign(reading: Reading, ours: frozenset[int]) -> int:
 
 
 async def verify(
-    probe: DeviceProbe, device: Device, *, before: Reading, tree: ProcessTree | None
+    probe: DeviceProbe,
+    device: Device,
+    *,
+    before: Reading,
+    tree: ProcessTree | None,
+    seen: Callable[[Reclaimed], None],
 ) -> Reclaimed:
     """Poll until the memory is back. The caller sets the deadline by cancelling.
 
-    Raises `DeviceLost` when the device stops answering.
+    `seen` is told of every look, so that there are figures when the deadline comes first. Raises
+    `DeviceLost` when the device stops answering.
     """
     started = anyio.current_time()
-    ours = tree.pids() if tree else frozenset()
     pause_s, clean = _POLL_FIRST_S, 0
     while True:
+        gone = tree is None or _is_gone(tree)
         now = await probe.read(device, tree)
+        ours = tree.pids() if tree else frozenset()
         left = leaked(device, before, now, ours)
-        clean = clean + 1 if left <= 0 else 0
+        found = Reclaimed(
+            before_bytes=before.used_bytes,
+            after_bytes=now.used_bytes,
+            leaked_bytes=max(0, left),
+            foreign_growth_bytes=foreign_growth(device, before, now, ours),
+            seconds=anyio.current_time() - started,
+        )
+        seen(found)
+        clean = clean + 1 if gone and left <= 0 else 0
         if clean == 2:
-            return Reclaimed(
-                before_bytes=before.used_bytes,
-                after_bytes=now.used_bytes,
-                leaked_bytes=max(0, left),
-                foreign_growth_bytes=foreign_growth(device, before, now, ours),
-                seconds=anyio.current_time() - started,
-            )
+            return found
         await anyio.sleep(_POLL_FIRST_S if clean else pause_s)
         pause_s = min(2 * pause_s, _POLL_MOST_S)
+
+
+def _is_gone(tree: ProcessTree) -> bool:
+    """Whether nobody is alive. A process that SIGKILL has not ended may allocate again."""
+    tree.reap()
+    return not tree.observe()
