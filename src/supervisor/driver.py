@@ -140,6 +140,13 @@ class StepDriver:
             tasks.start_soon(self._journal.run)
             tasks.start_soon(self._keep_lease)
             tasks.start_soon(self._guard_fence)
+            self._journal.note(
+                Code.STEP_CLAIMED,
+                f"step {self.claim.name} claimed for {self._slot.id}",
+                step=self.claim.name,
+                slot=self._slot.id,
+                epoch=self.claim.epoch,
+            )
             self._take(Event(Kind.CLAIMED))
             if self.claim.cancel_requested:
                 self.post(Kind.CANCEL)

@@ -9,6 +9,7 @@ lines are cut off at 20 a second and counted, and the queue itself is bounded by
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -38,7 +39,8 @@ class Journal:
         self._state: StepState | None = None
         self._progress: dict[str, Any] | None = None
         self._shown = claim.progress
-        self._shown_at = -1.0
+        self._shown_at = -math.inf
+        self._stages: set[str] = set()
         self._logged: tuple[int, int] = (0, 0)  # second, lines in it
         self._dropped = 0
         self._writing = anyio.Lock()
@@ -135,23 +137,39 @@ class Journal:
         claim = self._claim
         total = (claim.position + progress.total) / claim.chain_length
         self._shown = max(self._shown, round(total, 4))
+        self._begin_stage(position.get("stage"))
+        if self._progress is None:
+            self._wake.set()
         self._progress = {
             "progress": self._shown,
             **position,
             "count": claim.count,
             "completed": len(progress.done) if claim.position + 1 == claim.chain_length else 0,
         }
+
+    def _begin_stage(self, stage: str | None) -> None:
+        """The first word of a stage is written at once, or nobody could tell when it began."""
+        if stage is None or stage in self._stages:
+            return
+        self._stages.add(stage)
+        if self._progress is not None:
+            self._put_progress()
+        self._shown_at = -math.inf
         self._wake.set()
 
     async def run(self) -> None:
-        """Write what is queued, until `stop`. A stale claim is reported once, then it is silent."""
+        """Write what is queued, until `take`. A stale claim is reported once, then it is silent."""
         while not self._stopped:
-            await self._wake.wait()
+            with anyio.move_on_after(self._until_progress_s()):
+                await self._wake.wait()
             self._wake = anyio.Event()
             await self.flush()
-            if self._progress is not None:
-                await anyio.sleep(PROGRESS_EVERY_S)
-                self._wake.set()
+
+    def _until_progress_s(self) -> float:
+        """Seconds until the progress that waits may be written."""
+        if self._progress is None:
+            return math.inf
+        return max(0.0, self._shown_at + PROGRESS_EVERY_S - anyio.current_time())
 
     async def flush(self) -> None:
         """Write everything that is queued by now; keep it and return when the database is away."""
@@ -181,9 +199,13 @@ class Journal:
         now = anyio.current_time()
         if force or int(now) != self._logged[0]:
             self._tell_dropped()
-        if self._progress is None or not (force or now - self._shown_at >= PROGRESS_EVERY_S):
-            return
-        payload, self._progress, self._shown_at = self._progress, None, now
+        if self._progress is not None and (force or not self._until_progress_s()):
+            self._put_progress()
+            self._shown_at = now
+
+    def _put_progress(self) -> None:
+        assert self._progress is not None
+        payload, self._progress = self._progress, None
         self._events.append(
             self.event(Code.PROGRESS, f"{payload['progress']:.0%}", level="DEBUG", **payload)
         )
