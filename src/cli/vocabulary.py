@@ -1,4 +1,4 @@
-"""What a small model can draw: the lines of its `vocabulary.txt`."""
+"""What a small model can draw: the lines of its `vocabulary.txt`, and other words for them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 FILE = "vocabulary.txt"
+SYNONYMS = "synonyms.txt"  # a word, a tab, the line that it stands for
 
 
 def of_folder(folder: Path) -> list[str]:
@@ -15,6 +16,14 @@ def of_folder(folder: Path) -> list[str]:
     if not path.exists():
         return []
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def synonyms_of_folder(folder: Path) -> list[str]:
+    """Words that the model knows beside its vocabulary."""
+    path = folder / SYNONYMS
+    if not path.exists():
+        return []
+    return [line.split("\t", 1)[0] for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def knows(vocabulary: Iterable[str], prompt: str) -> bool:

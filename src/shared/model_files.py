@@ -18,7 +18,8 @@ from shared.errors import ModelUnavailable
 
 DESCRIPTOR = "dreamforge.json"
 INDEX = "model_index.json"
-ALLOWED = frozenset({".safetensors", ".json", ".txt", ".md", ".model"})  # .model: SentencePiece
+# .model: SentencePiece. Pictures belong to a model card; nothing here ever decodes them.
+ALLOWED = frozenset({".safetensors", ".json", ".txt", ".md", ".model", ".png", ".jpg"})
 ALLOWED_NAMES = frozenset({"LICENSE", "NOTICE", "README"})
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".pyc"})
 

@@ -9,7 +9,7 @@ import pytest
 from cli.commands import demo
 from cli.stack.first_models import FirstModel
 from cli.stack.whole import Stack
-from cli.vocabulary import knows, of_folder
+from cli.vocabulary import knows, of_folder, synonyms_of_folder
 
 _WORDS = ["red apple", "snowman", "the crown"]
 
@@ -46,3 +46,9 @@ def test_the_demo_says_what_its_model_cannot_do(
     assert "--list" in said
     assert "dreamforge model import" in said
     assert _warned(tmp_path, "an apple", capsys, trained=False) == "untrained weights: noise\n"
+
+
+def test_synonyms_are_words_that_the_model_knows_too(tmp_path: Path) -> None:
+    (tmp_path / "synonyms.txt").write_text("burger\thamburger\nkitty\tcat face\n")
+    assert knows(synonyms_of_folder(tmp_path), "a kitty")
+    assert synonyms_of_folder(tmp_path / "elsewhere") == []

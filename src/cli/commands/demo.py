@@ -71,13 +71,13 @@ def _draw(stack: Stack, prompt: str, seed: int, folder: Path) -> None:
 def warn(stack: Stack, prompt: str) -> None:
     """Say what the model of this stack cannot do with this prompt."""
     from cli.console import say
-    from cli.vocabulary import of_folder
+    from cli.vocabulary import of_folder, synonyms_of_folder
 
     if not stack.model.trained:
         say("untrained weights: noise")
         return
     words = of_folder(stack.model.folder)
-    if words and not knows(words, prompt):
+    if words and not knows([*words, *synonyms_of_folder(stack.model.folder)], prompt):
         say(
             "the demo model knows a fixed vocabulary, and nothing of this prompt is in it: see "
             "`dreamforge demo --list`; `dreamforge model import` registers a real model"
