@@ -1,7 +1,8 @@
 """The outermost layer: what every request gets, whatever becomes of it.
 
-A correlation id, bounds on the body's size and on the time that it may take to arrive, an answer
-when a handler breaks, one log line and two metrics. Plain ASGI, so that streams pass unbuffered.
+A correlation id, a look at the caller's key, bounds on the body's size and on the time that it may
+take to arrive, an answer when a handler breaks, one log line and two metrics. Plain ASGI, so that
+streams pass unbuffered.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.auth import Authenticator
 from api.metrics import Metrics
 from api.problems import envelope
-from shared.errors import Internal, InvalidInput, PayloadTooLarge
+from shared.errors import DreamForgeError, Internal, InvalidInput, PayloadTooLarge
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +42,17 @@ class BodyTooSlow(HTTPException):
 class Edge:
     """ASGI middleware; see the module."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        authenticator: Authenticator,
+        max_body_bytes: int,
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._authenticator = authenticator
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,7 +74,9 @@ class Edge:
             self._account(exchange)
 
     async def _answer(self, exchange: _Exchange, receive: Receive) -> None:
-        refusal = exchange.refusal(self._max_body_bytes)
+        refusal = self._authenticator.check(exchange.scope, exchange.headers) or exchange.refusal(
+            self._max_body_bytes
+        )
         if refusal is None:
             bounded = _BoundedBody(receive, self._max_body_bytes)
             await self._app(exchange.scope, bounded.receive, exchange.send)
@@ -100,22 +112,22 @@ class _Exchange:
         self.status = 0  # none sent yet
         self.correlation_id = uuid4().hex
         self._send = send
-        self._headers = Headers(scope=scope)
-        given = self._headers.get("x-client-request-id")
+        self.headers = Headers(scope=scope)
+        given = self.headers.get("x-client-request-id")
         self._bad_id = given is not None and not CLIENT_REQUEST_ID.match(given)
         self.client_request_id = None if self._bad_id else given
         state = scope.setdefault("state", {})
         state["correlation_id"] = self.correlation_id
         state["client_request_id"] = self.client_request_id
 
-    def refusal(self, max_body_bytes: int) -> InvalidInput | PayloadTooLarge | None:
+    def refusal(self, max_body_bytes: int) -> DreamForgeError | None:
         """What the head alone is enough to refuse."""
         if self._bad_id:
             return InvalidInput(
                 "X-Client-Request-Id must be 1 to 128 printable ASCII characters without spaces",
                 field="X-Client-Request-Id",
             )
-        length = self._headers.get("content-length", "0")
+        length = self.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > max_body_bytes:
             return PayloadTooLarge(
                 f"the request body is over {max_body_bytes} bytes", maximum=max_body_bytes
@@ -125,7 +137,7 @@ class _Exchange:
     @property
     def waits_for_go_ahead(self) -> bool:
         """Whether the client holds its body back until we say that we want it."""
-        return self._headers.get("expect", "").lower() == "100-continue"
+        return self.headers.get("expect", "").lower() == "100-continue"
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -24,6 +24,7 @@ from shared.errors import (
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
+    Unauthorized,
 )
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ def envelope(
     extra = dict(headers or {})
     if isinstance(error, InfraUnavailable):
         extra["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, Unauthorized):
+        extra["WWW-Authenticate"] = "Bearer"
     body = {
         "code": error.code,
         "message": error.message,

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.keys import ApiKey, parse_api_keys
+
 SECRETS_DIR = Path("/run/secrets")
 
 
@@ -50,6 +52,11 @@ class Settings(BaseSettings):
     # API -----------------------------------------------------------------------------------------
     api_host: str = "127.0.0.1"
     api_port: int = Field(default=8001, ge=0, le=65535)
+    api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = Field(
+        default=(),
+        repr=False,
+        description="name:sha256hex,…; the name is the user of the key's jobs",
+    )
     max_body_bytes: int = Field(default=1 << 20, ge=1024)
     idempotency_ttl_s: float = Field(default=24 * 3600.0, gt=0)
     doorbell_timeout_s: float = Field(default=1.0, gt=0, le=1.0)
@@ -97,6 +104,13 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _keys(cls, value: Any) -> Any:
+        if value is None or isinstance(value, str):
+            return parse_api_keys(value or "")
         return value
 
     @field_validator("database_url")

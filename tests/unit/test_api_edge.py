@@ -15,10 +15,12 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Message, Scope
 
 from api import edge, problems
+from api.auth import Authenticator
 from api.edge import Edge
 from api.metrics import Metrics
 from api.requests import CreateJob
 from shared.errors import InfraUnavailable, NotFound
+from shared.settings import Settings
 
 LIMIT_BYTES = 1000
 SECRET = "postgresql://df:hunter2@db/secret"
@@ -56,7 +58,12 @@ def application(metrics: Metrics | None = None) -> FastAPI:
 
         return StreamingResponse(body())
 
-    app.add_middleware(Edge, metrics=metrics or Metrics(), max_body_bytes=LIMIT_BYTES)
+    app.add_middleware(
+        Edge,
+        metrics=metrics or Metrics(),
+        authenticator=Authenticator(Settings.model_construct()),
+        max_body_bytes=LIMIT_BYTES,
+    )
     return app
 
 

@@ -1,4 +1,4 @@
-"""How the two streaming operations are documented: their media types, with an example of each."""
+"""How the operations that answer no JSON are documented: their media types, with examples."""
 
 from __future__ import annotations
 
@@ -43,5 +43,11 @@ NDJSON: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "One event a line.",
         "content": {"application/x-ndjson": {"schema": {"type": "string"}, "example": _LINE}},
+    }
+}
+METRICS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Prometheus text format.",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
     }
 }
