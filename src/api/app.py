@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from api import docs_page, problems
 from api.auth import Authenticator
 from api.context import open_context
+from api.cors import Cors
 from api.edge import Edge
 from api.metrics import Metrics
 from api.routes import following, jobs, models, probes
@@ -51,6 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
         Edge,
         metrics=metrics,
         authenticator=Authenticator(settings),
+        cors=Cors(settings.cors_origins),
         max_body_bytes=settings.max_body_bytes,
     )
     return app

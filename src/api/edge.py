@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.auth import Authenticator
+from api.cors import Cors
 from api.metrics import Metrics
 from api.problems import envelope
 from shared.errors import DreamForgeError, Internal, InvalidInput, PayloadTooLarge
@@ -48,18 +49,20 @@ class Edge:
         *,
         metrics: Metrics,
         authenticator: Authenticator,
+        cors: Cors,
         max_body_bytes: int,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._authenticator = authenticator
+        self._cors = cors
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send)
+        exchange = _Exchange(scope, send, self._cors)
         try:
             await self._answer(exchange, receive)
         except Exception as error:
@@ -74,6 +77,10 @@ class Edge:
             self._account(exchange)
 
     async def _answer(self, exchange: _Exchange, receive: Receive) -> None:
+        preflight = self._cors.preflight(exchange.scope["method"], exchange.headers)
+        if preflight is not None:
+            await preflight(exchange.scope, receive, exchange.send)
+            return
         refusal = self._authenticator.check(exchange.scope, exchange.headers) or exchange.refusal(
             self._max_body_bytes
         )
@@ -106,13 +113,14 @@ class Edge:
 class _Exchange:
     """One request and its response's head."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, cors: Cors) -> None:
         self.scope = scope
         self.started = time.monotonic()
         self.status = 0  # none sent yet
         self.correlation_id = uuid4().hex
         self._send = send
         self.headers = Headers(scope=scope)
+        self._cors_headers = cors.headers(self.headers)
         given = self.headers.get("x-client-request-id")
         self._bad_id = given is not None and not CLIENT_REQUEST_ID.match(given)
         self.client_request_id = None if self._bad_id else given
@@ -146,6 +154,7 @@ class _Exchange:
             headers["X-Request-Id"] = self.correlation_id
             headers["X-Content-Type-Options"] = "nosniff"
             headers.setdefault("Cache-Control", "no-store")
+            headers.update(self._cors_headers)
             if self.client_request_id is not None:
                 headers["X-Client-Request-Id"] = self.client_request_id
         await self._send(message)

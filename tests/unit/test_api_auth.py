@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from api import problems
 from api.auth import Authenticator, User
+from api.cors import Cors
 from api.edge import Edge
 from api.metrics import Metrics
 from shared.keys import parse_api_keys
@@ -47,6 +48,7 @@ def send(
         Edge,
         metrics=Metrics(),
         authenticator=Authenticator(settings),
+        cors=Cors(()),
         max_body_bytes=settings.max_body_bytes,
     )
 

@@ -16,6 +16,7 @@ from starlette.types import Message, Scope
 
 from api import edge, problems
 from api.auth import Authenticator
+from api.cors import Cors
 from api.edge import Edge
 from api.metrics import Metrics
 from api.requests import CreateJob
@@ -62,6 +63,7 @@ def application(metrics: Metrics | None = None) -> FastAPI:
         Edge,
         metrics=metrics or Metrics(),
         authenticator=Authenticator(Settings.model_construct()),
+        cors=Cors(()),
         max_body_bytes=LIMIT_BYTES,
     )
     return app
