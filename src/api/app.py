@@ -8,9 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from api import docs_page, problems
-from api.auth import Authenticator
 from api.context import open_context
-from api.cors import Cors
 from api.edge import Edge
 from api.metrics import Metrics
 from api.routes import following, jobs, models, probes
@@ -48,11 +46,5 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     for router in (jobs.router, following.router, models.router, probes.router, docs_page.router):
         app.include_router(router)
-    app.add_middleware(
-        Edge,
-        metrics=metrics,
-        authenticator=Authenticator(settings),
-        cors=Cors(settings.cors_origins),
-        max_body_bytes=settings.max_body_bytes,
-    )
+    app.add_middleware(Edge, metrics=metrics, settings=settings)
     return app

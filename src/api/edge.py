@@ -19,9 +19,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.auth import Authenticator
 from api.cors import Cors
+from api.hosts import HostGuard
 from api.metrics import Metrics
 from api.problems import envelope
 from shared.errors import DreamForgeError, Internal, InvalidInput, PayloadTooLarge
+from shared.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -43,20 +45,13 @@ class BodyTooSlow(HTTPException):
 class Edge:
     """ASGI middleware; see the module."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        metrics: Metrics,
-        authenticator: Authenticator,
-        cors: Cors,
-        max_body_bytes: int,
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, settings: Settings) -> None:
         self._app = app
         self._metrics = metrics
-        self._authenticator = authenticator
-        self._cors = cors
-        self._max_body_bytes = max_body_bytes
+        self._hosts = HostGuard(settings)
+        self._authenticator = Authenticator(settings)
+        self._cors = Cors(settings.cors_origins)
+        self._max_body_bytes = settings.max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -81,8 +76,10 @@ class Edge:
         if preflight is not None:
             await preflight(exchange.scope, receive, exchange.send)
             return
-        refusal = self._authenticator.check(exchange.scope, exchange.headers) or exchange.refusal(
-            self._max_body_bytes
+        refusal = (
+            self._hosts.check(exchange.headers)
+            or self._authenticator.check(exchange.scope, exchange.headers)
+            or exchange.refusal(self._max_body_bytes)
         )
         if refusal is None:
             bounded = _BoundedBody(receive, self._max_body_bytes)

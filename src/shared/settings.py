@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from shared.keys import ApiKey, parse_api_keys
 
 SECRETS_DIR = Path("/run/secrets")
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?")
 
 
@@ -58,6 +59,9 @@ class Settings(BaseSettings):
         default=(),
         repr=False,
         description="name:sha256hex,…; the name is the user of the key's jobs",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="names that an API without keys answers to, beside loopback ones"
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="origins of web pages that may read our answers"
@@ -104,7 +108,7 @@ class Settings(BaseSettings):
 
     log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
 
-    @field_validator("queues", "cors_origins", mode="before")
+    @field_validator("queues", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if value is None:
@@ -118,6 +122,17 @@ class Settings(BaseSettings):
     def _keys(cls, value: Any) -> Any:
         if value is None or isinstance(value, str):
             return parse_api_keys(value or "")
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not _HOST.fullmatch(name):
+                raise ValueError(
+                    "must be names like render.internal, separated by commas: lower case, without "
+                    "a port, and none of them `*`"
+                )
         return value
 
     @field_validator("cors_origins")

@@ -11,8 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from api import problems
-from api.auth import Authenticator, User
-from api.cors import Cors
+from api.auth import User
 from api.edge import Edge
 from api.metrics import Metrics
 from shared.keys import parse_api_keys
@@ -44,13 +43,7 @@ def send(
         return "anybody"
 
     settings = Settings.model_construct(api_keys=parse_api_keys(keys), api_host=host)
-    app.add_middleware(
-        Edge,
-        metrics=Metrics(),
-        authenticator=Authenticator(settings),
-        cors=Cors(()),
-        max_body_bytes=settings.max_body_bytes,
-    )
+    app.add_middleware(Edge, metrics=Metrics(), settings=settings)
 
     async def main() -> httpx.Response:
         transport = httpx.ASGITransport(app)

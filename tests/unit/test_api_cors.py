@@ -9,8 +9,6 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from api import problems
-from api.auth import Authenticator
-from api.cors import Cors
 from api.edge import Edge
 from api.metrics import Metrics
 from shared.errors import InfraUnavailable
@@ -39,10 +37,8 @@ def send(
         raise RuntimeError
 
     keys = f"shop:{'0' * 64}" if path == "/keyed" else ""
-    authenticator = Authenticator(Settings.model_construct(api_keys=parse_api_keys(keys)))
-    app.add_middleware(
-        Edge, metrics=Metrics(), authenticator=authenticator, cors=Cors(origins), max_body_bytes=10
-    )
+    settings = Settings.model_construct(api_keys=parse_api_keys(keys), cors_origins=origins)
+    app.add_middleware(Edge, metrics=Metrics(), settings=settings)
 
     async def main() -> httpx.Response:
         transport = httpx.ASGITransport(app)

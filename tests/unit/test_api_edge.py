@@ -15,8 +15,6 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Message, Scope
 
 from api import edge, problems
-from api.auth import Authenticator
-from api.cors import Cors
 from api.edge import Edge
 from api.metrics import Metrics
 from api.requests import CreateJob
@@ -59,20 +57,15 @@ def application(metrics: Metrics | None = None) -> FastAPI:
 
         return StreamingResponse(body())
 
-    app.add_middleware(
-        Edge,
-        metrics=metrics or Metrics(),
-        authenticator=Authenticator(Settings.model_construct()),
-        cors=Cors(()),
-        max_body_bytes=LIMIT_BYTES,
-    )
+    settings = Settings.model_construct(max_body_bytes=LIMIT_BYTES)
+    app.add_middleware(Edge, metrics=metrics or Metrics(), settings=settings)
     return app
 
 
 def send(method: str, path: str, app: FastAPI | None = None, **options: Any) -> httpx.Response:
     async def main() -> httpx.Response:
         transport = httpx.ASGITransport(app or application())
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.request(method, path, **options)
 
     return anyio.run(main)
@@ -201,7 +194,11 @@ def test_a_body_that_does_not_arrive_is_given_up(monkeypatch: pytest.MonkeyPatch
             "method": "POST",
             "path": "/echo",
             "query_string": b"",
-            "headers": [(b"content-type", b"application/json"), (b"content-length", b"50")],
+            "headers": [
+                (b"host", b"localhost"),
+                (b"content-type", b"application/json"),
+                (b"content-length", b"50"),
+            ],
         }
         with anyio.fail_after(5):
             await application()(scope, receive, collect)
