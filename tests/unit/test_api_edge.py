@@ -33,6 +33,10 @@ def application(metrics: Metrics | None = None) -> FastAPI:
     async def echo(body: CreateJob) -> dict[str, Any]:
         return {"prompt": body.prompt}
 
+    @app.put("/echo")
+    async def replace() -> None:
+        pass
+
     @app.get("/broken/{name}")
     async def broken(name: str) -> None:
         raise RuntimeError(SECRET)
@@ -84,7 +88,7 @@ def test_an_unknown_address_and_a_wrong_method_have_the_envelope() -> None:
     check_envelope(send("GET", "/nope"), 404, "not_found")
     wrong = send("DELETE", "/echo")
     check_envelope(wrong, 405, "method_not_allowed")
-    assert wrong.headers["Allow"] == "POST"
+    assert wrong.headers["Allow"] == "POST, PUT"  # two routes of one address
     check_envelope(send("GET", "/missing/"), 404, "not_found")
 
 

@@ -72,4 +72,8 @@ def _entry(kind: type[errors.DreamForgeError]) -> dict[str, Any]:
         entry["headers"] = {
             "WWW-Authenticate": {"schema": {"type": "string"}, "description": "`Bearer`"}
         }
+    if kind is errors.InfraUnavailable:
+        entry["headers"] = {
+            "Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}
+        }
     return entry

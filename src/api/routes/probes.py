@@ -24,7 +24,12 @@ router = APIRouter(tags=["probes"])
 CHECK_TIMEOUT_S = 2.0
 
 
-@router.get("/healthz", operation_id="get_health", summary="The process is alive")
+@router.get(
+    "/healthz",
+    operation_id="get_health",
+    summary="The process is alive",
+    responses=documented(needs_key=False),
+)
 async def get_health() -> responses.Health:
     return responses.Health()
 
