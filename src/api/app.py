@@ -46,5 +46,5 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     for router in (jobs.router, following.router, models.router, probes.router, docs_page.router):
         app.include_router(router)
-    app.add_middleware(Edge, metrics=metrics, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(Edge, metrics=metrics, settings=settings)
     return app

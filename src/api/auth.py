@@ -1,18 +1,80 @@
-"""Who is asking. One place, so that keys (`DF_API_KEYS`) change nothing else when they come."""
+"""Who is asking: API keys (`DF_API_KEYS`), or everybody as one user where there are none.
+
+The edge asks before a body is read or a route is looked for, so an address is closed unless it is
+named here, one that comes later included, and a stranger cannot make us parse anything.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import ipaddress
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from shared.errors import Unauthorized
+from shared.keys import ApiKey
+from shared.settings import Settings
 
 DEFAULT_USER = "default"
+SCHEME = "ApiKey"  # its name in the OpenAPI document
+# Whoever restarts us, and whoever wants to learn what we are, needs no key.
+_OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 
 
-def current_user() -> str:
+class Authenticator:
+    """Tells a request's user from its head."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._keys = settings.api_keys
+        # On a loopback address the scraper is on our own machine.
+        self._open = _OPEN | ({"/metrics"} if is_loopback(settings.api_host) else frozenset())
+
+    def check(self, scope: Scope, headers: Headers) -> Unauthorized | None:
+        """Write the user into the scope's state, or say why there is none."""
+        if not self._keys:
+            scope["state"]["user"] = DEFAULT_USER
+            return None
+        if scope["path"] in self._open:
+            return None
+        given = headers.getlist("authorization")
+        scheme, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+        if scheme.lower() != "bearer":
+            return Unauthorized("an API key is needed: Authorization: Bearer <key>")
+        user = _name_of(key.strip(), self._keys)
+        if user is None:
+            return Unauthorized("this API key is not known")
+        scope["state"]["user"] = user
+        return None
+
+
+def _name_of(key: str, known: tuple[ApiKey, ...]) -> str | None:
+    """Compares with every hash, and each in constant time: how long it takes says nothing."""
+    digest = hashlib.sha256(key.encode("latin-1")).digest()
+    found = None
+    for each in known:
+        if hmac.compare_digest(digest, each.sha256):
+            found = each.name
+    return found
+
+
+# Only describes: the edge has already looked when a route runs.
+_BEARER = HTTPBearer(
+    auto_error=False,
+    scheme_name=SCHEME,
+    description="One of the keys of `DF_API_KEYS`. An API without keys listens on a loopback "
+    "address only, and ignores the header.",
+)
+
+
+def current_user(request: Request, _: Annotated[object, Depends(_BEARER)]) -> str:
     """The caller's name, which is `jobs.user` and part of every artifact's key."""
-    return DEFAULT_USER
+    user: str = request.state.user
+    return user
 
 
 User = Annotated[str, Depends(current_user)]

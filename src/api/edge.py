@@ -1,7 +1,8 @@
 """The outermost layer: what every request gets, whatever becomes of it.
 
-A correlation id, bounds on the body's size and on the time that it may take to arrive, an answer
-when a handler breaks, one log line and two metrics. Plain ASGI, so that streams pass unbuffered.
+A correlation id, a look at the caller's key, bounds on the body's size and on the time that it may
+take to arrive, an answer when a handler breaks, one log line and two metrics. Plain ASGI, so that
+streams pass unbuffered.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.auth import Authenticator
+from api.cors import Cors
+from api.hosts import HostGuard
 from api.metrics import Metrics
 from api.problems import envelope
-from shared.errors import Internal, InvalidInput, PayloadTooLarge
+from shared.errors import DreamForgeError, Internal, InvalidInput, PayloadTooLarge
+from shared.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -40,16 +45,19 @@ class BodyTooSlow(HTTPException):
 class Edge:
     """ASGI middleware; see the module."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, settings: Settings) -> None:
         self._app = app
         self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
+        self._hosts = HostGuard(settings)
+        self._authenticator = Authenticator(settings)
+        self._cors = Cors(settings.cors_origins)
+        self._max_body_bytes = settings.max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send)
+        exchange = _Exchange(scope, send, self._cors)
         try:
             await self._answer(exchange, receive)
         except Exception as error:
@@ -64,7 +72,15 @@ class Edge:
             self._account(exchange)
 
     async def _answer(self, exchange: _Exchange, receive: Receive) -> None:
-        refusal = exchange.refusal(self._max_body_bytes)
+        preflight = self._cors.preflight(exchange.scope["method"], exchange.headers)
+        if preflight is not None:
+            await preflight(exchange.scope, receive, exchange.send)
+            return
+        refusal = (
+            self._hosts.check(exchange.headers)
+            or self._authenticator.check(exchange.scope, exchange.headers)
+            or exchange.refusal(self._max_body_bytes)
+        )
         if refusal is None:
             bounded = _BoundedBody(receive, self._max_body_bytes)
             await self._app(exchange.scope, bounded.receive, exchange.send)
@@ -94,28 +110,29 @@ class Edge:
 class _Exchange:
     """One request and its response's head."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, cors: Cors) -> None:
         self.scope = scope
         self.started = time.monotonic()
         self.status = 0  # none sent yet
         self.correlation_id = uuid4().hex
         self._send = send
-        self._headers = Headers(scope=scope)
-        given = self._headers.get("x-client-request-id")
+        self.headers = Headers(scope=scope)
+        self._cors_headers = cors.headers(self.headers)
+        given = self.headers.get("x-client-request-id")
         self._bad_id = given is not None and not CLIENT_REQUEST_ID.match(given)
         self.client_request_id = None if self._bad_id else given
         state = scope.setdefault("state", {})
         state["correlation_id"] = self.correlation_id
         state["client_request_id"] = self.client_request_id
 
-    def refusal(self, max_body_bytes: int) -> InvalidInput | PayloadTooLarge | None:
+    def refusal(self, max_body_bytes: int) -> DreamForgeError | None:
         """What the head alone is enough to refuse."""
         if self._bad_id:
             return InvalidInput(
                 "X-Client-Request-Id must be 1 to 128 printable ASCII characters without spaces",
                 field="X-Client-Request-Id",
             )
-        length = self._headers.get("content-length", "0")
+        length = self.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > max_body_bytes:
             return PayloadTooLarge(
                 f"the request body is over {max_body_bytes} bytes", maximum=max_body_bytes
@@ -125,7 +142,7 @@ class _Exchange:
     @property
     def waits_for_go_ahead(self) -> bool:
         """Whether the client holds its body back until we say that we want it."""
-        return self._headers.get("expect", "").lower() == "100-continue"
+        return self.headers.get("expect", "").lower() == "100-continue"
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -134,6 +151,7 @@ class _Exchange:
             headers["X-Request-Id"] = self.correlation_id
             headers["X-Content-Type-Options"] = "nosniff"
             headers.setdefault("Cache-Control", "no-store")
+            headers.update(self._cors_headers)
             if self.client_request_id is not None:
                 headers["X-Client-Request-Id"] = self.client_request_id
         await self._send(message)

@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -24,6 +25,7 @@ from shared.errors import (
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
+    Unauthorized,
 )
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,8 @@ def envelope(
     extra = dict(headers or {})
     if isinstance(error, InfraUnavailable):
         extra["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, Unauthorized):
+        extra["WWW-Authenticate"] = "Bearer"
     body = {
         "code": error.code,
         "message": error.message,
@@ -88,7 +92,17 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     ours = _of_status(error.status_code, request)
-    return envelope(ours, correlation_id(request), error.headers)
+    headers = dict(error.headers or {})
+    if isinstance(ours, MethodNotAllowed):
+        headers["Allow"] = ", ".join(_allowed(request))
+    return envelope(ours, correlation_id(request), headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Every method of this address. The router itself knows those of its first route alone."""
+    template = request.scope["route"].path_format
+    routes = iter_route_contexts(request.app.routes)
+    return sorted({m for route in routes if route.path == template for m in route.methods or ()})
 
 
 def _of_status(status: int, request: Request) -> DreamForgeError:

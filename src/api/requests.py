@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from api.cursor import CURSOR_PATTERN
 from shared.messages import MAX_COUNT, MAX_SEED
 from shared.model_schema import MAX_GUIDANCE, MAX_SIDE, MAX_STEPS, MIN_SIDE
 from shared.states import Status
@@ -130,7 +131,9 @@ class ListQuery(BaseModel):
     status: Status | None = None
     limit: int = Field(default=50, ge=1, le=MAX_PAGE)
     cursor: str | None = Field(
-        default=None, max_length=200, description="`next_cursor` of the page before"
+        default=None,
+        description="`next_cursor` of the page before",
+        json_schema_extra={"pattern": CURSOR_PATTERN},
     )
 
 

@@ -32,11 +32,11 @@ def serve(settings: Settings) -> int:
     """Run until a signal; returns the exit code."""
     forget_secrets()
     configure_logging(settings.log_level)
-    if not is_loopback(settings.api_host):
+    if not (settings.api_keys or is_loopback(settings.api_host)):
         return _stop(
             EXIT_MISCONFIGURED,
             f"DF_API_HOST={settings.api_host} would serve the network without API keys; "
-            "use 127.0.0.1",
+            "set DF_API_KEYS, or use 127.0.0.1",
         )
     try:
         listener = bind(settings.api_host, settings.api_port)

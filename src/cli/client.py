@@ -21,12 +21,17 @@ _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 class Client:
     """One API. Raises Unreachable, Refused (an error envelope) or Failure (no API of ours)."""
 
-    def __init__(self, api_base: str) -> None:
+    def __init__(self, api_base: str, api_key: str | None = None) -> None:
         self.api_base = api_base
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            raise Failure("DF_API_KEY is no key: it has characters that no header can carry")
         # A proxy set for the outside world must not be asked for our own host.
         trust_env = urlsplit(api_base).hostname not in _LOOPBACK
         try:
-            self.http = httpx.Client(base_url=api_base, timeout=_TIMEOUT, trust_env=trust_env)
+            self.http = httpx.Client(
+                base_url=api_base, headers=headers, timeout=_TIMEOUT, trust_env=trust_env
+            )
         except httpx.InvalidURL as error:
             raise Failure(f"DF_API_BASE is no address: {error}") from None
 

@@ -29,6 +29,11 @@ def api_base(environ: Mapping[str, str]) -> str:
     return (environ.get("DF_API_BASE") or f"http://{host}:{port}").rstrip("/")
 
 
+def api_key(environ: Mapping[str, str]) -> str | None:
+    """The key to show to the API: DF_API_KEY, which is one of those whose hashes it knows."""
+    return environ.get("DF_API_KEY") or None
+
+
 def with_running_stack(environ: Mapping[str, str]) -> dict[str, str]:
     """`environ`, completed by the settings of the `dreamforge up` that runs on our DF_HOME."""
     folder = home(environ)

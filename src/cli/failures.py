@@ -12,7 +12,7 @@ _HINTS = {
     "infra_unavailable": "`dreamforge doctor` says which part is away",
     "model_unavailable": "`dreamforge model list` shows the models that there are",
     "insufficient_vram": "choose a smaller preset or model; nothing is ever shrunk by itself",
-    "unauthorized": "the API asks for a key that this command does not have",
+    "unauthorized": "set DF_API_KEY to one of the keys that this API knows",
     "rate_limited": "try again later",
 }
 

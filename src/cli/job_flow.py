@@ -17,7 +17,8 @@ from cli.watching import shown
 
 def connect() -> Client:
     """The API of DF_API_BASE, or of the stack that runs here."""
-    return Client(environment.api_base(environment.with_running_stack(environment.effective())))
+    environ = environment.with_running_stack(environment.effective())
+    return Client(environment.api_base(environ), environment.api_key(environ))
 
 
 def create(

@@ -26,6 +26,13 @@ class InvalidInput(DreamForgeError):
     http_status = 422
 
 
+class Unauthorized(DreamForgeError):
+    """No key, or one that is not known; goes out with `WWW-Authenticate: Bearer`."""
+
+    code = "unauthorized"
+    http_status = 401
+
+
 class NotFound(DreamForgeError):
     code = "not_found"
     http_status = 404

@@ -8,6 +8,7 @@ environment later. A wrong value stops the process with one line that names the 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -16,7 +17,11 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.keys import ApiKey, parse_api_keys
+
 SECRETS_DIR = Path("/run/secrets")
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+_ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?")
 
 
 class Settings(BaseSettings):
@@ -50,6 +55,17 @@ class Settings(BaseSettings):
     # API -----------------------------------------------------------------------------------------
     api_host: str = "127.0.0.1"
     api_port: int = Field(default=8001, ge=0, le=65535)
+    api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = Field(
+        default=(),
+        repr=False,
+        description="name:sha256hex,…; the name is the user of the key's jobs",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="names that an API without keys answers to, beside loopback ones"
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="origins of web pages that may read our answers"
+    )
     max_body_bytes: int = Field(default=1 << 20, ge=1024)
     idempotency_ttl_s: float = Field(default=24 * 3600.0, gt=0)
     doorbell_timeout_s: float = Field(default=1.0, gt=0, le=1.0)
@@ -92,11 +108,46 @@ class Settings(BaseSettings):
 
     log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
 
-    @field_validator("queues", mode="before")
+    @field_validator("queues", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
+        if value is None:
+            return ()
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _keys(cls, value: Any) -> Any:
+        if value is None or isinstance(value, str):
+            return parse_api_keys(value or "")
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not _HOST.fullmatch(name):
+                raise ValueError(
+                    "must be names like render.internal, separated by commas: lower case, without "
+                    "a port, and none of them `*`"
+                )
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        # A browser sends it in exactly this form, and we compare letter by letter.
+        for origin in value:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    "must be origins like https://app.example.org, separated by commas: lower "
+                    "case, without a path, and none of them `*`"
+                )
+            scheme, _, port = origin.rpartition(":")
+            if (scheme.partition(":")[0], port) in {("http", "80"), ("https", "443")}:
+                raise ValueError(f"a browser leaves the default port {port} out of an origin")
         return value
 
     @field_validator("database_url")

@@ -185,6 +185,26 @@ def test_a_refused_request_is_exit_code_2_with_field_and_limit(
     assert "field width, message must be a multiple of 8" in capsys.readouterr().err
 
 
+def test_the_key_goes_to_the_api_and_to_nobody_else(
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DF_API_KEY", "k1")
+    assert run(["generate", "a red apple", "--out", str(tmp_path)]) == 0
+    shown = {path.partition("?")[0]: headers for _, path, _, headers in api.requests}
+    assert "Authorization" not in shown.pop("/picture")  # the store's URL is its own permission
+    assert len(shown) >= 3
+    assert {headers.get("Authorization") for headers in shown.values()} == {"Bearer k1"}
+
+
+def test_a_key_that_no_header_can_carry_is_said(
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DF_API_KEY", "k\n1")
+    assert run(["job", "list"]) == 2
+    assert "DF_API_KEY" in capsys.readouterr().err
+    assert api.requests == []
+
+
 def test_an_api_that_is_not_there_is_exit_code_3_with_its_address(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,9 +60,8 @@ def test_operation_ids_are_method_names() -> None:
 def test_every_operation_documents_its_errors_in_the_envelope(
     name: str, operation: dict[str, Any]
 ) -> None:
-    if name in {"GET /healthz", "GET /metrics"}:
-        return
     wanted = {"422", "500", "503"} | ({"404"} if "{" in name else set())
+    wanted |= set() if name in {"GET /healthz", "GET /readyz"} else {"401"}
     assert wanted <= set(operation["responses"])
     for status in wanted:
         content = operation["responses"][status]["content"]["application/json"]
@@ -70,6 +69,14 @@ def test_every_operation_documents_its_errors_in_the_envelope(
         assert all(
             example["value"]["code"] == code for code, example in content["examples"].items()
         )
+
+
+@pytest.mark.parametrize(("name", "operation"), OPERATIONS)
+def test_every_operation_but_the_probes_needs_a_key(name: str, operation: dict[str, Any]) -> None:
+    needs: list[dict[str, list[str]]] = [{"ApiKey": []}]
+    optional = {"GET /healthz": None, "GET /readyz": None, "GET /metrics": [*needs, {}]}
+    assert operation.get("security") == optional.get(name, needs)
+    assert DOCUMENT["components"]["securitySchemes"]["ApiKey"]["scheme"] == "bearer"
 
 
 def test_no_schema_of_the_frameworks_own_errors_is_left() -> None:

@@ -19,6 +19,7 @@ from api.edge import Edge
 from api.metrics import Metrics
 from api.requests import CreateJob
 from shared.errors import InfraUnavailable, NotFound
+from shared.settings import Settings
 
 LIMIT_BYTES = 1000
 SECRET = "postgresql://df:hunter2@db/secret"
@@ -31,6 +32,10 @@ def application(metrics: Metrics | None = None) -> FastAPI:
     @app.post("/echo")
     async def echo(body: CreateJob) -> dict[str, Any]:
         return {"prompt": body.prompt}
+
+    @app.put("/echo")
+    async def replace() -> None:
+        pass
 
     @app.get("/broken/{name}")
     async def broken(name: str) -> None:
@@ -56,14 +61,15 @@ def application(metrics: Metrics | None = None) -> FastAPI:
 
         return StreamingResponse(body())
 
-    app.add_middleware(Edge, metrics=metrics or Metrics(), max_body_bytes=LIMIT_BYTES)
+    settings = Settings.model_construct(max_body_bytes=LIMIT_BYTES)
+    app.add_middleware(Edge, metrics=metrics or Metrics(), settings=settings)
     return app
 
 
 def send(method: str, path: str, app: FastAPI | None = None, **options: Any) -> httpx.Response:
     async def main() -> httpx.Response:
         transport = httpx.ASGITransport(app or application())
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.request(method, path, **options)
 
     return anyio.run(main)
@@ -82,7 +88,7 @@ def test_an_unknown_address_and_a_wrong_method_have_the_envelope() -> None:
     check_envelope(send("GET", "/nope"), 404, "not_found")
     wrong = send("DELETE", "/echo")
     check_envelope(wrong, 405, "method_not_allowed")
-    assert wrong.headers["Allow"] == "POST"
+    assert wrong.headers["Allow"] == "POST, PUT"  # two routes of one address
     check_envelope(send("GET", "/missing/"), 404, "not_found")
 
 
@@ -192,7 +198,11 @@ def test_a_body_that_does_not_arrive_is_given_up(monkeypatch: pytest.MonkeyPatch
             "method": "POST",
             "path": "/echo",
             "query_string": b"",
-            "headers": [(b"content-type", b"application/json"), (b"content-length", b"50")],
+            "headers": [
+                (b"host", b"localhost"),
+                (b"content-type", b"application/json"),
+                (b"content-length", b"50"),
+            ],
         }
         with anyio.fail_after(5):
             await application()(scope, receive, collect)

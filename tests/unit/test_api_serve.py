@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from api import serve as serve_module
 from api.auth import is_loopback
 from api.serve import bind, serve
+from shared.keys import ApiKey
 from shared.settings import Settings
 from shared.startup import address_of
 
@@ -50,6 +51,14 @@ def test_without_keys_the_network_is_not_served(capsys: pytest.CaptureFixture[st
     assert serve(settings(api_host="0.0.0.0")) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "DF_API_HOST=0.0.0.0" in line
+    assert "DF_API_KEYS" in line
+
+
+def test_with_keys_the_network_is_served(capsys: pytest.CaptureFixture[str]) -> None:
+    key = ApiKey(name="shop", sha256=bytes(32))
+    assert serve(settings(api_host="0.0.0.0", api_keys=(key,))) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("api: DF_DATABASE_URL: ")  # bound, and on to the next check
 
 
 def test_a_port_in_use_is_named_with_its_setting(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""How the two streaming operations are documented: their media types, with an example of each."""
+"""How the operations that answer no JSON are documented: their media types, with examples."""
 
 from __future__ import annotations
 
@@ -30,12 +30,24 @@ _STREAM = "".join(
 )
 _LINE = "{" + _COMMON.replace("{code}", "step.start").replace("{message}", "step starts") + "}\n"
 
+# OpenAPI 3.1 has no word for a sequence of events; tools take the schema for that of each.
+_EVENT = {
+    "type": "object",
+    "description": "one event of the stream",
+    "properties": {
+        "event": {"enum": ["progress", "log", "artifact", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "id": {"type": "string", "pattern": "^[1-9][0-9]*$"},
+    },
+    "required": ["event", "data", "id"],
+}
+
 SSE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "`progress`, `log`, `artifact` and `error` events. `id` is the event's "
         "number in its job: from 1, without gaps. A comment every 15 s keeps the line open. The "
         "verdict comes as [`error`], `log` (`job.finish`), `progress`; then the stream closes.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _STREAM}},
+        "content": {"text/event-stream": {"schema": _EVENT, "example": _STREAM}},
     },
     204: {"description": "The job has ended and everything was seen: do not come back."},
 }
@@ -43,5 +55,11 @@ NDJSON: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "One event a line.",
         "content": {"application/x-ndjson": {"schema": {"type": "string"}, "example": _LINE}},
+    }
+}
+METRICS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Prometheus text format.",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
     }
 }

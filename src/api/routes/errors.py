@@ -20,6 +20,7 @@ _EXAMPLES: dict[type[errors.DreamForgeError], tuple[str, dict[str, Any]]] = {
             ]
         },
     ),
+    errors.Unauthorized: ("an API key is needed: Authorization: Bearer <key>", {}),
     errors.NotFound: ("there is no such job", {}),
     errors.Conflict: (
         "this Idempotency-Key was used with another request body; use a new key",
@@ -38,20 +39,17 @@ _EXAMPLES: dict[type[errors.DreamForgeError], tuple[str, dict[str, Any]]] = {
 _ALWAYS = (errors.InvalidInput, errors.InfraUnavailable, errors.Internal)
 
 
-def documented(*kinds: type[errors.DreamForgeError]) -> dict[int | str, dict[str, Any]]:
+def documented(
+    *kinds: type[errors.DreamForgeError], needs_key: bool = True
+) -> dict[int | str, dict[str, Any]]:
     """The `responses` of an operation that can answer with these, beside those that all can."""
     found: dict[int | str, dict[str, Any]] = {}
     every: tuple[type[errors.DreamForgeError], ...] = (*_ALWAYS, *kinds)
+    if needs_key:
+        every = (errors.Unauthorized, *every)
     for kind in every:
         message, details = _EXAMPLES[kind]
-        entry = found.setdefault(
-            kind.http_status,
-            {
-                "model": Envelope,
-                "description": "",
-                "content": {"application/json": {"examples": {}}},
-            },
-        )
+        entry = found.setdefault(kind.http_status, _entry(kind))
         entry["description"] = ", ".join(filter(None, (entry["description"], f"`{kind.code}`")))
         entry["content"]["application/json"]["examples"][kind.code] = {
             "value": {
@@ -62,3 +60,20 @@ def documented(*kinds: type[errors.DreamForgeError]) -> dict[int | str, dict[str
             }
         }
     return dict(sorted(found.items(), key=lambda item: str(item[0])))
+
+
+def _entry(kind: type[errors.DreamForgeError]) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "model": Envelope,
+        "description": "",
+        "content": {"application/json": {"examples": {}}},
+    }
+    if kind is errors.Unauthorized:
+        entry["headers"] = {
+            "WWW-Authenticate": {"schema": {"type": "string"}, "description": "`Bearer`"}
+        }
+    if kind is errors.InfraUnavailable:
+        entry["headers"] = {
+            "Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}
+        }
+    return entry

@@ -9,8 +9,10 @@ import anyio
 from fastapi import APIRouter, Response
 
 from api import responses
+from api.auth import SCHEME
 from api.context import Context, Ctx
 from api.metrics import CONTENT_TYPE
+from api.routes.documents import METRICS
 from api.routes.errors import documented
 from shared.db.backlog import queue_depth
 from shared.errors import InfraUnavailable
@@ -22,7 +24,12 @@ router = APIRouter(tags=["probes"])
 CHECK_TIMEOUT_S = 2.0
 
 
-@router.get("/healthz", operation_id="get_health", summary="The process is alive")
+@router.get(
+    "/healthz",
+    operation_id="get_health",
+    summary="The process is alive",
+    responses=documented(needs_key=False),
+)
 async def get_health() -> responses.Health:
     return responses.Health()
 
@@ -31,7 +38,7 @@ async def get_health() -> responses.Health:
     "/readyz",
     operation_id="get_readiness",
     summary="Jobs can be accepted",
-    responses=documented(),
+    responses=documented(needs_key=False),
     response_model_exclude_none=True,
 )
 async def get_readiness(context: Ctx) -> responses.Ready:
@@ -53,12 +60,9 @@ async def get_readiness(context: Ctx) -> responses.Ready:
     operation_id="get_metrics",
     summary="Prometheus metrics",
     response_class=Response,
-    responses={
-        200: {
-            "description": "Prometheus text format.",
-            "content": {"text/plain": {"schema": {"type": "string"}}},
-        }
-    },
+    responses=METRICS | documented(),
+    # Asked for where the API listens on the network; see api.auth.
+    openapi_extra={"security": [{SCHEME: []}, {}]},
 )
 async def get_metrics(context: Ctx) -> Response:
     try:

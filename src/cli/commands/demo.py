@@ -37,10 +37,10 @@ def demo(
         return
     environ = {"DF_DRAIN_S": "0", **environment.effective()}  # an interrupted demo is over at once
     with interrupts.catching(), whole(environment.home(environ), environ, say) as stack:
-        _draw(stack, prompt, seed, out)
+        _draw(stack, environment.api_key(environ), prompt, seed, out)
 
 
-def _draw(stack: Stack, prompt: str, seed: int, folder: Path) -> None:
+def _draw(stack: Stack, api_key: str | None, prompt: str, seed: int, folder: Path) -> None:
     from cli.client import Client
     from cli.console import out
     from cli.failures import Failure
@@ -53,7 +53,7 @@ def _draw(stack: Stack, prompt: str, seed: int, folder: Path) -> None:
     from cli.watching import shown
 
     warn(stack, prompt)
-    with Client(stack.api_base) as client:
+    with Client(stack.api_base, api_key) as client:
         job = create(client, prompt, model=stack.model.id, seed=seed)
         try:
             seen = list(shown(in_background(events(client, job["id"]), stack.keeper.tick)))

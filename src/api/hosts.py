@@ -1,0 +1,43 @@
+"""Which names an API without keys answers to.
+
+Such an API trusts whoever reaches its loopback address. A web page can: its author lets the page's
+own name resolve to 127.0.0.1 (DNS rebinding), and the browser then takes us for that page's server
+and lets it read everything. It still sends the page's name as `Host`, which gives it away. An
+address is no name and cannot be rebound. With keys a page has none, and any name will do.
+"""
+
+from __future__ import annotations
+
+import re
+
+from starlette.datastructures import Headers
+
+from api.auth import is_loopback
+from shared.errors import InvalidInput
+from shared.settings import Settings
+
+_HOST = re.compile(r"(\[(?P<address>[^\[\]]+)\]|(?P<name>[^\[\]:]+))(:[0-9]{1,5})?")
+
+
+class HostGuard:
+    """The names of one process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._guards = not settings.api_keys
+        self._allowed = frozenset(settings.allowed_hosts)
+
+    def check(self, headers: Headers) -> InvalidInput | None:
+        """Why this request is not for us, if it is not."""
+        if not self._guards:
+            return None
+        given = headers.getlist("host")
+        host = _HOST.fullmatch(given[0]) if len(given) == 1 else None
+        if host is not None:
+            name = (host["address"] or host["name"]).lower()
+            if is_loopback(name) or name in self._allowed:
+                return None
+        return InvalidInput(
+            "Host: without API keys only 127.0.0.1, localhost and [::1] are answered to; "
+            "DF_ALLOWED_HOSTS takes more names",
+            field="Host",
+        )

@@ -1,0 +1,194 @@
+"""`docs/api.md` is executed: every snippet, in its order, against an API with a real worker.
+
+The tests share one job and the order of this file, as a reader does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from tests.integration.api_harness import Api, running_api
+
+from cli.model_folders import register
+from cli.stack.embedded import Infrastructure
+from shared.db.migrate import upgrade
+from shared.keys import parse_api_keys
+
+pytestmark = pytest.mark.timeout(240)
+
+GUIDE = (Path(__file__).parents[2] / "docs/api.md").read_text(encoding="utf-8")
+BASE = "http://127.0.0.1:8001"
+# As the page has them: section, language.
+SNIPPETS = [
+    ("Create", "sh"),
+    ("Watch", "sh"),
+    ("Fetch", "sh"),
+    ("The same in Python", "python"),
+    ("Cancel", "sh"),
+    ("Look back", "sh"),
+    ("Keys", "sh"),
+    ("Keys", "sh"),
+]
+
+
+def blocks(title: str, language: str) -> list[str]:
+    """The fenced blocks of a section; a language of "" is the plain ones."""
+    section = re.split(r"^## ", GUIDE, flags=re.MULTILINE)
+    (body,) = [text for text in section if text.startswith(f"{title}\n")]
+    return re.findall(rf"^```{language}\n(.*?)^```$", body, flags=re.MULTILINE | re.DOTALL)
+
+
+@dataclass
+class Reader:
+    """Somebody with a terminal."""
+
+    api: Api
+    folder: Path
+    environ: dict[str, str] = field(default_factory=lambda: {"PATH": os.environ["PATH"]})
+
+    def sh(self, title: str, number: int = 0, *, base: str | None = None) -> str:
+        """What the snippet prints."""
+        script = blocks(title, "sh")[number].replace(BASE, base or self.api.base)
+        return self.run(["bash", "-euo", "pipefail", "-c", script])
+
+    def python(self, title: str) -> str:
+        (script,) = blocks(title, "python")
+        assert BASE in script
+        return self.run([sys.executable, "-c", script.replace(BASE, self.api.base)])
+
+    def run(self, command: list[str]) -> str:
+        done = subprocess.run(
+            command, env=self.environ, cwd=self.folder, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def reader(stack: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    folder = tmp_path_factory.mktemp("guide")
+    url = stack.environment["DF_DATABASE_URL"]
+    upgrade(url)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("TRUNCATE jobs, steps, events, artifacts, models, workers CASCADE")
+    model = folder / "models/sd/tiny@1"
+    subprocess.run([sys.executable, "-m", "runner.tiny", str(model)], check=True)
+    register(url, model)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DF_")}
+    ours = {"DF_MODELS_DIR": str(folder / "models"), "DF_LOCK_DIR": str(folder / "locks")}
+    ours |= {"DF_WORKER_PORT": "0", "DF_DEVICE": "cpu", "DF_DRAIN_S": "0"}
+    log = folder / "worker.log"
+    with log.open("wb") as said:
+        worker = subprocess.Popen(
+            [sys.executable, "-P", "-m", "supervisor"],
+            env=inherited | stack.environment | ours,
+            cwd=folder,
+            stdout=said,
+            stderr=said,
+        )
+    try:
+        with running_api(stack.environment) as api:
+            yield Reader(api, folder)
+            assert worker.poll() is None, log.read_text()
+    finally:
+        worker.terminate()
+        worker.wait(60)
+
+
+def keys_of(value: Any) -> Any:
+    """The form of a JSON value: its names, and the form of what they name."""
+    match value:
+        case dict():
+            return {name: keys_of(inner) for name, inner in value.items()}
+        case list():
+            return [keys_of(inner) for inner in value[:1]]
+        case _:
+            return None
+
+
+def test_the_page_has_no_snippet_that_nobody_runs() -> None:
+    titles = re.findall(r"^## (.+)$", GUIDE, flags=re.MULTILINE)
+    found = [
+        (title, language)
+        for title in titles
+        for language in re.findall(r"^```(sh|python)$", section(title), flags=re.MULTILINE)
+    ]
+    assert found == SNIPPETS
+
+
+def section(title: str) -> str:
+    return GUIDE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_create_answers_as_the_page_shows(reader: Reader) -> None:
+    created = json.loads(reader.sh("Create"))
+    (shown,) = blocks("Create", "json")
+    assert keys_of(created) == keys_of(json.loads(shown))
+    assert created["job"]["status"] == "queued"
+    reader.environ["JOB"] = created["job"]["id"]
+    assert json.loads(reader.sh("Create")) == created  # the same key: the first answer again
+
+
+def test_watch_shows_the_job_to_its_end(reader: Reader) -> None:
+    lines = reader.sh("Watch").splitlines()
+    ids = [int(line.removeprefix("id: ")) for line in lines if line.startswith("id: ")]
+    assert ids == list(range(1, len(ids) + 1))
+    data = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data:")]
+    assert [event["code"] for event in data][-2:] == ["job.finish", "progress"]
+    assert data[-1]["payload"]["progress"] == 1.0
+    shown = json.loads(re.findall(r"^data: (.+)$", section("Watch"), flags=re.MULTILINE)[0])
+    seen = [keys_of(event) for event in data if event["code"] == "progress"]
+    assert keys_of(shown) in seen
+
+
+def test_fetch_lists_pictures_that_can_be_fetched(reader: Reader) -> None:
+    found = json.loads(reader.sh("Fetch"))["artifacts"]
+    (shown,) = json.loads(blocks("Fetch", "json")[0])["artifacts"]
+    assert shown.keys() <= found[0].keys()
+    assert [each["seed"] for each in found] == [42, 43]  # as the page says of `seed`
+    assert found[0]["seed"] == shown["seed"]
+    picture = reader.api.client.get(found[0]["url"]).content
+    assert hashlib.sha256(picture).hexdigest() == found[0]["sha256"]
+
+
+def test_the_python_program_saves_a_picture(reader: Reader) -> None:
+    *percents, name = reader.python("The same in Python").splitlines()
+    assert percents[-1] == "100%"
+    assert name == "0_42.png"
+    assert (reader.folder / name).read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_cancel_shows_the_job_as_it_is(reader: Reader) -> None:
+    shown = json.loads(reader.sh("Cancel"))
+    assert (shown["id"], shown["status"]) == (reader.environ["JOB"], "succeeded")
+
+
+def test_look_back_lists_and_reads(reader: Reader) -> None:
+    listed, *log = reader.sh("Look back").replace("}{", "}\n{").splitlines()
+    assert json.loads(listed) == {"jobs": [], "next_cursor": None}  # none has failed
+    assert all(json.loads(line)["level"] in {"WARNING", "ERROR"} for line in log)
+
+
+def test_a_key_is_made_and_shown(reader: Reader, stack: Infrastructure) -> None:
+    ask, make = blocks("Keys", "sh")
+    made = reader.run(["bash", "-euo", "pipefail", "-c", make + 'echo "$KEY"'])
+    setting, key = made.split()
+    ((name, sha256),) = [(k.name, k.sha256) for k in parse_api_keys(setting.partition("=")[2])]
+    assert (name, sha256) == ("shop", hashlib.sha256(key.encode()).digest())
+    with running_api(stack.environment, api_keys=setting.partition("=")[2]) as keyed:
+        reader.environ["DF_API_KEY"] = key
+        assert json.loads(reader.sh("Keys", base=keyed.base)) == {"jobs": [], "next_cursor": None}
+        reader.environ["DF_API_KEY"] = "another"
+        assert json.loads(reader.sh("Keys", base=keyed.base))["code"] == "unauthorized"
+    assert BASE in ask

@@ -1,0 +1,199 @@
+"""What people send who mean no good, or whose programs are broken, over a real socket.
+
+Everything gets a clear 4xx, nothing of it is stored, and the process stays healthy. The answer is
+our envelope, but where a request is no HTTP: there the HTTP server answers 400 before we see it.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from tests.integration.api_harness import BODY, Api, running_api
+
+from api import edge
+from cli.stack.embedded import Infrastructure
+
+# Hebrew and Arabic, with an override, an isolate and a mark.
+RIGHT_TO_LEFT = "\u202e\u05e9\u05dc\u05d5\u05dd\u202c \u200f \u0645\u0631 \u2066x\u2069"
+
+
+@pytest.fixture(scope="module")
+def running(stack: Infrastructure) -> Iterator[Api]:
+    """One process for the whole list: what harms it shows in whatever comes next."""
+    with running_api(stack.environment) as api:
+        yield api
+
+
+@pytest.fixture
+def api(running: Api, database_url: str) -> Api:
+    running.install()
+    return running
+
+
+def refused(api: Api, answer: httpx.Response, status: int = 422) -> None:
+    body = answer.json()
+    assert answer.status_code == status, answer.text
+    assert set(body) == {"code", "message", "details", "correlation_id"}
+    assert body["correlation_id"] == answer.headers["X-Request-Id"]
+    assert len(answer.content) < 10_000
+    assert "Traceback" not in answer.text and "/src/" not in answer.text
+    unharmed(api)
+
+
+def unharmed(api: Api) -> None:
+    assert api.client.get("/healthz").json() == {"status": "ok"}
+    assert api.sql("SELECT (SELECT count(*) FROM jobs), (SELECT count(*) FROM events)") == [(0, 0)]
+
+
+def field(name: str, value: str) -> bytes:
+    """A create request whose field `name` is this text, unchecked."""
+    rest = {key: given for key, given in BODY.items() if key != name}
+    return f'{json.dumps(rest)[:-1]}, "{name}": {value}}}'.encode()
+
+
+BODIES = {
+    "an integer of 400 digits": field("seed", "9" * 400),
+    "an integer beyond Python's own limit": field("seed", "9" * 100_000),
+    "an integer beyond 64 bits": field("steps", str(2**64)),
+    "a float beyond every float": field("guidance", "1e999"),
+    "a float that is no integer any more": field("width", "1e300"),
+    "NaN": field("guidance", "NaN"),
+    "Infinity": field("timeout_s", "Infinity"),
+    "minus Infinity": field("guidance", "-Infinity"),
+    "a timeout of ten thousand years": field("timeout_s", "1e12"),
+    "arrays in arrays": b"[" * 500_000,
+    "objects in objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "a deep field": field("chain", '{"upscale":' * 5_000 + "1" + "}" * 5_000),
+    "half a surrogate pair": field("prompt", r'"\ud83c"'),
+    "a pair in the wrong order": field("prompt", r'"\udf4e\ud83c"'),
+    "half a pair in a name": field(r"\ud800", "1"),
+    "half a pair in an id": field("model_id", r'"\ud800"'),
+    "NUL": field("prompt", r'"a\u0000b"'),
+    "NUL as it is": field("prompt", '"a\0b"'),
+    "NUL in an id": field("model_id", r'"tiny\u0000"'),
+    "a newline in a string": field("prompt", '"a\nb"'),
+    "bytes that are no UTF-8": b'{"type": "generate", "prompt": "\xff\xfe"}',
+    "an overlong slash": b'{"type": "generate", "prompt": "\xc0\xaf"}',
+    "a surrogate in UTF-8": b'{"type": "generate", "prompt": "\xed\xa0\x80"}',
+    "an emoji too many": field("prompt", json.dumps("🍎" * 4097)),
+    "a path for a model": field("model_id", '"../../../etc/passwd"'),
+    "a path for a preset": field("preset", '"../../../etc/passwd"'),
+    "a statement for a model": field("model_id", '"x\'; DROP TABLE jobs; --"'),
+    "ten thousand fields": json.dumps(BODY | {f"f{i}": 0 for i in range(10_000)}).encode(),
+    "the prototype": field("__proto__", '{"count": 100}'),
+    "two values": b'{"type": "generate", "prompt": "x"} {}',
+    "a form": b"type=generate&prompt=x",
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_hostile_body_is_refused_and_leaves_nothing(api: Api, name: str) -> None:
+    headers = {"Content-Type": "application/json", "Idempotency-Key": "k"}
+    answer = api.client.post("/v1/jobs", content=BODIES[name], headers=headers)
+    refused(api, answer)
+
+
+@pytest.mark.parametrize("prompt", ["🍎" * 4096, RIGHT_TO_LEFT, "\u0085\ufeff\uffff\U0010ffff"])
+def test_unusual_text_that_is_text_is_kept_as_it_is(api: Api, prompt: str) -> None:
+    job = api.create(prompt=prompt)
+    assert api.sql("SELECT params->>'prompt' FROM steps") == [(prompt,)]
+    assert api.client.get(f"/v1/jobs/{job}").status_code == 200
+
+
+HEADERS = {
+    "a key that ends the line": b"Idempotency-Key: a\rb",
+    "a key with NUL": b"Idempotency-Key: a\0b",
+    "a key in Latin-1": b"Idempotency-Key: caf\xe9",
+    "an empty key": b"Idempotency-Key: ",
+    "a key of 256 characters": b"Idempotency-Key: " + b"k" * 256,
+    "an id that ends the line": b"X-Client-Request-Id: a\rSet-Cookie: x=1",
+    "an id with an escape sequence": b"X-Client-Request-Id: \x1b[2J",
+    "an id of a kilobyte": b"X-Client-Request-Id: " + b"i" * 1024,
+    "a folded line": b"X-Client-Request-Id: a\r\n Set-Cookie: x=1",
+    "a length that is none": b"Content-Length: -1",
+    "two lengths": b"Content-Length: 10\r\nContent-Length: 11",
+    "a length and chunks": b"Transfer-Encoding: chunked, identity",
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_hostile_header_is_refused_and_never_given_back(api: Api, name: str) -> None:
+    body = json.dumps(BODY).encode()
+    given = HEADERS[name]
+    if b"-Length" not in given and b"Encoding" not in given:
+        given += b"\r\nContent-Length: %d" % len(body)
+    answer = talk(
+        api,
+        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        b"Content-Type: application/json\r\n" + given + b"\r\n\r\n" + body,
+    )
+    assert answer.startswith((b"HTTP/1.1 422 ", b"HTTP/1.1 400 ", b"HTTP/1.1 501 ")), answer
+    assert b"set-cookie" not in answer.lower()
+    assert b"\x1b" not in answer
+    unharmed(api)
+
+
+PATHS = [
+    b"/v1/jobs/../../../etc/passwd",
+    b"/v1/jobs/..%2f..%2f..%2fetc%2fpasswd/artifacts",
+    b"/v1/jobs/%2e%2e/%2e%2e/etc/passwd",
+    b"/v1/jobs/..%5c..%5cwindows/logs",
+    b"/v1/jobs/%c0%ae%c0%ae%2f/progress",
+    b"/v1/jobs/%00/progress/stream",
+    b"/v1/jobs/%0d%0aSet-Cookie:%20x=1",
+    b"/v1/jobs/%ff%fe",
+    b"/v1/jobs/%ed%a0%80/logs",
+    b"/v1/jobs/%zz",
+    b"/v1/jobs/;/../metrics",
+    b"/v1/jobs/%f0%9f%8d%8e/artifacts",
+    b"/v1/models/..%2f..%2fetc%2fpasswd",
+    b"/v1/models/%ed%a0%80",
+    b"/v1/models/tiny%00",
+    b"/v1/models/" + b"x" * 20_000,
+    b"//v1/jobs",
+    b"/V1/JOBS",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_tricks_in_a_path_find_nothing(api: Api, path: bytes) -> None:
+    answer = talk(api, b"GET " + path + b" HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\n\r\n")
+    assert answer.startswith((b"HTTP/1.1 404 ", b"HTTP/1.1 400 ")), answer
+    assert b"root:" not in answer
+    assert b"set-cookie" not in answer.lower()
+    unharmed(api)
+
+
+def test_a_body_of_a_hundred_megabytes_is_refused_without_being_kept(api: Api) -> None:
+    def pieces() -> Iterator[bytes]:
+        for _ in range(100):
+            yield bytes(1 << 20)
+
+    refused(api, api.client.post("/v1/jobs", content=pieces()), status=413)
+
+
+def test_a_body_that_trickles_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge, "BODY_TIMEOUT_S", 0.05)
+    head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    answer = talk(api, head + b'Content-Length: 1000\r\n\r\n{"type":')  # and it waits
+    assert answer.startswith(b"HTTP/1.1 422 ")
+    assert b'"invalid_input"' in answer
+    unharmed(api)
+
+
+def talk(api: Api, request: bytes) -> bytes:
+    """Send these bytes; all that comes back until the API closes the connection."""
+    address = urlsplit(api.base)
+    assert address.hostname is not None
+    assert address.port is not None
+    answer = b""
+    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        connection.sendall(request)
+        while block := connection.recv(1 << 16):
+            answer += block
+    return answer
