@@ -56,6 +56,7 @@ from supervisor.lifecycle import Effect, Event, IllegalEvent, Kind, Step, advanc
 from supervisor.metrics import Metrics
 from supervisor.runner_process import LAST_FRAMES_S, RunnerProcess
 from supervisor.runners import Runners
+from supervisor.shortage import shortage
 from supervisor.slots import Slot, SlotState
 from supervisor.specs import Unreadable, run_spec
 from supervisor.spool import Spool
@@ -67,6 +68,7 @@ log = logging.getLogger(__name__)
 
 _SAMPLE_EVERY_S = 0.2  # DESIGN §6: the parent's own peak, five times a second
 _RETRY_S = 0.5
+_RUNNER_MAY_LIVE = (StepState.LEASED, StepState.RUNNING, StepState.STOPPING)
 
 # A fact, and for a timer the generation that it was armed in.
 _Posted = tuple[Event, int | None]
@@ -140,13 +142,7 @@ class StepDriver:
             tasks.start_soon(self._journal.run)
             tasks.start_soon(self._keep_lease)
             tasks.start_soon(self._guard_fence)
-            self._journal.note(
-                Code.STEP_CLAIMED,
-                f"step {self.claim.name} claimed for {self._slot.id}",
-                step=self.claim.name,
-                slot=self._slot.id,
-                epoch=self.claim.epoch,
-            )
+            self._note_claimed()
             self._take(Event(Kind.CLAIMED))
             if self.claim.cancel_requested:
                 self.post(Kind.CANCEL)
@@ -159,6 +155,17 @@ class StepDriver:
         self._events.close()
         if self._runner is not None:
             self._runner.close()
+
+    def _note_claimed(self) -> None:
+        if self.claim.vram_waited_s:  # waiting for memory says so once, not every two seconds
+            return
+        self._journal.note(
+            Code.STEP_CLAIMED,
+            f"step {self.claim.name} claimed for {self._slot.id}",
+            step=self.claim.name,
+            slot=self._slot.id,
+            epoch=self.claim.epoch,
+        )
 
     def _take(self, event: Event) -> bool:
         """Advance the machine and perform what it says; True when only the commit is left."""
@@ -484,7 +491,7 @@ class StepDriver:
         self.post(Kind.PUBLISHED)
 
     async def _sample(self, runner: RunnerProcess) -> None:
-        while self._step.state in (StepState.LEASED, StepState.RUNNING):
+        while self._step.state in _RUNNER_MAY_LIVE:
             try:
                 now = await self._host.probe.read(self._slot.device, runner.tree)
             except DeviceLost as error:
@@ -526,7 +533,7 @@ class StepDriver:
         """
         while self._fence.holds:  # noqa: ASYNC110 - a clock, not an event
             await anyio.sleep(min(self._fence.left_s, _RETRY_S))
-        if self._step.state in (StepState.LEASED, StepState.RUNNING, StepState.STOPPING):
+        if self._step.state in _RUNNER_MAY_LIVE:
             self.post(Kind.LEASE_GONE)
 
     # The end --------------------------------------------------------------------------------------
@@ -545,6 +552,7 @@ class StepDriver:
             self._account.judge(),
             self._host.settings,
             figures=self._account.figures(),
+            memory=shortage(self.claim, self._account.before, self._account.peak_bytes),
             vram_wait=self._vram_wait,
             pending=await self._journal.take(),
         )

@@ -12,6 +12,7 @@ from shared.settings import Settings
 from shared.states import Reason, StepState
 from supervisor.classify import Judgement
 from supervisor.lifecycle import Step
+from supervisor.shortage import ABOUT_MEMORY
 
 # A device whose memory is busy is looked at again about this often.
 VRAM_RETRY_S = 2.0
@@ -48,6 +49,7 @@ def end_of(
     settings: Settings,
     *,
     figures: dict[str, Any],
+    memory: dict[str, Any],
     vram_wait: bool,
     pending: Sequence[NewEvent],
 ) -> End:
@@ -61,7 +63,8 @@ def end_of(
         error = exhausted(step.attempt, step.losses, error_of(claim, step.last_reason, judged))
     elif step.reason is not Reason.COMPLETED:
         error = error_of(claim, step.reason, judged)
-        error["details"] = error["details"] | figures
+        about_memory = memory if step.reason in ABOUT_MEMORY else {}
+        error["details"] = error["details"] | figures | about_memory
     finish = NewEvent(
         code=Code.STEP_FINISH,
         message=f"step {claim.name} {step.state}: {step.reason}",

@@ -150,13 +150,14 @@ class ProcessTree:
         while todo:
             for child in children_of(todo.pop()):
                 known = self._members.get(child)
-                if known is None or not known.is_running():
-                    self._record(child)
+                if (known is None or not known.is_running()) and self._record(child):
                     todo.append(child)
 
-    def _record(self, pid: int) -> None:
+    def _record(self, pid: int) -> bool:
         with suppress(psutil.NoSuchProcess):  # gone already: nothing to end, nothing held
             self._members[pid] = psutil.Process(pid)
+            return True
+        return False
 
 
 def _alive(process: psutil.Process) -> bool:

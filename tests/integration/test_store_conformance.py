@@ -1,0 +1,407 @@
+"""One suite for both stores of steps: PostgreSQL's, and the in-memory twin that other tests use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+from uuid import UUID, uuid4
+
+import anyio
+import pytest
+from tests.support.memory_store import Work
+from tests.support.stores import (
+    AGAIN,
+    FAILURE,
+    SUCCESS,
+    WORKER,
+    InMemory,
+    InPostgres,
+    Subject,
+    claim,
+    claimed_job,
+    ended,
+    note,
+    offer,
+    picture,
+)
+
+from shared.claims import Abandoned, Claim, End, Stale, StepStore
+from shared.db.engine import Database
+from shared.events import Code
+from shared.states import Reason, StepState
+
+Test = Callable[[Subject], Awaitable[None]]
+Run = Callable[[Test], None]
+
+
+@pytest.fixture(params=["memory", "postgresql"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Runs a test against one of the two stores."""
+    url = request.getfixturevalue("database_url") if request.param == "postgresql" else None
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Subject]:
+        if url is None:
+            yield InMemory()
+            return
+        database = Database(url, application="conformance")
+        try:
+            yield InPostgres(database, url)
+        finally:
+            await database.close()
+
+    def run_test(test: Test) -> None:
+        async def main() -> None:
+            async with opened() as subject:
+                await test(subject)
+
+        anyio.run(main)
+
+    return run_test
+
+
+# Claim --------------------------------------------------------------------------------------------
+
+
+def test_a_claim_carries_the_step_and_raises_its_epoch(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        work = Work(params={"prompt": "x"}, timeout_s=5.0, vram_bytes=10)
+        job, taken = await claimed_job(subject, work, count=3)
+        (step,) = await subject.steps(job)
+        assert (taken.job_id, taken.step_id) == (job, step["id"])
+        assert (taken.params, taken.timeout_s, taken.vram_bytes) == ({"prompt": "x"}, 5.0, 10)
+        assert (taken.count, taken.epoch, taken.attempt, taken.losses) == (3, 1, 0, 0)
+        assert (taken.model_id, taken.model_kind) == (subject.model_id, "sd")
+        assert (taken.position, taken.chain_length, taken.done_items) == (0, 1, ())
+        assert (taken.cancel_requested, taken.vram_waited_s, taken.progress) == (False, 0.0, 0.0)
+        assert (step["state"], step["epoch"], step["lease_owner"]) == ("leased", 1, WORKER)
+
+    run(test)
+
+
+def test_a_step_is_claimed_once(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        await claimed_job(subject)
+        assert await subject.store.claim(offer(subject)) is None
+
+    run(test)
+
+
+def test_the_oldest_step_is_claimed_first(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        jobs = [await subject.create(Work()) for _ in range(3)]
+        assert [(await claim(subject)).job_id for _ in jobs] == jobs
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("work", "changes"),
+    [
+        (Work(queue="other"), {}),
+        (Work(device="cuda"), {}),
+        (Work(vram_bytes=1001), {}),
+        (Work(), {"models": ()}),
+        (Work(), {"models": (uuid4(),)}),
+    ],
+)
+def test_a_step_that_does_not_fit_the_offer_is_left(
+    run: Run, work: Work, changes: dict[str, Any]
+) -> None:
+    async def test(subject: Subject) -> None:
+        await subject.create(work)
+        assert await subject.store.claim(offer(subject, **changes)) is None
+
+    run(test)
+
+
+def test_a_retry_is_not_claimed_before_its_delay_is_over(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        job, taken = await claimed_job(subject)
+        assert await subject.store.finish(taken, replace(AGAIN, delay_s=60.0)) == taken.step_id
+        assert await subject.store.claim(offer(subject)) is None
+        assert (await subject.job(job))["status"] == "queued"
+
+    run(test)
+
+
+def test_a_second_claim_knows_what_the_first_has_done(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        _, first = await claimed_job(subject, count=3)
+        await subject.store.commit_running(first, [])
+        shown = replace(note(Code.PROGRESS), payload={"progress": 0.25})
+        await subject.store.record(first, None, [shown])
+        for item in (2, 0):
+            assert await subject.store.add_artifact(first, picture(item), note())
+        await subject.store.finish(first, replace(AGAIN, attempt=1, losses=2))
+        second = await claim(subject)
+        assert (second.epoch, second.attempt, second.losses) == (2, 1, 2)
+        assert (second.done_items, second.progress) == ((0, 2), 0.25)
+
+    run(test)
+
+
+def test_time_spent_waiting_for_memory_adds_up_over_claims_until_it_runs(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        _, first = await claimed_job(subject)
+        await subject.store.finish(first, replace(AGAIN, vram_wait=True))
+        second = await claim(subject)
+        await subject.store.finish(second, replace(AGAIN, vram_wait=True))
+        third = await claim(subject)
+        assert 0 < second.vram_waited_s < third.vram_waited_s
+        await subject.store.commit_running(third, [])
+        await subject.store.finish(third, AGAIN)
+        assert (await claim(subject)).vram_waited_s == 0
+
+    run(test)
+
+
+# Owned --------------------------------------------------------------------------------------------
+
+
+def test_running_is_committed_once_with_its_events(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        job, taken = await claimed_job(subject)
+        for _ in range(2):  # the second is our own, whose answer was lost
+            await subject.store.commit_running(taken, [note(Code.STEP_START)])
+        (step,) = await subject.steps(job)
+        assert (step["state"], step["attempt"]) == ("running", 1)
+        assert (await subject.codes(job)).count("step.start") == 1
+        assert (await subject.job(job))["status"] == "running"
+
+    run(test)
+
+
+def test_a_step_that_is_being_stopped_does_not_begin_to_run(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        job, taken = await claimed_job(subject)
+        await subject.store.record(taken, StepState.STOPPING, [])
+        await subject.store.commit_running(taken, [])
+        (step,) = await subject.steps(job)
+        assert (step["state"], step["attempt"]) == ("stopping", 0)
+
+    run(test)
+
+
+def test_events_are_kept_in_their_order(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        job, taken = await claimed_job(subject)
+        await subject.store.record(taken, None, [note(Code.SIGNAL_SENT), note(Code.UNKILLABLE)])
+        await subject.store.record(taken, StepState.STOPPING, [note(Code.GPU_RECLAIMED)])
+        assert await subject.codes(job) == [
+            "job.created", "signal.sent", "unkillable", "gpu.reclaimed"
+        ]  # fmt: skip
+        assert (await subject.steps(job))[0]["state"] == "stopping"
+
+    run(test)
+
+
+def test_an_item_has_one_artifact(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        job, taken = await claimed_job(subject)
+        add = subject.store.add_artifact
+        assert await add(taken, picture(key="first"), note(Code.ARTIFACT_WRITTEN))
+        assert await add(taken, picture(key="first"), note(Code.ARTIFACT_WRITTEN))  # lost answer
+        assert not await add(taken, picture(key="second"), note(Code.ARTIFACT_WRITTEN))
+        assert (await subject.codes(job)).count("artifact.written") == 1
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda store, taken: store.commit_running(taken, [note()]),
+        lambda store, taken: store.record(taken, StepState.STOPPING, [note()]),
+        lambda store, taken: store.renew(taken, 60.0),
+        lambda store, taken: store.add_artifact(taken, picture(), note()),
+        lambda store, taken: store.finish(taken, SUCCESS),
+    ],
+    ids=["commit_running", "record", "renew", "add_artifact", "finish"],
+)
+@pytest.mark.parametrize("how", ["another epoch", "not owned", "ended"])
+def test_a_stale_owner_writes_nothing(
+    run: Run, how: str, write: Callable[[StepStore, Claim], Awaitable[None]]
+) -> None:
+    async def test(subject: Subject) -> None:
+        job, taken = await claimed_job(subject)
+        if how == "ended":
+            await subject.store.finish(taken, FAILURE)
+        else:
+            await subject.store.finish(taken, AGAIN)
+        if how == "another epoch":
+            await claim(subject)
+        before = await subject.steps(job), await subject.codes(job)
+        with pytest.raises(Stale):
+            await write(subject.store, taken)
+        assert (await subject.steps(job), await subject.codes(job)) == before
+
+    run(test)
+
+
+# The end ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [SUCCESS, FAILURE, ended(StepState.CANCELLED, Reason.CANCELLED)])
+def test_a_verdict_ends_the_step_and_its_job(run: Run, end: End) -> None:
+    async def test(subject: Subject) -> None:
+        job, taken = await claimed_job(subject)
+        assert await subject.store.finish(taken, replace(end, events=[note()])) is None
+        (step,) = await subject.steps(job)
+        assert (step["state"], step["reason"], step["error"]) == (end.state, end.reason, end.error)
+        assert step["lease_owner"] is None
+        assert await subject.job(job) == {"status": end.state, "reason": end.reason}
+        codes = await subject.codes(job)
+        assert codes[:2] == ["job.created", "runner.log"]
+        assert codes.count("job.finish") == 1
+
+    run(test)
+
+
+def test_success_queues_the_next_step_of_a_chain(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        job, taken = await claimed_job(subject, Work(), Work(name="second"))
+        first, second = await subject.steps(job)
+        assert (first["state"], second["state"]) == ("leased", "pending")
+        assert await subject.store.finish(taken, SUCCESS) == second["id"]
+        following = await claim(subject)
+        assert (following.step_id, following.position) == (second["id"], 1)
+        assert following.chain_length == 2
+        await subject.store.finish(following, SUCCESS)
+        assert (await subject.job(job))["status"] == "succeeded"
+
+    run(test)
+
+
+def test_failure_cancels_the_rest_of_a_chain_and_decides_the_job(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        job, taken = await claimed_job(subject, Work(), Work(name="second"))
+        assert await subject.store.finish(taken, FAILURE) is None
+        assert [step["state"] for step in await subject.steps(job)] == ["failed", "cancelled"]
+        assert await subject.job(job) == {"status": "failed", "reason": "oom"}
+
+    run(test)
+
+
+# Cancel -------------------------------------------------------------------------------------------
+
+
+def test_a_cancel_ends_what_nobody_owns(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        job = await subject.create(Work(), Work(name="second"))
+        await subject.cancel(job)
+        assert [step["state"] for step in await subject.steps(job)] == ["cancelled"] * 2
+        assert await subject.job(job) == {"status": "cancelled", "reason": "cancelled"}
+
+    run(test)
+
+
+def test_a_cancel_of_an_owned_step_is_told_to_its_owner_alone(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        job, taken = await claimed_job(subject)
+        assert await subject.store.cancels(WORKER) == set()
+        await subject.cancel(job)
+        assert await subject.store.cancels(WORKER) == {taken.step_id}
+        assert await subject.store.cancels(uuid4()) == set()
+        assert (await subject.steps(job))[0]["state"] == "leased"
+        await subject.store.finish(taken, ended(StepState.CANCELLED, Reason.CANCELLED))
+        assert await subject.store.cancels(WORKER) == set()
+
+    run(test)
+
+
+def test_a_cancel_that_the_owner_did_not_see_beats_its_retry_but_not_its_success(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        job, taken = await claimed_job(subject)
+        await subject.cancel(job)
+        await subject.store.finish(taken, AGAIN)
+        assert await subject.job(job) == {"status": "cancelled", "reason": "cancelled"}
+        other, taken = await claimed_job(subject)
+        await subject.cancel(other)
+        await subject.store.finish(taken, SUCCESS)
+        assert await subject.job(other) == {"status": "succeeded", "reason": "completed"}
+
+    run(test)
+
+
+# Sweeping -----------------------------------------------------------------------------------------
+
+
+async def swept(sweep: Callable[[], Awaitable[UUID | None]]) -> UUID:
+    """Wait for a lease or a patience of milliseconds to be over."""
+    deadline = time.monotonic() + 20
+    while (found := await sweep()) is None:
+        assert time.monotonic() < deadline
+    return found
+
+
+def test_an_expired_lease_is_taken_over_and_its_owner_is_stale(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        job = await subject.create(Work())
+        lost = await claim(subject, lease_s=0.01)
+        await subject.store.commit_running(lost, [])
+        found: list[Abandoned] = []
+
+        def decide(abandoned: Abandoned) -> End:
+            found.append(abandoned)
+            return replace(AGAIN, losses=1, events=[note(Code.LEASE_EXPIRED)])
+
+        assert await swept(lambda: subject.store.sweep_expired(decide)) == lost.step_id
+        assert found[0] == Abandoned(
+            id=lost.step_id,
+            job_id=job,
+            name="generate",
+            state=StepState.RUNNING,
+            epoch=1,
+            attempt=1,
+            losses=0,
+            cancel_requested=False,
+        )
+        (step,) = await subject.steps(job)
+        assert (step["state"], step["epoch"], step["losses"]) == ("queued", 2, 1)
+        assert await subject.store.sweep_expired(decide) is None
+        with pytest.raises(Stale):
+            await subject.store.renew(lost, 60.0)
+
+    run(test)
+
+
+def test_a_renewed_lease_is_not_swept(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        await subject.create(Work())
+        taken = await claim(subject, lease_s=0.01)
+        await subject.store.renew(taken, 60.0)
+        assert await subject.store.sweep_expired(lambda _: AGAIN) is None
+
+    run(test)
+
+
+def test_a_sweep_ends_a_cancelled_step_of_a_lost_owner(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        job = await subject.create(Work())
+        await claim(subject, lease_s=0.01)
+        await subject.cancel(job)
+        end = ended(StepState.CANCELLED, Reason.CANCELLED)
+
+        def decide(abandoned: Abandoned) -> End:
+            assert abandoned.cancel_requested
+            return end
+
+        await swept(lambda: subject.store.sweep_expired(decide))
+        assert (await subject.job(job))["status"] == "cancelled"
+
+    run(test)
+
+
+def test_a_step_that_nobody_claims_is_ended_after_its_time_alone(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        job = await subject.create(Work())
+        end = ended(StepState.FAILED, Reason.TIMEOUT, attempt=0)
+        assert await subject.store.sweep_unclaimed(lambda _: end, 3600.0) is None
+        await swept(lambda: subject.store.sweep_unclaimed(lambda _: end, 0.01))
+        assert await subject.job(job) == {"status": "failed", "reason": "timeout"}
+
+    run(test)

@@ -1,0 +1,280 @@
+"""Slots whose device misbehaves, and runners that stand by: quarantine, loss, return."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+from tests.support import runners
+from tests.support.harness import Bench, serving, until
+from tests.support.probes import FakeProbe, LeakyProbe, SlowProbe
+
+from shared.events import Code
+from shared.states import Reason, StepState
+from supervisor.devices import Device
+from supervisor.runner_process import RunnerProcess
+from supervisor.tree import ProcessTree
+
+LEAK_BYTES = 3 << 20
+
+
+def serve(test: Callable[[Bench], Awaitable[None]], **options: Any) -> None:
+    async def main() -> None:
+        async with serving(runners.main, **options) as bench:
+            await bench.in_state("free", "lost", "quarantined")
+            await test(bench)
+
+    anyio.run(main)
+
+
+def metric(bench: Bench, name: str, **labels: str) -> float | None:
+    return bench.metrics.registry.get_sample_value(name, labels)
+
+
+# Quarantine ---------------------------------------------------------------------------------------
+
+
+def test_a_slot_stays_quarantined_while_memory_is_held_and_returns_by_itself() -> None:
+    probe = LeakyProbe(leak_bytes=LEAK_BYTES)
+    gpu = {"gpu": "0", "uuid": "cpu-0"}
+
+    async def test(bench: Bench) -> None:
+        job = bench.submit("quick")
+        assert (await bench.ended(job)).state is StepState.SUCCEEDED
+        assert bench.slot.state in ("quarantined", "verifying")
+        event = bench.payload(job, Code.GPU_NOT_RECLAIMED)
+        assert event["leaked_bytes"] == event["gpu_mem_used_after"] == LEAK_BYTES
+        assert bench.payload(job, Code.STEP_FINISH)["gpu_mem_used_after"] == LEAK_BYTES
+        assert metric(bench, "dreamforge_leaked_bytes", **gpu) == LEAK_BYTES
+        assert metric(bench, "dreamforge_quarantines_total", **gpu) == 1
+
+        waiting = bench.submit("quick")
+        reads = probe.reads
+        await until(lambda: probe.reads > reads + 5, "the slot is looked at again")
+        assert bench.step(waiting).history == [StepState.QUEUED]
+        probe.release()
+        assert (await bench.ended(waiting)).state is StepState.SUCCEEDED
+        assert metric(bench, "dreamforge_leaked_bytes", **gpu) == 0
+
+    serve(test, probe=probe, reclaim_deadline_s=0.3)
+
+
+def test_memory_that_comes_back_after_its_deadline_changes_nothing_about_the_step() -> None:
+    probe = LeakyProbe()
+
+    async def test(bench: Bench) -> None:
+        hold = bench.objects.faults.hold("put")
+        job = bench.submit("quick")
+        await until(lambda: bench.events(job, Code.GPU_NOT_RECLAIMED), "quarantine")
+        probe.release()
+        await until(lambda: bench.events(job, Code.GPU_RECLAIMED), "back, too late")
+        hold.release()
+        assert (await bench.ended(job)).state is StepState.SUCCEEDED
+
+    serve(test, probe=probe, reclaim_deadline_s=0.3)
+
+
+def test_memory_that_comes_back_late_is_waited_for() -> None:
+    async def test(bench: Bench) -> None:
+        job = bench.submit("quick")
+        assert (await bench.ended(job)).state is StepState.SUCCEEDED
+        assert bench.payload(job, Code.GPU_RECLAIMED)["gpu_mem_used_after"] == 0
+        assert bench.events(job, Code.GPU_NOT_RECLAIMED) == []
+
+    serve(test, probe=SlowProbe(readings=3))
+
+
+def test_what_a_foreign_process_takes_meanwhile_is_an_event_and_no_leak() -> None:
+    probe = FakeProbe()
+
+    async def test(bench: Bench) -> None:
+        job = bench.submit("slow_exit 3600")
+        await bench.reaches(job, "stopping")
+        probe.foreign["cpu-0"] = LEAK_BYTES
+        await bench.ended(job)
+        await bench.in_state("free")
+        assert bench.payload(job, Code.GPU_FOREIGN) == {"growth_bytes": LEAK_BYTES}
+
+    serve(test, probe=probe, exit_grace_s=0.3)
+
+
+def test_a_slot_is_not_free_while_a_process_survives_sigkill(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    probe = FakeProbe()
+
+    async def test(bench: Bench) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(ProcessTree, "kill", lambda tree: None)
+            # Not even its memory tells that it is there: the device accounts for nobody.
+            patched.setattr(ProcessTree, "rss_bytes", lambda tree: 0)
+            job = bench.submit("stuck_in_c")
+            await bench.ended(job)
+            assert bench.step(job).reason is Reason.TIMEOUT
+            (survivor,) = bench.processes()
+            assert bench.payload(job, Code.UNKILLABLE) == {"pids": [survivor.pid]}
+            reads = probe.reads
+            await until(lambda: probe.reads > reads + 5, "the slot is looked at again")
+            assert bench.slot.state in ("quarantined", "verifying")
+        survivor.kill()
+        await bench.in_state("free")
+
+    serve(test, probe=probe, timeout_s=0.3, kill_deadline_s=0.3, reclaim_deadline_s=0.3)
+
+
+# A device that is lost ----------------------------------------------------------------------------
+
+
+def test_a_lost_device_takes_out_its_slot_alone_and_returns() -> None:
+    probe = FakeProbe(2)
+
+    async def test(bench: Bench) -> None:
+        job = bench.submit("polite")
+        await bench.running(job)
+        (held,) = [slot for slot in bench.slots if slot.state == "held"]
+        probe.lost.add(held.id)
+        await bench.ended(job)
+        error = bench.step(job).error or {}
+        assert error["details"]["last_error"]["code"] == Reason.GPU_UNHEALTHY
+        assert held.state in ("lost", "verifying")
+        other = bench.submit("quick")
+        assert (await bench.ended(other)).state is StepState.SUCCEEDED
+        assert held.state in ("lost", "verifying")
+        probe.lost.clear()
+        await bench.in_state("free")
+
+    serve(test, probe=probe, max_attempts=1, exit_grace_s=0.1)
+
+
+def test_a_step_that_meets_a_lost_device_goes_back_uncharged() -> None:
+    probe = FakeProbe(2)
+
+    async def test(bench: Bench) -> None:
+        first = bench.slots[0]
+        probe.lost.add(first.id)
+        job = bench.submit("quick")
+        step = await bench.ended(job)
+        assert (step.state, step.attempt, step.losses) == (StepState.SUCCEEDED, 1, 0)
+        assert first.state in ("lost", "verifying")
+
+    serve(test, probe=probe)
+
+
+def test_a_device_that_is_lost_from_the_start_takes_no_work_until_it_answers() -> None:
+    probe = FakeProbe()
+    probe.lost.add("cpu-0")
+
+    async def test(bench: Bench) -> None:
+        job = bench.submit("quick")
+        reads = probe.reads
+        await until(lambda: probe.reads > reads + 3, "the slot is looked at again")
+        assert bench.step(job).history == [StepState.QUEUED]
+        probe.lost.clear()
+        assert (await bench.ended(job)).state is StepState.SUCCEEDED
+
+    serve(test, probe=probe)
+
+
+# Headroom -----------------------------------------------------------------------------------------
+
+
+def test_a_step_waits_while_a_foreign_process_holds_the_memory() -> None:
+    probe = FakeProbe()
+
+    async def test(bench: Bench) -> None:
+        total = bench.slot.device.total_bytes
+        probe.foreign["cpu-0"] = total
+        job = bench.submit("quick", vram_bytes=total // 4)
+        await until(lambda: bench.step(job).epoch > 2, "tried again and again")
+        probe.foreign.clear()
+        step = await bench.ended(job)
+        assert (step.state, step.attempt, step.losses) == (StepState.SUCCEEDED, 1, 0)
+        assert len(bench.events(job, Code.RETRY)) == 1  # said once
+        assert len(bench.events(job, Code.STEP_CLAIMED)) == 1
+
+    serve(test, probe=probe)
+
+
+def test_a_step_that_waited_too_long_for_memory_fails() -> None:
+    probe = FakeProbe()
+
+    async def test(bench: Bench) -> None:
+        total = bench.slot.device.total_bytes
+        probe.foreign["cpu-0"] = total
+        step = await bench.ended(bench.submit("quick", vram_bytes=total // 4))
+        assert step.reason is Reason.INSUFFICIENT_VRAM
+        details = (step.error or {})["details"]
+        assert (details["need_bytes"], details["available_bytes"]) == (total // 4, 0)
+        assert details["holders"] == {"1": total}
+        assert bench.slot.state == "free"
+
+    serve(test, probe=probe, vram_wait_s=0.0)
+
+
+def test_a_step_that_cannot_be_read_fails_alone() -> None:
+    async def test(bench: Bench) -> None:
+        bad = bench.submit("quick", params={"prompt": "quick", "width": "wide"})
+        assert (await bench.ended(bad)).reason is Reason.INTERNAL
+        good = bench.submit("quick")
+        assert (await bench.ended(good)).state is StepState.SUCCEEDED
+
+    serve(test)
+
+
+# Runners ------------------------------------------------------------------------------------------
+
+
+def test_a_standby_is_used_once_and_replaced() -> None:
+    async def test(bench: Bench) -> None:
+        await until(lambda: len(bench.processes()) == 1, "a standby")
+        (first,) = bench.processes()
+        job = bench.submit("polite")
+        await bench.running(job)
+        assert bench.processes() == [first]
+        bench.store.request_cancel(job)
+        await bench.ended(job)
+        await until(lambda: len(bench.processes()) == 1, "another standby")
+        (second,) = bench.processes()
+        assert second != first
+
+    serve(test, standby=True)
+
+
+def test_a_dead_standby_is_not_used() -> None:
+    async def test(bench: Bench) -> None:
+        await until(lambda: len(bench.processes()) == 1, "a standby")
+        (standby,) = bench.processes()
+        standby.kill()
+        await until(lambda: not standby.is_running() or standby.status() == "zombie", "dead")
+        step = await bench.ended(bench.submit("quick"))
+        assert (step.state, step.attempt, step.losses) == (StepState.SUCCEEDED, 1, 0)
+
+    serve(test, standby=True)
+
+
+def test_a_host_that_cannot_start_a_process_costs_a_loss_and_no_worker() -> None:
+    async def test(bench: Bench) -> None:
+        take, failures = bench.runners.take, [OSError("no more processes")]
+
+        def fail_once(device: Device) -> RunnerProcess:
+            if failures:
+                raise failures.pop()
+            return take(device)
+
+        bench.runners.take = fail_once  # type: ignore[method-assign]
+        step = await bench.ended(bench.submit("quick"))
+        assert (step.state, step.attempt, step.losses) == (StepState.SUCCEEDED, 1, 1)
+
+    serve(test)
+
+
+def test_a_worker_that_served_many_steps_keeps_no_zombie() -> None:
+    async def test(bench: Bench) -> None:
+        for _ in range(3):
+            await bench.ended(bench.submit("leaves_grandchild"))
+        await bench.in_state("free")
+        assert bench.children() == set()
+
+    serve(test, exit_grace_s=0.05)

@@ -1,0 +1,388 @@
+"""What a worker does with a step that it owns, while the world around it fails: cancels, drains,
+lost leases, a database and a store that are away. Real processes, in-memory parts."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from tests.support import runners
+from tests.support.harness import Bench, serving, until
+from tests.support.probes import LeakyProbe
+
+from shared.events import Code
+from shared.states import Reason, StepState
+from supervisor.runner_process import Entry
+
+# fence 2 s, dead-man timer 3.6 s, all within a lease of 4 s
+SHORT_LEASE: dict[str, Any] = {
+    "lease_s": 4.0,
+    "lease_renew_s": 0.1,
+    "kill_deadline_s": 1.5,
+}
+
+
+def serve(
+    test: Callable[[Bench], Awaitable[None]], entry: Entry = runners.main, **options: Any
+) -> None:
+    async def main() -> None:
+        async with serving(entry, **options) as bench:
+            await bench.in_state("free")
+            await test(bench)
+
+    anyio.run(main)
+
+
+# Cancel, phase by phase ---------------------------------------------------------------------------
+
+
+def test_a_cancel_before_ready_ends_the_step_uncharged() -> None:
+    async def test(bench: Bench) -> None:
+        job = bench.submit("-")
+        await until(bench.processes, "a runner")
+        bench.store.request_cancel(job)
+        step = await bench.ended(job)
+        assert (step.state, step.attempt, step.losses) == (StepState.CANCELLED, 0, 0)
+
+    serve(test, runners.never_ready)
+
+
+def test_a_cancel_does_not_wait_for_a_database_that_hangs() -> None:
+    async def test(bench: Bench) -> None:
+        hold = bench.store.faults.hold("commit_running")
+        job = bench.submit("quick")
+        await hold.reached.wait()
+        bench.store.request_cancel(job)
+        step = await bench.ended(job)
+        assert (step.state, step.attempt) == (StepState.CANCELLED, 0)
+        assert bench.events(job, Code.STEP_START) == []
+
+    serve(test)
+
+
+def test_a_cancel_while_the_runner_leaves_keeps_good_work() -> None:
+    async def test(bench: Bench) -> None:
+        job = bench.submit("slow_exit 3600")
+        await bench.reaches(job, "stopping")
+        bench.store.request_cancel(job)
+        step = await bench.ended(job)
+        assert step.state is StepState.SUCCEEDED
+        assert bench.signals(job) == ["SIGTERM"]
+
+    serve(test, exit_grace_s=0.5)
+
+
+def test_a_cancel_while_memory_is_verified_keeps_good_work() -> None:
+    probe = LeakyProbe()
+
+    async def test(bench: Bench) -> None:
+        job = bench.submit("quick")
+        await bench.reaches(job, "reclaiming")
+        bench.store.request_cancel(job)
+        await until(lambda: bench.store.faults.calls[-3:].count("cancels"), "the cancel is seen")
+        probe.release()
+        assert (await bench.ended(job)).state is StepState.SUCCEEDED
+
+    serve(test, probe=probe)
+
+
+def test_a_cancel_while_images_are_stored_keeps_good_work_and_cancels_the_rest() -> None:
+    async def test(bench: Bench) -> None:
+        hold = bench.objects.faults.hold("put")
+        job = bench.store.create(bench.work("quick"), bench.work("quick", name="second"))
+        first, second = bench.store.steps_of(job)
+        await until(lambda: "publishing" in first.history, "publishing")
+        bench.store.request_cancel(job)
+        hold.release()
+        await bench.ended(job)
+        assert first.state is StepState.SUCCEEDED
+        assert second.state is StepState.CANCELLED
+
+    serve(test)
+
+
+def test_the_next_step_of_a_chain_runs_when_the_first_succeeded() -> None:
+    async def test(bench: Bench) -> None:
+        job = bench.store.create(bench.work("quick"), bench.work("quick", name="second"))
+        await bench.ended(job)
+        assert [step.state for step in bench.store.steps_of(job)] == [StepState.SUCCEEDED] * 2
+        shown = [dict(e.payload or {})["progress"] for e in bench.events(job, Code.PROGRESS)]
+        assert shown == sorted(shown)
+
+    serve(test)
+
+
+# Drain --------------------------------------------------------------------------------------------
+
+
+def test_a_drain_lets_a_step_finish_in_its_time(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        job, late = bench.submit(f"waits_for {tmp_path / 'go'}"), bench.submit("quick")
+        await bench.running(job)
+        bench.supervisor.drain()
+        (tmp_path / "go").touch()
+        assert (await bench.ended(job)).state is StepState.SUCCEEDED
+        assert bench.step(late).history == [StepState.QUEUED]
+
+    serve(test, drain_s=60.0)
+
+
+@pytest.mark.parametrize("entry", [runners.main, runners.never_ready])
+def test_a_drain_gives_back_uncharged_what_it_must_stop(entry: Entry) -> None:
+    async def test(bench: Bench) -> None:
+        job = bench.submit("polite")
+        await until(bench.processes, "a runner")
+        if entry is runners.main:
+            await bench.running(job)
+        bench.supervisor.drain()
+        step = bench.step(job)
+        await until(lambda: step.history[-1] is StepState.QUEUED and step.epoch, "back")
+        assert (step.attempt, step.losses) == (0, 0)
+        assert bench.payload(job, Code.RETRY)["reason"] == Reason.DRAINED
+
+    serve(test, entry, drain_s=0.0)
+
+
+# Leases -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["away", "hangs"])
+def test_a_runner_is_gone_before_the_lease_that_could_not_be_renewed_ends(how: str) -> None:
+    async def test(bench: Bench) -> None:
+        job = bench.submit("stuck_in_c")
+        await bench.running(job)
+        with bench.store.faults.away("renew"):
+            if how == "hangs":
+                bench.store.faults.hold("renew")
+            await until(lambda: not bench.processes(), "the runner is stopped")
+            assert bench.store.now() < (bench.step(job).lease_expires_at or 0)
+            await bench.ended(job)
+        error = bench.step(job).error or {}
+        assert error["details"]["last_error"]["code"] == Reason.LEASE_LOST
+
+    serve(test, max_attempts=1, **SHORT_LEASE)
+
+
+def test_nothing_is_stored_past_the_fence_without_a_renewal() -> None:
+    async def test(bench: Bench) -> None:
+        with bench.store.faults.away("renew"), bench.objects.faults.away("put"):
+            job = bench.submit("quick")
+            await bench.reaches(job, "publishing")
+            step = bench.step(job)
+            fence = (step.lease_expires_at or 0) - bench.settings.lease_s + bench.settings.fence_s
+            await until(lambda: bench.store.now() > fence, "past the fence")
+        with bench.store.faults.away("renew"):  # the store is back, the right to write is not
+            await bench.ended(job)
+        assert bench.job(job).artifacts == {}
+        assert bench.objects.objects == {}
+
+    serve(test, max_losses=1, **SHORT_LEASE)
+
+
+def test_a_stolen_step_is_stopped_and_nothing_is_written_about_it() -> None:
+    async def test(bench: Bench) -> None:
+        job = bench.submit("polite")
+        await bench.running(job)
+        bench.store.steal(bench.step(job).id)
+        written = len(bench.job(job).events)
+        await until(lambda: not bench.processes(), "the runner is stopped")
+        await bench.in_state("free")
+        assert len(bench.job(job).events) == written
+        assert bench.step(job).state is StepState.RUNNING
+
+    serve(test, lease_renew_s=0.1)
+
+
+def test_an_image_of_a_stolen_step_is_taken_out_of_the_store_again() -> None:
+    async def test(bench: Bench) -> None:
+        hold = bench.objects.faults.hold("put:answer")
+        job = bench.submit("quick")
+        await hold.reached.wait()
+        bench.store.steal(bench.step(job).id)
+        assert len(bench.objects.objects) == 1
+        hold.release()
+        await until(lambda: not bench.objects.objects, "the object is withdrawn")
+        assert bench.job(job).artifacts == {}
+
+    serve(test)
+
+
+def test_a_step_that_is_ours_again_is_still_looked_after_when_the_old_try_ends(
+    tmp_path: Path,
+) -> None:
+    async def test(bench: Bench) -> None:
+        hold = bench.store.faults.hold("finish:answer")
+        job = bench.submit(f"crashes_once_then_waits {tmp_path / 'once'}")
+        await hold.reached.wait()
+        await bench.running(job)  # the second try, while the first waits for its answer
+        hold.release()
+        bench.store.request_cancel(job)
+        assert (await bench.ended(job)).state is StepState.CANCELLED
+
+    serve(test, slots=2)
+
+
+# Retries ------------------------------------------------------------------------------------------
+
+
+def test_a_crash_is_tried_again_until_it_works(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        job = bench.submit(f"crashes 2 {tmp_path / 'count'}")
+        step = await bench.ended(job)
+        assert (step.state, step.attempt, step.losses) == (StepState.SUCCEEDED, 3, 0)
+        retries = [dict(event.payload or {}) for event in bench.events(job, Code.RETRY)]
+        assert [retry["attempt"] for retry in retries] == [1, 2]
+        assert all(retry["delay_s"] <= bench.settings.retry_cap_s for retry in retries)
+
+    serve(test)
+
+
+def test_a_step_that_always_crashes_is_given_up_with_its_last_error(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        job = bench.submit(f"crashes 9 {tmp_path / 'count'}")
+        step = await bench.ended(job)
+        assert (step.reason, step.attempt) == (Reason.ATTEMPTS_EXHAUSTED, 3)
+        details = (step.error or {})["details"]
+        assert details["attempts"] == 3
+        assert details["last_error"]["details"]["exit"] == "exit code 3"
+
+    serve(test)
+
+
+def test_a_batch_keeps_what_it_had_finished_when_it_crashed(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        notes = tmp_path / "done"
+        job = bench.submit(f"crashes_after 2 {notes}", count=4)
+        assert (await bench.ended(job)).state is StepState.SUCCEEDED
+        assert notes.read_text() == "0,1"
+        written = [e.item_index for e in bench.events(job, Code.ARTIFACT_WRITTEN)]
+        assert sorted(index for index in written if index is not None) == [0, 1, 2, 3]
+        assert len(bench.objects.objects) == 4
+
+    serve(test)
+
+
+# The database is away -----------------------------------------------------------------------------
+
+
+def test_no_runner_starts_to_work_before_its_row_says_so() -> None:
+    async def test(bench: Bench) -> None:
+        with bench.store.faults.away("commit_running"):
+            job = bench.submit("quick")
+            await until(lambda: "commit_running" in bench.store.faults.calls, "an attempt")
+            assert "put" not in bench.objects.faults.calls
+        assert (await bench.ended(job)).state is StepState.SUCCEEDED
+
+    serve(test)
+
+
+def test_events_wait_for_the_database_in_their_order(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        job = bench.submit(f"waits_for {tmp_path / 'go'}")
+        await bench.running(job)
+        with bench.store.faults.away("record", "finish"):
+            (tmp_path / "go").touch()
+            await until(lambda: bench.store.faults.calls.count("finish") > 1, "verdict waits")
+        await bench.ended(job)
+        codes = [code for code in bench.codes(job) if code != Code.PROGRESS]
+        assert codes == [
+            "job.created", "step.claimed", "step.start", "artifact.written", "gpu.reclaimed",
+            "step.finish", "job.finish",
+        ]  # fmt: skip
+
+    serve(test)
+
+
+@pytest.mark.parametrize("call", ["commit_running", "add_artifact", "record", "finish", "renew"])
+def test_a_commit_whose_answer_is_lost_counts_once(call: str) -> None:
+    async def test(bench: Bench) -> None:
+        bench.store.faults.lose_answer(call)
+        job = bench.submit("quick", count=2)
+        step = await bench.ended(job)
+        await until(lambda: not bench.processes(), "the end")
+        assert (step.state, step.attempt) == (StepState.SUCCEEDED, 1)
+        assert len(bench.events(job, Code.STEP_START)) == 1
+        assert len(bench.events(job, Code.STEP_FINISH)) == 1
+        keys = {artifact.s3_key for artifact in bench.job(job).artifacts.values()}
+        assert keys == set(bench.objects.objects)
+        assert len(keys) == 2
+
+    serve(test, lease_renew_s=0.1)
+
+
+def test_a_claim_whose_answer_is_lost_comes_back_when_its_lease_ends() -> None:
+    async def test(bench: Bench) -> None:
+        bench.store.faults.lose_answer("claim")
+        job = bench.submit("quick")
+        await bench.reaches(job, "leased")
+        bench.store.pass_time(bench.settings.lease_s + 1)
+        await until(lambda: bench.events(job, Code.LEASE_EXPIRED), "the sweeper")
+        bench.store.pass_time(bench.settings.retry_cap_s)
+        step = await bench.ended(job)
+        assert (step.state, step.attempt, step.losses) == (StepState.SUCCEEDED, 1, 1)
+
+    serve(test)
+
+
+# The object store is away -------------------------------------------------------------------------
+
+
+def test_an_upload_goes_on_without_holding_the_slot() -> None:
+    async def test(bench: Bench) -> None:
+        with bench.objects.faults.away("put"):
+            job = bench.submit("quick")
+            await bench.reaches(job, "publishing")
+            await bench.in_state("free")
+            assert bench.spool_bytes > 0
+        assert (await bench.ended(job)).state is StepState.SUCCEEDED
+        assert bench.spool_bytes == 0
+
+    serve(test)
+
+
+def test_images_that_never_reach_the_store_cost_a_loss() -> None:
+    async def test(bench: Bench) -> None:
+        with bench.objects.faults.away("put"):
+            step = await bench.ended(bench.submit("quick"))
+        assert (step.reason, step.losses) == (Reason.ATTEMPTS_EXHAUSTED, 1)
+        last_error = (step.error or {})["details"]["last_error"]
+        assert last_error["code"] == Reason.INFRA_UNAVAILABLE
+
+    serve(test, publish_deadline_s=0.3, max_losses=1)
+
+
+def test_a_full_spool_slows_the_runner_and_claims_nothing_new() -> None:
+    async def test(bench: Bench) -> None:
+        hold = bench.objects.faults.hold("put")
+        job = bench.submit(f"big {1 << 19}", count=8)
+        await until(lambda: bench.spool_bytes == 1 << 20, lambda: bench.spool_bytes)
+        other = bench.submit("quick")
+        claims = bench.store.faults.calls.count("claim")
+        sweeps = bench.store.faults.calls.count("sweep_expired")
+        await until(
+            lambda: bench.store.faults.calls.count("sweep_expired") > sweeps + 5, "some time"
+        )
+        assert bench.store.faults.calls.count("claim") == claims
+        assert bench.step(job).state is StepState.RUNNING
+        assert bench.spool_bytes == 1 << 20
+        hold.release()
+        assert (await bench.ended(job)).state is StepState.SUCCEEDED
+        assert (await bench.ended(other)).state is StepState.SUCCEEDED
+
+    serve(test, spool_bytes=1 << 20, slots=2)
+
+
+def test_a_result_behind_an_image_without_room_is_still_heard() -> None:
+    async def test(bench: Bench) -> None:
+        hold = bench.objects.faults.hold("put")
+        job = bench.submit(f"big {900_000}", count=2)
+        await bench.reaches(job, "publishing")
+        await bench.in_state("free")
+        hold.release()
+        assert (await bench.ended(job)).state is StepState.SUCCEEDED
+        assert bench.signals(job) == []
+
+    serve(test, spool_bytes=1 << 20, max_attempts=1)

@@ -1,0 +1,279 @@
+"""The worker as a process, `python -m supervisor`, with the real parts and the real runner."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import anyio
+import psutil
+import psycopg
+import pytest
+from tests.support.worker_process import (
+    DEADLINE_S,
+    Worker,
+    command_environment,
+    free_port,
+    until,
+    workers,
+)
+
+from shared.db.create import NewJob, NewStep, create_job
+from shared.db.engine import Database
+from shared.db.models import Model, upsert_model
+from shared.presets import presets
+from shared.registry import read_model
+from supervisor.locks import FileLock, worker_lock, worker_mark
+from supervisor.tree import MARKER
+
+pytestmark = pytest.mark.timeout(300)
+
+Start = Callable[..., Worker]
+
+SETTINGS = {
+    "DF_DEVICE": "cpu",
+    "DF_DRAIN_S": "0",
+    # A lease that a test can wait for: the fence is at 7 s, the next owner comes after 12 s.
+    "DF_LEASE_S": "12",
+    "DF_LEASE_RENEW_S": "1",
+    "DF_LEASE_MARGIN_S": "1",
+    "DF_TERM_GRACE_S": "1",
+    "DF_KILL_DEADLINE_S": "3",
+    "DF_RETRY_BASE_S": "0.1",
+}
+
+
+@pytest.fixture
+def settings(stack_environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    return stack_environment | SETTINGS | {"DF_MODELS_DIR": str(tmp_path / "models")}
+
+
+@pytest.fixture
+def start(settings: dict[str, str], tmp_path: Path) -> Iterator[Start]:
+    with workers(tmp_path / "worker", settings) as starter:
+        yield starter
+
+
+# Its runners --------------------------------------------------------------------------------------
+
+
+def test_a_killed_worker_takes_its_runners_along(start: Start) -> None:
+    worker = start()
+    runner = worker.wait_runner()
+    worker.stop(signal.SIGKILL)
+    until(lambda: not runner.is_running() or runner.status() == "zombie", "its runner is gone")
+    until(lambda: not worker.marked(), "nothing of it is left")
+
+
+def test_a_runner_inherits_nothing_of_its_worker(start: Start, settings: dict[str, str]) -> None:
+    worker = start()
+    runner = worker.wait_runner()
+    until(lambda: _maps(runner).count("libtorch") or _ended(runner), "torch is imported")
+    environment = Path(f"/proc/{runner.pid}/environ").read_text()
+    assert "DF_" not in environment
+    for secret in (settings["DF_S3_SECRET_KEY"], settings["DF_DATABASE_URL"]):
+        assert secret not in environment
+    for package in ("psycopg", "sqlalchemy", "celery", "hiredis"):
+        assert package not in _maps(runner)
+    open_files = [os.readlink(fd) for fd in Path(f"/proc/{runner.pid}/fd").iterdir()]
+    assert len([name for name in open_files if name.startswith("socket:")]) <= 1
+    assert not [name for name in open_files if name.endswith(".lock")]
+
+
+def _maps(process: psutil.Process) -> str:
+    return Path(f"/proc/{process.pid}/maps").read_text()
+
+
+def _ended(process: psutil.Process) -> bool:
+    assert process.is_running(), "the runner ended"
+    return False
+
+
+def test_orphans_of_a_dead_worker_are_killed_at_the_next_start_and_others_are_not(
+    start: Start, tmp_path: Path
+) -> None:
+    lock_dir = tmp_path / "worker" / "locks"
+    dead, alive = uuid4(), uuid4()
+    lock = FileLock(worker_lock(lock_dir, alive))
+    FileLock(worker_lock(lock_dir, dead)).release()
+    orphan, neighbour, stranger = (
+        _sleeper(mark)
+        for mark in (
+            worker_mark(lock_dir, dead),
+            worker_mark(lock_dir, alive),
+            worker_mark(tmp_path / "elsewhere", dead),
+        )
+    )
+    try:
+        start().wait_ready()
+        assert orphan.wait(DEADLINE_S) == -signal.SIGKILL
+        assert (neighbour.poll(), stranger.poll()) == (None, None)
+    finally:
+        lock.release()
+        for process in (orphan, neighbour, stranger):
+            process.kill()
+            process.wait()
+
+
+def _sleeper(mark: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["/bin/sleep", "600"], env={MARKER: f"{mark}:1"})
+
+
+# Jobs ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of models, with the tiny one in it."""
+    root = tmp_path_factory.mktemp("models")
+    command = [sys.executable, "-m", "runner.tiny", str(root / "sd" / "tiny@1")]
+    subprocess.run(command, check=True, env=command_environment({}))
+    return root
+
+
+def with_database(url: str, work: Callable[[Any], Any]) -> Any:
+    async def main() -> Any:
+        database = Database(url)
+        try:
+            return await database.transaction(work)
+        finally:
+            await database.close()
+
+    return anyio.run(main)
+
+
+def submit(url: str, tiny: Path, *, count: int, steps: int) -> UUID:
+    """A job that runs for as long as it is large."""
+    descriptor = read_model(tiny / "sd" / "tiny@1")
+    model: Model = with_database(url, lambda connection: upsert_model(connection, descriptor))
+    params = {"prompt": "noise", "width": 64, "height": 64, "steps": steps, "guidance": 3.0}
+    step = NewStep(
+        id=uuid4(),
+        name="generate",
+        type="generate",
+        params=params | {"seed": 1, "count": count},
+        queue="default",
+        device="cpu",
+        preset=presets()["cpu"].model_dump(),
+        vram_bytes=1 << 20,
+        timeout_s=120.0,
+        model_id=model.id,
+        checkpoint_sha256=model.checkpoint_sha256,
+    )
+    job = NewJob(
+        id=uuid4(),
+        type="generate",
+        user="default",
+        request={},
+        count=count,
+        correlation_id="test",
+        steps=[step],
+    )
+    with_database(url, lambda connection: create_job(connection, job))
+    return job.id
+
+
+def query(url: str, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        return connection.execute(statement.encode(), values).fetchall()
+
+
+def step_of(url: str, job: UUID) -> tuple[Any, ...]:
+    (row,) = query(url, "SELECT state, attempt, losses FROM steps WHERE job_id = %s", job)
+    return row
+
+
+def test_a_job_of_a_killed_worker_is_finished_by_the_next_one(
+    start: Start, database_url: str, tiny: Path
+) -> None:
+    job = submit(database_url, tiny, count=3, steps=60)
+    first = start(DF_MODELS_DIR=str(tiny))
+    artifacts = "SELECT item_index, s3_key FROM artifacts WHERE job_id = %s ORDER BY item_index"
+    until(lambda: query(database_url, artifacts, job), "a first image", first.log)
+    first.stop(signal.SIGKILL)
+    kept = query(database_url, artifacts, job)
+
+    second = start(DF_MODELS_DIR=str(tiny))
+    until(lambda: step_of(database_url, job)[0] == "succeeded", "the end", second.log)
+    assert step_of(database_url, job) == ("succeeded", 2, 1)
+    stored = query(database_url, artifacts, job)
+    assert [index for index, _ in stored] == [0, 1, 2]
+    assert stored[: len(kept)] == kept  # nothing that was done is done again
+
+
+def test_sigterm_gives_the_step_back_exits_0_and_leaves_nothing(
+    start: Start, database_url: str, tiny: Path
+) -> None:
+    job = submit(database_url, tiny, count=50, steps=100)
+    worker = start(DF_MODELS_DIR=str(tiny))
+    until(lambda: step_of(database_url, job)[0] == "running", "it runs", worker.log)
+    assert worker.stop() == 0, worker.log.read_text()
+    assert step_of(database_url, job) == ("queued", 0, 0)
+    assert worker.marked() == []
+    assert list(worker.lock_dir.iterdir()) == []
+    assert query(database_url, "SELECT id FROM workers") == []
+
+
+# What keeps it from starting ----------------------------------------------------------------------
+
+
+def failed_start(settings: dict[str, str], folder: Path) -> tuple[int, list[str]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "supervisor"],
+        env=command_environment(settings),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    return done.returncode, done.stderr.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("DF_LEASE_S", "1", "DF_LEASE_S"),
+        ("DF_DEVICE", "tpu", "DF_DEVICE"),
+        ("DF_DATABASE_URL", "mysql://x", "DF_DATABASE_URL: must be postgresql://"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_exit_code_2(
+    settings: dict[str, str], tmp_path: Path, name: str, value: str, words: str
+) -> None:
+    code, lines = failed_start(settings | {name: value}, tmp_path)
+    assert code == 2
+    assert len(lines) == 1
+    assert words in lines[0]
+
+
+def test_an_unreachable_database_is_one_line_that_names_its_setting(
+    settings: dict[str, str], tmp_path: Path
+) -> None:
+    nowhere = f"postgresql://user:secret@127.0.0.1:{free_port()}/none"
+    changes = {"DF_DATABASE_URL": nowhere, "DF_STARTUP_TIMEOUT_S": "0.5", "DF_WORKER_PORT": "0"}
+    code, lines = failed_start(settings | changes, tmp_path)
+    assert code == 1
+    assert len(lines) == 1
+    assert "DF_DATABASE_URL" in lines[0]
+    assert "secret" not in lines[0]
+
+
+def test_a_port_in_use_names_the_setting_that_changes_it(
+    settings: dict[str, str], tmp_path: Path
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        code, lines = failed_start(settings | {"DF_WORKER_PORT": port}, tmp_path)
+    assert code == 1
+    assert len(lines) == 1
+    assert port in lines[0]
+    assert "DF_WORKER_PORT" in lines[0]

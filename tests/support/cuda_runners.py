@@ -1,0 +1,110 @@
+"""Runners that misbehave on a GPU. Like `tests.support.runners`, with CUDA behind GO."""
+
+from __future__ import annotations
+
+import os
+import signal
+from multiprocessing.connection import Connection
+
+from tests.support.runners import Line, finish, polite, stay
+
+from runner.entry import become_runner, leave
+
+HELD_BYTES = 512 << 20
+# Long enough to be found there by any test, and over by itself some time later.
+KERNEL_CYCLES = 1 << 40
+
+
+def main(connection: Connection, parent_pid: int) -> None:
+    """Import torch, READY, GO, then what the step's prompt says."""
+    become_runner(parent_pid)
+    line = Line(connection)
+    import torch  # noqa: F401 - what a real runner has imported before it says READY
+
+    line.ready()
+    line.until_go()
+    BEHAVIOURS[line.params["prompt"]](line)
+    leave(0)
+
+
+def _hold(line: Line) -> object:
+    """Fill `HELD_BYTES` of the device, and wait until the parent can have seen it."""
+    import time
+
+    import torch
+
+    held = torch.ones(HELD_BYTES, dtype=torch.uint8, device="cuda")
+    torch.cuda.synchronize()
+    time.sleep(0.6)  # three of the parent's samples
+    line.progress()
+    return held
+
+
+def holds(line: Line) -> None:
+    held = _hold(line)
+    finish(line)
+    del held
+
+
+def holds_until_asked(line: Line) -> None:
+    held = _hold(line)
+    polite(line)
+    del held
+
+
+def holds_and_ignores(line: Line) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    held = _hold(line)
+    stay()
+    del held
+
+
+def holds_and_leaves(line: Line) -> None:
+    held = _hold(line)
+    os._exit(0)
+    del held
+
+
+def takes_all(line: Line) -> None:
+    """Allocate until the device refuses; say so as the real runner does."""
+    import torch
+
+    held = [_hold(line)]
+    try:
+        while True:
+            held.append(torch.empty(1 << 30, dtype=torch.uint8, device="cuda"))
+    except torch.cuda.OutOfMemoryError:
+        line.failure("oom")
+
+
+def spins_in_kernel(line: Line) -> None:
+    """A kernel that runs for minutes, and a thread that waits for it in C code."""
+    import torch
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    held = torch.ones(1 << 20, device="cuda")
+    torch.cuda._sleep(KERNEL_CYCLES)  # type: ignore[no-untyped-call]
+    line.progress()
+    torch.cuda.synchronize()
+    del held
+
+
+def pins(line: Line) -> None:
+    """Page-locked host memory, which the driver must unmap after a SIGKILL."""
+    import torch
+
+    pinned = torch.ones(HELD_BYTES, dtype=torch.uint8).pin_memory()
+    held = pinned.to("cuda", non_blocking=True)
+    torch.cuda.synchronize()
+    _hold(line)
+    stay()
+    del held
+
+
+BEHAVIOURS = {
+    behaviour.__name__: behaviour
+    for behaviour in (
+        holds, holds_until_asked, holds_and_ignores, holds_and_leaves, takes_all, spins_in_kernel,
+        pins,
+    )
+}  # fmt: skip

@@ -1,0 +1,299 @@
+"""A whole supervisor inside the test's own process: real runners, no database, broker or store.
+
+    async with serving(main) as bench:
+        job = bench.submit("quick")
+        await bench.ended(job)
+
+Leaving the block drains the supervisor and then asserts what must hold after any step whatever:
+no process of any runner is left, and each step has one verdict.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+from uuid import UUID, uuid4
+
+import anyio
+import psutil
+from tests.support.memory_objects import MemoryObjects
+from tests.support.memory_store import MemoryStepStore, StoredJob, StoredStep, Work
+
+from shared.events import Code, NewEvent
+from shared.settings import Settings
+from shared.states import TERMINAL
+from supervisor import ends
+from supervisor.cpu_probe import CpuProbe
+from supervisor.devices import DeviceProbe
+from supervisor.metrics import Metrics
+from supervisor.process_setup import adopt_orphans
+from supervisor.runner_process import Entry
+from supervisor.runners import Runners
+from supervisor.slots import Slot, SlotTable
+from supervisor.supervisor import Ports, Supervisor
+from supervisor.tree import marker_of
+
+# A bound for a machine that is busy with other things, never a wait.
+DEADLINE_S = 40.0
+_LOOK_EVERY_S = 0.01
+# How often the supervisor looks at what it looks at again and again.
+KEEPERS: dict[str, Any] = {"CANCEL_WATCH_S": 0.05, "SWEEP_EVERY_S": 0.05, "REVERIFY_EVERY_S": 0.05}
+BUSY: dict[str, Any] = {"VRAM_RETRY_S": 0.05}
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+PRESET = {
+    "name": "cpu",
+    "version": 1,
+    "device": "cpu",
+    "dtype": "float32",
+    "threads": 1,
+    "timeout_s": 60.0,
+    "max_pixels": 1 << 20,
+    "max_steps": 100,
+    "vram_bytes": {},
+}
+
+
+def settings_for_tests(**changes: Any) -> Settings:
+    """Short graces where the test waits for their end, long deadlines where it must not see it."""
+    short: dict[str, Any] = {
+        "database_url": "postgresql://nobody@localhost/none",
+        "redis_url": "redis://localhost:1/0",
+        "s3_endpoint": "http://localhost:1",
+        "s3_access_key": "none",
+        "s3_secret_key": "none",
+        "device": "cpu",
+        "standby": False,
+        "poll_s": 0.05,
+        "drain_s": 0.0,
+        "lease_margin_s": 0.2,
+        "term_grace_s": 0.3,
+        "exit_grace_s": 5.0,
+        "kill_deadline_s": 10.0,
+        "reclaim_deadline_s": 10.0,
+        "retry_base_s": 0.01,
+        "retry_cap_s": 0.02,
+    }
+    return Settings(_env_file=None, **(short | changes))
+
+
+async def until(condition: Callable[[], object], what: Callable[[], object] | str) -> None:
+    """Wait for a fact; fail saying which one did not come about, or what there was instead."""
+    with anyio.move_on_after(DEADLINE_S):
+        while not condition():
+            await anyio.sleep(_LOOK_EVERY_S)
+        return
+    raise AssertionError(
+        f"not within {DEADLINE_S:g} s: {what if isinstance(what, str) else what()}"
+    )
+
+
+@dataclass(kw_only=True, slots=True)
+class Bench:
+    supervisor: Supervisor
+    store: MemoryStepStore
+    objects: MemoryObjects
+    settings: Settings
+    metrics: Metrics
+    runners: Runners
+    preset: dict[str, Any]
+    timeout_s: float
+    before: set[psutil.Process] = field(default_factory=set)
+
+    @property
+    def spool_bytes(self) -> int:
+        """Bytes of finished images that wait for the store."""
+        return self.supervisor._spool.used_bytes
+
+    @property
+    def slots(self) -> list[Slot]:
+        return list(self.supervisor.slots)
+
+    @property
+    def slot(self) -> Slot:
+        (slot,) = self.slots
+        return slot
+
+    def submit(self, prompt: str, *, count: int = 1, **changes: Any) -> UUID:
+        """A job of one step whose runner behaves as `prompt` says; rings the doorbell."""
+        job_id = self.store.create(self.work(prompt, count=count, **changes), count=count)
+        self.supervisor.ring()
+        return job_id
+
+    def work(self, prompt: str, *, count: int = 1, **changes: Any) -> Work:
+        params = {"prompt": prompt, "width": 64, "height": 64, "steps": 4, "guidance": 3.0}
+        facts = {
+            "params": params | {"seed": 7, "count": count},
+            "preset": self.preset,
+            "device": self.preset["device"],
+            "timeout_s": self.timeout_s,
+        }
+        return Work(**(facts | changes))
+
+    def job(self, job_id: UUID) -> StoredJob:
+        return self.store.jobs[job_id]
+
+    def step(self, job_id: UUID) -> StoredStep:
+        (step,) = self.store.steps_of(job_id)
+        return step
+
+    def events(self, job_id: UUID, code: Code) -> list[NewEvent]:
+        return [event for event in self.job(job_id).events if event.code == code]
+
+    def codes(self, job_id: UUID) -> list[str]:
+        return [str(event.code) for event in self.job(job_id).events]
+
+    def payload(self, job_id: UUID, code: Code) -> dict[str, Any]:
+        """The payload of the one event of this code."""
+        (event,) = self.events(job_id, code)
+        return dict(event.payload or {})
+
+    def signals(self, job_id: UUID) -> list[str]:
+        return [str((e.payload or {})["signal"]) for e in self.events(job_id, Code.SIGNAL_SENT)]
+
+    async def ended(self, job_id: UUID) -> StoredStep:
+        """Wait for the verdict on the job; return its step."""
+        await until(lambda: self.job(job_id).reason is not None, lambda: self.codes(job_id))
+        return self.store.steps_of(job_id)[-1]
+
+    async def running(self, job_id: UUID) -> None:
+        """Wait until the runner works: its first progress has been recorded."""
+        await until(lambda: self.events(job_id, Code.PROGRESS), lambda: self.codes(job_id))
+
+    async def reaches(self, job_id: UUID, state: str) -> None:
+        """Wait until this state of the job's step has been stored."""
+        await until(lambda: state in self.step(job_id).history, lambda: self.step(job_id).history)
+
+    async def in_state(self, *states: str) -> None:
+        """Wait until every slot is in one of these states."""
+        await until(
+            lambda: all(slot.state in states for slot in self.slots),
+            lambda: [str(slot.state) for slot in self.slots],
+        )
+
+    def children(self) -> set[psutil.Process]:
+        """Descendants of this process that were not there before, zombies included."""
+        return _children() - self.before
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that lives and carries a marker of this worker."""
+        return marked(self.supervisor.worker_id)
+
+
+def marked(worker_id: UUID) -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.process_iter()
+        if str(worker_id) in (marker_of(process.pid) or "")
+    ]
+
+
+@asynccontextmanager
+async def serving(
+    entry: Entry,
+    *,
+    probe: DeviceProbe | None = None,
+    slots: int = 1,
+    preset: dict[str, Any] | None = None,
+    timeout_s: float = 60.0,
+    worker_id: UUID | None = None,
+    **changes: Any,
+) -> AsyncIterator[Bench]:
+    """A supervisor that serves until the block ends, and leaves nothing."""
+    settings, worker_id = settings_for_tests(**changes), worker_id or uuid4()
+    probe = probe or CpuProbe(slots)
+    store, objects, metrics = MemoryStepStore(), MemoryObjects(), Metrics()
+    runners = Runners(entry, worker_mark=f"test:{worker_id}", standby=settings.standby)
+    ports = Ports(
+        store=store,
+        objects=objects,
+        probe=probe,
+        runners=runners,
+        models=lambda: (store.model_id,),
+        model_folder=lambda _: "/nowhere",
+    )
+    table = SlotTable(await probe.devices())
+    supervisor = Supervisor(worker_id, settings, ports, metrics, table)
+    bench = Bench(
+        supervisor=supervisor,
+        store=store,
+        objects=objects,
+        settings=settings,
+        metrics=metrics,
+        runners=runners,
+        preset=preset or PRESET,
+        timeout_s=timeout_s,
+    )
+    ended = anyio.Event()
+
+    async def run() -> None:
+        await supervisor.run()
+        ended.set()
+
+    with _worker_process(worker_id) as bench.before, _no_illegal_event():
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+            yield bench
+            supervisor.drain()
+            with anyio.fail_after(DEADLINE_S):
+                await ended.wait()
+        assert not bench.processes(), "a process of a runner is left"
+    for step in store.steps.values():
+        assert sum(state in TERMINAL for state in step.history) <= 1, step.history
+
+
+@contextmanager
+def _worker_process(worker_id: UUID) -> Iterator[set[psutil.Process]]:
+    """Make this process what a worker is while the block lasts; end what a failed test leaves."""
+    resource_tracker.ensure_running()
+    before = _children()
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    adopt_orphans()
+    try:
+        with patch.multiple("supervisor.supervisor", **KEEPERS), patch.multiple(ends, **BUSY):
+            yield before
+        left = {process for process in _children() - before if _lives(process)}
+        assert not left, f"the supervisor left {left}"
+    finally:
+        sys.modules["__main__"] = main  # spawn imports it again in every child: ours is all pytest
+        for process in (_children() - before).union(marked(worker_id)):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+@contextmanager
+def _no_illegal_event() -> Iterator[None]:
+    """The driver drops an event that the table has no row for, and says so: a bug of ours."""
+    said: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.exc_info:
+                said.append(f"{record.getMessage()}: {record.exc_info[1]}")
+
+    driver, listener = logging.getLogger("supervisor.driver"), Listener()
+    driver.addHandler(listener)
+    try:
+        yield
+        assert not said, said
+    finally:
+        driver.removeHandler(listener)
+
+
+def _children() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False

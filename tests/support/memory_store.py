@@ -1,0 +1,377 @@
+"""In-memory twin of `shared.db.steps.PostgresStepStore`, for tests of the supervisor.
+
+It answers as the real one does; `tests/integration/test_store_conformance.py` runs one suite
+against both. Every call is atomic: nothing in here waits between its first look and its last write.
+Time is `now()`, seconds of a clock that a test may push forward.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+from tests.support.faults import Faults
+
+from shared.claims import Abandoned, Claim, End, Offer, Stale, StoredArtifact
+from shared.events import Code, NewEvent
+from shared.states import OWNED, TERMINAL, Reason, Status, StepState
+
+CANCELLED_ERROR = {"code": "cancelled", "message": "cancelled on request", "details": {}}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What a step asks for. The defaults fit any CPU slot."""
+
+    params: dict[str, Any] = field(default_factory=dict)
+    preset: dict[str, Any] = field(default_factory=dict)
+    name: str = "generate"
+    type: str = "generate"
+    queue: str = "default"
+    device: str = "cpu"
+    vram_bytes: int = 0
+    timeout_s: float = 60.0
+
+
+@dataclass(kw_only=True, slots=True)
+class StoredStep:
+    id: UUID
+    job_id: UUID
+    position: int
+    work: Work
+    model_id: UUID
+    state: StepState
+    run_at: float
+    reason: Reason | None = None
+    error: dict[str, Any] | None = None
+    attempt: int = 0
+    losses: int = 0
+    epoch: int = 0
+    lease_owner: UUID | None = None
+    lease_expires_at: float | None = None
+    vram_wait_since: float | None = None
+    cancel_requested: bool = False
+    # Every state that was ever stored, in order.
+    history: list[StepState] = field(default_factory=list)
+
+
+@dataclass(kw_only=True, slots=True)
+class StoredJob:
+    id: UUID
+    count: int
+    status: Status = Status.QUEUED
+    reason: Reason | None = None
+    error: dict[str, Any] | None = None
+    cancel_requested: bool = False
+    events: list[NewEvent] = field(default_factory=list)
+    artifacts: dict[tuple[UUID, int], StoredArtifact] = field(default_factory=dict)
+
+
+class MemoryStepStore:
+    """`StepStore` without a database. Faults are named after the methods."""
+
+    def __init__(self, model_id: UUID | None = None) -> None:
+        self.model_id = model_id or uuid4()
+        self.faults = Faults("PostgreSQL")
+        self.jobs: dict[UUID, StoredJob] = {}
+        self.steps: dict[UUID, StoredStep] = {}
+        self._ahead_s = 0.0
+
+    # For tests ------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        return time.monotonic() + self._ahead_s
+
+    def pass_time(self, seconds: float) -> None:
+        """Push the server's clock forward."""
+        self._ahead_s += seconds
+
+    def create(self, *works: Work, count: int = 1) -> UUID:
+        """Accept a job whose steps run in this order; return its id."""
+        job = StoredJob(id=uuid4(), count=count)
+        self.jobs[job.id] = job
+        for position, work in enumerate(works):
+            step = StoredStep(
+                id=uuid4(),
+                job_id=job.id,
+                position=position,
+                work=work,
+                model_id=self.model_id,
+                state=StepState.PENDING if position else StepState.QUEUED,
+                run_at=self.now(),
+            )
+            step.history.append(step.state)
+            self.steps[step.id] = step
+        _append(job, [NewEvent(code=Code.JOB_CREATED, message="accepted")])
+        return job.id
+
+    def steps_of(self, job_id: UUID) -> list[StoredStep]:
+        found = [step for step in self.steps.values() if step.job_id == job_id]
+        return sorted(found, key=lambda step: step.position)
+
+    def request_cancel(self, job_id: UUID) -> None:
+        """What `DELETE /v1/jobs/{id}` does: ends what waits, asks the owner of what runs."""
+        job = self.jobs[job_id]
+        if job.reason is not None:
+            return
+        job.cancel_requested = True
+        for step in self.steps_of(job_id):
+            if step.state in OWNED:
+                step.cancel_requested = True
+            elif step.state not in TERMINAL:
+                self._cancel_step(step)
+        if not any(step.state in OWNED for step in self.steps_of(job_id)):
+            _finish(job, Status.CANCELLED, Reason.CANCELLED, CANCELLED_ERROR)
+
+    def steal(self, step_id: UUID) -> None:
+        """Another worker owns the step from now on: every claim of it is stale."""
+        step = self.steps[step_id]
+        step.epoch += 1
+        step.lease_owner, step.lease_expires_at = uuid4(), self.now() + 3600
+
+    # StepStore ------------------------------------------------------------------------------------
+
+    async def claim(self, offer: Offer) -> Claim | None:
+        await self.faults.before("claim")
+        due = [step for step in self.steps.values() if self._is_due(step, offer)]
+        claim = None
+        if due:
+            claim = self._take(min(due, key=lambda step: (step.run_at, step.id)), offer)
+        await self.faults.after("claim")
+        return claim
+
+    async def commit_running(self, claim: Claim, events: Sequence[NewEvent]) -> None:
+        await self.faults.before("commit_running")
+        step = self._owned(claim)
+        if step.state is StepState.LEASED:
+            _enter(step, StepState.RUNNING)
+            step.attempt += 1
+            step.vram_wait_since = None
+            self.jobs[step.job_id].status = Status.RUNNING
+            _append(self.jobs[step.job_id], events)
+        await self.faults.after("commit_running")
+
+    async def record(
+        self, claim: Claim, state: StepState | None, events: Sequence[NewEvent]
+    ) -> None:
+        await self.faults.before("record")
+        step = self._owned(claim)
+        if state is not None:
+            _enter(step, state)
+        _append(self.jobs[step.job_id], events)
+        await self.faults.after("record")
+
+    async def renew(self, claim: Claim, lease_s: float) -> None:
+        await self.faults.before("renew")
+        self._owned(claim).lease_expires_at = self.now() + lease_s
+        await self.faults.after("renew")
+
+    async def add_artifact(self, claim: Claim, artifact: StoredArtifact, event: NewEvent) -> bool:
+        await self.faults.before("add_artifact")
+        inserted = self._add(claim, artifact, event)
+        await self.faults.after("add_artifact")
+        return inserted
+
+    async def finish(self, claim: Claim, end: End) -> UUID | None:
+        await self.faults.before("finish")
+        step = self._owned(claim)
+        if end.state is StepState.QUEUED and step.cancel_requested:
+            next_id = self._end_cancelled(step, end)
+        else:
+            next_id = self._end(step, end)
+        await self.faults.after("finish")
+        return next_id
+
+    async def cancels(self, worker_id: UUID) -> set[UUID]:
+        await self.faults.before("cancels")
+        return {
+            step.id
+            for step in self.steps.values()
+            if step.lease_owner == worker_id and step.cancel_requested
+        }
+
+    async def sweep_expired(self, decide: Callable[[Abandoned], End]) -> UUID | None:
+        await self.faults.before("sweep_expired")
+        for step in self._by_age():
+            if step.lease_expires_at is not None and step.lease_expires_at < self.now():
+                end = decide(_abandoned(step))
+                step.epoch += 1
+                self._end(step, end)
+                return step.id
+        return None
+
+    async def sweep_unclaimed(
+        self, decide: Callable[[Abandoned], End], after_s: float
+    ) -> UUID | None:
+        await self.faults.before("sweep_unclaimed")
+        for step in self._by_age():
+            if step.state is StepState.QUEUED and step.run_at < self.now() - after_s:
+                self._end(step, decide(_abandoned(step)))
+                return step.id
+        return None
+
+    # Inside ---------------------------------------------------------------------------------------
+
+    def _by_age(self) -> list[StoredStep]:
+        return sorted(self.steps.values(), key=lambda step: step.run_at)
+
+    def _is_due(self, step: StoredStep, offer: Offer) -> bool:
+        return (
+            step.state is StepState.QUEUED
+            and step.work.queue in offer.queues
+            and step.work.device == offer.device
+            and step.run_at <= self.now()
+            and step.work.vram_bytes <= offer.capacity_bytes
+            and step.model_id in offer.models
+        )
+
+    def _take(self, step: StoredStep, offer: Offer) -> Claim:
+        _enter(step, StepState.LEASED)
+        step.epoch += 1
+        step.lease_owner = offer.worker_id
+        step.lease_expires_at = self.now() + offer.lease_s
+        job, chain, work = self.jobs[step.job_id], self.steps_of(step.job_id), step.work
+        since = step.vram_wait_since
+        shown = [event for event in job.events if event.code == Code.PROGRESS]
+        return Claim(
+            step_id=step.id,
+            job_id=job.id,
+            user="default",
+            epoch=step.epoch,
+            attempt=step.attempt,
+            losses=step.losses,
+            cancel_requested=step.cancel_requested,
+            vram_waited_s=0.0 if since is None else self.now() - since,
+            name=work.name,
+            type=work.type,
+            params=work.params,
+            count=job.count,
+            preset=work.preset,
+            vram_bytes=work.vram_bytes,
+            timeout_s=work.timeout_s,
+            model_id=step.model_id,
+            model_name="tiny",
+            model_version="1",
+            model_kind="sd",
+            checkpoint_sha256="0" * 64,
+            correlation_id="correlation",
+            done_items=tuple(sorted(i for (owner, i) in job.artifacts if owner == step.id)),
+            position=step.position,
+            chain_length=len(chain),
+            progress=float((shown[-1].payload or {})["progress"]) if shown else 0.0,
+        )
+
+    def _owned(self, claim: Claim) -> StoredStep:
+        step = self.steps.get(claim.step_id)
+        if step is None or step.epoch != claim.epoch or step.state not in OWNED:
+            raise Stale
+        return step
+
+    def _add(self, claim: Claim, artifact: StoredArtifact, event: NewEvent) -> bool:
+        job = self.jobs[claim.job_id]
+        key = (claim.step_id, artifact.item_index)
+        known = job.artifacts.get(key)
+        if known is not None and known.s3_key == artifact.s3_key:
+            return True  # an earlier commit of the same call, whose answer was lost
+        self._owned(claim)
+        if known is not None:
+            return False
+        job.artifacts[key] = artifact
+        _append(job, [event])
+        return True
+
+    def _end_cancelled(self, step: StoredStep, end: End) -> UUID | None:
+        facts = {name: getattr(end, name) for name in ("attempt", "losses", "events")}
+        return self._end(
+            step,
+            End(state=StepState.CANCELLED, reason=Reason.CANCELLED, error=CANCELLED_ERROR, **facts),
+        )
+
+    def _end(self, step: StoredStep, end: End) -> UUID | None:
+        requeued = end.state is StepState.QUEUED
+        if requeued == (end.reason is not None):
+            raise AssertionError(f"{end.state} with reason {end.reason}")
+        _check_storable(end.error)
+        _enter(step, end.state)
+        step.reason, step.error = end.reason, end.error
+        step.attempt, step.losses = end.attempt, end.losses
+        step.lease_owner = step.lease_expires_at = None
+        since = step.vram_wait_since
+        step.vram_wait_since = (self.now() if since is None else since) if end.vram_wait else None
+        job = self.jobs[step.job_id]
+        _append(job, end.events)
+        if not requeued:
+            return self._settle(job)
+        step.run_at = self.now() + end.delay_s
+        job.status = Status.QUEUED
+        return step.id
+
+    def _settle(self, job: StoredJob) -> UUID | None:
+        chain = self.steps_of(job.id)
+        broken = next(
+            (s for s in chain if s.state in (StepState.FAILED, StepState.CANCELLED)), None
+        )
+        waiting = [step for step in chain if step.state is StepState.PENDING]
+        if waiting and (broken is not None or job.cancel_requested):
+            for step in waiting:
+                self._cancel_step(step)
+            broken = broken or waiting[0]
+        elif waiting:
+            _enter(waiting[0], StepState.QUEUED)
+            waiting[0].run_at = self.now()
+            return waiting[0].id
+        if broken is None:
+            _finish(job, Status.SUCCEEDED, Reason.COMPLETED, None)
+        elif broken.state is StepState.FAILED:
+            assert broken.reason is not None
+            _finish(job, Status.FAILED, broken.reason, broken.error)
+        else:
+            _finish(job, Status.CANCELLED, Reason.CANCELLED, CANCELLED_ERROR)
+        return None
+
+    def _cancel_step(self, step: StoredStep) -> None:
+        _enter(step, StepState.CANCELLED)
+        step.reason, step.error = Reason.CANCELLED, CANCELLED_ERROR
+
+
+def _enter(step: StoredStep, state: StepState) -> None:
+    if step.state in TERMINAL:
+        raise AssertionError(f"a {step.state} step was written again, to {state}")
+    step.state = state
+    step.history.append(state)
+
+
+def _finish(job: StoredJob, status: Status, reason: Reason, error: dict[str, Any] | None) -> None:
+    job.status, job.reason, job.error = status, reason, error
+    _append(job, [NewEvent(code=Code.JOB_FINISH, message=f"job {status}")])
+
+
+def _append(job: StoredJob, events: Sequence[NewEvent]) -> None:
+    for event in events:
+        _check_storable(asdict(event) | {"step_id": None})
+        job.events.append(event)
+
+
+def _check_storable(value: Mapping[str, Any] | None) -> None:
+    """What PostgreSQL refuses: NUL, half a surrogate pair, a number that is none."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+    text.encode()
+    if "\\u0000" in text:
+        raise AssertionError("PostgreSQL cannot store NUL")
+
+
+def _abandoned(step: StoredStep) -> Abandoned:
+    return Abandoned(
+        id=step.id,
+        job_id=step.job_id,
+        name=step.work.name,
+        state=step.state,
+        epoch=step.epoch,
+        attempt=step.attempt,
+        losses=step.losses,
+        cancel_requested=step.cancel_requested,
+    )

@@ -1,0 +1,97 @@
+"""Helpers that answer as the NVML one does, or fail as it can. Spawn targets, one way each."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from tests.support.runners import Line
+
+from runner.entry import become_runner, leave
+from shared.frames import PREFIX
+
+TOTAL_BYTES = 8 << 30
+FOREVER_S = 3600
+
+Answer = dict[str, Any]
+
+
+def _gpu(uuid: str, mps: bool = False) -> Answer:
+    return {"uuid": uuid, "name": "fake GPU", "total_bytes": TOTAL_BYTES, "mps": mps}
+
+
+def _reading(used: int, holders: dict[str, int] | None = None) -> Answer:
+    return {
+        "total_bytes": TOTAL_BYTES,
+        "used_bytes": used,
+        "free_bytes": TOTAL_BYTES - used,
+        "holders": holders or {},
+    }
+
+
+def _serve(
+    connection: Connection, parent_pid: int, answer: Callable[[Answer], Answer | None]
+) -> None:
+    """Answer questions until the other end closes; None: never answer this one."""
+    become_runner(parent_pid)
+    line = Line(connection)
+    while (request := line.hear()) is not None:
+        if (said := answer(request)) is None:
+            time.sleep(FOREVER_S)
+        else:
+            line.say(said)
+    leave(0)
+
+
+def healthy(connection: Connection, parent_pid: int) -> None:
+    """Two GPUs; the second has 2 GiB in use by process 77."""
+
+    def answer(request: Answer) -> Answer:
+        if request["method"] == "devices":
+            return {"devices": [_gpu("GPU-a"), _gpu("GPU-b")]}
+        if request["uuid"] == "GPU-b":
+            return _reading(2 << 30, {"77": 2 << 30})
+        return _reading(0)
+
+    _serve(connection, parent_pid, answer)
+
+
+def slow_for_a(connection: Connection, parent_pid: int) -> None:
+    """As `healthy`, but a question about GPU-a takes half a second."""
+
+    def answer(request: Answer) -> Answer:
+        if request.get("uuid") == "GPU-a":
+            time.sleep(0.5)
+            return _reading(1 << 30)
+        return _reading(2 << 30)
+
+    _serve(connection, parent_pid, answer)
+
+
+def hangs(connection: Connection, parent_pid: int) -> None:
+    _serve(connection, parent_pid, lambda request: None)
+
+
+def lost(connection: Connection, parent_pid: int) -> None:
+    _serve(connection, parent_pid, lambda request: {"error": "lost", "message": "GPU is lost"})
+
+
+def under_mps(connection: Connection, parent_pid: int) -> None:
+    _serve(connection, parent_pid, lambda request: {"devices": [_gpu("GPU-a", mps=True)]})
+
+
+def dies(connection: Connection, parent_pid: int) -> None:
+    become_runner(parent_pid)
+    Line(connection).hear()
+    os._exit(1)
+
+
+def dies_in_the_middle(connection: Connection, parent_pid: int) -> None:
+    become_runner(parent_pid)
+    line = Line(connection)
+    line.hear()
+    line.raw(PREFIX.pack(100, 0) + b'{"total')
+    os._exit(1)

@@ -1,0 +1,77 @@
+"""Devices that behave as badly as real ones do, behind the same protocol as the real probes."""
+
+from __future__ import annotations
+
+from supervisor.cpu_probe import CpuProbe
+from supervisor.devices import Device, DeviceLost, Reading
+from supervisor.tree import ProcessTree
+
+FOREIGN_PID = 1  # init: alive, and never ours
+
+
+class FakeProbe:
+    """The CPU's probe with a hand on its scale. Bytes by device id, all 0 at first.
+
+    `held` is in use and nobody says by whom; `foreign` is listed as another process's; a device in
+    `lost` does not answer.
+    """
+
+    def __init__(self, slots: int = 1) -> None:
+        self._cpu = CpuProbe(slots)
+        self.held: dict[str, int] = {}
+        self.foreign: dict[str, int] = {}
+        self.lost: set[str] = set()
+        self.reads = 0
+
+    async def devices(self) -> list[Device]:
+        return await self._cpu.devices()
+
+    async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
+        self.reads += 1
+        if device.id in self.lost:
+            raise DeviceLost(f"{device.id} is lost")
+        now = await self._cpu.read(device, tree)
+        foreign = self.foreign.get(device.id, 0)
+        used = now.used_bytes + self.held.get(device.id, 0) + foreign
+        return Reading(
+            total_bytes=device.total_bytes,
+            used_bytes=used,
+            free_bytes=max(0, device.total_bytes - used),
+            holders={FOREIGN_PID: foreign} if foreign else {},
+        )
+
+    async def close(self) -> None:
+        await self._cpu.close()
+
+
+class LeakyProbe(FakeProbe):
+    """What a runner leaves behind when it is gone stays until `release`."""
+
+    def __init__(self, slots: int = 1, leak_bytes: int = 1 << 20) -> None:
+        super().__init__(slots)
+        self._leak_bytes = leak_bytes
+
+    async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
+        if tree is not None and self._leak_bytes and not tree.observe():
+            self.held[device.id] = self._leak_bytes
+        return await super().read(device, tree)
+
+    def release(self) -> None:
+        self._leak_bytes = 0
+        self.held.clear()
+
+
+class SlowProbe(LeakyProbe):
+    """A driver that gives a dead process's memory back some readings later."""
+
+    def __init__(self, slots: int = 1, readings: int = 3) -> None:
+        super().__init__(slots)
+        self._readings = readings
+
+    async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
+        now = await super().read(device, tree)
+        if self.held:
+            self._readings -= 1
+            if self._readings == 0:
+                self.release()
+        return now

@@ -1,0 +1,395 @@
+"""Runners that misbehave, one way each, and one that does not. Spawn targets of the tests.
+
+Every entry becomes a runner as the real one does and then speaks frames of its own making, without
+torch and without our message classes: a start takes a tenth of a second, and nothing stops it from
+saying what a decent runner could not. What it does after GO is named by the prompt of its step
+(`BEHAVIOURS`), so that one supervisor can meet several of them; what it does before GO is an entry
+of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from runner.entry import become_runner, leave
+from shared.frames import MAX_BODY_BYTES, PREFIX, FrameDecoder, encode
+
+FOREVER_S = 3600
+HELD_BYTES = 48 << 20
+# Bytes of address space that `allocates_until_refused` may take: never the host's last ones.
+ADDRESS_SPACE_BYTES = 512 << 20
+
+Header = dict[str, Any]
+
+
+class Line:
+    """The runner's end of the socket."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.socket = socket.socket(fileno=os.dup(connection.fileno()))
+        self._decoder = FrameDecoder()
+        self._frames: list[Header] = []
+        self.params: Header = {}
+        self.done: set[int] = set()
+
+    def say(self, header: Header, body: bytes = b"") -> None:
+        self.socket.sendall(encode(header, body))
+
+    def raw(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def hear(self) -> Header | None:
+        while not self._frames:
+            data = self.socket.recv(1 << 16)
+            if not data:
+                return None
+            self._frames.extend(frame.header for frame in self._decoder.feed(data))
+        return self._frames.pop(0)
+
+    def ready(self) -> None:
+        self.say({"type": "ready", "pid": os.getpid(), "versions": {}})
+
+    def until_go(self) -> None:
+        """Wait for GO; leave when the worker does not want us any more."""
+        while (header := self.hear()) is not None:
+            if header["type"] == "go":
+                self.params = header["spec"]["params"]
+                self.done = set(header["spec"]["done_items"])
+                return
+            if header["type"] == "cancel":
+                break
+        leave(0)
+
+    def progress(self, item: int = 0, step: int = 1, steps: int = 4) -> None:
+        self.say(
+            {"type": "progress", "stage": "sampling", "item_index": item, "step": step}
+            | {"steps": steps}
+        )
+
+    def artifact(self, item: int, size: int = 2000, **changes: Any) -> None:
+        body = hashlib.shake_128(f"item {item}".encode()).digest(size)
+        header = {
+            "type": "artifact",
+            "item_index": item,
+            "format": "png",
+            "width": self.params["width"],
+            "height": self.params["height"],
+            "seed": self.params["seed"] + item,
+            "sha256": hashlib.sha256(body).hexdigest(),
+        }
+        self.say(header | changes, body)
+
+    def result(self) -> None:
+        self.say({"type": "result", "items": self.params["count"], "allocator": {}})
+
+    def failure(self, reason: str) -> None:
+        self.say({"type": "failure", "reason": reason, "message": reason, "details": {}})
+
+
+def main(connection: Connection, parent_pid: int) -> None:
+    """READY, GO, then what the step's prompt says."""
+    line = _begin(connection, parent_pid)
+    line.ready()
+    line.until_go()
+    words = line.params["prompt"].split()
+    BEHAVIOURS[words[0]](line, *words[1:])
+    leave(0)
+
+
+def _begin(connection: Connection, parent_pid: int) -> Line:
+    become_runner(parent_pid)
+    return Line(connection)
+
+
+def finish(line: Line) -> None:
+    """The rest of a decent step."""
+    for item in range(line.params["count"]):
+        if item not in line.done:
+            line.progress(item)
+            line.artifact(item)
+    line.result()
+
+
+def stay() -> None:
+    while True:
+        time.sleep(FOREVER_S)
+
+
+# After GO -----------------------------------------------------------------------------------------
+
+
+def quick(line: Line) -> None:
+    finish(line)
+
+
+def polite(line: Line) -> None:
+    """Works until it is asked to stop, then stops as the protocol says."""
+    line.progress()
+    while (header := line.hear()) is not None:
+        if header["type"] == "cancel":
+            line.failure("cancelled")
+            return
+
+
+def slow_exit(line: Line, seconds: str) -> None:
+    """Done, but not gone."""
+    finish(line)
+    time.sleep(float(seconds))
+
+
+def stuck_in_c(line: Line) -> None:
+    """Deaf to everything but SIGKILL: signals blocked, and no Python thread runs again."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    line.progress()
+    libc = ctypes.PyDLL(None)
+    while True:
+        libc.sleep(FOREVER_S)
+
+
+def spins(line: Line) -> None:
+    """A loop that never ends, with SIGTERM ignored."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    line.progress()
+    while True:
+        pass
+
+
+def forks(line: Line, count: str) -> None:
+    """Children, grandchildren and a child in a session of its own, all deaf to SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in range(int(count)):
+        if os.fork() == 0:
+            if number % 2:
+                os.setsid()
+            os.fork()
+            stay()
+    line.progress()
+    stay()
+
+
+def chain_of_forks(line: Line, depth: str) -> None:
+    """Each process has one child, and waits."""
+    for _ in range(int(depth)):
+        if os.fork() != 0:
+            stay()
+    line.progress()
+    stay()
+
+
+def leaves_grandchild(line: Line) -> None:
+    """Ends well, but what it forked twice into another session lives on and holds memory."""
+    _daemon(hold=HELD_BYTES)
+    finish(line)
+
+
+def leaves_nameless_grandchild(line: Line) -> None:
+    """The same, and the grandchild has thrown away the environment that told whose it is."""
+    _daemon(command=["/bin/sleep", str(FOREVER_S)])
+    finish(line)
+
+
+def leaves_talker(line: Line) -> None:
+    """A grandchild keeps our end of the socket open, so its end is never seen."""
+    _daemon(keep_socket=True)
+    finish(line)
+
+
+def floods(line: Line) -> None:
+    """Log lines, as fast as the pipe takes them, for ever."""
+    line_of_log = encode({"type": "log", "level": "INFO", "code": "x", "message": "flood"})
+    block = line_of_log * 2000
+    while True:
+        line.raw(block)
+
+
+def half_a_frame(line: Line) -> None:
+    line.raw(PREFIX.pack(100, 5000) + b'{"type":')
+    stay()
+
+
+def half_a_frame_then_dies(line: Line) -> None:
+    line.raw(PREFIX.pack(100, 5000) + b'{"type":')
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def closes_its_end(line: Line) -> None:
+    """Says good-bye without a result, and stays."""
+    line.socket.shutdown(socket.SHUT_RDWR)
+    stay()
+
+
+def garbage(line: Line) -> None:
+    line.raw(os.urandom(1) + b"\xff" * 4096)
+    stay()
+
+
+def not_json(line: Line) -> None:
+    line.raw(PREFIX.pack(4, 0) + b"{,,}")
+    stay()
+
+
+def too_long(line: Line) -> None:
+    """A body over the bound is refused by its length, before a byte of it is read."""
+    line.raw(PREFIX.pack(20, MAX_BODY_BYTES + 1))
+    stay()
+
+
+def out_of_order(line: Line) -> None:
+    line.ready()
+    stay()
+
+
+def unstorable_log(line: Line) -> None:
+    """NUL: legal in JSON, impossible in PostgreSQL."""
+    line.say({"type": "log", "level": "INFO", "code": "x", "message": "a\0b"})
+    stay()
+
+
+def wrong_hash(line: Line) -> None:
+    line.artifact(0, sha256="0" * 64)
+    stay()
+
+
+def leaves_early(line: Line) -> None:
+    """Exit code 0, nothing done."""
+
+
+def segfaults(line: Line) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def dead_man(line: Line) -> None:
+    """Its lease was not renewed, so its own timer ends it."""
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    stay()
+
+
+def allocates_until_refused(line: Line) -> None:
+    """Takes memory until there is none (its own bound, not the host's), and says so."""
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
+    taken = []
+    try:
+        while True:
+            taken.append(b"x" * (32 << 20))
+    except MemoryError:
+        line.failure("host_oom")
+        time.sleep(0.3)  # long enough for the parent to see the peak
+
+
+def fails(line: Line, reason: str) -> None:
+    line.failure(reason)
+
+
+def big(line: Line, size: str) -> None:
+    """Items of `size` bytes, one after the other, as fast as the parent takes them."""
+    for item in range(line.params["count"]):
+        line.artifact(item, int(size))
+    line.result()
+
+
+def crashes_after(line: Line, items: str, path: str) -> None:
+    """Sends some items and crashes, the first time; then writes down what is done, and finishes."""
+    if Path(path).exists():
+        Path(path).write_text(",".join(map(str, sorted(line.done))))
+        finish(line)
+        return
+    Path(path).touch()
+    for item in range(int(items)):
+        line.artifact(item)
+    segfaults(line)
+
+
+def crashes(line: Line, times: str, path: str) -> None:
+    """Crashes this many times, counted in a file, then does its work."""
+    so_far = Path(path).stat().st_size if Path(path).exists() else 0
+    if so_far < int(times):
+        with Path(path).open("a") as counter:
+            counter.write("x")
+        os._exit(3)
+    finish(line)
+
+
+def crashes_once_then_waits(line: Line, path: str) -> None:
+    """The first try ends at once, the second one only when it is asked to."""
+    if not Path(path).exists():
+        Path(path).touch()
+        os._exit(3)
+    polite(line)
+
+
+def waits_for(line: Line, path: str) -> None:
+    """Works until a file appears."""
+    line.progress()
+    while not Path(path).exists():
+        time.sleep(0.02)
+    finish(line)
+
+
+def _daemon(*, hold: int = 0, keep_socket: bool = False, command: list[str] | None = None) -> None:
+    """Fork twice with a session between, so that the grandchild has no parent of ours."""
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() != 0:
+            os._exit(0)
+        if not keep_socket:
+            os.closerange(3, writer)
+        held = bytearray(b"x" * hold)
+        os.write(writer, b"up")
+        if command is not None:
+            os.execve(command[0], command, {})
+        stay()
+        held.clear()
+    os.wait()
+    os.read(reader, 2)
+
+
+Behaviour = Callable[..., None]
+
+BEHAVIOURS: dict[str, Behaviour] = {
+    behaviour.__name__: behaviour
+    for behaviour in (
+        quick, polite, slow_exit, stuck_in_c, spins, forks, chain_of_forks, leaves_grandchild,
+        leaves_nameless_grandchild, leaves_talker, floods, half_a_frame, half_a_frame_then_dies,
+        closes_its_end, garbage, not_json, too_long, out_of_order, unstorable_log, wrong_hash,
+        leaves_early, segfaults, dead_man, allocates_until_refused, fails, big, crashes_after,
+        crashes, crashes_once_then_waits, waits_for,
+    )
+}  # fmt: skip
+
+
+# Before GO ----------------------------------------------------------------------------------------
+
+
+def never_ready(connection: Connection, parent_pid: int) -> None:
+    _begin(connection, parent_pid)
+    stay()
+
+
+def dies_at_once(connection: Connection, parent_pid: int) -> None:
+    become_runner(parent_pid)
+    leave(7)
+
+
+def talks_before_ready(connection: Connection, parent_pid: int) -> None:
+    line = _begin(connection, parent_pid)
+    line.say({"type": "log", "level": "INFO", "code": "x", "message": "too early"})
+    stay()
+
+
+def works_before_go(connection: Connection, parent_pid: int) -> None:
+    line = _begin(connection, parent_pid)
+    line.ready()
+    line.progress()
+    stay()

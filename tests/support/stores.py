@@ -1,0 +1,171 @@
+"""The two stores of steps, each with what the rest of the system does around it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Protocol
+from uuid import UUID, uuid4
+
+import psycopg
+from tests.support.memory_store import MemoryStepStore, Work
+
+from shared.claims import Claim, End, Offer, StepStore, StoredArtifact
+from shared.db.cancel import request_cancel
+from shared.db.create import NewJob, NewStep, create_job
+from shared.db.engine import Database
+from shared.db.steps import PostgresStepStore
+from shared.events import Code, NewEvent
+from shared.states import Reason, StepState
+
+WORKER = uuid4()
+CHECKSUM = "0" * 64
+
+
+class Subject(Protocol):
+    """A store, and what the rest of the system does around it."""
+
+    @property
+    def store(self) -> StepStore: ...
+    @property
+    def model_id(self) -> UUID: ...
+    async def create(self, *works: Work, count: int = 1) -> UUID: ...
+    async def cancel(self, job_id: UUID) -> None: ...
+    async def steps(self, job_id: UUID) -> list[dict[str, Any]]: ...
+    async def job(self, job_id: UUID) -> dict[str, Any]: ...
+    async def codes(self, job_id: UUID) -> list[str]: ...
+
+
+STEP_FACTS = (
+    "id", "state", "reason", "error", "attempt", "losses", "epoch", "lease_owner"
+)  # fmt: skip
+
+
+class InMemory:
+    def __init__(self) -> None:
+        self.store = MemoryStepStore()
+        self.model_id = self.store.model_id
+
+    async def create(self, *works: Work, count: int = 1) -> UUID:
+        return self.store.create(*works, count=count)
+
+    async def cancel(self, job_id: UUID) -> None:
+        self.store.request_cancel(job_id)
+
+    async def steps(self, job_id: UUID) -> list[dict[str, Any]]:
+        return [
+            {name: getattr(step, name) for name in STEP_FACTS}
+            for step in self.store.steps_of(job_id)
+        ]
+
+    async def job(self, job_id: UUID) -> dict[str, Any]:
+        job = self.store.jobs[job_id]
+        return {"status": job.status, "reason": job.reason}
+
+    async def codes(self, job_id: UUID) -> list[str]:
+        return [str(event.code) for event in self.store.jobs[job_id].events]
+
+
+class InPostgres:
+    def __init__(self, database: Database, url: str) -> None:
+        self.store = PostgresStepStore(database)
+        self.model_id = uuid4()
+        self._database = database
+        self._url = url
+        self._execute(
+            "INSERT INTO models (id, name, version, kind, checkpoint_sha256, descriptor,"
+            " parameters_schema, capabilities)"
+            " VALUES (%s, 'tiny', '1', 'sd', %s, '{}', '{}', '[]')",
+            self.model_id,
+            CHECKSUM,
+        )
+
+    async def create(self, *works: Work, count: int = 1) -> UUID:
+        new = NewJob(
+            id=uuid4(),
+            type="generate",
+            user="default",
+            request={},
+            count=count,
+            correlation_id="correlation",
+            steps=[self._step(work) for work in works],
+        )
+        await self._database.transaction(lambda connection: create_job(connection, new))
+        return new.id
+
+    def _step(self, work: Work) -> NewStep:
+        facts = {name: getattr(work, name) for name in Work.__dataclass_fields__}
+        return NewStep(id=uuid4(), model_id=self.model_id, checkpoint_sha256=CHECKSUM, **facts)
+
+    async def cancel(self, job_id: UUID) -> None:
+        await self._database.transaction(lambda connection: request_cancel(connection, job_id))
+
+    async def steps(self, job_id: UUID) -> list[dict[str, Any]]:
+        rows = self._execute(
+            f"SELECT {', '.join(STEP_FACTS)} FROM steps WHERE job_id = %s ORDER BY position", job_id
+        )
+        return [dict(zip(STEP_FACTS, row, strict=True)) for row in rows]
+
+    async def job(self, job_id: UUID) -> dict[str, Any]:
+        ((status, reason),) = self._execute("SELECT status, reason FROM jobs WHERE id = %s", job_id)
+        return {"status": status, "reason": reason}
+
+    async def codes(self, job_id: UUID) -> list[str]:
+        rows = self._execute("SELECT code FROM events WHERE job_id = %s ORDER BY seq", job_id)
+        return [row[0] for row in rows]
+
+    def _execute(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            cursor = connection.execute(statement.encode(), values)
+            return cursor.fetchall() if cursor.description else []
+
+
+def offer(subject: Subject, **changes: Any) -> Offer:
+    usual = Offer(
+        worker_id=WORKER,
+        queues=("default",),
+        device="cpu",
+        capacity_bytes=1000,
+        models=(subject.model_id,),
+        lease_s=60.0,
+    )
+    return replace(usual, **changes)
+
+
+async def claim(subject: Subject, **changes: Any) -> Claim:
+    taken = await subject.store.claim(offer(subject, **changes))
+    assert taken is not None
+    return taken
+
+
+async def claimed_job(subject: Subject, *works: Work, count: int = 1) -> tuple[UUID, Claim]:
+    job = await subject.create(*(works or (Work(),)), count=count)
+    return job, await claim(subject)
+
+
+def note(code: Code = Code.RUNNER_LOG) -> NewEvent:
+    return NewEvent(code=code, message="a fact")
+
+
+def ended(state: StepState, reason: Reason | None, **changes: Any) -> End:
+    error = (
+        None if reason is Reason.COMPLETED else {"code": str(reason), "message": "", "details": {}}
+    )
+    return replace(End(state=state, reason=reason, attempt=1, losses=0, error=error), **changes)
+
+
+SUCCESS = ended(StepState.SUCCEEDED, Reason.COMPLETED)
+FAILURE = ended(StepState.FAILED, Reason.OOM)
+AGAIN = ended(StepState.QUEUED, None)
+
+
+def picture(item: int = 0, key: str | None = None) -> StoredArtifact:
+    return StoredArtifact(
+        item_index=item,
+        format="png",
+        width=64,
+        height=64,
+        seed=item,
+        s3_key=key or f"key-{item}",
+        sha256="a" * 64,
+        size_bytes=3,
+    )

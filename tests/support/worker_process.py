@@ -1,0 +1,130 @@
+"""A real worker process for tests: started, looked at from outside, ended whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psutil
+
+from supervisor.locks import worker_mark
+from supervisor.tree import marker_of
+
+DEADLINE_S = 90.0
+_NOBODY = UUID(int=0)
+
+
+def until(condition: Callable[[], Any], what: str, log: Path | None = None) -> Any:
+    """Wait for a fact and return it; fail with what the worker has said."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not (found := condition()):
+        said = "" if log is None else log.read_text()[-4000:]
+        assert time.monotonic() < deadline, f"not within {DEADLINE_S:g} s: {what}\n{said}"
+        time.sleep(0.02)
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def command_environment(settings: dict[str, str]) -> dict[str, str]:
+    """The machine's environment with these settings and no other `DF_*`."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DF_")}
+    return clean | settings
+
+
+class Worker:
+    """`python -m supervisor` with a lock folder of its own, by which its processes are known."""
+
+    def __init__(self, folder: Path, settings: dict[str, str]) -> None:
+        folder.mkdir(exist_ok=True)
+        self.log = folder / f"worker-{time.monotonic_ns()}.log"
+        self.lock_dir = Path(settings["DF_LOCK_DIR"])
+        self.port = free_port()
+        settings = settings | {"DF_WORKER_PORT": str(self.port)}
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "supervisor"],
+                env=command_environment(settings),
+                cwd=folder,  # not where a `.env` may lie
+                stdout=log,
+                stderr=log,
+            )
+
+    def ready(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5) as reply:
+                return bool(json.load(reply)["status"] == "ready")
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def wait_ready(self) -> None:
+        until(self.ready, "the worker is ready", self.log)
+
+    def marked(self) -> list[psutil.Process]:
+        return marked(self.lock_dir)
+
+    def wait_runner(self) -> psutil.Process:
+        """The one runner, once it leads a session of its own."""
+
+        def leader() -> psutil.Process | None:
+            for process in self.marked():
+                with suppress(ProcessLookupError):
+                    if os.getsid(process.pid) == process.pid:
+                        return process
+            return None
+
+        found: psutil.Process = until(leader, "a runner", self.log)
+        return found
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(DEADLINE_S)
+
+
+def marked(lock_dir: Path) -> list[psutil.Process]:
+    """Living processes of any worker that uses this lock folder."""
+    tag = worker_mark(lock_dir, _NOBODY).partition(":")[0]
+    return [
+        process
+        for process in psutil.process_iter()
+        if (marker_of(process.pid) or "").startswith(f"{tag}:")
+    ]
+
+
+@contextmanager
+def workers(folder: Path, settings: dict[str, str]) -> Iterator[Callable[..., Worker]]:
+    """Start workers one after the other; at the end none of them and nothing of theirs is left."""
+    settings = settings | {"DF_LOCK_DIR": str(folder / "locks")}
+    started: list[Worker] = []
+
+    def start(**changes: str) -> Worker:
+        started.append(Worker(folder, settings | changes))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for worker in started:
+            if worker.process.poll() is None:
+                worker.process.kill()
+            worker.process.wait(DEADLINE_S)
+        for process in marked(folder / "locks"):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()

@@ -1,0 +1,67 @@
+"""Why a try ended: from what we know to what we infer, in one order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from shared.messages import Failure
+from shared.states import Reason
+from supervisor.classify import Evidence, classify, describe_exit
+
+FAILURE = Failure(reason="oom", message="no room", details={"peak": 5})
+
+# Strongest first: each holds whatever of the later ones is true as well.
+ORDER: list[tuple[dict[str, Any], Reason]] = [
+    ({"result": True}, Reason.COMPLETED),
+    ({"unreadable": "params: bad"}, Reason.INTERNAL),
+    ({"cgroup_oom_kills": 1}, Reason.HOST_OOM),
+    ({"failure": FAILURE}, Reason.OOM),
+    ({"device_lost": True}, Reason.GPU_UNHEALTHY),
+    ({"protocol_error": "garbage"}, Reason.RUNNER_CRASHED),
+    ({"exitcode": -11}, Reason.RUNNER_CRASHED),
+    ({}, Reason.RUNNER_CRASHED),
+]
+
+
+@pytest.mark.parametrize("rank", range(len(ORDER)))
+def test_stronger_evidence_decides_whatever_weaker_there_is(rank: int) -> None:
+    evidence = Evidence()
+    for facts, _ in ORDER[rank:]:
+        evidence = replace(evidence, **facts)
+    assert classify(evidence).reason is ORDER[rank][1]
+
+
+def test_the_text_of_an_error_decides_nothing() -> None:
+    words = "CUDA error: out of memory"
+    failure = Failure(reason="provider_error", message=words, details={})
+    judged = classify(Evidence(failure=failure, exitcode=1, protocol_error=words))
+    assert judged.reason is Reason.PROVIDER_ERROR
+    assert judged.message == words
+
+
+def test_a_crash_says_how_it_exited_and_what_was_wrong_with_what_it_said() -> None:
+    judged = classify(Evidence(exitcode=-6, protocol_error="garbage"))
+    assert judged.details == {"exit": "SIGABRT", "protocol": "garbage"}
+    assert "SIGABRT" in judged.message
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (None, "no exit status"),
+        (0, "exit code 0"),
+        (3, "exit code 3"),
+        (-9, "SIGKILL"),
+        (-11, "SIGSEGV"),
+        (-63, "signal 63"),
+    ],
+)
+def test_an_exit_status_is_put_in_words(code: int | None, words: str) -> None:
+    assert describe_exit(code) == words
+
+
+def test_a_fired_dead_man_timer_is_named() -> None:
+    assert "dead-man timer fired" in describe_exit(-14)

@@ -1,0 +1,183 @@
+"""What a runner may say when. Nothing that it says is taken on trust."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from shared.frames import Frame, FrameError
+from shared.messages import MAX_SEED, GenerateParams, Result
+from supervisor.conversation import MAX_DEPTH, Conversation, check_storable
+
+BODY = b"picture"
+READY: dict[str, Any] = {"type": "ready", "pid": 1, "versions": {}}
+RESULT: dict[str, Any] = {"type": "result", "items": 1, "allocator": {}}
+FAILURE: dict[str, Any] = {"type": "failure", "reason": "oom", "message": "", "details": {}}
+LOG: dict[str, Any] = {"type": "log", "level": "INFO", "code": "x", "message": "y"}
+PROGRESS: dict[str, Any] = {
+    "type": "progress", "stage": "sampling", "item_index": 0, "step": 1, "steps": 4
+}  # fmt: skip
+
+
+def params(**changes: Any) -> GenerateParams:
+    usual: dict[str, Any] = {"prompt": "x", "width": 64, "height": 32, "steps": 4, "seed": 7}
+    return GenerateParams(**({"guidance": 3.0} | usual | changes))
+
+
+def artifact(item: int = 0, **changes: Any) -> dict[str, Any]:
+    usual = {
+        "type": "artifact",
+        "item_index": item,
+        "format": "png",
+        "width": 64,
+        "height": 32,
+        "seed": 7 + item,
+        "sha256": hashlib.sha256(BODY).hexdigest(),
+    }
+    return usual | changes
+
+
+def began(done: frozenset[int] = frozenset(), **changes: Any) -> Conversation:
+    """A conversation in which the runner has its GO."""
+    talk = Conversation(params(**changes), done_items=done)
+    talk.accept(Frame(READY))
+    talk.go()
+    return talk
+
+
+def refused(talk: Conversation, header: dict[str, Any], words: str, body: bytes = b"") -> None:
+    with pytest.raises(FrameError, match=words):
+        talk.accept(Frame(header, body))
+
+
+def test_a_decent_step_is_heard_to_its_end() -> None:
+    talk = began(count=2)
+    for item in (1, 0):
+        talk.accept(Frame(PROGRESS | {"item_index": item}))
+        talk.accept(Frame(artifact(item), BODY))
+    talk.accept(Frame(LOG))
+    assert isinstance(talk.accept(Frame(RESULT)), Result)
+
+
+@pytest.mark.parametrize("header", [LOG, PROGRESS, RESULT, artifact()])
+def test_nothing_but_a_failure_comes_before_ready(header: dict[str, Any]) -> None:
+    body = BODY if header["type"] == "artifact" else b""
+    refused(Conversation(params(), done_items=frozenset()), header, "before ready", body)
+    Conversation(params(), done_items=frozenset()).accept(Frame(FAILURE))
+
+
+@pytest.mark.parametrize("header", [PROGRESS, RESULT, artifact()])
+def test_no_work_is_spoken_of_before_go(header: dict[str, Any]) -> None:
+    talk = Conversation(params(), done_items=frozenset())
+    talk.accept(Frame(READY))
+    talk.accept(Frame(LOG))
+    refused(talk, header, "before go", BODY if header["type"] == "artifact" else b"")
+
+
+def test_ready_comes_once() -> None:
+    refused(began(), READY, "again")
+
+
+@pytest.mark.parametrize("last", [RESULT, FAILURE])
+@pytest.mark.parametrize("header", [LOG, PROGRESS, RESULT, FAILURE])
+def test_after_the_end_there_is_silence(last: dict[str, Any], header: dict[str, Any]) -> None:
+    talk = began()
+    talk.accept(Frame(artifact(), BODY))
+    talk.accept(Frame(last))
+    refused(talk, header, "after the end")
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (artifact(1), "not open"),
+        (artifact(format="jpg"), "jpg"),
+        (artifact(width=65), "65x32"),
+        (artifact(height=33), "64x33"),
+        (artifact(seed=8), "seed 8, not 7"),
+        (artifact(sha256="0" * 64), "hash"),
+        (artifact(sha256="short"), "sha256"),
+        (artifact() | {"extra": 1}, "extra"),
+    ],
+)
+def test_an_image_is_the_one_that_was_asked_for(header: dict[str, Any], words: str) -> None:
+    refused(began(), header, words, BODY)
+
+
+def test_an_item_comes_once_and_not_when_it_is_done() -> None:
+    talk = began(done=frozenset({1}), count=2)
+    refused(talk, artifact(1), "not open", BODY)
+    talk.accept(Frame(artifact(0), BODY))
+    refused(talk, artifact(0), "not open", BODY)
+
+
+def test_a_result_comes_with_every_item() -> None:
+    talk = began(done=frozenset({1}), count=3)
+    talk.accept(Frame(artifact(0), BODY))
+    refused(talk, RESULT, "1 items missing")
+    talk.accept(Frame(artifact(2), BODY))
+    talk.accept(Frame(RESULT))
+
+
+def test_seeds_wrap_where_json_numbers_end() -> None:
+    talk = began(seed=MAX_SEED - 1, count=2)
+    talk.accept(Frame(artifact(0, seed=MAX_SEED - 1), BODY))
+    talk.accept(Frame(artifact(1, seed=0), BODY))
+
+
+def test_without_a_seed_asked_for_any_is_taken() -> None:
+    began(seed=None).accept(Frame(artifact(seed=12345), BODY))
+
+
+@pytest.mark.parametrize("header", [LOG, PROGRESS, FAILURE, RESULT])
+def test_only_an_image_has_a_body(header: dict[str, Any]) -> None:
+    refused(began(), header, "body of 7 bytes", BODY)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"step": 5}, "step 5 of 4"),
+        ({"item_index": 1}, "item 1 of 1"),
+        ({"item_index": -1}, "item -1"),
+        ({"step": True}, "step"),
+        ({"stage": "dreaming"}, "stage"),
+    ],
+)
+def test_progress_stays_within_its_bounds(changes: dict[str, Any], words: str) -> None:
+    refused(began(), PROGRESS | changes, words)
+
+
+# What PostgreSQL cannot keep ----------------------------------------------------------------------
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("payload", "words"),
+    [
+        ({"x": "a\0b"}, "NUL"),
+        ({"a\0b": 1}, "NUL"),
+        ({"x": [1, {"y": "\ud800"}]}, "Unicode"),
+        ({"\ud800": 1}, "Unicode"),
+        ({"x": [float("nan")]}, "nan"),
+        ({"x": float("-inf")}, "inf"),
+        ({"x": nested(MAX_DEPTH)}, "deeper"),
+        ({"x": nested(100_000)}, "deeper"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused_wherever_it_is(
+    payload: dict[str, Any], words: str
+) -> None:
+    refused(began(), LOG | {"payload": payload}, words)
+
+
+def test_what_can_be_stored_is_let_through() -> None:
+    check_storable({"a": ["ü", "\U0001f600", 1.5, None, True, nested(5)], "": -(2**60)})

@@ -1,0 +1,147 @@
+"""From a finished try to what the database and the user are told."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from tests.support.harness import settings_for_tests
+
+from shared.claims import Claim, End
+from shared.events import Code, NewEvent
+from shared.states import Reason, StepState
+from supervisor.classify import Judgement
+from supervisor.ends import VRAM_RETRY_S, backoff_s, end_of, error_of
+from supervisor.lifecycle import Step
+
+FIGURES = {"gpu_mem_used_before": 1, "gpu_mem_used_after": 1, "peak_gpu_mem_used": 9}
+MEMORY = {"need_bytes": 5, "recommendation": "try less"}
+CRASH = Judgement(
+    reason=Reason.RUNNER_CRASHED, message="it ended (SIGSEGV)", details={"exit": "SIGSEGV"}
+)
+SETTINGS = settings_for_tests(retry_base_s=2.0, retry_cap_s=60.0)
+
+
+def claim(**changes: Any) -> Claim:
+    usual: dict[str, Any] = {
+        "step_id": uuid4(), "job_id": uuid4(), "user": "default", "epoch": 1, "attempt": 0,
+        "losses": 0, "cancel_requested": False, "vram_waited_s": 0.0, "name": "generate",
+        "type": "generate", "params": {}, "count": 1, "preset": {}, "vram_bytes": 0,
+        "timeout_s": 12.5, "model_id": uuid4(), "model_name": "m", "model_version": "1",
+        "model_kind": "sd", "checkpoint_sha256": "", "correlation_id": "",
+    }  # fmt: skip
+    return Claim(**(usual | changes))
+
+
+def end(step: Step, judged: Judgement = CRASH, *, vram_wait: bool = False, **changes: Any) -> End:
+    pending = [NewEvent(code=Code.SIGNAL_SENT, message="")]
+    return end_of(
+        claim(**changes),
+        step,
+        judged,
+        SETTINGS,
+        figures=FIGURES,
+        memory=MEMORY,
+        vram_wait=vram_wait,
+        pending=pending,
+    )
+
+
+def codes(ending: End) -> list[str]:
+    return [str(event.code) for event in ending.events]
+
+
+# Backoff ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("tries", "most"), [(1, 2), (2, 4), (3, 8), (6, 60), (50, 60), (0, 2)])
+def test_backoff_doubles_up_to_its_cap_and_uses_the_whole_range(tries: int, most: float) -> None:
+    delays = [backoff_s(SETTINGS, tries) for _ in range(400)]
+    assert all(0 <= delay <= most for delay in delays)
+    assert min(delays) < most * 0.1
+    assert max(delays) > most * 0.9
+
+
+# Terminal -----------------------------------------------------------------------------------------
+
+
+def test_success_has_no_error_and_its_figures_in_the_last_event() -> None:
+    done = Step(state=StepState.SUCCEEDED, reason=Reason.COMPLETED, attempt=1)
+    ending = end(done)
+    assert (ending.state, ending.reason, ending.error) == (done.state, done.reason, None)
+    assert codes(ending) == ["signal.sent", "step.finish"]
+    assert FIGURES.items() <= dict(ending.events[-1].payload or {}).items()
+    assert ending.events[-1].level == "INFO"
+
+
+def test_a_failure_carries_what_the_judgement_found_and_the_figures() -> None:
+    ending = end(Step(state=StepState.FAILED, reason=Reason.RUNNER_CRASHED, attempt=1))
+    assert ending.error == {
+        "code": "runner_crashed",
+        "message": "it ended (SIGSEGV)",
+        "details": {"exit": "SIGSEGV"} | FIGURES,
+    }
+    assert ending.events[-1].level == "ERROR"
+
+
+@pytest.mark.parametrize("reason", [Reason.OOM, Reason.HOST_OOM, Reason.INSUFFICIENT_VRAM])
+def test_a_want_of_memory_comes_with_numbers_and_what_would_help(reason: Reason) -> None:
+    ending = end(Step(state=StepState.FAILED, reason=reason, attempt=1))
+    assert MEMORY.items() <= (ending.error or {})["details"].items()
+
+
+def test_our_own_reason_has_our_own_words() -> None:
+    error = error_of(claim(), Reason.TIMEOUT, CRASH)
+    assert error["message"] == "the step ran longer than its timeout of 12.5 s and was stopped"
+    assert error["details"] == {"exit": "SIGSEGV"}
+
+
+@pytest.mark.parametrize("reason", sorted(set(Reason) - {Reason.ATTEMPTS_EXHAUSTED}))
+def test_every_reason_makes_an_error_in_words(reason: Reason) -> None:
+    error = error_of(claim(), reason, CRASH)
+    assert error["code"] == reason
+    assert "{" not in error["message"]
+
+
+def test_what_is_given_up_names_its_last_error() -> None:
+    given_up = Step(
+        state=StepState.FAILED,
+        reason=Reason.ATTEMPTS_EXHAUSTED,
+        last_reason=Reason.RUNNER_CRASHED,
+        attempt=3,
+        losses=1,
+    )
+    error = end(given_up).error or {}
+    assert error["code"] == "attempts_exhausted"
+    assert error["details"]["last_error"]["details"] == {"exit": "SIGSEGV"}
+    assert (error["details"]["attempts"], error["details"]["losses"]) == (3, 1)
+
+
+# Back to the queue --------------------------------------------------------------------------------
+
+
+def test_a_charged_retry_waits_and_says_why() -> None:
+    step = Step(state=StepState.QUEUED, attempt=2, last_reason=Reason.RUNNER_CRASHED)
+    ending = end(step, attempt=1)
+    assert ending.reason is None
+    assert 0 <= ending.delay_s <= 4
+    retry = dict(ending.events[-1].payload or {})
+    assert retry["reason"] == "runner_crashed"
+    assert retry["last_error"] == ending.error
+    assert (ending.error or {})["code"] == "runner_crashed"
+
+
+def test_an_uncharged_retry_does_not_wait() -> None:
+    ending = end(Step(state=StepState.QUEUED, last_reason=Reason.DRAINED))
+    assert (ending.delay_s, ending.error) == (0.0, None)
+    assert codes(ending)[-1] == "retry"
+
+
+def test_waiting_for_memory_is_said_once() -> None:
+    first = end(Step(state=StepState.QUEUED), vram_wait=True)
+    later = end(Step(state=StepState.QUEUED), vram_wait=True, vram_waited_s=3.0)
+    assert first.delay_s == later.delay_s == VRAM_RETRY_S
+    assert first.vram_wait
+    assert codes(first) == ["signal.sent", "retry"]
+    assert codes(later) == ["signal.sent"]

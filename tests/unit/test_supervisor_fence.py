@@ -1,0 +1,60 @@
+"""The local end of a lease."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from supervisor import fence
+from supervisor.fence import Fence, boottime
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(fence, "boottime", made)
+    return made
+
+
+def test_a_fence_holds_until_its_time_after_the_renewal_was_sent(clock: Clock) -> None:
+    held = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
+    assert (held.left_s, held.deadman_s, held.holds) == (35.0, 45.0, True)
+    clock.now = 135.0
+    assert (held.left_s, held.deadman_s, held.holds) == (0.0, 10.0, False)
+
+
+def test_a_renewal_counts_from_when_it_was_sent_not_from_when_it_was_answered(clock: Clock) -> None:
+    held = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
+    clock.now = 130.0
+    held.renewed(110.0)
+    assert held.left_s == 20.0
+
+
+def test_an_answer_that_comes_late_does_not_move_the_fence_back(clock: Clock) -> None:
+    held = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
+    held.renewed(110.0)
+    held.renewed(105.0)
+    assert held.left_s == 50.0
+
+
+def test_a_fence_that_was_passed_holds_again_after_a_late_renewal(clock: Clock) -> None:
+    held = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
+    clock.now = 140.0
+    assert not held.holds
+    held.renewed(139.0)
+    assert held.holds
+
+
+def test_the_clock_is_the_one_that_counts_through_a_suspended_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time, "clock_gettime", {time.CLOCK_BOOTTIME: 7.0}.__getitem__)
+    assert boottime() == 7.0

@@ -1,0 +1,238 @@
+"""What a step has to say: in order, coalesced, bounded, and never in anybody's way."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from uuid import uuid4
+
+import anyio
+import pytest
+from tests.support.memory_store import MemoryStepStore, Work
+
+from shared.claims import Claim, Offer
+from shared.events import Code
+from shared.progress import StepProgress
+from shared.states import StepState
+from supervisor import journal as journal_module
+from supervisor.journal import LOGS_PER_S, PROGRESS_EVERY_S, Journal
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(anyio, "current_time", made)
+    monkeypatch.setattr(journal_module, "_RETRY_S", 0.01)
+    return made
+
+
+class Scene:
+    """A claimed step, its journal, and how often the journal said that it is stale."""
+
+    def __init__(self, store: MemoryStepStore, claim: Claim) -> None:
+        self.store = store
+        self.claim = claim
+        self.staleness = 0
+        self.journal = Journal(claim, store, stale=self._stale)
+
+    def _stale(self) -> None:
+        self.staleness += 1
+
+    def codes(self) -> list[str]:
+        return [str(event.code) for event in self.store.jobs[self.claim.job_id].events[1:]]
+
+    def shown(self) -> list[float]:
+        events = self.store.jobs[self.claim.job_id].events
+        return [dict(e.payload or {})["progress"] for e in events if e.code == Code.PROGRESS]
+
+    def log(self, lines: int) -> None:
+        for _ in range(lines):
+            self.journal.runner_log("INFO", "x", "said", None, None)
+
+
+def play(test: Callable[[Scene], Awaitable[None]], **changes: object) -> None:
+    async def main() -> None:
+        store = MemoryStepStore()
+        store.create(Work(), count=2)
+        offer = Offer(
+            worker_id=uuid4(),
+            queues=("default",),
+            device="cpu",
+            capacity_bytes=0,
+            models=(store.model_id,),
+            lease_s=60.0,
+        )
+        claim = await store.claim(offer)
+        assert claim is not None
+        await test(Scene(store, replace(claim, **changes)))  # type: ignore[arg-type]
+
+    anyio.run(main)
+
+
+def sampled(fraction: float) -> StepProgress:
+    progress = StepProgress("generate", 2)
+    progress.advance("sampling", item_index=0, fraction=fraction)
+    return progress
+
+
+def test_facts_are_written_in_their_order_with_the_latest_state(clock: Clock) -> None:
+    async def test(scene: Scene) -> None:
+        scene.journal.note(Code.SIGNAL_SENT, "one")
+        scene.journal.state(StepState.STOPPING)
+        scene.journal.note(Code.GPU_RECLAIMED, "two")
+        scene.journal.state(StepState.RECLAIMING)
+        await scene.journal.flush()
+        assert scene.codes() == ["signal.sent", "gpu.reclaimed"]
+        assert scene.store.steps[scene.claim.step_id].history[-1] is StepState.RECLAIMING
+        assert scene.store.faults.calls.count("record") == 1
+
+    play(test)
+
+
+def test_nothing_to_say_is_no_transaction(clock: Clock) -> None:
+    async def test(scene: Scene) -> None:
+        await scene.journal.flush()
+        assert "record" not in scene.store.faults.calls
+
+    play(test)
+
+
+# Progress -----------------------------------------------------------------------------------------
+
+
+def test_progress_is_written_twice_a_second_and_the_last_word_with_the_verdict(
+    clock: Clock,
+) -> None:
+    async def test(scene: Scene) -> None:
+        for tenth in range(10):
+            scene.journal.progress(sampled(tenth / 10), stage="sampling")
+        await scene.journal.flush()
+        assert len(scene.shown()) == 1
+        scene.journal.progress(sampled(0.95), stage="sampling")
+        await scene.journal.flush()
+        assert len(scene.shown()) == 1
+        clock.now += PROGRESS_EVERY_S
+        await scene.journal.flush()
+        assert len(scene.shown()) == 2
+        scene.journal.progress(sampled(1.0), stage="sampling")
+        (last,) = await scene.journal.take()
+        assert dict(last.payload or {})["progress"] > scene.shown()[-1]
+
+    play(test)
+
+
+def test_what_was_shown_never_goes_back_not_even_over_a_retry(clock: Clock) -> None:
+    async def test(scene: Scene) -> None:
+        scene.journal.progress(sampled(0.1), stage="sampling")
+        await scene.journal.flush()
+        assert scene.shown() == [0.9]
+
+    play(test, progress=0.9)
+
+
+def test_a_step_of_a_chain_fills_its_share_of_the_job(clock: Clock) -> None:
+    async def test(scene: Scene) -> None:
+        progress = StepProgress("generate", 2, done={0, 1})
+        scene.journal.progress(progress, stage="upload")
+        await scene.journal.flush()
+        assert scene.shown() == [0.75]
+
+    play(test, position=2, chain_length=4)
+
+
+# Logs ---------------------------------------------------------------------------------------------
+
+
+def test_lines_over_the_limit_are_counted_and_summed_up_once_a_second(clock: Clock) -> None:
+    async def test(scene: Scene) -> None:
+        for _ in range(10):  # ten flushes within one second of a flood
+            scene.log(LOGS_PER_S)
+            await scene.journal.flush()
+        assert scene.codes() == ["runner.log"] * LOGS_PER_S
+        clock.now += 1
+        scene.log(1)
+        await scene.journal.flush()
+        assert scene.codes()[LOGS_PER_S:] == ["logs.dropped", "runner.log"]
+        (summary,) = [
+            event
+            for event in scene.store.jobs[scene.claim.job_id].events
+            if event.code == Code.LOGS_DROPPED
+        ]
+        assert summary.payload == {"dropped": 9 * LOGS_PER_S}
+
+    play(test)
+
+
+def test_what_was_dropped_last_is_told_with_the_verdict(clock: Clock) -> None:
+    async def test(scene: Scene) -> None:
+        scene.log(LOGS_PER_S + 3)
+        await scene.journal.flush()
+        (summary,) = await scene.journal.take()
+        assert summary.payload == {"dropped": 3}
+
+    play(test)
+
+
+# The database is away, or somebody else's ---------------------------------------------------------
+
+
+def test_facts_wait_for_the_database_in_their_order(clock: Clock) -> None:
+    async def test(scene: Scene) -> None:
+        with scene.store.faults.away("record"):
+            scene.journal.state(StepState.STOPPING)
+            scene.journal.note(Code.SIGNAL_SENT, "one")
+            await scene.journal.flush()
+            scene.journal.note(Code.GPU_RECLAIMED, "two")
+        await scene.journal.flush()
+        assert scene.codes() == ["signal.sent", "gpu.reclaimed"]
+        assert scene.store.steps[scene.claim.step_id].state is StepState.STOPPING
+
+    play(test)
+
+
+def test_what_is_left_goes_with_the_verdict_and_nothing_is_written_after_it(clock: Clock) -> None:
+    async def test(scene: Scene) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(scene.journal.run)
+            with scene.store.faults.away("record"):
+                scene.journal.note(Code.SIGNAL_SENT, "one")
+                scene.journal.state(StepState.STOPPING)
+                await anyio.wait_all_tasks_blocked()
+                left = await scene.journal.take()
+        assert [event.code for event in left] == [Code.SIGNAL_SENT]
+        assert scene.codes() == []
+        assert StepState.STOPPING not in scene.store.steps[scene.claim.step_id].history
+
+    play(test)
+
+
+def test_a_stale_claim_is_reported_and_ends_the_writing(clock: Clock) -> None:
+    async def test(scene: Scene) -> None:
+        scene.store.steal(scene.claim.step_id)
+        scene.journal.note(Code.SIGNAL_SENT, "one")
+        with anyio.fail_after(10):
+            await scene.journal.run()
+        assert scene.staleness == 1
+        assert scene.codes() == []
+
+    play(test)
+
+
+def test_a_journal_that_runs_writes_by_itself(clock: Clock) -> None:
+    async def test(scene: Scene) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(scene.journal.run)
+            scene.journal.note(Code.SIGNAL_SENT, "one")
+            with anyio.fail_after(10):
+                while not scene.codes():
+                    await anyio.sleep(0.001)
+            tasks.cancel_scope.cancel()
+
+    play(test)

@@ -1,0 +1,81 @@
+"""Slots: free only by proof, and every other move refused."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import anyio
+import pytest
+
+from supervisor.devices import Device
+from supervisor.slots import IllegalMove, Slot, SlotState, SlotTable
+
+V, F, H, Q, L = (
+    SlotState.VERIFYING,
+    SlotState.FREE,
+    SlotState.HELD,
+    SlotState.QUARANTINED,
+    SlotState.LOST,
+)
+ALLOWED = {(V, F), (V, Q), (V, L), (F, H), (F, L), (H, F), (H, Q), (H, L), (Q, V), (Q, L), (L, V)}
+DEVICE = Device(id="cpu-0", kind="cpu", index=0, name="CPU", total_bytes=8, epsilon_bytes=0)
+
+
+def slot_in(state: SlotState) -> Slot:
+    return Slot(DEVICE, state=state, since=0.0)
+
+
+def moves(source: SlotState, target: SlotState) -> SlotState:
+    async def move() -> SlotState:
+        slot = slot_in(source)
+        slot.move(target)
+        return slot.state
+
+    return anyio.run(move)
+
+
+@pytest.mark.parametrize(("source", "target"), sorted(ALLOWED))
+def test_a_slot_moves_where_it_may(source: SlotState, target: SlotState) -> None:
+    assert moves(source, target) is target
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), sorted(set(itertools.product(SlotState, SlotState)) - ALLOWED)
+)
+def test_a_slot_refuses_every_other_move(source: SlotState, target: SlotState) -> None:
+    with pytest.raises(IllegalMove, match="cpu-0"):
+        moves(source, target)
+
+
+def test_nothing_dirty_becomes_free_without_being_verified() -> None:
+    assert {source for source, target in ALLOWED if target is F} == {V, H}
+    # `held` to `free` is the driver's, and the lifecycle table allows it only with a proof.
+
+
+def test_a_slot_begins_unproven_and_counts_its_quarantines() -> None:
+    async def test() -> None:
+        slot = Slot(DEVICE)
+        assert slot.state is V
+        for state in (Q, V, Q, V, F):
+            slot.move(state)
+        assert slot.quarantines == 2
+
+    anyio.run(test)
+
+
+def test_one_free_slot_of_each_kind_is_offered_smallest_first() -> None:
+    big = replace(DEVICE, id="GPU-a", kind="cuda", total_bytes=80)
+    small = replace(DEVICE, id="GPU-b", kind="cuda", total_bytes=24)
+    twin = replace(DEVICE, id="cpu-1")
+
+    async def test() -> None:
+        table = SlotTable([big, DEVICE, small, twin])
+        assert table.free_kinds() == []
+        for slot in table:
+            slot.move(F)
+        assert [slot.id for slot in table.free_kinds()] == ["cpu-0", "GPU-b", "GPU-a"]
+        table.free_kinds()[0].move(H)
+        assert [slot.id for slot in table.free_kinds()] == ["cpu-1", "GPU-b", "GPU-a"]
+
+    anyio.run(test)

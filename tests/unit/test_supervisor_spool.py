@@ -1,0 +1,67 @@
+"""The byte budget for images that wait for the store."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+import anyio
+
+from supervisor.spool import Spool
+
+
+def test_bytes_are_counted_while_they_are_held() -> None:
+    async def test() -> None:
+        spool = Spool(100)
+        async with spool.holding(60), spool.holding(40):
+            assert spool.used_bytes == 100
+            assert spool.full
+        assert spool.used_bytes == 0
+        assert not spool.full
+
+    anyio.run(test)
+
+
+def test_what_does_not_fit_waits_until_it_does() -> None:
+    async def test() -> None:
+        spool, order = Spool(100), list[str]()
+
+        async def hold() -> None:
+            async with spool.holding(50):
+                order.append("in")
+
+        async with anyio.create_task_group() as tasks:
+            async with spool.holding(60):
+                tasks.start_soon(hold)
+                await anyio.wait_all_tasks_blocked()
+                order.append("still out")
+        assert order == ["still out", "in"]
+
+    anyio.run(test)
+
+
+def test_one_image_of_any_size_fits_into_an_empty_spool() -> None:
+    async def test() -> None:
+        spool = Spool(100)
+        with anyio.fail_after(5):
+            async with spool.holding(1000):
+                assert spool.full
+
+    anyio.run(test)
+
+
+def test_a_cancelled_holder_gives_its_bytes_back() -> None:
+    async def test() -> None:
+        spool = Spool(100)
+        async with anyio.create_task_group() as tasks, AsyncExitStack() as stack:
+            await stack.enter_async_context(spool.holding(100))
+
+            async def wait() -> None:
+                async with spool.holding(1):
+                    raise AssertionError("there was no room")
+
+            tasks.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+        assert spool.used_bytes == 0
+
+    anyio.run(test)

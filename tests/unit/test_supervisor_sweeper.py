@@ -1,0 +1,129 @@
+"""What becomes of steps that nobody looks after."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import uuid4
+
+import anyio
+import pytest
+from tests.support.harness import settings_for_tests
+from tests.support.memory_store import MemoryStepStore, StoredStep, Work
+
+from shared.claims import Offer
+from shared.errors import InfraUnavailable
+from shared.events import Code
+from shared.states import OWNED, Reason, StepState
+from supervisor import sweeper as sweeper_module
+from supervisor.metrics import Metrics
+from supervisor.sweeper import Sweeper
+
+LEASE_S = 60.0
+SETTINGS = settings_for_tests(max_attempts=3, max_losses=2, queue_timeout_s=100.0)
+
+
+async def abandoned(store: MemoryStepStore, state: StepState = StepState.RUNNING) -> StoredStep:
+    """A step whose owner was last heard of a lease ago."""
+    job = store.create(Work())
+    offer = Offer(
+        worker_id=uuid4(),
+        queues=("default",),
+        device="cpu",
+        capacity_bytes=0,
+        models=(store.model_id,),
+        lease_s=LEASE_S,
+    )
+    claim = await store.claim(offer)
+    assert claim is not None
+    await store.record(claim, state, [])
+    (step,) = store.steps_of(job)
+    return step
+
+
+def play(test: Callable[[MemoryStepStore, Sweeper, Metrics], Awaitable[None]]) -> None:
+    async def main() -> None:
+        store, metrics = MemoryStepStore(), Metrics()
+        await test(store, Sweeper(store, SETTINGS, metrics), metrics)
+
+    anyio.run(main)
+
+
+def swept(metrics: Metrics) -> float | None:
+    return metrics.registry.get_sample_value("dreamforge_swept_total")
+
+
+@pytest.mark.parametrize("state", sorted(OWNED))
+def test_a_step_of_a_lost_owner_goes_back_with_a_loss(state: StepState) -> None:
+    async def test(store: MemoryStepStore, sweeper: Sweeper, metrics: Metrics) -> None:
+        step = await abandoned(store, state)
+        assert await sweeper.sweep() == 0
+        store.pass_time(LEASE_S + 1)
+        assert await sweeper.sweep() == 1
+        assert (step.state, step.losses, step.epoch) == (StepState.QUEUED, 1, 2)
+        assert store.now() <= step.run_at <= store.now() + SETTINGS.retry_base_s
+        (event,) = [e for e in store.jobs[step.job_id].events if e.code == Code.LEASE_EXPIRED]
+        assert event.level == "WARNING"
+        assert swept(metrics) == 1
+
+    play(test)
+
+
+def test_a_step_that_was_lost_too_often_is_given_up() -> None:
+    async def test(store: MemoryStepStore, sweeper: Sweeper, metrics: Metrics) -> None:
+        step = await abandoned(store)
+        step.losses = 1
+        store.pass_time(LEASE_S + 1)
+        await sweeper.sweep()
+        assert (step.state, step.reason) == (StepState.FAILED, Reason.ATTEMPTS_EXHAUSTED)
+        details: dict[str, Any] = (step.error or {})["details"]
+        assert details["losses"] == 2
+        assert details["last_error"]["code"] == Reason.LEASE_LOST
+
+    play(test)
+
+
+def test_a_step_that_was_to_be_cancelled_is() -> None:
+    async def test(store: MemoryStepStore, sweeper: Sweeper, metrics: Metrics) -> None:
+        step = await abandoned(store)
+        store.request_cancel(step.job_id)
+        store.pass_time(LEASE_S + 1)
+        await sweeper.sweep()
+        assert (step.state, step.reason) == (StepState.CANCELLED, Reason.CANCELLED)
+        assert (step.error or {})["code"] == "cancelled"
+
+    play(test)
+
+
+def test_a_step_that_nobody_claims_fails_and_says_what_to_check() -> None:
+    async def test(store: MemoryStepStore, sweeper: Sweeper, metrics: Metrics) -> None:
+        (step,) = store.steps_of(store.create(Work(queue="unserved")))
+        store.pass_time(SETTINGS.queue_timeout_s - 1)
+        assert await sweeper.sweep() == 0
+        store.pass_time(2)
+        assert await sweeper.sweep() == 1
+        assert (step.state, step.reason) == (StepState.FAILED, Reason.TIMEOUT)
+        assert "queue, device and model" in (step.error or {})["message"]
+
+    play(test)
+
+
+def test_one_pass_takes_all_there_are_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeper_module, "PASS", 3)
+
+    async def test(store: MemoryStepStore, sweeper: Sweeper, metrics: Metrics) -> None:
+        for _ in range(4):
+            await abandoned(store)
+        store.pass_time(LEASE_S + 1)
+        assert await sweeper.sweep() == 3
+        assert await sweeper.sweep() == 1
+
+    play(test)
+
+
+def test_a_database_that_is_away_is_the_callers_news() -> None:
+    async def test(store: MemoryStepStore, sweeper: Sweeper, metrics: Metrics) -> None:
+        with store.faults.away("sweep_expired"), pytest.raises(InfraUnavailable):
+            await sweeper.sweep()
+
+    play(test)

@@ -1,0 +1,171 @@
+"""Who belongs to a runner's tree, by a process table that a test writes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass, field
+
+import psutil
+import pytest
+
+from supervisor import tree as tree_module
+from supervisor.tree import ProcessTree, forget, started_on_purpose
+
+ROOT = 900_000
+OURS, THEIRS = "worker:1", "worker:2"
+
+
+@dataclass
+class Table:
+    """Processes that are there. Everybody not listed is gone."""
+
+    children: dict[int, set[int]] = field(default_factory=dict)
+    markers: dict[int, str] = field(default_factory=dict)
+    starts: dict[int, int] = field(default_factory=dict)
+    signals: list[tuple[int, signal.Signals]] = field(default_factory=list)
+
+    def add(self, pid: int, parent: int, marker: str | None = OURS) -> None:
+        self.children.setdefault(parent, set()).add(pid)
+        self.starts[pid] = self.starts.get(pid, 0) + 1
+        if marker is not None:
+            self.markers[pid] = marker
+
+    def end(self, pid: int) -> None:
+        """The process ends; its children become ours, as a subreaper's do."""
+        for siblings in self.children.values():
+            siblings.discard(pid)
+        self.children.setdefault(os.getpid(), set()).update(self.children.pop(pid, set()))
+        self.markers.pop(pid, None)
+        self.starts[pid] += 1
+
+    def is_there(self, pid: int) -> bool:
+        return any(pid in siblings for siblings in self.children.values())
+
+
+class Process:
+    """As much of psutil's as the tree uses."""
+
+    table: Table
+
+    def __init__(self, pid: int) -> None:
+        if not self.table.is_there(pid):
+            raise psutil.NoSuchProcess(pid)
+        self.pid = pid
+        self._start = self.table.starts[pid]
+
+    def is_running(self) -> bool:
+        return self.table.is_there(self.pid) and self.table.starts[self.pid] == self._start
+
+    def status(self) -> str:
+        return psutil.STATUS_SLEEPING
+
+    def send_signal(self, number: signal.Signals) -> None:
+        self.table.signals.append((self.pid, number))
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> Table:
+    made = Table()
+    made.add(ROOT, os.getpid())
+    monkeypatch.setattr(Process, "table", made, raising=False)
+    monkeypatch.setattr(tree_module, "children_of", lambda pid: set(made.children.get(pid, ())))
+    monkeypatch.setattr(tree_module, "marker_of", made.markers.get)
+    monkeypatch.setattr(psutil, "Process", Process)
+    monkeypatch.setattr(os, "getpgid", lambda pid: 0)  # no group to be signalled
+    return made
+
+
+def test_descendants_of_any_depth_are_found(table: Table) -> None:
+    tree = ProcessTree(ROOT, OURS)
+    for depth in range(2000):
+        table.add(ROOT + depth + 1, ROOT + depth)
+    assert len(tree.observe()) == 2001
+
+
+def test_a_member_that_left_the_tree_is_still_known(table: Table) -> None:
+    tree = ProcessTree(ROOT, OURS)
+    table.add(1, ROOT)
+    table.add(2, 1)
+    tree.observe()
+    table.children[1].discard(2)
+    table.add(2, 77)
+    table.starts[2] -= 1  # the same process, with another parent
+    table.end(ROOT)
+    assert set(tree.observe()) == {1, 2}
+
+
+def test_an_adopted_orphan_is_told_by_its_marker(table: Table) -> None:
+    tree = ProcessTree(ROOT, OURS)
+    table.add(1, os.getpid(), OURS)
+    table.add(2, os.getpid(), THEIRS)
+    table.add(3, 1)
+    assert set(tree.observe()) == {ROOT, 1, 3}
+
+
+def test_an_orphan_without_a_marker_counts_to_every_tree_that_was_there(table: Table) -> None:
+    table.add(ROOT + 1, os.getpid(), THEIRS)
+    trees = [ProcessTree(ROOT, OURS), ProcessTree(ROOT + 1, THEIRS)]
+    table.add(1, os.getpid(), None)
+    later = ProcessTree(ROOT, OURS)
+    assert all(1 in tree.observe() for tree in trees)
+    assert 1 not in later.observe()
+
+
+def test_a_process_that_was_started_on_purpose_is_no_orphan(table: Table) -> None:
+    tree = ProcessTree(ROOT, OURS)
+    table.add(1, os.getpid(), None)
+    started_on_purpose(1)
+    try:
+        assert tree.observe() == [ROOT]
+    finally:
+        forget(1)
+    assert 1 in tree.observe()
+
+
+def test_the_number_of_a_dead_member_may_be_a_strangers(table: Table) -> None:
+    tree = ProcessTree(ROOT, OURS)
+    table.add(1, ROOT)
+    tree.observe()
+    table.end(1)
+    table.add(1, 77, THEIRS)  # reused
+    table.add(2, 1, THEIRS)
+    tree.kill()
+    assert {pid for pid, _ in table.signals} == {ROOT}
+
+
+def test_a_reused_number_inside_the_tree_is_the_new_process(table: Table) -> None:
+    tree = ProcessTree(ROOT, OURS)
+    table.add(1, ROOT)
+    tree.observe()
+    table.end(1)
+    table.add(1, ROOT)
+    assert set(tree.observe()) == {ROOT, 1}
+
+
+def test_whoever_appears_after_the_kill_is_killed_too(table: Table) -> None:
+    tree = ProcessTree(ROOT, OURS)
+    tree.kill()
+    table.signals.clear()
+    table.add(1, ROOT)
+    tree.observe()
+    assert (1, signal.SIGKILL) in table.signals
+
+
+def test_descendants_are_recorded_before_their_parents_die(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = ProcessTree(ROOT, OURS)
+    table.add(1, ROOT, THEIRS)  # with a stolen marker, adoption would not tell whose it is
+    monkeypatch.setattr(os, "getpgid", lambda pid: pid)
+    monkeypatch.setattr(os, "killpg", lambda pid, number: table.end(pid))
+    tree.kill()
+    assert (1, signal.SIGKILL) in table.signals
+
+
+def test_our_own_group_is_never_signalled(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda pid, number: groups.append(pid))
+    ProcessTree(ROOT, OURS).terminate()  # before its setsid
+    assert groups == []
+    assert table.signals == [(ROOT, signal.SIGTERM)]
