@@ -95,6 +95,7 @@ class SupervisorThread:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._metrics = Metrics()
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=False)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._supervisor: Supervisor | None = None
@@ -106,6 +107,9 @@ class SupervisorThread:
 
     def ring(self) -> None:
         self._call(Supervisor.ring)
+
+    def buried(self) -> None:
+        self._metrics.dead_letters.labels(kind="message").inc()
 
     def drain(self) -> None:
         self._draining.set()
@@ -156,7 +160,7 @@ class SupervisorThread:
         probe: DeviceProbe,
         devices: list[Device],
     ) -> None:
-        settings, metrics, slots = self._settings, Metrics(), SlotTable(devices)
+        settings, metrics, slots = self._settings, self._metrics, SlotTable(devices)
         models = HostModels(database, settings.models_dir)
         ports = Ports(
             store=PostgresStepStore(database),
