@@ -21,6 +21,7 @@ from typing import Protocol, TypeVar
 from shared.db import prune as rows
 from shared.db.connection import Connection
 from shared.db.engine import Database
+from shared.errors import InfraUnavailable
 from shared.settings import Settings
 from shared.storage import StoredObject
 
@@ -136,6 +137,8 @@ class _Pass:
         limit = datetime.now(UTC) - timedelta(seconds=self._settings.orphan_age_s)
         after = ""
         while page := await self._objects.page(PREFIX, after=after, limit=OBJECTS):
+            if page[-1].key <= after:  # we would list the same page for ever
+                raise InfraUnavailable("the object store does not list from a key on")
             after = page[-1].key
             old = [
                 found.key

@@ -42,6 +42,9 @@ class Metrics:
         )
         self.swept = Counter("dreamforge_swept", "Steps taken from lost owners", registry=r)
         self.doorbells = Counter("dreamforge_doorbells", "Doorbell messages heard", registry=r)
+        self.prunes = Counter(
+            "dreamforge_prunes", "Turns to prune, by what came of them", ("outcome",), registry=r
+        )
         self.dead_letters = Counter(
             "dreamforge_dead_letters",
             "Jobs given up, and messages that could not be read",

@@ -252,6 +252,26 @@ def test_no_row_goes_while_the_store_is_away(api: Api, stack: Any) -> None:
     assert count(api, "artifacts", job_id) == 1
 
 
+def test_a_store_that_lists_the_same_page_for_ever_is_an_error(api: Api) -> None:
+    put(api, "dreamforge/default/jobs/x/a.png")
+
+    class Stuck(AgedStore):
+        async def page(self, prefix: str, *, after: str, limit: int) -> list[StoredObject]:
+            return await super().page(prefix, after="", limit=limit)
+
+    async def main() -> None:
+        database = Database(api.settings.database_url.get_secret_value())
+        store = open_store(api.settings)
+        try:
+            with anyio.fail_after(30), pytest.raises(InfraUnavailable, match="from a key on"):
+                await prune(database, Stuck(store, {}), api.settings)
+        finally:
+            await database.close()
+            store.close()
+
+    anyio.run(main)
+
+
 def test_one_pruner_at_a_time_and_the_lock_is_free_after_it(api: Api) -> None:
     ended(api, 2 * DAY_S)
 
