@@ -106,6 +106,17 @@ class Settings(BaseSettings):
     models_dir: Path = Path(".dreamforge/models")
     default_model: str | None = Field(default=None, description="name used when a job names none")
 
+    # Retention -----------------------------------------------------------------------------------
+    retain_artifacts_s: float = Field(
+        default=24 * 3600.0, gt=0, description="pictures, from the end of their job"
+    )
+    retain_events_s: float = Field(
+        default=7 * 24 * 3600.0, gt=0, description="events and log lines, from the end of their job"
+    )
+    retain_jobs_s: float = Field(
+        default=30 * 24 * 3600.0, gt=0, description="ended jobs with all that is left of them"
+    )
+
     log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
 
     @field_validator("queues", "allowed_hosts", "cors_origins", mode="before")
@@ -191,6 +202,25 @@ class Settings(BaseSettings):
                 f"{self.lease_margin_s:g}, or a runner's own timer would fire before we stop it"
             )
         return self
+
+    @model_validator(mode="after")
+    def _jobs_are_kept_longest(self) -> Self:
+        for name in ("retain_artifacts_s", "retain_events_s", "idempotency_ttl_s"):
+            least = getattr(self, name)
+            if self.retain_jobs_s < least:
+                raise ValueError(
+                    f"DF_RETAIN_JOBS_S={self.retain_jobs_s:g} must be at least "
+                    f"DF_{name.upper()}={least:g}: what belongs to a job goes with it"
+                )
+        return self
+
+    @property
+    def orphan_age_s(self) -> float:
+        """From which age on an object that no row names is nobody's: no upload waits so long.
+
+        The hour is for the clocks of the store and of whoever prunes to disagree.
+        """
+        return self.lease_s + self.publish_deadline_s + 3600.0
 
     @property
     def fence_s(self) -> float:

@@ -13,12 +13,14 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 import urllib3
 from anyio import CapacityLimiter, to_thread
 from minio import Minio
+from minio.datatypes import Object
 from minio.error import InvalidResponseError, S3Error, ServerError
 from urllib3.exceptions import HTTPError
 
@@ -110,16 +112,22 @@ class ObjectStore:
         """Delete an object; one that is not there is deleted already."""
         await self._run(lambda: self._client.remove_object(self.bucket, key))
 
+    async def page(self, prefix: str, *, after: str, limit: int) -> list[StoredObject]:
+        """Up to `limit` objects whose key begins with `prefix` and comes after `after`, by key."""
+
+        def work() -> list[StoredObject]:
+            found = self._client.list_objects(
+                self.bucket, prefix=prefix, recursive=True, start_after=after or None
+            )
+            return [_listed(one) for one in islice(found, limit)]
+
+        return await self._run(work)
+
     async def list(self, prefix: str) -> list[StoredObject]:
         """Every object whose key begins with `prefix`, by key."""
         return await self._run(
             lambda: [
-                StoredObject(
-                    key=found.object_name or "",
-                    size_bytes=found.size or 0,
-                    etag=(found.etag or "").strip('"'),
-                    modified_at=found.last_modified,
-                )
+                _listed(found)
                 for found in self._client.list_objects(self.bucket, prefix, recursive=True)
             ]
         )
@@ -192,6 +200,15 @@ class ObjectStore:
             raise InfraUnavailable(f"the object store answered {error.code}") from error
         except (HTTPError, InvalidResponseError, ServerError, OSError) as error:
             raise InfraUnavailable("the object store cannot be reached") from error
+
+
+def _listed(found: Object) -> StoredObject:
+    return StoredObject(
+        key=found.object_name or "",
+        size_bytes=found.size or 0,
+        etag=(found.etag or "").strip('"'),
+        modified_at=found.last_modified,
+    )
 
 
 def open_store(settings: Settings) -> ObjectStore:

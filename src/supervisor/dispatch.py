@@ -4,6 +4,10 @@ Redis is a doorbell. A message says "look": it is acknowledged at once, the thin
 hint to the supervisor and returns in a millisecond. Whether there is a step, and whose it is,
 PostgreSQL decides. That is why a lost, doubled, late or forged message can do no harm.
 
+A message that cannot be read is *buried*: kept on the broker's list `dreamforge.dlq`, counted, and
+acknowledged. Celery has no hook for what is no envelope at all: kombu parses inside its poll, and
+what that raises ends the worker. Hence our transport, which is kombu's with a look before delivery.
+
 Celery keeps the main thread and all signals; the supervisor has a thread of its own, started after
 the pool and drained before it by `SupervisorStep`. Never prefork: its children are daemonic and may
 have no children of their own. Never solo: the consumer would stop hearing while a task runs.
@@ -11,15 +15,25 @@ have no children of their own. Never solo: the consumer would stop hearing while
 
 from __future__ import annotations
 
+import base64
 import logging
+import ssl
 import warnings
+from collections.abc import Callable
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from celery import Celery, bootsteps, signals
 from celery.apps.worker import Worker
 from celery.platforms import SecurityWarning
+from celery.worker.consumer import Consumer
+from kombu.transport import redis
 
+from shared.dead_messages import DeadMessage, DeadMessages, dead_message
 from shared.doorbell import TASK_NAME, celery_queue, celery_settings
+from shared.errors import InfraUnavailable
+
+log = logging.getLogger(__name__)
 
 CONCURRENCY = 2  # the task only passes a hint on
 
@@ -36,6 +50,9 @@ class Supervised(Protocol):
     def drain(self) -> None:
         """Stop claiming, let owned steps end, wait for the thread."""
 
+    def buried(self) -> None:
+        """Count a message that could not be read."""
+
 
 def consume(redis_url: str, queues: tuple[str, ...], supervised: Supervised, name: str) -> int:
     """Consume doorbell messages until a signal ends the process; return its exit code."""
@@ -48,6 +65,14 @@ def consume(redis_url: str, queues: tuple[str, ...], supervised: Supervised, nam
     warnings.filterwarnings("ignore", category=SecurityWarning)
     app = Celery("dreamforge", set_as_current=False)
     app.conf.update(celery_settings(redis_url))
+    bury = _burier(DeadMessages(redis_url), supervised)
+    app.conf.broker_transport = f"{__name__}:CheckedTransport"
+    if urlsplit(redis_url).scheme == "rediss":
+        # Naming a transport hides the scheme from kombu, which would then speak plain text. What
+        # the URL's query says of certificates still counts, and wins.
+        app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    app.conf.broker_transport_options = app.conf.broker_transport_options | {"bury": bury}
+    app.conf.worker_consumer = _consumer_for(bury)
     app.task(name=TASK_NAME, ignore_result=True)(_thin_task(supervised))
     app.steps["worker"].add(_step_for(supervised))
     worker: Worker = app.Worker(
@@ -95,3 +120,120 @@ def _step_for(supervised: Supervised) -> type[bootsteps.StartStopStep]:
             supervised.drain()
 
     return SupervisorStep
+
+
+# Messages that cannot be read ---------------------------------------------------------------------
+
+Bury = Callable[[DeadMessage], None]
+
+
+def _burier(dead: DeadMessages, supervised: Supervised) -> Bury:
+    def bury(message: DeadMessage) -> None:
+        log.error("%s: a message cannot be read: %s", message.queue, message.reason)
+        supervised.buried()
+        try:
+            dead.add(message)
+        except InfraUnavailable as error:
+            log.error("the message is lost: %s", error.message)
+
+    return bury
+
+
+def _consumer_for(bury: Bury) -> type[Consumer]:
+    """Celery's consumer, with everything that it would log and forget buried instead."""
+
+    class BuryingConsumer(Consumer):  # type: ignore[misc]
+        def on_decode_error(self, message: Any, exc: Exception) -> None:
+            self._bury(message, exc)
+
+        def on_unknown_message(self, body: Any, message: Any) -> None:
+            self._bury(message, "names no task")
+
+        def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+            self._bury(message, f"unknown task {exc}")
+
+        def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+            self._bury(message, exc)
+
+        def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
+            handle = super().create_task_handler(*args, **kwargs)
+
+            def on_task_received(message: Any) -> None:
+                try:
+                    handle(message)
+                except KeyError as error:
+                    # kombu lists it among its connection errors; the message would come back, and
+                    # cost the connection, for ever.
+                    self._bury(message, error)
+                except self.connection_errors:
+                    raise
+                # Headers that are not what Celery expects of them raise whatever comes to its mind,
+                # and would end the worker.
+                except Exception as error:
+                    self._bury(message, error)
+
+            return on_task_received
+
+        def _bury(self, message: Any, reason: object) -> None:
+            queue = (message.delivery_info or {}).get("routing_key", "")
+            bury(dead_message(queue=str(queue), reason=_words(reason), body=message.body))
+            if not message.acknowledged:
+                message.ack_log_error(log, self.connection_errors)
+
+    return BuryingConsumer
+
+
+class CheckedChannel(redis.Channel):  # type: ignore[misc]
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)
+        except ValueError as error:
+            # What was popped is no JSON. The error carries it: text, or bytes that are no UTF-8.
+            body = getattr(error, "doc", getattr(error, "object", ""))
+            self._bury(dead_message(queue="", reason=_words(error), body=body))
+            return True
+
+    @property
+    def _bury(self) -> Bury:
+        found: Bury = self.connection.client.transport_options["bury"]
+        return found
+
+
+class CheckedTransport(redis.Transport):  # type: ignore[misc]
+    """kombu's, for which an element of a queue's list that is no envelope is a dead message."""
+
+    Channel = CheckedChannel
+
+    def _deliver(self, message: Any, queue: str) -> None:
+        wrong = _not_an_envelope(message)
+        if wrong is None:
+            super()._deliver(message, queue)
+        else:
+            bury: Bury = self.client.transport_options["bury"]
+            bury(dead_message(queue=queue, reason=wrong, body=message))
+
+
+def _not_an_envelope(message: Any) -> str | None:
+    """What kombu would trip over, None when it can make a message of it."""
+    if not isinstance(message, dict):
+        return "no envelope"
+    properties = message.get("properties")
+    if not isinstance(properties, dict):
+        return "an envelope without properties"
+    if not isinstance(properties.get("delivery_tag"), str):
+        return "an envelope without a delivery tag"
+    info = properties.get("delivery_info")
+    if not isinstance(info, dict) or not {"exchange", "routing_key"} <= info.keys():
+        return "an envelope without delivery info"
+    if properties.get("body_encoding") == "base64":
+        try:
+            base64.b64decode(message.get("body") or "")
+        except (ValueError, TypeError):
+            return "a body that is not base64"
+    return None
+
+
+def _words(reason: object) -> str:
+    if isinstance(reason, Exception):
+        return f"{type(reason).__name__}: {reason}"[:200]
+    return str(reason)[:200]

@@ -576,6 +576,8 @@ class StepDriver:
             metrics.retries.labels(reason=self._step.last_reason or "vram_busy").inc()
         else:
             metrics.steps.labels(reason=self._step.reason).inc()
+            if self._step.reason is Reason.ATTEMPTS_EXHAUSTED:
+                metrics.dead_letters.labels(kind="job").inc()
 
     # Small things ---------------------------------------------------------------------------------
 

@@ -42,6 +42,17 @@ class Metrics:
         )
         self.swept = Counter("dreamforge_swept", "Steps taken from lost owners", registry=r)
         self.doorbells = Counter("dreamforge_doorbells", "Doorbell messages heard", registry=r)
+        self.prunes = Counter(
+            "dreamforge_prunes", "Turns to prune, by what came of them", ("outcome",), registry=r
+        )
+        self.dead_letters = Counter(
+            "dreamforge_dead_letters",
+            "Jobs given up, and messages that could not be read",
+            ("kind",),
+            registry=r,
+        )
+        for kind in ("job", "message"):
+            self.dead_letters.labels(kind=kind)  # shown as 0, so that a first one is a rise
         self.slot_state = Gauge(
             "dreamforge_slot_state", "1 for the slot's state", (*gpu, "state"), registry=r
         )

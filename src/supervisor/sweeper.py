@@ -28,14 +28,18 @@ class Sweeper:
         self._store = store
         self._settings = settings
         self._metrics = metrics
+        # A set: a transaction that is repeated decides again about the same step.
+        self._given_up: set[UUID] = set()
 
     async def sweep(self) -> int:
         """One pass; return how many steps were moved on."""
+        self._given_up.clear()
         expired = await _repeat(lambda: self._store.sweep_expired(self._lease_expired))
         late = await _repeat(
             lambda: self._store.sweep_unclaimed(self._unclaimed, self._settings.queue_timeout_s)
         )
         self._metrics.swept.inc(expired + late)
+        self._metrics.dead_letters.labels(kind="job").inc(len(self._given_up))
         return expired + late
 
     def _lease_expired(self, found: Abandoned) -> End:
@@ -60,6 +64,7 @@ class Sweeper:
     def _end(self, found: Abandoned, step: Step, error: dict[str, Any], code: Code) -> End:
         if step.reason is Reason.ATTEMPTS_EXHAUSTED:
             error = exhausted(step.attempt, step.losses, error)
+            self._given_up.add(found.id)
         elif step.reason is Reason.CANCELLED:
             error = {
                 "code": Reason.CANCELLED.value,

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from uuid import UUID, uuid4
 
 import anyio
@@ -22,6 +23,7 @@ from shared.db.engine import Database
 from shared.db.steps import PostgresStepStore
 from shared.errors import InfraUnavailable
 from shared.logs import configure_logging
+from shared.retention import prune
 from shared.settings import Settings, forget_secrets, settings_or_exit
 from shared.startup import NotReady, wait_for_parts
 from shared.storage import ObjectStore, open_store
@@ -36,6 +38,7 @@ from supervisor.orphans import kill_orphans
 from supervisor.presence import BEAT_S, Presence
 from supervisor.probes import open_probe
 from supervisor.process_setup import adopt_orphans, hide_from_runners
+from supervisor.pruner import Pruner
 from supervisor.runners import Runners
 from supervisor.slots import SlotTable
 from supervisor.supervisor import Ports, Supervisor, every
@@ -95,6 +98,7 @@ class SupervisorThread:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._metrics = Metrics()
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=False)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._supervisor: Supervisor | None = None
@@ -106,6 +110,9 @@ class SupervisorThread:
 
     def ring(self) -> None:
         self._call(Supervisor.ring)
+
+    def buried(self) -> None:
+        self._metrics.dead_letters.labels(kind="message").inc()
 
     def drain(self) -> None:
         self._draining.set()
@@ -156,7 +163,7 @@ class SupervisorThread:
         probe: DeviceProbe,
         devices: list[Device],
     ) -> None:
-        settings, metrics, slots = self._settings, Metrics(), SlotTable(devices)
+        settings, metrics, slots = self._settings, self._metrics, SlotTable(devices)
         models = HostModels(database, settings.models_dir)
         ports = Ports(
             store=PostgresStepStore(database),
@@ -186,6 +193,7 @@ class SupervisorThread:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(health.serve, app, settings.worker_host, settings.worker_port)
             tasks.start_soon(every, BEAT_S, presence.beat)
+            tasks.start_soon(Pruner(partial(prune, database, objects, settings), metrics).keep)
             await supervisor.run()
             tasks.cancel_scope.cancel()
         try:

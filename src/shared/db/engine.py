@@ -12,11 +12,12 @@ inside a session.
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import anyio
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -79,12 +80,44 @@ class Database:
             await anyio.sleep(random.uniform(0, 0.02 * 2**tries))  # noqa: S311 - jitter
             tries += 1
 
+    @asynccontextmanager
+    async def alone(self, key: int) -> AsyncIterator[bool]:
+        """Hold the advisory lock `key` of this database; False when somebody else has it.
+
+        It belongs to a connection of its own, which is idle meanwhile: a process that dies frees
+        it, and so does a connection that breaks, unnoticed. Guard with it what may be done twice.
+        """
+        try:
+            async with self._engine.connect() as held:
+                connection = await held.execution_options(isolation_level="AUTOCOMMIT")
+                taken = bool(await connection.scalar(select(func.pg_try_advisory_lock(key))))
+                try:
+                    yield taken
+                finally:
+                    if taken:
+                        with anyio.CancelScope(shield=True):
+                            await _unlock(connection, key)
+        except PoolTimeout as error:
+            raise InfraUnavailable("PostgreSQL: no connection became free in time") from error
+        except DBAPIError as error:
+            if is_away(error):
+                raise InfraUnavailable("PostgreSQL cannot be reached") from error
+            raise
+
     async def ping(self) -> None:
         """Raise `InfraUnavailable` unless the server answers a trivial statement."""
         await self.transaction(lambda connection: connection.execute(text("SELECT 1")))
 
     async def close(self) -> None:
         await self._engine.dispose()
+
+
+async def _unlock(connection: AsyncConnection, key: int) -> None:
+    try:
+        await connection.execute(select(func.pg_advisory_unlock(key)))
+    except DBAPIError:
+        # Never back into the pool with a lock; a connection that ends frees it.
+        await connection.invalidate()
 
 
 def is_away(error: DBAPIError) -> bool:

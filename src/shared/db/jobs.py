@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import RowMapping, Select, func, select, tuple_, update
+from sqlalchemy import RowMapping, Select, case, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db import events
@@ -70,7 +70,10 @@ class Job:
 
 
 def _completed() -> Any:
-    """Items whose last step has its artifact: what a client would call finished."""
+    """Items whose last step has its artifact: what a client would call finished.
+
+    All of them once the job succeeded, whatever became of its pictures since.
+    """
     last = (
         select(steps.c.id)
         .where(steps.c.job_id == jobs.c.id)
@@ -79,14 +82,14 @@ def _completed() -> Any:
         .correlate(jobs)
         .scalar_subquery()
     )
-    return (
+    stored = (
         select(func.count())
         .select_from(artifacts)
         .where(artifacts.c.job_id == jobs.c.id, artifacts.c.step_id == last)
         .correlate(jobs)
         .scalar_subquery()
-        .label("completed")
     )
+    return case((jobs.c.status == Status.SUCCEEDED, jobs.c.count), else_=stored).label("completed")
 
 
 def _jobs() -> Select[Any]:

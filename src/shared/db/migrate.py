@@ -1,4 +1,4 @@
-"""Bring the schema to this release's revision, one process at a time."""
+"""Bring the schema to this release's revision, one process at a time: docs/migrations.md."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from shared.errors import InfraUnavailable
 
 # Any fixed number: it names "Dream Forge migrates" among the advisory locks of this database.
 ADVISORY_LOCK = 0x44464D49
+# A migration that waits for a table's lock makes everybody wait behind it, claims and creates too.
+LOCK_TIMEOUT_S = 5.0
 
 
 def alembic_config(database_url: str) -> Config:
@@ -34,7 +36,10 @@ def upgrade(database_url: str) -> None:
     try:
         with engine.connect() as connection:
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
-            connection.commit()  # the lock belongs to the session, not to this transaction
+            # After the advisory lock, whose wait for the migration before us may be long. Both
+            # belong to the session, not to this transaction.
+            connection.execute(text(f"SET lock_timeout = {LOCK_TIMEOUT_S * 1000:.0f}"))
+            connection.commit()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             connection.commit()

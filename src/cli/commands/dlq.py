@@ -1,0 +1,210 @@
+"""`dreamforge dlq …`: what was given up. Jobs from PostgreSQL, unreadable messages from the broker.
+
+It speaks to both directly: this is the operator's tool, and the API has no endpoint for it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+import typer
+
+from cli import parts
+from cli.failures import Failure
+from cli.options import Out, Output
+
+if TYPE_CHECKING:
+    from shared.db.dead_letters import DeadJob
+    from shared.dead_messages import DeadMessage
+
+app = typer.Typer(no_args_is_help=True, help="Jobs that were given up, and unreadable messages.")
+
+Letter = Annotated[str, typer.Argument(metavar="ID", help="An id of the list.")]
+_CELL_CHARACTERS = 60
+
+
+@app.command("list")
+def list_(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many jobs.")] = 100,
+    output: Out = Output.TABLE,
+) -> None:
+    """List dead letters: jobs first, the latest on top."""
+    from cli.console import as_json, say
+    from cli.tables import table
+    from shared.db import dead_letters
+
+    environ = parts.environ()
+    jobs = parts.transaction(
+        parts.require(environ, "DF_DATABASE_URL"), partial(dead_letters.page, limit=limit)
+    )
+    messages, away = _messages(environ)
+    if away:
+        say(f"unreadable messages are not shown: {away}")
+    letters = [*map(_job, jobs), *map(_message, messages)]
+    if output is Output.JSON:
+        as_json({"dead_letters": letters, "messages_shown": not away})
+        return
+    table(
+        ("kind", "id", "since", "what happened"),
+        [(of["kind"], of["id"], of["since"], _cell(of["reason"])) for of in letters],
+    )
+
+
+@app.command()
+def show(letter: Letter, output: Out = Output.TABLE) -> None:
+    """Show one: a job's request and last error, or what a message held."""
+    from cli.console import as_json
+    from cli.tables import pairs
+    from shared.db import dead_letters
+
+    environ = parts.environ()
+    found = _find_message(environ, letter)
+    if found is not None:
+        shown = _message(found)
+    else:
+        url, job_id = parts.require(environ, "DF_DATABASE_URL"), _job_id(letter)
+        job = parts.transaction(url, partial(dead_letters.get, job_id=job_id))
+        replays = parts.transaction(url, partial(dead_letters.replays_of, job_id=job_id))
+        shown = _job(job) | {
+            "replays": [{"id": str(id_), "status": status.value} for id_, status in replays]
+        }
+    if output is Output.JSON:
+        as_json(shown)
+    else:
+        pairs(*((name, _words(value)) for name, value in shown.items()))
+
+
+@app.command()
+def replay(job: Letter, output: Out = Output.TABLE) -> None:
+    """Make a new job of a dead one's request. The dead one stays as it is."""
+    from cli.console import as_json
+    from cli.tables import pairs
+    from shared.db import dead_letters
+
+    environ = parts.environ()
+    created = parts.transaction(
+        parts.require(environ, "DF_DATABASE_URL"),
+        partial(dead_letters.replay, job_id=_job_id(job)),
+    )
+    # Nobody rings: a worker finds it with its next poll.
+    shown = {"id": str(created.id), "status": "queued", "replay_of": job}
+    if output is Output.JSON:
+        as_json(shown)
+    else:
+        pairs(*shown.items())
+
+
+@app.command()
+def drop(letter: Letter, output: Out = Output.TABLE) -> None:
+    """Delete one for good: a job with its events and pictures, or a message."""
+    from cli.console import as_json
+    from cli.tables import pairs
+
+    environ = parts.environ()
+    if _find_message(environ, letter) is not None:
+        with parts.dead_messages(parts.require(environ, "DF_REDIS_URL")) as messages:
+            messages.drop(letter)
+        shown: dict[str, Any] = {"id": letter, "kind": "message", "objects": 0}
+    else:
+        shown = {"id": letter, "kind": "job", "objects": _drop_job(environ, _job_id(letter))}
+    if output is Output.JSON:
+        as_json({**shown, "dropped": True})
+    else:
+        pairs(("dropped", letter), ("kind", shown["kind"]), ("objects", shown["objects"]))
+
+
+def _drop_job(environ: dict[str, str], job_id: UUID) -> int:
+    """Rows, then objects; how many objects. The settings of the store are read before either."""
+    import anyio
+
+    from shared.db import dead_letters
+    from shared.errors import InfraUnavailable
+    from shared.storage import open_store
+
+    settings = parts.settings(environ)
+    keys = parts.transaction(
+        settings.database_url.get_secret_value(), partial(dead_letters.drop, job_id=job_id)
+    )
+
+    async def delete() -> None:
+        store = open_store(settings)
+        try:
+            for key in keys:
+                await store.delete(key)
+        finally:
+            store.close()
+
+    try:
+        anyio.run(delete)
+    except InfraUnavailable as error:
+        raise Failure(
+            f"job {job_id} is gone, but not all of its {len(keys)} pictures: {error.message}",
+            hint="`dreamforge prune` deletes objects that no row names",
+        ) from error
+    return len(keys)
+
+
+def _messages(environ: dict[str, str]) -> tuple[list[DeadMessage], str]:
+    """The broker's list, and why it is not shown. A broker that is away hides no dead job."""
+    from shared.errors import InfraUnavailable
+
+    url = environ.get("DF_REDIS_URL")
+    if not url:
+        return [], "DF_REDIS_URL is not set"
+    try:
+        with parts.dead_messages(url) as messages:
+            return messages.all(), ""
+    except InfraUnavailable as error:
+        return [], error.message
+
+
+def _find_message(environ: dict[str, str], letter: str) -> DeadMessage | None:
+    messages, _ = _messages(environ)
+    return next((message for message in messages if message.id == letter), None)
+
+
+def _job_id(letter: str) -> UUID:
+    try:
+        return UUID(letter)
+    except ValueError:
+        raise Failure(f"{letter} is no id", hint="`dreamforge dlq list` shows them") from None
+
+
+def _job(job: DeadJob) -> dict[str, Any]:
+    last = (job.error.get("details") or {}).get("last_error") or {}
+    return {
+        "kind": "job",
+        "id": str(job.id),
+        "since": job.finished_at.isoformat(timespec="milliseconds"),
+        "reason": f"{last.get('code', '')}: {last.get('message', job.error.get('message', ''))}",
+        "type": job.type,
+        "user": job.user,
+        "created_at": job.created_at.isoformat(timespec="milliseconds"),
+        "replay_of": None if job.replay_of is None else str(job.replay_of),
+        "request": job.request,
+        "error": job.error,
+    }
+
+
+def _message(message: DeadMessage) -> dict[str, Any]:
+    return {
+        "kind": "message",
+        "id": message.id,
+        "since": message.received_at,
+        "reason": message.reason,
+        "queue": message.queue,
+        "body": message.body,
+    }
+
+
+def _cell(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _CELL_CHARACTERS else f"{line[: _CELL_CHARACTERS - 1]}…"
+
+
+def _words(value: Any) -> Any:
+    import json
+
+    return json.dumps(value) if isinstance(value, dict | list) else value

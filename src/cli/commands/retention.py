@@ -1,0 +1,63 @@
+"""`dreamforge prune`: one pass of what each worker does once a day."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import parts
+from cli.failures import Failure
+from cli.options import Out, Output
+
+if TYPE_CHECKING:
+    from shared.retention import Pruned
+
+
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only, delete nothing.")] = False,
+    output: Out = Output.TABLE,
+) -> None:
+    """Delete pictures, events and ended jobs past their age, and objects that no row names."""
+    from dataclasses import asdict
+
+    from cli.console import as_json
+    from cli.tables import pairs
+
+    counts = asdict(_prune(dry_run))
+    if output is Output.JSON:
+        as_json({"dry_run": dry_run, **counts})
+        return
+    pairs(
+        ("would delete" if dry_run else "deleted", ""),
+        ("pictures", counts["artifacts"]),
+        ("events", counts["events"]),
+        ("jobs", counts["jobs"]),
+        ("objects without a row", counts["orphans"]),
+    )
+
+
+def _prune(dry_run: bool) -> Pruned:
+    import anyio
+
+    from shared.db.engine import Database
+    from shared.retention import prune
+    from shared.storage import open_store
+
+    settings = parts.settings(parts.environ())
+
+    async def main() -> Pruned | None:
+        database = Database(
+            settings.database_url.get_secret_value(), pool_size=2, application="dreamforge-prune"
+        )
+        store = open_store(settings)
+        try:
+            return await prune(database, store, settings, dry_run=dry_run)
+        finally:
+            await database.close()
+            store.close()
+
+    pruned = anyio.run(main)
+    if pruned is None:
+        raise Failure("somebody else prunes this database now; try again later")
+    return pruned

@@ -1,0 +1,147 @@
+"""Dead letters: jobs that were tried as often as they may be.
+
+A dead job stays what it is. `replay` makes another one from what the first had pinned, so it runs
+with the same preset, limits and checkpoint; `drop` deletes the rows, and says which objects no row
+names any more, so that the caller can delete those after the commit, never before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import Row, delete, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.db import jobs as job_log
+from shared.db.create import Created, NewJob, NewStep, create_job
+from shared.db.tables import artifacts, jobs, models, steps
+from shared.errors import Conflict, ModelUnavailable, NotFound
+from shared.states import Reason, Status
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeadJob:
+    """A job on the list. `error` holds the last try's under `details.last_error`."""
+
+    id: UUID
+    type: str
+    user: str
+    created_at: datetime
+    finished_at: datetime
+    error: dict[str, Any]
+    request: dict[str, Any]
+    replay_of: UUID | None
+
+
+_COLUMNS = tuple(jobs.c[name] for name in DeadJob.__slots__)
+# By status as well as by reason: the index on (status, updated_at) then finds them.
+_DEAD = (jobs.c.status == Status.FAILED) & (jobs.c.reason == Reason.ATTEMPTS_EXHAUSTED)
+
+
+async def page(connection: AsyncConnection, *, limit: int) -> list[DeadJob]:
+    """Up to `limit` dead jobs, the latest first."""
+    rows = await connection.execute(
+        select(*_COLUMNS)
+        .where(_DEAD)
+        .order_by(jobs.c.updated_at.desc(), jobs.c.id.desc())
+        .limit(limit)
+    )
+    return [DeadJob(**row) for row in rows.mappings()]
+
+
+async def get(connection: AsyncConnection, job_id: UUID) -> DeadJob:
+    """Raises `NotFound` when there is no such job, or it is not dead."""
+    rows = await connection.execute(select(*_COLUMNS).where(_DEAD, jobs.c.id == job_id))
+    found = rows.mappings().first()
+    if found is None:
+        raise NotFound(f"{job_id} is not on the dead-letter list")
+    return DeadJob(**found)
+
+
+async def replays_of(connection: AsyncConnection, job_id: UUID) -> list[tuple[UUID, Status]]:
+    """The jobs that were made from this one, oldest first."""
+    rows = await connection.execute(
+        select(jobs.c.id, jobs.c.status)
+        .where(jobs.c.replay_of == job_id)
+        .order_by(jobs.c.created_at, jobs.c.id)
+    )
+    return [(row.id, Status(row.status)) for row in rows]
+
+
+async def replay(connection: AsyncConnection, job_id: UUID) -> Created:
+    """Make a new job of the same request, for the same user, with the same things pinned.
+
+    Raises `NotFound`; `Conflict` while an earlier replay has not ended; `ModelUnavailable` when
+    its model was disabled or is another checkpoint by now, so that the new job could never run.
+    """
+    # The job's lock makes replays of one job take turns, and keeps a `drop` out until our commit.
+    await job_log.lock(connection, job_id)
+    await get(connection, job_id)
+    for replayed, status in await replays_of(connection, job_id):
+        if status not in job_log.ENDED:
+            raise Conflict(f"job {replayed} is a replay of {job_id} and has not ended yet")
+    row = (await connection.execute(select(jobs).where(jobs.c.id == job_id))).one()
+    found = await connection.execute(
+        select(steps, models.c.name.label("model"), models.c.enabled)
+        .add_columns(models.c.version, models.c.checkpoint_sha256.label("current_sha256"))
+        .join(models, models.c.id == steps.c.model_id)
+        .where(steps.c.job_id == job_id)
+        .order_by(steps.c.position)
+    )
+    return await create_job(
+        connection,
+        NewJob(
+            id=uuid4(),
+            type=row.type,
+            user=row.user,
+            request=row.request,
+            count=row._mapping["count"],  # `Row.count` is a method
+            correlation_id=row.correlation_id,
+            client_request_id=row.client_request_id,
+            replay_of=job_id,
+            steps=[_again(step) for step in found],
+        ),
+    )
+
+
+def _again(step: Row[Any]) -> NewStep:
+    """The same step, not begun. Raises `ModelUnavailable`."""
+    model = f"{step.model}@{step.version}"
+    if not step.enabled:
+        raise ModelUnavailable(f"model {model} is disabled, so no new job may use it")
+    if step.current_sha256 != step.checkpoint_sha256:
+        raise ModelUnavailable(
+            f"model {model} is another checkpoint than the one that this job was accepted for; "
+            "create a job instead of replaying this one"
+        )
+    return NewStep(
+        id=uuid4(),
+        name=step.name,
+        type=step.type,
+        params=step.params,
+        queue=step.queue,
+        device=step.device,
+        preset=step.preset,
+        vram_bytes=step.vram_bytes,
+        timeout_s=step.timeout_s,
+        model_id=step.model_id,
+        checkpoint_sha256=step.checkpoint_sha256,
+    )
+
+
+async def drop(connection: AsyncConnection, job_id: UUID) -> list[str]:
+    """Delete a dead job with all its rows; return the keys of its objects, now named by none.
+
+    Raises `NotFound`. A caller that dies before it has deleted the objects leaves them to `prune`.
+    """
+    await job_log.lock(connection, job_id)
+    await get(connection, job_id)
+    keys = await connection.scalars(
+        select(artifacts.c.s3_key).where(artifacts.c.job_id == job_id).order_by(artifacts.c.s3_key)
+    )
+    found = list(keys)
+    await connection.execute(delete(jobs).where(jobs.c.id == job_id))
+    return found

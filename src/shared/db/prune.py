@@ -1,0 +1,124 @@
+"""Rows past their age, in batches. Only those of jobs that ended: a live job keeps everything.
+
+Age counts from the end of the job, by PostgreSQL's clock, so a long batch loses no picture while it
+still runs. A terminal job's `updated_at` is the moment of its verdict and is indexed with the
+status, which is what finds the old ones.
+
+Each function deletes one batch in one transaction, passes over rows that somebody holds, and does
+no harm when it is done twice or by two at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, delete, exists, func, literal, select, tuple_
+from sqlalchemy.dialects.postgresql import INTERVAL
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.db.jobs import ENDED
+from shared.db.tables import artifacts, events, jobs
+
+# Any fixed number: it names "Dream Forge prunes" among the advisory locks of this database.
+ADVISORY_LOCK = 0x44465052
+# [`error`], `job.finish`, `progress`: what a stream and the progress page still show of a job
+# whose events are gone. They stay until the job goes.
+VERDICT_EVENTS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Due:
+    """How many rows are past their age."""
+
+    artifacts: int
+    events: int
+    jobs: int
+
+
+def _ended(age_s: float) -> ColumnElement[bool]:
+    limit = func.now() - literal(timedelta(seconds=age_s), INTERVAL)
+    return jobs.c.status.in_(sorted(ENDED)) & (jobs.c.updated_at < limit)
+
+
+def _old_event(age_s: float) -> ColumnElement[bool]:
+    return _ended(age_s) & (events.c.seq <= jobs.c.event_seq - VERDICT_EVENTS)
+
+
+async def due(
+    connection: AsyncConnection, *, artifacts_s: float, events_s: float, jobs_s: float
+) -> Due:
+    """What a pass would delete now. Events that go with their job are counted with it."""
+    found = await connection.execute(
+        select(
+            select(func.count())
+            .select_from(artifacts.join(jobs))
+            .where(_ended(artifacts_s))
+            .scalar_subquery()
+            .label("artifacts"),
+            select(func.count())
+            .select_from(events.join(jobs))
+            .where(_old_event(events_s))
+            .scalar_subquery()
+            .label("events"),
+            select(func.count())
+            .select_from(jobs)
+            .where(_ended(jobs_s))
+            .scalar_subquery()
+            .label("jobs"),
+        )
+    )
+    return Due(**found.mappings().one())
+
+
+async def delete_artifacts(connection: AsyncConnection, *, age_s: float, limit: int) -> list[str]:
+    """Delete a batch; return the keys of objects that no row names any more."""
+    batch = (
+        select(artifacts.c.id)
+        .join(jobs, jobs.c.id == artifacts.c.job_id)
+        .where(_ended(age_s))
+        .limit(limit)
+        .with_for_update(of=artifacts, skip_locked=True)
+    )
+    keys = await connection.scalars(
+        delete(artifacts).where(artifacts.c.id.in_(batch)).returning(artifacts.c.s3_key)
+    )
+    return list(keys)
+
+
+async def delete_events(connection: AsyncConnection, *, age_s: float, limit: int) -> int:
+    """Delete a batch, all but the verdict of each job; return how many."""
+    batch = (
+        select(events.c.job_id, events.c.seq)
+        .join(jobs, jobs.c.id == events.c.job_id)
+        .where(_old_event(age_s))
+        .limit(limit)
+        .with_for_update(of=events, skip_locked=True)
+    )
+    done = await connection.execute(
+        delete(events).where(tuple_(events.c.job_id, events.c.seq).in_(batch))
+    )
+    return done.rowcount
+
+
+async def delete_jobs(connection: AsyncConnection, *, age_s: float, limit: int) -> int:
+    """Delete a batch of jobs with their steps and events; return how many.
+
+    A job that has artifacts is not touched: its objects would be named by nobody before anybody
+    had read their keys.
+    """
+    batch = (
+        select(jobs.c.id)
+        .where(_ended(age_s), ~exists().where(artifacts.c.job_id == jobs.c.id))
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    done = await connection.execute(delete(jobs).where(jobs.c.id.in_(batch)))
+    return done.rowcount
+
+
+async def named(connection: AsyncConnection, keys: Sequence[str]) -> set[str]:
+    """Those of these keys that a row names."""
+    found = await connection.scalars(select(artifacts.c.s3_key).where(artifacts.c.s3_key.in_(keys)))
+    return set(found)

@@ -1,0 +1,115 @@
+"""Doorbell messages that nobody could read, kept on a list of the broker.
+
+Nothing depends on them: the job that such a message may have meant is found by polling. They are
+kept because somebody or something writes to our queues, and an operator wants to see what. So the
+list is bounded, a broker that is away loses an entry, and nothing of it is ever executed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, cast
+from uuid import uuid4
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from shared.errors import InfraUnavailable
+
+KEY = "dreamforge.dlq"
+# The newest of them; a flood must not fill the broker's memory.
+MOST = 1000
+BODY_CHARACTERS = 4096
+TIMEOUT_S = 3.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeadMessage:
+    """`body` is what was received, as text, cut at `BODY_CHARACTERS`."""
+
+    id: str
+    received_at: str
+    queue: str
+    reason: str
+    body: str
+
+
+def dead_message(*, queue: str, reason: str, body: object) -> DeadMessage:
+    if isinstance(body, bytes | bytearray):
+        body = bytes(body).decode("utf-8", "replace")
+    text = body if isinstance(body, str) else repr(body)
+    return DeadMessage(
+        id=str(uuid4()),
+        received_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        queue=queue,
+        reason=reason,
+        body=text[:BODY_CHARACTERS],
+    )
+
+
+class DeadMessages:
+    """The list. Every method raises `InfraUnavailable` when the broker does not answer."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._redis = Redis.from_url(
+            redis_url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
+        )
+
+    def close(self) -> None:
+        self._redis.close()
+
+    def add(self, message: DeadMessage) -> None:
+        try:
+            with self._redis.pipeline(transaction=True) as both:
+                both.lpush(KEY, json.dumps(asdict(message)))
+                both.ltrim(KEY, 0, MOST - 1)
+                both.execute()
+        except RedisError as error:
+            raise _away(error) from error
+
+    def all(self) -> list[DeadMessage]:
+        """The newest first."""
+        return [message for _, message in self._entries()]
+
+    def drop(self, message_id: str) -> bool:
+        """Forget one; False when it is not there."""
+        for raw, message in self._entries():
+            if message.id == message_id:
+                try:
+                    return self._redis.lrem(KEY, 1, cast("str", raw)) > 0
+                except RedisError as error:
+                    raise _away(error) from error
+        return False
+
+    def _entries(self) -> list[tuple[bytes, DeadMessage]]:
+        try:
+            raws = cast("list[bytes]", self._redis.lrange(KEY, 0, MOST - 1))
+        except RedisError as error:
+            raise _away(error) from error
+        return [(raw, _read(raw)) for raw in raws]
+
+
+def _read(raw: bytes) -> DeadMessage:
+    """An entry; what somebody else wrote there is shown too, under an id made from its bytes."""
+    fields = ("id", "received_at", "queue", "reason", "body")
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        found = None
+    if isinstance(found, Mapping) and all(isinstance(found.get(name), str) for name in fields):
+        return DeadMessage(**{name: cast("Any", found)[name] for name in fields})
+    return DeadMessage(
+        id=sha256(raw).hexdigest()[:32],
+        received_at="",
+        queue="",
+        reason="not written by us",
+        body=raw.decode("utf-8", "replace")[:BODY_CHARACTERS],
+    )
+
+
+def _away(error: RedisError) -> InfraUnavailable:
+    return InfraUnavailable(f"the broker does not answer: {type(error).__name__}")

@@ -1,0 +1,150 @@
+"""One pass over what is past its age: `dreamforge prune`, and daily in each worker.
+
+Order, and why it may be killed anywhere: a row goes first, in a committed batch, then its object.
+What dies in between leaves an object that no row names, and the last part of every pass deletes
+those. Jobs go after their artifacts, for the settings say that jobs are kept at least as long.
+
+An object that no row names is deleted only when it is older than any upload can still wait for its
+row (`Settings.orphan_age_s`). Younger ones may be on their way. Only keys under our prefix are
+looked at; whoever shares a bucket between two installations must not share the prefix.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Protocol, TypeVar
+
+from shared.db import prune as rows
+from shared.db.connection import Connection
+from shared.db.engine import Database
+from shared.errors import InfraUnavailable
+from shared.settings import Settings
+from shared.storage import StoredObject
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PREFIX = "dreamforge/"
+# Rows per transaction: some tenths of a second, so that nobody waits for a lock, and statements
+# stay far below their time-out of 15 s. A job takes its steps and remaining events along.
+ARTIFACTS, EVENTS, JOBS = 500, 5000, 100
+OBJECTS = 1000  # S3 lists so many at once
+
+
+class Objects(Protocol):
+    """The object store, as far as a pass needs it. Raises `InfraUnavailable`."""
+
+    async def ping(self) -> None: ...
+
+    async def delete(self, key: str) -> None: ...
+
+    async def page(self, prefix: str, *, after: str, limit: int) -> list[StoredObject]: ...
+
+
+@dataclass(kw_only=True, slots=True)
+class Pruned:
+    """What was deleted, or would be. `objects` were named by a row, `orphans` by none."""
+
+    artifacts: int = 0
+    objects: int = 0
+    events: int = 0
+    jobs: int = 0
+    orphans: int = 0
+
+
+async def prune(
+    database: Database, objects: Objects, settings: Settings, *, dry_run: bool = False
+) -> Pruned | None:
+    """Delete what is past its age; None when another pass is under way on this database.
+
+    Raises `InfraUnavailable`; what was done until then stays done, and the next pass does the rest.
+    """
+    async with database.alone(rows.ADVISORY_LOCK) as alone:
+        if not alone:
+            return None
+        # No row is deleted while its object cannot be.
+        await objects.ping()
+        one_pass = _Pass(database, objects, settings)
+        if dry_run:
+            return await one_pass.look()
+        return await one_pass.delete()
+
+
+class _Pass:
+    def __init__(self, database: Database, objects: Objects, settings: Settings) -> None:
+        self._database = database
+        self._objects = objects
+        self._settings = settings
+        self._done = Pruned()
+
+    async def look(self) -> Pruned:
+        settings, done = self._settings, self._done
+        due = await self._database.transaction(
+            partial(
+                rows.due,
+                artifacts_s=settings.retain_artifacts_s,
+                events_s=settings.retain_events_s,
+                jobs_s=settings.retain_jobs_s,
+            )
+        )
+        done.artifacts = done.objects = due.artifacts
+        done.events, done.jobs = due.events, due.jobs
+        async for keys in self._orphans():
+            done.orphans += len(keys)
+        return done
+
+    async def delete(self) -> Pruned:
+        await self._artifacts()
+        await self._events()
+        await self._jobs()
+        async for keys in self._orphans():
+            for key in keys:
+                await self._objects.delete(key)
+                self._done.orphans += 1
+        return self._done
+
+    async def _artifacts(self) -> None:
+        batch = partial(
+            rows.delete_artifacts, age_s=self._settings.retain_artifacts_s, limit=ARTIFACTS
+        )
+        while keys := await self._database.transaction(batch):
+            self._done.artifacts += len(keys)
+            for key in keys:
+                await self._objects.delete(key)
+                self._done.objects += 1
+
+    async def _events(self) -> None:
+        batch = partial(rows.delete_events, age_s=self._settings.retain_events_s, limit=EVENTS)
+        self._done.events = await self._until_none(batch)
+
+    async def _jobs(self) -> None:
+        batch = partial(rows.delete_jobs, age_s=self._settings.retain_jobs_s, limit=JOBS)
+        self._done.jobs = await self._until_none(batch)
+
+    async def _until_none(self, batch: Callable[[Connection], Awaitable[int]]) -> int:
+        total = 0
+        while count := await self._database.transaction(batch):
+            total += count
+        return total
+
+    async def _orphans(self) -> AsyncIterator[list[str]]:
+        """Keys of old objects that no row names, a listing's page at a time."""
+        limit = datetime.now(UTC) - timedelta(seconds=self._settings.orphan_age_s)
+        after = ""
+        while page := await self._objects.page(PREFIX, after=after, limit=OBJECTS):
+            if page[-1].key <= after:  # we would list the same page for ever
+                raise InfraUnavailable("the object store does not list from a key on")
+            after = page[-1].key
+            old = [
+                found.key
+                for found in page
+                if found.modified_at is not None and found.modified_at < limit
+            ]
+            if old:
+                known = await self._database.transaction(partial(rows.named, keys=old))
+                yield [key for key in old if key not in known]

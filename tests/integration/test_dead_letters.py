@@ -1,0 +1,348 @@
+"""The dead-letter list: jobs that were given up, and messages that nobody could read."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+from uuid import UUID, uuid4
+
+import anyio
+import pytest
+import redis
+from tests.integration.api_harness import Api, running_api, until
+
+from cli.entry import run
+from cli.stack.embedded import Infrastructure
+from shared.db import dead_letters
+from shared.dead_messages import KEY, MOST, DeadMessages, dead_message
+from shared.errors import Conflict, ModelUnavailable, NotFound
+from shared.states import Reason, Status
+from shared.storage import open_store
+from supervisor import dispatch
+
+LAST = {"code": "runner_crashed", "message": "exit status 1", "details": {}}
+ERROR = {
+    "code": "attempts_exhausted",
+    "message": "gave up after 3 attempts and 0 losses",
+    "details": {"attempts": 3, "losses": 0, "last_error": LAST},
+}
+
+
+@pytest.fixture
+def api(stack_environment: dict[str, str]) -> Iterator[Api]:
+    with running_api(stack_environment) as running:
+        yield running
+
+
+@pytest.fixture
+def broker(stack_environment: dict[str, str]) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(stack_environment["DF_REDIS_URL"]) as client:
+        client.flushall()
+        yield client
+        client.flushall()
+
+
+@pytest.fixture
+def command(
+    stack_environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Any:
+    """Run `dreamforge dlq …` against the real parts; its exit code and its JSON."""
+    for name, value in stack_environment.items():
+        monkeypatch.setenv(name, value)
+
+    def dlq(*arguments: str) -> tuple[int, Any]:
+        capsys.readouterr()
+        code = run(["dlq", *arguments, "--output", "json"])
+        said = capsys.readouterr().out
+        return code, json.loads(said) if said else None
+
+    return dlq
+
+
+def dead_job(api: Api, **body: Any) -> str:
+    api.install()
+    job_id = api.create(**body)
+    api.finish(job_id, Status.FAILED, Reason.ATTEMPTS_EXHAUSTED, ERROR)
+    return job_id
+
+
+# Jobs ---------------------------------------------------------------------------------------------
+
+
+def test_only_jobs_that_were_given_up_are_on_the_list(
+    api: Api, broker: redis.Redis, command: Any
+) -> None:
+    dead = dead_job(api)
+    api.finish(api.create(), Status.FAILED, Reason.OOM, {"code": "oom", "message": "no"})
+    api.create()
+    code, found = command("list")
+    assert code == 0
+    assert [(letter["kind"], letter["id"]) for letter in found["dead_letters"]] == [("job", dead)]
+    assert found["dead_letters"][0]["reason"] == "runner_crashed: exit status 1"
+
+
+def test_a_replay_is_a_new_job_of_the_same_request_and_leaves_the_dead_one_dead(
+    api: Api, broker: redis.Redis, command: Any
+) -> None:
+    dead = dead_job(api, prompt="a green pear", seed=7, count=2)
+    before = api.client.get(f"/v1/jobs/{dead}").json()
+    code, made = command("replay", dead)
+    assert code == 0
+    assert made["replay_of"] == dead
+    pinned = (
+        "SELECT s.name, s.params, s.preset, s.vram_bytes, s.timeout_s, s.model_id, s.queue, "
+        "s.checkpoint_sha256, j.request, j.count, j.user, j.type "
+        "FROM steps s JOIN jobs j ON j.id = s.job_id WHERE j.id = %s"
+    )
+    assert api.sql(pinned, made["id"]) == api.sql(pinned, dead)
+    assert api.sql(
+        "SELECT status, replay_of, reason, key_hash FROM jobs WHERE id = %s", made["id"]
+    ) == [("queued", UUID(dead), None, None)]
+    assert api.sql("SELECT state, attempt, losses FROM steps WHERE job_id = %s", made["id"]) == [
+        ("queued", 0, 0)
+    ]
+    assert api.client.get(f"/v1/jobs/{dead}").json() == before
+    _, shown = command("show", dead)
+    assert shown["replays"] == [{"id": made["id"], "status": "queued"}]
+    assert shown["request"]["prompt"] == "a green pear"
+
+
+def test_a_job_is_not_replayed_while_its_replay_lives(api: Api) -> None:
+    dead = UUID(dead_job(api))
+    first = api.transaction(lambda c: dead_letters.replay(c, dead))
+    with pytest.raises(Conflict, match=str(first.id)):
+        api.transaction(lambda c: dead_letters.replay(c, dead))
+    api.finish(str(first.id), Status.FAILED, Reason.ATTEMPTS_EXHAUSTED, ERROR)
+    assert api.transaction(lambda c: dead_letters.replay(c, dead)).id != first.id
+
+
+def test_two_replays_at_once_make_one_job(api: Api) -> None:
+    dead = UUID(dead_job(api))
+    refused: list[BaseException] = []
+
+    def replay() -> None:
+        try:
+            api.transaction(lambda c: dead_letters.replay(c, dead))
+        except Conflict as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=replay) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 4
+    assert api.sql("SELECT count(*) FROM jobs WHERE replay_of = %s", dead) == [(1,)]
+
+
+def test_what_could_never_run_again_is_not_replayed(api: Api) -> None:
+    dead = UUID(dead_job(api))
+    api.sql("UPDATE models SET checkpoint_sha256 = repeat('0', 64)")
+    with pytest.raises(ModelUnavailable, match="another checkpoint"):
+        api.transaction(lambda c: dead_letters.replay(c, dead))
+    api.sql("UPDATE models SET enabled = false")
+    with pytest.raises(ModelUnavailable, match="disabled"):
+        api.transaction(lambda c: dead_letters.replay(c, dead))
+
+
+@pytest.mark.parametrize("action", [dead_letters.replay, dead_letters.drop, dead_letters.get])
+def test_a_job_that_is_not_dead_is_left_alone(api: Api, action: Any) -> None:
+    api.install()
+    job_id = UUID(api.create())
+    for wanted in (job_id, uuid4()):
+        with pytest.raises(NotFound, match=str(wanted)):
+            api.transaction(partial(action, job_id=wanted))
+    assert api.sql("SELECT count(*) FROM jobs") == [(1,)]
+
+
+def test_a_dropped_job_is_gone_with_its_rows_and_its_objects(
+    api: Api, broker: redis.Redis, command: Any
+) -> None:
+    dead, other = dead_job(api), dead_job(api)
+    gone, kept = api.artifact(dead, 0, b"gone"), api.artifact(other, 0, b"kept")
+    replay = api.transaction(lambda c: dead_letters.replay(c, UUID(dead)))
+    code, said = command("drop", dead)
+    assert (code, said["objects"]) == (0, 1)
+    for table in ("steps", "events", "artifacts"):
+        assert api.sql(f"SELECT count(*) FROM {table} WHERE job_id = %s", dead) == [(0,)]
+        assert api.sql(f"SELECT count(*) > 0 FROM {table} WHERE job_id = %s", other) == [(True,)]
+    assert api.sql("SELECT replay_of FROM jobs WHERE id = %s", replay.id) == [(None,)]
+    assert stored(api, gone) is None
+    assert stored(api, kept) == b"kept"
+
+
+def stored(api: Api, key: str) -> bytes | None:
+    async def main() -> bytes | None:
+        store = open_store(api.settings)
+        try:
+            return await store.get(key)
+        finally:
+            store.close()
+
+    return anyio.run(main)
+
+
+def test_without_a_database_the_command_names_the_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DF_DATABASE_URL", raising=False)
+    assert run(["dlq", "list"]) == 2
+    assert "DF_DATABASE_URL is not set" in capsys.readouterr().err
+
+
+# Messages -----------------------------------------------------------------------------------------
+
+
+class Ears:
+    """The supervisor as the consumer sees it."""
+
+    def __init__(self) -> None:
+        self.heard = 0
+        self.unread = 0
+        self.started = threading.Event()
+
+    def start(self) -> None:
+        self.started.set()
+
+    def ring(self) -> None:
+        self.heard += 1
+
+    def drain(self) -> None:
+        pass
+
+    def buried(self) -> None:
+        self.unread += 1
+
+
+@pytest.fixture
+def consumer(stack_environment: Mapping[str, str], broker: redis.Redis) -> Iterator[Ears]:
+    """The worker's real consumer, in a process of its own thread's making."""
+    from celery import signals
+    from celery.worker import state
+
+    ears = Ears()
+    ends: list[int] = []
+    thread = threading.Thread(
+        target=lambda: ends.append(
+            dispatch.consume(stack_environment["DF_REDIS_URL"], ("default",), ears, "test@here")
+        )
+    )
+    thread.start()
+    try:
+        assert ears.started.wait(30)
+        yield ears
+    finally:
+        state.should_stop = 0
+        thread.join(30)
+        state.should_stop = None
+        signals.setup_logging.receivers.clear()
+        assert not thread.is_alive()
+        assert ends == [0]
+
+
+def envelope(body: str = "W1tdLCB7fSwge31d", **changes: Any) -> dict[str, Any]:
+    """A message as our API sends it, `[[], {}, {}]` inside."""
+    properties = {
+        "delivery_mode": 2,
+        "delivery_info": {"exchange": "", "routing_key": "dreamforge.default"},
+        "delivery_tag": str(uuid4()),
+        "body_encoding": "base64",
+        "correlation_id": str(uuid4()),
+    }
+    headers = {"task": "dreamforge.step", "id": str(uuid4()), "lang": "py"}
+    made = {
+        "body": body,
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "headers": headers,
+        "properties": properties,
+    }
+    return made | changes
+
+
+HEADERS: dict[str, Any] = envelope()["headers"]
+UNREADABLE: dict[str, str | bytes] = {
+    "no JSON": b"{'not': json",
+    "no text": b"\xff\xfe\x00",
+    "no envelope": b"[1, 2]",
+    "no properties": json.dumps(envelope(properties=None)),
+    "no delivery tag": json.dumps(envelope(properties={"delivery_info": {}})),
+    "no base64": json.dumps(envelope(body="x")),
+    "no task": json.dumps(envelope(headers={})),
+    "no headers": json.dumps(envelope(headers=None)),
+    "unknown task": json.dumps(envelope(headers=HEADERS | {"task": "other"})),
+    "task of no kind": json.dumps(envelope(headers=HEADERS | {"task": ["list"]})),
+    "pickle": json.dumps(envelope() | {"content-type": "application/x-python-serialize"}),
+    "body is no JSON": json.dumps(envelope(body="e25vdA==")),
+    "no id": json.dumps(envelope(headers={"task": "dreamforge.step"})),
+}
+
+
+def test_unreadable_messages_are_buried_and_the_consumer_goes_on_hearing(
+    consumer: Ears,
+    broker: redis.Redis,
+    stack_environment: Mapping[str, str],
+    command: Any,
+    database_url: str,
+) -> None:
+    for raw in UNREADABLE.values():
+        broker.lpush("dreamforge.default", raw)
+    broker.lpush("dreamforge.default", json.dumps(envelope()))
+    until(lambda: consumer.heard == 1 and consumer.unread == len(UNREADABLE), "all are taken")
+    with_bodies = DeadMessages(stack_environment["DF_REDIS_URL"])
+    found = with_bodies.all()
+    with_bodies.close()
+    assert len(found) == len(UNREADABLE)
+    assert found[-1].body == "{'not': json"
+    assert broker.hlen("unacked") == 0
+
+    _, listed = command("list")
+    assert {letter["id"] for letter in listed["dead_letters"]} == {message.id for message in found}
+    assert {letter["kind"] for letter in listed["dead_letters"]} == {"message"}
+    assert command("drop", found[0].id)[0] == 0
+    assert broker.llen(KEY) == len(UNREADABLE) - 1
+
+
+def test_a_message_cannot_be_replayed(
+    broker: redis.Redis, stack_environment: Mapping[str, str], command: Any, database_url: str
+) -> None:
+    dead = DeadMessages(stack_environment["DF_REDIS_URL"])
+    dead.add(message := dead_message(queue="q", reason="why", body=b"\xff"))
+    dead.close()
+    assert command("replay", message.id)[0] == 2
+    assert command("show", message.id)[1]["body"] == "\ufffd"
+    assert broker.llen(KEY) == 1
+
+
+def test_the_list_of_messages_is_bounded_and_shows_what_others_wrote(
+    broker: redis.Redis, stack_environment: Mapping[str, str]
+) -> None:
+    broker.lpush(KEY, *[b"garbage"] * MOST)
+    dead = DeadMessages(stack_environment["DF_REDIS_URL"])
+    dead.add(dead_message(queue="q", reason="why", body="x" * 10_000))
+    found = dead.all()
+    assert len(found) == MOST
+    assert (found[0].reason, len(found[0].body)) == ("why", 4096)
+    assert found[1].reason == "not written by us"
+    assert dead.drop(found[1].id)
+    dead.close()
+    assert broker.llen(KEY) == MOST - 1
+
+
+def test_dead_jobs_are_listed_while_the_broker_is_away(
+    api: Api, stack: Infrastructure, command: Any
+) -> None:
+    dead = dead_job(api)
+    stack.stop("broker")
+    try:
+        code, found = command("list")
+    finally:
+        stack.restart("broker")
+    assert (code, found["messages_shown"]) == (0, False)
+    assert [letter["id"] for letter in found["dead_letters"]] == [dead]
