@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint types check-migrations openapi lifecycle test-gpu clean
+.PHONY: help setup demo up test lint types check-migrations openapi lifecycle test-gpu hostile-loop clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,15 @@ lifecycle: $(READY) ## draw docs/lifecycle.md from the table
 
 test-gpu: $(READY) ## the reclaim tests on an NVIDIA GPU
 	@$(BIN)/python -m pytest tests/gpu -m gpu -s $(PYTEST_ARGS)
+
+hostile-loop: $(READY) ## 20 rounds of runners that misbehave; JUnit files in reports/
+	@mkdir -p reports
+	@for round in $$(seq 1 20); do \
+	  $(BIN)/python -m pytest -q -p no:cacheprovider --junitxml=reports/hostile-$$round.xml \
+	    tests/integration/test_supervisor_hostile.py tests/integration/test_supervisor_ownership.py \
+	    tests/integration/test_supervisor_devices.py || failed="$$failed $$round"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "rounds that failed:$$failed"; exit 1; fi; echo "20 of 20 rounds passed"
 
 clean: ## remove .venv and caches; data in .dreamforge and pictures in out stay
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -72,9 +72,6 @@ class Metrics:
         self.spool_bytes = Gauge(
             "dreamforge_spool_bytes", "Finished images not yet in the store", registry=r
         )
-        self.sweep_failures = Counter(
-            "dreamforge_infra_failures", "Times a part did not answer", ("part",), registry=r
-        )
 
     def saw_leak(self, device: Device, leaked_bytes: int) -> None:
         """What a step that has ended still holds on its device, by the latest look."""

@@ -17,6 +17,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 
 import anyio
@@ -38,6 +39,8 @@ class RunnerProcess:
     """A started runner. `close` when its tree is gone; until then it holds two descriptors."""
 
     def __init__(self, entry: Entry, *, marker: str, environment: Mapping[str, str]) -> None:
+        # Spawn starts it on first use, and it would be born with this runner's marker.
+        resource_tracker.ensure_running()
         ours, theirs = socket.socketpair()
         connection: Connection = Connection(theirs.detach())
         try:

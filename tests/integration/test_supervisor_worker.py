@@ -196,12 +196,12 @@ def test_a_job_of_a_killed_worker_is_finished_by_the_next_one(
     job = submit(database_url, tiny, count=3, steps=60)
     first = start(DF_MODELS_DIR=str(tiny))
     artifacts = "SELECT item_index, s3_key FROM artifacts WHERE job_id = %s ORDER BY item_index"
-    until(lambda: query(database_url, artifacts, job), "a first image", first.log)
+    first.until(lambda: query(database_url, artifacts, job), "a first image")
     first.stop(signal.SIGKILL)
     kept = query(database_url, artifacts, job)
 
     second = start(DF_MODELS_DIR=str(tiny))
-    until(lambda: step_of(database_url, job)[0] == "succeeded", "the end", second.log)
+    second.until(lambda: step_of(database_url, job)[0] == "succeeded", "the end")
     assert step_of(database_url, job) == ("succeeded", 2, 1)
     stored = query(database_url, artifacts, job)
     assert [index for index, _ in stored] == [0, 1, 2]
@@ -213,7 +213,7 @@ def test_sigterm_gives_the_step_back_exits_0_and_leaves_nothing(
 ) -> None:
     job = submit(database_url, tiny, count=50, steps=100)
     worker = start(DF_MODELS_DIR=str(tiny))
-    until(lambda: step_of(database_url, job)[0] == "running", "it runs", worker.log)
+    worker.until(lambda: step_of(database_url, job)[0] == "running", "it runs")
     assert worker.stop() == 0, worker.log.read_text()
     assert step_of(database_url, job) == ("queued", 0, 0)
     assert worker.marked() == []

@@ -26,12 +26,11 @@ DEADLINE_S = 90.0
 _NOBODY = UUID(int=0)
 
 
-def until(condition: Callable[[], Any], what: str, log: Path | None = None) -> Any:
-    """Wait for a fact and return it; fail with what the worker has said."""
+def until(condition: Callable[[], Any], what: str) -> Any:
+    """Wait for a fact and return it."""
     deadline = time.monotonic() + DEADLINE_S
     while not (found := condition()):
-        said = "" if log is None else log.read_text()[-4000:]
-        assert time.monotonic() < deadline, f"not within {DEADLINE_S:g} s: {what}\n{said}"
+        assert time.monotonic() < deadline, f"not within {DEADLINE_S:g} s: {what}"
         time.sleep(0.02)
     return found
 
@@ -66,8 +65,19 @@ class Worker:
                 stderr=log,
             )
 
+    def until(self, condition: Callable[[], Any], what: str) -> Any:
+        """Wait for a fact that the living worker brings about; fail with what it has said."""
+
+        def alive_and() -> Any:
+            assert self.process.poll() is None, f"it ended: {self.log.read_text()[-4000:]}"
+            return condition()
+
+        try:
+            return until(alive_and, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log.read_text()[-4000:]}") from None
+
     def ready(self) -> bool:
-        assert self.process.poll() is None, self.log.read_text()
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5) as reply:
                 return bool(json.load(reply)["status"] == "ready")
@@ -75,7 +85,7 @@ class Worker:
             return False
 
     def wait_ready(self) -> None:
-        until(self.ready, "the worker is ready", self.log)
+        self.until(self.ready, "the worker is ready")
 
     def marked(self) -> list[psutil.Process]:
         return marked(self.lock_dir)
@@ -90,7 +100,7 @@ class Worker:
                         return process
             return None
 
-        found: psutil.Process = until(leader, "a runner", self.log)
+        found: psutil.Process = self.until(leader, "a runner")
         return found
 
     def stop(self, number: int = signal.SIGTERM) -> int:
