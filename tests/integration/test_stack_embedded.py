@@ -178,6 +178,13 @@ def test_kill_9_of_the_keeper_leaves_nothing_and_the_data_survives(tmp_path: Pat
         assert _query(again.environment) == "dreamforge"
 
 
+def test_every_part_keeps_the_marker_by_which_it_would_be_found(stack: Infrastructure) -> None:
+    found = {
+        name: processes.environ_value(pid, leftovers.MARKER) for name, pid in stack.pids.items()
+    }
+    assert found == dict.fromkeys(stack.pids, str(stack.home.path))
+
+
 def test_leftovers_are_found_by_note_or_by_marker_and_ended(
     stack: Infrastructure, tmp_path: Path
 ) -> None:

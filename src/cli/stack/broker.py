@@ -41,6 +41,9 @@ class Broker:
             "appendonly yes",
             'save ""',
             "maxmemory-policy noeviction",
+            # The title is written over the environment that it was started with, and with it
+            # over the marker by which a killed stack's broker is found.
+            "set-proc-title no",
             "daemonize no",
         ]
         fd = os.open(self._config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
