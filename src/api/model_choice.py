@@ -36,7 +36,7 @@ async def _the_only_one(connection: Connection) -> Model:
     usable = [model for model in await models.list_models(connection) if model.enabled]
     if not usable:
         raise ModelUnavailable(
-            "no model is installed; `dreamforge model download <ref>` installs one"
+            "no model is installed; `dreamforge model import <folder>` registers one"
         )
     if len(usable) > 1:
         names = [f"{model.name}@{model.version}" for model in usable]

@@ -99,8 +99,8 @@ def refuse_impossible(job: NewJob, live: Sequence[Worker]) -> None:
 def _refuse_unavailable(body: CreateJob, model: Model) -> None:
     if not model.enabled:
         raise ModelUnavailable(
-            f"model {model.name}@{model.version} is disabled; "
-            f"`dreamforge model enable {model.name}` turns it on",
+            f"model {model.name}@{model.version} is disabled by the operator; "
+            "`GET /v1/models` shows which are not",
             model_id=str(model.id),
         )
     if body.chain is not None and body.chain.upscale is not None:

@@ -5,7 +5,7 @@
 Three depths of checking. `check_folder`: kinds of files, links, headers; milliseconds.
 `check_installed`: that, and the descriptor with the sizes and the hash pinned on a step; what a
 runner does before each load. `verify_model`: the content of every file; minutes for a large model,
-done at installation and by `dreamforge model verify`.
+done at installation.
 """
 
 from __future__ import annotations

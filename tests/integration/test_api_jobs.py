@@ -155,7 +155,7 @@ def test_the_default_model_setting_decides_when_the_request_does_not(
 def test_without_a_model_the_message_says_how_to_get_one(api: Api) -> None:
     api.sql("DELETE FROM models")
     answer = api.client.post("/v1/jobs", json=BODY)
-    assert "dreamforge model download" in problem(answer, 422, "model_unavailable")["message"]
+    assert "dreamforge model import" in problem(answer, 422, "model_unavailable")["message"]
 
 
 def test_what_no_live_worker_could_hold_is_refused_at_once_and_queued_when_none_lives(
