@@ -166,15 +166,23 @@ class Api:
             lambda c: jobs.finish_job(c, UUID(job_id), status=status, reason=reason, error=error)
         )
 
+    async def ensure_bucket(self) -> None:
+        """What the start of a real process does; this one is served from within the test."""
+        store = open_store(self.settings)
+        try:
+            await store.ensure_bucket()
+        finally:
+            store.close()
+
     def artifact(self, job_id: str, item_index: int, data: bytes, seed: int = 42) -> str:
         """Store a picture and its row; its key."""
         key = f"dreamforge/default/jobs/{job_id}/generate/1_{item_index}_64x64_{seed}.png"
         sha256 = hashlib.sha256(data).hexdigest()
 
         async def upload() -> None:
+            await self.ensure_bucket()
             store: ObjectStore = open_store(self.settings)
             try:
-                await store.ensure_bucket()
                 await store.put(key, data, content_type="image/png", sha256=sha256)
             finally:
                 store.close()

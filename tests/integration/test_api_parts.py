@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+import anyio
 import httpx
 import pytest
 import redis
@@ -36,6 +37,7 @@ def metric(api: Api, line: str) -> float:
 
 
 def test_ready_is_one_word_and_alive_another(api: Api) -> None:
+    anyio.run(api.ensure_bucket)
     assert api.client.get("/readyz").json() == {"status": "ready"}
     assert api.client.get("/healthz").json() == {"status": "ok"}
 
