@@ -45,7 +45,8 @@ def plan_job(body: CreateJob, model: Model, caller: Caller, settings: Settings) 
     """The job that `body` asks for. Raises `InvalidInput`, `ModelUnavailable`."""
     _refuse_unavailable(body, model)
     params = _generate_params(body, model)
-    chosen = preset(body.preset or model.descriptor.get("default_preset") or DEFAULT_PRESET)
+    name = body.preset or model.descriptor.get("default_preset") or DEFAULT_PRESET
+    chosen = preset(name, settings.presets_dir)
     _check_preset(params, chosen)
     step = NewStep(
         id=uuid4(),
@@ -54,8 +55,8 @@ def plan_job(body: CreateJob, model: Model, caller: Caller, settings: Settings) 
         params=params.model_dump(mode="json"),
         queue=QUEUE,
         device=chosen.device,
-        preset=chosen.model_dump(mode="json"),
-        vram_bytes=chosen.vram_for(model.kind),
+        preset=chosen.pinned(model.kind),
+        vram_bytes=chosen.vram_for(model.kind, params.width * params.height),
         timeout_s=_timeout_s(body, chosen, settings),
         model_id=model.id,
         checkpoint_sha256=model.checkpoint_sha256,

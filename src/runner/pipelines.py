@@ -121,6 +121,8 @@ def load(kind: str, folder: Path, preset: PresetSpec, scheduler: str | None) -> 
     pipeline.set_progress_bar_config(disable=True)
     if scheduler is not None:
         replace_scheduler(pipeline, scheduler)
+    if preset.vae_tiling:
+        pipeline.vae.enable_tiling()
     PLACES[preset.offload](pipeline, preset.device)
     return TextToImage(pipeline, family, scheduler)
 

@@ -120,8 +120,15 @@ def _listen(channel: Channel, stop: Stop) -> None:
 
 
 def _configure(preset: PresetSpec) -> None:
-    """Threads as the preset says, and the same bytes for the same seed on one device."""
+    """Threads and kernels as the preset says; the same bytes for the same seed on one device."""
     torch.set_num_threads(preset.threads)
+    if preset.attention != "auto":
+        # The switches are called `cuda` and hold for the CPU as well. A model whose shapes the one
+        # kernel that is left cannot do fails and says so.
+        torch.backends.cuda.enable_flash_sdp(preset.attention == "flash")
+        torch.backends.cuda.enable_mem_efficient_sdp(preset.attention == "efficient")
+        torch.backends.cuda.enable_math_sdp(preset.attention == "math")
+        torch.backends.cuda.enable_cudnn_sdp(False)
     if preset.device == "cuda":
         torch.backends.cudnn.benchmark = False  # picks algorithms by timing, so not always the same
         torch.backends.cudnn.deterministic = True

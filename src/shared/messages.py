@@ -26,6 +26,11 @@ MAX_COUNT = 100
 
 _T = TypeVar("_T")
 
+Dtype = Literal["float32", "float16", "bfloat16"]
+Offload = Literal["none", "model", "sequential"]
+# Kernels of torch's scaled dot product attention; auto lets torch choose.
+Attention = Literal["auto", "flash", "efficient", "math"]
+
 
 class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -64,9 +69,11 @@ class PresetSpec(Message):
     name: str
     version: int
     device: Literal["cpu", "cuda"]
-    dtype: Literal["float32", "float16", "bfloat16"]
+    dtype: Dtype
     threads: int = Field(ge=1)
-    offload: Literal["none", "model", "sequential"] = "none"
+    offload: Offload = "none"
+    attention: Attention = "auto"
+    vae_tiling: bool = False
 
 
 class RunSpec(Message):

@@ -1,79 +1,182 @@
 """Presets: what a step may use on a class of device, by name and version.
 
-A request names one, or takes its model's default. The numbers are pinned on the step at create, so
-that a later edit of a preset changes no accepted job.
+A request names one, or takes its model's default. What it comes to for one step is pinned on that
+step at create (`Preset.pinned`, `Preset.vram_for`), so that a later edit of a preset changes no
+accepted job. The files that ship are in `shared/presets_data`; an operator adds a folder of their
+own (`DF_PRESETS_DIR`), which is read once, when a process starts. How the figures were obtained:
+`docs/presets.md`.
 """
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared.errors import InvalidInput
-from shared.messages import PresetSpec
+from shared.messages import Attention, Dtype, Offload, PresetSpec
+from shared.model_schema import Kind, Name
+
+SUFFIX = ".toml"
 
 
-class Preset(BaseModel):
-    """Limits and needs on one device class. `vram_bytes` maps a model kind to bytes."""
+class PresetError(ValueError):
+    """One line: which file, which field, what is wrong, what would be accepted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
+class Part(BaseModel):
+    # Unknown fields are refused: in a file that people edit, they are typing mistakes.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class KindNeed(Part):
+    """What models of one kind need of the device: base + bytes per pixel of the picture.
+
+    `base_bytes` is what the size of the picture does not change: weights, the device's context.
+    A kind may need another dtype or offload mode than the rest of its preset.
+    """
+
+    base_bytes: int = Field(ge=0)
+    bytes_per_pixel: int = Field(ge=0)
+    dtype: Dtype | None = None
+    offload: Offload | None = None
+
+
+class Preset(Part):
+    """Limits and needs on one class of devices. Sizes are bytes and pixels, times seconds."""
+
+    name: Name
     version: int = Field(ge=1)
     device: Literal["cpu", "cuda"]
-    dtype: Literal["float32", "float16", "bfloat16"]
+    # What every device of the class has at least; `dreamforge preset fit` compares with it.
+    memory_bytes: int = Field(gt=0)
+    dtype: Dtype
     threads: int = Field(ge=1)
-    offload: Literal["none", "model", "sequential"] = "none"
+    offload: Offload = "none"
+    attention: Attention = "auto"
+    vae_tiling: bool = False
     timeout_s: float = Field(gt=0)
     max_pixels: int = Field(gt=0)
     max_steps: int = Field(gt=0)
-    vram_bytes: dict[str, int]
+    kinds: dict[Kind, KindNeed]
 
-    def for_runner(self) -> PresetSpec:
+    @model_validator(mode="after")
+    def _cpu_has_one_memory_and_few_kernels(self) -> Self:
+        if self.device != "cpu":
+            return self
+        if {self.offload, *(need.offload for need in self.kinds.values())} - {"none", None}:
+            raise ValueError("offload: a CPU has nowhere to offload to; accepted: none")
+        if self.attention not in {"auto", "math"}:
+            raise ValueError("attention: a CPU has no such kernel; accepted: auto, math")
+        return self
+
+    def for_runner(self, kind: str) -> PresetSpec:
         """The part that a runner acts on; limits are checked long before."""
+        need = self._need(kind)
         return PresetSpec(
             name=self.name,
             version=self.version,
             device=self.device,
-            dtype=self.dtype,
+            dtype=need.dtype or self.dtype,
             threads=self.threads,
-            offload=self.offload,
+            offload=need.offload or self.offload,
+            attention=self.attention,
+            vae_tiling=self.vae_tiling,
         )
 
-    def vram_for(self, kind: str) -> int:
-        """Bytes of device memory that a model of `kind` needs; raise for a kind it cannot run."""
-        try:
-            return self.vram_bytes[kind]
-        except KeyError:
-            known = ", ".join(sorted(self.vram_bytes))
-            raise InvalidInput(
-                f"preset {self.name!r} has no memory figure for models of kind {kind!r}; "
-                f"it knows {known}",
-                field="preset",
-            ) from None
+    def pinned(self, kind: str) -> dict[str, Any]:
+        """What is stored on a step: what its runner gets, and the limits that it was checked by."""
+        limits = self.model_dump(mode="json", include={"timeout_s", "max_pixels", "max_steps"})
+        return self.for_runner(kind).model_dump(mode="json") | limits
+
+    def vram_for(self, kind: str, pixels: int) -> int:
+        """Bytes of device memory for a picture of so many pixels by a model of `kind`."""
+        need = self._need(kind)
+        return need.base_bytes + need.bytes_per_pixel * pixels
+
+    def _need(self, kind: str) -> KindNeed:
+        for name, need in self.kinds.items():
+            if name == kind:
+                return need
+        raise InvalidInput(
+            f"preset {self.name!r} has no memory figure for models of kind {kind!r}; "
+            f"it knows {', '.join(sorted(self.kinds))}",
+            field="preset",
+        )
 
 
 @cache
-def presets() -> dict[str, Preset]:
-    """Every preset that ships with this release, by name."""
-    folder = files("shared") / "presets_data"
-    found = [
-        Preset.model_validate(tomllib.loads(entry.read_text(encoding="utf-8")))
-        for entry in folder.iterdir()
-        if entry.name.endswith(".toml")
-    ]
-    return {preset.name: preset for preset in sorted(found, key=lambda p: p.name)}
+def presets(folder: Path | None = None) -> Mapping[str, Preset]:
+    """Every preset by name: those of this release, and those of the operator's own `folder`.
+
+    Raises `PresetError` for the first file that is no preset.
+    """
+    shipped = {preset.name: preset for _, preset in _shipped()}
+    found = dict(shipped)
+    for file, preset in _own(folder) if folder is not None else ():
+        if preset.name in found:
+            where = "ships with Dream Forge" if preset.name in shipped else "is in another file"
+            raise PresetError(f"{file}: name: {preset.name!r} {where}; choose another name")
+        found[preset.name] = preset
+    # By device and class, the smallest first: the order in which people look for one.
+    ordered = sorted(found.values(), key=lambda p: (p.device, p.memory_bytes, p.name))
+    return MappingProxyType({preset.name: preset for preset in ordered})
 
 
-def preset(name: str) -> Preset:
+def preset(name: str, folder: Path | None = None) -> Preset:
     """The preset called `name`; raise `InvalidInput` that lists what there is."""
-    try:
-        return presets()[name]
-    except KeyError:
+    known = presets(folder)
+    if name not in known:
         raise InvalidInput(
-            f"unknown preset {name!r}; known: {', '.join(presets())}", field="preset"
-        ) from None
+            f"unknown preset {name!r}; known: {', '.join(known)}",
+            field="preset",
+            known=list(known),
+        )
+    return known[name]
+
+
+def parse_preset(file: str, text: str) -> Preset:
+    """The preset in a file's text; raise `PresetError` naming the file and the field."""
+    try:
+        return Preset.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise PresetError(f"{file}: not TOML: {error}") from None
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        # A field that is missing is mostly one that was misspelt: name what was written.
+        first = min(found, key=lambda item: item["type"] != "extra_forbidden")
+        where = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        problem = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            model: type[BaseModel] = KindNeed if len(first["loc"]) > 1 else Preset
+            problem = f"no such field; there are {', '.join(model.model_fields)}"
+        raise PresetError(f"{file}: {where + ': ' if where else ''}{problem}") from None
+
+
+def _shipped() -> Iterator[tuple[str, Preset]]:
+    for entry in (files("shared") / "presets_data").iterdir():
+        if entry.name.endswith(SUFFIX):
+            yield entry.name, parse_preset(entry.name, entry.read_text(encoding="utf-8"))
+
+
+def _own(folder: Path) -> Iterator[tuple[str, Preset]]:
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise PresetError(f"{folder}: {error.strerror}") from None
+    for entry in entries:
+        if entry.name.startswith((".", "README")):
+            continue
+        if entry.suffix != SUFFIX:
+            raise PresetError(f"{entry.name}: not a preset, those are called *{SUFFIX}")
+        try:
+            text = entry.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PresetError(f"{entry.name}: cannot be read: {error}") from None
+        yield entry.name, parse_preset(entry.name, text)

@@ -18,6 +18,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.keys import ApiKey, parse_api_keys
+from shared.presets import PresetError, presets
 
 SECRETS_DIR = Path("/run/secrets")
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
@@ -105,6 +106,7 @@ class Settings(BaseSettings):
     # Models --------------------------------------------------------------------------------------
     models_dir: Path = Path(".dreamforge/models")
     default_model: str | None = Field(default=None, description="name used when a job names none")
+    presets_dir: Path | None = Field(default=None, description="the operator's own presets")
 
     # Retention -----------------------------------------------------------------------------------
     retain_artifacts_s: float = Field(
@@ -159,6 +161,20 @@ class Settings(BaseSettings):
             scheme, _, port = origin.rpartition(":")
             if (scheme.partition(":")[0], port) in {("http", "80"), ("https", "443")}:
                 raise ValueError(f"a browser leaves the default port {port} out of an origin")
+        return value
+
+    @field_validator("presets_dir", mode="before")
+    @classmethod
+    def _none_when_empty(cls, value: Any) -> Any:
+        return value or None
+
+    @field_validator("presets_dir")
+    @classmethod
+    def _presets_are_right(cls, value: Path | None) -> Path | None:
+        try:
+            presets(value)
+        except PresetError as error:
+            raise ValueError(str(error)) from None
         return value
 
     @field_validator("database_url")

@@ -42,6 +42,7 @@ from shared.messages import (
     Result,
     RunSpec,
 )
+from shared.presets import presets
 from shared.progress import StepProgress
 from shared.settings import Settings
 from shared.states import Reason, StepState
@@ -552,7 +553,12 @@ class StepDriver:
             self._account.judge(),
             self._host.settings,
             figures=self._account.figures(),
-            memory=shortage(self.claim, self._account.before, self._account.peak_bytes),
+            memory=shortage(
+                self.claim,
+                self._account.before,
+                self._account.peak_bytes,
+                presets(self._host.settings.presets_dir).values(),
+            ),
             vram_wait=self._vram_wait,
             pending=await self._journal.take(),
         )

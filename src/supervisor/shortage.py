@@ -5,24 +5,30 @@ OR-001 AC-3. Nothing is ever tried again at another size: that would not be what
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from shared.claims import Claim
 from shared.errors import InvalidInput
-from shared.presets import Preset, presets
+from shared.presets import Preset
 from shared.states import Reason
 from supervisor.devices import Reading
 
 ABOUT_MEMORY = frozenset({Reason.OOM, Reason.HOST_OOM, Reason.INSUFFICIENT_VRAM})
 
 
-def shortage(claim: Claim, before: Reading | None, peak_bytes: int) -> dict[str, Any]:
-    """Details for the job's error; bytes. `holders` are the device's other users at the start."""
+def shortage(
+    claim: Claim, before: Reading | None, peak_bytes: int, known: Iterable[Preset]
+) -> dict[str, Any]:
+    """Details for the job's error; bytes. `holders` are the device's other users at the start.
+
+    `known` are the presets among which a smaller one is looked for.
+    """
     numbers: dict[str, Any] = {
         "preset": f"{claim.preset.get('name')}@{claim.preset.get('version')}",
         "need_bytes": claim.vram_bytes,
         "peak_bytes": peak_bytes,
-        "recommendation": recommendation(claim),
+        "recommendation": recommendation(claim, known),
     }
     if before is not None:
         numbers |= {
@@ -33,11 +39,11 @@ def shortage(claim: Claim, before: Reading | None, peak_bytes: int) -> dict[str,
     return numbers
 
 
-def recommendation(claim: Claim) -> str:
+def recommendation(claim: Claim, known: Iterable[Preset]) -> str:
     """The next smaller preset by name, fewer pixels, offload: whatever there is."""
     asked = claim.preset
     ways = []
-    if (smaller := next_smaller(claim)) is not None:
+    if (smaller := next_smaller(claim, known)) is not None:
         ways.append(f"preset {smaller.name!r}")
     width, height = claim.params.get("width"), claim.params.get("height")
     ways.append(f"fewer pixels than {width}x{height}" if width and height else "fewer pixels")
@@ -47,12 +53,13 @@ def recommendation(claim: Claim) -> str:
     return "try " + ", or ".join(ways)
 
 
-def next_smaller(claim: Claim) -> Preset | None:
-    """The largest shipped preset of the same device that needs less for this kind of model."""
+def next_smaller(claim: Claim, known: Iterable[Preset]) -> Preset | None:
+    """The largest preset of the same device that needs less for this kind of model and size."""
+    pixels = claim.params.get("width", 0) * claim.params.get("height", 0)
     fitting = []
-    for preset in presets().values():
+    for preset in known:
         try:
-            need = preset.vram_for(claim.model_kind)
+            need = preset.vram_for(claim.model_kind, pixels)
         except InvalidInput:
             continue
         if preset.device == claim.preset.get("device") and need < claim.vram_bytes:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from shared.claims import Claim
-from shared.messages import GenerateParams, ModelSpec, RunSpec
-from shared.presets import Preset
+from shared.messages import GenerateParams, ModelSpec, PresetSpec, RunSpec
 
 
 class Unreadable(Exception):
@@ -33,7 +32,7 @@ def run_spec(claim: Claim, *, model_folder: str) -> RunSpec:
                 folder=model_folder,
                 checkpoint_sha256=claim.checkpoint_sha256,
             ),
-            preset=Preset.model_validate(claim.preset).for_runner(),
+            preset=_preset(claim),
             params=GenerateParams.model_validate(claim.params),
             done_items=list(claim.done_items),
         )
@@ -41,3 +40,9 @@ def run_spec(claim: Claim, *, model_folder: str) -> RunSpec:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"]))
         raise Unreadable(f"the stored step cannot be run: {field}: {first['msg']}") from None
+
+
+def _preset(claim: Claim) -> PresetSpec:
+    """The runner's part of what was pinned; the limits beside it did their work at create."""
+    fields = PresetSpec.model_fields
+    return PresetSpec.model_validate({n: v for n, v in claim.preset.items() if n in fields})

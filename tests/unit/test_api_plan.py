@@ -93,10 +93,10 @@ def test_everything_that_the_step_needs_is_pinned() -> None:
     (step,) = job.steps
     assert (step.device, step.preset, step.queue) == (
         "cpu",
-        preset("cpu").model_dump(mode="json"),
+        preset("cpu").pinned("sd"),
         "default",
     )
-    assert step.vram_bytes == preset("cpu").vram_for("sd")
+    assert step.vram_bytes == preset("cpu").vram_for("sd", 64 * 48)
     assert (step.model_id, step.checkpoint_sha256) == (chosen.id, chosen.checkpoint_sha256)
     assert (job.correlation_id, job.client_request_id) == ("c", "mine")
     assert job.request == {"type": "generate", "prompt": "x"}
@@ -140,7 +140,7 @@ def test_a_preset_bounds_size_and_steps() -> None:
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
-    assert "cpu, gpu-24gb" in refusal(preset="nope").message
+    assert "cpu, gpu-8gb, gpu-12gb, gpu-16gb, gpu-24gb" in refusal(preset="nope").message
 
 
 def test_the_timeout_is_the_presets_within_the_settings_bound() -> None:

@@ -158,6 +158,17 @@ def test_preset_decides_the_dtype_of_every_part(
     assert len(modules) == 3
 
 
+def test_tiling_of_the_vae_is_as_the_preset_says(model: Path) -> None:
+    tiled = load("sd", model, CPU.model_copy(update={"vae_tiling": True}), None)
+    assert (
+        tiled._pipeline.vae.use_tiling,
+        load("sd", model, CPU, None)._pipeline.vae.use_tiling,
+    ) == (
+        True,
+        False,
+    )
+
+
 def test_flux_says_that_it_has_no_negative_prompt() -> None:
     assert FAMILIES["flux"].ignores == {"negative_prompt"}
 

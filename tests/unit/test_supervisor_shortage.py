@@ -13,6 +13,8 @@ from supervisor.devices import Reading
 from supervisor.shortage import next_smaller, recommendation, shortage
 
 GIB = 1 << 30
+ALL = presets().values()
+PIXELS = 1024 * 768  # of the claim below
 
 
 def claim(name: str = "gpu-24gb", vram_bytes: int = 12 * GIB, **preset_changes: Any) -> Claim:
@@ -20,7 +22,7 @@ def claim(name: str = "gpu-24gb", vram_bytes: int = 12 * GIB, **preset_changes: 
         step_id=uuid4(), job_id=uuid4(), user="default", epoch=1, attempt=0, losses=0,
         cancel_requested=False, vram_waited_s=0.0, name="generate", type="generate",
         params={"width": 1024, "height": 768}, count=1,
-        preset=preset(name).model_dump() | preset_changes, vram_bytes=vram_bytes, timeout_s=1.0,
+        preset=preset(name).pinned("sdxl") | preset_changes, vram_bytes=vram_bytes, timeout_s=1.0,
         model_id=uuid4(), model_name="m", model_version="1", model_kind="sdxl",
         checkpoint_sha256="", correlation_id="",
     )  # fmt: skip
@@ -30,26 +32,26 @@ def test_the_numbers_say_what_was_needed_there_and_held_by_whom() -> None:
     before = Reading(
         total_bytes=24 * GIB, used_bytes=20 * GIB, free_bytes=4 * GIB, holders={77: 20 * GIB}
     )
-    told = shortage(claim(), before, peak_bytes=5)
-    assert told["preset"] == "gpu-24gb@1"
+    told = shortage(claim(), before, 5, ALL)
+    assert told["preset"] == "gpu-24gb@2"
     assert (told["need_bytes"], told["peak_bytes"]) == (12 * GIB, 5)
     assert (told["total_bytes"], told["available_bytes"]) == (24 * GIB, 4 * GIB)
     assert told["holders"] == {"77": 20 * GIB}
 
 
 def test_without_a_reading_there_is_still_advice() -> None:
-    assert "available_bytes" not in shortage(claim(), None, 0)
-    assert shortage(claim(), None, 0)["recommendation"]
+    assert "available_bytes" not in shortage(claim(), None, 0, ALL)
+    assert shortage(claim(), None, 0, ALL)["recommendation"]
 
 
 def test_the_next_smaller_preset_is_of_the_same_device_and_needs_less() -> None:
-    smaller = next_smaller(claim(vram_bytes=1 << 60))
+    smaller = next_smaller(claim(vram_bytes=1 << 60), ALL)
     assert smaller is not None
     assert smaller.device == "cuda"
-    largest = max(p.vram_for("sdxl") for p in presets().values() if p.device == "cuda")
-    assert smaller.vram_for("sdxl") == largest
-    assert f"preset {smaller.name!r}" in recommendation(claim(vram_bytes=1 << 60))
-    assert next_smaller(claim(vram_bytes=0)) is None
+    largest = max(p.vram_for("sdxl", PIXELS) for p in ALL if p.device == "cuda")
+    assert smaller.vram_for("sdxl", PIXELS) == largest
+    assert f"preset {smaller.name!r}" in recommendation(claim(vram_bytes=1 << 60), ALL)
+    assert next_smaller(claim(vram_bytes=0), ALL) is None
 
 
 @pytest.mark.parametrize(
@@ -57,10 +59,10 @@ def test_the_next_smaller_preset_is_of_the_same_device_and_needs_less() -> None:
     [({}, "offload 'model'"), ({"offload": "model"}, "offload 'sequential'")],
 )
 def test_offload_goes_one_level_further(changes: dict[str, Any], words: str) -> None:
-    assert words in recommendation(claim(**changes))
-    assert "fewer pixels than 1024x768" in recommendation(claim(**changes))
+    assert words in recommendation(claim(**changes), ALL)
+    assert "fewer pixels than 1024x768" in recommendation(claim(**changes), ALL)
 
 
 def test_nothing_is_offloaded_from_a_cpu() -> None:
-    assert "offload" not in recommendation(claim("cpu"))
-    assert "offload" not in recommendation(claim(offload="sequential"))
+    assert "offload" not in recommendation(claim("cpu"), ALL)
+    assert "offload" not in recommendation(claim(offload="sequential"), ALL)

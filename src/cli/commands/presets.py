@@ -1,0 +1,146 @@
+"""`dreamforge preset …`: what there is, what suits a model, and what a model really takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import Height, Out, Output, Width
+
+app = typer.Typer(no_args_is_help=True, help="Limits and memory needs per class of device.")
+
+PresetName = Annotated[str, typer.Argument(metavar="PRESET", help="A preset's name.")]
+ModelOrFolder = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Id, name, name@version, or a model's folder.")
+]
+
+
+@app.command("list")
+def list_(output: Out = Output.TABLE) -> None:
+    """List the presets of this release and those of DF_PRESETS_DIR."""
+    from cli.console import as_json
+    from cli.preset_table import catalogue, gigabytes
+    from cli.tables import table
+
+    found = catalogue()
+    if output is Output.JSON:
+        as_json([preset.model_dump(mode="json") for preset in found.values()])
+        return
+    table(
+        ("preset", "device", "memory", "dtype", "offload", "max pixels", "max steps", "timeout"),
+        [
+            (
+                f"{preset.name}@{preset.version}",
+                preset.device,
+                gigabytes(preset.memory_bytes),
+                preset.dtype,
+                preset.offload,
+                preset.max_pixels,
+                preset.max_steps,
+                f"{preset.timeout_s:g} s",
+            )
+            for preset in found.values()
+        ],
+    )
+
+
+@app.command()
+def show(preset: PresetName, output: Out = Output.TABLE) -> None:
+    """Show one preset and what it says about each kind of model."""
+    from cli.console import as_json
+    from cli.preset_table import catalogue, chosen, gigabytes
+    from cli.tables import pairs, table
+
+    found = chosen(catalogue(), preset)
+    if output is Output.JSON:
+        as_json(found.model_dump(mode="json"))
+        return
+    pairs(*((name, value) for name, value in found if name != "kinds"))
+    table(
+        ("kind", "dtype", "offload", "memory", "and per megapixel"),
+        [
+            (
+                kind,
+                need.dtype or found.dtype,
+                need.offload or found.offload,
+                gigabytes(need.base_bytes),
+                gigabytes(need.bytes_per_pixel * 10**6),
+            )
+            for kind, need in found.kinds.items()
+        ],
+    )
+
+
+@app.command()
+def fit(
+    model: ModelOrFolder,
+    width: Width = None,
+    height: Height = None,
+    output: Out = Output.TABLE,
+) -> None:
+    """Say which presets can make a picture of this size with a model; default: its own size."""
+    from cli.console import as_json
+    from cli.preset_table import catalogue, fits, gigabytes, subject
+    from cli.tables import table
+
+    asked = subject(model, width, height)
+    rows = fits(catalogue().values(), asked)
+    if output is Output.JSON:
+        as_json([row.as_json() for row in rows])
+        return
+    table(
+        ("preset", "needs", "has", f"{asked.width}x{asked.height}"),
+        [
+            (
+                row.preset.name,
+                "-" if row.need_bytes is None else gigabytes(row.need_bytes),
+                gigabytes(row.preset.memory_bytes),
+                row.problem or "fits",
+            )
+            for row in rows
+        ],
+    )
+
+
+@app.command()
+def measure(
+    folder: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="A model with its dreamforge.json.")
+    ],
+    preset: Annotated[str, typer.Option(help="Whose device, dtype and offload mode are used.")],
+    sizes: Annotated[
+        list[str] | None, typer.Option("--size", help="WIDTHxHEIGHT; give two or more.")
+    ] = None,
+    output: Out = Output.TABLE,
+) -> None:
+    """Run a model on this machine's device and print what a preset should say about it.
+
+    Stop the worker first: what it allocates meanwhile would be counted as the model's.
+    """
+    from cli.console import as_json, out
+    from cli.measuring import measured, sides
+    from cli.preset_table import catalogue, chosen, gigabytes
+    from cli.tables import table
+
+    kind, peaks, need = measured(
+        folder, chosen(catalogue(), preset), [sides(size) for size in sizes or []]
+    )
+    if output is Output.JSON:
+        as_json(
+            {
+                "kind": kind,
+                "peaks": [{"pixels": p.pixels, "peak_bytes": p.peak_bytes} for p in peaks],
+                "base_bytes": need.base_bytes,
+                "bytes_per_pixel": need.bytes_per_pixel,
+            }
+        )
+        return
+    table(("pixels", "peak"), [(peak.pixels, gigabytes(peak.peak_bytes)) for peak in peaks])
+    for line in (
+        f"[kinds.{kind}]",
+        f"base_bytes = {need.base_bytes}",
+        f"bytes_per_pixel = {need.bytes_per_pixel}",
+    ):
+        out.print(line, soft_wrap=True)

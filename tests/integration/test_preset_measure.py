@@ -1,0 +1,41 @@
+"""`dreamforge preset measure` with the real runner on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+DEMO = Path(__file__).parents[2] / "models" / "sd" / "dreamforge-demo@1"
+
+
+def measure(folder: Path, *sizes: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "cli", "preset", "measure", str(folder), "--preset", "cpu"]
+    argv += [part for size in sizes for part in ("--size", size)]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(
+        [*argv, "--output", "json"], capture_output=True, text=True, env=env, check=False
+    )
+
+
+def test_peaks_of_two_sizes_become_the_figures_of_a_preset() -> None:
+    done = measure(DEMO, "64x64", "384x384")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    small, large = (peak["peak_bytes"] for peak in found["peaks"])
+    assert found["kind"] == "sd"
+    # Python, torch and the weights; then a decoder that has many channels for each pixel.
+    assert 200 << 20 < small < large < 2 << 30
+    assert found["bytes_per_pixel"] * (384 * 384 - 64 * 64) >= (large - small) // 2
+
+
+def test_a_model_that_cannot_be_run_is_said_in_the_runners_words(tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(DEMO, folder)
+    (folder / "vocabulary.txt").unlink()
+    done = measure(folder)
+    assert done.returncode == 2
+    assert "vocabulary.txt: missing" in done.stderr

@@ -1,0 +1,75 @@
+"""`dreamforge preset list`, `show` and `fit`, without an API."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.entry import run
+from cli.failures import USAGE
+from cli.measuring import sides
+from shared.presets import presets
+
+DEMO = Path(__file__).parents[2] / "models" / "sd" / "dreamforge-demo@1"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DF_PRESETS_DIR", raising=False)
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert run(["preset", *arguments, "--output", "json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_list_and_show_print_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [one["name"] for one in answer(capsys, "list")] == list(presets())
+    shown = answer(capsys, "show", "gpu-8gb")
+    assert shown == presets()["gpu-8gb"].model_dump(mode="json")
+    assert run(["preset", "show", "gpu-8gb"]) == 0
+    assert "sequential" in capsys.readouterr().out
+
+
+def test_fit_says_for_a_folder_what_each_preset_would_need(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = {row["preset"]: row for row in answer(capsys, "fit", str(DEMO))}
+    assert all(row["fits"] for row in rows.values())
+    assert rows["cpu"]["need_bytes"] == presets()["cpu"].vram_for("sd", 64 * 64)
+    wide = {
+        row["preset"]: row["problem"]
+        for row in answer(capsys, "fit", str(DEMO), "--width", "2048", "--height", "1024")
+    }
+    assert "1048576 pixels" in wide["gpu-8gb"]
+    assert wide["gpu-16gb"] is None
+
+
+def test_an_unknown_preset_and_a_wrong_file_are_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert run(["preset", "show", "gpu-1gb"]) == USAGE
+    assert "there are cpu, gpu-8gb" in capsys.readouterr().err
+    (tmp_path / "mine.toml").write_text("name = 1")
+    monkeypatch.setenv("DF_PRESETS_DIR", str(tmp_path))
+    assert run(["preset", "list"]) == USAGE
+    assert "DF_PRESETS_DIR: mine.toml: name:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["64", "64x", "0x0", "65x64", "8192x64", "64x64x64"])
+def test_a_size_that_no_request_could_have_is_refused(text: str) -> None:
+    with pytest.raises(Exception, match="WIDTHxHEIGHT"):
+        sides(text)
+    assert sides("64x128") == (64, 128)
+
+
+def test_measuring_needs_the_device_and_two_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["preset", "measure", str(DEMO), "--preset", "cpu", "--size", "64x64"]) == USAGE
+    assert "two sizes" in capsys.readouterr().err
+    if not Path("/proc/driver/nvidia/version").exists():
+        assert run(["preset", "measure", str(DEMO), "--preset", "gpu-8gb"]) == USAGE
+        assert "no NVIDIA driver" in capsys.readouterr().err

@@ -1,0 +1,170 @@
+"""Preset files: what ships is sound, what an operator writes is checked, what is pinned stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import ValidationError
+
+from shared.errors import InvalidInput
+from shared.messages import PresetSpec
+from shared.model_schema import Kind
+from shared.presets import PresetError, parse_preset, preset, presets
+from shared.registry import NATIVE_SIDE
+from shared.settings import Settings, describe
+from supervisor.measure import Peak, need_of
+
+SOUND = """
+name = "mine"
+version = 3
+device = "cuda"
+memory_bytes = 24_000_000_000
+dtype = "float16"
+threads = 4
+timeout_s = 60
+max_pixels = 1_048_576
+max_steps = 50
+
+[kinds.sdxl]
+dtype = "bfloat16"
+offload = "model"
+base_bytes = 1000
+bytes_per_pixel = 2
+"""
+
+
+def with_file(folder: Path, text: str, name: str = "mine.toml") -> Path:
+    (folder / name).write_text(text)
+    presets.cache_clear()
+    return folder
+
+
+@pytest.mark.parametrize("size", [8, 12, 16, 24, 48, 80])
+def test_every_class_of_card_runs_every_kind_at_its_native_size(size: int) -> None:
+    found = preset(f"gpu-{size}gb")
+    assert found.memory_bytes == size * 10**9
+    for kind in get_args(Kind):
+        side = NATIVE_SIDE[kind]
+        assert side * side <= found.max_pixels
+        assert found.vram_for(kind, side * side) <= found.memory_bytes, kind
+
+
+def test_a_larger_card_never_has_a_lower_limit() -> None:
+    cards = [one for one in presets().values() if one.device == "cuda"]
+    assert [one.name for one in cards] == [f"gpu-{n}gb" for n in (8, 12, 16, 24, 48, 80)]
+    assert sorted(one.max_pixels for one in cards) == [one.max_pixels for one in cards]
+
+
+def test_memory_grows_with_the_pixels() -> None:
+    sdxl = preset("gpu-24gb").kinds["sdxl"]
+    one, two = (preset("gpu-24gb").vram_for("sdxl", pixels) for pixels in (10**6, 2 * 10**6))
+    assert two - one == sdxl.bytes_per_pixel * 10**6
+    assert one == sdxl.base_bytes + sdxl.bytes_per_pixel * 10**6
+
+
+def test_a_kind_may_have_its_own_dtype_and_offload_mode(tmp_path: Path) -> None:
+    mine = presets(with_file(tmp_path, SOUND))["mine"]
+    spec = mine.for_runner("sdxl")
+    assert (spec.dtype, spec.offload) == ("bfloat16", "model")
+    assert preset("gpu-16gb").for_runner("sd").offload == "none"
+    assert preset("gpu-16gb").for_runner("flux").dtype == "bfloat16"
+
+
+def test_what_is_pinned_is_what_the_runner_gets_and_the_limits() -> None:
+    pinned = preset("gpu-8gb").pinned("sdxl")
+    spec = PresetSpec.model_validate({name: pinned[name] for name in PresetSpec.model_fields})
+    assert spec == preset("gpu-8gb").for_runner("sdxl")
+    assert pinned.keys() - PresetSpec.model_fields == {"timeout_s", "max_pixels", "max_steps"}
+
+
+def test_a_kind_that_the_preset_does_not_know_is_refused_with_those_it_does(tmp_path: Path) -> None:
+    mine = presets(with_file(tmp_path, SOUND))["mine"]
+    with pytest.raises(InvalidInput, match="it knows sdxl"):
+        mine.vram_for("flux", 1)
+
+
+def test_own_presets_stand_beside_the_shipped_ones(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("why we have these")
+    known = presets(with_file(tmp_path, SOUND))
+    assert known.keys() - presets().keys() == {"mine"}
+    with pytest.raises(InvalidInput) as caught:
+        preset("nope", tmp_path)
+    assert caught.value.details["known"] == list(known)
+
+
+WRONG: list[tuple[str, str, str]] = [
+    ('dtype = "float16"', 'dtyp = "float16"', "mine.toml: dtyp: no such field; there are name"),
+    ("threads = 4", "threads = 4\nthread = 4", "mine.toml: thread: no such field; there are name"),
+    ("base_bytes", "base_byte", "kinds.sdxl.base_byte: no such field; there are base_bytes"),
+    ("[kinds.sdxl]", "[kinds.sdxx]", "mine.toml: kinds.sdxx: Input should be 'sd', 'sdxl'"),
+    ('"float16"', '"fp16"', "mine.toml: dtype: Input should be 'float32', 'float16' or 'bfloat16'"),
+    ("max_steps = 50", "max_steps = 0", "mine.toml: max_steps: Input should be greater than 0"),
+    ("version = 3", "version = ", "mine.toml: not TOML:"),
+    ('device = "cuda"', 'device = "cpu"', "a CPU has nowhere to offload to; accepted: none"),
+    ('"mine"', '"gpu-24gb"', "mine.toml: name: 'gpu-24gb' ships with Dream Forge"),
+]
+
+
+@pytest.mark.parametrize(("there", "instead", "said"), WRONG)
+def test_a_typo_is_refused_with_file_and_field(
+    tmp_path: Path, there: str, instead: str, said: str
+) -> None:
+    with pytest.raises(PresetError) as caught:
+        presets(with_file(tmp_path, SOUND.replace(there, instead)))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value).removesuffix("\n") or "TOML" in said
+
+
+def test_a_field_that_only_one_kind_has_wrong_names_the_fields_of_a_kind(tmp_path: Path) -> None:
+    with pytest.raises(PresetError, match="there are base_bytes, bytes_per_pixel, dtype, offload"):
+        parse_preset("mine.toml", SOUND + "\nbase_byte = 1\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("mine.tml", "not a preset"), ("two.toml", "is in another file")]
+)
+def test_a_file_that_would_be_ignored_or_doubled_is_refused(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    with_file(tmp_path, SOUND)
+    with pytest.raises(PresetError, match=said):
+        presets(with_file(tmp_path, SOUND, name))
+
+
+def settings(**given: Any) -> Settings:
+    return Settings(
+        _env_file=None,
+        database_url="postgresql://x",
+        redis_url="redis://x",
+        s3_endpoint="http://x",
+        s3_access_key="x",
+        s3_secret_key="x",
+        **given,
+    )
+
+
+def test_a_start_with_a_wrong_preset_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = with_file(tmp_path, SOUND.replace("bytes_per_pixel", "bytes_per_pixels"))
+    with pytest.raises(ValidationError) as caught:
+        settings(presets_dir=folder)
+    (line,) = describe(caught.value)
+    assert line.startswith("DF_PRESETS_DIR: mine.toml: kinds.sdxl.bytes_per_pixels: no such field")
+    with pytest.raises(ValidationError, match="No such file or directory"):
+        settings(presets_dir=tmp_path / "absent")
+    assert settings(presets_dir="").presets_dir is None
+
+
+def test_measured_peaks_become_a_line_that_lies_over_all_of_them() -> None:
+    peaks = [Peak(pixels=p, peak_bytes=b) for p, b in ((100, 1200), (200, 1600), (300, 1800))]
+    need = need_of(peaks)
+    assert need.bytes_per_pixel == 3
+    assert all(need.base_bytes + 3 * peak.pixels >= peak.peak_bytes for peak in peaks)
+    with pytest.raises(ValueError, match="two sizes"):
+        need_of(peaks[:1])
+
+
+def test_a_size_that_costs_nothing_more_leaves_no_negative_slope() -> None:
+    need = need_of([Peak(pixels=1, peak_bytes=10), Peak(pixels=2, peak_bytes=9)])
+    assert (need.base_bytes, need.bytes_per_pixel) == (10, 0)
