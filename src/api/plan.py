@@ -28,7 +28,16 @@ DEFAULT_PRESET = "cpu"
 # `chain.upscale` implementations that this release has.
 UPSCALERS: tuple[str, ...] = ()
 # What a model's schema may fill in and bound. The prompt is everybody's.
-_BY_MODEL = ("width", "height", "steps", "guidance", "scheduler", "count", "format")
+_BY_MODEL = (
+    "negative_prompt",
+    "width",
+    "height",
+    "steps",
+    "guidance",
+    "scheduler",
+    "count",
+    "format",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,7 +139,6 @@ def _generate_params(body: CreateJob, model: Model) -> GenerateParams:
     chosen["guidance"] = float(chosen["guidance"])
     return GenerateParams(
         prompt=body.prompt,
-        negative_prompt=body.negative_prompt,
         seed=body.seed,
         embed_metadata=body.embed_metadata,
         **chosen,
@@ -158,6 +166,8 @@ def _finding(error: ValidationError) -> dict[str, Any]:
     message = error.message
     if rule == "enum":
         message = f"must be one of: {', '.join(str(name or 'null') for name in value)}"
+    elif rule == "maxLength" and value == 0:
+        message = "this model has no use for it; leave it out"
     return {"field": field, "message": message, rule: value}
 
 

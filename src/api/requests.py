@@ -9,10 +9,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from api.cursor import CURSOR_PATTERN
 from shared.messages import MAX_COUNT, MAX_SEED
-from shared.model_schema import MAX_GUIDANCE, MAX_SIDE, MAX_STEPS, MIN_SIDE
+from shared.model_schema import MAX_GUIDANCE, MAX_PROMPT, MAX_SIDE, MAX_STEPS, MIN_SIDE
 from shared.states import Status
 
-MAX_PROMPT_CHARACTERS = 4096
 MAX_NAME_CHARACTERS = 256
 MAX_PAGE = 200
 MAX_TAIL = 10_000
@@ -49,7 +48,7 @@ def _storable(text: str) -> str:
 Text = Annotated[
     str,
     AfterValidator(_storable),
-    Field(max_length=MAX_PROMPT_CHARACTERS, json_schema_extra={"pattern": r"^[^\u0000]*$"}),
+    Field(max_length=MAX_PROMPT, json_schema_extra={"pattern": r"^[^\u0000]*$"}),
 ]
 Name = Annotated[
     str,

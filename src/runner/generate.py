@@ -12,8 +12,12 @@ from runner.images import encode_image
 from runner.interface import Context, Emit
 from runner.metadata import Facts
 from runner.pipelines import TextToImage, load
+from runner.prompts import Cut, unread
 from shared.messages import MAX_SEED, Artifact, GenerateParams, Log, Progress, Stage
 from shared.registry import check_installed
+
+# Of the words that were cut, in the message; all of them are in the payload.
+MAX_SHOWN = 200
 
 
 class Generate:
@@ -36,7 +40,9 @@ class Generate:
 
     def run(self, params: GenerateParams, emit: Emit) -> int:
         assert self._ctx is not None and self._pipeline is not None, "run before prepare"
-        self._warn_of_ignored(params, emit)
+        self._pipeline.check(params)
+        for cut in unread(self._pipeline, params):
+            emit(_cut(cut))
         todo = [i for i in range(params.count) if i not in self._ctx.spec.done_items]
         for index in todo:
             self._ctx.stop.check()
@@ -73,12 +79,6 @@ class Generate:
         _send(image, index, seed, params, facts, emit)
         emit(_progress("decode", index, 1, 1))
 
-    def _warn_of_ignored(self, params: GenerateParams, emit: Emit) -> None:
-        assert self._pipeline is not None
-        for name in self._pipeline.ignored(params):
-            text = f"this kind of model has no {name}; it is not used"
-            emit(Log(level="WARNING", code="parameter.ignored", message=text))
-
 
 def seed_of(seed: int | None, index: int) -> int:
     """The seed of one item: drawn now, or `seed + index` so that a batch can be repeated."""
@@ -109,3 +109,22 @@ def _progress(stage: Stage, index: int, step: int, steps: int) -> Progress:
 def _blocked(index: int) -> Log:
     text = "the model's safety checker replaced this picture with a black one"
     return Log(level="WARNING", code="safety.blocked", message=text, item_index=index)
+
+
+def _cut(cut: Cut) -> Log:
+    text = (
+        f"{cut.field}: {cut.reader} reads {cut.limit} tokens of {cut.tokens}; "
+        f"not read: {cut.words[:MAX_SHOWN]!r}"
+    )
+    return Log(
+        level="WARNING",
+        code="prompt.truncated",
+        message=text,
+        payload={
+            "field": cut.field,
+            "reader": cut.reader,
+            "tokens": cut.tokens,
+            "limit": cut.limit,
+            "cut": cut.words,
+        },
+    )

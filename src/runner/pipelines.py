@@ -8,12 +8,13 @@ has been checked before (`shared.registry.check_folder`): no pickle, no code, no
 
 from __future__ import annotations
 
+import inspect
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import diffusers
 import torch
@@ -26,16 +27,17 @@ from shared.messages import GenerateParams, PresetSpec
 
 OnStep = Callable[[int, int], None]
 Arguments = dict[str, Any]
+Layout = Literal["diffusers", "single_file"]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """One row: the class by name in `diffusers`, and which request fields it has no use for."""
+    """One row: the class by name in `diffusers`, and whether a negative prompt has any effect."""
 
     pipeline: str
-    ignores: frozenset[str] = frozenset()
+    negative_prompt: bool = True
 
 
 FAMILIES: dict[str, Family] = {
@@ -43,9 +45,14 @@ FAMILIES: dict[str, Family] = {
     "sdxl": Family(pipeline="StableDiffusionXLPipeline"),
     "sd3": Family(pipeline="StableDiffusion3Pipeline"),
     # Flux is guidance-distilled: a negative prompt would need a second pass per step.
-    "flux": Family(pipeline="FluxPipeline", ignores=frozenset({"negative_prompt"})),
+    "flux": Family(pipeline="FluxPipeline", negative_prompt=False),
     "auto": Family(pipeline="AutoPipelineForText2Image"),
 }
+
+# Given to every pipeline that has such a parameter: what a request says is drawn, at its own size
+# (some would pick a size they like and resize) and with its own words (some would edit them, with
+# libraries that we do not ship).
+AS_ASKED: Arguments = {"use_resolution_binning": False, "clean_caption": False}
 
 # diffusers resolves its classes at first use, which is where the seconds go. These share nearly all
 # of their modules (50 ms for the last three), so a standby runner has them before it says READY;
@@ -67,9 +74,25 @@ class TextToImage:
     def scheduler_class(self) -> str:
         return type(self._pipeline.scheduler).__name__
 
-    def ignored(self, params: GenerateParams) -> list[str]:
-        """The fields that were given and that this family cannot use."""
-        return sorted(name for name in self._family.ignores if getattr(params, name))
+    @property
+    def components(self) -> dict[str, Any]:
+        """The parts by name, as diffusers calls them: `unet`, `tokenizer_2`, …"""
+        parts: dict[str, Any] = self._pipeline.components
+        return parts
+
+    @property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """What a call of this pipeline takes."""
+        return inspect.signature(type(self._pipeline).__call__).parameters
+
+    def check(self, params: GenerateParams) -> None:
+        """Raise ValueError for what was asked and this model cannot do; nothing is ignored.
+
+        The API has refused most of it already, by the model's schema. About `auto` it knows less.
+        """
+        takes = self._family.negative_prompt and "negative_prompt" in self.parameters
+        if params.negative_prompt and not takes:
+            raise ValueError(f"{type(self._pipeline).__name__} has no use for a negative_prompt")
 
     def picture(self, params: GenerateParams, seed: int, on_step: OnStep) -> tuple[Image, bool]:
         """Sample and decode one picture; True with it when a safety checker blacked it out.
@@ -78,15 +101,11 @@ class TextToImage:
         take more sampling steps than were asked for (Heun, PNDM): `total` is what they take.
         """
 
-        def after(pipeline: Any, index: int, _timestep: Any, kwargs: Arguments) -> Arguments:
-            on_step(index + 1, max(int(pipeline.num_timesteps), index + 1))
-            return kwargs
-
         output = self._pipeline(
             **self._arguments(params),
+            **self._callback(params, on_step),
             # On the CPU on purpose: the same seed starts from the same noise on every device.
             generator=torch.Generator("cpu").manual_seed(seed),
-            callback_on_step_end=after,
         )
         blocked = bool(any(getattr(output, "nsfw_content_detected", None) or ()))
         image: Image = output.images[0]
@@ -95,29 +114,47 @@ class TextToImage:
             raise ValueError(f"the pipeline made {image.width}x{image.height} pixels instead")
         return image, blocked
 
+    def _callback(self, params: GenerateParams, on_step: OnStep) -> Arguments:
+        """How this pipeline is made to call `on_step`: the newer way, or the older one."""
+
+        def after(pipeline: Any, index: int, _timestep: Any, kwargs: Arguments) -> Arguments:
+            on_step(index + 1, max(int(pipeline.num_timesteps), index + 1))
+            return kwargs
+
+        def older(index: int, _timestep: Any, _latents: Any) -> None:
+            on_step(index + 1, max(params.steps, index + 1))
+
+        if "callback_on_step_end" in self.parameters:
+            return {"callback_on_step_end": after}
+        if "callback" in self.parameters:
+            return {"callback": older, "callback_steps": 1}
+        return {}  # nothing to see of its steps: it can be stopped between two pictures, or killed
+
     def _arguments(self, params: GenerateParams) -> Arguments:
-        given: Arguments = {
+        given: Arguments = AS_ASKED | {
             "prompt": params.prompt,
-            "negative_prompt": params.negative_prompt or None,
             "width": params.width,
             "height": params.height,
             "num_inference_steps": params.steps,
             "guidance_scale": params.guidance,
         }
-        return {name: value for name, value in given.items() if name not in self._family.ignores}
+        if params.negative_prompt:  # its default differs from pipeline to pipeline
+            given["negative_prompt"] = params.negative_prompt
+        return {name: value for name, value in given.items() if name in self.parameters}
 
 
-def load(kind: str, folder: Path, preset: PresetSpec, scheduler: str | None) -> TextToImage:
+def load(
+    kind: str,
+    folder: Path,
+    preset: PresetSpec,
+    scheduler: str | None,
+    *,
+    layout: Layout = "diffusers",
+) -> TextToImage:
     """Load the model of `folder` as `preset` says, onto its device."""
     quiet()
     family = FAMILIES[kind]
-    pipeline = getattr(diffusers, family.pipeline).from_pretrained(
-        str(folder),
-        dtype=DTYPES[preset.dtype],
-        use_safetensors=True,
-        local_files_only=True,
-        **_without_missing_checker(folder),
-    )
+    pipeline = LAYOUTS[layout](getattr(diffusers, family.pipeline), folder, DTYPES[preset.dtype])
     pipeline.set_progress_bar_config(disable=True)
     if scheduler is not None:
         replace_scheduler(pipeline, scheduler)
@@ -126,6 +163,42 @@ def load(kind: str, folder: Path, preset: PresetSpec, scheduler: str | None) -> 
     PLACES[preset.offload](pipeline, preset.device)
     return TextToImage(pipeline, family, scheduler)
 
+
+def _from_folder(pipeline: Any, folder: Path, dtype: torch.dtype) -> Any:
+    return pipeline.from_pretrained(
+        str(folder),
+        dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        **_without_missing_checker(folder),
+    )
+
+
+def _from_single_file(pipeline: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """One file with all weights, and `config/`: a folder of the usual layout without weights."""
+    (checkpoint,) = folder.glob("*.safetensors")
+    config = folder / "config"
+    loaded = pipeline.from_single_file(
+        str(checkpoint),
+        config=str(config),
+        dtype=dtype,
+        local_files_only=True,
+        **_without_missing_checker(config),
+    )
+    for part in loaded.components.values():
+        # diffusers 0.42 leaves a T5 that it has filled as a model in training: dropout would change
+        # the prompt at random; and without the weight that its embedding shares, so that the move
+        # to the device would fail.
+        if isinstance(part, transformers.PreTrainedModel):
+            part.tie_weights()
+            part.eval()
+    return loaded
+
+
+LAYOUTS: dict[Layout, Callable[[Any, Path, torch.dtype], Any]] = {
+    "diffusers": _from_folder,
+    "single_file": _from_single_file,
+}
 
 PLACES: dict[str, Callable[[Any, str], Any]] = {
     "none": lambda pipeline, device: pipeline.to(device),

@@ -17,6 +17,7 @@ MIN_SIDE, MAX_SIDE = 16, 4096  # pixels; the API's own bounds
 MAX_STEPS = 200
 MAX_GUIDANCE = 50.0
 MAX_COUNT = 100
+MAX_PROMPT = 4096  # characters
 
 Kind = Literal["sd", "sdxl", "sd3", "flux", "auto"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -46,6 +47,14 @@ SCHEDULERS_OF: dict[Kind, tuple[str, ...]] = {
 # The autoencoder halves a side three times; these transformers pair latent pixels on top of that.
 # diffusers would round a Flux size down by itself, and we never change what was asked for.
 MULTIPLE_OF: dict[Kind, int] = {"sd": 8, "sdxl": 8, "sd3": 16, "flux": 16, "auto": 8}
+# Flux is guidance-distilled, so a negative prompt has no effect on it. An empty one is accepted.
+MAX_NEGATIVE_PROMPT: dict[Kind, int] = {
+    "sd": MAX_PROMPT,
+    "sdxl": MAX_PROMPT,
+    "sd3": MAX_PROMPT,
+    "flux": 0,
+    "auto": MAX_PROMPT,
+}
 
 
 class Part(BaseModel):
@@ -145,6 +154,11 @@ def parameters_schema(model: ModelDescriptor) -> dict[str, Any]:
         "title": f"{model.name}@{model.version}",
         "type": "object",
         "properties": {
+            "negative_prompt": {
+                "type": "string",
+                "maxLength": MAX_NEGATIVE_PROMPT[model.kind],
+                "default": "",
+            },
             "width": _integer(limits.width, defaults.width) | side,
             "height": _integer(limits.height, defaults.height) | side,
             "steps": _integer(limits.steps, defaults.steps),
@@ -185,6 +199,9 @@ def _problem(rule: Mapping[str, Any], value: Any) -> str | None:
     if "enum" in rule:
         names = ", ".join("null" if name is None else str(name) for name in rule["enum"])
         return None if value in rule["enum"] else f"must be one of: {names}"
+    if rule["type"] == "string":
+        longest = rule["maxLength"]
+        return None if len(value) <= longest else f"must have at most {longest} characters"
     kinds = (int,) if rule["type"] == "integer" else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds):
         return f"must be of type {rule['type']}"

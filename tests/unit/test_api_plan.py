@@ -128,6 +128,15 @@ def test_the_models_own_limits_are_checked_before_the_job_exists(
     assert "tiny@1" in error.message
 
 
+def test_a_negative_prompt_that_has_no_effect_is_refused_and_not_ignored() -> None:
+    flux = model(kind="flux")
+    flux.parameters_schema["properties"]["negative_prompt"]["maxLength"] = 0
+    error = refusal(flux, negative_prompt="blurry")
+    assert error.message.startswith("negative_prompt: this model has no use for it; leave it out")
+    assert plan(flux, negative_prompt="").steps[0].params["negative_prompt"] == ""
+    assert plan(negative_prompt="blurry").steps[0].params["negative_prompt"] == "blurry"
+
+
 def test_a_model_without_a_default_makes_the_request_say() -> None:
     assert "width" in refusal(model(parameters_schema={"type": "object"})).message
 

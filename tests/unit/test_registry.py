@@ -302,7 +302,8 @@ def test_schema_carries_limits_defaults_and_schedulers(model: ModelDescriptor) -
     assert "dpmpp_2m_karras" in properties["scheduler"]["enum"]
     assert "flow_match_euler" not in properties["scheduler"]["enum"]
     assert set(properties) == {
-        *("width", "height", "steps", "guidance", "scheduler", "count", "format")
+        *("width", "height", "steps", "guidance", "scheduler", "count", "format"),
+        "negative_prompt",
     }
 
 

@@ -169,10 +169,6 @@ def test_tiling_of_the_vae_is_as_the_preset_says(model: Path) -> None:
     )
 
 
-def test_flux_says_that_it_has_no_negative_prompt() -> None:
-    assert FAMILIES["flux"].ignores == {"negative_prompt"}
-
-
 def test_hygiene_reports_nothing_on_the_cpu_and_keeps_the_error() -> None:
     with pytest.raises(ValueError, match="mine"), hygiene("cpu") as memory:
         raise ValueError("mine")

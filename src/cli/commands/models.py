@@ -95,6 +95,8 @@ def get(
 def _rule(name: str, rule: dict[str, Any]) -> tuple[str, str, str]:
     if "enum" in rule:
         accepts = ", ".join(str(value) for value in rule["enum"] if value is not None)
+    elif "maxLength" in rule:
+        accepts = f"text, {rule['maxLength']} characters" if rule["maxLength"] else "nothing"
     else:
         accepts = f"{rule.get('minimum', '')} to {rule.get('maximum', '')}"
         if "multipleOf" in rule:

@@ -1,0 +1,72 @@
+"""How much of a prompt a model reads. What is over the bound of a text encoder is cut, silently.
+
+CLIP reads 77 tokens, begin and end included. T5 reads as many as its pipeline asks for
+(`max_sequence_length`: 256 in Stable Diffusion 3, 512 in Flux). A family with several encoders may
+cut at several places; each is reported, the same cut of two encoders once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import CLIPTokenizer, CLIPTokenizerFast, T5Tokenizer, T5TokenizerFast
+
+from runner.pipelines import TextToImage
+from shared.messages import GenerateParams
+
+READERS = {
+    "CLIP": (CLIPTokenizer, CLIPTokenizerFast),
+    "T5": (T5Tokenizer, T5TokenizerFast),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cut:
+    """What one text encoder does not read. `limit` and `tokens` count begin and end marks."""
+
+    field: str  # prompt or negative_prompt
+    reader: str
+    limit: int
+    tokens: int
+    words: str
+
+
+def unread(pipeline: TextToImage, params: GenerateParams) -> list[Cut]:
+    """Every cut that this model makes in the prompts, in the order of its encoders."""
+    found: dict[Cut, None] = {}
+    for reader, tokenizer in _tokenizers(pipeline):
+        limit = _limit(reader, tokenizer, pipeline)
+        for field in ("prompt", "negative_prompt"):
+            cut = _cut(field, getattr(params, field), reader, tokenizer, limit)
+            if cut is not None:
+                found[cut] = None
+    return list(found)
+
+
+def _tokenizers(pipeline: TextToImage) -> Iterator[tuple[str, Any]]:
+    for name, part in sorted(pipeline.components.items()):
+        if name.startswith("tokenizer"):
+            for reader, classes in READERS.items():
+                if isinstance(part, classes):
+                    yield reader, part
+
+
+def _limit(reader: str, tokenizer: Any, pipeline: TextToImage) -> int | None:
+    """Tokens that are read; None where nothing is known about it."""
+    if reader == "CLIP":
+        return int(tokenizer.model_max_length)
+    asked = pipeline.parameters.get("max_sequence_length")
+    return asked.default if asked is not None and isinstance(asked.default, int) else None
+
+
+def _cut(field: str, text: str, reader: str, tokenizer: Any, limit: int | None) -> Cut | None:
+    if limit is None or not text:
+        return None
+    ids = tokenizer(text, truncation=False)["input_ids"]
+    if len(ids) <= limit:
+        return None
+    # What is read ends with the mark that ends the whole: one place of the limit is its own.
+    words = tokenizer.decode(ids[limit - 1 : -1], skip_special_tokens=True)
+    return Cut(field=field, reader=reader, limit=limit, tokens=len(ids), words=words)

@@ -1,0 +1,316 @@
+"""Tiny pipelines of every family, with random weights, built from their configuration classes.
+
+Each is a whole model folder of the real layout, a few megabytes and a second's work. Pictures are
+noise; they are the same noise for the same seed, because the weights are seeded too. The text
+encoders of a family have different widths, as in the real ones: by that diffusers tells them apart
+in a single file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+from runner.pipelines import quiet
+from runner.tiny import byte_letters
+from shared.model_schema import Kind
+from shared.registry import (
+    Defaults,
+    Limits,
+    ModelDescriptor,
+    Range,
+    Source,
+    describe_folder,
+    write_descriptor,
+)
+
+SEED = 7
+TOKENS = 77
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:()"
+DEFAULTS = Defaults(width=64, height=64, steps=2, guidance=3.0)
+LIMITS = Limits(width=Range(min=16, max=256), height=Range(min=16, max=256))
+
+
+def build(family: str, folder: Path) -> ModelDescriptor:
+    """Write the tiny model of `family` with its descriptor to `folder`."""
+    quiet()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        pipeline = FAMILIES[family]()
+        _stir(pipeline)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return describe(folder, family)
+
+
+def _stir(pipeline: Any) -> None:
+    """Norms begin as ones and zeros, so exchanging two of them would change no picture."""
+    for part in pipeline.components.values():
+        for parameter in part.parameters() if isinstance(part, torch.nn.Module) else ():
+            if parameter.ndim == 1:
+                parameter.data += 0.1 * torch.randn_like(parameter)
+
+
+def describe(folder: Path, family: str) -> ModelDescriptor:
+    kind: Kind | None = "auto" if family in AUTO else None
+    descriptor = describe_folder(
+        folder,
+        name=f"tiny-{family}",
+        version="1",
+        kind=kind,
+        source=Source(uri="tests"),
+        defaults=DEFAULTS,
+        limits=LIMITS,
+    )
+    write_descriptor(folder, descriptor)
+    return descriptor
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    """One token per byte of a word."""
+    letters = byte_letters()
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(
+        vocab={word: number for number, word in enumerate(words)},
+        merges=[],
+        model_max_length=TOKENS,
+    )
+
+
+def t5_tokenizer() -> T5Tokenizer:
+    """One token per letter, and one for the space before a word."""
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    return T5Tokenizer(vocab=[*special, *((letter, -3.0) for letter in LETTERS)], extra_ids=0)
+
+
+def _clip(width: int, *, projection: bool) -> Any:
+    tokenizer = clip_tokenizer()
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
+
+
+def _t5(width: int) -> T5EncoderModel:
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=len(t5_tokenizer()),
+            d_model=width,
+            d_ff=2 * width,
+            d_kv=8,
+            num_heads=4,
+            num_layers=2,
+            feed_forward_proj="gated-gelu",
+        )
+    )
+
+
+def _vae(*, quant_conv: bool = True, **config: Any) -> diffusers.AutoencoderKL:
+    return diffusers.AutoencoderKL(
+        block_out_channels=(8, 8, 16, 16),
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        layers_per_block=1,
+        sample_size=64,
+        use_quant_conv=quant_conv,
+        use_post_quant_conv=quant_conv,
+        **config,
+    )
+
+
+def _unet(text_width: int, **config: Any) -> diffusers.UNet2DConditionModel:
+    usual: dict[str, Any] = {
+        "sample_size": 8,
+        "layers_per_block": 1,
+        "block_out_channels": (16, 32),
+        "norm_num_groups": 8,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": text_width,
+        "attention_head_dim": 4,
+    }
+    return diffusers.UNet2DConditionModel(**(usual | config))
+
+
+def _ddim(**config: Any) -> diffusers.DDIMScheduler:
+    return diffusers.DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        **config,
+    )
+
+
+def _sd() -> Any:
+    return diffusers.StableDiffusionPipeline(
+        vae=_vae(),
+        text_encoder=_clip(32, projection=False),
+        tokenizer=clip_tokenizer(),
+        unet=_unet(32),
+        scheduler=_ddim(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _sd2() -> Any:
+    """Stable Diffusion 2.x: linear projections, v-prediction, a wider text encoder."""
+    return diffusers.StableDiffusionPipeline(
+        vae=_vae(),
+        text_encoder=_clip(48, projection=False),
+        tokenizer=clip_tokenizer(),
+        unet=_unet(48, use_linear_projection=True),
+        scheduler=_ddim(prediction_type="v_prediction"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _sdxl() -> Any:
+    return diffusers.StableDiffusionXLPipeline(
+        vae=_vae(force_upcast=True),
+        text_encoder=_clip(32, projection=False),
+        text_encoder_2=_clip(48, projection=True),
+        tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(),
+        unet=_unet(
+            32 + 48,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + 48,
+            transformer_layers_per_block=(1, 2),
+        ),
+        scheduler=diffusers.EulerDiscreteScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+        ),
+    )
+
+
+def _sd3() -> Any:
+    clip_l = _clip(32, projection=True)
+    # A single file has no such weight of CLIP-L: there it is the identity.
+    clip_l.text_projection.weight.data = torch.eye(32)
+    return diffusers.StableDiffusion3Pipeline(
+        vae=_vae(quant_conv=False, shift_factor=0.06),
+        text_encoder=clip_l,
+        text_encoder_2=_clip(48, projection=True),
+        text_encoder_3=_t5(96),
+        tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(),
+        tokenizer_3=t5_tokenizer(),
+        transformer=diffusers.SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            caption_projection_dim=32,
+            joint_attention_dim=96,
+            pooled_projection_dim=32 + 48,
+            pos_embed_max_size=16,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+
+
+def _flux() -> Any:
+    return diffusers.FluxPipeline(
+        vae=_vae(quant_conv=False, shift_factor=0.1),
+        text_encoder=_clip(32, projection=False),
+        text_encoder_2=_t5(48),
+        tokenizer=clip_tokenizer(),
+        tokenizer_2=t5_tokenizer(),
+        transformer=diffusers.FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=48,
+            pooled_projection_dim=32,
+            axes_dims_rope=(4, 4, 8),
+            guidance_embeds=True,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+    )
+
+
+def _lcm() -> Any:
+    """Takes no negative prompt, and brings a scheduler that we have no name for."""
+    return diffusers.LatentConsistencyModelPipeline(
+        vae=_vae(),
+        text_encoder=_clip(32, projection=False),
+        tokenizer=clip_tokenizer(),
+        unet=_unet(32, time_cond_proj_dim=8),
+        scheduler=diffusers.LCMScheduler(beta_schedule="scaled_linear", clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _pixart() -> Any:
+    """A transformer that reads T5 alone, and would pick a size of its own if it were let."""
+    return diffusers.PixArtSigmaPipeline(
+        vae=_vae(),
+        text_encoder=_t5(32),
+        tokenizer=t5_tokenizer(),
+        transformer=diffusers.PixArtTransformer2DModel(
+            sample_size=32,
+            patch_size=2,
+            in_channels=4,
+            out_channels=8,
+            num_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            cross_attention_dim=32,
+            caption_channels=32,
+            norm_type="ada_norm_single",
+            use_additional_conditions=False,
+        ),
+        scheduler=diffusers.DPMSolverMultistepScheduler(),
+    )
+
+
+FAMILIES: dict[str, Callable[[], Any]] = {
+    "sd": _sd,
+    "sd2": _sd2,
+    "sdxl": _sdxl,
+    "sd3": _sd3,
+    "flux": _flux,
+    "lcm": _lcm,
+    "pixart": _pixart,
+}
+# What only `AutoPipelineForText2Image` knows how to load.
+AUTO = ("lcm", "pixart")

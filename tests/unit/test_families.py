@@ -1,0 +1,172 @@
+"""Every family of models, tiny and with random weights, through the one table of the runner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.support.families import FAMILIES, build
+from tests.support.single_files import CONVERTERS, convert
+
+from runner.pipelines import TextToImage, load
+from runner.prompts import unread
+from runner.schedulers import CLASSES
+from shared.messages import GenerateParams, PresetSpec
+from shared.model_schema import SCHEDULERS_OF, ModelDescriptor, parameters_schema
+
+# diffusers hands torch tensors to numpy in the way of numpy 1; its T5 reads a tokenizer's old
+# attribute; nothing of ours.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+CPU = PresetSpec(name="cpu", version=1, device="cpu", dtype="float32", threads=1)
+KIND = {"sd": "sd", "sd2": "sd", "sdxl": "sdxl", "sd3": "sd3", "flux": "flux"}
+
+Model = tuple[Path, ModelDescriptor]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
+    """The folder of a family's tiny model, built once."""
+    torch.set_num_threads(1)  # two on a busy machine are forty times slower
+    root = tmp_path_factory.mktemp("families")
+    built: dict[str, Model] = {}
+
+    def get(family: str) -> Model:
+        if family not in built:
+            built[family] = root / family, build(family, root / family)
+        return built[family]
+
+    return get
+
+
+def params(**changes: Any) -> GenerateParams:
+    given = {"prompt": "a cat on a mat", "width": 64, "height": 48, "steps": 2, "guidance": 3.0}
+    return GenerateParams.model_validate(given | changes)
+
+
+def pixels(pipeline: TextToImage, asked: GenerateParams, seed: int = 1) -> Any:
+    image, _ = pipeline.picture(asked, seed, lambda step, steps: None)
+    assert image.size == (asked.width, asked.height)
+    return np.asarray(image.convert("RGB"), dtype=np.int16)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_draws_what_it_is_asked_for(
+    family: str, model: Callable[[str], Model]
+) -> None:
+    folder, descriptor = model(family)
+    assert descriptor.kind == KIND.get(family, "auto")
+    seen: list[tuple[int, int]] = []
+    pipeline = load(descriptor.kind, folder, CPU, None)
+    image, blocked = pipeline.picture(params(), 1, lambda *step: seen.append(step))
+    assert seen == [(1, 2), (2, 2)]
+    assert image.size == (64, 48)  # PixArt would pick a size of its own if it were let
+    assert not blocked
+    first = np.asarray(image, dtype=np.int16)
+    assert (pixels(pipeline, params()) == first).all()
+    assert (pixels(pipeline, params(), seed=2) != first).any()
+    assert (pixels(pipeline, params(prompt="a dog")) != first).any()
+
+
+@pytest.mark.parametrize("family", CONVERTERS)
+def test_a_single_file_draws_the_picture_of_its_folder(
+    family: str, model: Callable[[str], Model], tmp_path: Path
+) -> None:
+    folder, descriptor = model(family)
+    single = tmp_path / "single"
+    convert(family, folder, single)
+    assert sorted(path.name for path in single.iterdir()) == ["config", "model.safetensors"]
+    assert not list((single / "config").rglob("*.safetensors"))
+    asked = params(negative_prompt="a dog")
+    from_file = load(descriptor.kind, single, CPU, None, layout="single_file")
+    made = pixels(from_file, asked)
+    wanted = pixels(load(descriptor.kind, folder, CPU, None), asked)
+    # The same weights lie elsewhere in memory, so that a sum may round otherwise.
+    assert np.abs(made - wanted).mean() < 0.01
+    assert np.ptp(made) > 10, "nothing can be compared in a picture of one colour"
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [(family, name) for family, kind in KIND.items() for name in SCHEDULERS_OF[kind]],  # type: ignore[index]
+)
+def test_every_scheduler_that_a_kind_lists_loads_and_samples(
+    family: str, name: str, model: Callable[[str], Model]
+) -> None:
+    folder, descriptor = model(family)
+    listed = parameters_schema(descriptor)["properties"]["scheduler"]["enum"]
+    assert name in listed
+    pipeline = load(descriptor.kind, folder, CPU, name)
+    assert pipeline.scheduler_class == CLASSES[name].name
+    made = pixels(pipeline, params(steps=2))
+    assert np.ptp(made) > 10, "a picture of one colour: this scheduler has made no sense of it"
+
+
+@pytest.mark.parametrize("family", ["flux", "lcm"])
+def test_a_negative_prompt_without_effect_fails_and_is_not_ignored(
+    family: str, model: Callable[[str], Model]
+) -> None:
+    folder, descriptor = model(family)
+    pipeline = load(descriptor.kind, folder, CPU, None)
+    pipeline.check(params())
+    with pytest.raises(ValueError, match="no use for a negative_prompt"):
+        pipeline.check(params(negative_prompt="a dog"))
+
+
+def test_the_schema_says_which_kinds_take_a_negative_prompt(
+    model: Callable[[str], Model],
+) -> None:
+    longest = {
+        family: parameters_schema(model(family)[1])["properties"]["negative_prompt"]["maxLength"]
+        for family in KIND
+    }
+    assert longest == {"sd": 4096, "sd2": 4096, "sdxl": 4096, "sd3": 4096, "flux": 0}
+
+
+@pytest.mark.parametrize(
+    ("family", "cuts"),
+    [
+        ("sd", [("CLIP", 77)]),
+        ("sdxl", [("CLIP", 77)]),
+        ("sd3", [("CLIP", 77), ("T5", 256)]),
+        ("flux", [("CLIP", 77), ("T5", 512)]),
+        ("pixart", [("T5", 300)]),
+    ],
+)
+def test_words_that_a_text_encoder_does_not_read_are_named(
+    family: str, cuts: list[tuple[str, int]], model: Callable[[str], Model]
+) -> None:
+    folder, descriptor = model(family)
+    pipeline = load(descriptor.kind, folder, CPU, None)
+    found = unread(pipeline, params(prompt="cats " * 150 + "zebra"))
+    assert [(cut.reader, cut.limit) for cut in found] == cuts
+    for cut in found:
+        assert cut.field == "prompt"
+        assert cut.tokens > cut.limit
+        assert cut.words.endswith("zebra")
+    assert unread(pipeline, params()) == []
+
+
+def test_the_cut_is_made_where_the_encoder_makes_it(model: Callable[[str], Model]) -> None:
+    folder, descriptor = model("sd")
+    pipeline = load(descriptor.kind, folder, CPU, None)
+    fits = "a " * 75  # one token each, and two marks around them
+    assert unread(pipeline, params(prompt=fits)) == []
+    (cut,) = unread(pipeline, params(prompt=fits + "b c"))
+    assert (cut.tokens, cut.words) == (79, "b c")
+    (cut,) = unread(pipeline, params(negative_prompt=fits + "b"))
+    assert (cut.field, cut.words) == ("negative_prompt", "b")
+    read = pixels(pipeline, params(prompt=fits))
+    assert (pixels(pipeline, params(prompt=fits + "b c")) == read).all()
+
+
+def test_the_page_lists_every_scheduler_with_its_class_and_kinds() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "pictures.md").read_text(encoding="utf-8")
+    for name, row in CLASSES.items():
+        kinds = ", ".join(kind for kind, names in SCHEDULERS_OF.items() if name in names)
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+        assert f"| {row.name} |" in line and line.endswith(f"| {kinds} |")
