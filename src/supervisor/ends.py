@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from shared.claims import Claim, End
@@ -49,11 +49,14 @@ def end_of(
     settings: Settings,
     *,
     figures: dict[str, Any],
-    memory: dict[str, Any],
+    memory: Callable[[], dict[str, Any]],
     vram_wait: bool,
     pending: Sequence[NewEvent],
 ) -> End:
-    """The one record of how a try ended, for the transaction that writes it."""
+    """The one record of how a try ended, for the transaction that writes it.
+
+    `memory` is asked only of a step that lacked some: one that could not be read has no size.
+    """
     if step.state is StepState.QUEUED:
         return _requeued(claim, step, judged, settings, vram_wait=vram_wait, pending=pending)
     assert step.reason is not None
@@ -63,7 +66,7 @@ def end_of(
         error = exhausted(step.attempt, step.losses, error_of(claim, step.last_reason, judged))
     elif step.reason is not Reason.COMPLETED:
         error = error_of(claim, step.reason, judged)
-        about_memory = memory if step.reason in ABOUT_MEMORY else {}
+        about_memory = memory() if step.reason in ABOUT_MEMORY else {}
         error["details"] = error["details"] | figures | about_memory
     finish = NewEvent(
         code=Code.STEP_FINISH,

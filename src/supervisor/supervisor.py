@@ -27,8 +27,9 @@ from shared.claims import Claim, Offer, StepStore
 from shared.errors import InfraUnavailable
 from shared.settings import Settings
 from supervisor.devices import DeviceLost, DeviceProbe, Reading
-from supervisor.driver import Host, StepDriver
+from supervisor.driver import StepDriver
 from supervisor.fence import boottime
+from supervisor.host import Host
 from supervisor.lifecycle import Kind
 from supervisor.metrics import Metrics
 from supervisor.runners import Runners

@@ -42,7 +42,7 @@ def end(step: Step, judged: Judgement = CRASH, *, vram_wait: bool = False, **cha
         judged,
         SETTINGS,
         figures=FIGURES,
-        memory=MEMORY,
+        memory=lambda: MEMORY,
         vram_wait=vram_wait,
         pending=pending,
     )

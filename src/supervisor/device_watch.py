@@ -1,0 +1,129 @@
+"""The memory of one step's device: before it, while its runner lives, and proven back after it.
+
+All readings are the parent's own (OR-001). A device that stops answering is noted as lost; what
+that means for the step is for its state machine to say.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import anyio
+
+from shared.events import Code
+from supervisor.devices import DeviceLost, Reading
+from supervisor.host import Try
+from supervisor.lifecycle import Kind
+from supervisor.slots import SlotState
+from supervisor.tree import ProcessTree
+from supervisor.verify import Reclaimed, verify
+
+log = logging.getLogger(__name__)
+
+SAMPLE_EVERY_S = 0.2  # DESIGN §6: the parent's own peak, five times a second
+
+
+class DeviceWatch:
+    """Reads the device for one try, and gives its slot back: by proof, or to quarantine."""
+
+    def __init__(self, owned: Try) -> None:
+        self._try = owned
+        self._device = owned.slot.device
+
+    async def look(self) -> Reading | None:
+        """What is in use before the runner is; None, and noted, when the device is lost."""
+        try:
+            before = await self._try.host.probe.read(self._device, None)
+        except DeviceLost as error:
+            self._lost(error)
+            return None
+        self._try.account.before = before
+        return before
+
+    async def sample(self, tree: ProcessTree, going_on: Callable[[], bool]) -> None:
+        """Note the peak while it goes on; a lost device ends the step."""
+        while going_on():
+            try:
+                now = await self._try.host.probe.read(self._device, tree)
+            except DeviceLost as error:
+                self._lost(error)
+                self._try.post(Kind.FAILURE)
+                return
+            self._try.account.saw_memory(now.used_bytes)
+            await anyio.sleep(SAMPLE_EVERY_S)
+
+    async def verify(self, tree: ProcessTree | None) -> Kind:
+        """Wait until the memory is proven back: `VERIFIED`. `RECLAIM_DEADLINE` if it never can be.
+
+        `tree` is None when nothing was ever started.
+        """
+        account = self._try.account
+        if tree is None:
+            return Kind.RECLAIM_DEADLINE if account.device_lost else Kind.VERIFIED
+        assert account.before is not None  # the headroom was checked before the spawn
+        try:
+            reclaimed = await verify(
+                self._try.host.probe,
+                self._device,
+                before=account.before,
+                tree=tree,
+                seen=self._saw_reclaim,
+            )
+        except DeviceLost as error:
+            self._lost(error)
+            return Kind.RECLAIM_DEADLINE
+        self._note_reclaimed(reclaimed)
+        return Kind.VERIFIED
+
+    def free(self) -> None:
+        """The slot is clean: it may take the next step at once."""
+        self._try.slot.move(SlotState.FREE)
+        self._try.host.slot_freed(self._try.slot)
+
+    def quarantine(self, tree: ProcessTree | None) -> None:
+        """The slot is not proven clean: it takes no work until it is."""
+        account, journal, slot = self._try.account, self._try.journal, self._try.slot
+        if tree is not None and (alive := tree.observe()):
+            journal.note(
+                Code.UNKILLABLE,
+                f"{len(alive)} processes of the runner survived SIGKILL",
+                level="ERROR",
+                pids=alive,
+            )
+        journal.note(
+            Code.GPU_NOT_RECLAIMED,
+            f"slot {slot.id} is out of service: its memory was not proven back",
+            level="ERROR",
+            slot=slot.id,
+            device_lost=account.device_lost,
+            leaked_bytes=None if account.reclaimed is None else account.reclaimed.leaked_bytes,
+            **account.figures(),
+        )
+        slot.move(SlotState.LOST if account.device_lost else SlotState.QUARANTINED)
+        self._try.host.slot_dirty(slot, account.before, tree)
+
+    def _note_reclaimed(self, reclaimed: Reclaimed) -> None:
+        owned = self._try
+        owned.host.metrics.reclaim_seconds.observe(reclaimed.seconds)
+        owned.journal.note(
+            Code.GPU_RECLAIMED,
+            f"memory of {owned.slot.id} is back",
+            level="DEBUG",
+            seconds=round(reclaimed.seconds, 3),
+            **owned.account.figures(),
+        )
+        if reclaimed.foreign_growth_bytes:
+            owned.journal.note(
+                Code.GPU_FOREIGN,
+                f"other processes changed their use of {owned.slot.id}",
+                growth_bytes=reclaimed.foreign_growth_bytes,
+            )
+
+    def _saw_reclaim(self, found: Reclaimed) -> None:
+        self._try.account.reclaimed = found
+        self._try.host.metrics.saw_leak(self._device, found.leaked_bytes)
+
+    def _lost(self, error: DeviceLost) -> None:
+        log.error("device %s: %s", self._device.id, error, extra=self._try.journal.fields)
+        self._try.account.know(device_lost=True)
