@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 from PIL import Image
 from tests.integration.runner_peer import Peer, confess, run_spec, stuck_in_c, stuck_with_gil
@@ -136,6 +137,31 @@ def test_same_step_in_two_processes_gives_the_same_bytes(model: Path) -> None:
             bodies.append([body for message, body in peer.seen if isinstance(message, Artifact)])
     assert bodies[0] == bodies[1]
     assert len(bodies[0]) == 1
+
+
+def test_a_batch_of_twenty_is_one_process_with_one_load_and_no_growth(
+    model: Path,
+) -> None:
+    with Peer() as peer:
+        peer.go(run_spec(model, count=20, seed=3, scheduler="dpmpp_2m_sde_karras"))
+        resident_bytes, names = [], []
+        for _ in range(20):
+            names.append(peer.until(Artifact).item_index)
+            process = psutil.Process(peer.process.pid)
+            resident_bytes.append(process.memory_info().rss)
+            assert process.children() == []
+        assert isinstance(peer.outcome(), Result)
+        assert names == list(range(20))
+        loads = [m.step for m in peer.all(Progress) if m.stage == "load"]
+        assert loads == [0, 1]
+        # The first items warm the allocator up; a picture that stayed would be seen twenty times.
+        assert max(resident_bytes[5:]) - resident_bytes[4] < 32 << 20
+        last = [body for message, body in peer.seen if isinstance(message, Artifact)][-1]
+    with Peer() as alone:
+        alone.go(run_spec(model, count=1, seed=3 + 19, scheduler="dpmpp_2m_sde_karras")).outcome()
+        (again,) = [body for message, body in alone.seen if isinstance(message, Artifact)]
+    # An item is the picture of its own seed, whatever was drawn before it in the same process.
+    assert Image.open(io.BytesIO(again)).tobytes() == Image.open(io.BytesIO(last)).tobytes()
 
 
 @pytest.mark.parametrize("how", ["cancel frame", "SIGTERM"])

@@ -1,0 +1,74 @@
+"""Golden pictures of the demo model: how they are drawn, compared, and made anew.
+
+`python -m tests.support.golden` writes them again, on the CPU; do so when the model changes, never
+to make a test pass. `tests/unit/golden/README.md` says with what the present ones were made.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from runner.pipelines import TextToImage, load
+from shared.messages import GenerateParams, PresetSpec
+from shared.registry import read_model
+
+MODEL = Path(__file__).parents[2] / "models" / "sd" / "dreamforge-demo@1"
+FOLDER = Path(__file__).parents[1] / "unit" / "golden"
+PROMPTS = ("red apple", "green apple", "banana", "blue heart", "pumpkin")
+SEED = 0
+
+# Signal to noise in dB, at least. Other processors round otherwise, which nobody sees (86 dB seen);
+# half precision rounds after three digits (52 dB seen), and so do a GPU's convolutions in TF32;
+# another apple is below 20.
+TOLERANCE_DB: dict[tuple[str, str], float] = {
+    ("cpu", "float32"): 60.0,
+    ("cpu", "bfloat16"): 40.0,
+    ("cuda", "float32"): 40.0,
+    ("cuda", "float16"): 40.0,
+    ("cuda", "bfloat16"): 40.0,
+}
+CPU = PresetSpec(name="cpu", version=2, device="cpu", dtype="float32", threads=1)
+
+
+def draw(loaded: TextToImage, prompt: str, seed: int = SEED) -> Image.Image:
+    """The picture of `prompt` at the model's defaults."""
+    defaults = read_model(MODEL).defaults
+    params = GenerateParams(
+        prompt=prompt,
+        width=defaults.width,
+        height=defaults.height,
+        steps=defaults.steps,
+        guidance=defaults.guidance,
+    )
+    image, blocked = loaded.picture(params, seed, lambda step, steps: None)
+    assert not blocked
+    return image
+
+
+def levels(image: Image.Image) -> Any:
+    """Height x width x 3, from 0 to 1."""
+    return np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+
+
+def golden(prompt: str) -> Any:
+    return levels(Image.open(_path(prompt)))
+
+
+def psnr_db(made: Any, wanted: Any) -> float:
+    return float(-10 * np.log10(np.mean((made - wanted) ** 2) + 1e-12))
+
+
+def _path(prompt: str) -> Path:
+    return FOLDER / f"{prompt.replace(' ', '_')}_seed{SEED}.png"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    pipeline = load("sd", MODEL, CPU, None)
+    for name in PROMPTS:
+        draw(pipeline, name).save(_path(name))
