@@ -129,6 +129,7 @@ class ModelOut(BaseModel):
     version: str
     installed: bool = Field(description="a live worker has verified it")
     enabled: bool = Field(description="new jobs may use it")
+    checkpoint_sha256: str = Field(description="one hash over all weights; stored on each job")
     parameters_schema: dict[str, Any] = Field(description="JSON Schema 2020-12")
     capabilities: list[str]
 

@@ -64,6 +64,7 @@ def model(found: Model, live: Sequence[Worker]) -> out.ModelOut:
         version=found.version,
         installed=any(worker.models.get(found.id) == found.checkpoint_sha256 for worker in live),
         enabled=found.enabled,
+        checkpoint_sha256=found.checkpoint_sha256,
         parameters_schema=found.parameters_schema,
         capabilities=found.capabilities,
     )

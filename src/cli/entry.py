@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import demo, dlq, doctor, jobs, models, presets, retention, stack
+from cli.commands import demo, dlq, doctor, inspect, jobs, models, presets, retention, stack
 from cli.failures import UNREACHABLE, USAGE, Failure
 from cli.stack.errors import StackError
 from cli.stack.interrupts import Interrupted
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command()(stack.up)
 app.command()(demo.demo)
 app.command()(jobs.generate)
+app.command()(inspect.inspect)
 app.add_typer(jobs.app, name="job")
 app.add_typer(models.app, name="model")
 app.add_typer(presets.app, name="preset")

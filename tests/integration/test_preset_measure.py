@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 DEMO = Path(__file__).parents[2] / "models" / "sd" / "dreamforge-demo@1"
 
 
@@ -30,6 +32,27 @@ def test_peaks_of_two_sizes_become_the_figures_of_a_preset() -> None:
     # Python, torch and the weights; then a decoder that has many channels for each pixel.
     assert 200 << 20 < small < large < 2 << 30
     assert found["bytes_per_pixel"] * (384 * 384 - 64 * 64) >= (large - small) // 2
+
+
+@pytest.mark.parametrize("program", ["api", "supervisor"])
+def test_a_service_does_not_start_with_a_wrong_preset(tmp_path: Path, program: str) -> None:
+    (tmp_path / "mine.toml").write_text('name = "mine"\nversion = 1\ndtpye = "float16"\n')
+    env = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "DF_PRESETS_DIR": str(tmp_path),
+        "DF_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+        "DF_REDIS_URL": "redis://127.0.0.1:1/0",
+        "DF_S3_ENDPOINT": "http://127.0.0.1:1",
+        "DF_S3_ACCESS_KEY": "none",
+        "DF_S3_SECRET_KEY": "none",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", program], capture_output=True, text=True, env=env, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "DF_PRESETS_DIR: mine.toml: dtpye: no such field; there are name, version" in line
 
 
 def test_a_model_that_cannot_be_run_is_said_in_the_runners_words(tmp_path: Path) -> None:

@@ -165,6 +165,22 @@ def test_a_job_can_be_created_watched_listed_and_read(stack: Running, tmp_path: 
     assert "job.finish" in codes
 
 
+def test_an_item_of_a_batch_is_drawn_again_from_what_its_file_says(
+    stack: Running, tmp_path: Path
+) -> None:
+    made = stack.cli(
+        "job", "create", "pumpkin", "--count", "2", "--seed", "5", "--steps", "4",
+        "--scheduler", "euler_a", "--negative-prompt", "heart", "--download", str(tmp_path),
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    again = stack.cli(
+        "inspect", str(tmp_path / "pumpkin-6.png"), "--rerun", "--out", str(tmp_path / "again")
+    )
+    assert again.returncode == 0, again.stderr
+    assert "the same picture, pixel for pixel" in again.stderr
+    assert [path.name for path in (tmp_path / "again").iterdir()] == ["pumpkin-6.png"]
+
+
 def test_a_field_beyond_its_limit_is_refused_with_field_and_limit(stack: Running) -> None:
     refused = stack.cli("job", "create", "x", "--width", "65")
     assert refused.returncode == 2

@@ -1,0 +1,88 @@
+"""`dreamforge inspect`: what a picture says about itself, and the same picture once more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import Out, Output, Preset
+
+if TYPE_CHECKING:
+    from cli.picture_file import PictureText
+
+
+def inspect(
+    picture: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A PNG or JPEG.")],
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Send the same job again, for this one picture.")
+    ] = False,
+    preset: Preset = None,
+    out: Annotated[Path, typer.Option(help="Folder for the picture of --rerun.")] = Path("out"),
+    output: Out = Output.TABLE,
+) -> None:
+    """Print what a picture says about its own making; with --rerun make it again."""
+    from cli.picture_file import read_picture
+
+    found = read_picture(picture)
+    if rerun:
+        _rerun(picture, found, preset, out, output)
+    else:
+        _print(picture, found, output)
+
+
+def _print(picture: Path, found: PictureText, output: Output) -> None:
+    from cli.console import as_json, out
+    from cli.failures import Failure
+    from cli.picture_file import facts_of
+    from cli.tables import pairs
+
+    if found.parameters is None and found.dreamforge is None:
+        raise Failure(f"{picture}: says nothing about its making")
+    if output is Output.JSON:
+        as_json(found.model_dump(mode="json"))
+        return
+    if found.dreamforge is None:  # another tool's: the text is all there is
+        out.print(found.parameters, soft_wrap=True)
+        return
+    facts = facts_of(picture, found)
+    pairs(
+        ("prompt", facts.prompt),
+        ("negative prompt", facts.negative_prompt or None),
+        ("size", f"{found.width}x{found.height}"),
+        ("steps", facts.steps),
+        ("guidance", f"{facts.guidance:g}"),
+        ("scheduler", facts.scheduler or "the model's own"),
+        ("seed", facts.seed),
+        ("model", f"{facts.model.name}@{facts.model.version} ({facts.model.kind})"),
+        ("checkpoint", facts.model.checkpoint_sha256),
+        ("preset", f"{facts.preset.name}@{facts.preset.version}"),
+        ("job", facts.job_id),
+        ("step", f"{facts.step}, item {facts.item_index}"),
+        ("software", ", ".join(f"{name} {number}" for name, number in facts.software.items())),
+    )
+
+
+def _rerun(
+    picture: Path, found: PictureText, preset: str | None, folder: Path, output: Output
+) -> None:
+    from cli import job_flow
+    from cli.console import say
+    from cli.outcome import download
+    from cli.picture_file import facts_of
+    from cli.rerun import model_of, request, same_pixels
+
+    facts = facts_of(picture, found)
+    fields = request(facts, found.format, preset)
+    with job_flow.connect() as client:
+        model = model_of(client, facts)
+        job = job_flow.create(client, facts.prompt, model=model, **fields)
+        job = job_flow.follow(client, job["id"])
+        paths = download(client, job["id"], facts.prompt, folder)
+    job_flow.print_job(job, output, paths)
+    for path in paths:
+        same = same_pixels(picture, path)
+        say(
+            "the same picture, pixel for pixel" if same else "not the same pixels: see its software"
+        )

@@ -1,0 +1,211 @@
+"""`dreamforge inspect`: pictures of ours, of other tools, and files made to do harm."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+from cli import picture_file
+from cli.entry import run
+from cli.failures import USAGE, Failure
+from cli.picture_file import facts_of, read_picture
+from cli.rerun import model_of, request
+
+HASH = "0123456789abcdef" * 4
+OURS: dict[str, Any] = {
+    "schema_version": 1,
+    "type": "generate",
+    "prompt": "a \u732b",
+    "negative_prompt": "",
+    "seed": 42,
+    "scheduler": None,
+    "scheduler_class": "DDIMScheduler",
+    "steps": 20,
+    "guidance": 7.5,
+    "width": 16,
+    "height": 8,
+    "model": {"id": "x", "name": "m", "version": "1", "kind": "sd", "checkpoint_sha256": HASH},
+    "preset": {"name": "cpu", "version": 2, "device": "cpu"},
+    "job_id": "job",
+    "step": "generate",
+    "item_index": 3,
+    "software": {"torch": "2"},
+}
+
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def png(tmp_path: Path) -> Save:
+    def save(dreamforge: Any = OURS, parameters: str | None = "a cat\nSteps: 20") -> Path:
+        texts = PngImagePlugin.PngInfo()
+        if parameters is not None:
+            texts.add_text("parameters", parameters)
+        if dreamforge is not None:
+            raw = dreamforge if isinstance(dreamforge, str) else json.dumps(dreamforge)
+            texts.add_text("dreamforge", raw)
+        path = tmp_path / "picture.png"
+        Image.new("RGB", (16, 8)).save(path, pnginfo=texts)
+        return path
+
+    return save
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def with_chunk(path: Path, kind: bytes, data: bytes) -> Path:
+    """The same picture with one chunk more behind its header."""
+    raw = path.read_bytes()
+    path.write_bytes(raw[:33] + chunk(kind, data) + raw[33:])
+    return path
+
+
+def said(capsys: pytest.CaptureFixture[str], path: Path, *options: str) -> str:
+    assert run(["inspect", str(path), *options]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_picture_of_ours_is_shown_as_a_table_and_as_json(
+    png: Save, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = said(capsys, png())
+    for line in ("a \u732b", "16x8", "the model's own", "m@1 (sd)", HASH, "generate, item 3"):
+        assert line in shown
+    found = json.loads(said(capsys, png(), "--output", "json"))
+    assert (found["dreamforge"], found["parameters"]) == (OURS, "a cat\nSteps: 20")
+
+
+def test_another_tools_picture_shows_its_text_and_cannot_be_repeated(
+    png: Save, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = png(dreamforge=None)
+    assert said(capsys, path) == "a cat\nSteps: 20\n"
+    assert run(["inspect", str(path), "--rerun"]) == USAGE
+    assert "not made by Dream Forge" in capsys.readouterr().err
+
+
+def wrong(**changes: Any) -> dict[str, Any]:
+    return OURS | changes
+
+
+HOSTILE: list[tuple[Any, str]] = [
+    ("{", "its dreamforge text is not JSON"),
+    ("[" * 100_000, "its dreamforge text is not JSON"),
+    ("[1]", "not a JSON object"),
+    (wrong(schema_version=2), "schema_version"),
+    (wrong(seed=-1), "seed"),
+    (wrong(seed="7"), "seed"),
+    (wrong(prompt="x" * 5000), "prompt"),
+    (wrong(model=None), "model"),
+    (wrong(model=OURS["model"] | {"checkpoint_sha256": "../.."}), "model.checkpoint_sha256"),
+    ({name: value for name, value in OURS.items() if name != "steps"}, "steps"),
+]
+
+
+@pytest.mark.parametrize(("dreamforge", "where"), HOSTILE)
+def test_a_text_that_is_not_as_we_write_it_is_named_and_not_used(
+    png: Save, capsys: pytest.CaptureFixture[str], dreamforge: Any, where: str
+) -> None:
+    assert run(["inspect", str(png(dreamforge)), "--rerun"]) == USAGE
+    error = capsys.readouterr().err
+    assert where in error
+    assert "Traceback" not in error
+
+
+def test_a_file_that_is_no_whole_picture_is_refused(
+    png: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = png().read_bytes()
+    for name, raw in {
+        "empty.png": b"",
+        "half.png": whole[: len(whole) - 34],
+        "head.png": whole[:20],
+        "page.png": b"<html>" * 100,
+        "picture.gif": b"GIF89a" + bytes(100),
+        "half.jpg": b"\xff\xd8\xff\xe0" + bytes(10),
+    }.items():
+        path = tmp_path / name
+        path.write_bytes(raw)
+        assert run(["inspect", str(path)]) == USAGE, name
+        assert "not a whole PNG or JPEG file" in capsys.readouterr().err
+
+
+def test_texts_and_files_beyond_any_of_ours_are_refused(
+    png: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bomb = zlib.compress(b"a" * (80 << 20), 9)  # 80 KB that unfold to 80 MB
+    unfolds = with_chunk(png(None, None), b"zTXt", b"parameters\0\0" + bomb)
+    with pytest.raises(Failure, match="not a whole PNG or JPEG"):
+        read_picture(unfolds)
+    long = with_chunk(png(None, None), b"tEXt", b"parameters\0" + b"a" * (2 << 20))
+    with pytest.raises(Failure, match="a text of 2097152 characters"):
+        read_picture(long)
+    wide = png(None, None)
+    header = struct.pack(">IIBBBBB", 1 << 20, 1 << 20, 8, 2, 0, 0, 0)
+    wide.write_bytes(wide.read_bytes()[:8] + chunk(b"IHDR", header) + wide.read_bytes()[33:])
+    with pytest.raises(Failure, match="decompression bomb"):
+        read_picture(wide)
+    monkeypatch.setattr(picture_file, "MAX_FILE_BYTES", 10)
+    with pytest.raises(Failure, match="larger than any picture of ours"):
+        read_picture(png())
+
+
+def test_a_text_behind_the_pixels_is_found(png: Save) -> None:
+    path = png(None, None)
+    raw = path.read_bytes()
+    end = len(raw) - 12  # IEND
+    text = b"dreamforge\0" + json.dumps(OURS).encode()
+    path.write_bytes(raw[:end] + chunk(b"tEXt", text) + raw[end:])
+    assert facts_of(path, read_picture(path)).seed == 42
+
+
+def test_a_rerun_asks_for_the_items_own_seed_once(png: Save) -> None:
+    facts = facts_of(path := png(), read_picture(path))
+    assert request(facts, "png", None) == {
+        "width": 16,
+        "height": 8,
+        "steps": 20,
+        "guidance": 7.5,
+        "seed": 42,
+        "count": 1,
+        "format": "png",
+        "preset": "cpu",
+    }
+    full = facts_of(path := png(wrong(negative_prompt="n", scheduler="euler")), read_picture(path))
+    asked = request(full, "jpg", "gpu-8gb")
+    assert (asked["negative_prompt"], asked["scheduler"]) == ("n", "euler")
+    assert (asked["format"], asked["preset"]) == ("jpg", "gpu-8gb")
+
+
+class Models:
+    """An API that has these models."""
+
+    def __init__(self, *models: tuple[str, str, str]) -> None:
+        self.models = [
+            {"id": f"id-{name}", "name": name, "version": version, "checkpoint_sha256": checkpoint}
+            for name, version, checkpoint in models
+        ]
+
+    def get(self, path: str) -> Any:
+        return {"models": self.models}
+
+
+def test_the_model_is_found_by_its_checkpoint_and_by_nothing_else(png: Save) -> None:
+    facts = facts_of(path := png(), read_picture(path))
+    renamed: Any = Models(("m", "1", "f" * 64), ("other", "2", HASH))
+    assert model_of(renamed, facts) == "id-other"
+    changed: Any = Models(("m", "1", "f" * 64))
+    with pytest.raises(Failure, match="m@1 is installed with another checkpoint, ffffffffffff"):
+        model_of(changed, facts)
+    absent: Any = Models(("n", "1", "f" * 64))
+    with pytest.raises(Failure, match="no model with the picture's checkpoint"):
+        model_of(absent, facts)
