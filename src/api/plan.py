@@ -14,6 +14,7 @@ from uuid import uuid4
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from api.chain import upscale_step
 from api.requests import CreateJob
 from shared.db.create import IdempotencyKey, NewJob, NewStep
 from shared.db.models import Model
@@ -25,8 +26,6 @@ from shared.settings import Settings
 
 QUEUE = "default"
 DEFAULT_PRESET = "cpu"
-# `chain.upscale` implementations that this release has.
-UPSCALERS: tuple[str, ...] = ()
 # What a model's schema may fill in and bound. The prompt is everybody's.
 _BY_MODEL = (
     "negative_prompt",
@@ -52,7 +51,7 @@ class Caller:
 
 def plan_job(body: CreateJob, model: Model, caller: Caller, settings: Settings) -> NewJob:
     """The job that `body` asks for. Raises `InvalidInput`, `ModelUnavailable`."""
-    _refuse_unavailable(body, model)
+    _refuse_disabled(model)
     params = _generate_params(body, model)
     name = body.preset or model.descriptor.get("default_preset") or DEFAULT_PRESET
     chosen = preset(name, settings.presets_dir)
@@ -70,6 +69,7 @@ def plan_job(body: CreateJob, model: Model, caller: Caller, settings: Settings) 
         model_id=model.id,
         checkpoint_sha256=model.checkpoint_sha256,
     )
+    second = upscale_step(body, step, params, chosen)
     return NewJob(
         id=uuid4(),
         type=body.type,
@@ -79,7 +79,7 @@ def plan_job(body: CreateJob, model: Model, caller: Caller, settings: Settings) 
         correlation_id=caller.correlation_id,
         client_request_id=caller.client_request_id,
         key=caller.key,
-        steps=[step],
+        steps=[step] if second is None else [step, second],
     )
 
 
@@ -106,19 +106,12 @@ def refuse_impossible(job: NewJob, live: Sequence[Worker]) -> None:
             )
 
 
-def _refuse_unavailable(body: CreateJob, model: Model) -> None:
+def _refuse_disabled(model: Model) -> None:
     if not model.enabled:
         raise ModelUnavailable(
             f"model {model.name}@{model.version} is disabled by the operator; "
             "`GET /v1/models` shows which are not",
             model_id=str(model.id),
-        )
-    if body.chain is not None and body.chain.upscale is not None:
-        raise InvalidInput(
-            f"chain.upscale.impl: {body.chain.upscale.impl!r} is not available; "
-            f"available: {', '.join(UPSCALERS) or 'none yet'}",
-            field="chain.upscale.impl",
-            available=list(UPSCALERS),
         )
 
 

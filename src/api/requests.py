@@ -63,11 +63,18 @@ Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8)]
 
 
 class Upscale(Strict):
-    """Enlarge what the first step made."""
+    """Enlarge what the first step made, in a second step."""
 
-    scale: Literal[2, 4]
-    impl: Literal["auto", "resample", "diffusion", "gan"] = "auto"
-    strict_scale: bool = False
+    scale: Literal[2, 4] = Field(description="both sides times this")
+    impl: Literal["auto", "resample", "diffusion", "gan"] = Field(
+        default="auto",
+        description="`resample` adds no detail (Lanczos), and `auto` never means it",
+    )
+    strict_scale: bool = Field(
+        default=False,
+        description="refuse an upscaler that was made for another scale, instead of resampling "
+        "its result to the one that was asked for",
+    )
 
 
 class Chain(Strict):
@@ -92,6 +99,11 @@ class CreateJob(Strict):
                     "seed": 42,
                     "count": 4,
                     "format": "png",
+                },
+                {
+                    "type": "generate",
+                    "prompt": "a red apple",
+                    "chain": {"upscale": {"scale": 2, "impl": "resample"}},
                 },
             ]
         }

@@ -50,7 +50,7 @@ class StepOut(BaseModel):
 
 class Summary(BaseModel):
     count: int = Field(description="items asked for")
-    completed: int = Field(description="items that the last step has finished")
+    completed: int = Field(description="items that the last step of the chain has finished")
 
 
 class JobOut(BaseModel):

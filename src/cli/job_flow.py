@@ -38,6 +38,13 @@ def create(
     return job
 
 
+def chain(scale: int | None, impl: str | None, strict: bool) -> dict[str, Any] | None:
+    """The request's `chain` for `--upscale` and what belongs to it; None without one."""
+    given = {"scale": scale, "impl": impl, "strict_scale": strict or None}
+    upscale = {name: value for name, value in given.items() if value is not None}
+    return {"upscale": upscale} if upscale else None
+
+
 def follow(client: Client, job_id: str) -> dict[str, Any]:
     """Show progress until the job ends; returns it when it succeeded, else raises Failure."""
     try:

@@ -11,7 +11,7 @@ from uuid import uuid4
 import anyio
 
 from cli.failures import Failure
-from shared.messages import GenerateParams, ModelSpec, RunSpec
+from shared.messages import GenerateParams, GenerateSpec, ModelSpec
 from shared.model_schema import MAX_SIDE, MIN_SIDE, ModelDescriptor
 from shared.presets import Preset
 from shared.registry import read_model
@@ -51,7 +51,7 @@ def measured(folder: Path, preset: Preset, sizes: Sequence[Size]) -> tuple[str, 
     return model.kind, peaks, need_of(peaks)
 
 
-async def _run(preset: Preset, specs: list[RunSpec]) -> list[Peak]:
+async def _run(preset: Preset, specs: list[GenerateSpec]) -> list[Peak]:
     mark = f"measure:{os.getpid()}:{uuid4()}"
     probe: DeviceProbe = CpuProbe(1) if preset.device == "cpu" else GpuProbe.open(mark)
     try:
@@ -66,12 +66,11 @@ async def _run(preset: Preset, specs: list[RunSpec]) -> list[Peak]:
         await probe.close()
 
 
-def _spec(folder: Path, model: ModelDescriptor, preset: Preset, size: Size) -> RunSpec:
-    return RunSpec(
+def _spec(folder: Path, model: ModelDescriptor, preset: Preset, size: Size) -> GenerateSpec:
+    return GenerateSpec(
         job_id="measure",
         step_id="measure",
         step_name="generate",
-        type="generate",
         model=ModelSpec(
             id="measure",
             name=model.name,

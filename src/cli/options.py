@@ -26,6 +26,13 @@ Scheduler = Annotated[str | None, typer.Option(help="Sampler, such as euler or d
 Seed = Annotated[int | None, typer.Option(help="Makes the batch reproducible.")]
 Count = Annotated[int | None, typer.Option(help="How many pictures.")]
 Format = Annotated[str | None, typer.Option("--format", help="png or jpg.")]
+Upscale = Annotated[int | None, typer.Option(help="Enlarge in a second step: 2 or 4.")]
+UpscaleImpl = Annotated[
+    str | None, typer.Option("--upscale-impl", help="auto, gan, diffusion, or resample.")
+]
+StrictScale = Annotated[
+    bool, typer.Option("--strict-scale", help="Refuse an upscaler made for another scale.")
+]
 Model = Annotated[str | None, typer.Option("--model", help="Id, name or name@version.")]
 Preset = Annotated[str | None, typer.Option(help="Name of a preset; default: the model's.")]
 Timeout = Annotated[float | None, typer.Option("--timeout", help="Seconds a step may run.")]

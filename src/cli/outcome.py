@@ -27,11 +27,16 @@ def require_succeeded(client: Client, job_id: str) -> dict[str, Any]:
 
 
 def download(client: Client, job_id: str, prompt: str, folder: Path) -> list[Path]:
-    """Save every picture of the job to `folder` as <prompt>-<seed>.<format>; returns the paths."""
+    """Save each item of the job to `folder` as <prompt>-<seed>.<format>; returns the paths.
+
+    Of a chain that is the picture of the last step that finished the item: the enlarged one, or
+    the small one where enlarging it failed. The API lists all of them, in the order of the steps.
+    """
     found = client.get(f"/v1/jobs/{job_id}/artifacts")["artifacts"]
+    furthest = {artifact["item_index"]: artifact for artifact in found}
     paths: list[Path] = []
-    for artifact in found:
-        path = folder / _file_name(prompt, artifact, {path.name for path in paths})
+    for _, artifact in sorted(furthest.items()):
+        path = folder / f"{slug(prompt)}-{artifact['seed']}.{artifact['format']}"
         client.save(artifact["url"], path)
         paths.append(path)
     return paths
@@ -41,10 +46,3 @@ def slug(prompt: str) -> str:
     """A prompt as part of a file name: its words, as long as a file name can bear."""
     words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-_")
     return words[:_SLUG_CHARACTERS].rstrip("-_") or "picture"
-
-
-def _file_name(prompt: str, artifact: dict[str, Any], taken: set[str]) -> str:
-    stem, suffix = f"{slug(prompt)}-{artifact['seed']}", artifact["format"]
-    name = f"{stem}.{suffix}"
-    # The steps of a chain draw the same item with the same seed.
-    return name if name not in taken else f"{stem}-{artifact['step']}.{suffix}"

@@ -11,13 +11,10 @@ import socket
 import threading
 from collections import deque
 
-from shared.frames import Frame, FrameDecoder, encode
-from shared.messages import FromRunner, ToRunner, parse_to_runner
+from shared.frames import Frame, FrameDecoder, FrameError, encode
+from shared.messages import FromRunner, Input, ToRunner, parse_to_runner
 
-READ_BYTES = 64 * 1024
-# What a worker sends has no body: prompts travel in headers. A chained step's input images would
-# raise this to the bound of `shared.frames`.
-MAX_INPUT_BODY_BYTES = 0
+READ_BYTES = 1 << 20  # one read of this size moves a typical input in a handful of system calls
 
 
 class Channel:
@@ -27,12 +24,12 @@ class Channel:
         # A descriptor of our own: the Connection that we were given closes its one when collected.
         self._socket = socket.socket(fileno=os.dup(fd))
         self._socket.setblocking(True)
-        self._decoder = FrameDecoder(max_body_bytes=MAX_INPUT_BODY_BYTES)
+        self._decoder = FrameDecoder()
         self._frames: deque[Frame] = deque()
         self._sending = threading.Lock()
 
-    def receive(self) -> ToRunner | None:
-        """Wait for the next message; None when the worker has closed its end.
+    def receive(self) -> tuple[ToRunner, bytes] | None:
+        """Wait for the next message and its body; None when the worker has closed its end.
 
         Raises `FrameError` for anything that is not of the protocol.
         """
@@ -42,7 +39,11 @@ class Channel:
                 self._decoder.eof()
                 return None
             self._frames.extend(self._decoder.feed(data))
-        return parse_to_runner(self._frames.popleft().header)
+        frame = self._frames.popleft()
+        message = parse_to_runner(frame.header)
+        if frame.body and not isinstance(message, Input):
+            raise FrameError(f"{message.type} with a body of {len(frame.body)} bytes")
+        return message, frame.body
 
     def send(self, message: FromRunner, body: bytes = b"") -> None:
         """Write one frame; blocks while the worker is slow, which slows the step, not the host."""

@@ -28,7 +28,12 @@ Reason = Literal["oom", "host_oom", "model_unavailable", "provider_error", "canc
 
 
 def failure_of(
-    error: Exception, *, doing: str, folder: str, memory: dict[str, int], item_index: int | None
+    error: Exception,
+    *,
+    doing: str,
+    folder: str | None,
+    memory: dict[str, int],
+    item_index: int | None,
 ) -> Failure:
     """Describe `error`, print its traceback to stderr and release what its frames hold."""
     reason = reason_of(error)
@@ -61,7 +66,7 @@ def reason_of(error: Exception) -> Reason:
             return "provider_error"
 
 
-def message_of(error: Exception, reason: Reason, doing: str, folder: str) -> str:
+def message_of(error: Exception, reason: Reason, doing: str, folder: str | None) -> str:
     """One sentence for the user."""
     match reason:
         case "cancelled":
@@ -75,7 +80,8 @@ def message_of(error: Exception, reason: Reason, doing: str, folder: str) -> str
             return text if reason == "model_unavailable" else f"error while {doing}: {text}"
 
 
-def without_paths(text: str, folder: str) -> str:
+def without_paths(text: str, folder: str | None) -> str:
     """The first lines of a message, with every path of this host taken out."""
-    flat = " ".join(text.replace(folder, "<model>").split())
+    named = text if folder is None else text.replace(folder, "<model>")
+    flat = " ".join(named.split())
     return PATH.sub("<path>", flat)[:MAX_MESSAGE]

@@ -10,10 +10,10 @@ from PIL.Image import Image
 
 from runner.images import encode_image
 from runner.interface import Context, Emit
-from runner.metadata import Facts
+from runner.metadata import Facts, texts
 from runner.pipelines import TextToImage, load
 from runner.prompts import Cut, unread
-from shared.messages import MAX_SEED, Artifact, GenerateParams, Log, Progress, Stage
+from shared.messages import MAX_SEED, Artifact, GenerateParams, GenerateSpec, Log, Progress, Stage
 from shared.registry import check_installed
 
 # Of the words that were cut, in the message; all of them are in the payload.
@@ -25,9 +25,9 @@ class Generate:
 
     def __init__(self) -> None:
         self._pipeline: TextToImage | None = None
-        self._ctx: Context | None = None
+        self._ctx: Context[GenerateSpec] | None = None
 
-    def prepare(self, ctx: Context) -> None:
+    def prepare(self, ctx: Context[GenerateSpec]) -> None:
         spec = ctx.spec
         ctx.emit(Progress(stage="load", step=0, steps=1))
         folder = Path(spec.model.folder)
@@ -90,7 +90,8 @@ def seed_of(seed: int | None, index: int) -> int:
 def _send(
     image: Image, index: int, seed: int, params: GenerateParams, facts: Facts, emit: Emit
 ) -> None:
-    data = encode_image(image, params.format, facts if params.embed_metadata else None)
+    written = texts(facts, *image.size) if params.embed_metadata else None
+    data = encode_image(image, params.format, written)
     artifact = Artifact(
         item_index=index,
         format=params.format,

@@ -1,19 +1,25 @@
 """What a job type is, and the interface behind which a remote provider could be plugged in.
 
 `prepare` loads, `run` emits artifacts and returns how many, `cleanup` drops every reference. A job
-type speaks only through `emit`, in the messages of `shared.messages`. The flow around it (lease,
-stop, hygiene, classification) is `runner.session` and knows no job type.
+type speaks only through `emit`, in the messages of `shared.messages`, and gets pictures of the step
+before it only through `Context.inputs`. The flow around it (lease, stop, hygiene, classification)
+is `runner.session` and knows no job type.
+
+Version 2: each job type has a spec and parameters of its own, and `Context` has `inputs`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
+from runner.inputs import Inputs
 from runner.stopping import Stop
-from shared.messages import FromRunner, GenerateParams, RunSpec
+from shared.messages import FromRunner, StepSpec
 
-INTERFACE_VERSION = 1
+INTERFACE_VERSION = 2
+
+SpecT = TypeVar("SpecT", bound=StepSpec)
 
 
 class Emit(Protocol):
@@ -23,20 +29,23 @@ class Emit(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Context:
+class Context(Generic[SpecT]):
     """What a job may know and use besides its parameters."""
 
-    spec: RunSpec
+    spec: SpecT
     emit: Emit
     stop: Stop
     versions: dict[str, str]
+    inputs: Inputs
 
 
 class Job(Protocol):
-    def prepare(self, ctx: Context) -> None:
+    """One job type. `Any` is its own spec and its own parameters, which the table goes by."""
+
+    def prepare(self, ctx: Context[Any]) -> None:
         """Load what the step needs. Raises `ModelUnavailable` when the model's files are wrong."""
 
-    def run(self, params: GenerateParams, emit: Emit) -> int:
+    def run(self, params: Any, emit: Emit) -> int:
         """Make the items that are not done yet; return how many were made.
 
         Raises `Cancelled` between two sampling steps when a stop was asked for.

@@ -6,5 +6,6 @@ from collections.abc import Callable
 
 from runner.generate import Generate
 from runner.interface import Job
+from runner.upscale import Upscale
 
-JOB_TYPES: dict[str, Callable[[], Job]] = {"generate": Generate}
+JOB_TYPES: dict[str, Callable[[], Job]] = {"generate": Generate, "upscale": Upscale}

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image, PngImagePlugin
+from PIL.ImageFile import ImageFile
 
-from shared.messages import RunSpec
+from shared.messages import GenerateSpec
 
 SCHEMA_VERSION = 1
 EXIF_IFD = 0x8769
@@ -45,10 +46,18 @@ NAMED_SAMPLERS = {"dpmpp_2m_sde_karras": "DPM++ 2M SDE"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Texts:
+    """What is written into a file: the text for other tools, and the object with everything."""
+
+    parameters: str
+    dreamforge: dict[str, Any] | None  # None: read from a file that has none
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
     """Everything that is known about one finished item."""
 
-    spec: RunSpec
+    spec: GenerateSpec
     item_index: int
     seed: int
     scheduler: str | None
@@ -119,16 +128,34 @@ def full(facts: Facts, width: int, height: int) -> dict[str, Any]:
     }
 
 
-def png_chunks(facts: Facts, width: int, height: int) -> PngImagePlugin.PngInfo:
+def texts(facts: Facts, width: int, height: int) -> Texts:
+    """What a generated picture of this size says."""
+    return Texts(parameters=a1111(facts, width, height), dreamforge=full(facts, width, height))
+
+
+def png_chunks(texts: Texts) -> PngImagePlugin.PngInfo:
     """`parameters` and `dreamforge`: tEXt where Latin-1 can say it, iTXt otherwise."""
     chunks = PngImagePlugin.PngInfo()
-    chunks.add_text("parameters", a1111(facts, width, height))
-    chunks.add_text("dreamforge", json.dumps(full(facts, width, height), ensure_ascii=False))
+    chunks.add_text("parameters", texts.parameters)
+    chunks.add_text("dreamforge", json.dumps(texts.dreamforge, ensure_ascii=False))
     return chunks
 
 
-def jpeg_exif(facts: Facts, width: int, height: int) -> bytes:
+def jpeg_exif(texts: Texts) -> bytes:
     """An EXIF block with the `parameters` text as a Unicode UserComment."""
     exif = Image.Exif()
-    exif.get_ifd(EXIF_IFD)[USER_COMMENT] = UNICODE + a1111(facts, width, height).encode("utf-16-be")
+    exif.get_ifd(EXIF_IFD)[USER_COMMENT] = UNICODE + texts.parameters.encode("utf-16-be")
     return exif.tobytes()
+
+
+def texts_in(image: ImageFile) -> Texts:
+    """What a picture of ours says about itself; empty texts where it says nothing."""
+    if image.format == "JPEG":
+        comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
+        text = bytes(comment).removeprefix(UNICODE).decode("utf-16-be")
+        return Texts(parameters=text, dreamforge=None)
+    written = image.info.get("dreamforge")
+    return Texts(
+        parameters=str(image.info.get("parameters", "")),
+        dreamforge=None if written is None else json.loads(written),
+    )

@@ -22,12 +22,14 @@ import platform
 import sys
 import threading
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import torch
 
 from runner.channel import Channel
 from runner.failures import failure_of
 from runner.hygiene import Memory, hygiene
+from runner.inputs import Inputs
 from runner.interface import Context
 from runner.jobs import JOB_TYPES
 from runner.stopping import Stop, arm_dead_man, obey_sigterm
@@ -37,6 +39,7 @@ from shared.messages import (
     Failure,
     FromRunner,
     Go,
+    Input,
     Lease,
     PresetSpec,
     Progress,
@@ -57,15 +60,16 @@ def serve(fd: int) -> int:
     channel = Channel(fd)
     versions = installed_versions()
     channel.send(Ready(pid=os.getpid(), versions=versions))
-    match channel.receive():
+    first = channel.receive()
+    if first is None:
+        return 0  # a standby that nobody needed
+    match first[0]:
         case Go() as go:
             channel.send(_perform(go, channel, versions))
         case Cancel():
             channel.send(Failure(reason="cancelled", message="cancelled before it began"))
-        case Lease():
-            raise FrameError("a lease before go")
-        case None:
-            pass  # a standby that nobody needed
+        case Lease() | Input() as early:
+            raise FrameError(f"{early.type} before go")
     return 0
 
 
@@ -73,11 +77,15 @@ def _perform(go: Go, channel: Channel, versions: dict[str, str]) -> Result | Fai
     arm_dead_man(go.lease_s)
     stop = Stop()
     obey_sigterm(stop)
-    threading.Thread(target=_listen, args=(channel, stop), name="listen", daemon=True).start()
+    inputs = Inputs(go.spec, channel.send, stop)
+    listener = threading.Thread(
+        target=_listen, args=(channel, stop, inputs), name="listen", daemon=True
+    )
+    listener.start()
     _configure(go.spec.preset)
     with hygiene(go.spec.preset.device) as memory:
         emit = Narrator(channel)
-        ctx = Context(spec=go.spec, emit=emit, stop=stop, versions=versions)
+        ctx = Context(spec=go.spec, emit=emit, stop=stop, versions=versions, inputs=inputs)
         outcome = _attempt(ctx, emit, memory)
     if isinstance(outcome, Failure):
         details = outcome.details | memory.figures
@@ -85,7 +93,7 @@ def _perform(go: Go, channel: Channel, versions: dict[str, str]) -> Result | Fai
     return outcome.model_copy(update={"allocator": memory.figures})
 
 
-def _attempt(ctx: Context, emit: Narrator, memory: Memory) -> Result | Failure:
+def _attempt(ctx: Context[Any], emit: Narrator, memory: Memory) -> Result | Failure:
     """Run the job to its end. Never raises: a live exception would hold what hygiene must free."""
     job = JOB_TYPES[ctx.spec.type]()
     try:
@@ -95,7 +103,7 @@ def _attempt(ctx: Context, emit: Narrator, memory: Memory) -> Result | Failure:
         return failure_of(
             error,
             doing=emit.doing,
-            folder=ctx.spec.model.folder,
+            folder=None if ctx.spec.model is None else ctx.spec.model.folder,
             memory=memory.read(),
             item_index=emit.item_index,
         )
@@ -103,16 +111,18 @@ def _attempt(ctx: Context, emit: Narrator, memory: Memory) -> Result | Failure:
         job.cleanup()
 
 
-def _listen(channel: Channel, stop: Stop) -> None:
+def _listen(channel: Channel, stop: Stop, inputs: Inputs) -> None:
     """Obey the worker while the step runs. Without a worker to obey, the step ends."""
     try:
-        while (message := channel.receive()) is not None:
-            match message:
-                case Lease():
-                    arm_dead_man(message.lease_s)
-                case Cancel():
+        while (received := channel.receive()) is not None:
+            match received:
+                case Lease() as lease, _:
+                    arm_dead_man(lease.lease_s)
+                case Cancel(), _:
                     stop.ask()
-                case Go():
+                case Input() as message, body:
+                    inputs.deliver(message, body)
+                case Go(), _:
                     raise FrameError("a second go")
     except (FrameError, OSError) as error:
         sys.stderr.write(f"the worker's end is unusable: {error}\n")

@@ -33,6 +33,31 @@ class Offer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PinnedModel:
+    """The model that a step was accepted for, with the checkpoint of that moment."""
+
+    id: UUID
+    name: str
+    version: str
+    kind: str
+    checkpoint_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredArtifact:
+    """An object that is in the store. Sizes of pictures are pixels."""
+
+    item_index: int
+    format: str
+    width: int
+    height: int
+    seed: int
+    s3_key: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
     """A step that this worker owns until its lease ends. `epoch` fences every write."""
 
@@ -51,30 +76,13 @@ class Claim:
     preset: dict[str, Any]
     vram_bytes: int
     timeout_s: float
-    model_id: UUID
-    model_name: str
-    model_version: str
-    model_kind: str
-    checkpoint_sha256: str
+    model: PinnedModel | None  # None: the step needs no model
     correlation_id: str
     done_items: tuple[int, ...] = ()
+    inputs: tuple[StoredArtifact, ...] = ()  # what the step before it in its chain made, by item
     position: int = 0  # of the step in its chain
     chain_length: int = 1
     progress: float = 0.0  # what clients have been shown of the job; it never goes back
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StoredArtifact:
-    """An object that is in the store, about to get its row."""
-
-    item_index: int
-    format: str
-    width: int
-    height: int
-    seed: int
-    s3_key: str
-    sha256: str
-    size_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +117,7 @@ class StepStore(Protocol):
     """The system of record, as an owner of steps sees it. All raise `InfraUnavailable`."""
 
     async def claim(self, offer: Offer) -> Claim | None:
-        """Take the oldest due step that fits, or None."""
+        """Take the oldest due step that fits, or None. One without a model fits every host."""
 
     async def commit_running(self, claim: Claim, events: Sequence[NewEvent]) -> None:
         """`leased` becomes `running`, `attempt` rises. GO may be sent once this returned."""

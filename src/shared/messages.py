@@ -5,6 +5,8 @@
       |  ------------ go ---------->  |   RunSpec; `running` is committed
       |  <----- stage, progress ----  |
       |  <-------- artifact --------  |   body = the encoded image
+      |  <---------- want ----------  |   one item of the step before; one open wish at a time
+      |  ---------- input --------->  |   body = that picture
       |  ---------- lease --------->  |   re-arms the dead-man timer
       |  --------- cancel --------->  |   polite; a signal follows
       |  <--- result | failure -----  |   then it exits
@@ -15,14 +17,24 @@ refused: both ends come from one release, so a field that only one of them knows
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from shared.frames import FrameError
 
 MAX_SEED = 2**53
 MAX_COUNT = 100
+
+Format = Literal["png", "jpg"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 _T = TypeVar("_T")
 
@@ -59,8 +71,32 @@ class GenerateParams(Message):
     scheduler: str | None = None
     seed: int | None = None
     count: int = Field(default=1, ge=1, le=MAX_COUNT)
-    format: Literal["png", "jpg"] = "png"
+    format: Format = "png"
     embed_metadata: bool = True
+
+
+class ResampleParams(Message):
+    """An `upscale` step that only resamples: each side times `scale`, nothing is invented."""
+
+    impl: Literal["resample"] = "resample"
+    scale: Literal[2, 4]
+    count: int = Field(default=1, ge=1, le=MAX_COUNT)
+    format: Format = "png"
+    embed_metadata: bool = True
+
+
+UpscaleParams = ResampleParams
+
+
+class InputSpec(Message):
+    """A picture of the step before, as its row has it. Sizes are pixels; `seed` is kept."""
+
+    item_index: int = Field(ge=0, lt=MAX_COUNT)
+    format: Format
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+    seed: int = Field(ge=0, lt=MAX_SEED)
+    sha256: Sha256
 
 
 class PresetSpec(Message):
@@ -76,17 +112,38 @@ class PresetSpec(Message):
     vae_tiling: bool = False
 
 
-class RunSpec(Message):
+class StepSpec(Message):
     """Everything that a runner needs to know, and nothing else: no credential, no address."""
 
     job_id: str
     step_id: str
     step_name: str
-    type: Literal["generate"]
-    model: ModelSpec
     preset: PresetSpec
-    params: GenerateParams
     done_items: list[int] = []  # items that an earlier attempt has stored already
+
+
+class GenerateSpec(StepSpec):
+    type: Literal["generate"] = "generate"
+    model: ModelSpec
+    params: GenerateParams
+
+
+class UpscaleSpec(StepSpec):
+    """Enlarges the pictures of the step before it. `inputs` has one for each item."""
+
+    type: Literal["upscale"] = "upscale"
+    model: ModelSpec | None = None  # resampling needs none
+    params: UpscaleParams
+    inputs: list[InputSpec] = Field(max_length=MAX_COUNT)
+
+    @model_validator(mode="after")
+    def _one_input_for_each_item(self) -> Self:
+        if [each.item_index for each in self.inputs] != list(range(self.params.count)):
+            raise ValueError(f"inputs: not those of items 0 to {self.params.count - 1}")
+        return self
+
+
+RunSpec = Annotated[GenerateSpec | UpscaleSpec, Field(discriminator="type")]
 
 
 # Worker to runner -------------------------------------------------------------------------------
@@ -105,6 +162,14 @@ class Lease(Message):
 
 class Cancel(Message):
     type: Literal["cancel"] = "cancel"
+
+
+class Input(Message):
+    """The picture that was asked for; the frame's body is its file, byte for byte as stored."""
+
+    type: Literal["input"] = "input"
+    item_index: int = Field(ge=0)
+    sha256: Sha256
 
 
 # Runner to worker -------------------------------------------------------------------------------
@@ -137,16 +202,23 @@ class Log(Message):
     payload: dict[str, Any] | None = None
 
 
+class Want(Message):
+    """Asks for the input of one item. The next wish may come when this one was granted."""
+
+    type: Literal["want"] = "want"
+    item_index: int = Field(ge=0)
+
+
 class Artifact(Message):
     """One finished image; the frame's body is the encoded file."""
 
     type: Literal["artifact"] = "artifact"
     item_index: int = Field(ge=0)
-    format: Literal["png", "jpg"]
+    format: Format
     width: int = Field(ge=1)
     height: int = Field(ge=1)
     seed: int = Field(ge=0, lt=MAX_SEED)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256: Sha256
 
 
 class Result(Message):
@@ -166,8 +238,8 @@ class Failure(Message):
     details: dict[str, Any] = Field(default_factory=dict)
 
 
-FromRunner = Ready | Progress | Log | Artifact | Result | Failure
-ToRunner = Go | Lease | Cancel
+FromRunner = Ready | Progress | Log | Want | Artifact | Result | Failure
+ToRunner = Go | Lease | Cancel | Input
 
 _from_runner: TypeAdapter[FromRunner] = TypeAdapter(
     Annotated[FromRunner, Field(discriminator="type")]

@@ -76,9 +76,9 @@ class Preset(Part):
             raise ValueError("attention: a CPU has no such kernel; accepted: auto, math")
         return self
 
-    def for_runner(self, kind: str) -> PresetSpec:
-        """The part that a runner acts on; limits are checked long before."""
-        need = self._need(kind)
+    def for_runner(self, kind: str | None) -> PresetSpec:
+        """The part that a runner acts on; limits are checked long before. No kind: no model."""
+        need = KindNeed(base_bytes=0, bytes_per_pixel=0) if kind is None else self._need(kind)
         return PresetSpec(
             name=self.name,
             version=self.version,
@@ -90,7 +90,7 @@ class Preset(Part):
             vae_tiling=self.vae_tiling,
         )
 
-    def pinned(self, kind: str) -> dict[str, Any]:
+    def pinned(self, kind: str | None) -> dict[str, Any]:
         """What is stored on a step: what its runner gets, and the limits that it was checked by."""
         limits = self.model_dump(mode="json", include={"timeout_s", "max_pixels", "max_steps"})
         return self.for_runner(kind).model_dump(mode="json") | limits

@@ -101,9 +101,9 @@ class ObjectStore:
             raise ValueError(f"{key}: the data does not have the sha256 that was given")
         await self._run(lambda: self._put_and_prove(key, data, content_type, sha256))
 
-    async def get(self, key: str) -> bytes | None:
-        """The object's bytes, or None."""
-        return await self._run(lambda: self._read(key))
+    async def get(self, key: str, *, at_most_bytes: int | None = None) -> bytes | None:
+        """The object's bytes, or the first so many of them; None when there is no such object."""
+        return await self._run(lambda: self._read(key, at_most_bytes))
 
     async def stat(self, key: str) -> StoredObject | None:
         return await self._run(lambda: self._stat(key))
@@ -176,7 +176,7 @@ class ObjectStore:
             content_type=found.content_type,
         )
 
-    def _read(self, key: str) -> bytes | None:
+    def _read(self, key: str, at_most_bytes: int | None = None) -> bytes | None:
         try:
             response = self._client.get_object(self.bucket, key)
         except S3Error as error:
@@ -184,7 +184,7 @@ class ObjectStore:
                 return None
             raise
         try:
-            return bytes(response.read())
+            return bytes(response.read(at_most_bytes))
         finally:
             response.close()
             response.release_conn()

@@ -1,10 +1,11 @@
 """Why a try ended, judged from the evidence. One function, one order (DESIGN §5).
 
 The order is from what we know to what we infer. Our own recorded intent comes first and is not
-even asked here: the state machine keeps it. Then a finished result; the kernel's own out-of-memory
-counter, since a killed process cannot say why; the runner's own account; the device's health; and
-last the exit status. The *text* of an error is never looked at: "CUDA error" is not "out of
-memory", and a matching word in a traceback has fooled more than one scheduler.
+even asked here: the state machine keeps it. Then a finished result; what we ourselves could not
+read or hand on; the kernel's own out-of-memory counter, since a killed process cannot say why; the
+runner's own account; the device's health; and last the exit status. The *text* of an error is never
+looked at: "CUDA error" is not "out of memory", and a matching word in a traceback has fooled more
+than one scheduler.
 """
 
 from __future__ import annotations
@@ -13,8 +14,13 @@ import signal
 from dataclasses import dataclass
 from typing import Any
 
+from shared.errors import InfraUnavailable
 from shared.messages import Failure
 from shared.states import Reason
+
+
+class NoInput(InfraUnavailable):
+    """A picture of the step before cannot be handed on; `details` name the object."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +34,7 @@ class Evidence:
     exitcode: int | None = None  # None: it never started, or would not die
     protocol_error: str | None = None
     unreadable: str | None = None  # the stored step could not even be read
+    no_input: NoInput | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +50,12 @@ def classify(evidence: Evidence) -> Judgement:
         return Judgement(reason=Reason.COMPLETED, message="completed", details={})
     if evidence.unreadable is not None:
         return Judgement(reason=Reason.INTERNAL, message=evidence.unreadable, details={})
+    if evidence.no_input is not None:
+        return Judgement(
+            reason=Reason.INFRA_UNAVAILABLE,
+            message=evidence.no_input.message,
+            details=evidence.no_input.details,
+        )
     details: dict[str, Any] = {"exit": describe_exit(evidence.exitcode)}
     if evidence.cgroup_oom_kills:
         return Judgement(

@@ -1,15 +1,16 @@
 """What a runner may say when. Sans-IO: frames in, checked messages out, `FrameError` for a liar.
 
 A runner executes other people's models, so nothing it says is taken on trust: READY comes first
-and once, an artifact is one of the items that were asked for, comes once, has the format, the size
-and the seed that were asked for and the hash that it claims; after RESULT there is silence.
+and once; an input is asked for once, one at a time, and only for an item that is not done; an
+artifact is one of the items that were asked for, comes once, has the format, the size and the seed
+that were asked for and the hash that it claims; after RESULT there is silence.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any
+from typing import Any, assert_never
 
 from shared.frames import Frame, FrameError
 from shared.messages import (
@@ -17,10 +18,13 @@ from shared.messages import (
     Artifact,
     Failure,
     FromRunner,
-    GenerateParams,
+    GenerateSpec,
     Progress,
     Ready,
     Result,
+    RunSpec,
+    UpscaleSpec,
+    Want,
     parse_from_runner,
 )
 
@@ -31,15 +35,21 @@ MAX_DEPTH = 16
 class Conversation:
     """The parent's side of one step's talk with its runner."""
 
-    def __init__(self, params: GenerateParams, *, done_items: frozenset[int]) -> None:
-        self._params = params
-        self._items = range(params.count)
-        self._open = set(range(params.count)) - done_items
+    def __init__(self, spec: RunSpec) -> None:
+        self._spec = spec
+        self._items = range(spec.params.count)
+        self._open = set(self._items) - set(spec.done_items)
+        self._askable = set(self._open) if isinstance(spec, UpscaleSpec) else set()
+        self._wanted: int | None = None
         self._went = self._ready = self._over = False
 
     def go(self) -> None:
         """GO was sent; from now on the runner may speak of its work."""
         self._went = True
+
+    def gave(self) -> None:
+        """The input that was asked for was sent; the next wish may come."""
+        self._wanted = None
 
     def accept(self, frame: Frame) -> FromRunner:
         """Return the message in `frame`; raise `FrameError` when it may not be said now."""
@@ -54,6 +64,8 @@ class Conversation:
         match message:
             case Ready():
                 self._ready = True
+            case Want():
+                self._check_want(message)
             case Artifact():
                 self._check_artifact(message, frame.body)
             case Result():
@@ -72,22 +84,26 @@ class Conversation:
         if message.item_index is not None and message.item_index not in self._items:
             raise FrameError(f"progress of item {message.item_index} of {len(self._items)}")
 
+    def _check_want(self, message: Want) -> None:
+        if not self._went:
+            raise FrameError("want before go")
+        if self._wanted is not None:
+            raise FrameError(f"a second want while item {self._wanted} is on its way")
+        if message.item_index not in self._askable:
+            raise FrameError(f"want of item {message.item_index}, which there is not to be had")
+        self._askable.discard(message.item_index)
+        self._wanted = message.item_index
+
     def _check_artifact(self, message: Artifact, body: bytes) -> None:
-        params = self._params
         if not self._went:
             raise FrameError("artifact before go")
         if message.item_index not in self._open:
             raise FrameError(f"artifact for item {message.item_index}, which is not open")
-        if (message.format, message.width, message.height) != (
-            params.format,
-            params.width,
-            params.height,
-        ):
+        size, seed = expected(self._spec, message.item_index)
+        if (message.format, message.width, message.height) != (self._spec.params.format, *size):
             raise FrameError(f"artifact is a {message.width}x{message.height} {message.format}")
-        if params.seed is not None:
-            expected = (params.seed + message.item_index) % MAX_SEED
-            if message.seed != expected:
-                raise FrameError(f"artifact made with seed {message.seed}, not {expected}")
+        if seed is not None and message.seed != seed:
+            raise FrameError(f"artifact made with seed {message.seed}, not {seed}")
         if hashlib.sha256(body).hexdigest() != message.sha256:
             raise FrameError("the artifact's bytes do not have the hash that it claims")
         self._open.discard(message.item_index)
@@ -98,6 +114,19 @@ class Conversation:
         if self._open:
             raise FrameError(f"result with {len(self._open)} items missing")
         self._over = True
+
+
+def expected(spec: RunSpec, item: int) -> tuple[tuple[int, int], int | None]:
+    """Size in pixels and seed of one finished item; None where the runner draws the seed."""
+    match spec:
+        case GenerateSpec(params=params):
+            seed = None if params.seed is None else (params.seed + item) % MAX_SEED
+            return (params.width, params.height), seed
+        case UpscaleSpec(params=params):
+            given = spec.inputs[item]
+            return (given.width * params.scale, given.height * params.scale), given.seed
+        case _:
+            assert_never(spec)
 
 
 def check_storable(header: dict[str, Any]) -> None:

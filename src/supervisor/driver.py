@@ -35,6 +35,7 @@ from supervisor.conversation import Conversation
 from supervisor.device_watch import DeviceWatch
 from supervisor.fence import Fence
 from supervisor.host import Host, Try
+from supervisor.inputs import Inputs
 from supervisor.journal import Journal
 from supervisor.lease_keeper import LeaseKeeper
 from supervisor.lifecycle import Effect, Event, IllegalEvent, Kind, Step, advance
@@ -229,9 +230,7 @@ class StepDriver:
 
     def _spawn(self) -> None:
         assert self._spec is not None  # read before the headroom was looked at
-        self._conversation = Conversation(
-            self._spec.params, done_items=frozenset(self.claim.done_items)
-        )
+        self._conversation = Conversation(self._spec)
         try:
             self._runner = runner = self._host.runners.take(self._slot.device)
         except OSError as error:  # no process or no descriptor to be had, for now
@@ -244,6 +243,7 @@ class StepDriver:
             self._conversation,
             progress=self._progress,
             uploads=self._uploads,
+            inputs=Inputs(self._try, runner, self._conversation, self._tasks),
         )
         self._tasks.start_soon(listener.frames)
         self._tasks.start_soon(listener.exit)

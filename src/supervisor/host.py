@@ -38,7 +38,7 @@ class Host:
     runners: Runners
     spool: Spool
     metrics: Metrics
-    model_folder: Callable[[Claim], str]
+    model_folder: Callable[[Claim], str | None]
     slot_freed: Callable[[Slot], None]
     slot_dirty: Callable[[Slot, Reading | None, ProcessTree | None], None]
 

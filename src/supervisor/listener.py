@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import anyio
 
-from shared.messages import Artifact, Failure, FromRunner, Log, Progress, Ready, Result
+from shared.messages import Artifact, Failure, FromRunner, Log, Progress, Ready, Result, Want
 from supervisor.channel import FrameError, Truncated
 from supervisor.conversation import Conversation
 from supervisor.host import Try
+from supervisor.inputs import Inputs
 from supervisor.lifecycle import Kind
 from supervisor.progress_notes import ProgressNotes
 from supervisor.runner_process import LAST_FRAMES_S, RunnerProcess
@@ -30,12 +31,14 @@ class Listener:
         *,
         progress: ProgressNotes,
         uploads: Uploads,
+        inputs: Inputs,
     ) -> None:
         self._try = owned
         self._runner = runner
         self._conversation = conversation
         self._progress = progress
         self._uploads = uploads
+        self._inputs = inputs
         self._listening = anyio.CancelScope()
         self._heard_all = anyio.Event()
         self.exit_told = anyio.Event()
@@ -92,6 +95,8 @@ class Listener:
                     message.item_index,
                     message.payload,
                 )
+            case Want():
+                self._inputs.want(message.item_index)
             case Artifact():
                 self._progress.advance("upload", message.item_index, 0, 1)
                 await self._uploads.add(message, body)

@@ -15,7 +15,7 @@ import anyio
 
 from runner import entry
 from shared.errors import DreamForgeError
-from shared.messages import Failure, Go, Ready, Result, RunSpec, parse_from_runner
+from shared.messages import Failure, GenerateSpec, Go, Ready, Result, parse_from_runner
 from supervisor.devices import Device, DeviceProbe
 from supervisor.runner_process import Entry, RunnerProcess
 
@@ -49,7 +49,7 @@ class Need:
 async def measure(
     probe: DeviceProbe,
     device: Device,
-    spec: RunSpec,
+    spec: GenerateSpec,
     *,
     mark: str,
     timeout_s: float,

@@ -55,11 +55,13 @@ def recommendation(claim: Claim, known: Iterable[Preset]) -> str:
 
 def next_smaller(claim: Claim, known: Iterable[Preset]) -> Preset | None:
     """The largest preset of the same device that needs less for this kind of model and size."""
+    if claim.model is None:
+        return None
     pixels = claim.params.get("width", 0) * claim.params.get("height", 0)
     fitting = []
     for preset in known:
         try:
-            need = preset.vram_for(claim.model_kind, pixels)
+            need = preset.vram_for(claim.model.kind, pixels)
         except InvalidInput:
             continue
         if preset.device == claim.preset.get("device") and need < claim.vram_bytes:

@@ -2,47 +2,64 @@
 
 from __future__ import annotations
 
-from pydantic import ValidationError
+from typing import Any
 
-from shared.claims import Claim
-from shared.messages import GenerateParams, ModelSpec, PresetSpec, RunSpec
+from pydantic import TypeAdapter, ValidationError
+
+from shared.claims import Claim, StoredArtifact
+from shared.messages import InputSpec, PresetSpec, RunSpec
+
+_specs: TypeAdapter[RunSpec] = TypeAdapter(RunSpec)
 
 
 class Unreadable(Exception):
     """The stored step is not one that this release can run; the message says which field."""
 
 
-def run_spec(claim: Claim, *, model_folder: str) -> RunSpec:
+def run_spec(claim: Claim, *, model_folder: str | None) -> RunSpec:
     """Everything that the runner needs, checked. Raises `Unreadable`.
 
     A row may be older or newer than this worker. One that does not fit must fail alone: raised
     inside a driver it would take the whole worker down, again and again.
     """
+    facts: dict[str, Any] = {
+        "job_id": str(claim.job_id),
+        "step_id": str(claim.step_id),
+        "step_name": claim.name,
+        "type": claim.type,
+        "model": _model(claim, model_folder),
+        "preset": _preset(claim),
+        "params": claim.params,
+        "done_items": list(claim.done_items),
+    }
+    if claim.type == "upscale":
+        facts["inputs"] = [_input(each) for each in claim.inputs]
     try:
-        return RunSpec(
-            job_id=str(claim.job_id),
-            step_id=str(claim.step_id),
-            step_name=claim.name,
-            type=claim.type,  # type: ignore[arg-type]  # checked right here
-            model=ModelSpec(
-                id=str(claim.model_id),
-                name=claim.model_name,
-                version=claim.model_version,
-                kind=claim.model_kind,
-                folder=model_folder,
-                checkpoint_sha256=claim.checkpoint_sha256,
-            ),
-            preset=_preset(claim),
-            params=GenerateParams.model_validate(claim.params),
-            done_items=list(claim.done_items),
-        )
+        return _specs.validate_python(facts)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"]))
+        # The union's own tag is no field of anybody's.
+        field = ".".join(str(part) for part in first["loc"] if part != claim.type)
         raise Unreadable(f"the stored step cannot be run: {field}: {first['msg']}") from None
 
 
-def _preset(claim: Claim) -> PresetSpec:
+def _model(claim: Claim, folder: str | None) -> dict[str, Any] | None:
+    if claim.model is None:
+        return None
+    return {
+        "id": str(claim.model.id),
+        "name": claim.model.name,
+        "version": claim.model.version,
+        "kind": claim.model.kind,
+        "folder": folder,
+        "checkpoint_sha256": claim.model.checkpoint_sha256,
+    }
+
+
+def _input(artifact: StoredArtifact) -> dict[str, Any]:
+    return {name: getattr(artifact, name) for name in InputSpec.model_fields}
+
+
+def _preset(claim: Claim) -> dict[str, Any]:
     """The runner's part of what was pinned; the limits beside it did their work at create."""
-    fields = PresetSpec.model_fields
-    return PresetSpec.model_validate({n: v for n, v in claim.preset.items() if n in fields})
+    return {name: claim.preset[name] for name in PresetSpec.model_fields if name in claim.preset}

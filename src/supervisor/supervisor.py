@@ -143,7 +143,7 @@ class Supervisor:
         while a GPU is free.
         """
         models = self._ports.models()
-        if self._spool.full or not models:
+        if self._spool.full:
             return False
         for slot in self.slots.free_kinds():
             slot.move(SlotState.HELD)
@@ -185,8 +185,8 @@ class Supervisor:
             lease_s=self._settings.lease_s,
         )
 
-    def _model_folder(self, claim: Claim) -> str:
-        return self._ports.model_folder(claim.model_id)
+    def _model_folder(self, claim: Claim) -> str | None:
+        return None if claim.model is None else self._ports.model_folder(claim.model.id)
 
     # Slots ----------------------------------------------------------------------------------------
 

@@ -31,10 +31,13 @@ _CONTENT_TYPES = {"png": "image/png", "jpg": "image/jpeg"}
 
 
 class ArtifactStore(Protocol):
-    """Where images go. Raises `InfraUnavailable`."""
+    """Where images go, and come from for the next step. Raises `InfraUnavailable`."""
 
     async def put(self, key: str, data: bytes, *, content_type: str, sha256: str) -> None:
         """Store and verify an object."""
+
+    async def get(self, key: str, *, at_most_bytes: int) -> bytes | None:
+        """The object's bytes, or the first so many of them; None when there is no such object."""
 
     async def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""

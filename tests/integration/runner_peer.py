@@ -22,6 +22,7 @@ from shared.messages import (
     Failure,
     FromRunner,
     GenerateParams,
+    GenerateSpec,
     Go,
     Lease,
     ModelSpec,
@@ -64,8 +65,8 @@ class Peer:
         self.process.join(TIMEOUT_S)
         self.process.close()
 
-    def send(self, message: ToRunner) -> None:
-        self.socket.sendall(encode(message.model_dump()))
+    def send(self, message: ToRunner, body: bytes = b"") -> None:
+        self.socket.sendall(encode(message.model_dump(), body))
 
     def receive(self) -> FromRunner | None:
         """The next message, remembered in `seen`; None at the end of the stream."""
@@ -115,16 +116,15 @@ class Peer:
         return self.process.exitcode
 
 
-def run_spec(folder: Path, **params: Any) -> RunSpec:
+def run_spec(folder: Path, **params: Any) -> GenerateSpec:
     """A step on the CPU with the model of `folder`; `params` override the model's defaults."""
     model = read_model(folder)
     given = {"prompt": "a red cube", **model.defaults.model_dump(), "steps": 3, **params}
     done = given.pop("done_items", [])
-    return RunSpec(
+    return GenerateSpec(
         job_id="job-1",
         step_id="step-1",
         step_name="generate",
-        type="generate",
         model=ModelSpec(
             id=f"{model.name}@{model.version}",
             name=model.name,
@@ -191,10 +191,10 @@ def _replace_job(body: Callable[[], object]) -> None:
     from shared.messages import Progress
 
     class Stuck:
-        def prepare(self, ctx: interface.Context) -> None:
+        def prepare(self, ctx: interface.Context[Any]) -> None:
             pass
 
-        def run(self, params: GenerateParams, emit: interface.Emit) -> int:
+        def run(self, params: Any, emit: interface.Emit) -> int:
             emit(Progress(stage="sampling", item_index=0, step=0, steps=1))
             body()
             return 1

@@ -34,6 +34,7 @@ SNIPPETS = [
     ("Create", "sh"),
     ("Watch", "sh"),
     ("Fetch", "sh"),
+    ("Enlarge", "sh"),
     ("The same in Python", "python"),
     ("Cancel", "sh"),
     ("Look back", "sh"),
@@ -160,6 +161,13 @@ def test_fetch_lists_pictures_that_can_be_fetched(reader: Reader) -> None:
     assert found[0]["seed"] == shown["seed"]
     picture = reader.api.client.get(found[0]["url"]).content
     assert hashlib.sha256(picture).hexdigest() == found[0]["sha256"]
+
+
+def test_enlarge_makes_a_job_of_two_steps(reader: Reader) -> None:
+    job = json.loads(reader.sh("Enlarge"))["job"]["id"]
+    steps = reader.api.client.get(f"/v1/jobs/{job}").json()["steps"]
+    assert [step["name"] for step in steps] == ["generate", "upscale"]
+    reader.api.client.post(f"/v1/jobs/{job}/cancel").raise_for_status()
 
 
 def test_the_python_program_saves_a_picture(reader: Reader) -> None:

@@ -140,6 +140,14 @@ def test_two_replays_at_once_make_one_job(api: Api) -> None:
     assert api.sql("SELECT count(*) FROM jobs WHERE replay_of = %s", dead) == [(1,)]
 
 
+def test_a_chain_is_replayed_whole_with_its_step_that_has_no_model(api: Api) -> None:
+    dead = dead_job(api, chain={"upscale": {"scale": 2, "impl": "resample"}})
+    made = api.transaction(lambda c: dead_letters.replay(c, UUID(dead))).id
+    rows = "SELECT name, type, params, model_id, vram_bytes FROM steps WHERE job_id = %s"
+    assert api.sql(f"{rows} ORDER BY position", made) == api.sql(f"{rows} ORDER BY position", dead)
+    assert len(api.sql(rows, made)) == 2
+
+
 def test_what_could_never_run_again_is_not_replayed(api: Api) -> None:
     dead = UUID(dead_job(api))
     api.sql("UPDATE models SET checkpoint_sha256 = repeat('0', 64)")

@@ -256,6 +256,8 @@ IMPOSSIBLE_STEPS: list[tuple[str, dict[str, Any]]] = [
     ("device", {"device": "tpu"}),
     ("needs", {"timeout_s": 0}),
     ("needs", {"vram_bytes": -1}),
+    ("model", {"model_id": None}),
+    ("model", {"checkpoint_sha256": None}),
     *(("finished", {"state": state, "reason": "completed"}) for state in sorted(TERMINAL)),
     *(("finished", {"state": state, "finished_at": NOW}) for state in sorted(TERMINAL)),
     *(("finished", {"state": state}) for state in sorted(TERMINAL)),

@@ -53,6 +53,8 @@ def test_what_is_put_is_there_with_its_hash_and_type(
         # One part, whatever the size: that is what makes the ETag a proof.
         assert found.etag == hashlib.md5(data).hexdigest()
         assert await store.get("a/b c.png") == data
+        assert await store.get("a/b c.png", at_most_bytes=3) == data[:3]
+        assert await store.get("a/b c.png", at_most_bytes=1 << 30) == data
 
     run(stack_environment, work)
 

@@ -74,7 +74,9 @@ def test_a_claim_carries_the_step_and_raises_its_epoch(run: Run) -> None:
         assert (taken.job_id, taken.step_id) == (job, step["id"])
         assert (taken.params, taken.timeout_s, taken.vram_bytes) == ({"prompt": "x"}, 5.0, 10)
         assert (taken.count, taken.epoch, taken.attempt, taken.losses) == (3, 1, 0, 0)
-        assert (taken.model_id, taken.model_kind) == (subject.model_id, "sd")
+        assert taken.model is not None
+        assert (taken.model.id, taken.model.kind) == (subject.model_id, "sd")
+        assert taken.inputs == ()
         assert (taken.position, taken.chain_length, taken.done_items) == (0, 1, ())
         assert (taken.cancel_requested, taken.vram_waited_s, taken.progress) == (False, 0.0, 0.0)
         assert (step["state"], step["epoch"], step["lease_owner"]) == ("leased", 1, WORKER)
@@ -266,12 +268,27 @@ def test_success_queues_the_next_step_of_a_chain(run: Run) -> None:
         job, taken = await claimed_job(subject, Work(), Work(name="second"))
         first, second = await subject.steps(job)
         assert (first["state"], second["state"]) == ("leased", "pending")
+        made = [picture(item) for item in (1, 0)]
+        for each in made:
+            await subject.store.add_artifact(taken, each, note(Code.ARTIFACT_WRITTEN))
         assert await subject.store.finish(taken, SUCCESS) == second["id"]
         following = await claim(subject)
         assert (following.step_id, following.position) == (second["id"], 1)
         assert following.chain_length == 2
+        assert following.inputs == (made[1], made[0])
         await subject.store.finish(following, SUCCESS)
         assert (await subject.job(job))["status"] == "succeeded"
+
+    run(test)
+
+
+def test_a_step_without_a_model_is_claimed_by_a_worker_without_models(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        await subject.create(Work())
+        job = await subject.create(Work(needs_model=False))
+        taken = await claim(subject, models=())
+        assert (taken.job_id, taken.model) == (job, None)
+        assert await subject.store.claim(offer(subject, models=())) is None
 
     run(test)
 

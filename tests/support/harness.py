@@ -138,6 +138,24 @@ class Bench:
         }
         return Work(**(facts | changes))
 
+    def upscale(self, behaviour: str, *, count: int = 1, **changes: Any) -> Work:
+        """An upscale step whose runner behaves so."""
+        facts = {
+            "name": "upscale",
+            "type": "upscale",
+            "params": {"impl": "resample", "scale": 2, "count": count},
+            "preset": self.preset | {"name": behaviour},
+            "needs_model": False,
+        }
+        return self.work("", count=count, **(facts | changes))
+
+    def chain(self, behaviour: str, *, first: str = "quick", count: int = 1) -> UUID:
+        """A job that generates and then upscales."""
+        works = self.work(first, count=count), self.upscale(behaviour, count=count)
+        job_id = self.store.create(*works, count=count)
+        self.supervisor.ring()
+        return job_id
+
     def job(self, job_id: UUID) -> StoredJob:
         return self.store.jobs[job_id]
 

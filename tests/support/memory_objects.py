@@ -8,7 +8,7 @@ from tests.support.faults import Faults
 
 
 class MemoryObjects:
-    """Objects by key. Faults: `put`, `delete`."""
+    """Objects by key. Faults: `put`, `get`, `delete`."""
 
     def __init__(self) -> None:
         self.faults = Faults("object store")
@@ -20,6 +20,11 @@ class MemoryObjects:
         assert hashlib.sha256(data).hexdigest() == sha256
         self.objects[key] = data
         await self.faults.after("put")
+
+    async def get(self, key: str, *, at_most_bytes: int) -> bytes | None:
+        await self.faults.before("get")
+        found = self.objects.get(key)
+        return None if found is None else found[:at_most_bytes]
 
     async def delete(self, key: str) -> None:
         await self.faults.before("delete")

@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 
 from tests.support.faults import Faults
 
-from shared.claims import Abandoned, Claim, End, Offer, Stale, StoredArtifact
+from shared.claims import Abandoned, Claim, End, Offer, PinnedModel, Stale, StoredArtifact
 from shared.events import Code, NewEvent
 from shared.states import OWNED, TERMINAL, Reason, Status, StepState
 
@@ -35,6 +35,7 @@ class Work:
     device: str = "cpu"
     vram_bytes: int = 0
     timeout_s: float = 60.0
+    needs_model: bool = True
 
 
 @dataclass(kw_only=True, slots=True)
@@ -43,7 +44,7 @@ class StoredStep:
     job_id: UUID
     position: int
     work: Work
-    model_id: UUID
+    model_id: UUID | None
     state: StepState
     run_at: float
     reason: Reason | None = None
@@ -100,7 +101,7 @@ class MemoryStepStore:
                 job_id=job.id,
                 position=position,
                 work=work,
-                model_id=self.model_id,
+                model_id=self.model_id if work.needs_model else None,
                 state=StepState.PENDING if position else StepState.QUEUED,
                 run_at=self.now(),
             )
@@ -226,7 +227,7 @@ class MemoryStepStore:
             and step.work.device == offer.device
             and step.run_at <= self.now()
             and step.work.vram_bytes <= offer.capacity_bytes
-            and step.model_id in offer.models
+            and (step.model_id is None or step.model_id in offer.models)
         )
 
     def _take(self, step: StoredStep, offer: Offer) -> Claim:
@@ -253,16 +254,20 @@ class MemoryStepStore:
             preset=work.preset,
             vram_bytes=work.vram_bytes,
             timeout_s=work.timeout_s,
-            model_id=step.model_id,
-            model_name="tiny",
-            model_version="1",
-            model_kind="sd",
-            checkpoint_sha256="0" * 64,
+            model=self._pinned(step),
             correlation_id="correlation",
-            done_items=tuple(sorted(i for (owner, i) in job.artifacts if owner == step.id)),
+            done_items=tuple(a.item_index for a in _made(job, step)),
+            inputs=_made(job, chain[step.position - 1]) if step.position else (),
             position=step.position,
             chain_length=len(chain),
             progress=float((shown[-1].payload or {})["progress"]) if shown else 0.0,
+        )
+
+    def _pinned(self, step: StoredStep) -> PinnedModel | None:
+        if step.model_id is None:
+            return None
+        return PinnedModel(
+            id=step.model_id, name="tiny", version="1", kind="sd", checkpoint_sha256="0" * 64
         )
 
     def _owned(self, claim: Claim) -> StoredStep:
@@ -336,6 +341,11 @@ class MemoryStepStore:
     def _cancel_step(self, step: StoredStep) -> None:
         _enter(step, StepState.CANCELLED)
         step.reason, step.error = Reason.CANCELLED, CANCELLED_ERROR
+
+
+def _made(job: StoredJob, step: StoredStep) -> tuple[StoredArtifact, ...]:
+    """What a step has stored, by item."""
+    return tuple(made for (owner, _), made in sorted(job.artifacts.items()) if owner == step.id)
 
 
 def _enter(step: StoredStep, state: StepState) -> None:

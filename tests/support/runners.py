@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.entry import become_runner, leave
-from shared.frames import MAX_BODY_BYTES, PREFIX, FrameDecoder, encode
+from shared.frames import MAX_BODY_BYTES, PREFIX, Frame, FrameDecoder, encode
 
 FOREVER_S = 3600
 HELD_BYTES = 48 << 20
@@ -38,8 +38,10 @@ class Line:
     def __init__(self, connection: Connection) -> None:
         self.socket = socket.socket(fileno=os.dup(connection.fileno()))
         self._decoder = FrameDecoder()
-        self._frames: list[Header] = []
+        self._frames: list[Frame] = []
+        self.spec: Header = {}
         self.params: Header = {}
+        self.body = b""  # of the last frame that was heard
         self.done: set[int] = set()
 
     def say(self, header: Header, body: bytes = b"") -> None:
@@ -53,8 +55,10 @@ class Line:
             data = self.socket.recv(1 << 16)
             if not data:
                 return None
-            self._frames.extend(frame.header for frame in self._decoder.feed(data))
-        return self._frames.pop(0)
+            self._frames.extend(self._decoder.feed(data))
+        frame = self._frames.pop(0)
+        self.body = frame.body
+        return frame.header
 
     def ready(self) -> None:
         self.say({"type": "ready", "pid": os.getpid(), "versions": {}})
@@ -63,8 +67,9 @@ class Line:
         """Wait for GO; leave when the worker does not want us any more."""
         while (header := self.hear()) is not None:
             if header["type"] == "go":
-                self.params = header["spec"]["params"]
-                self.done = set(header["spec"]["done_items"])
+                self.spec = header["spec"]
+                self.params = self.spec["params"]
+                self.done = set(self.spec["done_items"])
                 return
             if header["type"] == "cancel":
                 break
@@ -82,11 +87,11 @@ class Line:
             "type": "artifact",
             "item_index": item,
             "format": "png",
-            "width": self.params["width"],
-            "height": self.params["height"],
-            "seed": self.params["seed"] + item,
             "sha256": hashlib.sha256(body).hexdigest(),
         }
+        if self.spec["type"] == "generate":
+            header |= {name: self.params[name] for name in ("width", "height")}
+            header["seed"] = self.params["seed"] + item
         self.say(header | changes, body)
 
     def result(self) -> None:
@@ -101,7 +106,8 @@ def main(connection: Connection, parent_pid: int) -> None:
     line = _begin(connection, parent_pid)
     line.ready()
     line.until_go()
-    words = line.params["prompt"].split()
+    # An upscale step has no prompt. There the name of its preset says what to do.
+    words = line.params.get("prompt", line.spec["preset"]["name"]).split()
     BEHAVIOURS[words[0]](line, *words[1:])
     leave(0)
 
@@ -328,6 +334,51 @@ def crashes_once_then_waits(line: Line, path: str) -> None:
     polite(line)
 
 
+def enlarges(line: Line) -> None:
+    """Asks for each input that is open, looks at it, and makes something of it."""
+    for given in line.spec["inputs"]:
+        if given["item_index"] not in line.done:
+            _enlarge(line, given)
+    line.say({"type": "result", "items": line.params["count"], "allocator": {}})
+
+
+def enlarges_after(line: Line, items: str, path: str) -> None:
+    """Crashes once when so many items are made; the second try finishes."""
+    if Path(path).exists():
+        enlarges(line)
+        return
+    Path(path).touch()
+    for given in line.spec["inputs"][: int(items)]:
+        _enlarge(line, given)
+    os._exit(3)
+
+
+def wants_when(line: Line, path: str) -> None:
+    """Asks for its inputs once a file appears."""
+    while not Path(path).exists():
+        time.sleep(0.02)
+    enlarges(line)
+
+
+def wants_two_at_once(line: Line) -> None:
+    for item in (0, 1):
+        line.say({"type": "want", "item_index": item})
+    stay()
+
+
+def _enlarge(line: Line, given: Header) -> None:
+    line.say({"type": "want", "item_index": given["item_index"]})
+    while (header := line.hear()) is not None and header["type"] != "input":
+        if header["type"] == "cancel":
+            line.failure("cancelled")
+            leave(0)
+    assert header is not None and header["item_index"] == given["item_index"]
+    assert hashlib.sha256(line.body).hexdigest() == given["sha256"] == header["sha256"]
+    scale = line.params["scale"]
+    size = {"width": given["width"] * scale, "height": given["height"] * scale}
+    line.artifact(given["item_index"], **size, seed=given["seed"])
+
+
 def waits_for(line: Line, path: str) -> None:
     """Works until a file appears."""
     line.progress()
@@ -364,7 +415,8 @@ BEHAVIOURS: dict[str, Behaviour] = {
         leaves_nameless_grandchild, leaves_talker, floods, half_a_frame, half_a_frame_then_dies,
         closes_its_end, garbage, not_json, too_long, out_of_order, unstorable_log, wrong_hash,
         leaves_early, segfaults, dead_man, allocates_until_refused, fails, big, crashes_after,
-        crashes, crashes_once_then_waits, waits_for,
+        crashes, crashes_once_then_waits, enlarges, enlarges_after, wants_when, wants_two_at_once,
+        waits_for,
     )
 }  # fmt: skip
 

@@ -94,7 +94,8 @@ class InPostgres:
 
     def _step(self, work: Work) -> NewStep:
         facts = {name: getattr(work, name) for name in Work.__dataclass_fields__}
-        return NewStep(id=uuid4(), model_id=self.model_id, checkpoint_sha256=CHECKSUM, **facts)
+        model = (self.model_id, CHECKSUM) if facts.pop("needs_model") else (None, None)
+        return NewStep(id=uuid4(), model_id=model[0], checkpoint_sha256=model[1], **facts)
 
     async def cancel(self, job_id: UUID) -> None:
         await self._database.transaction(lambda connection: request_cancel(connection, job_id))

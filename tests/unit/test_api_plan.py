@@ -163,11 +163,55 @@ def test_a_disabled_model_is_unavailable() -> None:
     assert isinstance(refusal(model(enabled=False)), ModelUnavailable)
 
 
-@pytest.mark.parametrize("impl", ["auto", "resample", "diffusion", "gan"])
-def test_an_upscale_that_is_not_available_is_refused(impl: str) -> None:
+def resample(scale: int = 2) -> dict[str, Any]:
+    return {"upscale": {"scale": scale, "impl": "resample"}}
+
+
+def test_a_chain_has_a_second_step_with_everything_pinned_but_no_model() -> None:
+    first, second = plan(
+        chain=resample(4), count=3, format="jpg", embed_metadata=False, timeout_s=7
+    ).steps
+    assert (second.name, second.type) == ("upscale", "upscale")
+    assert (second.model_id, second.checkpoint_sha256) == (None, None)
+    for pinned in ("queue", "device", "timeout_s"):
+        assert getattr(second, pinned) == getattr(first, pinned)
+    assert second.preset == preset("cpu").pinned(None)
+    assert second.params == {
+        "impl": "resample",
+        "scale": 4,
+        "count": 3,
+        "format": "jpg",
+        "embed_metadata": False,
+    }
+
+
+def test_resampling_needs_memory_of_the_host_and_none_of_a_gpu() -> None:
+    small, large = (plan(chain=resample(scale)).steps[1].vram_bytes for scale in (2, 4))
+    assert 0 < small < large
+    assert plan(chain=resample(), preset="gpu-24gb").steps[1].vram_bytes == 0
+
+
+def test_no_chain_is_one_step() -> None:
+    assert len(plan(chain={}).steps) == len(plan().steps) == 1
+
+
+@pytest.mark.parametrize("impl", ["auto", "diffusion", "gan"])
+def test_an_upscale_that_is_not_available_is_refused_with_what_is(impl: str) -> None:
     error = refusal(chain={"upscale": {"scale": 2, "impl": impl}})
     assert isinstance(error, InvalidInput)
-    assert error.details == {"field": "chain.upscale.impl", "available": []}
+    assert error.details == {"field": "chain.upscale.impl", "available": ["resample"]}
+    assert "available: resample" in error.message
+
+
+def test_more_pixels_than_the_preset_allows_are_refused_with_its_limit() -> None:
+    limit = preset("cpu").max_pixels
+    wide = model()
+    wide.parameters_schema["properties"]["width"]["maximum"] = 2048
+    wide.parameters_schema["properties"]["height"]["maximum"] = 2048
+    assert len(plan(wide, width=512, height=512, chain=resample(2)).steps) == 2
+    error = refusal(wide, width=520, height=512, chain=resample(2))
+    assert error.details == {"field": "chain.upscale.scale", "maximum_pixels": limit}
+    assert "1040x1024" in error.message and str(limit) in error.message
 
 
 def worker(capacity_bytes: int, device: str = "cpu", queue: str = "default") -> Worker:

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,25 +16,29 @@ from shared.messages import (
     Failure,
     FromRunner,
     GenerateParams,
+    GenerateSpec,
     Go,
+    Input,
+    InputSpec,
     Lease,
     Log,
     ModelSpec,
     PresetSpec,
     Progress,
     Ready,
+    ResampleParams,
     Result,
-    RunSpec,
     ToRunner,
+    UpscaleSpec,
+    Want,
     parse_from_runner,
     parse_to_runner,
 )
 
-SPEC = RunSpec(
+SPEC = GenerateSpec(
     job_id="j",
     step_id="s",
     step_name="generate",
-    type="generate",
     model=ModelSpec(
         id="m", name="m", version="1", kind="sd", folder="/m", checkpoint_sha256="0" * 64
     ),
@@ -45,6 +53,16 @@ SPEC = RunSpec(
     ),
     done_items=[0, 2],
 )
+UPSCALE = UpscaleSpec(
+    job_id="j",
+    step_id="t",
+    step_name="upscale",
+    preset=SPEC.preset,
+    params=ResampleParams(scale=2, count=1),
+    inputs=[
+        InputSpec(item_index=0, format="png", width=64, height=64, seed=5, sha256="1" * 64),
+    ],
+)
 ARTIFACT = Artifact(item_index=0, format="png", width=1, height=1, seed=0, sha256="0" * 64)
 
 FROM_RUNNER: list[FromRunner] = [
@@ -52,16 +70,63 @@ FROM_RUNNER: list[FromRunner] = [
     Progress(stage="load", step=0, steps=1),
     Progress(stage="sampling", item_index=3, step=2, steps=4),
     Log(level="INFO", code="a.b", message="text", payload={"a": [1, None]}),
+    Want(item_index=3),
     ARTIFACT,
     Result(items=2, allocator={"allocator_peak_bytes": 5}),
     Failure(reason="oom", message="text", details={"item_index": 1}),
 ]
-TO_RUNNER: list[ToRunner] = [Go(spec=SPEC, lease_s=50.0), Lease(lease_s=1.5), Cancel()]
+TO_RUNNER: list[ToRunner] = [
+    Go(spec=SPEC, lease_s=50.0),
+    Go(spec=UPSCALE, lease_s=50.0),
+    Lease(lease_s=1.5),
+    Cancel(),
+    Input(item_index=3, sha256="0" * 64),
+]
+GOLDEN = Path(__file__).parent / "golden/messages"
+
+
+def names() -> Iterator[tuple[str, FromRunner | ToRunner]]:
+    """Each message with the name of its golden file."""
+    seen: Counter[str] = Counter()
+    for message in [*FROM_RUNNER, *TO_RUNNER]:
+        seen[message.type] += 1
+        number = seen[message.type]
+        yield message.type if number == 1 else f"{message.type}_{number}", message
 
 
 def over_the_wire(message: FromRunner | ToRunner) -> dict[str, Any]:
     (frame,) = FrameDecoder().feed(encode(message.model_dump()))
     return frame.header
+
+
+@pytest.mark.parametrize(("name", "message"), list(names()), ids=lambda value: str(value)[:20])
+def test_message_is_written_as_its_golden_file_has_it(
+    name: str, message: FromRunner | ToRunner
+) -> None:
+    """A runner may be another process image one day: what goes over the wire changes knowingly."""
+    assert over_the_wire(message) == json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+def test_there_is_no_golden_file_of_a_message_that_is_gone() -> None:
+    assert {path.stem for path in GOLDEN.iterdir()} == {name for name, _ in names()}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inputs": []},
+        {"inputs": [{**UPSCALE.inputs[0].model_dump(), "item_index": 1}]},
+        {"inputs": [UPSCALE.inputs[0].model_dump()] * 2},
+        {"model": {"id": "m"}},
+        {"params": SPEC.params.model_dump()},
+        {"type": "generate"},
+        {"type": "paint"},
+    ],
+)
+def test_a_spec_of_one_type_with_the_parts_of_another_is_refused(changes: dict[str, Any]) -> None:
+    header = Go(spec=UPSCALE, lease_s=50.0).model_dump()
+    with pytest.raises(FrameError):
+        parse_to_runner(header | {"spec": header["spec"] | changes})
 
 
 @pytest.mark.parametrize("message", FROM_RUNNER, ids=lambda m: m.type)
@@ -93,6 +158,9 @@ def test_unknown_field_is_refused(message: FromRunner) -> None:
         {"type": "progress", "stage": "upload", "step": 0, "steps": 1},
         {"type": "progress", "stage": "load", "step": True, "steps": 1},
         {"type": "log", "level": "INFO", "code": "a", "message": "a" * 4097},
+        {"type": "want", "item_index": -1},
+        {"type": "want"},
+        {"type": "input", "item_index": 0, "sha256": "0" * 64},
         {"type": "result", "items": -1},
         {"type": "failure", "reason": "timeout", "message": "not for a runner to say"},
         {"type": "failure", "reason": "oom", "message": "\ud800"},

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from runner.images import encode_image
-from runner.metadata import EXIF_IFD, UNICODE, USER_COMMENT, Facts, a1111, full, quoted
-from shared.messages import GenerateParams, ModelSpec, PresetSpec, RunSpec
+from runner.metadata import EXIF_IFD, UNICODE, USER_COMMENT, Facts, a1111, full, quoted, texts
+from shared.messages import GenerateParams, GenerateSpec, ModelSpec, PresetSpec
 
 # The web UI's own parser of the last line (modules/infotext_utils.py), word for word.
 RE_PARAM = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
@@ -24,11 +24,10 @@ def facts(*, scheduler: str | None = None, sampler: str = "DDIMScheduler", **par
         "steps": 20,
         "guidance": 7.5,
     }
-    spec = RunSpec(
+    spec = GenerateSpec(
         job_id="job",
         step_id="step",
         step_name="generate",
-        type="generate",
         model=ModelSpec(
             id="id",
             name="tiny",
@@ -111,7 +110,7 @@ def test_values_that_would_break_the_line_are_quoted(value: str) -> None:
 @pytest.mark.parametrize("prompt", ["a cat", "\u732b"])
 def test_png_carries_both_chunks(prompt: str) -> None:
     about = facts(prompt=prompt)
-    data = encode_image(image(), "png", about)
+    data = encode_image(image(), "png", texts(about, 16, 8))
     read = Image.open(io.BytesIO(data))
     assert read.info["parameters"] == a1111(about, 16, 8)
     assert json.loads(read.info["dreamforge"]) == full(about, 16, 8)
@@ -135,7 +134,7 @@ def test_full_facts_hold_what_a_repeat_needs_and_no_path_of_the_host() -> None:
 
 def test_jpeg_carries_the_text_as_a_unicode_user_comment() -> None:
     about = facts(prompt="\u732b \U0001f4a1")
-    data = encode_image(image(), "jpg", about)
+    data = encode_image(image(), "jpg", texts(about, 16, 8))
     read = Image.open(io.BytesIO(data))
     comment = read.getexif().get_ifd(EXIF_IFD)[USER_COMMENT]
     assert comment.startswith(UNICODE)
@@ -145,7 +144,7 @@ def test_jpeg_carries_the_text_as_a_unicode_user_comment() -> None:
 
 def test_longest_prompts_fit_into_exif() -> None:
     about = facts(prompt="\U0001f4a1" * 4096, negative_prompt="\u732b" * 4096)
-    data = encode_image(image(), "jpg", about)
+    data = encode_image(image(), "jpg", texts(about, 16, 8))
     assert Image.open(io.BytesIO(data)).getexif().get_ifd(EXIF_IFD)[USER_COMMENT]
 
 
@@ -161,7 +160,7 @@ def test_nothing_is_embedded_without_facts(form: Any) -> None:
 
 def test_png_keeps_every_pixel_and_jpeg_has_no_alpha() -> None:
     picture = image()
-    read = Image.open(io.BytesIO(encode_image(picture, "png", facts())))
+    read = Image.open(io.BytesIO(encode_image(picture, "png", texts(facts(), 16, 8))))
     assert read.tobytes() == picture.tobytes()
     alpha = picture.convert("RGBA")
     assert Image.open(io.BytesIO(encode_image(alpha, "jpg", None))).mode == "RGB"

@@ -9,7 +9,7 @@ import pytest
 
 from shared.messages import Failure
 from shared.states import Reason
-from supervisor.classify import Evidence, classify, describe_exit
+from supervisor.classify import Evidence, NoInput, classify, describe_exit
 
 FAILURE = Failure(reason="oom", message="no room", details={"peak": 5})
 
@@ -17,6 +17,7 @@ FAILURE = Failure(reason="oom", message="no room", details={"peak": 5})
 ORDER: list[tuple[dict[str, Any], Reason]] = [
     ({"result": True}, Reason.COMPLETED),
     ({"unreadable": "params: bad"}, Reason.INTERNAL),
+    ({"no_input": NoInput("gone", item_index=0)}, Reason.INFRA_UNAVAILABLE),
     ({"cgroup_oom_kills": 1}, Reason.HOST_OOM),
     ({"failure": FAILURE}, Reason.OOM),
     ({"device_lost": True}, Reason.GPU_UNHEALTHY),

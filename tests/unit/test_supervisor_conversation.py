@@ -8,10 +8,27 @@ from typing import Any
 import pytest
 
 from shared.frames import Frame, FrameError
-from shared.messages import MAX_SEED, GenerateParams, Result
+from shared.messages import (
+    MAX_SEED,
+    GenerateParams,
+    GenerateSpec,
+    InputSpec,
+    ModelSpec,
+    PresetSpec,
+    ResampleParams,
+    Result,
+    RunSpec,
+    UpscaleSpec,
+)
 from supervisor.conversation import MAX_DEPTH, Conversation, check_storable
 
 BODY = b"picture"
+STEP: dict[str, Any] = {
+    "job_id": "j",
+    "step_id": "s",
+    "step_name": "step",
+    "preset": PresetSpec(name="cpu", version=1, device="cpu", dtype="float32", threads=1),
+}
 READY: dict[str, Any] = {"type": "ready", "pid": 1, "versions": {}}
 RESULT: dict[str, Any] = {"type": "result", "items": 1, "allocator": {}}
 FAILURE: dict[str, Any] = {"type": "failure", "reason": "oom", "message": "", "details": {}}
@@ -21,9 +38,30 @@ PROGRESS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def params(**changes: Any) -> GenerateParams:
+def spec(done: tuple[int, ...] = (), **changes: Any) -> GenerateSpec:
     usual: dict[str, Any] = {"prompt": "x", "width": 64, "height": 32, "steps": 4, "seed": 7}
-    return GenerateParams(**({"guidance": 3.0} | usual | changes))
+    return GenerateSpec(
+        **STEP,
+        done_items=list(done),
+        model=ModelSpec(
+            id="m", name="m", version="1", kind="sd", folder="/m", checkpoint_sha256="0" * 64
+        ),
+        params=GenerateParams(**({"guidance": 3.0} | usual | changes)),
+    )
+
+
+def upscale(done: tuple[int, ...] = (), **changes: Any) -> UpscaleSpec:
+    """Two pictures of 32x16, to be twice as large, with the seeds 7 and 8."""
+    params = {"scale": 2, "count": 2} | changes
+    inputs = [
+        InputSpec(
+            item_index=item, format="png", width=32, height=16, seed=7 + item, sha256="0" * 64
+        )
+        for item in range(params["count"])
+    ]
+    return UpscaleSpec(
+        **STEP, done_items=list(done), params=ResampleParams(**params), inputs=inputs
+    )
 
 
 def artifact(item: int = 0, **changes: Any) -> dict[str, Any]:
@@ -39,12 +77,20 @@ def artifact(item: int = 0, **changes: Any) -> dict[str, Any]:
     return usual | changes
 
 
-def began(done: frozenset[int] = frozenset(), **changes: Any) -> Conversation:
+def began(done: tuple[int, ...] = (), **changes: Any) -> Conversation:
     """A conversation in which the runner has its GO."""
-    talk = Conversation(params(**changes), done_items=done)
+    return with_go(spec(done, **changes))
+
+
+def with_go(spec: RunSpec) -> Conversation:
+    talk = Conversation(spec)
     talk.accept(Frame(READY))
     talk.go()
     return talk
+
+
+def want(item: int) -> dict[str, Any]:
+    return {"type": "want", "item_index": item}
 
 
 def refused(talk: Conversation, header: dict[str, Any], words: str, body: bytes = b"") -> None:
@@ -64,16 +110,42 @@ def test_a_decent_step_is_heard_to_its_end() -> None:
 @pytest.mark.parametrize("header", [LOG, PROGRESS, RESULT, artifact()])
 def test_nothing_but_a_failure_comes_before_ready(header: dict[str, Any]) -> None:
     body = BODY if header["type"] == "artifact" else b""
-    refused(Conversation(params(), done_items=frozenset()), header, "before ready", body)
-    Conversation(params(), done_items=frozenset()).accept(Frame(FAILURE))
+    refused(Conversation(spec()), header, "before ready", body)
+    Conversation(spec()).accept(Frame(FAILURE))
 
 
 @pytest.mark.parametrize("header", [PROGRESS, RESULT, artifact()])
 def test_no_work_is_spoken_of_before_go(header: dict[str, Any]) -> None:
-    talk = Conversation(params(), done_items=frozenset())
+    talk = Conversation(spec())
     talk.accept(Frame(READY))
     talk.accept(Frame(LOG))
     refused(talk, header, "before go", BODY if header["type"] == "artifact" else b"")
+
+
+def test_an_input_is_asked_for_once_one_at_a_time_and_only_for_what_is_open() -> None:
+    talk = with_go(upscale(done=(2,), count=4))
+    refused(talk, want(2), "not to be had")
+    refused(talk, want(4), "not to be had")
+    talk.accept(Frame(want(0)))
+    refused(talk, want(1), "while item 0 is on its way")
+    talk.gave()
+    refused(talk, want(0), "not to be had")
+    talk.accept(Frame(want(1)))
+
+
+def test_nobody_asks_for_inputs_before_go_or_without_a_step_before() -> None:
+    early = Conversation(upscale())
+    early.accept(Frame(READY))
+    refused(early, want(0), "before go")
+    refused(began(), want(0), "not to be had")
+
+
+@pytest.mark.parametrize("changes", [{"width": 32}, {"height": 16}, {"seed": 8}, {"format": "jpg"}])
+def test_an_enlarged_picture_is_as_large_as_asked_and_keeps_its_seed(
+    changes: dict[str, Any],
+) -> None:
+    with_go(upscale()).accept(Frame(artifact(0), BODY))
+    refused(with_go(upscale()), artifact(0, **changes), "artifact", BODY)
 
 
 def test_ready_comes_once() -> None:
@@ -107,14 +179,14 @@ def test_an_image_is_the_one_that_was_asked_for(header: dict[str, Any], words: s
 
 
 def test_an_item_comes_once_and_not_when_it_is_done() -> None:
-    talk = began(done=frozenset({1}), count=2)
+    talk = began(done=(1,), count=2)
     refused(talk, artifact(1), "not open", BODY)
     talk.accept(Frame(artifact(0), BODY))
     refused(talk, artifact(0), "not open", BODY)
 
 
 def test_a_result_comes_with_every_item() -> None:
-    talk = began(done=frozenset({1}), count=3)
+    talk = began(done=(1,), count=3)
     talk.accept(Frame(artifact(0), BODY))
     refused(talk, RESULT, "1 items missing")
     talk.accept(Frame(artifact(2), BODY))

@@ -28,8 +28,7 @@ def claim(**changes: Any) -> Claim:
         "step_id": uuid4(), "job_id": uuid4(), "user": "default", "epoch": 1, "attempt": 0,
         "losses": 0, "cancel_requested": False, "vram_waited_s": 0.0, "name": "generate",
         "type": "generate", "params": {}, "count": 1, "preset": {}, "vram_bytes": 0,
-        "timeout_s": 12.5, "model_id": uuid4(), "model_name": "m", "model_version": "1",
-        "model_kind": "sd", "checkpoint_sha256": "", "correlation_id": "",
+        "timeout_s": 12.5, "model": None, "correlation_id": "",
     }  # fmt: skip
     return Claim(**(usual | changes))
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from shared.claims import Claim
+from shared.claims import Claim, PinnedModel
 from shared.presets import preset, presets
 from supervisor.devices import Reading
 from supervisor.shortage import next_smaller, recommendation, shortage
@@ -23,8 +23,10 @@ def claim(name: str = "gpu-24gb", vram_bytes: int = 12 * GIB, **preset_changes: 
         cancel_requested=False, vram_waited_s=0.0, name="generate", type="generate",
         params={"width": 1024, "height": 768}, count=1,
         preset=preset(name).pinned("sdxl") | preset_changes, vram_bytes=vram_bytes, timeout_s=1.0,
-        model_id=uuid4(), model_name="m", model_version="1", model_kind="sdxl",
-        checkpoint_sha256="", correlation_id="",
+        model=PinnedModel(
+            id=uuid4(), name="m", version="1", kind="sdxl", checkpoint_sha256="0" * 64
+        ),
+        correlation_id="",
     )  # fmt: skip
 
 

@@ -25,7 +25,10 @@ from cli.options import (
     Scheduler,
     Seed,
     Steps,
+    StrictScale,
     Timeout,
+    Upscale,
+    UpscaleImpl,
     Wait,
     Width,
 )
@@ -45,6 +48,9 @@ def create(
     seed: Seed = None,
     count: Count = None,
     format: Format = None,
+    upscale: Upscale = None,
+    upscale_impl: UpscaleImpl = None,
+    strict_scale: StrictScale = False,
     model: Model = None,
     preset: Preset = None,
     timeout: Timeout = None,
@@ -73,6 +79,7 @@ def create(
             seed=seed,
             count=count,
             format=format,
+            chain=job_flow.chain(upscale, upscale_impl, strict_scale),
             preset=preset,
             timeout_s=timeout,
             embed_metadata=False if no_metadata else None,
@@ -93,6 +100,9 @@ def generate(
     scheduler: Scheduler = None,
     seed: Seed = None,
     count: Count = None,
+    upscale: Upscale = None,
+    upscale_impl: UpscaleImpl = None,
+    strict_scale: StrictScale = False,
     model: Model = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
 ) -> None:
@@ -114,6 +124,7 @@ def generate(
             scheduler=scheduler,
             seed=seed,
             count=count,
+            chain=job_flow.chain(upscale, upscale_impl, strict_scale),
         )
         job_flow.follow(client, job["id"])
         paths = download(client, job["id"], prompt, out)

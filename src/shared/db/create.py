@@ -50,8 +50,8 @@ class NewStep:
     preset: dict[str, Any]
     vram_bytes: int
     timeout_s: float
-    model_id: UUID
-    checkpoint_sha256: str
+    model_id: UUID | None  # None: the step needs no model
+    checkpoint_sha256: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -87,7 +87,7 @@ async def replay(connection: AsyncConnection, job_id: UUID) -> Created:
     found = await connection.execute(
         select(steps, models.c.name.label("model"), models.c.enabled)
         .add_columns(models.c.version, models.c.checkpoint_sha256.label("current_sha256"))
-        .join(models, models.c.id == steps.c.model_id)
+        .outerjoin(models, models.c.id == steps.c.model_id)
         .where(steps.c.job_id == job_id)
         .order_by(steps.c.position)
     )
@@ -109,14 +109,8 @@ async def replay(connection: AsyncConnection, job_id: UUID) -> Created:
 
 def _again(step: Row[Any]) -> NewStep:
     """The same step, not begun. Raises `ModelUnavailable`."""
-    model = f"{step.model}@{step.version}"
-    if not step.enabled:
-        raise ModelUnavailable(f"model {model} is disabled, so no new job may use it")
-    if step.current_sha256 != step.checkpoint_sha256:
-        raise ModelUnavailable(
-            f"model {model} is another checkpoint than the one that this job was accepted for; "
-            "create a job instead of replaying this one"
-        )
+    if step.model_id is not None:
+        _check_model(step)
     return NewStep(
         id=uuid4(),
         name=step.name,
@@ -130,6 +124,17 @@ def _again(step: Row[Any]) -> NewStep:
         model_id=step.model_id,
         checkpoint_sha256=step.checkpoint_sha256,
     )
+
+
+def _check_model(step: Row[Any]) -> None:
+    model = f"{step.model}@{step.version}"
+    if not step.enabled:
+        raise ModelUnavailable(f"model {model} is disabled, so no new job may use it")
+    if step.current_sha256 != step.checkpoint_sha256:
+        raise ModelUnavailable(
+            f"model {model} is another checkpoint than the one that this job was accepted for; "
+            "create a job instead of replaying this one"
+        )
 
 
 async def drop(connection: AsyncConnection, job_id: UUID) -> list[str]:

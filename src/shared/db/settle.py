@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import Row, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.db.cancel import end_waiting_steps
 from shared.db.jobs import CANCELLED_ERROR, finish_job
 from shared.db.tables import jobs, steps
 from shared.states import STATUS_OF, TERMINAL, Reason, StepState
@@ -28,7 +29,8 @@ async def settle_job(connection: AsyncConnection, job_id: UUID) -> UUID | None:
     broken = next((r for r in rows if r.state in (StepState.FAILED, StepState.CANCELLED)), None)
     waiting = [r for r in rows if r.state == StepState.PENDING]
     if waiting and (broken is not None or await _cancel_requested(connection, job_id)):
-        await _cancel(connection, waiting)
+        why = "on request" if broken is None else f"because step {broken.name} {broken.state}"
+        await end_waiting_steps(connection, job_id, message=f"cancelled {why}")
         broken = broken or waiting[0]
     elif waiting:
         return await _queue_if_first(connection, rows, waiting[0])
@@ -61,20 +63,6 @@ async def settle_job(connection: AsyncConnection, job_id: UUID) -> UUID | None:
 async def _cancel_requested(connection: AsyncConnection, job_id: UUID) -> bool:
     asked = await connection.scalar(select(jobs.c.cancel_requested_at).where(jobs.c.id == job_id))
     return asked is not None
-
-
-async def _cancel(connection: AsyncConnection, waiting: list[Row[Any]]) -> None:
-    await connection.execute(
-        update(steps)
-        .where(steps.c.id.in_([row.id for row in waiting]))
-        .values(
-            state=StepState.CANCELLED,
-            reason=Reason.CANCELLED,
-            error=CANCELLED_ERROR,
-            finished_at=func.now(),
-            updated_at=func.now(),
-        )
-    )
 
 
 async def _queue_if_first(connection: AsyncConnection, rows: Any, step: Row[Any]) -> UUID | None:

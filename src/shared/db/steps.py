@@ -17,10 +17,10 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Select, func, select, update
+from sqlalchemy import Row, Select, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.claims import Abandoned, Claim, End, Offer, Stale, StoredArtifact
+from shared.claims import Abandoned, Claim, End, Offer, PinnedModel, Stale, StoredArtifact
 from shared.db import events as event_log
 from shared.db import jobs as job_log
 from shared.db import sweep
@@ -201,7 +201,7 @@ def _due(offer: Offer) -> Select[Any]:
             steps.c.device == offer.device,
             steps.c.run_at <= func.now(),
             steps.c.vram_bytes <= offer.capacity_bytes,
-            steps.c.model_id.in_(offer.models),
+            or_(steps.c.model_id.is_(None), steps.c.model_id.in_(offer.models)),
         )
         .order_by(steps.c.run_at, steps.c.id)
         .limit(1)
@@ -233,7 +233,6 @@ async def _claim(connection: AsyncConnection, offer: Offer) -> Claim | None:
         )
     ).one()
     job = (await connection.execute(select(jobs).where(jobs.c.id == due.job_id))).one()
-    model = (await connection.execute(select(models).where(models.c.id == claimed.model_id))).one()
     position, chain_length = (
         await connection.execute(
             select(func.count().filter(steps.c.position < claimed.position), func.count()).where(
@@ -263,14 +262,38 @@ async def _claim(connection: AsyncConnection, offer: Offer) -> Claim | None:
         preset=claimed.preset,
         vram_bytes=claimed.vram_bytes,
         timeout_s=claimed.timeout_s,
-        model_id=model.id,
-        model_name=model.name,
-        model_version=model.version,
-        model_kind=model.kind,
-        checkpoint_sha256=claimed.checkpoint_sha256,
+        model=await _pinned_model(connection, claimed),
         correlation_id=job.correlation_id,
         done_items=tuple(done),
+        inputs=await _inputs(connection, claimed),
         position=position,
         chain_length=chain_length,
         progress=float((shown.payload or {}).get("progress", 0.0)) if shown else 0.0,
     )
+
+
+async def _pinned_model(connection: AsyncConnection, step: Row[Any]) -> PinnedModel | None:
+    if step.model_id is None:
+        return None
+    found = (await connection.execute(select(models).where(models.c.id == step.model_id))).one()
+    return PinnedModel(
+        id=found.id,
+        name=found.name,
+        version=found.version,
+        kind=found.kind,
+        checkpoint_sha256=step.checkpoint_sha256,
+    )
+
+
+async def _inputs(connection: AsyncConnection, step: Row[Any]) -> tuple[StoredArtifact, ...]:
+    """What the step before this one made. It has succeeded, so these rows do not change any more:
+    retention leaves the pictures of a job alone that has not ended."""
+    if step.position == 0:
+        return ()
+    rows = await connection.execute(
+        select(*(artifacts.c[name] for name in StoredArtifact.__slots__))
+        .join(steps, steps.c.id == artifacts.c.step_id)
+        .where(steps.c.job_id == step.job_id, steps.c.position == step.position - 1)
+        .order_by(artifacts.c.item_index)
+    )
+    return tuple(StoredArtifact(**row) for row in rows.mappings())

@@ -146,8 +146,9 @@ steps = Table(
     Column("preset", JSONB, nullable=False),
     Column("vram_bytes", BigInteger, nullable=False),
     Column("timeout_s", Float, nullable=False),
-    Column("model_id", UUID(as_uuid=True), ForeignKey("models.id"), nullable=False),
-    Column("checkpoint_sha256", Text, nullable=False),
+    # Null: the step needs no model, so any worker can run it.
+    Column("model_id", UUID(as_uuid=True), ForeignKey("models.id")),
+    Column("checkpoint_sha256", Text),
     # Lifecycle.
     Column("state", Text, nullable=False),
     Column("reason", Text),
@@ -181,6 +182,7 @@ steps = Table(
     CheckConstraint("attempt >= 0 AND losses >= 0 AND epoch >= 0", "counters"),
     CheckConstraint("device IN ('cpu', 'cuda')", "device"),
     CheckConstraint("timeout_s > 0 AND vram_bytes >= 0", "needs"),
+    CheckConstraint("(model_id IS NULL) = (checkpoint_sha256 IS NULL)", "model"),
     # The claim reads this one: a million waiting jobs cost it nothing.
     Index(
         "ix_steps_due",

@@ -1,0 +1,65 @@
+"""What an enlarged picture says about its making: all that its original said, and what was done.
+
+The `parameters` text stays that of the generation, `Size` included, so that a tool that reads it
+draws the same picture; what was done to it is appended with the keys of the web UI's own upscaler
+("Postprocess upscale by", "Postprocess upscaler"), which read back as what they are. The
+`dreamforge` object is that of the generation (prompt, model, sampling) with size and step of this
+one, and `upscale` and `input` beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from runner.metadata import SCHEMA_VERSION, Texts, quoted
+from shared.messages import InputSpec, UpscaleSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UpscaleFacts:
+    """Everything that is known about one enlarged item. `size` is the result's, in pixels."""
+
+    spec: UpscaleSpec
+    given: InputSpec
+    upscaler: str
+    size: tuple[int, int]
+    before: Texts
+    versions: dict[str, str]
+
+
+def upscale_texts(facts: UpscaleFacts) -> Texts:
+    return Texts(parameters=_parameters(facts), dreamforge=_full(facts))
+
+
+def _parameters(facts: UpscaleFacts) -> str:
+    pairs = {
+        "Postprocess upscale by": facts.spec.params.scale,
+        "Postprocess upscaler": facts.upscaler,
+    }
+    done = ", ".join(f"{key}: {quoted(value)}" for key, value in pairs.items())
+    return f"{facts.before.parameters}, {done}" if facts.before.parameters else done
+
+
+def _full(facts: UpscaleFacts) -> dict[str, Any]:
+    spec, given, model = facts.spec, facts.given, facts.spec.model
+    return {
+        **(facts.before.dreamforge or {}),
+        "schema_version": SCHEMA_VERSION,
+        "type": spec.type,
+        "seed": given.seed,
+        "width": facts.size[0],
+        "height": facts.size[1],
+        "preset": spec.preset.model_dump(mode="json"),
+        "job_id": spec.job_id,
+        "step": spec.step_name,
+        "step_id": spec.step_id,
+        "item_index": given.item_index,
+        "software": facts.versions,
+        "upscale": {
+            "scale": spec.params.scale,
+            "impl": spec.params.impl,
+            "model": None if model is None else model.model_dump(mode="json", exclude={"folder"}),
+        },
+        "input": {"sha256": given.sha256, "width": given.width, "height": given.height},
+    }

@@ -1,0 +1,161 @@
+"""`chain.upscale` from the request to the picture: the real API, worker, runners and store."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from PIL import Image
+from tests.integration.api_harness import Api, running_api, until
+from tests.support.worker_process import workers
+
+from cli.entry import run
+from cli.model_folders import register
+from cli.stack.embedded import Infrastructure
+from shared.db.migrate import upgrade
+
+pytestmark = pytest.mark.timeout(240)
+
+RESAMPLE = {"upscale": {"scale": 2, "impl": "resample"}}
+
+
+@pytest.fixture(scope="module")
+def api(stack: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """An API with a tiny model and a worker of its own."""
+    folder = tmp_path_factory.mktemp("chain")
+    url = stack.environment["DF_DATABASE_URL"]
+    upgrade(url)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("TRUNCATE jobs, steps, events, artifacts, models, workers CASCADE")
+    model = folder / "models/sd/tiny@1"
+    subprocess.run([sys.executable, "-m", "runner.tiny", str(model)], check=True)
+    register(url, model)
+    ours = {"DF_MODELS_DIR": str(folder / "models"), "DF_DEVICE": "cpu", "DF_DRAIN_S": "0"}
+    with workers(folder, dict(stack.environment) | ours) as start:
+        start()
+        with running_api(stack.environment) as running:
+            yield running
+
+
+def finished(api: Api, job: str) -> dict[str, Any]:
+    """The job once it has ended."""
+    until(lambda: api.client.get(f"/v1/jobs/{job}").json()["finished_at"], "the job ends", 120.0)
+    found: dict[str, Any] = api.client.get(f"/v1/jobs/{job}").json()
+    return found
+
+
+def pictures(api: Api, job: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = api.client.get(f"/v1/jobs/{job}/artifacts").json()["artifacts"]
+    return found
+
+
+def opened(artifact: dict[str, Any]) -> Image.Image:
+    return Image.open(io.BytesIO(httpx.get(artifact["url"]).content))
+
+
+def test_a_batch_is_made_and_then_enlarged(api: Api) -> None:
+    job = api.create(chain=RESAMPLE, seed=5, count=2)
+    events = stream(api, job)
+    done = finished(api, job)
+    assert (done["status"], done["summary"]) == ("succeeded", {"count": 2, "completed": 2})
+    assert [(s["name"], s["type"], s["status"]) for s in done["steps"]] == [
+        ("generate", "generate", "succeeded"),
+        ("upscale", "upscale", "succeeded"),
+    ]
+    found = pictures(api, job)
+    assert [(a["step"], a["item_index"], a["seed"], a["width"], a["height"]) for a in found] == [
+        ("generate", 0, 5, 64, 64),
+        ("generate", 1, 6, 64, 64),
+        ("upscale", 0, 5, 128, 128),
+        ("upscale", 1, 6, 128, 128),
+    ]
+    assert all(f"/jobs/{job}/{a['step']}/" in a["s3_key"] for a in found)
+    small, large = opened(found[1]), opened(found[3])
+    assert large.tobytes() == small.resize((128, 128), Image.Resampling.LANCZOS).tobytes()
+    told = json.loads(large.info["dreamforge"])
+    assert (told["step"], told["input"]["sha256"]) == ("upscale", found[1]["sha256"])
+    assert large.info["parameters"].startswith(small.info["parameters"])
+    check_stream(events)
+    stages = api.client.get(f"/v1/jobs/{job}/progress").json()
+    assert {stage["step"] for stage in stages["stages"]} == {"generate", "upscale"}
+    assert sum(stage["weight"] for stage in stages["stages"]) == pytest.approx(1)
+    assert stages["progress"] == 1.0
+    assert [item["progress"] for item in stages["items"]] == [1.0, 1.0]
+
+
+def stream(api: Api, job: str) -> list[dict[str, Any]]:
+    """Every event of the job, to the end of its stream."""
+    with api.client.stream("GET", f"/v1/jobs/{job}/progress/stream", timeout=120) as answer:
+        lines = [line for line in answer.iter_lines() if line.startswith("data: ")]
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+def check_stream(events: list[dict[str, Any]]) -> None:
+    """One stream over both steps: no gap, never back, half of it after the first step."""
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    shown = [float(e["payload"]["progress"]) for e in events if e["code"] == "progress"]
+    assert shown == sorted(shown) and shown[-1] == 1.0
+    starts = [i for i, event in enumerate(events) if event["code"] == "step.start"]
+    assert len(starts) == 2
+    before = [e["payload"]["progress"] for e in events[: starts[1]] if e["code"] == "progress"]
+    assert max(before) <= 0.5
+    written = [e["payload"]["step"] for e in events if e["code"] == "artifact.written"]
+    assert written == ["generate"] * 2 + ["upscale"] * 2
+
+
+def test_the_command_line_makes_one_and_saves_only_the_large_picture(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DF_API_BASE", api.base)
+    monkeypatch.chdir(tmp_path)
+    command = ["job", "create", "a cat", "--upscale", "2", "--upscale-impl", "resample"]
+    assert run([*command, "--format", "jpg", "--no-metadata", "--download", "out"]) == 0
+    (saved,) = (tmp_path / "out").iterdir()
+    with Image.open(saved) as picture:
+        assert (picture.format, picture.size) == ("JPEG", (128, 128))
+        assert not picture.getexif()
+
+
+def test_a_cancel_while_the_first_step_runs_ends_both(api: Api) -> None:
+    job = api.create(chain=RESAMPLE, count=100, steps=50)
+    until(lambda: bool(pictures(api, job)), "a first picture", 60.0)
+    api.client.post(f"/v1/jobs/{job}/cancel").raise_for_status()
+    done = finished(api, job)
+    assert [step["status"] for step in done["steps"]] == ["cancelled", "cancelled"]
+    assert (done["status"], done["summary"]["completed"]) == ("cancelled", 0)
+    assert {artifact["step"] for artifact in pictures(api, job)} == {"generate"}
+
+
+def test_a_failure_of_the_first_step_says_why_the_second_never_began(api: Api) -> None:
+    job = api.create(chain=RESAMPLE, count=100, steps=50, timeout_s=1)
+    done = finished(api, job)
+    assert [(step["status"], step["reason"]) for step in done["steps"]] == [
+        ("failed", "timeout"),
+        ("cancelled", "cancelled"),
+    ]
+    lines = api.client.get(f"/v1/jobs/{job}/logs").text.splitlines()
+    said = [entry["message"] for entry in map(json.loads, lines) if entry["code"] == "step.finish"]
+    assert "step upscale: cancelled because step generate failed" in said
+
+
+def test_what_is_not_available_or_too_large_is_refused_and_leaves_nothing(api: Api) -> None:
+    ((before,),) = api.sql("SELECT count(*) FROM jobs")
+    for chain, field in (
+        ({"scale": 2, "impl": "gan"}, "chain.upscale.impl"),
+        ({"scale": 2}, "chain.upscale.impl"),
+        ({"scale": 3, "impl": "resample"}, "chain.upscale.scale"),
+    ):
+        answer = api.client.post(
+            "/v1/jobs", json={"type": "generate", "prompt": "x", "chain": {"upscale": chain}}
+        )
+        assert answer.status_code == 422, answer.text
+        assert field in answer.text
+    assert api.sql("SELECT count(*) FROM jobs") == [(before,)]
