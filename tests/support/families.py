@@ -41,7 +41,7 @@ SEED = 7
 TOKENS = 77
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:()"
 DEFAULTS = Defaults(width=64, height=64, steps=2, guidance=3.0)
-LIMITS = Limits(width=Range(min=16, max=256), height=Range(min=16, max=256))
+LIMITS = Limits(width=Range(min=16, max=4096), height=Range(min=16, max=4096))
 
 
 def build(family: str, folder: Path) -> ModelDescriptor:
@@ -155,7 +155,7 @@ def _unet(text_width: int, **config: Any) -> diffusers.UNet2DConditionModel:
     return diffusers.UNet2DConditionModel(**(usual | config))
 
 
-def _ddim(**config: Any) -> diffusers.DDIMScheduler:
+def sd_scheduler(**config: Any) -> diffusers.DDIMScheduler:
     return diffusers.DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -167,13 +167,19 @@ def _ddim(**config: Any) -> diffusers.DDIMScheduler:
     )
 
 
+def sdxl_scheduler() -> diffusers.EulerDiscreteScheduler:
+    return diffusers.EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+    )
+
+
 def _sd() -> Any:
     return diffusers.StableDiffusionPipeline(
         vae=_vae(),
         text_encoder=_clip(32, projection=False),
         tokenizer=clip_tokenizer(),
         unet=_unet(32),
-        scheduler=_ddim(),
+        scheduler=sd_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -187,7 +193,7 @@ def _sd2() -> Any:
         text_encoder=_clip(48, projection=False),
         tokenizer=clip_tokenizer(),
         unet=_unet(48, use_linear_projection=True),
-        scheduler=_ddim(prediction_type="v_prediction"),
+        scheduler=sd_scheduler(prediction_type="v_prediction"),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -209,9 +215,7 @@ def _sdxl() -> Any:
             projection_class_embeddings_input_dim=6 * 8 + 48,
             transformer_layers_per_block=(1, 2),
         ),
-        scheduler=diffusers.EulerDiscreteScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
-        ),
+        scheduler=sdxl_scheduler(),
     )
 
 

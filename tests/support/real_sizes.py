@@ -1,0 +1,200 @@
+"""The published architectures at their real size, to count and to measure; weights are random.
+
+On torch's meta device they cost nothing, which is enough to count what a preset's figures rest on.
+On a GPU `build` writes a whole model folder of one: memory and speed do not ask what weights say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from tests.support.families import clip_tokenizer, describe, sd_scheduler, sdxl_scheduler
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+)
+
+from runner.pipelines import quiet
+from shared.registry import ModelDescriptor
+
+Parts = dict[str, Any]
+
+
+def _clip_l() -> Any:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
+        )
+    )
+
+
+def _clip_g() -> Any:
+    return CLIPTextModelWithProjection(
+        CLIPTextConfig(
+            hidden_size=1280,
+            intermediate_size=5120,
+            projection_dim=1280,
+            num_hidden_layers=32,
+            num_attention_heads=20,
+            hidden_act="gelu",
+        )
+    )
+
+
+def _t5_xxl() -> Any:
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=32128,
+            d_model=4096,
+            d_ff=10240,
+            d_kv=64,
+            num_heads=64,
+            num_layers=24,
+            feed_forward_proj="gated-gelu",
+        )
+    )
+
+
+def _vae(channels: int, side: int, *, force_upcast: bool = False) -> Any:
+    return diffusers.AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=channels,
+        layers_per_block=2,
+        sample_size=side,
+        force_upcast=force_upcast,
+    )
+
+
+def _sd() -> Parts:
+    return {
+        "unet": diffusers.UNet2DConditionModel(
+            sample_size=64, cross_attention_dim=768, attention_head_dim=8
+        ),
+        "text_encoder": _clip_l(),
+        "vae": _vae(4, 512),
+    }
+
+
+def _sdxl() -> Parts:
+    return {
+        "unet": diffusers.UNet2DConditionModel(
+            sample_size=128,
+            block_out_channels=(320, 640, 1280),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2, 10),
+            attention_head_dim=(5, 10, 20),
+            cross_attention_dim=2048,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+        ),
+        "text_encoder": _clip_l(),
+        "text_encoder_2": _clip_g(),
+        "vae": _vae(4, 1024, force_upcast=True),
+    }
+
+
+def _sd3(*, layers: int, heads: int, dual: int, places: int) -> Parts:
+    return {
+        "transformer": diffusers.SD3Transformer2DModel(
+            sample_size=128,
+            in_channels=16,
+            out_channels=16,
+            num_layers=layers,
+            attention_head_dim=64,
+            num_attention_heads=heads,
+            caption_projection_dim=64 * heads,
+            joint_attention_dim=4096,
+            pooled_projection_dim=2048,
+            pos_embed_max_size=places,
+            dual_attention_layers=tuple(range(dual)),
+            qk_norm="rms_norm",
+        ),
+        "text_encoder": _clip_l(),
+        "text_encoder_2": _clip_g(),
+        "text_encoder_3": _t5_xxl(),
+        "vae": _vae(16, 1024),
+    }
+
+
+def _flux() -> Parts:
+    return {
+        "transformer": diffusers.FluxTransformer2DModel(guidance_embeds=True),
+        "text_encoder": _clip_l(),
+        "text_encoder_2": _t5_xxl(),
+        "vae": _vae(16, 1024),
+    }
+
+
+REAL: dict[str, Callable[[], Parts]] = {
+    "sd": _sd,
+    "sdxl": _sdxl,
+    "sd3-medium": lambda: _sd3(layers=24, heads=24, dual=13, places=384),
+    "sd3-large": lambda: _sd3(layers=38, heads=38, dual=0, places=192),
+    "flux": _flux,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count:
+    """Numbers that a model holds: in all, in its largest part, in its largest layer."""
+
+    total: int
+    largest_part: int
+    largest_layer: int
+
+
+def count(name: str) -> Count:
+    """Count parameters and buffers; nothing is allocated."""
+    with torch.device("meta"):
+        parts = REAL[name]()
+    by_part = [sum(_numbers(part).values()) for part in parts.values()]
+    layers = [number for part in parts.values() for number in _numbers(part).values()]
+    return Count(total=sum(by_part), largest_part=max(by_part), largest_layer=max(layers))
+
+
+def _numbers(module: torch.nn.Module) -> dict[str, int]:
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return {name: tensor.numel() for name, tensor in tensors}
+
+
+def build(name: str, folder: Path) -> ModelDescriptor:
+    """Write a whole folder of `sd` or `sdxl` in half precision, made on the GPU."""
+    quiet()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float16)
+    try:
+        with torch.device("cuda"):
+            parts = REAL[name]()
+    finally:
+        torch.set_default_dtype(before)
+    if name == "sd":
+        pipeline = diffusers.StableDiffusionPipeline(
+            **parts,
+            tokenizer=clip_tokenizer(),
+            scheduler=sd_scheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    else:
+        pipeline = diffusers.StableDiffusionXLPipeline(
+            **parts,
+            tokenizer=clip_tokenizer(),
+            tokenizer_2=clip_tokenizer(),
+            scheduler=sdxl_scheduler(),
+        )
+    pipeline.save_pretrained(folder)
+    return describe(folder, name)
