@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 
+from runner.finishing import Unfinished
 from runner.stopping import Cancelled
 from shared.errors import ModelUnavailable
 from shared.messages import Failure
@@ -36,6 +37,9 @@ def failure_of(
     item_index: int | None,
 ) -> Failure:
     """Describe `error`, print its traceback to stderr and release what its frames hold."""
+    if isinstance(error, Unfinished) and isinstance(error.__cause__, Exception):
+        # Another item is being sampled by now.
+        doing, item_index, error = "encoding the picture", error.item_index, error.__cause__
     reason = reason_of(error)
     if reason != "cancelled":
         traceback.print_exception(error, file=sys.stderr)

@@ -1,13 +1,18 @@
-"""The `generate` job type: one load, then the items of the batch one after another."""
+"""The `generate` job type: one load, then the items of the batch one after another.
+
+A picture is encoded and sent while the next one is sampled (`runner.finishing`).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import random
+from functools import partial
 from pathlib import Path
 
 from PIL.Image import Image
 
+from runner.finishing import Finisher
 from runner.images import encode_image
 from runner.interface import Context, Emit
 from runner.metadata import Facts, texts
@@ -44,16 +49,17 @@ class Generate:
         for cut in unread(self._pipeline, params):
             emit(_cut(cut))
         todo = [i for i in range(params.count) if i not in self._ctx.spec.done_items]
-        for index in todo:
-            self._ctx.stop.check()
-            self._item(index, params, emit)
+        with Finisher() as finisher:
+            for index in todo:
+                self._ctx.stop.check()
+                self._item(index, params, emit, finisher)
         return len(todo)
 
     def cleanup(self) -> None:
         self._pipeline = None
         self._ctx = None
 
-    def _item(self, index: int, params: GenerateParams, emit: Emit) -> None:
+    def _item(self, index: int, params: GenerateParams, emit: Emit, finisher: Finisher) -> None:
         assert self._ctx is not None and self._pipeline is not None
         ctx = self._ctx
         seed = seed_of(params.seed, index)
@@ -76,8 +82,8 @@ class Generate:
             sampler=self._pipeline.scheduler_class,
             versions=ctx.versions,
         )
-        _send(image, index, seed, params, facts, emit)
         emit(_progress("decode", index, 1, 1))
+        finisher.put(index, partial(_send, image, index, seed, params, facts, emit))
 
 
 def seed_of(seed: int | None, index: int) -> int:

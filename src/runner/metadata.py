@@ -10,7 +10,8 @@ Its parser wants at least three `key: value` pairs on the last line and reads a 
 a colon or a newline as a JSON string. The form is ambiguous where a prompt itself contains a line
 that begins with "Negative prompt:"; `dreamforge`, a JSON object with all facts, is not.
 
-JPEG has no text chunks. There the text goes to EXIF `UserComment`, as the web UI does it.
+JPEG has no text chunks. There the text goes to EXIF `UserComment`, as the web UI does it, and the
+object to a comment segment.
 """
 
 from __future__ import annotations
@@ -141,6 +142,16 @@ def png_chunks(texts: Texts) -> PngImagePlugin.PngInfo:
     return chunks
 
 
+def jpeg_comment(texts: Texts) -> bytes:
+    """The `dreamforge` object for a comment segment, whose bound of 65,533 bytes it keeps.
+
+    Two prompts of 4096 characters are 49,152 bytes at most, when each has to be escaped.
+    """
+    if texts.dreamforge is None:
+        return b""
+    return json.dumps(texts.dreamforge, ensure_ascii=False).encode()
+
+
 def jpeg_exif(texts: Texts) -> bytes:
     """An EXIF block with the `parameters` text as a Unicode UserComment."""
     exif = Image.Exif()
@@ -153,9 +164,11 @@ def texts_in(image: ImageFile) -> Texts:
     if image.format == "JPEG":
         comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
         text = bytes(comment).removeprefix(UNICODE).decode("utf-16-be")
-        return Texts(parameters=text, dreamforge=None)
-    written = image.info.get("dreamforge")
+        written = image.info.get("comment")
+    else:
+        text = str(image.info.get("parameters", ""))
+        written = image.info.get("dreamforge")
     return Texts(
-        parameters=str(image.info.get("parameters", "")),
+        parameters=text,
         dreamforge=None if written is None else json.loads(written),
     )

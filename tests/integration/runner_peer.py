@@ -174,6 +174,22 @@ def _is_open(fd: str) -> bool:
     return os.path.lexists(f"/proc/self/fd/{fd}")
 
 
+def third_picture_fails(connection: Connection, parent_pid: int) -> None:
+    """The real runner; a disk would be full here, an encoder broken."""
+    from runner import generate, images  # only in the child: this is the import of torch
+
+    encode_image, made = images.encode_image, []
+
+    def encode(*args: Any, **kwargs: Any) -> bytes:
+        made.append(args)
+        if len(made) == 3:
+            raise OSError("the encoder broke")
+        return encode_image(*args, **kwargs)
+
+    generate.__dict__["encode_image"] = encode
+    entry.main(connection, parent_pid)
+
+
 def stuck_in_c(connection: Connection, parent_pid: int) -> None:
     """A runner whose sampling never returns from C code that has released the GIL."""
     _replace_job(lambda: hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1))

@@ -18,7 +18,14 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 from PIL import Image
-from tests.integration.runner_peer import Peer, confess, run_spec, stuck_in_c, stuck_with_gil
+from tests.integration.runner_peer import (
+    Peer,
+    confess,
+    run_spec,
+    stuck_in_c,
+    stuck_with_gil,
+    third_picture_fails,
+)
 
 from shared.messages import (
     MAX_SEED,
@@ -162,6 +169,20 @@ def test_a_batch_of_twenty_is_one_process_with_one_load_and_no_growth(
         (again,) = [body for message, body in alone.seen if isinstance(message, Artifact)]
     # An item is the picture of its own seed, whatever was drawn before it in the same process.
     assert Image.open(io.BytesIO(again)).tobytes() == Image.open(io.BytesIO(last)).tobytes()
+
+
+def test_a_picture_that_cannot_be_encoded_fails_the_step_and_keeps_those_before(
+    model: Path,
+) -> None:
+    with Peer(third_picture_fails) as peer:
+        outcome = peer.go(run_spec(model, count=20, seed=1)).outcome()
+        assert isinstance(outcome, Failure)
+        assert (outcome.reason, outcome.details["item_index"]) == ("provider_error", 2)
+        assert outcome.message == "error while encoding the picture: the encoder broke"
+        assert [artifact.item_index for artifact in peer.all(Artifact)] == [0, 1]
+        # It was noticed with the next picture, and no further one was begun.
+        assert max(m.item_index or 0 for m in peer.all(Progress)) == 3
+        assert peer.exit_code() == 0
 
 
 @pytest.mark.parametrize("how", ["cancel frame", "SIGTERM"])

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 from PIL import Image, PngImagePlugin
+from tests.unit.test_runner_metadata import encoded, facts
 
 from cli import picture_file
 from cli.entry import run
 from cli.failures import USAGE, Failure
 from cli.picture_file import facts_of, read_picture
 from cli.rerun import model_of, request
+from runner.metadata import a1111, full
 
 HASH = "0123456789abcdef" * 4
 OURS: dict[str, Any] = {
@@ -209,3 +211,13 @@ def test_the_model_is_found_by_its_checkpoint_and_by_nothing_else(png: Save) -> 
     absent: Any = Models(("n", "1", "f" * 64))
     with pytest.raises(Failure, match="no model with the picture's checkpoint"):
         model_of(absent, facts)
+
+
+@pytest.mark.parametrize("form", ["png", "jpg"])
+def test_what_the_runner_writes_is_what_inspect_reads(form: Any, tmp_path: Path) -> None:
+    path = tmp_path / f"picture.{form}"
+    path.write_bytes(encoded(about := facts(prompt="a \u732b"), form))
+    found = read_picture(path)
+    assert found.parameters == a1111(about, 16, 8)
+    assert found.dreamforge == full(about, 16, 8)
+    assert (found.format, facts_of(path, found).prompt) == (form, "a \u732b")

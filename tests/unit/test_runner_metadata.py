@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from PIL import Image
@@ -51,6 +51,11 @@ def facts(*, scheduler: str | None = None, sampler: str = "DDIMScheduler", **par
 
 def image() -> Image.Image:
     return Image.effect_noise((16, 8), 40).convert("RGB")
+
+
+def encoded(about: Facts | None, form: Literal["png", "jpg"]) -> bytes:
+    """A picture's file with what it says about itself."""
+    return encode_image(image(), form, None if about is None else texts(about, 16, 8))
 
 
 def parsed_as_the_web_ui_does(text: str) -> dict[str, str]:
@@ -142,10 +147,23 @@ def test_jpeg_carries_the_text_as_a_unicode_user_comment() -> None:
     assert b"Exif\x00\x00MM" in data  # the text's byte order is the header's
 
 
-def test_longest_prompts_fit_into_exif() -> None:
-    about = facts(prompt="\U0001f4a1" * 4096, negative_prompt="\u732b" * 4096)
-    data = encode_image(image(), "jpg", texts(about, 16, 8))
-    assert Image.open(io.BytesIO(data)).getexif().get_ifd(EXIF_IFD)[USER_COMMENT]
+@pytest.mark.parametrize("character", ["\U0001f4a1", "\u732b", "\x01", "\\"])
+def test_longest_prompts_fit_into_a_jpeg(character: str) -> None:
+    about = facts(prompt=character * 4096, negative_prompt=character * 4096)
+    read = Image.open(io.BytesIO(encode_image(image(), "jpg", texts(about, 16, 8))))
+    assert read.getexif().get_ifd(EXIF_IFD)[USER_COMMENT]
+    assert json.loads(read.info["comment"]) == full(about, 16, 8)
+
+
+def test_pictures_with_transparency_keep_it_as_png_and_lose_only_it_as_jpg() -> None:
+    clear = image().convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize(clear.size))
+    as_png = Image.open(io.BytesIO(encode_image(clear, "png", texts(facts(), 16, 8))))
+    assert (as_png.mode, as_png.tobytes()) == ("RGBA", clear.tobytes())
+    as_jpg = Image.open(io.BytesIO(encode_image(clear, "jpg", texts(facts(), 16, 8))))
+    assert as_jpg.mode == "RGB"
+    grey = image().convert("L")
+    assert Image.open(io.BytesIO(encode_image(grey, "png", None))).tobytes() == grey.tobytes()
 
 
 @pytest.mark.parametrize("form", ["png", "jpg"])

@@ -1,0 +1,65 @@
+"""Encode and send one picture while the next one is sampled.
+
+One thread, and one picture at most that is with it: whoever brings the next waits until it is gone.
+So memory holds one picture more than without, and the sampler is never more than one ahead. zlib
+and SHA-256 let go of the interpreter's lock, so both threads really run.
+
+Nothing is left behind: leaving the block waits for the picture that is on its way, also when the
+step was cancelled, because a finished item stays retrievable.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+
+class Unfinished(Exception):
+    """A sampled picture could not be encoded or sent; `__cause__` says why."""
+
+    def __init__(self, item_index: int) -> None:
+        super().__init__(f"item {item_index} could not be finished")
+        self.item_index = item_index
+
+
+class Finisher:
+    """Use as a context manager; `put` and the end of the block raise `Unfinished`."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="finish")
+        self._last: tuple[int, Future[None]] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def put(self, item_index: int, finish: Callable[[], None]) -> None:
+        """Hand one picture over; waits for the one before."""
+        self._settle()
+        self._last = item_index, self._thread.submit(finish)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._settle()
+        except Unfinished as unfinished:
+            if error is None:
+                raise
+            # The first failure is the step's; this one is for the operator.
+            sys.stderr.write(f"{unfinished}: {unfinished.__cause__!r}\n")
+        finally:
+            self._thread.shutdown()
+
+    def _settle(self) -> None:
+        last, self._last = self._last, None
+        if last is None:
+            return
+        item_index, future = last
+        if (error := future.exception()) is not None:
+            raise Unfinished(item_index) from error

@@ -1,0 +1,102 @@
+"""Our metadata through other people's readers: sd-parsers, pypng, ExifRead."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import exifread
+import png
+import pytest
+from PIL import Image
+from sd_parsers import ParserManager
+from sd_parsers.data import PromptInfo
+from tests.unit.test_runner_metadata import encoded, facts
+
+from runner.metadata import a1111, full
+
+PROMPTS = [
+    "a cat",
+    "two\nlines, and a comma: colon",
+    'a "quoted" word, Steps: 3, Sampler: none',
+    "\u732b \U0001f4a1 caf\u00e9",
+    "x" * 4096,
+]
+
+
+# sd-parsers remembers the last picture by its `id`, which the next one may get: none is let go.
+OPENED: list[Image.Image] = []
+
+
+def read(data: bytes) -> PromptInfo | None:
+    image = Image.open(io.BytesIO(data))
+    OPENED.append(image)
+    return ParserManager().parse(image)
+
+
+@pytest.mark.parametrize("form", ["png", "jpg"])
+@pytest.mark.parametrize("negative", ["", "bad, worse\nworst: all"])
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_another_reader_finds_what_was_asked_for(prompt: str, negative: str, form: Any) -> None:
+    about = facts(prompt=prompt, negative_prompt=negative, scheduler="dpmpp_2m_karras",
+                  sampler="DPMSolverMultistepScheduler", guidance=5.5)  # fmt: skip
+    found = read(encoded(about, form))
+    assert found is not None, "not recognised"
+    assert found.generator.value == "AUTOMATIC1111"
+    assert found.full_prompt == prompt
+    assert found.full_negative_prompt == negative
+    (sampler,) = found.samplers
+    assert sampler.name == "DPM++ 2M"
+    assert sampler.parameters["steps"] == "20"
+    assert sampler.parameters["cfg_scale"] == "5.5"
+    assert sampler.parameters["seed"] == "42"
+    (model,) = found.models
+    assert (model.name, model.hash) == ("tiny@1", "0123456789")
+    assert found.metadata["Size"] == "16x8"
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_strict_reader_of_png_finds_both_texts_and_sound_chunks(prompt: str) -> None:
+    about = facts(prompt=prompt)
+    # pypng checks every checksum, and reads the pixels to the end.
+    reader = png.Reader(bytes=encoded(about, "png"))
+    chunks = list(reader.chunks())
+    kinds = [kind for kind, _ in chunks]
+    assert (kinds[0], kinds[-1]) == (b"IHDR", b"IEND")
+    texts = dict(text_of(kind, body) for kind, body in chunks if kind in (b"tEXt", b"iTXt"))
+    assert texts["parameters"] == a1111(about, 16, 8)
+    assert json.loads(texts["dreamforge"]) == full(about, 16, 8)
+    width, height, rows, info = png.Reader(bytes=encoded(about, "png")).asDirect()
+    assert (width, height, len(list(rows)), info["planes"]) == (16, 8, 8, 3)
+
+
+def text_of(kind: bytes, body: bytes) -> tuple[str, str]:
+    """A text chunk by the letter of the PNG specification, 11.3.4."""
+    keyword, _, rest = body.partition(b"\0")
+    if kind == b"tEXt":
+        return keyword.decode("latin-1"), rest.decode("latin-1")
+    assert rest[:2] == b"\0\0", "compressed, which some readers cannot read"
+    _language, _, rest = rest[2:].partition(b"\0")
+    _translated, _, text = rest.partition(b"\0")
+    return keyword.decode("latin-1"), text.decode()
+
+
+# This reader leaves values of more than a thousand bytes out.
+@pytest.mark.parametrize("prompt", [prompt for prompt in PROMPTS if len(prompt) < 400])
+def test_a_reader_of_exif_finds_the_user_comment(prompt: str) -> None:
+    about = facts(prompt=prompt)
+    tags = exifread.process_file(io.BytesIO(encoded(about, "jpg")), details=True)
+    comment = bytes(tags["EXIF UserComment"].values)
+    assert comment[:8] == b"UNICODE\0"
+    assert comment[8:].decode("utf-16-be") == a1111(about, 16, 8)
+
+
+@pytest.mark.parametrize("form", ["png", "jpg"])
+def test_no_reader_finds_anything_when_nothing_was_to_be_embedded(form: Any) -> None:
+    data = encoded(None, form)
+    assert read(data) is None
+    if form == "jpg":
+        assert not exifread.process_file(io.BytesIO(data), details=True)
+    else:
+        assert {kind for kind, _ in png.Reader(bytes=data).chunks()} == {b"IHDR", b"IDAT", b"IEND"}
