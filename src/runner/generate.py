@@ -19,7 +19,7 @@ from runner.metadata import Facts, texts
 from runner.pipelines import TextToImage, load
 from runner.prompts import Cut, unread
 from shared.messages import MAX_SEED, Artifact, GenerateParams, GenerateSpec, Log, Progress, Stage
-from shared.registry import check_installed
+from shared.registry import check_installed, weights_hash
 
 # Of the words that were cut, in the message; all of them are in the payload.
 MAX_SHOWN = 200
@@ -31,16 +31,20 @@ class Generate:
     def __init__(self) -> None:
         self._pipeline: TextToImage | None = None
         self._ctx: Context[GenerateSpec] | None = None
+        self._weights_sha256 = ""
 
     def prepare(self, ctx: Context[GenerateSpec]) -> None:
         spec = ctx.spec
         ctx.emit(Progress(stage="load", step=0, steps=1))
         folder = Path(spec.model.folder)
         # The headers only: every hash was verified when the model was installed.
-        check_installed(folder, checkpoint_sha256=spec.model.checkpoint_sha256)
+        model = check_installed(folder, checkpoint_sha256=spec.model.checkpoint_sha256)
         ctx.stop.check()
         self._ctx = ctx
-        self._pipeline = load(spec.model.kind, folder, spec.preset, spec.params.scheduler)
+        self._weights_sha256 = weights_hash(model)
+        self._pipeline = load(
+            spec.model.kind, folder, spec.preset, spec.params.scheduler, layout=model.layout
+        )
         ctx.emit(Progress(stage="load", step=1, steps=1))
 
     def run(self, params: GenerateParams, emit: Emit) -> int:
@@ -78,6 +82,7 @@ class Generate:
             spec=ctx.spec,
             item_index=index,
             seed=seed,
+            weights_sha256=self._weights_sha256,
             scheduler=self._pipeline.scheduler,
             sampler=self._pipeline.scheduler_class,
             versions=ctx.versions,

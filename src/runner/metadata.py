@@ -61,6 +61,7 @@ class Facts:
     spec: GenerateSpec
     item_index: int
     seed: int
+    weights_sha256: str  # what other tools know a checkpoint by: the hash of its one file
     scheduler: str | None
     sampler: str  # the diffusers class that sampled it
     versions: dict[str, str]
@@ -79,7 +80,7 @@ def a1111(facts: Facts, width: int, height: int) -> str:
         "CFG scale": f"{params.guidance:g}",
         "Seed": facts.seed,
         "Size": f"{width}x{height}",
-        "Model hash": model.checkpoint_sha256[:10],
+        "Model hash": facts.weights_sha256[:10],
         "Model": f"{model.name}@{model.version}",
         "Version": f"dreamforge {facts.versions.get('dreamforge', 'source')}",
     }

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import diffusers
 import torch
@@ -24,10 +24,10 @@ from tqdm.std import tqdm  # type: ignore[import-untyped]
 
 from runner.schedulers import replace_scheduler
 from shared.messages import GenerateParams, PresetSpec
+from shared.model_files import CONFIG, Layout
 
 OnStep = Callable[[int, int], None]
 Arguments = dict[str, Any]
-Layout = Literal["diffusers", "single_file"]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -177,7 +177,7 @@ def _from_folder(pipeline: Any, folder: Path, dtype: torch.dtype) -> Any:
 def _from_single_file(pipeline: Any, folder: Path, dtype: torch.dtype) -> Any:
     """One file with all weights, and `config/`: a folder of the usual layout without weights."""
     (checkpoint,) = folder.glob("*.safetensors")
-    config = folder / "config"
+    config = folder / CONFIG
     loaded = pipeline.from_single_file(
         str(checkpoint),
         config=str(config),

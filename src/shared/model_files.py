@@ -12,12 +12,15 @@ import hashlib
 import json
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from shared.errors import ModelUnavailable
 
 DESCRIPTOR = "dreamforge.json"
 INDEX = "model_index.json"
+# Of a single-file model: a diffusers folder without weights, from which its parts are configured.
+CONFIG = "config/"
+Layout = Literal["diffusers", "single_file"]
 # .model: SentencePiece. Pictures belong to a model card; nothing here ever decodes them.
 ALLOWED = frozenset({".safetensors", ".json", ".txt", ".md", ".model", ".png", ".jpg"})
 ALLOWED_NAMES = frozenset({"LICENSE", "NOTICE", "README"})
@@ -38,11 +41,20 @@ HASH_CHUNK_BYTES = 1 << 20
 def check_folder(folder: Path) -> list[str]:
     """Refuse a folder that must not or cannot be loaded; return its files, sorted."""
     files = list_files(folder)
-    _check_index(folder, files)
+    if layout_of(files) == "single_file":
+        _check_single_file(files)
+        _check_index(folder, files, base=CONFIG)
+    else:
+        _check_index(folder, files, base="")
     for name in files:
         if name.endswith(".safetensors"):
             check_safetensors(folder, name)
     return files
+
+
+def layout_of(files: list[str]) -> Layout:
+    """How the weights lie: a part each in its folder, or all in one file beside `config/`."""
+    return "single_file" if f"{CONFIG}{INDEX}" in files and INDEX not in files else "diffusers"
 
 
 def list_files(folder: Path) -> list[str]:
@@ -142,34 +154,49 @@ def _broken(name: str, why: str) -> ModelUnavailable:
     return ModelUnavailable(f"{name}: not a sound safetensors file: {why}", file=name)
 
 
-def _check_index(folder: Path, files: list[str]) -> None:
-    index = read_json(folder, INDEX)
+def _check_single_file(files: list[str]) -> None:
+    weights = [name for name in files if name.endswith(".safetensors")]
+    if len(weights) != 1 or "/" in weights[0]:
+        raise ModelUnavailable(
+            "a single-file model has exactly one safetensors file, beside its config/; "
+            f"found: {', '.join(weights) or 'none'}"
+        )
+
+
+def _check_index(folder: Path, files: list[str], *, base: str) -> None:
+    """`base` is where the index and the parts lie: nowhere below, or in `config/`."""
+    name_of_index = base + INDEX
+    index = read_json(folder, name_of_index)
     if not isinstance(index.get("_class_name"), str):
-        raise ModelUnavailable(f"{INDEX}: _class_name must name a stock pipeline", file=INDEX)
+        raise ModelUnavailable(
+            f"{name_of_index}: _class_name must name a stock pipeline", file=name_of_index
+        )
     for component, entry in index.items():
         match entry:
             case [str() | None as library, str() | None as name] if library in LIBRARIES:
                 if name is not None:
-                    _check_component(folder, component, files)
+                    _check_component(folder, base + component, files, weights=not base)
             case [str() | None, str() | None]:
                 raise ModelUnavailable(
-                    f"{INDEX}: {component} asks for code outside diffusers", file=INDEX
+                    f"{name_of_index}: {component} asks for code outside diffusers",
+                    file=name_of_index,
                 )
             case _:
                 continue  # a plain value of the pipeline's own configuration
 
 
-def _check_component(folder: Path, component: str, files: list[str]) -> None:
+def _check_component(folder: Path, component: str, files: list[str], *, weights: bool) -> None:
+    """One part of an index. `weights`: whether a model among them must have its own."""
     mine = [name for name in files if name.startswith(f"{component}/")]
     if not mine:
-        if component in OPTIONAL:
+        if component.removeprefix(CONFIG) in OPTIONAL:
             return
         raise ModelUnavailable(f"{component}/: missing", file=f"{component}/")
-    weights = [name for name in mine if name.endswith(".safetensors")]
-    if f"{component}/{CONFIGS_OF_MODELS}" in mine and not weights:
+    found = [name for name in mine if name.endswith(".safetensors")]
+    if weights and f"{component}/{CONFIGS_OF_MODELS}" in mine and not found:
         raise ModelUnavailable(f"{component}/: no safetensors file", file=f"{component}/")
     for name in mine:
         if name.endswith(".safetensors.index.json"):
             shards: dict[str, Any] = read_json(folder, name).get("weight_map", {})
-            for shard in sorted({f"{component}/{part}" for part in shards.values()} - set(weights)):
+            for shard in sorted({f"{component}/{part}" for part in shards.values()} - set(found)):
                 raise ModelUnavailable(f"{shard}: missing", file=shard)

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from shared.model_files import Layout
+
 MIN_SIDE, MAX_SIDE = 16, 4096  # pixels; the API's own bounds
 MAX_STEPS = 200
 MAX_GUIDANCE = 50.0
@@ -115,6 +117,8 @@ class ModelDescriptor(Part):
     name: Name
     version: Name
     kind: Kind
+    # single_file: one `*.safetensors` at the top, and `config/`, a folder of diffusers without any.
+    layout: Layout = "diffusers"
     license: str | None = None
     source: Source
     files: tuple[ModelFile, ...]

@@ -15,7 +15,15 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from shared.errors import ModelUnavailable
-from shared.model_files import DESCRIPTOR, INDEX, check_folder, hash_file, read_json
+from shared.model_files import (
+    CONFIG,
+    DESCRIPTOR,
+    INDEX,
+    check_folder,
+    hash_file,
+    layout_of,
+    read_json,
+)
 from shared.model_schema import (
     MAX_SIDE,
     MIN_SIDE,
@@ -49,6 +57,7 @@ __all__ = [
     "parameters_schema",
     "read_model",
     "verify_model",
+    "weights_hash",
     "write_descriptor",
 ]
 
@@ -117,7 +126,7 @@ def describe_folder(
     default_preset: str = "cpu",
     vocabulary: tuple[str, ...] | None = None,
 ) -> ModelDescriptor:
-    """Check and hash a plain diffusers folder; what is not given comes from its configuration."""
+    """Check and hash a model's folder; what is not given comes from its configuration."""
     files = tuple(
         ModelFile(
             path=path,
@@ -126,13 +135,16 @@ def describe_folder(
         )
         for path in check_folder(folder)
     )
-    kind = kind or KIND_OF_CLASS.get(str(read_json(folder, INDEX)["_class_name"]), "auto")
-    side = _native_side(folder, kind)
+    layout = layout_of([file.path for file in files])
+    parts = folder / CONFIG if layout == "single_file" else folder
+    kind = kind or KIND_OF_CLASS.get(str(read_json(parts, INDEX)["_class_name"]), "auto")
+    side = _native_side(parts, kind)
     steps, guidance = RECOMMENDED[kind]
     return ModelDescriptor(
         name=name,
         version=version,
         kind=kind,
+        layout=layout,
         license=license,
         source=source,
         files=files,
@@ -144,6 +156,12 @@ def describe_folder(
     )
 
 
+def weights_hash(model: ModelDescriptor) -> str:
+    """By what other tools know a checkpoint: the SHA-256 of its file, where it is only one."""
+    weights = [file for file in model.files if file.path.endswith(".safetensors")]
+    return weights[0].sha256 if len(weights) == 1 else model.checkpoint_sha256
+
+
 def write_descriptor(folder: Path, descriptor: ModelDescriptor) -> None:
     """Write `dreamforge.json`, readable by every user of the host."""
     path = folder / DESCRIPTOR
@@ -152,6 +170,12 @@ def write_descriptor(folder: Path, descriptor: ModelDescriptor) -> None:
 
 
 def _check_listed(folder: Path, descriptor: ModelDescriptor, found: list[str]) -> None:
+    if layout_of(found) != descriptor.layout:
+        raise ModelUnavailable(
+            f"{DESCRIPTOR}: layout: says {descriptor.layout}, the files are those of "
+            f"{layout_of(found)}",
+            file=DESCRIPTOR,
+        )
     listed = {file.path: file.size_bytes for file in descriptor.files}
     for name in sorted(listed.keys() ^ set(found)):
         problem = "missing" if name in listed else f"not listed in {DESCRIPTOR}"

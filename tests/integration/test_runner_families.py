@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -14,21 +16,28 @@ from PIL import Image
 from tests.integration.runner_peer import Peer, run_spec
 
 from shared.messages import Artifact, Failure, Log, Progress, Result
+from shared.registry import read_model
 
 # In a process of its own: this one stays free of torch, as a worker is.
 BUILD = """
 import sys
 from pathlib import Path
-from tests.support.families import build
+from tests.support.families import build, describe
+from tests.support.single_files import CONVERTERS, convert
 for name in sys.argv[2:]:
-    build(name, Path(sys.argv[1], name))
+    folder = Path(sys.argv[1], name)
+    build(name, folder)
+    if name in CONVERTERS:
+        single = folder.with_name(name + "-single")
+        convert(name, folder, single)
+        describe(single, name)
 """
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     root = tmp_path_factory.mktemp("families")
-    families = ("sdxl", "sd3", "flux", "pixart")
+    families = ("sd", "sdxl", "sd3", "flux", "pixart")
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TRANSFORMERS_VERBOSITY": "error"}
     subprocess.run([sys.executable, "-c", BUILD, str(root), *families], check=True, env=env)
     return lambda family: root / family
@@ -54,6 +63,25 @@ def test_a_step_of_each_family_runs_to_its_result(
         }
         assert all(cut["cut"].endswith("cats") for cut in cuts)
         assert peer.exit_code() == 0
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3"])
+def test_a_single_file_runs_and_is_named_by_the_hash_of_that_file(
+    family: str, model: Callable[[str], Path]
+) -> None:
+    folder = model(f"{family}-single")
+    descriptor = read_model(folder)
+    assert (descriptor.kind, descriptor.layout) == (family, "single_file")
+    with Peer() as peer:
+        outcome = peer.go(run_spec(folder, seed=1, steps=2)).outcome()
+        assert isinstance(outcome, Result), outcome
+        (body,) = [body for message, body in peer.seen if isinstance(message, Artifact)]
+    said = Image.open(io.BytesIO(body)).info
+    # By this hash, and not by ours, other tools and sites know a checkpoint.
+    whole = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert f"Model hash: {whole[:10]}," in said["parameters"]
+    made_with = json.loads(said["dreamforge"])["model"]["checkpoint_sha256"]
+    assert made_with == descriptor.checkpoint_sha256
 
 
 def test_flux_draws_and_refuses_a_negative_prompt(model: Callable[[str], Path]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.support.families import FAMILIES, build
+from tests.support.families import FAMILIES, build, describe
 from tests.support.single_files import CONVERTERS, convert
 
 from runner.pipelines import TextToImage, load
@@ -17,6 +17,7 @@ from runner.prompts import unread
 from runner.schedulers import CLASSES
 from shared.messages import GenerateParams, PresetSpec
 from shared.model_schema import SCHEDULERS_OF, ModelDescriptor, parameters_schema
+from shared.registry import verify_model
 
 # diffusers hands torch tensors to numpy in the way of numpy 1; its T5 reads a tokenizer's old
 # attribute; nothing of ours.
@@ -80,7 +81,9 @@ def test_a_single_file_draws_the_picture_of_its_folder(
     single = tmp_path / "single"
     convert(family, folder, single)
     assert sorted(path.name for path in single.iterdir()) == ["config", "model.safetensors"]
-    assert not list((single / "config").rglob("*.safetensors"))
+    described = describe(single, family)
+    assert (described.kind, described.layout) == (descriptor.kind, "single_file")
+    verify_model(single, described)
     asked = params(negative_prompt="a dog")
     from_file = load(descriptor.kind, single, CPU, None, layout="single_file")
     made = pixels(from_file, asked)

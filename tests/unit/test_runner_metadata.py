@@ -43,6 +43,7 @@ def facts(*, scheduler: str | None = None, sampler: str = "DDIMScheduler", **par
         spec=spec,
         item_index=2,
         seed=42,
+        weights_sha256="0123456789abcdef" * 4,
         scheduler=scheduler,
         sampler=sampler,
         versions={"dreamforge": "0.1.0", "torch": "2"},

@@ -1,0 +1,93 @@
+"""A single-file model: one file with all weights, and a configuration without any."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.unit.test_registry import INDEX, SOUND, WEIGHTS
+
+from shared.errors import ModelUnavailable
+from shared.registry import (
+    DESCRIPTOR,
+    Source,
+    check_installed,
+    describe_folder,
+    verify_model,
+    weights_hash,
+    write_descriptor,
+)
+
+
+@pytest.fixture
+def single(tmp_path: Path) -> Path:
+    root = tmp_path / "single"
+    for name, content in {
+        "config/model_index.json": json.dumps(INDEX),
+        "config/scheduler/scheduler_config.json": "{}",
+        "config/unet/config.json": json.dumps({"sample_size": 8}),
+        "config/vae/config.json": json.dumps({"block_out_channels": [1, 1, 1, 1]}),
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    (root / "anything.safetensors").write_bytes(SOUND)
+    descriptor = describe_folder(root, name="m", version="1", source=Source(uri="test:"))
+    write_descriptor(root, descriptor)
+    return root
+
+
+def test_a_single_file_is_described_from_its_configuration(single: Path) -> None:
+    model = describe_folder(single, name="m", version="1", source=Source(uri="test:"))
+    assert (model.layout, model.kind, model.defaults.width) == ("single_file", "sd", 64)
+    verify_model(single, model)
+    assert check_installed(single, checkpoint_sha256=model.checkpoint_sha256) == model
+    (file,) = [file for file in model.files if file.path.endswith(".safetensors")]
+    assert weights_hash(model) == file.sha256
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(ModelUnavailable) as caught:
+        describe_folder(folder, name="m", version="1", source=Source(uri="test:"))
+    return caught.value.message
+
+
+@pytest.mark.parametrize("other", ["second.safetensors", "config/unet/model.safetensors"])
+def test_more_than_one_file_of_weights_is_refused(single: Path, other: str) -> None:
+    (single / other).write_bytes(SOUND)
+    assert "exactly one safetensors file, beside its config/" in refusal(single)
+
+
+def test_a_configuration_alone_is_refused(single: Path) -> None:
+    (single / "anything.safetensors").unlink()
+    assert refusal(single).endswith("found: none")
+
+
+def test_a_missing_part_and_foreign_code_are_named_with_their_place(single: Path) -> None:
+    index = single / "config/model_index.json"
+    index.write_text(json.dumps(INDEX | {"unet": ["os", "system"]}))
+    assert refusal(single) == "config/model_index.json: unet asks for code outside diffusers"
+    index.write_text(json.dumps(INDEX))
+    shutil.rmtree(single / "config/vae")
+    assert refusal(single) == "config/vae/: missing"
+
+
+def test_a_descriptor_that_names_the_other_layout_is_refused(single: Path) -> None:
+    path = single / DESCRIPTOR
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps(told | {"layout": "diffusers"}))
+    with pytest.raises(ModelUnavailable, match="layout: says diffusers, the files are those of"):
+        check_installed(single, checkpoint_sha256=told["checkpoint_sha256"])
+
+
+def test_a_descriptor_of_an_earlier_release_is_of_a_folder(single: Path) -> None:
+    folder = single.parent / "folder"
+    shutil.copytree(single / "config", folder)
+    (folder / WEIGHTS).write_bytes(SOUND)
+    (folder / "vae/model.safetensors").write_bytes(SOUND)
+    model = describe_folder(folder, name="m", version="1", source=Source(uri="test:"))
+    written = json.loads(model.model_dump_json())
+    del written["layout"]
+    (folder / DESCRIPTOR).write_text(json.dumps(written))
+    assert check_installed(folder, checkpoint_sha256=model.checkpoint_sha256) == model
