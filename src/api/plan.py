@@ -52,6 +52,7 @@ class Caller:
 def plan_job(body: CreateJob, model: Model, caller: Caller, settings: Settings) -> NewJob:
     """The job that `body` asks for. Raises `InvalidInput`, `ModelUnavailable`."""
     _refuse_disabled(model)
+    _refuse_incapable(body, model)
     params = _generate_params(body, model)
     name = body.preset or model.descriptor.get("default_preset") or DEFAULT_PRESET
     chosen = preset(name, settings.presets_dir)
@@ -112,6 +113,16 @@ def _refuse_disabled(model: Model) -> None:
             f"model {model.name}@{model.version} is disabled by the operator; "
             "`GET /v1/models` shows which are not",
             model_id=str(model.id),
+        )
+
+
+def _refuse_incapable(body: CreateJob, model: Model) -> None:
+    if body.type not in model.capabilities:
+        raise InvalidInput(
+            f"model_id: {model.name}@{model.version} cannot {body.type}; "
+            f"it can: {', '.join(model.capabilities) or 'nothing'}",
+            field="model_id",
+            capabilities=list(model.capabilities),
         )
 
 

@@ -43,6 +43,18 @@ class PresetFacts(Facts):
     version: int
 
 
+class InputFacts(Facts):
+    """The picture that was enlarged, in pixels."""
+
+    width: int
+    height: int
+
+
+class UpscaleFacts(Facts):
+    scale: int
+    impl: str = Field(max_length=64)
+
+
 class PictureFacts(Facts):
     """`dreamforge`, schema version 1. Sizes are pixels."""
 
@@ -62,6 +74,8 @@ class PictureFacts(Facts):
     step: str = Field(max_length=64)
     item_index: int
     software: dict[str, str]
+    upscale: UpscaleFacts | None = None  # this and the next: of an enlarged picture alone
+    input: InputFacts | None = None
 
 
 class PictureText(BaseModel):

@@ -9,16 +9,12 @@ from PIL import Image
 
 from cli.client import Client
 from cli.failures import Failure
-from cli.picture_file import PictureFacts
+from cli.picture_file import InputFacts, PictureFacts, UpscaleFacts
 
 
 def request(facts: PictureFacts, format: str, preset: str | None) -> dict[str, Any]:
     """The fields of the create body, without the model. `preset` overrides the picture's own."""
-    if facts.type != "generate":
-        raise Failure(f"a step of type {facts.type!r} made it; only `generate` can be repeated")
-    fields: dict[str, Any] = {
-        "width": facts.width,
-        "height": facts.height,
+    fields: dict[str, Any] = _size(facts) | {
         "steps": facts.steps,
         "guidance": facts.guidance,
         "seed": facts.seed,
@@ -31,6 +27,18 @@ def request(facts: PictureFacts, format: str, preset: str | None) -> dict[str, A
     if facts.scheduler is not None:
         fields["scheduler"] = facts.scheduler
     return fields
+
+
+def _size(facts: PictureFacts) -> dict[str, Any]:
+    """Of what the first step makes, and what the second does with it."""
+    match facts.type, facts.upscale, facts.input:
+        case "generate", None, None:
+            return {"width": facts.width, "height": facts.height}
+        case "upscale", UpscaleFacts() as done, InputFacts() as given:
+            chain = {"upscale": {"scale": done.scale, "impl": done.impl}}
+            return {"width": given.width, "height": given.height, "chain": chain}
+        case _:
+            raise Failure(f"a step of type {facts.type!r} made it, which cannot be repeated")
 
 
 def model_of(client: Client, facts: PictureFacts) -> str:

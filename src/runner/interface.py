@@ -5,7 +5,7 @@ type speaks only through `emit`, in the messages of `shared.messages`, and gets 
 before it only through `Context.inputs`. The flow around it (lease, stop, hygiene, classification)
 is `runner.session` and knows no job type.
 
-Version 2: each job type has a spec and parameters of its own, and `Context` has `inputs`.
+The version of all this is `shared.messages.INTERFACE`; docs/job-types.md describes the seam.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from typing import Any, Generic, Protocol, TypeVar
 from runner.inputs import Inputs
 from runner.stopping import Stop
 from shared.messages import FromRunner, StepSpec
-
-INTERFACE_VERSION = 2
 
 SpecT = TypeVar("SpecT", bound=StepSpec)
 

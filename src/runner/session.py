@@ -35,6 +35,7 @@ from runner.jobs import JOB_TYPES
 from runner.stopping import Stop, arm_dead_man, obey_sigterm
 from shared.frames import FrameError
 from shared.messages import (
+    INTERFACE,
     Cancel,
     Failure,
     FromRunner,
@@ -59,7 +60,7 @@ def serve(fd: int) -> int:
     """Speak the protocol on socket `fd` until the step has ended; return the exit code."""
     channel = Channel(fd)
     versions = installed_versions()
-    channel.send(Ready(pid=os.getpid(), versions=versions))
+    channel.send(Ready(interface=INTERFACE, pid=os.getpid(), versions=versions))
     first = channel.receive()
     if first is None:
         return 0  # a standby that nobody needed

@@ -30,6 +30,9 @@ from pydantic import (
 
 from shared.frames import FrameError
 
+# Version of these messages and of what a job type is; docs/job-types.md has its history.
+INTERFACE = 2
+
 MAX_SEED = 2**53
 MAX_COUNT = 100
 
@@ -179,6 +182,7 @@ Stage = Literal["load", "sampling", "decode"]
 
 class Ready(Message):
     type: Literal["ready"] = "ready"
+    interface: int  # the worker talks to no runner of another `INTERFACE`
     pid: int
     versions: dict[str, str]
 

@@ -14,6 +14,7 @@ from typing import Any, assert_never
 
 from shared.frames import Frame, FrameError
 from shared.messages import (
+    INTERFACE,
     MAX_SEED,
     Artifact,
     Failure,
@@ -63,6 +64,7 @@ class Conversation:
             raise FrameError(f"{message.type} {'again' if self._ready else 'before ready'}")
         match message:
             case Ready():
+                self._check_interface(message)
                 self._ready = True
             case Want():
                 self._check_want(message)
@@ -75,6 +77,12 @@ class Conversation:
             case Progress():
                 self._check_progress(message)
         return message
+
+    def _check_interface(self, message: Ready) -> None:
+        if message.interface != INTERFACE:
+            raise FrameError(
+                f"a runner of interface {message.interface}, this worker speaks {INTERFACE}"
+            )
 
     def _check_progress(self, message: Progress) -> None:
         if not self._went:

@@ -124,6 +124,22 @@ def test_the_command_line_makes_one_and_saves_only_the_large_picture(
         assert not picture.getexif()
 
 
+def test_an_enlarged_item_of_a_batch_is_made_again_from_its_file(
+    api: Api,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DF_API_BASE", api.base)
+    monkeypatch.chdir(tmp_path)
+    command = ["job", "create", "a cat", "--upscale", "2", "--upscale-impl", "resample"]
+    batch = ["--count", "2", "--seed", "8", "--format", "jpg", "--download", "out"]
+    assert run([*command, *batch]) == 0
+    assert run(["inspect", "out/a-cat-9.jpg", "--rerun", "--out", "again"]) == 0
+    assert "the same picture, pixel for pixel" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "again").iterdir()] == ["a-cat-9.jpg"]
+
+
 def test_a_cancel_while_the_first_step_runs_ends_both(api: Api) -> None:
     job = api.create(chain=RESAMPLE, count=100, steps=50)
     until(lambda: bool(pictures(api, job)), "a first picture", 60.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -27,6 +28,7 @@ from shared.model_schema import (
 from shared.presets import preset
 from shared.settings import Settings
 
+PRESETS = Path(__file__).parents[2] / "src" / "shared" / "presets_data"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CALLER = Caller(user="default", correlation_id="c", client_request_id="mine", key=None)
 
@@ -66,6 +68,12 @@ def model(**changes: Any) -> Model:
 def plan(chosen: Model | None = None, limits: Settings | None = None, **body: Any) -> NewJob:
     request = CreateJob.model_validate({"type": "generate", "prompt": "x"} | body)
     return plan_job(request, chosen or model(), CALLER, limits or settings())
+
+
+def refusal_with(limits: Settings, chosen: Model, **body: Any) -> DreamForgeError:
+    with pytest.raises(DreamForgeError) as caught:
+        plan(chosen, limits, **body)
+    return caught.value
 
 
 def refusal(chosen: Model | None = None, **body: Any) -> DreamForgeError:
@@ -157,6 +165,36 @@ def test_the_timeout_is_the_presets_within_the_settings_bound() -> None:
     assert plan(limits=settings(max_timeout_s=10.0)).steps[0].timeout_s == 10.0
     assert plan(timeout_s=1.5).steps[0].timeout_s == 1.5
     assert refusal(timeout_s=3601).details["maximum"] == 3600.0
+
+
+def test_a_model_without_the_capability_is_refused_with_those_it_has() -> None:
+    error = refusal(model(capabilities=["upscale"]))
+    assert error.message == "model_id: tiny@1 cannot generate; it can: upscale"
+    assert error.details == {"field": "model_id", "capabilities": ["upscale"]}
+
+
+def test_a_size_over_the_preset_is_refused_with_what_it_allows() -> None:
+    rules = model().parameters_schema
+    for side in ("width", "height"):
+        rules["properties"][side]["maximum"] = 4096
+    error = refusal(model(parameters_schema=rules), width=1024, height=1032)
+    assert error.message == (
+        "width, height: 1056768 pixels are more than preset 'cpu' allows, 1048576"
+    )
+    assert plan(model(parameters_schema=rules), width=1024, height=1024)
+
+
+def test_what_a_step_needs_is_pinned_for_its_own_size() -> None:
+    small, large = (plan(width=side, height=side).steps[0].vram_bytes for side in (64, 128))
+    per_pixel = preset("cpu").kinds["sd"].bytes_per_pixel
+    assert large - small == per_pixel * (128 * 128 - 64 * 64)
+
+
+def test_a_kind_that_the_preset_does_not_know_is_refused_with_those_it_does(tmp_path: Path) -> None:
+    text = (PRESETS / "cpu.toml").read_text().replace('"cpu"', '"mine"', 1)
+    (tmp_path / "mine.toml").write_text(text.partition("[kinds.sdxl]")[0])
+    error = refusal_with(settings(presets_dir=tmp_path), model(kind="flux"), preset="mine")
+    assert "no memory figure for models of kind 'flux'; it knows sd" in error.message
 
 
 def test_a_disabled_model_is_unavailable() -> None:

@@ -188,6 +188,26 @@ def test_a_rerun_asks_for_the_items_own_seed_once(png: Save) -> None:
     assert (asked["format"], asked["preset"]) == ("jpg", "gpu-8gb")
 
 
+def test_a_rerun_of_an_enlarged_picture_asks_for_both_steps(
+    png: Save, capsys: pytest.CaptureFixture[str]
+) -> None:
+    enlarged = wrong(
+        type="upscale",
+        step="upscale",
+        upscale={"scale": 2, "impl": "resample", "model": None},
+        input={"sha256": HASH, "width": 8, "height": 4},
+    )
+    path = png(enlarged)
+    assert "2 times by resample" in said(capsys, path)
+    asked = request(facts_of(path, read_picture(path)), "png", None)
+    assert (asked["width"], asked["height"], asked["seed"]) == (8, 4, 42)
+    assert asked["chain"] == {"upscale": {"scale": 2, "impl": "resample"}}
+    for half in (wrong(type="upscale"), wrong(type="video")):
+        path = png(half)
+        with pytest.raises(Failure, match="which cannot be repeated"):
+            request(facts_of(path, read_picture(path)), "png", None)
+
+
 class Models:
     """An API that has these models."""
 

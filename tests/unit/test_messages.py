@@ -66,7 +66,7 @@ UPSCALE = UpscaleSpec(
 ARTIFACT = Artifact(item_index=0, format="png", width=1, height=1, seed=0, sha256="0" * 64)
 
 FROM_RUNNER: list[FromRunner] = [
-    Ready(pid=1, versions={"torch": "2"}),
+    Ready(interface=2, pid=1, versions={"torch": "2"}),
     Progress(stage="load", step=0, steps=1),
     Progress(stage="sampling", item_index=3, step=2, steps=4),
     Log(level="INFO", code="a.b", message="text", payload={"a": [1, None]}),
@@ -152,7 +152,7 @@ def test_unknown_field_is_refused(message: FromRunner) -> None:
         {"type": "nonsense"},
         {"type": ["ready"]},
         {"type": "go", "lease_s": 1.0},
-        {"type": "ready", "pid": "1", "versions": {}},
+        {"type": "ready", "interface": 2, "pid": "1", "versions": {}},
         {"type": "progress", "stage": "sampling", "step": -1, "steps": 1},
         {"type": "progress", "stage": "sampling", "step": 0, "steps": 0},
         {"type": "progress", "stage": "upload", "step": 0, "steps": 1},

@@ -9,6 +9,7 @@ import pytest
 
 from shared.frames import Frame, FrameError
 from shared.messages import (
+    INTERFACE,
     MAX_SEED,
     GenerateParams,
     GenerateSpec,
@@ -29,7 +30,7 @@ STEP: dict[str, Any] = {
     "step_name": "step",
     "preset": PresetSpec(name="cpu", version=1, device="cpu", dtype="float32", threads=1),
 }
-READY: dict[str, Any] = {"type": "ready", "pid": 1, "versions": {}}
+READY: dict[str, Any] = {"type": "ready", "interface": INTERFACE, "pid": 1, "versions": {}}
 RESULT: dict[str, Any] = {"type": "result", "items": 1, "allocator": {}}
 FAILURE: dict[str, Any] = {"type": "failure", "reason": "oom", "message": "", "details": {}}
 LOG: dict[str, Any] = {"type": "log", "level": "INFO", "code": "x", "message": "y"}
@@ -146,6 +147,12 @@ def test_an_enlarged_picture_is_as_large_as_asked_and_keeps_its_seed(
 ) -> None:
     with_go(upscale()).accept(Frame(artifact(0), BODY))
     refused(with_go(upscale()), artifact(0, **changes), "artifact", BODY)
+
+
+def test_a_runner_of_another_interface_is_not_talked_to() -> None:
+    for interface in (INTERFACE - 1, INTERFACE + 1):
+        said = f"a runner of interface {interface}, this worker speaks {INTERFACE}"
+        refused(Conversation(spec()), READY | {"interface": interface}, said)
 
 
 def test_ready_comes_once() -> None:

@@ -51,6 +51,7 @@ def _print(picture: Path, found: PictureText, output: Output) -> None:
         ("prompt", facts.prompt),
         ("negative prompt", facts.negative_prompt or None),
         ("size", f"{found.width}x{found.height}"),
+        ("enlarged", facts.upscale and f"{facts.upscale.scale} times by {facts.upscale.impl}"),
         ("steps", facts.steps),
         ("guidance", f"{facts.guidance:g}"),
         ("scheduler", facts.scheduler or "the model's own"),
