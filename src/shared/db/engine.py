@@ -3,7 +3,8 @@
 `Database.transaction` is the only way to the tables. It runs a function in one short transaction,
 repeats it when PostgreSQL picked it as the victim of a deadlock or a serialization conflict (both
 mean "nothing happened, try again"), and turns "the server is away" into `InfraUnavailable`, so that
-no caller ever sees a driver's exception for either.
+no caller ever sees a driver's exception for either. A server that is too slow is away as well: a
+row that a migration holds must cost a worker a retry, not its process with every runner in it.
 
 The function may run more than once: it must do nothing but SQL. No network and no GPU work happens
 inside a session.
@@ -30,8 +31,15 @@ T = TypeVar("T")
 # bug in the lock order, which must surface, not spin.
 MAX_TRIES = 5
 _RETRY_SQLSTATES = {"40001", "40P01"}
-# Classes 08 (connection), 53 (resources: too many connections), 57P (shutting down, crash).
-_AWAY_PREFIXES = ("08", "53", "57P")
+# Classes 08 (connection), 53 (resources: too many connections), 57P (shutting down, crash), 58 (its
+# disk); and a server that only reads, which is a standby, or a primary that was replaced.
+_AWAY_PREFIXES = ("08", "53", "57P", "58", "25006")
+# The time-outs below, of a statement, a lock, and a transaction that was idle (its process had been
+# stopped).
+_LATE_SQLSTATES = {"57014", "55P03", "25P03"}
+# The server keeps its own time-outs only while it runs. One that hangs is given up after this: more
+# than a statement may take, and less than the fence of the usual lease.
+PATIENCE_S = 20.0
 
 
 class Database:
@@ -68,13 +76,12 @@ class Database:
         tries = 1
         while True:
             try:
-                async with self._engine.begin() as connection:
-                    return await work(connection)
-            except PoolTimeout as error:
-                raise InfraUnavailable("PostgreSQL: no connection became free in time") from error
-            except DBAPIError as error:
-                if is_away(error):
-                    raise InfraUnavailable("PostgreSQL cannot be reached") from error
+                with anyio.fail_after(PATIENCE_S):
+                    async with self._engine.begin() as connection:
+                        return await work(connection)
+            except (TimeoutError, PoolTimeout, DBAPIError) as error:
+                if (away := _away(error)) is not None:
+                    raise away from error
                 if _sqlstate(error) not in _RETRY_SQLSTATES or tries == MAX_TRIES:
                     raise
             await anyio.sleep(random.uniform(0, 0.02 * 2**tries))  # noqa: S311 - jitter
@@ -97,11 +104,9 @@ class Database:
                     if taken:
                         with anyio.CancelScope(shield=True):
                             await _unlock(connection, key)
-        except PoolTimeout as error:
-            raise InfraUnavailable("PostgreSQL: no connection became free in time") from error
-        except DBAPIError as error:
-            if is_away(error):
-                raise InfraUnavailable("PostgreSQL cannot be reached") from error
+        except (PoolTimeout, DBAPIError) as error:
+            if (away := _away(error)) is not None:
+                raise away from error
             raise
 
     async def ping(self) -> None:
@@ -120,6 +125,21 @@ async def _unlock(connection: AsyncConnection, key: int) -> None:
         await connection.invalidate()
 
 
+def _away(error: Exception) -> InfraUnavailable | None:
+    """What the caller is told when the server is not there or too slow; None when we are wrong."""
+    match error:
+        case TimeoutError():
+            return InfraUnavailable("PostgreSQL did not answer in time")
+        case PoolTimeout():
+            return InfraUnavailable("PostgreSQL: no connection became free in time")
+        case DBAPIError() if _sqlstate(error) in _LATE_SQLSTATES:
+            return InfraUnavailable("PostgreSQL did not answer in time")
+        case DBAPIError() if is_away(error):
+            return InfraUnavailable("PostgreSQL cannot be reached")
+        case _:
+            return None
+
+
 def is_away(error: DBAPIError) -> bool:
     """Whether the statement failed because the server is not there, rather than because of it."""
     sqlstate = _sqlstate(error)
@@ -131,8 +151,8 @@ def is_away(error: DBAPIError) -> bool:
     return sqlstate.startswith(_AWAY_PREFIXES)
 
 
-def _sqlstate(error: DBAPIError) -> str | None:
-    return getattr(error.orig, "sqlstate", None)
+def _sqlstate(error: Exception) -> str | None:
+    return getattr(getattr(error, "orig", None), "sqlstate", None)
 
 
 def _driver_url(url: str) -> str:

@@ -1,0 +1,103 @@
+"""A PostgreSQL that answers late, or not at all, is *away*: nobody ends because of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Awaitable, Callable
+
+import anyio
+import psycopg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.db import engine
+from shared.db.engine import Database
+from shared.errors import InfraUnavailable
+
+Work = Callable[[AsyncConnection], Awaitable[object]]
+
+
+def away(url: str, work: Work) -> str:
+    """Run `work` in a transaction, which must fail; return what the failure says."""
+
+    async def main() -> str:
+        database = Database(url)
+        try:
+            with pytest.raises(InfraUnavailable) as failed:
+                await database.transaction(work)
+            await database.ping()  # and the next one is served
+        finally:
+            await database.close()
+        return failed.value.message
+
+    return anyio.run(main)
+
+
+def test_a_row_that_somebody_holds_too_long_is_no_error_of_ours(database_url: str) -> None:
+    async def work(connection: AsyncConnection) -> None:
+        await connection.execute(text("SET LOCAL lock_timeout = '20ms'"))
+        await connection.execute(text("LOCK TABLE steps"))
+
+    with psycopg.connect(database_url) as somebody:
+        somebody.execute("LOCK TABLE steps")
+        assert "in time" in away(database_url, work)
+
+
+def test_a_statement_that_takes_too_long_is_no_error_of_ours(database_url: str) -> None:
+    async def work(connection: AsyncConnection) -> None:
+        await connection.execute(text("SET LOCAL statement_timeout = '20ms'"))
+        await connection.execute(text("SELECT pg_sleep(60)"))
+
+    assert "in time" in away(database_url, work)
+
+
+def test_a_process_that_was_stopped_in_its_transaction_finds_it_ended_and_goes_on(
+    database_url: str,
+) -> None:
+    """What SIGSTOP does to a worker between two statements: PostgreSQL hangs up meanwhile."""
+
+    async def work(connection: AsyncConnection) -> None:
+        limit = "SET LOCAL idle_in_transaction_session_timeout = '20ms'"
+        backend = await connection.scalar(text("SELECT pg_backend_pid()"))
+        await connection.execute(text(limit))
+        until_gone(database_url, backend)
+        await connection.execute(text("SELECT 1"))
+
+    away(database_url, work)
+
+
+def until_gone(url: str, backend: int | None) -> None:
+    with psycopg.connect(url, autocommit=True) as other:
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
+        while other.execute(sessions, (backend,)).fetchone() != (0,):
+            continue
+
+
+def test_a_standby_that_took_the_address_over_is_not_the_database(database_url: str) -> None:
+    async def work(connection: AsyncConnection) -> None:
+        await connection.execute(text("SET TRANSACTION READ ONLY"))
+        await connection.execute(text("DELETE FROM jobs"))
+
+    away(database_url, work)
+
+
+def test_a_server_that_hangs_is_given_up(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "PATIENCE_S", 0.5)
+    stopped: list[int] = []
+
+    async def work(connection: AsyncConnection) -> None:
+        backend = await connection.scalar(text("SELECT pg_backend_pid()"))
+        assert backend is not None
+        os.kill(backend, signal.SIGSTOP)
+        stopped.append(backend)
+        await connection.execute(text("SELECT 1"))
+
+    try:
+        assert "in time" in away(database_url, work)
+    finally:
+        for backend in stopped:
+            os.kill(backend, signal.SIGCONT)
