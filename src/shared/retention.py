@@ -54,6 +54,7 @@ class Pruned:
     objects: int = 0
     events: int = 0
     jobs: int = 0
+    workers: int = 0
     orphans: int = 0
 
 
@@ -93,7 +94,7 @@ class _Pass:
             )
         )
         done.artifacts = done.objects = due.artifacts
-        done.events, done.jobs = due.events, due.jobs
+        done.events, done.jobs, done.workers = due.events, due.jobs, due.workers
         async for keys in self._orphans():
             done.orphans += len(keys)
         return done
@@ -102,6 +103,7 @@ class _Pass:
         await self._artifacts()
         await self._events()
         await self._jobs()
+        self._done.workers = await self._database.transaction(rows.delete_workers)
         async for keys in self._orphans():
             for key in keys:
                 await self._objects.delete(key)

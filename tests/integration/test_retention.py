@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import pytest
@@ -212,6 +213,19 @@ def test_only_old_objects_under_our_prefix_that_no_row_names_are_deleted(
     assert before >= {*old, young, foreign}
     assert pass_over(api, ages) == Pruned(orphans=5)
     assert keys(api) == before - set(old)
+
+
+def test_rows_of_workers_that_died_go_after_a_day(api: Api) -> None:
+    for name, hours in (("dead", 25), ("died lately", 23), ("alive", 0)):
+        api.sql(
+            "INSERT INTO workers (id, host, version, queues, slots, models, heartbeat_at) VALUES"
+            " (%s, %s, '1', '[]', '[]', '[]', now() - %s * interval '1 hour')",
+            uuid4(), name, hours,
+        )  # fmt: skip
+    assert pass_over(api, dry_run=True) == Pruned(workers=1)
+    assert pass_over(api) == Pruned(workers=1)
+    left = api.sql("SELECT host FROM workers ORDER BY heartbeat_at")
+    assert left == [("died lately",), ("alive",)]
 
 
 def test_a_dry_run_says_what_a_pass_does_and_changes_nothing(api: Api) -> None:

@@ -18,7 +18,7 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only, delete nothing.")] = False,
     output: Out = Output.TABLE,
 ) -> None:
-    """Delete pictures, events and ended jobs past their age, and objects that no row names."""
+    """Delete what is past its age: pictures, events, ended jobs, dead workers, stray objects."""
     from dataclasses import asdict
 
     from cli.console import as_json
@@ -33,6 +33,7 @@ def prune(
         ("pictures", counts["artifacts"]),
         ("events", counts["events"]),
         ("jobs", counts["jobs"]),
+        ("workers that are gone", counts["workers"]),
         ("objects without a row", counts["orphans"]),
     )
 

@@ -19,13 +19,16 @@ from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.jobs import ENDED
-from shared.db.tables import artifacts, events, jobs
+from shared.db.tables import artifacts, events, jobs, workers
 
 # Any fixed number: it names "Dream Forge prunes" among the advisory locks of this database.
 ADVISORY_LOCK = 0x44465052
 # [`error`], `job.finish`, `progress`: what a stream and the progress page still show of a job
 # whose events are gone. They stay until the job goes.
 VERDICT_EVENTS = 3
+# A worker that was killed cannot take its row back. It counts as gone after `presence.LIVE_S`; the
+# row stays a day, so that somebody who looks in the morning sees what ran in the night.
+DEAD_WORKER_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,11 +38,17 @@ class Due:
     artifacts: int
     events: int
     jobs: int
+    workers: int
 
 
 def _ended(age_s: float) -> ColumnElement[bool]:
     limit = func.now() - literal(timedelta(seconds=age_s), INTERVAL)
     return jobs.c.status.in_(sorted(ENDED)) & (jobs.c.updated_at < limit)
+
+
+def _dead_worker() -> ColumnElement[bool]:
+    limit = func.clock_timestamp() - literal(timedelta(seconds=DEAD_WORKER_S), INTERVAL)
+    return workers.c.heartbeat_at < limit
 
 
 def _old_event(age_s: float) -> ColumnElement[bool]:
@@ -67,6 +76,11 @@ async def due(
             .where(_ended(jobs_s))
             .scalar_subquery()
             .label("jobs"),
+            select(func.count())
+            .select_from(workers)
+            .where(_dead_worker())
+            .scalar_subquery()
+            .label("workers"),
         )
     )
     return Due(**found.mappings().one())
@@ -115,6 +129,15 @@ async def delete_jobs(connection: AsyncConnection, *, age_s: float, limit: int) 
         .with_for_update(skip_locked=True)
     )
     done = await connection.execute(delete(jobs).where(jobs.c.id.in_(batch)))
+    return done.rowcount
+
+
+async def delete_workers(connection: AsyncConnection) -> int:
+    """Delete the rows of workers that died without a good-bye; return how many.
+
+    One that lives after all, and could not reach us for a day, writes its row anew.
+    """
+    done = await connection.execute(delete(workers).where(_dead_worker()))
     return done.rowcount
 
 
