@@ -48,9 +48,14 @@ def command_environment(settings: dict[str, str]) -> dict[str, str]:
 
 
 class Worker:
-    """`python -m supervisor` with a lock folder of its own, by which its processes are known."""
+    """`python -m supervisor` with a lock folder of its own, by which its processes are known.
 
-    def __init__(self, folder: Path, settings: dict[str, str]) -> None:
+    `module` is started in its place: a worker that a test has wired.
+    """
+
+    def __init__(
+        self, folder: Path, settings: dict[str, str], *, module: str = "supervisor"
+    ) -> None:
         folder.mkdir(exist_ok=True)
         self.log = folder / f"worker-{time.monotonic_ns()}.log"
         self.lock_dir = Path(settings["DF_LOCK_DIR"])
@@ -58,8 +63,8 @@ class Worker:
         settings = settings | {"DF_WORKER_PORT": str(self.port)}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "supervisor"],
-                env=command_environment(settings),
+                [sys.executable, "-m", module],
+                env=command_environment(settings) | {"PYTHONPATH": os.pathsep.join(sys.path)},
                 cwd=folder,  # not where a `.env` may lie
                 stdout=log,
                 stderr=log,
@@ -79,10 +84,21 @@ class Worker:
 
     def ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5) as reply:
-                return bool(json.load(reply)["status"] == "ready")
+            return bool(json.loads(self._get("readyz"))["status"] == "ready")
         except (urllib.error.URLError, OSError):
             return False
+
+    def metric(self, series: str) -> float:
+        """The value of one line of its metrics."""
+        line = next(
+            line for line in self._get("metrics").splitlines() if line.startswith(f"{series} ")
+        )
+        return float(line.rpartition(" ")[2])
+
+    def _get(self, path: str) -> str:
+        url = f"http://127.0.0.1:{self.port}/{path}"
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return str(reply.read().decode())
 
     def wait_ready(self) -> None:
         self.until(self.ready, "the worker is ready")
@@ -119,13 +135,15 @@ def marked(lock_dir: Path) -> list[psutil.Process]:
 
 
 @contextmanager
-def workers(folder: Path, settings: dict[str, str]) -> Iterator[Callable[..., Worker]]:
+def workers(
+    folder: Path, settings: dict[str, str], *, module: str = "supervisor"
+) -> Iterator[Callable[..., Worker]]:
     """Start workers one after the other; at the end none of them and nothing of theirs is left."""
     settings = settings | {"DF_LOCK_DIR": str(folder / "locks")}
     started: list[Worker] = []
 
     def start(**changes: str) -> Worker:
-        started.append(Worker(folder, settings | changes))
+        started.append(Worker(folder, settings | changes, module=module))
         return started[-1]
 
     try:

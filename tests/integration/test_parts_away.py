@@ -1,0 +1,212 @@
+"""Broker, database and store go away and come back under a living worker; its jobs end well.
+
+The api, the worker and the parts are real; the runners do what the prompt says. Nothing is started
+again but the part: who needs it finds it by itself, and no step is charged for what it waited.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import anyio
+import pytest
+import redis
+from celery import Celery
+from tests.integration.api_harness import Api, running_api, until
+from tests.support.worker_process import Worker, workers
+
+from cli.model_folders import bundled, install, register
+from cli.stack.embedded import Infrastructure
+from shared.doorbell import TASK_NAME, celery_queue, publisher_settings
+
+SETTINGS = {
+    "DF_DEVICE": "cpu",
+    "DF_DRAIN_S": "0",
+    # Longer than any part is away here: nobody may be swept. Patience itself is tested elsewhere.
+    "DF_LEASE_RENEW_S": "0.5",
+}
+BY_POLLING, BY_THE_BELL = "0.1", "3600"
+DOORBELLS = "dreamforge_doorbells_total"
+
+
+class Fabric:
+    def __init__(self, api: Api, worker: Worker, stack: Infrastructure, folder: Path) -> None:
+        self.api = api
+        self.worker = worker
+        self.stack = stack
+        self.folder = folder
+
+    def create(self, prompt: str = "quick", **changes: Any) -> str:
+        return self.api.create(prompt=prompt, seed=1, **changes)
+
+    def status(self, job: str) -> str:
+        return str(self.api.client.get(f"/v1/jobs/{job}").json()["status"])
+
+    def ended(self, *made: str) -> None:
+        """Wait until these jobs succeeded, each at the first try."""
+        for job in made:
+            self.worker.until(partial(self._over, job), f"job {job} ends")
+            assert self.step(job) == ("succeeded", 1, 0)
+
+    def _over(self, job: str) -> bool:
+        return self.status(job) not in ("queued", "running")
+
+    def step(self, job: str) -> tuple[Any, ...]:
+        (row,) = self.api.sql("SELECT state, attempt, losses FROM steps WHERE job_id = %s", job)
+        return row
+
+    def events(self, *made: str) -> list[tuple[Any, ...]]:
+        return self.api.sql(
+            "SELECT job_id, seq, code FROM events WHERE job_id = ANY(%s::uuid[]) ORDER BY 1, 2",
+            list(made),
+        )
+
+    def held(self, *, count: int = 1) -> tuple[str, Path]:
+        """A job that runs until its file appears."""
+        file = self.folder / uuid4().hex
+        job = self.create(f"waits_for {file}", count=count)
+        self.worker.until(lambda: self.status(job) == "running", "it runs")
+        return job, file
+
+    def ring(self, *step_ids: str) -> None:
+        """What the doorbell says, from somebody who may say anything."""
+        with Celery("test", set_as_current=False) as celery:
+            celery.conf.update(publisher_settings(self.stack.environment["DF_REDIS_URL"], 1.0))
+            for step_id in step_ids:
+                celery.send_task(TASK_NAME, args=[step_id], queue=celery_queue("default"))
+
+
+@pytest.fixture
+def poll_s(request: pytest.FixtureRequest) -> str:
+    return str(getattr(request, "param", BY_POLLING))
+
+
+@pytest.fixture
+def fabric(
+    stack: Infrastructure, stack_environment: dict[str, str], tmp_path: Path, poll_s: str
+) -> Iterator[Fabric]:
+    models = tmp_path / "models"
+    register(stack_environment["DF_DATABASE_URL"], install(bundled()[0], models))
+    settings = stack_environment | SETTINGS
+    settings |= {"DF_MODELS_DIR": str(models), "DF_POLL_S": poll_s}
+    with (
+        running_api(stack_environment) as api,
+        workers(tmp_path / "worker", settings, module="tests.support.quick_worker") as start,
+    ):
+        anyio.run(api.ensure_bucket)
+        worker = start()
+        worker.wait_ready()
+        yield Fabric(api, worker, stack, tmp_path)
+
+
+# The broker ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("poll_s", [BY_THE_BELL], indirect=True)
+def test_the_consumer_hears_again_after_flushall_and_after_the_broker_was_killed(
+    fabric: Fabric,
+) -> None:
+    """This worker does not poll: what runs here was heard."""
+    fabric.ended(fabric.create())
+    with redis.Redis.from_url(fabric.stack.environment["DF_REDIS_URL"]) as broker:
+        broker.flushall()
+    fabric.ended(fabric.create())
+    fabric.stack.kill("broker")
+    unheard = fabric.create()
+    fabric.stack.restart("broker")
+    fabric.ended(fabric.create(), unheard)
+
+
+def test_without_a_broker_jobs_run_and_a_message_in_flight_makes_no_second_one(
+    fabric: Fabric,
+) -> None:
+    os.kill(fabric.worker.process.pid, signal.SIGSTOP)
+    in_flight = fabric.create()
+    # The broker has given it to the worker's connection, and the worker does not take it yet.
+    sent = 'dreamforge_doorbell_rings_total{outcome="sent"} 1.0'
+    until(lambda: sent in fabric.api.client.get("/metrics").text, "the message is on its way")
+    fabric.stack.kill("broker")
+    os.kill(fabric.worker.process.pid, signal.SIGCONT)
+    try:
+        started = time.monotonic()
+        unrung = [fabric.create() for _ in range(3)]
+        assert time.monotonic() - started < 3
+        fabric.ended(in_flight, *unrung)
+    finally:
+        fabric.stack.restart("broker")
+    before = fabric.events(in_flight, *unrung)
+    heard = fabric.worker.metric(DOORBELLS)
+    fabric.worker.until(lambda: _heard_more(fabric, heard), "the bell is heard again")
+    assert fabric.events(in_flight, *unrung) == before
+
+
+def _heard_more(fabric: Fabric, than: float) -> bool:
+    fabric.ring(str(uuid4()))
+    return fabric.worker.metric(DOORBELLS) > than
+
+
+@pytest.mark.parametrize("poll_s", [BY_THE_BELL], indirect=True)
+def test_messages_for_what_is_not_to_be_run_do_no_harm(fabric: Fabric) -> None:
+    running, file = fabric.held()
+    cancelled = fabric.create()
+    fabric.api.client.post(f"/v1/jobs/{cancelled}/cancel").raise_for_status()
+    before = fabric.events(running, cancelled)
+    heard = fabric.worker.metric(DOORBELLS)
+    false = [str(fabric.api.step_of(job)) for job in (running, running, cancelled)]
+    false += [str(uuid4()), "no id at all", ""]
+    fabric.ring(*false)
+    fabric.worker.until(
+        lambda: fabric.worker.metric(DOORBELLS) >= heard + len(false), "all are heard"
+    )
+    assert fabric.events(running, cancelled) == before
+    file.touch()
+    fabric.ended(running)
+    late = fabric.events(running)
+    fabric.ring(str(fabric.api.step_of(running)))
+    fabric.ended(fabric.create())
+    assert fabric.events(running) == late
+
+
+# The database -------------------------------------------------------------------------------------
+
+
+def test_a_step_runs_on_while_the_database_is_away_and_is_written_when_it_is_back(
+    fabric: Fabric,
+) -> None:
+    job, file = fabric.held(count=2)
+    runner = fabric.worker.wait_runner()
+    fabric.stack.kill("postgres")
+    refused = fabric.api.client.post("/v1/jobs", json={"type": "generate", "prompt": "quick"})
+    assert (refused.status_code, refused.json()["code"]) == (503, "infra_unavailable")
+    assert int(refused.headers["Retry-After"]) > 0
+    file.touch()  # its pictures are finished while nobody can write them down
+    fabric.worker.until(lambda: not runner.is_running(), "its runner has done its work and left")
+    fabric.stack.restart("postgres")
+    fabric.ended(job, fabric.create())
+    assert len(fabric.api.client.get(f"/v1/jobs/{job}/artifacts").json()["artifacts"]) == 2
+
+
+# The object store ---------------------------------------------------------------------------------
+
+
+def test_pictures_wait_for_the_store_without_holding_the_device(fabric: Fabric) -> None:
+    waiting, file = fabric.held(count=2)
+    fabric.stack.kill("store")
+    file.touch()
+    # The only slot serves another step before the first one has its verdict.
+    running, other = fabric.held()
+    assert fabric.status(waiting) == "running"
+    fabric.stack.restart("store")
+    fabric.ended(waiting)
+    other.touch()
+    fabric.ended(running)
+    for job, count in ((waiting, 2), (running, 1)):
+        listed = fabric.api.client.get(f"/v1/jobs/{job}/artifacts").json()["artifacts"]
+        assert sorted(each["item_index"] for each in listed) == list(range(count))
