@@ -41,6 +41,7 @@ def upscale_step(
         count=params.count,
         format=params.format,
         embed_metadata=params.embed_metadata,
+        jpeg_quality=params.jpeg_quality,
     )
     return NewStep(
         id=uuid4(),

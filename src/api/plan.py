@@ -53,7 +53,7 @@ def plan_job(body: CreateJob, model: Model, caller: Caller, settings: Settings) 
     """The job that `body` asks for. Raises `InvalidInput`, `ModelUnavailable`."""
     _refuse_disabled(model)
     _refuse_incapable(body, model)
-    params = _generate_params(body, model)
+    params = _generate_params(body, model, settings)
     name = body.preset or model.descriptor.get("default_preset") or DEFAULT_PRESET
     chosen = preset(name, settings.presets_dir)
     _check_preset(params, chosen)
@@ -126,7 +126,7 @@ def _refuse_incapable(body: CreateJob, model: Model) -> None:
         )
 
 
-def _generate_params(body: CreateJob, model: Model) -> GenerateParams:
+def _generate_params(body: CreateJob, model: Model, settings: Settings) -> GenerateParams:
     """The request with the model's defaults filled in, checked against the model's schema."""
     rules: dict[str, Any] = model.parameters_schema.get("properties", {})
     chosen = {name: getattr(body, name) for name in _BY_MODEL}
@@ -145,6 +145,7 @@ def _generate_params(body: CreateJob, model: Model) -> GenerateParams:
         prompt=body.prompt,
         seed=body.seed,
         embed_metadata=body.embed_metadata,
+        jpeg_quality=settings.jpeg_quality,
         **chosen,
     )
 

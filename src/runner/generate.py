@@ -50,6 +50,8 @@ class Generate:
     def run(self, params: GenerateParams, emit: Emit) -> int:
         assert self._ctx is not None and self._pipeline is not None, "run before prepare"
         self._pipeline.check(params)
+        if self._ctx.spec.preset.vae_tiling and not self._pipeline.tiled:
+            emit(_untiled())
         for cut in unread(self._pipeline, params):
             emit(_cut(cut))
         todo = [i for i in range(params.count) if i not in self._ctx.spec.done_items]
@@ -102,7 +104,7 @@ def _send(
     image: Image, index: int, seed: int, params: GenerateParams, facts: Facts, emit: Emit
 ) -> None:
     written = texts(facts, *image.size) if params.embed_metadata else None
-    data = encode_image(image, params.format, written)
+    data = encode_image(image, params.format, written, jpeg_quality=params.jpeg_quality)
     artifact = Artifact(
         item_index=index,
         format=params.format,
@@ -121,6 +123,11 @@ def _progress(stage: Stage, index: int, step: int, steps: int) -> Progress:
 def _blocked(index: int) -> Log:
     text = "the model's safety checker replaced this picture with a black one"
     return Log(level="WARNING", code="safety.blocked", message=text, item_index=index)
+
+
+def _untiled() -> Log:
+    text = "this pipeline cannot decode in tiles: it may need more memory than the preset says"
+    return Log(level="WARNING", code="preset.no_tiles", message=text)
 
 
 def _cut(cut: Cut) -> Log:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import io
 import zlib
-from typing import Literal
 
 from PIL.Image import Image
 
 from runner.metadata import Texts, jpeg_comment, jpeg_exif, png_chunks
+from shared.messages import JPEG_QUALITY, Format
 
 # Runs instead of matches: what PNG's filters leave of a picture repeats itself nearby or nowhere.
 # Measured (benchmarks/pictures): files as small as at the usual level 6, in a third of its time.
 PNG_COMPRESS_LEVEL = 1
 PNG_STRATEGY = zlib.Z_RLE
-# Visually lossless for photographs; above it files grow fast. 4:4:4 keeps coloured edges sharp.
-JPEG_QUALITY = 95
 
 
-def encode_image(image: Image, format: Literal["png", "jpg"], texts: Texts | None) -> bytes:
+def encode_image(
+    image: Image, format: Format, texts: Texts | None, *, jpeg_quality: int = JPEG_QUALITY
+) -> bytes:
     """Encode `image`; without `texts` the file says nothing of how it was made."""
     buffer = io.BytesIO()
     match format:
@@ -37,8 +37,8 @@ def encode_image(image: Image, format: Literal["png", "jpg"], texts: Texts | Non
             image.convert("RGB").save(
                 buffer,
                 "jpeg",
-                quality=JPEG_QUALITY,
-                subsampling=0,
+                quality=jpeg_quality,
+                subsampling=0,  # 4:4:4 keeps coloured edges sharp
                 exif=exif,
                 comment=comment,
             )

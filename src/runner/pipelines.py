@@ -65,10 +65,13 @@ PRELOADED = tuple(
 class TextToImage:
     """A loaded pipeline. `scheduler` is the stable name asked for, None for the folder's own."""
 
-    def __init__(self, pipeline: Any, family: Family, scheduler: str | None) -> None:
+    def __init__(
+        self, pipeline: Any, family: Family, scheduler: str | None, *, tiled: bool = False
+    ) -> None:
         self._pipeline = pipeline
         self._family = family
         self.scheduler = scheduler
+        self.tiled = tiled
 
     @property
     def scheduler_class(self) -> str:
@@ -158,10 +161,18 @@ def load(
     pipeline.set_progress_bar_config(disable=True)
     if scheduler is not None:
         replace_scheduler(pipeline, scheduler)
-    if preset.vae_tiling:
-        pipeline.vae.enable_tiling()
+    tiled = preset.vae_tiling and _tile(pipeline)
     PLACES[preset.offload](pipeline, preset.device)
-    return TextToImage(pipeline, family, scheduler)
+    return TextToImage(pipeline, family, scheduler, tiled=tiled)
+
+
+def _tile(pipeline: Any) -> bool:
+    """Decode large pictures in tiles, where the pipeline has a VAE that can; say whether."""
+    vae: Any = getattr(pipeline, "vae", None)
+    if not hasattr(vae, "use_tiling"):  # then `enable_tiling` is missing, or only raises
+        return False
+    vae.enable_tiling()
+    return True
 
 
 def _from_folder(pipeline: Any, folder: Path, dtype: torch.dtype) -> Any:

@@ -88,7 +88,7 @@ class Upscale:
             versions=ctx.versions,
         )
         written = upscale_texts(facts) if params.embed_metadata else None
-        data = encode_image(larger, params.format, written)
+        data = encode_image(larger, params.format, written, jpeg_quality=params.jpeg_quality)
         artifact = Artifact(
             item_index=index,
             format=params.format,

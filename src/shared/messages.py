@@ -37,6 +37,9 @@ MAX_SEED = 2**53
 MAX_COUNT = 100
 
 Format = Literal["png", "jpg"]
+# Visually lossless for photographs; above it files grow fast (benchmarks/pictures).
+JPEG_QUALITY = 95
+JpegQuality = Annotated[int, Field(ge=1, le=100)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 _T = TypeVar("_T")
@@ -76,6 +79,7 @@ class GenerateParams(Message):
     count: int = Field(default=1, ge=1, le=MAX_COUNT)
     format: Format = "png"
     embed_metadata: bool = True
+    jpeg_quality: JpegQuality = JPEG_QUALITY
 
 
 class ResampleParams(Message):
@@ -86,6 +90,7 @@ class ResampleParams(Message):
     count: int = Field(default=1, ge=1, le=MAX_COUNT)
     format: Format = "png"
     embed_metadata: bool = True
+    jpeg_quality: JpegQuality = JPEG_QUALITY
 
 
 UpscaleParams = ResampleParams

@@ -18,6 +18,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.keys import ApiKey, parse_api_keys
+from shared.messages import JPEG_QUALITY, JpegQuality
 from shared.presets import PresetError, presets
 
 SECRETS_DIR = Path("/run/secrets")
@@ -118,6 +119,9 @@ class Settings(BaseSettings):
     retain_jobs_s: float = Field(
         default=30 * 24 * 3600.0, gt=0, description="ended jobs with all that is left of them"
     )
+
+    # Pictures ------------------------------------------------------------------------------------
+    jpeg_quality: JpegQuality = JPEG_QUALITY
 
     log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
 

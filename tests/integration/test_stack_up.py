@@ -196,6 +196,12 @@ def test_a_model_folder_is_imported_into_the_running_stack(stack: Running) -> No
     assert folder.name in stack.cli("model", "list").stdout
 
 
+def test_presets_are_compared_with_a_model_of_the_running_stack(stack: Running) -> None:
+    done = stack.cli("preset", "fit", "dreamforge-demo@1", "-o", "json")
+    assert done.returncode == 0, done.stderr
+    assert {row["preset"]: row["fits"] for row in json.loads(done.stdout)}["cpu"] is True
+
+
 def test_doctor_finds_a_running_stack_well(stack: Running) -> None:
     found = stack.cli("doctor")
     assert found.returncode == 0, found.stdout

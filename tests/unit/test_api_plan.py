@@ -197,6 +197,13 @@ def test_a_kind_that_the_preset_does_not_know_is_refused_with_those_it_does(tmp_
     assert "no memory figure for models of kind 'flux'; it knows sd" in error.message
 
 
+def test_the_quality_of_jpg_files_is_the_settings_for_both_steps() -> None:
+    chain = {"upscale": {"scale": 2, "impl": "resample"}}
+    steps = plan(limits=settings(jpeg_quality=80), format="jpg", chain=chain).steps
+    assert [step.params["jpeg_quality"] for step in steps] == [80, 80]
+    assert plan().steps[0].params["jpeg_quality"] == 95
+
+
 def test_a_disabled_model_is_unavailable() -> None:
     assert isinstance(refusal(model(enabled=False)), ModelUnavailable)
 
@@ -220,6 +227,7 @@ def test_a_chain_has_a_second_step_with_everything_pinned_but_no_model() -> None
         "count": 3,
         "format": "jpg",
         "embed_metadata": False,
+        "jpeg_quality": 95,
     }
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from tests.support.families import FAMILIES, build, describe
 from tests.support.single_files import CONVERTERS, convert
 
+from runner import pipelines
 from runner.pipelines import TextToImage, load
 from runner.prompts import unread
 from runner.schedulers import CLASSES
@@ -110,6 +113,16 @@ def test_every_scheduler_that_a_kind_lists_loads_and_samples(
     pixels(pipeline, params(), seed=2)
     assert (pixels(pipeline, params(), seed=1) == made).all()
     assert np.ptp(made) > 10, "a picture of one colour: this scheduler has made no sense of it"
+
+
+def test_a_pipeline_whose_vae_has_no_tiles_is_drawn_whole(model: Callable[[str], Model]) -> None:
+    folder, descriptor = model("lcm")
+    tiles = CPU.model_copy(update={"vae_tiling": True})
+    assert load(descriptor.kind, folder, tiles, None).tiled
+    # As Kandinsky's, whose part of that kind has another name as well.
+    untiled = SimpleNamespace(vae=diffusers.VQModel(block_out_channels=(8,), norm_num_groups=4))
+    assert not pipelines._tile(untiled)
+    assert not pipelines._tile(SimpleNamespace(movq=untiled.vae))
 
 
 @pytest.mark.parametrize("family", ["flux", "lcm"])

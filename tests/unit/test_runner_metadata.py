@@ -156,6 +156,15 @@ def test_longest_prompts_fit_into_a_jpeg(character: str) -> None:
     assert json.loads(read.info["comment"]) == full(about, 16, 8)
 
 
+def test_a_lower_quality_makes_a_smaller_jpg_and_no_other_png() -> None:
+    picture = Image.effect_noise((64, 64), 40).convert("RGB")
+    sizes = [len(encode_image(picture, "jpg", None, jpeg_quality=q)) for q in (10, 80, 95, 100)]
+    assert sizes == sorted(set(sizes))
+    assert encode_image(picture, "jpg", None) == encode_image(picture, "jpg", None, jpeg_quality=95)
+    best, worst = (encode_image(picture, "png", None, jpeg_quality=q) for q in (100, 1))
+    assert best == worst
+
+
 def test_pictures_with_transparency_keep_it_as_png_and_lose_only_it_as_jpg() -> None:
     clear = image().convert("RGBA")
     clear.putalpha(Image.linear_gradient("L").resize(clear.size))
