@@ -9,14 +9,20 @@ from __future__ import annotations
 from uuid import uuid4
 
 from api.requests import CreateJob, Upscale
+from api.upscaler_choice import RESAMPLE, impl_of, scale_of
 from shared.db.create import NewStep
+from shared.db.models import Model
 from shared.errors import InvalidInput
-from shared.messages import GenerateParams, ResampleParams
+from shared.messages import (
+    DiffusionParams,
+    EnlargeParams,
+    GanParams,
+    GenerateParams,
+    ResampleParams,
+)
 from shared.presets import Preset
 
 NAME = "upscale"
-# What this release can do at all; `auto` chooses among those that invent detail.
-IMPLEMENTATIONS = ("resample",)
 
 # Measured on a runner that resamples pictures of up to 9 megapixels: 400 MB of imports, 13 bytes
 # for each pixel of the result, with half as much again for the allocator.
@@ -25,54 +31,56 @@ RESAMPLE_BYTES_PER_PIXEL = 20
 
 
 def upscale_step(
-    body: CreateJob, first: NewStep, params: GenerateParams, preset: Preset
+    body: CreateJob,
+    first: NewStep,
+    params: GenerateParams,
+    preset: Preset,
+    upscaler: Model | None,
 ) -> NewStep | None:
-    """The step that enlarges what `first` makes; None when nobody asked for one.
+    """The step that enlarges what `first` makes with `upscaler`; None when nobody asked for one.
 
-    Raises `InvalidInput` for an implementation that there is not, and for too many pixels.
+    Raises `InvalidInput` for too many pixels, and for a picture that the upscaler cannot take.
     """
     asked = None if body.chain is None else body.chain.upscale
     if asked is None:
         return None
-    _check_available(asked)
-    pixels = _pixels(asked, params, preset)
-    chosen = ResampleParams(
-        scale=asked.scale,
-        count=params.count,
-        format=params.format,
-        embed_metadata=params.embed_metadata,
-        jpeg_quality=params.jpeg_quality,
-    )
+    assert (upscaler is None) == (asked.impl == RESAMPLE), "chosen by api.upscaler_choice"
+    _check_pixels(asked, params, preset)
     return NewStep(
         id=uuid4(),
         name=NAME,
         type=NAME,
-        params=chosen.model_dump(mode="json"),
+        params=_params(asked, params, upscaler).model_dump(mode="json"),
         queue=first.queue,
         device=first.device,
-        preset=preset.pinned(None),
-        vram_bytes=_resample_bytes(preset, pixels),
+        preset=preset.pinned(None if upscaler is None else upscaler.kind),
+        vram_bytes=_bytes(asked, params, preset, upscaler),
         timeout_s=first.timeout_s,
-        model_id=None,
-        checkpoint_sha256=None,
+        model_id=None if upscaler is None else upscaler.id,
+        checkpoint_sha256=None if upscaler is None else upscaler.checkpoint_sha256,
     )
 
 
-def _check_available(asked: Upscale) -> None:
-    if asked.impl in IMPLEMENTATIONS:
-        return
-    available = ", ".join(IMPLEMENTATIONS)
-    problem = f"{asked.impl!r} is not available"
-    if asked.impl == "auto":
-        problem = "'auto' finds no upscaler that adds detail, and never chooses 'resample' itself"
-    raise InvalidInput(
-        f"chain.upscale.impl: {problem}; available: {available}",
-        field="chain.upscale.impl",
-        available=list(IMPLEMENTATIONS),
+def _params(asked: Upscale, params: GenerateParams, upscaler: Model | None) -> EnlargeParams:
+    kept = {"count", "format", "embed_metadata", "jpeg_quality"}
+    common = params.model_dump(include=kept) | {"scale": asked.scale}
+    if upscaler is None:
+        return ResampleParams(**common)
+    _check_input(params, upscaler)
+    common["native_scale"] = scale_of(upscaler)
+    if impl_of(upscaler) == "gan":
+        return GanParams(**common)
+    defaults = upscaler.descriptor["defaults"]
+    return DiffusionParams(
+        **common,
+        prompt=params.prompt,
+        negative_prompt=params.negative_prompt,
+        steps=defaults["steps"],
+        guidance=float(defaults["guidance"]),
     )
 
 
-def _pixels(asked: Upscale, params: GenerateParams, preset: Preset) -> int:
+def _check_pixels(asked: Upscale, params: GenerateParams, preset: Preset) -> None:
     width, height = params.width * asked.scale, params.height * asked.scale
     if width * height > preset.max_pixels:
         raise InvalidInput(
@@ -81,10 +89,30 @@ def _pixels(asked: Upscale, params: GenerateParams, preset: Preset) -> int:
             field="chain.upscale.scale",
             maximum_pixels=preset.max_pixels,
         )
-    return width * height
 
 
-def _resample_bytes(preset: Preset, pixels: int) -> int:
+def _check_input(params: GenerateParams, upscaler: Model) -> None:
+    """The upscaler's schema is about the sides of what it is given."""
+    rules = upscaler.parameters_schema["properties"]
+    for side in ("width", "height"):
+        value, rule = getattr(params, side), rules[side]
+        fits = rule["minimum"] <= value <= rule["maximum"] and value % rule["multipleOf"] == 0
+        if not fits:
+            raise InvalidInput(
+                f"{side}: {upscaler.name} takes pictures of {rule['minimum']} to "
+                f"{rule['maximum']} pixels in multiples of {rule['multipleOf']}",
+                field=side,
+                minimum=rule["minimum"],
+                maximum=rule["maximum"],
+                multipleOf=rule["multipleOf"],
+            )
+
+
+def _bytes(asked: Upscale, params: GenerateParams, preset: Preset, upscaler: Model | None) -> int:
+    scale = asked.scale if upscaler is None else max(asked.scale, scale_of(upscaler))
+    pixels = params.width * params.height * scale**2
+    if upscaler is not None:
+        return preset.vram_for(upscaler.kind, pixels)
     if preset.device != "cpu":
         return 0
     return RESAMPLE_BASE_BYTES + RESAMPLE_BYTES_PER_PIXEL * pixels

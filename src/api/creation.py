@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from api.context import Context
-from api.model_choice import choose_model
+from api.model_choice import choose_model, choose_upscaler
 from api.plan import Caller, plan_job, refuse_impossible
 from api.requests import CreateJob
 from shared.db import presence
@@ -25,8 +25,10 @@ async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
                 return earlier
         settings = context.settings
         model = await choose_model(connection, body.model_id, settings.default_model)
-        job = plan_job(body, model, caller, settings)
-        refuse_impossible(job, await presence.live_workers(connection))
+        live = await presence.live_workers(connection)
+        upscaler = await choose_upscaler(connection, body, live)
+        job = plan_job(body, model, caller, settings, upscaler=upscaler)
+        refuse_impossible(job, live)
         return await create_job(connection, job)
 
     created = await context.database.transaction(work)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from api.ids import parse_id
+from api.requests import CreateJob
+from api.upscaler_choice import choose
 from shared.db import models
 from shared.db.connection import Connection
 from shared.db.models import Model
+from shared.db.presence import Worker
 from shared.errors import InvalidInput, ModelUnavailable
 
 
@@ -32,8 +37,22 @@ async def choose_model(connection: Connection, reference: str | None, default: s
     return found
 
 
+async def choose_upscaler(
+    connection: Connection, body: CreateJob, live: Sequence[Worker]
+) -> Model | None:
+    """The model of the second step; None when there is no such step, or it needs none."""
+    asked = None if body.chain is None else body.chain.upscale
+    if asked is None:
+        return None
+    return choose(asked, await models.list_models(connection), live)
+
+
 async def _the_only_one(connection: Connection) -> Model:
-    usable = [model for model in await models.list_models(connection) if model.enabled]
+    usable = [
+        model
+        for model in await models.list_models(connection)
+        if model.enabled and "generate" in model.capabilities
+    ]
     if not usable:
         raise ModelUnavailable(
             "no model is installed; `dreamforge model import <folder>` registers one"

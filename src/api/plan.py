@@ -49,8 +49,18 @@ class Caller:
     key: IdempotencyKey | None
 
 
-def plan_job(body: CreateJob, model: Model, caller: Caller, settings: Settings) -> NewJob:
-    """The job that `body` asks for. Raises `InvalidInput`, `ModelUnavailable`."""
+def plan_job(
+    body: CreateJob,
+    model: Model,
+    caller: Caller,
+    settings: Settings,
+    *,
+    upscaler: Model | None = None,
+) -> NewJob:
+    """The job that `body` asks for, with `upscaler` for its second step.
+
+    Raises `InvalidInput`, `ModelUnavailable`.
+    """
     _refuse_disabled(model)
     _refuse_incapable(body, model)
     params = _generate_params(body, model, settings)
@@ -70,7 +80,7 @@ def plan_job(body: CreateJob, model: Model, caller: Caller, settings: Settings) 
         model_id=model.id,
         checkpoint_sha256=model.checkpoint_sha256,
     )
-    second = upscale_step(body, step, params, chosen)
+    second = upscale_step(body, step, params, chosen, upscaler)
     return NewJob(
         id=uuid4(),
         type=body.type,

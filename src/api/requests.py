@@ -75,6 +75,10 @@ class Upscale(Strict):
         description="refuse an upscaler that was made for another scale, instead of resampling "
         "its result to the one that was asked for",
     )
+    model_id: Name | None = Field(
+        default=None,
+        description="an upscaler's id, its name, or name@version; default: the one that suits",
+    )
 
 
 class Chain(Strict):

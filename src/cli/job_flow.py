@@ -38,9 +38,11 @@ def create(
     return job
 
 
-def chain(scale: int | None, impl: str | None, strict: bool) -> dict[str, Any] | None:
+def chain(
+    scale: int | None, impl: str | None, model: str | None, strict: bool
+) -> dict[str, Any] | None:
     """The request's `chain` for `--upscale` and what belongs to it; None without one."""
-    given = {"scale": scale, "impl": impl, "strict_scale": strict or None}
+    given = {"scale": scale, "impl": impl, "model_id": model, "strict_scale": strict or None}
     upscale = {name: value for name, value in given.items() if value is not None}
     return {"upscale": upscale} if upscale else None
 

@@ -30,6 +30,9 @@ Upscale = Annotated[int | None, typer.Option(help="Enlarge in a second step: 2 o
 UpscaleImpl = Annotated[
     str | None, typer.Option("--upscale-impl", help="auto, gan, diffusion, or resample.")
 ]
+Upscaler = Annotated[
+    str | None, typer.Option("--upscaler", help="Id, name or name@version of an upscaler.")
+]
 StrictScale = Annotated[
     bool, typer.Option("--strict-scale", help="Refuse an upscaler made for another scale.")
 ]

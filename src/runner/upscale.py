@@ -4,49 +4,54 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
-from typing import Protocol
+from pathlib import Path
 
 import PIL.Image
 from PIL.Image import Image
 
+from runner.diffusion_upscale import Diffusion
+from runner.gan import Gan
 from runner.images import encode_image
 from runner.interface import Context, Emit
 from runner.metadata import Texts, texts_in
-from runner.resample import resampled
+from runner.resample import Resample, resampled
 from runner.upscale_metadata import UpscaleFacts, upscale_texts
-from shared.messages import Artifact, InputSpec, Progress, Stage, UpscaleParams, UpscaleSpec
+from runner.upscaler import Upscaler
+from shared.messages import (
+    Artifact,
+    DiffusionParams,
+    GanParams,
+    InputSpec,
+    Log,
+    ModelSpec,
+    Progress,
+    ResampleParams,
+    Stage,
+    UpscaleParams,
+    UpscaleSpec,
+)
+from shared.registry import check_installed
 
 _PILLOW_FORMATS = {"png": "PNG", "jpg": "JPEG"}
 
 
-class Upscaler(Protocol):
-    """One implementation, loaded. `name` is what the web UI would call it."""
-
-    @property
-    def name(self) -> str: ...
-
-    def enlarge(self, image: Image, size: tuple[int, int], emit: Emit) -> Image:
-        """`image` at `size` pixels, both sides larger by the scale that was asked for."""
-
-
-class Resample:
-    """Nothing to load, and done before anybody could ask how far it is."""
-
-    name = "Lanczos"
-
-    def __init__(self, _ctx: Context[UpscaleSpec]) -> None:
-        pass
-
-    def enlarge(self, image: Image, size: tuple[int, int], _emit: Emit) -> Image:
-        return resampled(image, size)
-
-
-UPSCALERS: dict[str, Callable[[Context[UpscaleSpec]], Upscaler]] = {"resample": Resample}
+def load(spec: UpscaleSpec) -> Upscaler:
+    """What the step asks for. Raises `ModelUnavailable` when its files are not as promised."""
+    if spec.model is not None:
+        check_installed(Path(spec.model.folder), checkpoint_sha256=spec.model.checkpoint_sha256)
+    match spec.params, spec.model:
+        case ResampleParams() as params, _:
+            return Resample(params)
+        case GanParams() as params, ModelSpec() as model:
+            return Gan(model, params, spec.preset)
+        case DiffusionParams() as params, ModelSpec() as model:
+            return Diffusion(model, params, spec.preset)
+        case _:
+            raise AssertionError("the spec was checked on arrival")
 
 
 class Upscale:
-    """Image to larger image with one of `UPSCALERS`. Seeds stay those of the inputs."""
+    """Image to larger image with what `load` gives. Seeds stay those of the inputs."""
 
     def __init__(self) -> None:
         self._ctx: Context[UpscaleSpec] | None = None
@@ -55,7 +60,7 @@ class Upscale:
     def prepare(self, ctx: Context[UpscaleSpec]) -> None:
         ctx.emit(Progress(stage="load", step=0, steps=1))
         self._ctx = ctx
-        self._upscaler = UPSCALERS[ctx.spec.params.impl](ctx)
+        self._upscaler = load(ctx.spec)
         ctx.emit(Progress(stage="load", step=1, steps=1))
 
     def run(self, params: UpscaleParams, emit: Emit) -> int:
@@ -73,16 +78,24 @@ class Upscale:
     def _item(self, index: int, params: UpscaleParams, emit: Emit) -> None:
         assert self._ctx is not None and self._upscaler is not None
         ctx, given = self._ctx, self._ctx.spec.inputs[index]
-        emit(_progress("sampling", index, 0))
+
+        def on_step(done: int, total: int) -> None:
+            emit(_progress("sampling", index, done, total))
+            ctx.stop.check()
+
+        emit(_progress("sampling", index, 0, 1))
         image, texts = opened(ctx.inputs.pull(index), given)
-        size = image.width * params.scale, image.height * params.scale
-        larger = self._upscaler.enlarge(image, size, emit)
-        emit(_progress("sampling", index, 1))
-        emit(_progress("decode", index, 0))
+        larger = self._upscaler.enlarge(image, given, on_step)
+        emit(_progress("decode", index, 0, 1))
+        native, size = larger.size, (image.width * params.scale, image.height * params.scale)
+        if native != size:
+            emit(_resampled(index, native, size))
+            larger = resampled(larger, size)
         facts = UpscaleFacts(
             spec=ctx.spec,
             given=given,
             upscaler=self._upscaler.name,
+            native=native,
             size=size,
             before=texts,
             versions=ctx.versions,
@@ -98,7 +111,7 @@ class Upscale:
             sha256=hashlib.sha256(data).hexdigest(),
         )
         emit(artifact, data)
-        emit(_progress("decode", index, 1))
+        emit(_progress("decode", index, 1, 1))
 
 
 def opened(data: bytes, given: InputSpec) -> tuple[Image, Texts]:
@@ -114,5 +127,15 @@ def opened(data: bytes, given: InputSpec) -> tuple[Image, Texts]:
     return image, texts_in(image)
 
 
-def _progress(stage: Stage, index: int, step: int) -> Progress:
-    return Progress(stage=stage, item_index=index, step=step, steps=1)
+def _progress(stage: Stage, index: int, step: int, steps: int) -> Progress:
+    return Progress(stage=stage, item_index=index, step=step, steps=steps)
+
+
+def _resampled(index: int, native: tuple[int, int], size: tuple[int, int]) -> Log:
+    return Log(
+        level="WARNING",
+        code="scale.resampled",
+        message=f"the upscaler made {native[0]}x{native[1]}; resampled to {size[0]}x{size[1]}, "
+        "which was asked for (`strict_scale` refuses that)",
+        item_index=index,
+    )

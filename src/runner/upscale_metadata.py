@@ -18,11 +18,13 @@ from shared.messages import InputSpec, UpscaleSpec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UpscaleFacts:
-    """Everything that is known about one enlarged item. `size` is the result's, in pixels."""
+    """Everything that is known about one enlarged item. Sizes are pixels: `native` what the
+    upscaler made, `size` what it was then brought to."""
 
     spec: UpscaleSpec
     given: InputSpec
     upscaler: str
+    native: tuple[int, int]
     size: tuple[int, int]
     before: Texts
     versions: dict[str, str]
@@ -59,6 +61,8 @@ def _full(facts: UpscaleFacts) -> dict[str, Any]:
         "upscale": {
             "scale": spec.params.scale,
             "impl": spec.params.impl,
+            "native_width": facts.native[0],
+            "native_height": facts.native[1],
             "model": None if model is None else model.model_dump(mode="json", exclude={"folder"}),
         },
         "input": {"sha256": given.sha256, "width": given.width, "height": given.height},

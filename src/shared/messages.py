@@ -82,10 +82,9 @@ class GenerateParams(Message):
     jpeg_quality: JpegQuality = JPEG_QUALITY
 
 
-class ResampleParams(Message):
-    """An `upscale` step that only resamples: each side times `scale`, nothing is invented."""
+class EnlargeParams(Message):
+    """What every `upscale` step has: each side times `scale`."""
 
-    impl: Literal["resample"] = "resample"
     scale: Literal[2, 4]
     count: int = Field(default=1, ge=1, le=MAX_COUNT)
     format: Format = "png"
@@ -93,7 +92,31 @@ class ResampleParams(Message):
     jpeg_quality: JpegQuality = JPEG_QUALITY
 
 
-UpscaleParams = ResampleParams
+class ResampleParams(EnlargeParams):
+    """Only resampled: nothing is invented."""
+
+    impl: Literal["resample"] = "resample"
+
+
+class GanParams(EnlargeParams):
+    """By a network that knows one scale; resampled if another was asked for."""
+
+    impl: Literal["gan"] = "gan"
+    native_scale: int = Field(ge=2, le=8)
+
+
+class DiffusionParams(EnlargeParams):
+    """By a diffusion pipeline, which draws again what the prompt says."""
+
+    impl: Literal["diffusion"] = "diffusion"
+    native_scale: int = Field(ge=2, le=8)
+    prompt: str
+    negative_prompt: str = ""
+    steps: int
+    guidance: float
+
+
+UpscaleParams = Annotated[ResampleParams | GanParams | DiffusionParams, Field(discriminator="impl")]
 
 
 class InputSpec(Message):
@@ -145,7 +168,9 @@ class UpscaleSpec(StepSpec):
     inputs: list[InputSpec] = Field(max_length=MAX_COUNT)
 
     @model_validator(mode="after")
-    def _one_input_for_each_item(self) -> Self:
+    def _consistent(self) -> Self:
+        if (self.model is None) != isinstance(self.params, ResampleParams):
+            raise ValueError("model: resampling needs none, every other way needs one")
         if [each.item_index for each in self.inputs] != list(range(self.params.count)):
             raise ValueError(f"inputs: not those of items 0 to {self.params.count - 1}")
         return self

@@ -20,7 +20,8 @@ DESCRIPTOR = "dreamforge.json"
 INDEX = "model_index.json"
 # Of a single-file model: a diffusers folder without weights, from which its parts are configured.
 CONFIG = "config/"
-Layout = Literal["diffusers", "single_file"]
+ONE_FILE = "model.safetensors"  # the weights of a network that is no pipeline
+Layout = Literal["diffusers", "single_file", "network"]
 # .model: SentencePiece. Pictures belong to a model card; nothing here ever decodes them.
 ALLOWED = frozenset({".safetensors", ".json", ".txt", ".md", ".model", ".png", ".jpg"})
 ALLOWED_NAMES = frozenset({"LICENSE", "NOTICE", "README"})
@@ -41,11 +42,14 @@ HASH_CHUNK_BYTES = 1 << 20
 def check_folder(folder: Path) -> list[str]:
     """Refuse a folder that must not or cannot be loaded; return its files, sorted."""
     files = list_files(folder)
-    if layout_of(files) == "single_file":
-        _check_single_file(files)
-        _check_index(folder, files, base=CONFIG)
-    else:
-        _check_index(folder, files, base="")
+    match layout_of(files):
+        case "diffusers":
+            _check_index(folder, files, base="")
+        case "single_file":
+            _check_single_file(files)
+            _check_index(folder, files, base=CONFIG)
+        case "network":
+            pass  # it has no parts; what it is, its tensors say
     for name in files:
         if name.endswith(".safetensors"):
             check_safetensors(folder, name)
@@ -53,8 +57,14 @@ def check_folder(folder: Path) -> list[str]:
 
 
 def layout_of(files: list[str]) -> Layout:
-    """How the weights lie: a part each in its folder, or all in one file beside `config/`."""
-    return "single_file" if f"{CONFIG}{INDEX}" in files and INDEX not in files else "diffusers"
+    """How the weights lie: a part each in its folder, all in one file beside `config/`, or alone
+    in the one file of a network that needs no other part."""
+    if INDEX in files:
+        return "diffusers"
+    if f"{CONFIG}{INDEX}" in files:
+        return "single_file"
+    weights = [name for name in files if name.endswith(".safetensors")]
+    return "network" if weights == [ONE_FILE] else "diffusers"
 
 
 def list_files(folder: Path) -> list[str]:
@@ -128,6 +138,14 @@ def check_safetensors(folder: Path, name: str) -> None:
     end = max((_end(name, entry, data_bytes) for entry in _tensors(name, raw)), default=0)
     if end != data_bytes:
         raise _broken(name, f"its tensors need {end} bytes, it holds {data_bytes}")
+
+
+def tensor_shapes(folder: Path, name: str) -> dict[str, list[int]]:
+    """The tensors of a safetensors file that was checked, by name; reads nothing but the header."""
+    with (folder / name).open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(min(length, MAX_HEADER_BYTES)))
+    return {key: entry["shape"] for key, entry in header.items() if key != "__metadata__"}
 
 
 def _tensors(name: str, raw: bytes) -> list[Any]:

@@ -21,7 +21,15 @@ MAX_GUIDANCE = 50.0
 MAX_COUNT = 100
 MAX_PROMPT = 4096  # characters
 
-Kind = Literal["sd", "sdxl", "sd3", "flux", "auto"]
+Kind = Literal["sd", "sdxl", "sd3", "flux", "auto", "esrgan", "sd_upscale", "sd_latent_upscale"]
+Capability = Literal["generate", "upscale"]
+Upscaling = Literal["gan", "diffusion"]
+# Which `chain.upscale.impl` a kind of upscaler is.
+UPSCALING_OF: dict[Kind, Upscaling] = {
+    "esrgan": "gan",
+    "sd_upscale": "diffusion",
+    "sd_latent_upscale": "diffusion",
+}
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
@@ -45,10 +53,23 @@ SCHEDULERS_OF: dict[Kind, tuple[str, ...]] = {
     "sd3": FLOW_SCHEDULERS,
     "flux": FLOW_SCHEDULERS,
     "auto": (),  # nothing is known about it but what its folder says
+    "esrgan": (),
+    "sd_upscale": (),
+    "sd_latent_upscale": (),
 }
 # The autoencoder halves a side three times; these transformers pair latent pixels on top of that.
 # diffusers would round a Flux size down by itself, and we never change what was asked for.
-MULTIPLE_OF: dict[Kind, int] = {"sd": 8, "sdxl": 8, "sd3": 16, "flux": 16, "auto": 8}
+# For an upscaler these are the sides of the picture that it is given.
+MULTIPLE_OF: dict[Kind, int] = {
+    "sd": 8,
+    "sdxl": 8,
+    "sd3": 16,
+    "flux": 16,
+    "auto": 8,
+    "esrgan": 8,
+    "sd_upscale": 8,
+    "sd_latent_upscale": 64,  # a latent of an eighth, halved three times
+}
 # Flux is guidance-distilled, so a negative prompt has no effect on it. An empty one is accepted.
 MAX_NEGATIVE_PROMPT: dict[Kind, int] = {
     "sd": MAX_PROMPT,
@@ -56,6 +77,9 @@ MAX_NEGATIVE_PROMPT: dict[Kind, int] = {
     "sd3": MAX_PROMPT,
     "flux": 0,
     "auto": MAX_PROMPT,
+    "esrgan": 0,
+    "sd_upscale": MAX_PROMPT,
+    "sd_latent_upscale": MAX_PROMPT,
 }
 
 
@@ -111,7 +135,11 @@ class Defaults(Part):
 
 
 class ModelDescriptor(Part):
-    """The content of `dreamforge.json`. Sizes of pictures are pixels, of files bytes."""
+    """The content of `dreamforge.json`. Sizes of pictures are pixels, of files bytes.
+
+    Of an upscaler, `limits` and `defaults` are about the picture that it is given, and `scale` is
+    what it was made for: how many times as large its result is on each side.
+    """
 
     schema_version: Literal[1] = 1
     name: Name
@@ -125,7 +153,8 @@ class ModelDescriptor(Part):
     checkpoint_sha256: Sha256
     defaults: Defaults
     limits: Limits
-    capabilities: tuple[Literal["generate"], ...] = ("generate",)
+    capabilities: tuple[Capability, ...] = ("generate",)
+    scale: int | None = Field(default=None, ge=2, le=8)
     default_preset: Name = "cpu"
     # What the model can draw, where that is a short list (a demo model); for people, not checked.
     vocabulary: tuple[str, ...] | None = None
@@ -137,6 +166,11 @@ class ModelDescriptor(Part):
             raise ValueError("files must be sorted by path, each once")
         if self.checkpoint_sha256 != checkpoint_hash(self.files):
             raise ValueError("checkpoint_sha256 is not the hash of the listed safetensors files")
+        upscales = self.kind in UPSCALING_OF
+        if upscales != (self.scale is not None) or upscales != (self.capabilities == ("upscale",)):
+            raise ValueError("scale, and the capability upscale alone, go with kinds of upscalers")
+        if (self.layout == "network") != (self.kind == "esrgan"):
+            raise ValueError("layout: network is that of the kind esrgan, and of no other")
         problems = parameter_problems(self, self.defaults.model_dump())
         if problems:
             raise ValueError("defaults: " + "; ".join(f"{k} {v}" for k, v in problems.items()))

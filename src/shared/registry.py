@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from shared.errors import ModelUnavailable
+from shared.esrgan import esrgan_scale
 from shared.model_files import (
     CONFIG,
     DESCRIPTOR,
@@ -66,7 +67,11 @@ KIND_OF_CLASS: dict[str, Kind] = {
     "StableDiffusionXLPipeline": "sdxl",
     "StableDiffusion3Pipeline": "sd3",
     "FluxPipeline": "flux",
+    "StableDiffusionUpscalePipeline": "sd_upscale",
+    "StableDiffusionLatentUpscalePipeline": "sd_latent_upscale",
 }
+# What the stock upscaling pipelines multiply a side by.
+SCALE_OF: dict[Kind, int] = {"sd_upscale": 4, "sd_latent_upscale": 2}
 # What the makers of each family recommend: steps and guidance.
 RECOMMENDED: dict[Kind, tuple[int, float]] = {
     "sd": (25, 7.5),
@@ -74,8 +79,20 @@ RECOMMENDED: dict[Kind, tuple[int, float]] = {
     "sd3": (28, 7.0),
     "flux": (28, 3.5),
     "auto": (25, 5.0),
+    "esrgan": (1, 0.0),
+    "sd_upscale": (50, 9.0),
+    "sd_latent_upscale": (20, 0.0),
 }
-NATIVE_SIDE: dict[Kind, int] = {"sd": 512, "sdxl": 1024, "sd3": 1024, "flux": 1024, "auto": 512}
+NATIVE_SIDE: dict[Kind, int] = {
+    "sd": 512,
+    "sdxl": 1024,
+    "sd3": 1024,
+    "flux": 1024,
+    "auto": 512,
+    "esrgan": 256,
+    "sd_upscale": 128,
+    "sd_latent_upscale": 512,
+}
 
 
 def read_model(folder: Path) -> ModelDescriptor:
@@ -137,8 +154,11 @@ def describe_folder(
     )
     layout = layout_of([file.path for file in files])
     parts = folder / CONFIG if layout == "single_file" else folder
-    kind = kind or KIND_OF_CLASS.get(str(read_json(parts, INDEX)["_class_name"]), "auto")
-    side = _native_side(parts, kind)
+    if kind is None:
+        kind = "esrgan" if layout == "network" else _kind_of_index(parts)
+    scale = esrgan_scale(folder) if kind == "esrgan" else SCALE_OF.get(kind)
+    # Of an upscaler the configuration says what it works on inside, not what it is given.
+    side = NATIVE_SIDE[kind] if scale else _native_side(parts, kind)
     steps, guidance = RECOMMENDED[kind]
     return ModelDescriptor(
         name=name,
@@ -151,6 +171,8 @@ def describe_folder(
         checkpoint_sha256=checkpoint_hash(files),
         defaults=defaults or Defaults(width=side, height=side, steps=steps, guidance=guidance),
         limits=limits or _limits(side, MULTIPLE_OF[kind]),
+        capabilities=("upscale",) if scale else ("generate",),
+        scale=scale,
         default_preset=default_preset,
         vocabulary=vocabulary,
     )
@@ -184,6 +206,10 @@ def _check_listed(folder: Path, descriptor: ModelDescriptor, found: list[str]) -
         actual = (folder / name).stat().st_size
         if actual != size_bytes:
             raise ModelUnavailable(f"{name}: {actual} bytes, should be {size_bytes}", file=name)
+
+
+def _kind_of_index(parts: Path) -> Kind:
+    return KIND_OF_CLASS.get(str(read_json(parts, INDEX)["_class_name"]), "auto")
 
 
 def _native_side(folder: Path, kind: Kind) -> int:

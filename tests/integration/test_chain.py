@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from PIL import Image
 from tests.integration.api_harness import Api, running_api, until
+from tests.support import upscalers
 from tests.support.worker_process import workers
 
 from cli.entry import run
@@ -38,6 +39,9 @@ def api(stack: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> Iter
     model = folder / "models/sd/tiny@1"
     subprocess.run([sys.executable, "-m", "runner.tiny", str(model)], check=True)
     register(url, model)
+    gan = folder / "models/esrgan/tiny-gan@1"
+    upscalers.esrgan(gan, scale=4)
+    register(url, gan)
     ours = {"DF_MODELS_DIR": str(folder / "models"), "DF_DEVICE": "cpu", "DF_DRAIN_S": "0"}
     with workers(folder, dict(stack.environment) | ours) as start:
         start()
@@ -111,6 +115,22 @@ def check_stream(events: list[dict[str, Any]]) -> None:
     assert written == ["generate"] * 2 + ["upscale"] * 2
 
 
+def test_auto_takes_the_gan_that_there_is_and_says_what_it_did_to_its_scale(api: Api) -> None:
+    job = api.create(chain={"upscale": {"scale": 2}}, seed=5)
+    done = finished(api, job)
+    assert done["status"] == "succeeded", done["error"]
+    (large,) = [opened(each) for each in pictures(api, job) if each["step"] == "upscale"]
+    assert large.size == (128, 128)
+    told = json.loads(large.info["dreamforge"])["upscale"]
+    assert (told["impl"], told["model"]["name"]) == ("gan", "tiny-gan")
+    assert (told["scale"], told["native_width"]) == (2, 256)
+    lines = api.client.get(f"/v1/jobs/{job}/logs").text.splitlines()
+    said = [entry["message"] for entry in map(json.loads, lines) if entry["code"] == "runner.log"]
+    assert "the upscaler made 256x256; resampled to 128x128" in said[0]
+    models = {model["name"]: model for model in api.client.get("/v1/models").json()["models"]}
+    assert models["tiny-gan"]["capabilities"] == ["upscale"]
+
+
 def test_the_command_line_makes_one_and_saves_only_the_large_picture(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,8 +185,9 @@ def test_a_failure_of_the_first_step_says_why_the_second_never_began(api: Api) -
 def test_what_is_not_available_or_too_large_is_refused_and_leaves_nothing(api: Api) -> None:
     ((before,),) = api.sql("SELECT count(*) FROM jobs")
     for chain, field in (
-        ({"scale": 2, "impl": "gan"}, "chain.upscale.impl"),
-        ({"scale": 2}, "chain.upscale.impl"),
+        ({"scale": 2, "impl": "diffusion"}, "available: resample, gan"),
+        ({"scale": 2, "strict_scale": True}, "tiny-gan@1 (4)"),
+        ({"scale": 2, "model_id": "tiny"}, "these can: tiny-gan@1"),
         ({"scale": 3, "impl": "resample"}, "chain.upscale.scale"),
     ):
         answer = api.client.post(

@@ -11,12 +11,13 @@ import pytest
 
 from api.plan import Caller, plan_job, refuse_impossible
 from api.requests import CreateJob
-from shared.db.create import NewJob
+from shared.db.create import NewJob, NewStep
 from shared.db.models import Model
 from shared.db.presence import Slot, Worker
 from shared.errors import DreamForgeError, InsufficientVram, InvalidInput, ModelUnavailable
 from shared.model_schema import (
     Defaults,
+    Kind,
     Limits,
     ModelDescriptor,
     ModelFile,
@@ -241,12 +242,55 @@ def test_no_chain_is_one_step() -> None:
     assert len(plan(chain={}).steps) == len(plan().steps) == 1
 
 
-@pytest.mark.parametrize("impl", ["auto", "diffusion", "gan"])
-def test_an_upscale_that_is_not_available_is_refused_with_what_is(impl: str) -> None:
-    error = refusal(chain={"upscale": {"scale": 2, "impl": impl}})
-    assert isinstance(error, InvalidInput)
-    assert error.details == {"field": "chain.upscale.impl", "available": ["resample"]}
-    assert "available: resample" in error.message
+def upscaler(kind: Kind, scale: int) -> Model:
+    side = 64 if kind == "sd_latent_upscale" else 16
+    facts: dict[str, Any] = model().descriptor | {
+        "kind": kind,
+        "layout": "network" if kind == "esrgan" else "diffusers",
+        "scale": scale,
+        "capabilities": ["upscale"],
+        "defaults": {"width": 64, "height": 64, "steps": 20, "guidance": 0},
+        "limits": {axis: {"min": side, "max": 128} for axis in ("width", "height")},
+    }
+    descriptor = ModelDescriptor.model_validate(facts)
+    return model(
+        kind=kind,
+        descriptor=descriptor.model_dump(mode="json"),
+        parameters_schema=parameters_schema(descriptor),
+        capabilities=["upscale"],
+    )
+
+
+def enlarging(second: Model, impl: str, **body: Any) -> NewStep:
+    chain = {"upscale": {"scale": 2, "impl": impl}}
+    request = CreateJob.model_validate({"type": "generate", "prompt": "x", "chain": chain} | body)
+    return plan_job(request, model(), CALLER, settings(), upscaler=second).steps[1]
+
+
+def test_an_upscaler_is_pinned_with_its_checkpoint_and_its_own_scale() -> None:
+    chosen = upscaler("esrgan", 4)
+    step = enlarging(chosen, "gan")
+    assert (step.model_id, step.checkpoint_sha256) == (chosen.id, chosen.checkpoint_sha256)
+    assert step.preset == preset("cpu").pinned("esrgan")
+    # What it makes on the way is larger than what was asked for.
+    assert step.vram_bytes == preset("cpu").vram_for("esrgan", 64 * 48 * 16)
+    assert (step.params["scale"], step.params["native_scale"]) == (2, 4)
+
+
+def test_a_diffusion_upscaler_draws_what_the_prompt_says() -> None:
+    step = enlarging(upscaler("sd_upscale", 4), "diffusion", negative_prompt="blurry")
+    drawn = {name: step.params[name] for name in ("prompt", "negative_prompt", "steps", "guidance")}
+    assert drawn == {"prompt": "x", "negative_prompt": "blurry", "steps": 20, "guidance": 0.0}
+
+
+def test_a_picture_that_an_upscaler_cannot_take_is_refused_with_what_it_can() -> None:
+    with pytest.raises(InvalidInput, match="height: tiny takes pictures of 64 to 128 pixels in"):
+        enlarging(upscaler("sd_latent_upscale", 2), "diffusion")
+
+
+def test_an_upscaler_does_not_generate() -> None:
+    error = refusal(upscaler("esrgan", 4))
+    assert "cannot generate" in error.message and error.details["field"] == "model_id"
 
 
 def test_more_pixels_than_the_preset_allows_are_refused_with_its_limit() -> None:

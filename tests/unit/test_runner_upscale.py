@@ -183,7 +183,13 @@ def test_the_file_says_what_the_original_said_and_what_was_done(png: bytes) -> N
     assert texts.dreamforge is not None
     told = {name: texts.dreamforge[name] for name in ("type", "step", "prompt", "seed")}
     assert told == {"type": "upscale", "step": "upscale", "prompt": "a cat", "seed": 7}
-    assert texts.dreamforge["upscale"] == {"scale": 2, "impl": "resample", "model": None}
+    assert texts.dreamforge["upscale"] == {
+        "scale": 2,
+        "impl": "resample",
+        "native_width": 32,
+        "native_height": 16,
+        "model": None,
+    }
     sha256 = hashlib.sha256(png).hexdigest()
     assert texts.dreamforge["input"] == {"sha256": sha256, "width": 16, "height": 8}
     assert (texts.dreamforge["width"], texts.dreamforge["height"]) == (32, 16)

@@ -29,6 +29,7 @@ from cli.options import (
     Timeout,
     Upscale,
     UpscaleImpl,
+    Upscaler,
     Wait,
     Width,
 )
@@ -50,6 +51,7 @@ def create(
     format: Format = None,
     upscale: Upscale = None,
     upscale_impl: UpscaleImpl = None,
+    upscaler: Upscaler = None,
     strict_scale: StrictScale = False,
     model: Model = None,
     preset: Preset = None,
@@ -79,7 +81,7 @@ def create(
             seed=seed,
             count=count,
             format=format,
-            chain=job_flow.chain(upscale, upscale_impl, strict_scale),
+            chain=job_flow.chain(upscale, upscale_impl, upscaler, strict_scale),
             preset=preset,
             timeout_s=timeout,
             embed_metadata=False if no_metadata else None,
@@ -102,6 +104,7 @@ def generate(
     count: Count = None,
     upscale: Upscale = None,
     upscale_impl: UpscaleImpl = None,
+    upscaler: Upscaler = None,
     strict_scale: StrictScale = False,
     model: Model = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
@@ -124,7 +127,7 @@ def generate(
             scheduler=scheduler,
             seed=seed,
             count=count,
-            chain=job_flow.chain(upscale, upscale_impl, strict_scale),
+            chain=job_flow.chain(upscale, upscale_impl, upscaler, strict_scale),
         )
         job_flow.follow(client, job["id"])
         paths = download(client, job["id"], prompt, out)

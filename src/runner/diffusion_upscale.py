@@ -1,0 +1,65 @@
+"""Enlarging with diffusers' two stock upscaling pipelines: x4 on pixels, x2 on latents.
+
+They draw again what the prompt says, at the larger size, so the prompt of the generation goes with
+it and the seed decides the detail. The folder is loaded like any other: safetensors, no code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers
+import torch
+from PIL.Image import Image
+
+from runner.pipelines import DTYPES, PLACES, quiet
+from runner.resample import resampled
+from runner.upscaler import OnStep
+from shared.messages import DiffusionParams, InputSpec, ModelSpec, PresetSpec
+
+PIPELINES = {
+    "sd_upscale": "StableDiffusionUpscalePipeline",
+    "sd_latent_upscale": "StableDiffusionLatentUpscalePipeline",
+}
+
+
+class Diffusion:
+    """A loaded pipeline on its device; `name` is the model's."""
+
+    def __init__(self, model: ModelSpec, params: DiffusionParams, preset: PresetSpec) -> None:
+        quiet()
+        self.name = f"{model.name}@{model.version}"
+        self._params = params
+        self._pipeline: Any = getattr(diffusers, PIPELINES[model.kind]).from_pretrained(
+            model.folder,
+            dtype=DTYPES[preset.dtype],
+            use_safetensors=True,
+            local_files_only=True,
+        )
+        self._pipeline.set_progress_bar_config(disable=True)
+        PLACES[preset.offload](self._pipeline, preset.device)
+
+    def enlarge(self, image: Image, given: InputSpec, on_step: OnStep) -> Image:
+        """`image` at the pipeline's own scale; `on_step` after each sampling step."""
+        params = self._params
+
+        def after(step: int, _timestep: Any, _latents: Any) -> None:
+            on_step(min(step + 1, params.steps), params.steps)
+
+        output = self._pipeline(
+            prompt=params.prompt,
+            negative_prompt=params.negative_prompt or None,
+            image=image.convert("RGB"),
+            num_inference_steps=params.steps,
+            guidance_scale=params.guidance,
+            # On the CPU on purpose: the same seed starts from the same noise on every device.
+            generator=torch.Generator("cpu").manual_seed(given.seed),
+            callback=after,
+        )
+        result: Image = output.images[0]
+        expected = (image.width * params.native_scale, image.height * params.native_scale)
+        if result.size != expected:
+            raise ValueError(f"the pipeline made {result.width}x{result.height} pixels instead")
+        if image.has_transparency_data:
+            result.putalpha(resampled(image.convert("RGBA").getchannel("A"), result.size))
+        return result

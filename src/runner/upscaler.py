@@ -1,0 +1,23 @@
+"""What an implementation of `upscale` is, once it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from PIL.Image import Image
+
+from shared.messages import InputSpec
+
+# (done, total): tiles, or sampling steps. May raise to stop.
+OnStep = Callable[[int, int], None]
+
+
+class Upscaler(Protocol):
+    """`name` is what metadata calls it."""
+
+    @property
+    def name(self) -> str: ...
+
+    def enlarge(self, image: Image, given: InputSpec, on_step: OnStep) -> Image:
+        """`image` at the implementation's own scale, with its alpha if it has one."""

@@ -1,0 +1,150 @@
+"""Tiny upscalers with random weights, as whole model folders: the real loading path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionLatentUpscalePipeline,
+    StableDiffusionUpscalePipeline,
+    UNet2DConditionModel,
+)
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from runner.gan import torchvision_or_stand_in
+from runner.pipelines import quiet
+from runner.tiny import TOKENS, _tokenizer
+from shared.messages import ModelSpec
+from shared.model_files import ONE_FILE
+from shared.registry import ModelDescriptor, Source, describe_folder, write_descriptor
+
+SEED = 7
+
+
+def esrgan(folder: Path, *, scale: int = 2, name: str = "tiny-gan") -> ModelDescriptor:
+    """An ESRGAN of one block, in the layout of its first release."""
+    with torchvision_or_stand_in():
+        from spandrel.architectures.ESRGAN import ESRGAN
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        network = ESRGAN(num_filters=8, num_blocks=1, scale=scale)
+    folder.mkdir(parents=True)
+    save_file(network.state_dict(), folder / ONE_FILE)
+    return _described(folder, name)
+
+
+def diffusion(folder: Path, kind: str, *, name: str = "tiny-diffusion") -> ModelDescriptor:
+    """One of diffusers' two upscaling pipelines, as small as its classes allow."""
+    quiet()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        pipeline = _x4() if kind == "sd_upscale" else _x2()
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return _described(folder, name)
+
+
+def spec_of(folder: Path, model: ModelDescriptor) -> ModelSpec:
+    return ModelSpec(
+        id="id",
+        name=model.name,
+        version=model.version,
+        kind=model.kind,
+        folder=str(folder),
+        checkpoint_sha256=model.checkpoint_sha256,
+    )
+
+
+def _described(folder: Path, name: str) -> ModelDescriptor:
+    descriptor = describe_folder(folder, name=name, version="1", source=Source(uri="tests"))
+    write_descriptor(folder, descriptor)
+    return descriptor
+
+
+def _text_encoder(width: int) -> CLIPTextModel:
+    tokenizer = _tokenizer()
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def _x4() -> StableDiffusionUpscalePipeline:
+    unet = UNet2DConditionModel(
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        sample_size=32,
+        in_channels=7,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=32,
+        attention_head_dim=8,
+        only_cross_attention=(True, False),
+        num_class_embeds=100,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(32, 32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=4,
+        scaling_factor=0.08333,
+    )
+    return StableDiffusionUpscalePipeline(
+        vae=vae,
+        text_encoder=_text_encoder(32),
+        tokenizer=_tokenizer(),
+        unet=unet,
+        low_res_scheduler=DDPMScheduler(),
+        scheduler=DDIMScheduler(prediction_type="v_prediction"),
+        max_noise_level=50,
+    )
+
+
+def _x2() -> StableDiffusionLatentUpscalePipeline:
+    unet = UNet2DConditionModel(
+        act_fn="gelu",
+        attention_head_dim=8,
+        norm_num_groups=None,
+        block_out_channels=[32, 32, 64, 64],
+        time_cond_proj_dim=160,
+        conv_in_kernel=1,
+        conv_out_kernel=1,
+        cross_attention_dim=32,
+        down_block_types=("KDownBlock2D",) + ("KCrossAttnDownBlock2D",) * 3,
+        up_block_types=("KCrossAttnUpBlock2D",) * 3 + ("KUpBlock2D",),
+        in_channels=8,
+        out_channels=5,
+        mid_block_type=None,
+        only_cross_attention=False,
+        resnet_time_scale_shift="scale_shift",
+        time_embedding_type="fourier",
+        timestep_post_act="gelu",
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(32, 32, 32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+    )
+    return StableDiffusionLatentUpscalePipeline(
+        vae=vae,
+        text_encoder=_text_encoder(32),
+        tokenizer=_tokenizer(),
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(prediction_type="sample"),
+    )
