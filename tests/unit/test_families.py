@@ -68,12 +68,36 @@ def test_every_family_draws_what_it_is_asked_for(
     pipeline = load(descriptor.kind, folder, CPU, None)
     image, blocked = pipeline.picture(params(), 1, lambda *step: seen.append(step))
     assert seen == [(1, 2), (2, 2)]
-    assert image.size == (64, 48)  # PixArt would pick a size of its own if it were let
+    assert image.size == (64, 48)
     assert not blocked
     first = np.asarray(image, dtype=np.int16)
     assert (pixels(pipeline, params()) == first).all()
     assert (pixels(pipeline, params(), seed=2) != first).any()
     assert (pixels(pipeline, params(prompt="a dog")) != first).any()
+
+
+def test_a_pipeline_that_prefers_sizes_of_its_own_draws_at_the_one_asked_for(
+    model: Callable[[str], Model],
+) -> None:
+    folder, descriptor = model("pixart")
+    pipeline = load(descriptor.kind, folder, CPU, None)
+
+    def drawn(*, binning: bool) -> Any:
+        image = pipeline._pipeline(
+            prompt=params().prompt,
+            width=64,
+            height=48,
+            num_inference_steps=2,
+            guidance_scale=3.0,
+            use_resolution_binning=binning,
+            clean_caption=False,
+            generator=torch.Generator("cpu").manual_seed(1),
+        ).images[0]
+        return np.asarray(image, dtype=np.int16)
+
+    assert (pixels(pipeline, params()) == drawn(binning=False)).all()
+    # Else it draws at 256 pixels and resizes, which the size of the result does not tell.
+    assert (pixels(pipeline, params()) != drawn(binning=True)).any()
 
 
 @pytest.mark.parametrize("family", CONVERTERS)
