@@ -5,16 +5,23 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
 
 import anyio
 import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
+from tests.support.stores import SUCCESS, InPostgres, claimed_job
 
+from shared.claims import Claim
 from shared.db import engine
 from shared.db.engine import Database
 from shared.errors import InfraUnavailable
+from shared.events import Code, NewEvent
+
+T = TypeVar("T")
 
 Work = Callable[[AsyncConnection], Awaitable[object]]
 
@@ -101,3 +108,72 @@ def test_a_server_that_hangs_is_given_up(
     finally:
         for backend in stopped:
             os.kill(backend, signal.SIGCONT)
+
+
+# A commit without an answer -----------------------------------------------------------------------
+
+
+class Forgetful(Database):
+    """Does what it is told and says that it does not know, or fails before it is done."""
+
+    lose: str | None = None
+
+    async def transaction(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        lose, self.lose = self.lose, None
+
+        async def cut(connection: AsyncConnection) -> T:
+            await work(connection)
+            raise InfraUnavailable("the connection broke before the commit")
+
+        done = await super().transaction(cut if lose == "commit" else work)
+        if lose == "answer":
+            raise InfraUnavailable("the connection broke after the commit")
+        return done
+
+
+ONE, TWO, THREE = (NewEvent(code=Code.SIGNAL_SENT, message=word) for word in "abc")
+
+
+def of_step(claim: Claim, *facts: NewEvent) -> list[NewEvent]:
+    return [replace(fact, step_id=claim.step_id) for fact in facts]
+
+
+@pytest.mark.parametrize("lost", ["answer", "commit"])
+@pytest.mark.parametrize("lost_again", ["answer", "commit", None])
+@pytest.mark.parametrize("between", [False, True])
+def test_facts_whose_commit_was_not_answered_are_written_once(
+    database_url: str, lost: str, lost_again: str | None, between: bool
+) -> None:
+    """The owner sends them again, then again with another fact, at last with its verdict."""
+
+    async def main() -> None:
+        database = Forgetful(database_url)
+        try:
+            subject = InPostgres(database, database_url)
+            job, claim = await claimed_job(subject)
+            store, facts = subject.store, of_step(claim, ONE, TWO, THREE)
+            database.lose = lost
+            with pytest.raises(InfraUnavailable):
+                await store.record(claim, None, facts[:1])
+            if between:
+                await subject.cancel(job)
+            database.lose = lost_again
+            if lost_again is None:
+                await store.record(claim, None, facts[:1])
+                await store.record(claim, None, facts[1:2])
+                left = facts[2:]
+            else:
+                with pytest.raises(InfraUnavailable):
+                    await store.record(claim, None, facts[:2])
+                left = facts
+            await store.finish(claim, replace(SUCCESS, events=left))
+        finally:
+            await database.close()
+        with psycopg.connect(database_url) as connection:
+            told = "SELECT message FROM events WHERE code = 'signal.sent' ORDER BY seq"
+            assert [word for (word,) in connection.execute(told)] == ["a", "b", "c"]
+            whole = "SELECT array_agg(seq ORDER BY seq) FROM events"
+            (seqs,) = connection.execute(whole).fetchone() or ([],)
+            assert seqs == list(range(1, len(seqs) + 1))
+
+    anyio.run(main)

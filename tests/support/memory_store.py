@@ -363,7 +363,9 @@ def _finish(job: StoredJob, status: Status, reason: Reason, error: dict[str, Any
 def _append(job: StoredJob, events: Sequence[NewEvent]) -> None:
     for event in events:
         _check_storable(asdict(event) | {"step_id": None})
-        job.events.append(event)
+        # Sent again by somebody who had no answer.
+        if not any(event is written for written in job.events):
+            job.events.append(event)
 
 
 def _check_storable(value: Mapping[str, Any] | None) -> None:

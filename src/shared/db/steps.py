@@ -29,6 +29,7 @@ from shared.db.ending import end_step, seconds_from_now
 from shared.db.engine import Database
 from shared.db.events import NewEvent
 from shared.db.tables import artifacts, jobs, models, steps
+from shared.db.unanswered import Unanswered
 from shared.events import Code
 from shared.states import OWNED, Reason, Status, StepState
 
@@ -38,6 +39,7 @@ class PostgresStepStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._unanswered = Unanswered()
 
     async def claim(self, offer: Offer) -> Claim | None:
         async def work(connection: AsyncConnection) -> Claim | None:
@@ -82,10 +84,13 @@ class PostgresStepStore:
                     .where(steps.c.id == claim.step_id)
                     .values(state=state, updated_at=func.now())
                 )
-            if events:
-                await event_log.append(connection, claim.job_id, events)
+            left = await self._unanswered.left(connection, claim, events)
+            if left:
+                last_seq = await event_log.append(connection, claim.job_id, left)
+                self._unanswered.sent(claim, last_seq, left)
 
         await self._database.transaction(work)
+        self._unanswered.answered(claim)
 
     async def renew(self, claim: Claim, lease_s: float) -> None:
         async def work(connection: AsyncConnection) -> None:
@@ -124,12 +129,19 @@ class PostgresStepStore:
     async def finish(self, claim: Claim, end: End) -> UUID | None:
         async def work(connection: AsyncConnection) -> UUID | None:
             row = await lock_owned(connection, claim)
-            if end.state is StepState.QUEUED and row.cancel_requested_at is not None:
-                # The cancel came after the owner last looked. Under the job's lock it is not late.
-                return await end_step(connection, row, _cancelled(end))
-            return await end_step(connection, row, end)
+            left = await self._unanswered.left(connection, claim, end.events)
+            asked = row.cancel_requested_at is not None
+            # The cancel came after the owner last looked. Under the job's lock it is not late.
+            last = _cancelled(end) if asked and end.state is StepState.QUEUED else end
+            return await end_step(connection, row, replace(last, events=left))
 
-        return await self._database.transaction(work)
+        try:
+            following = await self._database.transaction(work)
+        except Stale:
+            self._unanswered.answered(claim)
+            raise
+        self._unanswered.answered(claim)
+        return following
 
     async def cancels(self, worker_id: UUID) -> set[UUID]:
         async def work(connection: AsyncConnection) -> set[UUID]:
