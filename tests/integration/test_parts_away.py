@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,14 @@ DOORBELLS = "dreamforge_doorbells_total"
 
 
 class Fabric:
-    def __init__(self, api: Api, worker: Worker, stack: Infrastructure, folder: Path) -> None:
+    """`start` starts another worker of the same settings."""
+
+    def __init__(
+        self, api: Api, start: Callable[[], Worker], stack: Infrastructure, folder: Path
+    ) -> None:
         self.api = api
-        self.worker = worker
+        self.start = start
+        self.worker = start()
         self.stack = stack
         self.folder = folder
 
@@ -101,9 +106,9 @@ def fabric(
         workers(tmp_path / "worker", settings, module="tests.support.quick_worker") as start,
     ):
         anyio.run(api.ensure_bucket)
-        worker = start()
-        worker.wait_ready()
-        yield Fabric(api, worker, stack, tmp_path)
+        fabric = Fabric(api, start, stack, tmp_path)
+        fabric.worker.wait_ready()
+        yield fabric
 
 
 # The broker ---------------------------------------------------------------------------------------
@@ -172,6 +177,19 @@ def test_messages_for_what_is_not_to_be_run_do_no_harm(fabric: Fabric) -> None:
     fabric.ring(str(fabric.api.step_of(running)))
     fabric.ended(fabric.create())
     assert fabric.events(running) == late
+
+
+def test_a_worker_starts_and_stops_while_the_broker_is_away(fabric: Fabric) -> None:
+    fabric.stack.kill("broker")
+    try:
+        # The one that met the loss, and one that never had a broker.
+        assert fabric.worker.stop() == 0
+        fabric.worker = fabric.start()
+        fabric.worker.wait_ready()
+        fabric.ended(fabric.create())
+        assert fabric.worker.stop() == 0
+    finally:
+        fabric.stack.restart("broker")
 
 
 # The database -------------------------------------------------------------------------------------
