@@ -6,9 +6,6 @@ named here, one that comes later included, and a stranger cannot make us parse a
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import ipaddress
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -16,8 +13,8 @@ from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from shared.door import is_loopback, user_of
 from shared.errors import Unauthorized
-from shared.keys import ApiKey
 from shared.settings import Settings
 
 DEFAULT_USER = "default"
@@ -41,25 +38,11 @@ class Authenticator:
             return None
         if scope["path"] in self._open:
             return None
-        given = headers.getlist("authorization")
-        scheme, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-        if scheme.lower() != "bearer":
-            return Unauthorized("an API key is needed: Authorization: Bearer <key>")
-        user = _name_of(key.strip(), self._keys)
-        if user is None:
-            return Unauthorized("this API key is not known")
-        scope["state"]["user"] = user
+        try:
+            scope["state"]["user"] = user_of(headers.getlist("authorization"), self._keys)
+        except Unauthorized as refusal:
+            return refusal
         return None
-
-
-def _name_of(key: str, known: tuple[ApiKey, ...]) -> str | None:
-    """Compares with every hash, and each in constant time: how long it takes says nothing."""
-    digest = hashlib.sha256(key.encode("latin-1")).digest()
-    found = None
-    for each in known:
-        if hmac.compare_digest(digest, each.sha256):
-            found = each.name
-    return found
 
 
 # Only describes: the edge has already looked when a route runs.
@@ -78,13 +61,3 @@ def current_user(request: Request, _: Annotated[object, Depends(_BEARER)]) -> st
 
 
 User = Annotated[str, Depends(current_user)]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether binding to `host` keeps the API on this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

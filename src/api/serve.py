@@ -12,8 +12,8 @@ import anyio
 import uvicorn
 
 from api.app import create_app
-from api.auth import is_loopback
 from api.startup import wait_for_parts
+from shared.door import is_loopback
 from shared.logs import configure_logging
 from shared.settings import Settings, forget_secrets
 from shared.startup import NotReady

@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     doorbell_timeout_s: float = Field(default=1.0, gt=0, le=1.0)
 
     # Worker --------------------------------------------------------------------------------------
-    worker_host: str = Field(default="127.0.0.1", description="loopback until there are keys")
+    worker_host: str = Field(default="127.0.0.1", description="beyond loopback it needs API keys")
     worker_port: int = Field(default=8002, ge=0, le=65535)
     queues: Annotated[tuple[str, ...], NoDecode] = ("default",)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$")

@@ -1,4 +1,9 @@
-"""`/healthz`, `/readyz` and `/metrics` of the worker, on its own event loop."""
+"""`/healthz`, `/readyz` and `/metrics` of the worker, on its own event loop.
+
+The probes stay open: whoever restarts us has no key. `/metrics` wants one of `DF_API_KEYS` when the
+address can be reached from other machines (PRODUCT §2); without keys no worker listens on such a
+one (`worker.check_port`).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from shared.errors import InfraUnavailable
+from shared.door import user_of
+from shared.errors import InfraUnavailable, Unauthorized
+from shared.keys import ApiKey
 from supervisor.metrics import Metrics
 from supervisor.slots import SlotTable
 
@@ -31,6 +38,7 @@ class Health:
     slots: SlotTable
     checks: dict[str, Check]
     draining: Callable[[], bool]
+    keys: tuple[ApiKey, ...] = ()  # any of them opens `/metrics`; empty where it is open
 
     async def down(self) -> dict[str, str]:
         """What keeps this worker from being ready, by part; empty when nothing does."""
@@ -65,6 +73,11 @@ def create_app(health: Health) -> Starlette:
         return JSONResponse({**body, "slots": slots}, status_code=503 if down else 200)
 
     async def metrics(request: Request) -> Response:
+        if health.keys:
+            try:
+                user_of(request.headers.getlist("authorization"), health.keys)
+            except Unauthorized as refusal:
+                return _refused(refusal)
         return Response(generate_latest(health.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return Starlette(
@@ -73,6 +86,14 @@ def create_app(health: Health) -> Starlette:
             Route("/readyz", readyz),
             Route("/metrics", metrics),
         ]
+    )
+
+
+def _refused(refusal: Unauthorized) -> Response:
+    return JSONResponse(
+        {"code": refusal.code, "message": refusal.message},
+        status_code=refusal.http_status,
+        headers={"WWW-Authenticate": "Bearer"},
     )
 
 

@@ -21,6 +21,7 @@ import anyio
 from runner import entry as runner_entry
 from shared.db.engine import Database
 from shared.db.steps import PostgresStepStore
+from shared.door import is_loopback
 from shared.errors import InfraUnavailable
 from shared.logs import configure_logging
 from shared.retention import prune
@@ -75,6 +76,12 @@ def main() -> int:
 
 
 def check_port(settings: Settings) -> None:
+    """Raise `NotReady` for an address that may not, or cannot, be listened on."""
+    if not (settings.api_keys or is_loopback(settings.worker_host)):
+        raise NotReady(
+            f"DF_WORKER_HOST={settings.worker_host} would show the worker to the network without "
+            "API keys; set DF_API_KEYS, or use 127.0.0.1"
+        )
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -188,6 +195,7 @@ class SupervisorThread:
                 slots=slots,
                 checks={"postgresql": database.ping, "object store": objects.ping},
                 draining=lambda: supervisor.draining,
+                keys=() if is_loopback(settings.worker_host) else settings.api_keys,
             )
         )
         async with anyio.create_task_group() as tasks:

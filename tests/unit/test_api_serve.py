@@ -9,8 +9,8 @@ import pytest
 from pydantic import SecretStr
 
 from api import serve as serve_module
-from api.auth import is_loopback
 from api.serve import bind, serve
+from shared.door import is_loopback
 from shared.keys import ApiKey
 from shared.settings import Settings
 from shared.startup import address_of
