@@ -20,6 +20,7 @@ class Account:
         self.before: Reading | None = None
         self.reclaimed: Reclaimed | None = None
         self.peak_bytes = 0
+        self.signals: list[str] = []
 
     @property
     def device_lost(self) -> bool:
@@ -36,10 +37,21 @@ class Account:
     def saw_memory(self, used_bytes: int) -> None:
         self.peak_bytes = max(self.peak_bytes, used_bytes)
 
-    def figures(self) -> dict[str, int | None]:
-        """OR-001 AC-1, as the parent read them; None where it never came to a reading."""
+    def sent_signal(self, name: str) -> None:
+        """We are about to send this one to the runner."""
+        self.signals.append(name)
+
+    def figures(self) -> dict[str, Any]:
+        """OR-001 AC-1, as the parent read them; None where it never came to a reading.
+
+        `reclaim_seconds` lasts from the tree's end to the last look at the device, which is the one
+        that proved it clean unless there is a `gpu.not_reclaimed` too.
+        """
+        back = self.reclaimed
         return {
             "gpu_mem_used_before": None if self.before is None else self.before.used_bytes,
-            "gpu_mem_used_after": None if self.reclaimed is None else self.reclaimed.after_bytes,
+            "gpu_mem_used_after": None if back is None else back.after_bytes,
             "peak_gpu_mem_used": self.peak_bytes,
+            "reclaim_seconds": None if back is None else round(back.seconds, 3),
+            "signals": list(self.signals),
         }

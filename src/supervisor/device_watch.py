@@ -105,12 +105,11 @@ class DeviceWatch:
 
     def _note_reclaimed(self, reclaimed: Reclaimed) -> None:
         owned = self._try
-        owned.host.metrics.reclaim_seconds.observe(reclaimed.seconds)
+        owned.host.metrics.reclaimed(self._device, reclaimed.seconds)
         owned.journal.note(
             Code.GPU_RECLAIMED,
             f"memory of {owned.slot.id} is back",
             level="DEBUG",
-            seconds=round(reclaimed.seconds, 3),
             **owned.account.figures(),
         )
         if reclaimed.foreign_growth_bytes:

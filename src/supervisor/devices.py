@@ -40,6 +40,7 @@ class Reading:
     total_bytes: int
     used_bytes: int
     free_bytes: int
+    reserved_bytes: int = 0  # kept by the driver for itself; in neither of the other two
     holders: dict[int, int] = field(default_factory=dict)
 
 

@@ -261,7 +261,8 @@ class StepDriver:
         if self._runner is None:
             return
         self._journal.note(Code.SIGNAL_SENT, f"{name} to the runner", level="WARNING", signal=name)
-        self._host.metrics.signals.labels(signal=name).inc()
+        self._account.sent_signal(name)
+        self._host.metrics.sent_signal(self._slot.device, name)
         if name == "SIGTERM":
             self._runner.tree.terminate()
         else:
@@ -339,12 +340,20 @@ class StepDriver:
             slot=device.id,
             device=device.name,
             gpu_mem_used_before=before.used_bytes,
+        )
+        memory = self._journal.event(
+            Code.GPU_MEM,
+            f"memory of {device.id} before the step",
+            level="DEBUG",
+            at="start",
+            slot=device.id,
+            gpu_mem_used_before=before.used_bytes,
             gpu_mem_free=before.free_bytes,
             gpu_mem_total=before.total_bytes,
         )
         while True:
             try:
-                await self._host.store.commit_running(self.claim, [start])
+                await self._host.store.commit_running(self.claim, [start, memory])
             except Stale:
                 self.post(Kind.LEASE_GONE)
             except InfraUnavailable as error:

@@ -55,9 +55,12 @@ def end_of(
 ) -> End:
     """The one record of how a try ended, for the transaction that writes it.
 
-    `memory` is asked only of a step that lacked some: one that could not be read has no size.
+    `figures` are those of OR-001. `memory` is asked only of a step that lacked some: one that could
+    not be read has no size.
     """
     if step.state is StepState.QUEUED:
+        told = [] if vram_wait else _memory_event(claim, figures)
+        pending = [*pending, *told]
         return _requeued(claim, step, judged, settings, vram_wait=vram_wait, pending=pending)
     assert step.reason is not None
     error = None
@@ -81,8 +84,23 @@ def end_of(
         attempt=step.attempt,
         losses=step.losses,
         error=error,
-        events=[*pending, finish],
+        events=[*pending, *_memory_event(claim, figures), finish],
     )
+
+
+def _memory_event(claim: Claim, figures: dict[str, Any]) -> list[NewEvent]:
+    """What the try's device held before, at most and after; nothing if nobody came to look."""
+    if figures["gpu_mem_used_before"] is None:
+        return []
+    return [
+        NewEvent(
+            code=Code.GPU_MEM,
+            message=f"memory of step {claim.name}, before, at its peak and after",
+            level="DEBUG",
+            step_id=claim.step_id,
+            payload={"at": "end", **figures},
+        )
+    ]
 
 
 def exhausted(attempt: int, losses: int, last_error: dict[str, Any] | None) -> dict[str, Any]:

@@ -80,6 +80,7 @@ class GpuProbe:
             total_bytes=answer["total_bytes"],
             used_bytes=answer["used_bytes"],
             free_bytes=answer["free_bytes"],
+            reserved_bytes=answer["reserved_bytes"],
             holders={int(pid): held for pid, held in answer["holders"].items()},
         )
 

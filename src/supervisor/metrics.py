@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from supervisor.devices import Device
+from supervisor.devices import Device, Reading
 
 _STEP_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _RECLAIM_SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -34,11 +34,12 @@ class Metrics:
         self.reclaim_seconds = Histogram(
             "dreamforge_reclaim_seconds",
             "Tree gone to memory proven back",
+            gpu,
             buckets=_RECLAIM_SECONDS,
             registry=r,
         )
         self.signals = Counter(
-            "dreamforge_signals", "Signals sent to runners", ("signal",), registry=r
+            "dreamforge_signals", "Signals sent to runners", (*gpu, "signal"), registry=r
         )
         self.swept = Counter("dreamforge_swept", "Steps taken from lost owners", registry=r)
         self.doorbells = Counter("dreamforge_doorbells", "Doorbell messages heard", registry=r)
@@ -68,11 +69,48 @@ class Metrics:
         self.memory_free = Gauge(
             "dreamforge_memory_free_bytes", "Device memory free", gpu, registry=r
         )
+        self.memory_reserved = Gauge(
+            "dreamforge_memory_reserved_bytes", "Kept by the device's driver", gpu, registry=r
+        )
         self.memory_total = Gauge("dreamforge_memory_total_bytes", "Device memory", gpu, registry=r)
+        self.step_memory = Gauge(
+            "dreamforge_step_memory_bytes",
+            "Device memory of the last try that ended: before, peak, after",
+            (*gpu, "when"),
+            registry=r,
+        )
         self.spool_bytes = Gauge(
             "dreamforge_spool_bytes", "Finished images not yet in the store", registry=r
         )
 
     def saw_leak(self, device: Device, leaked_bytes: int) -> None:
         """What a step that has ended still holds on its device, by the latest look."""
-        self.leaked_bytes.labels(gpu=str(device.index), uuid=device.id).set(leaked_bytes)
+        self.leaked_bytes.labels(**labels(device)).set(leaked_bytes)
+
+    def saw_memory(self, device: Device, now: Reading) -> None:
+        """What the device says of itself."""
+        self.memory_used.labels(**labels(device)).set(now.used_bytes)
+        self.memory_free.labels(**labels(device)).set(now.free_bytes)
+        self.memory_reserved.labels(**labels(device)).set(now.reserved_bytes)
+        self.memory_total.labels(**labels(device)).set(now.total_bytes)
+
+    def reclaimed(self, device: Device, seconds: float) -> None:
+        """The device was proven clean this long after the tree was gone."""
+        self.reclaim_seconds.labels(**labels(device)).observe(seconds)
+
+    def sent_signal(self, device: Device, name: str) -> None:
+        """A signal goes to the runner on this device."""
+        self.signals.labels(**labels(device), signal=name).inc()
+
+    def step_ended(
+        self, device: Device, *, before: int | None, peak: int, after: int | None
+    ) -> None:
+        """A try is over; bytes, None where it never came to a reading."""
+        for when, used in (("before", before), ("peak", peak), ("after", after)):
+            if used is not None:
+                self.step_memory.labels(**labels(device), when=when).set(used)
+
+
+def labels(device: Device) -> dict[str, str]:
+    """What tells one device's series from another's."""
+    return {"gpu": str(device.index), "uuid": device.id}

@@ -5,7 +5,8 @@ this process that costs a restart; in the supervisor it would cost every other G
 protocol is one request frame, one answer frame, one at a time.
 
     {"method": "devices"}              {"devices": [{uuid, index, name, total_bytes}]}
-    {"method": "read", "uuid": ...}    {"total_bytes", "used_bytes", "free_bytes", "holders"}
+    {"method": "read", "uuid": ...}    {"total_bytes", "used_bytes", "free_bytes",
+                                        "reserved_bytes", "holders"}
     anything that fails                {"error": "lost" | "failed", "message": ...}
 """
 
@@ -97,6 +98,7 @@ def _read(handle: Any) -> dict[str, Any]:
         "total_bytes": memory.total,
         "used_bytes": memory.used,
         "free_bytes": memory.free,
+        "reserved_bytes": memory.reserved,
         "holders": holders,
     }
 

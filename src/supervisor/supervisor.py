@@ -31,7 +31,7 @@ from supervisor.driver import StepDriver
 from supervisor.fence import boottime
 from supervisor.host import Host
 from supervisor.lifecycle import Kind
-from supervisor.metrics import Metrics
+from supervisor.metrics import Metrics, labels
 from supervisor.runners import Runners
 from supervisor.slots import Slot, SlotState, SlotTable
 from supervisor.spool import Spool
@@ -239,7 +239,7 @@ class Supervisor:
 
     def _count_quarantine(self, slot: Slot) -> None:
         log.error("slot %s is %s and takes no work", slot.id, slot.state)
-        self._metrics.quarantines.labels(gpu=str(slot.device.index), uuid=slot.id).inc()
+        self._metrics.quarantines.labels(**labels(slot.device)).inc()
 
     # Keepers --------------------------------------------------------------------------------------
 
@@ -260,18 +260,15 @@ class Supervisor:
         m = self._metrics
         m.spool_bytes.set(self._spool.used_bytes)
         for slot in self.slots:
-            labels = {"gpu": str(slot.device.index), "uuid": slot.id}
             for state in SlotState:
-                m.slot_state.labels(**labels, state=state).set(slot.state is state)
+                m.slot_state.labels(**labels(slot.device), state=state).set(slot.state is state)
             if slot.state is SlotState.LOST:
                 continue
             try:
                 now = await self._ports.probe.read(slot.device, None)
             except DeviceLost:
                 continue  # whoever uses the slot finds out, and says so
-            m.memory_used.labels(**labels).set(now.used_bytes)
-            m.memory_free.labels(**labels).set(now.free_bytes)
-            m.memory_total.labels(**labels).set(now.total_bytes)
+            m.saw_memory(slot.device, now)
 
 
 async def every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:

@@ -14,7 +14,6 @@ from shared.states import Reason, StepState
 from supervisor.ends import end_of
 from supervisor.host import Try
 from supervisor.lifecycle import Step
-from supervisor.metrics import Metrics
 from supervisor.shortage import shortage
 
 log = logging.getLogger(__name__)
@@ -61,11 +60,18 @@ async def _until_written(owned: Try, step: Step, end: End) -> None:
             await anyio.sleep(_RETRY_S)
             continue
         else:
-            _count(owned.host.metrics, step)
+            _count(owned, step)
         return
 
 
-def _count(metrics: Metrics, step: Step) -> None:
+def _count(owned: Try, step: Step) -> None:
+    metrics, figures = owned.host.metrics, owned.account.figures()
+    metrics.step_ended(
+        owned.slot.device,
+        before=figures["gpu_mem_used_before"],
+        peak=figures["peak_gpu_mem_used"],
+        after=figures["gpu_mem_used_after"],
+    )
     if step.state is StepState.QUEUED:
         metrics.retries.labels(reason=step.last_reason or "vram_busy").inc()
     else:

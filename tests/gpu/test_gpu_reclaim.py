@@ -51,6 +51,7 @@ class OneGpu(GpuProbe):
             total_bytes=now.total_bytes,
             used_bytes=now.used_bytes + self.extra_bytes,
             free_bytes=now.free_bytes,
+            reserved_bytes=now.reserved_bytes,
             holders=now.holders,
         )
 
@@ -93,14 +94,13 @@ async def end(bench: Bench, prompt: str, held_bytes: int = cuda_runners.HELD_BYT
 
 def report(bench: Bench, job: Any) -> None:
     figures = bench.payload(job, Code.STEP_FINISH)
-    seconds = [dict(e.payload or {})["seconds"] for e in bench.events(job, Code.GPU_RECLAIMED)]
     mib = {name: (figures[name] or 0) >> 20 for name in figures if "gpu_mem" in name}
     step = bench.step(job)
     print(  # the evidence: `docs/gpu-evidence.md` keeps it
         f"\n{step.work.params['prompt']}: {step.reason}"
         f" before={mib['gpu_mem_used_before']} MiB peak={mib['peak_gpu_mem_used']} MiB"
-        f" after={mib['gpu_mem_used_after']} MiB reclaimed in {seconds} s"
-        f" signals={bench.signals(job)}"
+        f" after={mib['gpu_mem_used_after']} MiB reclaimed in {figures['reclaim_seconds']} s"
+        f" signals={figures['signals']}"
     )
 
 

@@ -33,6 +33,47 @@ def metric(bench: Bench, name: str, **labels: str) -> float | None:
     return bench.metrics.registry.get_sample_value(name, labels)
 
 
+# Figures ------------------------------------------------------------------------------------------
+
+
+def test_each_step_tells_its_memory_at_the_start_and_at_the_end() -> None:
+    gpu = {"gpu": "0", "uuid": "cpu-0"}
+
+    async def test(bench: Bench) -> None:
+        job = bench.submit("stuck_in_c")
+        await bench.ended(job)
+        start, end = (dict(event.payload or {}) for event in bench.events(job, Code.GPU_MEM))
+        assert (start["at"], start["gpu_mem_used_before"]) == ("start", 0)
+        assert start["gpu_mem_total"] == bench.slot.device.total_bytes
+        assert (end["at"], end["signals"]) == ("end", ["SIGTERM", "SIGKILL"])
+        assert end["gpu_mem_used_before"] == end["gpu_mem_used_after"] == 0
+        peak = end["peak_gpu_mem_used"]
+        assert metric(bench, "dreamforge_step_memory_bytes", **gpu, when="peak") == peak > 0
+        assert metric(bench, "dreamforge_step_memory_bytes", **gpu, when="after") == 0
+        assert metric(bench, "dreamforge_signals_total", **gpu, signal="SIGKILL") == 1
+        assert metric(bench, "dreamforge_reclaim_seconds_count", **gpu) == 1
+
+    serve(test, timeout_s=0.3, term_grace_s=0.3)
+
+
+def test_a_devices_memory_is_among_its_series() -> None:
+    probe = FakeProbe()
+
+    async def test(bench: Bench) -> None:
+        gpu = {"gpu": "0", "uuid": "cpu-0"}
+        probe.foreign["cpu-0"] = LEAK_BYTES
+        probe.reserved_bytes = 7
+        await until(
+            lambda: metric(bench, "dreamforge_memory_used_bytes", **gpu) == LEAK_BYTES, "gauges"
+        )
+        assert metric(bench, "dreamforge_memory_reserved_bytes", **gpu) == 7
+        total = metric(bench, "dreamforge_memory_total_bytes", **gpu)
+        assert total == bench.slot.device.total_bytes
+        assert metric(bench, "dreamforge_slot_state", **gpu, state="free") == 1
+
+    serve(test, probe=probe)
+
+
 # Quarantine ---------------------------------------------------------------------------------------
 
 

@@ -43,6 +43,11 @@ async def end(bench: Bench, prompt: str, **work: Any) -> Any:
     assert figures["gpu_mem_used_before"] == 0
     assert figures["gpu_mem_used_after"] == 0
     assert figures["peak_gpu_mem_used"] > 0
+    assert figures["reclaim_seconds"] >= 0
+    assert figures["signals"] == bench.signals(job)
+    assert dict(bench.events(job, Code.GPU_MEM)[-1].payload or {}).items() <= {
+        "at": "end", **figures,
+    }.items()  # fmt: skip
     assert "gpu.reclaimed" in bench.codes(job)
     assert "gpu.not_reclaimed" not in bench.codes(job)
     return job

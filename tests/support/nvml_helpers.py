@@ -14,6 +14,7 @@ from runner.entry import become_runner, leave
 from shared.frames import PREFIX
 
 TOTAL_BYTES = 8 << 30
+RESERVED_BYTES = 300 << 20
 FOREVER_S = 3600
 
 Answer = dict[str, Any]
@@ -27,7 +28,8 @@ def _reading(used: int, holders: dict[str, int] | None = None) -> Answer:
     return {
         "total_bytes": TOTAL_BYTES,
         "used_bytes": used,
-        "free_bytes": TOTAL_BYTES - used,
+        "free_bytes": TOTAL_BYTES - used - RESERVED_BYTES,
+        "reserved_bytes": RESERVED_BYTES,
         "holders": holders or {},
     }
 

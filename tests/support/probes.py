@@ -21,6 +21,7 @@ class FakeProbe:
         self.held: dict[str, int] = {}
         self.foreign: dict[str, int] = {}
         self.lost: set[str] = set()
+        self.reserved_bytes = 0
         self.reads = 0
 
     async def devices(self) -> list[Device]:
@@ -37,6 +38,7 @@ class FakeProbe:
             total_bytes=device.total_bytes,
             used_bytes=used,
             free_bytes=max(0, device.total_bytes - used),
+            reserved_bytes=self.reserved_bytes,
             holders={FOREIGN_PID: foreign} if foreign else {},
         )
 

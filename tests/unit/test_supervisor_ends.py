@@ -15,7 +15,13 @@ from supervisor.classify import Judgement
 from supervisor.ends import VRAM_RETRY_S, backoff_s, end_of, error_of
 from supervisor.lifecycle import Step
 
-FIGURES = {"gpu_mem_used_before": 1, "gpu_mem_used_after": 1, "peak_gpu_mem_used": 9}
+FIGURES = {
+    "gpu_mem_used_before": 1,
+    "gpu_mem_used_after": 1,
+    "peak_gpu_mem_used": 9,
+    "reclaim_seconds": 0.2,
+    "signals": ["SIGTERM"],
+}
 MEMORY = {"need_bytes": 5, "recommendation": "try less"}
 CRASH = Judgement(
     reason=Reason.RUNNER_CRASHED, message="it ended (SIGSEGV)", details={"exit": "SIGSEGV"}
@@ -69,7 +75,7 @@ def test_success_has_no_error_and_its_figures_in_the_last_event() -> None:
     done = Step(state=StepState.SUCCEEDED, reason=Reason.COMPLETED, attempt=1)
     ending = end(done)
     assert (ending.state, ending.reason, ending.error) == (done.state, done.reason, None)
-    assert codes(ending) == ["signal.sent", "step.finish"]
+    assert codes(ending) == ["signal.sent", "gpu.mem", "step.finish"]
     assert FIGURES.items() <= dict(ending.events[-1].payload or {}).items()
     assert ending.events[-1].level == "INFO"
 
@@ -135,6 +141,12 @@ def test_an_uncharged_retry_does_not_wait() -> None:
     ending = end(Step(state=StepState.QUEUED, last_reason=Reason.DRAINED))
     assert (ending.delay_s, ending.error) == (0.0, None)
     assert codes(ending)[-1] == "retry"
+
+
+def test_a_try_that_goes_back_to_the_queue_says_what_its_device_held_as_well() -> None:
+    ending = end(Step(state=StepState.QUEUED, attempt=1, last_reason=Reason.RUNNER_CRASHED))
+    assert codes(ending) == ["signal.sent", "gpu.mem", "retry"]
+    assert ending.events[1].payload == {"at": "end", **FIGURES}
 
 
 def test_waiting_for_memory_is_said_once() -> None:

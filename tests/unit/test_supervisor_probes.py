@@ -112,7 +112,9 @@ def test_a_runner_gets_its_gpu_by_uuid() -> None:
             {"CUDA_VISIBLE_DEVICES": "GPU-a"},
             {"CUDA_VISIBLE_DEVICES": "GPU-b"},
         ]
-        assert (await probe.read(devices[1], None)).holders == {77: 2 << 30}
+        now = await probe.read(devices[1], None)
+        assert now.holders == {77: 2 << 30}
+        assert now.reserved_bytes == nvml_helpers.RESERVED_BYTES
 
     with_probe(nvml(nvml_helpers.healthy), test)
 

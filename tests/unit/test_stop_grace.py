@@ -1,0 +1,26 @@
+"""How long a container must wait for a worker: one total, and the page says the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support.harness import settings_for_tests
+
+from shared.settings import Settings
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "architecture.md"
+WAITS = ("drain_s", "exit_grace_s", "term_grace_s", "kill_deadline_s", "reclaim_deadline_s",
+         "publish_deadline_s", "lease_s")  # fmt: skip
+
+
+def test_the_page_names_the_stop_grace_of_the_defaults() -> None:
+    usual = {name: Settings.model_fields[name].default for name in WAITS}
+    total = settings_for_tests(**usual).stop_grace_s
+    assert f"must be at least {total:g} s** (`Settings.stop_grace_s`)" in PAGE.read_text()
+
+
+def test_every_wait_after_sigterm_is_in_the_stop_grace() -> None:
+    before = settings_for_tests()
+    for name in WAITS:
+        longer = settings_for_tests(**{name: getattr(before, name) + 1})
+        assert longer.stop_grace_s == before.stop_grace_s + 1, name
