@@ -32,7 +32,13 @@ class Account:
 
     def judge(self) -> Judgement:
         """Why the try ended, as far as can be told by now."""
-        return classify(replace(self._evidence, cgroup_oom_kills=oom_kills() - self._oom_kills))
+        return classify(
+            replace(
+                self._evidence,
+                cgroup_oom_kills=oom_kills() - self._oom_kills,
+                we_killed="SIGKILL" in self.signals,
+            )
+        )
 
     def saw_memory(self, used_bytes: int) -> None:
         self.peak_bytes = max(self.peak_bytes, used_bytes)

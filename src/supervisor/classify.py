@@ -29,7 +29,8 @@ class Evidence:
 
     result: bool = False
     failure: Failure | None = None
-    cgroup_oom_kills: int = 0  # how many more than when it started
+    cgroup_oom_kills: int = 0  # how many more than when it started, in the worker's whole group
+    we_killed: bool = False  # a SIGKILL of its wait status is ours
     device_lost: bool = False
     exitcode: int | None = None  # None: it never started, or would not die
     protocol_error: str | None = None
@@ -57,7 +58,7 @@ def classify(evidence: Evidence) -> Judgement:
             details=evidence.no_input.details,
         )
     details: dict[str, Any] = {"exit": describe_exit(evidence.exitcode)}
-    if evidence.cgroup_oom_kills:
+    if _killed_for_memory(evidence):
         return Judgement(
             reason=Reason.HOST_OOM,
             message="the host's memory ran out and the kernel killed the runner",
@@ -79,6 +80,20 @@ def classify(evidence: Evidence) -> Judgement:
         reason=Reason.RUNNER_CRASHED,
         message=f"the runner ended without a result ({details['exit']})",
         details=details,
+    )
+
+
+def _killed_for_memory(evidence: Evidence) -> bool:
+    """Whether the kernel took this very runner.
+
+    The counter belongs to the worker's group, which all slots share: that it rose says that
+    somebody was killed. It was this runner only if it ended by a SIGKILL that we did not send. Two
+    slots may both have been victims.
+    """
+    return (
+        evidence.cgroup_oom_kills > 0
+        and evidence.exitcode == -signal.SIGKILL
+        and not evidence.we_killed
     )
 
 

@@ -18,7 +18,7 @@ ORDER: list[tuple[dict[str, Any], Reason]] = [
     ({"result": True}, Reason.COMPLETED),
     ({"unreadable": "params: bad"}, Reason.INTERNAL),
     ({"no_input": NoInput("gone", item_index=0)}, Reason.INFRA_UNAVAILABLE),
-    ({"cgroup_oom_kills": 1}, Reason.HOST_OOM),
+    ({"cgroup_oom_kills": 1, "exitcode": -9}, Reason.HOST_OOM),
     ({"failure": FAILURE}, Reason.OOM),
     ({"device_lost": True}, Reason.GPU_UNHEALTHY),
     ({"protocol_error": "garbage"}, Reason.RUNNER_CRASHED),
@@ -30,9 +30,26 @@ ORDER: list[tuple[dict[str, Any], Reason]] = [
 @pytest.mark.parametrize("rank", range(len(ORDER)))
 def test_stronger_evidence_decides_whatever_weaker_there_is(rank: int) -> None:
     evidence = Evidence()
-    for facts, _ in ORDER[rank:]:
+    for facts, _ in reversed(ORDER[rank:]):
         evidence = replace(evidence, **facts)
     assert classify(evidence).reason is ORDER[rank][1]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"exitcode": -11},  # it ended by itself: the kernel killed a neighbour
+        {"exitcode": 1},
+        {"exitcode": None},
+        {"exitcode": -9, "we_killed": True},
+    ],
+)
+def test_a_neighbours_death_for_want_of_memory_is_not_this_steps(facts: dict[str, Any]) -> None:
+    assert classify(Evidence(cgroup_oom_kills=1, **facts)).reason is Reason.RUNNER_CRASHED
+
+
+def test_a_kill_from_outside_without_a_want_of_memory_is_a_crash() -> None:
+    assert classify(Evidence(exitcode=-9)).reason is Reason.RUNNER_CRASHED
 
 
 def test_the_text_of_an_error_decides_nothing() -> None:
