@@ -53,6 +53,7 @@ class InputFacts(Facts):
 class UpscaleFacts(Facts):
     scale: int
     impl: str = Field(max_length=64)
+    model: ModelFacts | None = None  # resampling has none
 
 
 class PictureFacts(Facts):

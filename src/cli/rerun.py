@@ -9,12 +9,17 @@ from PIL import Image
 
 from cli.client import Client
 from cli.failures import Failure
-from cli.picture_file import InputFacts, PictureFacts, UpscaleFacts
+from cli.picture_file import InputFacts, ModelFacts, PictureFacts, UpscaleFacts
 
 
-def request(facts: PictureFacts, format: str, preset: str | None) -> dict[str, Any]:
-    """The fields of the create body, without the model. `preset` overrides the picture's own."""
-    fields: dict[str, Any] = _size(facts) | {
+def request(
+    facts: PictureFacts, format: str, preset: str | None, *, upscaler: str | None = None
+) -> dict[str, Any]:
+    """The fields of the create body, without the model. `preset` overrides the picture's own.
+
+    `upscaler` is the id of the model that enlarged the picture, if one did.
+    """
+    fields: dict[str, Any] = _size(facts, upscaler) | {
         "steps": facts.steps,
         "guidance": facts.guidance,
         "seed": facts.seed,
@@ -29,21 +34,29 @@ def request(facts: PictureFacts, format: str, preset: str | None) -> dict[str, A
     return fields
 
 
-def _size(facts: PictureFacts) -> dict[str, Any]:
+def _size(facts: PictureFacts, upscaler: str | None) -> dict[str, Any]:
     """Of what the first step makes, and what the second does with it."""
     match facts.type, facts.upscale, facts.input:
         case "generate", None, None:
             return {"width": facts.width, "height": facts.height}
         case "upscale", UpscaleFacts() as done, InputFacts() as given:
-            chain = {"upscale": {"scale": done.scale, "impl": done.impl}}
+            upscale: dict[str, Any] = {"scale": done.scale, "impl": done.impl}
+            if upscaler is not None:
+                upscale["model_id"] = upscaler
+            chain = {"upscale": upscale}
             return {"width": given.width, "height": given.height, "chain": chain}
         case _:
             raise Failure(f"a step of type {facts.type!r} made it, which cannot be repeated")
 
 
-def model_of(client: Client, facts: PictureFacts) -> str:
-    """The id of the model with the picture's checkpoint, whatever it is called there."""
-    wanted = facts.model
+def upscaler_of(client: Client, facts: PictureFacts) -> str | None:
+    """The id of the model that enlarged the picture; None where none did."""
+    used = None if facts.upscale is None else facts.upscale.model
+    return None if used is None else model_of(client, used)
+
+
+def model_of(client: Client, wanted: ModelFacts) -> str:
+    """The id of the model with this checkpoint, whatever it is called there."""
     known = client.get("/v1/models")["models"]
     for model in known:
         if model["checkpoint_sha256"] == wanted.checkpoint_sha256:

@@ -17,7 +17,7 @@ from cli import picture_file
 from cli.entry import run
 from cli.failures import USAGE, Failure
 from cli.picture_file import facts_of, read_picture
-from cli.rerun import model_of, request
+from cli.rerun import model_of, request, upscaler_of
 from runner.metadata import a1111, full
 
 HASH = "0123456789abcdef" * 4
@@ -224,13 +224,13 @@ class Models:
 def test_the_model_is_found_by_its_checkpoint_and_by_nothing_else(png: Save) -> None:
     facts = facts_of(path := png(), read_picture(path))
     renamed: Any = Models(("m", "1", "f" * 64), ("other", "2", HASH))
-    assert model_of(renamed, facts) == "id-other"
+    assert model_of(renamed, facts.model) == "id-other"
     changed: Any = Models(("m", "1", "f" * 64))
     with pytest.raises(Failure, match="m@1 is installed with another checkpoint, ffffffffffff"):
-        model_of(changed, facts)
+        model_of(changed, facts.model)
     absent: Any = Models(("n", "1", "f" * 64))
     with pytest.raises(Failure, match="no model with the picture's checkpoint"):
-        model_of(absent, facts)
+        model_of(absent, facts.model)
 
 
 @pytest.mark.parametrize("form", ["png", "jpg"])
@@ -241,3 +241,19 @@ def test_what_the_runner_writes_is_what_inspect_reads(form: Any, tmp_path: Path)
     assert found.parameters == a1111(about, 16, 8)
     assert found.dreamforge == full(about, 16, 8)
     assert (found.format, facts_of(path, found).prompt) == (form, "a \u732b")
+
+
+def test_the_model_that_enlarged_a_picture_is_found_by_its_checkpoint_too(png: Save) -> None:
+    used = OURS["model"] | {"name": "esrgan", "kind": "esrgan", "checkpoint_sha256": "e" * 64}
+    enlarged = wrong(
+        type="upscale",
+        upscale={"scale": 4, "impl": "gan", "model": used},
+        input={"sha256": HASH, "width": 8, "height": 4},
+    )
+    facts = facts_of(path := png(enlarged), read_picture(path))
+    api: Any = Models(("m", "1", HASH), ("renamed", "1", "e" * 64))
+    upscaler = upscaler_of(api, facts)
+    chain = request(facts, "png", None, upscaler=upscaler)["chain"]
+    assert chain == {"upscale": {"scale": 4, "impl": "gan", "model_id": "id-renamed"}}
+    with pytest.raises(Failure, match="no model with the picture's checkpoint"):
+        upscaler_of(Models(("m", "1", HASH)), facts)  # type: ignore[arg-type]

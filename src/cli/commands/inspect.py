@@ -72,12 +72,12 @@ def _rerun(
     from cli.console import say
     from cli.outcome import download
     from cli.picture_file import facts_of
-    from cli.rerun import model_of, request, same_pixels
+    from cli.rerun import model_of, request, same_pixels, upscaler_of
 
     facts = facts_of(picture, found)
-    fields = request(facts, found.format, preset)
     with job_flow.connect() as client:
-        model = model_of(client, facts)
+        model, upscaler = model_of(client, facts.model), upscaler_of(client, facts)
+        fields = request(facts, found.format, preset, upscaler=upscaler)
         job = job_flow.create(client, facts.prompt, model=model, **fields)
         job = job_flow.follow(client, job["id"])
         paths = download(client, job["id"], facts.prompt, folder)
