@@ -6,6 +6,7 @@ They are the embedded ones, started through the same code that `dreamforge up` u
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(180))
+
+
+_CELL = re.compile(r"test_crash_matrix\.py::.*\[(?P<point>.+) - (?P<victim>.+)\]$")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The crash matrix as a table: seconds from the arming of a gate to the checker's last word."""
+    cells: dict[tuple[str, str], str] = {}
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            if report.when == "call" and (cell := _CELL.search(report.nodeid)):
+                shown = f"{report.duration:.1f}" if outcome == "passed" else "FAILED"
+                cells[cell["point"], cell["victim"]] = shown
+    if not cells:
+        return
+    points = list(dict.fromkeys(point for point, _ in cells))
+    victims = list(dict.fromkeys(victim for _, victim in cells))
+    terminalreporter.section("crash matrix, seconds per cell")
+    terminalreporter.write_line(_row("", victims))
+    for point in points:
+        terminalreporter.write_line(_row(point, [cells.get((point, v), "") for v in victims]))
+
+
+def _row(title: str, columns: list[str]) -> str:
+    return f"{title:26}" + "".join(f"{column:>15}" for column in columns)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,275 @@
+"""A whole system for the crash tests: real parts, a real api, real workers, and somebody who kills.
+
+Every process is started as an operator would start it and ended with SIGKILL; what comes back
+comes back as an init system would bring it. Many tests share one system, so each leaves it serving.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import httpx
+import psutil
+import psycopg
+from tests.support.gates import Gates
+from tests.support.invariants import Settled
+from tests.support.worker_process import DEADLINE_S, command_environment, free_port, marked, until
+
+from cli.model_folders import bundled, install, register
+from cli.stack.embedded import Infrastructure
+from shared.settings import Settings
+from shared.storage import open_store
+
+# A lease that a test can wait for. The fence is at 3.2 s, a runner's own timer at 4.4 s.
+TIMES = {
+    "DF_LEASE_S": "5",
+    "DF_LEASE_RENEW_S": "0.5",
+    "DF_LEASE_MARGIN_S": "0.3",
+    "DF_TERM_GRACE_S": "0.3",
+    "DF_KILL_DEADLINE_S": "1.2",
+    "DF_EXIT_GRACE_S": "20",
+    "DF_POLL_S": "0.1",
+    "DF_RETRY_BASE_S": "0.05",
+    "DF_RETRY_CAP_S": "0.2",
+    "DF_DRAIN_S": "0",
+}
+PARTS = ("broker", "postgres", "store")
+Process = subprocess.Popen[bytes]
+T = TypeVar("T")
+
+
+class Bench:
+    """`api` and `worker` serve; `gates` hold them; `kill`, `stop` and `revive` do what they say."""
+
+    def __init__(self, stack: Infrastructure, database_url: str, folder: Path) -> None:
+        self.stack = stack
+        self.folder = folder
+        self.gates = Gates(folder)
+        self.lock_dir = folder / "locks"
+        self._url = database_url
+        self._started: list[Process] = []
+        self._addresses: dict[int, str] = {}
+        models = folder / "models"
+        register(database_url, install(bundled()[0], models))
+        self._environment = command_environment(
+            stack.environment
+            | TIMES
+            | {
+                "DF_DEVICE": "cpu",
+                "DF_MODELS_DIR": str(models),
+                "DF_LOCK_DIR": str(self.lock_dir),
+                "DF_API_PORT": str(free_port()),
+                "TMPDIR": str(folder),
+            }
+        )
+        self.settings = _settings(self._environment)
+        self.store = open_store(self.settings)
+        self.client = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.settings.api_port}", timeout=20
+        )
+        self.accepted: list[str] = []
+
+    # Starting and ending --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self.api = self.start_api()
+        self.worker = self.start_worker()
+
+    def start_api(self) -> Process:
+        api = self._start("gated_api", {})
+        self._until_ready(api, f"http://127.0.0.1:{self.settings.api_port}/readyz", "the api")
+        return api
+
+    def start_worker(self) -> Process:
+        port = str(free_port())
+        worker = self._start("gated_worker", {"DF_WORKER_PORT": port})
+        self._until_ready(worker, f"http://127.0.0.1:{port}/readyz", "the worker")
+        return worker
+
+    def close(self) -> None:
+        self.client.close()
+        self.store.close()
+        for process in self._started:
+            process.kill()
+            process.wait(DEADLINE_S)
+        for orphan in marked(self.lock_dir):
+            with suppress(psutil.NoSuchProcess):
+                orphan.kill()
+
+    def kill(self, victim: str) -> None:
+        """`kill -9`. The parts come back at once, api and worker with `revive`."""
+        match victim:
+            case "api":
+                self._end(self.api)
+            case "worker":
+                self._end(self.worker)
+            case "runner":
+                # The one at work, or else the one that stands by.
+                for runner in until(lambda: marked(self.lock_dir), "there is a runner to kill"):
+                    runner.kill()
+            case _:
+                self.stack.kill(victim)
+
+    def revive(self, victim: str) -> None:
+        match victim:
+            case "api":
+                self.api = self.start_api()
+            case "worker":
+                self.worker = self.start_worker()
+            case "runner":
+                pass  # the worker's own business
+            case _:
+                self.stack.restart(victim)
+
+    # Jobs -----------------------------------------------------------------------------------------
+
+    def body(self, *, count: int = 2, chain: bool = False) -> dict[str, Any]:
+        body: dict[str, Any] = {"type": "generate", "prompt": "a red apple", "seed": 7}
+        if chain:
+            body["chain"] = {"upscale": {"scale": 2, "impl": "resample"}}
+        return body | {"count": count}
+
+    def create(self, **wishes: Any) -> str:
+        """Create a job as a careful client does: one key, again and again until it is accepted."""
+        key, body, deadline = str(uuid4()), self.body(**wishes), time.monotonic() + DEADLINE_S
+        while True:
+            assert time.monotonic() < deadline, "no create was accepted"
+            try:
+                answer = self.client.post("/v1/jobs", json=body, headers={"Idempotency-Key": key})
+            except httpx.TransportError:
+                time.sleep(0.05)
+                continue
+            if answer.status_code == 503:
+                assert "Retry-After" in answer.headers
+                time.sleep(0.05)
+                continue
+            assert answer.status_code == 202, answer.text
+            job: str = answer.json()["job"]["id"]
+            self.accepted.append(job)
+            return job
+
+    def wait_standby(self) -> None:
+        """Until a runner stands by. One that was killed is replaced with the next step."""
+        self.wait_idle(self.worker)
+        if not marked(self.lock_dir):
+            self.wait_ended(self.create(count=1))
+        until(lambda: marked(self.lock_dir), "a runner stands by")
+
+    def status(self, job: str) -> str | None:
+        with suppress(psycopg.OperationalError), psycopg.connect(self._url) as connection:
+            row = connection.execute("SELECT status FROM jobs WHERE id = %s", (job,)).fetchone()
+            return None if row is None else str(row[0])
+        return None
+
+    def wait_ended(self, job: str) -> str:
+        ended = ("succeeded", "failed", "cancelled")
+        until(lambda: self.status(job) in ended, f"job {job} ends; {self.said()}")
+        return str(self.status(job))
+
+    def wait_idle(self, worker: Process) -> None:
+        """Until the worker holds nothing: every claim that it made has had its end."""
+
+        def idle() -> bool:
+            assert worker.poll() is None, f"the worker ended; {self.said()}"
+            with suppress(httpx.TransportError):
+                return _all_free(httpx.get(self._addresses[worker.pid] + "metrics").text)
+            return False
+
+        until(idle, "the worker holds no step")
+
+    def events_of(self, job: str) -> int:
+        with psycopg.connect(self._url) as connection:
+            row = connection.execute("SELECT count(*) FROM events WHERE job_id = %s", (job,))
+            (count,) = row.fetchone() or (0,)
+            return int(count)
+
+    def unnamed_objects(self) -> list[str]:
+        """Objects of ours that no row names."""
+        return self.settled().unnamed_objects()
+
+    def settled(self) -> Settled:
+        return Settled(
+            accepted=self.accepted,
+            settings=self.settings,
+            store=self.store,
+            lock_dir=self.lock_dir,
+            witnesses=self.folder,
+            living_workers=[p.pid for p in self._started if p.poll() is None],
+        )
+
+    # Inside ---------------------------------------------------------------------------------------
+
+    def _start(self, module: str, more: dict[str, str]) -> Process:
+        with (self.folder / f"{module}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", f"tests.support.{module}"],
+                env=self._environment | {"PYTHONPATH": os.pathsep.join(sys.path)} | more,
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+            )
+        self._started.append(process)
+        return process
+
+    def _until_ready(self, process: Process, url: str, name: str) -> None:
+        self._addresses[process.pid] = url.removesuffix("readyz")
+
+        def ready() -> bool:
+            assert process.poll() is None, f"{name} ended; {self.said()}"
+            with suppress(httpx.TransportError):
+                return httpx.get(url).status_code == 200
+            return False
+
+        until(ready, f"{name} is ready")
+
+    def _end(self, process: Process) -> None:
+        process.send_signal(signal.SIGKILL)
+        process.wait(DEADLINE_S)
+
+    def said(self) -> str:
+        return "\n".join(
+            f"{log.name}:\n{log.read_text()[-1500:]}" for log in sorted(self.folder.glob("*.log"))
+        )
+
+
+def _all_free(metrics: str) -> bool:
+    states = [line for line in metrics.splitlines() if line.startswith("dreamforge_slot_state{")]
+    now = [line for line in states if line.endswith(" 1.0")]
+    return bool(now) and all('state="free"' in line for line in now)
+
+
+def _settings(environment: dict[str, str]) -> Settings:
+    given: dict[str, Any] = {
+        name.removeprefix("DF_").lower(): value
+        for name, value in environment.items()
+        if name.startswith("DF_")
+    }
+    return Settings(_env_file=None, **given)
+
+
+@contextmanager
+def running(stack: Infrastructure, database_url: str, folder: Path) -> Iterator[Bench]:
+    bench = Bench(stack, database_url, folder)
+    try:
+        bench.start()
+        yield bench
+    finally:
+        bench.close()
+
+
+def in_background(work: Callable[[], T]) -> Callable[[], T]:
+    """Start `work` on a thread; the function that is returned waits for it and gives its result."""
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(work)
+    pool.shutdown(wait=False)
+    return lambda: future.result(DEADLINE_S)

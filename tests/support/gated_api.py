@@ -1,0 +1,34 @@
+"""An API, `python -m tests.support.gated_api`, that can be held between its commit and its ring."""
+
+from __future__ import annotations
+
+
+def main() -> int:
+    import os
+    from pathlib import Path
+    from unittest.mock import patch
+    from uuid import UUID
+
+    from tests.support.gates import Gates
+
+    from shared.settings import settings_or_exit
+
+    settings = settings_or_exit("api")
+
+    from api import context
+    from api.dispatch import Doorbell
+    from api.serve import serve
+
+    gates = Gates(Path(os.environ["TMPDIR"]))
+
+    class GatedDoorbell(Doorbell):
+        def ring(self, step_id: UUID, queue: str) -> None:
+            gates.come_blocking("created")
+            super().ring(step_id, queue)
+
+    with patch.object(context, "Doorbell", GatedDoorbell):
+        return serve(settings)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

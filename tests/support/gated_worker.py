@@ -1,0 +1,66 @@
+"""A worker, `python -m tests.support.gated_worker`, that can be held at the boundaries of a step.
+
+It is the real one: `supervisor.worker` with the real store, the real parts and the real lifecycle.
+What is put in its place are two of the ports that it is built from anyway, the step store (the same
+class, with a gate before or after its calls) and the runner's entry. `TMPDIR` names the folder of
+the gates: it is one of the few variables that also reach a runner.
+
+Import-light, like `supervisor.__main__`: spawn imports this module again in every runner.
+"""
+
+from __future__ import annotations
+
+
+def main() -> int:
+    import os
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import Any
+    from unittest.mock import patch
+    from uuid import UUID
+
+    from tests.support import crash_runner
+    from tests.support.gates import Gates
+
+    from runner import entry
+    from shared.claims import Claim, End, Offer, StoredArtifact
+    from shared.db.steps import PostgresStepStore
+    from shared.events import NewEvent
+    from supervisor import supervisor, worker
+
+    gates = Gates(Path(os.environ["TMPDIR"]))
+
+    class GatedStepStore(PostgresStepStore):
+        async def claim(self, offer: Offer) -> Claim | None:
+            claim = await super().claim(offer)
+            if claim is not None:
+                await gates.come("claimed")
+            return claim
+
+        async def commit_running(self, claim: Claim, events: Sequence[NewEvent]) -> None:
+            await gates.come("ready")
+            await super().commit_running(claim, events)
+            await gates.come("running committed")
+
+        async def add_artifact(self, claim: Claim, artifact: StoredArtifact, event: Any) -> bool:
+            await gates.come("uploaded")
+            return await super().add_artifact(claim, artifact, event)
+
+        async def finish(self, claim: Claim, end: End) -> UUID | None:
+            await gates.come("verified")
+            following = await super().finish(claim, end)
+            if following is not None and following != claim.step_id:
+                await gates.come("between steps")
+            return following
+
+    with (
+        patch.object(worker, "PostgresStepStore", GatedStepStore),
+        patch.object(entry, "main", crash_runner.main),
+        # Its own pace would be five seconds of waiting in every cell.
+        patch.object(supervisor, "SWEEP_EVERY_S", 0.3),
+    ):
+        return worker.main()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
