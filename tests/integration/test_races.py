@@ -1,0 +1,184 @@
+"""Many hands on one row, on a real PostgreSQL: one of them wins, and nobody meets a deadlock.
+
+The connections are real and as many as there are hands; a start signal lets them go together, and
+rounds make up for what a scheduler does to one of them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from uuid import UUID, uuid4
+
+import anyio
+import psycopg
+import pytest
+from tests.support.memory_store import Work
+from tests.support.stores import InPostgres, note
+
+from shared.claims import Abandoned, Claim, End, Offer, Stale
+from shared.db.cancel import request_cancel
+from shared.db.engine import Database
+from shared.db.steps import PostgresStepStore
+from shared.states import Reason, StepState
+
+pytestmark = pytest.mark.timeout(240)
+
+CLAIMERS = 20
+ROUNDS = 200
+DONE = End(state=StepState.SUCCEEDED, reason=Reason.COMPLETED, attempt=1, losses=0)
+
+
+def lost(step: Abandoned) -> End:
+    return End(
+        state=StepState.FAILED, reason=Reason.LEASE_LOST, attempt=step.attempt, losses=1, error={}
+    )
+
+
+class Hands:
+    """`count` stores, each on connections of its own."""
+
+    def __init__(self, url: str, databases: list[Database]) -> None:
+        self.url = url
+        self.stores = [PostgresStepStore(database) for database in databases]
+        self.databases = databases
+        self.subject = InPostgres(databases[0], url)
+
+    def offer(self, lease_s: float = 60.0) -> Offer:
+        return Offer(
+            worker_id=uuid4(),
+            queues=("default",),
+            device="cpu",
+            capacity_bytes=1,
+            models=(self.subject.model_id,),
+            lease_s=lease_s,
+        )
+
+    async def cancel(self, hand: int, job: UUID) -> None:
+        await self.databases[hand].transaction(lambda c: request_cancel(c, job))
+
+    def deadlocks(self) -> int:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            row = connection.execute(
+                "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+            ).fetchone()
+            return int((row or (0,))[0])
+
+
+@asynccontextmanager
+async def hands(url: str, count: int) -> AsyncIterator[Hands]:
+    databases = [Database(url, pool_size=1, application=f"hand-{n}") for n in range(count)]
+    try:
+        yield Hands(url, databases)
+    finally:
+        for database in databases:
+            await database.close()
+
+
+async def together(*works: Callable[[], Awaitable[object]]) -> None:
+    """Start them all, let them go at once, wait for all."""
+    start = anyio.Event()
+
+    async def go(work: Callable[[], Awaitable[object]]) -> None:
+        await start.wait()
+        await work()
+
+    async with anyio.create_task_group() as tasks:
+        for work in works:
+            tasks.start_soon(go, work)
+        start.set()
+
+
+def test_of_twenty_claimers_one_gets_the_step(database_url: str) -> None:
+    async def main() -> None:
+        async with hands(database_url, CLAIMERS) as all_hands:
+            for _ in range(10):
+                await all_hands.subject.create(Work())
+                won: list[Claim] = []
+
+                async def claim(store: PostgresStepStore, won: list[Claim] = won) -> None:
+                    if (taken := await store.claim(all_hands.offer())) is not None:
+                        won.append(taken)
+
+                await together(*(lambda s=store: claim(s) for store in all_hands.stores))
+                assert len(won) == 1
+
+    anyio.run(main)
+
+
+def test_a_cancel_and_a_completion_at_once_leave_one_verdict(database_url: str) -> None:
+    verdicts: Counter[str] = Counter()
+
+    async def main() -> None:
+        async with hands(database_url, 2) as two:
+            store = two.stores[0]
+            for _ in range(ROUNDS):
+                job = await two.subject.create(Work())
+                claim = await store.claim(two.offer())
+                assert claim is not None
+                await store.commit_running(claim, [])
+                first = random.choice(("cancel", "finish"))
+                works = {
+                    "cancel": lambda j=job: two.cancel(1, j),
+                    "finish": lambda c=claim: store.finish(c, DONE),
+                }
+                await together(works.pop(first), *works.values())
+                found = await two.subject.job(job)
+                verdicts[found["status"]] += 1
+                assert (await two.subject.codes(job)).count("job.finish") == 1
+
+    anyio.run(main)
+    # A completion that is offered wins: the cancel is a request, and the work is there.
+    assert verdicts == {"succeeded": ROUNDS}
+
+
+def test_claim_cancel_sweep_and_verdict_at_once_end_every_job_without_a_deadlock(
+    database_url: str,
+) -> None:
+    """The owner's lease is over as soon as it begins, so everybody has a right to the step."""
+
+    async def one_round(four: Hands) -> None:
+        jobs = [await four.subject.create(Work(), Work(name="second")) for _ in range(4)]
+        claimed: list[Claim] = []
+        for _ in jobs:
+            claim = await four.stores[0].claim(four.offer(lease_s=0.001))
+            assert claim is not None
+            claimed.append(claim)
+
+        async def verdicts() -> None:
+            for claim in claimed:
+                try:
+                    await four.stores[0].record(claim, None, [note()])
+                    await four.stores[0].finish(claim, DONE)
+                except Stale:
+                    continue  # swept, or cancelled by somebody who was right to
+
+        async def cancels() -> None:
+            for job in reversed(jobs):
+                await four.cancel(1, job)
+
+        async def sweeps() -> None:
+            while await four.stores[2].sweep_expired(lost) is not None:
+                continue
+
+        async def claims() -> None:
+            while (taken := await four.stores[3].claim(four.offer())) is not None:
+                await four.stores[3].finish(taken, DONE)
+
+        await together(verdicts, cancels, sweeps, claims)
+        await sweeps()
+        await claims()
+        for job in jobs:
+            assert (await four.subject.codes(job)).count("job.finish") == 1
+            assert (await four.subject.job(job))["reason"] is not None
+
+    async def main() -> None:
+        async with hands(database_url, 4) as four:
+            before = four.deadlocks()
+            for _ in range(40):
+                await one_round(four)
+            assert four.deadlocks() == before
+
+    anyio.run(main)
