@@ -6,7 +6,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint types check-migrations openapi lifecycle test-gpu hostile-loop clean
+.PHONY: help setup demo up test lint types check-migrations openapi lifecycle test-gpu hostile-loop \
+        crash-matrix soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +55,12 @@ hostile-loop: $(READY) ## 20 rounds of runners that misbehave; JUnit files in re
 	    tests/integration/test_supervisor_devices.py || failed="$$failed $$round"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "rounds that failed:$$failed"; exit 1; fi; echo "20 of 20 rounds passed"
+
+crash-matrix: $(READY) ## kill every part at every point of a job's way; a table of outcomes (3 minutes)
+	@$(BIN)/python -m pytest -q -m "" tests/integration/test_crash_matrix.py $(PYTEST_ARGS)
+
+soak: $(READY) ## 200 jobs while somebody kills at random; SOAK_ARGS="--seed 7" repeats one
+	@PYTHONPATH=. $(BIN)/python -m tests.support.soak $(SOAK_ARGS)
 
 clean: ## remove .venv and caches; data in .dreamforge and pictures in out stay
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

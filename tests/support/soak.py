@@ -1,0 +1,237 @@
+"""`make soak`: many small jobs, two workers, and somebody who kills at random. Prints the outcome.
+
+Everything is real, see `crash_bench`. A creator keeps sending jobs (half of them chains), clients
+follow some of them over SSE and come back with `Last-Event-ID` whenever they are cut off, and every
+few seconds one process gets SIGKILL and comes back. When all jobs have ended, the checker of the
+crash matrix has the last word. The seed is printed: the same seed kills in the same order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psycopg
+from httpx_sse import SSEError, connect_sse
+from tests.support.crash_bench import Bench, Process, running
+from tests.support.worker_process import marked
+
+from cli.stack.embedded import Infrastructure, infrastructure
+from shared.db.migrate import upgrade
+
+VICTIMS = ("worker", "other worker", "runner", "api", "broker", "postgres", "store")
+# Of ten jobs, this many are followed by a client.
+FOLLOWED = 2
+AT_ONCE = 8
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What a soak came to. `recoveries_s` are the times from a kill to the next finished job."""
+
+    seed: int
+    jobs: int = 0
+    ended: Counter[str] = field(default_factory=Counter)
+    kills: Counter[str] = field(default_factory=Counter)
+    retries: int = 0
+    recoveries_s: list[float] = field(default_factory=list)
+    streams: int = 0
+    reconnects: int = 0
+    findings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        kills = ", ".join(f"{name} {count}" for name, count in sorted(self.kills.items()))
+        ended = ", ".join(f"{count} {status}" for status, count in self.ended.items())
+        slowest = max(self.recoveries_s, default=0.0)
+        lines = [
+            f"seed              {self.seed}",
+            f"jobs              {self.jobs} in {self.seconds:.0f} s: {ended}",
+            f"kills             {self.kills.total()}: {kills}",
+            f"retries           {self.retries}",
+            f"longest recovery  {slowest:.1f} s from a kill to the next finished job",
+            f"streams           {self.streams} followed, {self.reconnects} reconnects",
+            f"findings          {len(self.findings)}"
+            " (lost, doubled, dangling, overlapping, orphaned)",
+        ]
+        return "\n".join([*lines, *(f"  {line}" for line in self.findings)])
+
+
+class Follower:
+    """One SSE client that comes back until the stream says that there is no more."""
+
+    def __init__(self, base: httpx.URL, job: str, over: threading.Event) -> None:
+        self.job = job
+        self.seen: list[int] = []
+        self.reconnects = -1
+        self._url = base.join(f"/v1/jobs/{job}/progress/stream")
+        self._over = over
+        self._thread = threading.Thread(target=self._follow)
+        self._thread.start()
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def _follow(self) -> None:
+        while not self._over.is_set():
+            self.reconnects += 1
+            try:
+                if self._connected():
+                    return
+            except (httpx.HTTPError, SSEError):
+                time.sleep(0.1)  # cut off, or refused while a part is away
+
+    def _connected(self) -> bool:
+        """Listen until cut off; True when the server says that there is nothing more."""
+        last = {"Last-Event-ID": str(self.seen[-1])} if self.seen else {}
+        with (
+            httpx.Client(timeout=httpx.Timeout(5, read=20)) as client,
+            connect_sse(client, "GET", str(self._url), headers=last) as source,
+        ):
+            if source.response.status_code == 204:
+                return True
+            for event in source.iter_sse():
+                if event.data:  # else only advice, how soon to come back
+                    self.seen.append(int(event.id))
+        return False
+
+
+class Soak:
+    def __init__(self, bench: Bench, url: str, *, jobs: int, pause_s: float, seed: int) -> None:
+        self._bench = bench
+        self._url = url
+        self._jobs = jobs
+        self._pause_s = pause_s
+        self._random = random.Random(seed)
+        self._other = bench.start_worker()
+        self._over = threading.Event()
+        self._followers: list[Follower] = []
+        self.report = Report(seed=seed, jobs=jobs)
+
+    def run(self, *, at_most_s: float) -> Report:
+        started, victims = time.monotonic(), self._victims()
+        creator = threading.Thread(target=self._create)
+        creator.start()
+        try:
+            while self._unfinished(creator) and time.monotonic() < started + at_most_s:
+                time.sleep(self._pause_s)
+                self._kill(next(victims))
+            creator.join()
+            for job in self._bench.accepted:  # without further kills
+                self.report.ended[self._bench.wait_ended(job)] += 1
+        finally:
+            self._over.set()
+        self.report.seconds = time.monotonic() - started
+        for worker in (self._bench.worker, self._other):
+            self._bench.wait_idle(worker)
+        self._look()
+        return self.report
+
+    def _victims(self) -> Iterator[str]:
+        """Everybody's turn comes, in an order that nobody knows."""
+        while True:
+            yield from self._random.sample(VICTIMS, len(VICTIMS))
+
+    def _create(self) -> None:
+        for number in range(self._jobs):
+            while self._waiting() >= AT_ONCE:
+                time.sleep(0.05)
+            job = self._bench.create(count=1 + number % 3, chain=number % 2 == 1)
+            if number % 10 < FOLLOWED:
+                self._followers.append(Follower(self._bench.client.base_url, job, self._over))
+
+    def _waiting(self) -> int:
+        return len(self._bench.accepted) - self._finished()
+
+    def _finished(self) -> int:
+        with suppress(psycopg.OperationalError), psycopg.connect(self._url) as connection:
+            found = connection.execute("SELECT count(*) FROM jobs WHERE finished_at IS NOT NULL")
+            self._last_finished = int((found.fetchone() or (0,))[0])
+        return getattr(self, "_last_finished", 0)
+
+    def _unfinished(self, creator: threading.Thread) -> bool:
+        return creator.is_alive() or self._waiting() > 0
+
+    def _kill(self, victim: str) -> None:
+        before, when = self._finished(), time.monotonic()
+        self.report.kills[victim] += 1
+        match victim:
+            case "other worker":
+                self._end(self._other)
+                self._other = self._bench.start_worker()
+            case "runner":
+                for runner in marked(self._bench.lock_dir):
+                    runner.kill()
+            case _:
+                self._bench.kill(victim)
+                self._bench.revive(victim)
+        while self._finished() == before and self._waiting() > 0:
+            time.sleep(0.02)
+        self.report.recoveries_s.append(time.monotonic() - when)
+
+    def _end(self, process: Process) -> None:
+        process.kill()
+        process.wait()
+
+    def _look(self) -> None:
+        report = self.report
+        report.findings = self._bench.settled().findings()
+        with psycopg.connect(self._url) as connection:
+            found = connection.execute("SELECT count(*) FROM events WHERE code = 'retry'")
+            report.retries = int((found.fetchone() or (0,))[0])
+            rows = connection.execute("SELECT id::text, event_seq FROM jobs").fetchall()
+            last: dict[str, int] = dict(rows)
+        for follower in self._followers:
+            follower.join()
+            report.streams += 1
+            report.reconnects += max(0, follower.reconnects)
+            if follower.seen != list(range(1, last[follower.job] + 1)):
+                report.findings.append(
+                    f"stream: of job {follower.job} somebody saw {follower.seen},"
+                    f" it has {last[follower.job]} events"
+                )
+
+
+@contextmanager
+def soaking(
+    stack: Infrastructure, url: str, folder: Path, *, jobs: int, pause_s: float, seed: int
+) -> Iterator[Soak]:
+    with running(stack, url, folder) as bench:
+        yield Soak(bench, url, jobs=jobs, pause_s=pause_s, seed=seed)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
+    parser.add_argument("--jobs", type=int, default=200)
+    parser.add_argument("--pause-s", type=float, default=3.0, help="between two kills")
+    parser.add_argument("--at-most-s", type=float, default=600.0, help="then nobody is killed")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    asked = parser.parse_args()
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DF_")}
+    with tempfile.TemporaryDirectory() as place:
+        home, folder = Path(place) / "home", Path(place) / "soak"
+        folder.mkdir()
+        with infrastructure(home, clean) as stack:
+            url = stack.environment["DF_DATABASE_URL"]
+            upgrade(url)
+            with soaking(
+                stack, url, folder, jobs=asked.jobs, pause_s=asked.pause_s, seed=asked.seed
+            ) as soak:
+                report = soak.run(at_most_s=asked.at_most_s)
+    sys.stdout.write(f"{report}\n")
+    return 1 if report.findings else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
