@@ -53,7 +53,7 @@ def measured(folder: Path, preset: Preset, sizes: Sequence[Size]) -> tuple[str, 
 
 async def _run(preset: Preset, specs: list[GenerateSpec]) -> list[Peak]:
     mark = f"measure:{os.getpid()}:{uuid4()}"
-    probe: DeviceProbe = CpuProbe(1) if preset.device == "cpu" else GpuProbe.open(mark)
+    probe: DeviceProbe = CpuProbe(1) if preset.device == "cpu" else GpuProbe(mark)
     try:
         devices = await probe.devices()
         return [

@@ -30,6 +30,7 @@ class Device:
     # Whether the process ids that the device lists are ours. In a container they are often the
     # host's; then only the device's total can be compared, and the device must be ours alone.
     pids_map: bool = True
+    pids_found: str = ""  # how the start-up probe came to that, in words
     environment: dict[str, str] = field(default_factory=dict)  # how a runner gets just this device
 
 

@@ -1,14 +1,19 @@
-"""GPUs through NVML, asked in a helper process and never waited for without a deadline."""
+"""GPUs through NVML, asked in a helper process and never waited for without a deadline.
+
+When a GPU is first listed, a witness process takes a context on it, and we look whether NVML lists
+the witness by the id that we know it by. Only then may process ids be compared; whatever else comes
+of it, the GPU's total counts, and the GPU must be ours alone.
+"""
 
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import anyio
 
-from supervisor import nvml
+from supervisor import nvml, witness
 from supervisor.channel import FrameError
 from supervisor.devices import Device, DeviceLost, Reading
 from supervisor.runner_process import Entry, RunnerProcess
@@ -21,8 +26,11 @@ START_S = 20.0
 CALL_S = 5.0
 # OR-001: what may differ between two readings of an idle device.
 EPSILON_BYTES = 64 * 1024 * 1024
-# The inode of the host's pid namespace is a constant of the kernel (PROC_PID_INIT_INO).
-_HOST_PID_NAMESPACE = "pid:[4026531836]"
+# A first context takes a few seconds on a machine with many GPUs and no persistence daemon.
+WITNESS_S = 30.0
+# A context that exists is listed at once; a moment more costs nothing.
+LISTED_S = 2.0
+_LOOK_EVERY_S = 0.1
 
 
 class MpsRefused(Exception):
@@ -32,34 +40,26 @@ class MpsRefused(Exception):
 class GpuProbe:
     """`DeviceProbe` over the helper. One that hangs is killed; the next call starts another."""
 
-    def __init__(self, worker_mark: str, *, entry: Entry = nvml.main) -> None:
+    def __init__(
+        self, worker_mark: str, *, entry: Entry = nvml.main, witness_entry: Entry = witness.main
+    ) -> None:
         self._worker_mark = worker_mark
         self._entry = entry
+        self._witness_entry = witness_entry
+        self._found: dict[str, tuple[bool, str]] = {}  # by UUID: whether ids map, and why we think
         self._helper: RunnerProcess | None = None
         self._asking = anyio.Lock()
-        self._pids_map = str(Path("/proc/self/ns/pid").readlink()) == _HOST_PID_NAMESPACE
-
-    @classmethod
-    def open(cls, worker_mark: str) -> GpuProbe:
-        """Make a probe, and say in the log how far its answers can be trusted."""
-        probe = cls(worker_mark)
-        if not probe._pids_map:
-            log.warning(
-                "this is a pid namespace of its own: NVML lists other ids, so a GPU's total is "
-                "compared and each GPU must be ours alone"
-            )
-        return probe
 
     async def devices(self) -> list[Device]:
         answer = await self._ask({"method": "devices"}, START_S)
-        found = []
-        for index, gpu in enumerate(answer["devices"]):
+        for gpu in answer["devices"]:
             if gpu["mps"]:
                 raise MpsRefused(
                     f"GPU {gpu['uuid']} is served through MPS; stop nvidia-cuda-mps-control, "
                     "memory of one process cannot be verified under it"
                 )
-            found.append(
+        return [
+            await self._with_findings(
                 Device(
                     id=gpu["uuid"],
                     kind="cuda",
@@ -67,12 +67,12 @@ class GpuProbe:
                     name=gpu["name"],
                     total_bytes=gpu["total_bytes"],
                     epsilon_bytes=EPSILON_BYTES,
-                    pids_map=self._pids_map,
                     # NVML and CUDA count differently; the UUID names the same card for both.
                     environment={"CUDA_VISIBLE_DEVICES": gpu["uuid"]},
                 )
             )
-        return found
+            for index, gpu in enumerate(answer["devices"])
+        ]
 
     async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
         answer = await self._ask({"method": "read", "uuid": device.id}, CALL_S)
@@ -86,6 +86,51 @@ class GpuProbe:
 
     async def close(self) -> None:
         await self._end_helper()
+
+    async def _with_findings(self, device: Device) -> Device:
+        """The device, and whether its process ids are ours: found out once, and then known."""
+        if device.id not in self._found:
+            pids_map, words = self._found[device.id] = await self._look_for_witness(device)
+            if pids_map:
+                log.info("GPU %s: %s", device.id, words)
+            else:
+                log.warning(
+                    "GPU %s: %s; its total is compared, so it must be ours alone", device.id, words
+                )
+        pids_map, words = self._found[device.id]
+        return replace(device, pids_map=pids_map, pids_found=words)
+
+    async def _look_for_witness(self, device: Device) -> tuple[bool, str]:
+        holder = RunnerProcess(
+            self._witness_entry,
+            marker=f"{self._worker_mark}:witness",
+            environment=device.environment,
+        )
+        try:
+            with anyio.fail_after(WITNESS_S):
+                said = await holder.channel.receive()
+            if said is None or "error" in said.header:
+                why = "it ended" if said is None else said.header["error"]
+                return False, f"no context could be held to try NVML's process ids ({why})"
+            return await self._is_listed(device, holder.pid)
+        except TimeoutError:
+            return False, f"no context could be held within {WITNESS_S:g} s"
+        except (OSError, FrameError, DeviceLost) as error:
+            return False, f"NVML's process ids could not be tried ({error})"
+        finally:
+            await _end(holder)
+
+    async def _is_listed(self, device: Device, pid: int) -> tuple[bool, str]:
+        """Look until the process that holds a context is listed by its id, or it is too late."""
+        listed = 0
+        with anyio.move_on_after(LISTED_S):
+            while True:
+                holders = (await self.read(device, None)).holders
+                if pid in holders:
+                    return True, "NVML's process ids are ours"
+                listed = len(holders)
+                await anyio.sleep(_LOOK_EVERY_S)
+        return False, f"NVML lists {listed} processes and not ours, which holds a context"
 
     async def _ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
         async with self._asking:
@@ -118,7 +163,11 @@ class GpuProbe:
         """Kill it. One that hangs in the driver may stay; the kernel ends it with us."""
         helper, self._helper = self._helper, None
         if helper is not None:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(CALL_S):
-                helper.tree.kill()
-                await helper.gone()
-            helper.close()
+            await _end(helper)
+
+
+async def _end(process: RunnerProcess) -> None:
+    with anyio.CancelScope(shield=True), anyio.move_on_after(CALL_S):
+        process.tree.kill()
+        await process.gone()
+    process.close()

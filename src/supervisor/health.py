@@ -66,11 +66,13 @@ def create_app(health: Health) -> Starlette:
 
     async def readyz(request: Request) -> Response:
         slots = {slot.id: str(slot.state) for slot in health.slots}
+        pids = {slot.id: slot.device.pids_found for slot in health.slots if slot.device.pids_found}
         down = await health.down()
         body: dict[str, Any] = (
             {"status": "not ready", "down": down} if down else {"status": "ready"}
         )
-        return JSONResponse({**body, "slots": slots}, status_code=503 if down else 200)
+        body |= {"slots": slots, "process_ids": pids}
+        return JSONResponse(body, status_code=503 if down else 200)
 
     async def metrics(request: Request) -> Response:
         if health.keys:

@@ -57,6 +57,12 @@ class Metrics:
         self.slot_state = Gauge(
             "dreamforge_slot_state", "1 for the slot's state", (*gpu, "state"), registry=r
         )
+        self.pids_map = Gauge(
+            "dreamforge_pids_map",
+            "1 where the process ids that the device lists are ours",
+            gpu,
+            registry=r,
+        )
         self.quarantines = Counter(
             "dreamforge_quarantines", "Slots taken out of service", gpu, registry=r
         )

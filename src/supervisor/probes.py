@@ -26,7 +26,7 @@ def open_probe(settings: Settings, worker_mark: str) -> DeviceProbe:
     if settings.device in ("auto", "cpu"):
         probes["cpu"] = CpuProbe(settings.cpu_slots)
     if settings.device == "cuda" or (settings.device == "auto" and _DRIVER.exists()):
-        probes["cuda"] = GpuProbe.open(worker_mark)
+        probes["cuda"] = GpuProbe(worker_mark)
     log.info("DF_DEVICE=%s: this host serves %s", settings.device, " and ".join(probes))
     return HostProbe(probes)
 

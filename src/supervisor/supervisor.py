@@ -260,6 +260,7 @@ class Supervisor:
         m = self._metrics
         m.spool_bytes.set(self._spool.used_bytes)
         for slot in self.slots:
+            m.pids_map.labels(**labels(slot.device)).set(slot.device.pids_map)
             for state in SlotState:
                 m.slot_state.labels(**labels(slot.device), state=state).set(slot.state is state)
             if slot.state is SlotState.LOST:

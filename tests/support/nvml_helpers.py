@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
+import psutil
 from tests.support.runners import Line
 
 from runner.entry import become_runner, leave
@@ -16,6 +19,7 @@ from shared.frames import PREFIX
 TOTAL_BYTES = 8 << 30
 RESERVED_BYTES = 300 << 20
 FOREVER_S = 3600
+CUDA = "libcuda.so.1"
 
 Answer = dict[str, Any]
 
@@ -59,6 +63,26 @@ def healthy(connection: Connection, parent_pid: int) -> None:
         return _reading(0)
 
     _serve(connection, parent_pid, answer)
+
+
+def lists_holders(connection: Connection, parent_pid: int) -> None:
+    """One GPU, held by init and by every process that has the stand-in for CUDA loaded."""
+
+    def answer(request: Answer) -> Answer:
+        if request["method"] == "devices":
+            return {"devices": [_gpu("GPU-a")]}
+        return _reading(0, {str(pid): 0 for pid in [1, *_with_cuda()]})
+
+    _serve(connection, parent_pid, answer)
+
+
+def _with_cuda() -> list[int]:
+    found = []
+    for process in psutil.process_iter():
+        with suppress(OSError):
+            if CUDA in Path(f"/proc/{process.pid}/maps").read_text():
+                found.append(process.pid)
+    return found
 
 
 def slow_for_a(connection: Connection, parent_pid: int) -> None:

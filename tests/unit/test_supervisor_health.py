@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 
 import anyio
 import httpx
@@ -12,6 +13,7 @@ from tests.support.harness import settings_for_tests
 from shared.keys import parse_api_keys
 from shared.startup import NotReady
 from supervisor import health
+from supervisor.devices import Device
 from supervisor.metrics import Metrics
 from supervisor.slots import SlotTable
 from supervisor.worker import check_port
@@ -19,16 +21,21 @@ from supervisor.worker import check_port
 KEYS = parse_api_keys(f"ops:{hashlib.sha256(b'k-ops').hexdigest()}")
 
 
-def get(path: str, *, keys: bool, **headers: str) -> httpx.Response:
-    state = health.Health(
-        metrics=Metrics(),
-        slots=SlotTable([]),
-        checks={},
-        draining=lambda: False,
-        keys=KEYS if keys else (),
-    )
-
+def get(
+    path: str,
+    *,
+    keys: bool,
+    headers: Mapping[str, str] | None = None,
+    devices: Sequence[Device] = (),
+) -> httpx.Response:
     async def main() -> httpx.Response:
+        state = health.Health(
+            metrics=Metrics(),
+            slots=SlotTable(list(devices)),
+            checks={},
+            draining=lambda: False,
+            keys=KEYS if keys else (),
+        )
         transport = httpx.ASGITransport(health.create_app(state))
         async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
             return await client.get(path, headers=headers)
@@ -40,14 +47,14 @@ def get(path: str, *, keys: bool, **headers: str) -> httpx.Response:
     "headers", [{}, {"Authorization": "Bearer k-other"}, {"Authorization": "Basic k-ops"}]
 )
 def test_metrics_want_a_key_where_others_can_reach_them(headers: dict[str, str]) -> None:
-    answer = get("/metrics", keys=True, **headers)
+    answer = get("/metrics", keys=True, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
     assert answer.headers["WWW-Authenticate"] == "Bearer"
     assert "dreamforge_" not in answer.text
 
 
 def test_metrics_open_to_a_known_key() -> None:
-    answer = get("/metrics", keys=True, Authorization="Bearer k-ops")
+    answer = get("/metrics", keys=True, headers={"Authorization": "Bearer k-ops"})
     assert answer.status_code == 200
     assert "dreamforge_claims_total" in answer.text
 
@@ -59,6 +66,16 @@ def test_metrics_on_a_loopback_address_are_open() -> None:
 def test_probes_stay_open() -> None:
     assert get("/healthz", keys=True).status_code == 200
     assert get("/readyz", keys=True).status_code == 503  # it has no slot, and may say so
+
+
+def test_readyz_tells_what_is_known_of_process_ids_on_a_gpu() -> None:
+    found = "NVML lists 3 processes and not ours, which holds a context"
+    gpu = Device(
+        id="GPU-a", kind="cuda", index=0, name="fake", total_bytes=1, epsilon_bytes=0,
+        pids_map=False, pids_found=found,
+    )  # fmt: skip
+    answer = get("/readyz", keys=False, devices=[gpu])
+    assert answer.json()["process_ids"] == {"GPU-a": found}
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1"])

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
-from tests.support import nvml_helpers
+from tests.support import nvml_helpers, witnesses
 from tests.support.probes import FakeProbe, LeakyProbe, SlowProbe
 
 from supervisor import gpu_probe
@@ -22,7 +22,7 @@ from supervisor.tree import ProcessTree
 
 
 def nvml(entry: Entry) -> GpuProbe:
-    return GpuProbe("test:probe", entry=entry)
+    return GpuProbe("test:probe", entry=entry, witness_entry=witnesses.cannot)
 
 
 def with_probe(probe: DeviceProbe, test: Callable[[DeviceProbe], Awaitable[None]]) -> None:

@@ -1,0 +1,52 @@
+"""A process that does nothing but hold a CUDA context, so that one can look who NVML says holds it.
+
+In a container NVML often lists the host's process ids, and nothing in our own view of the system
+tells reliably whether it does. So it is tried. The library is called through ctypes, since a
+context needs no torch; and in a process of its own, since it holds memory until its process ends.
+
+One frame, {"holding": true} or {"error": "what failed"}; then it waits to be ended.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+from multiprocessing.connection import Connection
+
+from runner.entry import become_runner, leave
+from shared.frames import encode
+
+_LIBRARY = "libcuda.so.1"
+
+
+class CudaError(Exception):
+    """A call of the driver did not return CUDA_SUCCESS."""
+
+
+def main(connection: Connection, parent_pid: int) -> None:
+    """Hold the primary context of the first visible device until the other end closes."""
+    become_runner(parent_pid)
+    with socket.socket(fileno=connection.fileno()) as sock:
+        try:
+            _hold()
+        except (OSError, AttributeError, CudaError) as error:
+            sock.sendall(encode({"error": str(error)}))
+        else:
+            sock.sendall(encode({"holding": True}))
+        sock.recv(1)
+    leave(0)
+
+
+def _hold() -> None:
+    """`CUDA_VISIBLE_DEVICES` has been set to one UUID, so device 0 is the one that is meant."""
+    cuda = ctypes.CDLL(_LIBRARY)
+    device, context = ctypes.c_int(), ctypes.c_void_p()
+    _call(cuda, "cuInit", 0)
+    _call(cuda, "cuDeviceGet", ctypes.byref(device), 0)
+    _call(cuda, "cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+
+
+def _call(cuda: ctypes.CDLL, name: str, *arguments: object) -> None:
+    result = getattr(cuda, name)(*arguments)
+    if result != 0:
+        raise CudaError(f"{name} returned CUDA error {result}")

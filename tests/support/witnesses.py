@@ -1,0 +1,40 @@
+"""Processes in the place of the one that holds a CUDA context. Spawn targets, one way each."""
+
+from __future__ import annotations
+
+import os
+import time
+from multiprocessing.connection import Connection
+
+from tests.support.nvml_helpers import FOREVER_S
+from tests.support.runners import Line
+
+from runner.entry import become_runner, leave
+
+
+def cannot(connection: Connection, parent_pid: int) -> None:
+    """There is no context to be had."""
+    become_runner(parent_pid)
+    line = Line(connection)
+    line.say({"error": "cuInit returned CUDA error 100"})
+    line.hear()
+    leave(0)
+
+
+def hangs(connection: Connection, parent_pid: int) -> None:
+    become_runner(parent_pid)
+    time.sleep(FOREVER_S)
+
+
+def dies(connection: Connection, parent_pid: int) -> None:
+    become_runner(parent_pid)
+    os._exit(1)
+
+
+def unseen(connection: Connection, parent_pid: int) -> None:
+    """Holds, as far as it says; but NVML knows it by another id."""
+    become_runner(parent_pid)
+    line = Line(connection)
+    line.say({"holding": True})
+    line.hear()
+    leave(0)
