@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from cli import environment
+from cli.model_store import locked, put, staging
 from shared.registry import (
     DESCRIPTOR,
     check_installed,
@@ -26,6 +28,12 @@ def bundled() -> list[Path]:
     return sorted(found, key=lambda folder: (not folder.name.startswith("dreamforge-"), folder))
 
 
+def models_dir(environ: Mapping[str, str]) -> Path:
+    """Where this host keeps its models: DF_MODELS_DIR, else below DF_HOME."""
+    root = environ.get("DF_MODELS_DIR") or environment.home(environ).path / "models"
+    return Path(root).absolute()
+
+
 def install(folder: Path, root: Path) -> Path:
     """Copy a model to its place below `root`, whole or not at all, and verify every byte.
 
@@ -36,7 +44,12 @@ def install(folder: Path, root: Path) -> Path:
     place = root / descriptor.kind / f"{descriptor.name}@{descriptor.version}"
     if folder.absolute() != place.absolute() and not _same(folder, place):
         verify_model(folder, descriptor)
-        _copy(folder, place)
+        with locked(root, place.name):
+            draft = staging(root, f"{place.name}.import")
+            shutil.rmtree(draft, ignore_errors=True)  # of an import that was killed
+            shutil.copytree(folder, draft)
+            verify_model(draft, descriptor)
+            put(draft, place)
     check_installed(place, checkpoint_sha256=descriptor.checkpoint_sha256)
     return place
 
@@ -64,11 +77,3 @@ def register(database_url: str, folder: Path) -> str:
 def _same(folder: Path, place: Path) -> bool:
     there = place / DESCRIPTOR
     return there.exists() and there.read_bytes() == (folder / DESCRIPTOR).read_bytes()
-
-
-def _copy(folder: Path, place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    draft = place.with_name(f"{place.name}.{os.getpid()}.new")
-    shutil.copytree(folder, draft)
-    shutil.rmtree(place, ignore_errors=True)  # an older build of the same version
-    draft.rename(place)

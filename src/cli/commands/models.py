@@ -7,10 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import environment
+from cli import parts
+from cli.commands.model_upkeep import disable, enable, remove, verify
 from cli.options import Out, Output
 
-app = typer.Typer(no_args_is_help=True, help="Register and list models.")
+app = typer.Typer(no_args_is_help=True, help="Bring in, list, check and remove models.")
+for command in (verify, enable, disable, remove):
+    app.command()(command)
 
 
 @app.command("import")
@@ -22,20 +25,12 @@ def import_(
 ) -> None:
     """Check a model folder, copy it into DF_MODELS_DIR and register it."""
     from cli.console import as_json
-    from cli.failures import Failure
-    from cli.model_folders import install, register
+    from cli.model_folders import install, models_dir, register
     from cli.tables import pairs
 
-    environ = environment.with_running_stack(environment.effective())
-    url = environ.get("DF_DATABASE_URL")
-    if not url:
-        raise Failure(
-            "DF_DATABASE_URL is not set and no stack runs on "
-            f"{environment.home(environ).path}, so there is no registry",
-            hint="start one with `dreamforge up`, or set DF_DATABASE_URL and DF_MODELS_DIR",
-        )
-    root = environ.get("DF_MODELS_DIR") or environment.home(environ).path / "models"
-    place = install(folder, Path(root).absolute())
+    environ = parts.environ()
+    url = parts.require(environ, "DF_DATABASE_URL")
+    place = install(folder, models_dir(environ))
     model = {"id": register(url, place), "name": place.name, "path": str(place)}
     if output is Output.JSON:
         as_json(model)

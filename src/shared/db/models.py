@@ -7,12 +7,13 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db.tables import models
+from shared.db.tables import models, steps
 from shared.model_schema import ModelDescriptor, parameters_schema
+from shared.states import TERMINAL
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,4 +87,22 @@ async def set_enabled(connection: AsyncConnection, model_id: UUID, enabled: bool
         .where(models.c.id == model_id)
         .values(enabled=enabled, updated_at=func.clock_timestamp())
     )
+    return done.rowcount == 1
+
+
+async def count_open_steps(connection: AsyncConnection, model_id: UUID) -> int:
+    """Steps that still need the model: waiting, running or being stopped."""
+    query = select(func.count()).where(
+        steps.c.model_id == model_id, steps.c.state.not_in([str(state) for state in TERMINAL])
+    )
+    return int((await connection.execute(query)).scalar_one())
+
+
+async def retire_model(connection: AsyncConnection, model_id: UUID) -> bool:
+    """Delete a model's row; True when it could. A row that jobs name is disabled and stays."""
+    # Waits for jobs that are being created with it, and lets later ones wait for us.
+    await connection.execute(select(models.c.id).where(models.c.id == model_id).with_for_update())
+    await set_enabled(connection, model_id, enabled=False)
+    named = select(steps.c.id).where(steps.c.model_id == model_id).exists()
+    done = await connection.execute(delete(models).where(models.c.id == model_id, ~named))
     return done.rowcount == 1

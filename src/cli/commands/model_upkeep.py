@@ -1,0 +1,156 @@
+"""`dreamforge model verify|enable|disable|remove`: what an operator does with models that are here.
+
+`verify` reads this host's disk and nothing else. The others change the registry, and a worker takes
+notice with its next look at it (10 s). A model that does not verify is reported and left as it is:
+the same folder may be sound on another host, so what to do is the operator's decision.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+import typer
+
+from cli import parts
+from cli.failures import JOB_FAILED, Failure
+from cli.options import Out, Output
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from shared.db.connection import Connection
+    from shared.db.models import Model
+
+Reference = Annotated[str, typer.Argument(metavar="MODEL", help="Id, name or name@version.")]
+
+
+def verify(
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Name or name@version; all without it.")
+    ] = None,
+    output: Out = Output.TABLE,
+) -> None:
+    """Read every byte of the models on this host and compare it with their descriptors."""
+    from cli.console import as_json
+    from cli.model_folders import models_dir
+    from cli.tables import table
+
+    root = models_dir(parts.environ())
+    found = [_verified(folder) for folder in _folders(root, model)]
+    if model is not None and not found:
+        raise Failure(f"no model {model} in {root}", hint="`dreamforge model list` shows them")
+    if output is Output.JSON:
+        as_json({"models": found})
+    else:
+        table(("model", "state"), [(of["model"], of["problem"] or "sound") for of in found])
+    if any(of["problem"] for of in found):
+        raise typer.Exit(JOB_FAILED)
+
+
+def enable(model: Reference) -> None:
+    """Let new jobs use a model, and workers load it."""
+    _switch(model, on=True)
+
+
+def disable(model: Reference) -> None:
+    """Refuse new jobs for a model; jobs that wait for it wait until it is enabled again."""
+    _switch(model, on=False)
+
+
+def remove(
+    model: Reference,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if jobs need it: they wait for its return.")
+    ] = False,
+    output: Out = Output.TABLE,
+) -> None:
+    """Take a model out of the registry and off this host's disk."""
+    from cli.console import as_json
+    from cli.model_folders import models_dir
+    from cli.model_store import locked, take_away
+    from cli.tables import pairs
+
+    environ = parts.environ()
+    url, root = parts.require(environ, "DF_DATABASE_URL"), models_dir(environ)
+    row, deleted = parts.transaction(url, partial(_retire, reference=model, force=force))
+    place = root / row.kind / f"{row.name}@{row.version}"
+    with locked(root, place.name):
+        here = take_away(place, root)
+    done = {
+        "model": f"{row.name}@{row.version}",
+        "files": "removed" if here else "not on this host",
+        "registry": "removed" if deleted else "disabled; past jobs name it",
+    }
+    if output is Output.JSON:
+        as_json(done)
+    else:
+        pairs(*done.items())
+
+
+def _folders(root: Path, model: str | None) -> list[Path]:
+    pattern = "*@*" if model is None else model if "@" in model else f"{model}@*"
+    return sorted(path for path in root.glob("[!.]*/*@*") if path.match(pattern))
+
+
+def _verified(folder: Path) -> dict[str, Any]:
+    from cli.console import say
+    from shared.errors import ModelUnavailable
+    from shared.registry import read_model, verify_model
+
+    say(f"reading {folder.name}")
+    try:
+        verify_model(folder, read_model(folder))
+        problem = None
+    except ModelUnavailable as error:
+        problem = error.message
+    return {"model": folder.name, "path": str(folder), "problem": problem}
+
+
+def _switch(reference: str, *, on: bool) -> None:
+    from cli.console import say
+
+    url = parts.require(parts.environ(), "DF_DATABASE_URL")
+    row = parts.transaction(url, partial(_set_enabled, reference=reference, on=on))
+    say(f"{row.name}@{row.version} is {'enabled' if on else 'disabled'}")
+
+
+async def _set_enabled(connection: Connection, *, reference: str, on: bool) -> Model:
+    from shared.db.models import set_enabled
+
+    row = await _find(connection, reference)
+    await set_enabled(connection, row.id, on)
+    return row
+
+
+async def _retire(connection: Connection, *, reference: str, force: bool) -> tuple[Model, bool]:
+    from shared.db.models import count_open_steps, retire_model
+
+    row = await _find(connection, reference)
+    deleted = await retire_model(connection, row.id)
+    waiting = await count_open_steps(connection, row.id)
+    if waiting and not force:  # the transaction is rolled back, so the model stays enabled
+        raise Failure(
+            f"{row.name}@{row.version} is needed by {waiting} step(s) that are not finished",
+            hint="wait, cancel them, or use --force: they wait until the model is back",
+        )
+    return row, deleted
+
+
+async def _find(connection: Connection, reference: str) -> Model:
+    """The one model that is meant; of a bare name there must be one version."""
+    from shared.db import models
+
+    try:
+        row = await models.get_model(connection, UUID(reference))
+        rows = [] if row is None else [row]
+    except ValueError:
+        name, at, version = reference.partition("@")
+        rows = await models.find_models(connection, name, version if at else None)
+    if not rows:
+        raise Failure(f"no model {reference}", hint="`dreamforge model list` shows them")
+    if len(rows) > 1:
+        names = ", ".join(f"{row.name}@{row.version}" for row in rows)
+        raise Failure(f"{reference} could be any of: {names}", hint="name the version")
+    return rows[0]
