@@ -114,7 +114,9 @@ class Api:
         return created
 
     def step_of(self, job_id: str) -> UUID:
-        ((step_id,),) = self.sql("SELECT id FROM steps WHERE job_id = %s", job_id)
+        """Its first step."""
+        query = "SELECT id FROM steps WHERE job_id = %s ORDER BY position LIMIT 1"
+        ((step_id,),) = self.sql(query, job_id)
         found: UUID = step_id
         return found
 

@@ -129,6 +129,22 @@ def test_a_store_that_stays_away_gives_the_slot_back(monkeypatch: pytest.MonkeyP
     serve(test)
 
 
+def test_a_runner_that_does_not_hear_that_nothing_will_come_is_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inputs, "PATIENCE_S", 0.1)
+
+    async def test(bench: Bench) -> None:
+        with bench.objects.faults.away("get"):
+            job = bench.chain("wants_and_stays")
+            await bench.ended(job)
+        assert last_error(bench, job)["code"] == Reason.INFRA_UNAVAILABLE
+        assert bench.signals(job)[0] == "SIGTERM"
+        assert bench.slot.state == "free"
+
+    serve(test, max_attempts=1, exit_grace_s=0.2)
+
+
 def test_a_runner_that_asks_for_two_at_once_is_no_runner_of_ours() -> None:
     async def test(bench: Bench) -> None:
         hold = bench.objects.faults.hold("get")

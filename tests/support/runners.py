@@ -366,6 +366,12 @@ def wants_two_at_once(line: Line) -> None:
     stay()
 
 
+def wants_and_stays(line: Line) -> None:
+    """Asks once, and listens to nobody any more."""
+    line.say({"type": "want", "item_index": 0})
+    stay()
+
+
 def _enlarge(line: Line, given: Header) -> None:
     line.say({"type": "want", "item_index": given["item_index"]})
     while (header := line.hear()) is not None and header["type"] != "input":
@@ -416,6 +422,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
         closes_its_end, garbage, not_json, too_long, out_of_order, unstorable_log, wrong_hash,
         leaves_early, segfaults, dead_man, allocates_until_refused, fails, big, crashes_after,
         crashes, crashes_once_then_waits, enlarges, enlarges_after, wants_when, wants_two_at_once,
+        wants_and_stays,
         waits_for,
     )
 }  # fmt: skip
