@@ -6,8 +6,9 @@ failure on the GPU costs minutes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 from uuid import uuid4
 
@@ -18,7 +19,7 @@ from api.chain import upscale_step
 from api.requests import CreateJob
 from shared.db.create import IdempotencyKey, NewJob, NewStep
 from shared.db.models import Model
-from shared.db.presence import Worker, largest_slot_bytes
+from shared.db.presence import Worker, largest_slot_bytes, slots_for
 from shared.errors import InsufficientVram, InvalidInput, ModelUnavailable
 from shared.messages import GenerateParams
 from shared.presets import Preset, preset
@@ -90,7 +91,21 @@ def plan_job(
         correlation_id=caller.correlation_id,
         client_request_id=caller.client_request_id,
         key=caller.key,
-        steps=[step] if second is None else [step, second],
+        steps=[
+            _corrected(each, settings) for each in ([step] if second is None else [step, second])
+        ],
+    )
+
+
+def _corrected(step: NewStep, settings: Settings) -> NewStep:
+    """The operator knows better than the presets' figures; the step records that it was so."""
+    factor = settings.vram_factor
+    if factor == 1:
+        return step
+    return replace(
+        step,
+        vram_bytes=math.ceil(step.vram_bytes * factor),
+        preset=step.preset | {"vram_factor": factor},
     )
 
 
@@ -114,6 +129,16 @@ def refuse_impossible(job: NewJob, live: Sequence[Worker]) -> None:
                 required_bytes=step.vram_bytes,
                 largest_slot_bytes=largest,
                 live_workers=len(live),
+                slots=[
+                    {
+                        "class": slot.device_class,
+                        "state": slot.state,
+                        "total_bytes": slot.capacity_bytes,
+                        "free_bytes": slot.free_bytes,
+                        "holders": dict(slot.holders),
+                    }
+                    for slot in slots_for(live, device=step.device, queue=step.queue)
+                ],
             )
 
 

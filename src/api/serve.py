@@ -71,6 +71,12 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
     app = create_app(settings)
     host, port = listener.getsockname()[:2]
     log.info("api: listening on http://%s:%s, documentation at /docs", host, port)
+    if settings.vram_factor != 1:
+        log.warning(
+            "DF_VRAM_FACTOR=%g: every preset's memory estimate is multiplied by it, whatever the "
+            "card can really hold",
+            settings.vram_factor,
+        )
     config = uvicorn.Config(
         app,
         log_config=None,

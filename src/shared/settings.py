@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     reclaim_deadline_s: float = Field(default=30.0, gt=0, description="tree gone until quarantine")
     publish_deadline_s: float = Field(default=300.0, gt=0)
     vram_wait_s: float = Field(default=300.0, ge=0)
+    vram_factor: float = Field(
+        default=1.0, gt=0, le=10, description="corrects every preset's estimate of memory"
+    )
     queue_timeout_s: float = Field(default=24 * 3600.0, gt=0)
     max_timeout_s: float = Field(default=3600.0, gt=0, description="upper bound of `timeout_s`")
     max_attempts: int = Field(default=3, ge=1)

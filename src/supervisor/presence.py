@@ -10,7 +10,7 @@ from shared.db import presence
 from shared.db.engine import Database
 from shared.settings import Settings
 from supervisor.host_models import HostModels
-from supervisor.slots import SlotTable
+from supervisor.slots import Slot, SlotTable
 
 # A third of `presence.LIVE_S`: one lost beat must not make a living worker look dead.
 BEAT_S = 10.0
@@ -41,16 +41,7 @@ class Presence:
             host=platform.node(),
             version=own_version(),
             queues=self._settings.queues,
-            slots=[
-                presence.Slot(
-                    id=slot.id,
-                    device=slot.device.kind,
-                    device_class=slot.device.name,
-                    capacity_bytes=slot.device.total_bytes,
-                    state=slot.state,
-                )
-                for slot in self._slots
-            ],
+            slots=[told(slot) for slot in self._slots],
             models=self._models.checksums,
         )
         await self._database.transaction(
@@ -62,6 +53,20 @@ class Presence:
         await self._database.transaction(
             lambda connection: presence.leave(connection, self._worker_id)
         )
+
+
+def told(slot: Slot) -> presence.Slot:
+    """A slot as the row shows it: with what its device said last, if it has been asked."""
+    seen = slot.seen
+    return presence.Slot(
+        id=slot.id,
+        device=slot.device.kind,
+        device_class=slot.device.name,
+        capacity_bytes=slot.device.total_bytes,
+        state=slot.state,
+        free_bytes=None if seen is None else seen.free_bytes,
+        holders={} if seen is None else {str(pid): held for pid, held in seen.holders.items()},
+    )
 
 
 def own_version() -> str:

@@ -30,6 +30,8 @@ def shortage(
         "peak_bytes": peak_bytes,
         "recommendation": recommendation(claim, known),
     }
+    if (factor := _factor(claim)) != 1:
+        numbers["vram_factor"] = factor
     if before is not None:
         numbers |= {
             "total_bytes": before.total_bytes,
@@ -61,9 +63,14 @@ def next_smaller(claim: Claim, known: Iterable[Preset]) -> Preset | None:
     fitting = []
     for preset in known:
         try:
-            need = preset.vram_for(claim.model.kind, pixels)
+            need = preset.vram_for(claim.model.kind, pixels) * _factor(claim)
         except InvalidInput:
             continue
         if preset.device == claim.preset.get("device") and need < claim.vram_bytes:
             fitting.append((need, preset))
     return max(fitting, key=lambda found: found[0])[1] if fitting else None
+
+
+def _factor(claim: Claim) -> float:
+    """By what the operator had the estimate corrected when the job was made (`DF_VRAM_FACTOR`)."""
+    return float(claim.preset.get("vram_factor", 1.0))

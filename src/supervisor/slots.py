@@ -13,7 +13,7 @@ from enum import StrEnum
 
 import anyio
 
-from supervisor.devices import Device
+from supervisor.devices import Device, Reading
 
 
 class SlotState(StrEnum):
@@ -51,6 +51,7 @@ class Slot:
     state: SlotState = SlotState.VERIFYING
     since: float = field(default_factory=anyio.current_time)
     quarantines: int = 0
+    seen: Reading | None = None  # the latest look of whoever reads the gauges
 
     @property
     def id(self) -> str:

@@ -269,6 +269,7 @@ class Supervisor:
                 now = await self._ports.probe.read(slot.device, None)
             except DeviceLost:
                 continue  # whoever uses the slot finds out, and says so
+            slot.seen = now
             m.saw_memory(slot.device, now)
 
 

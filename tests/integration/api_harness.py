@@ -216,6 +216,8 @@ class Api:
             device_class=device,
             capacity_bytes=capacity_bytes,
             state="free",
+            free_bytes=capacity_bytes - 7,
+            holders={"77": 7},
         )
         row = presence.Worker(
             id=uuid4(),

@@ -165,6 +165,8 @@ def test_what_no_live_worker_could_hold_is_refused_at_once_and_queued_when_none_
     details = problem(api.client.post("/v1/jobs", json=BODY), 422, "insufficient_vram")["details"]
     assert (details["largest_slot_bytes"], details["live_workers"]) == (1000, 1)
     assert details["required_bytes"] > 1000
+    (slot,) = details["slots"]
+    assert (slot["total_bytes"], slot["free_bytes"], slot["holders"]) == (1000, 993, {"77": 7})
     api.sql("UPDATE workers SET heartbeat_at = now() - interval '31 s' WHERE id = %s", worker)
     api.create()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -341,3 +342,22 @@ def test_what_no_live_worker_could_hold_is_refused_with_numbers(
     assert caught.value.details["required_bytes"] == job.steps[0].vram_bytes
     assert caught.value.details["largest_slot_bytes"] == largest
     assert caught.value.details["live_workers"] == len(live)
+
+
+def test_a_refusal_says_what_each_slot_has_free_and_who_holds_the_rest() -> None:
+    small = worker(9)
+    slot = replace(small.slots[0], free_bytes=2, holders={"77": 7})
+    with pytest.raises(InsufficientVram) as caught:
+        refuse_impossible(plan(), [replace(small, slots=[slot])])
+    assert caught.value.details["slots"] == [
+        {"class": "cpu", "state": "held", "total_bytes": 9, "free_bytes": 2, "holders": {"77": 7}}
+    ]
+
+
+def test_an_operator_can_correct_an_estimate_and_the_step_records_it() -> None:
+    body = CreateJob.model_validate({"type": "generate", "prompt": "a", "chain": resample(2)})
+    usual = plan_job(body, model(), CALLER, settings()).steps
+    halved = plan_job(body, model(), CALLER, settings(vram_factor=0.5)).steps
+    assert [step.vram_bytes for step in halved] == [-(-step.vram_bytes // 2) for step in usual]
+    assert [step.preset["vram_factor"] for step in halved] == [0.5, 0.5]
+    assert all("vram_factor" not in step.preset for step in usual)

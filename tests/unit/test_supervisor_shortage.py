@@ -30,6 +30,18 @@ def claim(name: str = "gpu-24gb", vram_bytes: int = 12 * GIB, **preset_changes: 
     )  # fmt: skip
 
 
+def test_a_corrected_estimate_is_named_and_compared_with_corrected_ones() -> None:
+    corrected = claim(vram_factor=0.5)
+    assert shortage(corrected, None, 0, ALL)["vram_factor"] == 0.5
+    assert "vram_factor" not in shortage(claim(), None, 0, ALL)
+    need = preset("gpu-24gb").vram_for("sdxl", PIXELS)
+    # Its own preset needs as much as was asked for once both are corrected: it is no smaller one.
+    own = [preset("gpu-24gb")]
+    assert next_smaller(claim(vram_bytes=need, vram_factor=1.0), own) is None
+    assert next_smaller(claim(vram_bytes=need // 2, vram_factor=0.5), own) is None
+    assert next_smaller(claim(vram_bytes=need // 2 + 9, vram_factor=0.5), own) is own[0]
+
+
 def test_the_numbers_say_what_was_needed_there_and_held_by_whom() -> None:
     before = Reading(
         total_bytes=24 * GIB, used_bytes=20 * GIB, free_bytes=4 * GIB, holders={77: 20 * GIB}

@@ -7,7 +7,7 @@ slot has. A worker that stopped without a word is gone once its heartbeat is `LI
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -25,7 +25,8 @@ LIVE_S = 30.0
 class Slot:
     """A device that takes one step at a time.
 
-    `device` is `cpu` or `cuda`, as on a step; `device_class` names the hardware.
+    `device` is `cpu` or `cuda`, as on a step; `device_class` names the hardware. `free_bytes` is
+    None until its worker has looked; `holders` maps process ids to the bytes that they hold.
     """
 
     id: str
@@ -33,6 +34,8 @@ class Slot:
     device_class: str
     capacity_bytes: int
     state: str
+    free_bytes: int | None = None
+    holders: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,18 +96,21 @@ async def live_workers(connection: AsyncConnection, *, within_s: float = LIVE_S)
     return [_worker(row) for row in rows.mappings()]
 
 
+def slots_for(live: Sequence[Worker], *, device: str, queue: str) -> list[Slot]:
+    """Every slot of this device that serves this queue, busy or not."""
+    return [
+        slot
+        for worker in live
+        if queue in worker.queues
+        for slot in worker.slots
+        if slot.device == device
+    ]
+
+
 def largest_slot_bytes(live: Sequence[Worker], *, device: str, queue: str) -> int:
     """The most that any slot of this device serving this queue can hold; 0 when there is none."""
-    return max(
-        (
-            slot.capacity_bytes
-            for worker in live
-            if queue in worker.queues
-            for slot in worker.slots
-            if slot.device == device
-        ),
-        default=0,
-    )
+    slots = slots_for(live, device=device, queue=queue)
+    return max((slot.capacity_bytes for slot in slots), default=0)
 
 
 def _slot_to_json(slot: Slot) -> dict[str, Any]:
@@ -114,6 +120,8 @@ def _slot_to_json(slot: Slot) -> dict[str, Any]:
         "class": slot.device_class,
         "capacity_bytes": slot.capacity_bytes,
         "state": slot.state,
+        "free_bytes": slot.free_bytes,
+        "holders": dict(slot.holders),
     }
 
 
@@ -130,6 +138,8 @@ def _worker(row: RowMapping) -> Worker:
                 device_class=slot["class"],
                 capacity_bytes=slot["capacity_bytes"],
                 state=slot["state"],
+                free_bytes=slot.get("free_bytes"),  # a worker of an older release says neither
+                holders=slot.get("holders", {}),
             )
             for slot in row["slots"]
         ),
