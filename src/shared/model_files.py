@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from shared.errors import ModelUnavailable
@@ -84,7 +84,11 @@ def list_files(folder: Path) -> list[str]:
     return sorted(paths)
 
 
-def _allow(path: Path, name: str) -> None:
+def check_name(name: str) -> None:
+    """Refuse a file by its name alone; `ModelUnavailable` says why."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        raise ModelUnavailable(f"{name!r}: a path that leaves the model's folder", file=name)
     suffix = path.suffix.lower()
     if suffix in PICKLES:
         raise ModelUnavailable(
@@ -98,6 +102,10 @@ def _allow(path: Path, name: str) -> None:
             f"(accepted: {', '.join(sorted(ALLOWED))})",
             file=name,
         )
+
+
+def _allow(path: Path, name: str) -> None:
+    check_name(name)
     if not path.is_file():
         raise ModelUnavailable(f"{name}: missing, or not a regular file", file=name)
 

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from cli import parts
+from cli.commands.model_download import download
 from cli.commands.model_upkeep import disable, enable, remove, verify
 from cli.options import Out, Output
 
 app = typer.Typer(no_args_is_help=True, help="Bring in, list, check and remove models.")
-for command in (verify, enable, disable, remove):
+for command in (download, verify, enable, disable, remove):
     app.command()(command)
 
 

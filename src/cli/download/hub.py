@@ -1,0 +1,144 @@
+"""`hf:<owner>/<repository>[@<revision>][#<file or pattern>]`, through `huggingface_hub`.
+
+The library asks the hub what a revision is and holds; the revision is pinned to its commit, so all
+files are of one state. HF_ENDPOINT names another hub. The token is HF_TOKEN, never one that the
+library has stored.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from cli.download.source import RemoteFile, Resolved, Wanted
+from cli.failures import UNREACHABLE, Failure
+from shared.errors import ModelUnavailable
+from shared.model_files import INDEX, check_name
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo, RepoSibling
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+REMEDY = "set HF_TOKEN to a token that may read it, and accept its licence on its page first"
+_REFERENCE = re.compile(r"(?P<repo>[^@#]+)(@(?P<revision>[^#]+))?(#(?P<pattern>.+))?")
+_VARIANT = re.compile(r"^(.+)\.[A-Za-z0-9_]+(-\d{5}-of-\d{5})?\.safetensors$")
+
+
+def resolve(wanted: Wanted) -> Resolved:
+    """Ask the hub. Raises `Failure` with the remedy, `ModelUnavailable` for files not accepted."""
+    from huggingface_hub import hf_hub_url
+
+    match = _REFERENCE.fullmatch(wanted.rest)
+    if match is None:
+        raise Failure(f"hf:{wanted.rest} is not hf:<repository>[@<revision>][#<file or pattern>]")
+    repo, endpoint = match["repo"], os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
+    token = os.environ.get("HF_TOKEN") or None
+    info = _ask(repo, match["revision"], endpoint, token)
+    assert info.sha is not None  # every answer about one revision has it
+    names = {found.rfilename: found for found in info.siblings or ()}
+    include = (*wanted.include, *([match["pattern"]] if match["pattern"] else ()))
+    chosen, left_out = choose(list(names), include, wanted.exclude)
+    if not chosen:
+        raise Failure(f"{repo} holds no file that was asked for and can be used", hint=_hint(names))
+    return Resolved(
+        name=re.sub(r"[^A-Za-z0-9._-]", "-", repo.rsplit("/", 1)[-1]),
+        version=info.sha[:12],
+        uri=f"hf:{repo}",
+        revision=info.sha,
+        files=tuple(
+            _remote(names[name], hf_hub_url(repo, name, revision=info.sha, endpoint=endpoint))
+            for name in chosen
+        ),
+        left_out=tuple(left_out),
+        license=info.card_data.license if info.card_data else None,
+        token=token,
+        remedy=REMEDY,
+    )
+
+
+def choose(
+    names: list[str], include: tuple[str, ...], exclude: tuple[str, ...]
+) -> tuple[list[str], list[str]]:
+    """The files to fetch, and those that a model does not need. Raises `ModelUnavailable`.
+
+    What was asked for by pattern must be acceptable. Without a pattern, all that is acceptable is
+    taken, less second copies: other precisions (`x.fp16.safetensors` beside `x.safetensors`), and
+    weights in one file beside a folder of parts.
+    """
+    if include:
+        kept = [name for name in names if _any(name, include) and not _any(name, exclude)]
+        for name in kept:
+            check_name(name)
+    else:
+        kept = [name for name in names if _useful(name, names) and not _any(name, exclude)]
+    return sorted(kept), sorted(set(names) - set(kept))
+
+
+def _useful(name: str, names: list[str]) -> bool:
+    try:
+        check_name(name)
+    except ModelUnavailable:
+        return False
+    if not name.endswith(".safetensors"):
+        return PurePosixPath(name).suffix not in {".png", ".jpg"}
+    variant = _VARIANT.match(name)
+    if variant and f"{variant[1]}{variant[2] or ''}.safetensors" in names:
+        return False
+    return "/" in name or INDEX not in names
+
+
+def _any(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _hint(names: dict[str, RepoSibling]) -> str:
+    for name in names:
+        try:
+            check_name(name)
+        except ModelUnavailable as error:
+            if "pickle" in error.message:
+                return error.message
+    return f"it holds {', '.join(sorted(names)[:10]) or 'nothing'}"
+
+
+def _remote(found: RepoSibling, url: str) -> RemoteFile:
+    return RemoteFile(
+        path=found.rfilename,
+        url=url,
+        size_bytes=found.size,
+        sha256=found.lfs.sha256 if found.lfs else None,
+        git_sha1=None if found.lfs else found.blob_id,
+    )
+
+
+def _ask(repo: str, revision: str | None, endpoint: str, token: str | None) -> ModelInfo:
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    api = HfApi(endpoint=endpoint, token=token or False)
+    try:
+        return api.model_info(repo, revision=revision, files_metadata=True, timeout=30)
+    except GatedRepoError:
+        raise Failure(f"{repo} asks for a licence to be accepted", hint=REMEDY) from None
+    except RevisionNotFoundError:
+        raise Failure(f"{repo} has no revision {revision}") from None
+    except RepositoryNotFoundError:  # the hub does not tell a private one from none at all
+        raise Failure(f"{repo} is not there, or it is private", hint=REMEDY) from None
+    except HFValidationError as error:
+        raise Failure(f"{repo}: {error}") from None
+    except HfHubHTTPError as error:
+        raise Failure(f"{endpoint} answered {error.response.status_code}", hint=REMEDY) from None
+    except httpx.HTTPError as error:
+        raise Failure(
+            f"cannot reach {endpoint}: {type(error).__name__}", exit_code=UNREACHABLE
+        ) from None

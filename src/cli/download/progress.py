@@ -1,0 +1,57 @@
+"""What a person sees of a download: a bar per file in a terminal, a line per file elsewhere."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from cli.console import err, say
+from cli.download.engine import Watcher
+
+Moved = Callable[[int], None]
+
+
+class Bars:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def begin(self, path: str, total_bytes: int | None) -> Moved:
+        task = self._progress.add_task(path, total=total_bytes)
+        return lambda here: self._progress.update(task, completed=here)
+
+
+class Lines:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def begin(self, path: str, total_bytes: int | None) -> Moved:
+        size = "" if total_bytes is None else f" ({total_bytes / 1e6:.1f} MB)"
+        with self._lock:
+            say(f"fetching {path}{size}")
+        return lambda here: None
+
+
+@contextmanager
+def watching() -> Iterator[Watcher]:
+    if not err.is_terminal:
+        yield Lines()
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err) as progress:
+        yield Bars(progress)
