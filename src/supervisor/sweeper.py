@@ -84,6 +84,7 @@ class Sweeper:
                 "attempt": step.attempt,
                 "losses": step.losses,
                 "delay_s": round(delay_s, 3),
+                "last_error": error,
             },
         )
         log.warning(fact.message, extra={"job_id": str(found.job_id), "step_id": str(found.id)})

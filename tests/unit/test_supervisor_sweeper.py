@@ -64,6 +64,9 @@ def test_a_step_of_a_lost_owner_goes_back_with_a_loss(state: StepState) -> None:
         assert store.now() <= step.run_at <= store.now() + SETTINGS.retry_base_s
         (event,) = [e for e in store.jobs[step.job_id].events if e.code == Code.LEASE_EXPIRED]
         assert event.level == "WARNING"
+        said = dict(event.payload or {})
+        assert (said["losses"], said["last_error"]) == (1, step.error)
+        assert said["last_error"]["code"] == Reason.LEASE_LOST
         assert swept(metrics) == 1
 
     play(test)
