@@ -289,8 +289,8 @@ def test_events_wait_for_the_database_in_their_order(tmp_path: Path) -> None:
         await bench.ended(job)
         codes = [code for code in bench.codes(job) if code != Code.PROGRESS]
         assert codes == [
-            "job.created", "step.claimed", "step.start", "artifact.written", "gpu.reclaimed",
-            "step.finish", "job.finish",
+            "job.created", "step.claimed", "step.start", "gpu.mem", "artifact.written",
+            "gpu.reclaimed", "gpu.mem", "step.finish", "job.finish",
         ]  # fmt: skip
 
     serve(test)
@@ -306,8 +306,8 @@ def test_a_commit_whose_answer_is_lost_counts_once(call: str) -> None:
         assert (step.state, step.attempt) == (StepState.SUCCEEDED, 1)
         facts = [code for code in bench.codes(job) if code != Code.PROGRESS]
         assert sorted(facts) == [
-            "artifact.written", "artifact.written", "gpu.reclaimed", "job.created", "job.finish",
-            "step.claimed", "step.finish", "step.start",
+            "artifact.written", "artifact.written", "gpu.mem", "gpu.mem", "gpu.reclaimed",
+            "job.created", "job.finish", "step.claimed", "step.finish", "step.start",
         ]  # fmt: skip
         keys = {artifact.s3_key for artifact in bench.job(job).artifacts.values()}
         assert keys == set(bench.objects.objects)
