@@ -48,6 +48,8 @@ def download(
     monkeypatch.setenv("DF_MODELS_DIR", str(tmp_path))
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("HF_TOKEN", SECRET)
+    # Another test may have loaded the library before; the command sets this before it does.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
     monkeypatch.setattr(transfer, "LONGEST_WAIT_S", 0.01)
     return lambda *arguments: run(["model", "download", *arguments])
 

@@ -92,7 +92,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, self.hub.listing(), {"Content-Type": "application/json"})
             return
         name = path.split(f"/resolve/{COMMIT}/", 1)[-1].removeprefix("/")
-        if self.hub.gated:
+        if name not in self.hub.files:  # the library asks for more than the model
+            self._send(404, b"")
+        elif self.hub.gated:
             self._send(403, b"no")
         elif self.hub.html:
             self._send(200, b"<html>Sign in</html>", {"Content-Type": "text/html"})

@@ -29,14 +29,14 @@ _VARIANT = re.compile(r"^(.+)\.[A-Za-z0-9_]+(-\d{5}-of-\d{5})?\.safetensors$")
 
 def resolve(wanted: Wanted) -> Resolved:
     """Ask the hub. Raises `Failure` with the remedy, `ModelUnavailable` for files not accepted."""
-    from huggingface_hub import hf_hub_url
-
     match = _REFERENCE.fullmatch(wanted.rest)
     if match is None:
         raise Failure(f"hf:{wanted.rest} is not hf:<repository>[@<revision>][#<file or pattern>]")
     repo, endpoint = match["repo"], os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
     token = os.environ.get("HF_TOKEN") or None
     info = _ask(repo, match["revision"], endpoint, token)
+    from huggingface_hub import hf_hub_url
+
     assert info.sha is not None  # every answer about one revision has it
     names = {found.rfilename: found for found in info.siblings or ()}
     include = (*wanted.include, *([match["pattern"]] if match["pattern"] else ()))
@@ -116,6 +116,9 @@ def _remote(found: RepoSibling, url: str) -> RemoteFile:
 
 def _ask(repo: str, revision: str | None, endpoint: str, token: str | None) -> ModelInfo:
     import httpx
+
+    # It would tell the hub what runs here, and ask it for a list of programs to look for first.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         GatedRepoError,

@@ -22,12 +22,18 @@ Moved = Callable[[int], None]
 
 
 class Bars:
+    """A file's bar goes when it is whole: a model has more files than a window has lines."""
+
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
 
     def begin(self, path: str, total_bytes: int | None) -> Moved:
         task = self._progress.add_task(path, total=total_bytes)
-        return lambda here: self._progress.update(task, completed=here)
+
+        def moved(here: int) -> None:
+            self._progress.update(task, completed=here, visible=here != total_bytes)
+
+        return moved
 
 
 class Lines:
