@@ -10,6 +10,7 @@ from typing import Annotated
 import anyio
 from fastapi import Depends, Request
 
+from api.bounds import Streams
 from api.dispatch import Doorbell
 from api.hub import Hub
 from api.metrics import Metrics
@@ -27,6 +28,7 @@ class Context:
     database: Database
     store: ObjectStore
     hub: Hub
+    streams: Streams
     doorbell: Doorbell
     metrics: Metrics
 
@@ -51,6 +53,7 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
         database=database,
         store=open_store(settings),
         hub=hub,
+        streams=Streams(settings.max_streams),
         doorbell=doorbell,
         metrics=metrics,
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from api import bounds
 from api.context import Context
 from api.model_choice import choose_model, choose_upscaler
 from api.plan import Caller, plan_job, refuse_impossible
 from api.requests import CreateJob
-from shared.db import presence
+from shared.db import presence, usage
 from shared.db.connection import Connection
 from shared.db.create import Created, create_job, find_by_key
 
@@ -19,16 +20,20 @@ async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
     """
 
     async def work(connection: Connection) -> Created:
-        if caller.key is not None:
-            earlier = await find_by_key(connection, caller.user, caller.key)
-            if earlier is not None:
-                return earlier
+        if (earlier := await _earlier(connection, caller)) is not None:
+            return earlier
         settings = context.settings
         model = await choose_model(connection, body.model_id, settings.default_model)
         live = await presence.live_workers(connection)
         upscaler = await choose_upscaler(connection, body, live)
         job = plan_job(body, model, caller, settings, upscaler=upscaler)
         refuse_impossible(job, live)
+        if bounds.bounded(settings):
+            # Behind our own twin: by now it may have made the job, and a replay is never refused.
+            await usage.hold(connection, caller.user)
+            if (earlier := await _earlier(connection, caller)) is not None:
+                return earlier
+            await bounds.refuse_over(connection, caller.user, settings)
         return await create_job(connection, job)
 
     created = await context.database.transaction(work)
@@ -36,3 +41,10 @@ async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
         context.metrics.jobs_accepted.labels(created.type).inc()
         context.doorbell.ring(created.first_step_id, created.first_queue)
     return created
+
+
+async def _earlier(connection: Connection, caller: Caller) -> Created | None:
+    """What the caller's key made before, if anything."""
+    if caller.key is None:
+        return None
+    return await find_by_key(connection, caller.user, caller.key)

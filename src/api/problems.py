@@ -19,7 +19,6 @@ from starlette.requests import Request
 
 from shared.errors import (
     DreamForgeError,
-    InfraUnavailable,
     Internal,
     InvalidInput,
     MethodNotAllowed,
@@ -57,7 +56,7 @@ def envelope(
 ) -> JSONResponse:
     """The response for `error`."""
     extra = dict(headers or {})
-    if isinstance(error, InfraUnavailable):
+    if error.retry_after_s is not None:
         extra["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, Unauthorized):
         extra["WWW-Authenticate"] = "Bearer"

@@ -11,6 +11,7 @@ import sys
 import anyio
 import uvicorn
 
+from api import open_files
 from api.app import create_app
 from api.startup import wait_for_parts
 from shared.door import is_loopback
@@ -38,6 +39,8 @@ def serve(settings: Settings) -> int:
             f"DF_API_HOST={settings.api_host} would serve the network without API keys; "
             "set DF_API_KEYS, or use 127.0.0.1",
         )
+    if (why := open_files.allow(settings.max_streams)) is not None:
+        return _stop(EXIT_MISCONFIGURED, why)
     try:
         listener = bind(settings.api_host, settings.api_port)
     except OSError as error:

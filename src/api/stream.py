@@ -14,8 +14,9 @@ from uuid import UUID
 
 from anyio.lowlevel import checkpoint
 from starlette.responses import StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
+from api.bounds import Streams
 from api.hub import Hub, Message, Subscriber
 from api.lines import sse_message
 from api.metrics import Metrics
@@ -115,9 +116,15 @@ class EventStreamResponse(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, messages: AsyncGenerator[bytes]) -> None:
+    def __init__(self, messages: AsyncGenerator[bytes], streams: Streams) -> None:
         super().__init__(messages, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         self._messages = messages
+        self._streams = streams
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises `RateLimited`, before anything is sent."""
+        with self._streams.place():
+            await super().__call__(scope, receive, send)
 
     async def stream_response(self, send: Send) -> None:
         async with aclosing(self._messages):

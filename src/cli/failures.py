@@ -13,7 +13,7 @@ _HINTS = {
     "model_unavailable": "`dreamforge model list` shows the models that there are",
     "insufficient_vram": "choose a smaller preset or model; nothing is ever shrunk by itself",
     "unauthorized": "set DF_API_KEY to one of the keys that this API knows",
-    "rate_limited": "try again later",
+    "rate_limited": "wait as long as `retry_after_s` says, then send the same again",
 }
 
 

@@ -26,6 +26,8 @@ _SILENCE_S = 45.0
 _BACKOFF_S = (0.1, 0.25, 0.5, 1.0, 2.0)
 _GIVE_UP_S = 60.0
 _TICK_S = 0.2
+# Refusals that the next try may not meet any more.
+_PASSING = {"infra_unavailable", "rate_limited"}
 
 
 def events(client: Client, job_id: str, after: int = 0) -> Iterator[Event]:
@@ -41,7 +43,7 @@ def events(client: Client, job_id: str, after: int = 0) -> Iterator[Event]:
                 yield event
             why = "the stream ended early"
         except (httpx.TransportError, Refused) as error:
-            if isinstance(error, Refused) and error.code != "infra_unavailable":
+            if isinstance(error, Refused) and error.code not in _PASSING:
                 raise
             why = str(error) or type(error).__name__
         lost_at = lost_at or time.monotonic()

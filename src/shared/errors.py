@@ -14,6 +14,7 @@ class DreamForgeError(Exception):
     code: ClassVar[str] = "internal"
     http_status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
+    retry_after_s: int | None = None  # goes into `Retry-After`
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -53,13 +54,25 @@ class PayloadTooLarge(DreamForgeError):
     http_status = 413
 
 
+class RateLimited(DreamForgeError):
+    """One bound of the API is reached; `details` say which, how much it allows, and when."""
+
+    code = "rate_limited"
+    http_status = 429
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after_s: int, **details: Any) -> None:
+        super().__init__(message, **details, retry_after_s=retry_after_s)
+        self.retry_after_s = retry_after_s
+
+
 class InfraUnavailable(DreamForgeError):
-    """A part that we depend on cannot be reached; `retry_after_s` goes into `Retry-After`."""
+    """A part that we depend on cannot be reached."""
 
     code = "infra_unavailable"
     http_status = 503
     retryable = True
-    retry_after_s: ClassVar[int] = 5
+    retry_after_s = 5
 
 
 class ModelUnavailable(DreamForgeError):

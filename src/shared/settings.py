@@ -69,6 +69,13 @@ class Settings(BaseSettings):
         default=(), description="origins of web pages that may read our answers"
     )
     max_body_bytes: int = Field(default=1 << 20, ge=1024)
+    max_jobs_per_minute: int = Field(default=0, ge=0, description="per user; 0: no bound")
+    max_unfinished_jobs: int = Field(
+        default=10_000, ge=0, description="per user, waiting and running; 0: no bound"
+    )
+    max_streams: int = Field(
+        default=1000, ge=0, description="open progress streams of one process; 0: no bound"
+    )
     idempotency_ttl_s: float = Field(default=24 * 3600.0, gt=0)
     doorbell_timeout_s: float = Field(default=1.0, gt=0, le=1.0)
 

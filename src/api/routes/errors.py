@@ -27,6 +27,10 @@ _EXAMPLES: dict[type[errors.DreamForgeError], tuple[str, dict[str, Any]]] = {
         {"job_id": "5f0c6f3a-6a1c-4a55-9a43-3f3f9a1a7b10"},
     ),
     errors.PayloadTooLarge: ("the request body is over 1048576 bytes", {"maximum": 1048576}),
+    errors.RateLimited: (
+        "60 jobs within a minute, and that is the limit; try again in 12 s",
+        {"limit": "jobs_per_minute", "maximum": 60, "used": 60, "retry_after_s": 12},
+    ),
     errors.InfraUnavailable: ("PostgreSQL cannot be reached", {}),
     errors.ModelUnavailable: ("model_id: no such model; GET /v1/models lists what there is", {}),
     errors.InsufficientVram: (
@@ -72,7 +76,7 @@ def _entry(kind: type[errors.DreamForgeError]) -> dict[str, Any]:
         entry["headers"] = {
             "WWW-Authenticate": {"schema": {"type": "string"}, "description": "`Bearer`"}
         }
-    if kind is errors.InfraUnavailable:
+    if kind in (errors.InfraUnavailable, errors.RateLimited):
         entry["headers"] = {
             "Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}
         }

@@ -23,7 +23,7 @@ from shared.db.connection import Connection
 from shared.db.events import Event
 from shared.db.item_progress import best_item_progress
 from shared.db.jobs import Job
-from shared.errors import InvalidInput, NotFound
+from shared.errors import InvalidInput, NotFound, RateLimited
 from shared.events import Code
 
 router = APIRouter(tags=["following"])
@@ -58,7 +58,7 @@ async def get_progress(job_id: JobId, context: Ctx, user: User) -> responses.Pro
     operation_id="stream_progress",
     summary="Events of a job as they happen (SSE)",
     response_class=Response,
-    responses=SSE | documented(NotFound),
+    responses=SSE | documented(NotFound, RateLimited),
 )
 async def stream_progress(
     job_id: JobId,
@@ -91,7 +91,7 @@ async def stream_progress(
     stream = ProgressStream(
         job, after=seen, hub=context.hub, read_page=_reader(context), metrics=context.metrics
     )
-    return EventStreamResponse(stream.messages())
+    return EventStreamResponse(stream.messages(), context.streams)
 
 
 @router.get(

@@ -28,6 +28,7 @@ from shared.errors import (
     ModelUnavailable,
     NotFound,
     PayloadTooLarge,
+    RateLimited,
 )
 
 router = APIRouter(tags=["jobs"])
@@ -49,7 +50,9 @@ Key = Annotated[
     operation_id="create_job",
     status_code=202,
     summary="Create a job",
-    responses=documented(Conflict, PayloadTooLarge, ModelUnavailable, InsufficientVram),
+    responses=documented(
+        Conflict, PayloadTooLarge, ModelUnavailable, InsufficientVram, RateLimited
+    ),
 )
 async def create_job(
     body: CreateJob,
