@@ -53,8 +53,16 @@ async def make_bucket(api: Api) -> None:
 def a_worker(api: Api) -> Iterator[None]:
     """Ends every job that is queued, the first ones with a picture."""
     over = threading.Event()
+    failures: list[Exception] = []
 
     def work() -> None:
+        try:
+            play()
+        except Exception as error:  # without a worker every stream would wait for its time-out
+            failures.append(error)
+            api.server.should_exit = True
+
+    def play() -> None:
         pictures = 3
         while not over.wait(0.1):
             for (job,) in api.sql(
@@ -74,6 +82,7 @@ def a_worker(api: Api) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+    assert not failures
 
 
 @pytest.mark.timeout(300)
