@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from api import docs_page, problems
 from api.context import open_context
 from api.edge import Edge
 from api.metrics import Metrics
+from api.repeats import refuse_in_query
 from api.routes import following, jobs, models, probes
 from shared.settings import Settings
 
@@ -41,6 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,  # its page comes from a CDN; ours is in docs_page
         redoc_url=None,
         redirect_slashes=False,
+        dependencies=[Depends(refuse_in_query)],
         separate_input_output_schemas=False,
     )
     problems.install(app)

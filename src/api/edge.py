@@ -118,9 +118,9 @@ class _Exchange:
         self._send = send
         self.headers = Headers(scope=scope)
         self._cors_headers = cors.headers(self.headers)
-        given = self.headers.get("x-client-request-id")
-        self._bad_id = given is not None and not CLIENT_REQUEST_ID.match(given)
-        self.client_request_id = None if self._bad_id else given
+        given = self.headers.getlist("x-client-request-id")
+        self._bad_id = len(given) > 1 or not all(map(CLIENT_REQUEST_ID.match, given))
+        self.client_request_id = given[0] if given and not self._bad_id else None
         state = scope.setdefault("state", {})
         state["correlation_id"] = self.correlation_id
         state["client_request_id"] = self.client_request_id
@@ -129,8 +129,15 @@ class _Exchange:
         """What the head alone is enough to refuse."""
         if self._bad_id:
             return InvalidInput(
-                "X-Client-Request-Id must be 1 to 128 printable ASCII characters without spaces",
+                "X-Client-Request-Id must be 1 to 128 printable ASCII characters without spaces, "
+                "and there once",
                 field="X-Client-Request-Id",
+            )
+        if len(self.headers.getlist("idempotency-key")) > 1:
+            return InvalidInput(
+                "Idempotency-Key: there is more than one, and we would have to guess which is "
+                "meant",
+                field="Idempotency-Key",
             )
         length = self.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > max_body_bytes:

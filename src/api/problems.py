@@ -130,7 +130,7 @@ def invalid(errors: Any, headers: Mapping[str, str]) -> InvalidInput:
 
 def _finding(error: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
     place = [str(part) for part in error["loc"]]
-    field = _printable(".".join(place[1:]))
+    field = printable(".".join(place[1:]))
     context = error.get("ctx", {})
     if error["type"] == "json_invalid":
         return {
@@ -162,6 +162,6 @@ def _what_of_body(error: Mapping[str, Any], headers: Mapping[str, str]) -> str:
             return _message(error)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A field's name may be the client's own: keep it short, and encodable."""
     return text[:MAX_FIELD_CHARACTERS].encode("unicode_escape").decode("ascii")

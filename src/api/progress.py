@@ -15,6 +15,8 @@ from shared.db.jobs import Job, Step
 from shared.progress import STAGES
 from shared.states import Status
 
+QUEUE = "queue"
+
 
 def view(
     job: Job,
@@ -29,7 +31,7 @@ def view(
     return ProgressOut(
         progress=min(1.0, max(0.0, whole)),
         status=job.status,
-        stage=(last or {}).get("stage"),
+        stage=QUEUE if job.status is Status.QUEUED else (last or {}).get("stage"),
         items=[
             ItemProgress(item_index=index, progress=_item(index, steps, finished, reached))
             for index in range(job.count)
@@ -39,11 +41,15 @@ def view(
 
 
 def stages(steps: Sequence[Step]) -> list[StageWeight]:
-    """The documented weights, shared out equally among the steps of a chain."""
+    """The documented weights, shared out equally among the steps of a chain.
+
+    Each step waits for a slot first. That is a stage, and counts nothing: nobody can tell how long
+    it takes, and a number that stands still at 10 % says less than one that stands still at 0.
+    """
     return [
         StageWeight(step=step.name, name=name, weight=round(weight / len(steps), 6))
         for step in steps
-        for name, weight in STAGES[step.type]
+        for name, weight in ((QUEUE, 0.0), *STAGES[step.type])
     ]
 
 

@@ -117,7 +117,7 @@ class StageWeight(BaseModel):
 class ProgressOut(BaseModel):
     progress: float = Field(ge=0, le=1, description="never goes back")
     status: Status
-    stage: str | None = Field(description="what runs now; null before and after")
+    stage: str | None = Field(description="what it is at now, `queue` before; null after its end")
     items: list[ItemProgress]
     stages: list[StageWeight]
 

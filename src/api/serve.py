@@ -10,9 +10,11 @@ import sys
 
 import anyio
 import uvicorn
+from fastapi import FastAPI
 
 from api import open_files
 from api.app import create_app
+from api.protocol import Protocol
 from api.startup import wait_for_parts
 from shared.door import is_loopback
 from shared.logs import configure_logging
@@ -80,20 +82,28 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
             "card can really hold",
             settings.vram_factor,
         )
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=GRACEFUL_S,
-        lifespan="on",
-    )
+    config = server_config(app)
     # uvicorn ends cleanly on these, then raises them again for the handler that was there before;
     # the default one would turn a clean end into "killed by signal 15".
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     await Server(config).serve(sockets=[listener])
     return 0
+
+
+def server_config(app: FastAPI) -> uvicorn.Config:
+    """How uvicorn serves `app`."""
+    return uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        loop="asyncio",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACEFUL_S,
+        lifespan="on",
+    )
 
 
 class Server(uvicorn.Server):

@@ -20,7 +20,6 @@ from shared.errors import DreamForgeError, InfraUnavailable
 app = typer.Typer(
     name="dreamforge",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="A self-hosted render fabric: an HTTP API that turns a prompt into a tracked job.",
 )

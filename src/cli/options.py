@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from cli import completion
+
 
 class Output(StrEnum):
     TABLE = "table"
@@ -15,7 +17,10 @@ class Output(StrEnum):
 
 
 Prompt = Annotated[str, typer.Argument(help="What to draw.")]
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
+JobId = Annotated[
+    str,
+    typer.Argument(metavar="JOB", help="A job's id.", autocompletion=completion.job_ids),
+]
 Out = Annotated[Output, typer.Option("--output", "-o", help="How results are printed.")]
 Negative = Annotated[str | None, typer.Option("--negative-prompt", help="What to avoid.")]
 Width = Annotated[int | None, typer.Option(help="Pixels, a multiple of 8.")]
@@ -36,7 +41,10 @@ Upscaler = Annotated[
 StrictScale = Annotated[
     bool, typer.Option("--strict-scale", help="Refuse an upscaler made for another scale.")
 ]
-Model = Annotated[str | None, typer.Option("--model", help="Id, name or name@version.")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", help="Id, name or name@version.", autocompletion=completion.models),
+]
 Preset = Annotated[str | None, typer.Option(help="Name of a preset; default: the model's.")]
 Timeout = Annotated[float | None, typer.Option("--timeout", help="Seconds a step may run.")]
 Plain = Annotated[bool, typer.Option("--no-metadata", help="Write no parameters into the file.")]

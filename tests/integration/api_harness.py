@@ -14,10 +14,9 @@ from uuid import UUID, uuid4
 import anyio
 import httpx
 import psycopg
-import uvicorn
 
 from api.app import create_app
-from api.serve import Server, bind
+from api.serve import Server, bind, server_config
 from shared.claims import StoredArtifact
 from shared.db import artifacts, events, jobs, models, presence
 from shared.db.connection import Connection
@@ -237,10 +236,7 @@ def running_api(environment: Mapping[str, str], **changes: Any) -> Iterator[Api]
     settings = settings_of(environment, **changes)
     listener = bind("127.0.0.1", 0)
     base = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    config = uvicorn.Config(
-        create_app(settings), log_config=None, access_log=False, lifespan="on", loop="asyncio"
-    )
-    server = Server(config)
+    server = Server(server_config(create_app(settings)))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:

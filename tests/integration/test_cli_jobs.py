@@ -1,7 +1,10 @@
 """The job commands against an HTTP server that answers like the API, cuts streams and fails."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -276,6 +279,34 @@ def test_logs_are_ndjson_or_readable(api: FakeApi, capsys: pytest.CaptureFixture
     assert "tail=3" in api.requests[-1][1]
     assert run(["job", "logs", JOB]) == 0
     assert "INFO    step.start" in capsys.readouterr().out
+
+
+def offered(shell: str, line: str) -> str:
+    """What the installed command offers at the end of this line."""
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+    asked = {
+        "_DREAMFORGE_COMPLETE": f"complete_{shell}",
+        "_TYPER_COMPLETE_ARGS": line,
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
+    command = Path(sys.executable).with_name("dreamforge")
+    done = subprocess.run([command], env=os.environ | words | asked, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_tab_offers_job_ids_and_models(api: FakeApi, shell: str) -> None:
+    assert JOB in offered(shell, f"dreamforge job status {JOB[:4]}")
+    assert JOB not in offered(shell, "dreamforge job status x")
+    assert "tiny@1" in offered(shell, "dreamforge job create x --model t")
+
+
+def test_a_tab_without_an_api_offers_nothing_and_says_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DF_API_BASE", "http://127.0.0.1:1")
+    assert offered("bash", "dreamforge job status 8").strip() == ""
 
 
 def test_lists_are_tables_or_json(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,7 @@ def items(
 
 def test_a_queued_job_has_items_and_no_progress() -> None:
     shown = view(job(Status.QUEUED), [step()], finished={}, reached={}, last=None)
-    assert (shown.progress, shown.stage) == (0.0, None)
+    assert (shown.progress, shown.stage) == (0.0, "queue")
     assert [item.progress for item in shown.items] == [0.0, 0.0]
 
 
@@ -73,8 +73,12 @@ def test_a_succeeded_job_is_whole_even_if_its_last_event_was_pruned() -> None:
     assert view(job(Status.SUCCEEDED), [step()], finished={}, reached={}, last=None).progress == 1.0
 
 
+STAGE_NAMES = ["queue", "load", "sampling", "decode", "upload"]
+
+
 @pytest.mark.parametrize("names", [["generate"], ["generate", "upscale"]])
 def test_the_weights_of_all_stages_sum_to_one(names: list[str]) -> None:
     weights = stages([step(name) for name in names])
     assert sum(each.weight for each in weights) == pytest.approx(1.0)
-    assert [each.step for each in weights] == [name for name in names for _ in range(4)]
+    assert [each.step for each in weights] == [name for name in names for _ in range(5)]
+    assert [each.name for each in weights] == STAGE_NAMES * len(names)

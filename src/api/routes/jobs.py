@@ -15,6 +15,7 @@ from api.creation import create
 from api.fingerprint import MAX_KEY_CHARACTERS, fingerprint, key_hash
 from api.ids import job_id_of, no_such_job
 from api.plan import Caller
+from api.repeats import refuse_in_body
 from api.requests import CreateJob, ListQuery
 from api.routes.errors import documented
 from shared.db import artifacts, jobs
@@ -63,6 +64,8 @@ async def create_job(
     idempotency_key: Key = None,
 ) -> responses.Created:
     """Check the request against its model and preset, and queue it. Watch it with the stream."""
+    sent = await request.body()
+    refuse_in_body(sent)
     caller = Caller(
         user=user,
         correlation_id=request.state.correlation_id,
@@ -71,7 +74,7 @@ async def create_job(
         if idempotency_key is None
         else IdempotencyKey(
             key_hash=key_hash(idempotency_key),
-            fingerprint=fingerprint(await request.body()),
+            fingerprint=fingerprint(sent),
             ttl_s=context.settings.idempotency_ttl_s,
         ),
     )

@@ -1,0 +1,84 @@
+"""HTTP/1.1 as uvicorn and h11 speak it, where what we promise begins before there is a request.
+
+What is no HTTP gets the one envelope too, with an `X-Request-Id` and a line in the log. Its status
+is 400 and not 422, because RFC 9112 asks for that. And a connection has to come to its point: one
+that sends a head byte by byte, or nothing, would hold an open file for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from uuid import uuid4
+
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from api.problems import envelope
+from shared.errors import InvalidInput
+
+log = logging.getLogger(__name__)
+
+# From the connection, or the end of the last answer, to a complete head. Longer than uvicorn's
+# keep-alive, which ends those that say nothing after an answer.
+HEAD_TIMEOUT_S = 30.0
+
+
+class Protocol(H11Protocol):
+    """One connection."""
+
+    _waiting: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_waiting()
+
+    def on_response_complete(self) -> None:
+        self._expect_head()  # before a request that is here already begins
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn found that this is no HTTP; `msg` is its own text."""
+        if not self._in_an_answer():  # else: cut it, so that it shows
+            correlation_id = uuid4().hex
+            log.warning("not HTTP", extra={"correlation_id": correlation_id})
+            self.transport.write(_not_http(correlation_id))
+        if self.cycle is not None:  # a broken body: whoever reads it need not wait, nor answer
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.close()
+
+    def _in_an_answer(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and cycle.response_started and not cycle.response_complete
+
+    def _expect_head(self) -> None:
+        self._stop_waiting()
+        self._waiting = self.loop.call_later(HEAD_TIMEOUT_S, self._give_up, self.cycle)
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def _give_up(self, before: RequestResponseCycle | None) -> None:
+        if self.cycle is before:
+            self.transport.close()
+
+
+def _not_http(correlation_id: str) -> bytes:
+    """The whole answer."""
+    answer = envelope(
+        InvalidInput("this is not a valid HTTP request"),
+        correlation_id,
+        {
+            "X-Request-Id": correlation_id,
+            "X-Content-Type-Options": "nosniff",
+            "Cache-Control": "no-store",
+            "Connection": "close",
+        },
+    )
+    head = b"".join(name + b": " + value + b"\r\n" for name, value in answer.raw_headers)
+    return b"HTTP/1.1 400 Bad Request\r\n" + head + b"\r\n" + bytes(answer.body)
