@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test lint types check-migrations openapi lifecycle test-gpu hostile-loop \
-        crash-matrix soak clean
+        crash-matrix soak bench-streams clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ crash-matrix: $(READY) ## kill every part at every point of a job's way; a table
 
 soak: $(READY) ## 200 jobs while somebody kills at random; SOAK_ARGS="--seed 7" repeats one
 	@PYTHONPATH=. $(BIN)/python -m tests.support.soak $(SOAK_ARGS)
+
+bench-streams: $(READY) ## what 1000 open progress streams cost one api process
+	@$(BIN)/python benchmarks/streams/many.py
 
 clean: ## remove .venv and caches; data in .dreamforge and pictures in out stay
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
