@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import math
 import re
-from pathlib import Path
 
-from shared.errors import ModelUnavailable
-from shared.model_files import ONE_FILE, tensor_shapes
+from shared.safetensors_header import Shapes
 
 _BLOCK = re.compile(r"(?:upconv|conv_up)(\d)\.weight")
-_LAYER = re.compile(r"model\.(\d+)\.weight")
+_LAYER = re.compile(r"model\.(\d{1,3})\.weight")
 # The layers of the first release that do not enlarge: two at the start, three at the end.
 _OTHER_LAYERS = 5
 _LAYERS_OF_A_BLOCK = 3
+_MOST_BLOCKS = 3  # eight times as large; nothing beyond was ever published
 
 
-def esrgan_scale(folder: Path) -> int:
-    """The native scale of the network in `folder`. Raises `ModelUnavailable` for another one."""
-    shapes = tensor_shapes(folder, ONE_FILE)
+def esrgan_scale(shapes: Shapes) -> int | None:
+    """The native scale of the network with these tensors; None: not one of the family."""
     if "conv_first.weight" in shapes and "conv_last.weight" in shapes:
         blocks = len([name for name in shapes if _BLOCK.fullmatch(name)])
         first, last = shapes["conv_first.weight"], shapes["conv_last.weight"]
@@ -33,6 +31,8 @@ def esrgan_scale(folder: Path) -> int:
         blocks = (max(layers) + 1 - _OTHER_LAYERS) // _LAYERS_OF_A_BLOCK
         first, last = shapes["model.0.weight"], shapes[f"model.{max(layers)}.weight"]
     else:
-        raise ModelUnavailable(f"{ONE_FILE}: not of the ESRGAN family", file=ONE_FILE)
+        return None
+    if len(first) != 4 or len(last) != 4 or not last[0] or not 0 <= blocks <= _MOST_BLOCKS:
+        return None
     folded = math.isqrt(max(1, first[1] // last[0]))
-    return int(2**blocks // folded)
+    return 2**blocks // folded or None

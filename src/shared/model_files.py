@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from shared.errors import ModelUnavailable
+from shared.safetensors_header import tensor_shapes
 
 DESCRIPTOR = "dreamforge.json"
 INDEX = "model_index.json"
-# Of a single-file model: a diffusers folder without weights, from which its parts are configured.
+# Of a single-file model: a diffusers folder from which its parts are configured. Weights are there
+# only for parts that the file lacks.
 CONFIG = "config/"
 ONE_FILE = "model.safetensors"  # the weights of a network that is no pipeline
 Layout = Literal["diffusers", "single_file", "network"]
@@ -33,10 +37,9 @@ LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion", None})
 OPTIONAL = frozenset({"safety_checker"})
 CONFIGS_OF_MODELS = "config.json"  # schedulers, tokenizers and processors call theirs otherwise
 
-# The format allows 100 MB. The largest header in use (a text encoder in many shards) is under
-# 1 MiB, and parsing one takes some ten times its size in memory.
-MAX_HEADER_BYTES = 16 << 20
 HASH_CHUNK_BYTES = 1 << 20
+MAX_NAME_BYTES = 255  # of one part of a path, on every file system that we know
+MAX_JSON_BYTES = 64 << 20  # the largest tokenizer is 35 MB
 
 
 def check_folder(folder: Path) -> list[str]:
@@ -52,7 +55,8 @@ def check_folder(folder: Path) -> list[str]:
             pass  # it has no parts; what it is, its tensors say
     for name in files:
         if name.endswith(".safetensors"):
-            check_safetensors(folder, name)
+            with readable(name):
+                tensor_shapes(folder, name)
     return files
 
 
@@ -68,20 +72,24 @@ def layout_of(files: list[str]) -> Layout:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Every file but the descriptor, relative, sorted; `ModelUnavailable` names a bad one."""
-    if not folder.is_dir():
-        raise ModelUnavailable("the model's folder is missing on this host")
-    root = folder.resolve()
-    paths = []
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if not path.resolve().is_relative_to(root):
-            raise ModelUnavailable(f"{name}: a link that leaves the model's folder", file=name)
-        if path.is_dir() or name == DESCRIPTOR:
-            continue
-        _allow(path, name)
-        paths.append(name)
-    return sorted(paths)
+    """Every file but the descriptor, relative, sorted; `ModelUnavailable` names a bad one.
+
+    A link is refused wherever it points: what it names can change behind our back.
+    """
+    names = []
+    with readable("the model's folder"):
+        if not folder.is_dir():
+            raise ModelUnavailable("the model's folder is missing on this host")
+        for parent, folders, files in os.walk(folder, onerror=_raise):
+            for entry in (*folders, *files):
+                path = Path(parent, entry)
+                name = path.relative_to(folder).as_posix()
+                if path.is_symlink():
+                    raise ModelUnavailable(f"{name}: a link, not a file of this folder", file=name)
+                if entry in files and name != DESCRIPTOR:
+                    _allow(path, name)
+                    names.append(name)
+    return sorted(names)
 
 
 def check_name(name: str) -> None:
@@ -89,6 +97,9 @@ def check_name(name: str) -> None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         raise ModelUnavailable(f"{name!r}: a path that leaves the model's folder", file=name)
+    # Two spellings of one file overwrite each other, and control characters reach terminals.
+    if str(path) != name or not name.isprintable() or _too_long(path):
+        raise ModelUnavailable(f"{name!r}: not a plain file name", file=name)
     suffix = path.suffix.lower()
     if suffix in PICKLES:
         raise ModelUnavailable(
@@ -104,16 +115,33 @@ def check_name(name: str) -> None:
         )
 
 
+def _too_long(path: PurePosixPath) -> bool:
+    return any(len(part.encode()) > MAX_NAME_BYTES for part in path.parts)
+
+
 def _allow(path: Path, name: str) -> None:
     check_name(name)
     if not path.is_file():
         raise ModelUnavailable(f"{name}: missing, or not a regular file", file=name)
 
 
+def _raise(error: OSError) -> None:
+    raise error
+
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """A file that goes, or may not be read, while we look at it is a model that is not there."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelUnavailable(f"{name}: {error.strerror or error}", file=name) from error
+
+
 def hash_file(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with readable(path.name), path.open("rb") as stream:
         while chunk := stream.read(HASH_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
@@ -122,6 +150,8 @@ def hash_file(path: Path) -> str:
 def read_json(folder: Path, name: str) -> dict[str, Any]:
     """One JSON object of the folder; raises `ModelUnavailable` naming the file."""
     try:
+        if (folder / name).stat().st_size > MAX_JSON_BYTES:
+            raise ModelUnavailable(f"{name}: more than {MAX_JSON_BYTES} bytes", file=name)
         value = json.loads((folder / name).read_bytes())
     except FileNotFoundError:
         raise ModelUnavailable(f"{name}: missing", file=name) from None
@@ -132,60 +162,14 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     return value
 
 
-def check_safetensors(folder: Path, name: str) -> None:
-    """Check a safetensors file's header against its size, reading nothing but the header."""
-    path = folder / name
-    size_bytes = path.stat().st_size
-    with path.open("rb") as stream:
-        prefix = stream.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= length <= min(MAX_HEADER_BYTES, size_bytes - 8):
-            raise _broken(name, f"its header would be {length} bytes, in a file of {size_bytes}")
-        raw = stream.read(length)
-    data_bytes = size_bytes - 8 - length
-    end = max((_end(name, entry, data_bytes) for entry in _tensors(name, raw)), default=0)
-    if end != data_bytes:
-        raise _broken(name, f"its tensors need {end} bytes, it holds {data_bytes}")
-
-
-def tensor_shapes(folder: Path, name: str) -> dict[str, list[int]]:
-    """The tensors of a safetensors file that was checked, by name; reads nothing but the header."""
-    with (folder / name).open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(min(length, MAX_HEADER_BYTES)))
-    return {key: entry["shape"] for key, entry in header.items() if key != "__metadata__"}
-
-
-def _tensors(name: str, raw: bytes) -> list[Any]:
-    try:
-        header = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise _broken(name, "its header is not JSON") from None
-    if not isinstance(header, dict):
-        raise _broken(name, "its header is not a JSON object")
-    return [entry for key, entry in header.items() if key != "__metadata__"]
-
-
-def _end(name: str, entry: Any, data_bytes: int) -> int:
-    match entry:
-        case {"dtype": str(), "shape": list(), "data_offsets": [int(begin), int(end)]}:
-            if 0 <= begin <= end <= data_bytes:
-                return end
-            raise _broken(name, f"a tensor at {begin}..{end}, outside its {data_bytes} bytes")
-        case _:
-            raise _broken(name, "its header has an entry that is not a tensor")
-
-
-def _broken(name: str, why: str) -> ModelUnavailable:
-    return ModelUnavailable(f"{name}: not a sound safetensors file: {why}", file=name)
-
-
 def _check_single_file(files: list[str]) -> None:
     weights = [name for name in files if name.endswith(".safetensors")]
-    if len(weights) != 1 or "/" in weights[0]:
+    alone = [name for name in weights if "/" not in name]
+    astray = [name for name in weights if "/" in name and not name.startswith(CONFIG)]
+    if len(alone) != 1 or astray:
         raise ModelUnavailable(
-            "a single-file model has exactly one safetensors file, beside its config/; "
-            f"found: {', '.join(weights) or 'none'}"
+            "a single-file model has exactly one safetensors file at its top, beside its config/; "
+            f"found: {', '.join(alone + astray) or 'none'}"
         )
 
 
@@ -211,6 +195,15 @@ def _check_index(folder: Path, files: list[str], *, base: str) -> None:
                 continue  # a plain value of the pipeline's own configuration
 
 
+def model_parts(index: dict[str, Any], files: list[str]) -> set[str]:
+    """The parts of a single-file model that have weights somewhere."""
+    return {
+        part
+        for part in index
+        if part not in OPTIONAL and f"{CONFIG}{part}/{CONFIGS_OF_MODELS}" in files
+    }
+
+
 def _check_component(folder: Path, component: str, files: list[str], *, weights: bool) -> None:
     """One part of an index. `weights`: whether a model among them must have its own."""
     mine = [name for name in files if name.startswith(f"{component}/")]
@@ -223,6 +216,8 @@ def _check_component(folder: Path, component: str, files: list[str], *, weights:
         raise ModelUnavailable(f"{component}/: no safetensors file", file=f"{component}/")
     for name in mine:
         if name.endswith(".safetensors.index.json"):
-            shards: dict[str, Any] = read_json(folder, name).get("weight_map", {})
+            shards = read_json(folder, name).get("weight_map")
+            if not isinstance(shards, dict):
+                raise ModelUnavailable(f"{name}: weight_map must be an object", file=name)
             for shard in sorted({f"{component}/{part}" for part in shards.values()} - set(found)):
                 raise ModelUnavailable(f"{shard}: missing", file=shard)

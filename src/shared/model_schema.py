@@ -149,6 +149,7 @@ class ModelDescriptor(Part):
     layout: Layout = "diffusers"
     license: str | None = None
     source: Source
+    config_source: Source | None = None  # of a single file: where its config/ came from
     files: tuple[ModelFile, ...]
     checkpoint_sha256: Sha256
     defaults: Defaults

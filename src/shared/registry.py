@@ -10,20 +10,27 @@ done at installation.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
+from shared.checkpoints import KIND_OF_FAMILY, kinds_of_denoiser, recognise
 from shared.errors import ModelUnavailable
 from shared.esrgan import esrgan_scale
 from shared.model_files import (
     CONFIG,
     DESCRIPTOR,
     INDEX,
+    ONE_FILE,
+    Layout,
     check_folder,
     hash_file,
     layout_of,
+    model_parts,
     read_json,
+    readable,
 )
 from shared.model_schema import (
     MAX_SIDE,
@@ -41,6 +48,7 @@ from shared.model_schema import (
     parameter_problems,
     parameters_schema,
 )
+from shared.safetensors_header import tensor_shapes
 
 __all__ = [
     "DESCRIPTOR",
@@ -97,15 +105,7 @@ NATIVE_SIDE: dict[Kind, int] = {
 
 def read_model(folder: Path) -> ModelDescriptor:
     """The folder's descriptor; raises `ModelUnavailable` naming file and field."""
-    data = read_json(folder, DESCRIPTOR)
-    try:
-        return ModelDescriptor.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ModelUnavailable(
-            f"{DESCRIPTOR}: {where + ': ' if where else ''}{first['msg']}", file=DESCRIPTOR
-        ) from None
+    return _validated(read_json(folder, DESCRIPTOR))
 
 
 def check_installed(folder: Path, *, checkpoint_sha256: str) -> ModelDescriptor:
@@ -136,6 +136,7 @@ def describe_folder(
     name: str,
     version: str,
     source: Source,
+    config_source: Source | None = None,
     kind: Kind | None = None,
     license: str | None = None,
     defaults: Defaults | None = None,
@@ -144,43 +145,50 @@ def describe_folder(
     vocabulary: tuple[str, ...] | None = None,
 ) -> ModelDescriptor:
     """Check and hash a model's folder; what is not given comes from its configuration."""
+    names = check_folder(folder)
+    layout = layout_of(names)
+    kind = kind or KIND_OF_LAYOUT[layout](folder, names)
+    scale = esrgan_scale(tensor_shapes(folder, ONE_FILE)) if layout == "network" else None
     files = tuple(
         ModelFile(
             path=path,
             size_bytes=(folder / path).stat().st_size,
             sha256=hash_file(folder / path),
         )
-        for path in check_folder(folder)
+        for path in names
     )
-    layout = layout_of([file.path for file in files])
     parts = folder / CONFIG if layout == "single_file" else folder
-    if kind is None:
-        kind = "esrgan" if layout == "network" else _kind_of_index(parts)
-    scale = esrgan_scale(folder) if kind == "esrgan" else SCALE_OF.get(kind)
+    scale = scale or SCALE_OF.get(kind)
     # Of an upscaler the configuration says what it works on inside, not what it is given.
     side = NATIVE_SIDE[kind] if scale else _native_side(parts, kind)
     steps, guidance = RECOMMENDED[kind]
-    return ModelDescriptor(
-        name=name,
-        version=version,
-        kind=kind,
-        layout=layout,
-        license=license,
-        source=source,
-        files=files,
-        checkpoint_sha256=checkpoint_hash(files),
-        defaults=defaults or Defaults(width=side, height=side, steps=steps, guidance=guidance),
-        limits=limits or _limits(side, MULTIPLE_OF[kind]),
-        capabilities=("upscale",) if scale else ("generate",),
-        scale=scale,
-        default_preset=default_preset,
-        vocabulary=vocabulary,
+    return _validated(
+        {
+            "name": name,
+            "version": version,
+            "kind": kind,
+            "layout": layout,
+            "license": license,
+            "source": source,
+            "config_source": config_source,
+            "files": files,
+            "checkpoint_sha256": checkpoint_hash(files),
+            "defaults": defaults
+            or {"width": side, "height": side, "steps": steps, "guidance": guidance},
+            "limits": limits or _limits(side, MULTIPLE_OF[kind]),
+            "capabilities": ("upscale",) if scale else ("generate",),
+            "scale": scale,
+            "default_preset": default_preset,
+            "vocabulary": vocabulary,
+        }
     )
 
 
 def weights_hash(model: ModelDescriptor) -> str:
     """By what other tools know a checkpoint: the SHA-256 of its file, where it is only one."""
     weights = [file for file in model.files if file.path.endswith(".safetensors")]
+    if model.layout == "single_file":  # what lies below config/ is known by other names
+        weights = [file for file in weights if "/" not in file.path]
     return weights[0].sha256 if len(weights) == 1 else model.checkpoint_sha256
 
 
@@ -203,13 +211,68 @@ def _check_listed(folder: Path, descriptor: ModelDescriptor, found: list[str]) -
         problem = "missing" if name in listed else f"not listed in {DESCRIPTOR}"
         raise ModelUnavailable(f"{name}: {problem}", file=name)
     for name, size_bytes in listed.items():
-        actual = (folder / name).stat().st_size
+        with readable(name):
+            actual = (folder / name).stat().st_size
         if actual != size_bytes:
             raise ModelUnavailable(f"{name}: {actual} bytes, should be {size_bytes}", file=name)
 
 
-def _kind_of_index(parts: Path) -> Kind:
-    return KIND_OF_CLASS.get(str(read_json(parts, INDEX)["_class_name"]), "auto")
+def _validated(fields: dict[str, Any]) -> ModelDescriptor:
+    """The descriptor, or `ModelUnavailable` that names the field that cannot be so."""
+    try:
+        return ModelDescriptor.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ModelUnavailable(
+            f"{DESCRIPTOR}: {where + ': ' if where else ''}{first['msg']}", file=DESCRIPTOR
+        ) from None
+
+
+def _kind_of_folder(folder: Path, names: list[str]) -> Kind:
+    """What the index says, unless the weights contradict it."""
+    kind = KIND_OF_CLASS.get(str(read_json(folder, INDEX)["_class_name"]), "auto")
+    tensors: list[str] = []
+    for name in names:
+        if name.startswith(("unet/", "transformer/")) and name.endswith(".safetensors"):
+            tensors.extend(tensor_shapes(folder, name))
+    possible = kinds_of_denoiser(tensors)
+    if possible and kind in KIND_OF_FAMILY.values() and kind not in possible:
+        raise ModelUnavailable(
+            f"{INDEX}: says {kind}, but the weights are those of {' or '.join(sorted(possible))}",
+            file=INDEX,
+        )
+    return kind
+
+
+def _kind_of_single_file(folder: Path, names: list[str]) -> Kind:
+    """What the tensors of the file say; each part of the pipeline has its weights once."""
+    (weights,) = (name for name in names if name.endswith(".safetensors") and "/" not in name)
+    found = recognise(weights, tensor_shapes(folder, weights))
+    index = read_json(folder / CONFIG, INDEX)
+    for part in sorted(model_parts(index, names)):
+        beside = any(n.startswith(f"{CONFIG}{part}/") and n.endswith(".safetensors") for n in names)
+        if beside == (part in found.parts):
+            problem = "twice, here and in" if beside else "neither here nor in"
+            raise ModelUnavailable(f"{CONFIG}{part}/: its weights are {problem} {weights}")
+    return found.kind
+
+
+def _kind_of_network(folder: Path, names: list[str]) -> Kind:
+    shapes = tensor_shapes(folder, ONE_FILE)
+    if esrgan_scale(shapes) is not None:
+        return "esrgan"
+    family = recognise(ONE_FILE, shapes).family  # raises for what is no model at all
+    raise ModelUnavailable(
+        f"{ONE_FILE}: a checkpoint of {family}; it needs its configuration beside it, in {CONFIG}"
+    )
+
+
+KIND_OF_LAYOUT: dict[Layout, Callable[[Path, list[str]], Kind]] = {
+    "diffusers": _kind_of_folder,
+    "single_file": _kind_of_single_file,
+    "network": _kind_of_network,
+}
 
 
 def _native_side(folder: Path, kind: Kind) -> int:
@@ -219,11 +282,14 @@ def _native_side(folder: Path, kind: Kind) -> int:
         blocks = read_json(folder, "vae/config.json").get("block_out_channels", [0] * 4)
     except ModelUnavailable:  # not a U-Net family
         return NATIVE_SIDE[kind]
-    return int(sample) * 2 ** (len(blocks) - 1) if isinstance(sample, int) else NATIVE_SIDE[kind]
+    if not isinstance(sample, int) or not isinstance(blocks, list):
+        return NATIVE_SIDE[kind]
+    side: int = sample * 2 ** (len(blocks) - 1)
+    return side
 
 
-def _limits(side: int, multiple: int) -> Limits:
+def _limits(side: int, multiple: int) -> dict[str, Any]:
     """A quarter to four times the native side: beyond that no model draws anything but texture."""
     low = max(MIN_SIDE, side // 4 // multiple * multiple)
-    span = Range(min=low, max=min(MAX_SIDE, side * 4))
-    return Limits(width=span, height=span)
+    span = {"min": low, "max": min(MAX_SIDE, side * 4)}
+    return {"width": span, "height": span}

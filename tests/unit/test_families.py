@@ -18,15 +18,18 @@ from runner import pipelines
 from runner.pipelines import TextToImage, load
 from runner.prompts import unread
 from runner.schedulers import CLASSES
+from shared.checkpoints import recognise
 from shared.messages import GenerateParams, PresetSpec
 from shared.model_schema import SCHEDULERS_OF, ModelDescriptor, parameters_schema
 from shared.registry import verify_model
+from shared.safetensors_header import tensor_shapes
 
 # diffusers hands torch tensors to numpy in the way of numpy 1; its T5 reads a tokenizer's old
 # attribute; nothing of ours.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 CPU = PresetSpec(name="cpu", version=1, device="cpu", dtype="float32", threads=1)
+NAME_OF = {"sd": "sd1"}
 KIND = {"sd": "sd", "sd2": "sd", "sdxl": "sdxl", "sd3": "sd3", "flux": "flux"}
 
 Model = tuple[Path, ModelDescriptor]
@@ -108,6 +111,8 @@ def test_a_single_file_draws_the_picture_of_its_folder(
     single = tmp_path / "single"
     convert(family, folder, single)
     assert sorted(path.name for path in single.iterdir()) == ["config", "model.safetensors"]
+    found = recognise("model.safetensors", tensor_shapes(single, "model.safetensors"))
+    assert (found.family, found.kind) == (NAME_OF.get(family, family), descriptor.kind)
     described = describe(single, family)
     assert (described.kind, described.layout) == (descriptor.kind, "single_file")
     verify_model(single, described)

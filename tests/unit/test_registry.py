@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.headers import of_shapes, safetensors
 
 from shared import registry
 from shared.errors import ModelUnavailable
@@ -40,11 +41,6 @@ INDEX = {
     "vae": ["diffusers", "AutoencoderKL"],
 }
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-
-
-def safetensors(header: Any, data: bytes) -> bytes:
-    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(raw)) + raw + data
 
 
 def tensor(begin: int, end: int) -> dict[str, Any]:
@@ -139,20 +135,62 @@ def test_link_that_leaves_the_folder_is_refused(folder: Path, tmp_path: Path) ->
     outside = tmp_path / "outside.json"
     outside.write_text("{}")
     (folder / "unet/extra.json").symlink_to(outside)
-    refuses(folder, "unet/extra.json", "leaves the model's folder")
+    refuses(folder, "unet/extra.json", "a link, not a file of this folder")
 
 
 def test_linked_directory_that_leaves_the_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (folder / "extra").symlink_to(tmp_path / "elsewhere")
-    refuses(folder, "extra", "leaves the model's folder")
+    refuses(folder, "extra", "a link, not a file of this folder")
 
 
-def test_link_within_the_folder_is_accepted_and_a_dangling_one_is_not(folder: Path) -> None:
-    (folder / "unet/again.safetensors").symlink_to("diffusion_pytorch_model.safetensors")
-    assert "unet/again.safetensors" in check_folder(folder)
-    (folder / "unet/lost.safetensors").symlink_to("nothing.safetensors")
-    refuses(folder, "unet/lost.safetensors", "missing")
+@pytest.mark.parametrize("target", ["diffusion_pytorch_model.safetensors", "nothing", "again.json"])
+def test_link_within_the_folder_is_refused_wherever_it_points(folder: Path, target: str) -> None:
+    (folder / "unet/again.json").symlink_to(target)
+    refuses(folder, "unet/again.json", "a link, not a file of this folder")
+
+
+def test_a_file_that_may_not_be_read_is_a_model_that_is_not_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("shared.model_files.tensor_shapes", denied)  # root may read everything
+    refuses(folder, WEIGHTS, "Permission denied")
+
+
+def test_shards_that_are_no_object_are_refused(folder: Path) -> None:
+    (folder / "unet/x.safetensors.index.json").write_text('{"weight_map": [1]}')
+    refuses(folder, "unet/x.safetensors.index.json", "weight_map must be an object")
+
+
+def test_weights_that_contradict_the_index_are_refused(folder: Path) -> None:
+    index = INDEX | {"_class_name": "FluxPipeline"}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    shapes = dict.fromkeys(("conv_in.bias", "down_blocks.0.x", "up_blocks.0.x"), (1,))
+    (folder / WEIGHTS).write_bytes(of_shapes(shapes))
+    with pytest.raises(ModelUnavailable, match="says flux, but the weights are those of sd or"):
+        describe_folder(folder, name="m", version="1", source=Source(uri="test:"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("unet/config.json", {"sample_size": 1_000_000}, "limits"),
+        ("vae/config.json", {"block_out_channels": 4}, ""),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_no_crash(
+    folder: Path, name: str, content: dict[str, Any], why: str
+) -> None:
+    (folder / name).write_text(json.dumps(content))
+    if not why:
+        found = describe_folder(folder, name="m", version="1", source=Source(uri="test:"))
+        assert found.defaults.width == 512  # what the kind was made for
+        return
+    with pytest.raises(ModelUnavailable, match=why):
+        describe_folder(folder, name="m", version="1", source=Source(uri="test:"))
 
 
 def test_pipe_in_place_of_a_file_is_refused_without_reading_it(folder: Path) -> None:
@@ -172,7 +210,15 @@ def test_pipe_in_place_of_a_file_is_refused_without_reading_it(folder: Path) -> 
         (safetensors([1], b""), "not a JSON object"),
         (safetensors({"a": 1}, b""), "not a tensor"),
         (safetensors({"a": tensor(0, 9)}, b"12345678"), "outside its 8 bytes"),
-        (safetensors({"a": tensor(4, 2)}, b"12345678"), "outside"),
+        (safetensors({"a": tensor(0, 4) | {"data_offsets": [4, 2]}}, b"12345678"), "outside"),
+        (safetensors({"a": tensor(0, 8) | {"dtype": "U7"}}, b"12345678"), "unknown dtype 'U7'"),
+        (safetensors({"a": tensor(0, 8) | {"dtype": "F16"}}, b"12345678"), "not the bytes of its"),
+        (safetensors({"a": tensor(0, 8) | {"shape": [-8]}}, b"12345678"), "not a tensor"),
+        (safetensors({"a": tensor(0, 8) | {"shape": [True] * 8}}, b"12345678"), "not a tensor"),
+        (safetensors({"a": tensor(0, 8) | {"shape": [8] + [1] * 16}}, b"12345678"), "not a tensor"),
+        (safetensors({"a": tensor(0, 5), "b": tensor(4, 8)}, b"12345678"), "begins at 4, the one"),
+        (safetensors({"a": tensor(0, 3), "b": tensor(4, 8)}, b"12345678"), "begins at 4, the one"),
+        (safetensors(b'{"a": 1, "a": 2}', b""), "names something twice"),
         (safetensors({"a": tensor(0, 4)}, b"12345678"), "need 4 bytes, it holds 8"),
         (SOUND[:-1], "outside its 7 bytes"),
         (SOUND + b"9", "need 8 bytes, it holds 9"),
@@ -186,7 +232,7 @@ def test_unsound_safetensors_are_refused(folder: Path, content: bytes, why: str)
 def test_header_over_the_bound_is_refused_before_it_is_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.model_files.MAX_HEADER_BYTES", 16)
+    monkeypatch.setattr("shared.safetensors_header.MAX_HEADER_BYTES", 16)
     refuses(folder, WEIGHTS, "header would be")
 
 

@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.support.headers import CHECKPOINTS, VAE, of_shapes
 from tests.unit.test_registry import INDEX, SOUND, WEIGHTS
 
 from shared.errors import ModelUnavailable
+from shared.model_files import hash_file
 from shared.registry import (
     DESCRIPTOR,
     Source,
@@ -32,7 +34,7 @@ def single(tmp_path: Path) -> Path:
     }.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(content)
-    (root / "anything.safetensors").write_bytes(SOUND)
+    (root / "anything.safetensors").write_bytes(of_shapes(CHECKPOINTS["sd1"]))
     descriptor = describe_folder(root, name="m", version="1", source=Source(uri="test:"))
     write_descriptor(root, descriptor)
     return root
@@ -53,10 +55,46 @@ def refusal(folder: Path) -> str:
     return caught.value.message
 
 
-@pytest.mark.parametrize("other", ["second.safetensors", "config/unet/model.safetensors"])
-def test_more_than_one_file_of_weights_is_refused(single: Path, other: str) -> None:
+@pytest.mark.parametrize("other", ["second.safetensors", "unet/model.safetensors"])
+def test_more_than_one_file_of_weights_beside_config_is_refused(single: Path, other: str) -> None:
+    (single / other).parent.mkdir(exist_ok=True)
     (single / other).write_bytes(SOUND)
-    assert "exactly one safetensors file, beside its config/" in refusal(single)
+    assert "exactly one safetensors file at its top, beside its config/" in refusal(single)
+
+
+def test_weights_that_the_file_has_too_are_refused(single: Path) -> None:
+    (single / "config/unet/model.safetensors").write_bytes(SOUND)
+    assert "its weights are twice, here and in anything.safetensors" in refusal(single)
+
+
+def test_a_part_that_the_file_lacks_is_taken_from_below_config(single: Path) -> None:
+    without = {name: shape for name, shape in CHECKPOINTS["sd1"].items() if name not in VAE}
+    (single / "anything.safetensors").write_bytes(of_shapes(without))
+    assert "its weights are neither here nor in anything.safetensors" in refusal(single)
+    (single / "config/vae/model.safetensors").write_bytes(SOUND)
+    model = describe_folder(single, name="m", version="1", source=Source(uri="test:"))
+    # Other tools know a checkpoint by its one file, whatever lies beside it.
+    assert weights_hash(model) == hash_file(single / "anything.safetensors")
+
+
+def test_the_tensors_say_the_kind_whatever_the_configuration_is_called(single: Path) -> None:
+    index = single / "config/model_index.json"
+    index.write_text(json.dumps(INDEX | {"_class_name": "StableDiffusionImg2ImgPipeline"}))
+    model = describe_folder(single, name="m", version="1", source=Source(uri="test:"))
+    assert model.kind == "sd"
+
+
+def test_a_file_that_is_no_checkpoint_is_named_for_what_it_is(single: Path) -> None:
+    (single / "anything.safetensors").write_bytes(of_shapes({"a.lora_down.weight": (1,)}))
+    assert "a LoRA" in refusal(single)
+    assert describe_folder(
+        single, name="m", version="1", source=Source(uri="test:"), kind="sd"
+    )  # whoever says the kind knows better
+
+
+def test_a_checkpoint_without_its_configuration_is_told_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(of_shapes(CHECKPOINTS["sdxl"]))
+    assert "a checkpoint of sdxl; it needs its configuration beside it" in refusal(tmp_path)
 
 
 def test_a_configuration_alone_is_refused(single: Path) -> None:

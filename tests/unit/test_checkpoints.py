@@ -1,0 +1,87 @@
+"""What a single file is, by its tensors; what it is not is said by name."""
+
+from __future__ import annotations
+
+import pytest
+from tests.support.headers import CHECKPOINTS, FLUX, MMDIT, U_NET
+
+from shared.checkpoints import KIND_OF_FAMILY, Family, kinds_of_denoiser, recognise
+from shared.errors import ModelUnavailable
+
+WIDTH = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+NAME = "x.safetensors"
+
+
+@pytest.mark.parametrize("family", CHECKPOINTS)
+def test_a_family_is_known_by_its_tensors(family: Family) -> None:
+    found = recognise(NAME, CHECKPOINTS[family])
+    assert (found.family, found.kind) == (family, KIND_OF_FAMILY[family])
+
+
+def test_names_without_the_common_prefix_are_the_same_family() -> None:
+    bare = {name.removeprefix("model.diffusion_model."): shape for name, shape in MMDIT.items()}
+    assert recognise(NAME, bare).family == "sd3"
+    prefixed = {f"model.diffusion_model.{name}": shape for name, shape in FLUX.items()}
+    assert recognise(NAME, prefixed).family == "flux_schnell"
+
+
+@pytest.mark.parametrize(
+    ("family", "parts"),
+    [
+        ("sd1", {"unet", "vae", "text_encoder"}),
+        ("sdxl", {"unet", "vae", "text_encoder", "text_encoder_2"}),
+        ("sd3", {"transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"}),
+        ("flux_dev", {"transformer"}),
+    ],
+)
+def test_the_parts_are_those_that_the_file_has_weights_for(family: str, parts: set[str]) -> None:
+    assert recognise(NAME, CHECKPOINTS[family]).parts == parts
+
+
+@pytest.mark.parametrize(("width", "family"), [(768, "sd1"), (1024, "sd2")])
+def test_a_u_net_alone_is_known_by_the_width_of_its_text(width: int, family: Family) -> None:
+    found = recognise(NAME, U_NET | {WIDTH: (1, width)})
+    assert found.family == family
+    assert found.parts == {"unet"}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "why"),
+    [
+        (U_NET | {"model.diffusion_model.input_blocks.0.0.weight": (2, 9, 1, 1)}, "inpainting"),
+        (FLUX | {"img_in.weight": (1, 6)}, "needs a picture to start from"),
+        (FLUX | {"img_in.weight": (1,)}, r"without a sound img_in\.weight"),
+        (
+            CHECKPOINTS["sdxl"] | {"conditioner.embedders.0.model.text_projection": (1,)},
+            "the refiner of SDXL",
+        ),
+        (
+            CHECKPOINTS["sd2"] | {"model.diffusion_model.label_emb.0.0.weight": (1,)},
+            "an unCLIP model",
+        ),
+        (FLUX | {"distilled_guidance_layer.in_proj.bias": (1,)}, "from a diffusers folder only"),
+        ({"lora_unet_mid.lora_down.weight": (1,)}, "a LoRA"),
+        ({"control_model.time_embed.0.weight": (1,)}, "a ControlNet"),
+        ({"down_blocks.0.resnets.0.conv1.weight": (1,)}, "take the whole folder"),
+        ({"decoder.conv_in.weight": (1,)}, "an autoencoder alone"),
+        ({"text_model.final_layer_norm.weight": (1,)}, "a text encoder alone"),
+        ({"something": (1,)}, "its first tensor is 'something'"),
+        ({}, "its first tensor is 'none'"),
+        (U_NET, "no model that is known here"),
+    ],
+)
+def test_what_makes_no_picture_from_text_is_refused_by_name(
+    shapes: dict[str, tuple[int, ...]], why: str
+) -> None:
+    with pytest.raises(ModelUnavailable, match=why) as caught:
+        recognise(NAME, shapes)
+    assert caught.value.message.startswith(f"{NAME}: ")
+
+
+def test_the_denoiser_of_a_folder_says_what_the_folder_can_be() -> None:
+    assert kinds_of_denoiser(["single_transformer_blocks.0.x", "transformer_blocks.0.x"]) == {
+        "flux"
+    }
+    assert kinds_of_denoiser(["transformer_blocks.0.x", "context_embedder.bias"]) == {"sd3"}
+    assert kinds_of_denoiser(["down_blocks.0.x", "up_blocks.0.x", "conv_in.bias"]) == {"sd", "sdxl"}
+    assert kinds_of_denoiser(["a", "b"]) == frozenset()
