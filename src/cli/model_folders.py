@@ -10,12 +10,9 @@ from pathlib import Path
 
 from cli import environment
 from cli.model_store import locked, put, staging
-from shared.registry import (
-    DESCRIPTOR,
-    check_installed,
-    read_model,
-    verify_model,
-)
+from shared.errors import ModelUnavailable
+from shared.model_schema import ModelDescriptor
+from shared.registry import DESCRIPTOR, read_model, verify_model
 
 
 def bundled() -> list[Path]:
@@ -37,21 +34,33 @@ def models_dir(environ: Mapping[str, str]) -> Path:
 def install(folder: Path, root: Path) -> Path:
     """Copy a model to its place below `root`, whole or not at all, and verify every byte.
 
-    A model that is there already with the same descriptor is only looked at. Raises
-    ModelUnavailable naming the file that is not as it should be.
+    One that is there already as described, to the last byte, is left alone; a damaged one is
+    replaced. Raises ModelUnavailable naming the file that is not as it should be.
     """
     descriptor = read_model(folder)
     place = root / descriptor.kind / f"{descriptor.name}@{descriptor.version}"
-    if folder.absolute() != place.absolute() and not _same(folder, place):
-        verify_model(folder, descriptor)
-        with locked(root, place.name):
+    if folder.absolute() == place.absolute():
+        verify_model(place, descriptor)
+        return place
+    with locked(root, place.name):
+        if not _is_sound(place, descriptor):
+            verify_model(folder, descriptor)
             draft = staging(root, f"{place.name}.import")
             shutil.rmtree(draft, ignore_errors=True)  # of an import that was killed
             shutil.copytree(folder, draft)
             verify_model(draft, descriptor)
             put(draft, place)
-    check_installed(place, checkpoint_sha256=descriptor.checkpoint_sha256)
     return place
+
+
+def _is_sound(place: Path, descriptor: ModelDescriptor) -> bool:
+    try:
+        if read_model(place) != descriptor:
+            return False
+        verify_model(place, descriptor)
+    except ModelUnavailable:
+        return False
+    return True
 
 
 def register(database_url: str, folder: Path) -> str:
@@ -72,8 +81,3 @@ def register(database_url: str, folder: Path) -> str:
         return str(row.id)
 
     return anyio.run(work)
-
-
-def _same(folder: Path, place: Path) -> bool:
-    there = place / DESCRIPTOR
-    return there.exists() and there.read_bytes() == (folder / DESCRIPTOR).read_bytes()

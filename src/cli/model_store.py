@@ -20,6 +20,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shared.model_files import DESCRIPTOR
+from shared.model_schema import ModelDescriptor
+from shared.registry import write_descriptor
+
 STAGING = ".staging"
 LOCKS = ".locks"
 _AT_FDCWD = -100
@@ -65,6 +69,18 @@ def take_away(place: Path, root: Path) -> bool:
     _sync(place.parent)
     shutil.rmtree(grave)
     return True
+
+
+def redescribe(place: Path, descriptor: ModelDescriptor, root: Path) -> None:
+    """Give an installed model another description; a kill leaves the old one or the new one."""
+    draft = staging(root, f"{place.name}.description")
+    shutil.rmtree(draft, ignore_errors=True)  # of a command that was killed
+    draft.mkdir()
+    write_descriptor(draft, descriptor)
+    _sync(draft / DESCRIPTOR)
+    (draft / DESCRIPTOR).replace(place / DESCRIPTOR)
+    draft.rmdir()
+    _sync(place)
 
 
 def _exchange(one: Path, other: Path) -> None:

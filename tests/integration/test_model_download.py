@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import random
 import shutil
 import struct
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -20,7 +18,7 @@ from pathlib import Path
 import pytest
 from tests.support.hub import COMMIT, REPO, Hub, serving
 
-from cli.download import transfer
+from cli.download import patience
 from cli.entry import run
 from cli.model_folders import bundled
 from shared.registry import read_model, verify_model
@@ -50,7 +48,7 @@ def download(
     monkeypatch.setenv("HF_TOKEN", SECRET)
     # Another test may have loaded the library before; the command sets this before it does.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
-    monkeypatch.setattr(transfer, "LONGEST_WAIT_S", 0.01)
+    monkeypatch.setattr(patience, "LONGEST_WAIT_S", 0.01)
     return lambda *arguments: run(["model", "download", *arguments])
 
 
@@ -139,8 +137,8 @@ def test_busy_answers_are_waited_out(download: Command, hub: Hub, tmp_path: Path
     ("fault", "says"),
     [
         ({"gated": True}, "set HF_TOKEN"),
-        ({"html": True}, "a web page, most likely a sign-in"),
-        ({"changed": {UNET: b"x" * 10}}, "ended after 10 of"),
+        ({"html": True}, "sent a web page; most likely it wants a sign-in"),
+        ({"changed": {UNET: b"x" * 10}}, "sent 10 bytes instead of"),
         ({"refusals": [503] * 1000}, "answered 503"),
     ],
 )
@@ -244,7 +242,7 @@ def test_a_source_that_nobody_brought_is_named(
     download: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert download("ftp:x") == 2
-    assert "there are file:, hf:, http:, https:" in capsys.readouterr().err
+    assert "there are civitai:, file:, hf:, http:, https:" in capsys.readouterr().err
 
 
 def test_another_package_brings_a_source_by_entry_point(
@@ -268,35 +266,162 @@ def test_another_package_brings_a_source_by_entry_point(
     assert read_model(tmp_path / "sd" / KEY).source.uri == f"mirror:{REPO}"
 
 
+# Brings the model once for each line that it reads: how many seconds after the hub's answer the
+# process that does so is killed, or nothing. Says how long that process lived from then.
+BRING = """
+import os, signal, sys, time
+from pathlib import Path
+from cli.download import hub
+from cli.download.engine import Order, download
+from cli.download.progress import Lines
+from cli.download.source import Wanted
+
+root, wanted = Path(sys.argv[1]), Wanted(scheme="hf", rest=sys.argv[2])
+hub.resolve(wanted)  # imports what it needs, once for all rounds
+for line in sys.stdin:
+    ready, resolved = os.pipe()
+    child = os.fork()
+    if not child:
+        order = Order(resolved=hub.resolve(wanted), name="m", version="1",
+                      choose_preset=lambda model: "cpu")
+        os.write(resolved, b"!")
+        download(order, root, Lines())
+        os._exit(0)
+    os.read(ready, 1)
+    begun = time.monotonic()
+    if line.strip():
+        time.sleep(float(line))
+        os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    print(time.monotonic() - begun, flush=True)
+"""
+
+
+@pytest.fixture
+def bring(download: Command, tmp_path: Path) -> Iterator[Callable[[str], float]]:
+    """Bring the model in a process of its own; the kill of it is `BRING`'s to explain."""
+    with subprocess.Popen(
+        [sys.executable, "-c", BRING, str(tmp_path), REPO],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        tell, told = process.stdin, process.stdout
+
+        def bring(kill_after_s: str) -> float:
+            tell.write(f"{kill_after_s}\n")
+            tell.flush()
+            return float(told.readline())
+
+        yield bring
+        tell.close()
+
+
+@pytest.mark.parametrize("replacing", [False, True], ids=["new", "replacing another revision"])
 def test_fifty_kills_leave_no_half_model_and_the_next_download_completes(
+    hub: Hub, tmp_path: Path, bring: Callable[[str], float], replacing: bool
+) -> None:
+    moments = random.Random(11)
+    place = tmp_path / "sd" / "m@1"
+    whole_s = bring("")
+    finished = 0
+    for number in range(50):
+        if replacing:
+            hub.commit = f"{number:040x}"
+        else:
+            shutil.rmtree(place, ignore_errors=True)  # so that this round has work
+        bring(str(moments.uniform(0, 1.5 * whole_s)))
+        assert place.exists() or not replacing
+        if place.exists():
+            model = read_model(place)
+            verify_model(place, model)
+            finished += model.source.revision == hub.commit
+    assert 0 < finished < 50, "every kill came too early, or too late"
+    bring("")
+    verify_model(place, read_model(place))
+    assert read_model(place).source.revision == hub.commit
+    assert not list((tmp_path / ".staging").iterdir())
+
+
+# What the hub says --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"without": ("lfs", "blobId")}, "names no hash of it"),
+        ({"commit": "main"}, "does not say which commit"),
+        ({"api": [(200, b"<html>", {"Content-Type": "text/html"})] * 9}, f"{REPO}: "),
+        ({"api": [(503, b"", {})] * 99}, "answered 503"),
+        ({"repositories": ()}, "is not there, or it is private"),
+    ],
+)
+def test_a_hub_that_proves_nothing_installs_nothing_and_is_a_line(
+    download: Command,
+    hub: Hub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, object],
+    says: str,
+) -> None:
+    for name, value in change.items():
+        setattr(hub, name, value)
+    assert download(REF) in (2, 3)
+    said = capsys.readouterr().err
+    assert says in said
+    assert "Traceback" not in said
+    assert nothing_installed(tmp_path)
+
+
+def test_a_busy_hub_is_waited_for(download: Command, hub: Hub, tmp_path: Path) -> None:
+    hub.api = [(503, b"", {}), (429, b"", {}), (500, b"", {})]
+    assert download(REF) == 0
+    installed(tmp_path)
+
+
+def test_a_hub_that_cannot_be_reached_is_a_line(
+    download: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    assert download(REF) == 3
+    assert "cannot reach http://127.0.0.1:1" in capsys.readouterr().err
+
+
+def test_a_card_with_several_licences_is_no_crash(
     download: Command, hub: Hub, tmp_path: Path
 ) -> None:
-    code = (
-        "import sys; from pathlib import Path; from cli.download import hub\n"
-        "from cli.download.engine import Order, download\n"
-        "from cli.download.source import Wanted\n"
-        "from cli.download.progress import Lines\n"
-        "wanted = hub.resolve(Wanted(scheme='hf', rest=sys.argv[2]))\n"
-        "order = Order(resolved=wanted, name=wanted.name, version=wanted.version)\n"
-        "sys.stdout.write('\\n'); sys.stdout.flush()\n"
-        "download(order, Path(sys.argv[1]), Lines())\n"
-    )
-    moments = random.Random(11)
-    place = tmp_path / "sd" / KEY
-    for _ in range(50):
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path), REPO],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ,
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(moments.uniform(0, 0.15))  # the moment of the kill is the subject here
-        process.kill()
-        process.communicate()
-        if place.exists():
-            verify_model(place, read_model(place))
-            shutil.rmtree(place)  # so that the next round has work again
+    hub.card = {"license": ["mit", "other"]}
     assert download(REF) == 0
+    assert read_model(installed(tmp_path)).license == "mit, other"
+
+
+def test_a_pattern_leaves_files_out_and_too_few_are_no_model(
+    download: Command, hub: Hub, tmp_path: Path
+) -> None:
+    assert download(REF, "--exclude", "LICENSE*", "--exclude", "*.md") == 0
+    assert not list(installed(tmp_path).glob("LICENSE*"))
+    assert download(f"{REF}#unet/*") == 2
+    assert [path.name for path in tmp_path.glob("[!.]*/*@*")] == [KEY]
+
+
+def test_two_downloads_of_one_model_wait_for_each_other(
+    hub: Hub, tmp_path: Path, download: Command
+) -> None:
+    command = [sys.executable, "-m", "cli", "model", "download", REF]
+    both = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    installed(tmp_path)
+    first = [path for _, path, _, wanted in large_requests(hub) if wanted is None]
+    assert len(first) == len(set(first)), "a file was fetched by both"
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_no_more_files_at_a_time_than_asked_for(
+    download: Command, hub: Hub, tmp_path: Path, parallel: int
+) -> None:
+    assert download(REF, "--parallel", str(parallel)) == 0
+    assert 1 <= hub.most_at_once <= parallel
     installed(tmp_path)

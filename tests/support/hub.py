@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.support.loopback import hosts, send
 
 COMMIT = "c0ffee" + "0" * 34
 REPO = "maker/small-model"
@@ -30,6 +33,15 @@ class Hub:
     refusals: list[int] = field(default_factory=list)  # statuses, one per request, then all is well
     changed: dict[str, bytes] = field(default_factory=dict)  # served instead of what is announced
     etags: Iterator[str] | None = None
+    # What the API answers before it comes to its senses: status, body, headers.
+    api: list[tuple[int, bytes, dict[str, str]]] = field(default_factory=list)
+    card: dict[str, Any] = field(default_factory=lambda: {"license": "mit"})
+    commit: str = COMMIT
+    without: tuple[str, ...] = ()  # what the API does not say of a file
+    repositories: tuple[str, ...] = (REPO,)  # all hold the same files
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    at_once: int = 0
+    most_at_once: int = 0
     # (host, path, authorization, range) of each request
     seen: list[tuple[str, str, str | None, str | None]] = field(default_factory=list)
 
@@ -41,90 +53,77 @@ class Hub:
     def large(self, path: str) -> bool:
         return path.endswith(".safetensors")
 
-    def listing(self) -> bytes:
+    def listing(self, repository: str) -> bytes:
         siblings = []
         for path, content in self.files.items():
             blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-            entry = {"rfilename": path, "size": len(content), "blobId": blob}
+            entry: dict[str, Any] = {"rfilename": path, "size": len(content), "blobId": blob}
             if self.large(path):
                 sha256 = hashlib.sha256(content).hexdigest()
                 entry["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 130}
-            siblings.append(entry)
-        card = {"license": "mit"}
+            siblings.append({key: entry[key] for key in entry if key not in self.without})
         return json.dumps(
-            {"id": REPO, "sha": COMMIT, "siblings": siblings, "cardData": card}
+            {"id": repository, "sha": self.commit, "siblings": siblings, "cardData": self.card}
         ).encode()
 
 
 @contextmanager
 def serving(hub: Hub) -> Iterator[Hub]:
-    servers = [
-        ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, hub, host))
-        for host in ("hub", "cdn")
-    ]
-    hub.url, hub.cdn_url = (f"http://127.0.0.1:{server.server_port}" for server in servers)
-    threads = [threading.Thread(target=server.serve_forever, args=(0.01,)) for server in servers]
-    for thread in threads:
-        thread.start()
-    try:
+    with hosts(("hub", "cdn"), partial(_respond, hub)) as urls:
+        hub.url, hub.cdn_url = urls["hub"], urls["cdn"]
         yield hub
+
+
+def _respond(hub: Hub, host: str, request: BaseHTTPRequestHandler) -> None:
+    with hub.lock:
+        hub.at_once += host == "cdn"
+        hub.most_at_once = max(hub.most_at_once, hub.at_once)
+    try:
+        _answer(hub, host, request)
     finally:
-        for server, thread in zip(servers, threads, strict=True):
-            server.shutdown()
-            thread.join()
-            server.server_close()
+        with hub.lock:
+            hub.at_once -= host == "cdn"
 
 
-class _Handler(BaseHTTPRequestHandler):
-    def __init__(self, hub: Hub, host: str, *arguments: object) -> None:
-        self.hub, self.host = hub, host
-        super().__init__(*arguments)  # type: ignore[arg-type]
+def _answer(hub: Hub, host: str, request: BaseHTTPRequestHandler) -> None:
+    path = unquote(urlsplit(request.path).path)
+    headers = request.headers
+    hub.seen.append((host, path, headers.get("Authorization"), headers.get("Range")))
+    if path.startswith("/api/models/"):
+        _about(hub, request, path.removeprefix("/api/models/"))
+        return
+    name = path.split(f"/resolve/{hub.commit}/", 1)[-1].removeprefix("/")
+    if name not in hub.files:  # the library asks for more than the model
+        send(request, 404, b"")
+    elif hub.gated:
+        send(request, 403, b"no")
+    elif hub.html:
+        send(request, 200, b"<html>Sign in</html>", {"Content-Type": "text/html"})
+    elif hub.refusals:
+        send(request, hub.refusals.pop(0), b"later", {"Retry-After": "0"})
+    elif host == "hub" and hub.large(name):
+        send(request, 302, b"", {"Location": f"{hub.cdn_url}/{name}"})
+    else:
+        _file(hub, request, name)
 
-    def log_message(self, format: str, *args: object) -> None:
-        pass
 
-    def do_GET(self) -> None:
-        path = unquote(urlsplit(self.path).path)
-        headers = self.headers
-        seen = (self.host, path, headers.get("Authorization"), headers.get("Range"))
-        self.hub.seen.append(seen)
-        if path.startswith(f"/api/models/{REPO}"):
-            self._send(200, self.hub.listing(), {"Content-Type": "application/json"})
-            return
-        name = path.split(f"/resolve/{COMMIT}/", 1)[-1].removeprefix("/")
-        if name not in self.hub.files:  # the library asks for more than the model
-            self._send(404, b"")
-        elif self.hub.gated:
-            self._send(403, b"no")
-        elif self.hub.html:
-            self._send(200, b"<html>Sign in</html>", {"Content-Type": "text/html"})
-        elif self.hub.refusals:
-            self._send(self.hub.refusals.pop(0), b"later", {"Retry-After": "0"})
-        elif self.host == "hub" and self.hub.large(name):
-            self._send(302, b"", {"Location": f"{self.hub.cdn_url}/{name}"})
-        else:
-            self._file(name)
+def _about(hub: Hub, request: BaseHTTPRequestHandler, name: str) -> None:
+    if hub.api:
+        send(request, *hub.api.pop(0))
+    elif name.partition("/revision/")[0] in hub.repositories:
+        listing = hub.listing(name.partition("/revision/")[0])
+        send(request, 200, listing, {"Content-Type": "application/json"})
+    else:
+        send(request, 404, b"", {"X-Error-Code": "RepoNotFound"})
 
-    def _file(self, name: str) -> None:
-        content = self.hub.changed.get(name, self.hub.files[name])
-        etag = next(self.hub.etags) if self.hub.etags else '"one"'
-        start, status, headers = 0, 200, {"ETag": etag}
-        wanted = self.headers.get("Range")
-        if wanted and self.headers.get("If-Range") == etag:
-            start, status = int(wanted.removeprefix("bytes=").rstrip("-")), 206
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        self._send(status, content[start:], headers, cut=self.hub.large(name))
 
-    def _send(
-        self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: bool = False
-    ) -> None:
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        limit = self.hub.cut_bytes if cut and self.hub.cut_bytes else len(body)
-        try:
-            self.wfile.write(body[:limit])
-        except ConnectionError:
-            return  # the other side was killed, which is a subject of these tests
+def _file(hub: Hub, request: BaseHTTPRequestHandler, name: str) -> None:
+    content = hub.changed.get(name, hub.files[name])
+    etag = next(hub.etags) if hub.etags else '"one"'
+    start, status, headers = 0, 200, {"ETag": etag}
+    wanted = request.headers.get("Range")
+    if wanted and request.headers.get("If-Range") == etag:
+        start, status = int(wanted.removeprefix("bytes=").rstrip("-")), 206
+        headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+    cut = hub.cut_bytes if hub.large(name) and hub.cut_bytes else None
+    send(request, status, content[start:], headers, cut_bytes=cut)

@@ -8,7 +8,13 @@ import pytest
 
 from cli.model_folders import bundled, install
 from shared.errors import ModelUnavailable
-from shared.registry import Source, describe_folder, write_descriptor
+from shared.registry import (
+    Source,
+    describe_folder,
+    read_model,
+    verify_model,
+    write_descriptor,
+)
 
 
 @pytest.fixture
@@ -48,7 +54,7 @@ def test_a_changed_file_is_refused_and_nothing_is_installed(model: Path, tmp_pat
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     with pytest.raises(ModelUnavailable, match=r"diffusion_pytorch_model\.safetensors"):
         install(model, tmp_path / "root")
-    assert not (tmp_path / "root").exists()
+    assert not list((tmp_path / "root").glob("[!.]*"))
 
 
 def test_another_build_of_the_same_version_takes_its_place(model: Path, tmp_path: Path) -> None:
@@ -58,11 +64,23 @@ def test_another_build_of_the_same_version_takes_its_place(model: Path, tmp_path
     assert (place / "dreamforge.json").read_bytes() != before
 
 
-def test_a_model_that_lost_a_file_in_its_place_is_refused(model: Path, tmp_path: Path) -> None:
+def test_a_model_that_was_damaged_in_its_place_is_replaced(model: Path, tmp_path: Path) -> None:
+    place = install(model, tmp_path / "root")
+    (place / "unet" / "config.json").unlink()
+    assert install(model, tmp_path / "root") == place
+    weights = place / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")  # of the same size
+    assert install(model, tmp_path / "root") == place
+    verify_model(place, read_model(place))
+
+
+def test_a_model_that_is_imported_from_its_own_place_is_only_verified(
+    model: Path, tmp_path: Path
+) -> None:
     place = install(model, tmp_path / "root")
     (place / "unet" / "config.json").unlink()
     with pytest.raises(ModelUnavailable, match=r"unet/config\.json: missing"):
-        install(model, tmp_path / "root")
+        install(place, tmp_path / "root")
 
 
 def test_a_folder_without_a_descriptor_is_refused_by_name(tmp_path: Path) -> None:

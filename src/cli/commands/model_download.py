@@ -1,77 +1,115 @@
-"""`dreamforge model download`: from a reference to a registered model."""
+"""`dreamforge model download|import`: from elsewhere, or from this host, to a registered model."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from cli import parts
-from cli.failures import Failure
 from cli.options import Out, Output
 
 Patterns = Annotated[list[str] | None, typer.Option(metavar="PATTERN")]
 KINDS = "sd, sdxl, sd3, flux, auto, esrgan, sd_upscale, sd_latent_upscale"
+NewName = Annotated[str | None, typer.Option("--name", help="Its name here.")]
+NewVersion = Annotated[str | None, typer.Option("--version", help="Its version here.")]
+KindName = Annotated[
+    str | None, typer.Option("--kind", help=f"Instead of what its tensors say: {KINDS}.")
+]
+Config = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER|REF",
+        help="For one file: the diffusers folder that says how to use it; default: its makers'.",
+    ),
+]
+PresetName = Annotated[
+    str | None,
+    typer.Option("--preset", help="For jobs that name none; default: by the workers' GPUs."),
+]
 
 
 def download(
     reference: Annotated[
         str,
         typer.Argument(
-            metavar="REF", help="hf:OWNER/NAME[@REVISION][#PATTERN], or an address#sha256=HEX."
+            metavar="REF",
+            help="hf:OWNER/NAME[@REVISION][#FILE], civitai:MODEL[@VERSION] or an "
+            "address#sha256=HEX.",
         ),
     ],
-    name: Annotated[str | None, typer.Option(help="Its name here.")] = None,
-    version: Annotated[str | None, typer.Option(help="Its version here.")] = None,
-    kind: Annotated[str | None, typer.Option(help=f"Instead of what was found: {KINDS}.")] = None,
+    name: NewName = None,
+    version: NewVersion = None,
+    kind: KindName = None,
+    config: Config = None,
+    preset: PresetName = None,
     include: Patterns = None,
     exclude: Patterns = None,
     parallel: Annotated[int, typer.Option(min=1, max=16, help="Files at a time.")] = 4,
     output: Out = Output.TABLE,
 ) -> None:
     """Fetch a model, prove what arrived, install and register it. Goes on after a cut."""
-    from pydantic import TypeAdapter, ValidationError
+    from cli.download.source import ask
+    from cli.model_arrival import Wishes, bring
 
-    from cli.console import as_json, say
-    from cli.download.engine import Order
-    from cli.download.engine import download as run
-    from cli.download.progress import watching
-    from cli.download.source import Wanted, source_for
-    from cli.model_folders import models_dir, register
-    from cli.tables import pairs
-    from shared.model_schema import Kind, Name
-    from shared.registry import read_model
+    parts.require(parts.environ(), "DF_DATABASE_URL")  # before an hour of fetching, not after
+    found = bring(
+        ask(reference, tuple(include or ()), tuple(exclude or ())),
+        Wishes(
+            name=name,
+            version=version,
+            kind=kind,
+            config=config,
+            preset=preset,
+            parallel=parallel,
+        ),
+    )
+    _show(found, output)
+
+
+def import_(
+    path: Annotated[
+        Path, typer.Argument(exists=True, help="A diffusers folder, or one safetensors file.")
+    ],
+    name: NewName = None,
+    version: NewVersion = None,
+    kind: KindName = None,
+    config: Config = None,
+    preset: PresetName = None,
+    output: Out = Output.TABLE,
+) -> None:
+    """Check a model of this host, copy it into DF_MODELS_DIR and register it.
+
+    A folder with a dreamforge.json is taken as that describes it.
+    """
+    from cli.download.local import resolve_path
+    from cli.failures import Failure
+    from cli.model_arrival import Wishes, bring, registered
+    from cli.model_folders import install, models_dir
+    from shared.model_files import DESCRIPTOR
 
     environ = parts.environ()
-    url = parts.require(environ, "DF_DATABASE_URL")  # before an hour of fetching, not after
-    scheme, colon, rest = reference.partition(":")
-    if not colon:
-        raise Failure(f"{reference} names no source", hint="write hf:OWNER/NAME for the hub")
-    resolved = source_for(scheme)(
-        Wanted(scheme=scheme, rest=rest, include=tuple(include or ()), exclude=tuple(exclude or ()))
-    )
-    try:
-        order = Order(
-            resolved=resolved,
-            name=TypeAdapter(Name).validate_python(name or resolved.name),
-            version=TypeAdapter(Name).validate_python(version or resolved.version),
-            kind=None if kind is None else TypeAdapter(Kind).validate_python(kind),
-            parallel=parallel,
+    url = parts.require(environ, "DF_DATABASE_URL")
+    wishes = Wishes(name=name, version=version, kind=kind, config=config, preset=preset)
+    if not (path / DESCRIPTOR).exists():
+        _show(bring(resolve_path(path), wishes), output)
+        return
+    if wishes != Wishes():
+        raise Failure(
+            f"{path} describes itself in its {DESCRIPTOR}",
+            hint="change it there, or take that file away to have the model described anew",
         )
-    except ValidationError as error:
-        raise Failure(error.errors()[0]["msg"], hint=f"kinds are {KINDS}") from None
-    if resolved.left_out:
-        say(f"left out: {', '.join(resolved.left_out)}")
-    with watching() as watcher:
-        place, fetched = run(order, models_dir(environ), watcher)
-    found = {
-        "id": register(url, place),
-        "name": place.name,
-        "kind": read_model(place).kind,
-        "path": str(place),
-        "fetched": "yes" if fetched else "no, it was here and is sound",
-    }
+    _show(registered(url, install(path, models_dir(environ))), output)
+
+
+def _show(found: dict[str, Any], output: Output) -> None:
+    from cli.console import as_json
+    from cli.tables import pairs
+
     if output is Output.JSON:
-        as_json(found | {"fetched": fetched})
-    else:
-        pairs(*found.items())
+        as_json(found)
+        return
+    if "fetched" in found:
+        found = found | {"fetched": "yes" if found["fetched"] else "no, it was here and is sound"}
+    pairs(*found.items())

@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cli import parts
-from cli.commands.model_download import download
+from cli.commands.model_download import download, import_
 from cli.commands.model_upkeep import disable, enable, remove, verify
 from cli.options import Out, Output
 
 app = typer.Typer(no_args_is_help=True, help="Bring in, list, check and remove models.")
 for command in (download, verify, enable, disable, remove):
     app.command()(command)
-
-
-@app.command("import")
-def import_(
-    folder: Annotated[
-        Path, typer.Argument(exists=True, file_okay=False, help="A model with its dreamforge.json.")
-    ],
-    output: Out = Output.TABLE,
-) -> None:
-    """Check a model folder, copy it into DF_MODELS_DIR and register it."""
-    from cli.console import as_json
-    from cli.model_folders import install, models_dir, register
-    from cli.tables import pairs
-
-    environ = parts.environ()
-    url = parts.require(environ, "DF_DATABASE_URL")
-    place = install(folder, models_dir(environ))
-    model = {"id": register(url, place), "name": place.name, "path": str(place)}
-    if output is Output.JSON:
-        as_json(model)
-    else:
-        pairs(*model.items())
+app.command("import")(import_)
 
 
 @app.command("list")

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from cli.download.source import RemoteFile, Resolved, Wanted
-from cli.failures import UNREACHABLE, Failure
+from cli.download.patience import Interruption, Patience, patiently
+from cli.download.source import Credential, RemoteFile, Resolved, Wanted, origin_of, plain_name
+from cli.failures import Failure
 from shared.errors import ModelUnavailable
 from shared.model_files import INDEX, check_name
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 DEFAULT_ENDPOINT = "https://huggingface.co"
 REMEDY = "set HF_TOKEN to a token that may read it, and accept its licence on its page first"
 _REFERENCE = re.compile(r"(?P<repo>[^@#]+)(@(?P<revision>[^#]+))?(#(?P<pattern>.+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _VARIANT = re.compile(r"^(.+)\.[A-Za-z0-9_]+(-\d{5}-of-\d{5})?\.safetensors$")
 
 
@@ -34,29 +38,58 @@ def resolve(wanted: Wanted) -> Resolved:
         raise Failure(f"hf:{wanted.rest} is not hf:<repository>[@<revision>][#<file or pattern>]")
     repo, endpoint = match["repo"], os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
     token = os.environ.get("HF_TOKEN") or None
-    info = _ask(repo, match["revision"], endpoint, token)
+    info = patiently(
+        lambda: _ask(repo, match["revision"], endpoint, token),
+        what=repo,
+        patience=Patience(),
+        stop=threading.Event(),
+    )
     from huggingface_hub import hf_hub_url
 
-    assert info.sha is not None  # every answer about one revision has it
-    names = {found.rfilename: found for found in info.siblings or ()}
+    commit = _commit(repo, info)
+    names = _listed(repo, info)
     include = (*wanted.include, *([match["pattern"]] if match["pattern"] else ()))
     chosen, left_out = choose(list(names), include, wanted.exclude)
     if not chosen:
         raise Failure(f"{repo} holds no file that was asked for and can be used", hint=_hint(names))
     return Resolved(
-        name=re.sub(r"[^A-Za-z0-9._-]", "-", repo.rsplit("/", 1)[-1]),
-        version=info.sha[:12],
+        name=plain_name(repo.rsplit("/", 1)[-1]),
+        version=commit[:12],
         uri=f"hf:{repo}",
-        revision=info.sha,
+        revision=commit,
         files=tuple(
-            _remote(names[name], hf_hub_url(repo, name, revision=info.sha, endpoint=endpoint))
+            _remote(names[name], hf_hub_url(repo, name, revision=commit, endpoint=endpoint))
             for name in chosen
         ),
         left_out=tuple(left_out),
-        license=info.card_data.license if info.card_data else None,
-        token=token,
+        license=_license(info),
+        credential=Credential(token=token, origin=origin_of(endpoint)) if token else None,
         remedy=REMEDY,
     )
+
+
+def _commit(repo: str, info: ModelInfo) -> str:
+    """What the revision is now. A name would be another thing tomorrow."""
+    if not info.sha or not _COMMIT.fullmatch(info.sha):
+        raise Failure(f"{repo}: the hub does not say which commit its revision is")
+    return info.sha
+
+
+def _listed(repo: str, info: ModelInfo) -> dict[str, RepoSibling]:
+    found: dict[str, RepoSibling] = {}
+    for each in info.siblings or ():
+        if each.rfilename in found:
+            raise Failure(f"{repo}: the hub lists {each.rfilename!r} twice")
+        found[each.rfilename] = each
+    return found
+
+
+def _license(info: ModelInfo) -> str | None:
+    """What the model's card says; some name several."""
+    said = info.card_data.license if info.card_data else None
+    if isinstance(said, list):
+        return ", ".join(map(str, said))
+    return None if said is None else str(said)
 
 
 def choose(
@@ -115,33 +148,28 @@ def _remote(found: RepoSibling, url: str) -> RemoteFile:
 
 
 def _ask(repo: str, revision: str | None, endpoint: str, token: str | None) -> ModelInfo:
-    import httpx
-
+    """One question to the hub. Raises `Interruption` for what may be better in a moment."""
     # It would tell the hub what runs here, and ask it for a list of programs to look for first.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import HfApi, errors
 
     api = HfApi(endpoint=endpoint, token=token or False)
     try:
         return api.model_info(repo, revision=revision, files_metadata=True, timeout=30)
-    except GatedRepoError:
+    except errors.GatedRepoError:
         raise Failure(f"{repo} asks for a licence to be accepted", hint=REMEDY) from None
-    except RevisionNotFoundError:
+    except errors.RevisionNotFoundError:
         raise Failure(f"{repo} has no revision {revision}") from None
-    except RepositoryNotFoundError:  # the hub does not tell a private one from none at all
+    except errors.RepositoryNotFoundError:  # the hub does not tell a private one from none at all
         raise Failure(f"{repo} is not there, or it is private", hint=REMEDY) from None
-    except HFValidationError as error:
-        raise Failure(f"{repo}: {error}") from None
-    except HfHubHTTPError as error:
-        raise Failure(f"{endpoint} answered {error.response.status_code}", hint=REMEDY) from None
-    except httpx.HTTPError as error:
-        raise Failure(
-            f"cannot reach {endpoint}: {type(error).__name__}", exit_code=UNREACHABLE
-        ) from None
+    except errors.OfflineModeIsEnabled:
+        raise Failure("HF_HUB_OFFLINE forbids asking the hub", hint="unset it") from None
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (408, 425, 429) or status >= 500:
+            raise Interruption(f"{urlsplit(endpoint).hostname} answered {status}") from None
+        raise Failure(f"{endpoint} answered {status}", hint=REMEDY) from None
+    except errors.HTTPError as error:  # type: ignore[attr-defined]  # of the client it speaks with
+        raise Interruption(f"cannot reach {endpoint}: {type(error).__name__}") from None
+    except ValueError as error:  # the name of a repository; or an answer that is no JSON
+        raise Failure(f"{repo}: {str(error).splitlines()[0]}") from None

@@ -9,7 +9,7 @@ import re
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from cli.download.source import RemoteFile, Resolved, Wanted
+from cli.download.source import RemoteFile, Resolved, Wanted, plain_name
 from cli.failures import Failure
 from shared.model_files import ONE_FILE, check_name
 
@@ -34,11 +34,12 @@ def resolve(wanted: Wanted) -> Resolved:
         raise Failure(f"{name}: only a safetensors file can be a model by itself")
     sha256 = match[1].lower()
     return Resolved(
-        name=re.sub(r"[^A-Za-z0-9._-]", "-", name.removesuffix(".safetensors")).lstrip("._-"),
+        name=plain_name(name.removesuffix(".safetensors")),
         version=sha256[:12],
         # A query may hold a key that was pasted with the address.
         uri=parts._replace(query="").geturl(),
         revision=sha256,
         files=(RemoteFile(path=ONE_FILE, url=url, sha256=sha256),),
         remedy="the address must answer with the file itself, without a sign-in",
+        local=parts.scheme == "file",
     )

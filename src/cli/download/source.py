@@ -11,24 +11,48 @@ points of the group `dreamforge.model_sources`, named like the scheme that they 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from typing import Any
+from urllib.parse import urlsplit
 
 from cli.failures import Failure
 
 GROUP = "dreamforge.model_sources"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
-    """One file. `path` is where it goes in the model's folder; what is None is not announced."""
+    """One file. `path` is where it goes in the model's folder; one of the two hashes is there."""
 
     path: str
-    url: str  # http, https or file
-    size_bytes: int | None = None
+    url: str  # http or https; file only where the source is `local`
+    size_bytes: int | None = None  # None: not announced
+    slack_bytes: int = 0  # how far off the announced size may be, where the source rounds it
     sha256: str | None = None
     git_sha1: str | None = None  # of a git blob: what the hub has for small files
+
+    def too_small(self, size_bytes: int) -> bool:
+        return self.size_bytes is not None and size_bytes < self.size_bytes - self.slack_bytes
+
+    def too_large(self, size_bytes: int) -> bool:
+        return self.size_bytes is not None and size_bytes > self.size_bytes + self.slack_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credential:
+    """A token, and the one origin (scheme, host, port) that may ever see it.
+
+    It is sent as `Authorization: Bearer`. `parameter` names the query parameter to try when the
+    host refuses that, as some do for their files.
+    """
+
+    token: str = field(repr=False)
+    origin: str
+    parameter: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +66,9 @@ class Resolved:
     files: tuple[RemoteFile, ...]
     license: str | None = None
     left_out: tuple[str, ...] = ()
-    # Sent to the host of each file's url and to no other.
-    token: str | None = field(default=None, repr=False)
+    credential: Credential | None = None
     remedy: str = ""  # what to do when the host asks for a sign-in
+    local: bool = False  # the files are on this host
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +84,33 @@ class Wanted:
 Source = Callable[[Wanted], Resolved]
 
 
+def origin_of(url: str) -> str:
+    """Scheme, host and port of an address, in one spelling."""
+    parts = urlsplit(url)
+    port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    return f"{parts.scheme}://{parts.hostname}:{port}"
+
+
+def plain_name(text: str) -> str:
+    """A name that the registry takes, made of one that somebody gave elsewhere."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("._-")[:64] or "model"
+
+
+def ask(reference: str, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> Resolved:
+    """Resolve a reference by the source that its scheme names. Raises `Failure`."""
+    scheme, colon, rest = reference.partition(":")
+    if not colon:
+        raise Failure(f"{reference} names no source", hint="write hf:OWNER/NAME for the hub")
+    return source_for(scheme)(Wanted(scheme=scheme, rest=rest, include=include, exclude=exclude))
+
+
 def source_for(scheme: str) -> Source:
     """The adapter of a scheme; `Failure` lists those that there are."""
-    from cli.download import hub, plain
+    from cli.download import civitai, hub, plain
 
     ours: dict[str, Source] = {
         "hf": hub.resolve,
+        "civitai": civitai.resolve,
         "https": plain.resolve,
         "http": plain.resolve,
         "file": plain.resolve,
@@ -74,7 +119,14 @@ def source_for(scheme: str) -> Source:
     if scheme in ours:  # nobody takes the place of a source that people know
         return ours[scheme]
     if scheme in foreign:
-        found: Source = foreign[scheme].load()
-        return found
+        return _loaded(scheme, foreign[scheme])
     known = ", ".join(f"{name}:" for name in sorted(ours.keys() | foreign.keys()))
     raise Failure(f"no source is called {scheme!r}", hint=f"there are {known}")
+
+
+def _loaded(scheme: str, entry: Any) -> Source:
+    try:
+        found: Source = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise Failure(f"the source {scheme}: ({entry.value}) cannot be loaded: {error}") from error
+    return found

@@ -1,163 +1,289 @@
 """One file over HTTP: resumed after a cut, retried with patience, never trusted for its length.
 
-A part lies beside its validator (`.etag`). The next attempt asks for the rest with `Range` and
-`If-Range`; a server whose file has changed answers with the whole, and the part is begun again. The
-token is an `Authorization` header, which httpx takes off when a redirect leaves the host.
+A part lies beside its validator (`.validator`: an ETag, or a date). The next attempt asks for the
+rest with `Range` and `If-Range`; a server whose file has changed answers with the whole, and the
+part is begun again. An answer that continues another file than ours is not appended.
+
+A token goes to its own origin only. A hook looks at every request that leaves, those of redirects
+included, so no answer of a server can send it elsewhere.
 """
 
 from __future__ import annotations
 
-import random
+import json
+import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from cli.download.source import RemoteFile
-from cli.failures import UNREACHABLE, Failure
+from cli.download.patience import Interruption, Patience, patiently
+from cli.download.source import Credential, RemoteFile, origin_of
+from cli.failures import Failure
 
-LONGEST_WAIT_S = 60.0
+SPARE_BYTES = 256 << 20  # left free on the disk: others write there too
+LOOK_AT_DISK_BYTES = 64 << 20
+MAX_ANSWER_BYTES = 16 << 20  # of a question about a model; the longest list seen has 1 MB
+# A date tells two versions apart only if the second was not written within the same second
+# (RFC 9110, 8.8.2.2).
+DATE_IS_STRONG_AFTER_S = 60
+_PAGES = (b"<!doctype html", b"<html")
+
 Moved = Callable[[int], None]  # bytes of the file that are here now
 
-
-@dataclass(frozen=True, kw_only=True)
-class Patience:
-    """Attempts without a new byte before giving up, and the first wait, doubled each time."""
-
-    attempts: int = 6
-    first_wait_s: float = 1.0
+# It writes whole addresses at INFO, and those of files may hold a key.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-class Interruption(Exception):
-    """Worth another attempt. `wait_s` is what the server asked for."""
-
-    def __init__(self, why: str, wait_s: float | None = None) -> None:
-        super().__init__(why)
-        self.wait_s = wait_s
+class Refused(Failure):
+    """The host wants a sign-in, or another one."""
 
 
-def open_client() -> httpx.Client:
-    return httpx.Client(follow_redirects=True, max_redirects=5, timeout=httpx.Timeout(30.0))
+class Transfer:
+    """Requests with one credential. A context manager."""
 
+    def __init__(
+        self,
+        *,
+        credential: Credential | None,
+        remedy: str,
+        patience: Patience,
+        stop: threading.Event,
+    ) -> None:
+        self._credential = credential
+        self._remedy = remedy
+        self._patience = patience
+        self._stop = stop
+        self._client = httpx.Client(
+            follow_redirects=True,
+            max_redirects=5,
+            timeout=httpx.Timeout(30.0),
+            event_hooks={"request": [self._guard]},
+        )
 
-def fetch(
-    client: httpx.Client,
-    file: RemoteFile,
-    part: Path,
-    *,
-    token: str | None,
-    remedy: str,
-    moved: Moved,
-    patience: Patience,
-    stop: threading.Event,
-) -> None:
-    """Bring `part` to the whole file. Raises `Failure`; what has arrived stays for next time."""
-    failures, most = 0, _size(part)
-    while True:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def fetch(self, file: RemoteFile, part: Path, moved: Moved) -> None:
+        """Bring `part` to the whole file. Raises `Failure`; what has arrived stays there."""
+        patiently(
+            lambda: self._signed(file.url, partial(self._attempt, file, part, moved)),
+            what=f"{file.path}: {urlsplit(file.url).hostname}",
+            patience=self._patience,
+            stop=self._stop,
+            here=lambda: _size(part),
+        )
+
+    def question(self, url: str, what: str) -> Any:
+        """The JSON at an address, None where there is nothing. Raises `Failure`."""
+        return patiently(
+            lambda: self._signed(url, partial(self._answer, what)),
+            what=f"{what}: {urlsplit(url).hostname}",
+            patience=self._patience,
+            stop=self._stop,
+        )
+
+    # Tokens ---------------------------------------------------------------------------------------
+
+    def _signed(self, url: str, request: Callable[[httpx.URL, dict[str, str]], Any]) -> Any:
+        """Make a request with our token as the host takes it; other hosts are not shown any."""
+        known, credential = httpx.URL(url), self._credential
         try:
-            return _attempt(client, file, part, token=token, remedy=remedy, moved=moved, stop=stop)
-        except (Interruption, httpx.TransportError) as error:
-            # A server that cuts every few bytes still gets us there; only standing still counts.
-            failures = 1 if _size(part) > most else failures + 1
-            most = max(most, _size(part))
-            if failures >= patience.attempts:
-                host = urlsplit(file.url).hostname
-                why = str(error) if isinstance(error, Interruption) else type(error).__name__
-                raise Failure(
-                    f"{file.path}: {host}: {why}",
-                    hint="run the same command again; it goes on where this one stopped",
-                    exit_code=UNREACHABLE,
-                ) from None
-            asked = error.wait_s if isinstance(error, Interruption) else None
-            if stop.wait(_wait_s(patience, failures, asked)):
-                raise Failure(f"{file.path}: stopped") from None
+            if credential is None or origin_of(url) != credential.origin:
+                return request(known, {})
+            try:
+                return request(known, {"Authorization": f"Bearer {credential.token}"})
+            except Refused:
+                if credential.parameter is None:
+                    raise
+                return request(known.copy_set_param(credential.parameter, credential.token), {})
+        except httpx.TooManyRedirects:
+            raise Failure(f"{known.host} sends us in a circle") from None
+        except httpx.TransportError as error:
+            raise Interruption(_why(error)) from None
+
+    def _guard(self, request: httpx.Request) -> None:
+        credential = self._credential
+        if credential is None or origin_of(str(request.url)) == credential.origin:
+            return
+        request.headers.pop("Authorization", None)
+        if credential.token in unquote(str(request.url)):
+            raise Failure(f"a redirect to {request.url.host} would have shown it the token")
+
+    # One attempt ----------------------------------------------------------------------------------
+
+    def _attempt(
+        self, file: RemoteFile, part: Path, moved: Moved, url: httpx.URL, headers: dict[str, str]
+    ) -> None:
+        validator = part.with_suffix(".validator")
+        have = _size(part) if validator.exists() else 0
+        if have and have == file.size_bytes and not file.slack_bytes:
+            return  # whole, and killed before it was verified
+        headers["Accept-Encoding"] = "identity"
+        if have:
+            headers |= {"Range": f"bytes={have}-", "If-Range": validator.read_text()}
+        with self._client.stream("GET", url, headers=headers) as answer:
+            self._accept(answer, file.path)
+            if not _continues(answer, file, headers):
+                have = 0
+                validator.unlink(missing_ok=True)
+                if answer.status_code != 200:
+                    raise Interruption("did not go on where we were")
+            total = self._announced(answer, file, part, have)
+            with part.open("ab" if have else "wb") as stream:
+                if known := _validator_of(answer):
+                    validator.write_text(known)
+                have = self._copy(answer, file, stream, have, moved)
+        if total is not None and have < total:
+            raise Interruption(f"ended after {have} of {total} bytes")
+
+    def _copy(
+        self, answer: httpx.Response, file: RemoteFile, stream: Any, have: int, moved: Moved
+    ) -> int:
+        looked = have
+        for chunk in answer.iter_raw():  # as it comes: a chunk size loses what a cut leaves over
+            if self._stop.is_set():
+                raise Failure(f"{file.path}: stopped")
+            if not have and _is_page(file, chunk):
+                raise self._refused(f"{file.path}: {answer.url.host} sent a web page")
+            have += len(chunk)
+            if file.too_large(have):
+                raise _longer(file)
+            stream.write(chunk)
+            moved(have)
+            if have - looked > LOOK_AT_DISK_BYTES:
+                looked = have
+                check_room(Path(stream.name), 0)
+        return have
+
+    def _answer(self, what: str, url: httpx.URL, headers: dict[str, str]) -> Any:
+        with self._client.stream("GET", url, headers=headers) as answer:
+            if answer.status_code == 404:
+                return None
+            self._accept(answer, what)
+            body = b""
+            for chunk in answer.iter_bytes():
+                body += chunk
+                if len(body) > MAX_ANSWER_BYTES:
+                    raise Failure(f"{what}: {answer.url.host} answered more than we read")
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError):
+            raise self._refused(f"{what}: {answer.url.host} did not answer in JSON") from None
+
+    def _announced(
+        self, answer: httpx.Response, file: RemoteFile, part: Path, have: int
+    ) -> int | None:
+        """How long the file will be. Another length than the source named is another file."""
+        text = answer.headers.get("content-length", "")
+        if not text.isdecimal():
+            return None if file.slack_bytes else file.size_bytes
+        total = have + int(text)
+        if file.too_large(total):
+            raise _longer(file)
+        if file.too_small(total):
+            raise self._refused(
+                f"{file.path}: {answer.url.host} sent {total} bytes instead of {file.size_bytes}"
+            )
+        check_room(part, total - have)
+        return total
+
+    def _accept(self, answer: httpx.Response, what: str) -> None:
+        status, host = answer.status_code, answer.url.host
+        if status in (401, 403):
+            raise self._refused(f"{what}: {host} refused it ({status})")
+        if status == 416:
+            return  # the part is longer than the file: begun again
+        if status in (408, 425, 429) or status >= 500:
+            raise Interruption(f"answered {status}", _retry_after_s(answer))
+        if status not in (200, 206):
+            raise Failure(f"{what}: {host} answered {status}")
+        if answer.headers.get("content-type", "").startswith("text/html"):
+            raise self._refused(f"{what}: {host} sent a web page")
+
+    def _refused(self, why: str) -> Refused:
+        return Refused(f"{why}; most likely it wants a sign-in", hint=self._remedy)
 
 
-def _attempt(
-    client: httpx.Client,
-    file: RemoteFile,
-    part: Path,
-    *,
-    token: str | None,
-    remedy: str,
-    moved: Moved,
-    stop: threading.Event,
-) -> None:
-    validator = part.with_suffix(".etag")
-    have = _size(part) if validator.exists() else 0
-    if have and have == file.size_bytes:
-        return  # whole, and killed before it was verified
-    headers = {"Accept-Encoding": "identity"}
-    if token:
-        headers["Authorization"] = f"Bearer {token}"
-    if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": validator.read_text()}
-    with client.stream("GET", file.url, headers=headers) as answer:
-        if answer.status_code == 416:
-            validator.unlink(missing_ok=True)  # so that the next attempt begins anew
-        _accept(answer, file, remedy)
-        if answer.status_code != 206 or not _continues(answer, have):
-            have = 0
-            validator.unlink(missing_ok=True)
-            if answer.status_code == 206:  # of another place than asked for
-                raise Interruption("answered with a range that nobody asked for")
-        etag = answer.headers.get("etag", "")
-        with part.open("ab" if have else "wb") as stream:
-            if etag and not etag.startswith("W/"):  # If-Range takes strong ones only
-                validator.write_text(etag)
-            for (
-                chunk
-            ) in answer.iter_raw():  # as it comes: a chunk size would lose what a cut leaves over
-                if stop.is_set():
-                    raise Failure(f"{file.path}: stopped")
-                have += len(chunk)
-                if file.size_bytes is not None and have > file.size_bytes:
-                    raise Failure(f"{file.path}: longer than the {file.size_bytes} bytes announced")
-                stream.write(chunk)
-                moved(have)
-    if file.size_bytes is not None and have < file.size_bytes:
-        raise Interruption(f"ended after {have} of {file.size_bytes} bytes")
+def check_room(place: Path, more_bytes: int) -> None:
+    """Refuse to fill the disk that `place` is on. Raises `Failure`."""
+    folder = place if place.is_dir() else place.parent
+    free = shutil.disk_usage(folder).free
+    if more_bytes + SPARE_BYTES > free:
+        raise Failure(
+            f"{more_bytes / 1e9:.1f} GB to fetch, {free / 1e9:.1f} GB free at {folder}",
+            hint="make room, or set DF_MODELS_DIR to a larger disk",
+        )
 
 
-def _accept(answer: httpx.Response, file: RemoteFile, remedy: str) -> None:
-    status, host = answer.status_code, answer.url.host
-    if status in (401, 403):
-        raise Failure(f"{file.path}: {host} refused it ({status})", hint=remedy)
-    if status == 416:
-        raise Interruption("says that the file is shorter than the part that is here")
-    if status in (408, 425, 429) or status >= 500:
-        raise Interruption(f"answered {status}", _retry_after_s(answer))
-    if status not in (200, 206):
-        raise Failure(f"{file.path}: {host} answered {status}")
-    if answer.headers.get("content-type", "").startswith("text/html"):
-        raise Failure(f"{file.path}: {host} sent a web page, most likely a sign-in", hint=remedy)
+def _why(error: httpx.TransportError) -> str:
+    match error:
+        case httpx.TimeoutException():
+            return "did not answer in time"
+        case httpx.ConnectError():
+            return "cannot be reached"
+        case _:
+            return "the connection was cut"
 
 
-def _continues(answer: httpx.Response, have: int) -> bool:
-    return bool(have) and answer.headers.get("content-range", "").startswith(f"bytes {have}-")
+def _longer(file: RemoteFile) -> Failure:
+    return Failure(f"{file.path}: longer than the {file.size_bytes} bytes announced")
+
+
+def _continues(answer: httpx.Response, file: RemoteFile, headers: dict[str, str]) -> bool:
+    """Whether the answer is the rest of our part: the place asked for, of the same file."""
+    if answer.status_code != 206 or "Range" not in headers:
+        return False
+    start = headers["Range"].removeprefix("bytes=").removesuffix("-")
+    place, _, total = answer.headers.get("content-range", "").partition("/")
+    etag = answer.headers.get("etag")
+    return (
+        place.startswith(f"bytes {start}-")
+        and (total == "*" or (total.isdecimal() and not file.too_small(int(total))))
+        and (etag is None or not headers["If-Range"].startswith('"') or etag == headers["If-Range"])
+    )
+
+
+def _validator_of(answer: httpx.Response) -> str | None:
+    """What to send as `If-Range` later: only what tells every change is of use."""
+    etag: str = answer.headers.get("etag", "")
+    if etag.startswith('"'):
+        return etag
+    changed: str = answer.headers.get("last-modified", "")
+    then, now = _timestamp(changed), _timestamp(answer.headers.get("date", ""))
+    if then is not None and now is not None and now - then >= DATE_IS_STRONG_AFTER_S:
+        return changed
+    return None
+
+
+def _is_page(file: RemoteFile, start: bytes) -> bool:
+    """Whether a body that does not call itself one begins like a web page."""
+    return not file.path.endswith(".md") and start.lstrip()[:16].lower().startswith(_PAGES)
 
 
 def _retry_after_s(answer: httpx.Response) -> float | None:
     text = answer.headers.get("retry-after", "")
     if text.isdecimal():
         return float(text)
+    then = _timestamp(text)
+    return None if then is None else then - time.time()
+
+
+def _timestamp(text: str) -> float | None:
     try:
-        return parsedate_to_datetime(text).timestamp() - time.time()
-    except ValueError:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError):
         return None
-
-
-def _wait_s(patience: Patience, failures: int, asked_s: float | None) -> float:
-    if asked_s is not None:
-        return min(max(asked_s, 0.0), LONGEST_WAIT_S)
-    longest = patience.first_wait_s * 2.0 ** (failures - 1)
-    spread: float = random.uniform(0.5, 1)  # noqa: S311  no secret
-    return min(longest, LONGEST_WAIT_S) * spread
 
 
 def _size(path: Path) -> int:

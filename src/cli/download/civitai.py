@@ -1,0 +1,170 @@
+"""`civitai:<model id>[@<version id>]`, or `civitai:<version id>`.
+
+Model and version have numbers of their own, and the page of a model has the model's in its
+address. So a number alone is a model, of which the newest version is taken, and a version only
+where there is no such model. The token is CIVITAI_TOKEN. CIVITAI_ENDPOINT names another site with
+the same API.
+
+API: https://developer.civitai.com/site/reference/model-versions
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from fnmatch import fnmatchcase
+from typing import Any
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from cli.download.patience import Patience
+from cli.download.source import (
+    Credential,
+    RemoteFile,
+    Resolved,
+    Wanted,
+    origin_of,
+    plain_name,
+)
+from cli.download.transfer import Transfer
+from cli.failures import Failure
+from shared.model_files import ONE_FILE, check_name
+
+DEFAULT_ENDPOINT = "https://civitai.com"
+REMEDY = "set CIVITAI_TOKEN to a key from your account's settings; early access has to be bought"
+SLACK_BYTES = 1024  # it counts in KiB and rounds
+_REFERENCE = re.compile(r"(?P<number>\d{1,18})(@(?P<version>\d{1,18}))?")
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+# What is a model by itself. The others change one, steer one, or are words for one.
+_TYPES = ("Checkpoint", "Upscaler")
+
+
+class _File(BaseModel):
+    name: str = Field(max_length=1024)
+    type: str = "Model"
+    primary: bool = False
+    sizeKB: float | None = None  # noqa: N815  the API's name
+    hashes: dict[str, str | None] = {}
+    downloadUrl: str = ""  # noqa: N815
+
+
+class _Version(BaseModel):
+    id: int
+    name: str = ""
+    files: list[_File] = []
+
+
+class _Model(BaseModel):
+    id: int
+    name: str
+    type: str
+    modelVersions: list[_Version] = []  # noqa: N815  newest first
+
+
+class _OfVersion(BaseModel):
+    modelId: int  # noqa: N815
+
+
+def resolve(wanted: Wanted) -> Resolved:
+    """Ask the site. Raises `Failure` with the remedy, `ModelUnavailable` for files not accepted."""
+    match = _REFERENCE.fullmatch(wanted.rest)
+    if match is None:
+        raise Failure(f"civitai:{wanted.rest} is not civitai:<model id>[@<version id>]")
+    endpoint = (os.environ.get("CIVITAI_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+    token = os.environ.get("CIVITAI_TOKEN") or None
+    credential = token and Credential(token=token, origin=origin_of(endpoint), parameter="token")
+    with Transfer(
+        credential=credential or None, remedy=REMEDY, patience=Patience(), stop=threading.Event()
+    ) as transfer:
+        model, version = _find(transfer, endpoint, match["number"], match["version"])
+    if model.type not in _TYPES:
+        raise Failure(f"civitai:{model.id} ({model.name}) is a {model.type}, not a model by itself")
+    chosen = _choose(version, wanted)
+    return Resolved(
+        name=plain_name(model.name),
+        version=str(version.id),
+        uri=f"civitai:{model.id}",
+        revision=str(version.id),
+        files=(_remote(chosen, endpoint),),
+        left_out=tuple(file.name for file in version.files if file is not chosen),
+        credential=credential or None,
+        remedy=REMEDY,
+    )
+
+
+def _find(
+    transfer: Transfer, endpoint: str, number: str, version: str | None
+) -> tuple[_Model, _Version]:
+    what = f"civitai:{number}"
+    found = transfer.question(f"{endpoint}/api/v1/models/{number}", what)
+    if found is None and version is None:
+        version = number
+        of_version = transfer.question(f"{endpoint}/api/v1/model-versions/{number}", what)
+        if of_version is not None:
+            owner = _read(_OfVersion, of_version, what).modelId
+            found = transfer.question(f"{endpoint}/api/v1/models/{owner}", what)
+    if found is None:
+        raise Failure(f"{what} is not there, or it is private", hint=REMEDY)
+    model = _read(_Model, found, what)
+    for candidate in model.modelVersions:
+        if version is None or candidate.id == int(version):
+            return model, candidate
+    known = ", ".join(f"{each.id} ({each.name})" for each in model.modelVersions[:5])
+    raise Failure(
+        f"{what} ({model.name}) has no version {version or 'at all'}",
+        hint=f"there are {known}" if known else "",
+    )
+
+
+def _choose(version: _Version, wanted: Wanted) -> _File:
+    """The one file to fetch: the publisher's first choice of those that can be used."""
+    named = [
+        file
+        for file in version.files
+        if (not wanted.include or _any(file.name, wanted.include))
+        and not _any(file.name, wanted.exclude)
+    ]
+    usable = [
+        file
+        for file in named
+        if file.name.lower().endswith(".safetensors")
+        and (wanted.include or file.type in ("Model", "Pruned Model"))
+    ]
+    if not usable:
+        for file in named:
+            check_name(file.name)  # says of a pickle why it is refused
+        names = ", ".join(file.name for file in version.files) or "nothing"
+        raise Failure(f"version {version.id} holds no safetensors checkpoint: {names}")
+    return max(usable, key=lambda file: file.primary)  # max keeps the first of equals
+
+
+def _remote(file: _File, endpoint: str) -> RemoteFile:
+    sha256 = file.hashes.get("SHA256") or ""
+    if not _SHA256.fullmatch(sha256):
+        raise Failure(
+            f"{file.name}: the site names no SHA-256 of it, so nothing could be proven",
+            hint="it appears when the site has scanned the file; or use its address with #sha256=",
+        )
+    if origin_of(file.downloadUrl) != origin_of(endpoint):
+        raise Failure(f"{file.name}: the site names an address on another host")
+    return RemoteFile(
+        path=ONE_FILE,
+        url=file.downloadUrl,
+        size_bytes=round(file.sizeKB * 1024) if file.sizeKB else None,
+        slack_bytes=SLACK_BYTES,
+        sha256=sha256.lower(),
+    )
+
+
+def _any(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _read(kind: Any, data: Any, what: str) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise Failure(f"{what}: the site answered oddly: {where}: {first['msg']}") from None

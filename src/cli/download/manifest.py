@@ -1,0 +1,109 @@
+"""What a source announces, held to rules before anything is fetched, and to what arrived after."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from cli.download.source import RemoteFile, Resolved
+from cli.failures import Failure
+from shared.errors import ModelUnavailable
+from shared.model_files import (
+    CONFIG,
+    DESCRIPTOR,
+    HASH_CHUNK_BYTES,
+    INDEX,
+    ONE_FILE,
+    check_name,
+    hash_file,
+)
+
+_HEX = {64: re.compile(r"[0-9a-f]{64}"), 40: re.compile(r"[0-9a-f]{40}")}
+_SCHEMES = ("https://", "http://")
+
+
+def check_manifest(resolved: Resolved) -> None:
+    """Refuse a list that cannot be installed safely; `ModelUnavailable` names the file."""
+    seen: set[str] = set()
+    for file in resolved.files:
+        check_name(file.path)
+        if not (_is_hex(file.sha256, 64) or _is_hex(file.git_sha1, 40)):
+            raise _refused(file, "the source names no hash of it, so nothing could be proven")
+        if not file.url.startswith("file:" if resolved.local else _SCHEMES):
+            raise _refused(file, "the source names an address of another kind")
+        # On some disks, names that differ by case or by how a letter is composed are one file.
+        name = unicodedata.normalize("NFC", file.path).casefold()
+        if name in seen:
+            raise _refused(file, "listed twice")
+        if file.path == DESCRIPTOR:
+            raise _refused(file, "only this host writes it")
+        seen.add(name)
+    for name in seen:
+        for folder in list(PurePosixPath(name).parents)[:-1]:
+            if str(folder) in seen:
+                raise ModelUnavailable(f"{folder}: listed as a file and as a folder")
+
+
+def lone_checkpoint(files: tuple[RemoteFile, ...]) -> str | None:
+    """The one file of weights of a list that has no configuration of a pipeline with it."""
+    paths = [file.path for file in files]
+    weights = [path for path in paths if path.endswith(".safetensors")]
+    if len(weights) != 1 or INDEX in paths or f"{CONFIG}{INDEX}" in paths:
+        return None
+    return weights[0]
+
+
+def one_file(resolved: Resolved) -> Resolved:
+    """Give a checkpoint that comes alone the one name that such a file has here.
+
+    Raises `Failure` for a list that cannot be a model, before a byte of it is fetched.
+    """
+    paths = {file.path for file in resolved.files}
+    if INDEX in paths or f"{CONFIG}{INDEX}" in paths:
+        return resolved
+    weights = lone_checkpoint(resolved.files)
+    if weights is None:
+        several = sorted(path for path in paths if path.endswith(".safetensors"))
+        raise Failure(
+            f"{resolved.uri} is no diffusers folder: it has no {INDEX}",
+            hint=f"choose one of its files with #NAME: {', '.join(several[:8])}" if several else "",
+        )
+    return replace(
+        resolved,
+        files=tuple(
+            replace(file, path=ONE_FILE) if file.path == weights else file
+            for file in resolved.files
+        ),
+    )
+
+
+def problem(path: Path, file: RemoteFile) -> str | None:
+    """How a file that has arrived differs from what was announced."""
+    size_bytes = path.stat().st_size
+    if file.too_small(size_bytes) or file.too_large(size_bytes):
+        return f"{size_bytes} bytes, announced were {file.size_bytes}"
+    if file.sha256 is not None and hash_file(path) != file.sha256:
+        return "its SHA-256 is not the one that was published"
+    if file.git_sha1 is not None and _git_sha1(path) != file.git_sha1:
+        return "it is not the file of the pinned revision"
+    return None
+
+
+def _git_sha1(path: Path) -> str:
+    """The name that git gives to a file's content. Small files only have this."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _is_hex(value: str | None, digits: int) -> bool:
+    return value is not None and _HEX[digits].fullmatch(value) is not None
+
+
+def _refused(file: RemoteFile, why: str) -> ModelUnavailable:
+    return ModelUnavailable(f"{file.path}: {why}", file=file.path)

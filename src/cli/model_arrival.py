@@ -1,0 +1,76 @@
+"""A model comes to this host, from wherever: installed, registered, and said in a few lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from cli import parts
+from cli.console import say
+from cli.download.engine import Order, download
+from cli.download.progress import watching
+from cli.download.source import Resolved
+from cli.failures import Failure
+from cli.model_folders import models_dir, register
+from cli.preset_choice import chooser
+from shared.model_schema import Kind, Name
+from shared.registry import read_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What the operator said instead of what was found; None leaves it at that."""
+
+    name: str | None = None
+    version: str | None = None
+    kind: str | None = None
+    config: str | None = None
+    preset: str | None = None
+    parallel: int = 4
+
+
+def bring(resolved: Resolved, wishes: Wishes) -> dict[str, Any]:
+    """Install and register what was resolved.
+
+    Raises `Failure`, `ModelUnavailable`, `InfraUnavailable`.
+    """
+    environ = parts.environ()
+    url = parts.require(environ, "DF_DATABASE_URL")
+    order = Order(
+        resolved=resolved,
+        name=_checked(Name, wishes.name or resolved.name, "name"),
+        version=_checked(Name, wishes.version or resolved.version, "version"),
+        kind=None if wishes.kind is None else _checked(Kind, wishes.kind, "kind"),
+        config=wishes.config,
+        preset_asked=wishes.preset is not None,
+        choose_preset=chooser(url, wishes.preset),
+        parallel=wishes.parallel,
+    )
+    if resolved.left_out:
+        say(f"left out: {', '.join(resolved.left_out)}")
+    with watching() as watcher:
+        place, fetched = download(order, models_dir(environ), watcher)
+    return registered(url, place) | {"fetched": fetched}
+
+
+def registered(url: str, place: Path) -> dict[str, Any]:
+    """Register an installed folder; what there is to say about it."""
+    model = read_model(place)
+    return {
+        "id": register(url, place),
+        "name": place.name,
+        "kind": model.kind,
+        "layout": model.layout,
+        "preset": model.default_preset,
+        "path": str(place),
+    }
+
+
+def _checked(kind: Any, value: str, what: str) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise Failure(f"{what} {value!r}: {error.errors()[0]['msg']}") from None

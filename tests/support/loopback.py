@@ -1,0 +1,67 @@
+"""Several HTTP hosts on loopback that share one object to ask for answers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Respond = Callable[[str, BaseHTTPRequestHandler], None]
+
+
+@contextmanager
+def hosts(names: Sequence[str], respond: Respond) -> Iterator[dict[str, str]]:
+    """Serve each name on a port of its own; `respond(name, request)` answers. Yields the URLs."""
+    servers = {
+        name: ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, respond, name))
+        for name in names
+    }
+    threads = [
+        threading.Thread(target=server.serve_forever, args=(0.01,)) for server in servers.values()
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield {name: f"http://127.0.0.1:{server.server_port}" for name, server in servers.items()}
+    finally:
+        for server, thread in zip(servers.values(), threads, strict=True):
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+
+def send(
+    request: BaseHTTPRequestHandler,
+    status: int,
+    body: bytes,
+    headers: dict[str, str] | None = None,
+    *,
+    cut_bytes: int | None = None,
+) -> None:
+    """Answer; after `cut_bytes` of the body the connection ends."""
+    request.send_response(status)
+    given = headers or {}
+    for name, value in given.items():
+        request.send_header(name, value)
+    if "Content-Length" not in given:
+        request.send_header("Content-Length", str(len(body)))
+    request.end_headers()
+    try:
+        request.wfile.write(body[:cut_bytes])
+    except ConnectionError:
+        return  # the other side was killed, which is a subject of these tests
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def __init__(self, respond: Respond, host: str, *arguments: Any) -> None:
+        self._respond, self._host = respond, host
+        super().__init__(*arguments)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._respond(self._host, self)

@@ -1,0 +1,50 @@
+"""Where a checkpoint's configuration comes from: the folders that diffusers would ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from diffusers.loaders.single_file_utils import DIFFUSERS_DEFAULT_PIPELINE_PATHS
+
+from cli.download.bases import BASES, beside
+from cli.failures import Failure
+from cli.model_folders import bundled
+from shared.checkpoints import KIND_OF_FAMILY, Checkpoint, Family
+
+NAME_IN_DIFFUSERS: dict[Family, str] = {
+    "sd1": "v1",
+    "sd2": "v2",
+    "sdxl": "xl_base",
+    "sd3": "sd3",
+    "sd35_medium": "sd35_medium",
+    "sd35_large": "sd35_large",
+    "flux_dev": "flux-dev",
+    "flux_schnell": "flux-schnell",
+}
+
+
+def checkpoint(*parts: str) -> Checkpoint:
+    return Checkpoint(family="sd1", kind="sd", parts=frozenset(parts))
+
+
+@pytest.mark.parametrize("family", KIND_OF_FAMILY)
+def test_the_base_of_a_family_is_the_one_of_the_installed_diffusers(family: Family) -> None:
+    theirs = DIFFUSERS_DEFAULT_PIPELINE_PATHS[NAME_IN_DIFFUSERS[family]]
+    assert theirs == {"pretrained_model_name_or_path": BASES[family]}
+
+
+def test_a_folder_gives_its_configuration_and_the_weights_that_lack() -> None:
+    found = beside(checkpoint("unet", "text_encoder"), str(bundled()[0]))
+    paths = {file.path for file in found.files}
+    assert {path for path in paths if path.endswith(".safetensors")} == {
+        "config/vae/diffusion_pytorch_model.safetensors"
+    }
+    assert "config/tokenizer/vocab.json" in paths
+    assert not [path for path in paths if "LICENSE" in path or "README" in path]
+
+
+def test_a_folder_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(Failure, match="--config takes a diffusers folder"):
+        beside(checkpoint("unet"), str(tmp_path))
