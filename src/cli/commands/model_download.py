@@ -10,7 +10,14 @@ import typer
 from cli import parts
 from cli.options import Out, Output
 
-Patterns = Annotated[list[str] | None, typer.Option(metavar="PATTERN")]
+Include = Annotated[
+    list[str] | None,
+    typer.Option("--include", metavar="PATTERN", help="Only such files; several times."),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", metavar="PATTERN", help="No such files; several times."),
+]
 KINDS = "sd, sdxl, sd3, flux, auto, esrgan, sd_upscale, sd_latent_upscale"
 NewName = Annotated[str | None, typer.Option("--name", help="Its name here.")]
 NewVersion = Annotated[str | None, typer.Option("--version", help="Its version here.")]
@@ -35,7 +42,8 @@ def download(
         str,
         typer.Argument(
             metavar="REF",
-            help="hf:OWNER/NAME[@REVISION][#FILE], civitai:MODEL[@VERSION] or an "
+            # The backslashes are for rich, which takes brackets for styles.
+            help="hf:OWNER/NAME\\[@REVISION]\\[#FILE], civitai:MODEL\\[@VERSION] or an "
             "address#sha256=HEX.",
         ),
     ],
@@ -44,8 +52,8 @@ def download(
     kind: KindName = None,
     config: Config = None,
     preset: PresetName = None,
-    include: Patterns = None,
-    exclude: Patterns = None,
+    include: Include = None,
+    exclude: Exclude = None,
     parallel: Annotated[int, typer.Option(min=1, max=16, help="Files at a time.")] = 4,
     output: Out = Output.TABLE,
 ) -> None:
