@@ -15,7 +15,14 @@ err = Console(stderr=True, highlight=False, emoji=False, markup=False, soft_wrap
 
 def say(line: str) -> None:
     """A note for the person in front of the terminal."""
-    err.print(line)
+    err.print(_harmless(line))
+
+
+def _harmless(text: str) -> str:
+    """What others wrote (a file's name, an error) must not speak to the terminal."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text
+    )
 
 
 def as_json(value: Any) -> None:

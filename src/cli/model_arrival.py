@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from cli.model_folders import models_dir, register
 from cli.preset_choice import chooser
 from shared.model_schema import Kind, Name
 from shared.registry import read_model
+
+INTERRUPTED = 128 + signal.SIGINT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +56,15 @@ def bring(resolved: Resolved, wishes: Wishes) -> dict[str, Any]:
     )
     if resolved.left_out:
         say(f"left out: {', '.join(resolved.left_out)}")
-    with watching() as watcher:
-        place, fetched = download(order, models_dir(environ), watcher)
-    return registered(url, place) | {"fetched": fetched}
+    try:
+        with watching() as watcher:
+            found, fetched = download(order, models_dir(environ), watcher, partial(registered, url))
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on where this one was")
+        # Python would wait for the threads, of which one may hang in a read or a hash. Whatever
+        # they are doing may be cut anywhere: that is how the store is made.
+        os._exit(INTERRUPTED)
+    return found | {"fetched": fetched}
 
 
 def registered(url: str, place: Path) -> dict[str, Any]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from cli import environment
-from cli.model_store import locked, put, staging
+from cli.model_store import check_room, locked, only, put, staging
 from shared.errors import ModelUnavailable
 from shared.model_schema import ModelDescriptor
 from shared.registry import DESCRIPTOR, read_model, verify_model
+
+T = TypeVar("T")
 
 
 def bundled() -> list[Path]:
@@ -35,22 +38,29 @@ def install(folder: Path, root: Path) -> Path:
     """Copy a model to its place below `root`, whole or not at all, and verify every byte.
 
     One that is there already as described, to the last byte, is left alone; a damaged one is
-    replaced. Raises ModelUnavailable naming the file that is not as it should be.
+    replaced. Raises `ModelUnavailable` naming the file that is not as it should be, `Failure` for
+    want of room.
     """
+    return install_then(folder, root, lambda place: place)
+
+
+def install_then(folder: Path, root: Path, arrived: Callable[[Path], T]) -> T:
+    """`install`, and return what `arrived` says of the folder, with the model's lock still held."""
     descriptor = read_model(folder)
     place = root / descriptor.kind / f"{descriptor.name}@{descriptor.version}"
-    if folder.absolute() == place.absolute():
-        verify_model(place, descriptor)
-        return place
     with locked(root, place.name):
-        if not _is_sound(place, descriptor):
+        if folder.absolute() == place.absolute():
+            verify_model(place, descriptor)
+        elif not _is_sound(place, descriptor):
             verify_model(folder, descriptor)
             draft = staging(root, f"{place.name}.import")
             shutil.rmtree(draft, ignore_errors=True)  # of an import that was killed
+            check_room(draft, sum(file.size_bytes for file in descriptor.files))
             shutil.copytree(folder, draft)
             verify_model(draft, descriptor)
             put(draft, place)
-    return place
+        only(place, root)
+        return arrived(place)
 
 
 def _is_sound(place: Path, descriptor: ModelDescriptor) -> bool:

@@ -20,11 +20,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cli.failures import Failure
 from shared.model_files import DESCRIPTOR
 from shared.model_schema import ModelDescriptor
 from shared.registry import write_descriptor
 
 STAGING = ".staging"
+SPARE_BYTES = 256 << 20  # left free on the disk: others write there too
 LOCKS = ".locks"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
@@ -47,8 +49,21 @@ def staging(root: Path, key: str) -> Path:
     return place
 
 
+def check_room(place: Path, more_bytes: int) -> None:
+    """Refuse to fill the disk that `place` is on. Raises `Failure`."""
+    folder = place if place.is_dir() else place.parent
+    free = shutil.disk_usage(folder).free
+    if more_bytes + SPARE_BYTES > free:
+        raise Failure(
+            f"{more_bytes / 1e9:.1f} GB to come, {free / 1e9:.1f} GB free at {folder}",
+            hint="make room, or set DF_MODELS_DIR to a larger disk",
+        )
+
+
 def put(draft: Path, place: Path) -> None:
     """Make the folder `draft` the model at `place`; what was there before is gone."""
+    if place.is_symlink():
+        raise OSError(errno.EEXIST, "a link is in the model's place; take it away first", place)
     place.parent.mkdir(parents=True, exist_ok=True)
     _sync_tree(draft)
     if place.exists():
@@ -69,6 +84,13 @@ def take_away(place: Path, root: Path) -> bool:
     _sync(place.parent)
     shutil.rmtree(grave)
     return True
+
+
+def only(place: Path, root: Path) -> None:
+    """Take away the model of this name and version that was taken for another kind."""
+    for other in root.glob(f"[!.]*/{place.name}"):
+        if other != place:
+            take_away(other, root)
 
 
 def redescribe(place: Path, descriptor: ModelDescriptor, root: Path) -> None:

@@ -34,6 +34,8 @@ KIND_OF_FAMILY: dict[Family, Kind] = {
 # The width of the text that a U-Net attends to, where the file has no encoder to ask.
 _FAMILY_OF_WIDTH: dict[int, Family] = {768: "sd1", 1024: "sd2"}
 
+_REFINER_WIDTH = 2560  # what SDXL's refiner knows of a picture; its base knows 2816 numbers
+
 # In most files the denoiser's names begin with this; files that hold nothing else leave it out.
 _DENOISER = "model.diffusion_model."
 
@@ -72,14 +74,45 @@ _DENOISER_OF: dict[Kind, str] = {
     "flux": "transformer",
 }
 
+# Where a file keeps the encoders of a kind. One that is there under names that diffusers cannot
+# read must not be replaced by somebody else's.
+_ENCODERS: dict[Kind, Mapping[str, str]] = {
+    "sd": {"text_encoder": "cond_stage_model."},
+    "sdxl": {
+        "text_encoder": "conditioner.embedders.0.",
+        "text_encoder_2": "conditioner.embedders.1.",
+    },
+    "sd3": {
+        "text_encoder": "text_encoders.clip_l.",
+        "text_encoder_2": "text_encoders.clip_g.",
+        "text_encoder_3": "text_encoders.t5xxl.",
+    },
+    "flux": {"text_encoder": "text_encoders.clip_l.", "text_encoder_2": "text_encoders.t5xxl."},
+}
+# Weights that were packed for another program; a loader that knows nothing of it would read noise.
+_PACKED = ("scaled_fp8", "scale_weight", "comfy_quant", "quant_state", "weight_scale")
+# Marks of a checkpoint that was trained otherwise than its family: the makers' scheduler is wrong.
+_TRAINED_OTHERWISE = {
+    "v_pred": "v-prediction",
+    "ztsnr": "v-prediction",
+    "edm_mean": "EDM",
+    "edm_vpred.sigma_max": "EDM with v-prediction",
+}
+
 # What people take for a checkpoint, by a piece of a name that only such a file has.
+_LORA = "a LoRA or its like, which changes a model and is none"
+_CONTROL = "a ControlNet, which steers a model and is none"
 _OTHER_THINGS = {
-    "lora_down": "a LoRA, which changes a model and is none",
-    "lora_up": "a LoRA, which changes a model and is none",
-    "lora_A": "a LoRA, which changes a model and is none",
-    "control_model.": "a ControlNet, which steers a model and is none",
-    "input_hint_block": "a ControlNet, which steers a model and is none",
-    "controlnet_cond_embedding": "a ControlNet, which steers a model and is none",
+    "lora_down": _LORA,
+    "lora_up": _LORA,
+    "lora_A": _LORA,
+    "lora.down": _LORA,
+    "lokr_": _LORA,
+    "hada_": _LORA,
+    "control_model.": _CONTROL,
+    "input_hint_block": _CONTROL,
+    "controlnet_": _CONTROL,
+    "motion_modules.": "a motion module, which makes a model move and is none",
     "down_blocks.": "one part of a diffusers folder; take the whole folder",
     "single_transformer_blocks.": "one part of a diffusers folder; take the whole folder",
     "decoder.conv_in": "an autoencoder alone",
@@ -91,22 +124,42 @@ _NOT_FLUX_1 = ("single_stream_modulation.lin.weight", "distilled_guidance_layer.
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """A file that makes pictures from text. `parts`: the components whose weights it has."""
+    """A file that makes pictures from text. `parts`: the components whose weights it has.
+
+    `trained` says how, where that is not as its family was: then its configuration is its own.
+    """
 
     family: Family
     kind: Kind
     parts: frozenset[str]
+    trained: str | None = None
+
+    @property
+    def possible_parts(self) -> frozenset[str]:
+        """The components of its family that have weights."""
+        return frozenset({_DENOISER_OF[self.kind], *_PARTS[self.kind]})
 
 
 def recognise(name: str, shapes: Shapes) -> Checkpoint:
     """What the file `name` with these tensors is; `ModelUnavailable` says what it is instead."""
+    for tensor in shapes:
+        if tensor.rpartition(".")[2] in _PACKED or any(f"{mark}." in tensor for mark in _PACKED):
+            raise _refused(name, f"packed for another program ({tensor[:80]}); take the plain one")
     denoiser = {tensor.removeprefix(_DENOISER): shape for tensor, shape in shapes.items()}
     family = _family(name, shapes, denoiser)
     if family is None:
         raise _refused(name, _otherwise(shapes))
     kind = KIND_OF_FAMILY[family]
     held = {part for part, signs in _PARTS[kind].items() if any(sign in shapes for sign in signs)}
-    return Checkpoint(family=family, kind=kind, parts=frozenset({_DENOISER_OF[kind], *held}))
+    for part, prefix in _ENCODERS[kind].items():
+        if part not in held and any(tensor.startswith(prefix) for tensor in shapes):
+            raise _refused(name, f"its text encoder ({prefix}) has names that are not known here")
+    return Checkpoint(
+        family=family,
+        kind=kind,
+        parts=frozenset({_DENOISER_OF[kind], *held}),
+        trained=next((how for mark, how in _TRAINED_OTHERWISE.items() if mark in shapes), None),
+    )
 
 
 def kinds_of_denoiser(names: Iterable[str]) -> frozenset[Kind]:
@@ -151,7 +204,8 @@ def _u_net(name: str, shapes: Shapes, denoiser: Shapes) -> Family | None:
     _check_input(name, denoiser, "input_blocks.0.0.weight", "out.2.weight")
     encoders = {".".join(tensor.split(".")[:2]) for tensor in shapes}
     if "label_emb.0.0.weight" in denoiser:
-        if "conditioner.embedders.0.model.text_projection" in shapes:
+        alone = denoiser["label_emb.0.0.weight"][-1:] == (_REFINER_WIDTH,)
+        if alone or "conditioner.embedders.0.model.text_projection" in shapes:
             raise _refused(name, "the refiner of SDXL, which makes no picture from a text alone")
         if not any(encoder.startswith("cond_stage_model.") for encoder in encoders):
             return "sdxl"

@@ -15,6 +15,13 @@ from shared.safetensors_header import Shapes
 
 _BLOCK = re.compile(r"(?:upconv|conv_up)(\d)\.weight")
 _LAYER = re.compile(r"model\.(\d{1,3})\.weight")
+# The residual dense blocks that the family is made of, by its three sets of names. Others share the
+# names around them.
+_DENSE_BLOCKS = (
+    "model.1.sub.0.RDB1.conv1.0.weight",
+    "RRDB_trunk.0.RDB1.conv1.weight",
+    "body.0.rdb1.conv1.weight",
+)
 # The layers of the first release that do not enlarge: two at the start, three at the end.
 _OTHER_LAYERS = 5
 _LAYERS_OF_A_BLOCK = 3
@@ -23,6 +30,8 @@ _MOST_BLOCKS = 3  # eight times as large; nothing beyond was ever published
 
 def esrgan_scale(shapes: Shapes) -> int | None:
     """The native scale of the network with these tensors; None: not one of the family."""
+    if not any(sign in shapes for sign in _DENSE_BLOCKS):
+        return None
     if "conv_first.weight" in shapes and "conv_last.weight" in shapes:
         blocks = len([name for name in shapes if _BLOCK.fullmatch(name)])
         first, last = shapes["conv_first.weight"], shapes["conv_last.weight"]

@@ -282,7 +282,7 @@ def _native_side(folder: Path, kind: Kind) -> int:
         blocks = read_json(folder, "vae/config.json").get("block_out_channels", [0] * 4)
     except ModelUnavailable:  # not a U-Net family
         return NATIVE_SIDE[kind]
-    if not isinstance(sample, int) or not isinstance(blocks, list):
+    if not isinstance(sample, int) or sample < 1 or not isinstance(blocks, list):
         return NATIVE_SIDE[kind]
     side: int = sample * 2 ** (len(blocks) - 1)
     return side

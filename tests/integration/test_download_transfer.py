@@ -19,6 +19,7 @@ from cli.download.patience import Patience
 from cli.download.source import Credential, RemoteFile, origin_of
 from cli.download.transfer import Refused, Transfer
 from cli.failures import Failure
+from cli.model_store import SPARE_BYTES
 
 CONTENT = bytes(range(256)) * 1024  # 256 KiB
 SUM = hashlib.sha256(CONTENT).hexdigest()
@@ -130,6 +131,48 @@ def test_an_answer_that_does_not_go_on_with_our_file_is_not_appended(
     assert ranges(host) == [None, "bytes=100000-", None]
 
 
+def test_a_validator_that_could_not_be_sent_is_not_kept(host: Host, fetch: Fetch) -> None:
+    host.answers = [whole({"ETag": '"\u00fcber"'}, cut=100_000), whole()]
+    assert fetch().read_bytes() == CONTENT
+    assert ranges(host) == [None, None]
+
+
+def test_a_rest_that_comes_in_pieces_is_put_together(host: Host, fetch: Fetch) -> None:
+    """As from a network of caches that answers a range with less than all that is left of it."""
+
+    def piece(request: Request) -> None:
+        begin = int(request.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        end = min(begin + 50_000, len(CONTENT))
+        place = {"Content-Range": f"bytes {begin}-{end - 1}/{len(CONTENT)}"}
+        send(request, 206, CONTENT[begin:end], place | ETAG)
+
+    host.answers = [whole(ETAG, cut=100_000), piece]
+    assert fetch().read_bytes() == CONTENT
+    assert ranges(host)[:3] == [None, "bytes=100000-", "bytes=150000-"]
+
+
+@pytest.mark.parametrize("target", ["ftp://example.invalid/x", "http://h:99999/x"])
+def test_a_redirect_to_no_address_ends_with_a_line(host: Host, fetch: Fetch, target: str) -> None:
+    host.answers = [lambda r: send(r, 302, b"", {"Location": target})]
+    with pytest.raises(Failure):
+        fetch()
+    assert len(host.seen) == 1, "asking again would not help"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Range": f"bytes 0-1/{'9' * 5000}"},
+        {"Last-Modified": "Mon, 01 Jan 2024 00:00:00 +99999999999", "Date": "x"},
+    ],
+)
+def test_headers_that_make_no_sense_are_no_crash(
+    host: Host, fetch: Fetch, headers: dict[str, str]
+) -> None:
+    host.answers = [whole(headers)]
+    assert fetch().read_bytes() == CONTENT
+
+
 def test_a_host_that_hands_out_a_byte_at_a_time_is_given_up(host: Host, fetch: Fetch) -> None:
     host.answers = [whole(ETAG, cut=1), rest(ETAG, cut=1)]
     with pytest.raises(Failure, match="the connection was cut") as caught:
@@ -202,10 +245,10 @@ def test_a_body_without_a_length_that_does_not_end_stops_at_the_announced_size(
 def test_a_file_that_would_fill_the_disk_is_refused_before_it_is_fetched(
     host: Host, fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = SimpleNamespace(free=transfer.SPARE_BYTES + len(CONTENT) - 1)
+    free = SimpleNamespace(free=SPARE_BYTES + len(CONTENT) - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
     host.answers = [whole()]
-    with pytest.raises(Failure, match=r"to fetch, .* GB free at") as caught:
+    with pytest.raises(Failure, match=r"to come, .* GB free at") as caught:
         fetch(size_bytes=None)
     assert "DF_MODELS_DIR" in caught.value.hint
     assert not (tmp_path / "x.part").exists()
@@ -215,7 +258,7 @@ def test_a_disk_that_fills_while_we_write_ends_the_download(
     host: Host, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfer, "LOOK_AT_DISK_BYTES", 1)
-    answers = iter([transfer.SPARE_BYTES * 2, 0])
+    answers = iter([SPARE_BYTES * 2, 0])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=next(answers)))
     host.answers = [whole()]
     with pytest.raises(Failure, match="GB free at"):

@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.resources import files
@@ -165,10 +169,54 @@ def test_a_base_that_cannot_be_had_is_named_and_the_checkpoint_is_kept_for_next_
     assert installed(tmp_path).config_source is not None
 
 
+def test_a_configuration_that_is_refused_costs_no_weights(
+    model: Command,
+    site: Site,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wrong = tmp_path / "wrong"
+    shutil.copytree(bundled()[0], wrong)
+    (wrong / "vae" / "config.json").unlink()
+    (wrong / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    assert model("download", REF, "--config", str(wrong)) == 2
+    assert "config/vae/: missing" in capsys.readouterr().err
+    before = len(file_requests(site))
+    assert model("download", REF) == 0
+    assert len(file_requests(site)) == before
+    # Nor does one that is asked for later: what is installed stays as it is.
+    assert model("download", REF, "--config", str(tmp_path / "nothing")) == 2
+    assert "no such folder, and no reference" in capsys.readouterr().err
+    assert model("download", REF, "--config", str(bundled()[0] / "unet")) == 2
+    assert "has no model_index.json" in capsys.readouterr().err
+    assert len(file_requests(site)) == before
+    installed(tmp_path)
+
+
+def test_ctrl_c_ends_at_once_and_the_next_download_goes_on(
+    model: Command, site: Site, tmp_path: Path
+) -> None:
+    site.stall_s = 60
+    with subprocess.Popen(
+        [sys.executable, "-m", "cli", "model", "download", REF], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert site.stalled.wait(60)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+        assert process.stderr is not None
+        assert "stopped; the same command goes on where this one was" in process.stderr.read()
+    site.stall_s = 0
+    assert model("download", REF) == 0
+    installed(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (of_shapes({"x.lora_down.weight": (1,)}), "a LoRA, which changes a model and is none"),
+        (
+            of_shapes({"x.lora_down.weight": (1,)}),
+            "a LoRA or its like, which changes a model and is none",
+        ),
         (b"PK\3\4 a pickle in a zip", "not a sound safetensors file"),
         (of_shapes(CHECKPOINTS["sdxl"])[:-1], "not a sound safetensors file"),
     ],
@@ -239,7 +287,10 @@ def test_a_preset_that_cannot_hold_the_model_is_refused_before_it_is_installed(
         ({"file": {"hashes": {}}}, "names no SHA-256 of it"),
         ({"file": {"hashes": {"SHA256": "0" * 64}}}, "its SHA-256 is not the one that was"),
         ({"file": {"downloadUrl": "https://elsewhere.invalid/x"}}, "an address on another host"),
-        ({"file": {"downloadUrl": "file:///etc/passwd"}}, "an address on another host"),
+        ({"file": {"downloadUrl": "file:///etc/passwd"}}, "is no address of a host"),
+        ({"file": {"downloadUrl": "http://[::1/x"}}, "is no address of a host"),
+        ({"file": {"downloadUrl": "http://h:99999/x"}}, "is no address of a host"),
+        ({"file": {"sizeKB": float("inf")}}, "the site answered oddly: modelVersions.0.files.0"),
         ({"file": {"name": "model.ckpt"}}, "a pickle, which can run any code"),
         ({"file": {"name": 7}}, "the site answered oddly: modelVersions.0.files.0.name"),
         ({"file": {"sizeKB": 0.5}}, "longer than the"),
@@ -298,6 +349,16 @@ def test_a_busy_site_is_waited_for_and_one_that_stays_busy_is_named(
     site.api = [503] * 100
     assert model("download", REF) == 3
     assert f"{REF}: 127.0.0.1: answered 503" in capsys.readouterr().err
+
+
+def test_what_a_site_calls_a_file_does_not_speak_to_the_terminal(
+    model: Command, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.more_files = [{"name": "\x1b]0;owned\x07.zip"}]
+    assert model("download", REF) == 0
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert r"\x1b]0;owned\x07.zip" in said
 
 
 # The token ----------------------------------------------------------------------------------------
@@ -367,6 +428,18 @@ def test_a_redirect_that_repeats_the_token_to_another_host_is_not_followed(
     assert not leaked(site, tmp_path, said.out + said.err)
 
 
+@pytest.mark.parametrize("token", ["two words", "\u201cquoted\u201d", "line\nbreak"])
+def test_what_no_request_can_carry_is_no_token(
+    model: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], token: str
+) -> None:
+    for name, reference in (("CIVITAI_TOKEN", REF), ("HF_TOKEN", "hf:a/b")):
+        monkeypatch.setenv(name, token)
+        assert model("download", reference) == 2
+        said = capsys.readouterr().err
+        assert f"{name} is no token" in said
+        assert token not in said
+
+
 # From this host, and from an address --------------------------------------------------------------
 
 
@@ -390,6 +463,49 @@ def test_a_folder_without_a_description_is_described(model: Command, tmp_path: P
     (folder / "dreamforge.json").unlink()
     assert model("import", str(folder), "--name", "mine", "--version", "1") == 0
     assert installed(tmp_path, "mine@1").kind == "sd"
+
+
+def test_a_folder_is_imported_without_what_a_model_does_not_need(
+    model: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "a-clone"
+    families.build("sd", folder)
+    (folder / "dreamforge.json").unlink()
+    (folder / ".git").mkdir()
+    for name in (".git/config", ".gitattributes", "unet/weights.bin", "preview.png"):
+        (folder / name).write_bytes(b"x")
+    assert model("import", str(folder), "--name", "clone", "--version", "1") == 0
+    assert "left out: preview.png, unet/weights.bin" in capsys.readouterr().err
+    installed(tmp_path, "clone@1")
+    (folder / "unet/config.json").rename(folder / "unet/real.json")
+    (folder / "unet/config.json").symlink_to("real.json")
+    assert model("import", str(folder), "--name", "links", "--version", "1") == 2
+    assert "copy what the links point at first: cp -rL" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, {}, {"a.png": b"x"}, {"a.safetensors": b""}])
+def test_what_is_no_model_is_refused_with_a_line(
+    model: Command,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: dict[str, bytes] | None,
+) -> None:
+    folder = tmp_path / "x"
+    folder.mkdir()
+    for name, data in (content or {}).items():
+        (folder / name).write_bytes(data)
+    target = folder if content is not None else folder / "nothing"
+    assert model("import", str(target)) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert nothing_installed(tmp_path)
+
+
+@pytest.mark.parametrize("reference", ["https://[::1/x#sha256=", "https://h:abc/x#sha256="])
+def test_an_address_that_is_none_is_refused_with_a_line(
+    model: Command, capsys: pytest.CaptureFixture[str], reference: str
+) -> None:
+    assert model("download", reference + "0" * 64) == 2
+    assert "is no address" in capsys.readouterr().err
 
 
 def test_a_described_folder_takes_no_other_name(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,7 +35,9 @@ class Site:
     file: dict[str, Any] = field(default_factory=dict)  # instead of what is true of the file
     more_files: list[dict[str, Any]] = field(default_factory=list)
     api: list[int] = field(default_factory=list)  # statuses, one per question, then all is well
-    served: bytes | None = None  # instead of what is announced
+    stall_s: float = 0  # how long a file is not answered
+    stalled: threading.Event = field(default_factory=threading.Event)  # somebody waits for one
+    released: threading.Event = field(default_factory=threading.Event)  # the test is over
     # (host, path, query, authorization) of each request
     seen: list[tuple[str, str, str, str | None]] = field(default_factory=list)
 
@@ -67,13 +70,17 @@ def serving(site: Site) -> Iterator[Site]:
     with hosts(("site", "store"), partial(_respond, site)) as urls:
         site.url, site.store_url = urls["site"], urls["store"]
         yield site
+        site.released.set()
 
 
 def _respond(site: Site, host: str, request: BaseHTTPRequestHandler) -> None:
     where = urlsplit(request.path)
     site.seen.append((host, where.path, where.query, request.headers.get("Authorization")))
     if host == "store":
-        send(request, 200, site.content if site.served is None else site.served)
+        if site.stall_s:
+            site.stalled.set()
+            site.released.wait(site.stall_s)
+        send(request, 200, site.content)
     elif where.path.startswith("/api/v1/"):
         _api(site, request, where.path.removeprefix("/api/v1/"))
     elif where.path == "/login":

@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler
@@ -40,6 +40,7 @@ class Hub:
     without: tuple[str, ...] = ()  # what the API does not say of a file
     repositories: tuple[str, ...] = (REPO,)  # all hold the same files
     lock: threading.Lock = field(default_factory=threading.Lock)
+    together: threading.Barrier | None = None  # how many files of the cdn are answered together
     at_once: int = 0
     most_at_once: int = 0
     # (host, path, authorization, range) of each request
@@ -79,6 +80,9 @@ def _respond(hub: Hub, host: str, request: BaseHTTPRequestHandler) -> None:
         hub.at_once += host == "cdn"
         hub.most_at_once = max(hub.most_at_once, hub.at_once)
     try:
+        if hub.together is not None and host == "cdn":
+            with suppress(threading.BrokenBarrierError):  # an odd one is left over
+                hub.together.wait(2)
         _answer(hub, host, request)
     finally:
         with hub.lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from diffusers.loaders.single_file_utils import CHECKPOINT_KEY_NAMES
 from tests.support.headers import CHECKPOINTS, FLUX, MMDIT, U_NET
 
 from shared.checkpoints import KIND_OF_FAMILY, Family, kinds_of_denoiser, recognise
@@ -38,6 +39,39 @@ def test_the_parts_are_those_that_the_file_has_weights_for(family: str, parts: s
     assert recognise(NAME, CHECKPOINTS[family]).parts == parts
 
 
+@pytest.mark.parametrize(
+    ("mark", "how"), [("v_pred", "v-prediction"), ("edm_mean", "EDM"), (None, None)]
+)
+def test_a_checkpoint_that_was_trained_otherwise_says_how(
+    mark: str | None, how: str | None
+) -> None:
+    shapes = CHECKPOINTS["sdxl"] | ({mark: ()} if mark else {})
+    assert recognise(NAME, shapes).trained == how
+
+
+@pytest.mark.parametrize(
+    ("family", "theirs"),
+    [
+        ("sdxl", "xl_base"),
+        ("sd3", "sd3"),
+        ("sd35_large", "sd35_large"),
+        ("flux_schnell", "flux"),
+        ("flux_dev", "flux"),
+    ],
+)
+def test_the_signs_are_names_that_diffusers_goes_by(family: Family, theirs: str) -> None:
+    """Not ours alone: what the installed diffusers calls this family's key is in such a file."""
+    keys = CHECKPOINT_KEY_NAMES[theirs]
+    known = [keys] if isinstance(keys, str) else keys
+    block = ("conditioner.embedders.1.model.", "joint_blocks.", "double_blocks.0.img_attn.norm.")
+    assert any(sign in key for key in known for sign in block)
+    for tensor in CHECKPOINTS[family]:
+        if tensor.startswith("text_encoders.clip_l"):
+            assert tensor == CHECKPOINT_KEY_NAMES["clip_sd3"]
+        if tensor.startswith("conditioner.embedders.1"):
+            assert tensor == CHECKPOINT_KEY_NAMES["open_clip_sdxl"]
+
+
 @pytest.mark.parametrize(("width", "family"), [(768, "sd1"), (1024, "sd2")])
 def test_a_u_net_alone_is_known_by_the_width_of_its_text(width: int, family: Family) -> None:
     found = recognise(NAME, U_NET | {WIDTH: (1, width)})
@@ -60,7 +94,18 @@ def test_a_u_net_alone_is_known_by_the_width_of_its_text(width: int, family: Fam
             "an unCLIP model",
         ),
         (FLUX | {"distilled_guidance_layer.in_proj.bias": (1,)}, "from a diffusers folder only"),
+        (
+            CHECKPOINTS["sdxl"] | {"model.diffusion_model.label_emb.0.0.weight": (1, 2560)},
+            "the refiner of SDXL",
+        ),
+        (FLUX | {"scaled_fp8": (2,)}, "packed for another program"),
+        (FLUX | {"double_blocks.0.img_attn.qkv.scale_weight": (1,)}, "packed for another"),
+        (FLUX | {"img_in.weight.quant_state.bitsandbytes__nf4": (1,)}, "packed for another"),
+        (U_NET | {"cond_stage_model.transformer.embeddings.x": (1,)}, "names that are not known"),
+        (U_NET | {"cond_stage_model.roberta.x": (1,), WIDTH: (1, 768)}, "names that are not known"),
         ({"lora_unet_mid.lora_down.weight": (1,)}, "a LoRA"),
+        ({"unet.down_blocks.0.to_k_lora.down.weight": (1,)}, "a LoRA"),
+        ({"down_blocks.0.motion_modules.0.x": (1,)}, "a motion module"),
         ({"control_model.time_embed.0.weight": (1,)}, "a ControlNet"),
         ({"down_blocks.0.resnets.0.conv1.weight": (1,)}, "take the whole folder"),
         ({"decoder.conv_in.weight": (1,)}, "an autoencoder alone"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,11 @@ def checkpoint(*parts: str) -> Checkpoint:
     return Checkpoint(family="sd1", kind="sd", parts=frozenset(parts))
 
 
-@pytest.mark.parametrize("family", KIND_OF_FAMILY)
+# Its makers withdrew it, and diffusers still names it.
+WITHDRAWN = {"sd2"}
+
+
+@pytest.mark.parametrize("family", KIND_OF_FAMILY.keys() - WITHDRAWN)
 def test_the_base_of_a_family_is_the_one_of_the_installed_diffusers(family: Family) -> None:
     theirs = DIFFUSERS_DEFAULT_PIPELINE_PATHS[NAME_IN_DIFFUSERS[family]]
     assert theirs == {"pretrained_model_name_or_path": BASES[family]}
@@ -42,6 +48,23 @@ def test_a_folder_gives_its_configuration_and_the_weights_that_lack() -> None:
     }
     assert "config/tokenizer/vocab.json" in paths
     assert not [path for path in paths if "LICENSE" in path or "README" in path]
+
+
+def test_weights_of_what_is_no_part_of_the_family_are_left(tmp_path: Path) -> None:
+    shutil.copytree(bundled()[0], tmp_path / "folder")
+    shutil.copytree(tmp_path / "folder/vae", tmp_path / "folder/vae_1_0")
+    found = beside(checkpoint("unet", "text_encoder"), str(tmp_path / "folder"))
+    assert [file.path for file in found.files if file.path.endswith(".safetensors")] == [
+        "config/vae/diffusion_pytorch_model.safetensors"
+    ]
+
+
+def test_one_that_was_trained_otherwise_needs_a_configuration_of_its_own() -> None:
+    other = replace(checkpoint("unet", "text_encoder", "vae"), trained="v-prediction")
+    with pytest.raises(Failure, match="trained with v-prediction") as caught:
+        beside(other, None)
+    assert "--config FOLDER" in caught.value.hint
+    assert beside(other, str(bundled()[0])).files
 
 
 def test_a_folder_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:

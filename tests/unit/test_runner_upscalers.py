@@ -140,9 +140,13 @@ def test_the_later_names_of_the_family_are_known_too(tmp_path: Path) -> None:
         "conv_up2.weight": torch.zeros(4, 4, 3, 3),
         "conv_last.weight": torch.zeros(3, 4, 3, 3),
     }
-    save_file(tensors, tmp_path / ONE_FILE)
+    dense = {"body.0.rdb1.conv1.weight": torch.zeros(4, 4, 3, 3)}
+    save_file(tensors | dense, tmp_path / ONE_FILE)
     described = describe_folder(tmp_path, name="x", version="1", source=_source())
     assert (described.kind, described.scale) == ("esrgan", 2)
+    save_file(tensors, tmp_path / ONE_FILE)  # as SwinIR's: the ends are the same, the body is not
+    with pytest.raises(ModelUnavailable, match="no model that is known here"):
+        describe_folder(tmp_path, name="x", version="1", source=_source())
 
 
 def _source() -> Source:
@@ -151,7 +155,7 @@ def _source() -> Source:
 
 def test_a_file_of_another_network_is_no_model(tmp_path: Path) -> None:
     save_file({"a.weight": torch.zeros(1)}, tmp_path / ONE_FILE)
-    with pytest.raises(ModelUnavailable, match="not of the ESRGAN family"):
+    with pytest.raises(ModelUnavailable, match="no model that is known here"):
         describe_folder(tmp_path, name="x", version="1", source=_source())
 
 

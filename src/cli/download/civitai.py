@@ -13,11 +13,11 @@ from __future__ import annotations
 import os
 import re
 import threading
-from fnmatch import fnmatchcase
 from typing import Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from cli.download.choice import matches
 from cli.download.patience import Patience
 from cli.download.source import (
     Credential,
@@ -26,6 +26,7 @@ from cli.download.source import (
     Wanted,
     origin_of,
     plain_name,
+    token_of,
 )
 from cli.download.transfer import Transfer
 from cli.failures import Failure
@@ -34,7 +35,7 @@ from shared.model_files import ONE_FILE, check_name
 DEFAULT_ENDPOINT = "https://civitai.com"
 REMEDY = "set CIVITAI_TOKEN to a key from your account's settings; early access has to be bought"
 SLACK_BYTES = 1024  # it counts in KiB and rounds
-_REFERENCE = re.compile(r"(?P<number>\d{1,18})(@(?P<version>\d{1,18}))?")
+_REFERENCE = re.compile(r"(?P<number>[0-9]{1,18})(@(?P<version>[0-9]{1,18}))?")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 # What is a model by itself. The others change one, steer one, or are words for one.
 _TYPES = ("Checkpoint", "Upscaler")
@@ -44,7 +45,7 @@ class _File(BaseModel):
     name: str = Field(max_length=1024)
     type: str = "Model"
     primary: bool = False
-    sizeKB: float | None = None  # noqa: N815  the API's name
+    sizeKB: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # noqa: N815  the API's name
     hashes: dict[str, str | None] = {}
     downloadUrl: str = ""  # noqa: N815
 
@@ -72,7 +73,7 @@ def resolve(wanted: Wanted) -> Resolved:
     if match is None:
         raise Failure(f"civitai:{wanted.rest} is not civitai:<model id>[@<version id>]")
     endpoint = (os.environ.get("CIVITAI_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
-    token = os.environ.get("CIVITAI_TOKEN") or None
+    token = token_of("CIVITAI_TOKEN")
     credential = token and Credential(token=token, origin=origin_of(endpoint), parameter="token")
     with Transfer(
         credential=credential or None, remedy=REMEDY, patience=Patience(), stop=threading.Event()
@@ -122,8 +123,8 @@ def _choose(version: _Version, wanted: Wanted) -> _File:
     named = [
         file
         for file in version.files
-        if (not wanted.include or _any(file.name, wanted.include))
-        and not _any(file.name, wanted.exclude)
+        if (not wanted.include or matches(file.name, wanted.include))
+        and not matches(file.name, wanted.exclude)
     ]
     usable = [
         file
@@ -155,10 +156,6 @@ def _remote(file: _File, endpoint: str) -> RemoteFile:
         slack_bytes=SLACK_BYTES,
         sha256=sha256.lower(),
     )
-
-
-def _any(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _read(kind: Any, data: Any, what: str) -> Any:

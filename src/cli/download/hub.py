@@ -10,16 +10,23 @@ from __future__ import annotations
 import os
 import re
 import threading
-from fnmatch import fnmatchcase
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from cli.download.choice import choose
 from cli.download.patience import Interruption, Patience, patiently
-from cli.download.source import Credential, RemoteFile, Resolved, Wanted, origin_of, plain_name
+from cli.download.source import (
+    Credential,
+    RemoteFile,
+    Resolved,
+    Wanted,
+    origin_of,
+    plain_name,
+    token_of,
+)
 from cli.failures import Failure
 from shared.errors import ModelUnavailable
-from shared.model_files import INDEX, check_name
+from shared.model_files import DESCRIPTOR, check_name
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
@@ -28,7 +35,6 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 REMEDY = "set HF_TOKEN to a token that may read it, and accept its licence on its page first"
 _REFERENCE = re.compile(r"(?P<repo>[^@#]+)(@(?P<revision>[^#]+))?(#(?P<pattern>.+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_VARIANT = re.compile(r"^(.+)\.[A-Za-z0-9_]+(-\d{5}-of-\d{5})?\.safetensors$")
 
 
 def resolve(wanted: Wanted) -> Resolved:
@@ -37,7 +43,8 @@ def resolve(wanted: Wanted) -> Resolved:
     if match is None:
         raise Failure(f"hf:{wanted.rest} is not hf:<repository>[@<revision>][#<file or pattern>]")
     repo, endpoint = match["repo"], os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
-    token = os.environ.get("HF_TOKEN") or None
+    token = token_of("HF_TOKEN")
+    origin = origin_of(endpoint)
     info = patiently(
         lambda: _ask(repo, match["revision"], endpoint, token),
         what=repo,
@@ -48,6 +55,7 @@ def resolve(wanted: Wanted) -> Resolved:
 
     commit = _commit(repo, info)
     names = _listed(repo, info)
+    names.pop(DESCRIPTOR, None)  # another installation's word; ours is written here
     include = (*wanted.include, *([match["pattern"]] if match["pattern"] else ()))
     chosen, left_out = choose(list(names), include, wanted.exclude)
     if not chosen:
@@ -63,7 +71,7 @@ def resolve(wanted: Wanted) -> Resolved:
         ),
         left_out=tuple(left_out),
         license=_license(info),
-        credential=Credential(token=token, origin=origin_of(endpoint)) if token else None,
+        credential=Credential(token=token, origin=origin) if token else None,
         remedy=REMEDY,
     )
 
@@ -90,41 +98,6 @@ def _license(info: ModelInfo) -> str | None:
     if isinstance(said, list):
         return ", ".join(map(str, said))
     return None if said is None else str(said)
-
-
-def choose(
-    names: list[str], include: tuple[str, ...], exclude: tuple[str, ...]
-) -> tuple[list[str], list[str]]:
-    """The files to fetch, and those that a model does not need. Raises `ModelUnavailable`.
-
-    What was asked for by pattern must be acceptable. Without a pattern, all that is acceptable is
-    taken, less second copies: other precisions (`x.fp16.safetensors` beside `x.safetensors`), and
-    weights in one file beside a folder of parts.
-    """
-    if include:
-        kept = [name for name in names if _any(name, include) and not _any(name, exclude)]
-        for name in kept:
-            check_name(name)
-    else:
-        kept = [name for name in names if _useful(name, names) and not _any(name, exclude)]
-    return sorted(kept), sorted(set(names) - set(kept))
-
-
-def _useful(name: str, names: list[str]) -> bool:
-    try:
-        check_name(name)
-    except ModelUnavailable:
-        return False
-    if not name.endswith(".safetensors"):
-        return PurePosixPath(name).suffix not in {".png", ".jpg"}
-    variant = _VARIANT.match(name)
-    if variant and f"{variant[1]}{variant[2] or ''}.safetensors" in names:
-        return False
-    return "/" in name or INDEX not in names
-
-
-def _any(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _hint(names: dict[str, RepoSibling]) -> str:

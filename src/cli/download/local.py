@@ -6,25 +6,31 @@ What it holds is hashed when it is looked at, so that what is installed is what 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+from cli.console import say
+from cli.download.choice import choose
 from cli.download.source import RemoteFile, Resolved, plain_name
 from cli.failures import Failure
-from shared.model_files import ONE_FILE, hash_file, list_files
+from shared.model_files import DESCRIPTOR, ONE_FILE, hash_file
 
 
 def resolve_path(path: Path, *, keep: Callable[[str], bool] = lambda name: True) -> Resolved:
-    """The files of a folder that `keep` wants, or one file.
+    """Those files of a folder that a model needs and `keep` wants; or one file.
 
-    Raises `Failure`, or `ModelUnavailable` for a file that is not accepted.
+    Raises `Failure`.
     """
     place = path.absolute()
+    say(f"reading {place}")
+    left_out: list[str] = []
     if place.is_dir():
-        files = tuple(_file(place / name, name) for name in list_files(place) if keep(name))
+        chosen, left_out = choose(_names(place), (), ())
+        files = tuple(_file(place, name, name) for name in chosen if keep(name))
         name = place.name
-    elif place.suffix == ".safetensors":
-        files = (_file(place, ONE_FILE),)
+    elif place.suffix.lower() == ".safetensors":
+        files = (_file(place.parent, place.name, ONE_FILE),)
         name = place.stem
     else:
         raise Failure(f"{path}: a model is a folder, or one safetensors file")
@@ -35,11 +41,33 @@ def resolve_path(path: Path, *, keep: Callable[[str], bool] = lambda name: True)
         uri=f"import:{place.name}",  # where it lay on this host is nobody else's business
         revision=digest,
         files=files,
+        left_out=tuple(left_out),
         local=True,
     )
 
 
-def _file(path: Path, name: str) -> RemoteFile:
+def _names(folder: Path) -> list[str]:
+    """Every file below, hidden ones aside: of version control, of caches, of desktops."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(parent, name).relative_to(folder).as_posix()
+            for name in files
+            if not name.startswith(".")
+        ]
+    return [name for name in found if name != DESCRIPTOR]
+
+
+def _file(folder: Path, name: str, path: str) -> RemoteFile:
+    file = folder / name
+    if path != ONE_FILE and file.is_symlink():
+        raise Failure(
+            f"{name}: a link, which may point at anything of this host",
+            hint=f"copy what the links point at first: cp -rL {folder} FOLDER",
+        )
+    if not file.is_file():
+        raise Failure(f"{name}: not a regular file")
     return RemoteFile(
-        path=name, url=path.as_uri(), size_bytes=path.stat().st_size, sha256=hash_file(path)
+        path=path, url=file.as_uri(), size_bytes=file.stat().st_size, sha256=hash_file(file)
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from cli.console import say
 from cli.failures import UNREACHABLE, Failure
 
 T = TypeVar("T")
@@ -60,7 +61,10 @@ def patiently(
                     hint="run the same command again; it goes on where this one stopped",
                     exit_code=UNREACHABLE,
                 ) from None
-            if stop.wait(_wait_s(patience, failures, error.wait_s)):
+            wait_s = _wait_s(patience, failures, error.wait_s)
+            if failures > 1:  # a cut that is mended at once is nobody's business
+                say(f"{what}: {error}; again in {wait_s:.0f} s")
+            if stop.wait(wait_s):
                 raise Failure(f"{what}: stopped") from None
 
 

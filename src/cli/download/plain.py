@@ -9,7 +9,7 @@ import re
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from cli.download.source import RemoteFile, Resolved, Wanted, plain_name
+from cli.download.source import RemoteFile, Resolved, Wanted, origin_of, plain_name
 from cli.failures import Failure
 from shared.model_files import ONE_FILE, check_name
 
@@ -20,7 +20,12 @@ def resolve(wanted: Wanted) -> Resolved:
     """No request is made. Raises `Failure`, or `ModelUnavailable` for a file not accepted."""
     url, _, fragment = f"{wanted.scheme}:{wanted.rest}".partition("#")
     match = _HASH.fullmatch(fragment)
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        if parts.scheme != "file":
+            origin_of(url)
+    except ValueError:
+        raise Failure(f"{url!r} is no address") from None
     if match is None:
         raise Failure(
             f"{wanted.scheme}: needs the hash of what it should hold",
@@ -28,13 +33,15 @@ def resolve(wanted: Wanted) -> Resolved:
         )
     if parts.username or parts.password or (parts.scheme != "file" and not parts.hostname):
         raise Failure("the address must have a host, and no user name or password")
+    if wanted.include or wanted.exclude:
+        raise Failure("an address is one file: there is nothing to include or exclude")
     name = PurePosixPath(unquote(parts.path)).name
     check_name(name)
-    if not name.endswith(".safetensors"):
+    if not name.lower().endswith(".safetensors"):
         raise Failure(f"{name}: only a safetensors file can be a model by itself")
     sha256 = match[1].lower()
     return Resolved(
-        name=plain_name(name.removesuffix(".safetensors")),
+        name=plain_name(PurePosixPath(name).stem),
         version=sha256[:12],
         # A query may hold a key that was pasted with the address.
         uri=parts._replace(query="").geturl(),

@@ -16,7 +16,7 @@ from rich.progress import (
 )
 
 from cli.console import err, say
-from cli.download.engine import Watcher
+from cli.download.fetching import Watcher
 
 Moved = Callable[[int], None]
 

@@ -11,6 +11,7 @@ points of the group `dreamforge.model_sources`, named like the scheme that they 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -85,10 +86,21 @@ Source = Callable[[Wanted], Resolved]
 
 
 def origin_of(url: str) -> str:
-    """Scheme, host and port of an address, in one spelling."""
-    parts = urlsplit(url)
-    port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    """Scheme, host and port of an address, in one spelling. Raises `Failure` for none."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _DEFAULT_PORTS[parts.scheme]
+    except (ValueError, KeyError):
+        raise Failure(f"{url!r} is no address of a host") from None
     return f"{parts.scheme}://{parts.hostname}:{port}"
+
+
+def token_of(name: str) -> str | None:
+    """The token in an environment variable. Raises `Failure` for what no header can carry."""
+    token = os.environ.get(name, "").strip()
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise Failure(f"{name} is no token: it has characters that no request can carry")
+    return token or None
 
 
 def plain_name(text: str) -> str:
@@ -101,7 +113,9 @@ def ask(reference: str, include: tuple[str, ...] = (), exclude: tuple[str, ...] 
     scheme, colon, rest = reference.partition(":")
     if not colon:
         raise Failure(f"{reference} names no source", hint="write hf:OWNER/NAME for the hub")
-    return source_for(scheme)(Wanted(scheme=scheme, rest=rest, include=include, exclude=exclude))
+    return source_for(scheme.lower())(
+        Wanted(scheme=scheme.lower(), rest=rest, include=include, exclude=exclude)
+    )
 
 
 def source_for(scheme: str) -> Source:

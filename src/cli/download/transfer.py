@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -27,8 +26,8 @@ import httpx
 from cli.download.patience import Interruption, Patience, patiently
 from cli.download.source import Credential, RemoteFile, origin_of
 from cli.failures import Failure
+from cli.model_store import check_room
 
-SPARE_BYTES = 256 << 20  # left free on the disk: others write there too
 LOOK_AT_DISK_BYTES = 64 << 20
 MAX_ANSWER_BYTES = 16 << 20  # of a question about a model; the longest list seen has 1 MB
 # A date tells two versions apart only if the second was not written within the same second
@@ -72,6 +71,9 @@ class Transfer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._client.close()
 
     def fetch(self, file: RemoteFile, part: Path, moved: Moved) -> None:
@@ -97,8 +99,9 @@ class Transfer:
 
     def _signed(self, url: str, request: Callable[[httpx.URL, dict[str, str]], Any]) -> Any:
         """Make a request with our token as the host takes it; other hosts are not shown any."""
-        known, credential = httpx.URL(url), self._credential
+        credential = self._credential
         try:
+            known = httpx.URL(url)
             if credential is None or origin_of(url) != credential.origin:
                 return request(known, {})
             try:
@@ -109,6 +112,8 @@ class Transfer:
                 return request(known.copy_set_param(credential.parameter, credential.token), {})
         except httpx.TooManyRedirects:
             raise Failure(f"{known.host} sends us in a circle") from None
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise Failure(f"{origin_of(url)} leads to no address of a host: {error}") from None
         except httpx.TransportError as error:
             raise Interruption(_why(error)) from None
 
@@ -185,10 +190,12 @@ class Transfer:
         self, answer: httpx.Response, file: RemoteFile, part: Path, have: int
     ) -> int | None:
         """How long the file will be. Another length than the source named is another file."""
-        text = answer.headers.get("content-length", "")
-        if not text.isdecimal():
+        length = _number(answer.headers.get("content-length", ""))
+        total = None if length is None else have + length
+        if answer.status_code == 206:  # which may be less than all that is left
+            total = _number(answer.headers.get("content-range", "").rpartition("/")[2]) or total
+        if total is None:
             return None if file.slack_bytes else file.size_bytes
-        total = have + int(text)
         if file.too_large(total):
             raise _longer(file)
         if file.too_small(total):
@@ -215,17 +222,6 @@ class Transfer:
         return Refused(f"{why}; most likely it wants a sign-in", hint=self._remedy)
 
 
-def check_room(place: Path, more_bytes: int) -> None:
-    """Refuse to fill the disk that `place` is on. Raises `Failure`."""
-    folder = place if place.is_dir() else place.parent
-    free = shutil.disk_usage(folder).free
-    if more_bytes + SPARE_BYTES > free:
-        raise Failure(
-            f"{more_bytes / 1e9:.1f} GB to fetch, {free / 1e9:.1f} GB free at {folder}",
-            hint="make room, or set DF_MODELS_DIR to a larger disk",
-        )
-
-
 def _why(error: httpx.TransportError) -> str:
     match error:
         case httpx.TimeoutException():
@@ -249,7 +245,7 @@ def _continues(answer: httpx.Response, file: RemoteFile, headers: dict[str, str]
     etag = answer.headers.get("etag")
     return (
         place.startswith(f"bytes {start}-")
-        and (total == "*" or (total.isdecimal() and not file.too_small(int(total))))
+        and (total == "*" or not file.too_small(_number(total) or 0))
         and (etag is None or not headers["If-Range"].startswith('"') or etag == headers["If-Range"])
     )
 
@@ -257,7 +253,7 @@ def _continues(answer: httpx.Response, file: RemoteFile, headers: dict[str, str]
 def _validator_of(answer: httpx.Response) -> str | None:
     """What to send as `If-Range` later: only what tells every change is of use."""
     etag: str = answer.headers.get("etag", "")
-    if etag.startswith('"'):
+    if etag.startswith('"') and etag.isascii():  # others could not be sent
         return etag
     changed: str = answer.headers.get("last-modified", "")
     then, now = _timestamp(changed), _timestamp(answer.headers.get("date", ""))
@@ -273,8 +269,8 @@ def _is_page(file: RemoteFile, start: bytes) -> bool:
 
 def _retry_after_s(answer: httpx.Response) -> float | None:
     text = answer.headers.get("retry-after", "")
-    if text.isdecimal():
-        return float(text)
+    if (seconds := _number(text)) is not None:
+        return float(seconds)
     then = _timestamp(text)
     return None if then is None else then - time.time()
 
@@ -282,8 +278,12 @@ def _retry_after_s(answer: httpx.Response) -> float | None:
 def _timestamp(text: str) -> float | None:
     try:
         return parsedate_to_datetime(text).timestamp()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
 
 
 def _size(path: Path) -> int:
