@@ -206,8 +206,17 @@ class Journal:
     def _put_progress(self) -> None:
         assert self._progress is not None
         payload, self._progress = self._progress, None
+        # Made here and not by `event`: the item is named in the column *and* stays in the payload,
+        # which is all that a client of the stream folds into its own picture.
         self._events.append(
-            self.event(Code.PROGRESS, f"{payload['progress']:.0%}", level="DEBUG", **payload)
+            NewEvent(
+                code=Code.PROGRESS,
+                message=f"{payload['progress']:.0%}",
+                level="DEBUG",
+                step_id=self._claim.step_id,
+                item_index=payload.get("item_index"),
+                payload=payload,
+            )
         )
 
     async def take(self) -> list[NewEvent]:
