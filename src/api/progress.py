@@ -1,7 +1,8 @@
 """What `GET …/progress` says, from what is recorded. Pure.
 
 An item of a job with several steps counts each step equally. The aggregate is the worker's own
-figure, which never goes back; items are the highest that was ever reported of them.
+figure, which never goes back; items are the highest that was ever reported of them. What a step
+that succeeded has reported may be gone from the record by now, and does not matter any more.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def _item(
     reached: Mapping[tuple[UUID, int], float],
 ) -> float:
     def of_step(step: Step) -> float:
-        if index in finished.get(step.id, ()):
+        if step.status is Status.SUCCEEDED or index in finished.get(step.id, ()):
             return 1.0
         return min(1.0, max(0.0, reached.get((step.id, index), 0.0)))
 

@@ -33,8 +33,8 @@ def job(status: Status = Status.RUNNING, count: int = 2) -> Job:
     )
 
 
-def step(name: str = "generate") -> Step:
-    return Step(id=uuid4(), name=name, type=name, state=StepState.RUNNING, reason=None, attempt=1)
+def step(name: str = "generate", state: StepState = StepState.RUNNING) -> Step:
+    return Step(id=uuid4(), name=name, type=name, state=state, reason=None, attempt=1)
 
 
 def items(
@@ -56,6 +56,12 @@ def test_a_queued_job_has_items_and_no_progress() -> None:
 def test_an_item_with_an_artifact_is_whole_whatever_was_reported() -> None:
     only = step()
     assert items([only], {only.id: {0}}, {(only.id, 0): 0.3, (only.id, 1): 0.4}) == [1.0, 0.4]
+
+
+def test_the_items_of_a_step_that_succeeded_are_whole_when_its_record_is_gone() -> None:
+    first, second = step(state=StepState.SUCCEEDED), step("upscale")
+    assert items([first]) == [1.0, 1.0]
+    assert items([first, second], reached={(second.id, 1): 0.5}) == [0.5, 0.75]
 
 
 def test_each_step_of_a_chain_counts_the_same_for_an_item() -> None:
