@@ -60,10 +60,11 @@ class Journal:
         event = self.event(code, message, level=level, item_index=item_index, **payload)
         self._events.append(event)
         self._wake.set()
+        about = {} if item_index is None else {"item_index": item_index}
         log.log(
             logging.getLevelName(level) if level != "DEBUG" else logging.DEBUG,
             message,
-            extra={"code": code.value, "payload": payload, **self.fields},
+            extra={"code": code.value, "payload": payload, **about, **self.fields},
         )
         return event
 
@@ -88,12 +89,16 @@ class Journal:
 
     @property
     def fields(self) -> dict[str, str]:
-        """What ties a log line to its job."""
-        return {
-            "job_id": str(self._claim.job_id),
-            "step_id": str(self._claim.step_id),
-            "correlation_id": self._claim.correlation_id,
+        """What ties a log line to its job, and to the request that made it."""
+        claim = self._claim
+        found = {
+            "job_id": str(claim.job_id),
+            "step_id": str(claim.step_id),
+            "correlation_id": claim.correlation_id,
         }
+        if claim.client_request_id is not None:
+            found["client_request_id"] = claim.client_request_id
+        return found
 
     def state(self, state: StepState) -> None:
         """Queue a note of where the step is now; only the latest one counts."""

@@ -7,12 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from tests.integration.api_harness import Api, running_api
+from tests.integration.api_harness import BODY, Api, running_api
 from tests.support.worker_process import Worker, until, workers
 
 from cli.model_folders import register
@@ -75,3 +74,18 @@ def test_an_item_that_is_being_made_shows_how_far_it_is(scene: Scene) -> None:
     assert named
     assert all(event["item_index"] == event["payload"]["item_index"] for event in named)
     assert all(0 <= event["payload"]["item_progress"] <= 1 for event in named)
+
+
+def test_the_clients_own_id_is_on_every_line_that_the_worker_writes_about_its_job(
+    scene: Scene,
+) -> None:
+    answer = scene.api.client.post(
+        "/v1/jobs", json=BODY, headers={"X-Client-Request-Id": "order-4711"}
+    )
+    job = answer.json()["job"]["id"]
+    until(lambda: scene.status(job) == "succeeded", "it is made")
+    lines = [json.loads(line) for line in scene.worker.log.read_text().splitlines()]
+    ours = [line for line in lines if line.get("job_id") == job]
+    assert "step.claimed" in {line.get("code") for line in ours}
+    assert {line.get("client_request_id") for line in ours} == {"order-4711"}
+    assert {line["correlation_id"] for line in ours} == {answer.headers["X-Request-Id"]}

@@ -158,6 +158,18 @@ def test_progress_names_its_item_in_the_event_and_in_what_clients_read(clock: Cl
     play(test)
 
 
+def test_log_lines_carry_the_ids_of_the_request_that_made_the_job(clock: Clock) -> None:
+    async def named(scene: Scene) -> None:
+        assert scene.journal.fields["client_request_id"] == "order-4711"
+        assert scene.journal.fields["correlation_id"] == scene.claim.correlation_id
+
+    async def unnamed(scene: Scene) -> None:
+        assert "client_request_id" not in scene.journal.fields
+
+    play(named, client_request_id="order-4711")
+    play(unnamed)
+
+
 # Logs ---------------------------------------------------------------------------------------------
 
 
