@@ -8,15 +8,16 @@ that succeeded has reported may be gone from the record by now, and does not mat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 from uuid import UUID
 
 from api.responses import ItemProgress, ProgressOut, StageWeight
+from shared.db.events import Event
 from shared.db.jobs import Job, Step
 from shared.progress import STAGES
 from shared.states import Status
 
 QUEUE = "queue"
+LOAD = "load"
 
 
 def view(
@@ -25,14 +26,17 @@ def view(
     *,
     finished: Mapping[UUID, set[int]],
     reached: Mapping[tuple[UUID, int], float],
-    last: Mapping[str, Any] | None,
+    started: Event | None,
+    last: Event | None,
 ) -> ProgressOut:
-    """`finished` items have an artifact, `reached` is (step, item) -> 0..1, `last` the payload."""
-    whole = 1.0 if job.status is Status.SUCCEEDED else float((last or {}).get("progress") or 0.0)
+    """`finished` items have an artifact, `reached` is (step, item) -> 0..1; of the events
+    `step.start` and `progress` the newest of each."""
+    told = {} if last is None else (last.payload or {})
+    whole = 1.0 if job.status is Status.SUCCEEDED else float(told.get("progress") or 0.0)
     return ProgressOut(
         progress=min(1.0, max(0.0, whole)),
         status=job.status,
-        stage=QUEUE if job.status is Status.QUEUED else (last or {}).get("stage"),
+        stage=_stage(job, steps, started, last),
         items=[
             ItemProgress(item_index=index, progress=_item(index, steps, finished, reached))
             for index in range(job.count)
@@ -52,6 +56,21 @@ def stages(steps: Sequence[Step]) -> list[StageWeight]:
         for step in steps
         for name, weight in ((QUEUE, 0.0), *STAGES[step.type])
     ]
+
+
+def _stage(
+    job: Job, steps: Sequence[Step], started: Event | None, last: Event | None
+) -> str | None:
+    """What the step whose turn it is does. An event of the step before it, or of an earlier try,
+    says nothing about that."""
+    if job.ended:
+        return None
+    if not any(step.status is Status.RUNNING for step in steps):
+        return QUEUE  # the first one, or the next one of a chain
+    if last is None or (started is not None and last.seq < started.seq):
+        return LOAD  # its process has begun and said nothing yet
+    stage: str | None = (last.payload or {}).get("stage")
+    return stage
 
 
 def _item(

@@ -117,7 +117,10 @@ class StageWeight(BaseModel):
 class ProgressOut(BaseModel):
     progress: float = Field(ge=0, le=1, description="never goes back")
     status: Status
-    stage: str | None = Field(description="what it is at now, `queue` before; null after its end")
+    stage: str | None = Field(
+        description="what the step whose turn it is does; `queue` while it waits for a slot, also "
+        "between two steps and before another try; null once the job has ended"
+    )
     items: list[ItemProgress]
     stages: list[StageWeight]
 

@@ -233,14 +233,19 @@ def test_progress_never_goes_back_not_even_for_an_item_that_is_tried_again(api: 
     assert (shown["progress"], shown["stage"]) == (0.0, "queue")
     assert shown["items"] == [{"item_index": i, "progress": 0.0} for i in range(2)]
     assert sum(stage["weight"] for stage in shown["stages"]) == pytest.approx(1)
-    api.sql("UPDATE jobs SET status = 'running' WHERE id = %s", job)
+    api.lease(job)
+    assert api.client.get(f"/v1/jobs/{job}/progress").json()["stage"] == "load"
     api.artifact(job, 0, b"one")
     for reached in (0.6, 0.2):
         api.progress(job, 0.7, item_index=1, item_progress=reached)
         shown = api.client.get(f"/v1/jobs/{job}/progress").json()
         assert (shown["progress"], shown["stage"]) == (0.7, "sampling")
         assert [item["progress"] for item in shown["items"]] == [1.0, 0.6]
-    api.sql("UPDATE jobs SET status = 'queued' WHERE id = %s", job)  # its worker was lost
+    api.sql(  # its worker was lost
+        "UPDATE steps SET state = 'queued', lease_owner = NULL, lease_expires_at = NULL "
+        "WHERE job_id = %s",
+        job,
+    )
     shown = api.client.get(f"/v1/jobs/{job}/progress").json()
     assert (shown["progress"], shown["stage"]) == (0.7, "queue")
 

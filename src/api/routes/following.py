@@ -41,13 +41,13 @@ async def get_progress(job_id: JobId, context: Ctx, user: User) -> responses.Pro
 
     async def work(connection: Connection) -> responses.ProgressOut:
         job = await _job(connection, wanted, user)
-        last = await events.last_of(connection, wanted, Code.PROGRESS)
         return progress.view(
             job,
             (await jobs.steps_of(connection, [wanted]))[wanted],
             finished=await artifacts.finished_items(connection, wanted),
             reached=await best_item_progress(connection, wanted),
-            last=None if last is None else last.payload,
+            started=await events.last_of(connection, wanted, Code.STEP_START),
+            last=await events.last_of(connection, wanted, Code.PROGRESS),
         )
 
     return await context.database.transaction(work)
