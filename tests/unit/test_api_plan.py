@@ -172,7 +172,10 @@ def test_the_timeout_is_the_presets_within_the_settings_bound() -> None:
 def test_a_model_without_the_capability_is_refused_with_those_it_has() -> None:
     error = refusal(model(capabilities=["upscale"]))
     assert error.message == "model_id: tiny@1 cannot generate; it can: upscale"
+    (finding,) = error.details.pop("errors")
     assert error.details == {"field": "model_id", "capabilities": ["upscale"]}
+    assert error.message == f"model_id: {finding['message']}"
+    assert error.details.items() <= finding.items()
 
 
 def test_a_size_over_the_preset_is_refused_with_what_it_allows() -> None:
@@ -301,7 +304,9 @@ def test_more_pixels_than_the_preset_allows_are_refused_with_its_limit() -> None
     wide.parameters_schema["properties"]["height"]["maximum"] = 2048
     assert len(plan(wide, width=512, height=512, chain=resample(2)).steps) == 2
     error = refusal(wide, width=520, height=512, chain=resample(2))
+    (finding,) = error.details.pop("errors")
     assert error.details == {"field": "chain.upscale.scale", "maximum_pixels": limit}
+    assert error.details.items() <= finding.items()
     assert "1040x1024" in error.message and str(limit) in error.message
 
 
