@@ -28,6 +28,8 @@ class Client:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         if api_key and not (api_key.isascii() and api_key.isprintable()):
             raise Failure("DF_API_KEY is no key: it has characters that no header can carry")
+        if urlsplit(api_base).scheme not in ("http", "https"):
+            raise Failure(f"DF_API_BASE is no address, it needs http:// or https://: {api_base}")
         # A proxy set for the outside world must not be asked for our own host.
         trust_env = urlsplit(api_base).hostname not in _LOOPBACK
         try:

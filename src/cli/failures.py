@@ -69,9 +69,10 @@ def _details(message: str, details: Any) -> list[str]:
         return []
     if "errors" not in details:
         return [f"  {name}: {_plain(value)}" for name, value in details.items()]
-    findings = [f"{error.get('field')}: {error.get('message')}" for error in details["errors"]]
-    # The first finding is the message, as a rule; what is beside `errors` is in one of them.
-    return [f"  {finding}" for finding in findings if finding.removeprefix(": ") not in message]
+    findings = [error for error in details["errors"] if isinstance(error, Mapping)]
+    if findings and str(findings[0].get("message")) in message:  # the first one, as a rule
+        findings = findings[1:]
+    return [f"  {error.get('field')}: {error.get('message')}" for error in findings]
 
 
 def _plain(value: Any) -> str:

@@ -10,6 +10,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from cli.console import err, say
 
 Event = dict[str, Any]
+# How it ended is said once, by the command.
+_VERDICT = {"error", "step.finish", "job.finish"}
 
 
 def shown(events: Iterable[Event]) -> Iterator[Event]:
@@ -70,4 +72,6 @@ def _item(payload: dict[str, Any]) -> str:
 
 def _note(event: Event) -> str:
     """The line for an event that a person wants to hear of."""
+    if event["code"] in _VERDICT:
+        return ""
     return str(event["message"]) if event["level"] in {"WARNING", "ERROR"} else ""

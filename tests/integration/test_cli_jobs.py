@@ -314,6 +314,14 @@ def test_a_key_that_no_header_can_carry_is_said(
     assert api.requests == []
 
 
+def test_an_address_that_is_none_is_wrong_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DF_API_BASE", "localhost:8001")
+    assert run(["job", "list"]) == 2
+    assert "DF_API_BASE is no address" in capsys.readouterr().err
+
+
 def test_an_api_that_is_not_there_is_exit_code_3_with_its_address(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

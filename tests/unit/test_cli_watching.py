@@ -17,8 +17,9 @@ def event(code: str, level: str = "INFO", message: str = "", **payload: Any) -> 
 
 
 def sampling(progress: float, item_index: int, count: int = 3) -> dict[str, Any]:
-    where = {"stage": "sampling", "item_index": item_index, "count": count}
-    return event("progress", progress=progress, **where)
+    return event(
+        "progress", progress=progress, stage="sampling", item_index=item_index, count=count
+    )
 
 
 @pytest.fixture
@@ -71,10 +72,11 @@ def test_without_a_terminal_each_stage_is_a_line_and_nothing_is_repeated(
 ) -> None:
     text = _console(monkeypatch, terminal=False)
     load = event("progress", progress=0.05, stage="load", count=3)
-    failed = event("error", "ERROR", "out of memory")
-    list(watching.shown([load, load, sampling(0.25, 0), sampling(0.5, 1), failed]))
+    signal = event("signal.sent", "WARNING", "SIGTERM to the runner")
+    verdict = [event(code, "ERROR", "failed") for code in ("step.finish", "error", "job.finish")]
+    list(watching.shown([load, load, sampling(0.25, 0), sampling(0.5, 1), signal, *verdict]))
     assert text.getvalue().splitlines() == [
         "load 5%",
         "sampling 25% item 1 of 3",
-        "out of memory",
+        "SIGTERM to the runner",  # and the verdict is the command's last word, not four of them
     ]
