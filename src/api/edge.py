@@ -31,7 +31,9 @@ BODY_TIMEOUT_S = 30.0
 # How much of a refused body is read before its sender is cut off.
 MAX_DISCARD_BYTES = 256 << 20
 DISCARD_TIMEOUT_S = 10.0
-CLIENT_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}\Z")
+# As JSON Schema writes it; there "$" is the end of the text, in Python also before a last newline.
+CLIENT_REQUEST_ID_PATTERN = r"^[\x21-\x7e]{1,128}$"
+_CLIENT_REQUEST_ID = re.compile(CLIENT_REQUEST_ID_PATTERN.removesuffix("$") + r"\Z")
 
 
 class Edge:
@@ -111,7 +113,7 @@ class _Exchange:
         self.headers = Headers(scope=scope)
         self._cors_headers = cors.headers(self.headers)
         given = self.headers.getlist("x-client-request-id")
-        self._bad_id = len(given) > 1 or not all(map(CLIENT_REQUEST_ID.match, given))
+        self._bad_id = len(given) > 1 or not all(map(_CLIENT_REQUEST_ID.match, given))
         self.client_request_id = given[0] if given and not self._bad_id else None
         state = scope.setdefault("state", {})
         state["correlation_id"] = self.correlation_id

@@ -173,7 +173,8 @@ def _message(error: Mapping[str, Any]) -> str:
         case "too_long":  # pydantic speaks of items; with us only text has a length
             return f"must have at most {error['ctx']['max_length']} characters"
         case "too_short":
-            return f"must have at least {error['ctx']['min_length']} characters"
+            least = error["ctx"]["min_length"]
+            return "must not be empty" if least == 1 else f"must have at least {least} characters"
         case "string_unicode":
             return "text must not contain lone surrogates (half of a UTF-16 pair)"
         case _:
