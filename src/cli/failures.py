@@ -10,7 +10,7 @@ from typing import Any
 OK, JOB_FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
 
 _HINTS = {
-    "invalid_input": "`dreamforge model get MODEL` shows what a model accepts",
+    "invalid_input": "`--help` has the options, `dreamforge model get MODEL` what a model takes",
     "not_found": "`dreamforge job list` shows the jobs that there are",
     "conflict": "take another --idempotency-key, or none; the same key means the same request",
     "payload_too_large": "the API takes no more than its DF_MAX_BODY_BYTES",

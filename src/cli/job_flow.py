@@ -74,6 +74,7 @@ def chain(
 
 def follow(client: Client, job_id: str) -> dict[str, Any]:
     """Show progress until the job ends; the job as it is then, however it ended."""
+    say(f"job {job_id}")
     try:
         for _ in shown(events(client, job_id)):
             pass
@@ -97,15 +98,20 @@ def save_and_print(
     return paths
 
 
+def _stopping(job: Mapping[str, Any]) -> bool:
+    return bool(job.get("cancel_requested_at")) and not job.get("finished_at")
+
+
 def print_job(job: dict[str, Any], output: Output, paths: list[Path]) -> None:
     """One job and the files that were saved of it."""
     if output is Output.JSON:
         as_json({**job, "files": [str(path) for path in paths]} if paths else job)
         return
-    summary, error = job.get("summary"), job.get("error")
+    summary, error, steps = job.get("summary"), job.get("error"), job.get("steps", [])
     pairs(
         ("job", job["id"]),
-        ("status", job["status"]),
+        ("status", job["status"] + (", asked to stop" if _stopping(job) else "")),
+        *((f"step {step['name']}", step["status"]) for step in steps if len(steps) > 1),
         ("created", job["created_at"]),
         ("pictures", f"{summary['completed']} of {summary['count']}" if summary else None),
         ("error", f"{error['message']} ({error['code']})" if error else None),

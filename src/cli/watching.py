@@ -38,14 +38,15 @@ def _advance(bar: Progress, task: TaskID, event: Event) -> None:
     if event["code"] == "step.start":
         bar.update(task, description="load")
     if event["code"] == "job.finish":
-        bar.update(task, description="done")
+        status = payload.get("status", "succeeded")
+        bar.update(task, description="done" if status == "succeeded" else status)
     if note := _note(event):
         bar.console.print(note)
     if event["code"] == "progress":
         bar.update(
             task,
             completed=payload.get("progress", 0.0),
-            description=payload.get("stage") or "done",
+            description=payload.get("stage"),  # None, after the end, leaves what is there
             item=_item(payload),
         )
 

@@ -34,6 +34,7 @@ class FakeApi(ThreadingHTTPServer):
         self.status = "succeeded"
         self.events = [_event(1, "job.created"), _event(2, "step.start"), _event(3, "job.finish")]
         self.cut_after = 100
+        self.more: dict[str, Any] = {}  # of its job
         self.refuse: tuple[int, dict[str, Any]] | None = None
         self.proxy: list[int] = []  # what somebody in front of us answers first, one a request
 
@@ -46,6 +47,7 @@ class FakeApi(ThreadingHTTPServer):
             "created_at": "2026-01-01T00:00:00Z",
             "summary": {"count": 1, "completed": 1},
             "error": error if self.status == "failed" else None,
+            **self.more,
         }
 
 
@@ -209,6 +211,24 @@ def test_a_job_that_failed_is_printed_with_what_there_is_of_it_before_it_is_an_e
     shown = json.loads(capsys.readouterr().out)
     assert (shown["status"], shown["error"]["code"]) == ("failed", "oom")
     assert [Path(path).read_bytes() for path in shown["files"]] == [b"picture"]
+
+
+def test_a_job_shows_its_steps_and_that_it_was_asked_to_stop(
+    api: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.status = "running"
+    api.more = {
+        "steps": [
+            {"name": "generate", "status": "succeeded"},
+            {"name": "upscale", "status": "running"},
+        ],
+        "cancel_requested_at": "2026-01-01T00:00:01Z",
+        "finished_at": None,
+    }
+    assert run(["job", "cancel", JOB]) == 0
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "status running, asked to stop" in shown
+    assert {"step generate succeeded", "step upscale running"} <= set(shown)
 
 
 def test_generate_prints_what_was_saved_of_a_job_that_failed(

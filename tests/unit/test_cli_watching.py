@@ -54,10 +54,22 @@ def test_a_job_of_one_picture_has_no_item_to_name(terminal: io.StringIO) -> None
 
 def test_the_bar_ends_as_done_and_full(terminal: io.StringIO) -> None:
     end = event("progress", progress=1.0, stage=None, item_index=None, count=3)
-    list(watching.shown([sampling(0.5, 1), event("job.finish"), end]))
+    finish = event("job.finish", status="succeeded")
+    list(watching.shown([sampling(0.5, 1), finish, end]))
     last = bar(terminal.getvalue())
     assert last.startswith("done ━")
     assert "100%" in last
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_the_bar_of_a_job_that_ended_otherwise_says_so_where_it_stands(
+    terminal: io.StringIO, status: str
+) -> None:
+    end = event("progress", progress=0.5, stage=None, item_index=None, count=3)
+    list(watching.shown([sampling(0.5, 1), event("job.finish", status=status), end]))
+    last = bar(terminal.getvalue())
+    assert last.startswith(f"{status} ━")
+    assert "50%" in last
 
 
 @pytest.mark.parametrize("level", ["WARNING", "ERROR"])
