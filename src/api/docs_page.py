@@ -49,7 +49,7 @@ vertical-align:top}tr:first-child th{border:0;color:var(--dim);font-weight:500}
 em{color:var(--dim);font-size:.85em}.name{margin:.6rem 0 0;color:var(--dim);font-size:.9rem}
 """
 _HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-_START = """API=http://127.0.0.1:8001
+_START = """API={base}
 
 # create: answered with the job's id
 curl -s $API/v1/jobs -H 'Content-Type: application/json' \\
@@ -72,12 +72,14 @@ Document = Mapping[str, Any]
 
 @router.get("/docs", include_in_schema=False)
 async def docs(request: Request) -> HTMLResponse:
-    return HTMLResponse(render(request.app.openapi()), headers=_HEADERS)
+    base = str(request.base_url).rstrip("/")
+    return HTMLResponse(render(request.app.openapi(), base), headers=_HEADERS)
 
 
-def render(document: Document) -> str:
-    """The page for an OpenAPI document."""
+def render(document: Document, base: str) -> str:
+    """The page for an OpenAPI document of the API at `base`, by the name that the reader used."""
     info = document["info"]
+    start = code(_START.replace("{base}", base))
     operations = [
         (method, path, operation)
         for path, methods in document["paths"].items()
@@ -100,7 +102,7 @@ def render(document: Document) -> str:
         "<meta name=color-scheme content='light dark'>"
         f"<title>{escape(info['title'])}</title><style>{_STYLE}</style>"
         f"<nav>{_contents(operations)}</nav><main>"
-        f"<h1>{escape(info['title'])}</h1><p>{prose(info['description'])}</p>{code(_START)}"
+        f"<h1>{escape(info['title'])}</h1><p>{prose(info['description'])}</p>{start}"
         f"<p class=dim>{prose(_COMMON)} For machines: <a href='/openapi.json'>/openapi.json</a></p>"
         f"{sections}<h2 id=schemas>Schemas</h2>{schemas}</main></html>"
     )

@@ -21,6 +21,7 @@ from shared.states import Reason
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "docs" / "openapi" / "openapi.v1.json"
 
+BASE = "http://render.internal:8001"
 DOCUMENT = openapi.document()
 OPERATIONS: list[tuple[str, dict[str, Any]]] = [
     (f"{method.upper()} {path}", operation)
@@ -255,7 +256,7 @@ def test_no_schema_of_the_frameworks_own_errors_is_left() -> None:
 
 
 def test_the_page_needs_nothing_from_anywhere() -> None:
-    page = docs_page.render(DOCUMENT)
+    page = docs_page.render(DOCUMENT, BASE)
     assert not re.search(r"<script|<link|<img|src=|url\(|@import|href=.?https?://", page)
     for name, operation in OPERATIONS:
         assert f"<code>{name.split()[1]}</code>" in page
@@ -263,7 +264,7 @@ def test_the_page_needs_nothing_from_anywhere() -> None:
 
 
 def test_the_page_shows_fields_answers_and_examples_and_never_a_bare_reference() -> None:
-    page = unescape(docs_page.render(DOCUMENT))
+    page = unescape(docs_page.render(DOCUMENT, BASE))
     assert "$ref" not in page and "#/components" not in page
     for _, _, media in MEDIA:
         for example in examples_of(media):
@@ -277,7 +278,8 @@ def test_the_page_shows_fields_answers_and_examples_and_never_a_bare_reference()
 
 
 def test_the_page_shows_each_request_as_a_command() -> None:
-    page = unescape(docs_page.render(DOCUMENT))
+    page = unescape(docs_page.render(DOCUMENT, BASE))
+    assert f"<pre>API={BASE}\n" in page
     assert "curl -sN $API/v1/jobs/$JOB/progress/stream" in page
     assert "curl -s -X POST $API/v1/jobs/$JOB/cancel" in page
     (command,) = re.findall(r"<pre>(curl -s \$API/v1/jobs \\\n.*?)</pre>", page, flags=re.DOTALL)
@@ -288,7 +290,7 @@ def test_the_page_shows_each_request_as_a_command() -> None:
 def test_the_page_escapes_what_it_shows() -> None:
     document = json.loads(json.dumps(DOCUMENT))
     document["info"]["title"] = "<script>alert(1)</script>"
-    assert "<script" not in docs_page.render(document)
+    assert "<script" not in docs_page.render(document, "http://<script>")
 
 
 def test_the_errors_page_has_a_section_for_every_code_and_no_other() -> None:
