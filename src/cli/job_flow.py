@@ -39,9 +39,8 @@ def create(
 ) -> dict[str, Any]:
     """Create a generate job; what is None is left to the API's defaults."""
     body = {"type": "generate", "prompt": prompt}
-    body |= {name: value for name, value in fields.items() if value is not None}
-    if model is not None:
-        body["model_id"] = client.model_id(model)
+    given = {"model_id": model, **fields}  # the API knows a model by id, name and name@version
+    body |= {name: value for name, value in given.items() if value is not None}
     job: dict[str, Any] = _send(client, body, key or str(uuid4()))["job"]
     return job
 

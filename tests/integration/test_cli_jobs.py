@@ -166,7 +166,7 @@ def test_create_sends_only_what_was_given(api: FakeApi, capsys: pytest.CaptureFi
         "prompt": "a red apple",
         "seed": 7,
         "width": 64,
-        "model_id": MODEL,
+        "model_id": "tiny",
         "embed_metadata": False,
     }
     assert headers["Idempotency-Key"] == "k"
@@ -467,9 +467,12 @@ def test_lists_are_tables_or_json(api: FakeApi, capsys: pytest.CaptureFixture[st
     assert "tiny@1" in capsys.readouterr().out
 
 
-def test_a_model_that_the_api_does_not_have_is_refused_before_the_job(
+def test_a_model_that_the_api_does_not_have_is_its_refusal_with_a_hint(
     api: FakeApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    api.refuse = (422, {"code": "model_unavailable", "message": "no such model", "details": {}})
     assert run(["job", "create", "x", "--model", "tiny@2"]) == 2
-    assert "there is no model tiny@2" in capsys.readouterr().err
-    assert all(method == "GET" for method, *_ in api.requests)
+    said = capsys.readouterr().err
+    assert "no such model" in said
+    assert "dreamforge model list" in said
+    assert [body["model_id"] for _, _, body, _ in api.requests] == ["tiny@2"]
