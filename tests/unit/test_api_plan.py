@@ -378,6 +378,14 @@ def test_a_model_that_no_live_worker_has_is_refused_with_what_to_do(
     }
 
 
+def test_the_model_of_the_second_step_must_be_somewhere_too() -> None:
+    job = plan()
+    second = replace(job.steps[0], name="upscale", model_id=uuid4())
+    with pytest.raises(ModelUnavailable) as caught:
+        refuse_impossible(replace(job, steps=[*job.steps, second]), [worker(HUGE)])
+    assert caught.value.details["step"] == "upscale"
+
+
 def test_the_model_and_the_memory_must_be_on_the_same_worker() -> None:
     refuse_impossible(plan(), [worker(HUGE), worker(9, models={})])
     with pytest.raises(InsufficientVram) as caught:
