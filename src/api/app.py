@@ -9,6 +9,7 @@ from fastapi import Depends, FastAPI
 
 from api import docs_page, problems
 from api.context import open_context
+from api.document import DocumentedApi
 from api.edge import Edge
 from api.metrics import Metrics
 from api.repeats import refuse_in_query
@@ -34,7 +35,7 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.context = context
             yield
 
-    app = FastAPI(
+    app = DocumentedApi(
         title=TITLE,
         version="1",
         description=DESCRIPTION,

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
-EXPOSED = "Location, X-Request-Id, Retry-After"
+EXPOSED = "Location, Idempotent-Replayed, X-Request-Id, X-Client-Request-Id, Retry-After"
 _METHODS = "GET, POST"
 _HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Client-Request-Id"
 _MAX_AGE_S = 600  # Chromium keeps a preflight no longer than two hours, and settings may change

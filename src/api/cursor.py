@@ -33,4 +33,8 @@ def decode(cursor: str) -> tuple[datetime, UUID]:
                 return moment, job_id
     except (binascii.Error, UnicodeEncodeError, OverflowError):
         pass
-    raise InvalidInput("cursor: not a `next_cursor` of an earlier page", field="cursor")
+    raise not_ours()
+
+
+def not_ours() -> InvalidInput:
+    return InvalidInput("cursor: not a `next_cursor` of an earlier page", field="cursor")

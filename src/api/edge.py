@@ -14,14 +14,13 @@ from uuid import uuid4
 
 import anyio
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.auth import Authenticator
 from api.cors import Cors
 from api.hosts import HostGuard
 from api.metrics import Metrics
-from api.problems import envelope
+from api.problems import BodyRefused, envelope
 from shared.errors import DreamForgeError, Internal, InvalidInput, PayloadTooLarge
 from shared.settings import Settings
 
@@ -32,14 +31,9 @@ BODY_TIMEOUT_S = 30.0
 # How much of a refused body is read before its sender is cut off.
 MAX_DISCARD_BYTES = 256 << 20
 DISCARD_TIMEOUT_S = 10.0
-CLIENT_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}\Z")
-
-
-class BodyTooSlow(HTTPException):
-    """The body did not arrive in time. An HTTPException, which FastAPI's body reader lets pass."""
-
-    def __init__(self) -> None:
-        super().__init__(422, headers={"Connection": "close"})
+# As JSON Schema writes it; there "$" is the end of the text, in Python also before a last newline.
+CLIENT_REQUEST_ID_PATTERN = r"^[\x21-\x7e]{1,128}$"
+_CLIENT_REQUEST_ID = re.compile(CLIENT_REQUEST_ID_PATTERN.removesuffix("$") + r"\Z")
 
 
 class Edge:
@@ -119,7 +113,7 @@ class _Exchange:
         self.headers = Headers(scope=scope)
         self._cors_headers = cors.headers(self.headers)
         given = self.headers.getlist("x-client-request-id")
-        self._bad_id = len(given) > 1 or not all(map(CLIENT_REQUEST_ID.match, given))
+        self._bad_id = len(given) > 1 or not all(map(_CLIENT_REQUEST_ID.match, given))
         self.client_request_id = given[0] if given and not self._bad_id else None
         state = scope.setdefault("state", {})
         state["correlation_id"] = self.correlation_id
@@ -141,9 +135,7 @@ class _Exchange:
             )
         length = self.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > max_body_bytes:
-            return PayloadTooLarge(
-                f"the request body is over {max_body_bytes} bytes", maximum=max_body_bytes
-            )
+            return _too_large(max_body_bytes)
         return None
 
     @property
@@ -162,6 +154,10 @@ class _Exchange:
             if self.client_request_id is not None:
                 headers["X-Client-Request-Id"] = self.client_request_id
         await self._send(message)
+
+
+def _too_large(max_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the request body is over {max_bytes} bytes", maximum=max_bytes)
 
 
 async def _discard(receive: Receive) -> None:
@@ -196,11 +192,13 @@ class _BoundedBody:
             with anyio.fail_after(max(0.0, self._deadline - time.monotonic())):
                 message = await self._receive()
         except TimeoutError:
-            raise BodyTooSlow from None
+            raise BodyRefused(
+                InvalidInput(f"the body did not arrive within {BODY_TIMEOUT_S:g} s")
+            ) from None
         self._seen_bytes += len(message.get("body", b""))
         if self._seen_bytes > self._max_bytes:
             if message.get("more_body", False):
                 await _discard(self._receive)
-            raise HTTPException(413, headers={"Connection": "close"})
+            raise BodyRefused(_too_large(self._max_bytes))
         self._complete = not message.get("more_body", False)
         return message

@@ -26,3 +26,7 @@ def job_id_of(text: str) -> UUID:
 
 def no_such_job() -> NotFound:
     return NotFound("there is no such job")
+
+
+def no_such_model() -> NotFound:
+    return NotFound("there is no such model; GET /v1/models lists what there is")

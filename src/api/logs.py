@@ -49,9 +49,11 @@ def parse_moment(text: str) -> datetime:
             moment = moment.replace(tzinfo=UTC)
         return moment.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise InvalidInput(
-            "since_ts: must be ISO 8601, like 2026-01-31T12:00:00Z", field="since_ts"
-        ) from None
+        raise no_moment() from None
+
+
+def no_moment() -> InvalidInput:
+    return InvalidInput("since_ts: must be ISO 8601, like 2026-01-31T12:00:00Z", field="since_ts")
 
 
 async def first_page(database: Database, chosen: Selection) -> list[Event]:

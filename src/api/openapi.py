@@ -1,9 +1,14 @@
-"""`python -m api.openapi`: the OpenAPI document, as committed to `docs/openapi/`."""
+"""`python -m api.openapi [FILE]`: the OpenAPI document, as committed to `docs/openapi/`.
+
+Into a file it goes whole or not at all: a shell's redirection would empty the file first, and leave
+it so when the document cannot be made.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
@@ -25,10 +30,16 @@ def document() -> dict[str, Any]:
     return create_app(settings).openapi()
 
 
-def main() -> None:
-    json.dump(document(), sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
+def main(arguments: list[str]) -> None:
+    text = json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
+    if not arguments:
+        sys.stdout.write(text)
+        return
+    target = Path(arguments[0])
+    draft = target.with_name(f".{target.name}.part")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(target)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

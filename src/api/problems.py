@@ -23,7 +23,6 @@ from shared.errors import (
     InvalidInput,
     MethodNotAllowed,
     NotFound,
-    PayloadTooLarge,
     Unauthorized,
 )
 
@@ -42,6 +41,14 @@ _LIMITS = {
     "max_length": "maxLength",
     "expected": "expected",
 }
+
+
+class BodyRefused(HTTPException):
+    """One of ours, raised while FastAPI reads a body: it lets nothing pass but this kind."""
+
+    def __init__(self, error: DreamForgeError) -> None:
+        super().__init__(error.http_status, headers={"Connection": "close"})
+        self.error = error
 
 
 def install(app: FastAPI) -> None:
@@ -90,7 +97,7 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    ours = _of_status(error.status_code, request)
+    ours = _translated(error, request)
     headers = dict(error.headers or {})
     if isinstance(ours, MethodNotAllowed):
         headers["Allow"] = ", ".join(_allowed(request))
@@ -104,18 +111,33 @@ def _allowed(request: Request) -> list[str]:
     return sorted({m for route in routes if route.path == template for m in route.methods or ()})
 
 
-def _of_status(status: int, request: Request) -> DreamForgeError:
-    match status:
+def _translated(error: HTTPException, request: Request) -> DreamForgeError:
+    """What the framework found wrong, in our words."""
+    if isinstance(error, BodyRefused):
+        return error.error
+    match error.status_code:
         case 404:
             return NotFound("there is no such address; /docs lists what there is")
         case 405:
             return MethodNotAllowed(f"this address does not answer to {request.method}")
-        case 413:
-            return PayloadTooLarge("the request body is too large")
-        case _ if status < 500:
-            return InvalidInput("the request body cannot be read: it must be JSON in UTF-8")
+        case status if status < 500:
+            return InvalidInput(_unreadable(error.__cause__))
         case _:
             return Internal("something went wrong on our side")
+
+
+def _unreadable(cause: BaseException | None) -> str:
+    """Why FastAPI could not read a body, by what its reader raised; most findings about JSON come
+    as a RequestValidationError, these do not."""
+    match cause:
+        case RecursionError():
+            return "the body is nested too deeply; no request has more than three levels"
+        case UnicodeDecodeError():
+            return "the body is not text in UTF-8"
+        case ValueError():
+            return "a whole number in the body has too many digits"
+        case _:
+            return "the body cannot be read: it must be JSON in UTF-8"
 
 
 def invalid(errors: Any, headers: Mapping[str, str]) -> InvalidInput:
@@ -135,7 +157,8 @@ def _finding(error: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, 
     if error["type"] == "json_invalid":
         return {
             "field": "",
-            "message": f"the body is not JSON: {context['error']} at character {place[-1]}",
+            "message": f"the body is not JSON: {context['error'].removesuffix(' at')} "
+            f"at character {place[-1]}",
         }
     if place == ["body"]:
         return {"field": "", "message": _what_of_body(error, headers)}
@@ -144,9 +167,18 @@ def _finding(error: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, 
 
 
 def _message(error: Mapping[str, Any]) -> str:
-    if error["type"] == "extra_forbidden":
-        return "is not known here"
-    return str(error["msg"]).removeprefix("Value error, ")
+    match error["type"]:
+        case "extra_forbidden":
+            return "is not known here"
+        case "too_long":  # pydantic speaks of items; with us only text has a length
+            return f"must have at most {error['ctx']['max_length']} characters"
+        case "too_short":
+            least = error["ctx"]["min_length"]
+            return "must not be empty" if least == 1 else f"must have at least {least} characters"
+        case "string_unicode":
+            return "text must not contain lone surrogates (half of a UTF-16 pair)"
+        case _:
+            return str(error["msg"]).removeprefix("Value error, ")
 
 
 def _what_of_body(error: Mapping[str, Any], headers: Mapping[str, str]) -> str:

@@ -1,21 +1,23 @@
 """What `GET …/progress` says, from what is recorded. Pure.
 
 An item of a job with several steps counts each step equally. The aggregate is the worker's own
-figure, which never goes back; items are the highest that was ever reported of them.
+figure, which never goes back; items are the highest that was ever reported of them. What a step
+that succeeded has reported may be gone from the record by now, and does not matter any more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 from uuid import UUID
 
 from api.responses import ItemProgress, ProgressOut, StageWeight
+from shared.db.events import Event
 from shared.db.jobs import Job, Step
 from shared.progress import STAGES
 from shared.states import Status
 
 QUEUE = "queue"
+LOAD = "load"
 
 
 def view(
@@ -24,14 +26,17 @@ def view(
     *,
     finished: Mapping[UUID, set[int]],
     reached: Mapping[tuple[UUID, int], float],
-    last: Mapping[str, Any] | None,
+    started: Event | None,
+    last: Event | None,
 ) -> ProgressOut:
-    """`finished` items have an artifact, `reached` is (step, item) -> 0..1, `last` the payload."""
-    whole = 1.0 if job.status is Status.SUCCEEDED else float((last or {}).get("progress") or 0.0)
+    """`finished` items have an artifact, `reached` is (step, item) -> 0..1; of the events
+    `step.start` and `progress` the newest of each."""
+    told = {} if last is None else (last.payload or {})
+    whole = 1.0 if job.status is Status.SUCCEEDED else float(told.get("progress") or 0.0)
     return ProgressOut(
         progress=min(1.0, max(0.0, whole)),
         status=job.status,
-        stage=QUEUE if job.status is Status.QUEUED else (last or {}).get("stage"),
+        stage=_stage(job, steps, started, last),
         items=[
             ItemProgress(item_index=index, progress=_item(index, steps, finished, reached))
             for index in range(job.count)
@@ -53,6 +58,21 @@ def stages(steps: Sequence[Step]) -> list[StageWeight]:
     ]
 
 
+def _stage(
+    job: Job, steps: Sequence[Step], started: Event | None, last: Event | None
+) -> str | None:
+    """What the step whose turn it is does. An event of the step before it, or of an earlier try,
+    says nothing about that."""
+    if job.ended:
+        return None
+    if not any(step.status is Status.RUNNING for step in steps):
+        return QUEUE  # the first one, or the next one of a chain
+    if last is None or (started is not None and last.seq < started.seq):
+        return LOAD  # its process has begun and said nothing yet
+    stage: str | None = (last.payload or {}).get("stage")
+    return stage
+
+
 def _item(
     index: int,
     steps: Sequence[Step],
@@ -60,7 +80,7 @@ def _item(
     reached: Mapping[tuple[UUID, int], float],
 ) -> float:
     def of_step(step: Step) -> float:
-        if index in finished.get(step.id, ()):
+        if step.status is Status.SUCCEEDED or index in finished.get(step.id, ()):
             return 1.0
         return min(1.0, max(0.0, reached.get((step.id, index), 0.0)))
 

@@ -114,28 +114,43 @@ class CreateJob(Strict):
     )
 
     type: Literal["generate"]
-    prompt: Annotated[Text, Field(min_length=1)]
-    negative_prompt: Text = ""
+    prompt: Annotated[Text, Field(min_length=1, description="what to draw")]
+    negative_prompt: Annotated[Text, Field(description="what to avoid")] = ""
     width: Side | None = Field(default=None, description="pixels; default from the model")
     height: Side | None = Field(default=None, description="pixels; default from the model")
-    steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
-    guidance: float | None = Field(default=None, ge=0, le=MAX_GUIDANCE)
-    scheduler: Scheduler | None = None
+    steps: int | None = Field(
+        default=None, ge=1, le=MAX_STEPS, description="sampling steps; default from the model"
+    )
+    guidance: float | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_GUIDANCE,
+        description="how closely to follow the prompt; default from the model",
+    )
+    scheduler: Scheduler | None = Field(default=None, description="default: the model's own")
     seed: int | None = Field(
         default=None,
         ge=0,
         lt=MAX_SEED,
         description="item i uses (seed + i) mod 2^53; without one each item draws its own",
     )
-    count: int = Field(default=1, ge=1, le=MAX_COUNT)
-    format: Literal["png", "jpg"] = "png"
-    embed_metadata: bool = True
+    count: int = Field(
+        default=1, ge=1, le=MAX_COUNT, description="pictures, made from one load of the model"
+    )
+    format: Literal["png", "jpg"] = Field(default="png", description="of the files")
+    embed_metadata: bool = Field(
+        default=True, description="write into the file how it was made, seed included"
+    )
     model_id: Name | None = Field(
         default=None, description="a model's id, its name, or name@version"
     )
-    preset: Name | None = Field(default=None, description="default: the model's")
-    timeout_s: float | None = Field(default=None, gt=0, description="default: the preset's")
-    chain: Chain | None = None
+    preset: Name | None = Field(
+        default=None, description="limits and memory, by device; default: the model's"
+    )
+    timeout_s: float | None = Field(
+        default=None, gt=0, description="how long each step may run; default: the preset's"
+    )
+    chain: Chain | None = Field(default=None, description="what happens to the pictures next")
 
 
 class ListQuery(BaseModel):
@@ -143,8 +158,8 @@ class ListQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    status: Status | None = None
-    limit: int = Field(default=50, ge=1, le=MAX_PAGE)
+    status: Status | None = Field(default=None, description="only jobs with this status")
+    limit: int = Field(default=50, ge=1, le=MAX_PAGE, description="jobs a page, at most")
     cursor: str | None = Field(
         default=None,
         description="`next_cursor` of the page before",

@@ -28,14 +28,14 @@ class Envelope(BaseModel):
     """Every error, from every path."""
 
     code: str = Field(description="stable; docs/errors.md has a section for each")
-    message: str
-    details: dict[str, Any]
+    message: str = Field(description="for people: what is wrong, and what to do")
+    details: dict[str, Any] = Field(description="for programs; of `invalid_input` its `errors`")
     correlation_id: str = Field(description="equals the X-Request-Id header")
 
 
 class JobError(BaseModel):
-    code: str
-    message: str
+    code: str = Field(description="stable; docs/errors.md has a section for each")
+    message: str = Field(description="for people")
     details: dict[str, Any]
 
 
@@ -44,8 +44,8 @@ class StepOut(BaseModel):
     name: str
     type: str
     status: Status
-    reason: Reason | None = Field(description="why it ended")
-    attempts: int
+    reason: Reason | None = Field(description="why it ended; null while it has not")
+    attempts: int = Field(description="how often it was started")
 
 
 class Summary(BaseModel):
@@ -61,10 +61,12 @@ class JobOut(BaseModel):
     created_at: Moment
     updated_at: Moment
     finished_at: Moment | None
-    cancel_requested_at: Moment | None
-    steps: list[StepOut]
+    cancel_requested_at: Moment | None = Field(
+        description="when somebody asked; what runs is stopped and proven gone first"
+    )
+    steps: list[StepOut] = Field(description="in the order in which they run")
     summary: Summary
-    error: JobError | None
+    error: JobError | None = Field(description="null unless it failed or was cancelled")
 
 
 class CreatedJob(BaseModel):
@@ -85,17 +87,17 @@ class JobPage(BaseModel):
 
 class ArtifactOut(BaseModel):
     id: Id
-    step: str
-    item_index: int
-    format: str
-    width: int
-    height: int
-    seed: int
-    s3_key: str
-    sha256: str
+    step: str = Field(description="name of the step that made it; the last one is the result")
+    item_index: int = Field(description="from 0; the same picture in each step of a chain")
+    format: str = Field(description="`png` or `jpg`")
+    width: int = Field(description="pixels")
+    height: int = Field(description="pixels")
+    seed: int = Field(description="the one that was used; sent again, it makes this picture")
+    s3_key: str = Field(description="where it is in the bucket")
+    sha256: str = Field(description="of the file, as hex")
     size_bytes: int
     created_at: Moment
-    url: str = Field(description="presigned GET")
+    url: str = Field(description="presigned GET: needs no key, and works until `expires_at`")
     expires_at: Moment = Field(description="when `url` stops working")
 
 
@@ -117,25 +119,62 @@ class StageWeight(BaseModel):
 class ProgressOut(BaseModel):
     progress: float = Field(ge=0, le=1, description="never goes back")
     status: Status
-    stage: str | None = Field(description="what it is at now, `queue` before; null after its end")
-    items: list[ItemProgress]
-    stages: list[StageWeight]
+    stage: str | None = Field(
+        description="what the step whose turn it is does; `queue` while it waits for a slot, also "
+        "between two steps and before another try; null once the job has ended"
+    )
+    items: list[ItemProgress] = Field(description="one for each of `count`")
+    stages: list[StageWeight] = Field(description="what a job like this goes through")
 
 
 class ModelOut(BaseModel):
     id: Id
     name: str
-    kind: str
+    kind: str = Field(description="family: `sd`, `sdxl`, `sd3`, `flux`, …")
     version: str
     installed: bool = Field(description="a live worker has verified it")
     enabled: bool = Field(description="new jobs may use it")
     checkpoint_sha256: str = Field(description="one hash over all weights; stored on each job")
     parameters_schema: dict[str, Any] = Field(description="JSON Schema 2020-12")
-    capabilities: list[str]
+    capabilities: list[str] = Field(description="job types: `generate`, `upscale`")
 
 
 class Models(BaseModel):
     models: list[ModelOut]
+
+
+class LogLine(BaseModel):
+    """One event, as a line of the log."""
+
+    ts: Moment
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+    code: str = Field(description="what happened: `job.created`, `progress`, `job.finish`, …")
+    message: str = Field(description="for people")
+    job_id: Id
+    step_id: Id | None = Field(description="null: the event is the job's")
+    item_index: int | None = Field(default=None, description="absent where it is of no item")
+    payload: dict[str, Any] | None = Field(
+        default=None, description="by code; absent where there is nothing to say"
+    )
+
+
+class Event(BaseModel):
+    """One event, as the data of a message of the stream."""
+
+    seq: int = Field(ge=1, description="the `id` of the message: from 1, without gaps")
+    ts: Moment
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+    code: str = Field(description="what happened: `job.created`, `progress`, `job.finish`, …")
+    message: str = Field(description="for people")
+    job_id: Id
+    step_id: Id | None = Field(description="null: the event is the job's")
+    item_index: int | None = Field(description="null: it is of no item")
+    payload: dict[str, Any] | None = Field(
+        description="by code. `progress`: `progress` of the job, `stage`, `item_index` and its "
+        "`item_progress`, `step` of `steps` of the stage, `count`, `completed`. "
+        "`artifact.written`: `step`, `format`, `width`, `height`, `seed`, `s3_key`, `sha256`. "
+        "`error`: `code`, `message`, `details`. `job.finish`: `status`, `reason`"
+    )
 
 
 class Health(BaseModel):

@@ -15,6 +15,8 @@ from cli.failures import Failure, Refused, Unreachable
 
 _TIMEOUT = httpx.Timeout(30.0, connect=3.0)
 _CHUNK_BYTES = 1 << 16
+# What a proxy says, in HTML or whatever it likes, while the API behind it starts again.
+_PROXYS = {502, 503, 504}
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -26,6 +28,8 @@ class Client:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         if api_key and not (api_key.isascii() and api_key.isprintable()):
             raise Failure("DF_API_KEY is no key: it has characters that no header can carry")
+        if urlsplit(api_base).scheme not in ("http", "https"):
+            raise Failure(f"DF_API_BASE is no address, it needs http:// or https://: {api_base}")
         # A proxy set for the outside world must not be asked for our own host.
         trust_env = urlsplit(api_base).hostname not in _LOOPBACK
         try:
@@ -101,7 +105,7 @@ class Client:
 
 
 def raise_for_envelope(answer: httpx.Response, api_base: str) -> None:
-    """Turn an error answer into Refused, or into Failure where it is no envelope of ours."""
+    """Turn an error answer into Refused, or into another Failure where it has no envelope."""
     if answer.is_success:
         return
     answer.read()
@@ -110,8 +114,15 @@ def raise_for_envelope(answer: httpx.Response, api_base: str) -> None:
     except ValueError:
         envelope = None
     if isinstance(envelope, dict) and "code" in envelope:
-        raise Refused(envelope)
+        raise Refused(envelope, retry_after_s=_seconds(answer.headers.get("Retry-After", "")))
+    if answer.status_code in _PROXYS:
+        raise Unreachable(api_base, f"a proxy answered {answer.status_code} in its place")
     raise Failure(f"{api_base} answered {answer.status_code}: is it Dream Forge's API?")
+
+
+def _seconds(text: str) -> float:
+    """`Retry-After` in its form of a number, which is ours; 0 for another or none."""
+    return float(text) if text.isascii() and text.isdecimal() else 0.0
 
 
 @contextmanager

@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+# 1: what was asked for was done, and ended badly. 2: it cannot be asked for like this.
+# 3: nobody could do it now; the same may work later. Commands that are killed: 128 + signal.
 OK, JOB_FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
 
 _HINTS = {
+    "invalid_input": "`--help` has the options, `dreamforge model get MODEL` what a model takes",
     "not_found": "`dreamforge job list` shows the jobs that there are",
+    "conflict": "take another --idempotency-key, or none; the same key means the same request",
+    "payload_too_large": "the API takes no more than its DF_MAX_BODY_BYTES",
     "infra_unavailable": "`dreamforge doctor` says which part is away",
     "model_unavailable": "`dreamforge model list` shows the models that there are",
     "insufficient_vram": "choose a smaller preset or model; nothing is ever shrunk by itself",
     "unauthorized": "set DF_API_KEY to one of the keys that this API knows",
     "rate_limited": "wait as long as `retry_after_s` says, then send the same again",
+    "internal": "a bug of ours: please report it, with the correlation id",
 }
+# Nothing that is wrong with the request.
+_LATER = {"infra_unavailable", "rate_limited", "internal"}
+# Whoever looks after the API finds these in its log by the correlation id.
+_LOGGED = {"infra_unavailable", "internal"}
 
 
 class Failure(Exception):
@@ -39,21 +49,30 @@ class Unreachable(Failure):
 class Refused(Failure):
     """The API answered with an error envelope."""
 
-    def __init__(self, envelope: Mapping[str, Any]) -> None:
-        code = str(envelope.get("code", "internal"))
-        lines = [str(envelope.get("message", "the API answered with an error"))]
-        lines += [f"  {name}: {_plain(value)}" for name, value in _details(envelope)]
+    def __init__(self, envelope: Mapping[str, Any], *, retry_after_s: float = 0.0) -> None:
+        self.code = str(envelope.get("code", "internal"))
+        self.retry_after_s = retry_after_s
+        message = str(envelope.get("message", "the API answered with an error"))
+        lines = [message, *_details(message, envelope.get("details"))]
+        if self.code in _LOGGED and "correlation_id" in envelope:
+            lines.append(f"  correlation id: {envelope['correlation_id']}")
         super().__init__(
             "\n".join(lines),
-            hint=_HINTS.get(code, ""),
-            exit_code=UNREACHABLE if code == "infra_unavailable" else USAGE,
+            hint=_HINTS.get(self.code, ""),
+            exit_code=UNREACHABLE if self.code in _LATER else USAGE,
         )
-        self.code = code
 
 
-def _details(envelope: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    details = envelope.get("details")
-    return list(details.items()) if isinstance(details, Mapping) else []
+def _details(message: str, details: Any) -> list[str]:
+    """What the message does not say already, a line each."""
+    if not isinstance(details, Mapping):
+        return []
+    if "errors" not in details:
+        return [f"  {name}: {_plain(value)}" for name, value in details.items()]
+    findings = [error for error in details["errors"] if isinstance(error, Mapping)]
+    if findings and str(findings[0].get("message")) in message:  # the first one, as a rule
+        findings = findings[1:]
+    return [f"  {error.get('field')}: {error.get('message')}" for error in findings]
 
 
 def _plain(value: Any) -> str:

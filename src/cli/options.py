@@ -16,6 +16,13 @@ class Output(StrEnum):
     JSON = "json"
 
 
+class LogLevel(StrEnum):
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
 Prompt = Annotated[str, typer.Argument(help="What to draw.")]
 JobId = Annotated[
     str,
@@ -49,5 +56,9 @@ Preset = Annotated[str | None, typer.Option(help="Name of a preset; default: the
 Timeout = Annotated[float | None, typer.Option("--timeout", help="Seconds a step may run.")]
 Plain = Annotated[bool, typer.Option("--no-metadata", help="Write no parameters into the file.")]
 Key = Annotated[str | None, typer.Option("--idempotency-key", help="Same key: same job.")]
+Level = Annotated[
+    LogLevel | None,
+    typer.Option("--level", case_sensitive=False, help="Only lines of this level and above."),
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Watch until it ends; exit 1 if it fails.")]
 Save = Annotated[Path | None, typer.Option("--download", help="Save pictures there; waits.")]

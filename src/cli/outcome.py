@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,15 @@ from cli.failures import JOB_FAILED, Failure
 _SLUG_CHARACTERS = 60
 
 
-def require_succeeded(client: Client, job_id: str) -> dict[str, Any]:
-    """The job, or Failure with its error's message."""
-    job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}")
+def require_succeeded(job: Mapping[str, Any]) -> None:
+    """Raise Failure with the job's own reason unless it succeeded."""
     if job["status"] == "succeeded":
-        return job
+        return
     error = job.get("error") or {}
     raise Failure(
-        f"job {job_id} {job['status']}: {error.get('message', 'no reason given')}"
+        f"job {job['id']} {job['status']}: {error.get('message', 'no reason given')}"
         + (f" ({error['code']})" if "code" in error else ""),
-        hint=f"`dreamforge job logs {job_id}` shows what happened",
+        hint=f"`dreamforge job logs {job['id']}` shows what happened",
         exit_code=JOB_FAILED,
     )
 

@@ -42,7 +42,7 @@ def events(client: Client, job_id: str, after: int = 0) -> Iterator[Event]:
                 after, tries, lost_at = int(event["seq"]), 0, None
                 yield event
             why = "the stream ended early"
-        except (httpx.TransportError, Refused) as error:
+        except (httpx.TransportError, Unreachable, Refused) as error:
             if isinstance(error, Refused) and error.code not in _PASSING:
                 raise
             why = str(error) or type(error).__name__

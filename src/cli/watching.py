@@ -10,6 +10,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from cli.console import err, say
 
 Event = dict[str, Any]
+# How it ended is said once, by the command.
+_VERDICT = {"error", "step.finish", "job.finish"}
 
 
 def shown(events: Iterable[Event]) -> Iterator[Event]:
@@ -36,14 +38,15 @@ def _advance(bar: Progress, task: TaskID, event: Event) -> None:
     if event["code"] == "step.start":
         bar.update(task, description="load")
     if event["code"] == "job.finish":
-        bar.update(task, description="done")
+        status = payload.get("status", "succeeded")
+        bar.update(task, description="done" if status == "succeeded" else status)
     if note := _note(event):
         bar.console.print(note)
     if event["code"] == "progress":
         bar.update(
             task,
             completed=payload.get("progress", 0.0),
-            description=payload.get("stage") or "done",
+            description=payload.get("stage"),  # None, after the end, leaves what is there
             item=_item(payload),
         )
 
@@ -70,4 +73,6 @@ def _item(payload: dict[str, Any]) -> str:
 
 def _note(event: Event) -> str:
     """The line for an event that a person wants to hear of."""
+    if event["code"] in _VERDICT:
+        return ""
     return str(event["message"]) if event["level"] in {"WARNING", "ERROR"} else ""

@@ -78,6 +78,7 @@ class Claim:
     timeout_s: float
     model: PinnedModel | None  # None: the step needs no model
     correlation_id: str
+    client_request_id: str | None = None  # what the client calls the request that made the job
     done_items: tuple[int, ...] = ()
     inputs: tuple[StoredArtifact, ...] = ()  # what the step before it in its chain made, by item
     position: int = 0  # of the step in its chain

@@ -23,8 +23,20 @@ class DreamForgeError(Exception):
 
 
 class InvalidInput(DreamForgeError):
+    """`details.errors` lists each finding with its `field`, `message` and limits.
+
+    A single one is given as `field` with its limits, which stay in `details` as well.
+    """
+
     code = "invalid_input"
     http_status = 422
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message, **details)
+        if "errors" not in details:
+            field = details.get("field", "")
+            finding = {"field": field, "message": message.removeprefix(f"{field}: ")}
+            self.details["errors"] = [finding | details]
 
 
 class Unauthorized(DreamForgeError):

@@ -60,10 +60,11 @@ class Journal:
         event = self.event(code, message, level=level, item_index=item_index, **payload)
         self._events.append(event)
         self._wake.set()
+        about = {} if item_index is None else {"item_index": item_index}
         log.log(
             logging.getLevelName(level) if level != "DEBUG" else logging.DEBUG,
             message,
-            extra={"code": code.value, "payload": payload, **self.fields},
+            extra={"code": code.value, "payload": payload, **about, **self.fields},
         )
         return event
 
@@ -88,12 +89,16 @@ class Journal:
 
     @property
     def fields(self) -> dict[str, str]:
-        """What ties a log line to its job."""
-        return {
-            "job_id": str(self._claim.job_id),
-            "step_id": str(self._claim.step_id),
-            "correlation_id": self._claim.correlation_id,
+        """What ties a log line to its job, and to the request that made it."""
+        claim = self._claim
+        found = {
+            "job_id": str(claim.job_id),
+            "step_id": str(claim.step_id),
+            "correlation_id": claim.correlation_id,
         }
+        if claim.client_request_id is not None:
+            found["client_request_id"] = claim.client_request_id
+        return found
 
     def state(self, state: StepState) -> None:
         """Queue a note of where the step is now; only the latest one counts."""
@@ -206,8 +211,17 @@ class Journal:
     def _put_progress(self) -> None:
         assert self._progress is not None
         payload, self._progress = self._progress, None
+        # Made here and not by `event`: the item is named in the column *and* stays in the payload,
+        # which is all that a client of the stream folds into its own picture.
         self._events.append(
-            self.event(Code.PROGRESS, f"{payload['progress']:.0%}", level="DEBUG", **payload)
+            NewEvent(
+                code=Code.PROGRESS,
+                message=f"{payload['progress']:.0%}",
+                level="DEBUG",
+                step_id=self._claim.step_id,
+                item_index=payload.get("item_index"),
+                payload=payload,
+            )
         )
 
     async def take(self) -> list[NewEvent]:

@@ -132,6 +132,7 @@ class Api:
                     code="progress",
                     message="sampling",
                     step_id=step_id,
+                    item_index=payload.get("item_index"),
                     payload={"progress": value, "stage": "sampling"} | payload,
                 )
                 for value in values

@@ -8,6 +8,7 @@ other: it closes when its job has ended.
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 import threading
@@ -90,6 +91,11 @@ def test_the_api_does_what_its_document_says(api: Api, tmp_path: Path) -> None:
     done = run(api, tmp_path, str(DOCUMENT))
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
     assert "Tested: 13" in done.stdout
+    for phase in ("Examples", "Coverage", "Fuzzing", "Stateful"):
+        assert re.search(rf"^  ✅ {phase}$", done.stdout, flags=re.MULTILINE), phase
+    # A phase without links to follow passes as well. 15 at this seed.
+    (covered,) = re.findall(r"API Links: +(\d+) covered", done.stdout)
+    assert int(covered) >= 10
     assert api.sql("SELECT count(*) > 0 FROM jobs WHERE status = 'succeeded'") == [(True,)]
 
 

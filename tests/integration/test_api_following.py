@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import httpx
 import pytest
 from tests.integration.api_harness import Api, running_api, until
 
+from api import hub
 from shared.db.events import NewEvent
 from shared.states import Reason, Status
 
@@ -177,6 +179,53 @@ def test_many_clients_of_one_job_see_the_same(api: Api) -> None:
     assert found == [list(range(1, 54))] * 20
 
 
+def database_cost(api: Api) -> tuple[int, int]:
+    """Connections of the API, and transactions that its database has committed so far."""
+    (cost,) = api.sql(
+        "SELECT (SELECT count(*) FROM pg_stat_activity WHERE application_name = 'dreamforge-api'), "
+        "(SELECT xact_commit FROM pg_stat_database WHERE datname = current_database())"
+    )
+    return cost[0], cost[1]
+
+
+def test_a_hundred_clients_cost_the_database_one_reader(api: Api) -> None:
+    """Five jobs, twenty clients each. With a reader for every client the time that is measured here
+    would hold 1600 transactions, and the pool as many connections as it may open."""
+    jobs = [api.create() for _ in range(5)]
+    seen: Counter[str] = Counter()
+    counting = threading.Lock()
+
+    everybody = httpx.Client(
+        base_url=api.base, timeout=60, trust_env=False, limits=httpx.Limits(max_connections=None)
+    )
+
+    def watch(job: str) -> None:
+        with everybody.stream("GET", f"/v1/jobs/{job}/progress/stream") as answer:
+            found = len(list(parse(answer.iter_lines())))
+        with counting:
+            seen[f"{job} {found}"] += 1
+
+    threads = [threading.Thread(target=watch, args=(job,)) for job in jobs for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    until(lambda: clients(api) == 100, "everybody watches")
+    _, before = database_cost(api)
+    threading.Event().wait(16 * hub.POLL_S)  # nothing to wait for: this is what is measured
+    connections, after = database_cost(api)
+    for job in jobs:
+        api.progress(job, 0.5)
+    for job in jobs:
+        api.finish(job)
+    for thread in threads:
+        thread.join(60)
+    everybody.close()
+    assert seen == {f"{job} {1 + 1 + 2}": 20 for job in jobs}
+    # The reader's connection, and what the pool keeps of the hundred that looked their job up; some
+    # of those look-ups PostgreSQL counts late.
+    assert connections <= 10
+    assert after - before < 16 * 100 / 4
+
+
 def test_a_client_that_does_not_read_is_ended_and_costs_the_others_nothing(api: Api) -> None:
     job = api.create()
     address = urlsplit(api.base)
@@ -233,14 +282,19 @@ def test_progress_never_goes_back_not_even_for_an_item_that_is_tried_again(api: 
     assert (shown["progress"], shown["stage"]) == (0.0, "queue")
     assert shown["items"] == [{"item_index": i, "progress": 0.0} for i in range(2)]
     assert sum(stage["weight"] for stage in shown["stages"]) == pytest.approx(1)
-    api.sql("UPDATE jobs SET status = 'running' WHERE id = %s", job)
+    api.lease(job)
+    assert api.client.get(f"/v1/jobs/{job}/progress").json()["stage"] == "load"
     api.artifact(job, 0, b"one")
     for reached in (0.6, 0.2):
         api.progress(job, 0.7, item_index=1, item_progress=reached)
         shown = api.client.get(f"/v1/jobs/{job}/progress").json()
         assert (shown["progress"], shown["stage"]) == (0.7, "sampling")
         assert [item["progress"] for item in shown["items"]] == [1.0, 0.6]
-    api.sql("UPDATE jobs SET status = 'queued' WHERE id = %s", job)  # its worker was lost
+    api.sql(  # its worker was lost
+        "UPDATE steps SET state = 'queued', lease_owner = NULL, lease_expires_at = NULL "
+        "WHERE job_id = %s",
+        job,
+    )
     shown = api.client.get(f"/v1/jobs/{job}/progress").json()
     assert (shown["progress"], shown["stage"]) == (0.7, "queue")
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -40,6 +43,7 @@ def refused(api: Api, answer: httpx.Response, status: int = 422) -> None:
     assert answer.status_code == status, answer.text
     assert set(body) == {"code", "message", "details", "correlation_id"}
     assert body["correlation_id"] == answer.headers["X-Request-Id"]
+    assert "Location" not in answer.headers
     assert len(answer.content) < 10_000
     assert "Traceback" not in answer.text and "/src/" not in answer.text
     unharmed(api)
@@ -47,7 +51,8 @@ def refused(api: Api, answer: httpx.Response, status: int = 422) -> None:
 
 def unharmed(api: Api) -> None:
     assert api.client.get("/healthz").json() == {"status": "ok"}
-    assert api.sql("SELECT (SELECT count(*) FROM jobs), (SELECT count(*) FROM events)") == [(0, 0)]
+    for table in ("jobs", "steps", "events", "artifacts"):
+        assert api.sql(f"SELECT count(*) FROM {table}") == [(0,)], table
 
 
 def field(name: str, value: str) -> bytes:
@@ -93,11 +98,50 @@ BODIES = {
 }
 
 
+# What is said of each, from its beginning.
+MESSAGES = {
+    "an integer of 400 digits": "seed: Input should be less than",
+    "an integer beyond Python's own limit": "a whole number in the body has too many digits",
+    "an integer beyond 64 bits": "steps: Input should be less than or equal to 200",
+    "a float beyond every float": "guidance: Input should be a finite number",
+    "a float that is no integer any more": "width: Input should be a valid integer",
+    "a field twice": "count: is there more than once",
+    "a field of a field twice": "scale: is there more than once",
+    "NaN": "guidance: Input should be a finite number",
+    "Infinity": "timeout_s: Input should be a finite number",
+    "minus Infinity": "guidance: Input should be a finite number",
+    "a timeout of ten thousand years": "timeout_s: at most",
+    "arrays in arrays": "the body is nested too deeply",
+    "objects in objects": "the body is nested too deeply",
+    "a deep field": "the body is nested too deeply",
+    "half a surrogate pair": "prompt: must not contain lone surrogates",
+    "a pair in the wrong order": "prompt: must not contain lone surrogates",
+    "half a pair in a name": "text must not contain lone surrogates",
+    "half a pair in an id": "model_id: must not contain lone surrogates",
+    "NUL": "prompt: must not contain NUL characters",
+    "NUL as it is": "the body is not JSON: Invalid control character at character 33",
+    "NUL in an id": "model_id: must not contain NUL characters",
+    "a newline in a string": "the body is not JSON: Invalid control character at character 33",
+    "bytes that are no UTF-8": "the body is not text in UTF-8",
+    "an overlong slash": "the body is not text in UTF-8",
+    "a surrogate in UTF-8": "prompt: must not contain lone surrogates",
+    "an emoji too many": "prompt: must have at most 4096 characters",
+    "a path for a model": "model_id: no such model",
+    "a path for a preset": "unknown preset",
+    "a statement for a model": "model_id: no such model",
+    "ten thousand fields": "f0: is not known here (and 9999 more)",
+    "the prototype": "__proto__: is not known here",
+    "two values": "the body is not JSON: Extra data at character 36",
+    "a form": "the body is not JSON: Expecting value at character 0",
+}
+
+
 @pytest.mark.parametrize("name", BODIES)
 def test_a_hostile_body_is_refused_and_leaves_nothing(api: Api, name: str) -> None:
     headers = {"Content-Type": "application/json", "Idempotency-Key": "k"}
     answer = api.client.post("/v1/jobs", content=BODIES[name], headers=headers)
     refused(api, answer)
+    assert answer.json()["message"].startswith(MESSAGES[name])
 
 
 @pytest.mark.parametrize("prompt", ["🍎" * 4096, RIGHT_TO_LEFT, "\u0085\ufeff\uffff\U0010ffff"])
@@ -178,15 +222,40 @@ def test_a_body_of_a_hundred_megabytes_is_refused_without_being_kept(api: Api) -
         for _ in range(100):
             yield bytes(1 << 20)
 
-    refused(api, api.client.post("/v1/jobs", content=pieces()), status=413)
+    answer = api.client.post("/v1/jobs", content=pieces())
+    refused(api, answer, status=413)
+    assert answer.json()["details"] == {"maximum": api.settings.max_body_bytes}
 
 
 def test_a_body_that_trickles_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edge, "BODY_TIMEOUT_S", 0.05)
     head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     answer = talk(api, head + b'Content-Length: 1000\r\n\r\n{"type":')  # and it waits
-    assert answer.startswith(b"HTTP/1.1 422 ")
-    assert b'"invalid_input"' in answer
+    assert enveloped(answer, 422)["message"] == "the body did not arrive within 0.05 s"
+    unharmed(api)
+
+
+def test_a_body_that_comes_byte_by_byte_gets_no_more_time_than_another(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte arrives in time; the whole never would."""
+    monkeypatch.setattr(edge, "BODY_TIMEOUT_S", 0.5)
+    body = json.dumps(BODY).encode().ljust(100_000)
+    head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    began = time.monotonic()
+    with connection(api) as connected:
+        connected.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body))
+        connected.settimeout(0.02)  # the pause between two bytes
+        answer = b""
+        for place in range(len(body)):
+            with suppress(TimeoutError):
+                answer = connected.recv(1 << 16)
+                break
+            connected.sendall(body[place : place + 1])
+        connected.settimeout(20)
+        answer += rest(connected)
+    assert enveloped(answer, 422)["message"] == "the body did not arrive within 0.5 s"
+    assert 0.5 <= time.monotonic() - began < 10
     unharmed(api)
 
 
@@ -252,23 +321,30 @@ def test_a_name_that_is_twice_in_a_query_is_refused(api: Api) -> None:
     refused(api, api.client.get("/v1/jobs?limit=1&limit=2"))
 
 
-def enveloped(answer: bytes, *statuses: int) -> None:
+def enveloped(answer: bytes, *statuses: int) -> dict[str, Any]:
     head, _, body = answer.partition(b"\r\n\r\n")
     status, *fields = head.decode("ascii").split("\r\n")
     headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in fields)}
     assert int(status.split()[1]) in statuses, answer
     assert headers["content-type"] == "application/json"
     assert headers["content-length"] == str(len(body))
-    assert json.loads(body)["correlation_id"] == headers["x-request-id"]
+    assert "location" not in headers
+    found: dict[str, Any] = json.loads(body)
+    assert found["correlation_id"] == headers["x-request-id"]
+    return found
 
 
 def talk(api: Api, request: bytes) -> bytes:
     """Send these bytes; all that comes back until the API closes the connection."""
-    answer = b""
     with connection(api) as connected:
         connected.sendall(request)
-        while block := connected.recv(1 << 16):
-            answer += block
+        return rest(connected)
+
+
+def rest(connected: socket.socket) -> bytes:
+    answer = b""
+    while block := connected.recv(1 << 16):
+        answer += block
     return answer
 
 

@@ -161,7 +161,7 @@ def test_without_a_model_the_message_says_how_to_get_one(api: Api) -> None:
 def test_what_no_live_worker_could_hold_is_refused_at_once_and_queued_when_none_lives(
     api: Api,
 ) -> None:
-    worker = api.worker(capacity_bytes=1000)
+    worker = api.worker(api.install(), capacity_bytes=1000)
     details = problem(api.client.post("/v1/jobs", json=BODY), 422, "insufficient_vram")["details"]
     assert (details["largest_slot_bytes"], details["live_workers"]) == (1000, 1)
     assert details["required_bytes"] > 1000
@@ -169,6 +169,18 @@ def test_what_no_live_worker_could_hold_is_refused_at_once_and_queued_when_none_
     assert (slot["total_bytes"], slot["free_bytes"], slot["holders"]) == (1000, 993, {"77": 7})
     api.sql("UPDATE workers SET heartbeat_at = now() - interval '31 s' WHERE id = %s", worker)
     api.create()
+
+
+def test_a_model_that_no_live_worker_has_is_refused_by_name_and_queued_when_none_lives(
+    api: Api,
+) -> None:
+    worker = api.worker(api.install(name="other"))
+    answer = api.client.post("/v1/jobs", json=BODY | {"model_id": "tiny@1"})
+    details = problem(answer, 422, "model_unavailable")["details"]
+    assert (details["step"], details["live_workers"]) == ("generate", 1)
+    api.create(model_id="other")
+    api.sql("UPDATE workers SET heartbeat_at = now() - interval '31 s' WHERE id = %s", worker)
+    api.create(model_id="tiny@1")
 
 
 # Look and list ------------------------------------------------------------------------------------
@@ -268,6 +280,8 @@ def test_a_waiting_job_is_cancelled_at_once_with_its_verdict_and_only_once(api: 
     assert api.client.post(f"/v1/jobs/{job}/cancel").json() == shown
     codes = [code for (code,) in api.sql("SELECT code FROM events ORDER BY seq")]
     assert codes == ["job.created", "step.finish", "error", "job.finish", "progress"]
+    ((said,),) = api.sql("SELECT payload FROM events WHERE code = 'step.finish'")
+    assert said == {"step": "generate", "state": "cancelled", "reason": "cancelled"}
 
 
 def test_a_running_job_is_asked_once_and_left_to_its_owner(api: Api) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cli import stream
+from cli import job_flow, stream
 from cli.client import Client
 from cli.entry import run
 from cli.failures import Unreachable
@@ -34,7 +34,9 @@ class FakeApi(ThreadingHTTPServer):
         self.status = "succeeded"
         self.events = [_event(1, "job.created"), _event(2, "step.start"), _event(3, "job.finish")]
         self.cut_after = 100
+        self.more: dict[str, Any] = {}  # of its job
         self.refuse: tuple[int, dict[str, Any]] | None = None
+        self.proxy: list[int] = []  # what somebody in front of us answers first, one a request
 
     def job(self) -> dict[str, Any]:
         error = {"code": "oom", "message": "out of memory", "details": {}}
@@ -45,6 +47,7 @@ class FakeApi(ThreadingHTTPServer):
             "created_at": "2026-01-01T00:00:00Z",
             "summary": {"count": 1, "completed": 1},
             "error": error if self.status == "failed" else None,
+            **self.more,
         }
 
 
@@ -58,15 +61,26 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self._record(json.loads(body) if body else None)
-        if self.server.refuse:
+        if self.server.proxy:
+            self._by_the_proxy()
+        elif self.server.refuse:
             self._json(*self.server.refuse)
         else:
             self._json(202, {"job": {**self.server.job(), "status": "queued"}})
 
+    def _by_the_proxy(self) -> None:
+        status = self.server.proxy.pop(0)
+        if status:
+            self._body(status, b"<html>Bad Gateway</html>", "text/html")
+        else:  # not even that
+            self.close_connection = True
+
     def do_GET(self) -> None:
         self._record(None)
         path = self.path.partition("?")[0]
-        if path.endswith("/progress/stream"):
+        if self.server.proxy:
+            self._by_the_proxy()
+        elif path.endswith("/progress/stream"):
             self._stream()
         elif path == f"/v1/jobs/{JOB}":
             self._json(200, self.server.job())
@@ -152,7 +166,7 @@ def test_create_sends_only_what_was_given(api: FakeApi, capsys: pytest.CaptureFi
         "prompt": "a red apple",
         "seed": 7,
         "width": 64,
-        "model_id": MODEL,
+        "model_id": "tiny",
         "embed_metadata": False,
     }
     assert headers["Idempotency-Key"] == "k"
@@ -179,13 +193,125 @@ def test_a_job_that_failed_is_exit_code_1_with_its_reason(
     assert f"dreamforge job logs {JOB}" in said
 
 
+def test_a_job_that_failed_is_printed_with_what_there_is_of_it_before_it_is_an_error(
+    api: FakeApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.status = "failed"
+    arguments = [
+        "job",
+        "create",
+        "a red apple",
+        "--wait",
+        "--download",
+        str(tmp_path),
+        "-o",
+        "json",
+    ]
+    assert run(arguments) == 1
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["status"], shown["error"]["code"]) == ("failed", "oom")
+    assert [Path(path).read_bytes() for path in shown["files"]] == [b"picture"]
+
+
+def test_a_job_shows_its_steps_and_that_it_was_asked_to_stop(
+    api: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.status = "running"
+    api.more = {
+        "steps": [
+            {"name": "generate", "status": "succeeded"},
+            {"name": "upscale", "status": "running"},
+        ],
+        "cancel_requested_at": "2026-01-01T00:00:01Z",
+        "finished_at": None,
+    }
+    assert run(["job", "cancel", JOB]) == 0
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "status running, asked to stop" in shown
+    assert {"step generate succeeded", "step upscale running"} <= set(shown)
+
+
+def test_generate_prints_what_was_saved_of_a_job_that_failed(
+    api: FakeApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.status = "failed"
+    assert run(["generate", "a red apple", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert said.out == f"{tmp_path / 'a-red-apple-7.png'}\n"
+    assert "out of memory (oom)" in said.err
+
+
+def test_generate_takes_what_create_takes(
+    api: FakeApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["generate", "a red apple", "--format", "jpg", "--preset", "cpu", "--timeout", "9"]
+    more = ["--no-metadata", "--idempotency-key", "k", "--out", str(tmp_path), "-o", "json"]
+    assert run(arguments + more) == 0
+    ((_, _, body, headers),) = [request for request in api.requests if request[0] == "POST"]
+    assert body == {
+        "type": "generate",
+        "prompt": "a red apple",
+        "format": "jpg",
+        "preset": "cpu",
+        "timeout_s": 9.0,
+        "embed_metadata": False,
+    }
+    assert headers["Idempotency-Key"] == "k"
+    assert json.loads(capsys.readouterr().out)["files"] == [str(tmp_path / "a-red-apple-7.png")]
+
+
+def keys_sent(api: FakeApi) -> list[str | None]:
+    return [headers.get("Idempotency-Key") for method, *_, headers in api.requests]
+
+
+def test_every_create_has_a_key_and_each_its_own(api: FakeApi) -> None:
+    assert run(["job", "create", "a red apple"]) == run(["job", "create", "a red apple"]) == 0
+    first, second = keys_sent(api)
+    assert first and second and first != second
+
+
+@pytest.mark.parametrize("lost", [[0, 502], [503, 504]])
+def test_a_create_whose_answer_is_lost_is_sent_again_with_the_same_key(
+    api: FakeApi,
+    lost: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(job_flow, "_PAUSES_S", (0.01, 0.01))
+    api.proxy = lost
+    assert run(["job", "create", "a red apple", "-o", "json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["id"] == JOB
+    assert said.err.count("trying again in 0.01 s") == 2
+    assert len(keys_sent(api)) == 3
+    assert len(set(keys_sent(api))) == 1
+
+
+def test_a_create_that_is_never_answered_is_given_up(
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(job_flow, "_PAUSES_S", (0.01, 0.01))
+    api.refuse = (503, {"code": "infra_unavailable", "message": "away", "correlation_id": "c1"})
+    assert run(["job", "create", "a red apple"]) == 3
+    assert len(api.requests) == 3
+    said = capsys.readouterr().err
+    assert "dreamforge: away" in said
+    assert "correlation id: c1" in said
+
+
+def test_a_refusal_is_never_sent_again(api: FakeApi) -> None:
+    api.refuse = (429, {"code": "rate_limited", "message": "wait", "details": {}})
+    assert run(["job", "create", "a red apple"]) == 3
+    assert len(api.requests) == 1
+
+
 def test_a_refused_request_is_exit_code_2_with_field_and_limit(
     api: FakeApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
     details = {"errors": [{"field": "width", "message": "must be a multiple of 8"}]}
     api.refuse = (422, {"code": "invalid_input", "message": "not valid", "details": details})
     assert run(["job", "create", "x", "--width", "65"]) == 2
-    assert "field width, message must be a multiple of 8" in capsys.readouterr().err
+    assert "  width: must be a multiple of 8\n" in capsys.readouterr().err
 
 
 def test_the_key_goes_to_the_api_and_to_nobody_else(
@@ -206,6 +332,14 @@ def test_a_key_that_no_header_can_carry_is_said(
     assert run(["job", "list"]) == 2
     assert "DF_API_KEY" in capsys.readouterr().err
     assert api.requests == []
+
+
+def test_an_address_that_is_none_is_wrong_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DF_API_BASE", "localhost:8001")
+    assert run(["job", "list"]) == 2
+    assert "DF_API_BASE is no address" in capsys.readouterr().err
 
 
 def test_an_api_that_is_not_there_is_exit_code_3_with_its_address(
@@ -250,6 +384,14 @@ def test_a_stream_that_is_cut_is_resumed_without_loss_or_repeat(api: FakeApi) ->
     assert asked == [None, "3", "6", "7"]
 
 
+def test_a_stream_outlives_a_proxy_that_answers_while_its_api_restarts(api: FakeApi) -> None:
+    api.proxy = [502, 0, 503, 504]
+    with Client(api.base) as client:
+        seen = [event["seq"] for event in stream.events(client, JOB)]
+    assert seen == [1, 2, 3]
+    assert api.proxy == []
+
+
 def test_a_stream_whose_api_stays_away_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "_GIVE_UP_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -277,6 +419,10 @@ def test_logs_are_ndjson_or_readable(api: FakeApi, capsys: pytest.CaptureFixture
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["seq"] for line in lines] == [1, 2, 3]
     assert "tail=3" in api.requests[-1][1]
+    assert run(["job", "logs", JOB, "--level", "warning"]) == 0
+    assert api.requests[-1][1].endswith("?level=WARNING")
+    assert run(["job", "logs", JOB, "--level", "loud"]) == 2
+    capsys.readouterr()
     assert run(["job", "logs", JOB]) == 0
     assert "INFO    step.start" in capsys.readouterr().out
 
@@ -321,9 +467,12 @@ def test_lists_are_tables_or_json(api: FakeApi, capsys: pytest.CaptureFixture[st
     assert "tiny@1" in capsys.readouterr().out
 
 
-def test_a_model_that_the_api_does_not_have_is_refused_before_the_job(
+def test_a_model_that_the_api_does_not_have_is_its_refusal_with_a_hint(
     api: FakeApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    api.refuse = (422, {"code": "model_unavailable", "message": "no such model", "details": {}})
     assert run(["job", "create", "x", "--model", "tiny@2"]) == 2
-    assert "there is no model tiny@2" in capsys.readouterr().err
-    assert all(method == "GET" for method, *_ in api.requests)
+    said = capsys.readouterr().err
+    assert "no such model" in said
+    assert "dreamforge model list" in said
+    assert [body["model_id"] for _, _, body, _ in api.requests] == ["tiny@2"]

@@ -68,7 +68,13 @@ def test_a_page_that_is_named_can_read_every_answer_and_its_headers(path: str, s
     answer = send("GET", path, {"Origin": PAGE})
     assert (answer.status_code, granted(answer)) == (status, PAGE)
     exposed = answer.headers["Access-Control-Expose-Headers"].split(", ")
-    assert {"Location", "X-Request-Id", "Retry-After"} == set(exposed)
+    assert set(exposed) == {
+        "Location",
+        "Idempotent-Replayed",
+        "X-Request-Id",
+        "X-Client-Request-Id",
+        "Retry-After",
+    }
     assert answer.headers["Vary"] == "Origin"
     assert "Access-Control-Allow-Credentials" not in answer.headers
 

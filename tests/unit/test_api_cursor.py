@@ -30,4 +30,7 @@ def test_a_cursor_gives_back_what_it_was_made_of_to_the_microsecond(moment: date
 def test_anything_else_is_refused_by_name(text: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         decode(text)
-    assert caught.value.details == {"field": "cursor"}
+    assert caught.value.details == {
+        "field": "cursor",
+        "errors": [{"field": "cursor", "message": "not a `next_cursor` of an earlier page"}],
+    }

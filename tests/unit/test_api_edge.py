@@ -130,10 +130,10 @@ def test_a_bug_in_the_middle_of_a_stream_cuts_it_instead_of_ending_it() -> None:
         (b"[1]", {}, "JSON object"),
         (b"null", {}, "JSON object"),
         (b"NaN", {}, "JSON object"),
-        (b'{"a": \xff}', {}, "UTF-8"),
+        (b'{"a": \xff}', {}, "not text in UTF-8"),
         (b"[" * 900, {}, "not JSON"),
         (b'{"type": "generate", "prompt": "x"}', {"Content-Type": "text/plain"}, "Content-Type"),
-        (b'{"type": "generate", "prompt": "x", "\\ud800": 1}', {}, "unicode"),
+        (b'{"type": "generate", "prompt": "x", "\\ud800": 1}', {}, "lone surrogates"),
     ],
 )
 def test_a_body_that_is_no_request_is_invalid_input(
@@ -142,7 +142,9 @@ def test_a_body_that_is_no_request_is_invalid_input(
     response = send(
         "POST", "/echo", content=content, headers={"Content-Type": "application/json"} | headers
     )
-    assert message in check_envelope(response, 422, "invalid_input")["message"]
+    found = check_envelope(response, 422, "invalid_input")
+    assert message in found["message"]
+    assert found["details"]["errors"] == [{"field": "", "message": found["message"]}]
 
 
 def test_findings_name_field_and_limit_and_never_repeat_the_input() -> None:
@@ -172,7 +174,9 @@ def test_a_body_over_the_limit_is_refused_announced_or_not() -> None:
         response = send(
             "POST", "/echo", content=content, headers={"Content-Type": "application/json"}
         )
-        check_envelope(response, 413, "payload_too_large")
+        found = check_envelope(response, 413, "payload_too_large")
+        assert found["details"] == {"maximum": LIMIT_BYTES}
+        assert found["message"] == "the request body is over 1000 bytes"
 
 
 def test_a_body_of_exactly_the_limit_is_read() -> None:
@@ -209,6 +213,7 @@ def test_a_body_that_does_not_arrive_is_given_up(monkeypatch: pytest.MonkeyPatch
 
     anyio.run(main)
     assert sent[0]["status"] == 422
+    assert json.loads(sent[1]["body"])["message"] == "the body did not arrive within 0.01 s"
     assert (b"connection", b"close") in sent[0]["headers"]
 
 

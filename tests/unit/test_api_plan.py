@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -32,6 +33,7 @@ from shared.settings import Settings
 
 PRESETS = Path(__file__).parents[2] / "src" / "shared" / "presets_data"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+MODEL_ID = uuid4()
 CALLER = Caller(user="default", correlation_id="c", client_request_id="mine", key=None)
 
 
@@ -52,7 +54,7 @@ def model(**changes: Any) -> Model:
         limits=Limits(width=Range(min=32, max=128), height=Range(min=32, max=128)),
     )
     facts: dict[str, Any] = {
-        "id": uuid4(),
+        "id": MODEL_ID,
         "name": "tiny",
         "version": "1",
         "kind": "sd",
@@ -65,6 +67,9 @@ def model(**changes: Any) -> Model:
         "updated_at": NOW,
     }
     return Model(**(facts | changes))
+
+
+MODEL = model()
 
 
 def plan(chosen: Model | None = None, limits: Settings | None = None, **body: Any) -> NewJob:
@@ -172,7 +177,10 @@ def test_the_timeout_is_the_presets_within_the_settings_bound() -> None:
 def test_a_model_without_the_capability_is_refused_with_those_it_has() -> None:
     error = refusal(model(capabilities=["upscale"]))
     assert error.message == "model_id: tiny@1 cannot generate; it can: upscale"
+    (finding,) = error.details.pop("errors")
     assert error.details == {"field": "model_id", "capabilities": ["upscale"]}
+    assert error.message == f"model_id: {finding['message']}"
+    assert error.details.items() <= finding.items()
 
 
 def test_a_size_over_the_preset_is_refused_with_what_it_allows() -> None:
@@ -301,11 +309,19 @@ def test_more_pixels_than_the_preset_allows_are_refused_with_its_limit() -> None
     wide.parameters_schema["properties"]["height"]["maximum"] = 2048
     assert len(plan(wide, width=512, height=512, chain=resample(2)).steps) == 2
     error = refusal(wide, width=520, height=512, chain=resample(2))
+    (finding,) = error.details.pop("errors")
     assert error.details == {"field": "chain.upscale.scale", "maximum_pixels": limit}
+    assert error.details.items() <= finding.items()
     assert "1040x1024" in error.message and str(limit) in error.message
 
 
-def worker(capacity_bytes: int, device: str = "cpu", queue: str = "default") -> Worker:
+def worker(
+    capacity_bytes: int,
+    device: str = "cpu",
+    queue: str = "default",
+    models: Mapping[UUID, str] | None = None,
+) -> Worker:
+    """With a verified copy of the model that everybody asks for here, unless it says otherwise."""
     slot = Slot(
         id="0",
         device=device,
@@ -313,7 +329,8 @@ def worker(capacity_bytes: int, device: str = "cpu", queue: str = "default") -> 
         capacity_bytes=capacity_bytes,
         state="held",
     )
-    return Worker(id=uuid4(), host="h", version="1", queues=[queue], slots=[slot], models={})
+    has = {MODEL.id: MODEL.checkpoint_sha256} if models is None else models
+    return Worker(id=uuid4(), host="h", version="1", queues=[queue], slots=[slot], models=has)
 
 
 def test_without_any_worker_a_job_waits() -> None:
@@ -342,6 +359,42 @@ def test_what_no_live_worker_could_hold_is_refused_with_numbers(
     assert caught.value.details["required_bytes"] == job.steps[0].vram_bytes
     assert caught.value.details["largest_slot_bytes"] == largest
     assert caught.value.details["live_workers"] == len(live)
+
+
+HUGE = 1 << 50
+
+
+@pytest.mark.parametrize("models", [{}, {uuid4(): "0" * 64}, {MODEL.id: "0" * 64}])
+def test_a_model_that_no_live_worker_has_is_refused_with_what_to_do(
+    models: dict[UUID, str],
+) -> None:
+    with pytest.raises(ModelUnavailable) as caught:
+        refuse_impossible(plan(), [worker(HUGE, models=models), worker(HUGE, models=models)])
+    assert "dreamforge model import" in caught.value.message
+    assert caught.value.details == {
+        "step": "generate",
+        "model_id": str(MODEL.id),
+        "live_workers": 2,
+    }
+
+
+def test_the_model_of_the_second_step_must_be_somewhere_too() -> None:
+    job = plan()
+    second = replace(job.steps[0], name="upscale", model_id=uuid4())
+    with pytest.raises(ModelUnavailable) as caught:
+        refuse_impossible(replace(job, steps=[*job.steps, second]), [worker(HUGE)])
+    assert caught.value.details["step"] == "upscale"
+
+
+def test_the_model_and_the_memory_must_be_on_the_same_worker() -> None:
+    refuse_impossible(plan(), [worker(HUGE), worker(9, models={})])
+    with pytest.raises(InsufficientVram) as caught:
+        refuse_impossible(plan(), [worker(HUGE, models={}), worker(9)])
+    assert caught.value.details["largest_slot_bytes"] == 9
+
+
+def test_a_second_step_without_a_model_runs_anywhere() -> None:
+    refuse_impossible(plan(chain=resample(2)), [worker(HUGE)])
 
 
 def test_a_refusal_says_what_each_slot_has_free_and_who_holds_the_rest() -> None:

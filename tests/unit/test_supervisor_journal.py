@@ -147,6 +147,29 @@ def test_a_step_of_a_chain_fills_its_share_of_the_job(clock: Clock) -> None:
     play(test, position=2, chain_length=4)
 
 
+def test_progress_names_its_item_in_the_event_and_in_what_clients_read(clock: Clock) -> None:
+    async def test(scene: Scene) -> None:
+        scene.journal.progress(sampled(0.5), stage="sampling", item_index=0, item_progress=0.4)
+        await scene.journal.flush()
+        written = scene.store.jobs[scene.claim.job_id].events[-1]
+        assert (written.code, written.item_index) == (Code.PROGRESS, 0)
+        assert dict(written.payload or {})["item_index"] == 0
+
+    play(test)
+
+
+def test_log_lines_carry_the_ids_of_the_request_that_made_the_job(clock: Clock) -> None:
+    async def named(scene: Scene) -> None:
+        assert scene.journal.fields["client_request_id"] == "order-4711"
+        assert scene.journal.fields["correlation_id"] == scene.claim.correlation_id
+
+    async def unnamed(scene: Scene) -> None:
+        assert "client_request_id" not in scene.journal.fields
+
+    play(named, client_request_id="order-4711")
+    play(unnamed)
+
+
 # Logs ---------------------------------------------------------------------------------------------
 
 

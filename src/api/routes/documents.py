@@ -1,65 +1,126 @@
-"""How the operations that answer no JSON are documented: their media types, with examples."""
+"""How the operations document their answers: media types, examples, headers, links."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-_JOB = "5f0c6f3a-6a1c-4a55-9a43-3f3f9a1a7b10"
-_STEP = "b1c5e1b0-3a53-4a53-8f0f-0d7f3f1d7c11"
-_COMMON = (
-    '"ts":"2026-01-31T12:00:00.000000Z","level":"INFO","code":"{code}","message":"{message}",'
-    f'"job_id":"{_JOB}","step_id":"{_STEP}"'
+from api.lines import log_line, sse_message
+from api.routes import examples
+from api.stream import HEARTBEAT, OPENING
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+def answers(
+    description: str,
+    example: Any = None,
+    *,
+    several: Mapping[str, Any] | None = None,
+    status: int = 200,
+    headers: Mapping[str, Any] | None = None,
+    links: Mapping[str, Any] | None = None,
+) -> Responses:
+    """The `responses` of an operation that answers JSON, with one example or `several` by name."""
+    media = {"example": example} if several is None else {"examples": _named(several)}
+    found: dict[str, Any] = {
+        "description": description,
+        "content": {"application/json": media},
+    }
+    if headers is not None:
+        found["headers"] = dict(headers)
+    if links is not None:
+        found["links"] = dict(links)
+    return {status: found}
+
+
+def _named(several: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: {"value": value} for name, value in several.items()}
+
+
+# Links: where an answer leads ---------------------------------------------------------------------
+
+_OF_A_JOB = (
+    "get_job",
+    "cancel_job",
+    "get_progress",
+    "stream_progress",
+    "get_logs",
+    "list_artifacts",
 )
 
 
-def _message(seq: int, event: str, code: str, message: str, payload: str) -> str:
-    common = _COMMON.replace("{code}", code).replace("{message}", message)
-    data = f'{{"seq":{seq},{common},"item_index":null,"payload":{payload}}}'
-    return f"event: {event}\ndata: {data}\nid: {seq}\n\n"
+def job_links(place: str) -> dict[str, Any]:
+    """From an answer that has a job's id at this JSON pointer to what can be asked about it."""
+    return {
+        name: {"operationId": name, "parameters": {"job_id": f"$response.body#{place}"}}
+        for name in _OF_A_JOB
+    }
 
 
-_STREAM = "".join(
+def create_link(place: str) -> dict[str, Any]:
+    """From an answer that has a model's id at this JSON pointer to a job with it."""
+    body = {
+        "type": "generate",
+        "prompt": "a red apple",
+        "model_id": f"{{$response.body#{place}}}",
+    }
+    return {"create_job": {"operationId": "create_job", "requestBody": body}}
+
+
+# Answers that are no JSON -------------------------------------------------------------------------
+
+# What a client that saw event 7 gets.
+_STREAM = b"".join(
     (
-        "retry: 1000\n\n",
-        _message(7, "progress", "progress", "sampling", '{"progress":0.42,"stage":"sampling"}'),
-        _message(8, "artifact", "artifact.written", "item 0 stored", '{"seed":42}'),
-        ": still here\n\n",
-        _message(9, "log", "job.finish", "job succeeded: completed", '{"status":"succeeded"}'),
-        _message(10, "progress", "progress", "progress at the end", '{"progress":1.0}'),
+        OPENING,
+        *map(sse_message, examples.EVENTS[:3]),
+        HEARTBEAT,
+        *map(sse_message, examples.EVENTS[3:]),
     )
-)
-_LINE = "{" + _COMMON.replace("{code}", "step.start").replace("{message}", "step starts") + "}\n"
+).decode()
+_LOG = b"".join(map(log_line, examples.EVENTS)).decode()
 
 # OpenAPI 3.1 has no word for a sequence of events; tools take the schema for that of each.
-_EVENT = {
+_MESSAGE = {
     "type": "object",
     "description": "one event of the stream",
     "properties": {
         "event": {"enum": ["progress", "log", "artifact", "error"]},
-        "data": {"type": "string", "contentMediaType": "application/json"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/Event"},
+        },
         "id": {"type": "string", "pattern": "^[1-9][0-9]*$"},
     },
     "required": ["event", "data", "id"],
 }
+_LINES = {
+    "type": "string",
+    "description": "each line is one object",
+    "contentMediaType": "application/x-ndjson",
+    "contentSchema": {"$ref": "#/components/schemas/LogLine"},
+}
 
-SSE: dict[int | str, dict[str, Any]] = {
+SSE: Responses = {
     200: {
         "description": "`progress`, `log`, `artifact` and `error` events. `id` is the event's "
         "number in its job: from 1, without gaps. A comment every 15 s keeps the line open. The "
         "verdict comes as [`error`], `log` (`job.finish`), `progress`; then the stream closes.",
-        "content": {"text/event-stream": {"schema": _EVENT, "example": _STREAM}},
+        "content": {"text/event-stream": {"schema": _MESSAGE, "example": _STREAM}},
     },
     204: {"description": "The job has ended and everything was seen: do not come back."},
 }
-NDJSON: dict[int | str, dict[str, Any]] = {
+NDJSON: Responses = {
     200: {
-        "description": "One event a line.",
-        "content": {"application/x-ndjson": {"schema": {"type": "string"}, "example": _LINE}},
+        "description": "One event a line, oldest first.",
+        "content": {"application/x-ndjson": {"schema": _LINES, "example": _LOG}},
     }
 }
-METRICS: dict[int | str, dict[str, Any]] = {
+METRICS: Responses = {
     200: {
         "description": "Prometheus text format.",
-        "content": {"text/plain": {"schema": {"type": "string"}}},
+        "content": {"text/plain": {"schema": {"type": "string"}, "example": examples.METRICS}},
     }
 }

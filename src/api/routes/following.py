@@ -14,8 +14,9 @@ from api.auth import User
 from api.context import Context, Ctx
 from api.ids import job_id_of, no_such_job
 from api.requests import LogsQuery
-from api.routes.documents import NDJSON, SSE
-from api.routes.errors import documented
+from api.routes import examples
+from api.routes.documents import NDJSON, SSE, answers
+from api.routes.errors import NO_SUCH_JOB, TOO_MANY_STREAMS, documented
 from api.routes.jobs import JobId
 from api.stream import EventStreamResponse, ProgressStream
 from shared.db import artifacts, events, jobs
@@ -23,17 +24,25 @@ from shared.db.connection import Connection
 from shared.db.events import Event
 from shared.db.item_progress import best_item_progress
 from shared.db.jobs import Job
-from shared.errors import InvalidInput, NotFound, RateLimited
+from shared.errors import InvalidInput
 from shared.events import Code
 
 router = APIRouter(tags=["following"])
+
+
+def _beyond(seen: int, last: int) -> InvalidInput:
+    return InvalidInput(
+        f"Last-Event-ID: {seen} is beyond this job's last event, {last}",
+        field="Last-Event-ID",
+        maximum=last,
+    )
 
 
 @router.get(
     "/v1/jobs/{job_id}/progress",
     operation_id="get_progress",
     summary="How far a job is",
-    responses=documented(NotFound),
+    responses=answers("How far it is.", examples.PROGRESS) | documented(NO_SUCH_JOB),
 )
 async def get_progress(job_id: JobId, context: Ctx, user: User) -> responses.ProgressOut:
     """One number for the job and one per item, 0 to 1; neither ever goes back."""
@@ -41,13 +50,13 @@ async def get_progress(job_id: JobId, context: Ctx, user: User) -> responses.Pro
 
     async def work(connection: Connection) -> responses.ProgressOut:
         job = await _job(connection, wanted, user)
-        last = await events.last_of(connection, wanted, Code.PROGRESS)
         return progress.view(
             job,
             (await jobs.steps_of(connection, [wanted]))[wanted],
             finished=await artifacts.finished_items(connection, wanted),
             reached=await best_item_progress(connection, wanted),
-            last=None if last is None else last.payload,
+            started=await events.last_of(connection, wanted, Code.STEP_START),
+            last=await events.last_of(connection, wanted, Code.PROGRESS),
         )
 
     return await context.database.transaction(work)
@@ -58,7 +67,7 @@ async def get_progress(job_id: JobId, context: Ctx, user: User) -> responses.Pro
     operation_id="stream_progress",
     summary="Events of a job as they happen (SSE)",
     response_class=Response,
-    responses=SSE | documented(NotFound, RateLimited),
+    responses=SSE | documented(NO_SUCH_JOB, _beyond(99, 13), TOO_MANY_STREAMS),
 )
 async def stream_progress(
     job_id: JobId,
@@ -83,11 +92,7 @@ async def stream_progress(
     if job.ended and seen >= job.event_seq:
         return Response(status_code=204)  # an EventSource stops at this, and at nothing else
     if seen > job.event_seq:
-        raise InvalidInput(
-            f"Last-Event-ID: {seen} is beyond this job's last event, {job.event_seq}",
-            field="Last-Event-ID",
-            maximum=job.event_seq,
-        )
+        raise _beyond(seen, job.event_seq)
     stream = ProgressStream(
         job, after=seen, hub=context.hub, read_page=_reader(context), metrics=context.metrics
     )
@@ -99,7 +104,7 @@ async def stream_progress(
     operation_id="get_logs",
     summary="Everything that happened to a job (NDJSON)",
     response_class=Response,
-    responses=NDJSON | documented(NotFound),
+    responses=NDJSON | documented(NO_SUCH_JOB, logs.no_moment()),
 )
 async def get_logs(
     job_id: JobId, query: Annotated[LogsQuery, Query()], context: Ctx, user: User

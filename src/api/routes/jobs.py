@@ -17,20 +17,14 @@ from api.ids import job_id_of, no_such_job
 from api.plan import Caller
 from api.repeats import refuse_in_body
 from api.requests import CreateJob, ListQuery
-from api.routes.errors import documented
+from api.routes import examples
+from api.routes.documents import answers, job_links
+from api.routes.errors import CREATE, NO_SUCH_JOB, documented
 from shared.db import artifacts, jobs
 from shared.db.cancel import Cancelled, request_cancel
 from shared.db.connection import Connection
 from shared.db.create import IdempotencyKey
 from shared.db.jobs import Job, Step
-from shared.errors import (
-    Conflict,
-    InsufficientVram,
-    ModelUnavailable,
-    NotFound,
-    PayloadTooLarge,
-    RateLimited,
-)
 
 router = APIRouter(tags=["jobs"])
 
@@ -46,14 +40,32 @@ Key = Annotated[
 ]
 
 
+_CREATED_HEADERS = {
+    "Location": {
+        "required": True,
+        "schema": {"type": "string", "format": "uri-reference"},
+        "description": "the job's address",
+    },
+    "Idempotent-Replayed": {
+        "schema": {"const": "true"},
+        "description": "this is the first answer to this key again; no job was made",
+    },
+}
+
+
 @router.post(
     "/v1/jobs",
     operation_id="create_job",
     status_code=202,
     summary="Create a job",
-    responses=documented(
-        Conflict, PayloadTooLarge, ModelUnavailable, InsufficientVram, RateLimited
-    ),
+    responses=answers(
+        "Accepted, and stored: the job will come to an end.",
+        examples.CREATED,
+        status=202,
+        headers=_CREATED_HEADERS,
+        links=job_links("/job/id"),
+    )
+    | documented(*CREATE),
 )
 async def create_job(
     body: CreateJob,
@@ -86,7 +98,11 @@ async def create_job(
 
 
 @router.get(
-    "/v1/jobs", operation_id="list_jobs", summary="List jobs, newest first", responses=documented()
+    "/v1/jobs",
+    operation_id="list_jobs",
+    summary="List jobs, newest first",
+    responses=answers("One page.", examples.PAGE, links=job_links("/jobs/0/id"))
+    | documented(cursor.not_ours()),
 )
 async def list_jobs(
     query: Annotated[ListQuery, Query()], context: Ctx, user: User
@@ -113,9 +129,10 @@ async def list_jobs(
     "/v1/jobs/{job_id}",
     operation_id="get_job",
     summary="Status, steps, summary, error",
-    responses=documented(NotFound),
+    responses=answers("The job.", several=examples.JOBS) | documented(NO_SUCH_JOB),
 )
 async def get_job(job_id: JobId, context: Ctx, user: User) -> responses.JobOut:
+    """`error` says why a job failed, and has a section in docs/errors.md for each code."""
     return views.job(*await load(context, job_id, user))
 
 
@@ -123,7 +140,7 @@ async def get_job(job_id: JobId, context: Ctx, user: User) -> responses.JobOut:
     "/v1/jobs/{job_id}/cancel",
     operation_id="cancel_job",
     summary="Cancel a job, queued or running",
-    responses=documented(NotFound),
+    responses=answers("The job as it is now.", several=examples.CANCELS) | documented(NO_SUCH_JOB),
 )
 async def cancel_job(job_id: JobId, context: Ctx, user: User) -> responses.JobOut:
     """Idempotent. What waits is cancelled at once. What runs is stopped by its worker, which says
@@ -146,7 +163,7 @@ async def cancel_job(job_id: JobId, context: Ctx, user: User) -> responses.JobOu
     "/v1/jobs/{job_id}/artifacts",
     operation_id="list_artifacts",
     summary="Finished pictures, with URLs to fetch them",
-    responses=documented(NotFound),
+    responses=answers("What is finished by now.", examples.ARTIFACTS) | documented(NO_SUCH_JOB),
 )
 async def list_artifacts(job_id: JobId, context: Ctx, user: User) -> responses.Artifacts:
     """Also those of a job that failed later. A URL works until `expires_at`; ask again for more."""

@@ -9,17 +9,27 @@ from fastapi import APIRouter, Path
 from api import responses, views
 from api.auth import User
 from api.context import Ctx
+from api.ids import no_such_model
 from api.model_choice import find_model
-from api.routes.errors import documented
+from api.routes import examples
+from api.routes.documents import answers, create_link
+from api.routes.errors import NO_SUCH_MODEL, documented
 from shared.db import models, presence
 from shared.db.connection import Connection
-from shared.errors import NotFound
 
 router = APIRouter(tags=["models"])
 
 
-@router.get("/v1/models", operation_id="list_models", summary="List models", responses=documented())
+@router.get(
+    "/v1/models",
+    operation_id="list_models",
+    summary="List models",
+    responses=answers("Every model.", examples.MODELS, links=create_link("/models/0/id"))
+    | documented(),
+)
 async def list_models(context: Ctx, _: User) -> responses.Models:
+    """Also those that are disabled, or on no live worker; of each name all versions."""
+
     async def work(connection: Connection) -> responses.Models:
         live = await presence.live_workers(connection)
         found = await models.list_models(connection)
@@ -32,17 +42,20 @@ async def list_models(context: Ctx, _: User) -> responses.Models:
     "/v1/models/{model_id}",
     operation_id="get_model",
     summary="One model, with the JSON Schema of its parameters",
-    responses=documented(NotFound),
+    responses=answers("The model.", examples.ONE_MODEL, links=create_link("/id"))
+    | documented(NO_SUCH_MODEL),
 )
 async def get_model(
     model_id: Annotated[str, Path(description="id, name (its newest version), or name@version")],
     context: Ctx,
     _: User,
 ) -> responses.ModelOut:
+    """`parameters_schema` says what a request with this model may contain, and its defaults."""
+
     async def work(connection: Connection) -> responses.ModelOut:
         found = None if "\0" in model_id else await find_model(connection, model_id)
         if found is None:
-            raise NotFound("there is no such model; GET /v1/models lists what there is")
+            raise no_such_model()
         return views.model(found, await presence.live_workers(connection))
 
     return await context.database.transaction(work)

@@ -12,7 +12,8 @@ from api import responses
 from api.auth import SCHEME
 from api.context import Context, Ctx
 from api.metrics import CONTENT_TYPE
-from api.routes.documents import METRICS
+from api.routes import examples
+from api.routes.documents import METRICS, answers
 from api.routes.errors import documented
 from shared.db.backlog import queue_depth
 from shared.errors import InfraUnavailable
@@ -28,9 +29,10 @@ CHECK_TIMEOUT_S = 2.0
     "/healthz",
     operation_id="get_health",
     summary="The process is alive",
-    responses=documented(needs_key=False),
+    responses=answers("It lives.", examples.HEALTH) | documented(needs_key=False),
 )
 async def get_health() -> responses.Health:
+    """Asks nobody: a database that is away is no reason to restart this process."""
     return responses.Health()
 
 
@@ -38,7 +40,10 @@ async def get_health() -> responses.Health:
     "/readyz",
     operation_id="get_readiness",
     summary="Jobs can be accepted",
-    responses=documented(needs_key=False),
+    responses=answers("Ready.", several=examples.READY)
+    | documented(
+        InfraUnavailable("down: database, store", down=["database", "store"]), needs_key=False
+    ),
     response_model_exclude_none=True,
 )
 async def get_readiness(context: Ctx) -> responses.Ready:
@@ -65,6 +70,7 @@ async def get_readiness(context: Ctx) -> responses.Ready:
     openapi_extra={"security": [{SCHEME: []}, {}]},
 )
 async def get_metrics(context: Ctx) -> Response:
+    """What this process counts. Open on a loopback address; elsewhere it needs a key."""
     try:
         with anyio.fail_after(CHECK_TIMEOUT_S):
             context.metrics.queue_depth.set(await context.database.transaction(queue_depth))

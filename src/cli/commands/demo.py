@@ -62,7 +62,7 @@ def _draw(stack: Stack, api_key: str | None, prompt: str, seed: int, folder: Pat
             with contextlib.suppress(Failure):
                 client.post(f"/v1/jobs/{job['id']}/cancel")
             raise
-        require_succeeded(client, job["id"])
+        require_succeeded(client.get(f"/v1/jobs/{job['id']}"))
         for path in download(client, job["id"], prompt, folder):
             out.print(path, style="bold", soft_wrap=True)
     table(("stage", "seconds"), [(name, f"{s:.2f}") for name, s in stage_times(seen)])

@@ -70,7 +70,6 @@ def _rerun(
 ) -> None:
     from cli import job_flow
     from cli.console import say
-    from cli.outcome import download
     from cli.picture_file import facts_of
     from cli.rerun import model_of, request, same_pixels, upscaler_of
 
@@ -80,8 +79,7 @@ def _rerun(
         fields = request(facts, found.format, preset, upscaler=upscaler)
         job = job_flow.create(client, facts.prompt, model=model, **fields)
         job = job_flow.follow(client, job["id"])
-        paths = download(client, job["id"], facts.prompt, folder)
-    job_flow.print_job(job, output, paths)
+        paths = job_flow.save_and_print(client, job, facts.prompt, folder, output)
     for path in paths:
         same = same_pixels(picture, path)
         say(

@@ -14,6 +14,7 @@ from cli.options import (
     Height,
     JobId,
     Key,
+    Level,
     Model,
     Negative,
     Out,
@@ -64,7 +65,6 @@ def create(
 ) -> None:
     """Create a generate job."""
     from cli import job_flow
-    from cli.outcome import download as save
 
     with job_flow.connect() as client:
         job = job_flow.create(
@@ -86,10 +86,11 @@ def create(
             timeout_s=timeout,
             embed_metadata=False if no_metadata else None,
         )
-        if wait or download:
-            job = job_flow.follow(client, job["id"])
-        paths = save(client, job["id"], prompt, download) if download else []
-        job_flow.print_job(job, output, paths)
+        if not (wait or download):
+            job_flow.print_job(job, output, [])
+            return
+        job = job_flow.follow(client, job["id"])
+        job_flow.save_and_print(client, job, prompt, download, output)
 
 
 def generate(
@@ -102,23 +103,30 @@ def generate(
     scheduler: Scheduler = None,
     seed: Seed = None,
     count: Count = None,
+    format: Format = None,
     upscale: Upscale = None,
     upscale_impl: UpscaleImpl = None,
     upscaler: Upscaler = None,
     strict_scale: StrictScale = False,
     model: Model = None,
+    preset: Preset = None,
+    timeout: Timeout = None,
+    no_metadata: Plain = False,
+    idempotency_key: Key = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
+    output: Out = Output.TABLE,
 ) -> None:
     """Create a job, watch it, save its pictures and print their paths."""
     from cli import job_flow
     from cli.console import out as stdout
-    from cli.outcome import download
+    from cli.outcome import download, require_succeeded
 
     with job_flow.connect() as client:
         job = job_flow.create(
             client,
             prompt,
             model=model,
+            key=idempotency_key,
             negative_prompt=negative_prompt,
             width=width,
             height=height,
@@ -127,12 +135,19 @@ def generate(
             scheduler=scheduler,
             seed=seed,
             count=count,
+            format=format,
             chain=job_flow.chain(upscale, upscale_impl, upscaler, strict_scale),
+            preset=preset,
+            timeout_s=timeout,
+            embed_metadata=False if no_metadata else None,
         )
-        job_flow.follow(client, job["id"])
-        paths = download(client, job["id"], prompt, out)
-    for path in paths:
-        stdout.print(path, soft_wrap=True)
+        job = job_flow.follow(client, job["id"])
+        if output is Output.JSON:
+            job_flow.save_and_print(client, job, prompt, out, output)
+            return
+        for path in download(client, job["id"], prompt, out):
+            stdout.print(path, soft_wrap=True)
+        require_succeeded(job)
 
 
 @app.command()
@@ -171,12 +186,10 @@ def list_(
 def watch(job: JobId, download: Save = None, output: Out = Output.TABLE) -> None:
     """Follow a job until it ends; exit 1 if it fails."""
     from cli import job_flow
-    from cli.outcome import download as save
 
     with job_flow.connect() as client:
         found = job_flow.follow(client, job)
-        paths = save(client, job, job, download) if download else []
-    job_flow.print_job(found, output, paths)
+        job_flow.save_and_print(client, found, job, download, output)
 
 
 @app.command()
@@ -194,6 +207,7 @@ def logs(
     job: JobId,
     tail: Annotated[int | None, typer.Option(help="Only the last lines.")] = None,
     since: Annotated[str | None, typer.Option(help="Only from this time on (ISO 8601).")] = None,
+    level: Level = None,
     output: Out = Output.TABLE,
 ) -> None:
     """Print what happened to a job."""
@@ -203,7 +217,7 @@ def logs(
     from cli.job_flow import connect
 
     with connect() as client:
-        for line in client.lines(f"/v1/jobs/{job}/logs", tail=tail, since_ts=since):
+        for line in client.lines(f"/v1/jobs/{job}/logs", tail=tail, since_ts=since, level=level):
             shown = line
             if output is Output.TABLE:
                 entry = json.loads(line)

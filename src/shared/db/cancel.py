@@ -89,7 +89,11 @@ async def end_waiting_steps(
                     code=Code.STEP_FINISH,
                     message=f"step {row.name}: {message}",
                     step_id=row.id,
-                    payload={"state": StepState.CANCELLED, "reason": Reason.CANCELLED},
+                    payload={
+                        "step": row.name,
+                        "state": StepState.CANCELLED,
+                        "reason": Reason.CANCELLED,
+                    },
                 )
                 for row in rows
             ],

@@ -1,0 +1,88 @@
+"""The OpenAPI document as FastAPI makes it, and what it cannot know: headers that the edge gives
+and takes, and the forms of what is inside a stream and a log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+
+from api import responses
+from api.edge import CLIENT_REQUEST_ID_PATTERN
+
+_PARAMETERS = {
+    "ClientRequestId": {
+        "name": "X-Client-Request-Id",
+        "in": "header",
+        "description": "your own id for this request: it comes back, and is recorded with the job",
+        "schema": {"type": "string", "pattern": CLIENT_REQUEST_ID_PATTERN},
+        "example": "order-4711",
+    }
+}
+_HEADERS = {
+    "RequestId": {
+        "description": "our id for this request; `correlation_id` of an error",
+        "required": True,
+        "schema": {"type": "string"},
+        "example": "0f3c5a2e9d4b4c1f8e7a6b5c4d3e2f10",
+    },
+    "ClientRequestId": {
+        "description": "what you sent under this name, if you did",
+        "schema": {"type": "string"},
+        "example": "order-4711",
+    },
+}
+_EVERY_RESPONSE = {
+    "X-Request-Id": {"$ref": "#/components/headers/RequestId"},
+    "X-Client-Request-Id": {"$ref": "#/components/headers/ClientRequestId"},
+}
+
+
+class DocumentedApi(FastAPI):
+    """FastAPI with a document that says all of it."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            document = super().openapi()
+            _add_components(document["components"])
+            operations = _by_id(document)
+            for operation in operations.values():
+                _add_headers(operation)
+            for route in iter_route_contexts(self.routes):
+                if operation := operations.get(getattr(route, "operation_id", None)):
+                    _restore_examples(operation, route.responses)
+            self.openapi_schema = document
+        return self.openapi_schema
+
+
+def _by_id(document: Mapping[str, Any]) -> dict[str | None, Any]:
+    return {
+        operation["operationId"]: operation
+        for path in document["paths"].values()
+        for operation in path.values()
+    }
+
+
+def _add_components(components: dict[str, Any]) -> None:
+    for model in (responses.Event, responses.LogLine):
+        components["schemas"][model.__name__] = model.model_json_schema()
+    components |= {"parameters": _PARAMETERS, "headers": _HEADERS}
+
+
+def _add_headers(operation: dict[str, Any]) -> None:
+    operation.setdefault("parameters", []).append(
+        {"$ref": "#/components/parameters/ClientRequestId"}
+    )
+    for response in operation["responses"].values():
+        response["headers"] = {**response.get("headers", {}), **_EVERY_RESPONSE}
+
+
+def _restore_examples(operation: Mapping[str, Any], given: Mapping[int | str, Any]) -> None:
+    """Put examples in as they were given: FastAPI leaves out every name whose value is null, in
+    them as well, and `"error": null` is what most people want to know."""
+    for status, response in given.items():
+        for kind, media in response.get("content", {}).items():
+            shown = operation["responses"][str(status)]["content"][kind]
+            shown |= {name: media[name] for name in ("example", "examples") if name in media}

@@ -1,0 +1,302 @@
+"""What answers look like, in the OpenAPI document.
+
+Each is made by the class or function that makes the real one, so an example cannot say what the
+API would not. One story runs through them: two pictures of a red apple, enlarged.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from api import responses as out
+from shared.db.events import Event
+from shared.events import Code
+from shared.model_schema import (
+    Defaults,
+    Limits,
+    ModelDescriptor,
+    ModelFile,
+    Range,
+    Source,
+    checkpoint_hash,
+    parameters_schema,
+)
+from shared.states import Reason, Status
+
+JOB = UUID("5f0c6f3a-6a1c-4a55-9a43-3f3f9a1a7b10")
+STEP = UUID("b1c5e1b0-3a53-4a53-8f0f-0d7f3f1d7c11")
+SECOND_STEP = UUID("c2d6f2c1-4b64-4b64-9a1f-1e8a4a2e8d22")
+ARTIFACT = UUID("d3e7a3d2-5c75-4c75-8b2a-2f9b5b3f9e33")
+MODEL = UUID("e4f8b4e3-6d86-4d86-9c3b-3a0c6c4a0f44")
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+SEED = 42
+SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+
+
+def after(seconds: float) -> datetime:
+    return NOON + timedelta(seconds=seconds)
+
+
+def _json(model: BaseModel) -> Any:
+    return model.model_dump(mode="json")
+
+
+# Jobs ---------------------------------------------------------------------------------------------
+
+CREATED = _json(
+    out.Created(job=out.CreatedJob(id=str(JOB), status="queued", type="generate", created_at=NOON))
+)
+
+
+def _step(status: Status, reason: Reason | None, *, second: bool = False) -> out.StepOut:
+    name = "upscale" if second else "generate"
+    return out.StepOut(
+        id=str(SECOND_STEP if second else STEP),
+        name=name,
+        type=name,
+        status=status,
+        reason=reason,
+        attempts=0 if status is Status.QUEUED else 1,
+    )
+
+
+def _job(
+    status: Status,
+    reason: Reason | None,
+    *steps: out.StepOut,
+    completed: int = 0,
+    error: out.JobError | None = None,
+    asked_to_stop: bool = False,
+) -> out.JobOut:
+    return out.JobOut(
+        id=str(JOB),
+        type="generate",
+        status=status,
+        reason=reason,
+        created_at=NOON,
+        updated_at=after(9.5),
+        finished_at=None if reason is None else after(9.5),
+        cancel_requested_at=after(9.5) if asked_to_stop else None,
+        steps=list(steps),
+        summary=out.Summary(count=2, completed=completed),
+        error=error,
+    )
+
+
+_DONE = _step(Status.SUCCEEDED, Reason.COMPLETED)
+_SUCCEEDED = _job(
+    Status.SUCCEEDED,
+    Reason.COMPLETED,
+    _DONE,
+    _step(Status.SUCCEEDED, Reason.COMPLETED, second=True),
+    completed=2,
+)
+_RUNNING = _job(Status.RUNNING, None, _DONE, _step(Status.RUNNING, None, second=True), completed=1)
+_TIMEOUT = out.JobError(
+    code="timeout",
+    message="the step ran longer than its timeout of 600 s and was stopped",
+    details={
+        "doing": "sampling",
+        "signals": ["SIGTERM"],
+        "reclaim_seconds": 0.104,
+        "gpu_mem_used_before": 0,
+        "peak_gpu_mem_used": 439394304,
+        "gpu_mem_used_after": 0,
+    },
+)
+_FAILED = _job(
+    Status.FAILED,
+    Reason.TIMEOUT,
+    _step(Status.FAILED, Reason.TIMEOUT),
+    _step(Status.CANCELLED, Reason.CANCELLED, second=True),
+    error=_TIMEOUT,
+)
+_CANCELLED = _job(
+    Status.CANCELLED,
+    Reason.CANCELLED,
+    _step(Status.CANCELLED, Reason.CANCELLED),
+    error=out.JobError(code="cancelled", message="the job was cancelled on request", details={}),
+    asked_to_stop=True,
+)
+_STOPPING = _job(Status.RUNNING, None, _step(Status.RUNNING, None), asked_to_stop=True)
+
+JOBS = {
+    "running": _json(_RUNNING),
+    "succeeded": _json(_SUCCEEDED),
+    "failed": _json(_FAILED),
+}
+CANCELS = {
+    "it waited": _json(_CANCELLED),
+    "it runs": _json(_STOPPING),
+    "it had ended": _json(_SUCCEEDED),
+}
+CURSOR = "AAYgzpNV4ABfDG86ahxKVZpDPz-aGnsQ"
+PAGE = _json(out.JobPage(jobs=[_RUNNING, _FAILED], next_cursor=CURSOR))
+
+_KEY = f"dreamforge/default/jobs/{JOB}/upscale/1769860809500_0_1024x1024_{SEED}.png"
+ARTIFACTS = _json(
+    out.Artifacts(
+        artifacts=[
+            out.ArtifactOut(
+                id=str(ARTIFACT),
+                step="upscale",
+                item_index=0,
+                format="png",
+                width=1024,
+                height=1024,
+                seed=SEED,
+                s3_key=_KEY,
+                sha256=SHA256,
+                size_bytes=1_482_113,
+                created_at=after(9.5),
+                url=f"http://127.0.0.1:8100/dreamforge/{_KEY}?X-Amz-Expires=3600&X-Amz-Signature=…",
+                expires_at=after(3600),
+            )
+        ]
+    )
+)
+
+# Following ----------------------------------------------------------------------------------------
+
+PROGRESS = _json(
+    out.ProgressOut(
+        progress=0.4938,
+        status=Status.RUNNING,
+        stage="sampling",
+        items=[
+            out.ItemProgress(item_index=0, progress=1.0),
+            out.ItemProgress(item_index=1, progress=0.4583),
+        ],
+        stages=[
+            out.StageWeight(step="generate", name=name, weight=weight)
+            for name, weight in (
+                ("queue", 0.0),
+                ("load", 0.1),
+                ("sampling", 0.75),
+                ("decode", 0.1),
+                ("upload", 0.05),
+            )
+        ],
+    )
+)
+
+
+def _event(
+    seq: int,
+    code: Code,
+    message: str,
+    payload: dict[str, Any],
+    *,
+    level: str = "INFO",
+    item_index: int | None = None,
+    of_step: bool = True,
+) -> Event:
+    return Event(
+        job_id=JOB,
+        seq=seq,
+        ts=after(seq),
+        level=level,
+        code=code,
+        message=message,
+        step_id=STEP if of_step else None,
+        item_index=item_index,
+        payload=payload,
+    )
+
+
+_AT_ITEM_1 = {
+    "progress": 0.7562,
+    "stage": "sampling",
+    "item_index": 1,
+    "item_progress": 0.4583,
+    "step": 11,
+    "steps": 20,
+    "count": 2,
+    "completed": 1,
+}
+_AT_THE_END = {
+    "progress": 0.7562,
+    "stage": None,
+    "item_index": None,
+    "item_progress": None,
+    "step": None,
+    "steps": None,
+    "count": 2,
+    "completed": 1,
+}
+_STORED = {
+    "step": "generate",
+    "format": "png",
+    "width": 512,
+    "height": 512,
+    "seed": SEED,
+    "s3_key": f"dreamforge/default/jobs/{JOB}/generate/1769860808000_0_512x512_{SEED}.png",
+    "sha256": SHA256,
+}
+# A stream that a client came back to, of a job that runs into its time limit at the second picture.
+EVENTS = [
+    _event(8, Code.ARTIFACT_WRITTEN, "item 0 stored", _STORED, item_index=0),
+    _event(9, Code.PROGRESS, "76%", _AT_ITEM_1, level="DEBUG", item_index=1),
+    _event(10, Code.SIGNAL_SENT, "SIGTERM to the runner", {"signal": "SIGTERM"}, level="WARNING"),
+    _event(11, Code.ERROR, _TIMEOUT.message, _json(_TIMEOUT), level="ERROR", of_step=False),
+    _event(
+        12,
+        Code.JOB_FINISH,
+        "job failed: timeout",
+        {"status": "failed", "reason": "timeout"},
+        level="ERROR",
+        of_step=False,
+    ),
+    _event(13, Code.PROGRESS, "progress at the end", _AT_THE_END, of_step=False),
+]
+
+# Models -------------------------------------------------------------------------------------------
+
+
+def _model() -> out.ModelOut:
+    files = (
+        ModelFile(path="unet/diffusion_pytorch_model.safetensors", size_bytes=1, sha256=SHA256),
+    )
+    sides = Range(min=256, max=1024)
+    descriptor = ModelDescriptor(
+        name="my-model",
+        version="1",
+        kind="sd",
+        source=Source(uri="local"),
+        files=files,
+        checkpoint_sha256=checkpoint_hash(files),
+        defaults=Defaults(width=512, height=512, steps=25, guidance=7.5),
+        limits=Limits(width=sides, height=sides),
+    )
+    return out.ModelOut(
+        id=str(MODEL),
+        name=descriptor.name,
+        kind=descriptor.kind,
+        version=descriptor.version,
+        installed=True,
+        enabled=True,
+        checkpoint_sha256=descriptor.checkpoint_sha256,
+        parameters_schema=parameters_schema(descriptor),
+        capabilities=["generate"],
+    )
+
+
+ONE_MODEL = _json(_model())
+MODELS = _json(out.Models(models=[_model()]))
+
+# Probes -------------------------------------------------------------------------------------------
+
+HEALTH = _json(out.Health())
+READY = {
+    "ready": out.Ready().model_dump(mode="json", exclude_none=True),
+    "without its broker": _json(out.Ready(degraded=["broker"])),
+}
+METRICS = (
+    "# HELP dreamforge_sse_clients Open progress streams.\n"
+    "# TYPE dreamforge_sse_clients gauge\n"
+    "dreamforge_sse_clients 3.0\n"
+)
