@@ -9,7 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -21,11 +23,12 @@ from tests.support.civitai import MODEL, OLD_VERSION, VERSION, Site
 from tests.support.headers import CHECKPOINTS, VAE, of_shapes
 from tests.support.hub import Hub
 
-from cli import parts
+from cli import parts, worker_watch
 from cli.download import patience
 from cli.entry import run
 from cli.model_folders import bundled
 from runner.pipelines import load
+from shared.db.models import list_models
 from shared.db.presence import Slot, Worker, leave, upsert_worker
 from shared.messages import GenerateParams, PresetSpec
 from shared.model_schema import ModelDescriptor
@@ -72,6 +75,7 @@ def model(
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
     monkeypatch.setattr(patience, "LONGEST_WAIT_S", 0.01)
+    monkeypatch.setattr(worker_watch, "WAIT_S", 0)
     return lambda *arguments: run(["model", *arguments])
 
 
@@ -258,6 +262,38 @@ def test_the_gpus_of_the_live_workers_decide_which_preset_is_the_default(
     finally:
         parts.transaction(url, partial(leave, worker_id=worker.id))
     assert installed(tmp_path).default_preset == preset
+
+
+def test_the_command_waits_until_a_worker_has_looked_at_the_model(
+    model: Command,
+    stack_environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    url = stack_environment["DF_DATABASE_URL"]
+    idle = Worker(id=uuid4(), host="h", version="1", queues=("default",), slots=[], models={})
+    parts.transaction(url, partial(upsert_worker, worker=idle))
+    looks = 0
+
+    def look(_: float) -> None:
+        nonlocal looks
+        looks += 1
+        (row,) = parts.transaction(url, list_models)
+        has = replace(idle, models={row.id: row.checkpoint_sha256})
+        parts.transaction(url, partial(upsert_worker, worker=has))
+
+    try:
+        assert model("download", REF, "-o", "json") == 0
+        said = capsys.readouterr()
+        assert json.loads(said.out)["installed"] is False
+        assert "no live worker has it" in said.err
+        monkeypatch.setattr(worker_watch, "WAIT_S", 60)
+        monkeypatch.setattr(time, "sleep", look)  # what a worker does in the meantime
+        assert model("download", REF, "-o", "json") == 0
+        assert json.loads(capsys.readouterr().out)["installed"] is True
+        assert looks == 1
+    finally:
+        parts.transaction(url, partial(leave, worker_id=idle.id))
 
 
 def test_a_preset_that_cannot_hold_the_model_is_refused_before_it_is_installed(

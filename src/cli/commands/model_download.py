@@ -115,10 +115,14 @@ def import_(
 def _show(found: dict[str, Any], output: Output) -> None:
     from cli.console import as_json
     from cli.tables import pairs
+    from cli.worker_watch import until_offered
 
+    offered = until_offered(parts.require(parts.environ(), "DF_DATABASE_URL"), found["id"])
+    found = found | {"installed": bool(offered)}
     if output is Output.JSON:
         as_json(found)
         return
+    found["installed"] = {True: "yes", False: "no", None: "no worker is up"}[offered]
     if "fetched" in found:
         found = found | {"fetched": "yes" if found["fetched"] else "no, it was here and is sound"}
     pairs(*found.items())
