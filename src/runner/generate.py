@@ -16,6 +16,7 @@ from runner.finishing import Finisher
 from runner.images import encode_image
 from runner.interface import Context, Emit
 from runner.metadata import Facts, texts
+from runner.model_folder import held_still
 from runner.pipelines import TextToImage, load
 from runner.prompts import Cut, unread
 from shared.messages import MAX_SEED, Artifact, GenerateParams, GenerateSpec, Log, Progress, Stage
@@ -37,14 +38,15 @@ class Generate:
         spec = ctx.spec
         ctx.emit(Progress(stage="load", step=0, steps=1))
         folder = Path(spec.model.folder)
-        # The headers only: every hash was verified when the model was installed.
-        model = check_installed(folder, checkpoint_sha256=spec.model.checkpoint_sha256)
-        ctx.stop.check()
         self._ctx = ctx
-        self._weights_sha256 = weights_hash(model)
-        self._pipeline = load(
-            spec.model.kind, folder, spec.preset, spec.params.scheduler, layout=model.layout
-        )
+        with held_still(folder):
+            # The headers only: every hash was verified when the model was installed.
+            model = check_installed(folder, checkpoint_sha256=spec.model.checkpoint_sha256)
+            ctx.stop.check()
+            self._weights_sha256 = weights_hash(model)
+            self._pipeline = load(
+                spec.model.kind, folder, spec.preset, spec.params.scheduler, layout=model.layout
+            )
         ctx.emit(Progress(stage="load", step=1, steps=1))
 
     def run(self, params: GenerateParams, emit: Emit) -> int:

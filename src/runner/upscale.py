@@ -14,6 +14,7 @@ from runner.gan import Gan
 from runner.images import encode_image
 from runner.interface import Context, Emit
 from runner.metadata import Texts, texts_in
+from runner.model_folder import held_still
 from runner.resample import Resample, resampled
 from runner.upscale_metadata import UpscaleFacts, upscale_texts
 from runner.upscaler import Upscaler
@@ -37,17 +38,23 @@ _PILLOW_FORMATS = {"png": "PNG", "jpg": "JPEG"}
 
 def load(spec: UpscaleSpec) -> Upscaler:
     """What the step asks for. Raises `ModelUnavailable` when its files are not as promised."""
-    if spec.model is not None:
-        check_installed(Path(spec.model.folder), checkpoint_sha256=spec.model.checkpoint_sha256)
-    match spec.params, spec.model:
-        case ResampleParams() as params, _:
-            return Resample(params)
-        case GanParams() as params, ModelSpec() as model:
+    if isinstance(spec.params, ResampleParams):
+        return Resample(spec.params)
+    assert spec.model is not None, "the spec was checked on arrival"
+    folder = Path(spec.model.folder)
+    with held_still(folder):
+        check_installed(folder, checkpoint_sha256=spec.model.checkpoint_sha256)
+        return _loaded(spec, spec.model)
+
+
+def _loaded(spec: UpscaleSpec, model: ModelSpec) -> Upscaler:
+    match spec.params:
+        case GanParams() as params:
             return Gan(model, params, spec.preset)
-        case DiffusionParams() as params, ModelSpec() as model:
+        case DiffusionParams() as params:
             return Diffusion(model, params, spec.preset)
-        case _:
-            raise AssertionError("the spec was checked on arrival")
+        case ResampleParams():
+            raise AssertionError("resampling loads nothing")
 
 
 class Upscale:
