@@ -18,12 +18,13 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from uuid import UUID
 
 import anyio
 from anyio.abc import TaskGroup
 
-from shared.claims import Claim, Offer, StepStore
+from shared.claims import Claim, Offer, PinnedModel, StepStore
 from shared.errors import InfraUnavailable
 from shared.settings import Settings
 from supervisor.devices import DeviceLost, DeviceProbe, Reading
@@ -58,7 +59,7 @@ class Ports:
     probe: DeviceProbe
     runners: Runners
     models: Callable[[], tuple[UUID, ...]]
-    model_folder: Callable[[UUID], str]
+    model_folder: Callable[[PinnedModel], Path]
 
 
 class Supervisor:
@@ -186,7 +187,7 @@ class Supervisor:
         )
 
     def _model_folder(self, claim: Claim) -> str | None:
-        return None if claim.model is None else self._ports.model_folder(claim.model.id)
+        return None if claim.model is None else str(self._ports.model_folder(claim.model))
 
     # Slots ----------------------------------------------------------------------------------------
 

@@ -56,8 +56,9 @@ def main() -> int:
     with (
         patch.object(worker, "PostgresStepStore", GatedStepStore),
         patch.object(entry, "main", crash_runner.main),
-        # Its own pace would be five seconds of waiting in every cell.
+        # Their own pace would be seconds of waiting in every cell.
         patch.object(supervisor, "SWEEP_EVERY_S", 0.3),
+        patch.object(worker, "BEAT_S", 0.3),
     ):
         return worker.main()
 

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
@@ -236,7 +237,7 @@ async def serving(
         probe=probe,
         runners=runners,
         models=lambda: (store.model_id,),
-        model_folder=lambda _: "/nowhere",
+        model_folder=lambda _: Path("/nowhere"),
     )
     table = SlotTable(await probe.devices())
     supervisor = Supervisor(worker_id, settings, ports, metrics, table)
