@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+
+import anyio
 
 from supervisor.classify import Evidence, Judgement, classify
 from supervisor.devices import Reading
@@ -12,7 +16,11 @@ from supervisor.verify import Reclaimed
 
 
 class Account:
-    """Filled in as facts arrive; readable at any moment. Memory figures are bytes."""
+    """Filled in as facts arrive; readable at any moment. Memory figures are bytes.
+
+    `waits` is how many times over the runner waits for the store just now, `waited_s` how long it
+    has in all.
+    """
 
     def __init__(self) -> None:
         self._evidence = Evidence()
@@ -20,6 +28,8 @@ class Account:
         self.before: Reading | None = None
         self.reclaimed: Reclaimed | None = None
         self.peak_bytes = 0
+        self.waits = 0
+        self.waited_s = 0.0
         self.signals: list[str] = []
 
     @property
@@ -39,6 +49,32 @@ class Account:
                 we_killed="SIGKILL" in self.signals,
             )
         )
+
+    @contextmanager
+    def waiting_for_store(self) -> Iterator[None]:
+        """Inside, the runner cannot go on before the store takes or gives a picture."""
+        self.waits += 1
+        began = anyio.current_time()
+        try:
+            yield
+        finally:
+            self.waits -= 1
+            self.waited_s += anyio.current_time() - began
+
+    async def time_is_over(self) -> bool:
+        """To be asked when a runner's time is; False when it waits for the store just then.
+
+        Its clock stands still while it waits, so this may take as long as it has waited. One that
+        still waits gets no more, so that the device is not held for a store that is away.
+        """
+        granted_s = 0.0
+        while not self.waits:
+            more_s = self.waited_s - granted_s
+            if more_s <= 0:
+                return True
+            granted_s += more_s
+            await anyio.sleep(more_s)
+        return False
 
     def saw_memory(self, used_bytes: int) -> None:
         self.peak_bytes = max(self.peak_bytes, used_bytes)

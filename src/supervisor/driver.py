@@ -138,6 +138,7 @@ class StepDriver:
             spool=self._host.spool,
             fence=self._fence,
             journal=self._journal,
+            account=self._account,
             tasks=tasks,
             stored=self._progress.stored,
             stale=lambda: self.post(Kind.LEASE_GONE),
@@ -301,6 +302,8 @@ class StepDriver:
     ) -> None:
         with scope:
             await anyio.sleep(seconds)
+            if kind is Kind.TIMEOUT and not await self._account.time_is_over():
+                kind = Kind.STORE_AWAY
             reason = self._account.judge().reason if kind is Kind.KILL_DEADLINE else None
             self._send_event.send_nowait((Event(kind, reason), generation))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -47,16 +48,16 @@ class Inputs:
         self._tasks.start_soon(self._hand_on, self._by_item[item_index])
 
     async def _hand_on(self, artifact: StoredArtifact) -> None:
-        async with self._try.host.spool.holding(artifact.size_bytes):
+        async with AsyncExitStack() as held:
             try:
-                await self._answer(artifact)
+                await self._answer(artifact, held)
             except OSError as error:
                 # It is gone, and its exit is the news.
                 log.info("could not hand on: %s", error, extra=self._try.journal.fields)
 
-    async def _answer(self, artifact: StoredArtifact) -> None:
+    async def _answer(self, artifact: StoredArtifact, held: AsyncExitStack) -> None:
         try:
-            body = await self._fetched(artifact)
+            body = await self._in_hand(artifact, held)
         except NoInput as error:
             # The try ends here. The runner waits, and must be told that nothing will come.
             self._try.account.know(no_input=error)
@@ -68,20 +69,24 @@ class Inputs:
         # Before anything else is waited for: the runner may ask for the next one by now.
         self._conversation.gave()
 
-    async def _fetched(self, artifact: StoredArtifact) -> bytes:
+    async def _in_hand(self, artifact: StoredArtifact, held: AsyncExitStack) -> bytes:
+        """Its bytes, counted in the spool until `held` is closed."""
+        with self._try.account.waiting_for_store(), anyio.move_on_after(PATIENCE_S):
+            # Room first, which is the store's to make as well: of pictures that it does not take.
+            await held.enter_async_context(self._try.host.spool.holding(artifact.size_bytes))
+            return _checked(artifact, await self._fetched(artifact))
+        raise _no_input(artifact, f"the object store was away for {PATIENCE_S:g} s")
+
+    async def _fetched(self, artifact: StoredArtifact) -> bytes | None:
         # One more than it had: whatever lies there now, it is not read whole.
         limit, pause_s = artifact.size_bytes + 1, _RETRY_FIRST_S
-        with anyio.move_on_after(PATIENCE_S):
-            while True:
-                try:
-                    body = await self._try.host.objects.get(artifact.s3_key, at_most_bytes=limit)
-                except InfraUnavailable as error:
-                    log.warning("input waits: %s", error.message, extra=self._try.journal.fields)
-                else:
-                    return _checked(artifact, body)
-                await anyio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _RETRY_MOST_S)
-        raise _no_input(artifact, f"the object store was away for {PATIENCE_S:g} s")
+        while True:
+            try:
+                return await self._try.host.objects.get(artifact.s3_key, at_most_bytes=limit)
+            except InfraUnavailable as error:
+                log.warning("input waits: %s", error.message, extra=self._try.journal.fields)
+            await anyio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _RETRY_MOST_S)
 
 
 def _checked(artifact: StoredArtifact, body: bytes | None) -> bytes:

@@ -67,6 +67,7 @@ class Kind(StrEnum):
     QUEUE_TIMEOUT = "queue timeout"
     READY_TIMEOUT = "no READY in time"
     TIMEOUT = "timeout"
+    STORE_AWAY = "store away"  # the timeout of a runner that waits for the store
     EXIT_GRACE_OVER = "exit grace over"
     TERM_GRACE_OVER = "term grace over"
     KILL_DEADLINE = "kill deadline"
@@ -368,6 +369,13 @@ TABLE: tuple[Row, ...] = (
     _row(S.RUNNING, Kind.FAILURE, S.STOPPING, effects=_END_BY_ITSELF),
     _row(S.RUNNING, Kind.EXIT, S.STOPPING, effects=_END_BY_ITSELF),
     _row(S.RUNNING, Kind.TIMEOUT, S.STOPPING, intend(Reason.TIMEOUT), effects=_END_BY_FORCE),
+    _row(
+        S.RUNNING,
+        Kind.STORE_AWAY,
+        S.STOPPING,
+        intend(Reason.INFRA_UNAVAILABLE),
+        effects=_END_BY_FORCE,
+    ),
     _row(S.RUNNING, Kind.CANCEL, S.STOPPING, remember_cancel, _CANCEL, effects=_END_BY_FORCE),
     _row(S.RUNNING, Kind.DRAIN, S.STOPPING, intend(Reason.DRAINED), effects=_END_BY_FORCE),
     _row(S.RUNNING, Kind.LEASE_GONE, S.STOPPING, _LOST, effects=_END_BY_FORCE),

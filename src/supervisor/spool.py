@@ -12,25 +12,32 @@ class Spool:
     """A byte budget in memory, shared by all steps of a worker.
 
     A reader that cannot get room stops reading, so the runner blocks on its pipe: back pressure
-    reaches the place where the bytes are made. While it is full nothing new is claimed.
+    reaches the place where the bytes are made. While it is full nothing new is claimed. Full is
+    where somebody waits, however few bytes are left: no two images are of one size, and the last
+    that fitted hardly ever fills it to the byte.
     """
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
         self.used_bytes = 0
+        self._waiting = 0
         self._room = anyio.Condition()
 
     @property
     def full(self) -> bool:
-        return self.used_bytes >= self._limit
+        return self._waiting > 0 or self.used_bytes >= self._limit
 
     @asynccontextmanager
     async def holding(self, size: int) -> AsyncIterator[None]:
         """Account for `size` bytes. One image always fits into an empty spool."""
-        async with self._room:
-            while self.used_bytes and self.used_bytes + size > self._limit:
-                await self._room.wait()
-            self.used_bytes += size
+        self._waiting += 1
+        try:
+            async with self._room:
+                while self.used_bytes and self.used_bytes + size > self._limit:
+                    await self._room.wait()
+                self.used_bytes += size
+        finally:
+            self._waiting -= 1
         try:
             yield
         finally:

@@ -19,6 +19,7 @@ from shared.claims import Claim, Stale, StepStore, StoredArtifact
 from shared.errors import InfraUnavailable
 from shared.events import Code
 from shared.messages import Artifact
+from supervisor.account import Account
 from supervisor.fence import Fence
 from supervisor.journal import Journal
 from supervisor.spool import Spool
@@ -61,6 +62,7 @@ class Uploads:
         spool: Spool,
         fence: Fence,
         journal: Journal,
+        account: Account,
         tasks: TaskGroup,
         stored: Callable[[int], None],
         stale: Callable[[], None],
@@ -71,6 +73,7 @@ class Uploads:
         self._spool = spool
         self._fence = fence
         self._journal = journal
+        self._account = account
         self._tasks = tasks
         self._stored = stored
         self._stale = stale
@@ -87,13 +90,15 @@ class Uploads:
         self._tasks.start_soon(self._carry, artifact, body, time.time_ns() // 1_000_000, started)
         if not self._hurried:
             self._waiting.add(started)
-            await started.wait()
+            with self._account.waiting_for_store():
+                await started.wait()
             self._waiting.discard(started)
 
     def hurry(self) -> None:
         """The runner is gone: there is nobody left to slow down, only its last frames to hear.
 
-        They are what a socket's buffer holds, so taking them without room is bounded.
+        They are what a socket's buffer holds, so taking them without room is bounded: while they
+        wait for it the spool is full, and nobody makes more.
         """
         self._hurried = True
         for started in self._waiting:

@@ -98,7 +98,7 @@ def test_an_input_that_is_gone_or_another_one_ends_the_job_and_says_which(
         assert error["code"] == Reason.INFRA_UNAVAILABLE
         assert (error["details"]["item_index"], error["details"]["s3_key"]) == (0, key)
         assert ("found_sha256" in error["details"]) == (there is not None)
-        assert bench.slot.state == "free"
+        await bench.in_state("free")
         assert "SIGKILL" not in bench.signals(job)
 
     serve(test)
@@ -124,9 +124,28 @@ def test_a_store_that_stays_away_gives_the_slot_back(monkeypatch: pytest.MonkeyP
             job = bench.chain("enlarges")
             await bench.ended(job)
         assert "object store was away" in last_error(bench, job)["message"]
-        assert bench.slot.state == "free"
+        await bench.in_state("free")
 
     serve(test)
+
+
+def test_a_spool_that_stays_full_gives_the_slot_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Room for an input is waited for no longer than the input itself."""
+    monkeypatch.setattr(inputs, "PATIENCE_S", 0.1)
+
+    async def test(bench: Bench) -> None:
+        job = bench.chain("enlarges")
+        await until(lambda: states(bench, job)[1] is StepState.LEASED, "the first step is done")
+        async with bench.supervisor._spool.holding(1 << 20):
+            await until(lambda: bench.events(job, Code.RETRY), "it goes back to the queue")
+            assert bench.payload(job, Code.RETRY)["reason"] == Reason.INFRA_UNAVAILABLE
+            await bench.in_state("free")
+        await bench.ended(job)
+        assert bench.job(job).status is Status.SUCCEEDED
+
+    serve(test, spool_bytes=1 << 20)
 
 
 def test_a_runner_that_does_not_hear_that_nothing_will_come_is_stopped(
@@ -140,7 +159,7 @@ def test_a_runner_that_does_not_hear_that_nothing_will_come_is_stopped(
             await bench.ended(job)
         assert last_error(bench, job)["code"] == Reason.INFRA_UNAVAILABLE
         assert bench.signals(job)[0] == "SIGTERM"
-        assert bench.slot.state == "free"
+        await bench.in_state("free")
 
     serve(test, max_attempts=1, exit_grace_s=0.2)
 

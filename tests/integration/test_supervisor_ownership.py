@@ -360,8 +360,8 @@ def test_images_that_never_reach_the_store_cost_a_loss() -> None:
 def test_a_full_spool_slows_the_runner_and_claims_nothing_new() -> None:
     async def test(bench: Bench) -> None:
         hold = bench.objects.faults.hold("put")
-        job = bench.submit(f"big {1 << 19}", count=8)
-        await until(lambda: bench.spool_bytes == 1 << 20, lambda: bench.spool_bytes)
+        job = bench.submit(f"big {300_000}", count=8)
+        await until(lambda: bench.spool_full, lambda: bench.spool_bytes)
         other = bench.submit("quick")
         claims = bench.store.faults.calls.count("claim")
         sweeps = bench.store.faults.calls.count("sweep_expired")
@@ -370,12 +370,29 @@ def test_a_full_spool_slows_the_runner_and_claims_nothing_new() -> None:
         )
         assert bench.store.faults.calls.count("claim") == claims
         assert bench.step(job).state is StepState.RUNNING
-        assert bench.spool_bytes == 1 << 20
+        assert bench.spool_bytes == 900_000
         hold.release()
         assert (await bench.ended(job)).state is StepState.SUCCEEDED
         assert (await bench.ended(other)).state is StepState.SUCCEEDED
 
     serve(test, spool_bytes=1 << 20, slots=2)
+
+
+def test_a_runner_whose_time_ends_while_the_store_is_away_is_tried_again() -> None:
+    """It waited for room, not for itself: that is no `timeout`, and the slot does not wait."""
+
+    async def test(bench: Bench) -> None:
+        hold = bench.objects.faults.hold("put")
+        job = bench.submit(f"big {300_000}", count=6)
+        await bench.reaches(job, "publishing")
+        await bench.in_state("free")
+        hold.release()
+        step = await bench.ended(job)
+        assert (step.state, step.attempt) == (StepState.SUCCEEDED, 2)
+        assert bench.payload(job, Code.RETRY)["reason"] == Reason.INFRA_UNAVAILABLE
+        assert len(bench.objects.objects) == 6
+
+    serve(test, spool_bytes=1 << 20, timeout_s=1.0)
 
 
 def test_a_result_behind_an_image_without_room_is_still_heard() -> None:

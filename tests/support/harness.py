@@ -115,6 +115,10 @@ class Bench:
         return self.supervisor._spool.used_bytes
 
     @property
+    def spool_full(self) -> bool:
+        return self.supervisor._spool.full
+
+    @property
     def slots(self) -> list[Slot]:
         return list(self.supervisor.slots)
 

@@ -299,7 +299,7 @@ def fails(line: Line, reason: str) -> None:
 
 def big(line: Line, size: str) -> None:
     """Items of `size` bytes, one after the other, as fast as the parent takes them."""
-    for item in range(line.params["count"]):
+    for item in sorted(set(range(line.params["count"])) - line.done):
         line.artifact(item, int(size))
     line.result()
 

@@ -57,7 +57,7 @@ LEGAL: list[tuple[Step, set[Kind]]] = [
     ),
     (SPAWNED, {K.READY, K.READY_TIMEOUT} | BROKEN | OUTSIDE),
     (READY, {K.RUNNING_COMMITTED, K.READY_TIMEOUT} | BROKEN | OUTSIDE),
-    (RUNNING, {K.RESULT, K.TIMEOUT} | BROKEN | OUTSIDE),
+    (RUNNING, {K.RESULT, K.TIMEOUT, K.STORE_AWAY} | BROKEN | OUTSIDE),
     (FINISHING, {K.EXIT_GRACE_OVER, K.TREE_GONE} | LATE_NEWS | OUTSIDE),
     (TERMINATED, {K.TERM_GRACE_OVER, K.TREE_GONE} | LATE_NEWS | OUTSIDE),
     (KILLED, {K.KILL_DEADLINE, K.TREE_GONE} | LATE_NEWS | OUTSIDE),
@@ -301,6 +301,7 @@ def test_a_runner_that_has_spoken_its_last_gets_the_exit_grace_first(advance: Ad
 def test_a_running_step_is_ended_by_force_and_remembers_the_cause(advance: Advance) -> None:
     causes = {
         K.TIMEOUT: R.TIMEOUT,
+        K.STORE_AWAY: R.INFRA_UNAVAILABLE,
         K.DRAIN: R.DRAINED,
         K.LEASE_GONE: R.LEASE_LOST,
         K.PROTOCOL_ERROR: R.RUNNER_CRASHED,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
 
 from shared.states import Reason
@@ -27,3 +28,25 @@ def test_figures_before_any_reading_are_none_and_not_zero() -> None:
     assert figures["gpu_mem_used_before"] is None
     assert figures["gpu_mem_used_after"] is figures["reclaim_seconds"] is None
     assert figures["signals"] == []
+
+
+def test_the_time_of_a_runner_stands_still_while_it_waits_for_the_store() -> None:
+    async def test() -> None:
+        account = Account()
+        assert await account.time_is_over()
+        with account.waiting_for_store():
+            await anyio.sleep(0.05)
+        asked = anyio.current_time()
+        assert await account.time_is_over()
+        assert anyio.current_time() - asked >= 0.05
+
+    anyio.run(test)
+
+
+def test_a_runner_that_still_waits_for_the_store_gets_no_more_time() -> None:
+    async def test() -> None:
+        account = Account()
+        with account.waiting_for_store(), anyio.fail_after(5):
+            assert not await account.time_is_over()
+
+    anyio.run(test)

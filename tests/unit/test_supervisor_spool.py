@@ -39,6 +39,27 @@ def test_what_does_not_fit_waits_until_it_does() -> None:
     anyio.run(test)
 
 
+def test_it_is_full_while_somebody_waits_however_few_bytes_are_left() -> None:
+    async def test() -> None:
+        spool = Spool(100)
+
+        async def wait() -> None:
+            async with spool.holding(30):
+                pass
+
+        async with anyio.create_task_group() as tasks, spool.holding(30), spool.holding(30):
+            async with spool.holding(30):
+                assert not spool.full
+                tasks.start_soon(wait)
+                await anyio.wait_all_tasks_blocked()
+                assert spool.used_bytes == 90
+                assert spool.full
+            await anyio.wait_all_tasks_blocked()
+            assert not spool.full
+
+    anyio.run(test)
+
+
 def test_one_image_of_any_size_fits_into_an_empty_spool() -> None:
     async def test() -> None:
         spool = Spool(100)
@@ -63,5 +84,6 @@ def test_a_cancelled_holder_gives_its_bytes_back() -> None:
             await anyio.wait_all_tasks_blocked()
             tasks.cancel_scope.cancel()
         assert spool.used_bytes == 0
+        assert not spool.full
 
     anyio.run(test)
