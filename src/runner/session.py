@@ -27,12 +27,13 @@ from typing import Any
 import torch
 
 from runner.channel import Channel
+from runner.dead_man import arm_dead_man
 from runner.failures import failure_of
 from runner.hygiene import Memory, hygiene
 from runner.inputs import Inputs
 from runner.interface import Context
 from runner.jobs import JOB_TYPES
-from runner.stopping import Stop, arm_dead_man, obey_sigterm
+from runner.stopping import Stop, obey_sigterm
 from shared.frames import FrameError
 from shared.messages import (
     INTERFACE,
@@ -75,7 +76,7 @@ def serve(fd: int) -> int:
 
 
 def _perform(go: Go, channel: Channel, versions: dict[str, str]) -> Result | Failure:
-    arm_dead_man(go.lease_s)
+    arm_dead_man(go.dies_at)
     stop = Stop()
     obey_sigterm(stop)
     inputs = Inputs(go.spec, channel.send, stop)
@@ -118,7 +119,7 @@ def _listen(channel: Channel, stop: Stop, inputs: Inputs) -> None:
         while (received := channel.receive()) is not None:
             match received:
                 case Lease() as lease, _:
-                    arm_dead_man(lease.lease_s)
+                    arm_dead_man(lease.dies_at)
                 case Cancel(), _:
                     stop.ask()
                 case Input() as message, body:

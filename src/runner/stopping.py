@@ -6,9 +6,7 @@
   Python signal handler runs only when the main thread executes bytecode, which may be never while
   C code runs; the C-level part writes a byte to the wakeup descriptor at once, and the thread that
   reads it needs nothing from the main thread.
-- The dead-man timer: SIGALRM with its *default* action, which the kernel carries out even if no
-  thread ever takes the GIL again. Lease frames push it back; a worker that is stopped or
-  partitioned sends none, and the step dies before its lease can be given to somebody else.
+- The dead-man timer (`runner.dead_man`), which the kernel carries out.
 
 SIGKILL from outside is the only guarantee and needs nothing from this file.
 """
@@ -60,11 +58,6 @@ def obey_sigterm(stop: Stop) -> None:
     # Without a Python-level handler the default action would run instead of the wakeup.
     signal.signal(signal.SIGTERM, _nothing)
     threading.Thread(target=_watch, args=(reader, stop), name="sigterm", daemon=True).start()
-
-
-def arm_dead_man(lease_s: float) -> None:
-    """The process dies this many seconds from now unless armed again before."""
-    signal.setitimer(signal.ITIMER_REAL, max(lease_s, 0.001))  # 0 would disarm it
 
 
 def _watch(reader: socket.socket, stop: Stop) -> None:

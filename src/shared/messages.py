@@ -31,7 +31,7 @@ from pydantic import (
 from shared.frames import FrameError
 
 # Version of these messages and of what a job type is; docs/job-types.md has its history.
-INTERFACE = 2
+INTERFACE = 3
 
 MAX_SEED = 2**53
 MAX_COUNT = 100
@@ -185,12 +185,14 @@ RunSpec = Annotated[GenerateSpec | UpscaleSpec, Field(discriminator="type")]
 class Go(Message):
     type: Literal["go"] = "go"
     spec: RunSpec
-    lease_s: float  # the dead-man timer fires this long after receipt unless a lease re-arms it
+    # When the dead-man timer fires unless a lease pushes it back: a moment on CLOCK_BOOTTIME, whose
+    # seconds are the same in every process of this host. A span would count from its receipt.
+    dies_at: float
 
 
 class Lease(Message):
     type: Literal["lease"] = "lease"
-    lease_s: float
+    dies_at: float
 
 
 class Cancel(Message):

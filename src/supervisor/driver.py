@@ -255,7 +255,7 @@ class StepDriver:
         self._conversation.go()
         self._went_at = anyio.current_time()
         self._host.metrics.start_seconds.observe(self._went_at - self._claimed_at)
-        self._tell(Go(spec=self._spec, lease_s=self._fence.deadman_s))
+        self._tell(Go(spec=self._spec, dies_at=self._fence.dies_at))
 
     def _signal(self, name: str) -> None:
         """Record the intent, then send. The log line is written before the signal can act."""
@@ -271,7 +271,7 @@ class StepDriver:
 
     def _tell_lease(self) -> None:
         if self._step.went:
-            self._tell(Lease(lease_s=self._fence.deadman_s))
+            self._tell(Lease(dies_at=self._fence.dies_at))
 
     def _tell(self, message: Go | Cancel | Lease) -> None:
         if self._runner is not None:

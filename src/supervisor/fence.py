@@ -34,9 +34,9 @@ class Fence:
         return self._sent + self._fence_s - boottime()
 
     @property
-    def deadman_s(self) -> float:
-        """Seconds after which a runner shall kill itself, told to it with GO and each renewal."""
-        return self._sent + self._deadman_s - boottime()
+    def dies_at(self) -> float:
+        """The boot time at which a runner kills itself, told to it with GO and each renewal."""
+        return self._sent + self._deadman_s
 
     @property
     def holds(self) -> bool:

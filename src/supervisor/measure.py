@@ -17,6 +17,7 @@ from runner import entry
 from shared.errors import DreamForgeError
 from shared.messages import Failure, GenerateSpec, Go, Ready, Result, parse_from_runner
 from supervisor.devices import Device, DeviceProbe
+from supervisor.fence import boottime
 from supervisor.runner_process import Entry, RunnerProcess
 
 # More often than a step's own peak (5 Hz): a small model's decode is over within 0.2 s.
@@ -64,7 +65,7 @@ async def measure(
         with anyio.fail_after(READY_S):
             await _ready(runner)
         used_before = (await probe.read(device, None)).used_bytes
-        await runner.channel.send(Go(spec=spec, lease_s=timeout_s).model_dump())
+        await runner.channel.send(Go(spec=spec, dies_at=boottime() + timeout_s).model_dump())
         result, peak_bytes = None, 0
         with anyio.fail_after(timeout_s):
             while result is None:

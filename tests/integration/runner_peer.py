@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Sized
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -100,20 +101,25 @@ class Peer:
         return [message for message, _ in self.seen if isinstance(message, kind)]
 
     def go(self, spec: RunSpec, *, lease_s: float = 60.0) -> Peer:
+        """Send GO, with a dead-man timer that fires so many seconds from now."""
         if not self.all(Ready):
             self.until(Ready)
-        self.send(Go(spec=spec, lease_s=lease_s))
+        self.send(Go(spec=spec, dies_at=_now() + lease_s))
         return self
 
     def cancel(self) -> None:
         self.send(Cancel())
 
     def lease(self, lease_s: float) -> None:
-        self.send(Lease(lease_s=lease_s))
+        self.send(Lease(dies_at=_now() + lease_s))
 
     def exit_code(self) -> int | None:
         self.process.join(TIMEOUT_S)
         return self.process.exitcode
+
+
+def _now() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def run_spec(folder: Path, **params: Any) -> GenerateSpec:

@@ -241,6 +241,35 @@ def test_lease_frames_push_the_dead_man_timer_back(peer: Peer, model: Path) -> N
     assert peer.exit_code() == -signal.SIGALRM
 
 
+def test_a_lease_that_lay_in_the_socket_ends_when_it_was_to_end(peer: Peer, model: Path) -> None:
+    """What counts is when the lease was renewed, not when the runner came to read of it."""
+    peer.go(run_spec(model, steps=200, count=100, seed=1))
+    peer.until(Progress)
+    assert peer.process.pid is not None
+    os.kill(peer.process.pid, signal.SIGSTOP)
+    peer.lease(3.0)
+    sent = time.monotonic()
+    time.sleep(2.0)  # how long it lies there is the subject
+    os.kill(peer.process.pid, signal.SIGCONT)
+    assert peer.exit_code() == -signal.SIGALRM
+    assert 2.9 < time.monotonic() - sent < 4.5
+
+
+@pytest.mark.parametrize("message", ["go", "lease"])
+def test_a_runner_does_nothing_under_a_lease_that_has_ended(
+    peer: Peer, model: Path, message: str
+) -> None:
+    """Its worker was stopped between the look at its fence and the word to the runner."""
+    spec = run_spec(model, steps=200, count=100, seed=1)
+    if message == "go":
+        peer.go(spec, lease_s=-1.0)
+    else:
+        peer.go(spec).until(Progress)
+        peer.lease(-1.0)
+    assert peer.exit_code() == -signal.SIGALRM
+    assert not peer.all(Artifact)
+
+
 def test_runner_ends_when_its_worker_closes_the_pipe(model: Path) -> None:
     with Peer() as peer:
         peer.go(run_spec(model, steps=200, count=100, seed=1))

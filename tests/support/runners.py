@@ -61,7 +61,7 @@ class Line:
         return frame.header
 
     def ready(self) -> None:
-        self.say({"type": "ready", "interface": 2, "pid": os.getpid(), "versions": {}})
+        self.say({"type": "ready", "interface": 3, "pid": os.getpid(), "versions": {}})
 
     def until_go(self) -> None:
         """Wait for GO; leave when the worker does not want us any more."""

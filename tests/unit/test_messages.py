@@ -66,7 +66,7 @@ UPSCALE = UpscaleSpec(
 ARTIFACT = Artifact(item_index=0, format="png", width=1, height=1, seed=0, sha256="0" * 64)
 
 FROM_RUNNER: list[FromRunner] = [
-    Ready(interface=2, pid=1, versions={"torch": "2"}),
+    Ready(interface=3, pid=1, versions={"torch": "2"}),
     Progress(stage="load", step=0, steps=1),
     Progress(stage="sampling", item_index=3, step=2, steps=4),
     Log(level="INFO", code="a.b", message="text", payload={"a": [1, None]}),
@@ -76,9 +76,9 @@ FROM_RUNNER: list[FromRunner] = [
     Failure(reason="oom", message="text", details={"item_index": 1}),
 ]
 TO_RUNNER: list[ToRunner] = [
-    Go(spec=SPEC, lease_s=50.0),
-    Go(spec=UPSCALE, lease_s=50.0),
-    Lease(lease_s=1.5),
+    Go(spec=SPEC, dies_at=50.0),
+    Go(spec=UPSCALE, dies_at=50.0),
+    Lease(dies_at=1.5),
     Cancel(),
     Input(item_index=3, sha256="0" * 64),
 ]
@@ -124,7 +124,7 @@ def test_there_is_no_golden_file_of_a_message_that_is_gone() -> None:
     ],
 )
 def test_a_spec_of_one_type_with_the_parts_of_another_is_refused(changes: dict[str, Any]) -> None:
-    header = Go(spec=UPSCALE, lease_s=50.0).model_dump()
+    header = Go(spec=UPSCALE, dies_at=50.0).model_dump()
     with pytest.raises(FrameError):
         parse_to_runner(header | {"spec": header["spec"] | changes})
 
@@ -151,8 +151,8 @@ def test_unknown_field_is_refused(message: FromRunner) -> None:
         {},
         {"type": "nonsense"},
         {"type": ["ready"]},
-        {"type": "go", "lease_s": 1.0},
-        {"type": "ready", "interface": 2, "pid": "1", "versions": {}},
+        {"type": "go", "dies_at": 1.0},
+        {"type": "ready", "interface": 3, "pid": "1", "versions": {}},
         {"type": "progress", "stage": "sampling", "step": -1, "steps": 1},
         {"type": "progress", "stage": "sampling", "step": 0, "steps": 0},
         {"type": "progress", "stage": "upload", "step": 0, "steps": 1},

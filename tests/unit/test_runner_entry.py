@@ -100,10 +100,10 @@ def test_channel_reads_frames_in_any_pieces_and_knows_the_end() -> None:
     with ours:
         channel = Channel(theirs.fileno())
         theirs.close()  # the channel has a descriptor of its own
-        data = encode(Lease(lease_s=1.0).model_dump()) + encode(Cancel().model_dump())
+        data = encode(Lease(dies_at=1.0).model_dump()) + encode(Cancel().model_dump())
         for begin in range(0, len(data), 7):
             ours.sendall(data[begin : begin + 7])
-        assert channel.receive() == (Lease(lease_s=1.0), b"")
+        assert channel.receive() == (Lease(dies_at=1.0), b"")
         assert channel.receive() == (Cancel(), b"")
         ours.shutdown(socket.SHUT_WR)
         assert channel.receive() is None

@@ -26,9 +26,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_a_fence_holds_until_its_time_after_the_renewal_was_sent(clock: Clock) -> None:
     held = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
-    assert (held.left_s, held.deadman_s, held.holds) == (35.0, 45.0, True)
+    assert (held.left_s, held.holds) == (35.0, True)
     clock.now = 135.0
-    assert (held.left_s, held.deadman_s, held.holds) == (0.0, 10.0, False)
+    assert (held.left_s, held.holds) == (0.0, False)
+
+
+def test_a_runner_dies_at_a_moment_that_no_delay_moves(clock: Clock) -> None:
+    held = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
+    assert held.dies_at == 145.0
+    clock.now = 140.0  # the worker was stopped before it could say so
+    assert held.dies_at == 145.0
+    held.renewed(139.0)
+    assert held.dies_at == 189.0
 
 
 def test_a_renewal_counts_from_when_it_was_sent_not_from_when_it_was_answered(clock: Clock) -> None:
