@@ -59,8 +59,8 @@ def consume(redis_url: str, queues: tuple[str, ...], supervised: Supervised, nam
     # Celery configures logging unless somebody listens to this; ours is configured already.
     signals.setup_logging.connect(_keep_logging)
     # Two lines for each doorbell message say nothing about a job.
-    for name in ("celery.worker.strategy", "celery.app.trace"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for chatty in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     # Root is what a container runs as, and with JSON alone no message can execute anything.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     app = Celery("dreamforge", set_as_current=False)
@@ -114,8 +114,9 @@ def _step_for(supervised: Supervised) -> type[bootsteps.StartStopStep]:
         def stop(self, worker: Worker) -> None:
             supervised.drain()
 
-        # SIGQUIT and a second SIGTERM: the kernel ends the runners with us, and the sweeper of
-        # another worker takes their steps. There is nothing to do in between.
+        # A second signal. Nobody is in a hurry enough to leave a device dirty: it drains just the
+        # same. Who cannot wait sends SIGKILL; the kernel then ends the runners with us, and the
+        # sweeper of another worker takes their steps.
         def terminate(self, worker: Worker) -> None:
             supervised.drain()
 

@@ -1,0 +1,31 @@
+"""The Celery edge, without a broker."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from supervisor import dispatch
+
+
+class Nobody:
+    def start(self) -> None: ...
+    def ring(self) -> None: ...
+    def drain(self) -> None: ...
+    def buried(self) -> None: ...
+
+
+def test_the_consumer_goes_by_the_name_of_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    class Observed(Celery):  # type: ignore[misc]
+        def Worker(self, **options: Any) -> Any:  # noqa: N802 - Celery's own name
+            given.update(options)
+            return SimpleNamespace(start=lambda: None, exitcode=0)
+
+    monkeypatch.setattr(dispatch, "Celery", Observed)
+    assert dispatch.consume("redis://localhost:1/0", ("default",), Nobody(), "dreamforge@a.1") == 0
+    assert given["hostname"] == "dreamforge@a.1"
