@@ -226,8 +226,8 @@ class StepDriver:
                 self._arm(Kind.RECLAIM_DEADLINE, s.reclaim_deadline_s)
             case Effect.ARM_PUBLISH:
                 self._arm(Kind.PUBLISH_DEADLINE, s.publish_deadline_s)
-            case Effect.RING | Effect.COMMIT:
-                raise AssertionError(f"{effect} is not the driver's to perform here")
+            case Effect.COMMIT:
+                raise AssertionError("the verdict is written when the last effect is performed")
 
     def _spawn(self) -> None:
         assert self._spec is not None  # read before the headroom was looked at
@@ -318,7 +318,9 @@ class StepDriver:
             return
         now = await self._device.look()
         if now is None:
-            self.post(Kind.DRAIN)  # not this step's fault: back to the queue, uncharged
+            # Not this step's fault, but a device that comes and goes must not pass it round for
+            # ever: it costs a loss, and a pause, like one that is lost later.
+            self.post(Kind.FAILURE)
         elif now.free_bytes >= self.claim.vram_bytes:
             self.post(Kind.HEADROOM)
         elif self.claim.vram_waited_s < self._host.settings.vram_wait_s:

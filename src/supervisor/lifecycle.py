@@ -91,7 +91,6 @@ class Effect(StrEnum):
     QUARANTINE_SLOT = "quarantine slot"
     PUBLISH = "publish"
     COMMIT = "commit"  # the verdict, or the way back to the queue: one transaction
-    RING = "doorbell"
     ARM_READY = "arm ready"
     ARM_TIMEOUT = "arm timeout"
     ARM_EXIT_GRACE = "arm exit grace"
@@ -296,7 +295,7 @@ def _row(
 
 TABLE: tuple[Row, ...] = (
     # A later step of a chain.
-    _row(S.PENDING, Kind.PREDECESSOR_SUCCEEDED, S.QUEUED, effects=(E.COMMIT, E.RING)),
+    _row(S.PENDING, Kind.PREDECESSOR_SUCCEEDED, S.QUEUED, effects=(E.COMMIT,)),
     _row(S.PENDING, Kind.PREDECESSOR_ENDED, None, _CANCEL, effects=(E.COMMIT,)),
     _row(S.PENDING, Kind.CANCEL, None, remember_cancel, _CANCEL, effects=(E.COMMIT,)),
     # Waiting for a slot. The claim is made with a slot in hand, so a busy worker hoards nothing.

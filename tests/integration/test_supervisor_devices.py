@@ -189,7 +189,7 @@ def test_a_lost_device_takes_out_its_slot_alone_and_returns() -> None:
     serve(test, probe=probe, max_attempts=1, exit_grace_s=0.1)
 
 
-def test_a_step_that_meets_a_lost_device_goes_back_uncharged() -> None:
+def test_a_step_that_meets_a_lost_device_is_tried_elsewhere() -> None:
     probe = FakeProbe(2)
 
     async def test(bench: Bench) -> None:
@@ -197,10 +197,23 @@ def test_a_step_that_meets_a_lost_device_goes_back_uncharged() -> None:
         probe.lost.add(first.id)
         job = bench.submit("quick")
         step = await bench.ended(job)
-        assert (step.state, step.attempt, step.losses) == (StepState.SUCCEEDED, 1, 0)
+        assert (step.state, step.attempt, step.losses) == (StepState.SUCCEEDED, 1, 1)
+        assert bench.payload(job, Code.RETRY)["reason"] == Reason.GPU_UNHEALTHY
         assert first.state in ("lost", "verifying")
 
     serve(test, probe=probe)
+
+
+def test_a_step_that_keeps_meeting_lost_devices_is_given_up() -> None:
+    probe = FakeProbe()
+
+    async def test(bench: Bench) -> None:
+        probe.lost.add("cpu-0")
+        step = await bench.ended(bench.submit("quick"))
+        assert (step.reason, step.attempt, step.losses) == (Reason.ATTEMPTS_EXHAUSTED, 0, 1)
+        assert (step.error or {})["details"]["last_error"]["code"] == Reason.GPU_UNHEALTHY
+
+    serve(test, probe=probe, max_losses=1)
 
 
 def test_a_device_that_is_lost_from_the_start_takes_no_work_until_it_answers() -> None:
