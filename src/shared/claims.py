@@ -8,12 +8,19 @@ a state that nobody owns, raises `Stale` and has written nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from uuid import UUID
 
-from shared.events import NewEvent
+from shared.events import Code, NewEvent
 from shared.states import Reason, StepState
+
+# The `error` of every job and step that ended because somebody asked for it.
+CANCELLED_ERROR: dict[str, Any] = {
+    "code": Reason.CANCELLED.value,
+    "message": "the job was cancelled on request",
+    "details": {},
+}
 
 
 class Stale(Exception):
@@ -99,6 +106,31 @@ class End:
     vram_wait: bool = False  # back to the queue because the device's memory is busy
     events: Sequence[NewEvent] = field(default_factory=tuple)
 
+    def cancelled(self, claim: Claim) -> End:
+        """What it becomes when a cancel was asked for that the owner did not see.
+
+        There will be no other try, so none is announced.
+        """
+        finish = NewEvent(
+            code=Code.STEP_FINISH,
+            message=f"step {claim.name} {StepState.CANCELLED}: {Reason.CANCELLED}",
+            step_id=claim.step_id,
+            payload={
+                "step": claim.name,
+                "state": StepState.CANCELLED,
+                "reason": Reason.CANCELLED,
+            },
+        )
+        return replace(
+            self,
+            state=StepState.CANCELLED,
+            reason=Reason.CANCELLED,
+            error=CANCELLED_ERROR,
+            delay_s=0.0,
+            vram_wait=False,
+            events=[*(each for each in self.events if each.code != Code.RETRY), finish],
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Abandoned:
@@ -135,7 +167,11 @@ class StepStore(Protocol):
         """Insert the row; False when the item had one already and nothing was written."""
 
     async def finish(self, claim: Claim, end: End) -> UUID | None:
-        """Write the verdict once; return the id of a step that became claimable by it."""
+        """Write the verdict once; return the id of a step that became claimable by it: this one if
+        it goes back to the queue, None if a cancel came in between and ended it.
+
+        Writing a verdict again whose answer was lost changes nothing.
+        """
 
     async def cancels(self, worker_id: UUID) -> set[UUID]:
         """Steps of this worker whose cancel was requested."""

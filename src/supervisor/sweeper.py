@@ -28,19 +28,34 @@ class Sweeper:
         self._store = store
         self._settings = settings
         self._metrics = metrics
-        # A set: a transaction that is repeated decides again about the same step.
-        self._given_up: set[UUID] = set()
+        # By step: a transaction that is repeated decides again, and one that fails decided nothing.
+        self._decided: dict[UUID, End] = {}
 
     async def sweep(self) -> int:
         """One pass; return how many steps were moved on."""
-        self._given_up.clear()
-        expired = await _repeat(lambda: self._store.sweep_expired(self._lease_expired))
-        late = await _repeat(
+        self._decided.clear()
+        expired = await self._repeat(lambda: self._store.sweep_expired(self._lease_expired))
+        late = await self._repeat(
             lambda: self._store.sweep_unclaimed(self._unclaimed, self._settings.queue_timeout_s)
         )
-        self._metrics.swept.inc(expired + late)
-        self._metrics.dead_letters.labels(kind="job").inc(len(self._given_up))
         return expired + late
+
+    async def _repeat(self, sweep_one: Callable[[], Awaitable[UUID | None]]) -> int:
+        for count in range(PASS):
+            if (step_id := await sweep_one()) is None:
+                return count
+            # One at a time: the next one may find PostgreSQL away, and this one is written.
+            self._count(self._decided[step_id])
+        return PASS
+
+    def _count(self, end: End) -> None:
+        self._metrics.swept.inc()
+        if end.reason is None:
+            self._metrics.retries.labels(reason=Reason.LEASE_LOST).inc()
+            return
+        self._metrics.steps.labels(reason=end.reason).inc()
+        if end.reason is Reason.ATTEMPTS_EXHAUSTED:
+            self._metrics.dead_letters.labels(kind="job").inc()
 
     def _lease_expired(self, found: Abandoned) -> End:
         step, _ = advance(self._step(found), Event(Kind.LEASE_EXPIRED))
@@ -64,7 +79,6 @@ class Sweeper:
     def _end(self, found: Abandoned, step: Step, error: dict[str, Any], code: Code) -> End:
         if step.reason is Reason.ATTEMPTS_EXHAUSTED:
             error = exhausted(step.attempt, step.losses, error)
-            self._given_up.add(found.id)
         elif step.reason is Reason.CANCELLED:
             error = {
                 "code": Reason.CANCELLED.value,
@@ -88,7 +102,7 @@ class Sweeper:
             },
         )
         log.warning(fact.message, extra={"job_id": str(found.job_id), "step_id": str(found.id)})
-        return End(
+        self._decided[found.id] = end = End(
             state=step.state,
             reason=step.reason,
             attempt=step.attempt,
@@ -97,6 +111,7 @@ class Sweeper:
             delay_s=delay_s,
             events=[fact],
         )
+        return end
 
     def _step(self, found: Abandoned) -> Step:
         return Step(
@@ -108,10 +123,3 @@ class Sweeper:
             max_losses=self._settings.max_losses,
             cancel_requested=found.cancel_requested,
         )
-
-
-async def _repeat(sweep_one: Callable[[], Awaitable[UUID | None]]) -> int:
-    for count in range(PASS):
-        if await sweep_one() is None:
-            return count
-    return PASS

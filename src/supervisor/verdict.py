@@ -1,4 +1,4 @@
-"""Writes down how a try ended, once. Silent when the step is somebody else's by now."""
+"""Writes down how a try ended, once, and counts it. Silent when the step is somebody else's."""
 
 from __future__ import annotations
 
@@ -51,20 +51,20 @@ async def _end(owned: Try, step: Step, *, vram_wait: bool) -> End:
 async def _until_written(owned: Try, step: Step, end: End) -> None:
     while True:
         try:
-            await owned.host.store.finish(owned.claim, end)
+            following = await owned.host.store.finish(owned.claim, end)
         except Stale:
-            # Swept, or our own commit of a moment ago whose answer was lost. Both are final.
             log.info("the verdict is not ours to write", extra=owned.journal.fields)
         except InfraUnavailable as error:
             log.warning("verdict waits: %s", error.message, extra=owned.journal.fields)
             await anyio.sleep(_RETRY_S)
             continue
         else:
-            _count(owned, step)
+            _count(owned, step, cancelled=end.state is StepState.QUEUED and following is None)
         return
 
 
-def _count(owned: Try, step: Step) -> None:
+def _count(owned: Try, step: Step, *, cancelled: bool) -> None:
+    """`cancelled`: it was to be tried again, and somebody asked for its end in between."""
     metrics, figures = owned.host.metrics, owned.account.figures()
     metrics.step_ended(
         owned.slot.device,
@@ -72,7 +72,9 @@ def _count(owned: Try, step: Step) -> None:
         peak=figures["peak_gpu_mem_used"],
         after=figures["gpu_mem_used_after"],
     )
-    if step.state is StepState.QUEUED:
+    if cancelled:
+        metrics.steps.labels(reason=Reason.CANCELLED).inc()
+    elif step.state is StepState.QUEUED:
         metrics.retries.labels(reason=step.last_reason or "vram_busy").inc()
     else:
         metrics.steps.labels(reason=step.reason).inc()

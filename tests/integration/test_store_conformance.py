@@ -263,6 +263,48 @@ def test_a_verdict_ends_the_step_and_its_job(run: Run, end: End) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("end", [SUCCESS, FAILURE, AGAIN], ids=lambda end: str(end.state))
+def test_an_end_that_is_written_again_counts_once(run: Run, end: End) -> None:
+    """Its answer was lost. Who waits for it must learn that it is written, not that it is stale."""
+
+    async def test(subject: Subject) -> None:
+        job, taken = await claimed_job(subject)
+        end_with_event = replace(end, events=[note()])
+        first = await subject.store.finish(taken, end_with_event)
+        before = await subject.steps(job), await subject.codes(job)
+        assert await subject.store.finish(taken, end_with_event) == first
+        assert (await subject.steps(job), await subject.codes(job)) == before
+
+    run(test)
+
+
+def test_an_end_that_a_cancel_overtook_and_that_is_written_again_counts_once(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        job, taken = await claimed_job(subject)
+        await subject.cancel(job)
+        assert await subject.store.finish(taken, AGAIN) is None
+        before = await subject.codes(job)
+        assert await subject.store.finish(taken, AGAIN) is None
+        assert await subject.codes(job) == before
+
+    run(test)
+
+
+def test_what_ended_a_try_stays_known_until_another_one_ends(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        job, taken = await claimed_job(subject)
+        crash = {"code": "runner_crashed", "message": "it ended", "details": {}}
+        await subject.store.finish(taken, replace(AGAIN, error=crash))
+        await subject.store.finish(await claim(subject), replace(AGAIN, error=None))
+        (step,) = await subject.steps(job)
+        assert step["error"] == crash
+        await subject.store.finish(await claim(subject), SUCCESS)
+        (step,) = await subject.steps(job)
+        assert step["error"] is None
+
+    run(test)
+
+
 def test_success_queues_the_next_step_of_a_chain(run: Run) -> None:
     async def test(subject: Subject) -> None:
         job, taken = await claimed_job(subject, Work(), Work(name="second"))
@@ -334,8 +376,15 @@ def test_a_cancel_that_the_owner_did_not_see_beats_its_retry_but_not_its_success
     async def test(subject: Subject) -> None:
         job, taken = await claimed_job(subject)
         await subject.cancel(job)
-        await subject.store.finish(taken, AGAIN)
+        again = replace(AGAIN, events=[note(), note(Code.RETRY)])
+        assert await subject.store.finish(taken, again) is None
         assert await subject.job(job) == {"status": "cancelled", "reason": "cancelled"}
+        codes = await subject.codes(job)
+        assert [code for code in codes if code in ("runner.log", "retry", "step.finish")] == [
+            "runner.log",
+            "step.finish",
+        ]
+        assert codes.count("job.finish") == 1
         other, taken = await claimed_job(subject)
         await subject.cancel(other)
         await subject.store.finish(taken, SUCCESS)

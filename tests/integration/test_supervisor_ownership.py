@@ -316,6 +316,35 @@ def test_a_commit_whose_answer_is_lost_counts_once(call: str) -> None:
     serve(test, lease_renew_s=0.1)
 
 
+def test_a_dead_letter_whose_answer_is_lost_is_counted_once(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.store.faults.lose_answer("finish")
+        await bench.ended(bench.submit(f"crashes 9 {tmp_path / 'count'}"))
+        await until(lambda: counted(bench, "dead_letters", kind="job") == 1, "it is counted")
+        assert bench.store.faults.calls.count("finish") == 2
+
+    serve(test, max_attempts=1)
+
+
+def test_a_cancel_that_beats_a_retry_is_counted_as_one(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        hold = bench.store.faults.hold("finish")
+        job = bench.submit(f"crashes 9 {tmp_path / 'count'}")
+        await until(hold.reached.is_set, "the try has ended")
+        bench.store.request_cancel(job)
+        hold.release()
+        assert (await bench.ended(job)).state is StepState.CANCELLED
+        await until(lambda: counted(bench, "steps", reason="cancelled") == 1, "it is counted")
+        assert counted(bench, "retries", reason="runner_crashed") is None
+        assert bench.events(job, Code.RETRY) == []
+
+    serve(test)
+
+
+def counted(bench: Bench, name: str, **labels: str) -> float | None:
+    return bench.metrics.registry.get_sample_value(f"dreamforge_{name}_total", labels)
+
+
 def test_a_claim_whose_answer_is_lost_comes_back_when_its_lease_ends() -> None:
     async def test(bench: Bench) -> None:
         bench.store.faults.lose_answer("claim")

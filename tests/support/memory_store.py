@@ -16,11 +16,18 @@ from uuid import UUID, uuid4
 
 from tests.support.faults import Faults
 
-from shared.claims import Abandoned, Claim, End, Offer, PinnedModel, Stale, StoredArtifact
+from shared.claims import (
+    CANCELLED_ERROR,
+    Abandoned,
+    Claim,
+    End,
+    Offer,
+    PinnedModel,
+    Stale,
+    StoredArtifact,
+)
 from shared.events import Code, NewEvent
 from shared.states import OWNED, TERMINAL, Reason, Status, StepState
-
-CANCELLED_ERROR = {"code": "cancelled", "message": "cancelled on request", "details": {}}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,11 +186,17 @@ class MemoryStepStore:
 
     async def finish(self, claim: Claim, end: End) -> UUID | None:
         await self.faults.before("finish")
+        known = self.steps.get(claim.step_id)
+        if known is not None and known.epoch == claim.epoch:
+            # An earlier commit of the same call, whose answer was lost.
+            if known.state is end.state:
+                return claim.step_id if end.state is StepState.QUEUED else None
+            if (end.state, known.state) == (StepState.QUEUED, StepState.CANCELLED):
+                return None
         step = self._owned(claim)
         if end.state is StepState.QUEUED and step.cancel_requested:
-            next_id = self._end_cancelled(step, end)
-        else:
-            next_id = self._end(step, end)
+            end = end.cancelled(claim)
+        next_id = self._end(step, end)
         await self.faults.after("finish")
         return next_id
 
@@ -289,20 +302,15 @@ class MemoryStepStore:
         _append(job, [event])
         return True
 
-    def _end_cancelled(self, step: StoredStep, end: End) -> UUID | None:
-        facts = {name: getattr(end, name) for name in ("attempt", "losses", "events")}
-        return self._end(
-            step,
-            End(state=StepState.CANCELLED, reason=Reason.CANCELLED, error=CANCELLED_ERROR, **facts),
-        )
-
     def _end(self, step: StoredStep, end: End) -> UUID | None:
         requeued = end.state is StepState.QUEUED
         if requeued == (end.reason is not None):
             raise AssertionError(f"{end.state} with reason {end.reason}")
         _check_storable(end.error)
         _enter(step, end.state)
-        step.reason, step.error = end.reason, end.error
+        step.reason = end.reason
+        if end.error is not None or not requeued:
+            step.error = end.error
         step.attempt, step.losses = end.attempt, end.losses
         step.lease_owner = step.lease_expires_at = None
         since = step.vram_wait_since

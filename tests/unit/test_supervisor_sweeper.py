@@ -53,6 +53,10 @@ def swept(metrics: Metrics) -> float | None:
     return metrics.registry.get_sample_value("dreamforge_swept_total")
 
 
+def counted(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"dreamforge_{name}_total", labels)
+
+
 @pytest.mark.parametrize("state", sorted(OWNED))
 def test_a_step_of_a_lost_owner_goes_back_with_a_loss(state: StepState) -> None:
     async def test(store: MemoryStepStore, sweeper: Sweeper, metrics: Metrics) -> None:
@@ -68,6 +72,7 @@ def test_a_step_of_a_lost_owner_goes_back_with_a_loss(state: StepState) -> None:
         assert (said["losses"], said["last_error"]) == (1, step.error)
         assert said["last_error"]["code"] == Reason.LEASE_LOST
         assert swept(metrics) == 1
+        assert counted(metrics, "retries", reason="lease_lost") == 1
 
     play(test)
 
@@ -120,6 +125,21 @@ def test_one_pass_takes_all_there_are_but_not_for_ever(monkeypatch: pytest.Monke
         store.pass_time(LEASE_S + 1)
         assert await sweeper.sweep() == 3
         assert await sweeper.sweep() == 1
+
+    play(test)
+
+
+def test_what_was_swept_before_the_database_went_away_is_counted() -> None:
+    async def test(store: MemoryStepStore, sweeper: Sweeper, metrics: Metrics) -> None:
+        step = await abandoned(store)
+        step.losses = 1
+        store.pass_time(LEASE_S + 1)
+        with store.faults.away("sweep_unclaimed"), pytest.raises(InfraUnavailable):
+            await sweeper.sweep()
+        assert step.reason is Reason.ATTEMPTS_EXHAUSTED
+        assert swept(metrics) == 1
+        assert counted(metrics, "dead_letters", kind="job") == 1
+        assert counted(metrics, "steps", reason="attempts_exhausted") == 1
 
     play(test)
 

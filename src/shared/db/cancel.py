@@ -12,6 +12,7 @@ from uuid import UUID
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.claims import CANCELLED_ERROR
 from shared.db import events, jobs
 from shared.db.tables import jobs as jobs_table
 from shared.db.tables import steps
@@ -55,7 +56,7 @@ async def request_cancel(
         job_id,
         status=Status.CANCELLED,
         reason=Reason.CANCELLED,
-        error=jobs.CANCELLED_ERROR,
+        error=CANCELLED_ERROR,
     )
     return Cancelled(ended=ended, requested=False)
 
@@ -73,7 +74,7 @@ async def end_waiting_steps(
         .values(
             state=StepState.CANCELLED,
             reason=Reason.CANCELLED,
-            error=jobs.CANCELLED_ERROR | {"message": message},
+            error=CANCELLED_ERROR | {"message": message},
             finished_at=func.clock_timestamp(),
             updated_at=func.clock_timestamp(),
         )

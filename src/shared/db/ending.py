@@ -34,7 +34,8 @@ async def end_step(connection: AsyncConnection, row: Row[Any], end: End) -> UUID
         .values(
             state=end.state,
             reason=end.reason,
-            error=end.error,
+            # What ended an earlier try stays known while nothing new ended this one.
+            error=steps.c.error if requeued and end.error is None else end.error,
             attempt=end.attempt,
             losses=end.losses,
             lease_owner=None,

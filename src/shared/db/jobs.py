@@ -22,12 +22,6 @@ from shared.events import Code
 from shared.states import STATUS_OF, Reason, Status, StepState
 
 ENDED = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
-# The `error` of every job and step that ended because somebody asked for it.
-CANCELLED_ERROR: dict[str, Any] = {
-    "code": Reason.CANCELLED.value,
-    "message": "the job was cancelled on request",
-    "details": {},
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

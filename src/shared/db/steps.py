@@ -31,7 +31,7 @@ from shared.db.events import NewEvent
 from shared.db.tables import artifacts, jobs, models, steps
 from shared.db.unanswered import Unanswered
 from shared.events import Code
-from shared.states import OWNED, Reason, Status, StepState
+from shared.states import OWNED, Status, StepState
 
 
 class PostgresStepStore:
@@ -128,11 +128,14 @@ class PostgresStepStore:
 
     async def finish(self, claim: Claim, end: End) -> UUID | None:
         async def work(connection: AsyncConnection) -> UUID | None:
-            row = await lock_owned(connection, claim)
-            left = await self._unanswered.left(connection, claim, end.events)
+            try:
+                row = await lock_owned(connection, claim)
+            except Stale:
+                return await _ended_before(connection, claim, end)
             asked = row.cancel_requested_at is not None
             # The cancel came after the owner last looked. Under the job's lock it is not late.
-            last = _cancelled(end) if asked and end.state is StepState.QUEUED else end
+            last = end.cancelled(claim) if asked and end.state is StepState.QUEUED else end
+            left = await self._unanswered.left(connection, claim, last.events)
             return await end_step(connection, row, replace(last, events=left))
 
         try:
@@ -167,10 +170,19 @@ class PostgresStepStore:
         )
 
 
-def _cancelled(end: End) -> End:
-    return replace(
-        end, state=StepState.CANCELLED, reason=Reason.CANCELLED, error=job_log.CANCELLED_ERROR
+async def _ended_before(connection: AsyncConnection, claim: Claim, end: End) -> UUID | None:
+    """What our own commit of this end came to, whose answer was lost; `Stale` if it is not ours.
+
+    A new owner or a sweeper would have raised the epoch.
+    """
+    state = await connection.scalar(
+        select(steps.c.state).where(steps.c.id == claim.step_id, steps.c.epoch == claim.epoch)
     )
+    if state == end.state:
+        return claim.step_id if state == StepState.QUEUED else None
+    if end.state is StepState.QUEUED and state == StepState.CANCELLED:
+        return None
+    raise Stale
 
 
 async def _key_of(connection: AsyncConnection, claim: Claim, item_index: int) -> str | None:
