@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
@@ -108,6 +109,64 @@ def test_a_server_that_hangs_is_given_up(
     finally:
         for backend in stopped:
             os.kill(backend, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("how", ["left", "cancelled"])
+def test_a_lock_is_given_up_with_a_server_that_hangs(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Whoever holds it must come away, also when it is being cancelled."""
+    monkeypatch.setattr(engine, "PATIENCE_S", 0.5)
+
+    async def main() -> int:
+        database = Database(database_url)
+        try:
+            with anyio.CancelScope() as scope:
+                async with database.alone(LOCK) as alone:
+                    assert alone
+                    backend = holder_of(database_url)
+                    os.kill(backend, signal.SIGSTOP)
+                    if how == "cancelled":
+                        scope.cancel()
+                        await anyio.sleep_forever()
+            return backend
+        finally:
+            await database.close()
+
+    async def again() -> bool:
+        database = Database(database_url)
+        try:
+            async with database.alone(LOCK) as alone:
+                return alone
+        finally:
+            await database.close()
+
+    with ended_at_last(database_url):
+        anyio.run(main)
+    assert anyio.run(again)
+
+
+LOCK = 4711
+
+
+def holder_of(url: str) -> int:
+    with psycopg.connect(url) as connection:
+        found = connection.execute(
+            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = %s", (LOCK,)
+        ).fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+@contextmanager
+def ended_at_last(url: str) -> Iterator[None]:
+    """Let the backend that holds the lock go on; it finds that its client has gone, and ends."""
+    try:
+        yield
+    finally:
+        backend = holder_of(url)
+        os.kill(backend, signal.SIGCONT)
+        until_gone(url, backend)
 
 
 # A commit without an answer -----------------------------------------------------------------------

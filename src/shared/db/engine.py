@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
 import anyio
@@ -94,20 +94,23 @@ class Database:
         It belongs to a connection of its own, which is idle meanwhile: a process that dies frees
         it, and so does a connection that breaks, unnoticed. Guard with it what may be done twice.
         """
+        async with AsyncExitStack() as held:
+            yield await self._take(held, key)
+
+    async def _take(self, held: AsyncExitStack, key: int) -> bool:
+        """Take the lock until `held` is closed, if it is free."""
         try:
-            async with self._engine.connect() as held:
-                connection = await held.execution_options(isolation_level="AUTOCOMMIT")
+            with anyio.fail_after(PATIENCE_S):
+                plain = await held.enter_async_context(self._engine.connect())
+                connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
                 taken = bool(await connection.scalar(select(func.pg_try_advisory_lock(key))))
-                try:
-                    yield taken
-                finally:
-                    if taken:
-                        with anyio.CancelScope(shield=True):
-                            await _unlock(connection, key)
-        except (PoolTimeout, DBAPIError) as error:
+        except (TimeoutError, PoolTimeout, DBAPIError) as error:
             if (away := _away(error)) is not None:
                 raise away from error
             raise
+        if taken:
+            held.push_async_callback(_unlock, connection, key)
+        return taken
 
     async def ping(self) -> None:
         """Raise `InfraUnavailable` unless the server answers a trivial statement."""
@@ -118,11 +121,14 @@ class Database:
 
 
 async def _unlock(connection: AsyncConnection, key: int) -> None:
-    try:
-        await connection.execute(select(func.pg_advisory_unlock(key)))
-    except DBAPIError:
-        # Never back into the pool with a lock; a connection that ends frees it.
-        await connection.invalidate()
+    """Free the lock, also when we are being cancelled, but not at any price."""
+    with anyio.CancelScope(shield=True):
+        try:
+            with anyio.fail_after(PATIENCE_S):
+                await connection.execute(select(func.pg_advisory_unlock(key)))
+        except (TimeoutError, DBAPIError):
+            # Never back into the pool with a lock; a connection that ends frees it.
+            await connection.invalidate()
 
 
 def _away(error: Exception) -> InfraUnavailable | None:
