@@ -7,7 +7,7 @@ a state that nobody owns, raises `Stale` and has written nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from uuid import UUID
@@ -175,6 +175,12 @@ class StepStore(Protocol):
 
     async def cancels(self, worker_id: UUID) -> set[UUID]:
         """Steps of this worker whose cancel was requested."""
+
+    async def give_back(self, worker_id: UUID, known: Collection[tuple[UUID, int]]) -> int:
+        """Put back, uncharged and with a new epoch, what this worker claimed without hearing of it.
+
+        `known` are the steps and epochs of the claims that it did hear of. Returns how many.
+        """
 
     async def sweep_expired(self, decide: Callable[[Abandoned], End]) -> UUID | None:
         """Take one step from an owner whose lease ended; None when there is none.

@@ -75,6 +75,7 @@ class Supervisor:
         self._metrics = metrics
         self._spool = Spool(settings.spool_bytes)
         self._drivers: set[StepDriver] = set()
+        self._unheard_until = 0.0  # boot time until which a claim without an answer may turn up
         self._bell = anyio.Event()
         self._draining = anyio.Event()
         self._host = Host(
@@ -143,6 +144,7 @@ class Supervisor:
         Every kind of free slot is tried: work that fits none of the CPU's must not wait behind it
         while a GPU is free.
         """
+        await self._give_back_unheard()
         models = self._ports.models()
         if self._spool.full:
             return False
@@ -164,9 +166,22 @@ class Supervisor:
         try:
             return await self._ports.store.claim(self._offer(slot, models))
         except InfraUnavailable as error:
-            # A commit whose answer was lost is swept when its lease ends.
+            # It may be committed all the same, or be in a moment.
+            self._unheard_until = boottime() + self._settings.lease_s
             log.warning("cannot claim: %s", error.message)
             return None
+
+    async def _give_back_unheard(self) -> None:
+        """Nobody drives a claim whose answer was lost, and until its lease ends nobody else may."""
+        if boottime() > self._unheard_until:
+            return
+        known = {(driver.claim.step_id, driver.claim.epoch) for driver in self._drivers}
+        try:
+            count = await self._ports.store.give_back(self.worker_id, known)
+        except InfraUnavailable:
+            return  # the claim that follows says so
+        if count:
+            log.warning("put %d step(s) back whose claim was not answered", count)
 
     async def _drive(self, driver: StepDriver) -> None:
         try:

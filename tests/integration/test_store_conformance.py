@@ -393,6 +393,49 @@ def test_a_cancel_that_the_owner_did_not_see_beats_its_retry_but_not_its_success
     run(test)
 
 
+# A claim without an answer -----------------------------------------------------------------------
+
+
+def test_a_claim_that_its_worker_never_heard_of_is_put_back_uncharged(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        job, unheard = await claimed_job(subject)
+        _, heard = await claimed_job(subject)
+        _, of_another = await subject.create(Work()), await claim(subject, worker_id=uuid4())
+        known = {(heard.step_id, heard.epoch)}
+        assert await subject.store.give_back(WORKER, known) == 1
+        assert await subject.store.give_back(WORKER, known) == 0
+        (step,) = await subject.steps(job)
+        assert (step["state"], step["attempt"], step["losses"]) == ("queued", 0, 0)
+        with pytest.raises(Stale):
+            await subject.store.renew(unheard, 60.0)
+        for kept in (heard, of_another):
+            await subject.store.renew(kept, 60.0)
+        again = await claim(subject)
+        assert (again.step_id, again.epoch) == (unheard.step_id, unheard.epoch + 2)
+
+    run(test)
+
+
+def test_an_earlier_claim_of_a_step_does_not_speak_for_a_later_one(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        _, first = await claimed_job(subject)
+        await subject.store.finish(first, AGAIN)
+        unheard = await claim(subject)
+        assert unheard.step_id == first.step_id
+        assert await subject.store.give_back(WORKER, {(first.step_id, first.epoch)}) == 1
+
+    run(test)
+
+
+def test_what_was_started_is_nobodys_to_put_back(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        _, taken = await claimed_job(subject)
+        await subject.store.commit_running(taken, [])
+        assert await subject.store.give_back(WORKER, set()) == 0
+
+    run(test)
+
+
 # Sweeping -----------------------------------------------------------------------------------------
 
 

@@ -345,18 +345,27 @@ def counted(bench: Bench, name: str, **labels: str) -> float | None:
     return bench.metrics.registry.get_sample_value(f"dreamforge_{name}_total", labels)
 
 
-def test_a_claim_whose_answer_is_lost_comes_back_when_its_lease_ends() -> None:
+def test_a_claim_whose_answer_is_lost_is_put_back_at_once_and_uncharged() -> None:
     async def test(bench: Bench) -> None:
         bench.store.faults.lose_answer("claim")
-        job = bench.submit("quick")
-        await bench.reaches(job, "leased")
-        bench.store.pass_time(bench.settings.lease_s + 1)
-        await until(lambda: bench.events(job, Code.LEASE_EXPIRED), "the sweeper")
-        bench.store.pass_time(bench.settings.retry_cap_s)
-        step = await bench.ended(job)
-        assert (step.state, step.attempt, step.losses) == (StepState.SUCCEEDED, 1, 1)
+        step = await bench.ended(bench.submit("quick"))
+        assert (step.state, step.attempt, step.losses) == (StepState.SUCCEEDED, 1, 0)
+        assert step.epoch == 3
 
     serve(test)
+
+
+def test_what_is_driven_is_not_put_back_with_a_claim_that_was_lost(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        driven = bench.submit(f"waits_for {tmp_path / 'go'}")
+        await bench.running(driven)
+        bench.store.faults.lose_answer("claim")
+        assert (await bench.ended(bench.submit("quick"))).state is StepState.SUCCEEDED
+        (tmp_path / "go").touch()
+        step = await bench.ended(driven)
+        assert (step.state, step.epoch) == (StepState.SUCCEEDED, 1)
+
+    serve(test, slots=2)
 
 
 # The object store is away -------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
@@ -207,6 +207,21 @@ class MemoryStepStore:
             for step in self.steps.values()
             if step.lease_owner == worker_id and step.cancel_requested
         }
+
+    async def give_back(self, worker_id: UUID, known: Collection[tuple[UUID, int]]) -> int:
+        await self.faults.before("give_back")
+        unheard = [
+            step
+            for step in self.steps.values()
+            if step.lease_owner == worker_id
+            and step.state is StepState.LEASED
+            and (step.id, step.epoch) not in known
+        ]
+        for step in unheard:
+            step.epoch += 1
+            step.lease_owner = step.lease_expires_at = None
+            _enter(step, StepState.QUEUED)
+        return len(unheard)
 
     async def sweep_expired(self, decide: Callable[[Abandoned], End]) -> UUID | None:
         await self.faults.before("sweep_expired")

@@ -12,7 +12,7 @@ Rules of this file
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -156,6 +156,14 @@ class PostgresStepStore:
             return set(found)
 
         return await self._database.transaction(work)
+
+    async def give_back(self, worker_id: UUID, known: Collection[tuple[UUID, int]]) -> int:
+        count = 0
+        while await self._database.transaction(
+            lambda connection: sweep.unheard_claim(connection, worker_id, known)
+        ):
+            count += 1
+        return count
 
     async def sweep_expired(self, decide: Callable[[Abandoned], End]) -> UUID | None:
         return await self._database.transaction(

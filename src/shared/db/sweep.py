@@ -1,4 +1,4 @@
-"""Steps that nobody looks after: an expired lease, or a queue that nobody serves.
+"""Steps that nobody looks after: an expired lease, a queue that nobody serves, a claim unheard of.
 
 Every worker runs these; `SKIP LOCKED` keeps them out of each other's way, so there is no leader.
 One step per transaction: a step that cannot be swept must not hold up the others.
@@ -6,12 +6,12 @@ One step per transaction: a step that cannot be swept must not hold up the other
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, func, literal, select, update
+from sqlalchemy import ColumnElement, Row, func, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -39,6 +39,35 @@ async def unclaimed(connection: AsyncConnection, decide: Decide, *, after_s: flo
     limit = func.now() - literal(timedelta(seconds=after_s), INTERVAL)
     row = await _first(connection, (steps.c.state == StepState.QUEUED) & (steps.c.run_at < limit))
     return None if row is None else await _end(connection, row, decide)
+
+
+async def unheard_claim(
+    connection: AsyncConnection, worker_id: UUID, known: Collection[tuple[UUID, int]]
+) -> UUID | None:
+    """Put one step back that `worker_id` claimed in a transaction whose answer it never had.
+
+    Nothing was started for it, so nothing is charged. The epoch rises, for the case that somebody
+    heard of it after all.
+    """
+    row = await _first(
+        connection,
+        (steps.c.lease_owner == worker_id)
+        & (steps.c.state == StepState.LEASED)
+        & tuple_(steps.c.id, steps.c.epoch).not_in(list(known)),
+    )
+    if row is None:
+        return None
+    await connection.execute(
+        update(steps).where(steps.c.id == row.id).values(epoch=steps.c.epoch + 1)
+    )
+    back = End(
+        state=StepState.QUEUED,
+        reason=None,
+        attempt=row.attempt,
+        losses=row.losses,
+        vram_wait=row.vram_wait_since is not None,
+    )
+    return await end_step(connection, row, back)
 
 
 async def _end(connection: AsyncConnection, row: Row[Any], decide: Decide) -> UUID:
