@@ -45,6 +45,17 @@ class FileLock:
         except OSError:
             log.info("%s belongs to another user: the lock holds, our pid is not in it", path)
 
+    def touch(self) -> None:
+        """Show whoever clears away old files that this one is in use.
+
+        A lock whose file is gone is nobody's: the next worker would make another file, and own a
+        device that is ours.
+        """
+        try:
+            os.utime(self._fd)
+        except PermissionError:
+            log.debug("%s belongs to another user, who is to keep it", self._path)
+
     def release(self) -> None:
         """Let go. The file stays: whoever opened it by now must lock the same one as the next."""
         os.close(self._fd)

@@ -149,14 +149,15 @@ class SupervisorThread:
         settings, worker_id = self._settings, uuid4()
         database, objects = open_database(settings), open_store(settings)
         with ExitStack() as held:
-            held.callback(FileLock(worker_lock(settings.lock_dir, worker_id)).remove)
+            own = FileLock(worker_lock(settings.lock_dir, worker_id))
+            held.callback(own.remove)
             await anyio.to_thread.run_sync(kill_orphans, settings.lock_dir)
             multiprocessing.resource_tracker.ensure_running()
             probe = open_probe(settings, worker_mark(settings.lock_dir, worker_id))
             try:
                 devices = await find_devices(probe)
-                lock_devices(settings, devices, held)
-                await self._supervise(worker_id, database, objects, probe, devices)
+                locks = [own, *lock_devices(settings, devices, held)]
+                await self._supervise(worker_id, database, objects, probe, devices, locks)
             finally:
                 with anyio.CancelScope(shield=True):
                     await probe.close()
@@ -169,6 +170,7 @@ class SupervisorThread:
         objects: ObjectStore,
         probe: DeviceProbe,
         devices: list[Device],
+        locks: list[FileLock],
     ) -> None:
         settings, metrics, slots = self._settings, self._metrics, SlotTable(devices)
         models = HostModels(database, settings.models_dir)
@@ -201,6 +203,7 @@ class SupervisorThread:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(health.serve, app, settings.worker_host, settings.worker_port)
             tasks.start_soon(every, BEAT_S, presence.beat)
+            tasks.start_soon(every, BEAT_S, partial(touch, locks))
             tasks.start_soon(Pruner(partial(prune, database, objects, settings), metrics).keep)
             await supervisor.run()
             tasks.cancel_scope.cancel()
@@ -221,15 +224,25 @@ async def find_devices(probe: DeviceProbe) -> list[Device]:
     return devices
 
 
-def lock_devices(settings: Settings, devices: list[Device], held: ExitStack) -> None:
+async def touch(locks: list[FileLock]) -> None:
+    """Keep the files of our locks young: /tmp is cleared of old ones on many hosts."""
+    for lock in locks:
+        lock.touch()
+
+
+def lock_devices(settings: Settings, devices: list[Device], held: ExitStack) -> list[FileLock]:
     """Take one lock per GPU. CPU slots take none: two workers may share a CPU."""
+    taken = []
     for device in devices:
         if device.kind == "cpu":
             continue
         try:
-            held.callback(FileLock(device_lock(settings.lock_dir, device.id)).release)
-        except LockTaken as taken:
+            lock = FileLock(device_lock(settings.lock_dir, device.id))
+        except LockTaken as refused:
             raise NotReady(
-                f"GPU {device.id} belongs to the worker with pid {taken.holder}; "
+                f"GPU {device.id} belongs to the worker with pid {refused.holder}; "
                 f"stop that one, or start this one with other devices (locks: DF_LOCK_DIR)"
             ) from None
+        held.callback(lock.release)
+        taken.append(lock)
+    return taken

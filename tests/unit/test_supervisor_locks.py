@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from uuid import uuid4
 
@@ -27,6 +28,16 @@ lock = FileLock(pathlib.Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(600)
 """
+
+
+def test_the_file_of_a_lock_in_use_stays_young(tmp_path: Path) -> None:
+    path = device_lock(tmp_path / "locks", "GPU-a")
+    lock = FileLock(path)
+    os.utime(path, (0, 0))
+    lock.touch()
+    assert time.time() - path.stat().st_mtime < 60
+    assert time.time() - path.stat().st_atime < 60
+    lock.release()
 
 
 def test_a_device_belongs_to_one_worker_at_a_time(tmp_path: Path) -> None:
