@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
+import threading
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import anyio
 import psycopg
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, event
 from tests.integration.test_schema import empty_database
 
 from shared.db import migrate
@@ -82,6 +87,111 @@ def test_a_table_that_is_held_stops_a_migration_and_nobody_else(
         assert revision(url) == "0001"
     migrate.upgrade(url)
     assert revision(url) == LATEST
+
+
+def test_whoever_comes_second_waits_says_so_and_does_not_wait_for_ever(
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(migrate, "TURN_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(migrate, "_LOOK_EVERY_S", 0.05)
+    with psycopg.connect(url, autocommit=True) as first:
+        first.execute("SELECT pg_advisory_lock(%s)", (migrate.ADVISORY_LOCK,))
+        with caplog.at_level(logging.WARNING), pytest.raises(InfraUnavailable, match=r"for 0\.5 s"):
+            migrate.upgrade(url)
+        assert caplog.text.count("somebody else migrates") == 1
+        monkeypatch.setattr(migrate, "TURN_TIMEOUT_S", 60.0)
+        second = threading.Thread(target=migrate.upgrade, args=(url,))
+        second.start()
+        _until_asked(url, caplog)
+        # Who waits holds no snapshot, so an index can be built CONCURRENTLY meanwhile.
+        idle = "SELECT count(*) FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND pid <> %s"
+        assert first.execute(idle, (first.info.backend_pid,)).fetchone() == (0,)
+    second.join(60)
+    assert revision(url) == LATEST
+
+
+def _until_asked(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    deadline = time.monotonic() + 60
+    while caplog.text.count("somebody else migrates") < 2:
+        assert time.monotonic() < deadline, "the second one did not wait"
+        time.sleep(0.01)
+
+
+# What the previous version goes on using ----------------------------------------------------------
+
+# A release only adds; what a release in use still reads goes one release later. The migration that
+# takes it away then is named here, with the release that stopped using it.
+CONTRACTS: dict[str, str] = {}
+TAKES_AWAY = {
+    "drops what N-1 uses": r"\bDROP (TABLE|COLUMN|SCHEMA|TYPE)\b",
+    "renames what N-1 uses": r"\bRENAME\b",
+    "changes a type under N-1": r"\bALTER COLUMN \w+ (SET DATA )?TYPE\b",
+    "refuses what N-1 writes": r"\bSET NOT NULL\b",
+    "refuses rows of N-1": r"\bADD COLUMN \w+ (?!.*\bDEFAULT\b).*\bNOT NULL\b",
+    "takes a default away": r"\bDROP DEFAULT\b",
+    "locks while it looks at every row": r"\bADD (CONSTRAINT \w+ )?CHECK\b(?!.*\bNOT VALID\b)",
+}
+
+
+def takes_away(statement: str) -> list[str]:
+    flat = " ".join(statement.split())
+    return [why for why, what in TAKES_AWAY.items() if re.search(what, flat, re.IGNORECASE)]
+
+
+def test_no_migration_takes_away_what_the_previous_version_uses(url: str) -> None:
+    command.upgrade(migrate.alembic_config(url), "0001")
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        migrate.upgrade(url)
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    found, own, moves = dict[str, list[str]](), list[str](), list[str]()
+    for statement in statements:
+        own.append(statement)
+        if moved := re.search(r"UPDATE alembic_version SET version_num='(\w+)'", statement):
+            moves.append(moved[1])
+            if problems := [f"{why}: {each}" for each in own for why in takes_away(each)]:
+                found[moved[1]] = problems
+            own = []
+    assert moves[0] == "0002" and moves[-1] == LATEST
+    assert found.keys() == CONTRACTS.keys(), found
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DROP TABLE jobs",
+        "ALTER TABLE jobs DROP COLUMN progress",
+        "ALTER TABLE jobs RENAME COLUMN a TO b",
+        "ALTER TABLE jobs ALTER COLUMN a TYPE BIGINT",
+        "ALTER TABLE jobs ALTER COLUMN a SET NOT NULL",
+        "ALTER TABLE jobs ADD COLUMN a TEXT NOT NULL",
+        "ALTER TABLE jobs ALTER COLUMN a DROP DEFAULT",
+        "ALTER TABLE jobs ADD CONSTRAINT c CHECK (a > 0)",
+    ],
+)
+def test_a_statement_that_takes_something_away_is_found(statement: str) -> None:
+    assert len(takes_away(statement)) == 1
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE jobs ADD COLUMN a TEXT",
+        "ALTER TABLE jobs ADD COLUMN a INTEGER DEFAULT 0 NOT NULL",
+        "ALTER TABLE jobs ALTER COLUMN a DROP NOT NULL",
+        "ALTER TABLE jobs ADD CONSTRAINT c CHECK (a > 0) NOT VALID",
+        "ALTER TABLE jobs VALIDATE CONSTRAINT c",
+        "CREATE INDEX i ON jobs (a)",
+    ],
+)
+def test_a_statement_that_only_adds_is_not(statement: str) -> None:
+    assert takes_away(statement) == []
 
 
 def test_a_migration_that_failed_is_whole_or_not_there_and_frees_the_lock(

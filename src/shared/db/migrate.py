@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from pathlib import Path
 
 import migrations
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from shared.db.engine import sync_url
@@ -17,6 +19,21 @@ from shared.errors import InfraUnavailable
 ADVISORY_LOCK = 0x44464D49
 # A migration that waits for a table's lock makes everybody wait behind it, claims and creates too.
 LOCK_TIMEOUT_S = 5.0
+# Longer than any migration of ours should take; one that hangs must not make the next one hang.
+TURN_TIMEOUT_S = 600.0
+_LOOK_EVERY_S = 0.5
+
+log = logging.getLogger(__name__)
+
+
+# A migration may be silent for long; a server that vanished must be found out all the same.
+_CONNECT = {
+    "connect_timeout": 3,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10000,
+}
 
 
 def alembic_config(database_url: str) -> Config:
@@ -29,13 +46,13 @@ def alembic_config(database_url: str) -> Config:
 def upgrade(database_url: str) -> None:
     """Apply every missing migration. A second process waits for the first, then finds it done.
 
-    Raises `InfraUnavailable` when the server cannot be reached.
+    Raises `InfraUnavailable` when the server cannot be reached, or the first one takes too long.
     """
     config = alembic_config(database_url)
-    engine = create_engine(sync_url(database_url), connect_args={"connect_timeout": 3})
+    engine = create_engine(sync_url(database_url), connect_args=_CONNECT)
     try:
         with engine.connect() as connection:
-            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
+            _wait_for_turn(connection)
             # After the advisory lock, whose wait for the migration before us may be long. Both
             # belong to the session, not to this transaction.
             connection.execute(text(f"SET lock_timeout = {LOCK_TIMEOUT_S * 1000:.0f}"))
@@ -49,6 +66,24 @@ def upgrade(database_url: str) -> None:
         raise InfraUnavailable(f"PostgreSQL cannot be used: {reason}") from error
     finally:
         engine.dispose()
+
+
+def _wait_for_turn(connection: Connection) -> None:
+    """Take the advisory lock. Asked for again and again, each time in a transaction of its own: one
+    that waited would be waited for by `CREATE INDEX CONCURRENTLY`, and say nothing meanwhile."""
+    deadline = time.monotonic() + TURN_TIMEOUT_S
+    told = False
+    while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": ADVISORY_LOCK}):
+        connection.commit()
+        if time.monotonic() > deadline:
+            raise InfraUnavailable(
+                f"somebody else has been migrating this database for {TURN_TIMEOUT_S:g} s; "
+                "look for another `dreamforge migrate`, or its session in pg_stat_activity"
+            )
+        if not told:
+            log.warning("somebody else migrates this database: waiting for them to finish")
+            told = True
+        time.sleep(_LOOK_EVERY_S)
 
 
 def check(database_url: str) -> None:
