@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import anyio
+
 from api import bounds
 from api.context import Context
 from api.model_choice import choose_model, choose_upscaler
@@ -9,7 +13,11 @@ from api.plan import Caller, plan_job, refuse_impossible
 from api.requests import CreateJob
 from shared.db import presence, usage
 from shared.db.connection import Connection
-from shared.db.create import Created, create_job, find_by_key
+from shared.db.create import Created, NewJob, create_job, find_by_key, find_created
+from shared.errors import InfraUnavailable
+
+# For one look at whether a job is there whose commit was not answered, on top of what it took.
+READ_BACK_S = 3.0
 
 
 async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
@@ -19,14 +27,17 @@ async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
     A refusal leaves no trace, so it does not use the key up.
     """
 
+    planned: NewJob | None = None
+
     async def work(connection: Connection) -> Created:
+        nonlocal planned
         if (earlier := await _earlier(connection, caller)) is not None:
             return earlier
         settings = context.settings
         model = await choose_model(connection, body.model_id, settings.default_model)
         live = await presence.live_workers(connection)
         upscaler = await choose_upscaler(connection, body, live)
-        job = plan_job(body, model, caller, settings, upscaler=upscaler)
+        planned = job = plan_job(body, model, caller, settings, upscaler=upscaler)
         refuse_impossible(job, live)
         if bounds.bounded(settings):
             # Behind our own twin: by now it may have made the job, and a replay is never refused.
@@ -36,11 +47,28 @@ async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
             await bounds.refuse_over(connection, caller.user, settings)
         return await create_job(connection, job)
 
-    created = await context.database.transaction(work)
+    try:
+        created = await context.database.transaction(work)
+    except InfraUnavailable:
+        found = await _read_back(context, planned)
+        if found is None:
+            raise
+        created = found
     if created.first_step_id is not None and created.first_queue is not None:
         context.metrics.jobs_accepted.labels(created.type).inc()
         context.doorbell.ring(created.first_step_id, created.first_queue)
     return created
+
+
+async def _read_back(context: Context, planned: NewJob | None) -> Created | None:
+    """The job whose commit was not answered, if it is there after all.
+
+    A client without a key could only send its request again, and would have two.
+    """
+    if planned is not None:
+        with anyio.move_on_after(READ_BACK_S):
+            return await context.database.transaction(partial(find_created, new=planned))
+    return None
 
 
 async def _earlier(connection: Connection, caller: Caller) -> Created | None:

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import ClassVar, TypeVar, cast
 from urllib.parse import urlsplit
 
 import anyio
@@ -21,7 +22,12 @@ from tests.integration.api_harness import BODY, Api, running_api, until
 
 from api.serve import bind
 from cli.stack.embedded import Infrastructure
+from shared.db.connection import Connection
+from shared.db.engine import Database
 from shared.doorbell import celery_queue
+from shared.errors import InfraUnavailable
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -52,6 +58,41 @@ def test_a_create_rings_the_doorbell_of_its_queue(
         (message,) = broker.lrange(celery_queue("default"), 0, 0)
     assert str(api.step_of(job)) in str(message)
     assert metric(api, 'dreamforge_doorbell_rings_total{outcome="sent"}') == 1
+
+
+class Forgetful(Database):
+    """Does what it is told, and once says that it does not know; or does not do it, and says so."""
+
+    lose: ClassVar[str | None] = None
+
+    async def transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        lose, Forgetful.lose = Forgetful.lose, None
+        done = None if lose == "all" else await super().transaction(work)
+        if lose is not None:
+            raise InfraUnavailable("the connection broke during the commit")
+        return cast("T", done)
+
+
+@pytest.mark.parametrize(("lose", "status", "jobs"), [("answer", 202, 1), ("all", 503, 0)])
+def test_a_create_whose_commit_was_not_answered_is_read_back(
+    stack_environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    lose: str,
+    status: int,
+    jobs: int,
+) -> None:
+    monkeypatch.setattr("api.context.Database", Forgetful)
+    with running_api(stack_environment) as api:
+        api.install()
+        monkeypatch.setattr(Forgetful, "lose", lose)
+        answer = api.client.post("/v1/jobs", json=BODY)
+        assert answer.status_code == status
+        made = [str(job) for (job,) in api.sql("SELECT id FROM jobs")]
+        assert len(made) == jobs
+        if made:
+            assert answer.json()["job"]["id"] == made[0]
+            rung = 'dreamforge_doorbell_rings_total{outcome="sent"}'
+            until(lambda: metric(api, rung) == 1, "its doorbell rings")
 
 
 def test_without_the_broker_jobs_are_accepted_at_once(api: Api, stack: Infrastructure) -> None:

@@ -94,13 +94,7 @@ async def create_job(connection: AsyncConnection, new: NewJob) -> Created:
         created_at = await _insert(connection, new)
         if created_at is not None:
             await _insert_steps(connection, new)
-            return Created(
-                id=new.id,
-                type=new.type,
-                created_at=created_at,
-                first_step_id=new.steps[0].id,
-                first_queue=new.steps[0].queue,
-            )
+            return _created(new, created_at)
         assert new.key is not None
         earlier = await find_by_key(connection, new.user, new.key)
         if earlier is not None:
@@ -132,6 +126,22 @@ async def find_by_key(
         )
     return Created(
         id=row.id, type=row.type, created_at=row.created_at, first_step_id=None, first_queue=None
+    )
+
+
+async def find_created(connection: AsyncConnection, new: NewJob) -> Created | None:
+    """Whether `new` is there after all: its commit was not answered."""
+    created_at = await connection.scalar(select(jobs.c.created_at).where(jobs.c.id == new.id))
+    return None if created_at is None else _created(new, created_at)
+
+
+def _created(new: NewJob, created_at: datetime) -> Created:
+    return Created(
+        id=new.id,
+        type=new.type,
+        created_at=created_at,
+        first_step_id=new.steps[0].id,
+        first_queue=new.steps[0].queue,
     )
 
 
