@@ -209,4 +209,8 @@ def test_a_runner_that_outlived_its_worker_is_an_orphan(system: System) -> None:
         assert system.finding() == f"orphan: process {pid} of a worker that is gone"
         living = replace(system.settled, living_workers=[os.getpid()])
         assert living.findings() == []
+        with runner_of_nobody(system.folder / "locks") as second:
+            (finding,) = living.findings()
+            assert finding.startswith(f"orphan: worker {os.getpid()} rests and has 2 runners")
+            assert str(second) in finding
     until(lambda: system.settled.findings() == [], "it is gone")

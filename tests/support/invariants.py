@@ -127,12 +127,21 @@ class Settled:
         return [f"doubled: step {step} has item {item} {n} times" for step, item, n in rows]
 
     def _processes(self) -> list[str]:
-        alive = set(self.living_workers)
-        return [
-            f"orphan: process {process.pid} of a worker that is gone"
-            for process in marked(self.lock_dir)
-            if not alive & {parent.pid for parent in _ancestors(process)} and _lives(process)
-        ]
+        """A worker at rest has nothing but one runner that stands by for each slot."""
+        found = []
+        below: dict[int, list[int]] = {worker: [] for worker in self.living_workers}
+        for process in marked(self.lock_dir):
+            above = [parent.pid for parent in _ancestors(process) if parent.pid in below]
+            if not _lives(process):
+                continue
+            if above:
+                below[above[0]].append(process.pid)
+            else:
+                found.append(f"orphan: process {process.pid} of a worker that is gone")
+        for worker, pids in below.items():
+            if len(pids) > self.settings.cpu_slots:
+                found.append(f"orphan: worker {worker} rests and has {len(pids)} runners: {pids}")
+        return found
 
     def _overlaps(self) -> list[str]:
         path = self.witnesses / OVERLAPS
