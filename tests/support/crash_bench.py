@@ -21,6 +21,7 @@ from uuid import uuid4
 import httpx
 import psutil
 import psycopg
+from tests.support.follower import Follower
 from tests.support.gates import Gates
 from tests.support.invariants import Settled
 from tests.support.worker_process import DEADLINE_S, command_environment, free_port, marked, until
@@ -107,7 +108,7 @@ class Bench:
                 orphan.kill()
 
     def kill(self, victim: str) -> None:
-        """`kill -9`. The parts come back at once, api and worker with `revive`."""
+        """`kill -9`. It stays away until `revive`."""
         match victim:
             case "api":
                 self._end(self.api)
@@ -157,6 +158,13 @@ class Bench:
             job: str = answer.json()["job"]["id"]
             self.accepted.append(job)
             return job
+
+    def follow(self, job: str) -> Follower:
+        return Follower(self.client.base_url, job)
+
+    def heard_by_worker(self) -> str:
+        """What the workers have logged so far."""
+        return (self.folder / "gated_worker.log").read_text()
 
     def wait_standby(self) -> None:
         """Until a runner stands by. One that was killed is replaced with the next step."""

@@ -19,11 +19,13 @@ def main() -> int:
     from unittest.mock import patch
     from uuid import UUID
 
+    import anyio
     from tests.support import crash_runner
     from tests.support.gates import Gates
 
     from runner import entry
     from shared.claims import Claim, End, Offer, StoredArtifact
+    from shared.db.engine import Database
     from shared.db.steps import PostgresStepStore
     from shared.events import NewEvent
     from supervisor import supervisor, worker
@@ -31,8 +33,17 @@ def main() -> int:
     gates = Gates(Path(os.environ["TMPDIR"]))
 
     class GatedStepStore(PostgresStepStore):
+        def __init__(self, database: Database) -> None:
+            super().__init__(database)
+            self._between_steps = anyio.Lock()
+
         async def claim(self, offer: Offer) -> Claim | None:
-            claim = await super().claim(offer)
+            # Between its commit and the bell a job is in nobody's hands, nor is its second step
+            # when the first has its verdict. Without a word from here this very worker would have
+            # finished it before anybody could be killed.
+            await gates.keep_off("created")
+            async with self._between_steps:
+                claim = await super().claim(offer)
             if claim is not None:
                 await gates.come("claimed")
             return claim
@@ -48,9 +59,10 @@ def main() -> int:
 
         async def finish(self, claim: Claim, end: End) -> UUID | None:
             await gates.come("verified")
-            following = await super().finish(claim, end)
-            if following is not None and following != claim.step_id:
-                await gates.come("between steps")
+            async with self._between_steps:
+                following = await super().finish(claim, end)
+                if following is not None and following != claim.step_id:
+                    await gates.come("between steps")
             return following
 
     with (

@@ -50,6 +50,18 @@ class Gates:
                 while not self._path(name, "open").exists():
                     await anyio.sleep(LOOK_EVERY_S)
 
+    async def keep_off(self, name: str) -> None:
+        """Wait while `name` is armed, or somebody is held there.
+
+        For a place at which nobody holds the job: others must not carry it past meanwhile.
+        """
+        with anyio.move_on_after(LONGEST_HOLD_S):
+            while self._path(name, "armed").exists() or self._held(name):
+                await anyio.sleep(LOOK_EVERY_S)
+
+    def _held(self, name: str) -> bool:
+        return self._path(name, "hit").exists() and not self._path(name, "open").exists()
+
     def come_blocking(self, name: str) -> None:
         """The same for code without an event loop."""
         if self._first(name):

@@ -17,15 +17,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
 import psycopg
-from httpx_sse import SSEError, connect_sse
 from tests.support.crash_bench import Bench, Process, running
-from tests.support.worker_process import marked
+from tests.support.follower import Follower
+from tests.support.worker_process import DEADLINE_S, marked
 
 from cli.stack.embedded import Infrastructure, infrastructure
 from shared.db.migrate import upgrade
@@ -51,6 +51,11 @@ class Report:
     findings: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
+    @property
+    def good(self) -> bool:
+        """Nothing was found, and every job that was to be made has succeeded."""
+        return not self.findings and self.ended == {"succeeded": self.jobs}
+
     def __str__(self) -> str:
         kills = ", ".join(f"{name} {count}" for name, count in sorted(self.kills.items()))
         ended = ", ".join(f"{count} {status}" for status, count in self.ended.items())
@@ -68,45 +73,6 @@ class Report:
         return "\n".join([*lines, *(f"  {line}" for line in self.findings)])
 
 
-class Follower:
-    """One SSE client that comes back until the stream says that there is no more."""
-
-    def __init__(self, base: httpx.URL, job: str, over: threading.Event) -> None:
-        self.job = job
-        self.seen: list[int] = []
-        self.reconnects = -1
-        self._url = base.join(f"/v1/jobs/{job}/progress/stream")
-        self._over = over
-        self._thread = threading.Thread(target=self._follow)
-        self._thread.start()
-
-    def join(self) -> None:
-        self._thread.join()
-
-    def _follow(self) -> None:
-        while not self._over.is_set():
-            self.reconnects += 1
-            try:
-                if self._connected():
-                    return
-            except (httpx.HTTPError, SSEError):
-                time.sleep(0.1)  # cut off, or refused while a part is away
-
-    def _connected(self) -> bool:
-        """Listen until cut off; True when the server says that there is nothing more."""
-        last = {"Last-Event-ID": str(self.seen[-1])} if self.seen else {}
-        with (
-            httpx.Client(timeout=httpx.Timeout(5, read=20)) as client,
-            connect_sse(client, "GET", str(self._url), headers=last) as source,
-        ):
-            if source.response.status_code == 204:
-                return True
-            for event in source.iter_sse():
-                if event.data:  # else only advice, how soon to come back
-                    self.seen.append(int(event.id))
-        return False
-
-
 class Soak:
     def __init__(self, bench: Bench, url: str, *, jobs: int, pause_s: float, seed: int) -> None:
         self._bench = bench
@@ -116,22 +82,25 @@ class Soak:
         self._random = random.Random(seed)
         self._other = bench.start_worker()
         self._over = threading.Event()
+        self._last_finished = 0
         self._followers: list[Follower] = []
         self.report = Report(seed=seed, jobs=jobs)
 
     def run(self, *, at_most_s: float) -> Report:
         started, victims = time.monotonic(), self._victims()
-        creator = threading.Thread(target=self._create)
-        creator.start()
-        try:
-            while self._unfinished(creator) and time.monotonic() < started + at_most_s:
-                time.sleep(self._pause_s)
-                self._kill(next(victims))
-            creator.join()
-            for job in self._bench.accepted:  # without further kills
-                self.report.ended[self._bench.wait_ended(job)] += 1
-        finally:
-            self._over.set()
+        with ThreadPoolExecutor(1) as pool:
+            creator = pool.submit(self._create)
+            try:
+                while self._unfinished(creator) and time.monotonic() < started + at_most_s:
+                    time.sleep(self._pause_s)
+                    self._kill(next(victims))
+                creator.result(at_most_s + DEADLINE_S)
+            finally:
+                self._over.set()
+        if len(self._bench.accepted) < self._jobs:
+            self.report.findings.append("stuck: jobs were not created")
+        for job in self._bench.accepted:  # without further kills
+            self.report.ended[self._bench.wait_ended(job)] += 1
         self.report.seconds = time.monotonic() - started
         for worker in (self._bench.worker, self._other):
             self._bench.wait_idle(worker)
@@ -146,10 +115,12 @@ class Soak:
     def _create(self) -> None:
         for number in range(self._jobs):
             while self._waiting() >= AT_ONCE:
+                if self._over.is_set():
+                    return
                 time.sleep(0.05)
             job = self._bench.create(count=1 + number % 3, chain=number % 2 == 1)
             if number % 10 < FOLLOWED:
-                self._followers.append(Follower(self._bench.client.base_url, job, self._over))
+                self._followers.append(Follower(self._bench.client.base_url, job))
 
     def _waiting(self) -> int:
         return len(self._bench.accepted) - self._finished()
@@ -158,10 +129,10 @@ class Soak:
         with suppress(psycopg.OperationalError), psycopg.connect(self._url) as connection:
             found = connection.execute("SELECT count(*) FROM jobs WHERE finished_at IS NOT NULL")
             self._last_finished = int((found.fetchone() or (0,))[0])
-        return getattr(self, "_last_finished", 0)
+        return self._last_finished
 
-    def _unfinished(self, creator: threading.Thread) -> bool:
-        return creator.is_alive() or self._waiting() > 0
+    def _unfinished(self, creator: Future[None]) -> bool:
+        return not creator.done() or self._waiting() > 0
 
     def _kill(self, victim: str) -> None:
         before, when = self._finished(), time.monotonic()
@@ -177,6 +148,7 @@ class Soak:
                 self._bench.kill(victim)
                 self._bench.revive(victim)
         while self._finished() == before and self._waiting() > 0:
+            assert time.monotonic() < when + DEADLINE_S, f"no job ended after {victim} was killed"
             time.sleep(0.02)
         self.report.recoveries_s.append(time.monotonic() - when)
 
@@ -186,21 +158,21 @@ class Soak:
 
     def _look(self) -> None:
         report = self.report
-        report.findings = self._bench.settled().findings()
+        report.findings += self._bench.settled().findings()
         with psycopg.connect(self._url) as connection:
-            found = connection.execute("SELECT count(*) FROM events WHERE code = 'retry'")
+            # By its own worker, or by the sweeper of one that was killed.
+            found = connection.execute(
+                "SELECT count(*) FROM events WHERE code = 'retry'"
+                " OR code = 'lease.expired' AND payload->>'state' = 'queued'"
+            )
             report.retries = int((found.fetchone() or (0,))[0])
             rows = connection.execute("SELECT id::text, event_seq FROM jobs").fetchall()
             last: dict[str, int] = dict(rows)
         for follower in self._followers:
-            follower.join()
             report.streams += 1
-            report.reconnects += max(0, follower.reconnects)
-            if follower.seen != list(range(1, last[follower.job] + 1)):
-                report.findings.append(
-                    f"stream: of job {follower.job} somebody saw {follower.seen},"
-                    f" it has {last[follower.job]} events"
-                )
+            if (finding := follower.finding(last[follower.job])) is not None:
+                report.findings.append(finding)
+            report.reconnects += follower.reconnects
 
 
 @contextmanager
@@ -230,7 +202,7 @@ def main() -> int:
             ) as soak:
                 report = soak.run(at_most_s=asked.at_most_s)
     sys.stdout.write(f"{report}\n")
-    return 1 if report.findings else 0
+    return 0 if report.good else 1
 
 
 if __name__ == "__main__":
