@@ -57,7 +57,8 @@ hostile-loop: $(READY) ## 20 rounds of runners that misbehave; JUnit files in re
 	if [ -n "$$failed" ]; then echo "rounds that failed:$$failed"; exit 1; fi; echo "20 of 20 rounds passed"
 
 crash-matrix: $(READY) ## kill every part at every point of a job's way; a table of outcomes (3 minutes)
-	@$(BIN)/python -m pytest -q -m "" tests/integration/test_crash_matrix.py $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -m "" tests/integration/test_crash_matrix.py \
+	  tests/integration/test_parts_away.py::test_a_minute_without_the_broker_is_slept_through $(PYTEST_ARGS)
 
 soak: $(READY) ## 200 jobs while somebody kills at random; SOAK_ARGS="--seed 7" repeats one
 	@PYTHONPATH=. $(BIN)/python -m tests.support.soak $(SOAK_ARGS)

@@ -33,6 +33,7 @@ SETTINGS = {
     "DF_LEASE_RENEW_S": "0.5",
 }
 BY_POLLING, BY_THE_BELL = "0.1", "3600"
+BELL_S = 1.0  # what a create may wait for the broker
 DOORBELLS = "dreamforge_doorbells_total"
 
 
@@ -190,6 +191,50 @@ def test_a_worker_starts_and_stops_while_the_broker_is_away(fabric: Fabric) -> N
         assert fabric.worker.stop() == 0
     finally:
         fabric.stack.restart("broker")
+
+
+def test_a_broker_that_hangs_costs_nobody_a_job_and_a_create_a_second(fabric: Fabric) -> None:
+    """It keeps its connections and says nothing: there is no error for anybody to see."""
+    fabric.ended(fabric.create())
+    broker = fabric.stack.pids["broker"]
+    os.kill(broker, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        made = [fabric.create() for _ in range(3)]
+        assert time.monotonic() - started < 3 * (BELL_S + 1)
+        fabric.ended(*made)
+    finally:
+        os.kill(broker, signal.SIGCONT)
+    heard = fabric.worker.metric(DOORBELLS)
+    fabric.worker.until(lambda: _heard_more(fabric, heard), "the bell is heard again")
+
+
+@pytest.mark.crash_matrix
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("poll_s", [BY_THE_BELL], indirect=True)
+@pytest.mark.parametrize("how", ["dead", "hanging"])
+def test_a_minute_without_the_broker_is_slept_through(fabric: Fabric, how: str) -> None:
+    """This worker does not poll: what runs afterwards was heard by a consumer that came back."""
+    fabric.ended(fabric.create())
+    broker = fabric.stack.pids["broker"]
+    if how == "dead":
+        fabric.stack.kill("broker")
+    else:
+        os.kill(broker, signal.SIGSTOP)
+    over, made = time.monotonic() + 60, []
+    try:
+        while time.monotonic() < over:
+            began = time.monotonic()
+            made.append(fabric.create())
+            assert time.monotonic() - began < BELL_S + 1
+            time.sleep(5)  # the minute is the subject
+    finally:
+        if how == "dead":
+            fabric.stack.restart("broker")
+        else:
+            os.kill(broker, signal.SIGCONT)
+    fabric.ended(fabric.create(), *made)
+    assert len(made) >= 5
 
 
 # The database -------------------------------------------------------------------------------------
