@@ -122,6 +122,19 @@ def test_orphans_of_a_dead_worker_are_killed_at_the_next_start_and_others_are_no
             process.wait()
 
 
+def test_a_worker_keeps_the_file_of_its_lock_young(
+    settings: dict[str, str], tmp_path: Path
+) -> None:
+    """What clears /tmp of old files would take its lock from under it."""
+    settings = settings | {"TMPDIR": str(tmp_path)}
+    with workers(tmp_path / "worker", settings, module="tests.support.gated_worker") as start:
+        worker = start()
+        worker.wait_ready()
+        (lock,) = (tmp_path / "worker" / "locks").glob("worker-*.lock")
+        os.utime(lock, (0, 0))
+        worker.until(lambda: lock.stat().st_mtime > 0, "its file is touched")
+
+
 def _sleeper(mark: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["/bin/sleep", "600"], env={MARKER: f"{mark}:1"})
 
