@@ -64,10 +64,12 @@ EVERY_DAY = {
 }
 # A worker that is killed between an upload and its row, or stopped there until the step is somebody
 # else's, leaves an object that no row names; `prune` is for these. When the RESULT is heard, the
-# last upload may still be on its way.
+# last upload may still be on its way. So does a PostgreSQL that is away between the two for longer
+# than the lease, which on a slow machine it is: whether the row is there nobody can tell then, and
+# an object that has one must not be deleted.
 LEAVES_AN_OBJECT = {
     (point, victim) for point in ("upload, row", "RESULT, verify") for victim in ("worker", STOPPED)
-}
+} | {(point, "postgres") for point in POINTS if point != "verify, verdict"}
 # When the first picture is stored the last may be, too.
 PAST_THE_STORE = {"upload, row", "RESULT, verify", "verify, verdict"}
 
