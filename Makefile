@@ -56,7 +56,7 @@ hostile-loop: $(READY) ## 20 rounds of runners that misbehave; JUnit files in re
 	done; \
 	if [ -n "$$failed" ]; then echo "rounds that failed:$$failed"; exit 1; fi; echo "20 of 20 rounds passed"
 
-crash-matrix: $(READY) ## kill every part at every point of a job's way; a table of outcomes (3 minutes)
+crash-matrix: $(READY) ## kill every part at every point of a job's way; a table of outcomes (6 minutes)
 	@$(BIN)/python -m pytest -q -m "" tests/integration/test_crash_matrix.py \
 	  tests/integration/test_parts_away.py::test_a_minute_without_the_broker_is_slept_through $(PYTEST_ARGS)
 
