@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 import anyio
 
 from supervisor.channel import Channel
-from supervisor.tree import MARKER, ProcessTree, forget, started_on_purpose
+from supervisor.tree import MARKER, ProcessTree
 
 Entry = Callable[[Connection, int], None]
 
@@ -56,7 +56,6 @@ class RunnerProcess:
             connection.close()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
-        started_on_purpose(self.pid)
         self.marker = marker
         self.tree = ProcessTree(self.pid, marker)
         self.channel = Channel(ours)
@@ -93,12 +92,14 @@ class RunnerProcess:
             pause_s = min(2 * pause_s, _SCAN_MOST_S)
 
     def close(self) -> None:
-        """Give the descriptors back. The processes themselves must be gone, or given up on."""
+        """Give the descriptors back. The processes themselves must be gone, or given up on: then
+        the tree goes on being watched by whoever keeps it, until `ProcessTree.forget`."""
         self.channel.close()
         os.close(self._pidfd)
         if self._process.exitcode is not None:
-            forget(self.pid)
             self._process.close()
+            if not self.tree.observe():
+                self.tree.forget()
 
 
 @contextmanager

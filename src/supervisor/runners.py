@@ -38,6 +38,7 @@ class Runners:
             return runner
         if runner is not None:
             log.warning("the standby of %s had ended: exit %s", device.id, runner.exitcode)
+            runner.tree.kill()  # whom it may have left
             runner.close()
         return self._start(device)
 

@@ -8,9 +8,11 @@ has no parent of ours. Three facts catch all of them:
 * The worker is a child subreaper: an orphan of the tree becomes the worker's child instead of
   init's. A child of the worker that nobody started on purpose belongs to a runner.
 * A runner is born with a marker in its environment which its descendants inherit, so that an
-  adopted orphan can be told to belong to this runner and not to its neighbour's. One that has
-  thrown its marker away is counted to every tree that was there: none of them is gone while it
-  lives, and the first to be killed takes it along.
+  adopted orphan can be told to belong to this runner and not to its neighbour's. One whose marker
+  is no living tree's, because it was thrown away or forged, is counted to every tree that was
+  there: none of them is gone while it lives, and the first to be killed takes it along. One that
+  bears a neighbour's marker is the neighbour's, for as long as there is that neighbour; that it
+  may be a lie is why a device is not clean while a process of *any* tree is on it (`every_pid`).
 
 Descendants are read from `/proc/<pid>/task/*/children` rather than by comparing every process on
 the host with its parent: this runs five times a second for each slot.
@@ -27,18 +29,13 @@ import psutil
 
 MARKER = "DREAMFORGE_RUNNER"
 
-
-_started: set[int] = set()
-
-
-def started_on_purpose(pid: int) -> None:
-    """Say that a child of this process is the root of a tree, and no orphan."""
-    _started.add(pid)
+# Every tree that somebody watches, by its root: a child of ours that is a root is no orphan.
+_trees: dict[int, ProcessTree] = {}
 
 
-def forget(pid: int) -> None:
-    """The root has been collected: its number may be given to anybody."""
-    _started.discard(pid)
+def every_pid() -> frozenset[int]:
+    """Every pid that ever belonged to a tree that is watched."""
+    return frozenset[int]().union(*(tree.pids() for tree in _trees.values()))
 
 
 def children_of(pid: int) -> set[int]:
@@ -70,12 +67,18 @@ class ProcessTree:
     """Everything that descends from one runner. The supervisor's thread alone touches it."""
 
     def __init__(self, root: int, marker: str) -> None:
+        """`root` is a child of this process that was just started and not yet collected."""
         self.root = root
-        self._marker = marker
-        self._members: dict[int, psutil.Process] = {}
-        self._cleared = children_of(os.getpid())  # were there before, or were seen not to be ours
+        self.marker = marker
+        self._members = {root: psutil.Process(root)}
+        self._elders = _look_up(children_of(os.getpid()) - {root})  # were there before it
         self._killing = False
-        self._members[root] = psutil.Process(root)  # our uncollected child: it cannot be missing
+        _trees[root] = self
+
+    def forget(self) -> None:
+        """Nobody of it is alive or watched any more: its numbers and its marker are anybody's."""
+        if _trees.get(self.root) is self:
+            del _trees[self.root]
 
     def observe(self) -> list[int]:
         """Look for members and record them; return the pids that are alive, zombies excluded.
@@ -83,11 +86,9 @@ class ProcessTree:
         After `kill`, whatever is found alive is killed again: a tree that forks faster than one
         signal travels is caught in a later round.
         """
-        for pid in children_of(os.getpid()) - self._members.keys() - self._cleared - _started:
-            if marker_of(pid) in (self._marker, None):
+        for pid in children_of(os.getpid()):
+            if not _is_root(pid) and not self._knows(pid) and self._may_be_ours(pid):
                 self._record(pid)
-            else:
-                self._cleared.add(pid)
         self._record_descendants()
         living = [pid for pid, process in self._members.items() if _alive(process)]
         if self._killing:
@@ -148,16 +149,44 @@ class ProcessTree:
         # Of the living only: the number of a dead member may be somebody else's by now.
         todo = [pid for pid, process in self._members.items() if _alive(process)]
         while todo:
-            for child in children_of(todo.pop()):
-                known = self._members.get(child)
-                if (known is None or not known.is_running()) and self._record(child):
-                    todo.append(child)
+            children = children_of(todo.pop())
+            todo += [
+                pid for pid in children if not _is(self._members.get(pid)) and self._record(pid)
+            ]
+
+    def _knows(self, pid: int) -> bool:
+        """Whether this very process, and not another one of the same number, was seen before."""
+        return _is(self._members.get(pid)) or _is(self._elders.get(pid))
+
+    def _may_be_ours(self, pid: int) -> bool:
+        """Whether an orphan is ours, or nobody's who could be asked. Never kept: a marker can
+        change with every exec, and the tree that it names can end."""
+        marker = marker_of(pid)
+        others = (tree.marker for tree in _trees.values() if tree is not self)
+        return marker == self.marker or marker not in others
 
     def _record(self, pid: int) -> bool:
         with suppress(psutil.NoSuchProcess):  # gone already: nothing to end, nothing held
             self._members[pid] = psutil.Process(pid)
             return True
         return False
+
+
+def _look_up(pids: set[int]) -> dict[int, psutil.Process]:
+    found = {}
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            found[pid] = psutil.Process(pid)
+    return found
+
+
+def _is_root(pid: int) -> bool:
+    return pid in _trees and _is(_trees[pid]._members[pid])
+
+
+def _is(process: psutil.Process | None) -> bool:
+    """Whether a recorded process is still the one that has its number; zombies included."""
+    return process is not None and process.is_running()
 
 
 def _alive(process: psutil.Process) -> bool:

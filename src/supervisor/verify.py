@@ -1,8 +1,8 @@
 """Proof that a device's memory is back, before its slot takes work again.
 
-The rule (OR-001): the runner's tree is gone, none of its process ids is listed on the device any
-more, and what is used now exceeds what was used before by no more than the device's epsilon, a
-foreign process's own growth set aside. It must hold on two readings in a row: a driver frees the
+The rule (OR-001): the runner's tree is gone, no process of this worker is listed on the device, and
+what is used now exceeds what was used before by no more than the device's epsilon, a foreign
+process's own growth set aside. It must hold on two readings in a row: a driver frees the
 memory of a killed process a little after the process itself is gone, and one lucky reading in
 between proves nothing.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import anyio
 
 from supervisor.devices import Device, DeviceProbe, Reading
-from supervisor.tree import ProcessTree
+from supervisor.tree import ProcessTree, every_pid
 
 _POLL_FIRST_S, _POLL_MOST_S = 0.1, 1.0
 
@@ -69,7 +69,9 @@ async def verify(
     while True:
         gone = tree is None or _is_gone(tree)
         now = await probe.read(device, tree)
-        ours = tree.pids() if tree else frozenset()
+        # A neighbour's process has no business on this device either, and is no foreign one: its
+        # marker may be a lie of ours.
+        ours = every_pid() | (tree.pids() if tree else frozenset())
         left = leaked(device, before, now, ours)
         found = Reclaimed(
             before_bytes=before.used_bytes,

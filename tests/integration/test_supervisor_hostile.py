@@ -87,7 +87,13 @@ def test_good_work_is_kept_when_the_runner_will_not_leave() -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["leaves_grandchild", "leaves_talker", "leaves_nameless_grandchild"]
+    "prompt",
+    [
+        "leaves_grandchild",
+        "leaves_talker",
+        "leaves_nameless_grandchild",
+        "leaves_forged_grandchild",
+    ],
 )
 def test_a_grandchild_in_another_session_does_not_outlive_its_step(prompt: str) -> None:
     async def test(bench: Bench) -> None:

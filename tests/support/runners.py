@@ -204,6 +204,13 @@ def leaves_nameless_grandchild(line: Line) -> None:
     finish(line)
 
 
+def leaves_forged_grandchild(line: Line) -> None:
+    """The same, and the grandchild says that it is somebody else's."""
+    command = ["/bin/sleep", str(FOREVER_S)]
+    _daemon(command=command, environment={"DREAMFORGE_RUNNER": "forged"})
+    finish(line)
+
+
 def leaves_talker(line: Line) -> None:
     """A grandchild keeps our end of the socket open, so its end is never seen."""
     _daemon(keep_socket=True)
@@ -393,7 +400,13 @@ def waits_for(line: Line, path: str) -> None:
     finish(line)
 
 
-def _daemon(*, hold: int = 0, keep_socket: bool = False, command: list[str] | None = None) -> None:
+def _daemon(
+    *,
+    hold: int = 0,
+    keep_socket: bool = False,
+    command: list[str] | None = None,
+    environment: dict[str, str] | None = None,
+) -> None:
     """Fork twice with a session between, so that the grandchild has no parent of ours."""
     reader, writer = os.pipe()
     if os.fork() == 0:
@@ -405,7 +418,7 @@ def _daemon(*, hold: int = 0, keep_socket: bool = False, command: list[str] | No
         held = bytearray(b"x" * hold)
         os.write(writer, b"up")
         if command is not None:
-            os.execve(command[0], command, {})
+            os.execve(command[0], command, environment or {})
         stay()
         held.clear()
     os.wait()
@@ -418,12 +431,11 @@ BEHAVIOURS: dict[str, Behaviour] = {
     behaviour.__name__: behaviour
     for behaviour in (
         quick, polite, slow_exit, stuck_in_c, spins, forks, chain_of_forks, leaves_grandchild,
-        leaves_nameless_grandchild, leaves_talker, floods, half_a_frame, half_a_frame_then_dies,
-        closes_its_end, garbage, not_json, too_long, out_of_order, unstorable_log, wrong_hash,
-        leaves_early, segfaults, dead_man, allocates_until_refused, fails, big, crashes_after,
-        crashes, crashes_once_then_waits, enlarges, enlarges_after, wants_when, wants_two_at_once,
-        wants_and_stays,
-        waits_for,
+        leaves_nameless_grandchild, leaves_forged_grandchild, leaves_talker, floods, half_a_frame,
+        half_a_frame_then_dies, closes_its_end, garbage, not_json, too_long, out_of_order,
+        unstorable_log, wrong_hash, leaves_early, segfaults, dead_man, allocates_until_refused,
+        fails, big, crashes_after, crashes, crashes_once_then_waits, enlarges, enlarges_after,
+        wants_when, wants_two_at_once, wants_and_stays, waits_for,
     )
 }  # fmt: skip
 

@@ -86,6 +86,7 @@ def test_the_cpu_counts_the_memory_of_a_tree_and_nothing_without_one() -> None:
         assert (await probe.read(device, None)).used_bytes == 0
         ourselves = ProcessTree(os.getpid(), "no such marker")
         assert (await probe.read(device, ourselves)).used_bytes > 1 << 20
+        ourselves.forget()
 
     with_probe(CpuProbe(2), test)
 

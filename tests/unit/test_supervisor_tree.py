@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from supervisor import tree as tree_module
-from supervisor.tree import ProcessTree, forget, started_on_purpose
+from supervisor.tree import ProcessTree, every_pid
 
 ROOT = 900_000
 OURS, THEIRS = "worker:1", "worker:2"
@@ -69,6 +69,7 @@ def table(monkeypatch: pytest.MonkeyPatch) -> Table:
     made = Table()
     made.add(ROOT, os.getpid())
     monkeypatch.setattr(Process, "table", made, raising=False)
+    monkeypatch.setattr(tree_module, "_trees", {})
     monkeypatch.setattr(tree_module, "children_of", lambda pid: set(made.children.get(pid, ())))
     monkeypatch.setattr(tree_module, "marker_of", made.markers.get)
     monkeypatch.setattr(psutil, "Process", Process)
@@ -96,31 +97,63 @@ def test_a_member_that_left_the_tree_is_still_known(table: Table) -> None:
 
 
 def test_an_adopted_orphan_is_told_by_its_marker(table: Table) -> None:
-    tree = ProcessTree(ROOT, OURS)
+    table.add(ROOT + 1, os.getpid(), THEIRS)
+    tree, neighbour = ProcessTree(ROOT, OURS), ProcessTree(ROOT + 1, THEIRS)
     table.add(1, os.getpid(), OURS)
     table.add(2, os.getpid(), THEIRS)
     table.add(3, 1)
     assert set(tree.observe()) == {ROOT, 1, 3}
+    assert set(neighbour.observe()) == {ROOT + 1, 2}
 
 
-def test_an_orphan_without_a_marker_counts_to_every_tree_that_was_there(table: Table) -> None:
+@pytest.mark.parametrize("marker", [None, "forged"])
+def test_an_orphan_that_is_no_trees_counts_to_every_tree_that_was_there(
+    table: Table, marker: str | None
+) -> None:
     table.add(ROOT + 1, os.getpid(), THEIRS)
+    table.add(ROOT + 2, os.getpid(), "worker:3")
     trees = [ProcessTree(ROOT, OURS), ProcessTree(ROOT + 1, THEIRS)]
-    table.add(1, os.getpid(), None)
-    later = ProcessTree(ROOT, OURS)
+    table.add(1, os.getpid(), marker)
+    later = ProcessTree(ROOT + 2, "worker:3")
     assert all(1 in tree.observe() for tree in trees)
     assert 1 not in later.observe()
 
 
-def test_a_process_that_was_started_on_purpose_is_no_orphan(table: Table) -> None:
+def test_the_marker_of_a_tree_that_is_gone_protects_nobody(table: Table) -> None:
+    table.add(ROOT + 1, os.getpid(), THEIRS)
+    tree, neighbour = ProcessTree(ROOT, OURS), ProcessTree(ROOT + 1, THEIRS)
+    table.add(1, os.getpid(), THEIRS)
+    assert tree.observe() == [ROOT]
+    neighbour.forget()
+    assert 1 in tree.observe()
+
+
+def test_the_root_of_another_tree_is_no_orphan(table: Table) -> None:
     tree = ProcessTree(ROOT, OURS)
     table.add(1, os.getpid(), None)
-    started_on_purpose(1)
-    try:
-        assert tree.observe() == [ROOT]
-    finally:
-        forget(1)
+    other = ProcessTree(1, THEIRS)
+    assert tree.observe() == [ROOT]
+    other.forget()
     assert 1 in tree.observe()
+
+
+def test_an_orphan_may_have_the_number_of_whoever_was_there_before(table: Table) -> None:
+    table.add(1, os.getpid(), None)
+    tree = ProcessTree(ROOT, OURS)
+    assert tree.observe() == [ROOT]
+    table.end(1)
+    table.add(1, os.getpid(), "forged")  # reused
+    assert set(tree.observe()) == {ROOT, 1}
+
+
+def test_every_pid_of_every_tree_is_known_until_it_is_forgotten(table: Table) -> None:
+    table.add(ROOT + 1, os.getpid(), THEIRS)
+    table.add(1, ROOT + 1)
+    tree, neighbour = ProcessTree(ROOT, OURS), ProcessTree(ROOT + 1, THEIRS)
+    neighbour.observe()
+    assert every_pid() == {ROOT, ROOT + 1, 1}
+    tree.forget()
+    assert every_pid() == {ROOT + 1, 1}
 
 
 def test_the_number_of_a_dead_member_may_be_a_strangers(table: Table) -> None:

@@ -7,8 +7,9 @@ from typing import cast
 
 import anyio
 import pytest
-from tests.support.probes import FakeProbe, LeakyProbe, SlowProbe
+from tests.support.probes import FOREIGN_PID, FakeProbe, LeakyProbe, SlowProbe
 
+from supervisor import verify as verify_module
 from supervisor.devices import Device, DeviceLost, Reading
 from supervisor.tree import ProcessTree
 from supervisor.verify import Reclaimed, foreign_growth, leaked, verify
@@ -147,6 +148,21 @@ def test_a_device_that_is_lost_meanwhile_is_not_waited_for() -> None:
 
     with pytest.raises(DeviceLost):
         anyio.run(prove, Goes(), Tree())
+
+
+def test_a_neighbours_process_on_the_device_is_no_strangers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class OnBoth(FakeProbe):
+        async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
+            if tree is not None:
+                self.foreign[device.id] = 7 * MIB
+            return await super().read(device, tree)
+
+    monkeypatch.setattr(verify_module, "every_pid", lambda: frozenset({FOREIGN_PID}))
+    looks = anyio.run(prove, OnBoth(), Tree(), 0.5)
+    assert not proven(looks)
+    assert {look.leaked_bytes for look in looks} == {7 * MIB}
 
 
 def test_what_a_stranger_takes_meanwhile_is_reported_and_not_counted() -> None:
