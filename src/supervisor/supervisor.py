@@ -6,7 +6,7 @@ process: the kernel kills a runner when the *thread* that started it ends.
     claim loop     a free slot, then a claim; woken by the doorbell, a freed slot, or the poll
     drivers        one per claimed step
     cancel watch   one statement a second for all owned steps
-    keepers        presence and models, sweeper, quarantined slots, gauges
+    keepers        presence and models, sweeper, gauges; `SlotKeeper` for slots that are not proven
 
 A worker that is told to stop drains: no new claim, running steps get `drain_s` to finish, then they
 are stopped and go back to the queue uncharged. It ends when every driver has ended.
@@ -27,27 +27,24 @@ from anyio.abc import TaskGroup
 from shared.claims import Claim, Offer, PinnedModel, StepStore
 from shared.errors import InfraUnavailable
 from shared.settings import Settings
-from supervisor.devices import DeviceLost, DeviceProbe, Reading
+from supervisor.devices import DeviceProbe
 from supervisor.driver import StepDriver
 from supervisor.fence import boottime
 from supervisor.host import Host
 from supervisor.lifecycle import Kind
-from supervisor.metrics import Metrics, labels
+from supervisor.metrics import Metrics
 from supervisor.runners import Runners
+from supervisor.slot_keeper import SlotKeeper
 from supervisor.slots import Slot, SlotState, SlotTable
 from supervisor.spool import Spool
 from supervisor.sweeper import Sweeper
-from supervisor.tree import ProcessTree
 from supervisor.uploads import ArtifactStore
-from supervisor.verify import Reclaimed, verify
 
 log = logging.getLogger(__name__)
 
 CANCEL_WATCH_S = 1.0  # PRODUCT: the owner sees a cancel within a second or so
 SWEEP_EVERY_S = 5.0
 GAUGES_EVERY_S = 2.0
-# How often a quarantined or lost slot is looked at again; one look may take `reclaim_deadline_s`.
-REVERIFY_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +75,7 @@ class Supervisor:
         self._unheard_until = 0.0  # boot time until which a claim without an answer may turn up
         self._bell = anyio.Event()
         self._draining = anyio.Event()
+        self._keeper = SlotKeeper(slots, settings, ports.probe, metrics, freed=self._slot_freed)
         self._host = Host(
             settings=settings,
             store=ports.store,
@@ -88,7 +86,7 @@ class Supervisor:
             metrics=metrics,
             model_folder=self._model_folder,
             slot_freed=self._slot_freed,
-            slot_dirty=self._slot_dirty,
+            slot_dirty=self._keeper.dirty,
         )
 
     # From outside ---------------------------------------------------------------------------------
@@ -111,9 +109,7 @@ class Supervisor:
         """Serve until drained. Every slot is verified before the first claim."""
         sweeper = Sweeper(self._ports.store, self._settings, self._metrics)
         async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
-            for slot in self.slots:
-                tasks.start_soon(self._first_verify, slot)
+            self._keeper.start(tasks)
             tasks.start_soon(every, CANCEL_WATCH_S, self._watch_cancels)
             tasks.start_soon(every, SWEEP_EVERY_S, sweeper.sweep)
             tasks.start_soon(every, GAUGES_EVERY_S, self._read_gauges)
@@ -211,52 +207,6 @@ class Supervisor:
             self._ports.runners.prepare(slot.device)
         self._bell.set()
 
-    def _slot_dirty(self, slot: Slot, before: Reading | None, tree: ProcessTree | None) -> None:
-        self._count_quarantine(slot)
-        self._tasks.start_soon(self._until_clean, slot, before, tree)
-
-    async def _first_verify(self, slot: Slot) -> None:
-        """At start there is no baseline: what is in use is foreign, and must only hold still."""
-        await self._settle(slot, None, None)
-        if slot.state is not SlotState.FREE:
-            self._count_quarantine(slot)
-            await self._until_clean(slot, None, None)
-
-    async def _until_clean(
-        self, slot: Slot, before: Reading | None, tree: ProcessTree | None
-    ) -> None:
-        """Verify a slot again and again until it may take work."""
-        while slot.state is not SlotState.FREE:
-            await anyio.sleep(REVERIFY_EVERY_S)
-            slot.move(SlotState.VERIFYING)
-            await self._settle(slot, before, tree)
-        log.warning("slot %s is back in service", slot.id)
-
-    async def _settle(self, slot: Slot, before: Reading | None, tree: ProcessTree | None) -> None:
-        """One verification of a `verifying` slot: it becomes free, quarantined or lost."""
-        probe, device = self._ports.probe, slot.device
-
-        def saw(found: Reclaimed) -> None:
-            self._metrics.saw_leak(device, found.leaked_bytes)
-
-        try:
-            baseline = before or await probe.read(device, tree)
-            with anyio.move_on_after(self._settings.reclaim_deadline_s) as deadline:
-                await verify(probe, device, before=baseline, tree=tree, seen=saw)
-        except DeviceLost as error:
-            log.error("slot %s: %s", slot.id, error)
-            slot.move(SlotState.LOST)
-            return
-        if deadline.cancelled_caught:
-            slot.move(SlotState.QUARANTINED)
-            return
-        slot.move(SlotState.FREE)
-        self._slot_freed(slot)
-
-    def _count_quarantine(self, slot: Slot) -> None:
-        log.error("slot %s is %s and takes no work", slot.id, slot.state)
-        self._metrics.quarantines.labels(**labels(slot.device)).inc()
-
     # Keepers --------------------------------------------------------------------------------------
 
     async def _watch_cancels(self) -> None:
@@ -273,20 +223,8 @@ class Supervisor:
             driver.post(Kind.DRAIN)
 
     async def _read_gauges(self) -> None:
-        m = self._metrics
-        m.spool_bytes.set(self._spool.used_bytes)
-        for slot in self.slots:
-            m.pids_map.labels(**labels(slot.device)).set(slot.device.pids_map)
-            for state in SlotState:
-                m.slot_state.labels(**labels(slot.device), state=state).set(slot.state is state)
-            if slot.state is SlotState.LOST:
-                continue
-            try:
-                now = await self._ports.probe.read(slot.device, None)
-            except DeviceLost:
-                continue  # whoever uses the slot finds out, and says so
-            slot.seen = now
-            m.saw_memory(slot.device, now)
+        self._metrics.spool_bytes.set(self._spool.used_bytes)
+        await self._keeper.read_gauges()
 
 
 async def every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:

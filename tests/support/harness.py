@@ -46,7 +46,8 @@ from supervisor.tree import marker_of
 DEADLINE_S = 40.0
 _LOOK_EVERY_S = 0.01
 # How often the supervisor looks at what it looks at again and again.
-KEEPERS: dict[str, Any] = {"CANCEL_WATCH_S": 0.05, "SWEEP_EVERY_S": 0.05, "REVERIFY_EVERY_S": 0.05}
+KEEPERS: dict[str, Any] = {"CANCEL_WATCH_S": 0.05, "SWEEP_EVERY_S": 0.05}
+SLOTS: dict[str, Any] = {"REVERIFY_EVERY_S": 0.05}
 BUSY: dict[str, Any] = {"VRAM_RETRY_S": 0.05}
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -281,7 +282,11 @@ def _worker_process(worker_id: UUID) -> Iterator[set[psutil.Process]]:
     main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
     adopt_orphans()
     try:
-        with patch.multiple("supervisor.supervisor", **KEEPERS), patch.multiple(ends, **BUSY):
+        with (
+            patch.multiple("supervisor.supervisor", **KEEPERS),
+            patch.multiple("supervisor.slot_keeper", **SLOTS),
+            patch.multiple(ends, **BUSY),
+        ):
             yield before
         left = {process for process in _children() - before if _lives(process)}
         assert not left, f"the supervisor left {left}"
