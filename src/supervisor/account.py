@@ -92,7 +92,7 @@ class Account:
         back = self.reclaimed
         return {
             "gpu_mem_used_before": None if self.before is None else self.before.used_bytes,
-            "gpu_mem_used_after": None if back is None else back.after_bytes,
+            "gpu_mem_used_after": None if back is None else back.now.used_bytes,
             "peak_gpu_mem_used": self.peak_bytes,
             "reclaim_seconds": None if back is None else round(back.seconds, 3),
             "signals": list(self.signals),

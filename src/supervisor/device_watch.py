@@ -17,7 +17,7 @@ from supervisor.host import Try
 from supervisor.lifecycle import Kind
 from supervisor.slots import SlotState
 from supervisor.tree import ProcessTree
-from supervisor.verify import Reclaimed, verify
+from supervisor.verify import Reclaimed, foreign_growth, of_ours, unaccounted, verify
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,14 @@ class DeviceWatch:
         self._try = owned
         self._device = owned.slot.device
 
+    async def at_rest(self) -> Reading | None:
+        """What is in use before there is a runner: the baseline that its end will be held to."""
+        if (now := await self.look()) is not None:
+            self._try.slot.baseline.at_rest(unaccounted(self._device, now))
+        return now
+
     async def look(self) -> Reading | None:
-        """What is in use before the runner is; None, and noted, when the device is lost."""
+        """What is in use before the runner works; None, and noted, when the device is lost."""
         try:
             before = await self._try.host.probe.read(self._device, None)
         except DeviceLost as error:
@@ -61,19 +67,18 @@ class DeviceWatch:
         account = self._try.account
         if tree is None:
             return Kind.RECLAIM_DEADLINE if account.device_lost else Kind.VERIFIED
-        assert account.before is not None  # the headroom was checked before the spawn
         try:
             reclaimed = await verify(
                 self._try.host.probe,
                 self._device,
-                before=account.before,
+                baseline=self._try.slot.baseline,
                 tree=tree,
                 seen=self._saw_reclaim,
             )
         except DeviceLost as error:
             self._lost(error)
             return Kind.RECLAIM_DEADLINE
-        self._note_reclaimed(reclaimed)
+        self._note_reclaimed(reclaimed, tree)
         return Kind.VERIFIED
 
     def free(self) -> None:
@@ -101,10 +106,11 @@ class DeviceWatch:
             **account.figures(),
         )
         slot.move(SlotState.LOST if account.device_lost else SlotState.QUARANTINED)
-        self._try.host.slot_dirty(slot, account.before, tree)
+        self._try.host.slot_dirty(slot, tree)
 
-    def _note_reclaimed(self, reclaimed: Reclaimed) -> None:
+    def _note_reclaimed(self, reclaimed: Reclaimed, tree: ProcessTree) -> None:
         owned = self._try
+        assert owned.account.before is not None  # the headroom was checked before the spawn
         owned.host.metrics.reclaimed(self._device, reclaimed.seconds)
         owned.journal.note(
             Code.GPU_RECLAIMED,
@@ -112,11 +118,12 @@ class DeviceWatch:
             level="DEBUG",
             **owned.account.figures(),
         )
-        if reclaimed.foreign_growth_bytes:
+        before, ours = owned.account.before, of_ours(tree)
+        if growth_bytes := foreign_growth(self._device, before, reclaimed.now, ours):
             owned.journal.note(
                 Code.GPU_FOREIGN,
                 f"other processes changed their use of {owned.slot.id}",
-                growth_bytes=reclaimed.foreign_growth_bytes,
+                growth_bytes=growth_bytes,
             )
 
     def _saw_reclaim(self, found: Reclaimed) -> None:

@@ -316,7 +316,7 @@ class StepDriver:
             self._account.know(unreadable=str(error))
             self.post(Kind.UNREADABLE)
             return
-        now = await self._device.look()
+        now = await self._device.at_rest()
         if now is None:
             # Not this step's fault, but a device that comes and goes must not pass it round for
             # ever: it costs a loss, and a pause, like one that is lost later.

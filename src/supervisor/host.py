@@ -10,7 +10,7 @@ from shared.claims import Claim, StepStore
 from shared.settings import Settings
 from shared.states import Reason
 from supervisor.account import Account
-from supervisor.devices import DeviceProbe, Reading
+from supervisor.devices import DeviceProbe
 from supervisor.journal import Journal
 from supervisor.lifecycle import Kind
 from supervisor.metrics import Metrics
@@ -40,7 +40,7 @@ class Host:
     metrics: Metrics
     model_folder: Callable[[Claim], str | None]
     slot_freed: Callable[[Slot], None]
-    slot_dirty: Callable[[Slot, Reading | None, ProcessTree | None], None]
+    slot_dirty: Callable[[Slot, ProcessTree | None], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,11 +14,11 @@ import anyio
 from anyio.abc import TaskGroup
 
 from shared.settings import Settings
-from supervisor.devices import DeviceLost, DeviceProbe, Reading
+from supervisor.devices import DeviceLost, DeviceProbe
 from supervisor.metrics import Metrics, labels
 from supervisor.slots import Slot, SlotState
 from supervisor.tree import ProcessTree
-from supervisor.verify import Reclaimed, verify
+from supervisor.verify import Reclaimed, unaccounted, verify
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +49,10 @@ class SlotKeeper:
         for slot in self._slots:
             tasks.start_soon(self._first_verify, slot)
 
-    def dirty(self, slot: Slot, before: Reading | None, tree: ProcessTree | None) -> None:
+    def dirty(self, slot: Slot, tree: ProcessTree | None) -> None:
         """A step could not prove its slot clean: bring it back when its memory is."""
         self._count_quarantine(slot)
-        self._tasks.start_soon(self._until_clean, slot, before, tree)
+        self._tasks.start_soon(self._until_clean, slot, tree)
 
     async def read_gauges(self) -> None:
         """Show the state and the memory of each slot's device."""
@@ -72,22 +72,20 @@ class SlotKeeper:
 
     async def _first_verify(self, slot: Slot) -> None:
         """At start there is no baseline: what is in use is foreign, and must only hold still."""
-        await self._settle(slot, None, None)
+        await self._settle(slot, None)
         if slot.state is not SlotState.FREE:
             self._count_quarantine(slot)
-            await self._until_clean(slot, None, None)
+            await self._until_clean(slot, None)
 
-    async def _until_clean(
-        self, slot: Slot, before: Reading | None, tree: ProcessTree | None
-    ) -> None:
+    async def _until_clean(self, slot: Slot, tree: ProcessTree | None) -> None:
         """Verify a slot again and again until it may take work."""
         while slot.state is not SlotState.FREE:
             await anyio.sleep(REVERIFY_EVERY_S)
             slot.move(SlotState.VERIFYING)
-            await self._settle(slot, before, tree)
+            await self._settle(slot, tree)
         log.warning("slot %s is back in service", slot.id)
 
-    async def _settle(self, slot: Slot, before: Reading | None, tree: ProcessTree | None) -> None:
+    async def _settle(self, slot: Slot, tree: ProcessTree | None) -> None:
         """One verification of a `verifying` slot: it becomes free, quarantined or lost."""
         device = slot.device
 
@@ -95,9 +93,11 @@ class SlotKeeper:
             self._metrics.saw_leak(device, found.leaked_bytes)
 
         try:
-            baseline = before or await self._probe.read(device, tree)
+            if slot.baseline.held_to is None:
+                now = await self._probe.read(device, None)
+                slot.baseline.at_rest(unaccounted(device, now))
             with anyio.move_on_after(self._settings.reclaim_deadline_s) as deadline:
-                await verify(self._probe, device, before=baseline, tree=tree, seen=saw)
+                await verify(self._probe, device, baseline=slot.baseline, tree=tree, seen=saw)
         except DeviceLost as error:
             log.error("slot %s: %s", slot.id, error)
             slot.move(SlotState.LOST)

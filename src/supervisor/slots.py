@@ -13,6 +13,7 @@ from enum import StrEnum
 
 import anyio
 
+from supervisor.baseline import Baseline
 from supervisor.devices import Device, Reading
 
 
@@ -51,6 +52,7 @@ class Slot:
     state: SlotState = SlotState.VERIFYING
     since: float = field(default_factory=anyio.current_time)
     quarantines: int = 0
+    baseline: Baseline = field(default_factory=Baseline)
     seen: Reading | None = None  # the latest look of whoever reads the gauges
 
     @property

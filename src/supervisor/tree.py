@@ -162,8 +162,7 @@ class ProcessTree:
         """Whether an orphan is ours, or nobody's who could be asked. Never kept: a marker can
         change with every exec, and the tree that it names can end."""
         marker = marker_of(pid)
-        others = (tree.marker for tree in _trees.values() if tree is not self)
-        return marker == self.marker or marker not in others
+        return marker == self.marker or not any(tree.marker == marker for tree in _trees.values())
 
     def _record(self, pid: int) -> bool:
         with suppress(psutil.NoSuchProcess):  # gone already: nothing to end, nothing held

@@ -1,8 +1,9 @@
 """Proof that a device's memory is back, before its slot takes work again.
 
 The rule (OR-001): the runner's tree is gone, no process of this worker is listed on the device, and
-what is used now exceeds what was used before by no more than the device's epsilon, a foreign
-process's own growth set aside. It must hold on two readings in a row: a driver frees the
+what is used now, the foreign processes' own shares set aside, exceeds the slot's baseline by no
+more than the device's epsilon. A foreign process that ends takes its share along: what it gave back
+must not make up for what we did not. It must hold on two readings in a row: a driver frees the
 memory of a killed process a little after the process itself is gone, and one lucky reading in
 between proves nothing.
 """
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 import anyio
 
+from supervisor.baseline import Baseline
 from supervisor.devices import Device, DeviceProbe, Reading
 from supervisor.tree import ProcessTree, every_pid
 
@@ -24,20 +26,33 @@ _POLL_FIRST_S, _POLL_MOST_S = 0.1, 1.0
 class Reclaimed:
     """One look at the device, in numbers; the last one is the verdict."""
 
-    before_bytes: int
-    after_bytes: int
+    now: Reading
     leaked_bytes: int
-    foreign_growth_bytes: int
     seconds: float
 
 
-def leaked(device: Device, before: Reading, now: Reading, ours: frozenset[int]) -> int:
-    """Bytes that this step still holds on the device, beyond its epsilon; 0 or less is clean."""
+def unaccounted(device: Device, reading: Reading) -> int:
+    """Bytes in use that no listed process is said to hold: the driver's, or a leak.
+
+    Where process ids do not map a listed one may be ours, so there it is all that is in use.
+    """
+    return reading.used_bytes - (sum(reading.holders.values()) if device.pids_map else 0)
+
+
+def leaked(device: Device, held_to: int, now: Reading, ours: frozenset[int]) -> int:
+    """Bytes that a step still holds on the device, beyond its epsilon; 0 or less is clean."""
     listed = [held for pid, held in now.holders.items() if pid in ours]
     if device.pids_map and listed:
         return max(1, sum(listed))  # some systems list a process without saying how much it holds
-    excess = now.used_bytes - before.used_bytes - max(0, foreign_growth(device, before, now, ours))
-    return excess - device.epsilon_bytes
+    return unaccounted(device, now) - held_to - device.epsilon_bytes
+
+
+def of_ours(tree: ProcessTree | None) -> frozenset[int]:
+    """Every pid that is no foreign process's.
+
+    A neighbour's has no business on this device either, and its marker may be a lie of ours.
+    """
+    return every_pid() | (tree.pids() if tree else frozenset())
 
 
 def foreign_growth(device: Device, before: Reading, now: Reading, ours: frozenset[int]) -> int:
@@ -55,34 +70,30 @@ async def verify(
     probe: DeviceProbe,
     device: Device,
     *,
-    before: Reading,
+    baseline: Baseline,
     tree: ProcessTree | None,
     seen: Callable[[Reclaimed], None],
 ) -> Reclaimed:
-    """Poll until the memory is back. The caller sets the deadline by cancelling.
+    """Poll until the memory is back, then let the baseline know. The caller sets the deadline by
+    cancelling.
 
     `seen` is told of every look, so that there are figures when the deadline comes first. Raises
     `DeviceLost` when the device stops answering.
     """
+    held_to = baseline.held_to
+    assert held_to is not None  # read before any step could touch the device
     started = anyio.current_time()
     pause_s, clean = _POLL_FIRST_S, 0
     while True:
         gone = tree is None or _is_gone(tree)
         now = await probe.read(device, tree)
-        # A neighbour's process has no business on this device either, and is no foreign one: its
-        # marker may be a lie of ours.
-        ours = every_pid() | (tree.pids() if tree else frozenset())
-        left = leaked(device, before, now, ours)
-        found = Reclaimed(
-            before_bytes=before.used_bytes,
-            after_bytes=now.used_bytes,
-            leaked_bytes=max(0, left),
-            foreign_growth_bytes=foreign_growth(device, before, now, ours),
-            seconds=anyio.current_time() - started,
-        )
+        left = leaked(device, held_to, now, of_ours(tree))
+        seconds = anyio.current_time() - started
+        found = Reclaimed(now=now, leaked_bytes=max(0, left), seconds=seconds)
         seen(found)
         clean = clean + 1 if gone and left <= 0 else 0
         if clean == 2:
+            baseline.proven(unaccounted(device, now))
             return found
         await anyio.sleep(_POLL_FIRST_S if clean else pause_s)
         pause_s = min(2 * pause_s, _POLL_MOST_S)
