@@ -25,8 +25,12 @@ log = logging.getLogger(__name__)
 _WAIT_S = 5.0
 
 
-def kill_orphans(lock_dir: Path) -> list[int]:
-    """Kill every process that a dead worker of this lock folder left behind; return their pids."""
+def kill_orphans(lock_dir: Path) -> list[psutil.Process]:
+    """Kill every process that a dead worker of this lock folder left behind.
+
+    Returns those that are alive all the same. What they hold would pass for a foreign process's,
+    so no slot may be served before they are gone (`dead`).
+    """
     orphans = [process for process, worker in _marked(lock_dir) if not _alive(lock_dir, worker)]
     for process in orphans:
         log.warning("killing orphan %d: its worker is gone", process.pid)
@@ -36,24 +40,25 @@ def kill_orphans(lock_dir: Path) -> list[int]:
             continue
         except psutil.AccessDenied:
             log.error("orphan %d belongs to another user", process.pid)
-    for process in _still_alive(orphans):
-        log.error("orphan %d does not die; its device will not verify", process.pid)
-    return [process.pid for process in orphans]
+    survivors = _still_alive(orphans)
+    for process in survivors:
+        log.error("orphan %d does not die; no slot is served while it lives", process.pid)
+    return survivors
 
 
 def _still_alive(killed: list[psutil.Process]) -> list[psutil.Process]:
     deadline = time.monotonic() + _WAIT_S
-    while left := [process for process in killed if not _dead(process)]:
+    while left := [process for process in killed if not dead(process)]:
         if time.monotonic() >= deadline:
             return left
         psutil.wait_procs(left, timeout=0.1)
     return []
 
 
-def _dead(process: psutil.Process) -> bool:
+def dead(process: psutil.Process) -> bool:
     """Gone, or a zombie: it holds nothing, and a container's first process may never collect it."""
     try:
-        return process.status() == psutil.STATUS_ZOMBIE
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
 

@@ -27,7 +27,11 @@ REVERIFY_EVERY_S = 5.0
 
 
 class SlotKeeper:
-    """`freed` is called for each slot that it brings into service."""
+    """`freed` is called for each slot that it brings into service.
+
+    `survivors` are processes of dead workers that could not be killed: nobody knows on which device
+    they hold what, so no slot is proven, nor its baseline read, while one of them lives.
+    """
 
     def __init__(
         self,
@@ -35,12 +39,15 @@ class SlotKeeper:
         settings: Settings,
         probe: DeviceProbe,
         metrics: Metrics,
+        *,
+        survivors: Callable[[], list[int]],
         freed: Callable[[Slot], None],
     ) -> None:
         self._slots = slots
         self._settings = settings
         self._probe = probe
         self._metrics = metrics
+        self._survivors = survivors
         self._freed = freed
 
     def start(self, tasks: TaskGroup) -> None:
@@ -72,41 +79,48 @@ class SlotKeeper:
 
     async def _first_verify(self, slot: Slot) -> None:
         """At start there is no baseline: what is in use is foreign, and must only hold still."""
-        await self._settle(slot, None)
-        if slot.state is not SlotState.FREE:
+        if not await self._prove(slot, None):
             self._count_quarantine(slot)
             await self._until_clean(slot, None)
 
     async def _until_clean(self, slot: Slot, tree: ProcessTree | None) -> None:
-        """Verify a slot again and again until it may take work."""
-        while slot.state is not SlotState.FREE:
+        """Try to prove a slot again and again. It says what it is until it may take work."""
+        while True:
             await anyio.sleep(REVERIFY_EVERY_S)
-            slot.move(SlotState.VERIFYING)
-            await self._settle(slot, tree)
+            if await self._prove(slot, tree):
+                break
         log.warning("slot %s is back in service", slot.id)
 
-    async def _settle(self, slot: Slot, tree: ProcessTree | None) -> None:
-        """One verification of a `verifying` slot: it becomes free, quarantined or lost."""
-        device = slot.device
+    async def _prove(self, slot: Slot, tree: ProcessTree | None) -> bool:
+        """One verification of a slot; True when it is free."""
+        state = await self._verify(slot, tree)
+        if slot.state is not state:
+            slot.move(state)
+        if state is SlotState.FREE:
+            self._freed(slot)
+        return state is SlotState.FREE
+
+    async def _verify(self, slot: Slot, tree: ProcessTree | None) -> SlotState:
+        device, baseline = slot.device, slot.baseline
 
         def saw(found: Reclaimed) -> None:
             self._metrics.saw_leak(device, found.leaked_bytes)
 
+        if self._survivors():
+            return SlotState.QUARANTINED
         try:
-            if slot.baseline.held_to is None:
+            if baseline.held_to is None:
                 now = await self._probe.read(device, None)
-                slot.baseline.at_rest(unaccounted(device, now))
-            with anyio.move_on_after(self._settings.reclaim_deadline_s) as deadline:
-                await verify(self._probe, device, baseline=slot.baseline, tree=tree, seen=saw)
+                baseline.at_rest(unaccounted(device, now))
+            with anyio.move_on_after(self._settings.reclaim_deadline_s):
+                await verify(self._probe, device, baseline=baseline, tree=tree, seen=saw)
+                if tree is not None:
+                    tree.forget()
+                return SlotState.FREE
         except DeviceLost as error:
             log.error("slot %s: %s", slot.id, error)
-            slot.move(SlotState.LOST)
-            return
-        if deadline.cancelled_caught:
-            slot.move(SlotState.QUARANTINED)
-            return
-        slot.move(SlotState.FREE)
-        self._freed(slot)
+            return SlotState.LOST
+        return SlotState.QUARANTINED
 
     def _count_quarantine(self, slot: Slot) -> None:
         log.error("slot %s is %s and takes no work", slot.id, slot.state)

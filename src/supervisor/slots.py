@@ -3,6 +3,7 @@
 A slot begins at `verifying` and is `free` only by proof. `held` means that a step owns it.
 `quarantined` means that its memory did not come back: it takes no work, is verified again and
 again, and returns by itself when the proof succeeds. `lost` means that the device does not answer.
+Both say so for as long as it is true: an attempt to prove the slot is no state of its own.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ _MOVES: frozenset[tuple[SlotState, SlotState]] = frozenset(
         (SlotState.HELD, SlotState.FREE),
         (SlotState.HELD, SlotState.QUARANTINED),
         (SlotState.HELD, SlotState.LOST),
-        (SlotState.QUARANTINED, SlotState.VERIFYING),
+        (SlotState.QUARANTINED, SlotState.FREE),
         (SlotState.QUARANTINED, SlotState.LOST),
-        (SlotState.LOST, SlotState.VERIFYING),
+        (SlotState.LOST, SlotState.FREE),
+        (SlotState.LOST, SlotState.QUARANTINED),
     }
 )
 
@@ -51,7 +53,6 @@ class Slot:
     device: Device
     state: SlotState = SlotState.VERIFYING
     since: float = field(default_factory=anyio.current_time)
-    quarantines: int = 0
     baseline: Baseline = field(default_factory=Baseline)
     seen: Reading | None = None  # the latest look of whoever reads the gauges
 
@@ -62,7 +63,6 @@ class Slot:
     def move(self, state: SlotState) -> None:
         if (self.state, state) not in _MOVES:
             raise IllegalMove(f"slot {self.id} cannot go from {self.state} to {state}")
-        self.quarantines += state is SlotState.QUARANTINED
         self.state, self.since = state, anyio.current_time()
 
 

@@ -57,6 +57,7 @@ class Ports:
     runners: Runners
     models: Callable[[], tuple[UUID, ...]]
     model_folder: Callable[[PinnedModel], Path]
+    survivors: Callable[[], list[int]]  # of dead workers, alive though they were killed
 
 
 class Supervisor:
@@ -75,7 +76,14 @@ class Supervisor:
         self._unheard_until = 0.0  # boot time until which a claim without an answer may turn up
         self._bell = anyio.Event()
         self._draining = anyio.Event()
-        self._keeper = SlotKeeper(slots, settings, ports.probe, metrics, freed=self._slot_freed)
+        self._keeper = SlotKeeper(
+            slots,
+            settings,
+            ports.probe,
+            metrics,
+            survivors=ports.survivors,
+            freed=self._slot_freed,
+        )
         self._host = Host(
             settings=settings,
             store=ports.store,

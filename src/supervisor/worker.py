@@ -17,6 +17,7 @@ from functools import partial
 from uuid import UUID, uuid4
 
 import anyio
+import psutil
 
 from runner import entry as runner_entry
 from shared.db.engine import Database
@@ -35,7 +36,7 @@ from supervisor.gpu_probe import MpsRefused
 from supervisor.host_models import HostModels
 from supervisor.locks import FileLock, LockTaken, device_lock, worker_lock, worker_mark
 from supervisor.metrics import Metrics
-from supervisor.orphans import kill_orphans
+from supervisor.orphans import dead, kill_orphans
 from supervisor.presence import BEAT_S, Presence
 from supervisor.probes import open_probe
 from supervisor.process_setup import adopt_orphans, hide_from_runners
@@ -151,13 +152,15 @@ class SupervisorThread:
         with ExitStack() as held:
             own = FileLock(worker_lock(settings.lock_dir, worker_id))
             held.callback(own.remove)
-            await anyio.to_thread.run_sync(kill_orphans, settings.lock_dir)
+            orphans = await anyio.to_thread.run_sync(kill_orphans, settings.lock_dir)
             multiprocessing.resource_tracker.ensure_running()
             probe = open_probe(settings, worker_mark(settings.lock_dir, worker_id))
             try:
                 devices = await find_devices(probe)
                 locks = [own, *lock_devices(settings, devices, held)]
-                await self._supervise(worker_id, database, objects, probe, devices, locks)
+                await self._supervise(
+                    worker_id, database, objects, probe, devices, locks, orphans
+                )
             finally:
                 with anyio.CancelScope(shield=True):
                     await probe.close()
@@ -171,6 +174,7 @@ class SupervisorThread:
         probe: DeviceProbe,
         devices: list[Device],
         locks: list[FileLock],
+        orphans: list[psutil.Process],
     ) -> None:
         settings, metrics, slots = self._settings, self._metrics, SlotTable(devices)
         models = HostModels(database, settings.models_dir)
@@ -185,6 +189,7 @@ class SupervisorThread:
             ),
             models=lambda: tuple(models.checksums),
             model_folder=models.folder,
+            survivors=lambda: [orphan.pid for orphan in orphans if not dead(orphan)],
         )
         supervisor = Supervisor(worker_id, settings, ports, metrics, slots)
         presence = Presence(worker_id, database, settings, slots, models)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 from tests.support import runners
 from tests.support.harness import Bench, serving, until
@@ -14,6 +15,8 @@ from tests.support.probes import FakeProbe, LeakyProbe, SlowProbe
 from shared.events import Code
 from shared.states import Reason, StepState
 from supervisor.devices import Device
+from supervisor.health import Health, create_app
+from supervisor.presence import told
 from supervisor.runner_process import RunnerProcess
 from supervisor.tree import ProcessTree
 
@@ -84,7 +87,7 @@ def test_a_slot_stays_quarantined_while_memory_is_held_and_returns_by_itself() -
     async def test(bench: Bench) -> None:
         job = bench.submit("quick")
         assert (await bench.ended(job)).state is StepState.SUCCEEDED
-        assert bench.slot.state in ("quarantined", "verifying")
+        assert bench.slot.state == "quarantined"
         event = bench.payload(job, Code.GPU_NOT_RECLAIMED)
         assert event["leaked_bytes"] == event["gpu_mem_used_after"] == LEAK_BYTES
         assert bench.payload(job, Code.STEP_FINISH)["gpu_mem_used_after"] == LEAK_BYTES
@@ -100,6 +103,65 @@ def test_a_slot_stays_quarantined_while_memory_is_held_and_returns_by_itself() -
         assert metric(bench, "dreamforge_leaked_bytes", **gpu) == 0
 
     serve(test, probe=probe, reclaim_deadline_s=0.3)
+
+
+def test_a_slot_in_quarantine_says_so_while_it_is_verified_again() -> None:
+    probe = LeakyProbe(leak_bytes=LEAK_BYTES)
+    gpu = {"gpu": "0", "uuid": "cpu-0"}
+
+    async def test(bench: Bench) -> None:
+        await bench.ended(bench.submit("quick"))
+        seen: set[tuple[str, str]] = set()
+        reads = probe.reads
+        while probe.reads < reads + 20:  # several verifications, 0.3 s each
+            ready = await readyz(bench)
+            seen.add((ready["slots"]["cpu-0"], ready["down"]["slots"]))
+            await anyio.sleep(0.01)
+        assert seen == {("quarantined", "no slot can take work")}
+        await until(
+            lambda: metric(bench, "dreamforge_slot_state", **gpu, state="quarantined") == 1,
+            "the gauge",
+        )
+        assert told(bench.slot).state == "quarantined"
+        probe.release()
+        await bench.in_state("free")
+
+    serve(test, probe=probe, reclaim_deadline_s=0.3)
+
+
+async def readyz(bench: Bench) -> dict[str, Any]:
+    """What the worker's own probe says."""
+    app = create_app(
+        Health(
+            metrics=bench.metrics,
+            slots=bench.supervisor.slots,
+            checks={},
+            draining=lambda: bench.supervisor.draining,
+        )
+    )
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
+        return dict((await client.get("/readyz")).json())
+
+
+def test_no_slot_is_served_while_an_orphan_of_a_dead_worker_lives() -> None:
+    probe, orphans = FakeProbe(), [7]
+    probe.held["cpu-0"] = LEAK_BYTES  # what it holds, and nobody says by whom
+
+    async def test(bench: Bench) -> None:
+        assert bench.slot.state == "quarantined"
+        job = bench.submit("quick")
+        for _ in range(10):  # several polls and verifications
+            await anyio.sleep(0.05)
+            assert bench.slot.baseline.held_to is None  # what the orphan holds is no baseline
+        assert bench.step(job).history == [StepState.QUEUED]
+        probe.held.clear()
+        orphans.clear()
+        assert (await bench.ended(job)).state is StepState.SUCCEEDED
+        await bench.in_state("free")
+        assert bench.slot.baseline.held_to == 0
+
+    serve(test, probe=probe, survivors=lambda: list(orphans))
 
 
 def test_memory_that_comes_back_after_its_deadline_changes_nothing_about_the_step() -> None:
@@ -158,7 +220,7 @@ def test_a_slot_is_not_free_while_a_process_survives_sigkill(
             assert bench.payload(job, Code.UNKILLABLE) == {"pids": [survivor.pid]}
             reads = probe.reads
             await until(lambda: probe.reads > reads + 5, "the slot is looked at again")
-            assert bench.slot.state in ("quarantined", "verifying")
+            assert bench.slot.state == "quarantined"
         survivor.kill()
         await bench.in_state("free")
 
@@ -179,10 +241,10 @@ def test_a_lost_device_takes_out_its_slot_alone_and_returns() -> None:
         await bench.ended(job)
         error = bench.step(job).error or {}
         assert error["details"]["last_error"]["code"] == Reason.GPU_UNHEALTHY
-        assert held.state in ("lost", "verifying")
+        assert held.state == "lost"
         other = bench.submit("quick")
         assert (await bench.ended(other)).state is StepState.SUCCEEDED
-        assert held.state in ("lost", "verifying")
+        assert held.state == "lost"
         probe.lost.clear()
         await bench.in_state("free")
 
@@ -199,7 +261,7 @@ def test_a_step_that_meets_a_lost_device_is_tried_elsewhere() -> None:
         step = await bench.ended(job)
         assert (step.state, step.attempt, step.losses) == (StepState.SUCCEEDED, 1, 1)
         assert bench.payload(job, Code.RETRY)["reason"] == Reason.GPU_UNHEALTHY
-        assert first.state in ("lost", "verifying")
+        assert first.state == "lost"
 
     serve(test, probe=probe)
 

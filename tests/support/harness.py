@@ -229,6 +229,7 @@ async def serving(
     preset: dict[str, Any] | None = None,
     timeout_s: float = 60.0,
     worker_id: UUID | None = None,
+    survivors: Callable[[], list[int]] = list,
     **changes: Any,
 ) -> AsyncIterator[Bench]:
     """A supervisor that serves until the block ends, and leaves nothing."""
@@ -243,6 +244,7 @@ async def serving(
         runners=runners,
         models=lambda: (store.model_id,),
         model_folder=lambda _: Path("/nowhere"),
+        survivors=survivors,
     )
     table = SlotTable(await probe.devices())
     supervisor = Supervisor(worker_id, settings, ports, metrics, table)

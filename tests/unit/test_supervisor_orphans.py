@@ -1,0 +1,57 @@
+"""What outlived its worker, and what cannot be killed. The processes are real."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+import pytest
+
+from supervisor import orphans
+from supervisor.locks import FileLock, worker_lock, worker_mark
+from supervisor.orphans import dead, kill_orphans
+from supervisor.tree import MARKER
+
+
+@pytest.fixture
+def orphan(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    worker = uuid4()
+    FileLock(worker_lock(tmp_path, worker)).release()
+    mark = worker_mark(tmp_path, worker)
+    process = subprocess.Popen(["/bin/sleep", "600"], env={MARKER: f"{mark}:1"})
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_an_orphan_is_killed_and_nobody_survives(
+    tmp_path: Path, orphan: subprocess.Popen[bytes]
+) -> None:
+    process = psutil.Process(orphan.pid)
+    assert kill_orphans(tmp_path) == []
+    assert dead(process)
+
+
+@pytest.mark.parametrize("refusal", [None, psutil.AccessDenied])
+def test_an_orphan_that_does_not_die_is_a_survivor_until_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    orphan: subprocess.Popen[bytes],
+    refusal: type[Exception] | None,
+) -> None:
+    def kill(process: psutil.Process) -> None:
+        if refusal is not None:
+            raise refusal
+
+    with monkeypatch.context() as patched:
+        patched.setattr(psutil.Process, "kill", kill)
+        patched.setattr(orphans, "_WAIT_S", 0.2)
+        (survivor,) = kill_orphans(tmp_path)
+    assert survivor.pid == orphan.pid
+    assert not dead(survivor)
+    orphan.kill()
+    psutil.wait_procs([survivor], timeout=20)
+    assert dead(survivor)
