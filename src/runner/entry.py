@@ -28,6 +28,7 @@ from importlib import import_module
 from multiprocessing.connection import Connection
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_NO_NEW_PRIVS = 38
 
 KEPT = frozenset({"PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH"})
 # DREAMFORGE_RUNNER* is the marker by which a worker finds the orphans of a killed one.
@@ -57,6 +58,7 @@ def main(connection: Connection, parent_pid: int) -> None:
     code = 1
     try:
         become_runner(parent_pid)
+        refuse_privileges()
         # Not at the top: this import is the four seconds of torch that the supervisor must not pay.
         code = import_module("runner.session").serve(connection.fileno())
     except BaseException:
@@ -81,6 +83,17 @@ def die_with_parent(parent_pid: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent_pid:
         os._exit(1)
+
+
+def refuse_privileges() -> None:
+    """Gain nothing by running a setuid program: the worker must be able to signal all of us.
+
+    For the runner alone. The worker's own helpers come first on a GPU, and there the driver's
+    library runs `nvidia-modprobe`, which is setuid, where device files are missing.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS) failed")
 
 
 def reset_signals() -> None:

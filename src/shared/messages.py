@@ -36,6 +36,8 @@ INTERFACE = 3
 MAX_SEED = 2**53
 MAX_COUNT = 100
 
+ItemIndex = Annotated[int, Field(ge=0, lt=MAX_COUNT)]
+Bytes = Annotated[int, Field(ge=0, lt=2**63)]
 Format = Literal["png", "jpg"]
 # Visually lossless for photographs; above it files grow fast (benchmarks/pictures).
 JPEG_QUALITY = 95
@@ -122,7 +124,7 @@ UpscaleParams = Annotated[ResampleParams | GanParams | DiffusionParams, Field(di
 class InputSpec(Message):
     """A picture of the step before, as its row has it. Sizes are pixels; `seed` is kept."""
 
-    item_index: int = Field(ge=0, lt=MAX_COUNT)
+    item_index: ItemIndex
     format: Format
     width: int = Field(ge=1)
     height: int = Field(ge=1)
@@ -203,7 +205,7 @@ class Input(Message):
     """The picture that was asked for; the frame's body is its file, byte for byte as stored."""
 
     type: Literal["input"] = "input"
-    item_index: int = Field(ge=0)
+    item_index: ItemIndex
     sha256: Sha256
 
 
@@ -224,9 +226,9 @@ class Progress(Message):
 
     type: Literal["progress"] = "progress"
     stage: Stage
-    item_index: int | None = None
-    step: int = Field(ge=0)
-    steps: int = Field(ge=1)
+    item_index: ItemIndex | None = None
+    step: int = Field(ge=0, lt=2**31)
+    steps: int = Field(ge=1, lt=2**31)
 
 
 class Log(Message):
@@ -234,7 +236,7 @@ class Log(Message):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
     code: str = Field(max_length=64)
     message: str = Field(max_length=4096)
-    item_index: int | None = None
+    item_index: ItemIndex | None = None
     payload: dict[str, Any] | None = None
 
 
@@ -242,14 +244,14 @@ class Want(Message):
     """Asks for the input of one item. The next wish may come when this one was granted."""
 
     type: Literal["want"] = "want"
-    item_index: int = Field(ge=0)
+    item_index: ItemIndex
 
 
 class Artifact(Message):
     """One finished image; the frame's body is the encoded file."""
 
     type: Literal["artifact"] = "artifact"
-    item_index: int = Field(ge=0)
+    item_index: ItemIndex
     format: Format
     width: int = Field(ge=1)
     height: int = Field(ge=1)
@@ -261,8 +263,8 @@ class Result(Message):
     """All items are sent and memory is released; `allocator` holds torch's own figures, bytes."""
 
     type: Literal["result"] = "result"
-    items: int = Field(ge=0)
-    allocator: dict[str, int] = Field(default_factory=dict)
+    items: int = Field(ge=0, le=MAX_COUNT)
+    allocator: dict[str, Bytes] = Field(default_factory=dict)
 
 
 class Failure(Message):

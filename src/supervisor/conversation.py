@@ -138,10 +138,10 @@ def expected(spec: RunSpec, item: int) -> tuple[tuple[int, int], int | None]:
 
 
 def check_storable(header: dict[str, Any]) -> None:
-    """Raise `FrameError` for what JSON can say and PostgreSQL cannot keep.
+    """Raise `FrameError` for what JSON can say and PostgreSQL, or a metric, cannot keep.
 
     A log line becomes an event. One with a NUL, half a surrogate pair or a NaN in it would fail
-    the transaction, again and again, and with it the worker.
+    the transaction, again and again; a number of four hundred digits is no float.
     """
     todo: list[tuple[Any, int]] = [(header, 0)]
     while todo:
@@ -156,6 +156,8 @@ def check_storable(header: dict[str, Any]) -> None:
             _check_text(value)
         elif isinstance(value, float) and not math.isfinite(value):
             raise FrameError(f"{value} is not a number")
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise FrameError("a whole number of more than 64 bits")
 
 
 def _check_text(text: str) -> None:

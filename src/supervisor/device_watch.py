@@ -30,6 +30,7 @@ class DeviceWatch:
     def __init__(self, owned: Try) -> None:
         self._try = owned
         self._device = owned.slot.device
+        self._given_back = False
 
     async def at_rest(self) -> Reading | None:
         """What is in use before there is a runner: the baseline that its end will be held to."""
@@ -83,6 +84,7 @@ class DeviceWatch:
 
     def free(self) -> None:
         """The slot is clean: it may take the next step at once."""
+        self._given_back = True
         self._try.slot.move(SlotState.FREE)
         self._try.host.slot_freed(self._try.slot)
 
@@ -105,7 +107,17 @@ class DeviceWatch:
             leaked_bytes=None if account.reclaimed is None else account.reclaimed.leaked_bytes,
             **account.figures(),
         )
-        slot.move(SlotState.LOST if account.device_lost else SlotState.QUARANTINED)
+        self._give_up(tree)
+
+    def abandon(self, tree: ProcessTree | None) -> None:
+        """The driver failed. Who holds the slot still gives it to quarantine; nothing is told."""
+        if not self._given_back:
+            self._give_up(tree)
+
+    def _give_up(self, tree: ProcessTree | None) -> None:
+        self._given_back = True
+        slot, lost = self._try.slot, self._try.account.device_lost
+        slot.move(SlotState.LOST if lost else SlotState.QUARANTINED)
         self._try.host.slot_dirty(slot, tree)
 
     def _note_reclaimed(self, reclaimed: Reclaimed, tree: ProcessTree) -> None:

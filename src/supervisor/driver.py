@@ -40,6 +40,7 @@ from supervisor.journal import Journal
 from supervisor.lease_keeper import LeaseKeeper
 from supervisor.lifecycle import Effect, Event, IllegalEvent, Kind, Step, advance
 from supervisor.listener import Listener
+from supervisor.metrics import labels
 from supervisor.progress_notes import ProgressNotes
 from supervisor.runner_process import RunnerProcess
 from supervisor.slots import Slot
@@ -110,25 +111,40 @@ class StepDriver:
 
     async def run(self) -> None:
         """Drive the step to its verdict. Cancelling this leaves a dirty slot: drain instead."""
-        async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
-            self._uploads = self._make_uploads(tasks)
-            tasks.start_soon(self._journal.run)
-            tasks.start_soon(self._lease.renew)
-            tasks.start_soon(self._lease.guard, self._runner_may_live)
-            self._note_claimed()
-            self._take(Event(Kind.CLAIMED))
-            if self.claim.cancel_requested:
-                self.post(Kind.CANCEL)
-            async for event, generation in self._events:
-                if generation in (None, self._generation) and self._take(event):
-                    break
-            await write_verdict(self._try, self._step, vram_wait=self._vram_wait)
-            tasks.cancel_scope.cancel()
-        self._send_event.close()
-        self._events.close()
-        if self._runner is not None:
-            self._runner.close()
+        try:
+            async with anyio.create_task_group() as tasks:
+                await self._drive(tasks)
+                tasks.cancel_scope.cancel()
+        finally:
+            self._send_event.close()
+            self._events.close()
+            if self._runner is not None:
+                self._runner.close()
+
+    async def _drive(self, tasks: TaskGroup) -> None:
+        self._tasks = tasks
+        self._uploads = self._make_uploads(tasks)
+        tasks.start_soon(self._journal.run)
+        tasks.start_soon(self._lease.renew)
+        tasks.start_soon(self._lease.guard, self._runner_may_live)
+        self._note_claimed()
+        self._take(Event(Kind.CLAIMED))
+        if self.claim.cancel_requested:
+            self.post(Kind.CANCEL)
+        async for event, generation in self._events:
+            if generation in (None, self._generation) and self._take(event):
+                break
+        await write_verdict(self._try, self._step, vram_wait=self._vram_wait)
+
+    def abandon(self) -> None:
+        """`run` failed: end the runner, and hand the slot over to be proven."""
+        tree = None if self._runner is None else self._runner.tree
+        self._host.metrics.driver_failures.labels(**labels(self._slot.device)).inc()
+        try:
+            if tree is not None:
+                tree.kill()
+        finally:
+            self._device.abandon(tree)
 
     def _make_uploads(self, tasks: TaskGroup) -> Uploads:
         return Uploads(

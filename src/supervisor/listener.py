@@ -7,6 +7,9 @@ a moment for the last frames, which may hold the result.
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import anyio
 
 from shared.messages import Artifact, Failure, FromRunner, Log, Progress, Ready, Result, Want
@@ -18,6 +21,8 @@ from supervisor.lifecycle import Kind
 from supervisor.progress_notes import ProgressNotes
 from supervisor.runner_process import LAST_FRAMES_S, RunnerProcess
 from supervisor.uploads import Uploads
+
+log = logging.getLogger(__name__)
 
 
 class Listener:
@@ -53,6 +58,12 @@ class Listener:
                 self._try.account.know(protocol_error=str(error))
             except FrameError as error:
                 self._try.account.know(protocol_error=str(error))
+                self._try.post(Kind.PROTOCOL_ERROR)
+            except Exception as error:
+                # It passed every check, and something of ours tripped over it all the same. That
+                # costs this step, not the worker and the steps beside it.
+                log.exception("cannot take what the runner says", extra=self._try.journal.fields)
+                self._try.account.know(protocol_error=f"its words raised {type(error).__name__}")
                 self._try.post(Kind.PROTOCOL_ERROR)
         self._heard_all.set()
         # An end is what a death looks like, and the exit status says more. Without a death it is
@@ -101,9 +112,17 @@ class Listener:
                 self._progress.advance("upload", message.item_index, 0, 1)
                 await self._uploads.add(message, body)
             case Result():
-                account.saw_memory(message.allocator.get("allocator_peak_bytes", 0))
+                self._saw_peak(message.allocator)
                 account.know(result=True)
                 post(Kind.RESULT)
             case Failure():
+                self._saw_peak(message.details)
                 account.know(failure=message)
                 post(Kind.FAILURE)
+
+    def _saw_peak(self, figures: dict[str, Any]) -> None:
+        """The runner's own peak counts if it is larger than ours, and not larger than possible."""
+        peak = figures.get("allocator_peak_bytes")
+        if isinstance(peak, int):
+            account, device = self._try.account, self._try.slot.device
+            account.saw_memory(min(peak, device.total_bytes))

@@ -66,6 +66,12 @@ class Metrics:
         self.quarantines = Counter(
             "dreamforge_quarantines", "Slots taken out of service", gpu, registry=r
         )
+        self.driver_failures = Counter(
+            "dreamforge_driver_failures",
+            "Steps left to the sweeper because of an error of the worker's own",
+            gpu,
+            registry=r,
+        )
         self.leaked_bytes = Gauge(
             "dreamforge_leaked_bytes", "Memory not back after the last step", gpu, registry=r
         )

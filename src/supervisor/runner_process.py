@@ -12,18 +12,21 @@ signal when the *thread* that started it ends.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 
 import anyio
 
 from supervisor.channel import Channel
-from supervisor.tree import MARKER, ProcessTree
+from supervisor.tree import MARKER, ProcessTree, every_tree
+
+log = logging.getLogger(__name__)
 
 Entry = Callable[[Connection, int], None]
 
@@ -33,6 +36,10 @@ _spawn = multiprocessing.get_context("spawn")
 # the other end open must not keep us waiting for an end that never comes.
 LAST_FRAMES_S = 1.0
 _SCAN_FIRST_S, _SCAN_MOST_S = 0.01, 0.2
+# One that has just begun waits on no hardware: SIGKILL ends it in milliseconds.
+_BORN_DEAD_S = 5.0
+# SIGKILL needs no cooperation; who is there after this waits on hardware.
+_END_ALL_S = 5.0
 
 
 class RunnerProcess:
@@ -57,9 +64,18 @@ class RunnerProcess:
         assert self._process.pid is not None
         self.pid: int = self._process.pid
         self.marker = marker
-        self.tree = ProcessTree(self.pid, marker)
         self.channel = Channel(ours)
-        self._pidfd = os.pidfd_open(self.pid)
+        with ExitStack() as undo:  # it runs, but there may be no descriptor left to watch it by
+            undo.callback(self.channel.close)
+            undo.callback(self._end_unwatched)
+            self._pidfd = os.pidfd_open(self.pid)
+            undo.callback(os.close, self._pidfd)
+            self.tree = ProcessTree(self.pid, marker)
+            undo.pop_all()
+
+    def _end_unwatched(self) -> None:
+        self._process.kill()
+        self._process.join(_BORN_DEAD_S)
 
     async def exited(self) -> int:
         """Wait for the root process; return its exit code, negative for a signal.
@@ -100,6 +116,28 @@ class RunnerProcess:
             self._process.close()
             if not self.tree.observe():
                 self.tree.forget()
+
+
+async def end_every_tree() -> None:
+    """Kill what lives of every runner and helper of this process, and wait until it is gone.
+
+    For a supervisor that fails: the kernel ends its runners with its thread, but not who left their
+    session. Bounded; who survives is found by its marker at the worker's next start.
+    """
+    living: list[int] = []
+    with anyio.CancelScope(shield=True), anyio.move_on_after(_END_ALL_S):
+        for tree in every_tree():
+            try:
+                tree.kill()
+            except OSError as error:
+                log.error("cannot look for the processes of %s: %s", tree.marker, error)
+        while True:
+            living = [pid for tree in every_tree() for pid in tree.observe()]
+            if not living:
+                break
+            await anyio.sleep(_SCAN_MOST_S)
+    if living:
+        log.error("processes that outlive their worker: %s", living)
 
 
 @contextmanager

@@ -44,8 +44,12 @@ class Runners:
 
     def prepare(self, device: Device) -> None:
         """Have a standby for this device, unless standbys are off or it has one."""
-        if self._standby and device.id not in self._waiting:
+        if not self._standby or device.id in self._waiting:
+            return
+        try:
             self._waiting[device.id] = self._start(device)
+        except OSError as error:  # no process or no descriptor to be had; the next step tries again
+            log.warning("no standby for %s: %s", device.id, error)
 
     async def close(self) -> None:
         """End every standby. They hold nothing, so there is nothing to ask politely for."""

@@ -120,6 +120,8 @@ class SlotKeeper:
         except DeviceLost as error:
             log.error("slot %s: %s", slot.id, error)
             return SlotState.LOST
+        except OSError as error:  # /proc cannot be read: nothing is proven
+            log.error("slot %s cannot be verified: %s", slot.id, error)
         return SlotState.QUARANTINED
 
     def _count_quarantine(self, slot: Slot) -> None:

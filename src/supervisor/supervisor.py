@@ -33,6 +33,7 @@ from supervisor.fence import boottime
 from supervisor.host import Host
 from supervisor.lifecycle import Kind
 from supervisor.metrics import Metrics
+from supervisor.runner_process import end_every_tree
 from supervisor.runners import Runners
 from supervisor.slot_keeper import SlotKeeper
 from supervisor.slots import Slot, SlotState, SlotTable
@@ -114,7 +115,17 @@ class Supervisor:
         return self._draining.is_set()
 
     async def run(self) -> None:
-        """Serve until drained. Every slot is verified before the first claim."""
+        """Serve until drained. Every slot is verified before the first claim.
+
+        However it ends, none of its processes is left when it has: the caller may let go of the
+        locks that say whose the devices are.
+        """
+        try:
+            await self._serve()
+        finally:
+            await end_every_tree()
+
+    async def _serve(self) -> None:
         sweeper = Sweeper(self._ports.store, self._settings, self._metrics)
         async with anyio.create_task_group() as tasks:
             self._keeper.start(tasks)
@@ -190,6 +201,11 @@ class Supervisor:
     async def _drive(self, driver: StepDriver) -> None:
         try:
             await driver.run()
+        except Exception:
+            # One step's trouble, whatever it is. Its slot is proven before it is used again, and
+            # the step itself comes back through the sweeper when its lease ends.
+            log.exception("the driver of step %s failed", driver.claim.step_id)
+            driver.abandon()
         finally:
             # Not by step: one that went back to the queue may be ours again already.
             self._drivers.remove(driver)

@@ -29,8 +29,16 @@ import psutil
 
 MARKER = "DREAMFORGE_RUNNER"
 
+# What reading /proc raises of a process that has ended.
+_GONE = (FileNotFoundError, ProcessLookupError)
+
 # Every tree that somebody watches, by its root: a child of ours that is a root is no orphan.
 _trees: dict[int, ProcessTree] = {}
+
+
+def every_tree() -> list[ProcessTree]:
+    """Every tree that is watched."""
+    return list(_trees.values())
 
 
 def every_pid() -> frozenset[int]:
@@ -39,14 +47,15 @@ def every_pid() -> frozenset[int]:
 
 
 def children_of(pid: int) -> set[int]:
-    """Direct children of a process, over all of its threads; empty when it is gone."""
+    """Direct children of a process, over all of its threads; empty when it is gone.
+
+    Raises `OSError` when they cannot be read for another reason: nobody seen is not nobody there.
+    """
     found: set[int] = set()
-    try:
+    with suppress(*_GONE):
         for task in Path(f"/proc/{pid}/task").iterdir():
-            with suppress(OSError):  # a thread that ended between the listing and the read
+            with suppress(*_GONE):  # a thread that ended between the listing and the read
                 found.update(map(int, (task / "children").read_text().split()))
-    except OSError:
-        pass
     return found
 
 
@@ -115,9 +124,11 @@ class ProcessTree:
 
     def kill(self) -> None:
         """SIGKILL to the group and to every recorded member, wherever it went."""
-        self.observe()  # a dead parent has no children any more
-        self._killing = True
-        self._signal_group(signal.SIGKILL)
+        try:
+            self.observe()  # a dead parent has no children any more
+        finally:
+            self._killing = True
+            self._signal_group(signal.SIGKILL)
         self.observe()
 
     def reap(self) -> None:
@@ -134,7 +145,7 @@ class ProcessTree:
         """
         if not _alive(self._members[self.root]):
             return False
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):
             if os.getpgid(self.root) == self.root:
                 os.killpg(self.root, number)
                 return True
@@ -142,8 +153,10 @@ class ProcessTree:
 
     def _send(self, pids: list[int], number: signal.Signals) -> None:
         for pid in pids:
-            with suppress(psutil.NoSuchProcess):
-                self._members[pid].send_signal(number)  # psutil compares the start time first
+            # Gone, or not to be signalled by us: the next scan finds it alive, and the kill
+            # deadline says so. psutil compares the start time first.
+            with suppress(psutil.Error):
+                self._members[pid].send_signal(number)
 
     def _record_descendants(self) -> None:
         # Of the living only: the number of a dead member may be somebody else's by now.
@@ -193,3 +206,5 @@ def _alive(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+    except psutil.AccessDenied:
+        return True

@@ -166,6 +166,8 @@ def test_intent_is_on_record_before_memory_is_back() -> None:
         "out_of_order",
         "unstorable_log",
         "wrong_hash",
+        "says_huge_numbers log",
+        "says_huge_numbers result",
         "closes_its_end",
     ],
 )
@@ -279,6 +281,18 @@ def test_an_error_frame_decides_the_reason(reason: str) -> None:
         assert bench.step(job).attempt == 1
 
     serve(test, max_attempts=3)
+
+
+@pytest.mark.parametrize("times", [0.5, 1000])
+def test_the_peak_of_a_failed_step_is_the_runners_own_if_that_is_possible(times: float) -> None:
+    async def test(bench: Bench) -> None:
+        total = bench.slot.device.total_bytes
+        job = await end(bench, f"fails oom {int(total * times)}")
+        expected = min(total, int(total * times))
+        assert bench.payload(job, Code.STEP_FINISH)["peak_gpu_mem_used"] == expected
+        assert last_error(bench, job)["details"]["peak_bytes"] == expected
+
+    serve(test)
 
 
 def test_a_runner_that_says_cancelled_when_nobody_cancelled_has_crashed() -> None:

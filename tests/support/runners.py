@@ -97,8 +97,8 @@ class Line:
     def result(self) -> None:
         self.say({"type": "result", "items": self.params["count"], "allocator": {}})
 
-    def failure(self, reason: str) -> None:
-        self.say({"type": "failure", "reason": reason, "message": reason, "details": {}})
+    def failure(self, reason: str, **details: Any) -> None:
+        self.say({"type": "failure", "reason": reason, "message": reason, "details": details})
 
 
 def main(connection: Connection, parent_pid: int) -> None:
@@ -268,6 +268,16 @@ def unstorable_log(line: Line) -> None:
     stay()
 
 
+def says_huge_numbers(line: Line, where: str) -> None:
+    """Numbers that JSON has, and no column and no float."""
+    if where == "log":
+        log = {"type": "log", "level": "INFO", "code": "x", "message": "a"}
+        line.say(log | {"item_index": 2**40, "payload": {"n": 10**400}})
+    else:
+        line.say({"type": "result", "items": 1, "allocator": {"allocator_peak_bytes": 10**400}})
+    stay()
+
+
 def wrong_hash(line: Line) -> None:
     line.artifact(0, sha256="0" * 64)
     stay()
@@ -300,8 +310,8 @@ def allocates_until_refused(line: Line) -> None:
         time.sleep(0.3)  # long enough for the parent to see the peak
 
 
-def fails(line: Line, reason: str) -> None:
-    line.failure(reason)
+def fails(line: Line, reason: str, peak_bytes: str = "0") -> None:
+    line.failure(reason, allocator_peak_bytes=int(peak_bytes))
 
 
 def big(line: Line, size: str) -> None:
@@ -435,7 +445,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
         half_a_frame_then_dies, closes_its_end, garbage, not_json, too_long, out_of_order,
         unstorable_log, wrong_hash, leaves_early, segfaults, dead_man, allocates_until_refused,
         fails, big, crashes_after, crashes, crashes_once_then_waits, enlarges, enlarges_after,
-        wants_when, wants_two_at_once, wants_and_stays, waits_for,
+        wants_when, wants_two_at_once, wants_and_stays, waits_for, says_huge_numbers,
     )
 }  # fmt: skip
 

@@ -65,6 +65,14 @@ def test_runner_with_another_parent_than_it_should_have_leaves_at_once() -> None
     assert (ran.returncode, ran.stdout) == (1, "")
 
 
+def test_a_runner_gains_nothing_by_a_setuid_program() -> None:
+    ran = python(
+        "import runner.entry as e; e.refuse_privileges()\n"
+        "print([line.split() for line in open('/proc/self/status') if 'NoNewPrivs' in line])"
+    )
+    assert ran.stdout.strip() == "[['NoNewPrivs:', '1']]", ran.stderr
+
+
 def test_blocked_and_ignored_signals_are_reset() -> None:
     ran = python(
         "import os, signal, runner.entry as e\n"

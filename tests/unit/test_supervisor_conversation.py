@@ -220,7 +220,7 @@ def test_only_an_image_has_a_body(header: dict[str, Any]) -> None:
     [
         ({"step": 5}, "step 5 of 4"),
         ({"item_index": 1}, "item 1 of 1"),
-        ({"item_index": -1}, "item -1"),
+        ({"item_index": -1}, "item_index"),
         ({"step": True}, "step"),
         ({"stage": "dreaming"}, "stage"),
     ],
@@ -248,6 +248,8 @@ def nested(levels: int) -> Any:
         ({"\ud800": 1}, "Unicode"),
         ({"x": [float("nan")]}, "nan"),
         ({"x": float("-inf")}, "inf"),
+        ({"x": 2**63}, "64 bits"),
+        ({"x": [-(10**400)]}, "64 bits"),
         ({"x": nested(MAX_DEPTH)}, "deeper"),
         ({"x": nested(100_000)}, "deeper"),
     ],

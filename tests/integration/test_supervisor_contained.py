@@ -1,0 +1,221 @@
+"""An error of our own costs one step, or the whole worker, but never a dirty slot.
+
+Each test makes one part raise what nobody foresaw. Real processes, in-memory parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import UUID
+
+import anyio
+import psutil
+import pytest
+from tests.support import runners
+from tests.support.harness import Bench, marked, serving, until
+from tests.support.probes import FakeProbe
+
+from shared.events import Code
+from shared.states import Reason, StepState
+from supervisor import runner_process
+from supervisor import runners as runners_module
+from supervisor.runner_process import RunnerProcess
+from supervisor.supervisor import Supervisor
+from supervisor.tree import ProcessTree
+
+GPU = {"gpu": "0", "uuid": "cpu-0"}
+# fence 2 s, dead-man timer 3.6 s, all within a lease of 4 s
+SHORT_LEASE: dict[str, Any] = {"lease_s": 4.0, "lease_renew_s": 0.1, "kill_deadline_s": 1.5}
+
+
+class Unforeseen(Exception):
+    pass
+
+
+def serve(test: Callable[[Bench], Awaitable[None]], **options: Any) -> None:
+    async def main() -> None:
+        async with serving(runners.main, **options) as bench:
+            await bench.in_state("free")
+            await test(bench)
+
+    anyio.run(main)
+
+
+def raise_once(bench: Bench, monkeypatch: pytest.MonkeyPatch, call: str, job: UUID) -> None:
+    """Let the store's next call for this job raise what it never says it could."""
+    honest, left = getattr(bench.store, call), [Unforeseen(call)]
+
+    async def unforeseen(claim: Any, *rest: Any) -> Any:
+        if left and claim.job_id == job:
+            raise left.pop()
+        return await honest(claim, *rest)
+
+    monkeypatch.setattr(bench.store, call, unforeseen)
+
+
+# One step -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["commit_running", "record", "add_artifact", "finish"])
+def test_a_driver_that_fails_takes_nothing_along_and_its_step_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    async def test(bench: Bench) -> None:
+        neighbour = bench.submit("polite")
+        await bench.running(neighbour)
+        (kept,) = bench.processes()
+        job = bench.work("leaves_nameless_grandchild")
+        job_id = bench.store.create(job)
+        raise_once(bench, monkeypatch, call, job_id)
+        bench.supervisor.ring()
+        step = await bench.ended(job_id)
+        assert step.state is StepState.SUCCEEDED
+        assert step.losses == 1  # by the sweeper, when the lease was over
+        # The verdict alone comes when the slot has been given back already.
+        (other,) = [slot for slot in bench.slots if slot.state != "held"]
+        gpu = {"gpu": str(other.device.index), "uuid": other.id}
+        taken_out = bench.metrics.registry.get_sample_value("dreamforge_quarantines_total", gpu)
+        assert taken_out == (None if call == "finish" else 1)
+        assert bench.processes() == [kept]
+        assert bench.step(neighbour).state is StepState.RUNNING
+        bench.store.request_cancel(neighbour)
+        await bench.ended(neighbour)
+        await bench.in_state("free")
+
+    serve(test, slots=2, failing=True, exit_grace_s=0.1, **SHORT_LEASE)
+
+
+def test_an_abandoned_slot_is_proven_before_it_is_used_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    probe = FakeProbe()
+
+    async def test(bench: Bench) -> None:
+        job = bench.store.create(bench.work("polite"))
+        raise_once(bench, monkeypatch, "record", job)
+        probe.held["cpu-0"] = 1 << 20  # as if its runner had left it
+        bench.slot.baseline.held_to = 0
+        monkeypatch.setattr(bench.slot.baseline, "at_rest", lambda _: 0)
+        bench.supervisor.ring()
+        await bench.in_state("quarantined")
+        failures = bench.metrics.registry.get_sample_value("dreamforge_driver_failures_total", GPU)
+        assert failures == 1
+        reads = probe.reads
+        await until(lambda: probe.reads > reads + 5, "it is looked at")
+        assert bench.slot.state == "quarantined"
+        probe.held.clear()
+        await bench.in_state("free")
+        bench.store.request_cancel(job)
+
+    serve(test, probe=probe, failing=True, reclaim_deadline_s=0.3)
+
+
+def test_words_that_trip_us_cost_the_step_that_said_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trip(*_: Any) -> None:
+        raise Unforeseen
+
+    monkeypatch.setattr("supervisor.progress_notes.ProgressNotes.advance", trip)
+
+    async def test(bench: Bench) -> None:
+        job = bench.submit("polite")
+        await bench.ended(job)
+        await bench.in_state("free")
+        error = (bench.step(job).error or {})["details"]["last_error"]
+        assert error["code"] == Reason.RUNNER_CRASHED
+        assert error["details"]["protocol"] == "its words raised Unforeseen"
+        assert bench.events(job, Code.GPU_RECLAIMED)
+
+    serve(test, failing=True, max_attempts=1)
+
+
+# Want of processes and descriptors ----------------------------------------------------------------
+
+
+def test_a_host_without_room_for_a_standby_serves_without_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test(bench: Bench) -> None:
+        refusals = [OSError("no more processes")] * 2
+
+        def start(*args: Any, **keywords: Any) -> RunnerProcess:
+            if refusals:
+                raise refusals.pop()
+            return RunnerProcess(*args, **keywords)
+
+        monkeypatch.setattr(runners_module, "RunnerProcess", start)
+        first = await bench.ended(bench.submit("quick"))  # takes the standby; none comes after it
+        second = await bench.ended(bench.submit("quick"))
+        assert [first.state, second.state] == [StepState.SUCCEEDED] * 2
+        assert (first.losses, second.losses) == (0, 1)
+
+    serve(test, standby=True)
+
+
+def test_a_runner_that_cannot_be_watched_does_not_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int) -> int:
+        raise OSError("no more descriptors")
+
+    async def test(bench: Bench) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(runner_process.os, "pidfd_open", refuse)
+            with pytest.raises(OSError, match="descriptors"):
+                bench.runners.take(bench.slot.device)
+        assert bench.children() == set()
+
+    serve(test)
+
+
+# The whole worker ---------------------------------------------------------------------------------
+
+
+def test_a_supervisor_that_fails_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[list[psutil.Process]] = []
+    honest = Supervisor.run
+
+    async def run(supervisor: Supervisor) -> None:
+        try:
+            await honest(supervisor)
+        finally:  # the locks are let go after this
+            left.append([p for p in marked(supervisor.worker_id) if p.status() != "zombie"])
+
+    monkeypatch.setattr(Supervisor, "run", run)
+
+    async def fail_while_it_works() -> None:
+        async with serving(runners.main, slots=2) as bench:
+            await bench.in_state("free")
+            for job in [bench.submit("forks 4"), bench.submit("polite")]:
+                await bench.running(job)
+            assert len(bench.processes()) == 1 + 2 * 4 + 1
+
+            async def unforeseen(worker_id: UUID) -> set[UUID]:
+                raise Unforeseen
+
+            monkeypatch.setattr(bench.store, "cancels", unforeseen)
+            await anyio.sleep_forever()
+
+    with pytest.raises(BaseExceptionGroup) as failed:
+        anyio.run(fail_while_it_works)
+    assert failed.group_contains(Unforeseen)
+    assert left == [[]]
+
+
+def test_a_kill_does_not_need_to_see_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptor left to read /proc with: the runner is killed all the same."""
+
+    async def test(bench: Bench) -> None:
+        job = bench.submit("stuck_in_c")
+        await bench.running(job)
+        (process,) = bench.processes()
+        (tree,) = [tree for tree in runner_process.every_tree() if tree.root == process.pid]
+        with monkeypatch.context() as patched:
+
+            def blind(tree: ProcessTree) -> list[int]:
+                raise OSError("no more descriptors")
+
+            patched.setattr(ProcessTree, "observe", blind)
+            with pytest.raises(OSError, match="descriptors"):
+                tree.kill()
+        await bench.ended(job)
+
+    serve(test, max_attempts=1)
