@@ -109,10 +109,16 @@ def reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
+def keeps(name: str) -> bool:
+    """Whether a variable of the worker's environment is one for a runner."""
+    # Under MPS no process's memory can be told from another's: nobody is led to its daemon.
+    return name in KEPT or (name.startswith(KEPT_PREFIXES) and not name.startswith("CUDA_MPS_"))
+
+
 def scrub(environment: MutableMapping[str, str]) -> None:
     """Keep what is on the list, remove the rest, set what a runner needs."""
     for name in list(environment):
-        if name not in KEPT and not name.startswith(KEPT_PREFIXES):
+        if not keeps(name):
             del environment[name]
     environment.update(SET)
 

@@ -27,11 +27,18 @@ class Device:
     name: str
     total_bytes: int
     epsilon_bytes: int
+    reserved_bytes: int = 0  # of the total, what the driver keeps for itself whatever runs
+    lost: str = ""  # why it could not even be described at start; its size is not known then
     # Whether the process ids that the device lists are ours. In a container they are often the
     # host's; then only the device's total can be compared, and the device must be ours alone.
     pids_map: bool = True
     pids_found: str = ""  # how the start-up probe came to that, in words
     environment: dict[str, str] = field(default_factory=dict)  # how a runner gets just this device
+
+    @property
+    def capacity_bytes(self) -> int:
+        """What a step could have of it at best."""
+        return self.total_bytes - self.reserved_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +56,7 @@ class DeviceProbe(Protocol):
     """Asks devices. Every call is bounded in time and raises `DeviceLost` when that is exceeded."""
 
     async def devices(self) -> list[Device]:
-        """Every usable device of this host."""
+        """Every device of this host. One that does not answer is listed as `lost`."""
 
     async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
         """Memory now; `tree` is the runner that occupies the device, if one does."""

@@ -1,4 +1,4 @@
-"""GPUs through NVML, asked in a helper process and never waited for without a deadline.
+"""GPUs through NVML, asked in helper processes and never waited for without a deadline.
 
 When a GPU is first listed, a witness process takes a context on it, and we look whether NVML lists
 the witness by the id that we know it by. Only then may process ids be compared; whatever else comes
@@ -16,14 +16,12 @@ import anyio
 from supervisor import nvml, witness
 from supervisor.channel import FrameError
 from supervisor.devices import Device, DeviceLost, Reading
+from supervisor.nvml_client import NvmlClient, end
 from supervisor.runner_process import Entry, RunnerProcess
 from supervisor.tree import ProcessTree
 
 log = logging.getLogger(__name__)
 
-# A healthy NVML answers in milliseconds; the first call of a sleeping driver takes a few seconds.
-START_S = 20.0
-CALL_S = 5.0
 # OR-001: what may differ between two readings of an idle device.
 EPSILON_BYTES = 64 * 1024 * 1024
 # A first context takes a few seconds on a machine with many GPUs and no persistence daemon.
@@ -33,12 +31,12 @@ LISTED_S = 2.0
 _LOOK_EVERY_S = 0.1
 
 
-class MpsRefused(Exception):
+class MpsRefused(DeviceLost):
     """Under MPS all clients share one context: no process's memory can be told from another's."""
 
 
 class GpuProbe:
-    """`DeviceProbe` over the helper. One that hangs is killed; the next call starts another."""
+    """`DeviceProbe` over one helper for each GPU; the instances of a split one share theirs."""
 
     def __init__(
         self, worker_mark: str, *, entry: Entry = nvml.main, witness_entry: Entry = witness.main
@@ -47,35 +45,27 @@ class GpuProbe:
         self._entry = entry
         self._witness_entry = witness_entry
         self._found: dict[str, tuple[bool, str]] = {}  # by UUID: whether ids map, and why we think
-        self._helper: RunnerProcess | None = None
-        self._asking = anyio.Lock()
+        self._gpus: dict[str, int] = {}  # on which GPU, by NVML's index, a UUID is
+        self._clients: dict[int | None, NvmlClient] = {}
 
     async def devices(self) -> list[Device]:
-        answer = await self._ask({"method": "devices"}, START_S)
-        for gpu in answer["devices"]:
-            if gpu["mps"]:
-                raise MpsRefused(
-                    f"GPU {gpu['uuid']} is served through MPS; stop nvidia-cuda-mps-control, "
-                    "memory of one process cannot be verified under it"
-                )
-        return [
-            await self._with_findings(
-                Device(
-                    id=gpu["uuid"],
-                    kind="cuda",
-                    index=index,
-                    name=gpu["name"],
-                    total_bytes=gpu["total_bytes"],
-                    epsilon_bytes=EPSILON_BYTES,
-                    # NVML and CUDA count differently; the UUID names the same card for both.
-                    environment={"CUDA_VISIBLE_DEVICES": gpu["uuid"]},
-                )
-            )
-            for index, gpu in enumerate(answer["devices"])
-        ]
+        answer = await self._ask_once({"method": "count"})
+        described: list[list[dict[str, Any]]] = [[] for _ in range(answer["count"])]
+
+        async def describe(gpu: int) -> None:
+            described[gpu] = await self._describe(gpu)
+
+        async with anyio.create_task_group() as tasks:
+            for gpu in range(answer["count"]):
+                tasks.start_soon(describe, gpu)
+        told = [each for devices in described for each in devices]
+        _refuse_mps(told)
+        return [await self._device(index, each) for index, each in enumerate(told)]
 
     async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
-        answer = await self._ask({"method": "read", "uuid": device.id}, CALL_S)
+        if device.lost:
+            raise DeviceLost(device.lost)
+        answer = await self._read(device)
         return Reading(
             total_bytes=answer["total_bytes"],
             used_bytes=answer["used_bytes"],
@@ -85,7 +75,61 @@ class GpuProbe:
         )
 
     async def close(self) -> None:
-        await self._end_helper()
+        async with anyio.create_task_group() as tasks:
+            for client in self._clients.values():
+                tasks.start_soon(client.close)
+
+    # One GPU --------------------------------------------------------------------------------------
+
+    def _client(self, gpu: int | None) -> NvmlClient:
+        if gpu not in self._clients:
+            marker = f"{self._worker_mark}:nvml"
+            self._clients[gpu] = NvmlClient(self._entry, marker)
+        return self._clients[gpu]
+
+    async def _ask_once(self, request: dict[str, Any]) -> dict[str, Any]:
+        """A question about no GPU, and so for no GPU's helper."""
+        client = NvmlClient(self._entry, f"{self._worker_mark}:nvml")
+        try:
+            return await client.ask(request)
+        finally:
+            await client.close()
+
+    async def _read(self, device: Device) -> dict[str, Any]:
+        gpu = self._gpus.get(device.id)
+        return await self._client(gpu).ask({"method": "read", "gpu": gpu, "uuid": device.id})
+
+    async def _describe(self, gpu: int) -> list[dict[str, Any]]:
+        """What is on a GPU: itself, its instances, or the one entry that it is lost."""
+        try:
+            answer = await self._client(gpu).ask({"method": "describe", "gpu": gpu})
+        except DeviceLost as error:
+            return [{"uuid": f"gpu-{gpu}", "lost": str(error)}]
+        if answer["note"]:
+            log.warning("GPU %d is not served: %s", gpu, answer["note"])
+        for each in answer["devices"]:
+            each["uuid"] = each["uuid"] or f"gpu-{gpu}"
+            self._gpus[each["uuid"]] = gpu
+        devices: list[dict[str, Any]] = answer["devices"]
+        return devices
+
+    async def _device(self, index: int, told: dict[str, Any]) -> Device:
+        lost = told.get("lost", "")
+        device = Device(
+            id=told["uuid"],
+            kind="cuda",
+            index=index,
+            name=told.get("name", "unknown"),
+            total_bytes=told.get("total_bytes", 0),
+            reserved_bytes=told.get("reserved_bytes", 0),
+            epsilon_bytes=EPSILON_BYTES,
+            lost=lost,
+            # NVML and CUDA count differently; the UUID names the same card for both.
+            environment={"CUDA_VISIBLE_DEVICES": told["uuid"]},
+        )
+        return device if lost else await self._with_findings(device)
+
+    # Process ids ----------------------------------------------------------------------------------
 
     async def _with_findings(self, device: Device) -> Device:
         """The device, and whether its process ids are ours: found out once, and then known."""
@@ -115,59 +159,34 @@ class GpuProbe:
             return await self._is_listed(device, holder.pid)
         except TimeoutError:
             return False, f"no context could be held within {WITNESS_S:g} s"
+        except MpsRefused:
+            raise
         except (OSError, FrameError, DeviceLost) as error:
             return False, f"NVML's process ids could not be tried ({error})"
         finally:
-            await _end(holder)
+            await end(holder)
 
     async def _is_listed(self, device: Device, pid: int) -> tuple[bool, str]:
-        """Look until the process that holds a context is listed by its id, or it is too late."""
+        """Look until the process that holds a context is listed by its id, or it is too late.
+
+        A daemon of MPS without a client shows only now: this context made the witness one.
+        """
         listed = 0
         with anyio.move_on_after(LISTED_S):
             while True:
-                holders = (await self.read(device, None)).holders
-                if pid in holders:
+                answer = await self._read(device)
+                _refuse_mps([answer | {"uuid": device.id}])
+                if str(pid) in answer["holders"]:
                     return True, "NVML's process ids are ours"
-                listed = len(holders)
+                listed = len(answer["holders"])
                 await anyio.sleep(_LOOK_EVERY_S)
         return False, f"NVML lists {listed} processes and not ours, which holds a context"
 
-    async def _ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
-        async with self._asking:
-            try:
-                # Shielded: a question given up half-way would leave its answer in the socket, and
-                # the next question, perhaps about another GPU, would take it for its own.
-                with anyio.fail_after(seconds, shield=True):
-                    answer = await self._exchange(request)
-            except TimeoutError as error:
-                await self._end_helper()
-                raise DeviceLost(f"NVML did not answer within {seconds:g} s") from error
-            except (OSError, FrameError) as error:
-                await self._end_helper()
-                raise DeviceLost(f"the NVML helper ended: {error}") from error
-        if "error" in answer:
-            raise DeviceLost(answer["message"])
-        return answer
 
-    async def _exchange(self, request: dict[str, Any]) -> dict[str, Any]:
-        if self._helper is None:
-            marker = f"{self._worker_mark}:nvml"
-            self._helper = RunnerProcess(self._entry, marker=marker, environment={})
-        await self._helper.channel.send(request)
-        frame = await self._helper.channel.receive()
-        if frame is None:
-            raise OSError("no answer")
-        return frame.header
-
-    async def _end_helper(self) -> None:
-        """Kill it. One that hangs in the driver may stay; the kernel ends it with us."""
-        helper, self._helper = self._helper, None
-        if helper is not None:
-            await _end(helper)
-
-
-async def _end(process: RunnerProcess) -> None:
-    with anyio.CancelScope(shield=True), anyio.move_on_after(CALL_S):
-        process.tree.kill()
-        await process.gone()
-    process.close()
+def _refuse_mps(told: list[dict[str, Any]]) -> None:
+    for gpu in told:
+        if gpu.get("mps"):
+            raise MpsRefused(
+                f"GPU {gpu['uuid']} is served through MPS; stop nvidia-cuda-mps-control, "
+                "memory of one process cannot be verified under it"
+            )

@@ -4,9 +4,12 @@ NVML calls into the driver, and a wedged GPU can hold such a call for minutes, u
 this process that costs a restart; in the supervisor it would cost every other GPU of the host. The
 protocol is one request frame, one answer frame, one at a time.
 
-    {"method": "devices"}              {"devices": [{uuid, index, name, total_bytes}]}
-    {"method": "read", "uuid": ...}    {"total_bytes", "used_bytes", "free_bytes",
-                                        "reserved_bytes", "holders"}
+    {"method": "count"}                {"count"}: GPUs, by NVML's index
+    {"method": "describe", "gpu"}      {"devices": [{uuid, name, total_bytes, reserved_bytes, mps}
+                                                    or {uuid or null, lost: why}],
+                                        "note": why a GPU is not served, or null}
+    {"method": "read", "gpu", "uuid"}  {"total_bytes", "used_bytes", "free_bytes",
+                                        "reserved_bytes", "holders", "mps"}
     anything that fails                {"error": "lost" | "failed", "message": ...}
 """
 
@@ -29,6 +32,12 @@ _LOST = {
     pynvml.NVML_ERROR_RESET_REQUIRED,
     pynvml.NVML_ERROR_UNKNOWN,
 }
+# A driver older than the function, a device without it, a container that may not ask.
+_NOT_KNOWN = (
+    pynvml.NVMLError_NotSupported,
+    pynvml.NVMLError_FunctionNotFound,
+    pynvml.NVMLError_NoPermission,
+)
 
 
 def main(connection: Connection, parent_pid: int) -> None:
@@ -36,7 +45,6 @@ def main(connection: Connection, parent_pid: int) -> None:
     become_runner(parent_pid)
     with socket.socket(fileno=connection.fileno()) as sock:
         decoder = FrameDecoder()
-        pynvml.nvmlInit()
         while data := sock.recv(1 << 16):
             for frame in decoder.feed(data):
                 sock.sendall(encode(_answer(frame.header)))
@@ -45,43 +53,69 @@ def main(connection: Connection, parent_pid: int) -> None:
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     try:
-        if request["method"] == "devices":
-            return {"devices": [_describe(handle) for handle in _handles()]}
-        return _read(pynvml.nvmlDeviceGetHandleByUUID(request["uuid"]))
+        pynvml.nvmlInit()  # counted by the library: again is no work
+        match request["method"]:
+            case "count":
+                return {"count": pynvml.nvmlDeviceGetCount()}
+            case "describe":
+                return _describe(request["gpu"])
+            case _:
+                return _read(_find(request["gpu"], request["uuid"]))
     except pynvml.NVMLError as error:
         kind = "lost" if error.value in _LOST else "failed"
         return {"error": kind, "message": str(error)}
 
 
-def _handles() -> list[Any]:
-    """One handle per GPU, or per MIG instance where a GPU is split."""
-    found: list[Any] = []
-    for index in range(pynvml.nvmlDeviceGetCount()):
-        gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
-        instances = _mig_instances(gpu)
-        found.extend(instances or [gpu])
-    return found
+def _describe(gpu: int) -> dict[str, Any]:
+    try:
+        handles = _handles(gpu)
+    except pynvml.NVMLError as error:
+        return {"devices": [{"uuid": None, "lost": str(error)}], "note": None}
+    note = None if handles else "MIG is enabled, and there is no instance to serve"
+    return {"devices": [_describe_one(handle) for handle in handles], "note": note}
 
 
-def _mig_instances(gpu: Any) -> list[Any]:
-    with suppress(pynvml.NVMLError):  # "not supported" on everything but data centre cards
-        if pynvml.nvmlDeviceGetMigMode(gpu)[0] != pynvml.NVML_DEVICE_MIG_ENABLE:
-            return []
-        instances = []
-        for index in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
-            with suppress(pynvml.NVMLError):  # places that hold no instance
-                instances.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, index))
-        return instances
-    return []
+def _describe_one(handle: Any) -> dict[str, Any]:
+    uuid = None
+    try:
+        uuid = pynvml.nvmlDeviceGetUUID(handle)
+        memory = _memory(handle)
+        return {
+            "uuid": uuid,
+            "name": pynvml.nvmlDeviceGetName(handle),
+            "total_bytes": memory.total,
+            "reserved_bytes": memory.reserved,
+            "mps": _under_mps(handle),
+        }
+    except pynvml.NVMLError as error:
+        return {"uuid": uuid, "lost": str(error)}
 
 
-def _describe(handle: Any) -> dict[str, Any]:
-    return {
-        "uuid": pynvml.nvmlDeviceGetUUID(handle),
-        "name": pynvml.nvmlDeviceGetName(handle),
-        "total_bytes": _memory(handle).total,
-        "mps": bool(_list(pynvml.nvmlDeviceGetMPSComputeRunningProcesses, handle)),
-    }
+def _handles(gpu: int) -> list[Any]:
+    """The GPU, or its instances where it is split: then the whole cannot be used."""
+    handle = pynvml.nvmlDeviceGetHandleByIndex(gpu)
+    if not _is_split(handle):
+        return [handle]
+    instances = []
+    for place in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+        with suppress(pynvml.NVMLError_NotFound):  # places that hold no instance
+            instances.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, place))
+    return instances
+
+
+def _is_split(handle: Any) -> bool:
+    with suppress(*_NOT_KNOWN):  # everything but data centre cards
+        return bool(pynvml.nvmlDeviceGetMigMode(handle)[0] == pynvml.NVML_DEVICE_MIG_ENABLE)
+    return False
+
+
+def _find(gpu: int | None, uuid: str) -> Any:
+    """The device by its GPU's index if it is there still: a search by UUID wakes the others."""
+    if gpu is not None:
+        for handle in _handles(gpu):
+            if pynvml.nvmlDeviceGetUUID(handle) == uuid:
+                return handle
+    return pynvml.nvmlDeviceGetHandleByUUID(uuid)
 
 
 def _read(handle: Any) -> dict[str, Any]:
@@ -100,6 +134,7 @@ def _read(handle: Any) -> dict[str, Any]:
         "free_bytes": memory.free,
         "reserved_bytes": memory.reserved,
         "holders": holders,
+        "mps": _under_mps(handle),
     }
 
 
@@ -108,8 +143,13 @@ def _memory(handle: Any) -> Any:
     return pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
 
 
+def _under_mps(handle: Any) -> bool:
+    return bool(_list(pynvml.nvmlDeviceGetMPSComputeRunningProcesses, handle))
+
+
 def _list(listing: Callable[[Any], list[Any]], handle: Any) -> list[Any]:
+    """Processes; none where the driver has no such list. Then ids do not map, and totals count."""
     try:
         return listing(handle)
-    except pynvml.NVMLError_NotSupported:
+    except _NOT_KNOWN:
         return []

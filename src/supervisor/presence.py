@@ -62,7 +62,7 @@ def told(slot: Slot) -> presence.Slot:
         id=slot.id,
         device=slot.device.kind,
         device_class=slot.device.name,
-        capacity_bytes=slot.device.total_bytes,
+        capacity_bytes=slot.device.capacity_bytes,
         state=slot.state,
         free_bytes=None if seen is None else seen.free_bytes,
         holders={} if seen is None else {str(pid): held for pid, held in seen.holders.items()},

@@ -62,20 +62,24 @@ class SlotKeeper:
         self._tasks.start_soon(self._until_clean, slot, tree)
 
     async def read_gauges(self) -> None:
-        """Show the state and the memory of each slot's device."""
+        """Show the state and the memory of each slot's device. None waits for another."""
+        async with anyio.create_task_group() as tasks:
+            for slot in self._slots:
+                tasks.start_soon(self._read_gauge, slot)
+
+    async def _read_gauge(self, slot: Slot) -> None:
         m = self._metrics
-        for slot in self._slots:
-            m.pids_map.labels(**labels(slot.device)).set(slot.device.pids_map)
-            for state in SlotState:
-                m.slot_state.labels(**labels(slot.device), state=state).set(slot.state is state)
-            if slot.state is SlotState.LOST:
-                continue
-            try:
-                now = await self._probe.read(slot.device, None)
-            except DeviceLost:
-                continue  # whoever uses the slot finds out, and says so
-            slot.seen = now
-            m.saw_memory(slot.device, now)
+        m.pids_map.labels(**labels(slot.device)).set(slot.device.pids_map)
+        for state in SlotState:
+            m.slot_state.labels(**labels(slot.device), state=state).set(slot.state is state)
+        if slot.state is SlotState.LOST:
+            return
+        try:
+            now = await self._probe.read(slot.device, None)
+        except DeviceLost:
+            return  # whoever uses the slot finds out, and says so
+        slot.seen = now
+        m.saw_memory(slot.device, now)
 
     async def _first_verify(self, slot: Slot) -> None:
         """At start there is no baseline: what is in use is foreign, and must only hold still."""
@@ -101,14 +105,16 @@ class SlotKeeper:
         return state is SlotState.FREE
 
     async def _verify(self, slot: Slot, tree: ProcessTree | None) -> SlotState:
-        device, baseline = slot.device, slot.baseline
-
-        def saw(found: Reclaimed) -> None:
-            self._metrics.saw_leak(device, found.leaked_bytes)
-
         if self._survivors():
             return SlotState.QUARANTINED
         try:
+            if slot.device.lost:
+                await self._find_again(slot)
+            device, baseline = slot.device, slot.baseline
+
+            def saw(found: Reclaimed) -> None:
+                self._metrics.saw_leak(device, found.leaked_bytes)
+
             if baseline.held_to is None:
                 now = await self._probe.read(device, None)
                 baseline.at_rest(unaccounted(device, now))
@@ -123,6 +129,14 @@ class SlotKeeper:
         except OSError as error:  # /proc cannot be read: nothing is proven
             log.error("slot %s cannot be verified: %s", slot.id, error)
         return SlotState.QUARANTINED
+
+    async def _find_again(self, slot: Slot) -> None:
+        """A device that could not be described at start: its size, and whether its ids map."""
+        found = {device.id: device for device in await self._probe.devices()}
+        device = found.get(slot.id, slot.device)
+        if device.lost:
+            raise DeviceLost(device.lost)
+        slot.device = device
 
     def _count_quarantine(self, slot: Slot) -> None:
         log.error("slot %s is %s and takes no work", slot.id, slot.state)

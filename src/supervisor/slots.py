@@ -81,5 +81,5 @@ class SlotTable:
         kinds: dict[tuple[str, int], Slot] = {}
         for slot in self:
             if slot.state is SlotState.FREE:
-                kinds.setdefault((slot.device.kind, slot.device.total_bytes), slot)
-        return sorted(kinds.values(), key=lambda slot: slot.device.total_bytes)
+                kinds.setdefault((slot.device.kind, slot.device.capacity_bytes), slot)
+        return sorted(kinds.values(), key=lambda slot: slot.device.capacity_bytes)

@@ -216,7 +216,7 @@ class Supervisor:
             worker_id=self.worker_id,
             queues=self._settings.queues,
             device=slot.device.kind,
-            capacity_bytes=slot.device.total_bytes,
+            capacity_bytes=slot.device.capacity_bytes,
             models=models,
             lease_s=self._settings.lease_s,
         )

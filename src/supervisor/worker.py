@@ -32,7 +32,6 @@ from shared.storage import ObjectStore, open_store
 from supervisor import health
 from supervisor.devices import Device, DeviceLost, DeviceProbe
 from supervisor.dispatch import consume
-from supervisor.gpu_probe import MpsRefused
 from supervisor.host_models import HostModels
 from supervisor.locks import FileLock, LockTaken, device_lock, worker_lock, worker_mark
 from supervisor.metrics import Metrics
@@ -222,10 +221,13 @@ async def find_devices(probe: DeviceProbe) -> list[Device]:
     """The devices of this host; there must be one."""
     try:
         devices = await probe.devices()
-    except (DeviceLost, MpsRefused) as error:
-        raise NotReady(f"DF_DEVICE: {error}") from error
+    except DeviceLost as error:
+        raise NotReady(f"DF_DEVICE: {error}; DF_DEVICE=cpu serves the CPU alone") from error
     if not devices:
-        raise NotReady("DF_DEVICE: NVML lists no GPU; set DF_DEVICE=cpu to serve the CPU")
+        raise NotReady("DF_DEVICE: NVML lists no GPU to serve; set DF_DEVICE=cpu to serve the CPU")
+    for device in devices:
+        if device.lost:
+            log.error("GPU %s is lost: %s", device.id, device.lost)
     return devices
 
 

@@ -5,6 +5,7 @@ Each test makes one part raise what nobody foresaw. Real processes, in-memory pa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
@@ -18,11 +19,10 @@ from tests.support.probes import FakeProbe
 
 from shared.events import Code
 from shared.states import Reason, StepState
-from supervisor import runner_process
 from supervisor import runners as runners_module
 from supervisor.runner_process import RunnerProcess
 from supervisor.supervisor import Supervisor
-from supervisor.tree import ProcessTree
+from supervisor.tree import ProcessTree, every_tree
 
 GPU = {"gpu": "0", "uuid": "cpu-0"}
 # fence 2 s, dead-man timer 3.6 s, all within a lease of 4 s
@@ -158,7 +158,7 @@ def test_a_runner_that_cannot_be_watched_does_not_live(monkeypatch: pytest.Monke
 
     async def test(bench: Bench) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr(runner_process.os, "pidfd_open", refuse)
+            patched.setattr(os, "pidfd_open", refuse)
             with pytest.raises(OSError, match="descriptors"):
                 bench.runners.take(bench.slot.device)
         assert bench.children() == set()
@@ -207,7 +207,7 @@ def test_a_kill_does_not_need_to_see_everybody(monkeypatch: pytest.MonkeyPatch) 
         job = bench.submit("stuck_in_c")
         await bench.running(job)
         (process,) = bench.processes()
-        (tree,) = [tree for tree in runner_process.every_tree() if tree.root == process.pid]
+        (tree,) = [tree for tree in every_tree() if tree.root == process.pid]
         with monkeypatch.context() as patched:
 
             def blind(tree: ProcessTree) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -289,6 +290,32 @@ def test_a_device_that_is_lost_from_the_start_takes_no_work_until_it_answers() -
         assert bench.step(job).history == [StepState.QUEUED]
         probe.lost.clear()
         assert (await bench.ended(job)).state is StepState.SUCCEEDED
+
+    serve(test, probe=probe)
+
+
+def test_a_device_that_could_not_be_described_at_start_is_described_when_it_is_back() -> None:
+    class Unknown(FakeProbe):
+        async def devices(self) -> list[Device]:
+            return [
+                replace(device, total_bytes=0, lost="off the bus")
+                if device.id in self.lost
+                else device
+                for device in await super().devices()
+            ]
+
+    probe = Unknown(2)
+    probe.lost.add("cpu-0")
+
+    async def test(bench: Bench) -> None:
+        first, second = bench.slots
+        assert (first.state, first.device.total_bytes) == ("lost", 0)
+        step = await bench.ended(bench.submit("quick"))
+        assert step.state is StepState.SUCCEEDED
+        assert second.device.total_bytes > 0
+        probe.lost.clear()
+        await bench.in_state("free")
+        assert first.device == replace(second.device, id="cpu-0", index=0)
 
     serve(test, probe=probe)
 

@@ -25,17 +25,30 @@ Answer = dict[str, Any]
 
 
 def _gpu(uuid: str, mps: bool = False) -> Answer:
-    return {"uuid": uuid, "name": "fake GPU", "total_bytes": TOTAL_BYTES, "mps": mps}
+    return {"uuid": uuid, "name": "fake GPU", "total_bytes": TOTAL_BYTES, "mps": mps} | {
+        "reserved_bytes": RESERVED_BYTES
+    }
 
 
-def _reading(used: int, holders: dict[str, int] | None = None) -> Answer:
+def _reading(used: int, holders: dict[str, int] | None = None, mps: bool = False) -> Answer:
     return {
         "total_bytes": TOTAL_BYTES,
         "used_bytes": used,
         "free_bytes": TOTAL_BYTES - used - RESERVED_BYTES,
         "reserved_bytes": RESERVED_BYTES,
         "holders": holders or {},
+        "mps": mps,
     }
+
+
+def _listing(request: Answer, gpus: list[Answer]) -> Answer | None:
+    """The answer to a question about which GPUs there are; None when it is another question."""
+    match request["method"]:
+        case "count":
+            return {"count": len(gpus)}
+        case "describe":
+            return {"devices": [gpus[request["gpu"]]], "note": None}
+    return None
 
 
 def _serve(
@@ -56,8 +69,8 @@ def healthy(connection: Connection, parent_pid: int) -> None:
     """Two GPUs; the second has 2 GiB in use by process 77."""
 
     def answer(request: Answer) -> Answer:
-        if request["method"] == "devices":
-            return {"devices": [_gpu("GPU-a"), _gpu("GPU-b")]}
+        if listing := _listing(request, [_gpu("GPU-a"), _gpu("GPU-b")]):
+            return listing
         if request["uuid"] == "GPU-b":
             return _reading(2 << 30, {"77": 2 << 30})
         return _reading(0)
@@ -69,8 +82,8 @@ def lists_holders(connection: Connection, parent_pid: int) -> None:
     """One GPU, held by init and by every process that has the stand-in for CUDA loaded."""
 
     def answer(request: Answer) -> Answer:
-        if request["method"] == "devices":
-            return {"devices": [_gpu("GPU-a")]}
+        if listing := _listing(request, [_gpu("GPU-a")]):
+            return listing
         return _reading(0, {str(pid): 0 for pid in [1, *_with_cuda()]})
 
     _serve(connection, parent_pid, answer)
@@ -106,7 +119,53 @@ def lost(connection: Connection, parent_pid: int) -> None:
 
 
 def under_mps(connection: Connection, parent_pid: int) -> None:
-    _serve(connection, parent_pid, lambda request: {"devices": [_gpu("GPU-a", mps=True)]})
+    _serve(connection, parent_pid, lambda request: _listing(request, [_gpu("GPU-a", mps=True)]))
+
+
+def idle_mps(connection: Connection, parent_pid: int) -> None:
+    """A daemon that nobody uses is not seen, until the witness becomes its first client."""
+
+    def answer(request: Answer) -> Answer:
+        return _listing(request, [_gpu("GPU-a")]) or _reading(0, mps=True)
+
+    _serve(connection, parent_pid, answer)
+
+
+def loses_a(connection: Connection, parent_pid: int) -> None:
+    """Two GPUs, the first off the bus, until the file in DREAMFORGE_RUNNER_BACK exists."""
+
+    def answer(request: Answer) -> Answer:
+        back = Path(os.environ.get("DREAMFORGE_RUNNER_BACK", "/nowhere")).exists()
+        first = _gpu("GPU-a") if back else {"uuid": "GPU-a", "lost": "GPU is lost"}
+        if listing := _listing(request, [first, _gpu("GPU-b")]):
+            return listing
+        if request["uuid"] == "GPU-a" and not back:
+            return {"error": "lost", "message": "GPU is lost"}
+        return _reading(0)
+
+    _serve(connection, parent_pid, answer)
+
+
+def hangs_for_a(connection: Connection, parent_pid: int) -> None:
+    """Two GPUs, and whatever is asked about the first is never answered."""
+
+    def answer(request: Answer) -> Answer | None:
+        if request.get("gpu") == 0 or request.get("uuid") == "GPU-a":
+            return None
+        return _listing(request, [_gpu("GPU-a"), _gpu("GPU-b")]) or _reading(2 << 30)
+
+    _serve(connection, parent_pid, answer)
+
+
+def hangs_for_readings_of_a(connection: Connection, parent_pid: int) -> None:
+    """The same, but the first GPU could be described."""
+
+    def answer(request: Answer) -> Answer | None:
+        if listing := _listing(request, [_gpu("GPU-a"), _gpu("GPU-b")]):
+            return listing
+        return None if request["uuid"] == "GPU-a" else _reading(2 << 30)
+
+    _serve(connection, parent_pid, answer)
 
 
 def dies(connection: Connection, parent_pid: int) -> None:

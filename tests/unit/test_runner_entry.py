@@ -40,6 +40,7 @@ def test_environment_keeps_the_list_and_nothing_else() -> None:
         "HOME": "/root",
         "LC_ALL": "C.UTF-8",
         "CUDA_VISIBLE_DEVICES": "GPU-1",
+        "CUDA_MPS_PIPE_DIRECTORY": "secret",
         "NVIDIA_VISIBLE_DEVICES": "all",
         "DREAMFORGE_RUNNER": "w1",
         "PYTHONPATH": "src",

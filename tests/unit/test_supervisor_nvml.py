@@ -13,7 +13,7 @@ from supervisor import nvml
 
 def script(monkeypatch: pytest.MonkeyPatch, **answers: Any) -> None:
     """Let functions of the library answer so; an exception is raised."""
-    for name, answer in answers.items():
+    for name, answer in ({"nvmlInit": None} | answers).items():
 
         def said(*_: Any, _answer: Any = answer, **__: Any) -> Any:
             value = _answer(*_) if callable(_answer) else _answer
@@ -36,36 +36,100 @@ def process(pid: int, used: int | None) -> SimpleNamespace:
     return SimpleNamespace(pid=pid, usedGpuMemory=used)
 
 
-def test_a_gpu_that_is_split_is_served_by_its_instances(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent, unsupported = pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_ERROR_NOT_SUPPORTED
-    script(
-        monkeypatch,
-        nvmlDeviceGetCount=2,
-        nvmlDeviceGetHandleByIndex=lambda index: f"gpu{index}",
-        nvmlDeviceGetMigMode=lambda gpu: (1, 1) if gpu == "gpu1" else failure(unsupported),
-        nvmlDeviceGetMaxMigDeviceCount=3,
-        nvmlDeviceGetMigDeviceHandleByIndex=lambda gpu, i: (
-            failure(absent) if i == 1 else f"{gpu}/{i}"
+def split(places: dict[int, Any]) -> dict[str, Any]:
+    """The library's answers for a GPU with MIG enabled and these instances."""
+    return {
+        "nvmlDeviceGetHandleByIndex": lambda index: f"gpu{index}",
+        "nvmlDeviceGetMigMode": (1, 1),
+        "nvmlDeviceGetMaxMigDeviceCount": 3,
+        "nvmlDeviceGetMigDeviceHandleByIndex": lambda gpu, place: places.get(
+            place, failure(pynvml.NVML_ERROR_NOT_FOUND)
         ),
-        nvmlDeviceGetUUID=lambda handle: f"UUID-{handle}",
-        nvmlDeviceGetName="H",
-        nvmlDeviceGetMemoryInfo=memory(),
-        nvmlDeviceGetMPSComputeRunningProcesses=[],
-    )
-    found = nvml._answer({"method": "devices"})["devices"]
-    assert [gpu["uuid"] for gpu in found] == ["UUID-gpu0", "UUID-gpu1/0", "UUID-gpu1/2"]
-    assert not any(gpu["mps"] for gpu in found)
+        "nvmlDeviceGetUUID": lambda handle: f"UUID-{handle}",
+        "nvmlDeviceGetName": "H",
+        "nvmlDeviceGetMemoryInfo": memory(),
+        "nvmlDeviceGetMPSComputeRunningProcesses": [],
+    }
 
 
-def test_a_client_of_mps_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    script(
-        monkeypatch,
-        nvmlDeviceGetUUID="UUID-a",
-        nvmlDeviceGetName="H",
-        nvmlDeviceGetMemoryInfo=memory(),
-        nvmlDeviceGetMPSComputeRunningProcesses=[process(7, 1)],
-    )
-    assert nvml._describe("gpu0")["mps"] is True
+def whole(**changes: Any) -> dict[str, Any]:
+    unsupported = failure(pynvml.NVML_ERROR_NOT_SUPPORTED)
+    return split({}) | {"nvmlDeviceGetMigMode": unsupported} | changes
+
+
+def describe(monkeypatch: pytest.MonkeyPatch, **answers: Any) -> dict[str, Any]:
+    script(monkeypatch, **answers)
+    return nvml._answer({"method": "describe", "gpu": 1})
+
+
+def test_gpus_are_counted_without_looking_at_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = failure(pynvml.NVML_ERROR_GPU_IS_LOST)
+    script(monkeypatch, nvmlDeviceGetCount=2, nvmlDeviceGetHandleByIndex=lost)
+    assert nvml._answer({"method": "count"}) == {"count": 2}
+
+
+def test_a_gpu_that_is_not_split_is_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert describe(monkeypatch, **whole()) == {
+        "devices": [
+            {"uuid": "UUID-gpu1", "name": "H", "total_bytes": 10, "reserved_bytes": 1, "mps": False}
+        ],
+        "note": None,
+    }
+
+
+def test_a_gpu_that_is_split_is_served_by_its_instances(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = describe(monkeypatch, **split({0: "gpu1/0", 2: "gpu1/2"}))
+    assert [gpu["uuid"] for gpu in answer["devices"]] == ["UUID-gpu1/0", "UUID-gpu1/2"]
+
+
+def test_a_gpu_that_is_split_into_nothing_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = describe(monkeypatch, **split({}))
+    assert answer["devices"] == []
+    assert "MIG is enabled" in answer["note"]
+
+
+def test_an_instance_that_is_lost_is_listed_beside_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost = failure(pynvml.NVML_ERROR_GPU_IS_LOST)
+    answers = split({0: "gpu1/0", 1: "gpu1/1"}) | {
+        "nvmlDeviceGetMemoryInfo": lambda handle: lost if handle == "gpu1/0" else memory()
+    }
+    first, second = describe(monkeypatch, **answers)["devices"]
+    assert first == {"uuid": "UUID-gpu1/0", "lost": "GPU is lost"}
+    assert second["total_bytes"] == 10
+
+
+def test_a_gpu_without_a_handle_is_lost_and_has_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = failure(pynvml.NVML_ERROR_GPU_IS_LOST)
+    answer = describe(monkeypatch, **whole(nvmlDeviceGetHandleByIndex=lost))
+    assert answer["devices"] == [{"uuid": None, "lost": "GPU is lost"}]
+
+
+@pytest.mark.parametrize(
+    ("clients", "mps"),
+    [
+        ([process(7, 1)], True),
+        ([], False),
+        # An older driver, a device without MPS, a container that may not ask.
+        (failure(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND), False),
+        (failure(pynvml.NVML_ERROR_NOT_SUPPORTED), False),
+        (failure(pynvml.NVML_ERROR_NO_PERMISSION), False),
+    ],
+)
+def test_a_client_of_mps_is_seen(monkeypatch: pytest.MonkeyPatch, clients: Any, mps: bool) -> None:
+    answer = describe(monkeypatch, **whole(nvmlDeviceGetMPSComputeRunningProcesses=clients))
+    assert answer["devices"][0]["mps"] is mps
+
+
+def test_a_device_is_found_by_its_gpu_without_waking_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = split({0: "gpu1/0", 2: "gpu1/2"})
+    script(monkeypatch, nvmlDeviceGetHandleByUUID=lambda uuid: f"by {uuid}", **answers)
+    assert nvml._find(1, "UUID-gpu1/2") == "gpu1/2"
+    assert nvml._find(1, "UUID-moved") == "by UUID-moved"
+    assert nvml._find(None, "UUID-gpu1/2") == "by UUID-gpu1/2"
 
 
 def test_a_process_whose_memory_is_not_accounted_is_listed_all_the_same(
@@ -77,13 +141,15 @@ def test_a_process_whose_memory_is_not_accounted_is_listed_all_the_same(
         nvmlDeviceGetMemoryInfo=memory(),
         nvmlDeviceGetComputeRunningProcesses=[process(7, 3), process(8, None)],
         nvmlDeviceGetGraphicsRunningProcesses=failure(pynvml.NVML_ERROR_NOT_SUPPORTED),
+        nvmlDeviceGetMPSComputeRunningProcesses=[],
     )
-    assert nvml._answer({"method": "read", "uuid": "a"}) == {
+    assert nvml._answer({"method": "read", "gpu": None, "uuid": "a"}) == {
         "total_bytes": 10,
         "used_bytes": 4,
         "free_bytes": 5,
         "reserved_bytes": 1,
         "holders": {"7": 3, "8": 0},
+        "mps": False,
     }
 
 
@@ -99,4 +165,9 @@ def test_a_gpu_off_the_bus_or_in_need_of_a_reset_is_said_to_be_lost(
     monkeypatch: pytest.MonkeyPatch, value: int, kind: str
 ) -> None:
     script(monkeypatch, nvmlDeviceGetHandleByUUID=failure(value))
-    assert nvml._answer({"method": "read", "uuid": "a"})["error"] == kind
+    assert nvml._answer({"method": "read", "gpu": None, "uuid": "a"})["error"] == kind
+
+
+def test_a_library_without_its_driver_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch, nvmlInit=failure(pynvml.NVML_ERROR_DRIVER_NOT_LOADED))
+    assert nvml._answer({"method": "count"})["error"] == "failed"

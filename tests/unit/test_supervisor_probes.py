@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import anyio
 import pytest
 from tests.support import nvml_helpers, witnesses
 from tests.support.probes import FakeProbe, LeakyProbe, SlowProbe
 
-from supervisor import gpu_probe
+from supervisor import nvml_client
 from supervisor.cpu_probe import CpuProbe
 from supervisor.devices import Device, DeviceLost, DeviceProbe
 from supervisor.gpu_probe import GpuProbe, MpsRefused
-from supervisor.runner_process import Entry
+from supervisor.runner_process import Entry, RunnerProcess
 from supervisor.tree import ProcessTree
 
 
@@ -131,7 +132,7 @@ def test_a_runner_gets_its_gpu_by_uuid() -> None:
 def test_whatever_is_wrong_with_nvml_the_device_is_lost(
     monkeypatch: pytest.MonkeyPatch, entry: Entry, words: str
 ) -> None:
-    monkeypatch.setattr(gpu_probe, "CALL_S", 20.0)
+    monkeypatch.setattr(nvml_client, "CALL_S", 20.0)
 
     async def test(probe: DeviceProbe) -> None:
         with pytest.raises(DeviceLost, match=words):
@@ -143,17 +144,98 @@ def test_whatever_is_wrong_with_nvml_the_device_is_lost(
 def test_a_helper_that_hangs_is_given_up_and_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gpu_probe, "CALL_S", 0.3)
     probe = nvml(nvml_helpers.hangs)
 
     async def test(_: DeviceProbe) -> None:
+        monkeypatch.setattr(nvml_client, "START_S", 0.3)
         with anyio.fail_after(20), pytest.raises(DeviceLost, match="did not answer"):
             await probe.read(gpu(), None)
-        monkeypatch.setattr(gpu_probe, "CALL_S", 20.0)
-        probe._entry = nvml_helpers.healthy
+        monkeypatch.setattr(nvml_client, "START_S", 20.0)
+        probe._clients[None]._entry = nvml_helpers.healthy
         assert (await probe.read(gpu("GPU-b"), None)).used_bytes == 2 << 30
 
     with_probe(probe, test)
+
+
+def test_no_helper_is_started_beside_one_that_does_not_die(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nvml_client, "START_S", 0.3)
+    monkeypatch.setattr(nvml_client, "END_S", 0.2)
+    started: list[RunnerProcess] = []
+
+    class Counted(RunnerProcess):
+        def __init__(self, *args: Any, **keywords: Any) -> None:
+            super().__init__(*args, **keywords)
+            started.append(self)
+
+    monkeypatch.setattr(nvml_client, "RunnerProcess", Counted)
+
+    async def test(probe: DeviceProbe) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(ProcessTree, "kill", lambda tree: None)  # in the driver, deaf to it
+            with pytest.raises(DeviceLost, match="did not answer"):
+                await probe.read(gpu(), None)
+            for _ in range(3):
+                with anyio.fail_after(0.2), pytest.raises(DeviceLost, match="does not die"):
+                    await probe.read(gpu(), None)
+        (stuck,) = started
+        stuck.tree.kill()
+        with anyio.fail_after(20):
+            await stuck.gone()
+        with pytest.raises(DeviceLost, match="did not answer"):
+            await probe.read(gpu(), None)
+        assert len(started) == 2
+
+    with_probe(nvml(nvml_helpers.hangs), test)
+
+
+def test_a_gpu_that_hangs_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = nvml(nvml_helpers.hangs_for_readings_of_a)
+
+    async def test(_: DeviceProbe) -> None:
+        first, second = await probe.devices()
+        monkeypatch.setattr(nvml_client, "CALL_S", 3600.0)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(probe.read, first, None)
+            await anyio.wait_all_tasks_blocked()
+            with anyio.fail_after(10):
+                for _i in range(3):
+                    assert (await probe.read(second, None)).used_bytes == 2 << 30
+            helper = probe._clients[0]._helper
+            assert helper is not None
+            helper.tree.kill()  # or the shielded question would be waited for
+
+    with pytest.raises(ExceptionGroup) as failed:
+        with_probe(probe, test)
+    assert failed.group_contains(DeviceLost)
+
+
+@pytest.mark.parametrize("entry", [nvml_helpers.loses_a, nvml_helpers.hangs_for_a])
+def test_a_gpu_that_is_lost_at_start_costs_no_other(
+    monkeypatch: pytest.MonkeyPatch, entry: Entry
+) -> None:
+    monkeypatch.setattr(nvml_client, "START_S", 20.0 if entry is nvml_helpers.loses_a else 4.0)
+
+    async def test(probe: DeviceProbe) -> None:
+        first, second = await probe.devices()
+        assert first.lost
+        assert first.id == ("GPU-a" if entry is nvml_helpers.loses_a else "gpu-0")
+        assert (second.id, second.lost, second.index) == ("GPU-b", "", 1)
+        await probe.read(second, None)
+        with pytest.raises(DeviceLost):
+            await probe.read(first, None)
+
+    with_probe(nvml(entry), test)
+
+
+def test_a_step_can_have_what_the_driver_does_not_keep() -> None:
+    async def test(probe: DeviceProbe) -> None:
+        for device in await probe.devices():
+            assert device.capacity_bytes == device.total_bytes - nvml_helpers.RESERVED_BYTES
+            assert (await probe.read(device, None)).free_bytes <= device.capacity_bytes
+
+    with_probe(nvml(nvml_helpers.healthy), test)
 
 
 def test_the_answer_to_a_question_that_was_given_up_is_not_taken_for_the_next_ones() -> None:
@@ -172,3 +254,13 @@ def test_a_gpu_under_mps_is_refused_with_a_reason() -> None:
             await probe.devices()
 
     with_probe(nvml(nvml_helpers.under_mps), test)
+
+
+def test_a_daemon_of_mps_without_a_client_is_refused_when_it_has_one() -> None:
+    async def test(probe: DeviceProbe) -> None:
+        with pytest.raises(MpsRefused, match="nvidia-cuda-mps-control"):
+            await probe.devices()
+
+    with_probe(
+        GpuProbe("test:probe", entry=nvml_helpers.idle_mps, witness_entry=witnesses.unseen), test
+    )
