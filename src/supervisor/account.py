@@ -25,6 +25,7 @@ class Account:
     def __init__(self) -> None:
         self._evidence = Evidence()
         self._oom_kills = oom_kills()
+        self._judged: Judgement | None = None
         self.before: Reading | None = None
         self.reclaimed: Reclaimed | None = None
         self.peak_bytes = 0
@@ -40,15 +41,26 @@ class Account:
         """Add to the evidence; the names are those of `Evidence`."""
         self._evidence = replace(self._evidence, **facts)
 
+    @property
+    def explained(self) -> bool:
+        """Whether what is known says more than how the process ended."""
+        known = self._evidence
+        said = known.failure is not None and known.failure.reason != "cancelled"
+        return known.result or said or known.device_lost
+
     def judge(self) -> Judgement:
-        """Why the try ended, as far as can be told by now."""
-        return classify(
-            replace(
-                self._evidence,
-                cgroup_oom_kills=oom_kills() - self._oom_kills,
-                we_killed="SIGKILL" in self.signals,
+        """Why the try ended, by what was known when this was asked for the first time.
+
+        Once: the reason that the state machine went by, and the words that the verdict gives for
+        it, are of one judgement. What comes to light while memory is verified is another story.
+        """
+        if self._judged is None:
+            kills = oom_kills() - self._oom_kills
+            we_killed = "SIGKILL" in self.signals
+            self._judged = classify(
+                replace(self._evidence, cgroup_oom_kills=kills, we_killed=we_killed)
             )
-        )
+        return self._judged
 
     @contextmanager
     def waiting_for_store(self) -> Iterator[None]:

@@ -75,6 +75,23 @@ class Channel:
                 else:
                     data = data[sent:]
 
+    def send_now(self, header: Mapping[str, Any]) -> bool:
+        """Write one small frame if it need not wait for anybody; False when it was not written.
+
+        Raises `OSError` when the other side is gone.
+        """
+        if self._sending.locked():
+            return False
+        data = encode(dict(header))
+        try:
+            sent = self._sock.send(data)
+        except BlockingIOError:
+            return False
+        # A local socket takes what fits into one of its buffers whole, or not at all.
+        if sent != len(data):
+            raise OSError(f"{sent} of {len(data)} bytes of a frame were taken")
+        return True
+
     async def _read(self) -> bytes:
         while True:
             try:

@@ -64,22 +64,30 @@ def classify(evidence: Evidence) -> Judgement:
             message="the host's memory ran out and the kernel killed the runner",
             details=details | {"oom_kills": evidence.cgroup_oom_kills},
         )
-    if (failure := evidence.failure) is not None:
-        return Judgement(
-            reason=Reason(failure.reason), message=failure.message, details=dict(failure.details)
-        )
+    failure = evidence.failure
+    if failure is not None and failure.reason != "cancelled":
+        return _by_itself(failure)
     if evidence.device_lost:
         return Judgement(
             reason=Reason.GPU_UNHEALTHY,
             message="the GPU stopped answering while the step ran",
             details=details,
         )
+    if failure is not None:
+        # An answer to our own cancel, which may have been for the device's sake.
+        return _by_itself(failure)
     if evidence.protocol_error is not None:
         details["protocol"] = evidence.protocol_error
     return Judgement(
         reason=Reason.RUNNER_CRASHED,
         message=f"the runner ended without a result ({details['exit']})",
         details=details,
+    )
+
+
+def _by_itself(failure: Failure) -> Judgement:
+    return Judgement(
+        reason=Reason(failure.reason), message=failure.message, details=dict(failure.details)
     )
 
 

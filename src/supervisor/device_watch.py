@@ -60,6 +60,13 @@ class DeviceWatch:
             self._try.account.saw_memory(now.used_bytes)
             await anyio.sleep(SAMPLE_EVERY_S)
 
+    async def check(self, tree: ProcessTree) -> None:
+        """Ask once whether the device is there: the runner may have died because it is not."""
+        try:
+            await self._try.host.probe.read(self._device, tree)
+        except DeviceLost as error:
+            self._lost(error)
+
     async def verify(self, tree: ProcessTree | None) -> Kind:
         """Wait until the memory is proven back: `VERIFIED`. `RECLAIM_DEADLINE` if it never can be.
 

@@ -215,7 +215,7 @@ class StepDriver:
             case Effect.RECORD:
                 self._journal.state(self._step.state)
             case Effect.CANCEL_POLITELY:
-                self._tell(Cancel())
+                self._cancel_politely()
             case Effect.TERMINATE:
                 self._signal("SIGTERM")
             case Effect.KILL:
@@ -285,6 +285,18 @@ class StepDriver:
         else:
             self._runner.tree.kill()
 
+    def _cancel_politely(self) -> None:
+        """Say so before the signal that follows in the same breath, if the pipe has room."""
+        if self._runner is None:
+            return
+        try:
+            if self._runner.channel.send_now(Cancel().model_dump()):
+                return
+        except OSError as error:
+            log.info("could not tell the runner: %s", error, extra=self._journal.fields)
+            return
+        self._tell(Cancel())
+
     def _tell_lease(self) -> None:
         if self._step.went:
             self._tell(Lease(dies_at=self._fence.dies_at))
@@ -320,7 +332,9 @@ class StepDriver:
             await anyio.sleep(seconds)
             if kind is Kind.TIMEOUT and not await self._account.time_is_over():
                 kind = Kind.STORE_AWAY
-            reason = self._account.judge().reason if kind is Kind.KILL_DEADLINE else None
+            reason = None
+            if kind is Kind.KILL_DEADLINE and generation == self._generation:
+                reason = self._account.judge().reason
             self._send_event.send_nowait((Event(kind, reason), generation))
 
     # What takes time ------------------------------------------------------------------------------
@@ -389,6 +403,8 @@ class StepDriver:
         """Wait for the whole tree, then hand over the classification."""
         if self._listener is not None:
             await self._listener.gone()
+        if self._runner is not None and not self._account.explained:
+            await self._device.check(self._runner.tree)
         self.post(Kind.TREE_GONE, self._account.judge().reason)
 
     async def _verify(self) -> None:

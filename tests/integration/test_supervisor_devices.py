@@ -15,7 +15,7 @@ from tests.support.probes import FakeProbe, LeakyProbe, SlowProbe
 
 from shared.events import Code
 from shared.states import Reason, StepState
-from supervisor.devices import Device
+from supervisor.devices import Device, Reading
 from supervisor.health import Health, create_app
 from supervisor.presence import told
 from supervisor.runner_process import RunnerProcess
@@ -250,6 +250,26 @@ def test_a_lost_device_takes_out_its_slot_alone_and_returns() -> None:
         await bench.in_state("free")
 
     serve(test, probe=probe, max_attempts=1, exit_grace_s=0.1)
+
+
+def test_a_runner_that_died_with_its_device_is_the_devices_fault() -> None:
+    class DiesWithIt(FakeProbe):
+        async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
+            if tree is not None and not tree.observe():
+                self.lost.add(device.id)
+            return await super().read(device, tree)
+
+    probe = DiesWithIt()
+
+    async def test(bench: Bench) -> None:
+        job = bench.submit("leaves_early")
+        await bench.ended(job)
+        error = (bench.step(job).error or {})["details"]["last_error"]
+        assert error["code"] == Reason.GPU_UNHEALTHY
+        assert error["details"] == {"exit": "exit code 0"}
+        await bench.in_state("lost")
+
+    serve(test, probe=probe, max_attempts=1)
 
 
 def test_a_step_that_meets_a_lost_device_is_tried_elsewhere() -> None:

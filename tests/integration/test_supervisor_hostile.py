@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,7 +19,9 @@ from tests.support.harness import Bench, serving, until
 
 from shared.events import Code
 from shared.states import Reason, StepState
+from supervisor.journal import Journal
 from supervisor.runner_process import Entry
+from supervisor.tree import ProcessTree
 
 
 def serve(
@@ -140,6 +143,46 @@ def test_a_cancelled_step_ends_as_cancelled(prompt: str) -> None:
         assert bench.step(job).state is StepState.CANCELLED
 
     serve(test)
+
+
+def test_a_cancel_is_in_the_pipe_before_the_signal_is_sent(tmp_path: Path) -> None:
+    found = tmp_path / "found"
+
+    async def test(bench: Bench) -> None:
+        job = bench.submit(f"notes_what_sigterm_finds {found}")
+        await bench.running(job)
+        bench.store.request_cancel(job)
+        await bench.ended(job)
+        assert b'"cancel"' in found.read_bytes()
+
+    serve(test, term_grace_s=10.0)
+
+
+def test_every_signal_is_noted_before_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    note, terminate, kill = Journal.note, ProcessTree.terminate, ProcessTree.kill
+
+    def noted(journal: Journal, code: Code, message: str, **facts: Any) -> Any:
+        if code is Code.SIGNAL_SENT:
+            order.append(f"noted {facts['signal']}")
+        return note(journal, code, message, **facts)
+
+    def terminated(tree: ProcessTree) -> None:
+        order.append("sent SIGTERM")
+        terminate(tree)
+
+    def killed(tree: ProcessTree) -> None:
+        order.append("sent SIGKILL")
+        kill(tree)
+
+    async def test(bench: Bench) -> None:
+        monkeypatch.setattr(Journal, "note", noted)
+        monkeypatch.setattr(ProcessTree, "terminate", terminated)
+        monkeypatch.setattr(ProcessTree, "kill", killed)
+        await end(bench, "stuck_in_c")
+        assert order == ["noted SIGTERM", "sent SIGTERM", "noted SIGKILL", "sent SIGKILL"]
+
+    serve(test, timeout_s=0.3)
 
 
 def test_intent_is_on_record_before_memory_is_back() -> None:

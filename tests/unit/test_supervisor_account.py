@@ -23,6 +23,14 @@ def test_a_kill_of_ours_is_not_the_kernels(
     assert account.judge().reason == reason
 
 
+def test_a_try_is_judged_once() -> None:
+    account = Account()
+    account.know(exitcode=-11)
+    judged = account.judge()
+    account.know(device_lost=True)  # seen while memory was verified, when the reason was out
+    assert account.judge() is judged
+
+
 def test_figures_before_any_reading_are_none_and_not_zero() -> None:
     figures = Account().figures()
     assert figures["gpu_mem_used_before"] is None

@@ -98,11 +98,41 @@ def test_a_peer_that_does_not_read_holds_up_the_sender_alone() -> None:
     with_channel(test)
 
 
+def test_a_small_frame_is_sent_at_once_or_not_at_all() -> None:
+    async def test(channel: Channel, theirs: socket.socket) -> None:
+        assert channel.send_now({"n": 1})
+        theirs.setblocking(False)
+        assert theirs.recv(1 << 16) == encode({"n": 1})
+        whole = encode({"n": 2}) * sum(1 for _ in iter(lambda: channel.send_now({"n": 2}), False))
+        assert whole  # and then the pipe was full
+        received = bytearray()
+        while len(received) < len(whole):
+            received += theirs.recv(1 << 16)
+        assert received == whole
+
+    with_channel(test)
+
+
+def test_a_small_frame_does_not_get_into_a_large_one() -> None:
+    async def test(channel: Channel, theirs: socket.socket) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(channel.send, {"n": 1}, b"x" * (4 << 20))
+            await anyio.wait_all_tasks_blocked()
+            theirs.setblocking(False)
+            theirs.recv(1 << 20)  # there is room, but in the middle of a frame
+            assert not channel.send_now({"n": 2})
+            tasks.cancel_scope.cancel()
+
+    with_channel(test)
+
+
 def test_sending_to_nobody_is_an_error_and_receiving_from_nobody_the_end() -> None:
     async def test(channel: Channel, theirs: socket.socket) -> None:
         theirs.close()
         with pytest.raises(OSError):
             await channel.send({"n": 1})
+        with pytest.raises(OSError):
+            channel.send_now({"n": 1})
         assert await channel.receive() is None
 
     with_channel(test)

@@ -21,6 +21,7 @@ ORDER: list[tuple[dict[str, Any], Reason]] = [
     ({"cgroup_oom_kills": 1, "exitcode": -9}, Reason.HOST_OOM),
     ({"failure": FAILURE}, Reason.OOM),
     ({"device_lost": True}, Reason.GPU_UNHEALTHY),
+    ({"failure": FAILURE.model_copy(update={"reason": "cancelled"})}, Reason.CANCELLED),
     ({"protocol_error": "garbage"}, Reason.RUNNER_CRASHED),
     ({"exitcode": -11}, Reason.RUNNER_CRASHED),
     ({}, Reason.RUNNER_CRASHED),
