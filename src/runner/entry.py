@@ -10,7 +10,7 @@ order below is the point of the file.
    not inherited, so the parent may be gone already; hence the look at `getppid` *after* it.
 3. Signals: spawn keeps ignored signals ignored and blocked ones blocked. A runner that inherited a
    blocked SIGTERM could never be asked politely.
-4. Environment: what is not on the list is not there. The worker has removed its secrets before
+4. Environment: what is not on the list is not there. The worker starts us with nothing else
    (`/proc/<pid>/environ` shows what we were started with); this is the second lock on that door.
 
 A test that needs a misbehaving runner passes its own function as the target instead, and calls

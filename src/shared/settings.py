@@ -26,6 +26,16 @@ _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?")
 
 
+# Bounds of a worker's end that are no settings; `test_stop_grace` holds them against their owners.
+# A claim's transaction that was begun before SIGTERM (`shared.db.engine`).
+CLAIM_IN_FLIGHT_S = 20.0
+# A question to a GPU that hangs is not cut off by its step's deadline (`supervisor.nvml_client`).
+READING_IN_FLIGHT_S = 22.0
+# Standbys 10, whatever else lives 5, the good-bye 20, NVML helpers 2; and two calls of 33 to the
+# store by an upload that was given up, whose thread the process waits for.
+LEAVING_S = 10.0 + 5.0 + 20.0 + 2.0 + 66.0
+
+
 class Settings(BaseSettings):
     """Settings of `api`, `worker` and the command line. Durations are seconds, sizes are bytes."""
 
@@ -270,13 +280,16 @@ class Settings(BaseSettings):
     def stop_grace_s(self) -> float:
         """The longest a worker takes to end after SIGTERM: a container's stop grace."""
         return (
-            self.drain_s
+            CLAIM_IN_FLIGHT_S
+            + self.drain_s
             + self.exit_grace_s
             + self.term_grace_s
             + self.kill_deadline_s
             + self.reclaim_deadline_s
+            + READING_IN_FLIGHT_S
             + self.publish_deadline_s
             + self.lease_s  # the verdict is offered to an absent database for this long
+            + LEAVING_S
         )
 
 

@@ -2,9 +2,9 @@
 
 `multiprocessing` *spawn* starts a fresh interpreter, so a runner inherits no lock, no thread and no
 connection of ours, only three standard streams and the descriptors that spawn itself needs. What it
-would still inherit is the environment: the worker has taken its secrets out of its own before the
-first runner exists, and each runner gets a marker and its device put in for the moment of the
-start.
+would still inherit is the environment, and would show it in `/proc/<pid>/environ` for all of its
+life. So for the moment of the start ours is what a runner may have: the names that it keeps anyway,
+a marker and its device. A token that a library of the worker reads is not among them.
 
 Every `start` must happen on the supervisor's own thread: the kernel sends a runner's parent-death
 signal when the *thread* that started it ends.
@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection
 
 import anyio
 
+from runner.entry import keeps
 from supervisor.channel import Channel
 from supervisor.tree import MARKER, ProcessTree, every_tree
 
@@ -39,7 +40,7 @@ _SCAN_FIRST_S, _SCAN_MOST_S = 0.01, 0.2
 # One that has just begun waits on no hardware: SIGKILL ends it in milliseconds.
 _BORN_DEAD_S = 5.0
 # SIGKILL needs no cooperation; who is there after this waits on hardware.
-_END_ALL_S = 5.0
+END_ALL_S = 5.0
 
 
 class RunnerProcess:
@@ -47,7 +48,7 @@ class RunnerProcess:
 
     def __init__(self, entry: Entry, *, marker: str, environment: Mapping[str, str]) -> None:
         # Spawn starts it on first use, and it would be born with this runner's marker.
-        resource_tracker.ensure_running()
+        start_tracker()
         ours, theirs = socket.socketpair()
         connection: Connection = Connection(theirs.detach())
         try:
@@ -125,7 +126,7 @@ async def end_every_tree() -> None:
     session. Bounded; who survives is found by its marker at the worker's next start.
     """
     living: list[int] = []
-    with anyio.CancelScope(shield=True), anyio.move_on_after(_END_ALL_S):
+    with anyio.CancelScope(shield=True), anyio.move_on_after(END_ALL_S):
         for tree in every_tree():
             try:
                 tree.kill()
@@ -140,16 +141,23 @@ async def end_every_tree() -> None:
         log.error("processes that outlive their worker: %s", living)
 
 
+def start_tracker() -> None:
+    """Start multiprocessing's resource tracker. It lives beside every runner, which can read it."""
+    with _environment({}):
+        resource_tracker.ensure_running()
+
+
 @contextmanager
 def _environment(extra: Mapping[str, str]) -> Iterator[None]:
-    """Our environment with `extra` in it, for as long as a child is being started."""
-    before = {name: os.environ.get(name) for name in extra}
+    """What a runner keeps of our environment, and `extra`, for as long as a child is started."""
+    before = dict(os.environ)
+    for name in before:
+        if not keeps(name):
+            del os.environ[name]
     os.environ.update(extra)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in extra.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)

@@ -18,7 +18,7 @@ from supervisor.runner_process import Entry, RunnerProcess
 log = logging.getLogger(__name__)
 
 # SIGKILL needs no cooperation; who is there after this waits on hardware, and must not keep us.
-_CLOSE_S = 10.0
+CLOSE_S = 10.0
 
 
 class Runners:
@@ -66,7 +66,7 @@ class Runners:
 
 
 async def _finish(runner: RunnerProcess) -> None:
-    with anyio.move_on_after(_CLOSE_S) as late:
+    with anyio.move_on_after(CLOSE_S) as late:
         await runner.gone()
     if late.cancelled_caught:
         log.error("standby %d does not die", runner.pid)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import multiprocessing.resource_tracker
 import os
 import platform
 import signal
@@ -40,6 +39,7 @@ from supervisor.presence import BEAT_S, Presence
 from supervisor.probes import open_probe
 from supervisor.process_setup import adopt_orphans, hide_from_runners
 from supervisor.pruner import Pruner
+from supervisor.runner_process import start_tracker
 from supervisor.runners import Runners
 from supervisor.slots import SlotTable
 from supervisor.supervisor import Ports, Supervisor, every
@@ -152,7 +152,7 @@ class SupervisorThread:
             own = FileLock(worker_lock(settings.lock_dir, worker_id))
             held.callback(own.remove)
             orphans = await anyio.to_thread.run_sync(kill_orphans, settings.lock_dir)
-            multiprocessing.resource_tracker.ensure_running()
+            start_tracker()
             probe = open_probe(settings, worker_mark(settings.lock_dir, worker_id))
             try:
                 devices = await find_devices(probe)

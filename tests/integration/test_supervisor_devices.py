@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -19,7 +21,7 @@ from supervisor.devices import Device, Reading
 from supervisor.health import Health, create_app
 from supervisor.presence import told
 from supervisor.runner_process import RunnerProcess
-from supervisor.tree import ProcessTree
+from supervisor.tree import MARKER, ProcessTree, marker_of
 
 LEAK_BYTES = 3 << 20
 
@@ -403,6 +405,29 @@ def test_a_standby_is_used_once_and_replaced() -> None:
         assert second != first
 
     serve(test, standby=True)
+
+
+def test_a_runner_is_born_with_what_it_keeps_and_the_worker_keeps_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD"):
+        monkeypatch.setenv(name, "a-token")
+    monkeypatch.setenv("LC_TIME", "C")
+
+    async def test(bench: Bench) -> None:
+        before = dict(os.environ)
+        job = bench.submit("polite")
+        await bench.running(job)
+        (runner,) = bench.processes()
+        born = Path(f"/proc/{runner.pid}/environ").read_text().split("\0")
+        assert {"LC_TIME=C", "CUDA_VISIBLE_DEVICES=", f"{MARKER}={marker_of(runner.pid)}"} <= set(
+            born
+        )
+        assert not [entry for entry in born if "a-token" in entry]
+        assert dict(os.environ) == before
+        bench.store.request_cancel(job)
+
+    serve(test)
 
 
 def test_a_dead_standby_is_not_used() -> None:

@@ -73,11 +73,17 @@ def test_a_killed_worker_takes_its_runners_along(start: Start) -> None:
 
 
 def test_a_runner_inherits_nothing_of_its_worker(start: Start, settings: dict[str, str]) -> None:
-    worker = start()
+    tokens = ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "SSL_CERT_DIR")
+    worker = start(**dict.fromkeys(tokens, "a-token"))
     runner = worker.wait_runner()
     until(lambda: _maps(runner).count("libtorch") or _ended(runner), "torch is imported")
     environment = Path(f"/proc/{runner.pid}/environ").read_text()
     assert "DF_" not in environment
+    assert {
+        entry.partition("=")[0] for entry in environment.split("\0") if "a-token" in entry
+    } == set()
+    for process in psutil.Process(worker.process.pid).children():  # a runner could read there
+        assert "a-token" not in Path(f"/proc/{process.pid}/environ").read_text()
     for secret in (settings["DF_S3_SECRET_KEY"], settings["DF_DATABASE_URL"]):
         assert secret not in environment
     for package in ("psycopg", "sqlalchemy", "celery", "hiredis"):

@@ -6,7 +6,11 @@ from pathlib import Path
 
 from tests.support.harness import settings_for_tests
 
+from shared import settings as settings_module
+from shared import storage
+from shared.db import engine
 from shared.settings import Settings
+from supervisor import nvml_client, runner_process, runners
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "architecture.md"
 WAITS = ("drain_s", "exit_grace_s", "term_grace_s", "kill_deadline_s", "reclaim_deadline_s",
@@ -17,6 +21,18 @@ def test_the_page_names_the_stop_grace_of_the_defaults() -> None:
     usual = {name: Settings.model_fields[name].default for name in WAITS}
     total = settings_for_tests(**usual).stop_grace_s
     assert f"must be at least {total:g} s** (`Settings.stop_grace_s`)" in PAGE.read_text()
+
+
+def test_waits_that_are_no_settings_are_those_of_whoever_waits() -> None:
+    assert settings_module.CLAIM_IN_FLIGHT_S == engine.PATIENCE_S
+    assert settings_module.READING_IN_FLIGHT_S == nvml_client.START_S + nvml_client.END_S
+    assert settings_module.LEAVING_S == (
+        runners.CLOSE_S
+        + runner_process.END_ALL_S
+        + engine.PATIENCE_S
+        + nvml_client.END_S
+        + 2 * (storage.CONNECT_TIMEOUT_S + storage.READ_TIMEOUT_S)
+    )
 
 
 def test_every_wait_after_sigterm_is_in_the_stop_grace() -> None:
