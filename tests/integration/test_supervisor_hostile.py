@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,7 +17,9 @@ from tests.support import runners
 from tests.support.harness import Bench, serving, until
 
 from shared.events import Code
+from shared.frames import encode
 from shared.states import Reason, StepState
+from supervisor import channel
 from supervisor.journal import Journal
 from supervisor.runner_process import Entry
 from supervisor.tree import ProcessTree
@@ -145,22 +146,16 @@ def test_a_cancelled_step_ends_as_cancelled(prompt: str) -> None:
     serve(test)
 
 
-def test_a_cancel_is_in_the_pipe_before_the_signal_is_sent(tmp_path: Path) -> None:
-    found = tmp_path / "found"
-
-    async def test(bench: Bench) -> None:
-        job = bench.submit(f"notes_what_sigterm_finds {found}")
-        await bench.running(job)
-        bench.store.request_cancel(job)
-        await bench.ended(job)
-        assert b'"cancel"' in found.read_bytes()
-
-    serve(test, term_grace_s=10.0)
-
-
-def test_every_signal_is_noted_before_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cancel_is_written_and_each_signal_noted_before_it_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     order: list[str] = []
     note, terminate, kill = Journal.note, ProcessTree.terminate, ProcessTree.kill
+
+    def written(header: dict[str, Any], body: bytes = b"") -> bytes:
+        if header["type"] == "cancel":
+            order.append("wrote cancel")
+        return encode(header, body)
 
     def noted(journal: Journal, code: Code, message: str, **facts: Any) -> Any:
         if code is Code.SIGNAL_SENT:
@@ -176,11 +171,13 @@ def test_every_signal_is_noted_before_it_is_sent(monkeypatch: pytest.MonkeyPatch
         kill(tree)
 
     async def test(bench: Bench) -> None:
+        monkeypatch.setattr(channel, "encode", written)
         monkeypatch.setattr(Journal, "note", noted)
         monkeypatch.setattr(ProcessTree, "terminate", terminated)
         monkeypatch.setattr(ProcessTree, "kill", killed)
         await end(bench, "stuck_in_c")
-        assert order == ["noted SIGTERM", "sent SIGTERM", "noted SIGKILL", "sent SIGKILL"]
+        term = ["wrote cancel", "noted SIGTERM", "sent SIGTERM"]
+        assert order == [*term, "noted SIGKILL", "sent SIGKILL"]
 
     serve(test, timeout_s=0.3)
 

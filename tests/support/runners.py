@@ -153,22 +153,6 @@ def slow_exit(line: Line, seconds: str) -> None:
     time.sleep(float(seconds))
 
 
-def notes_what_sigterm_finds(line: Line, path: str) -> None:
-    """Writes down what lies unread in its socket when it is asked by signal to stop."""
-
-    def note(*_: Any) -> None:
-        try:
-            data = line.socket.recv(1 << 16, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            data = b""
-        Path(path).write_bytes(data)
-        os._exit(0)
-
-    signal.signal(signal.SIGTERM, note)
-    line.progress()
-    stay()
-
-
 def stuck_in_c(line: Line) -> None:
     """Deaf to everything but SIGKILL: signals blocked, and no Python thread runs again."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -462,7 +446,6 @@ BEHAVIOURS: dict[str, Behaviour] = {
         unstorable_log, wrong_hash, leaves_early, segfaults, dead_man, allocates_until_refused,
         fails, big, crashes_after, crashes, crashes_once_then_waits, enlarges, enlarges_after,
         wants_when, wants_two_at_once, wants_and_stays, waits_for, says_huge_numbers,
-        notes_what_sigterm_finds,
     )
 }  # fmt: skip
 
