@@ -108,6 +108,15 @@ def test_a_grandchild_in_another_session_does_not_outlive_its_step(prompt: str) 
     serve(test, exit_grace_s=0.1)
 
 
+def test_a_grandchild_that_is_deaf_to_sigterm_is_killed() -> None:
+    async def test(bench: Bench) -> None:
+        job = await end(bench, "leaves_deaf_grandchild")
+        assert bench.step(job).reason is Reason.COMPLETED
+        assert bench.signals(job) == ["SIGTERM", "SIGKILL"]
+
+    serve(test, exit_grace_s=0.1)
+
+
 def test_memory_of_a_grandchild_counts_as_the_steps_own() -> None:
     async def test(bench: Bench) -> None:
         job = bench.submit("leaves_grandchild")
@@ -203,6 +212,7 @@ def test_intent_is_on_record_before_memory_is_back() -> None:
         "garbage",
         "not_json",
         "too_long",
+        "header_too_long",
         "out_of_order",
         "unstorable_log",
         "wrong_hash",

@@ -216,7 +216,10 @@ def test_a_job_of_a_killed_worker_is_finished_by_the_next_one(
     first = start(DF_MODELS_DIR=str(tiny))
     artifacts = "SELECT item_index, s3_key FROM artifacts WHERE job_id = %s ORDER BY item_index"
     first.until(lambda: query(database_url, artifacts, job), "a first image")
+    runners = first.marked()
+    assert runners
     first.stop(signal.SIGKILL)
+    until(lambda: not first.marked(), "its runner, which works since GO, died with it")
     kept = query(database_url, artifacts, job)
 
     second = start(DF_MODELS_DIR=str(tiny))

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.entry import become_runner, leave
-from shared.frames import MAX_BODY_BYTES, PREFIX, Frame, FrameDecoder, encode
+from shared.frames import MAX_BODY_BYTES, MAX_HEADER_BYTES, PREFIX, Frame, FrameDecoder, encode
 
 FOREVER_S = 3600
 HELD_BYTES = 48 << 20
@@ -211,6 +211,14 @@ def leaves_forged_grandchild(line: Line) -> None:
     finish(line)
 
 
+def leaves_deaf_grandchild(line: Line) -> None:
+    """The same, and the grandchild does not end when it is asked to."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # inherited, and kept over exec
+    _daemon(command=["/bin/sleep", str(FOREVER_S)])
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    finish(line)
+
+
 def leaves_talker(line: Line) -> None:
     """A grandchild keeps our end of the socket open, so its end is never seen."""
     _daemon(keep_socket=True)
@@ -254,6 +262,12 @@ def not_json(line: Line) -> None:
 def too_long(line: Line) -> None:
     """A body over the bound is refused by its length, before a byte of it is read."""
     line.raw(PREFIX.pack(20, MAX_BODY_BYTES + 1))
+    stay()
+
+
+def header_too_long(line: Line) -> None:
+    """A header over the bound, likewise."""
+    line.raw(PREFIX.pack(MAX_HEADER_BYTES + 1, 0))
     stay()
 
 
@@ -446,6 +460,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
         unstorable_log, wrong_hash, leaves_early, segfaults, dead_man, allocates_until_refused,
         fails, big, crashes_after, crashes, crashes_once_then_waits, enlarges, enlarges_after,
         wants_when, wants_two_at_once, wants_and_stays, waits_for, says_huge_numbers,
+        leaves_deaf_grandchild, header_too_long,
     )
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ CARRIED = {
     "anyio", "psutil", "pynvml", "prometheus_client",
     "pydantic", "pydantic_core", "pydantic_settings", "annotated_types", "dotenv",
     "typing_extensions", "typing_inspection",
-    "pytest", "_pytest", "pluggy", "iniconfig", "pygments", "py",
+    "pytest", "_pytest", "pluggy", "iniconfig", "pygments", "py", "pytest_timeout",
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import psutil
@@ -185,15 +186,20 @@ def test_whoever_appears_after_the_kill_is_killed_too(table: Table) -> None:
     assert (1, signal.SIGKILL) in table.signals
 
 
+@pytest.mark.parametrize("end", [ProcessTree.terminate, ProcessTree.kill])
 def test_descendants_are_recorded_before_their_parents_die(
-    table: Table, monkeypatch: pytest.MonkeyPatch
+    table: Table, monkeypatch: pytest.MonkeyPatch, end: Callable[[ProcessTree], None]
 ) -> None:
     tree = ProcessTree(ROOT, OURS)
+    table.add(ROOT + 1, os.getpid(), THEIRS)
+    neighbour = ProcessTree(ROOT + 1, THEIRS)
     table.add(1, ROOT, THEIRS)  # with a stolen marker, adoption would not tell whose it is
     monkeypatch.setattr(os, "getpgid", lambda pid: pid)
     monkeypatch.setattr(os, "killpg", lambda pid, number: table.end(pid))
-    tree.kill()
-    assert (1, signal.SIGKILL) in table.signals
+    end(tree)
+    assert tree.observe() == [1]
+    assert end is ProcessTree.terminate or (1, signal.SIGKILL) in table.signals
+    assert neighbour.root not in tree.pids()
 
 
 def test_our_own_group_is_never_signalled(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
