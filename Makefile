@@ -45,7 +45,7 @@ lifecycle: $(READY) ## draw docs/lifecycle.md from the table
 	@$(BIN)/python -m supervisor.diagram
 
 test-gpu: $(READY) ## the reclaim tests on an NVIDIA GPU
-	@$(BIN)/python -m pytest tests/gpu -m gpu -s $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest tests/gpu tests/unit/test_supervisor_probes.py -m gpu -s $(PYTEST_ARGS)
 
 hostile-loop: $(READY) ## 20 rounds of runners that misbehave; JUnit files in reports/
 	@mkdir -p reports

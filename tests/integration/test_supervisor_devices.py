@@ -7,17 +7,20 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import httpx
 import pytest
-from tests.support import runners
-from tests.support.harness import Bench, serving, until
+from tests.support import nvml_helpers, runners, witnesses
+from tests.support.harness import PRESET, Bench, serving, until
 from tests.support.probes import FakeProbe, LeakyProbe, SlowProbe
 
 from shared.events import Code
 from shared.states import Reason, StepState
+from supervisor import nvml_client
 from supervisor.devices import Device, Reading
+from supervisor.gpu_probe import GpuProbe
 from supervisor.health import Health, create_app
 from supervisor.presence import told
 from supervisor.runner_process import RunnerProcess
@@ -252,6 +255,39 @@ def test_a_lost_device_takes_out_its_slot_alone_and_returns() -> None:
         await bench.in_state("free")
 
     serve(test, probe=probe, max_attempts=1, exit_grace_s=0.1)
+
+
+def test_a_gpu_that_hangs_takes_out_its_slot_alone_and_returns(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DREAMFORGE_RUNNER_HANGS", str(tmp_path))
+    monkeypatch.setattr(nvml_client, "CALL_S", 1.0)
+    probe = GpuProbe(
+        f"test:{uuid4()}",
+        entry=nvml_helpers.hangs_while_told,
+        witness_entry=witnesses.cannot,
+    )
+
+    async def test(bench: Bench) -> None:
+        job = bench.submit("polite")
+        await bench.running(job)
+        (held,) = [slot for slot in bench.slots if slot.state == "held"]
+        monkeypatch.setattr(nvml_client, "START_S", 3.0)
+        (tmp_path / held.id).touch()
+        await until(lambda: held.state == "lost", lambda: held.state)
+        await bench.ended(job)
+        error = (bench.step(job).error or {})["details"]["last_error"]
+        assert error["code"] == Reason.GPU_UNHEALTHY
+        other = bench.submit("quick")
+        assert (await bench.ended(other)).state is StepState.SUCCEEDED
+        assert held.state == "lost"
+        (tmp_path / held.id).unlink()
+        await bench.in_state("free")
+
+    try:
+        serve(test, probe=probe, preset=PRESET | {"device": "cuda"}, max_attempts=1)
+    finally:
+        anyio.run(probe.close)
 
 
 def test_a_runner_that_died_with_its_device_is_the_devices_fault() -> None:

@@ -132,16 +132,23 @@ def idle_mps(connection: Connection, parent_pid: int) -> None:
 
 
 def loses_a(connection: Connection, parent_pid: int) -> None:
-    """Two GPUs, the first off the bus, until the file in DREAMFORGE_RUNNER_BACK exists."""
+    """Two GPUs, the first off the bus."""
 
     def answer(request: Answer) -> Answer:
-        back = Path(os.environ.get("DREAMFORGE_RUNNER_BACK", "/nowhere")).exists()
-        first = _gpu("GPU-a") if back else {"uuid": "GPU-a", "lost": "GPU is lost"}
-        if listing := _listing(request, [first, _gpu("GPU-b")]):
+        first = {"uuid": "GPU-a", "lost": "GPU is lost"}
+        return _listing(request, [first, _gpu("GPU-b")]) or _reading(0)
+
+    _serve(connection, parent_pid, answer)
+
+
+def hangs_while_told(connection: Connection, parent_pid: int) -> None:
+    """Two GPUs; a question about one is not answered while there is a file of its name."""
+    folder = Path(os.environ["DREAMFORGE_RUNNER_HANGS"])
+
+    def answer(request: Answer) -> Answer | None:
+        if listing := _listing(request, [_gpu("GPU-a"), _gpu("GPU-b")]):
             return listing
-        if request["uuid"] == "GPU-a" and not back:
-            return {"error": "lost", "message": "GPU is lost"}
-        return _reading(0)
+        return None if (folder / request["uuid"]).exists() else _reading(0)
 
     _serve(connection, parent_pid, answer)
 

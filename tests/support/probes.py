@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import anyio
+
 from supervisor.cpu_probe import CpuProbe
 from supervisor.devices import Device, DeviceLost, Reading
 from supervisor.tree import ProcessTree
@@ -77,3 +79,33 @@ class SlowProbe(LeakyProbe):
             if self._readings == 0:
                 self.release()
         return now
+
+
+class HangingProbe(FakeProbe):
+    """A device in `hanging` never answers, so its reading takes the whole of its bound."""
+
+    def __init__(self, slots: int = 1, bound_s: float = 0.2) -> None:
+        super().__init__(slots)
+        self.hanging: set[str] = set()
+        self._bound_s = bound_s
+
+    async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
+        if device.id in self.hanging:
+            with anyio.move_on_after(self._bound_s, shield=True):
+                await anyio.sleep_forever()
+            raise DeviceLost(f"{device.id} did not answer within {self._bound_s:g} s")
+        return await super().read(device, tree)
+
+
+class LostProbe(FakeProbe):
+    """Lists its devices, and none of them answers."""
+
+    async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
+        raise DeviceLost(f"{device.id} is lost")
+
+
+class AbsentProbe(FakeProbe):
+    """There is nothing to ask: no driver, or not the one that belongs to the library."""
+
+    async def devices(self) -> list[Device]:
+        raise DeviceLost("no driver")

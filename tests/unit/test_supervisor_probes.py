@@ -7,14 +7,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import pytest
 from tests.support import nvml_helpers, witnesses
-from tests.support.probes import FakeProbe, LeakyProbe, SlowProbe
+from tests.support.probes import (
+    AbsentProbe,
+    FakeProbe,
+    HangingProbe,
+    LeakyProbe,
+    LostProbe,
+    SlowProbe,
+)
 
-from supervisor import nvml_client
+from supervisor import gpu_probe, nvml_client
 from supervisor.cpu_probe import CpuProbe
 from supervisor.devices import Device, DeviceLost, DeviceProbe
 from supervisor.gpu_probe import GpuProbe, MpsRefused
@@ -36,26 +46,82 @@ def with_probe(probe: DeviceProbe, test: Callable[[DeviceProbe], Awaitable[None]
     anyio.run(main)
 
 
-MAKERS: list[Callable[[], DeviceProbe]] = [
-    lambda: CpuProbe(2),
-    lambda: FakeProbe(2),
-    lambda: LeakyProbe(2),
-    lambda: SlowProbe(2),
-    lambda: nvml(nvml_helpers.healthy),
-]
+def hanging() -> DeviceProbe:
+    probe = HangingProbe(2)
+    probe.hanging.update(("cpu-0", "cpu-1"))
+    return probe
 
 
-@pytest.fixture(params=MAKERS, ids=["cpu", "fake", "leaky", "slow", "nvml"])
+SOUND = {
+    "cpu": lambda: CpuProbe(2),
+    "fake": lambda: FakeProbe(2),
+    "leaky": lambda: LeakyProbe(2),
+    "slow": lambda: SlowProbe(2),
+    "nvml": lambda: nvml(nvml_helpers.healthy),
+}
+BROKEN = {
+    "lost": lambda: LostProbe(2),
+    "absent": lambda: AbsentProbe(2),
+    "hangs": hanging,
+    "nvml-lost": lambda: nvml(nvml_helpers.lost),
+    "nvml-hangs": lambda: nvml(nvml_helpers.hangs),
+    "nvml-one-hangs": lambda: nvml(nvml_helpers.hangs_for_a),
+    "nvml-dies": lambda: nvml(nvml_helpers.dies),
+    "nvml-mps": lambda: nvml(nvml_helpers.under_mps),
+}
+ON_A_GPU = pytest.param(
+    lambda: GpuProbe(f"test:{uuid4()}"),
+    id="gpu",
+    marks=[
+        pytest.mark.gpu,
+        pytest.mark.skipif(
+            not Path("/proc/driver/nvidia/version").exists(),
+            reason="no NVIDIA driver on this machine",
+        ),
+    ],
+)
+
+
+@pytest.fixture(params=[*(pytest.param(make, id=name) for name, make in SOUND.items()), ON_A_GPU])
 def probe(request: pytest.FixtureRequest) -> DeviceProbe:
     made: DeviceProbe = request.param()
     return made
 
 
+@pytest.fixture(
+    params=[
+        *(pytest.param(make, id=name) for name, make in (SOUND | BROKEN).items()),
+        ON_A_GPU,
+    ]
+)
+def any_probe(request: pytest.FixtureRequest) -> DeviceProbe:
+    made: DeviceProbe = request.param()
+    return made
+
+
+def test_every_call_ends_within_its_bound_and_says_lost_if_it_must(
+    monkeypatch: pytest.MonkeyPatch, any_probe: DeviceProbe
+) -> None:
+    # Long enough for a helper to start on a machine that is busy.
+    monkeypatch.setattr(nvml_client, "START_S", 5.0)
+    bound_s = nvml_client.START_S + nvml_client.END_S
+
+    async def test(probe: DeviceProbe) -> None:
+        found: list[Device] = []
+        with anyio.fail_after(2 * bound_s + gpu_probe.WITNESS_S), suppress(DeviceLost):
+            found = await probe.devices()
+        for device in found or [gpu()]:
+            with anyio.fail_after(bound_s + 1), suppress(DeviceLost):
+                await probe.read(device, None)
+
+    with_probe(any_probe, test)
+
+
 def test_devices_have_ids_of_their_own_and_are_the_same_each_time(probe: DeviceProbe) -> None:
     async def test(probe: DeviceProbe) -> None:
         found = await probe.devices()
-        assert len({device.id for device in found}) == len(found) == 2
-        assert [device.index for device in found] == [0, 1]
+        assert len({device.id for device in found}) == len(found) >= 1
+        assert [device.index for device in found] == list(range(len(found)))
         assert await probe.devices() == found
 
     with_probe(probe, test)
