@@ -28,7 +28,7 @@ def main(connection: Connection, parent_pid: int) -> None:
     become_runner(parent_pid)
     with socket.socket(fileno=connection.fileno()) as sock:
         try:
-            _hold()
+            hold_context()
         except (OSError, AttributeError, CudaError) as error:
             sock.sendall(encode({"error": str(error)}))
         else:
@@ -37,7 +37,7 @@ def main(connection: Connection, parent_pid: int) -> None:
     leave(0)
 
 
-def _hold() -> None:
+def hold_context() -> None:
     """`CUDA_VISIBLE_DEVICES` has been set to one UUID, so device 0 is the one that is meant."""
     cuda = ctypes.CDLL(_LIBRARY)
     device, context = ctypes.c_int(), ctypes.c_void_p()

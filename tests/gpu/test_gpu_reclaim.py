@@ -19,13 +19,12 @@ from uuid import uuid4
 import anyio
 import pytest
 from tests.support import cuda_runners
-from tests.support.harness import PRESET, Bench, serving, until
+from tests.support.harness import Bench, serving, until
+from tests.support.places import CUDA_PRESET, OneGpu
 
 from shared.events import Code
 from shared.states import Reason, StepState
-from supervisor.devices import Device, Reading
-from supervisor.gpu_probe import EPSILON_BYTES, GpuProbe
-from supervisor.tree import ProcessTree
+from supervisor.gpu_probe import EPSILON_BYTES
 
 NO_DRIVER = not Path("/proc/driver/nvidia/version").exists()
 
@@ -34,27 +33,6 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif(NO_DRIVER, reason="no NVIDIA driver on this machine"),
 ]
-
-CUDA_PRESET = PRESET | {"name": "gpu-test", "device": "cuda"}
-
-
-class OneGpu(GpuProbe):
-    """The first GPU alone, and a hand that can make it look full."""
-
-    extra_bytes = 0
-
-    async def devices(self) -> list[Device]:
-        return (await super().devices())[:1]
-
-    async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
-        now = await super().read(device, tree)
-        return Reading(
-            total_bytes=now.total_bytes,
-            used_bytes=now.used_bytes + self.extra_bytes,
-            free_bytes=now.free_bytes,
-            reserved_bytes=now.reserved_bytes,
-            holders=now.holders,
-        )
 
 
 def serve(test: Callable[[Bench, OneGpu], Awaitable[None]], **options: Any) -> None:

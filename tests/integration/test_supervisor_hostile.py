@@ -15,6 +15,7 @@ import anyio
 import pytest
 from tests.support import runners
 from tests.support.harness import Bench, serving, until
+from tests.support.places import CPU
 
 from shared.events import Code
 from shared.frames import encode
@@ -24,16 +25,26 @@ from supervisor.journal import Journal
 from supervisor.runner_process import Entry
 from supervisor.tree import ProcessTree
 
+PLACE = CPU  # `tests/gpu/test_gpu_hostile.py` puts another one here
+
 
 def serve(
-    test: Callable[[Bench], Awaitable[None]], entry: Entry = runners.main, **options: Any
+    test: Callable[[Bench], Awaitable[None]], entry: Entry | None = None, **options: Any
 ) -> None:
     """Run a test against a supervisor whose step is not tried again, unless the options say so."""
+    options = {"max_attempts": 1, "max_losses": 1} | PLACE.options | options
+    if "timeout_s" in options:
+        options["timeout_s"] += PLACE.begin_s
 
     async def main() -> None:
-        async with serving(entry, **({"max_attempts": 1, "max_losses": 1} | options)) as bench:
-            await bench.in_state("free")
-            await test(bench)
+        probe = None if PLACE.probe is None else PLACE.probe()
+        try:
+            async with serving(entry or PLACE.entry, probe=probe, **options) as bench:
+                await bench.in_state("free")
+                await test(bench)
+        finally:
+            if probe is not None:
+                await probe.close()
 
     anyio.run(main)
 
@@ -44,9 +55,11 @@ async def end(bench: Bench, prompt: str, **work: Any) -> Any:
     await bench.ended(job)
     await bench.in_state("free")
     figures = bench.payload(job, Code.STEP_FINISH)
-    assert figures["gpu_mem_used_before"] == 0
-    assert figures["gpu_mem_used_after"] == 0
-    assert figures["peak_gpu_mem_used"] > 0
+    before = figures["gpu_mem_used_before"]
+    assert before == 0 or PLACE.shared
+    assert figures["gpu_mem_used_after"] <= before + PLACE.epsilon_bytes
+    assert figures["peak_gpu_mem_used"] > 0 or PLACE.shared
+    assert figures["peak_gpu_mem_used"] >= before
     assert figures["reclaim_seconds"] >= 0
     assert figures["signals"] == bench.signals(job)
     assert dict(bench.events(job, Code.GPU_MEM)[-1].payload or {}).items() <= {
@@ -162,7 +175,7 @@ def test_the_cancel_is_written_and_each_signal_noted_before_it_is_sent(
     note, terminate, kill = Journal.note, ProcessTree.terminate, ProcessTree.kill
 
     def written(header: dict[str, Any], body: bytes = b"") -> bytes:
-        if header["type"] == "cancel":
+        if header.get("type") == "cancel":
             order.append("wrote cancel")
         return encode(header, body)
 

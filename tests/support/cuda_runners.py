@@ -6,9 +6,10 @@ import os
 import signal
 from multiprocessing.connection import Connection
 
-from tests.support.runners import Line, finish, polite, stay
+from tests.support.runners import Line, behave, finish, polite, stay
 
 from runner.entry import become_runner, leave
+from supervisor.witness import hold_context
 
 HELD_BYTES = 512 << 20
 # Long enough to be found there by any test, and over by itself some time later.
@@ -24,6 +25,17 @@ def main(connection: Connection, parent_pid: int) -> None:
     line.ready()
     line.until_go()
     BEHAVIOURS[line.params["prompt"]](line)
+    leave(0)
+
+
+def with_context(connection: Connection, parent_pid: int) -> None:
+    """READY, GO, a context on the device without torch, then a behaviour of the CPU suite."""
+    become_runner(parent_pid)
+    line = Line(connection)
+    line.ready()
+    line.until_go()
+    hold_context()
+    behave(line)
     leave(0)
 
 

@@ -106,10 +106,14 @@ def main(connection: Connection, parent_pid: int) -> None:
     line = _begin(connection, parent_pid)
     line.ready()
     line.until_go()
-    # An upscale step has no prompt. There the name of its preset says what to do.
+    behave(line)
+    leave(0)
+
+
+def behave(line: Line) -> None:
+    """What the step's prompt says; one that upscales has none, and its preset's name says it."""
     words = line.params.get("prompt", line.spec["preset"]["name"]).split()
     BEHAVIOURS[words[0]](line, *words[1:])
-    leave(0)
 
 
 def _begin(connection: Connection, parent_pid: int) -> Line:

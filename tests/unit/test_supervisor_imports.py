@@ -20,9 +20,10 @@ CARRIED = {
 }  # fmt: skip
 
 
-def test_the_reclaim_tests_need_only_what_can_be_carried_to_a_gpu() -> None:
+@pytest.mark.parametrize("module", ["tests.gpu.test_gpu_reclaim", "tests.gpu.test_gpu_hostile"])
+def test_the_reclaim_tests_need_only_what_can_be_carried_to_a_gpu(module: str) -> None:
     script = (
-        "import json, sys, tests.gpu.test_gpu_reclaim;"
+        f"import json, sys, {module};"
         "print(json.dumps({n.partition('.')[0]: m.__file__ for n, m in sys.modules.items()"
         " if 'site-packages' in (getattr(m, '__file__', None) or '')}))"
     )
