@@ -47,14 +47,16 @@ lifecycle: $(READY) ## draw docs/lifecycle.md from the table
 test-gpu: $(READY) ## the reclaim tests on an NVIDIA GPU
 	@$(BIN)/python -m pytest tests/gpu tests/unit/test_supervisor_probes.py -m gpu -s $(PYTEST_ARGS)
 
-hostile-loop: $(READY) ## 20 rounds of runners that misbehave; JUnit files in reports/
-	@mkdir -p reports
-	@for round in $$(seq 1 20); do \
-	  $(BIN)/python -m pytest -q -p no:cacheprovider --junitxml=reports/hostile-$$round.xml \
-	    tests/integration/test_supervisor_hostile.py tests/integration/test_supervisor_ownership.py \
-	    tests/integration/test_supervisor_devices.py || failed="$$failed $$round"; \
-	done; \
-	if [ -n "$$failed" ]; then echo "rounds that failed:$$failed"; exit 1; fi; echo "20 of 20 rounds passed"
+ROUNDS ?= 20
+HOSTILE := $(addprefix tests/integration/test_supervisor_,$(addsuffix .py,\
+           hostile ownership devices contained inputs worker))
+
+hostile-loop: $(READY) ## 20 rounds (ROUNDS) of runners that misbehave; what differed, JUnit files in reports/
+	@mkdir -p reports && rm -f reports/hostile-*.xml
+	@for round in $$(seq 1 $(ROUNDS)); do \
+	  $(BIN)/python -m pytest -q -p no:cacheprovider --junitxml=reports/hostile-$$round.xml $(HOSTILE) || true; \
+	done
+	@PYTHONPATH=. $(BIN)/python -m tests.support.rounds $(ROUNDS) reports/hostile-*.xml
 
 crash-matrix: $(READY) ## kill every part at every point of a job's way; a table of outcomes (6 minutes)
 	@$(BIN)/python -m pytest -q -m "" tests/integration/test_crash_matrix.py \
