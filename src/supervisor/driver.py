@@ -25,12 +25,12 @@ import math
 import anyio
 from anyio.abc import TaskGroup
 
-from shared.claims import Claim, Stale
-from shared.errors import InfraUnavailable
+from shared.claims import Claim
 from shared.events import Code
 from shared.messages import Cancel, Go, Lease, RunSpec
 from shared.states import Reason, StepState
 from supervisor.account import Account
+from supervisor.commit_running import commit_running
 from supervisor.conversation import Conversation
 from supervisor.device_watch import DeviceWatch
 from supervisor.fence import Fence
@@ -50,7 +50,6 @@ from supervisor.verdict import write_verdict
 
 log = logging.getLogger(__name__)
 
-_RETRY_S = 0.5
 _RUNNER_MAY_LIVE = (StepState.LEASED, StepState.RUNNING, StepState.STOPPING)
 
 # A fact, and for a timer the generation that it was armed in.
@@ -360,44 +359,7 @@ class StepDriver:
             self.post(Kind.VRAM_WAIT_OVER)
 
     async def _commit_running(self) -> None:
-        """Store that the step runs, then allow GO: in this order, and only with time to spare."""
-        device = self._slot.device
-        before = await self._device.look()
-        if before is None:
-            self.post(Kind.FAILURE)
-            return
-        await self._journal.flush()
-        start = self._journal.event(
-            Code.STEP_START,
-            f"step {self.claim.name} starts on {device.id}",
-            step=self.claim.name,
-            attempt=self.claim.attempt + 1,
-            slot=device.id,
-            device=device.name,
-            gpu_mem_used_before=before.used_bytes,
-        )
-        memory = self._journal.event(
-            Code.GPU_MEM,
-            f"memory of {device.id} before the step",
-            level="DEBUG",
-            at="start",
-            slot=device.id,
-            gpu_mem_used_before=before.used_bytes,
-            gpu_mem_free=before.free_bytes,
-            gpu_mem_total=before.total_bytes,
-        )
-        while True:
-            try:
-                await self._host.store.commit_running(self.claim, [start, memory])
-            except Stale:
-                self.post(Kind.LEASE_GONE)
-            except InfraUnavailable as error:
-                log.warning("cannot start yet: %s", error.message, extra=self._journal.fields)
-                await anyio.sleep(_RETRY_S)
-                continue
-            else:
-                self.post(Kind.RUNNING_COMMITTED if self._fence.holds else Kind.LEASE_GONE)
-            return
+        self.post(await commit_running(self._try, self._device, self._fence))
 
     async def _await_gone(self) -> None:
         """Wait for the whole tree, then hand over the classification."""

@@ -1,0 +1,64 @@
+"""Writes down that a step runs, once, and only then is GO allowed, if there is time to spare."""
+
+from __future__ import annotations
+
+import logging
+
+import anyio
+
+from shared.claims import Stale
+from shared.errors import InfraUnavailable
+from shared.events import Code, NewEvent
+from supervisor.device_watch import DeviceWatch
+from supervisor.devices import Reading
+from supervisor.fence import Fence
+from supervisor.host import Try
+from supervisor.lifecycle import Kind
+
+log = logging.getLogger(__name__)
+
+_RETRY_S = 0.5
+
+
+async def commit_running(owned: Try, device: DeviceWatch, fence: Fence) -> Kind:
+    """Commit `running` with what the device holds before the step; return what came of it."""
+    before = await device.look()
+    if before is None:
+        return Kind.FAILURE
+    await owned.journal.flush()
+    events = _events(owned, before)
+    while True:
+        try:
+            await owned.host.store.commit_running(owned.claim, events)
+        except Stale:
+            return Kind.LEASE_GONE
+        except InfraUnavailable as error:
+            log.warning("cannot start yet: %s", error.message, extra=owned.journal.fields)
+            await anyio.sleep(_RETRY_S)
+        else:
+            return Kind.RUNNING_COMMITTED if fence.holds else Kind.LEASE_GONE
+
+
+def _events(owned: Try, before: Reading) -> list[NewEvent]:
+    claim, device, journal = owned.claim, owned.slot.device, owned.journal
+    return [
+        journal.event(
+            Code.STEP_START,
+            f"step {claim.name} starts on {device.id}",
+            step=claim.name,
+            attempt=claim.attempt + 1,
+            slot=device.id,
+            device=device.name,
+            gpu_mem_used_before=before.used_bytes,
+        ),
+        journal.event(
+            Code.GPU_MEM,
+            f"memory of {device.id} before the step",
+            level="DEBUG",
+            at="start",
+            slot=device.id,
+            gpu_mem_used_before=before.used_bytes,
+            gpu_mem_free=before.free_bytes,
+            gpu_mem_total=before.total_bytes,
+        ),
+    ]
