@@ -75,6 +75,9 @@ class Supervisor:
         self._spool = Spool(settings.spool_bytes)
         self._drivers: set[StepDriver] = set()
         self._unheard_until = 0.0  # boot time until which a claim without an answer may turn up
+        self._abandoned: set[tuple[UUID, int]] = (
+            set()
+        )  # claims whose driver failed, by step and epoch
         self._bell = anyio.Event()
         self._draining = anyio.Event()
         self._keeper = SlotKeeper(
@@ -190,7 +193,7 @@ class Supervisor:
         """Nobody drives a claim whose answer was lost, and until its lease ends nobody else may."""
         if boottime() > self._unheard_until:
             return
-        known = {(driver.claim.step_id, driver.claim.epoch) for driver in self._drivers}
+        known = self._abandoned | {_claimed(driver) for driver in self._drivers}
         try:
             count = await self._ports.store.give_back(self.worker_id, known)
         except InfraUnavailable:
@@ -205,6 +208,7 @@ class Supervisor:
             # One step's trouble, whatever it is. Its slot is proven before it is used again, and
             # the step itself comes back through the sweeper when its lease ends.
             log.exception("the driver of step %s failed", driver.claim.step_id)
+            self._abandoned.add(_claimed(driver))
             driver.abandon()
         finally:
             # Not by step: one that went back to the queue may be ours again already.
@@ -249,6 +253,10 @@ class Supervisor:
     async def _read_gauges(self) -> None:
         self._metrics.spool_bytes.set(self._spool.used_bytes)
         await self._keeper.read_gauges()
+
+
+def _claimed(driver: StepDriver) -> tuple[UUID, int]:
+    return driver.claim.step_id, driver.claim.epoch
 
 
 async def every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:

@@ -157,9 +157,7 @@ class SupervisorThread:
             try:
                 devices = await find_devices(probe)
                 locks = [own, *lock_devices(settings, devices, held)]
-                await self._supervise(
-                    worker_id, database, objects, probe, devices, locks, orphans
-                )
+                await self._supervise(worker_id, database, objects, probe, devices, locks, orphans)
             finally:
                 with anyio.CancelScope(shield=True):
                     await probe.close()
