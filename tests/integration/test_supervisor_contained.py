@@ -189,7 +189,7 @@ def test_a_supervisor_that_fails_leaves_no_process(monkeypatch: pytest.MonkeyPat
             await bench.in_state("free")
             for job in [bench.submit("forks 4"), bench.submit("polite")]:
                 await bench.running(job)
-            assert len(bench.processes()) == 1 + 2 * 4 + 1
+            await until(lambda: len(bench.processes()) == 1 + 2 * 4 + 1, "all have forked")
 
             async def unforeseen(worker_id: UUID) -> set[UUID]:
                 raise Unforeseen
