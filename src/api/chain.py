@@ -1,7 +1,9 @@
 """`chain.upscale`: the second step of a job, with everything pinned, or a refusal.
 
-It runs where the first one ran: same preset, device, queue and time limit. `resample` loads no
-model, so it needs none of the device's memory on a GPU, and on a CPU what the process itself takes.
+It runs where the first one ran: same preset, device, queue and time limit. How large its pictures
+may be is a limit of its own: what works in pieces has room for far more than could be generated.
+`resample` loads no model, so it needs none of the device's memory on a GPU, and on a CPU what the
+process itself takes.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def upscale_step(
     if asked is None:
         return None
     assert (upscaler is None) == (asked.impl == RESAMPLE), "chosen by api.upscaler_choice"
-    _check_pixels(asked, params, preset)
+    _check_pixels(asked, params, preset, upscaler)
     return NewStep(
         id=uuid4(),
         name=NAME,
@@ -80,15 +82,23 @@ def _params(asked: Upscale, params: GenerateParams, upscaler: Model | None) -> E
     )
 
 
-def _check_pixels(asked: Upscale, params: GenerateParams, preset: Preset) -> None:
-    width, height = params.width * asked.scale, params.height * asked.scale
-    if width * height > preset.max_pixels:
-        raise InvalidInput(
-            f"chain.upscale.scale: {width}x{height} are {width * height} pixels, more than preset "
-            f"{preset.name!r} allows, {preset.max_pixels}",
-            field="chain.upscale.scale",
-            maximum_pixels=preset.max_pixels,
-        )
+def _check_pixels(
+    asked: Upscale, params: GenerateParams, preset: Preset, upscaler: Model | None
+) -> None:
+    """What was asked for, and what an upscaler for another scale makes on the way to it."""
+    limits: list[tuple[int, str, int]] = [(asked.scale, "", preset.max_pixels_for(None))]
+    if upscaler is not None:
+        by = f"by {upscaler.name} "
+        limits.append((scale_of(upscaler), by, preset.max_pixels_for(upscaler.kind)))
+    for scale, by, limit in limits:
+        width, height = params.width * scale, params.height * scale
+        if width * height > limit:
+            raise InvalidInput(
+                f"chain.upscale.scale: {width}x{height} {by}are {width * height} pixels, more "
+                f"than preset {preset.name!r} allows, {limit}",
+                field="chain.upscale.scale",
+                maximum_pixels=limit,
+            )
 
 
 def _check_input(params: GenerateParams, upscaler: Model) -> None:

@@ -67,7 +67,7 @@ def plan_job(
     params = _generate_params(body, model, settings)
     name = body.preset or model.descriptor.get("default_preset") or DEFAULT_PRESET
     chosen = preset(name, settings.presets_dir)
-    _check_preset(params, chosen)
+    _check_preset(params, chosen, model)
     step = NewStep(
         id=uuid4(),
         name="generate",
@@ -236,14 +236,13 @@ def _finding(error: ValidationError) -> dict[str, Any]:
     return {"field": field, "message": message, rule: value}
 
 
-def _check_preset(params: GenerateParams, chosen: Preset) -> None:
-    pixels = params.width * params.height
-    if pixels > chosen.max_pixels:
+def _check_preset(params: GenerateParams, chosen: Preset, model: Model) -> None:
+    pixels, limit = params.width * params.height, chosen.max_pixels_for(model.kind)
+    if pixels > limit:
         raise InvalidInput(
-            f"width, height: {pixels} pixels are more than preset {chosen.name!r} allows, "
-            f"{chosen.max_pixels}",
+            f"width, height: {pixels} pixels are more than preset {chosen.name!r} allows, {limit}",
             field="width",
-            maximum_pixels=chosen.max_pixels,
+            maximum_pixels=limit,
         )
     if params.steps > chosen.max_steps:
         raise InvalidInput(

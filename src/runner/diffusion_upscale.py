@@ -12,7 +12,7 @@ import diffusers
 import torch
 from PIL.Image import Image
 
-from runner.pipelines import DTYPES, PLACES, quiet
+from runner.pipelines import DTYPES, PLACES, quiet, tile
 from runner.resample import resampled
 from runner.upscaler import OnStep
 from shared.messages import DiffusionParams, InputSpec, ModelSpec, PresetSpec
@@ -37,6 +37,8 @@ class Diffusion:
             local_files_only=True,
         )
         self._pipeline.set_progress_bar_config(disable=True)
+        if preset.vae_tiling:
+            tile(self._pipeline)
         PLACES[preset.offload](self._pipeline, preset.device)
 
     def enlarge(self, image: Image, given: InputSpec, on_step: OnStep) -> Image:

@@ -161,12 +161,12 @@ def load(
     pipeline.set_progress_bar_config(disable=True)
     if scheduler is not None:
         replace_scheduler(pipeline, scheduler)
-    tiled = preset.vae_tiling and _tile(pipeline)
+    tiled = preset.vae_tiling and tile(pipeline)
     PLACES[preset.offload](pipeline, preset.device)
     return TextToImage(pipeline, family, scheduler, tiled=tiled)
 
 
-def _tile(pipeline: Any) -> bool:
+def tile(pipeline: Any) -> bool:
     """Decode large pictures in tiles, where the pipeline has a VAE that can; say whether."""
     vae: Any = getattr(pipeline, "vae", None)
     if not hasattr(vae, "use_tiling"):  # then `enable_tiling` is missing, or only raises

@@ -21,9 +21,25 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from shared.errors import InvalidInput
 from shared.messages import Attention, Dtype, Offload, PresetSpec
-from shared.model_schema import Kind, Name
+from shared.model_schema import UPSCALING_OF, Kind, Name
 
 SUFFIX = ".toml"
+
+# The side of the tiles that a kind's VAE decodes in, pixels: the size it was trained at. An `auto`
+# pipeline has tiles of its own, or none, so its pictures count as decoded whole.
+TILE_SIDE: dict[Kind, int] = {
+    "sd": 512,
+    "sdxl": 1024,
+    "sd3": 1024,
+    "flux": 1024,
+    "sd_upscale": 256,
+    "sd_latent_upscale": 512,
+}
+# Of a decoded picture: its tiles, which overlap by a quarter, the rows made of them, the whole and
+# the steps to eight bits; three colours in float32 each time.
+PICTURE_BYTES_PER_PIXEL = 80
+# The largest VAE of the known kinds, in half precision and once more in float32.
+VAE_BYTES = 500_000_000
 
 
 class PresetError(ValueError):
@@ -36,16 +52,21 @@ class Part(BaseModel):
 
 
 class KindNeed(Part):
-    """What models of one kind need of the device: base + bytes per pixel of the picture.
+    """What models of one kind need of the device, and how large a picture may be.
 
     `base_bytes` is what the size of the picture does not change: weights, the device's context.
-    A kind may need another dtype or offload mode than the rest of its preset.
+    `bytes_per_pixel` is added while sampling and `decode_bytes_per_pixel` while the VAE decodes;
+    they come one after the other, so the larger sum counts. Without the latter, the former is
+    taken for both. A kind may differ from the rest of its preset in what has a default here.
     """
 
     base_bytes: int = Field(ge=0)
     bytes_per_pixel: int = Field(ge=0)
+    decode_bytes_per_pixel: int = Field(default=0, ge=0)
+    max_pixels: int | None = Field(default=None, gt=0)
     dtype: Dtype | None = None
     offload: Offload | None = None
+    vae_tiling: bool | None = None
 
 
 class Preset(Part):
@@ -62,8 +83,13 @@ class Preset(Part):
     attention: Attention = "auto"
     vae_tiling: bool = False
     timeout_s: float = Field(gt=0)
+    # Of a picture that is generated, and of one that is enlarged (as many if nothing is said):
+    # an upscaler works in tiles and leaves the result on the host, so it can make far larger ones.
     max_pixels: int = Field(gt=0)
+    max_output_pixels: int | None = Field(default=None, gt=0)
     max_steps: int = Field(gt=0)
+    # Of the device's context and its libraries; on a CPU, of torch and Python.
+    overhead_bytes: int = Field(default=1_000_000_000, ge=0)
     kinds: dict[Kind, KindNeed]
 
     @model_validator(mode="after")
@@ -87,18 +113,36 @@ class Preset(Part):
             threads=self.threads,
             offload=need.offload or self.offload,
             attention=self.attention,
-            vae_tiling=self.vae_tiling,
+            vae_tiling=self.vae_tiling if need.vae_tiling is None else need.vae_tiling,
         )
 
     def pinned(self, kind: str | None) -> dict[str, Any]:
         """What is stored on a step: what its runner gets, and the limits that it was checked by."""
-        limits = self.model_dump(mode="json", include={"timeout_s", "max_pixels", "max_steps"})
+        limits = self.model_dump(mode="json", include={"timeout_s", "max_steps"})
+        limits["max_pixels"] = self.max_pixels_for(kind)
         return self.for_runner(kind).model_dump(mode="json") | limits
+
+    def max_pixels_for(self, kind: str | None) -> int:
+        """The most pixels that a model of `kind` may make; None is enlarging without a model."""
+        if kind is not None and (own := self._need(kind).max_pixels) is not None:
+            return own
+        if kind is None or kind in UPSCALING_OF:
+            return self.max_output_pixels or self.max_pixels
+        return self.max_pixels
 
     def vram_for(self, kind: str, pixels: int) -> int:
         """Bytes of device memory for a picture of so many pixels by a model of `kind`."""
-        need = self._need(kind)
-        return need.base_bytes + need.bytes_per_pixel * pixels
+        need, spec = self._need(kind), self.for_runner(kind)
+        sampling = need.base_bytes + need.bytes_per_pixel * pixels
+        if need.decode_bytes_per_pixel == 0:
+            return sampling
+        # Where parts take turns on the device, the VAE has it for itself.
+        offloaded = self.overhead_bytes + VAE_BYTES
+        held = need.base_bytes if spec.offload == "none" else offloaded
+        side = next((side for name, side in TILE_SIDE.items() if name == kind), None)
+        at_once = min(pixels, side * side) if spec.vae_tiling and side is not None else pixels
+        decoding = need.decode_bytes_per_pixel * at_once + PICTURE_BYTES_PER_PIXEL * pixels
+        return max(sampling, held + decoding)
 
     def _need(self, kind: str) -> KindNeed:
         for name, need in self.kinds.items():

@@ -175,7 +175,7 @@ def describe_folder(
             "checkpoint_sha256": checkpoint_hash(files),
             "defaults": defaults
             or {"width": side, "height": side, "steps": steps, "guidance": guidance},
-            "limits": limits or _limits(side, MULTIPLE_OF[kind]),
+            "limits": limits or _limits(kind, side),
             "capabilities": ("upscale",) if scale else ("generate",),
             "scale": scale,
             "default_preset": default_preset,
@@ -288,8 +288,14 @@ def _native_side(folder: Path, kind: Kind) -> int:
     return side
 
 
-def _limits(side: int, multiple: int) -> dict[str, Any]:
-    """A quarter to four times the native side: beyond that no model draws anything but texture."""
-    low = max(MIN_SIDE, side // 4 // multiple * multiple)
-    span = {"min": low, "max": min(MAX_SIDE, side * 4)}
+def _limits(kind: Kind, side: int) -> dict[str, Any]:
+    """A quarter to four times the native side: beyond that no model draws anything but texture.
+
+    A GAN sees a picture in tiles, so that to it every size is the same.
+    """
+    multiple = MULTIPLE_OF[kind]
+    low, high = max(MIN_SIDE, side // 4 // multiple * multiple), min(MAX_SIDE, side * 4)
+    span = {"min": low, "max": high}
+    if kind == "esrgan":
+        span = {"min": MIN_SIDE, "max": MAX_SIDE}
     return {"width": span, "height": span}

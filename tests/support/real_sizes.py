@@ -138,12 +138,76 @@ def _flux() -> Parts:
     }
 
 
+def _sd_upscale() -> Parts:
+    return {
+        "unet": diffusers.UNet2DConditionModel(
+            sample_size=128,
+            in_channels=7,
+            out_channels=4,
+            block_out_channels=(256, 512, 512, 1024),
+            down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 3,
+            up_block_types=("CrossAttnUpBlock2D",) * 3 + ("UpBlock2D",),
+            attention_head_dim=8,
+            cross_attention_dim=1024,
+            only_cross_attention=(True, True, True, False),
+            num_class_embeds=1000,
+            use_linear_projection=True,
+        ),
+        "text_encoder": CLIPTextModel(
+            CLIPTextConfig(
+                hidden_size=1024,
+                intermediate_size=4096,
+                num_hidden_layers=23,
+                num_attention_heads=16,
+                hidden_act="gelu",
+            )
+        ),
+        "vae": diffusers.AutoencoderKL(
+            block_out_channels=(128, 256, 512),
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            latent_channels=4,
+            layers_per_block=2,
+            sample_size=256,
+        ),
+    }
+
+
+def _sd_latent_upscale() -> Parts:
+    return {
+        "unet": diffusers.UNet2DConditionModel(
+            sample_size=128,
+            act_fn="gelu",
+            attention_head_dim=64,
+            norm_num_groups=None,
+            block_out_channels=(384, 384, 768, 768),
+            layers_per_block=4,
+            time_cond_proj_dim=896,
+            conv_in_kernel=1,
+            conv_out_kernel=1,
+            cross_attention_dim=768,
+            down_block_types=("KDownBlock2D",) + ("KCrossAttnDownBlock2D",) * 3,
+            up_block_types=("KCrossAttnUpBlock2D",) * 3 + ("KUpBlock2D",),
+            in_channels=8,
+            out_channels=5,
+            mid_block_type=None,
+            resnet_time_scale_shift="scale_shift",
+            time_embedding_type="fourier",
+            timestep_post_act="gelu",
+        ),
+        "text_encoder": _clip_l(),
+        "vae": _vae(4, 512),
+    }
+
+
 REAL: dict[str, Callable[[], Parts]] = {
     "sd": _sd,
     "sdxl": _sdxl,
     "sd3-medium": lambda: _sd3(layers=24, heads=24, dual=13, places=384),
     "sd3-large": lambda: _sd3(layers=38, heads=38, dual=0, places=192),
     "flux": _flux,
+    "sd_upscale": _sd_upscale,
+    "sd_latent_upscale": _sd_latent_upscale,
 }
 
 

@@ -251,15 +251,15 @@ def test_no_chain_is_one_step() -> None:
     assert len(plan(chain={}).steps) == len(plan().steps) == 1
 
 
-def upscaler(kind: Kind, scale: int) -> Model:
-    side = 64 if kind == "sd_latent_upscale" else 16
+def upscaler(kind: Kind, scale: int, sides: tuple[int, int] | None = None) -> Model:
+    low, high = sides or (64 if kind == "sd_latent_upscale" else 16, 128)
     facts: dict[str, Any] = model().descriptor | {
         "kind": kind,
         "layout": "network" if kind == "esrgan" else "diffusers",
         "scale": scale,
         "capabilities": ["upscale"],
         "defaults": {"width": 64, "height": 64, "steps": 20, "guidance": 0},
-        "limits": {axis: {"min": side, "max": 128} for axis in ("width", "height")},
+        "limits": {axis: {"min": low, "max": high} for axis in ("width", "height")},
     }
     descriptor = ModelDescriptor.model_validate(facts)
     return model(
@@ -302,17 +302,50 @@ def test_an_upscaler_does_not_generate() -> None:
     assert "cannot generate" in error.message and error.details["field"] == "model_id"
 
 
+def wide() -> Model:
+    found = model()
+    for side in ("width", "height"):
+        found.parameters_schema["properties"][side]["maximum"] = 4096
+    return found
+
+
 def test_more_pixels_than_the_preset_allows_are_refused_with_its_limit() -> None:
-    limit = preset("cpu").max_pixels
-    wide = model()
-    wide.parameters_schema["properties"]["width"]["maximum"] = 2048
-    wide.parameters_schema["properties"]["height"]["maximum"] = 2048
-    assert len(plan(wide, width=512, height=512, chain=resample(2)).steps) == 2
-    error = refusal(wide, width=520, height=512, chain=resample(2))
+    limit = preset("gpu-24gb").max_output_pixels
+    assert len(plan(wide(), width=1024, height=1024, chain=resample(4)).steps) == 2
+    error = refusal(wide(), width=1040, height=1024, chain=resample(4), preset="gpu-24gb")
     (finding,) = error.details.pop("errors")
     assert error.details == {"field": "chain.upscale.scale", "maximum_pixels": limit}
     assert error.details.items() <= finding.items()
-    assert "1040x1024" in error.message and str(limit) in error.message
+    assert "4160x4096 are" in error.message and str(limit) in error.message
+
+
+@pytest.mark.parametrize("name", ["gpu-8gb", "gpu-12gb", "gpu-16gb", "gpu-24gb"])
+@pytest.mark.parametrize("size", [(1024, 1024), (1152, 896), (1216, 832), (1344, 768), (640, 1536)])
+def test_a_gan_enlarges_every_usual_size_of_sdxl_on_every_card(
+    name: str, size: tuple[int, int]
+) -> None:
+    width, height = size
+    for scale in (2, 4):
+        chain = {"upscale": {"scale": scale, "impl": "gan"}}
+        body = {"prompt": "x", "preset": name, "width": width, "height": height, "chain": chain}
+        request = CreateJob.model_validate({"type": "generate"} | body)
+        gan = upscaler("esrgan", 4, sides=(16, 4096))
+        step = plan_job(request, wide(), CALLER, settings(), upscaler=gan).steps[1]
+        assert step.vram_bytes <= preset(name).memory_bytes
+
+
+def test_an_upscaler_that_would_make_too_much_on_the_way_is_refused_by_name() -> None:
+    chain = {"upscale": {"scale": 2, "impl": "diffusion"}}
+    body = {"prompt": "x", "preset": "gpu-8gb", "width": 512, "height": 512, "chain": chain}
+    request = CreateJob.model_validate({"type": "generate"} | body)
+    drawing = upscaler("sd_upscale", 4, sides=(32, 512))
+    with pytest.raises(InvalidInput, match="2048x2048 by tiny are 4194304 pixels") as caught:
+        plan_job(request, wide(), CALLER, settings(), upscaler=drawing)
+    assert caught.value.details["maximum_pixels"] == preset("gpu-8gb").max_pixels_for("sd_upscale")
+    bigger = CreateJob.model_validate({"type": "generate"} | body | {"preset": "gpu-12gb"})
+    assert plan_job(bigger, wide(), CALLER, settings(), upscaler=drawing).steps[1].preset[
+        "max_pixels"
+    ] == preset("gpu-12gb").max_pixels_for("sd_upscale")
 
 
 def worker(

@@ -150,8 +150,8 @@ def test_a_pipeline_whose_vae_has_no_tiles_is_drawn_whole(model: Callable[[str],
     assert load(descriptor.kind, folder, tiles, None).tiled
     # As Kandinsky's, whose part of that kind has another name as well.
     untiled = SimpleNamespace(vae=diffusers.VQModel(block_out_channels=(8,), norm_num_groups=4))
-    assert not pipelines._tile(untiled)
-    assert not pipelines._tile(SimpleNamespace(movq=untiled.vae))
+    assert not pipelines.tile(untiled)
+    assert not pipelines.tile(SimpleNamespace(movq=untiled.vae))
 
 
 @pytest.mark.parametrize("family", ["flux", "lcm"])

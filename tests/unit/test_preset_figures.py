@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.real_sizes import Count, count
+from tests.support.real_sizes import REAL, Count, count
 
 from shared.presets import Preset, presets
 
@@ -13,12 +13,16 @@ OVERHEAD_BYTES = 800_000_000
 # What the figures may be above the sum: rounding, and activations that do not grow with the size.
 ROOM = 1.15
 
+# Bytes per pixel of a decode at real widths, measured on a CPU: the VAE of the x4 pipeline in
+# float32, that of Stable Diffusion in half precision.
+MEASURED_DECODE = {"float32": 5400, "float16": 2200}
+
 CARDS = [preset for preset in presets().values() if preset.device == "cuda"]
 
 
 @pytest.fixture(scope="module")
 def counts() -> dict[str, Count]:
-    return {name: count(name) for name in ("sd", "sdxl", "sd3-medium", "sd3-large", "flux")}
+    return {name: count(name) for name in REAL}
 
 
 def architecture(preset: Preset, kind: str) -> str:
@@ -39,7 +43,7 @@ def resident(preset: Preset, kind: str, found: Count) -> int:
     return numbers * BYTES[spec.dtype] + OVERHEAD_BYTES
 
 
-@pytest.mark.parametrize("kind", ["sd", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("kind", ["sd", "sdxl", "sd3", "flux", "sd_upscale", "sd_latent_upscale"])
 @pytest.mark.parametrize("preset", CARDS, ids=lambda preset: preset.name)
 def test_a_card_s_figure_covers_the_weights_that_are_there_at_once(
     preset: Preset, kind: str, counts: dict[str, Count]
@@ -51,7 +55,7 @@ def test_a_card_s_figure_covers_the_weights_that_are_there_at_once(
         assert base <= ROOM * need
 
 
-@pytest.mark.parametrize("kind", ["sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("kind", ["sdxl", "sd3", "flux", "sd_upscale", "sd_latent_upscale"])
 def test_the_cpu_s_figure_covers_the_weights(kind: str, counts: dict[str, Count]) -> None:
     cpu = presets()["cpu"]
     need = resident(cpu, kind, counts["sd3-medium" if kind == "sd3" else kind])
@@ -66,4 +70,14 @@ def test_the_page_names_what_was_counted(counts: dict[str, Count]) -> None:
         "sd3-medium": 8.1,
         "sd3-large": 13.8,
         "flux": 16.9,
+        "sd_upscale": 0.9,
+        "sd_latent_upscale": 0.6,
     }
+
+
+def test_upscaling_pipelines_decode_as_their_figures_say() -> None:
+    """The x4 pipeline decodes in float32, so that it needs twice what the x2 pipeline does."""
+    for card in CARDS:
+        x4, x2 = card.kinds["sd_upscale"], card.kinds["sd_latent_upscale"]
+        assert x4.decode_bytes_per_pixel >= MEASURED_DECODE["float32"]
+        assert x2.decode_bytes_per_pixel >= MEASURED_DECODE["float16"]

@@ -11,8 +11,16 @@ from pydantic import ValidationError
 from shared.errors import InvalidInput
 from shared.messages import PresetSpec
 from shared.model_schema import Kind
-from shared.presets import PresetError, parse_preset, preset, presets
-from shared.registry import NATIVE_SIDE
+from shared.presets import (
+    VAE_BYTES,
+    KindNeed,
+    Preset,
+    PresetError,
+    parse_preset,
+    preset,
+    presets,
+)
+from shared.registry import NATIVE_SIDE, SCALE_OF
 from shared.settings import Settings, describe
 from supervisor.measure import Peak, need_of
 
@@ -46,22 +54,56 @@ def test_every_class_of_card_runs_every_kind_at_its_native_size(size: int) -> No
     found = preset(f"gpu-{size}gb")
     assert found.memory_bytes == size * 10**9
     for kind in get_args(Kind):
-        side = NATIVE_SIDE[kind]
-        assert side * side <= found.max_pixels
+        side = NATIVE_SIDE[kind] * (SCALE_OF.get(kind) or 1)
+        assert side * side <= found.max_pixels_for(kind)
         assert found.vram_for(kind, side * side) <= found.memory_bytes, kind
+
+
+def test_every_limit_of_a_card_can_be_reached_on_it() -> None:
+    for card in presets().values():
+        for kind in get_args(Kind) if card.device == "cuda" else ():
+            most = card.max_pixels_for(kind)
+            assert card.vram_for(kind, most) <= card.memory_bytes, f"{card.name} {kind}"
 
 
 def test_a_larger_card_never_has_a_lower_limit() -> None:
     cards = [one for one in presets().values() if one.device == "cuda"]
     assert [one.name for one in cards] == [f"gpu-{n}gb" for n in (8, 12, 16, 24, 48, 80)]
-    assert sorted(one.max_pixels for one in cards) == [one.max_pixels for one in cards]
+    for kind in (None, *get_args(Kind)):
+        limits = [one.max_pixels_for(kind) for one in cards]
+        assert sorted(limits) == limits, kind
 
 
-def test_memory_grows_with_the_pixels() -> None:
-    sdxl = preset("gpu-24gb").kinds["sdxl"]
-    one, two = (preset("gpu-24gb").vram_for("sdxl", pixels) for pixels in (10**6, 2 * 10**6))
-    assert two - one == sdxl.bytes_per_pixel * 10**6
-    assert one == sdxl.base_bytes + sdxl.bytes_per_pixel * 10**6
+def test_memory_is_that_of_sampling_or_of_decoding_whichever_is_more() -> None:
+    """Base 1 GB. Sampling 10 bytes a pixel; decoding 100, and 80 for the picture itself."""
+    whole = own(kind="sd", base=10**9, sampling=10, decoding=100)
+    assert whole.vram_for("sd", 10**6) == 10**9 + 180 * 10**6
+    assert own(kind="sd", base=10**9, sampling=10, decoding=0).vram_for("sd", 10**6) == 1010 * 10**6
+    steep = own(kind="sd", base=10**9, sampling=500, decoding=100)
+    assert steep.vram_for("sd", 10**6) == 10**9 + 500 * 10**6
+
+
+def test_of_a_tiled_decode_a_tile_counts_and_not_the_picture() -> None:
+    tiled = own(kind="sd", base=10**9, sampling=10, decoding=1000, vae_tiling=True)
+    tile = 512 * 512
+    assert tiled.vram_for("sd", tile) == 10**9 + 1080 * tile
+    assert tiled.vram_for("sd", 9 * tile) == 10**9 + 1000 * tile + 80 * 9 * tile
+    # What tiles an unknown pipeline has, if any, nobody knows.
+    unknown = own(kind="auto", base=10**9, sampling=10, decoding=1000, vae_tiling=True)
+    assert unknown.vram_for("auto", 9 * tile) == 10**9 + 1080 * 9 * tile
+
+
+def test_a_decode_beside_offloaded_parts_does_not_count_their_weights() -> None:
+    turns = own(kind="sd", base=10**10, sampling=10, decoding=1000, offload="model")
+    assert turns.vram_for("sd", 10**6) == 10**10 + 10 * 10**6
+    assert turns.vram_for("sd", 10**7) == turns.overhead_bytes + VAE_BYTES + 1080 * 10**7
+
+
+def own(*, kind: Kind, base: int, sampling: int, decoding: int, **fields: Any) -> Preset:
+    need = KindNeed(
+        base_bytes=base, bytes_per_pixel=sampling, decode_bytes_per_pixel=decoding, **fields
+    )
+    return preset("gpu-80gb").model_copy(update={"kinds": {kind: need}})
 
 
 def test_a_kind_may_have_its_own_dtype_and_offload_mode(tmp_path: Path) -> None:
@@ -118,7 +160,7 @@ def test_a_typo_is_refused_with_file_and_field(
 
 
 def test_a_field_that_only_one_kind_has_wrong_names_the_fields_of_a_kind(tmp_path: Path) -> None:
-    with pytest.raises(PresetError, match="there are base_bytes, bytes_per_pixel, dtype, offload"):
+    with pytest.raises(PresetError, match="there are base_bytes, bytes_per_pixel, decode_bytes"):
         parse_preset("mine.toml", SOUND + "\nbase_byte = 1\n")
 
 

@@ -129,6 +129,7 @@ def test_the_folder_of_a_gan_describes_itself(tmp_path: Path, scale: int) -> Non
     folder = tmp_path / "gan"
     made = upscalers.esrgan(folder, scale=scale)
     assert (made.kind, made.scale, made.capabilities) == ("esrgan", scale, ("upscale",))
+    assert (made.limits.width.min, made.limits.height.max) == (16, 4096)  # it works in tiles
     assert check_installed(folder, checkpoint_sha256=made.checkpoint_sha256) == made
     assert loaded(folder, scale).name == "tiny-gan@1"
 
@@ -213,3 +214,15 @@ def test_a_diffusion_upscaler_draws_larger_by_seed_and_prompt(
 
     with pytest.raises(Cancelled):
         upscaler.enlarge(image, given(image), stop)
+
+
+def test_a_diffusion_upscaler_decodes_in_tiles_where_the_preset_says_so(tmp_path: Path) -> None:
+    made = upscalers.diffusion(tmp_path / "x4", "sd_upscale")
+    params = DiffusionParams(scale=4, native_scale=4, prompt="a cat", steps=1, guidance=2.0)
+    model = upscalers.spec_of(tmp_path / "x4", made)
+    image = picture(32, 24)
+    for tiles in (False, True):
+        preset = PRESET.model_copy(update={"vae_tiling": tiles})
+        upscaler = Diffusion(model, params, preset)
+        assert upscaler._pipeline.vae.use_tiling is tiles
+        assert enlarged(upscaler, image).size == (128, 96)

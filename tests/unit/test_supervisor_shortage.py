@@ -47,7 +47,7 @@ def test_the_numbers_say_what_was_needed_there_and_held_by_whom() -> None:
         total_bytes=24 * GIB, used_bytes=20 * GIB, free_bytes=4 * GIB, holders={77: 20 * GIB}
     )
     told = shortage(claim(), before, 5, ALL)
-    assert told["preset"] == "gpu-24gb@2"
+    assert told["preset"] == f"gpu-24gb@{preset('gpu-24gb').version}"
     assert (told["need_bytes"], told["peak_bytes"]) == (12 * GIB, 5)
     assert (told["total_bytes"], told["available_bytes"]) == (24 * GIB, 4 * GIB)
     assert told["holders"] == {"77": 20 * GIB}
