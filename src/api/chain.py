@@ -22,6 +22,7 @@ from shared.messages import (
     GenerateParams,
     ResampleParams,
 )
+from shared.model_schema import parts_of
 from shared.presets import Preset
 
 NAME = "upscale"
@@ -122,7 +123,7 @@ def _bytes(asked: Upscale, params: GenerateParams, preset: Preset, upscaler: Mod
     scale = asked.scale if upscaler is None else max(asked.scale, scale_of(upscaler))
     pixels = params.width * params.height * scale**2
     if upscaler is not None:
-        return preset.vram_for(upscaler.kind, pixels)
+        return preset.vram_for(upscaler.kind, pixels, parts_of(upscaler.descriptor))
     if preset.device != "cpu":
         return 0
     return RESAMPLE_BASE_BYTES + RESAMPLE_BYTES_PER_PIXEL * pixels

@@ -22,6 +22,7 @@ from shared.db.models import Model
 from shared.db.presence import Worker, largest_slot_bytes, slots_for
 from shared.errors import InsufficientVram, InvalidInput, ModelUnavailable
 from shared.messages import GenerateParams
+from shared.model_schema import parts_of
 from shared.presets import Preset, preset
 from shared.settings import Settings
 
@@ -76,7 +77,9 @@ def plan_job(
         queue=QUEUE,
         device=chosen.device,
         preset=chosen.pinned(model.kind),
-        vram_bytes=chosen.vram_for(model.kind, params.width * params.height),
+        vram_bytes=chosen.vram_for(
+            model.kind, params.width * params.height, parts_of(model.descriptor)
+        ),
         timeout_s=_timeout_s(body, chosen, settings),
         model_id=model.id,
         checkpoint_sha256=model.checkpoint_sha256,

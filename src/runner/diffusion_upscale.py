@@ -6,6 +6,7 @@ it and the seed decides the detail. The folder is loaded like any other: safeten
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -16,6 +17,8 @@ from runner.pipelines import DTYPES, PLACES, quiet, tile
 from runner.resample import resampled
 from runner.upscaler import OnStep
 from shared.messages import DiffusionParams, InputSpec, ModelSpec, PresetSpec
+from shared.model_files import list_files
+from shared.model_weights import variant_of
 
 PIPELINES = {
     "sd_upscale": "StableDiffusionUpscalePipeline",
@@ -35,6 +38,7 @@ class Diffusion:
             dtype=DTYPES[preset.dtype],
             use_safetensors=True,
             local_files_only=True,
+            variant=variant_of(list_files(Path(model.folder))),
         )
         self._pipeline.set_progress_bar_config(disable=True)
         if preset.vae_tiling:

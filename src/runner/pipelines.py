@@ -24,7 +24,8 @@ from tqdm.std import tqdm  # type: ignore[import-untyped]
 
 from runner.schedulers import replace_scheduler
 from shared.messages import GenerateParams, PresetSpec
-from shared.model_files import CONFIG, Layout
+from shared.model_files import CONFIG, Layout, list_files
+from shared.model_weights import variant_of
 
 OnStep = Callable[[int, int], None]
 Arguments = dict[str, Any]
@@ -181,6 +182,7 @@ def _from_folder(pipeline: Any, folder: Path, dtype: torch.dtype) -> Any:
         dtype=dtype,
         use_safetensors=True,
         local_files_only=True,
+        variant=variant_of(list_files(folder)),
         **_without_missing_checker(folder),
     )
 

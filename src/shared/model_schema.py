@@ -109,6 +109,13 @@ class ModelFile(Part):
         return value
 
 
+class PartSize(Part):
+    """What one part of a model holds: all of its numbers, and those of its largest tensor."""
+
+    numbers: int = Field(ge=0)
+    largest: int = Field(ge=0)
+
+
 class Range(Part):
     min: int
     max: int
@@ -151,6 +158,8 @@ class ModelDescriptor(Part):
     source: Source
     config_source: Source | None = None  # of a single file: where its config/ came from
     files: tuple[ModelFile, ...]
+    # By part, as diffusers calls them. Empty: described by a release that did not count.
+    parts: dict[str, PartSize] = {}
     checkpoint_sha256: Sha256
     defaults: Defaults
     limits: Limits
@@ -176,6 +185,12 @@ class ModelDescriptor(Part):
         if problems:
             raise ValueError("defaults: " + "; ".join(f"{k} {v}" for k, v in problems.items()))
         return self
+
+
+def parts_of(descriptor: Mapping[str, Any]) -> dict[str, PartSize]:
+    """`parts` of a descriptor as it is stored, which may be of an earlier release."""
+    parts: Mapping[str, Any] = descriptor.get("parts", {})
+    return {name: PartSize.model_validate(size) for name, size in parts.items()}
 
 
 def checkpoint_hash(files: Iterable[ModelFile]) -> str:

@@ -15,13 +15,13 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, assert_never
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared.errors import InvalidInput
 from shared.messages import Attention, Dtype, Offload, PresetSpec
-from shared.model_schema import UPSCALING_OF, Kind, Name
+from shared.model_schema import UPSCALING_OF, Kind, Name, PartSize
 
 SUFFIX = ".toml"
 
@@ -40,6 +40,7 @@ TILE_SIDE: dict[Kind, int] = {
 PICTURE_BYTES_PER_PIXEL = 80
 # The largest VAE of the known kinds, in half precision and once more in float32.
 VAE_BYTES = 500_000_000
+BYTES_OF: dict[Dtype, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 class PresetError(ValueError):
@@ -54,7 +55,8 @@ class Part(BaseModel):
 class KindNeed(Part):
     """What models of one kind need of the device, and how large a picture may be.
 
-    `base_bytes` is what the size of the picture does not change: weights, the device's context.
+    `base_bytes` is what the size of the picture does not change: weights, the device's context. It
+    is that of the usual checkpoint; one that is larger counts by its own weights.
     `bytes_per_pixel` is added while sampling and `decode_bytes_per_pixel` while the VAE decodes;
     they come one after the other, so the larger sum counts. Without the latter, the former is
     taken for both. A kind may differ from the rest of its preset in what has a default here.
@@ -130,15 +132,23 @@ class Preset(Part):
             return self.max_output_pixels or self.max_pixels
         return self.max_pixels
 
-    def vram_for(self, kind: str, pixels: int) -> int:
-        """Bytes of device memory for a picture of so many pixels by a model of `kind`."""
+    def vram_for(
+        self, kind: str, pixels: int, parts: Mapping[str, PartSize] = MappingProxyType({})
+    ) -> int:
+        """Bytes of device memory for a picture of so many pixels by a model of `kind`.
+
+        `parts` are those of the checkpoint. Where they are larger than those that the figure was
+        made for, they count instead.
+        """
         need, spec = self._need(kind), self.for_runner(kind)
-        sampling = need.base_bytes + need.bytes_per_pixel * pixels
+        weights = _at_once(spec.offload, parts) * BYTES_OF[spec.dtype]
+        base = max(need.base_bytes, self.overhead_bytes + weights)
+        sampling = base + need.bytes_per_pixel * pixels
         if need.decode_bytes_per_pixel == 0:
             return sampling
         # Where parts take turns on the device, the VAE has it for itself.
         offloaded = self.overhead_bytes + VAE_BYTES
-        held = need.base_bytes if spec.offload == "none" else offloaded
+        held = base if spec.offload == "none" else offloaded
         side = next((side for name, side in TILE_SIDE.items() if name == kind), None)
         at_once = min(pixels, side * side) if spec.vae_tiling and side is not None else pixels
         decoding = need.decode_bytes_per_pixel * at_once + PICTURE_BYTES_PER_PIXEL * pixels
@@ -153,6 +163,19 @@ class Preset(Part):
             f"it knows {', '.join(sorted(self.kinds))}",
             field="preset",
         )
+
+
+def _at_once(offload: Offload, parts: Mapping[str, PartSize]) -> int:
+    """Numbers that are on the device together."""
+    match offload:
+        case "none":
+            return sum(part.numbers for part in parts.values())
+        case "model":
+            return max((part.numbers for part in parts.values()), default=0)
+        case "sequential":
+            return max((part.largest for part in parts.values()), default=0)
+        case _:
+            assert_never(offload)
 
 
 @cache

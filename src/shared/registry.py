@@ -48,6 +48,7 @@ from shared.model_schema import (
     parameter_problems,
     parameters_schema,
 )
+from shared.model_weights import part_sizes
 from shared.safetensors_header import tensor_shapes
 
 __all__ = [
@@ -172,6 +173,7 @@ def describe_folder(
             "source": source,
             "config_source": config_source,
             "files": files,
+            "parts": part_sizes(folder, names, layout, _components(parts, layout)),
             "checkpoint_sha256": checkpoint_hash(files),
             "defaults": defaults
             or {"width": side, "height": side, "steps": steps, "guidance": guidance},
@@ -227,6 +229,12 @@ def _validated(fields: dict[str, Any]) -> ModelDescriptor:
         raise ModelUnavailable(
             f"{DESCRIPTOR}: {where + ': ' if where else ''}{first['msg']}", file=DESCRIPTOR
         ) from None
+
+
+def _components(parts: Path, layout: Layout) -> list[str]:
+    """What an index lists as parts of the pipeline."""
+    index = {} if layout == "network" else read_json(parts, INDEX)
+    return [name for name, entry in index.items() if isinstance(entry, list)]
 
 
 def _kind_of_folder(folder: Path, names: list[str]) -> Kind:

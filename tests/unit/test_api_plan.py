@@ -200,6 +200,19 @@ def test_what_a_step_needs_is_pinned_for_its_own_size() -> None:
     assert large - small == per_pixel * (128 * 128 - 64 * 64)
 
 
+def test_a_large_checkpoint_needs_more_than_its_kind_usually_does() -> None:
+    """Stable Diffusion 1.5 in full on the CPU, whose figure is for small models."""
+    full = model()
+    full.descriptor["parts"] = {"unet": {"numbers": 1_070_000_000, "largest": 1}}
+    asked = plan(full, width=64, height=64).steps[0].vram_bytes
+    cpu = preset("cpu")
+    assert asked == cpu.overhead_bytes + 4 * 1_070_000_000 + 5000 * 64 * 64
+    assert plan(width=64, height=64).steps[0].vram_bytes < 2 * 10**9
+    enlarging_full = upscaler("sd_upscale", 4)
+    enlarging_full.descriptor["parts"] = {"unet": {"numbers": 10**10, "largest": 1}}
+    assert enlarging(enlarging_full, "diffusion").vram_bytes > 4 * 10**10
+
+
 def test_a_kind_that_the_preset_does_not_know_is_refused_with_those_it_does(tmp_path: Path) -> None:
     text = (PRESETS / "cpu.toml").read_text().replace('"cpu"', '"mine"', 1)
     (tmp_path / "mine.toml").write_text(text.partition("[kinds.sdxl]")[0])

@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from shared.errors import InvalidInput
-from shared.messages import PresetSpec
-from shared.model_schema import Kind
+from shared.messages import Dtype, Offload, PresetSpec
+from shared.model_schema import Kind, PartSize
 from shared.presets import (
     VAE_BYTES,
     KindNeed,
@@ -97,6 +97,28 @@ def test_a_decode_beside_offloaded_parts_does_not_count_their_weights() -> None:
     turns = own(kind="sd", base=10**10, sampling=10, decoding=1000, offload="model")
     assert turns.vram_for("sd", 10**6) == 10**10 + 10 * 10**6
     assert turns.vram_for("sd", 10**7) == turns.overhead_bytes + VAE_BYTES + 1080 * 10**7
+
+
+@pytest.mark.parametrize(
+    ("offload", "dtype", "resident"),
+    [
+        ("none", "float16", 2 * 7 * 10**9),
+        ("none", "float32", 4 * 7 * 10**9),
+        ("model", "bfloat16", 2 * 5 * 10**9),
+        ("sequential", "float16", 2 * 10**9),
+    ],
+)
+def test_a_checkpoint_larger_than_usual_counts_by_what_is_there_at_once(
+    offload: Offload, dtype: Dtype, resident: int
+) -> None:
+    parts = {
+        "transformer": PartSize(numbers=5 * 10**9, largest=10**8),
+        "text_encoder": PartSize(numbers=2 * 10**9, largest=10**9),
+    }
+    card = own(kind="sd3", base=10**9, sampling=10, decoding=0, offload=offload, dtype=dtype)
+    assert card.vram_for("sd3", 10**6, parts) == card.overhead_bytes + resident + 10**7
+    small = {"unet": PartSize(numbers=1, largest=1)}
+    assert card.vram_for("sd3", 10**6, small) == card.vram_for("sd3", 10**6) == 10**9 + 10**7
 
 
 def own(*, kind: Kind, base: int, sampling: int, decoding: int, **fields: Any) -> Preset:

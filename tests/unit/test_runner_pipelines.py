@@ -16,7 +16,7 @@ from runner.metadata import SAMPLERS
 from runner.pipelines import FAMILIES, load
 from runner.schedulers import CLASSES
 from runner.tiny import build
-from shared.messages import GenerateParams, PresetSpec
+from shared.messages import GenerateParams, Offload, PresetSpec
 from shared.model_schema import DIFFUSION_SCHEDULERS, SCHEDULERS_OF, UPSCALING_OF, Kind
 from shared.registry import SCHEDULERS, read_model, verify_model
 
@@ -158,6 +158,26 @@ def test_preset_decides_the_dtype_of_every_part(
     modules = [part for part in parts if isinstance(part, torch.nn.Module)]
     assert {module.dtype for module in modules} == {expected}
     assert len(modules) == 3
+
+
+def test_a_folder_with_half_precision_files_alone_is_loaded(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "half"
+    half = diffusers.StableDiffusionPipeline.from_pretrained(model, dtype=torch.float16)
+    half.save_pretrained(folder, variant="fp16")
+    assert (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").exists()
+    plain = tmp_path / "plain"
+    half.save_pretrained(plain)
+    assert picture(folder) == picture(plain)
+
+
+@pytest.mark.parametrize("offload", ["none", "model"])
+def test_parts_that_take_turns_draw_the_same_picture(model: Path, offload: Offload) -> None:
+    """On a CPU there is nowhere to go, but the hooks that move parts are the real ones."""
+    loaded = load("sd", model, CPU.model_copy(update={"offload": offload}), None)
+    image, _ = loaded.picture(params(), 1, lambda step, steps: None)
+    assert image.tobytes() == picture(model)
+    hooked = [hasattr(part, "_hf_hook") for part in (loaded._pipeline.unet, loaded._pipeline.vae)]
+    assert hooked == [offload == "model"] * 2
 
 
 def test_tiling_of_the_vae_is_as_the_preset_says(model: Path) -> None:

@@ -1,0 +1,118 @@
+"""Which files of a model's weights are loaded, and how much its parts hold; no weight is read.
+
+A folder may have its weights in several variants, which stand in the files' names ("fp16"), and
+diffusers loads the plain ones unless it is told otherwise. So a folder that has nothing but a
+variant needs to be asked for it, by the names that are there.
+
+Numbers are counted, not bytes: a file in float32 takes half of its size in a preset of half
+precision. What is on a device at once is for `shared.presets` to say.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from shared.errors import ModelUnavailable
+from shared.model_files import CONFIG, Layout
+from shared.model_schema import PartSize
+from shared.safetensors_header import tensor_shapes
+
+# What diffusers and transformers call weights. A variant stands before a shard's number, and
+# behind it in files of some years ago.
+_WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|model)(?:-\d+-of-\d+)?(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors"
+)
+_PLAIN = ""
+# The parts of a single file, by how the names of their tensors begin; the rest is one part more.
+_IN_ONE_FILE = re.compile(
+    r"(model\.diffusion_model|first_stage_model|vae|cond_stage_model"
+    r"|conditioner\.embedders\.\d+|text_encoders\.\w+)\."
+)
+_REST = "model"
+# The average of the weights while they were trained, beside the weights: diffusers leaves it out.
+_NOT_LOADED = "model_ema."
+
+
+def variant_of(files: Iterable[str]) -> str | None:
+    """The variant by which a diffusers folder is loaded; None where every part has plain weights.
+
+    Raises `ModelUnavailable` where diffusers would find nothing to load.
+    """
+    lacking = {part: names for part, names in _variants(files).items() if _PLAIN not in names}
+    if not lacking:
+        return None
+    common = set.intersection(*lacking.values())
+    if not common:
+        told = ", ".join(f"{part}/ {', '.join(sorted(names))}" for part, names in lacking.items())
+        raise ModelUnavailable(f"no variant of the weights is there for every part; found: {told}")
+    return min(common)
+
+
+def part_sizes(
+    folder: Path, files: Sequence[str], layout: Layout, components: Iterable[str]
+) -> dict[str, PartSize]:
+    """The size of every part that is loaded, of a folder that was checked.
+
+    `components` are those of its index. Raises `ModelUnavailable` for weights that diffusers would
+    not find by their names.
+    """
+    below = CONFIG if layout == "single_file" else ""
+    wanted = [name for part in components for name in files if name.startswith(f"{below}{part}/")]
+    _check_names(wanted)
+    loaded = list(_loaded(wanted))
+    if layout != "diffusers":
+        loaded += [name for name in files if "/" not in name and name.endswith(".safetensors")]
+    counts: dict[str, list[int]] = {}
+    for name in loaded:
+        for tensor, shape in tensor_shapes(folder, name).items():
+            if not tensor.startswith(_NOT_LOADED):
+                counts.setdefault(_part(name, tensor), []).append(math.prod(shape))
+    return {
+        part: PartSize(numbers=sum(numbers), largest=max(numbers))
+        for part, numbers in sorted(counts.items())
+    }
+
+
+def _check_names(files: Iterable[str]) -> None:
+    there = _variants(files)
+    for name in files:
+        part, _, file = name.rpartition("/")
+        if file.endswith(".safetensors") and part not in there:
+            raise ModelUnavailable(
+                f"{name}: not a name that diffusers loads (model.safetensors, "
+                "diffusion_pytorch_model.safetensors, with a variant or in shards)",
+                file=name,
+            )
+
+
+def _variants(files: Iterable[str]) -> dict[str, set[str]]:
+    """Of each part, by its folder: the variants that there are."""
+    found: dict[str, set[str]] = {}
+    for name in files:
+        part, _, file = name.rpartition("/")
+        if part and (match := _WEIGHTS.fullmatch(file)):
+            found.setdefault(part, set()).add(match[1] or _PLAIN)
+    return found
+
+
+def _loaded(files: Sequence[str]) -> Iterator[str]:
+    """Of each part, the files of one variant."""
+    there, chosen = _variants(files), variant_of(files) or _PLAIN
+    for name in files:
+        part, _, file = name.rpartition("/")
+        if match := _WEIGHTS.fullmatch(file):
+            # A part without the variant is loaded from its plain weights.
+            wanted = chosen if chosen in there[part] else _PLAIN
+            if (match[1] or _PLAIN) == wanted:
+                yield name
+
+
+def _part(file: str, tensor: str) -> str:
+    """The folder, which is how diffusers calls a part; at the top, what the tensor's name says."""
+    if "/" in file:
+        return PurePosixPath(file).parent.name
+    match = _IN_ONE_FILE.match(tensor)
+    return match[1] if match else _REST
