@@ -9,7 +9,7 @@ from PIL import Image
 
 from cli.client import Client
 from cli.failures import Failure
-from cli.picture_file import InputFacts, ModelFacts, PictureFacts, UpscaleFacts
+from cli.picture_file import InputFacts, ModelFacts, PictureFacts, PictureText, UpscaleFacts
 
 
 def request(
@@ -74,6 +74,25 @@ def model_of(client: Client, wanted: ModelFacts) -> str:
         f"{wanted.checkpoint_sha256[:12]}…)",
         hint="`dreamforge model list` shows the models that there are",
     )
+
+
+def differences(before: PictureText, after: PictureText) -> list[str]:
+    """Of two pictures made by one request: what else was not the same, as far as they say."""
+    old, new = (_settings(picture.dreamforge or {}) for picture in (before, after))
+    return [
+        f"{name} {new.get(name, 'unknown')} (was {old.get(name, 'unknown')})"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _settings(ours: dict[str, Any]) -> dict[str, Any]:
+    """What decides a picture or its file beside the request, flat."""
+    found = {name: ours[name] for name in ("jpeg_quality",) if name in ours}
+    for group in ("preset", "software"):
+        inner = ours.get(group)
+        found |= inner if isinstance(inner, dict) else {}
+    return found
 
 
 def same_pixels(one: Path, other: Path) -> bool:

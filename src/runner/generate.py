@@ -89,6 +89,7 @@ class Generate:
             weights_sha256=self._weights_sha256,
             scheduler=self._pipeline.scheduler,
             sampler=self._pipeline.scheduler_class,
+            sampler_options=self._pipeline.scheduler_options,
             versions=ctx.versions,
         )
         emit(_progress("decode", index, 1, 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zlib
 
+import PIL.Image
 from PIL.Image import Image
 
 from runner.metadata import Texts, jpeg_comment, jpeg_exif, png_chunks
@@ -34,7 +35,7 @@ def encode_image(
         case "jpg":
             exif = b"" if texts is None else jpeg_exif(texts)
             comment = b"" if texts is None else jpeg_comment(texts)
-            image.convert("RGB").save(
+            _opaque(image).save(
                 buffer,
                 "jpeg",
                 quality=jpeg_quality,
@@ -43,3 +44,14 @@ def encode_image(
                 comment=comment,
             )
     return buffer.getvalue()
+
+
+def _opaque(image: Image) -> Image:
+    """Without transparency, as it looks on white paper; a JPEG has none.
+
+    What lies under transparent pixels was not meant to be seen, and is mostly black.
+    """
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    paper = PIL.Image.new("RGBA", image.size, "white")
+    return PIL.Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")

@@ -17,13 +17,14 @@ object to a comment segment.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image, PngImagePlugin
 from PIL.ImageFile import ImageFile
 
-from shared.messages import GenerateSpec
+from shared.messages import Format, GenerateSpec
 
 SCHEMA_VERSION = 1
 EXIF_IFD = 0x8769
@@ -32,7 +33,7 @@ USER_COMMENT = 0x9286
 # a big-endian TIFF header, so big-endian text is right for readers that follow the file's order.
 UNICODE = b"UNICODE\x00"
 
-# diffusers class -> the web UI's name, and its schedule where the class alone does not tell.
+# diffusers class -> the web UI's name; of a DPM-Solver its options say which one it is.
 SAMPLERS = {
     "DDIMScheduler": "DDIM",
     "PNDMScheduler": "PLMS",
@@ -43,7 +44,12 @@ SAMPLERS = {
     "UniPCMultistepScheduler": "UniPC",
     "FlowMatchEulerDiscreteScheduler": "Euler",
 }
-NAMED_SAMPLERS = {"dpmpp_2m_sde_karras": "DPM++ 2M SDE"}
+# An option of a scheduler -> what the web UI calls its "Schedule type".
+SCHEDULES = {
+    "use_karras_sigmas": "Karras",
+    "use_exponential_sigmas": "Exponential",
+    "use_beta_sigmas": "Beta",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +69,8 @@ class Facts:
     seed: int
     weights_sha256: str  # what other tools know a checkpoint by: the hash of its one file
     scheduler: str | None
-    sampler: str  # the diffusers class that sampled it
+    sampler: str  # the diffusers class that sampled it, and its configuration
+    sampler_options: Mapping[str, Any]
     versions: dict[str, str]
 
 
@@ -76,8 +83,8 @@ def a1111(facts: Facts, width: int, height: int) -> str:
     pairs: dict[str, object] = {
         "Steps": params.steps,
         "Sampler": sampler_name(facts),
-        "Schedule type": "Karras" if (facts.scheduler or "").endswith("karras") else None,
-        "CFG scale": f"{params.guidance:g}",
+        "Schedule type": schedule_type(facts),
+        "CFG scale": repr(params.guidance).removesuffix(".0"),
         "Seed": facts.seed,
         "Size": f"{width}x{height}",
         "Model hash": facts.weights_sha256[:10],
@@ -89,8 +96,17 @@ def a1111(facts: Facts, width: int, height: int) -> str:
 
 
 def sampler_name(facts: Facts) -> str:
-    named = NAMED_SAMPLERS.get(facts.scheduler or "")
-    return named or SAMPLERS.get(facts.sampler, facts.sampler.removesuffix("Scheduler"))
+    """What sampled, whether it was asked for by name or is the folder's own."""
+    name = SAMPLERS.get(facts.sampler, facts.sampler.removesuffix("Scheduler"))
+    if facts.sampler_options.get("solver_order") == 3:
+        name = name.replace("2M", "3M")
+    stochastic = str(facts.sampler_options.get("algorithm_type", "")).startswith("sde-")
+    return f"{name} SDE" if stochastic else name
+
+
+def schedule_type(facts: Facts) -> str | None:
+    """How the noise levels are spaced; None as the model was trained."""
+    return next((name for key, name in SCHEDULES.items() if facts.sampler_options.get(key)), None)
 
 
 def quoted(value: object) -> str:
@@ -114,6 +130,7 @@ def full(facts: Facts, width: int, height: int) -> dict[str, Any]:
         "guidance": params.guidance,
         "width": width,
         "height": height,
+        **file_facts(params.format, params.jpeg_quality),
         "model": {
             "id": model.id,
             "name": model.name,
@@ -128,6 +145,11 @@ def full(facts: Facts, width: int, height: int) -> dict[str, Any]:
         "item_index": facts.item_index,
         "software": facts.versions,
     }
+
+
+def file_facts(format: Format, jpeg_quality: int) -> dict[str, Any]:
+    """What decides the bytes of a file besides the picture: no setting changes a PNG's."""
+    return {"jpeg_quality": jpeg_quality} if format == "jpg" else {}
 
 
 def texts(facts: Facts, width: int, height: int) -> Texts:

@@ -79,6 +79,11 @@ class TextToImage:
         return type(self._pipeline.scheduler).__name__
 
     @property
+    def scheduler_options(self) -> Mapping[str, Any]:
+        """Its configuration: what was asked for, and the model's own."""
+        return dict(self._pipeline.scheduler.config)
+
+    @property
     def components(self) -> dict[str, Any]:
         """The parts by name, as diffusers calls them: `unet`, `tokenizer_2`, …"""
         parts: dict[str, Any] = self._pipeline.components

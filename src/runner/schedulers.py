@@ -2,7 +2,8 @@
 
 A name is a promise to users: it keeps its meaning when diffusers renames a class. A test holds the
 two lists equal. The model's own configuration (betas, prediction type, timestep spacing) is kept;
-a name only chooses the integrator and its options.
+a name chooses the integrator and its options, and where it puts the noise levels: those that a
+folder's own scheduler may ask for are all set, or a name would mean something else in that folder.
 """
 
 from __future__ import annotations
@@ -21,25 +22,37 @@ class Scheduler:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-_DPMPP_2M = {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": False}
+# Spaced as the model was trained, and by none of the rules of which a scheduler takes one at most.
+_AS_TRAINED = {
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+}
+_DPMPP_2M = _AS_TRAINED | {
+    "use_lu_lambdas": False,
+    "use_flow_sigmas": False,
+    "algorithm_type": "dpmsolver++",
+    "solver_order": 2,
+}
+_KARRAS = {"use_karras_sigmas": True}
 
 CLASSES: dict[str, Scheduler] = {
-    "ddim": Scheduler("DDIMScheduler"),
+    # As every Stable Diffusion has it. The class clips samples by default, which is for models of
+    # pixels, and a folder with another scheduler does not say that its latents must not be.
+    "ddim": Scheduler("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
     # The Runge-Kutta start needs four steps at least, and every Stable Diffusion goes without it.
-    "pndm": Scheduler("PNDMScheduler", {"skip_prk_steps": True}),
-    "euler": Scheduler("EulerDiscreteScheduler", {"use_karras_sigmas": False}),
+    "pndm": Scheduler("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False}),
+    "euler": Scheduler("EulerDiscreteScheduler", _AS_TRAINED),
     "euler_a": Scheduler("EulerAncestralDiscreteScheduler"),
-    "heun": Scheduler("HeunDiscreteScheduler", {"use_karras_sigmas": False}),
+    "heun": Scheduler("HeunDiscreteScheduler", _AS_TRAINED | {"clip_sample": False}),
     "dpmpp_2m": Scheduler("DPMSolverMultistepScheduler", _DPMPP_2M),
-    "dpmpp_2m_karras": Scheduler(
-        "DPMSolverMultistepScheduler", _DPMPP_2M | {"use_karras_sigmas": True}
-    ),
+    "dpmpp_2m_karras": Scheduler("DPMSolverMultistepScheduler", _DPMPP_2M | _KARRAS),
     "dpmpp_2m_sde_karras": Scheduler(
         "DPMSolverMultistepScheduler",
-        _DPMPP_2M | {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True},
+        _DPMPP_2M | _KARRAS | {"algorithm_type": "sde-dpmsolver++"},
     ),
-    "unipc": Scheduler("UniPCMultistepScheduler", {"use_karras_sigmas": False}),
-    "flow_match_euler": Scheduler("FlowMatchEulerDiscreteScheduler"),
+    "unipc": Scheduler("UniPCMultistepScheduler", _AS_TRAINED | {"use_flow_sigmas": False}),
+    "flow_match_euler": Scheduler("FlowMatchEulerDiscreteScheduler", _AS_TRAINED),
 }
 
 

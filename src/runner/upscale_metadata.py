@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from runner.metadata import SCHEMA_VERSION, Texts, quoted
+from runner.metadata import SCHEMA_VERSION, Texts, file_facts, quoted
 from shared.messages import InputSpec, UpscaleSpec
 
 
@@ -52,6 +52,7 @@ def _full(facts: UpscaleFacts) -> dict[str, Any]:
         "seed": given.seed,
         "width": facts.size[0],
         "height": facts.size[1],
+        **file_facts(spec.params.format, spec.params.jpeg_quality),
         "preset": spec.preset.model_dump(mode="json"),
         "job_id": spec.job_id,
         "step": spec.step_name,

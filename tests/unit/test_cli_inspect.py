@@ -17,7 +17,7 @@ from cli import picture_file
 from cli.entry import run
 from cli.failures import USAGE, Failure
 from cli.picture_file import facts_of, read_picture
-from cli.rerun import model_of, request, upscaler_of
+from cli.rerun import differences, model_of, request, upscaler_of
 from runner.metadata import a1111, full
 
 HASH = "0123456789abcdef" * 4
@@ -257,3 +257,16 @@ def test_the_model_that_enlarged_a_picture_is_found_by_its_checkpoint_too(png: S
     assert chain == {"upscale": {"scale": 4, "impl": "gan", "model_id": "id-renamed"}}
     with pytest.raises(Failure, match="no model with the picture's checkpoint"):
         upscaler_of(Models(("m", "1", HASH)), facts)  # type: ignore[arg-type]
+
+
+def test_a_picture_that_came_out_otherwise_says_what_was_not_the_same(png: Save) -> None:
+    before = read_picture(png(OURS | {"jpeg_quality": 95}))
+    after = read_picture(
+        png(OURS | {"jpeg_quality": 80, "software": {"torch": "3", "pillow": "1"}})
+    )
+    assert differences(before, after) == [
+        "jpeg_quality 80 (was 95)",
+        "pillow 1 (was unknown)",
+        "torch 3 (was 2)",
+    ]
+    assert differences(before, before) == []

@@ -40,7 +40,8 @@ def read(data: bytes) -> PromptInfo | None:
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_another_reader_finds_what_was_asked_for(prompt: str, negative: str, form: Any) -> None:
     about = facts(prompt=prompt, negative_prompt=negative, scheduler="dpmpp_2m_karras",
-                  sampler="DPMSolverMultistepScheduler", guidance=5.5)  # fmt: skip
+                  sampler="DPMSolverMultistepScheduler", guidance=5.5,
+                  options={"use_karras_sigmas": True})  # fmt: skip
     found = read(encoded(about, form))
     assert found is not None, "not recognised"
     assert found.generator.value == "AUTOMATIC1111"

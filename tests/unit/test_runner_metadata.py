@@ -16,7 +16,13 @@ from shared.messages import GenerateParams, GenerateSpec, ModelSpec, PresetSpec
 RE_PARAM = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 
 
-def facts(*, scheduler: str | None = None, sampler: str = "DDIMScheduler", **params: Any) -> Facts:
+def facts(
+    *,
+    scheduler: str | None = None,
+    sampler: str = "DDIMScheduler",
+    options: dict[str, Any] | None = None,
+    **params: Any,
+) -> Facts:
     given: dict[str, Any] = {
         "prompt": "a cat",
         "width": 16,
@@ -46,6 +52,7 @@ def facts(*, scheduler: str | None = None, sampler: str = "DDIMScheduler", **par
         weights_sha256="0123456789abcdef" * 4,
         scheduler=scheduler,
         sampler=sampler,
+        sampler_options=options or {},
         versions={"dreamforge": "0.1.0", "torch": "2"},
     )
 
@@ -91,20 +98,40 @@ def test_prompts_survive_the_web_ui_parser(prompt: str, negative: str) -> None:
     assert (found["Seed"], found["Size"], found["Steps"]) == ("42", "16x8", "20")
 
 
+DPM = "DPMSolverMultistepScheduler"
+
+
 @pytest.mark.parametrize(
-    ("scheduler", "sampler", "name", "schedule"),
+    ("sampler", "options", "name", "schedule"),
     [
-        ("dpmpp_2m_karras", "DPMSolverMultistepScheduler", "DPM++ 2M", "Karras"),
-        ("dpmpp_2m_sde_karras", "DPMSolverMultistepScheduler", "DPM++ 2M SDE", "Karras"),
-        ("euler_a", "EulerAncestralDiscreteScheduler", "Euler a", None),
-        (None, "LCMScheduler", "LCM", None),
+        (DPM, {"solver_order": 2, "use_karras_sigmas": True}, "DPM++ 2M", "Karras"),
+        (DPM, {"algorithm_type": "sde-dpmsolver++"}, "DPM++ 2M SDE", None),
+        (DPM, {"algorithm_type": "sde-dpmsolver++", "solver_order": 3}, "DPM++ 3M SDE", None),
+        ("EulerDiscreteScheduler", {"use_exponential_sigmas": True}, "Euler", "Exponential"),
+        ("EulerDiscreteScheduler", {"use_beta_sigmas": True}, "Euler", "Beta"),
+        ("EulerAncestralDiscreteScheduler", {"use_karras_sigmas": False}, "Euler a", None),
+        ("LCMScheduler", {}, "LCM", None),
     ],
 )
-def test_samplers_carry_the_names_that_tools_know(
-    scheduler: str | None, sampler: str, name: str, schedule: str | None
+def test_a_folder_s_own_scheduler_is_named_as_tools_know_it(
+    sampler: str, options: dict[str, Any], name: str, schedule: str | None
 ) -> None:
-    found = parsed_as_the_web_ui_does(a1111(facts(scheduler=scheduler, sampler=sampler), 16, 8))
+    """Without a name in the request too: its configuration says what it does."""
+    found = parsed_as_the_web_ui_does(a1111(facts(sampler=sampler, options=options), 16, 8))
     assert (found["Sampler"], found.get("Schedule type")) == (name, schedule)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "written"), [(7.0, "7"), (0.0, "0"), (12.3456789, "12.3456789"), (7.5, "7.5")]
+)
+def test_guidance_is_written_as_it_was_given(guidance: float, written: str) -> None:
+    found = parsed_as_the_web_ui_does(a1111(facts(guidance=guidance), 16, 8))
+    assert found["CFG scale"] == written
+
+
+def test_a_jpeg_says_the_quality_that_made_it_and_a_png_has_none() -> None:
+    assert full(facts(format="jpg", jpeg_quality=80), 16, 8)["jpeg_quality"] == 80
+    assert "jpeg_quality" not in full(facts(jpeg_quality=80), 16, 8)
 
 
 @pytest.mark.parametrize("value", ["a, b", "a: b", "a\nb", 'a, "b"', "\u732b, b"])
@@ -165,15 +192,31 @@ def test_a_lower_quality_makes_a_smaller_jpg_and_no_other_png() -> None:
     assert best == worst
 
 
-def test_pictures_with_transparency_keep_it_as_png_and_lose_only_it_as_jpg() -> None:
+def test_transparency_is_kept_in_a_png() -> None:
     clear = image().convert("RGBA")
     clear.putalpha(Image.linear_gradient("L").resize(clear.size))
     as_png = Image.open(io.BytesIO(encode_image(clear, "png", texts(facts(), 16, 8))))
     assert (as_png.mode, as_png.tobytes()) == ("RGBA", clear.tobytes())
-    as_jpg = Image.open(io.BytesIO(encode_image(clear, "jpg", texts(facts(), 16, 8))))
-    assert as_jpg.mode == "RGB"
     grey = image().convert("L")
     assert Image.open(io.BytesIO(encode_image(grey, "png", None))).tobytes() == grey.tobytes()
+
+
+def test_a_jpeg_shows_a_transparent_picture_on_white() -> None:
+    """Red under full transparency is not seen; half of a black is grey."""
+    clear = Image.new("RGBA", (48, 16), (255, 0, 0, 0))
+    clear.paste((0, 0, 0, 128), (16, 0, 32, 16))
+    clear.paste((0, 0, 255, 255), (32, 0, 48, 16))
+    made = Image.open(io.BytesIO(encode_image(clear, "jpg", None, jpeg_quality=100)))
+    assert made.mode == "RGB"
+    for x, wanted in ((8, (255, 255, 255)), (24, (127, 127, 127)), (40, (0, 0, 255))):
+        seen = made.getpixel((x, 8))
+        assert isinstance(seen, tuple)
+        assert max(abs(a - b) for a, b in zip(seen, wanted, strict=True)) <= 2, (x, seen)
+    palette = clear.convert("P")
+    palette.info["transparency"] = palette.getpixel((8, 8))
+    made = Image.open(io.BytesIO(encode_image(palette, "jpg", None, jpeg_quality=100)))
+    seen = made.getpixel((8, 8))
+    assert isinstance(seen, tuple) and min(seen) >= 253
 
 
 @pytest.mark.parametrize("form", ["png", "jpg"])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import diffusers
 import pytest
@@ -50,6 +51,55 @@ def test_scheduler_names_and_classes_are_the_same_list() -> None:
     assert tuple(CLASSES) == SCHEDULERS
     assert {row.name for row in CLASSES.values()} == set(SAMPLERS)
     assert all(hasattr(diffusers, row.name) for row in CLASSES.values())
+
+
+OWN_RULES = [name for name in DIFFUSION_SCHEDULERS if "sigmas" in str(CLASSES[name].options)]
+
+
+def with_scheduler(model: Path, folder: Path, own: Any) -> Path:
+    """The model with another scheduler of its own."""
+    shutil.copytree(model, folder)
+    shutil.rmtree(folder / "scheduler")
+    own.save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", type(own).__name__]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+# Not `use_beta_sigmas`, for which diffusers wants scipy.
+@pytest.mark.parametrize("rule", ["use_karras_sigmas", "use_exponential_sigmas"])
+def test_a_name_means_the_same_whatever_the_folder_s_own_scheduler_does(
+    model: Path, tmp_path: Path, rule: str
+) -> None:
+    own = diffusers.EulerDiscreteScheduler(steps_offset=1, **{rule: True})
+    folder = with_scheduler(model, tmp_path / rule, own)
+    for name in OWN_RULES:
+        options = load("sd", folder, CPU, name).scheduler_options
+        on = [key for key in options if key.endswith("_sigmas") and options[key] is True]
+        assert on == (["use_karras_sigmas"] if name.endswith("karras") else []), name
+        picture(folder, name)  # two rules at once would be refused here
+    assert load("sd", folder, CPU, None).scheduler_options[rule]
+
+
+def test_every_rule_of_a_scheduler_is_set_by_its_row() -> None:
+    rules = {"use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_flow_sigmas",
+             "use_lu_lambdas", "clip_sample", "set_alpha_to_one"}  # fmt: skip
+    for name, row in CLASSES.items():
+        known = set(inspect.signature(getattr(diffusers, row.name).__init__).parameters)
+        assert known & rules == set(row.options) & rules, name
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "pndm", "heun"])
+def test_latents_are_not_clipped_where_the_folder_says_nothing_about_it(
+    model: Path, tmp_path: Path, scheduler: str
+) -> None:
+    folder = with_scheduler(
+        model, tmp_path / "euler", diffusers.EulerDiscreteScheduler(steps_offset=1)
+    )
+    options = load("sd", folder, CPU, scheduler).scheduler_options
+    assert options.get("clip_sample", False) is False
+    assert options.get("set_alpha_to_one", False) is False
 
 
 def test_every_kind_of_the_registry_has_a_row() -> None:

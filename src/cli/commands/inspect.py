@@ -71,7 +71,7 @@ def _rerun(
     from cli import job_flow
     from cli.console import say
     from cli.picture_file import facts_of
-    from cli.rerun import model_of, request, same_pixels, upscaler_of
+    from cli.rerun import model_of, request, upscaler_of
 
     facts = facts_of(picture, found)
     with job_flow.connect() as client:
@@ -81,7 +81,14 @@ def _rerun(
         job = job_flow.follow(client, job["id"])
         paths = job_flow.save_and_print(client, job, facts.prompt, folder, output)
     for path in paths:
-        same = same_pixels(picture, path)
-        say(
-            "the same picture, pixel for pixel" if same else "not the same pixels: see its software"
-        )
+        say(_compared(picture, found, path))
+
+
+def _compared(picture: Path, found: PictureText, again: Path) -> str:
+    from cli.picture_file import read_picture
+    from cli.rerun import differences, same_pixels
+
+    if same_pixels(picture, again):
+        return "the same picture, pixel for pixel"
+    changed = ", ".join(differences(found, read_picture(again)))
+    return f"not the same pixels: now {changed or 'perhaps another device; nothing else differs'}"
