@@ -1,4 +1,4 @@
-"""Encode and send one picture while the next one is sampled.
+"""Encode and send one picture while the next one is sampled, or enlarged.
 
 One thread, and one picture at most that is with it: whoever brings the next waits until it is gone.
 So memory holds one picture more than without, and the sampler is never more than one ahead. zlib
@@ -10,11 +10,19 @@ step was cancelled, because a finished item stays retrievable.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
+
+from PIL.Image import Image
+
+from runner.images import encode_image
+from runner.interface import Emit
+from runner.metadata import Texts
+from shared.messages import Artifact, EnlargeParams, GenerateParams
 
 
 class Unfinished(Exception):
@@ -63,3 +71,25 @@ class Finisher:
         item_index, future = last
         if (error := future.exception()) is not None:
             raise Unfinished(item_index) from error
+
+
+def send(
+    image: Image,
+    item_index: int,
+    seed: int,
+    params: GenerateParams | EnlargeParams,
+    texts: Texts,
+    emit: Emit,
+) -> None:
+    """Encode a finished picture as `params` say, with `texts` if they want any, and send it."""
+    written = texts if params.embed_metadata else None
+    data = encode_image(image, params.format, written, jpeg_quality=params.jpeg_quality)
+    artifact = Artifact(
+        item_index=item_index,
+        format=params.format,
+        width=image.width,
+        height=image.height,
+        seed=seed,
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+    emit(artifact, data)

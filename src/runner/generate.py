@@ -5,21 +5,17 @@ A picture is encoded and sent while the next one is sampled (`runner.finishing`)
 
 from __future__ import annotations
 
-import hashlib
 import random
 from functools import partial
 from pathlib import Path
 
-from PIL.Image import Image
-
-from runner.finishing import Finisher
-from runner.images import encode_image
+from runner.finishing import Finisher, send
 from runner.interface import Context, Emit
 from runner.metadata import Facts, texts
 from runner.model_folder import held_still
 from runner.pipelines import TextToImage, load
 from runner.prompts import Cut, unread
-from shared.messages import MAX_SEED, Artifact, GenerateParams, GenerateSpec, Log, Progress, Stage
+from shared.messages import MAX_SEED, GenerateParams, GenerateSpec, Log, Progress, Stage
 from shared.registry import check_installed, weights_hash
 
 # Of the words that were cut, in the message; all of them are in the payload.
@@ -93,7 +89,8 @@ class Generate:
             versions=ctx.versions,
         )
         emit(_progress("decode", index, 1, 1))
-        finisher.put(index, partial(_send, image, index, seed, params, facts, emit))
+        told = texts(facts, *image.size)
+        finisher.put(index, partial(send, image, index, seed, params, told, emit))
 
 
 def seed_of(seed: int | None, index: int) -> int:
@@ -101,22 +98,6 @@ def seed_of(seed: int | None, index: int) -> int:
     if seed is None:
         return random.SystemRandom().randrange(MAX_SEED)
     return (seed + index) % MAX_SEED
-
-
-def _send(
-    image: Image, index: int, seed: int, params: GenerateParams, facts: Facts, emit: Emit
-) -> None:
-    written = texts(facts, *image.size) if params.embed_metadata else None
-    data = encode_image(image, params.format, written, jpeg_quality=params.jpeg_quality)
-    artifact = Artifact(
-        item_index=index,
-        format=params.format,
-        width=image.width,
-        height=image.height,
-        seed=seed,
-        sha256=hashlib.sha256(data).hexdigest(),
-    )
-    emit(artifact, data)
 
 
 def _progress(stage: Stage, index: int, step: int, steps: int) -> Progress:

@@ -1,17 +1,20 @@
-"""The `upscale` job type: the pictures of the step before, one after another, made larger."""
+"""The `upscale` job type: the pictures of the step before, one after another, made larger.
+
+A picture is encoded and sent while the next one is enlarged (`runner.finishing`).
+"""
 
 from __future__ import annotations
 
-import hashlib
 import io
+from functools import partial
 from pathlib import Path
 
 import PIL.Image
 from PIL.Image import Image
 
 from runner.diffusion_upscale import Diffusion
+from runner.finishing import Finisher, send
 from runner.gan import Gan
-from runner.images import encode_image
 from runner.interface import Context, Emit
 from runner.metadata import Texts, texts_in
 from runner.model_folder import held_still
@@ -19,7 +22,6 @@ from runner.resample import Resample, resampled
 from runner.upscale_metadata import UpscaleFacts, upscale_texts
 from runner.upscaler import Upscaler
 from shared.messages import (
-    Artifact,
     DiffusionParams,
     GanParams,
     InputSpec,
@@ -73,16 +75,17 @@ class Upscale:
     def run(self, params: UpscaleParams, emit: Emit) -> int:
         assert self._ctx is not None, "run before prepare"
         todo = [i for i in range(params.count) if i not in self._ctx.spec.done_items]
-        for index in todo:
-            self._ctx.stop.check()
-            self._item(index, params, emit)
+        with Finisher() as finisher:
+            for index in todo:
+                self._ctx.stop.check()
+                self._item(index, params, emit, finisher)
         return len(todo)
 
     def cleanup(self) -> None:
         self._ctx = None
         self._upscaler = None
 
-    def _item(self, index: int, params: UpscaleParams, emit: Emit) -> None:
+    def _item(self, index: int, params: UpscaleParams, emit: Emit, finisher: Finisher) -> None:
         assert self._ctx is not None and self._upscaler is not None
         ctx, given = self._ctx, self._ctx.spec.inputs[index]
 
@@ -107,18 +110,9 @@ class Upscale:
             before=texts,
             versions=ctx.versions,
         )
-        written = upscale_texts(facts) if params.embed_metadata else None
-        data = encode_image(larger, params.format, written, jpeg_quality=params.jpeg_quality)
-        artifact = Artifact(
-            item_index=index,
-            format=params.format,
-            width=larger.width,
-            height=larger.height,
-            seed=given.seed,
-            sha256=hashlib.sha256(data).hexdigest(),
-        )
-        emit(artifact, data)
         emit(_progress("decode", index, 1, 1))
+        told = upscale_texts(facts)
+        finisher.put(index, partial(send, larger, index, given.seed, params, told, emit))
 
 
 def opened(data: bytes, given: InputSpec) -> tuple[Image, Texts]:

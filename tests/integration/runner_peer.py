@@ -182,7 +182,7 @@ def _is_open(fd: str) -> bool:
 
 def third_picture_fails(connection: Connection, parent_pid: int) -> None:
     """The real runner; a disk would be full here, an encoder broken."""
-    from runner import generate, images  # only in the child: this is the import of torch
+    from runner import finishing, images  # only in the child: this is the import of torch
 
     encode_image, made = images.encode_image, []
 
@@ -192,7 +192,7 @@ def third_picture_fails(connection: Connection, parent_pid: int) -> None:
             raise OSError("the encoder broke")
         return encode_image(*args, **kwargs)
 
-    generate.__dict__["encode_image"] = encode
+    finishing.__dict__["encode_image"] = encode
     entry.main(connection, parent_pid)
 
 

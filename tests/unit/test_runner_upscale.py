@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -165,6 +166,20 @@ def test_each_input_is_pulled_and_made_larger_with_its_own_seed(png: bytes) -> N
     stages = [(p.stage, p.item_index) for p, _ in worker.sent if isinstance(p, Progress)]
     assert stages[:2] == [("load", None)] * 2
     assert stages[2:6] == [("sampling", 0)] * 2 + [("decode", 0)] * 2
+
+
+def test_a_picture_is_sent_while_the_next_one_is_enlarged(png: bytes) -> None:
+    begun = threading.Event()
+
+    class Slow(Worker):
+        def emit(self, message: FromRunner, body: bytes = b"") -> None:
+            if isinstance(message, Progress) and message.item_index == 1:
+                begun.set()
+            if isinstance(message, Artifact) and message.item_index == 0:
+                assert begun.wait(10), "the next picture waited for this one's file"
+            super().emit(message, body)
+
+    assert len(Slow(png, png).run()) == 2
 
 
 def test_items_that_are_done_are_not_even_asked_for(png: bytes) -> None:
