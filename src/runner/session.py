@@ -37,6 +37,7 @@ from runner.stopping import Stop, obey_sigterm
 from shared.frames import FrameError
 from shared.messages import (
     INTERFACE,
+    Attention,
     Cancel,
     Failure,
     FromRunner,
@@ -131,16 +132,27 @@ def _listen(channel: Channel, stop: Stop, inputs: Inputs) -> None:
     stop.ask_and_leave()
 
 
+# Which kernels of attention may be used under each name. Each has models that it cannot do: flash
+# takes heads of up to 256 and no mask, and a VAE's one head has 512. So there is always one behind
+# it that can, down to plain matrix products; torch takes the first that fits.
+KERNELS: dict[Attention, frozenset[Attention]] = {
+    "auto": frozenset({"flash", "efficient", "math"}),
+    "flash": frozenset({"flash", "efficient", "math"}),
+    "efficient": frozenset({"efficient", "math"}),
+    "math": frozenset({"math"}),
+}
+
+
 def _configure(preset: PresetSpec) -> None:
     """Threads and kernels as the preset says; the same bytes for the same seed on one device."""
     torch.set_num_threads(preset.threads)
-    if preset.attention != "auto":
-        # The switches are called `cuda` and hold for the CPU as well. A model whose shapes the one
-        # kernel that is left cannot do fails and says so.
-        torch.backends.cuda.enable_flash_sdp(preset.attention == "flash")
-        torch.backends.cuda.enable_mem_efficient_sdp(preset.attention == "efficient")
-        torch.backends.cuda.enable_math_sdp(preset.attention == "math")
-        torch.backends.cuda.enable_cudnn_sdp(False)
+    # The switches are called `cuda` and hold for the CPU as well.
+    allowed = KERNELS[preset.attention]
+    torch.backends.cuda.enable_flash_sdp("flash" in allowed)
+    torch.backends.cuda.enable_mem_efficient_sdp("efficient" in allowed)
+    torch.backends.cuda.enable_math_sdp("math" in allowed)
+    # cuDNN's would come before any of these.
+    torch.backends.cuda.enable_cudnn_sdp(preset.attention == "auto")
     if preset.device == "cuda":
         torch.backends.cudnn.benchmark = False  # picks algorithms by timing, so not always the same
         torch.backends.cudnn.deterministic = True

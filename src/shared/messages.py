@@ -48,7 +48,7 @@ _T = TypeVar("_T")
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 Offload = Literal["none", "model", "sequential"]
-# Kernels of torch's scaled dot product attention; auto lets torch choose.
+# The best kernel of torch's scaled dot product attention that may be used; auto lets torch choose.
 Attention = Literal["auto", "flash", "efficient", "math"]
 
 

@@ -27,20 +27,40 @@ from shared.registry import ModelDescriptor, Source, describe_folder, write_desc
 SEED = 7
 
 
-def esrgan(folder: Path, *, scale: int = 2, name: str = "tiny-gan") -> ModelDescriptor:
-    """An ESRGAN of one block, in the layout of its first release."""
+def esrgan(
+    folder: Path, *, scale: int = 2, blocks: int = 1, strong: bool = False, name: str = "tiny-gan"
+) -> ModelDescriptor:
+    """An ESRGAN of few channels, in the layout of its first release.
+
+    Fresh weights are so small that a pixel hardly reaches its neighbours; `strong` ones carry it as
+    far as trained ones do.
+    """
     with torchvision_or_stand_in():
         from spandrel.architectures.ESRGAN import ESRGAN
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        network = ESRGAN(num_filters=8, num_blocks=1, scale=scale)
+        network = ESRGAN(num_filters=8, num_blocks=blocks, scale=scale)
         # Fresh weights make a nearly black picture; this one has all the brightnesses there are.
         with torch.no_grad():
             network.model[-1].weight *= 60
             network.model[-1].bias.fill_(0.5)
+            if strong:
+                _strengthen(network)
     folder.mkdir(parents=True)
     save_file(network.state_dict(), folder / ONE_FILE)
     return _described(folder, name)
+
+
+def _strengthen(network: torch.nn.Module) -> None:
+    """Scale each convolution so that its output varies as its input does, and the last to 0..1."""
+    convolutions = [part for part in network.modules() if isinstance(part, torch.nn.Conv2d)]
+    for part in convolutions:
+        torch.nn.init.kaiming_normal_(part.weight, a=0.2)
+    picture = torch.rand(1, 3, 32, 32)
+    made = network(picture)
+    last = convolutions[-1]
+    last.weight *= 0.2 / made.std()
+    last.bias.fill_(0.5)
 
 
 def diffusion(folder: Path, kind: str, *, name: str = "tiny-diffusion") -> ModelDescriptor:
