@@ -234,7 +234,7 @@ def _finding(error: ValidationError) -> dict[str, Any]:
     message = error.message
     if rule == "enum":
         message = f"must be one of: {', '.join(str(name or 'null') for name in value)}"
-    elif rule == "maxLength" and value == 0:
+    elif rule in ("maxLength", "maximum") and value == 0:
         message = "this model has no use for it; leave it out"
     return {"field": field, "message": message, rule: value}
 

@@ -35,10 +35,17 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """One row: the class by name in `diffusers`, and whether a negative prompt has any effect."""
+    """One row: the class by name in `diffusers`, whether a negative prompt has any effect, and how
+    many tokens of a text a loaded one was trained to read, where the class says another number."""
 
     pipeline: str
     negative_prompt: bool = True
+    tokens: Callable[[Any], int | None] = lambda _pipeline: None
+
+
+def _tokens_of_flux(pipeline: Any) -> int | None:
+    """Schnell, which has no guidance, reads half of what dev does; one class has both."""
+    return None if pipeline.transformer.config.guidance_embeds else 256
 
 
 FAMILIES: dict[str, Family] = {
@@ -46,7 +53,7 @@ FAMILIES: dict[str, Family] = {
     "sdxl": Family(pipeline="StableDiffusionXLPipeline"),
     "sd3": Family(pipeline="StableDiffusion3Pipeline"),
     # Flux is guidance-distilled: a negative prompt would need a second pass per step.
-    "flux": Family(pipeline="FluxPipeline", negative_prompt=False),
+    "flux": Family(pipeline="FluxPipeline", negative_prompt=False, tokens=_tokens_of_flux),
     "auto": Family(pipeline="AutoPipelineForText2Image"),
 }
 
@@ -54,6 +61,10 @@ FAMILIES: dict[str, Family] = {
 # (some would pick a size they like and resize) and with its own words (some would edit them, with
 # libraries that we do not ship).
 AS_ASKED: Arguments = {"use_resolution_binning": False, "clean_caption": False}
+
+# What pipelines call the strength of guidance. Where the first has no number by default, it is for
+# distilled relatives, and one of the others is what a request means.
+GUIDANCE_NAMES = ("guidance_scale", "true_cfg_scale", "prior_guidance_scale")
 
 # diffusers resolves its classes at first use, which is where the seconds go. These share nearly all
 # of their modules (50 ms for the last three), so a standby runner has them before it says READY;
@@ -94,14 +105,26 @@ class TextToImage:
         """What a call of this pipeline takes."""
         return inspect.signature(type(self._pipeline).__call__).parameters
 
+    @property
+    def text_tokens(self) -> int | None:
+        """How many tokens its T5 reads, where it has one and the number is known."""
+        asked = self.parameters.get("max_sequence_length")
+        if asked is None or not isinstance(asked.default, int):
+            return None
+        return self._family.tokens(self._pipeline) or asked.default
+
     def check(self, params: GenerateParams) -> None:
         """Raise ValueError for what was asked and this model cannot do; nothing is ignored.
 
-        The API has refused most of it already, by the model's schema. About `auto` it knows less.
+        The API has refused it already, by the model's schema, unless a newer diffusers has changed
+        what a pipeline takes.
         """
-        takes = self._family.negative_prompt and "negative_prompt" in self.parameters
-        if params.negative_prompt and not takes:
-            raise ValueError(f"{type(self._pipeline).__name__} has no use for a negative_prompt")
+        given = self._given(params)
+        lacking = [name for name in given if name not in AS_ASKED and name not in self.parameters]
+        if not self._family.negative_prompt and "negative_prompt" in given:
+            lacking.append("negative_prompt")
+        if lacking:
+            raise ValueError(f"{type(self._pipeline).__name__} has no use for a {lacking[0]}")
 
     def picture(self, params: GenerateParams, seed: int, on_step: OnStep) -> tuple[Image, bool]:
         """Sample and decode one picture; True with it when a safety checker blacked it out.
@@ -140,16 +163,31 @@ class TextToImage:
         return {}  # nothing to see of its steps: it can be stopped between two pictures, or killed
 
     def _arguments(self, params: GenerateParams) -> Arguments:
+        return {name: v for name, v in self._given(params).items() if name in self.parameters}
+
+    def _given(self, params: GenerateParams) -> Arguments:
+        """All that the request says, in the pipeline's words."""
+        guidance = self._guidance_name()
         given: Arguments = AS_ASKED | {
             "prompt": params.prompt,
             "width": params.width,
             "height": params.height,
             "num_inference_steps": params.steps,
-            "guidance_scale": params.guidance,
+            guidance: params.guidance,
         }
         if params.negative_prompt:  # its default differs from pipeline to pipeline
             given["negative_prompt"] = params.negative_prompt
-        return {name: value for name, value in given.items() if name in self.parameters}
+        elif guidance == "true_cfg_scale":  # which is without effect when there is none at all
+            given["negative_prompt"] = " "
+        if self.text_tokens is not None:
+            given["max_sequence_length"] = self.text_tokens
+        return given
+
+    def _guidance_name(self) -> str:
+        for name in GUIDANCE_NAMES:
+            if name in self.parameters and isinstance(self.parameters[name].default, float | int):
+                return name
+        return GUIDANCE_NAMES[0]
 
 
 def load(

@@ -1,7 +1,7 @@
 """How much of a prompt a model reads. What is over the bound of a text encoder is cut, silently.
 
 CLIP reads 77 tokens, begin and end included. T5 reads as many as its pipeline asks for
-(`max_sequence_length`: 256 in Stable Diffusion 3, 512 in Flux). A family with several encoders may
+(256 in Stable Diffusion 3 and in FLUX.1 schnell, 512 in dev). A family with several encoders may
 cut at several places; each is reported, the same cut of two encoders once.
 """
 
@@ -57,8 +57,7 @@ def _limit(reader: str, tokenizer: Any, pipeline: TextToImage) -> int | None:
     """Tokens that are read; None where nothing is known about it."""
     if reader == "CLIP":
         return int(tokenizer.model_max_length)
-    asked = pipeline.parameters.get("max_sequence_length")
-    return asked.default if asked is not None and isinstance(asked.default, int) else None
+    return pipeline.text_tokens
 
 
 def _cut(field: str, text: str, reader: str, tokenizer: Any, limit: int | None) -> Cut | None:

@@ -23,6 +23,8 @@ MAX_PROMPT = 4096  # characters
 
 Kind = Literal["sd", "sdxl", "sd3", "flux", "auto", "esrgan", "sd_upscale", "sd_latent_upscale"]
 Capability = Literal["generate", "upscale"]
+# What a request may not give, because a model has no use for it.
+Unused = Literal["negative_prompt", "guidance"]
 Upscaling = Literal["gan", "diffusion"]
 # Which `chain.upscale.impl` a kind of upscaler is.
 UPSCALING_OF: dict[Kind, Upscaling] = {
@@ -163,6 +165,7 @@ class ModelDescriptor(Part):
     checkpoint_sha256: Sha256
     defaults: Defaults
     limits: Limits
+    unused: tuple[Unused, ...] = ()
     capabilities: tuple[Capability, ...] = ("generate",)
     scale: int | None = Field(default=None, ge=2, le=8)
     default_preset: Name = "cpu"
@@ -202,6 +205,9 @@ def checkpoint_hash(files: Iterable[ModelFile]) -> str:
 def parameters_schema(model: ModelDescriptor) -> dict[str, Any]:
     """The part of a request that depends on the model, as JSON Schema 2020-12."""
     defaults, limits = model.defaults, model.limits
+    # A bound of nothing: the empty prompt and no guidance are what there is without it.
+    longest = 0 if "negative_prompt" in model.unused else MAX_NEGATIVE_PROMPT[model.kind]
+    strongest = 0.0 if "guidance" in model.unused else MAX_GUIDANCE
     side = {"multipleOf": MULTIPLE_OF[model.kind]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -210,7 +216,7 @@ def parameters_schema(model: ModelDescriptor) -> dict[str, Any]:
         "properties": {
             "negative_prompt": {
                 "type": "string",
-                "maxLength": MAX_NEGATIVE_PROMPT[model.kind],
+                "maxLength": longest,
                 "default": "",
             },
             "width": _integer(limits.width, defaults.width) | side,
@@ -219,7 +225,7 @@ def parameters_schema(model: ModelDescriptor) -> dict[str, Any]:
             "guidance": {
                 "type": "number",
                 "minimum": 0,
-                "maximum": MAX_GUIDANCE,
+                "maximum": strongest,
                 "default": defaults.guidance,
             },
             # null: the scheduler that the model's folder comes with

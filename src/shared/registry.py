@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from shared.auto_pipelines import AUTO_PIPELINES, WITHOUT_NEGATIVE_PROMPT
 from shared.checkpoints import KIND_OF_FAMILY, kinds_of_denoiser, recognise
 from shared.errors import ModelUnavailable
 from shared.esrgan import esrgan_scale
@@ -44,6 +45,7 @@ from shared.model_schema import (
     ModelFile,
     Range,
     Source,
+    Unused,
     checkpoint_hash,
     parameter_problems,
     parameters_schema,
@@ -92,6 +94,8 @@ RECOMMENDED: dict[Kind, tuple[int, float]] = {
     "sd_upscale": (50, 9.0),
     "sd_latent_upscale": (20, 0.0),
 }
+# Of a model into which its steps and the guidance were distilled, such as FLUX.1 schnell.
+DISTILLED = (4, 0.0)
 NATIVE_SIDE: dict[Kind, int] = {
     "sd": 512,
     "sdxl": 1024,
@@ -162,7 +166,8 @@ def describe_folder(
     scale = scale or SCALE_OF.get(kind)
     # Of an upscaler the configuration says what it works on inside, not what it is given.
     side = NATIVE_SIDE[kind] if scale else _native_side(parts, kind)
-    steps, guidance = RECOMMENDED[kind]
+    unused = _unused(parts, kind)
+    steps, guidance = DISTILLED if "guidance" in unused else RECOMMENDED[kind]
     return _validated(
         {
             "name": name,
@@ -178,6 +183,7 @@ def describe_folder(
             "defaults": defaults
             or {"width": side, "height": side, "steps": steps, "guidance": guidance},
             "limits": limits or _limits(kind, side),
+            "unused": unused,
             "capabilities": ("upscale",) if scale else ("generate",),
             "scale": scale,
             "default_preset": default_preset,
@@ -229,6 +235,23 @@ def _validated(fields: dict[str, Any]) -> ModelDescriptor:
         raise ModelUnavailable(
             f"{DESCRIPTOR}: {where + ': ' if where else ''}{first['msg']}", file=DESCRIPTOR
         ) from None
+
+
+def _unused(parts: Path, kind: Kind) -> tuple[Unused, ...]:
+    """What this model has no use for, beyond what its whole kind has none for."""
+    denoiser = "transformer/config.json"
+    if kind == "flux" and (parts / denoiser).exists():
+        return () if read_json(parts, denoiser).get("guidance_embeds") else ("guidance",)
+    if kind != "auto":
+        return ()
+    name = str(read_json(parts, INDEX)["_class_name"])
+    if name not in AUTO_PIPELINES:
+        raise ModelUnavailable(
+            f"{INDEX}: {name} is no pipeline that makes a picture from a text alone; these do: "
+            f"{', '.join(sorted(AUTO_PIPELINES))}",
+            file=INDEX,
+        )
+    return ("negative_prompt",) if name in WITHOUT_NEGATIVE_PROMPT else ()
 
 
 def _components(parts: Path, layout: Layout) -> list[str]:

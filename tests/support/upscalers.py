@@ -60,6 +60,7 @@ def _strengthen(network: torch.nn.Module) -> None:
     made = network(picture)
     last = convolutions[-1]
     last.weight *= 0.2 / made.std()
+    assert last.bias is not None
     last.bias.fill_(0.5)
 
 

@@ -148,6 +148,10 @@ def test_a_negative_prompt_that_has_no_effect_is_refused_and_not_ignored() -> No
     flux.parameters_schema["properties"]["negative_prompt"]["maxLength"] = 0
     error = refusal(flux, negative_prompt="blurry")
     assert error.message.startswith("negative_prompt: this model has no use for it; leave it out")
+    flux.parameters_schema["properties"]["guidance"]["maximum"] = 0.0
+    error = refusal(flux, guidance=3.5)
+    assert error.message.startswith("guidance: this model has no use for it; leave it out")
+    flux.parameters_schema["properties"]["guidance"]["default"] = 0.0
     assert plan(flux, negative_prompt="").steps[0].params["negative_prompt"] == ""
     assert plan(negative_prompt="blurry").steps[0].params["negative_prompt"] == "blurry"
 

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 from tests.support.families import FAMILIES, build, describe
 from tests.support.single_files import CONVERTERS, convert
 
 from runner import pipelines
-from runner.pipelines import TextToImage, load
+from runner.pipelines import FAMILIES as ROWS
+from runner.pipelines import GUIDANCE_NAMES, TextToImage, load
 from runner.prompts import unread
 from runner.schedulers import CLASSES
+from shared.auto_pipelines import AUTO_PIPELINES, WITHOUT_NEGATIVE_PROMPT
 from shared.checkpoints import recognise
 from shared.messages import GenerateParams, PresetSpec
 from shared.model_schema import SCHEDULERS_OF, ModelDescriptor, parameters_schema
-from shared.registry import verify_model
+from shared.registry import Source, describe_folder, verify_model
 from shared.safetensors_header import tensor_shapes
 
 # diffusers hands torch tensors to numpy in the way of numpy 1; its T5 reads a tokenizer's old
@@ -163,6 +170,76 @@ def test_a_negative_prompt_without_effect_fails_and_is_not_ignored(
     pipeline.check(params())
     with pytest.raises(ValueError, match="no use for a negative_prompt"):
         pipeline.check(params(negative_prompt="a dog"))
+
+
+def test_what_is_known_of_auto_is_what_diffusers_has() -> None:
+    made_from_more = ("Control", "Helios")  # a second picture, a video
+    found = {
+        one.__name__: inspect.signature(one.__call__).parameters
+        for one in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()
+        if not any(word in one.__name__ for word in made_from_more)
+    }
+    assert set(found) == AUTO_PIPELINES
+    without = {name for name, takes in found.items() if "negative_prompt" not in takes}
+    assert without == WITHOUT_NEGATIVE_PROMPT
+    for name, takes in found.items():
+        loaded = TextToImage(SimpleNamespace(), ROWS["auto"], None)
+        with patch.object(TextToImage, "parameters", takes):
+            loaded.check(params())
+            assert takes.keys() & set(GUIDANCE_NAMES) >= {loaded._guidance_name()}, name
+
+
+@pytest.mark.parametrize("lacking", ["guidance_scale", "num_inference_steps", "width"])
+def test_what_a_pipeline_does_not_take_is_not_dropped(
+    lacking: str, model: Callable[[str], Model]
+) -> None:
+    folder, descriptor = model("sd")
+    pipeline = load(descriptor.kind, folder, CPU, None)
+    takes = {name: value for name, value in pipeline.parameters.items() if name != lacking}
+    with (
+        patch.object(TextToImage, "parameters", takes),
+        pytest.raises(ValueError, match=f"has no use for a {lacking}"),
+    ):
+        pipeline.check(params())
+
+
+def test_guidance_goes_by_the_name_that_means_it() -> None:
+    """Qwen's `guidance_scale` is for relatives; its guidance wants a prompt to keep away from."""
+    qwen = TextToImage(SimpleNamespace(), ROWS["auto"], None)
+    takes = inspect.signature(diffusers.QwenImagePipeline.__call__).parameters
+    with patch.object(TextToImage, "parameters", takes):
+        asked = qwen._arguments(params(guidance=4.0))
+    assert (asked["true_cfg_scale"], asked["negative_prompt"]) == (4.0, " ")
+    assert "guidance_scale" not in asked
+
+
+def test_a_distilled_flux_reads_and_uses_what_it_was_trained_for(
+    model: Callable[[str], Model], tmp_path: Path
+) -> None:
+    folder = tmp_path / "schnell"
+    shutil.copytree(model("flux")[0], folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        transformer = diffusers.FluxTransformer2DModel.from_config(
+            model_config(folder / "transformer") | {"guidance_embeds": False}
+        )
+    transformer.save_pretrained(folder / "transformer")
+    described = describe_folder(folder, name="schnell", version="1", source=Source(uri="tests"))
+    assert (described.defaults.steps, described.defaults.guidance) == (4, 0.0)
+    assert described.unused == ("guidance",)
+    pipeline = load("flux", folder, CPU, None)
+    (cut,) = [c for c in unread(pipeline, params(prompt="cats " * 150)) if c.reader == "T5"]
+    assert cut.limit == 256
+    fits = "cats " * 150
+    # What is over the bound is really not read.
+    assert (
+        pixels(pipeline, params(prompt=fits)) == pixels(pipeline, params(prompt=fits + "b"))
+    ).all()
+
+
+def model_config(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return found
 
 
 def test_the_schema_says_which_kinds_take_a_negative_prompt(

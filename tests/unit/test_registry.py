@@ -112,11 +112,46 @@ def test_kind_and_native_size_come_from_the_folder(model: ModelDescriptor) -> No
     assert model.limits.width == Range(min=16, max=256)
 
 
-def test_unknown_pipeline_class_is_auto(folder: Path) -> None:
-    (folder / "model_index.json").write_text(json.dumps(INDEX | {"_class_name": "Kandinsky"}))
-    descriptor = describe_folder(folder, name="m", version="1", source=Source(uri="test:"))
+def of_class(folder: Path, name: str) -> ModelDescriptor:
+    (folder / "model_index.json").write_text(json.dumps(INDEX | {"_class_name": name}))
+    return describe_folder(folder, name="m", version="1", source=Source(uri="test:"))
+
+
+@pytest.mark.parametrize(
+    ("name", "longest"), [("PixArtSigmaPipeline", 4096), ("LatentConsistencyModelPipeline", 0)]
+)
+def test_a_pipeline_without_a_kind_of_its_own_is_auto(
+    folder: Path, name: str, longest: int
+) -> None:
+    descriptor = of_class(folder, name)
     assert descriptor.kind == "auto"
-    assert parameters_schema(descriptor)["properties"]["scheduler"]["enum"] == [None]
+    schema = parameters_schema(descriptor)["properties"]
+    assert schema["scheduler"]["enum"] == [None]
+    assert schema["negative_prompt"]["maxLength"] == longest
+
+
+@pytest.mark.parametrize("name", ["StableDiffusionXLImg2ImgPipeline", "LTXPipeline", "Mine"])
+def test_a_pipeline_that_makes_no_picture_from_a_text_is_refused_with_those_that_do(
+    folder: Path, name: str
+) -> None:
+    with pytest.raises(ModelUnavailable, match=f"{name} is no pipeline .* these do: .*PixArtSigma"):
+        of_class(folder, name)
+
+
+@pytest.mark.parametrize(("embeds", "maximum", "steps"), [(True, 50, 28), (False, 0, 4)])
+def test_guidance_is_for_a_flux_that_has_an_input_for_it(
+    folder: Path, embeds: bool, maximum: int, steps: int
+) -> None:
+    (folder / "transformer").mkdir()
+    config = json.dumps({"guidance_embeds": embeds})
+    (folder / "transformer/config.json").write_text(config)
+    (folder / "transformer/diffusion_pytorch_model.safetensors").write_bytes(SOUND)
+    index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    descriptor = describe_folder(folder, name="m", version="1", source=Source(uri="test:"))
+    guidance = parameters_schema(descriptor)["properties"]["guidance"]
+    assert (guidance["maximum"], descriptor.defaults.steps) == (maximum, steps)
+    assert guidance["default"] <= maximum
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth", ".ckpt", ".pkl", ".PT"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from runner.session import KERNELS, _configure
 from shared.messages import Attention, PresetSpec
 
-CUDA = torch.backends.cuda
+CUDA: Any = torch.backends.cuda  # its switches have no types
 SWITCHES = {
     "flash": (CUDA.flash_sdp_enabled, CUDA.enable_flash_sdp),
     "efficient": (CUDA.mem_efficient_sdp_enabled, CUDA.enable_mem_efficient_sdp),
