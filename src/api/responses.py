@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema
 
+from shared.model_schema import PartSize
 from shared.states import Reason, Status
 
 
@@ -137,6 +138,8 @@ class ModelOut(BaseModel):
     checkpoint_sha256: str = Field(description="one hash over all weights; stored on each job")
     parameters_schema: dict[str, Any] = Field(description="JSON Schema 2020-12")
     capabilities: list[str] = Field(description="job types: `generate`, `upscale`")
+    scale: int | None = Field(description="of an upscaler: times each side, by itself")
+    parts: dict[str, PartSize] = Field(description="what its parts hold; memory goes by it")
 
 
 class Models(BaseModel):

@@ -11,6 +11,7 @@ from shared.db.create import Created
 from shared.db.jobs import Job, Step
 from shared.db.models import Model
 from shared.db.presence import Worker
+from shared.model_schema import parts_of
 
 
 def created(job: Created) -> out.Created:
@@ -67,6 +68,8 @@ def model(found: Model, live: Sequence[Worker]) -> out.ModelOut:
         checkpoint_sha256=found.checkpoint_sha256,
         parameters_schema=found.parameters_schema,
         capabilities=found.capabilities,
+        scale=found.descriptor.get("scale"),
+        parts=parts_of(found.descriptor),
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cli.console import say
 from cli.failures import Failure
-from cli.preset_table import Fit, Subject, catalogue, chosen, fits
+from cli.preset_table import Fit, catalogue, chosen, described, fits
 from shared.model_schema import ModelDescriptor
 from shared.presets import Preset
 
@@ -57,8 +57,7 @@ def _asked_for(preset: Preset, model: ModelDescriptor) -> str:
 
 
 def _fit(preset: Preset, model: ModelDescriptor) -> Fit:
-    size = model.defaults
-    (fit,) = fits([preset], Subject(kind=model.kind, width=size.width, height=size.height))
+    (fit,) = fits([preset], described(model))
     return fit
 
 

@@ -13,6 +13,7 @@ from cli.failures import USAGE
 from cli.measuring import sides
 from shared.presets import presets
 
+SHIPPED = Path(__file__).parents[2] / "src" / "shared" / "presets_data"
 DEMO = Path(__file__).parents[2] / "models" / "sd" / "dreamforge-demo@1"
 
 
@@ -47,6 +48,56 @@ def test_fit_says_for_a_folder_what_each_preset_would_need(
     }
     assert "1048576 pixels" in wide["gpu-8gb"]
     assert wide["gpu-16gb"] is None
+
+
+def described(folder: Path, **facts: Any) -> str:
+    """A folder with nothing but what a model says about itself."""
+    told = json.loads((DEMO / "dreamforge.json").read_text()) | facts
+    folder.mkdir()
+    (folder / "dreamforge.json").write_text(json.dumps(told))
+    return str(folder)
+
+
+def test_fit_counts_what_an_upscaler_makes_of_what_it_is_given(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    drawing = {
+        "kind": "sd_upscale",
+        "scale": 4,
+        "capabilities": ["upscale"],
+        "defaults": {"width": 128, "height": 128, "steps": 50, "guidance": 9},
+        "limits": {side: {"min": 32, "max": 512} for side in ("width", "height")},
+    }
+    folder = described(tmp_path / "x4", **drawing)
+    rows = {row["preset"]: row for row in answer(capsys, "fit", folder)}
+    assert rows["gpu-8gb"]["need_bytes"] == presets()["gpu-8gb"].vram_for("sd_upscale", 512 * 512)
+    wide = answer(capsys, "fit", folder, "--width", "512", "--height", "512")
+    problems = {row["preset"]: row["problem"] for row in wide}
+    assert "3145728 pixels" in problems["gpu-8gb"] and problems["gpu-24gb"] is None
+    assert run(["preset", "fit", folder]) == 0
+    assert "128x128 to 512x512" in capsys.readouterr().out
+
+
+def test_fit_counts_the_weights_the_steps_and_the_operator_s_factor(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = described(tmp_path / "large", parts={"unet": {"numbers": 9 * 10**9, "largest": 1}})
+    problems = {row["preset"]: row["problem"] for row in answer(capsys, "fit", large)}
+    assert problems["gpu-16gb"] == "too little memory" and problems["gpu-24gb"] is None
+    monkeypatch.setenv("DF_VRAM_FACTOR", "2")
+    doubled = {row["preset"]: row for row in answer(capsys, "fit", large)}
+    assert doubled["gpu-24gb"]["problem"] == "too little memory"
+    monkeypatch.setenv("DF_VRAM_FACTOR", "much")
+    assert run(["preset", "fit", large]) == USAGE
+    assert "DF_VRAM_FACTOR: 'much' is not a number" in capsys.readouterr().err
+    monkeypatch.delenv("DF_VRAM_FACTOR")
+    few = (SHIPPED / "cpu.toml").read_text().replace('"cpu"', '"few"', 1)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "few.toml").write_text(few.replace("max_steps = 200", "max_steps = 2"))
+    monkeypatch.setenv("DF_PRESETS_DIR", str(mine))
+    steps = {row["preset"]: row["problem"] for row in answer(capsys, "fit", str(DEMO))}
+    assert steps["few"] == "more than its 2 steps"
 
 
 def test_an_unknown_preset_and_a_wrong_file_are_said(

@@ -20,6 +20,7 @@ from shared.model_schema import (
     Limits,
     ModelDescriptor,
     ModelFile,
+    PartSize,
     Range,
     Source,
     checkpoint_hash,
@@ -282,6 +283,8 @@ def _model() -> out.ModelOut:
         checkpoint_sha256=descriptor.checkpoint_sha256,
         parameters_schema=parameters_schema(descriptor),
         capabilities=["generate"],
+        scale=None,
+        parts={"unet": PartSize(numbers=859_520_964, largest=29_491_200)},
     )
 
 

@@ -80,7 +80,10 @@ def fit(
     height: Height = None,
     output: Out = Output.TABLE,
 ) -> None:
-    """Say which presets can make a picture of this size with a model; default: its own size."""
+    """Say which presets can make a picture of this size with a model; default: its own size.
+
+    Of an upscaler the size is that of the picture that it is given.
+    """
     from cli.console import as_json
     from cli.preset_table import catalogue, fits, gigabytes, subject
     from cli.tables import table
@@ -91,7 +94,7 @@ def fit(
         as_json([row.as_json() for row in rows])
         return
     table(
-        ("preset", "needs", "has", f"{asked.width}x{asked.height}"),
+        ("preset", "needs", "has", asked.size),
         [
             (
                 row.preset.name,
