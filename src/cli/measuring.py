@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import anyio
+from PIL import Image
 
 from cli.failures import Failure
-from shared.messages import GenerateParams, GenerateSpec, ModelSpec
-from shared.model_schema import MAX_SIDE, MIN_SIDE, ModelDescriptor
+from shared.messages import (
+    DiffusionParams,
+    GanParams,
+    GenerateParams,
+    GenerateSpec,
+    InputSpec,
+    ModelSpec,
+    UpscaleSpec,
+)
+from shared.model_schema import MAX_SIDE, MIN_SIDE, UPSCALING_OF, ModelDescriptor
 from shared.presets import Preset
 from shared.registry import read_model
 from supervisor.cpu_probe import CpuProbe
 from supervisor.devices import DeviceLost, DeviceProbe
 from supervisor.gpu_probe import GpuProbe, MpsRefused
-from supervisor.measure import Need, Peak, measure, need_of
+from supervisor.measure import Need, Peak, Subject, measure, need_of
 
 Size = tuple[int, int]
 # Memory depends on the steps only through the first ones, which allocate what the rest reuses.
 STEPS = 2
+PROMPT = "a red apple"
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -46,19 +59,19 @@ def measured(folder: Path, preset: Preset, sizes: Sequence[Size]) -> tuple[str, 
     chosen = list(sizes) or [native, (2 * native[0], 2 * native[1])]
     if len({width * height for width, height in chosen}) < 2:
         raise Failure("--size: two sizes at least, or one cannot tell what a pixel costs")
-    specs = [_spec(folder.absolute(), model, preset, size) for size in chosen]
-    peaks = anyio.run(_run, preset, specs)
+    subjects = [_subject(folder.absolute(), model, preset, size) for size in chosen]
+    peaks = anyio.run(_run, preset, subjects)
     return model.kind, peaks, need_of(peaks)
 
 
-async def _run(preset: Preset, specs: list[GenerateSpec]) -> list[Peak]:
+async def _run(preset: Preset, subjects: list[Subject]) -> list[Peak]:
     mark = f"measure:{os.getpid()}:{uuid4()}"
     probe: DeviceProbe = CpuProbe(1) if preset.device == "cpu" else GpuProbe(mark)
     try:
         devices = await probe.devices()
         return [
-            await measure(probe, devices[0], spec, mark=mark, timeout_s=preset.timeout_s)
-            for spec in specs
+            await measure(probe, devices[0], subject, mark=mark, timeout_s=preset.timeout_s)
+            for subject in subjects
         ]
     except (DeviceLost, MpsRefused) as error:
         raise Failure(f"this host's {preset.device} device cannot be used: {error}") from None
@@ -66,12 +79,13 @@ async def _run(preset: Preset, specs: list[GenerateSpec]) -> list[Peak]:
         await probe.close()
 
 
-def _spec(folder: Path, model: ModelDescriptor, preset: Preset, size: Size) -> GenerateSpec:
-    return GenerateSpec(
-        job_id="measure",
-        step_id="measure",
-        step_name="generate",
-        model=ModelSpec(
+def _subject(folder: Path, model: ModelDescriptor, preset: Preset, size: Size) -> Subject:
+    """One step; of an upscaler, `size` is what it is given."""
+    common: dict[str, Any] = {
+        "job_id": "measure",
+        "step_id": "measure",
+        "preset": preset.for_runner(model.kind),
+        "model": ModelSpec(
             id="measure",
             name=model.name,
             version=model.version,
@@ -79,13 +93,52 @@ def _spec(folder: Path, model: ModelDescriptor, preset: Preset, size: Size) -> G
             folder=str(folder),
             checkpoint_sha256=model.checkpoint_sha256,
         ),
-        preset=preset.for_runner(model.kind),
-        params=GenerateParams(
-            prompt="a red apple",
-            width=size[0],
-            height=size[1],
+    }
+    width, height = size
+    if model.scale is None:
+        params = GenerateParams(
+            prompt=PROMPT,
+            width=width,
+            height=height,
             steps=STEPS,
             guidance=model.defaults.guidance,
             seed=0,
-        ),
+        )
+        spec = GenerateSpec(step_name="generate", params=params, **common)
+        return Subject(spec=spec, pixels=width * height)
+    picture = _noise(size)
+    given = InputSpec(
+        item_index=0,
+        format="png",
+        width=width,
+        height=height,
+        seed=0,
+        sha256=hashlib.sha256(picture).hexdigest(),
     )
+    return Subject(
+        spec=UpscaleSpec(
+            step_name="upscale", params=_enlarging(model, model.scale), inputs=[given], **common
+        ),
+        pixels=width * height * model.scale**2,
+        picture=picture,
+    )
+
+
+def _enlarging(model: ModelDescriptor, scale: int) -> GanParams | DiffusionParams:
+    # Twice as asked for, always: what it makes by itself is the most, and resampling adds nothing.
+    if UPSCALING_OF[model.kind] == "gan":
+        return GanParams(scale=2, native_scale=scale)
+    return DiffusionParams(
+        scale=2,
+        native_scale=scale,
+        prompt=PROMPT,
+        steps=STEPS,
+        guidance=model.defaults.guidance,
+    )
+
+
+def _noise(size: Size) -> bytes:
+    """A PNG of this size."""
+    data = io.BytesIO()
+    Image.effect_noise(size, 40).convert("RGB").save(data, "png")
+    return data.getvalue()

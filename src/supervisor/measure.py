@@ -2,12 +2,15 @@
 
     for each size: start a runner -> read the device -> GO -> read it again and again -> end
 
+A step that enlarges asks for the picture of the step before; it is given `Subject.picture`.
+
 The result is what a preset states: bytes that the size does not change, and bytes per pixel. Run it
 on a device that nobody else uses: what others allocate meanwhile would be counted as ours.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +18,17 @@ import anyio
 
 from runner import entry
 from shared.errors import DreamForgeError
-from shared.messages import Failure, GenerateSpec, Go, Ready, Result, parse_from_runner
+from shared.messages import (
+    Failure,
+    GenerateSpec,
+    Go,
+    Input,
+    Ready,
+    Result,
+    UpscaleSpec,
+    Want,
+    parse_from_runner,
+)
 from supervisor.devices import Device, DeviceProbe
 from supervisor.fence import boottime
 from supervisor.runner_process import Entry, RunnerProcess
@@ -32,8 +45,17 @@ class MeasureFailed(DreamForgeError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """A step to run, the pixels that it makes, and the file that one of its kind may ask for."""
+
+    spec: GenerateSpec | UpscaleSpec
+    pixels: int
+    picture: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Peak:
-    """One size: pixels of the picture, and bytes of device memory above what was used before."""
+    """One size: pixels that are made, and bytes of device memory above what was used before."""
 
     pixels: int
     peak_bytes: int
@@ -50,13 +72,13 @@ class Need:
 async def measure(
     probe: DeviceProbe,
     device: Device,
-    spec: GenerateSpec,
+    subject: Subject,
     *,
     mark: str,
     timeout_s: float,
     target: Entry = entry.main,
 ) -> Peak:
-    """Run `spec` once and return its peak. Raises `MeasureFailed`, `DeviceLost`.
+    """Run the step once and return its peak. Raises `MeasureFailed`, `DeviceLost`.
 
     The process is gone when this returns or raises.
     """
@@ -65,17 +87,22 @@ async def measure(
         with anyio.fail_after(READY_S):
             await _ready(runner)
         used_before = (await probe.read(device, None)).used_bytes
-        await runner.channel.send(Go(spec=spec, dies_at=boottime() + timeout_s).model_dump())
-        result, peak_bytes = None, 0
+        await runner.channel.send(
+            Go(spec=subject.spec, dies_at=boottime() + timeout_s).model_dump()
+        )
+        heard: Result | Want | None = None
+        peak_bytes = 0
         with anyio.fail_after(timeout_s):
-            while result is None:
+            while not isinstance(heard, Result):
+                heard = None
                 with anyio.move_on_after(SAMPLE_EVERY_S):
-                    result = await _result(runner)
+                    heard = await _heard(runner)
+                if isinstance(heard, Want):
+                    await _give(runner, heard, subject.picture)
                 used = (await probe.read(device, runner.tree)).used_bytes
                 peak_bytes = max(peak_bytes, used - used_before)
-        allocator = result.allocator.get("allocator_peak_bytes", 0)
-        pixels = spec.params.width * spec.params.height
-        return Peak(pixels=pixels, peak_bytes=max(peak_bytes, allocator))
+        allocator = heard.allocator.get("allocator_peak_bytes", 0)
+        return Peak(pixels=subject.pixels, peak_bytes=max(peak_bytes, allocator))
     except TimeoutError:
         raise MeasureFailed(f"the step did not end within {timeout_s:g} s") from None
     finally:
@@ -106,14 +133,20 @@ async def _ready(runner: RunnerProcess) -> None:
         raise MeasureFailed("the runner did not start; its own words are above")
 
 
-async def _result(runner: RunnerProcess) -> Result:
-    """Read on to the verdict. May be cancelled and called again: no frame is lost by that."""
+async def _heard(runner: RunnerProcess) -> Result | Want:
+    """Read on to what concerns us. May be cancelled and called again: no frame is lost by that."""
     while (frame := await runner.channel.receive()) is not None:
         match parse_from_runner(frame.header):
-            case Result() as result:
-                return result
+            case Result() | Want() as heard:
+                return heard
             case Failure() as failure:
                 raise MeasureFailed(failure.message, reason=failure.reason)
             case _:
                 continue
     raise MeasureFailed("the runner ended without a result; its own words are above")
+
+
+async def _give(runner: RunnerProcess, wish: Want, picture: bytes) -> None:
+    digest = hashlib.sha256(picture).hexdigest()
+    given = Input(item_index=wish.item_index, sha256=digest)
+    await runner.channel.send(given.model_dump(), picture)

@@ -34,6 +34,34 @@ def test_peaks_of_two_sizes_become_the_figures_of_a_preset() -> None:
     assert found["bytes_per_pixel"] * (384 * 384 - 64 * 64) >= (large - small) // 2
 
 
+BUILD = """
+import sys
+from pathlib import Path
+from tests.support import upscalers
+upscalers.esrgan(Path(sys.argv[1], "esrgan"), scale=4)
+upscalers.diffusion(Path(sys.argv[1], "sd_upscale"), "sd_upscale")
+"""
+
+
+@pytest.fixture(scope="module")
+def upscalers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("upscalers")
+    # In a process of its own: this one stays free of torch, as a worker is.
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TRANSFORMERS_VERBOSITY": "error"}
+    subprocess.run([sys.executable, "-c", BUILD, str(root)], check=True, env=env)
+    return root
+
+
+@pytest.mark.parametrize("kind", ["esrgan", "sd_upscale"])
+def test_an_upscaler_is_measured_by_what_it_makes(upscalers: Path, kind: str) -> None:
+    done = measure(upscalers / kind, "32x32", "128x64")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["kind"] == kind
+    assert [peak["pixels"] for peak in found["peaks"]] == [16 * 32 * 32, 16 * 128 * 64]
+    assert all(peak["peak_bytes"] > 200 << 20 for peak in found["peaks"])
+
+
 @pytest.mark.parametrize("program", ["api", "supervisor"])
 def test_a_service_does_not_start_with_a_wrong_preset(tmp_path: Path, program: str) -> None:
     (tmp_path / "mine.toml").write_text('name = "mine"\nversion = 1\ndtpye = "float16"\n')

@@ -114,7 +114,8 @@ def measure(
     ],
     preset: Annotated[str, typer.Option(help="Whose device, dtype and offload mode are used.")],
     sizes: Annotated[
-        list[str] | None, typer.Option("--size", help="WIDTHxHEIGHT; give two or more.")
+        list[str] | None,
+        typer.Option("--size", help="WIDTHxHEIGHT, of an upscaler what it is given; two or more."),
     ] = None,
     output: Out = Output.TABLE,
 ) -> None:
