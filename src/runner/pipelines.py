@@ -231,7 +231,8 @@ def _from_folder(pipeline: Any, folder: Path, dtype: torch.dtype) -> Any:
 
 
 def _from_single_file(pipeline: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """One file with all weights, and `config/`: a folder of the usual layout without weights."""
+    """One file of weights, and `config/`: a folder of the usual layout, with the weights that the
+    file lacks."""
     (checkpoint,) = folder.glob("*.safetensors")
     config = folder / CONFIG
     loaded = pipeline.from_single_file(
@@ -240,6 +241,7 @@ def _from_single_file(pipeline: Any, folder: Path, dtype: torch.dtype) -> Any:
         dtype=dtype,
         local_files_only=True,
         **_without_missing_checker(config),
+        **_beside(config, dtype),
     )
     for part in loaded.components.values():
         # diffusers 0.42 leaves a T5 that it has filled as a model in training: dropout would change
@@ -249,6 +251,29 @@ def _from_single_file(pipeline: Any, folder: Path, dtype: torch.dtype) -> Any:
             part.tie_weights()
             part.eval()
     return loaded
+
+
+def _beside(config: Path, dtype: torch.dtype) -> Arguments:
+    """The parts that have their own weights below `config`, loaded.
+
+    `from_single_file` would look there only for some of them, and under one name only.
+    """
+    libraries = {"diffusers": diffusers, "transformers": transformers}
+    index = json.loads((config / "model_index.json").read_text())
+    files = list_files(config)
+    found: Arguments = {}
+    for part, entry in index.items():
+        own = [n for n in files if n.startswith(f"{part}/") and n.endswith(".safetensors")]
+        if own and entry[0] in libraries:
+            found[part] = getattr(libraries[entry[0]], entry[1]).from_pretrained(
+                str(config),
+                subfolder=part,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                variant=variant_of(own),
+            )
+    return found
 
 
 LAYOUTS: dict[Layout, Callable[[Any, Path, torch.dtype], Any]] = {

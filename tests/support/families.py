@@ -47,12 +47,17 @@ LIMITS = Limits(width=Range(min=16, max=4096), height=Range(min=16, max=4096))
 def build(family: str, folder: Path) -> ModelDescriptor:
     """Write the tiny model of `family` with its descriptor to `folder`."""
     quiet()
+    save(FAMILIES[family], folder)
+    return describe(folder, family)
+
+
+def save(make: Callable[[], Any], folder: Path) -> None:
+    """Write the folder of the pipeline that `make` gives, with the same weights every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        pipeline = FAMILIES[family]()
+        pipeline = make()
         _stir(pipeline)
     pipeline.save_pretrained(folder, safe_serialization=True)
-    return describe(folder, family)
 
 
 def _stir(pipeline: Any) -> None:
@@ -248,7 +253,8 @@ def _sd3() -> Any:
     )
 
 
-def _flux() -> Any:
+def flux(*, heads: int = 2, rope: tuple[int, int, int] = (4, 4, 8)) -> Any:
+    """One block of each sort. The sum of `rope` is the size of a head."""
     return diffusers.FluxPipeline(
         vae=_vae(quant_conv=False, shift_factor=0.1),
         text_encoder=_clip(32, projection=False),
@@ -259,11 +265,11 @@ def _flux() -> Any:
             in_channels=16,
             num_layers=1,
             num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
+            attention_head_dim=sum(rope),
+            num_attention_heads=heads,
             joint_attention_dim=48,
             pooled_projection_dim=32,
-            axes_dims_rope=(4, 4, 8),
+            axes_dims_rope=rope,
             guidance_embeds=True,
         ),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
@@ -312,7 +318,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "sd2": _sd2,
     "sdxl": _sdxl,
     "sd3": _sd3,
-    "flux": _flux,
+    "flux": flux,
     "lcm": _lcm,
     "pixart": _pixart,
 }

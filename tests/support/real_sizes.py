@@ -169,6 +169,7 @@ def _sd_upscale() -> Parts:
             latent_channels=4,
             layers_per_block=2,
             sample_size=256,
+            scaling_factor=0.08333,
         ),
     }
 

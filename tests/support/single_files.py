@@ -1,10 +1,9 @@
 """From a folder in diffusers' layout to the one file that people trade, in its original keys.
 
 The inverse of what diffusers does when it loads such a file: the names of CompVis (SD 1.x, SDXL),
-OpenCLIP (SD 2.x, SDXL's second encoder) and Stability (SD 3), with fused attention projections
-where those have them. Flux is missing: diffusers splits its fused projections at a width of 3072
-that is written into the converter, so the smallest model that it can read has half a billion
-parameters.
+OpenCLIP (SD 2.x, SDXL's second encoder), Stability (SD 3) and Black Forest Labs (Flux), with fused
+attention projections where those have them. diffusers splits those of Flux at a width of 3072 that
+is written into the converter, so a Flux that it can read has half a billion parameters.
 """
 
 from __future__ import annotations
@@ -60,11 +59,17 @@ OPEN_CLIP = {
 
 def convert(family: str, folder: Path, dest: Path) -> None:
     """Write `dest`: one `model.safetensors` at the top, and `config/` without any weights."""
-    dest.mkdir()
-    shutil.copytree(folder, dest / "config", ignore=shutil.ignore_patterns("*.safetensors"))
-    (dest / "config" / "dreamforge.json").unlink()
-    weights = {name: tensor.contiguous() for name, tensor in CONVERTERS[family](folder).items()}
-    save_file(weights, dest / "model.safetensors")
+    write(CONVERTERS[family](folder), folder, dest)
+
+
+def write(weights: Weights, folder: Path, dest: Path, *, beside: tuple[str, ...] = ()) -> None:
+    """As `convert`; the parts `beside` have their weights below `config/`."""
+    config = dest / "config"
+    shutil.copytree(folder, config, ignore=shutil.ignore_patterns("*.safetensors"))
+    (config / "dreamforge.json").unlink(missing_ok=True)
+    for part in beside:
+        shutil.copytree(folder / part, config / part, dirs_exist_ok=True)
+    save_file({name: w.contiguous() for name, w in weights.items()}, dest / "model.safetensors")
 
 
 def read(folder: Path, part: str) -> Weights:
@@ -264,6 +269,82 @@ def _mmdit(folder: Path) -> Weights:
             found[f"joint_blocks.{match[1]}.{renamed(match[2], MMDIT_BLOCK)}"] = value
         else:
             found[renamed(name, MMDIT_ENDS)] = value
+    return found
+
+
+FLUX_ENDS = {
+    "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
+    "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
+    "time_text_embed.text_embedder.linear_1": "vector_in.in_layer",
+    "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
+    "time_text_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
+    "time_text_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
+    "context_embedder": "txt_in",
+    "x_embedder": "img_in",
+    "norm_out.linear": "final_layer.adaLN_modulation.1",
+    "proj_out": "final_layer.linear",
+}
+FLUX_DOUBLE = {
+    "norm1_context.linear": "txt_mod.lin",
+    "norm1.linear": "img_mod.lin",
+    "attn.norm_added_q.weight": "txt_attn.norm.query_norm.scale",
+    "attn.norm_added_k.weight": "txt_attn.norm.key_norm.scale",
+    "attn.norm_q.weight": "img_attn.norm.query_norm.scale",
+    "attn.norm_k.weight": "img_attn.norm.key_norm.scale",
+    "attn.to_out.0": "img_attn.proj",
+    "attn.to_add_out": "txt_attn.proj",
+    "ff_context.net.0.proj": "txt_mlp.0",
+    "ff_context.net.2": "txt_mlp.2",
+    "ff.net.0.proj": "img_mlp.0",
+    "ff.net.2": "img_mlp.2",
+}
+FLUX_SINGLE = {
+    "norm.linear": "modulation.lin",
+    "attn.norm_q.weight": "norm.query_norm.scale",
+    "attn.norm_k.weight": "norm.key_norm.scale",
+    "proj_out": "linear2",
+}
+# What is one matrix there: of a block of each sort, from which of ours.
+FLUX_FUSED: dict[str, dict[str, tuple[str, ...]]] = {
+    "transformer_blocks": {
+        "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+        "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+    },
+    "single_transformer_blocks": {
+        "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
+    },
+}
+FLUX_BLOCKS = {"transformer_blocks": "double_blocks", "single_transformer_blocks": "single_blocks"}
+
+
+def flux(folder: Path) -> Weights:
+    """Everything; `flux_transformer` alone is how most such files are traded."""
+    return (
+        flux_transformer(folder)
+        | prefixed("vae.", _vae(folder))
+        | prefixed("text_encoders.clip_l.transformer.", _clip(read(folder, "text_encoder")))
+        | prefixed("text_encoders.t5xxl.transformer.", read(folder, "text_encoder_2"))
+    )
+
+
+def flux_transformer(folder: Path) -> Weights:
+    weights = read(folder, "transformer")
+    found: Weights = {}
+    for ours, theirs in FLUX_BLOCKS.items():
+        for name, parts in FLUX_FUSED[ours].items():
+            for what in ("weight", "bias"):
+                pieces = [weights.pop(f"{ours}.0.{part}.{what}") for part in parts]
+                found[f"{theirs}.0.{name}.{what}"] = torch.cat(pieces)
+    for name, value in weights.items():
+        block, _, rest = name.partition(".0.")
+        if block == "transformer_blocks":
+            found[f"double_blocks.0.{renamed(rest, FLUX_DOUBLE)}"] = value
+        elif block == "single_transformer_blocks":
+            found[f"single_blocks.0.{renamed(rest, FLUX_SINGLE)}"] = value
+        else:
+            if name.startswith("norm_out"):  # shift before scale
+                value = torch.cat(list(reversed(value.chunk(2))))
+            found[renamed(name, FLUX_ENDS)] = value
     return found
 
 
