@@ -22,7 +22,7 @@ import transformers
 from PIL.Image import Image
 from tqdm.std import tqdm  # type: ignore[import-untyped]
 
-from runner.schedulers import replace_scheduler
+from runner.schedulers import begin_with_the_first, replace_scheduler
 from shared.messages import GenerateParams, PresetSpec
 from shared.model_files import CONFIG, Layout, list_files
 from shared.model_weights import variant_of
@@ -205,6 +205,7 @@ def load(
     pipeline.set_progress_bar_config(disable=True)
     if scheduler is not None:
         replace_scheduler(pipeline, scheduler)
+    begin_with_the_first(pipeline.scheduler)
     tiled = preset.vae_tiling and tile(pipeline)
     PLACES[preset.offload](pipeline, preset.device)
     return TextToImage(pipeline, family, scheduler, tiled=tiled)

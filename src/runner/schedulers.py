@@ -8,6 +8,7 @@ folder's own scheduler may ask for are all set, or a name would mean something e
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +17,12 @@ import diffusers
 
 @dataclass(frozen=True, slots=True)
 class Scheduler:
-    """A class by name in `diffusers`, and what is set over the model's own configuration."""
+    """A class by name in `diffusers`, what is set over the model's own configuration, and what is
+    set where that says nothing, instead of the class's default."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
+    unsaid: dict[str, Any] = field(default_factory=dict)
 
 
 # Spaced as the model was trained, and by none of the rules of which a scheduler takes one at most.
@@ -39,12 +42,12 @@ _KARRAS = {"use_karras_sigmas": True}
 CLASSES: dict[str, Scheduler] = {
     # As every Stable Diffusion has it. The class clips samples by default, which is for models of
     # pixels, and a folder with another scheduler does not say that its latents must not be.
-    "ddim": Scheduler("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
+    "ddim": Scheduler("DDIMScheduler", unsaid={"clip_sample": False, "set_alpha_to_one": False}),
     # The Runge-Kutta start needs four steps at least, and every Stable Diffusion goes without it.
-    "pndm": Scheduler("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False}),
+    "pndm": Scheduler("PNDMScheduler", {"skip_prk_steps": True}),
     "euler": Scheduler("EulerDiscreteScheduler", _AS_TRAINED),
     "euler_a": Scheduler("EulerAncestralDiscreteScheduler"),
-    "heun": Scheduler("HeunDiscreteScheduler", _AS_TRAINED | {"clip_sample": False}),
+    "heun": Scheduler("HeunDiscreteScheduler", _AS_TRAINED),
     "dpmpp_2m": Scheduler("DPMSolverMultistepScheduler", _DPMPP_2M),
     "dpmpp_2m_karras": Scheduler("DPMSolverMultistepScheduler", _DPMPP_2M | _KARRAS),
     "dpmpp_2m_sde_karras": Scheduler(
@@ -60,4 +63,26 @@ def replace_scheduler(pipeline: Any, name: str) -> None:
     """Give `pipeline` the scheduler of this name, configured by the model's own."""
     row = CLASSES[name]
     chosen = getattr(diffusers, row.name)
-    pipeline.scheduler = chosen.from_config(pipeline.scheduler.config, **row.options)
+    own = pipeline.scheduler.config
+    unsaid = {key: value for key, value in row.unsaid.items() if key not in own}
+    pipeline.scheduler = chosen.from_config(own, **row.options, **unsaid)
+
+
+def begin_with_the_first(scheduler: Any) -> None:
+    """Let `scheduler` begin with its first noise level, as a picture from a text does.
+
+    One that is not told looks for the first timestep among all of them, and takes the second of
+    several that are equal, for pipelines that begin in the middle. Karras' spacing makes several
+    that are equal where a model was trained down to no signal at all, and then the levels are not
+    enough for the steps.
+    """
+    if not hasattr(scheduler, "set_begin_index"):
+        return
+    given = scheduler.set_timesteps
+
+    @functools.wraps(given)  # pipelines look at its signature
+    def set_timesteps(*args: Any, **kwargs: Any) -> None:
+        given(*args, **kwargs)
+        scheduler.set_begin_index(0)  # setting timesteps forgets it
+
+    scheduler.set_timesteps = set_timesteps

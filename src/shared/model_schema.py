@@ -49,6 +49,9 @@ DIFFUSION_SCHEDULERS = (
 )
 FLOW_SCHEDULERS = ("flow_match_euler",)  # diffusers' Heun takes no sigmas, so Flux refuses it
 SCHEDULERS = DIFFUSION_SCHEDULERS + FLOW_SCHEDULERS
+# Those whose classes cannot begin without any signal, for models that were trained down to none
+# (`rescale_betas_zero_snr`): what they draw with such a model is noise, or near it.
+NEED_A_SIGNAL = ("pndm", "heun")
 SCHEDULERS_OF: dict[Kind, tuple[str, ...]] = {
     "sd": DIFFUSION_SCHEDULERS,
     "sdxl": DIFFUSION_SCHEDULERS,
@@ -166,6 +169,7 @@ class ModelDescriptor(Part):
     defaults: Defaults
     limits: Limits
     unused: tuple[Unused, ...] = ()
+    schedulers: tuple[str, ...] | None = None  # None: all of its kind
     capabilities: tuple[Capability, ...] = ("generate",)
     scale: int | None = Field(default=None, ge=2, le=8)
     default_preset: Name = "cpu"
@@ -205,6 +209,7 @@ def checkpoint_hash(files: Iterable[ModelFile]) -> str:
 def parameters_schema(model: ModelDescriptor) -> dict[str, Any]:
     """The part of a request that depends on the model, as JSON Schema 2020-12."""
     defaults, limits = model.defaults, model.limits
+    schedulers = SCHEDULERS_OF[model.kind] if model.schedulers is None else model.schedulers
     # A bound of nothing: the empty prompt and no guidance are what there is without it.
     longest = 0 if "negative_prompt" in model.unused else MAX_NEGATIVE_PROMPT[model.kind]
     strongest = 0.0 if "guidance" in model.unused else MAX_GUIDANCE
@@ -230,7 +235,7 @@ def parameters_schema(model: ModelDescriptor) -> dict[str, Any]:
             },
             # null: the scheduler that the model's folder comes with
             "scheduler": {
-                "enum": [None, *SCHEDULERS_OF[model.kind]],
+                "enum": [None, *schedulers],
                 "default": defaults.scheduler,
             },
             "count": _integer(Range(min=1, max=MAX_COUNT), 1),

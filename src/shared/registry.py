@@ -37,7 +37,9 @@ from shared.model_schema import (
     MAX_SIDE,
     MIN_SIDE,
     MULTIPLE_OF,
+    NEED_A_SIGNAL,
     SCHEDULERS,
+    SCHEDULERS_OF,
     Defaults,
     Kind,
     Limits,
@@ -184,6 +186,7 @@ def describe_folder(
             or {"width": side, "height": side, "steps": steps, "guidance": guidance},
             "limits": limits or _limits(kind, side),
             "unused": unused,
+            "schedulers": _schedulers(parts, kind),
             "capabilities": ("upscale",) if scale else ("generate",),
             "scale": scale,
             "default_preset": default_preset,
@@ -252,6 +255,14 @@ def _unused(parts: Path, kind: Kind) -> tuple[Unused, ...]:
             file=INDEX,
         )
     return ("negative_prompt",) if name in WITHOUT_NEGATIVE_PROMPT else ()
+
+
+def _schedulers(parts: Path, kind: Kind) -> tuple[str, ...] | None:
+    """The names that suit how this model was trained; None where all of its kind do."""
+    own = "scheduler/scheduler_config.json"
+    if not (parts / own).exists() or not read_json(parts, own).get("rescale_betas_zero_snr"):
+        return None
+    return tuple(name for name in SCHEDULERS_OF[kind] if name not in NEED_A_SIGNAL)
 
 
 def _components(parts: Path, layout: Layout) -> list[str]:

@@ -84,7 +84,7 @@ def test_a_name_means_the_same_whatever_the_folder_s_own_scheduler_does(
 
 def test_every_rule_of_a_scheduler_is_set_by_its_row() -> None:
     rules = {"use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_flow_sigmas",
-             "use_lu_lambdas", "clip_sample", "set_alpha_to_one"}  # fmt: skip
+             "use_lu_lambdas"}  # fmt: skip
     for name, row in CLASSES.items():
         known = set(inspect.signature(getattr(diffusers, row.name).__init__).parameters)
         assert known & rules == set(row.options) & rules, name
@@ -100,6 +100,12 @@ def test_latents_are_not_clipped_where_the_folder_says_nothing_about_it(
     options = load("sd", folder, CPU, scheduler).scheduler_options
     assert options.get("clip_sample", False) is False
     assert options.get("set_alpha_to_one", False) is False
+
+
+def test_what_a_folder_says_of_its_last_step_is_kept(model: Path, tmp_path: Path) -> None:
+    own = diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=True, steps_offset=1)
+    folder = with_scheduler(model, tmp_path / "own", own)
+    assert load("sd", folder, CPU, "ddim").scheduler_options["set_alpha_to_one"] is True
 
 
 def test_every_kind_of_the_registry_has_a_row() -> None:
