@@ -65,6 +65,7 @@ class PictureFacts(Facts):
     negative_prompt: str = Field(max_length=MAX_PROMPT)
     seed: int = Field(ge=0, lt=MAX_SEED)
     scheduler: str | None = Field(max_length=64)
+    scheduler_class: str | None = Field(default=None, max_length=256)
     steps: int
     guidance: float
     width: int

@@ -143,3 +143,8 @@ def _fit(preset: Preset, asked: Subject, factor: float) -> Fit:
 def gigabytes(value: int) -> str:
     """Bytes for people; decimal, as cards are sold."""
     return f"{value / 10**9:.1f} GB"
+
+
+def megapixels(pixels: int) -> str:
+    """Pixels for people."""
+    return f"{pixels / 10**6:.1f} MP"

@@ -80,8 +80,10 @@ def test_a_picture_of_ours_is_shown_as_a_table_and_as_json(
     png: Save, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = said(capsys, png())
-    for line in ("a \u732b", "16x8", "the model's own", "m@1 (sd)", HASH, "generate, item 3"):
+    own = "the model's own (DDIMScheduler)"
+    for line in ("a \u732b", "16x8", own, "m@1 (sd)", HASH, "generate, item 3"):
         assert line in shown
+    assert "12.3456789" in said(capsys, png(OURS | {"guidance": 12.3456789}))
     found = json.loads(said(capsys, png(), "--output", "json"))
     assert (found["dreamforge"], found["parameters"]) == (OURS, "a cat\nSteps: 20")
 

@@ -21,7 +21,7 @@ ModelOrFolder = Annotated[
 def list_(output: Out = Output.TABLE) -> None:
     """List the presets of this release and those of DF_PRESETS_DIR."""
     from cli.console import as_json
-    from cli.preset_table import catalogue, gigabytes
+    from cli.preset_table import catalogue, gigabytes, megapixels
     from cli.tables import table
 
     found = catalogue()
@@ -29,15 +29,15 @@ def list_(output: Out = Output.TABLE) -> None:
         as_json([preset.model_dump(mode="json") for preset in found.values()])
         return
     table(
-        ("preset", "device", "memory", "dtype", "offload", "max pixels", "max steps", "timeout"),
+        ("preset", "device", "memory", "dtype", "largest", "enlarged", "steps", "timeout"),
         [
             (
                 f"{preset.name}@{preset.version}",
                 preset.device,
                 gigabytes(preset.memory_bytes),
                 preset.dtype,
-                preset.offload,
-                preset.max_pixels,
+                megapixels(preset.max_pixels),
+                megapixels(preset.max_pixels_for(None)),
                 preset.max_steps,
                 f"{preset.timeout_s:g} s",
             )
@@ -50,7 +50,7 @@ def list_(output: Out = Output.TABLE) -> None:
 def show(preset: PresetName, output: Out = Output.TABLE) -> None:
     """Show one preset and what it says about each kind of model."""
     from cli.console import as_json
-    from cli.preset_table import catalogue, chosen, gigabytes
+    from cli.preset_table import catalogue, chosen, gigabytes, megapixels
     from cli.tables import pairs, table
 
     found = chosen(catalogue(), preset)
@@ -59,16 +59,22 @@ def show(preset: PresetName, output: Out = Output.TABLE) -> None:
         return
     pairs(*((name, value) for name, value in found if name != "kinds"))
     table(
-        ("kind", "dtype", "offload", "memory", "and per megapixel"),
+        ("kind", "dtype", "offload", "memory", "per MP", "decode, per MP", "tiles", "largest"),
         [
             (
                 kind,
-                need.dtype or found.dtype,
-                need.offload or found.offload,
+                spec.dtype,
+                spec.offload,
                 gigabytes(need.base_bytes),
                 gigabytes(need.bytes_per_pixel * 10**6),
+                gigabytes(need.decode_bytes_per_pixel * 10**6)
+                if need.decode_bytes_per_pixel
+                else "-",
+                "yes" if spec.vae_tiling and need.decode_bytes_per_pixel else "-",
+                megapixels(found.max_pixels_for(kind)),
             )
             for kind, need in found.kinds.items()
+            for spec in (found.for_runner(kind),)
         ],
     )
 
