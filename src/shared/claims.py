@@ -7,12 +7,13 @@ a state that nobody owns, raises `Stale` and has written nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from uuid import UUID
 
 from shared.events import Code, NewEvent
+from shared.model_schema import PartSize
 from shared.states import Reason, StepState
 
 # The `error` of every job and step that ended because somebody asked for it.
@@ -48,6 +49,7 @@ class PinnedModel:
     version: str
     kind: str
     checkpoint_sha256: str
+    parts: Mapping[str, PartSize] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -63,7 +63,7 @@ def next_smaller(claim: Claim, known: Iterable[Preset]) -> Preset | None:
     fitting = []
     for preset in known:
         try:
-            need = preset.vram_for(claim.model.kind, pixels) * _factor(claim)
+            need = preset.vram_for(claim.model.kind, pixels, claim.model.parts) * _factor(claim)
         except InvalidInput:
             continue
         if preset.device == claim.preset.get("device") and need < claim.vram_bytes:

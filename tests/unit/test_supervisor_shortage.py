@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from shared.claims import Claim, PinnedModel
+from shared.model_schema import PartSize
 from shared.presets import preset, presets
 from supervisor.devices import Reading
 from supervisor.shortage import next_smaller, recommendation, shortage
@@ -40,6 +42,15 @@ def test_a_corrected_estimate_is_named_and_compared_with_corrected_ones() -> Non
     assert next_smaller(claim(vram_bytes=need, vram_factor=1.0), own) is None
     assert next_smaller(claim(vram_bytes=need // 2, vram_factor=0.5), own) is None
     assert next_smaller(claim(vram_bytes=need // 2 + 9, vram_factor=0.5), own) is own[0]
+
+
+def test_a_preset_that_could_not_hold_this_checkpoint_is_not_the_next_smaller() -> None:
+    usual = claim(vram_bytes=1 << 60)
+    assert usual.model is not None
+    heavy = replace(usual.model, parts={"unet": PartSize(numbers=10**10, largest=10**8)})
+    smaller = next_smaller(replace(usual, vram_bytes=22 * 10**9, model=heavy), ALL)
+    assert smaller is not None
+    assert smaller.for_runner("sdxl").offload != "none", "twenty gigabytes of weights at once are no less"
 
 
 def test_the_numbers_say_what_was_needed_there_and_held_by_whom() -> None:

@@ -31,6 +31,7 @@ from shared.db.events import NewEvent
 from shared.db.tables import artifacts, jobs, models, steps
 from shared.db.unanswered import Unanswered
 from shared.events import Code
+from shared.model_schema import parts_of
 from shared.states import OWNED, Status, StepState
 
 
@@ -315,6 +316,7 @@ async def _pinned_model(connection: AsyncConnection, step: Row[Any]) -> PinnedMo
         version=found.version,
         kind=found.kind,
         checkpoint_sha256=step.checkpoint_sha256,
+        parts=parts_of(found.descriptor),
     )
 
 
