@@ -50,7 +50,9 @@ def test_a_preset_that_could_not_hold_this_checkpoint_is_not_the_next_smaller() 
     heavy = replace(usual.model, parts={"unet": PartSize(numbers=10**10, largest=10**8)})
     smaller = next_smaller(replace(usual, vram_bytes=22 * 10**9, model=heavy), ALL)
     assert smaller is not None
-    assert smaller.for_runner("sdxl").offload != "none", "twenty gigabytes of weights at once are no less"
+    assert smaller.for_runner("sdxl").offload != "none", (
+        "twenty gigabytes of weights at once are no less"
+    )
 
 
 def test_the_numbers_say_what_was_needed_there_and_held_by_whom() -> None:
