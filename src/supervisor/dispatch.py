@@ -73,7 +73,8 @@ def consume(redis_url: str, queues: tuple[str, ...], supervised: Supervised, nam
         app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
     app.conf.broker_transport_options = app.conf.broker_transport_options | {"bury": bury}
     app.conf.worker_consumer = _consumer_for(bury)
-    app.task(name=TASK_NAME, ignore_result=True)(_thin_task(supervised))
+    # Not shared: else celery would hand it on to every other application of this process.
+    app.task(name=TASK_NAME, ignore_result=True, shared=False)(_thin_task(supervised))
     app.steps["worker"].add(_step_for(supervised))
     worker: Worker = app.Worker(
         hostname=name,
