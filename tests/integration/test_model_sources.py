@@ -201,8 +201,15 @@ def test_ctrl_c_ends_at_once_and_the_next_download_goes_on(
     model: Command, site: Site, tmp_path: Path
 ) -> None:
     site.stall_s = 60
+    # In the background of a shell the signal is ignored, and children inherit that.
+    command = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from cli.entry import main; main()"
+    )
     with subprocess.Popen(
-        [sys.executable, "-m", "cli", "model", "download", REF], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", command, "model", "download", REF],
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert site.stalled.wait(60)
         process.send_signal(signal.SIGINT)
