@@ -1,0 +1,86 @@
+"""The token of a model site: it opens every door, and nobody else sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.support import civitai
+from tests.support.civitai import Site
+from tests.support.model_downloads import LARGER, REF, Command, installed, nothing_installed
+
+
+def leaked(site: Site, root: Path, said: str) -> list[str]:
+    """Where the key shows that must not see it."""
+    found = [
+        f"to {host}: {path}"
+        for host, path, query, auth in site.seen
+        if host == "store" and site.key in f"{path}{query}{auth}"
+    ]
+    files = [path for path in root.rglob("*") if path.is_file()]
+    found += [str(path) for path in files if site.key.encode() in path.read_bytes()]
+    return found + (["printed"] if site.key in said else [])
+
+
+@pytest.mark.parametrize("door", ["open", "401", "page", "message"])
+@pytest.mark.parametrize("takes_header", [True, False])
+def test_the_token_opens_every_door_and_no_other_host_sees_it(
+    model: Command,
+    site: Site,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    door: civitai.Door,
+    takes_header: bool,
+) -> None:
+    caplog.set_level("INFO")
+    site.door, site.takes_header = door, takes_header
+    site.content = LARGER  # than a message about a sign-in, by more than the site rounds
+    assert model("download", REF) == 0
+    installed(tmp_path)
+    said = capsys.readouterr()
+    assert not leaked(site, tmp_path, said.out + said.err + caplog.text)
+    in_address = [seen for seen in site.seen if site.key in seen[2]]
+    assert bool(in_address) == (not takes_header and door != "open")
+
+
+@pytest.mark.parametrize("door", ["401", "page", "message"])
+def test_a_refused_sign_in_is_recognised_with_the_remedy(
+    model: Command,
+    site: Site,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    door: civitai.Door,
+) -> None:
+    site.door = door
+    site.content = LARGER
+    monkeypatch.setenv("CIVITAI_TOKEN", "a-wrong-key")
+    assert model("download", REF) == 2
+    said = capsys.readouterr()
+    assert "most likely it wants a sign-in" in said.err
+    assert "set CIVITAI_TOKEN to a key" in said.err
+    assert "a-wrong-key" not in said.out + said.err
+    assert nothing_installed(tmp_path)
+
+
+def test_a_redirect_that_repeats_the_token_to_another_host_is_not_followed(
+    model: Command, site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.door, site.takes_header, site.echoes_query = "401", False, True
+    assert model("download", REF) == 2
+    said = capsys.readouterr()
+    assert "would have shown it the token" in said.err
+    assert not leaked(site, tmp_path, said.out + said.err)
+
+
+@pytest.mark.parametrize("token", ["two words", "\u201cquoted\u201d", "line\nbreak"])
+def test_what_no_request_can_carry_is_no_token(
+    model: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], token: str
+) -> None:
+    for name, reference in (("CIVITAI_TOKEN", REF), ("HF_TOKEN", "hf:a/b")):
+        monkeypatch.setenv(name, token)
+        assert model("download", reference) == 2
+        said = capsys.readouterr().err
+        assert f"{name} is no token" in said
+        assert token not in said
