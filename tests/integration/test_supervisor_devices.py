@@ -412,7 +412,7 @@ def test_a_step_that_waited_too_long_for_memory_fails() -> None:
         details = (step.error or {})["details"]
         assert (details["need_bytes"], details["available_bytes"]) == (total // 4, 0)
         assert details["holders"] == {"1": total}
-        assert bench.slot.state == "free"
+        await bench.in_state("free")
 
     serve(test, probe=probe, vram_wait_s=0.0)
 
