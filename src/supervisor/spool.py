@@ -30,14 +30,15 @@ class Spool:
     @asynccontextmanager
     async def holding(self, size: int) -> AsyncIterator[None]:
         """Account for `size` bytes. One image always fits into an empty spool."""
-        self._waiting += 1
-        try:
-            async with self._room:
-                while self.used_bytes and self.used_bytes + size > self._limit:
+        async with self._room:
+            while self.used_bytes and self.used_bytes + size > self._limit:
+                # Not before: whoever only waits for its turn to ask finds room, and fills nothing.
+                self._waiting += 1
+                try:
                     await self._room.wait()
-                self.used_bytes += size
-        finally:
-            self._waiting -= 1
+                finally:
+                    self._waiting -= 1
+            self.used_bytes += size
         try:
             yield
         finally:

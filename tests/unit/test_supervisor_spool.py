@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 
 import anyio
+import anyio.lowlevel
 
 from supervisor.spool import Spool
 
@@ -56,6 +57,25 @@ def test_it_is_full_while_somebody_waits_however_few_bytes_are_left() -> None:
                 assert spool.full
             await anyio.wait_all_tasks_blocked()
             assert not spool.full
+
+    anyio.run(test)
+
+
+def test_it_is_not_full_while_one_that_finds_room_comes_in() -> None:
+    async def test() -> None:
+        spool, seen = Spool(100), set[bool]()
+
+        async def hold() -> None:
+            async with spool.holding(30):
+                inside.set()
+
+        async with anyio.create_task_group() as tasks:
+            inside = anyio.Event()
+            tasks.start_soon(hold)
+            while not inside.is_set():
+                await anyio.lowlevel.checkpoint()
+                seen.add(spool.full)
+        assert seen == {False}
 
     anyio.run(test)
 
