@@ -24,8 +24,11 @@ demo: $(READY) ## start everything, render one picture, stop everything
 up: $(READY) ## run the whole stack in the foreground; Ctrl-C stops it
 	@$(BIN)/dreamforge up
 
-test: $(READY) ## run the whole suite
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+# Files, not tests, are dealt out: those of one file share a stack, and some of them one runner.
+LANES ?= 2
+
+test: $(READY) ## run the whole suite, LANES files at a time
+	@$(BIN)/python -m pytest -n $(LANES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(READY) ## ruff and the import rules
 	@$(BIN)/ruff check .
