@@ -77,7 +77,9 @@ def test_an_implementation_that_is_named_is_kept_to(impl: str, chosen: Model) ->
     assert choose(asked(impl="resample"), ALL, []) is None
 
 
-@pytest.mark.parametrize("reference", ["gan4", "gan4@1", str(GAN_4.id)])
+@pytest.mark.parametrize(
+    "reference", ["gan4", "gan4@1", str(GAN_4.id)], ids=["name", "version", "id"]
+)
 def test_an_upscaler_that_is_named_is_taken_whatever_else_there_is(reference: str) -> None:
     assert choose(asked(model_id=reference), ALL, []) is GAN_4
 
