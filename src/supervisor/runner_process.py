@@ -94,19 +94,15 @@ class RunnerProcess:
         return self._process.exitcode
 
     async def gone(self) -> None:
-        """Wait until nothing of the tree is alive: two scans in a row found nobody.
-
-        Two, because a process that is being born while the first scan runs is in neither its
-        parent's list nor ours yet.
-        """
+        """Wait until nothing of the tree is alive: two looks in a row found it gone."""
         pause_s, clean = _SCAN_FIRST_S, 0
         while True:
-            self.tree.reap()
-            clean = 0 if self.tree.observe() or self._process.exitcode is None else clean + 1
+            clean = clean + 1 if self.tree.is_gone() and self._process.exitcode is not None else 0
             if clean == 2:
                 return
             await anyio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _SCAN_MOST_S)
+            # One that is still being born is looked for, and if need be killed, without rest.
+            pause_s = _SCAN_FIRST_S if self.tree.newcomers else min(2 * pause_s, _SCAN_MOST_S)
 
     def close(self) -> None:
         """Give the descriptors back. The processes themselves must be gone, or given up on: then
@@ -115,7 +111,7 @@ class RunnerProcess:
         os.close(self._pidfd)
         if self._process.exitcode is not None:
             self._process.close()
-            if not self.tree.observe():
+            if self.tree.is_gone():
                 self.tree.forget()
 
 
@@ -125,20 +121,35 @@ async def end_every_tree() -> None:
     For a supervisor that fails: the kernel ends its runners with its thread, but not who left their
     session. Bounded; who survives is found by its marker at the worker's next start.
     """
-    living: list[int] = []
+    clean = 0
     with anyio.CancelScope(shield=True), anyio.move_on_after(END_ALL_S):
         for tree in every_tree():
-            try:
-                tree.kill()
-            except OSError as error:
-                log.error("cannot look for the processes of %s: %s", tree.marker, error)
+            kill(tree)
         while True:
-            living = [pid for tree in every_tree() for pid in tree.observe()]
-            if not living:
-                break
+            gone = [_is_gone(tree) for tree in every_tree()]  # each, since it kills whom it finds
+            clean = clean + 1 if all(gone) else 0
+            if clean == 2:
+                return
             await anyio.sleep(_SCAN_MOST_S)
-    if living:
-        log.error("processes that outlive their worker: %s", living)
+    living = [pid for tree in every_tree() for pid in tree.observe()]
+    log.error("processes that outlive their worker: %s", living)
+
+
+def kill(tree: ProcessTree) -> None:
+    """SIGKILL to a tree when nothing else can be done about it. Whom this does not find, because
+    `/proc` cannot be read at the moment, each later look kills."""
+    try:
+        tree.kill()
+    except OSError as error:
+        log.error("cannot look for the processes of %s: %s", tree.marker, error)
+
+
+def _is_gone(tree: ProcessTree) -> bool:
+    try:
+        return tree.is_gone()
+    except OSError as error:
+        log.error("cannot look for the processes of %s: %s", tree.marker, error)
+        return False
 
 
 def start_tracker() -> None:

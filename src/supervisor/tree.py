@@ -14,6 +14,12 @@ has no parent of ours. Three facts catch all of them:
   bears a neighbour's marker is the neighbour's, for as long as there is that neighbour; that it
   may be a lie is why a device is not clean while a process of *any* tree is on it (`every_pid`).
 
+Nobody alive is not yet nobody there. A process that forks and exits, and whose child does the same,
+is dead whenever its state is asked for, and its child is in a list that was read before. But it
+leaves its body behind, for us to collect, so the next look finds somebody whom it does not know.
+The tree is gone when two looks in a row found nobody alive *and* nobody new: whoever lives at the
+second look descends from somebody who lived at the first, and was known by then or is new now.
+
 Descendants are read from `/proc/<pid>/task/*/children` rather than by comparing every process on
 the host with its parent: this runs five times a second for each slot.
 """
@@ -79,9 +85,11 @@ class ProcessTree:
         """`root` is a child of this process that was just started and not yet collected."""
         self.root = root
         self.marker = marker
-        self._members = {root: psutil.Process(root)}
+        self._members = {root: psutil.Process(root)}  # that live, or were not collected yet
+        self._pids = {root}
         self._elders = _look_up(children_of(os.getpid()) - {root})  # were there before it
         self._killing = False
+        self._newcomers = False
         _trees[root] = self
 
     def forget(self) -> None:
@@ -90,11 +98,13 @@ class ProcessTree:
             del _trees[self.root]
 
     def observe(self) -> list[int]:
-        """Look for members and record them; return the pids that are alive, zombies excluded.
+        """Collect who ended, look for members and record them; return the pids that are alive.
 
         After `kill`, whatever is found alive is killed again: a tree that forks faster than one
         signal travels is caught in a later round.
         """
+        self._collect()
+        self._newcomers = False
         for pid in children_of(os.getpid()):
             if not _is_root(pid) and not self._knows(pid) and self._may_be_ours(pid):
                 self._record(pid)
@@ -103,6 +113,16 @@ class ProcessTree:
         if self._killing:
             self._send(living, signal.SIGKILL)
         return living
+
+    def is_gone(self) -> bool:
+        """Whether nobody lives, and nobody came since the last look: proof when it is so twice in
+        a row, see above."""
+        return not self.observe() and not self._newcomers
+
+    @property
+    def newcomers(self) -> bool:
+        """Whether the last look found somebody new: the tree is still being born."""
+        return self._newcomers
 
     def rss_bytes(self) -> int:
         """Resident memory of every living member."""
@@ -114,7 +134,7 @@ class ProcessTree:
 
     def pids(self) -> frozenset[int]:
         """Every pid that ever belonged to the tree."""
-        return frozenset(self._members)
+        return frozenset(self._pids)
 
     def terminate(self) -> None:
         """SIGTERM to the runner's group, or to whom it left behind; everyone is recorded first."""
@@ -130,12 +150,6 @@ class ProcessTree:
             self._killing = True
             self._signal_group(signal.SIGKILL)
         self.observe()
-
-    def reap(self) -> None:
-        """Collect adopted members that ended. The root is collected by whoever started it."""
-        for pid in self._members.keys() - {self.root}:
-            with suppress(ChildProcessError):  # its own parent is there, or it was collected
-                os.waitpid(pid, os.WNOHANG)
 
     def _signal_group(self, number: signal.Signals) -> bool:
         """Signal the group of a living root; False when there is no such group (yet, or any more).
@@ -157,6 +171,18 @@ class ProcessTree:
             # deadline says so. psutil compares the start time first.
             with suppress(psutil.Error):
                 self._members[pid].send_signal(number)
+
+    def _collect(self) -> None:
+        """Collect adopted members that ended, or their numbers run out. The root is collected by
+        whoever started it."""
+        for pid in self._members.keys() - {self.root}:
+            # Not by its number alone: that may be the next runner's by now, and its exit status
+            # is for whoever waits for it.
+            if _is(self._members[pid]):
+                with suppress(ChildProcessError):  # its own parent is there
+                    os.waitpid(pid, os.WNOHANG)
+            if not _is(self._members[pid]):
+                del self._members[pid]  # its number is anybody's now, and need not be looked at
 
     def _record_descendants(self) -> None:
         # Of the living only: the number of a dead member may be somebody else's by now.
@@ -180,6 +206,8 @@ class ProcessTree:
     def _record(self, pid: int) -> bool:
         with suppress(psutil.NoSuchProcess):  # gone already: nothing to end, nothing held
             self._members[pid] = psutil.Process(pid)
+            self._pids.add(pid)
+            self._newcomers = True
             return True
         return False
 

@@ -85,7 +85,8 @@ async def verify(
     started = anyio.current_time()
     pause_s, clean = _POLL_FIRST_S, 0
     while True:
-        gone = tree is None or _is_gone(tree)
+        # A process that SIGKILL has not ended may allocate again.
+        gone = tree is None or tree.is_gone()
         now = await probe.read(device, tree)
         left = leaked(device, held_to, now, of_ours(tree))
         seconds = anyio.current_time() - started
@@ -97,9 +98,3 @@ async def verify(
             return found
         await anyio.sleep(_POLL_FIRST_S if clean else pause_s)
         pause_s = min(2 * pause_s, _POLL_MOST_S)
-
-
-def _is_gone(tree: ProcessTree) -> bool:
-    """Whether nobody is alive. A process that SIGKILL has not ended may allocate again."""
-    tree.reap()
-    return not tree.observe()

@@ -7,8 +7,10 @@ the slot free, by proof; the figures of the step in its last event.
 
 from __future__ import annotations
 
+import fcntl
 import signal
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -119,6 +121,18 @@ def test_a_grandchild_in_another_session_does_not_outlive_its_step(prompt: str) 
         assert bench.signals(job)[0] == "SIGTERM"
 
     serve(test, exit_grace_s=0.1)
+
+
+def test_a_chain_of_forks_each_dead_when_it_is_looked_at_is_ended(tmp_path: Path) -> None:
+    lock = tmp_path / "held-by-whoever-lives"
+
+    async def test(bench: Bench) -> None:
+        job = await end(bench, f"leaves_hopper {lock}")
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody holds it
+        assert bench.step(job).reason is Reason.COMPLETED
+
+    serve(test, exit_grace_s=0.1, kill_deadline_s=20.0, reclaim_deadline_s=20.0)
 
 
 def test_a_grandchild_that_is_deaf_to_sigterm_is_killed() -> None:

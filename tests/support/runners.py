@@ -10,6 +10,7 @@ of its own.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import resource
@@ -25,6 +26,7 @@ from runner.entry import become_runner, leave
 from shared.frames import MAX_BODY_BYTES, MAX_HEADER_BYTES, PREFIX, Frame, FrameDecoder, encode
 
 FOREVER_S = 3600
+HOPS_S = 30  # a chain of forks that nobody ends ends by itself
 HELD_BYTES = 48 << 20
 # Bytes of address space that `allocates_until_refused` may take: never the host's last ones.
 ADDRESS_SPACE_BYTES = 512 << 20
@@ -220,6 +222,25 @@ def leaves_deaf_grandchild(line: Line) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # inherited, and kept over exec
     _daemon(command=["/bin/sleep", str(FOREVER_S)])
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    finish(line)
+
+
+def leaves_hopper(line: Line, lock: str) -> None:
+    """The same, and nobody of it lives for long: each forks, and is dead. Whoever is alive holds a
+    lock on a file, so a test can tell that somebody is without having to catch them."""
+    descriptor = os.open(lock, os.O_CREAT | os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    until = time.monotonic() + HOPS_S
+    if os.fork() == 0:
+        # libc's own: a fork through Python takes longer than a look at /proc, and is caught.
+        libc = ctypes.CDLL(None)
+        os.setsid()
+        if libc.fork() == 0:
+            line.socket.close()
+            while time.monotonic() < until and libc.fork() == 0:
+                pass
+        os._exit(0)
+    os.close(descriptor)
     finish(line)
 
 
@@ -464,7 +485,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
         unstorable_log, wrong_hash, leaves_early, segfaults, dead_man, allocates_until_refused,
         fails, big, crashes_after, crashes, crashes_once_then_waits, enlarges, enlarges_after,
         wants_when, wants_two_at_once, wants_and_stays, waits_for, says_huge_numbers,
-        leaves_deaf_grandchild, header_too_long,
+        leaves_deaf_grandchild, leaves_hopper, header_too_long,
     )
 }  # fmt: skip
 

@@ -6,11 +6,15 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import cast
 
+import anyio
 import psutil
 import pytest
 
 from supervisor import tree as tree_module
+from supervisor.runner_process import RunnerProcess
 from supervisor.tree import ProcessTree, every_pid
 
 ROOT = 900_000
@@ -25,6 +29,8 @@ class Table:
     markers: dict[int, str] = field(default_factory=dict)
     starts: dict[int, int] = field(default_factory=dict)
     signals: list[tuple[int, signal.Signals]] = field(default_factory=list)
+    zombies: set[int] = field(default_factory=set)
+    collected: list[int] = field(default_factory=list)
 
     def add(self, pid: int, parent: int, marker: str | None = OURS) -> None:
         self.children.setdefault(parent, set()).add(pid)
@@ -39,6 +45,19 @@ class Table:
         self.children.setdefault(os.getpid(), set()).update(self.children.pop(pid, set()))
         self.markers.pop(pid, None)
         self.starts[pid] += 1
+
+    def hop(self, pid: int, to: int) -> None:
+        """The process forks and is dead; its child is ours, its body waits to be collected."""
+        self.zombies.add(pid)
+        self.add(to, os.getpid(), self.markers.pop(pid, None))
+
+    def collect(self, pid: int, _options: int) -> tuple[int, int]:
+        self.collected.append(pid)
+        if pid not in self.zombies:
+            return 0, 0
+        self.zombies.remove(pid)
+        self.end(pid)
+        return pid, 0
 
     def is_there(self, pid: int) -> bool:
         return any(pid in siblings for siblings in self.children.values())
@@ -59,7 +78,8 @@ class Process:
         return self.table.is_there(self.pid) and self.table.starts[self.pid] == self._start
 
     def status(self) -> str:
-        return psutil.STATUS_SLEEPING
+        there = self.pid in self.table.zombies
+        return psutil.STATUS_ZOMBIE if there else psutil.STATUS_SLEEPING
 
     def send_signal(self, number: signal.Signals) -> None:
         self.table.signals.append((self.pid, number))
@@ -75,6 +95,7 @@ def table(monkeypatch: pytest.MonkeyPatch) -> Table:
     monkeypatch.setattr(tree_module, "marker_of", made.markers.get)
     monkeypatch.setattr(psutil, "Process", Process)
     monkeypatch.setattr(os, "getpgid", lambda pid: 0)  # no group to be signalled
+    monkeypatch.setattr(os, "waitpid", made.collect)
     return made
 
 
@@ -166,6 +187,62 @@ def test_the_number_of_a_dead_member_may_be_a_strangers(table: Table) -> None:
     table.add(2, 1, THEIRS)
     tree.kill()
     assert {pid for pid, _ in table.signals} == {ROOT}
+
+
+def test_a_chain_of_forks_each_dead_when_it_is_asked_for_is_not_gone(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree, hops = ProcessTree(ROOT, OURS), iter(range(1, 6))
+    table.end(ROOT)
+    table.add(1, os.getpid())
+
+    def read_before_the_hop(pid: int) -> set[int]:
+        found = set(table.children.get(pid, ()))
+        if pid == os.getpid() and (hop := next(hops, None)):
+            table.hop(hop, to=hop + 1)
+        return found
+
+    monkeypatch.setattr(tree_module, "children_of", read_before_the_hop)
+    for _ in range(5):
+        assert not tree.is_gone()
+    assert tree.observe() == [6]
+    assert tree.pids() == {ROOT, 1, 2, 3, 4, 5, 6}
+
+
+def test_a_tree_is_gone_when_nobody_lives_and_nobody_came(table: Table) -> None:
+    tree = ProcessTree(ROOT, OURS)
+    table.add(1, ROOT)
+    table.end(ROOT)
+    table.zombies.add(1)
+    assert [tree.is_gone(), tree.is_gone(), tree.is_gone()] == [False, True, True]
+    assert table.collected == [1]
+    assert tree.pids() == {ROOT, 1}  # a device may list it for a moment longer
+
+
+def test_a_runner_is_gone_when_two_looks_in_a_row_say_so_and_it_ended_itself() -> None:
+    looks = iter([(True, None), (True, 0), (False, 0), (True, 0), (True, 0), (True, 0)])
+    root = SimpleNamespace(exitcode=None)
+
+    def look() -> bool:
+        gone, root.exitcode = next(looks)
+        return gone
+
+    tree = SimpleNamespace(is_gone=look, newcomers=True)
+    anyio.run(RunnerProcess.gone, cast(RunnerProcess, SimpleNamespace(tree=tree, _process=root)))
+    assert list(looks) == [(True, 0)]
+
+
+def test_a_number_that_another_child_of_ours_has_by_now_is_not_collected(table: Table) -> None:
+    tree = ProcessTree(ROOT, OURS)
+    table.add(1, ROOT)
+    tree.observe()
+    table.end(1)  # its own parent collected it
+    table.add(1, os.getpid(), THEIRS)
+    runner = ProcessTree(1, THEIRS)
+    table.zombies.add(1)
+    tree.observe()
+    assert table.collected == []
+    assert 1 in runner.pids()
 
 
 def test_a_reused_number_inside_the_tree_is_the_new_process(table: Table) -> None:

@@ -76,8 +76,8 @@ class Tree:
         self.alive -= 1
         return [10] if self.alive >= 0 else []
 
-    def reap(self) -> None:
-        pass
+    def is_gone(self) -> bool:
+        return not self.observe()
 
     def pids(self) -> frozenset[int]:
         return OURS
