@@ -42,7 +42,7 @@ from supervisor.lifecycle import Effect, Event, IllegalEvent, Kind, Step, advanc
 from supervisor.listener import Listener
 from supervisor.metrics import labels
 from supervisor.progress_notes import ProgressNotes
-from supervisor.runner_process import RunnerProcess
+from supervisor.runner_process import RunnerProcess, kill
 from supervisor.slots import Slot
 from supervisor.specs import Unreadable, run_spec
 from supervisor.uploads import Uploads
@@ -139,11 +139,9 @@ class StepDriver:
         """`run` failed: end the runner, and hand the slot over to be proven."""
         tree = None if self._runner is None else self._runner.tree
         self._host.metrics.driver_failures.labels(**labels(self._slot.device)).inc()
-        try:
-            if tree is not None:
-                tree.kill()
-        finally:
-            self._device.abandon(tree)
+        if tree is not None:
+            kill(tree)
+        self._device.abandon(tree)
 
     def _make_uploads(self, tasks: TaskGroup) -> Uploads:
         return Uploads(

@@ -78,6 +78,9 @@ class SlotKeeper:
             now = await self._probe.read(slot.device, None)
         except DeviceLost:
             return  # whoever uses the slot finds out, and says so
+        except OSError as error:  # /proc cannot be read: the last figures stand
+            log.warning("slot %s: its memory cannot be read: %s", slot.id, error)
+            return
         slot.seen = now
         m.saw_memory(slot.device, now)
 

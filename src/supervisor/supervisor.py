@@ -260,10 +260,13 @@ def _claimed(driver: StepDriver) -> tuple[UUID, int]:
 
 
 async def every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
-    """Do `work` again and again; a part that is away is logged and tried again next time."""
+    """Do `work` again and again. A part that is away, or a host that is short of something, is
+    logged and tried again next time: neither is worth the steps that run."""
     while True:
         try:
             await work()
         except InfraUnavailable as error:
             log.warning("%s: %s", getattr(work, "__name__", "keeper"), error.message)
+        except OSError as error:
+            log.error("%s: %s", getattr(work, "__name__", "keeper"), error)
         await anyio.sleep(seconds)

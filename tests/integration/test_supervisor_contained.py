@@ -16,11 +16,12 @@ import psutil
 import pytest
 from tests.support import runners
 from tests.support.harness import Bench, marked, serving, until
-from tests.support.probes import FakeProbe
+from tests.support.probes import BlindProbe, FakeProbe
 
 from shared.events import Code
 from shared.states import Reason, StepState
 from supervisor import runners as runners_module
+from supervisor import tree as tree_module
 from supervisor.runner_process import RunnerProcess
 from supervisor.supervisor import Supervisor
 from supervisor.tree import ProcessTree, every_tree
@@ -135,6 +136,59 @@ def test_words_that_trip_us_cost_the_step_that_said_them(monkeypatch: pytest.Mon
 
 
 # Want of processes and descriptors ----------------------------------------------------------------
+
+
+def test_a_host_whose_processes_cannot_be_listed_costs_no_step_that_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test(bench: Bench) -> None:
+        neighbour = bench.submit("polite")
+        await bench.running(neighbour)
+        (kept,) = bench.processes()
+        failing = bench.submit("stuck_in_c")
+        await bench.running(failing)
+        looks: list[int] = []
+
+        def blind(pid: int) -> set[int]:
+            looks.append(pid)
+            raise OSError("no more descriptors")
+
+        def failures() -> float:
+            families = bench.metrics.driver_failures.collect()
+            return sum(s.value for f in families for s in f.samples if s.name.endswith("_total"))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(tree_module, "children_of", blind)
+            await until(lambda: len(looks) > 10, "each is looked at")
+            assert failures() == 0
+            # And the driver that fails meanwhile cannot see whom it kills.
+            raise_once(bench, monkeypatch, "record", failing)
+            bench.store.request_cancel(failing)
+            await until(lambda: failures() == 1, "one driver failed")
+            await until(lambda: bench.processes() == [kept], "its runner is dead all the same")
+        await until(lambda: sum(s.state == "held" for s in bench.slots) == 1, "a slot is back")
+        assert bench.step(neighbour).state is StepState.RUNNING
+        bench.store.request_cancel(neighbour)
+        await bench.ended(neighbour)
+        await bench.ended(failing)
+        await bench.in_state("free")
+
+    serve(test, slots=2, failing=True, **SHORT_LEASE)
+
+
+def test_a_device_that_cannot_be_read_for_a_while_costs_no_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("supervisor.supervisor.GAUGES_EVERY_S", 0.01)
+    probe = BlindProbe()
+
+    async def test(bench: Bench) -> None:
+        probe.blind = True
+        await until(lambda: probe.refused > 3, "it is looked at")
+        probe.blind = False
+        assert (await bench.ended(bench.submit("quick"))).state is StepState.SUCCEEDED
+
+    serve(test, probe=probe)
 
 
 def test_a_host_without_room_for_a_standby_serves_without_one(

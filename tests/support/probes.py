@@ -81,6 +81,21 @@ class SlowProbe(LeakyProbe):
         return now
 
 
+class BlindProbe(FakeProbe):
+    """A host that is short of something: where `/proc` cannot be read there is nothing to say."""
+
+    def __init__(self, slots: int = 1) -> None:
+        super().__init__(slots)
+        self.blind = False
+        self.refused = 0
+
+    async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
+        if self.blind:
+            self.refused += 1
+            raise OSError("no more descriptors")
+        return await super().read(device, tree)
+
+
 class HangingProbe(FakeProbe):
     """A device in `hanging` never answers, so its reading takes the whole of its bound."""
 
