@@ -11,7 +11,18 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import demo, dlq, doctor, inspect, jobs, models, presets, retention, stack
+from cli.commands import (
+    demo,
+    dlq,
+    doctor,
+    inspect,
+    jobs,
+    models,
+    presets,
+    retention,
+    secrets,
+    stack,
+)
 from cli.failures import UNREACHABLE, USAGE, Failure
 from cli.stack.errors import StackError
 from cli.stack.interrupts import Interrupted
@@ -36,6 +47,7 @@ app.command()(doctor.doctor)
 app.command()(stack.api)
 app.command()(stack.worker)
 app.command()(stack.migrate)
+app.command()(secrets.secrets)
 
 
 def _version(asked: bool) -> None:
