@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cli.stack.home import DEFAULT, ENVIRONMENT, Home, reachable
+from shared.secrets_folder import SECRETS_DIR, secrets_in
 
 
 def effective() -> dict[str, str]:
-    """Our environment over the `DF_*` lines of `.env`, as both services read it."""
+    """Our environment over the `DF_*` lines of `.env` over the secrets, as a service reads them."""
     from dotenv import dotenv_values
 
     found = dotenv_values(".env")
     ours = {name: value for name, value in found.items() if name.startswith("DF_") and value}
-    return {**ours, **os.environ}
+    return {**secrets_in(SECRETS_DIR), **ours, **os.environ}
 
 
 def home(environ: Mapping[str, str]) -> Home:

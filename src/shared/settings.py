@@ -15,13 +15,13 @@ from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from shared.keys import ApiKey, parse_api_keys
 from shared.messages import JPEG_QUALITY, JpegQuality
 from shared.presets import PresetError, presets
+from shared.secrets_folder import SECRETS_DIR
 
-SECRETS_DIR = Path("/run/secrets")
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?")
 
@@ -301,6 +301,8 @@ def describe(error: ValidationError) -> list[str]:
         what = item["msg"].removeprefix("Value error, ")
         if item["type"] == "missing":
             what = "is not set"
+            if SECRETS_DIR.is_dir():  # in a container: that is where it was meant to be
+                what += f", and there is no {SECRETS_DIR / name.lower()}"
         lines.append(f"{name}: {what}" if name else what)
     return lines
 
@@ -310,9 +312,15 @@ def settings_or_exit(program: str) -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        for line in describe(error):
-            sys.stderr.write(f"{program}: {line}\n")
-        raise SystemExit(2) from None
+        lines = describe(error)
+    except SettingsError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        secret = error.__cause__  # mounted, and not for our user to read
+        lines = [f"{secret.filename}, a secret: {secret.strerror}"]
+    for line in lines:
+        sys.stderr.write(f"{program}: {line}\n")
+    raise SystemExit(2)
 
 
 def forget_secrets() -> None:
