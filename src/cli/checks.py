@@ -41,6 +41,7 @@ def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
     yield python(sys.version_info[:2])
     yield machine(platform.system(), platform.machine())
     yield from packages()
+    yield from embedded(environ)
     yield gpu(environ)
     yield Finding(level=Level.OK, subject="Docker", text="not needed")
 
@@ -70,7 +71,7 @@ def machine(system: str, architecture: str) -> Finding:
 
 
 def packages() -> Iterator[Finding]:
-    """Something else under one of our names, and the packages that bring the embedded parts."""
+    """Something else under one of our names."""
     ours = Path(__file__).parent.parent
     conflicts = [name for name in OUR_PACKAGES if _home_of(name) != ours]
     conflicts += [name for name in OUR_PACKAGES if name not in conflicts and _installed(name)]
@@ -83,7 +84,17 @@ def packages() -> Iterator[Finding]:
         )
     if not conflicts:
         yield Finding(level=Level.OK, subject="Packages", text="no package has one of our names")
-    for binaries in (postgres.binaries, broker.binary, store.binary):
+
+
+def embedded(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """The packages that bring the parts which no setting names; an image has none of them."""
+    for setting, binaries in (
+        ("DF_DATABASE_URL", postgres.binaries),
+        ("DF_REDIS_URL", broker.binary),
+        ("DF_S3_ENDPOINT", store.binary),
+    ):
+        if environ.get(setting):
+            continue
         try:
             path = binaries()
         except StackError as error:

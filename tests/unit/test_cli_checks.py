@@ -9,6 +9,8 @@ import pytest
 from cli import checks, checks_stack
 from cli.checks import Finding, Level
 from cli.entry import run
+from cli.stack import broker, postgres, store
+from cli.stack.errors import StackError
 from cli.stack.home import Home
 
 
@@ -66,6 +68,22 @@ def test_a_package_that_takes_one_of_our_names_is_found(
     found = [finding for finding in checks.packages() if finding.level is Level.WRONG]
     assert ["'supervisor'" in finding.text for finding in found] == [True]
     assert "pip uninstall supervisor" in found[0].advice
+
+
+def test_a_server_that_a_setting_replaces_need_not_be_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In an image none of them is."""
+
+    def absent() -> Path:
+        raise StackError("the package is not installed")
+
+    for module in (postgres, broker, store):
+        for name in ("binaries", "binary"):
+            monkeypatch.setattr(module, name, absent, raising=False)
+    named = {"DF_DATABASE_URL": "x", "DF_REDIS_URL": "x", "DF_S3_ENDPOINT": "x"}
+    assert list(checks.embedded(named)) == []
+    assert len(_wrong(list(checks.embedded(named | {"DF_REDIS_URL": ""})))) == 1
 
 
 def test_a_part_that_does_not_answer_is_wrong_with_address_and_setting() -> None:
