@@ -8,16 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi.routing import iter_route_contexts
-from pydantic import SecretStr
-from starlette.applications import Starlette
+from tests.support.routes import api_routes, worker_routes
 
-from api.app import create_app
 from shared.db.tables import metadata
 from shared.settings import Settings
-from supervisor import health
-from supervisor.metrics import Metrics
-from supervisor.slots import SlotTable
 
 ROOT = Path(__file__).parents[2]
 BUDGET: dict[str, Any] = tomllib.loads((ROOT / "docs/budget.toml").read_text(encoding="utf-8"))
@@ -28,32 +22,6 @@ DECISIONS = {
 }
 SECTIONS = ("Context", "Decision", "What we chose not to build", "Cost", "Removal plan")
 ONE_PAGE_WORDS = 600
-
-
-def routes(app: Starlette) -> set[str]:
-    """Everything that the application answers to, what its OpenAPI document hides included."""
-    found = set()
-    for route in iter_route_contexts(app.routes):
-        # HEAD comes with each plain GET.
-        found |= {f"{method} {route.path}" for method in (route.methods or set()) - {"HEAD"}}
-    return found
-
-
-def api_routes() -> set[str]:
-    unused = SecretStr("unused")
-    settings = Settings.model_construct(
-        database_url=SecretStr("postgresql://unused"),
-        redis_url=SecretStr("redis://unused"),
-        s3_endpoint="http://unused",
-        s3_access_key=unused,
-        s3_secret_key=unused,
-    )
-    return routes(create_app(settings))
-
-
-def worker_routes() -> set[str]:
-    state = health.Health(metrics=Metrics(), slots=SlotTable([]), checks={}, draining=lambda: False)
-    return routes(health.create_app(state))
 
 
 def dependencies() -> set[str]:
