@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 import anyio
@@ -15,6 +16,9 @@ from shared.db import presence, usage
 from shared.db.connection import Connection
 from shared.db.create import Created, NewJob, create_job, find_by_key, find_created
 from shared.errors import InfraUnavailable
+from shared.events import Code
+
+log = logging.getLogger(__name__)
 
 # For one look at whether a job is there whose commit was not answered, on top of what it took.
 READ_BACK_S = 3.0
@@ -56,8 +60,24 @@ async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
         created = found
     if created.first_step_id is not None and created.first_queue is not None:
         context.metrics.jobs_accepted.labels(created.type).inc()
+        _tell(created, caller)
         context.doorbell.ring(created.first_step_id, created.first_queue)
     return created
+
+
+def _tell(created: Created, caller: Caller) -> None:
+    """From here on the job is followed by its id; this line has both."""
+    log.info(
+        "%s job accepted",
+        created.type,
+        extra={
+            "code": Code.JOB_CREATED.value,
+            "job_id": str(created.id),
+            "step_id": str(created.first_step_id),
+            "correlation_id": caller.correlation_id,
+            "client_request_id": caller.client_request_id,
+        },
+    )
 
 
 async def _read_back(context: Context, planned: NewJob | None) -> Created | None:

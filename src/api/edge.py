@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.auth import Authenticator
 from api.cors import Cors
 from api.hosts import HostGuard
+from api.ids import parse_id
 from api.metrics import Metrics
 from api.problems import BodyRefused, envelope
 from shared.errors import DreamForgeError, Internal, InvalidInput, PayloadTooLarge
@@ -55,7 +56,7 @@ class Edge:
         try:
             await self._answer(exchange, receive)
         except Exception as error:
-            log.exception("unhandled", extra={"correlation_id": exchange.correlation_id})
+            log.exception("unhandled", extra=exchange.fields)
             if exchange.status:  # too late for an envelope: cut the stream, so that it shows
                 raise error
             problem = envelope(
@@ -93,11 +94,7 @@ class Edge:
             scope["method"],
             route,
             exchange.status or "aborted",
-            extra={
-                "correlation_id": exchange.correlation_id,
-                "client_request_id": exchange.client_request_id,
-                "duration_s": round(duration_s, 4),
-            },
+            extra={**exchange.fields, "duration_s": round(duration_s, 4)},
         )
 
 
@@ -118,6 +115,17 @@ class _Exchange:
         state = scope.setdefault("state", {})
         state["correlation_id"] = self.correlation_id
         state["client_request_id"] = self.client_request_id
+
+    @property
+    def fields(self) -> dict[str, str | None]:
+        """What ties a log line to the request, and to the job that it names."""
+        found = {
+            "correlation_id": self.correlation_id,
+            "client_request_id": self.client_request_id,
+        }
+        if (job := parse_id(self.scope.get("path_params", {}).get("job_id", ""))) is not None:
+            found["job_id"] = str(job)
+        return found
 
     def refusal(self, max_body_bytes: int) -> DreamForgeError | None:
         """What the head alone is enough to refuse."""

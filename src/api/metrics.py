@@ -33,7 +33,7 @@ class Metrics:
         )
         self.jobs_finished = Counter(
             "dreamforge_jobs_finished_total",
-            "Verdicts written by this process, by status and reason. Workers count theirs.",
+            "Jobs that ended by this process's word, by status and reason. Workers count theirs.",
             ["status", "reason"],
             registry=self.registry,
         )
@@ -56,6 +56,7 @@ class Metrics:
             "Steps that wait for a slot, up to 10000.",
             registry=self.registry,
         )
+        self.jobs_finished.labels("cancelled", "cancelled")
         for outcome in ("sent", "failed", "dropped"):
             self.doorbell.labels(outcome)  # so that a rate() sees zeros before the first failure
 

@@ -93,6 +93,7 @@ class Claim:
     position: int = 0  # of the step in its chain
     chain_length: int = 1
     progress: float = 0.0  # what clients have been shown of the job; it never goes back
+    queued_s: float = 0.0  # from the moment it could be claimed until it was
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,6 +147,7 @@ class Abandoned:
     attempt: int
     losses: int
     cancel_requested: bool
+    correlation_id: str
 
 
 class StepStore(Protocol):
@@ -170,7 +172,8 @@ class StepStore(Protocol):
 
     async def finish(self, claim: Claim, end: End) -> UUID | None:
         """Write the verdict once; return the id of a step that became claimable by it: this one if
-        it goes back to the queue, None if a cancel came in between and ended it.
+        it goes back to the queue, None if a cancel came in between and ended it. None otherwise
+        means that the job has ended, too.
 
         Writing a verdict again whose answer was lost changes nothing.
         """

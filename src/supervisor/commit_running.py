@@ -36,6 +36,7 @@ async def commit_running(owned: Try, device: DeviceWatch, fence: Fence) -> Kind:
             log.warning("cannot start yet: %s", error.message, extra=owned.journal.fields)
             await anyio.sleep(_RETRY_S)
         else:
+            owned.journal.told(*events)
             return Kind.RUNNING_COMMITTED if fence.holds else Kind.LEASE_GONE
 
 

@@ -135,6 +135,11 @@ class StepDriver:
                 break
         await write_verdict(self._try, self._step, vram_wait=self._vram_wait)
 
+    @property
+    def fields(self) -> dict[str, str]:
+        """What a log line about this step has to name."""
+        return self._journal.fields
+
     def abandon(self) -> None:
         """`run` failed: end the runner, and hand the slot over to be proven."""
         tree = None if self._runner is None else self._runner.tree

@@ -60,12 +60,7 @@ class Journal:
         event = self.event(code, message, level=level, item_index=item_index, **payload)
         self._events.append(event)
         self._wake.set()
-        about = {} if item_index is None else {"item_index": item_index}
-        log.log(
-            logging.getLevelName(level) if level != "DEBUG" else logging.DEBUG,
-            message,
-            extra={"code": code.value, "payload": payload, **about, **self.fields},
-        )
+        self.told(event)
         return event
 
     def event(
@@ -77,7 +72,10 @@ class Journal:
         item_index: int | None = None,
         **payload: Any,
     ) -> NewEvent:
-        """Make a fact of this step, for whoever writes it in a transaction of its own."""
+        """Make a fact of this step, for whoever writes it in a transaction of its own.
+
+        It is in no log before whoever wrote it says so with `told`.
+        """
         return NewEvent(
             code=code,
             message=message,
@@ -86,6 +84,21 @@ class Journal:
             item_index=item_index,
             payload=payload or None,
         )
+
+    def told(self, *events: NewEvent) -> None:
+        """Log facts of this step: the log says what the job's own record says, and when."""
+        for event in events:
+            about = {} if event.item_index is None else {"item_index": event.item_index}
+            log.log(
+                logging.getLevelNamesMapping()[event.level],
+                event.message,
+                extra={
+                    "code": str(event.code),
+                    "payload": dict(event.payload or {}),
+                    **about,
+                    **self.fields,
+                },
+            )
 
     @property
     def fields(self) -> dict[str, str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from shared.states import TRANSIENT
 from supervisor.devices import Device, Reading
 
 _STEP_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+_QUEUE_SECONDS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400)
 _RECLAIM_SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
 
@@ -20,8 +22,20 @@ class Metrics:
         self.steps = Counter(
             "dreamforge_steps", "Tries that ended, by reason", ("reason",), registry=r
         )
+        self.jobs_finished = Counter(
+            "dreamforge_jobs_finished",
+            "Jobs that ended by this worker's word, by status and reason",
+            ("status", "reason"),
+            registry=r,
+        )
         self.claimed = Counter("dreamforge_claims", "Steps claimed", registry=r)
         self.retries = Counter("dreamforge_retries", "Tries put back", ("reason",), registry=r)
+        self.queue_wait_seconds = Histogram(
+            "dreamforge_queue_wait_seconds",
+            "From the moment a step could be claimed to its claim; not what follows for memory",
+            buckets=_QUEUE_SECONDS,
+            registry=r,
+        )
         self.start_seconds = Histogram(
             "dreamforge_start_seconds", "Claim to GO", buckets=_STEP_SECONDS, registry=r
         )
@@ -52,8 +66,11 @@ class Metrics:
             ("kind",),
             registry=r,
         )
+        # Shown as 0, so that a first one is a rise.
         for kind in ("job", "message"):
-            self.dead_letters.labels(kind=kind)  # shown as 0, so that a first one is a rise
+            self.dead_letters.labels(kind=kind)
+        for reason in sorted(TRANSIENT):
+            self.retries.labels(reason=reason)
         self.slot_state = Gauge(
             "dreamforge_slot_state", "1 for the slot's state", (*gpu, "state"), registry=r
         )
@@ -94,6 +111,22 @@ class Metrics:
         self.spool_bytes = Gauge(
             "dreamforge_spool_bytes", "Finished images not yet in the store", registry=r
         )
+
+    def serve(self, device: Device) -> None:
+        """Show a device's counters as 0: a first quarantine must be a rise, or no alert sees it."""
+        gpu = labels(device)
+        self.quarantines.labels(**gpu)
+        self.driver_failures.labels(**gpu)
+        self.reclaim_seconds.labels(**gpu)
+        self.leaked_bytes.labels(**gpu).set(0)
+        for name in ("SIGTERM", "SIGKILL"):
+            self.signals.labels(**gpu, signal=name)
+
+    def claim(self, *, queued_s: float, again: bool) -> None:
+        """A step was claimed. `again`: only to look whether the memory is free by now."""
+        self.claimed.inc()
+        if not again:
+            self.queue_wait_seconds.observe(queued_s)
 
     def saw_leak(self, device: Device, leaked_bytes: int) -> None:
         """What a step that has ended still holds on its device, by the latest look."""

@@ -71,6 +71,8 @@ class Supervisor:
         self.slots = slots
         self._settings = settings
         self._ports = ports
+        for slot in slots:
+            metrics.serve(slot.device)
         self._metrics = metrics
         self._spool = Spool(settings.spool_bytes)
         self._drivers: set[StepDriver] = set()
@@ -173,7 +175,7 @@ class Supervisor:
             if claim is None:
                 slot.move(SlotState.FREE)
                 continue
-            self._metrics.claimed.inc()
+            self._metrics.claim(queued_s=claim.queued_s, again=claim.vram_waited_s > 0)
             driver = StepDriver(claim, slot, self._host, sent=sent)
             self._drivers.add(driver)
             drivers.start_soon(self._drive, driver)
@@ -207,7 +209,7 @@ class Supervisor:
         except Exception:
             # One step's trouble, whatever it is. Its slot is proven before it is used again, and
             # the step itself comes back through the sweeper when its lease ends.
-            log.exception("the driver of step %s failed", driver.claim.step_id)
+            log.exception("the driver of the step failed", extra=driver.fields)
             self._abandoned.add(_claimed(driver))
             driver.abandon()
         finally:
@@ -247,7 +249,7 @@ class Supervisor:
     async def _stop_late_drivers(self) -> None:
         await anyio.sleep(self._settings.drain_s)
         for driver in self._drivers:
-            log.warning("drain time is over: stopping step %s", driver.claim.step_id)
+            log.warning("drain time is over: stopping the step", extra=driver.fields)
             driver.post(Kind.DRAIN)
 
     async def _read_gauges(self) -> None:

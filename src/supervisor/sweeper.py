@@ -10,7 +10,7 @@ from uuid import UUID
 from shared.claims import Abandoned, End, StepStore
 from shared.events import Code, NewEvent
 from shared.settings import Settings
-from shared.states import Reason, StepState
+from shared.states import STATUS_OF, Reason, StepState
 from supervisor.ends import backoff_s, exhausted
 from supervisor.lifecycle import Event, Kind, Step, advance
 from supervisor.metrics import Metrics
@@ -29,7 +29,7 @@ class Sweeper:
         self._settings = settings
         self._metrics = metrics
         # By step: a transaction that is repeated decides again, and one that fails decided nothing.
-        self._decided: dict[UUID, End] = {}
+        self._decided: dict[UUID, tuple[Abandoned, End]] = {}
 
     async def sweep(self) -> int:
         """One pass; return how many steps were moved on."""
@@ -45,7 +45,9 @@ class Sweeper:
             if (step_id := await sweep_one()) is None:
                 return count
             # One at a time: the next one may find PostgreSQL away, and this one is written.
-            self._count(self._decided[step_id])
+            found, end = self._decided[step_id]
+            self._count(end)
+            _tell(found, end)
         return PASS
 
     def _count(self, end: End) -> None:
@@ -54,6 +56,9 @@ class Sweeper:
             self._metrics.retries.labels(reason=Reason.LEASE_LOST).inc()
             return
         self._metrics.steps.labels(reason=end.reason).inc()
+        # No step that is swept has succeeded, and none of its chain runs after it.
+        status = STATUS_OF[end.state]
+        self._metrics.jobs_finished.labels(status=status, reason=end.reason).inc()
         if end.reason is Reason.ATTEMPTS_EXHAUSTED:
             self._metrics.dead_letters.labels(kind="job").inc()
 
@@ -101,8 +106,7 @@ class Sweeper:
                 "last_error": error,
             },
         )
-        log.warning(fact.message, extra={"job_id": str(found.job_id), "step_id": str(found.id)})
-        self._decided[found.id] = end = End(
+        end = End(
             state=step.state,
             reason=step.reason,
             attempt=step.attempt,
@@ -111,6 +115,7 @@ class Sweeper:
             delay_s=delay_s,
             events=[fact],
         )
+        self._decided[found.id] = found, end
         return end
 
     def _step(self, found: Abandoned) -> Step:
@@ -122,4 +127,19 @@ class Sweeper:
             max_attempts=self._settings.max_attempts,
             max_losses=self._settings.max_losses,
             cancel_requested=found.cancel_requested,
+        )
+
+
+def _tell(found: Abandoned, end: End) -> None:
+    for fact in end.events:
+        log.log(
+            logging.getLevelNamesMapping()[fact.level],
+            fact.message,
+            extra={
+                "code": str(fact.code),
+                "payload": dict(fact.payload or {}),
+                "job_id": str(found.job_id),
+                "step_id": str(found.id),
+                "correlation_id": found.correlation_id,
+            },
         )

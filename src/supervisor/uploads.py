@@ -165,7 +165,9 @@ class Uploads:
             s3_key=key,
             sha256=artifact.sha256,
         )
-        if not await self._store.add_artifact(self._claim, row, event):
+        if await self._store.add_artifact(self._claim, row, event):
+            self._journal.told(event)
+        else:
             await self._withdraw(key)
         self._stored(artifact.item_index)
 

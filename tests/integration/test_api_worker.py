@@ -2,61 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
-import psycopg
 import pytest
-from tests.integration.api_harness import BODY, Api, running_api
-from tests.support.worker_process import Worker, until, workers
+from tests.integration.api_and_worker import Scene, drawing
+from tests.integration.api_harness import BODY
+from tests.support.worker_process import until
 
-from cli.model_folders import register
 from cli.stack.embedded import Infrastructure
-from shared.db.migrate import upgrade
 
 pytestmark = pytest.mark.timeout(300)
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """An API, and a worker that draws with a small model."""
-
-    api: Api
-    worker: Worker
-
-    def progress(self, job: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.api.client.get(f"/v1/jobs/{job}/progress").json()
-        return found
-
-    def status(self, job: str) -> str:
-        found: str = self.api.client.get(f"/v1/jobs/{job}").json()["status"]
-        return found
-
-    def events(self, job: str) -> list[dict[str, Any]]:
-        lines = self.api.client.get(f"/v1/jobs/{job}/logs").text.splitlines()
-        return [json.loads(line) for line in lines]
-
-
 @pytest.fixture(scope="module")
 def scene(stack: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    folder = tmp_path_factory.mktemp("worker")
-    url = stack.environment["DF_DATABASE_URL"]
-    upgrade(url)
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("TRUNCATE jobs, steps, events, artifacts, models, workers CASCADE")
-    model = folder / "models/sd/tiny@1"
-    subprocess.run([sys.executable, "-m", "runner.tiny", str(model)], check=True)
-    register(url, model)
-    ours = {"DF_MODELS_DIR": str(folder / "models"), "DF_DEVICE": "cpu", "DF_DRAIN_S": "0"}
-    with (
-        workers(folder / "worker", stack.environment | ours) as start,
-        running_api(stack.environment) as api,
-    ):
-        yield Scene(api, start())
+    with drawing(stack, tmp_path_factory.mktemp("worker")) as found:
+        yield found
 
 
 def test_an_item_that_is_being_made_shows_how_far_it_is(scene: Scene) -> None:
@@ -84,8 +45,7 @@ def test_the_clients_own_id_is_on_every_line_that_the_worker_writes_about_its_jo
     )
     job = answer.json()["job"]["id"]
     until(lambda: scene.status(job) == "succeeded", "it is made")
-    lines = [json.loads(line) for line in scene.worker.log.read_text().splitlines()]
-    ours = [line for line in lines if line.get("job_id") == job]
+    ours = [line for line in scene.lines() if line.get("job_id") == job]
     assert "step.claimed" in {line.get("code") for line in ours}
     assert {line.get("client_request_id") for line in ours} == {"order-4711"}
     assert {line["correlation_id"] for line in ours} == {answer.headers["X-Request-Id"]}

@@ -335,8 +335,43 @@ def test_a_cancel_that_beats_a_retry_is_counted_as_one(tmp_path: Path) -> None:
         hold.release()
         assert (await bench.ended(job)).state is StepState.CANCELLED
         await until(lambda: counted(bench, "steps", reason="cancelled") == 1, "it is counted")
-        assert counted(bench, "retries", reason="runner_crashed") is None
+        assert counted(bench, "retries", reason="runner_crashed") == 0
+        ended = {"status": "cancelled", "reason": "cancelled"}
+        assert counted(bench, "jobs_finished", **ended) == 1
         assert bench.events(job, Code.RETRY) == []
+
+    serve(test)
+
+
+def test_a_chain_that_is_cancelled_behind_a_step_that_succeeded_is_a_cancelled_job() -> None:
+    async def test(bench: Bench) -> None:
+        hold = bench.store.faults.hold("finish")
+        job = bench.chain("enlarges")
+        await until(hold.reached.is_set, "the first step has ended")
+        bench.store.request_cancel(job)
+        hold.release()
+        await bench.ended(job)
+        cancelled = {"status": "cancelled", "reason": "cancelled"}
+        await until(lambda: counted(bench, "jobs_finished", **cancelled) == 1, "it is counted")
+        assert counted(bench, "steps", reason="completed") == 1
+        assert counted(bench, "jobs_finished", status="succeeded", reason="completed") is None
+
+    serve(test)
+
+
+def test_a_job_is_counted_once_with_what_ended_it() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.ended(bench.chain("enlarges"))
+        await bench.ended(bench.submit("fails oom"))
+        ends = (
+            {"status": "succeeded", "reason": "completed"},
+            {"status": "failed", "reason": "oom"},
+        )
+        await until(
+            lambda: [counted(bench, "jobs_finished", **end) for end in ends] == [1, 1], "both"
+        )
+        cancelled = {"status": "cancelled", "reason": "cancelled"}
+        assert counted(bench, "jobs_finished", **cancelled) is None  # between the two steps
 
     serve(test)
 

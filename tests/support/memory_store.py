@@ -190,7 +190,7 @@ class MemoryStepStore:
         if known is not None and known.epoch == claim.epoch:
             # An earlier commit of the same call, whose answer was lost.
             if known.state is end.state:
-                return claim.step_id if end.state is StepState.QUEUED else None
+                return claim.step_id if end.state is StepState.QUEUED else self._next(known)
             if (end.state, known.state) == (StepState.QUEUED, StepState.CANCELLED):
                 return None
         step = self._owned(claim)
@@ -227,7 +227,7 @@ class MemoryStepStore:
         await self.faults.before("sweep_expired")
         for step in self._by_age():
             if step.lease_expires_at is not None and step.lease_expires_at < self.now():
-                end = decide(_abandoned(step))
+                end = decide(self._abandoned(step))
                 step.epoch += 1
                 self._end(step, end)
                 return step.id
@@ -239,11 +239,28 @@ class MemoryStepStore:
         await self.faults.before("sweep_unclaimed")
         for step in self._by_age():
             if step.state is StepState.QUEUED and step.run_at < self.now() - after_s:
-                self._end(step, decide(_abandoned(step)))
+                self._end(step, decide(self._abandoned(step)))
                 return step.id
         return None
 
     # Inside ---------------------------------------------------------------------------------------
+
+    def _abandoned(self, step: StoredStep) -> Abandoned:
+        return Abandoned(
+            id=step.id,
+            job_id=step.job_id,
+            name=step.work.name,
+            state=step.state,
+            epoch=step.epoch,
+            attempt=step.attempt,
+            losses=step.losses,
+            cancel_requested=step.cancel_requested,
+            correlation_id="correlation",
+        )
+
+    def _next(self, step: StoredStep) -> UUID | None:
+        chain = self.steps_of(step.job_id)[step.position + 1 :]
+        return next((each.id for each in chain[:1] if each.state != StepState.CANCELLED), None)
 
     def _by_age(self) -> list[StoredStep]:
         return sorted(self.steps.values(), key=lambda step: step.run_at)
@@ -289,6 +306,7 @@ class MemoryStepStore:
             position=step.position,
             chain_length=len(chain),
             progress=float((shown[-1].payload or {})["progress"]) if shown else 0.0,
+            queued_s=self.now() - step.run_at,
         )
 
     def _pinned(self, step: StoredStep) -> PinnedModel | None:
@@ -397,16 +415,3 @@ def _check_storable(value: Mapping[str, Any] | None) -> None:
     text.encode()
     if "\\u0000" in text:
         raise AssertionError("PostgreSQL cannot store NUL")
-
-
-def _abandoned(step: StoredStep) -> Abandoned:
-    return Abandoned(
-        id=step.id,
-        job_id=step.job_id,
-        name=step.work.name,
-        state=step.state,
-        epoch=step.epoch,
-        attempt=step.attempt,
-        losses=step.losses,
-        cancel_requested=step.cancel_requested,
-    )

@@ -45,6 +45,7 @@ class OneAbandoned:
             attempt=1,
             losses=self._losses,
             cancel_requested=False,
+            correlation_id="correlation",
         )
         self.ends = [decide(found), decide(found)]
         return found.id

@@ -188,10 +188,21 @@ async def _ended_before(connection: AsyncConnection, claim: Claim, end: End) -> 
         select(steps.c.state).where(steps.c.id == claim.step_id, steps.c.epoch == claim.epoch)
     )
     if state == end.state:
-        return claim.step_id if state == StepState.QUEUED else None
+        return claim.step_id if state == StepState.QUEUED else await _next(connection, claim)
     if end.state is StepState.QUEUED and state == StepState.CANCELLED:
         return None
     raise Stale
+
+
+async def _next(connection: AsyncConnection, claim: Claim) -> UUID | None:
+    """The step after this one, if its turn came."""
+    return await connection.scalar(
+        select(steps.c.id).where(
+            steps.c.job_id == claim.job_id,
+            steps.c.position == claim.position + 1,
+            steps.c.state != StepState.CANCELLED,
+        )
+    )
 
 
 async def _key_of(connection: AsyncConnection, claim: Claim, item_index: int) -> str | None:
@@ -262,6 +273,7 @@ async def _claim(connection: AsyncConnection, offer: Offer) -> Claim | None:
                 func.coalesce(func.extract("epoch", func.now() - steps.c.vram_wait_since), 0).label(
                     "vram_waited_s"
                 ),
+                func.extract("epoch", func.now() - steps.c.run_at).label("queued_s"),
             )
         )
     ).one()
@@ -303,6 +315,7 @@ async def _claim(connection: AsyncConnection, offer: Offer) -> Claim | None:
         position=position,
         chain_length=chain_length,
         progress=float((shown.payload or {}).get("progress", 0.0)) if shown else 0.0,
+        queued_s=float(claimed.queued_s),
     )
 
 

@@ -1,0 +1,62 @@
+"""A real API and a real worker that draws with a small model: what they do together."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from tests.integration.api_harness import Api, running_api
+from tests.support.worker_process import Worker, workers
+
+from cli.model_folders import register
+from cli.stack.embedded import Infrastructure
+from shared.db.migrate import upgrade
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """An API and its first worker; `start` starts another one."""
+
+    api: Api
+    worker: Worker
+    start: Callable[..., Worker]
+
+    def progress(self, job: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.api.client.get(f"/v1/jobs/{job}/progress").json()
+        return found
+
+    def status(self, job: str) -> str:
+        found: str = self.api.client.get(f"/v1/jobs/{job}").json()["status"]
+        return found
+
+    def events(self, job: str) -> list[dict[str, Any]]:
+        lines = self.api.client.get(f"/v1/jobs/{job}/logs").text.splitlines()
+        return [json.loads(line) for line in lines]
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What the first worker has logged, without what its runners wrote to stderr."""
+        text = self.worker.log.read_text()
+        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+
+@contextmanager
+def drawing(stack: Infrastructure, folder: Path, **ours: str) -> Iterator[Scene]:
+    """Both, on an empty database; `ours` are settings of both."""
+    url = stack.environment["DF_DATABASE_URL"]
+    upgrade(url)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("TRUNCATE jobs, steps, events, artifacts, models, workers CASCADE")
+    model = folder / "models/sd/tiny@1"
+    subprocess.run([sys.executable, "-m", "runner.tiny", str(model)], check=True)
+    register(url, model)
+    both = stack.environment | ours
+    here = {"DF_MODELS_DIR": str(folder / "models"), "DF_DEVICE": "cpu", "DF_DRAIN_S": "0"}
+    with workers(folder / "worker", both | here) as start, running_api(both) as api:
+        yield Scene(api, start(), start)
