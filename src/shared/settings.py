@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
@@ -23,6 +25,8 @@ from shared.presets import PresetError, presets
 from shared.secrets_folder import SECRETS_DIR
 
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+_HEADER = re.compile(r"\s*[A-Za-z0-9!#$%&'*+.^_`|~-]+\s*=[\x20-\x7e]*")
+_EXPORTER = "opentelemetry.exporter.otlp.proto.http"
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?")
 
 
@@ -143,7 +147,17 @@ class Settings(BaseSettings):
     # Pictures ------------------------------------------------------------------------------------
     jpeg_quality: JpegQuality = JPEG_QUALITY
 
+    # Seeing inside ------------------------------------------------------------------------------
     log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
+    otlp_endpoint: str | None = Field(
+        default=None, description="base address of an OTLP/HTTP collector; set: traces are on"
+    )
+    otlp_headers: SecretStr | None = Field(
+        default=None, description="name=value,…; what the collector wants to see, a token as a rule"
+    )
+    trace_ratio: float = Field(
+        default=0.1, ge=0, le=1, description="the share of requests that are traced, at most"
+    )
 
     @field_validator("queues", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
@@ -187,7 +201,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"a browser leaves the default port {port} out of an origin")
         return value
 
-    @field_validator("presets_dir", mode="before")
+    @field_validator("presets_dir", "otlp_endpoint", "otlp_headers", mode="before")
     @classmethod
     def _none_when_empty(cls, value: Any) -> Any:
         return value or None
@@ -199,6 +213,31 @@ class Settings(BaseSettings):
             presets(value)
         except PresetError as error:
             raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _collector(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("must be http://host:port or https://host:port, a path may follow")
+        if parts.username is not None or parts.query or parts.fragment:
+            raise ValueError("must be an address alone; a token belongs into DF_OTLP_HEADERS")
+        if value.rstrip("/").endswith("/v1/traces"):
+            raise ValueError("must be the base address: /v1/traces is added to it")
+        if not _importable(_EXPORTER):
+            raise ValueError("needs OpenTelemetry: install dreamforge[otel], or unset it")
+        if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+            raise ValueError("is set, and OTEL_SDK_DISABLED=true says the opposite")
+        return value.rstrip("/")
+
+    @field_validator("otlp_headers")
+    @classmethod
+    def _headers(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not all(map(_HEADER.fullmatch, _listed(value))):
+            raise ValueError("must be name=value, separated by commas")
         return value
 
     @field_validator("database_url")
@@ -255,6 +294,15 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def otlp_headers_sent(self) -> Mapping[str, str]:
+        """What goes to the collector with each batch. Secret."""
+        found = {}
+        for each in _listed(self.otlp_headers) if self.otlp_headers is not None else ():
+            name, _, value = each.partition("=")
+            found[name.strip()] = value.strip()
+        return found
+
+    @property
     def orphan_age_s(self) -> float:
         """From which age on an object that no row names is nobody's: no upload waits so long.
 
@@ -291,6 +339,18 @@ class Settings(BaseSettings):
             + self.lease_s  # the verdict is offered to an absent database for this long
             + LEAVING_S
         )
+
+
+def _importable(name: str) -> bool:
+    """Whether it is installed. It is not imported: only what traces needs it."""
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # nor is what it lies in
+        return False
+
+
+def _listed(headers: SecretStr) -> list[str]:
+    return [part for part in headers.get_secret_value().split(",") if part.strip()]
 
 
 def describe(error: ValidationError) -> list[str]:

@@ -25,9 +25,10 @@ ONE_PAGE_WORDS = 600
 
 
 def dependencies() -> set[str]:
-    return {
-        re.split(r"[\[<>=!~; ]", line, maxsplit=1)[0] for line in PROJECT["project"]["dependencies"]
-    }
+    project = PROJECT["project"]
+    extras = [found for name, found in project["optional-dependencies"].items() if name != "dev"]
+    lines = [line for part in (project["dependencies"], *extras) for line in part]
+    return {re.split(r"[\[<>=!~; ]", line, maxsplit=1)[0] for line in lines}
 
 
 ACTUAL: dict[str, tuple[dict[str, Any], set[str]]] = {
