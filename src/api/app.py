@@ -14,6 +14,7 @@ from api.edge import Edge
 from api.metrics import Metrics
 from api.repeats import refuse_in_query
 from api.routes import following, jobs, models, probes
+from api.traces import Traced
 from shared.settings import Settings
 
 TITLE = "Dream Forge"
@@ -45,9 +46,16 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         dependencies=[Depends(refuse_in_query)],
         separate_input_output_schemas=False,
+        # FastAPI has a telemetry of its own, which a variable of the environment turns on. It
+        # would record what strangers send, bodies included. Ours is api.traces.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     problems.install(app)
     for router in (jobs.router, following.router, models.router, probes.router, docs_page.router):
         app.include_router(router)
+    if settings.otlp_endpoint is not None:
+        app.add_middleware(
+            Traced, tracer=lambda: app.state.context.tracer, ratio=settings.trace_ratio
+        )
     app.add_middleware(Edge, metrics=metrics, settings=settings)
     return app

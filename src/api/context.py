@@ -18,6 +18,7 @@ from shared.db.engine import Database
 from shared.db.watch import events_after
 from shared.settings import Settings
 from shared.storage import ObjectStore, open_store
+from shared.tracing import Tracer, open_tracer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +32,7 @@ class Context:
     streams: Streams
     doorbell: Doorbell
     metrics: Metrics
+    tracer: Tracer | None
 
 
 @asynccontextmanager
@@ -56,6 +58,7 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
         streams=Streams(settings.max_streams),
         doorbell=doorbell,
         metrics=metrics,
+        tracer=open_tracer(settings, "dreamforge-api", metrics.count_spans),
     )
     try:
         async with anyio.create_task_group() as tasks:
@@ -69,6 +72,8 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
             await doorbell.close()
             await database.close()
             context.store.close()
+            if context.tracer is not None:
+                await anyio.to_thread.run_sync(context.tracer.close)
 
 
 def _context(request: Request) -> Context:

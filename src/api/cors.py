@@ -14,7 +14,9 @@ from starlette.responses import Response
 
 EXPOSED = "Location, Idempotent-Replayed, X-Request-Id, X-Client-Request-Id, Retry-After"
 _METHODS = "GET, POST"
-_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Client-Request-Id"
+_HEADERS = (
+    "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Client-Request-Id, Traceparent"
+)
 _MAX_AGE_S = 600  # Chromium keeps a preflight no longer than two hours, and settings may change
 
 

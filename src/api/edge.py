@@ -22,6 +22,7 @@ from api.hosts import HostGuard
 from api.ids import parse_id
 from api.metrics import Metrics
 from api.problems import BodyRefused, envelope
+from api.traces import trace_id_of
 from shared.errors import DreamForgeError, Internal, InvalidInput, PayloadTooLarge
 from shared.settings import Settings
 
@@ -125,6 +126,8 @@ class _Exchange:
         }
         if (job := parse_id(self.scope.get("path_params", {}).get("job_id", ""))) is not None:
             found["job_id"] = str(job)
+        if (trace_id := trace_id_of(self.scope)) is not None:
+            found["trace_id"] = trace_id
         return found
 
     def refusal(self, max_body_bytes: int) -> DreamForgeError | None:

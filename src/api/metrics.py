@@ -56,6 +56,12 @@ class Metrics:
             "Steps that wait for a slot, up to 10000.",
             registry=self.registry,
         )
+        self._spans = Counter(
+            "dreamforge_spans_total",
+            "Spans: made, of these exported and failed; the rest waits or was dropped.",
+            ["outcome"],
+            registry=self.registry,
+        )
         self.jobs_finished.labels("cancelled", "cancelled")
         for outcome in ("sent", "failed", "dropped"):
             self.doorbell.labels(outcome)  # so that a rate() sees zeros before the first failure
@@ -65,6 +71,10 @@ class Metrics:
         self._requests.labels(route, known, str(status)).inc()
         if not route.endswith("/stream"):  # how long somebody watched is no latency
             self._latency.labels(route, known).observe(duration_s)
+
+    def count_spans(self, outcome: str, spans: int) -> None:
+        """From any thread."""
+        self._spans.labels(outcome).inc(spans)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

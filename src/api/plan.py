@@ -48,6 +48,7 @@ class Caller:
     user: str
     correlation_id: str
     client_request_id: str | None
+    traceparent: str | None
     key: IdempotencyKey | None
 
 
@@ -93,6 +94,7 @@ def plan_job(
         count=body.count,
         correlation_id=caller.correlation_id,
         client_request_id=caller.client_request_id,
+        traceparent=caller.traceparent,
         key=caller.key,
         steps=[
             _corrected(each, settings) for each in ([step] if second is None else [step, second])

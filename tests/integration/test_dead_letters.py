@@ -90,13 +90,15 @@ def test_a_replay_is_a_new_job_of_the_same_request_and_leaves_the_dead_one_dead(
     api: Api, broker: redis.Redis, command: Any
 ) -> None:
     dead = dead_job(api, prompt="a green pear", seed=7, count=2)
+    api.sql("UPDATE jobs SET traceparent = 'of its request' WHERE id = %s", dead)
     before = api.client.get(f"/v1/jobs/{dead}").json()
     code, made = command("replay", dead)
     assert code == 0
     assert made["replay_of"] == dead
     pinned = (
         "SELECT s.name, s.params, s.preset, s.vram_bytes, s.timeout_s, s.model_id, s.queue, "
-        "s.checkpoint_sha256, j.request, j.count, j.user, j.type "
+        "s.checkpoint_sha256, j.request, j.count, j.user, j.type, "
+        "j.correlation_id, j.traceparent "
         "FROM steps s JOIN jobs j ON j.id = s.job_id WHERE j.id = %s"
     )
     assert api.sql(pinned, made["id"]) == api.sql(pinned, dead)

@@ -34,7 +34,9 @@ from shared.settings import Settings
 PRESETS = Path(__file__).parents[2] / "src" / "shared" / "presets_data"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MODEL_ID = uuid4()
-CALLER = Caller(user="default", correlation_id="c", client_request_id="mine", key=None)
+CALLER = Caller(
+    user="default", correlation_id="c", client_request_id="mine", traceparent=None, key=None
+)
 
 
 def settings(**changes: Any) -> Settings:

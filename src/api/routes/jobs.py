@@ -8,7 +8,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 
-from api import cursor, responses, views
+from api import cursor, responses, traces, views
 from api.auth import User
 from api.context import Context, Ctx
 from api.creation import create
@@ -82,6 +82,7 @@ async def create_job(
         user=user,
         correlation_id=request.state.correlation_id,
         client_request_id=request.state.client_request_id,
+        traceparent=traces.traceparent_of(request),
         key=None
         if idempotency_key is None
         else IdempotencyKey(
@@ -91,6 +92,7 @@ async def create_job(
         ),
     )
     created = await create(context, body, caller)
+    traces.about_job(request, created)
     response.headers["Location"] = f"/v1/jobs/{created.id}"
     if created.replayed:
         response.headers["Idempotent-Replayed"] = "true"

@@ -66,6 +66,7 @@ class NewJob:
     correlation_id: str
     steps: Sequence[NewStep]
     client_request_id: str | None = None
+    traceparent: str | None = None
     key: IdempotencyKey | None = None
     replay_of: UUID | None = None
 
@@ -156,6 +157,7 @@ async def _insert(connection: AsyncConnection, new: NewJob) -> datetime | None:
         "count": new.count,
         "correlation_id": new.correlation_id,
         "client_request_id": new.client_request_id,
+        "traceparent": new.traceparent,
         "replay_of": new.replay_of,
     }
     if new.key is not None:

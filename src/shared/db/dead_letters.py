@@ -101,6 +101,7 @@ async def replay(connection: AsyncConnection, job_id: UUID) -> Created:
             count=row._mapping["count"],  # `Row.count` is a method
             correlation_id=row.correlation_id,
             client_request_id=row.client_request_id,
+            traceparent=row.traceparent,
             replay_of=job_id,
             steps=[_again(step) for step in found],
         ),

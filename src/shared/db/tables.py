@@ -97,6 +97,7 @@ jobs = Table(
     Column("count", Integer, nullable=False),
     Column("correlation_id", Text, nullable=False),
     Column("client_request_id", Text),
+    Column("traceparent", Text),  # the request's span, while traces are on
     Column("key_hash", Text),
     Column("fingerprint", Text),
     Column("key_expires_at", DateTime(timezone=True)),
