@@ -88,6 +88,7 @@ class Claim:
     model: PinnedModel | None  # None: the step needs no model
     correlation_id: str
     client_request_id: str | None = None  # what the client calls the request that made the job
+    traceparent: str | None = None  # the span of that request, if there is one
     done_items: tuple[int, ...] = ()
     inputs: tuple[StoredArtifact, ...] = ()  # what the step before it in its chain made, by item
     position: int = 0  # of the step in its chain
@@ -148,6 +149,7 @@ class Abandoned:
     losses: int
     cancel_requested: bool
     correlation_id: str
+    traceparent: str | None = None
 
 
 class StepStore(Protocol):

@@ -25,7 +25,7 @@ import math
 import anyio
 from anyio.abc import TaskGroup
 
-from shared.claims import Claim
+from shared.claims import Claim, End
 from shared.events import Code
 from shared.messages import Cancel, Go, Lease, RunSpec
 from shared.states import Reason, StepState
@@ -45,6 +45,8 @@ from supervisor.progress_notes import ProgressNotes
 from supervisor.runner_process import RunnerProcess, kill
 from supervisor.slots import Slot
 from supervisor.specs import Unreadable, run_spec
+from supervisor.timeline import Timeline
+from supervisor.traces import trace_try
 from supervisor.uploads import Uploads
 from supervisor.verdict import write_verdict
 
@@ -77,9 +79,11 @@ class StepDriver:
         self._timer: anyio.CancelScope | None = None
         self._generation = 0
         self._fence = Fence(sent=sent, fence_s=settings.fence_s, deadman_s=settings.deadman_s)
+        self._timeline = Timeline()
+        self._end: End | None = None
         self._account = Account()
         self._journal = Journal(claim, host.store, stale=lambda: self.post(Kind.LEASE_GONE))
-        self._progress = ProgressNotes(claim, self._journal)
+        self._progress = ProgressNotes(claim, self._journal, self._timeline)
         self._try = Try(
             claim=claim,
             slot=slot,
@@ -119,6 +123,7 @@ class StepDriver:
             self._events.close()
             if self._runner is not None:
                 self._runner.close()
+            trace_try(self._try, self._timeline, self._step, self._end)
 
     async def _drive(self, tasks: TaskGroup) -> None:
         self._tasks = tasks
@@ -133,7 +138,7 @@ class StepDriver:
         async for event, generation in self._events:
             if generation in (None, self._generation) and self._take(event):
                 break
-        await write_verdict(self._try, self._step, vram_wait=self._vram_wait)
+        self._end = await write_verdict(self._try, self._step, vram_wait=self._vram_wait)
 
     @property
     def fields(self) -> dict[str, str]:
@@ -183,6 +188,7 @@ class StepDriver:
             # raising here would cancel the tasks that own a live runner.
             log.exception("illegal event", extra=self._journal.fields)
             return False
+        self._timeline.took(event.kind, self._step.state)
         if self._step.state is not before:
             self._drop_timer()
             self._entered(self._step.state)

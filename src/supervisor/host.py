@@ -9,6 +9,7 @@ from typing import Protocol
 from shared.claims import Claim, StepStore
 from shared.settings import Settings
 from shared.states import Reason
+from shared.tracing import Tracer
 from supervisor.account import Account
 from supervisor.devices import DeviceProbe
 from supervisor.journal import Journal
@@ -41,6 +42,7 @@ class Host:
     model_folder: Callable[[Claim], str | None]
     slot_freed: Callable[[Slot], None]
     slot_dirty: Callable[[Slot, ProcessTree | None], None]
+    tracer: Tracer | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,6 +20,7 @@ from shared.errors import InfraUnavailable
 from shared.events import Code, NewEvent
 from shared.progress import StepProgress
 from shared.states import StepState
+from shared.traceparent import parse
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,8 @@ class Journal:
         }
         if claim.client_request_id is not None:
             found["client_request_id"] = claim.client_request_id
+        if (trace := parse(claim.traceparent)) is not None:
+            found["trace_id"] = trace.trace_id
         return found
 
     def state(self, state: StepState) -> None:

@@ -108,6 +108,12 @@ class Metrics:
             (*gpu, "when"),
             registry=r,
         )
+        self._spans = Counter(
+            "dreamforge_spans",
+            "Spans: made, of these exported and failed; the rest waits or was dropped",
+            ("outcome",),
+            registry=r,
+        )
         self.spool_bytes = Gauge(
             "dreamforge_spool_bytes", "Finished images not yet in the store", registry=r
         )
@@ -127,6 +133,10 @@ class Metrics:
         self.claimed.inc()
         if not again:
             self.queue_wait_seconds.observe(queued_s)
+
+    def count_spans(self, outcome: str, spans: int) -> None:
+        """From any thread."""
+        self._spans.labels(outcome=outcome).inc(spans)
 
     def saw_leak(self, device: Device, leaked_bytes: int) -> None:
         """What a step that has ended still holds on its device, by the latest look."""

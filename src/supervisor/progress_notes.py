@@ -5,17 +5,20 @@ from __future__ import annotations
 from shared.claims import Claim
 from shared.progress import StepProgress
 from supervisor.journal import Journal
+from supervisor.timeline import Timeline
 
 
 class ProgressNotes:
     """Folds a runner's frames and its uploads into the step's progress, and has it written."""
 
-    def __init__(self, claim: Claim, journal: Journal) -> None:
+    def __init__(self, claim: Claim, journal: Journal, timeline: Timeline) -> None:
         self._progress = StepProgress(claim.type, claim.count, done=set(claim.done_items))
         self._journal = journal
+        self._timeline = timeline
 
     def advance(self, stage: str, item_index: int | None, step: int, steps: int) -> None:
         """`step` of `steps` of a stage is done, of one item or of the load."""
+        self._timeline.reached(stage, item_index, done=step >= steps)
         self._progress.advance(stage, item_index=item_index, fraction=step / steps)
         self._journal.progress(
             self._progress,

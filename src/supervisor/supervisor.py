@@ -27,6 +27,7 @@ from anyio.abc import TaskGroup
 from shared.claims import Claim, Offer, PinnedModel, StepStore
 from shared.errors import InfraUnavailable
 from shared.settings import Settings
+from shared.tracing import Tracer
 from supervisor.devices import DeviceProbe
 from supervisor.driver import StepDriver
 from supervisor.fence import boottime
@@ -59,6 +60,7 @@ class Ports:
     models: Callable[[], tuple[UUID, ...]]
     model_folder: Callable[[PinnedModel], Path]
     survivors: Callable[[], list[int]]  # of dead workers, alive though they were killed
+    tracer: Tracer | None = None
 
 
 class Supervisor:
@@ -101,6 +103,7 @@ class Supervisor:
             model_folder=self._model_folder,
             slot_freed=self._slot_freed,
             slot_dirty=self._keeper.dirty,
+            tracer=ports.tracer,
         )
 
     # From outside ---------------------------------------------------------------------------------
@@ -131,7 +134,8 @@ class Supervisor:
             await end_every_tree()
 
     async def _serve(self) -> None:
-        sweeper = Sweeper(self._ports.store, self._settings, self._metrics)
+        ports = self._ports
+        sweeper = Sweeper(ports.store, self._settings, self._metrics, tracer=ports.tracer)
         async with anyio.create_task_group() as tasks:
             self._keeper.start(tasks)
             tasks.start_soon(every, CANCEL_WATCH_S, self._watch_cancels)

@@ -11,9 +11,11 @@ from shared.claims import Abandoned, End, StepStore
 from shared.events import Code, NewEvent
 from shared.settings import Settings
 from shared.states import STATUS_OF, Reason, StepState
+from shared.tracing import Tracer
 from supervisor.ends import backoff_s, exhausted
 from supervisor.lifecycle import Event, Kind, Step, advance
 from supervisor.metrics import Metrics
+from supervisor.traces import trace_sweep
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +26,16 @@ PASS = 100
 class Sweeper:
     """Applies the table's rows for an owner that is gone to the stored steps."""
 
-    def __init__(self, store: StepStore, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        store: StepStore,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._store = store
+        self._tracer = tracer
         self._settings = settings
         self._metrics = metrics
         # By step: a transaction that is repeated decides again, and one that fails decided nothing.
@@ -48,6 +58,7 @@ class Sweeper:
             found, end = self._decided[step_id]
             self._count(end)
             _tell(found, end)
+            trace_sweep(self._tracer, found, end)
         return PASS
 
     def _count(self, end: End) -> None:

@@ -28,6 +28,7 @@ from shared.retention import prune
 from shared.settings import Settings, forget_secrets, settings_or_exit
 from shared.startup import NotReady, wait_for_parts
 from shared.storage import ObjectStore, open_store
+from shared.tracing import Tracer, open_tracer
 from supervisor import health
 from supervisor.devices import Device, DeviceLost, DeviceProbe
 from supervisor.dispatch import consume
@@ -148,6 +149,7 @@ class SupervisorThread:
     async def _serve(self) -> None:
         settings, worker_id = self._settings, uuid4()
         database, objects = open_database(settings), open_store(settings)
+        tracer = open_tracer(settings, "dreamforge-worker", self._metrics.count_spans)
         with ExitStack() as held:
             own = FileLock(worker_lock(settings.lock_dir, worker_id))
             held.callback(own.remove)
@@ -157,11 +159,12 @@ class SupervisorThread:
             try:
                 devices = await find_devices(probe)
                 locks = [own, *lock_devices(settings, devices, held)]
-                await self._supervise(worker_id, database, objects, probe, devices, locks, orphans)
+                await self._supervise(
+                    worker_id, database, objects, probe, devices, locks, orphans, tracer
+                )
             finally:
                 with anyio.CancelScope(shield=True):
-                    await probe.close()
-                    await database.close()
+                    await leave(probe, database, tracer)
 
     async def _supervise(
         self,
@@ -172,6 +175,7 @@ class SupervisorThread:
         devices: list[Device],
         locks: list[FileLock],
         orphans: list[psutil.Process],
+        tracer: Tracer | None,
     ) -> None:
         settings, metrics, slots = self._settings, self._metrics, SlotTable(devices)
         models = HostModels(database, settings.models_dir)
@@ -187,6 +191,7 @@ class SupervisorThread:
             models=lambda: tuple(models.checksums),
             model_folder=models.folder,
             survivors=lambda: [orphan.pid for orphan in orphans if not dead(orphan)],
+            tracer=tracer,
         )
         supervisor = Supervisor(worker_id, settings, ports, metrics, slots)
         presence = Presence(worker_id, database, settings, slots, models)
@@ -213,6 +218,15 @@ class SupervisorThread:
             await presence.leave()
         except InfraUnavailable as error:
             log.warning("left without a good-bye: %s", error.message)
+
+
+async def leave(probe: DeviceProbe, database: Database, tracer: Tracer | None) -> None:
+    """Let go of everything. Traces go out meanwhile, so that they cost the stop grace nothing."""
+    async with anyio.create_task_group() as tasks:
+        if tracer is not None:
+            tasks.start_soon(anyio.to_thread.run_sync, tracer.close)
+        await probe.close()
+        await database.close()
 
 
 async def find_devices(probe: DeviceProbe) -> list[Device]:

@@ -16,6 +16,7 @@ from tests.support.stores import (
     AGAIN,
     FAILURE,
     SUCCESS,
+    TRACEPARENT,
     WORKER,
     InMemory,
     InPostgres,
@@ -74,6 +75,7 @@ def test_a_claim_carries_the_step_and_raises_its_epoch(run: Run) -> None:
         assert (taken.job_id, taken.step_id) == (job, step["id"])
         assert (taken.params, taken.timeout_s, taken.vram_bytes) == ({"prompt": "x"}, 5.0, 10)
         assert (taken.count, taken.epoch, taken.attempt, taken.losses) == (3, 1, 0, 0)
+        assert (taken.correlation_id, taken.traceparent) == ("correlation", TRACEPARENT)
         assert taken.model is not None
         assert (taken.model.id, taken.model.kind) == (subject.model_id, "sd")
         assert taken.inputs == ()
@@ -471,6 +473,7 @@ def test_an_expired_lease_is_taken_over_and_its_owner_is_stale(run: Run) -> None
             losses=0,
             cancel_requested=False,
             correlation_id="correlation",
+            traceparent=TRACEPARENT,
         )
         (step,) = await subject.steps(job)
         assert (step["state"], step["epoch"], step["losses"]) == ("queued", 2, 1)

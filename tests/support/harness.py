@@ -31,6 +31,7 @@ from tests.support.memory_store import MemoryStepStore, StoredJob, StoredStep, W
 from shared.events import Code, NewEvent
 from shared.settings import Settings
 from shared.states import TERMINAL
+from shared.tracing import Tracer
 from supervisor import ends
 from supervisor.cpu_probe import CpuProbe
 from supervisor.devices import DeviceProbe
@@ -231,6 +232,7 @@ async def serving(
     worker_id: UUID | None = None,
     survivors: Callable[[], list[int]] = list,
     failing: bool = False,
+    tracer: Tracer | None = None,
     **changes: Any,
 ) -> AsyncIterator[Bench]:
     """A supervisor that serves until the block ends, and leaves nothing.
@@ -249,6 +251,7 @@ async def serving(
         models=lambda: (store.model_id,),
         model_folder=lambda _: Path("/nowhere"),
         survivors=survivors,
+        tracer=tracer,
     )
     table = SlotTable(await probe.devices())
     supervisor = Supervisor(worker_id, settings, ports, metrics, table)

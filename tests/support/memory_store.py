@@ -75,6 +75,7 @@ class StoredJob:
     reason: Reason | None = None
     error: dict[str, Any] | None = None
     cancel_requested: bool = False
+    traceparent: str | None = None
     events: list[NewEvent] = field(default_factory=list)
     artifacts: dict[tuple[UUID, int], StoredArtifact] = field(default_factory=dict)
 
@@ -256,6 +257,7 @@ class MemoryStepStore:
             losses=step.losses,
             cancel_requested=step.cancel_requested,
             correlation_id="correlation",
+            traceparent=self.jobs[step.job_id].traceparent,
         )
 
     def _next(self, step: StoredStep) -> UUID | None:
@@ -301,6 +303,7 @@ class MemoryStepStore:
             timeout_s=work.timeout_s,
             model=self._pinned(step),
             correlation_id="correlation",
+            traceparent=job.traceparent,
             done_items=tuple(a.item_index for a in _made(job, step)),
             inputs=_made(job, chain[step.position - 1]) if step.position else (),
             position=step.position,

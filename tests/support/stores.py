@@ -40,13 +40,18 @@ STEP_FACTS = (
 )  # fmt: skip
 
 
+TRACEPARENT = f"00-{'1' * 32}-{'2' * 16}-01"
+
+
 class InMemory:
     def __init__(self) -> None:
         self.store = MemoryStepStore()
         self.model_id = self.store.model_id
 
     async def create(self, *works: Work, count: int = 1) -> UUID:
-        return self.store.create(*works, count=count)
+        job_id = self.store.create(*works, count=count)
+        self.store.jobs[job_id].traceparent = TRACEPARENT
+        return job_id
 
     async def cancel(self, job_id: UUID) -> None:
         self.store.request_cancel(job_id)
@@ -87,6 +92,7 @@ class InPostgres:
             request={},
             count=count,
             correlation_id="correlation",
+            traceparent=TRACEPARENT,
             steps=[self._step(work) for work in works],
         )
         await self._database.transaction(lambda connection: create_job(connection, new))

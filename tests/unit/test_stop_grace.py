@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import cast
 
+import anyio
 from tests.support.harness import settings_for_tests
 
 from shared import settings as settings_module
-from shared import storage
+from shared import storage, tracing
 from shared.db import engine
+from shared.db.engine import Database
 from shared.settings import Settings
+from shared.tracing import Tracer
 from supervisor import nvml_client, runner_process, runners
+from supervisor.devices import DeviceProbe
+from supervisor.worker import leave
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "architecture.md"
 WAITS = ("drain_s", "exit_grace_s", "term_grace_s", "kill_deadline_s", "reclaim_deadline_s",
@@ -33,6 +40,26 @@ def test_waits_that_are_no_settings_are_those_of_whoever_waits() -> None:
         + nvml_client.END_S
         + 2 * (storage.CONNECT_TIMEOUT_S + storage.READ_TIMEOUT_S)
     )
+
+
+def test_sending_the_last_spans_goes_on_beside_a_longer_wait() -> None:
+    """So it adds nothing to the total."""
+    assert tracing.FLUSH_S <= engine.PATIENCE_S
+    said, sent = threading.Event(), []
+
+    class Part:
+        async def close(self) -> None:
+            said.set()
+
+    class Spans:
+        def close(self) -> None:
+            sent.append(said.wait(20))  # in vain, if the good-bye came after us
+
+    async def main() -> None:
+        await leave(cast("DeviceProbe", Part()), cast("Database", Part()), cast("Tracer", Spans()))
+
+    anyio.run(main)
+    assert sent == [True]
 
 
 def test_every_wait_after_sigterm_is_in_the_stop_grace() -> None:

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 HEAVY = {"torch", "sqlalchemy", "psycopg", "celery", "kombu", "redis", "minio", "fastapi"}
+HEAVY |= {"opentelemetry"}
 
 
 # What `tests/gpu` may need on a bare machine, and what comes with each: wheels that can be carried.

@@ -310,6 +310,7 @@ async def _claim(connection: AsyncConnection, offer: Offer) -> Claim | None:
         model=await _pinned_model(connection, claimed),
         correlation_id=job.correlation_id,
         client_request_id=job.client_request_id,
+        traceparent=job.traceparent,
         done_items=tuple(done),
         inputs=await _inputs(connection, claimed),
         position=position,

@@ -81,6 +81,7 @@ async def _end(connection: AsyncConnection, row: Row[Any], decide: Decide) -> UU
         losses=row.losses,
         cancel_requested=row.cancel_requested_at is not None,
         correlation_id=row.correlation_id,
+        traceparent=row.traceparent,
     )
     await end_step(connection, row, decide(found))
     return found.id
@@ -88,7 +89,7 @@ async def _end(connection: AsyncConnection, row: Row[Any], decide: Decide) -> UU
 
 async def _first(connection: AsyncConnection, condition: ColumnElement[bool]) -> Row[Any] | None:
     found = await connection.execute(
-        select(steps, jobs.c.correlation_id)
+        select(steps, jobs.c.correlation_id, jobs.c.traceparent)
         .join(jobs, jobs.c.id == steps.c.job_id)
         .where(condition)
         .order_by(steps.c.run_at)
