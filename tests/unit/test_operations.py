@@ -1,0 +1,78 @@
+"""The alert rules and the page about them, held against the series that there are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from api.metrics import Metrics as ApiMetrics
+from supervisor.metrics import Metrics as WorkerMetrics
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+ALERTS = ROOT / "deploy/prometheus/alerts.yaml"
+RULES: list[dict[str, Any]] = [
+    rule
+    for group in yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"]
+    for rule in group["rules"]
+]
+_NAME = re.compile(r"\b(dreamforge_\w+)(?:\{([^}]*)\})?")
+_SERIES = {
+    "counter": ("_total",),
+    "gauge": ("",),
+    "histogram": ("_bucket", "_count", "_sum"),
+}
+
+
+def series() -> dict[str, set[str]]:
+    """Every name that a query can use, with its labels."""
+    found: dict[str, set[str]] = {}
+    for registry in (ApiMetrics().registry, WorkerMetrics().registry):
+        for collector in _collectors(registry):
+            (family,) = collector.describe()
+            for suffix in _SERIES[family.type]:
+                labels = found.setdefault(family.name + suffix, set())
+                labels.update(collector._labelnames, ("le",) if suffix == "_bucket" else ())
+    return found
+
+
+def _collectors(registry: CollectorRegistry) -> list[Any]:
+    return list(registry._collector_to_names)
+
+
+SERIES = series()
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
+def test_an_alert_asks_for_series_and_labels_that_there_are(rule: dict[str, Any]) -> None:
+    asked = _NAME.findall(rule["expr"])
+    assert asked or rule["expr"].startswith("up{"), "it asks for nothing of ours"
+    for name, matchers in asked:
+        assert name in SERIES, name
+        assert set(re.findall(r"(\w+)\s*[=!]", matchers)) <= SERIES[name], name
+    grouped = {
+        label for by in re.findall(r"by \(([^)]+)\)", rule["expr"]) for label in by.split(", ")
+    }
+    known = set().union(*(SERIES[name] for name, _ in asked), {"instance", "job"})
+    used = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
+    assert grouped <= known and used <= known
+    assert rule["expr"].count("(") == rule["expr"].count(")")
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
+def test_an_alert_says_how_urgent_it_is_and_the_page_what_to_do(rule: dict[str, Any]) -> None:
+    assert rule["labels"]["severity"] in {"page", "ticket"}
+    assert f"| `{rule['alert']}` |" in PAGE
+
+
+def test_the_page_lists_every_series_and_no_other() -> None:
+    families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in SERIES}
+    written = set(re.findall(r"`(dreamforge_\w+)", PAGE))
+    # A row may go on with endings: `dreamforge_memory_used_bytes`, `…_free_bytes`.
+    written |= {f"dreamforge_memory{ending}" for ending in re.findall(r"`…(_\w+)`", PAGE)}
+    assert written == families
