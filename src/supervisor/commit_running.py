@@ -1,8 +1,14 @@
-"""Writes down that a step runs, once, and only then is GO allowed, if there is time to spare."""
+"""Writes down that a step runs, once, and only then is GO allowed: with memory and time to spare.
+
+The headroom was looked at before there was a runner, minutes ago if that was slow to get ready. Who
+took the memory meanwhile would make this step run out of it, which is final, so it is looked at
+again before each attempt to commit.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import anyio
 
@@ -14,22 +20,34 @@ from supervisor.devices import Reading
 from supervisor.fence import Fence
 from supervisor.host import Try
 from supervisor.lifecycle import Kind
+from supervisor.tree import ProcessTree
 
 log = logging.getLogger(__name__)
 
 _RETRY_S = 0.5
 
 
-async def commit_running(owned: Try, device: DeviceWatch, fence: Fence) -> Kind:
-    """Commit `running` with what the device holds before the step; return what came of it."""
-    before = await device.look()
-    if before is None:
-        return Kind.FAILURE
+async def commit_running(
+    owned: Try,
+    device: DeviceWatch,
+    fence: Fence,
+    *,
+    tree: ProcessTree,
+    going_on: Callable[[], bool],
+) -> Kind | None:
+    """Commit `running` with what the device holds before the step; return what came of it.
+
+    None when the step is not `going_on` to run any more, whatever the reason was.
+    """
     await owned.journal.flush()
-    events = _events(owned, before)
-    while True:
+    while going_on():
+        before = await device.look()
+        if before is None:
+            return Kind.FAILURE
+        if (found := device.headroom(before, tree)) is not Kind.HEADROOM:
+            return found
         try:
-            await owned.host.store.commit_running(owned.claim, events)
+            await owned.host.store.commit_running(owned.claim, _events(owned, before))
         except Stale:
             return Kind.LEASE_GONE
         except InfraUnavailable as error:
@@ -38,6 +56,7 @@ async def commit_running(owned: Try, device: DeviceWatch, fence: Fence) -> Kind:
         else:
             owned.journal.told(*events)
             return Kind.RUNNING_COMMITTED if fence.holds else Kind.LEASE_GONE
+    return None
 
 
 def _events(owned: Try, before: Reading) -> list[NewEvent]:

@@ -48,6 +48,20 @@ class DeviceWatch:
         self._try.account.before = before
         return before
 
+    def headroom(self, now: Reading, tree: ProcessTree | None = None) -> Kind:
+        """Whether the step's need is free `now`: `HEADROOM`, or whether it may wait for it.
+
+        `tree` is the runner that waits for GO. On the CPU it already holds a part of what its step
+        may have; on a GPU it has no context yet.
+        """
+        claim = self._try.claim
+        held = tree.rss_bytes() if tree is not None and self._device.kind == "cpu" else 0
+        if now.free_bytes + held >= claim.vram_bytes:
+            return Kind.HEADROOM
+        if claim.vram_waited_s < self._try.host.settings.vram_wait_s:
+            return Kind.VRAM_BUSY
+        return Kind.VRAM_WAIT_OVER
+
     async def sample(self, tree: ProcessTree, going_on: Callable[[], bool]) -> None:
         """Note the peak while it goes on; a lost device ends the step."""
         while going_on():

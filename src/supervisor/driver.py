@@ -97,7 +97,6 @@ class StepDriver:
         self._spec: RunSpec | None = None
         self._runner: RunnerProcess | None = None
         self._listener: Listener | None = None
-        self._vram_wait = False
         self._claimed_at = anyio.current_time()
         self._went_at: float | None = None
 
@@ -138,7 +137,9 @@ class StepDriver:
         async for event, generation in self._events:
             if generation in (None, self._generation) and self._take(event):
                 break
-        self._end = await write_verdict(self._try, self._step, vram_wait=self._vram_wait)
+        # Only a wait for memory goes back to the queue without a reason.
+        waits = self._step.state is StepState.QUEUED and self._step.last_reason is None
+        self._end = await write_verdict(self._try, self._step, vram_wait=waits)
 
     @property
     def fields(self) -> dict[str, str]:
@@ -359,16 +360,20 @@ class StepDriver:
             # Not this step's fault, but a device that comes and goes must not pass it round for
             # ever: it costs a loss, and a pause, like one that is lost later.
             self.post(Kind.FAILURE)
-        elif now.free_bytes >= self.claim.vram_bytes:
-            self.post(Kind.HEADROOM)
-        elif self.claim.vram_waited_s < self._host.settings.vram_wait_s:
-            self._vram_wait = True
-            self.post(Kind.VRAM_BUSY)
         else:
-            self.post(Kind.VRAM_WAIT_OVER)
+            self.post(self._device.headroom(now))
 
     async def _commit_running(self) -> None:
-        self.post(await commit_running(self._try, self._device, self._fence))
+        assert self._runner is not None  # it said READY
+        found = await commit_running(
+            self._try,
+            self._device,
+            self._fence,
+            tree=self._runner.tree,
+            going_on=lambda: self._step.state is StepState.LEASED,
+        )
+        if found is not None:
+            self.post(found)
 
     async def _await_gone(self) -> None:
         """Wait for the whole tree, then hand over the classification."""

@@ -132,6 +132,7 @@ class Step:
     spawned: bool = False
     ready: bool = False
     went: bool = False  # GO was sent, so `attempt` was charged
+    vram_wait: bool = False  # its memory was taken before GO, so it is to wait for it in the queue
     intent: Reason | None = None
     evidence: Reason | None = None
     signal: Signal = Signal.NONE
@@ -187,6 +188,10 @@ def mark_spawned(step: Step, event: Event) -> Step:
 
 def mark_ready(step: Step, event: Event) -> Step:
     return replace(step, ready=True)
+
+
+def wait_for_vram(step: Step, event: Event) -> Step:
+    return replace(step, vram_wait=True)
 
 
 def remember_cancel(step: Step, event: Event) -> Step:
@@ -332,6 +337,18 @@ TABLE: tuple[Row, ...] = (
         intend(Reason.INTERNAL),
         effects=(E.FREE_SLOT, E.COMMIT),
         guard=not_spawned,
+    ),
+    # The same answers to the second look, just before GO. Now there is a runner to be ended first.
+    _row(
+        S.LEASED, Kind.VRAM_BUSY, S.STOPPING, wait_for_vram, effects=_END_BY_FORCE, guard=is_ready
+    ),
+    _row(
+        S.LEASED,
+        Kind.VRAM_WAIT_OVER,
+        S.STOPPING,
+        intend(Reason.INSUFFICIENT_VRAM),
+        effects=_END_BY_FORCE,
+        guard=is_ready,
     ),
     _row(S.LEASED, Kind.READY, S.LEASED, mark_ready, effects=(E.COMMIT_RUNNING,), guard=not_ready),
     _row(
@@ -563,9 +580,14 @@ def verdict(step: Step) -> Step:
     """Where a try that ended leads: a terminal state, or back to the queue.
 
     Good work is kept even when a cancel came in the meantime. A cancel beats a retry. A drain is
-    our own doing and costs the step nothing. What is transient is tried again while both bounds
-    allow it; everything else would only fail the same way again.
+    our own doing and costs the step nothing, nor does a wait for memory. What is transient is tried
+    again while both bounds allow it; everything else would only fail the same way again.
     """
+    if step.vram_wait and step.intent is None:
+        # Nobody is to blame, and the runner that we ended has no say in it.
+        if step.cancel_requested:
+            return _ended(step, S.CANCELLED, Reason.CANCELLED)
+        return _requeued(step)
     reason = outcome(step)
     if step.state in OWNED:  # what nobody owned was not tried
         step = replace(step, last_reason=reason)

@@ -163,6 +163,10 @@ def _check_cause(seen: Watch, before: Step, event: Event, after: Step) -> None:
         assert after.intent is before.intent
     if event.kind not in (K.PUBLISHED, K.PUBLISH_DEADLINE):
         return
+    if before.vram_wait and before.intent is None and after.last_reason is None:
+        back = S.CANCELLED if before.cancel_requested else S.QUEUED
+        assert (after.state, after.attempt, after.losses) == (back, seen.attempt, seen.losses)
+        return
     cause = before.intent or before.evidence
     if event.kind is K.PUBLISH_DEADLINE and (cause is R.COMPLETED or cause in TRANSIENT):
         cause = R.INFRA_UNAVAILABLE  # the work is lost, and may be done again

@@ -56,7 +56,10 @@ LEGAL: list[tuple[Step, set[Kind]]] = [
         | OUTSIDE,
     ),
     (SPAWNED, {K.READY, K.READY_TIMEOUT} | BROKEN | OUTSIDE),
-    (READY, {K.RUNNING_COMMITTED, K.READY_TIMEOUT} | BROKEN | OUTSIDE),
+    (
+        READY,
+        {K.RUNNING_COMMITTED, K.VRAM_BUSY, K.VRAM_WAIT_OVER, K.READY_TIMEOUT} | BROKEN | OUTSIDE,
+    ),
     (RUNNING, {K.RESULT, K.TIMEOUT, K.STORE_AWAY} | BROKEN | OUTSIDE),
     (FINISHING, {K.EXIT_GRACE_OVER, K.TREE_GONE} | LATE_NEWS | OUTSIDE),
     (TERMINATED, {K.TERM_GRACE_OVER, K.TREE_GONE} | LATE_NEWS | OUTSIDE),
@@ -224,6 +227,26 @@ def test_go_is_sent_and_the_attempt_charged_once_running_is_committed(advance: A
         (E.GO, E.ARM_TIMEOUT),
         attempt=2,
         went=True,
+    )
+
+
+def test_memory_that_is_taken_before_go_ends_the_runner_and_costs_nothing(
+    advance: Advance,
+) -> None:
+    moves(advance, READY, K.VRAM_BUSY, S.STOPPING, BY_FORCE, vram_wait=True, signal=Signal.TERM)
+
+
+def test_memory_that_is_taken_before_go_and_stays_too_long_fails_the_step(
+    advance: Advance,
+) -> None:
+    moves(
+        advance,
+        READY,
+        K.VRAM_WAIT_OVER,
+        S.STOPPING,
+        BY_FORCE,
+        intent=R.INSUFFICIENT_VRAM,
+        signal=Signal.TERM,
     )
 
 

@@ -94,6 +94,35 @@ def test_a_runner_that_dies_before_go_is_tried_again_for_a_loss(advance: Advance
     )
 
 
+def test_a_step_whose_memory_was_taken_before_go_waits_for_it_uncharged(
+    advance: Advance,
+) -> None:
+    taken = (*UNTIL_GO[:-1], K.VRAM_BUSY)
+    for reason in (R.RUNNER_CRASHED, R.OOM, R.GPU_UNHEALTHY):  # what the runner said as it ended
+        for verified in (K.VERIFIED, K.RECLAIM_DEADLINE):
+            step = told(advance, QUEUED, *taken, gone(reason), verified, K.PUBLISHED)
+            assert step == Step(state=S.QUEUED, epoch=1)
+
+
+def test_a_cancel_beats_the_wait_for_memory(advance: Advance) -> None:
+    story = (*UNTIL_GO[:-1], K.VRAM_BUSY, K.CANCEL, gone(R.RUNNER_CRASHED), *RECLAIMED)
+    step = told(advance, QUEUED, *story)
+    assert (step.state, step.reason) == (S.CANCELLED, R.CANCELLED)
+
+
+def test_a_lost_lease_outweighs_the_wait_for_memory(advance: Advance) -> None:
+    story = (*UNTIL_GO[:-1], K.VRAM_BUSY, gone(R.RUNNER_CRASHED), K.VERIFIED, K.LEASE_GONE)
+    step = told(advance, QUEUED, *story)
+    assert step == Step(state=S.QUEUED, epoch=1, losses=1, last_reason=R.LEASE_LOST)
+
+
+def test_memory_that_was_taken_before_go_for_too_long_fails_the_step(advance: Advance) -> None:
+    story = (*UNTIL_GO[:-1], K.VRAM_WAIT_OVER, gone(R.RUNNER_CRASHED), *RECLAIMED)
+    step = told(advance, QUEUED, *story)
+    assert (step.state, step.reason, step.attempt) == (S.FAILED, R.INSUFFICIENT_VRAM, 0)
+    assert step.losses == 0
+
+
 def test_the_last_attempt_exhausts_them_and_keeps_what_ended_it(advance: Advance) -> None:
     step = QUEUED
     for _ in range(QUEUED.max_attempts):

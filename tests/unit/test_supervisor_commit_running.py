@@ -1,0 +1,148 @@
+"""The last look before GO: memory, ownership, time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+from uuid import uuid4
+
+import anyio
+import pytest
+
+from shared.claims import Claim
+from shared.errors import InfraUnavailable
+from supervisor import commit_running as module
+from supervisor import fence
+from supervisor.commit_running import commit_running
+from supervisor.device_watch import DeviceWatch
+from supervisor.devices import Device, DeviceProbe, Reading
+from supervisor.fence import Fence
+from supervisor.host import Try
+from supervisor.journal import Journal
+from supervisor.lifecycle import Kind
+from supervisor.tree import ProcessTree
+
+GIB = 1 << 30
+GPU = Device(
+    id="GPU-a", kind="cuda", index=0, name="", total_bytes=10 * GIB, epsilon_bytes=64 << 20
+)
+TREE = cast(ProcessTree, SimpleNamespace(rss_bytes=lambda: GIB))
+
+
+class Store:
+    """Takes each commit as `answers` says; what it was given is in `committed`."""
+
+    def __init__(self, answers: list[Callable[[], None]]) -> None:
+        self._answers = answers
+        self.committed: list[int] = []
+
+    async def commit_running(self, claim: Claim, events: Any) -> None:
+        self.committed.append(events[0].payload["gpu_mem_used_before"])
+        if self._answers:
+            self._answers.pop(0)()
+
+
+class Probe:
+    """Says each of these free bytes once, and the last one for ever."""
+
+    def __init__(self, *free: int) -> None:
+        self._free = list(free)
+
+    async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
+        free = self._free[0] if len(self._free) == 1 else self._free.pop(0)
+        total = device.total_bytes
+        return Reading(total_bytes=total, used_bytes=total - free, free_bytes=free)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    made = Clock()
+    monkeypatch.setattr(fence, "boottime", made)
+    monkeypatch.setattr(module, "_RETRY_S", 0.0)
+    yield made
+
+
+def away() -> None:
+    raise InfraUnavailable("PostgreSQL is away")
+
+
+def commit(
+    store: Store,
+    *free: int,
+    waited_s: float = 0.0,
+    device: Device = GPU,
+    going_on: Callable[[], bool] = lambda: True,
+) -> Kind | None:
+    """Of a step that needs 4 GiB, whose lease was renewed at 95 and is fenced at 135."""
+    claim = Claim(
+        step_id=uuid4(), job_id=uuid4(), user="default", epoch=1, attempt=0, losses=0,
+        cancel_requested=False, vram_waited_s=waited_s, name="generate", type="generate",
+        params={}, count=1, preset={}, vram_bytes=4 * GIB, timeout_s=60.0, model=None,
+        correlation_id="",
+    )  # fmt: skip
+    settings = SimpleNamespace(vram_wait_s=300.0)
+    owned = cast(
+        Try,
+        SimpleNamespace(
+            claim=claim,
+            slot=SimpleNamespace(device=device),
+            host=SimpleNamespace(
+                store=store, probe=cast(DeviceProbe, Probe(*free)), settings=settings
+            ),
+            account=SimpleNamespace(before=None),
+            journal=Journal(claim, cast(Any, store), stale=lambda: None),
+        ),
+    )
+
+    async def main() -> Kind | None:
+        held = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
+        return await commit_running(owned, DeviceWatch(owned), held, tree=TREE, going_on=going_on)
+
+    return anyio.run(main)
+
+
+def test_a_step_whose_memory_is_there_runs() -> None:
+    store = Store([])
+    assert commit(store, 4 * GIB) is Kind.RUNNING_COMMITTED
+    assert store.committed == [6 * GIB]
+
+
+def test_nothing_is_committed_when_the_memory_is_gone() -> None:
+    store = Store([])
+    assert commit(store, 4 * GIB - 1) is Kind.VRAM_BUSY
+    assert commit(store, 4 * GIB - 1, waited_s=300.0) is Kind.VRAM_WAIT_OVER
+    assert store.committed == []
+
+
+def test_memory_is_looked_at_again_after_a_wait_for_the_database() -> None:
+    store = Store([away, away])
+    assert commit(store, 9 * GIB, 8 * GIB, GIB) is Kind.VRAM_BUSY
+    assert store.committed == [GIB, 2 * GIB]
+
+
+def test_what_its_own_runner_holds_of_the_hosts_memory_is_the_steps() -> None:
+    cpu = Device(id="cpu-0", kind="cpu", index=0, name="", total_bytes=10 * GIB, epsilon_bytes=0)
+    assert commit(Store([]), 3 * GIB, device=cpu) is Kind.RUNNING_COMMITTED
+    assert commit(Store([]), 3 * GIB - 1, device=cpu) is Kind.VRAM_BUSY
+
+
+def test_a_step_that_is_stopped_is_not_offered_again() -> None:
+    store = Store([away])
+    goes_on = [True, False]
+    assert commit(store, 9 * GIB, going_on=lambda: goes_on.pop(0)) is None
+    assert len(store.committed) == 1
+
+
+def test_a_commit_that_is_answered_past_the_fence_allows_no_go(clock: Clock) -> None:
+    def late() -> None:
+        clock.now = 135.0
+
+    assert commit(Store([late]), 9 * GIB) is Kind.LEASE_GONE
