@@ -239,6 +239,9 @@ class StepDriver:
                 self._tasks.start_soon(self._publish)
             case Effect.ARM_READY:
                 self._arm(Kind.READY_TIMEOUT, s.ready_timeout_s)
+            case Effect.ARM_START:
+                # As long as a verdict is offered, too. The fence is none if renewals get through.
+                self._arm(Kind.START_TIMEOUT, s.lease_s)
             case Effect.ARM_TIMEOUT:
                 self._arm(Kind.TIMEOUT, self.claim.timeout_s)
             case Effect.ARM_EXIT_GRACE:

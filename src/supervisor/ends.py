@@ -21,7 +21,7 @@ _MESSAGES = {
     Reason.CANCELLED: "the job was cancelled on request",
     Reason.TIMEOUT: "the step ran longer than its timeout of {timeout_s:g} s and was stopped",
     Reason.LEASE_LOST: "the worker lost its lease on the step, so it stopped the runner",
-    Reason.INFRA_UNAVAILABLE: "the object store did not take or give images in time",
+    Reason.INFRA_UNAVAILABLE: "the database or the object store did not do its part in time",
     Reason.DRAINED: "the worker was shut down and gave the step back",
     Reason.INSUFFICIENT_VRAM: "the device had too little free memory for longer than allowed",
     Reason.RUNNER_CRASHED: "the runner did not behave and was stopped",

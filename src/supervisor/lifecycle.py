@@ -66,6 +66,7 @@ class Kind(StrEnum):
     # Timers.
     QUEUE_TIMEOUT = "queue timeout"
     READY_TIMEOUT = "no READY in time"
+    START_TIMEOUT = "no start in time"
     TIMEOUT = "timeout"
     STORE_AWAY = "store away"  # the timeout of a runner that waits for the store
     EXIT_GRACE_OVER = "exit grace over"
@@ -92,6 +93,7 @@ class Effect(StrEnum):
     PUBLISH = "publish"
     COMMIT = "commit"  # the verdict, or the way back to the queue: one transaction
     ARM_READY = "arm ready"
+    ARM_START = "arm start deadline"
     ARM_TIMEOUT = "arm timeout"
     ARM_EXIT_GRACE = "arm exit grace"
     ARM_TERM_GRACE = "arm term grace"
@@ -249,6 +251,10 @@ def is_ready(step: Step) -> bool:
 
 
 def not_ready(step: Step) -> bool:
+    return not step.ready
+
+
+def starting(step: Step) -> bool:
     return step.spawned and not step.ready
 
 
@@ -350,7 +356,14 @@ TABLE: tuple[Row, ...] = (
         effects=_END_BY_FORCE,
         guard=is_ready,
     ),
-    _row(S.LEASED, Kind.READY, S.LEASED, mark_ready, effects=(E.COMMIT_RUNNING,), guard=not_ready),
+    _row(
+        S.LEASED,
+        Kind.READY,
+        S.LEASED,
+        mark_ready,
+        effects=(E.COMMIT_RUNNING, E.ARM_START),
+        guard=starting,
+    ),
     _row(
         S.LEASED,
         Kind.RUNNING_COMMITTED,
@@ -368,6 +381,18 @@ TABLE: tuple[Row, ...] = (
         charge_loss,
         intend(Reason.RUNNER_CRASHED),
         effects=_END_BY_FORCE,
+        guard=not_ready,
+    ),
+    # The runner has done its part. A loss all the same, or a database that takes renewals and never
+    # this commit would pass the step round for ever. Where it takes neither the fence comes first.
+    _row(
+        S.LEASED,
+        Kind.START_TIMEOUT,
+        S.STOPPING,
+        charge_loss,
+        intend(Reason.INFRA_UNAVAILABLE),
+        effects=_END_BY_FORCE,
+        guard=is_ready,
     ),
     _row(
         S.LEASED,

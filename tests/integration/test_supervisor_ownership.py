@@ -279,6 +279,32 @@ def test_no_runner_starts_to_work_before_its_row_says_so() -> None:
     serve(test)
 
 
+def test_a_start_that_the_database_does_not_take_is_not_the_runners_fault() -> None:
+    async def test(bench: Bench) -> None:
+        bench.store.faults.hold("commit_running")  # while it takes every renewal
+        step = await bench.ended(bench.submit("quick"))
+        assert (step.attempt, step.losses) == (0, 1)
+        error = (step.error or {})["details"]["last_error"]
+        assert error["code"] == Reason.INFRA_UNAVAILABLE
+        assert "database" in error["message"]
+
+    serve(test, max_losses=1, **SHORT_LEASE)
+
+
+def test_the_time_to_get_ready_is_over_when_the_runner_is_ready() -> None:
+    async def test(bench: Bench) -> None:
+        hold = bench.store.faults.hold("commit_running")
+        job = bench.submit("quick")
+        await hold.reached.wait()
+        over = bench.store.now() + bench.settings.ready_timeout_s
+        await until(lambda: bench.store.now() > over, "past the time to get ready")
+        hold.release()
+        step = await bench.ended(job)
+        assert (step.state, step.attempt, step.losses) == (StepState.SUCCEEDED, 1, 0)
+
+    serve(test, ready_timeout_s=3.0)
+
+
 def test_events_wait_for_the_database_in_their_order(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
         job = bench.submit(f"waits_for {tmp_path / 'go'}")

@@ -37,6 +37,7 @@ Effects = tuple[Effect, ...]
 
 RINGS = {
     E.ARM_READY: K.READY_TIMEOUT,
+    E.ARM_START: K.START_TIMEOUT,
     E.ARM_TIMEOUT: K.TIMEOUT,
     E.ARM_EXIT_GRACE: K.EXIT_GRACE_OVER,
     E.ARM_TERM_GRACE: K.TERM_GRACE_OVER,
@@ -45,8 +46,8 @@ RINGS = {
     E.ARM_PUBLISH: K.PUBLISH_DEADLINE,
 }
 CARRIES = (K.TREE_GONE, K.KILL_DEADLINE)
-# The longest way by timers alone: one of ready, run and exit grace; term grace, kill, reclaim,
-# publish.
+# The longest way by timers alone: one of ready, start, run and exit grace; term grace, kill,
+# reclaim, publish.
 LONGEST_WAIT = 5
 
 

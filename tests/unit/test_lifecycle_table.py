@@ -58,7 +58,7 @@ LEGAL: list[tuple[Step, set[Kind]]] = [
     (SPAWNED, {K.READY, K.READY_TIMEOUT} | BROKEN | OUTSIDE),
     (
         READY,
-        {K.RUNNING_COMMITTED, K.VRAM_BUSY, K.VRAM_WAIT_OVER, K.READY_TIMEOUT} | BROKEN | OUTSIDE,
+        {K.RUNNING_COMMITTED, K.VRAM_BUSY, K.VRAM_WAIT_OVER, K.START_TIMEOUT} | BROKEN | OUTSIDE,
     ),
     (RUNNING, {K.RESULT, K.TIMEOUT, K.STORE_AWAY} | BROKEN | OUTSIDE),
     (FINISHING, {K.EXIT_GRACE_OVER, K.TREE_GONE} | LATE_NEWS | OUTSIDE),
@@ -214,8 +214,23 @@ def test_a_step_that_this_release_cannot_read_fails_and_hurts_nobody(advance: Ad
     )
 
 
-def test_ready_commits_running_and_sends_nothing_yet(advance: Advance) -> None:
-    moves(advance, SPAWNED, K.READY, S.LEASED, (E.COMMIT_RUNNING,), ready=True)
+def test_ready_commits_running_under_a_timer_and_sends_nothing_yet(advance: Advance) -> None:
+    moves(advance, SPAWNED, K.READY, S.LEASED, (E.COMMIT_RUNNING, E.ARM_START), ready=True)
+
+
+def test_a_start_that_cannot_be_written_is_not_the_runners_fault_and_costs_a_loss(
+    advance: Advance,
+) -> None:
+    moves(
+        advance,
+        READY,
+        K.START_TIMEOUT,
+        S.STOPPING,
+        BY_FORCE,
+        losses=3,
+        intent=R.INFRA_UNAVAILABLE,
+        signal=Signal.TERM,
+    )
 
 
 def test_go_is_sent_and_the_attempt_charged_once_running_is_committed(advance: Advance) -> None:
@@ -259,18 +274,22 @@ def test_a_runner_that_ends_before_go_costs_a_loss(advance: Advance) -> None:
 def test_a_runner_that_is_not_ready_or_talks_nonsense_costs_a_loss_and_is_ended(
     advance: Advance,
 ) -> None:
-    for step in (SPAWNED, READY):
-        for kind in (K.READY_TIMEOUT, K.PROTOCOL_ERROR):
-            moves(
-                advance,
-                step,
-                kind,
-                S.STOPPING,
-                BY_FORCE,
-                losses=3,
-                intent=R.RUNNER_CRASHED,
-                signal=Signal.TERM,
-            )
+    for step, kind in (
+        (CLAIMED, K.READY_TIMEOUT),
+        (SPAWNED, K.READY_TIMEOUT),
+        (SPAWNED, K.PROTOCOL_ERROR),
+        (READY, K.PROTOCOL_ERROR),
+    ):
+        moves(
+            advance,
+            step,
+            kind,
+            S.STOPPING,
+            BY_FORCE,
+            losses=3,
+            intent=R.RUNNER_CRASHED,
+            signal=Signal.TERM,
+        )
 
 
 def test_a_lease_lost_before_go_costs_a_loss(advance: Advance) -> None:
