@@ -31,6 +31,7 @@ class DeviceWatch:
         self._try = owned
         self._device = owned.slot.device
         self._given_back = False
+        self._proof = anyio.CancelScope()
 
     async def at_rest(self) -> Reading | None:
         """What is in use before there is a runner: the baseline that its end will be held to."""
@@ -84,11 +85,20 @@ class DeviceWatch:
         except DeviceLost as error:
             self._lost(error)
 
-    async def verify(self, tree: ProcessTree | None) -> Kind:
+    async def verify(self, tree: ProcessTree | None) -> Kind | None:
         """Wait until the memory is proven back: `VERIFIED`. `RECLAIM_DEADLINE` if it never can be.
 
-        `tree` is None when nothing was ever started.
+        `tree` is None when nothing was ever started. The answer is None after `stop_verifying`.
         """
+        with self._proof:
+            return await self._verify(tree)
+        return None
+
+    def stop_verifying(self) -> None:
+        """The slot's verdict is there. What its device holds later is other people's business."""
+        self._proof.cancel()
+
+    async def _verify(self, tree: ProcessTree | None) -> Kind:
         account = self._try.account
         if tree is None:
             return Kind.RECLAIM_DEADLINE if account.device_lost else Kind.VERIFIED
@@ -163,6 +173,8 @@ class DeviceWatch:
             )
 
     def _saw_reclaim(self, found: Reclaimed) -> None:
+        if self._proof.cancel_called:  # a reading that was on its way
+            return
         self._try.account.reclaimed = found
         self._try.host.metrics.saw_leak(self._device, found.leaked_bytes)
 

@@ -192,6 +192,8 @@ class StepDriver:
         self._timeline.took(event.kind, self._step.state)
         if self._step.state is not before:
             self._drop_timer()
+            if before is StepState.RECLAIMING:
+                self._device.stop_verifying()
             self._entered(self._step.state)
         for effect in effects:
             if effect is Effect.COMMIT:
@@ -390,7 +392,8 @@ class StepDriver:
         """Report by the generation of `reclaiming`: after its deadline nobody wants to know."""
         generation = self._generation
         kind = await self._device.verify(None if self._runner is None else self._runner.tree)
-        self._send_event.send_nowait((Event(kind), generation))
+        if kind is not None:
+            self._send_event.send_nowait((Event(kind), generation))
 
     async def _publish(self) -> None:
         await self._uploads.finished()

@@ -173,17 +173,72 @@ def test_no_slot_is_served_while_an_orphan_of_a_dead_worker_lives() -> None:
     serve(test, probe=probe, survivors=lambda: list(orphans))
 
 
-def test_memory_that_comes_back_after_its_deadline_changes_nothing_about_the_step() -> None:
-    probe = LeakyProbe()
+def test_memory_that_comes_back_after_its_deadline_changes_nothing_about_the_step(
+    tmp_path: Path,
+) -> None:
+    probe = LeakyProbe(leak_bytes=LEAK_BYTES)
+    gpu = {"gpu": "0", "uuid": "cpu-0"}
 
     async def test(bench: Bench) -> None:
         hold = bench.objects.faults.hold("put")
         job = bench.submit("quick")
         await until(lambda: bench.events(job, Code.GPU_NOT_RECLAIMED), "quarantine")
+        at_deadline = bench.payload(job, Code.GPU_NOT_RECLAIMED)
         probe.release()
-        await until(lambda: bench.events(job, Code.GPU_RECLAIMED), "back, too late")
+        await bench.in_state("free")
+        other = bench.submit(f"waits_for {tmp_path / 'go'}")  # it has the device now
+        await bench.running(other)
+        probe.held["cpu-0"] = 7 * LEAK_BYTES
+        reads = probe.reads
+        await until(lambda: probe.reads > reads + 10, "two seconds of looks")
+        assert metric(bench, "dreamforge_leaked_bytes", **gpu) == 0
         hold.release()
         assert (await bench.ended(job)).state is StepState.SUCCEEDED
+        finish = bench.payload(job, Code.STEP_FINISH)
+        assert finish["gpu_mem_used_after"] == at_deadline["gpu_mem_used_after"] == LEAK_BYTES
+        assert finish["reclaim_seconds"] == at_deadline["reclaim_seconds"]
+        assert bench.events(job, Code.GPU_RECLAIMED) == []
+        probe.held.clear()
+        (tmp_path / "go").touch()
+        await bench.ended(other)
+
+    serve(test, probe=probe, reclaim_deadline_s=0.3)
+
+
+def test_a_reading_that_is_answered_after_the_deadline_is_not_the_steps() -> None:
+    class Stuck(LeakyProbe):
+        """After one look at what a dead runner left, answers that come late and are cancelled by
+        nobody."""
+
+        looks = 0
+        answer = anyio.Event()
+
+        async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
+            now = await super().read(device, tree)
+            if tree is None or tree.observe():
+                return now
+            self.looks += 1
+            if self.looks == 1:
+                return now
+            with anyio.CancelScope(shield=True):
+                await self.answer.wait()
+            return replace(now, used_bytes=9 * LEAK_BYTES)
+
+    probe = Stuck(leak_bytes=LEAK_BYTES)
+
+    async def test(bench: Bench) -> None:
+        hold = bench.objects.faults.hold("put")
+        job = bench.submit("quick")
+        await until(lambda: bench.events(job, Code.GPU_NOT_RECLAIMED), "the deadline")
+        at_deadline = bench.payload(job, Code.GPU_NOT_RECLAIMED)
+        probe.answer.set()
+        looks = probe.looks
+        await until(lambda: probe.looks > looks + 2, "further looks")
+        hold.release()
+        await bench.ended(job)
+        finish = bench.payload(job, Code.STEP_FINISH)
+        assert finish["gpu_mem_used_after"] == at_deadline["gpu_mem_used_after"]
+        assert finish["gpu_mem_used_after"] != 9 * LEAK_BYTES
 
     serve(test, probe=probe, reclaim_deadline_s=0.3)
 
