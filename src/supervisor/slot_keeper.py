@@ -1,8 +1,8 @@
-"""Slots that no step owns: proven before the first claim, in quarantine, and on their way back.
+"""Slots that no step owns: proven before the first claim, in quarantine or lost, on their way back.
 
 A driver gives its slot back itself, by proof. Everything else about slots is here: the first
 verification, the ones that follow when a step's did not succeed, and the figures that are shown of
-each device.
+each device. Who reads them also finds a device that was lost while its slot was free.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class SlotKeeper:
             tasks.start_soon(self._first_verify, slot)
 
     def dirty(self, slot: Slot, tree: ProcessTree | None) -> None:
-        """A step could not prove its slot clean: bring it back when its memory is."""
+        """A slot is not proven clean: bring it back when it is."""
         self._count_quarantine(slot)
         self._tasks.start_soon(self._until_clean, slot, tree)
 
@@ -76,13 +76,25 @@ class SlotKeeper:
             return
         try:
             now = await self._probe.read(slot.device, None)
-        except DeviceLost:
-            return  # whoever uses the slot finds out, and says so
+        except DeviceLost as error:
+            self._lost(slot, error)
+            return
         except OSError as error:  # /proc cannot be read: the last figures stand
             log.warning("slot %s: its memory cannot be read: %s", slot.id, error)
             return
         slot.seen = now
         m.saw_memory(slot.device, now)
+
+    def _lost(self, slot: Slot, error: DeviceLost) -> None:
+        """Take a slot that nobody uses out of service, before a claim pays for it with a loss.
+
+        Judged by what the slot is now: one that was claimed during the reading is its step's, which
+        finds out and says so.
+        """
+        if slot.state is SlotState.FREE:
+            log.error("slot %s: %s", slot.id, error)
+            slot.move(SlotState.LOST)
+            self.dirty(slot, None)
 
     async def _first_verify(self, slot: Slot) -> None:
         """At start there is no baseline: what is in use is foreign, and must only hold still."""

@@ -75,11 +75,16 @@ class SlotTable:
     def __iter__(self) -> Iterator[Slot]:
         return iter(self._slots.values())
 
-    def free_kinds(self) -> list[Slot]:
+    def free_kinds(self) -> Iterator[Slot]:
         """One free slot of each kind, the smallest first, so that the large ones stay for what
-        needs them. Slots of one device kind and size are alike to a claim."""
+        needs them. Slots of one device kind and size are alike to a claim.
+
+        The caller may wait between two: one that was lost meanwhile is left out.
+        """
         kinds: dict[tuple[str, int], Slot] = {}
         for slot in self:
             if slot.state is SlotState.FREE:
                 kinds.setdefault((slot.device.kind, slot.device.capacity_bytes), slot)
-        return sorted(kinds.values(), key=lambda slot: slot.device.capacity_bytes)
+        for slot in sorted(kinds.values(), key=lambda slot: slot.device.capacity_bytes):
+            if slot.state is SlotState.FREE:
+                yield slot

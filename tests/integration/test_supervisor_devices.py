@@ -18,7 +18,7 @@ from tests.support.probes import FakeProbe, LeakyProbe, SlowProbe
 
 from shared.events import Code
 from shared.states import Reason, StepState
-from supervisor import nvml_client
+from supervisor import nvml_client, supervisor
 from supervisor.devices import Device, Reading
 from supervisor.gpu_probe import GpuProbe
 from supervisor.health import Health, create_app
@@ -368,13 +368,69 @@ def test_a_runner_that_died_with_its_device_is_the_devices_fault() -> None:
     serve(test, probe=probe, max_attempts=1)
 
 
+def test_a_device_that_is_lost_while_its_slot_is_free_costs_no_step_a_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervisor, "GAUGES_EVERY_S", 0.05)
+    probe = FakeProbe()
+    gpu = {"gpu": "0", "uuid": "cpu-0"}
+
+    async def test(bench: Bench) -> None:
+        probe.lost.add("cpu-0")
+        await bench.in_state("lost")
+        assert metric(bench, "dreamforge_quarantines_total", **gpu) == 1
+        await until(
+            lambda: metric(bench, "dreamforge_slot_state", **gpu, state="lost") == 1, "the gauge"
+        )
+        job = bench.submit("quick")
+        reads = probe.reads
+        await until(lambda: probe.reads > reads + 3, "the slot is looked at again")
+        assert bench.step(job).history == [StepState.QUEUED]
+        probe.lost.clear()
+        step = await bench.ended(job)
+        assert (step.state, step.losses) == (StepState.SUCCEEDED, 0)
+        await bench.in_state("free")
+
+    serve(test, probe=probe)
+
+
+def test_a_device_that_is_lost_while_a_claim_is_under_way_is_left_to_its_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervisor, "GAUGES_EVERY_S", 0.05)
+    probe = FakeProbe()
+
+    async def test(bench: Bench) -> None:
+        job = await claimed_when_lost(bench, probe, bench.slot.id, gauges=3)
+        assert bench.payload(job, Code.RETRY)["reason"] == Reason.GPU_UNHEALTHY
+        await bench.in_state("lost")
+        probe.lost.clear()
+        assert (await bench.ended(job)).losses == 1
+
+    serve(test, probe=probe)
+
+
+async def claimed_when_lost(
+    bench: Bench, probe: FakeProbe, device: str, *, gauges: int = 0
+) -> UUID:
+    """A step whose device is lost while it is claimed; `gauges`: how often it is read meanwhile."""
+    hold = bench.store.faults.hold("claim")
+    await hold.reached.wait()
+    job = bench.submit("quick")
+    probe.lost.add(device)
+    reads = probe.reads
+    await until(lambda: probe.reads >= reads + gauges, "the gauges look")
+    hold.release()
+    await until(lambda: bench.events(job, Code.RETRY) or bench.step(job).reason, "its end")
+    return job
+
+
 def test_a_step_that_meets_a_lost_device_is_tried_elsewhere() -> None:
     probe = FakeProbe(2)
 
     async def test(bench: Bench) -> None:
         first = bench.slots[0]
-        probe.lost.add(first.id)
-        job = bench.submit("quick")
+        job = await claimed_when_lost(bench, probe, first.id)
         step = await bench.ended(job)
         assert (step.state, step.attempt, step.losses) == (StepState.SUCCEEDED, 1, 1)
         assert bench.payload(job, Code.RETRY)["reason"] == Reason.GPU_UNHEALTHY
@@ -387,8 +443,7 @@ def test_a_step_that_keeps_meeting_lost_devices_is_given_up() -> None:
     probe = FakeProbe()
 
     async def test(bench: Bench) -> None:
-        probe.lost.add("cpu-0")
-        step = await bench.ended(bench.submit("quick"))
+        step = await bench.ended(await claimed_when_lost(bench, probe, "cpu-0"))
         assert (step.reason, step.attempt, step.losses) == (Reason.ATTEMPTS_EXHAUSTED, 0, 1)
         assert (step.error or {})["details"]["last_error"]["code"] == Reason.GPU_UNHEALTHY
 
