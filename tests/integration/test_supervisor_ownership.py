@@ -13,8 +13,11 @@ from tests.support import runners
 from tests.support.harness import Bench, serving, until
 from tests.support.probes import LeakyProbe
 
+from shared.claims import Claim, Offer
 from shared.events import Code
 from shared.states import Reason, StepState
+from supervisor.devices import Device
+from supervisor.fence import boottime
 from supervisor.runner_process import Entry
 
 # fence 2 s, dead-man timer 3.6 s, all within a lease of 4 s
@@ -130,6 +133,23 @@ def test_a_drain_lets_a_step_finish_in_its_time(tmp_path: Path) -> None:
     serve(test, drain_s=60.0)
 
 
+def test_a_slot_that_becomes_free_during_a_drain_gets_no_standby(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(bench: Bench) -> None:
+        job = bench.submit(f"waits_for {tmp_path / 'go'}")
+        await bench.running(job)
+        prepared: list[Device] = []
+        monkeypatch.setattr(bench.runners, "prepare", prepared.append)
+        bench.supervisor.drain()
+        (tmp_path / "go").touch()
+        assert (await bench.ended(job)).state is StepState.SUCCEEDED
+        await bench.in_state("free")
+        assert prepared == []
+
+    serve(test, drain_s=60.0, standby=True)
+
+
 @pytest.mark.parametrize("entry", [runners.main, runners.never_ready])
 def test_a_drain_gives_back_uncharged_what_it_must_stop(entry: Entry) -> None:
     async def test(bench: Bench) -> None:
@@ -147,6 +167,25 @@ def test_a_drain_gives_back_uncharged_what_it_must_stop(entry: Entry) -> None:
 
 
 # Leases -------------------------------------------------------------------------------------------
+
+
+def test_a_lease_counts_from_when_the_claim_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(bench: Bench) -> None:
+        claim, asked = bench.store.claim, []
+
+        async def noted(offer: Offer) -> Claim | None:
+            asked.append(boottime())
+            return await claim(offer)
+
+        monkeypatch.setattr(bench.store, "claim", noted)
+        job = bench.submit("polite")
+        await bench.running(job)
+        (driver,) = bench.supervisor._drivers
+        assert driver._fence.dies_at - bench.settings.deadman_s <= asked[-1]
+        bench.store.request_cancel(job)
+        await bench.ended(job)
+
+    serve(test)  # one slot, so the latest claim is the one that found it; no renewal comes so early
 
 
 @pytest.mark.parametrize("how", ["away", "hangs"])

@@ -1,0 +1,31 @@
+"""What a runner asks of the kernel for its own end.
+
+That the timer fires is shown with whole runners (`tests/integration/test_runner_session.py`). Any
+clock would do there: they differ only on a machine that was suspended.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from runner import dead_man
+from runner.dead_man import arm_dead_man
+
+
+def test_the_timer_is_a_moment_of_the_clock_that_counts_through_a_suspended_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: dict[str, tuple[Any, ...]] = {}
+    monkeypatch.setattr(dead_man, "_call", lambda name, *given: asked.update({name: given}))
+    dead_man._timer.cache_clear()
+    try:
+        arm_dead_man(5.25)
+    finally:
+        dead_man._timer.cache_clear()  # no real timer was made
+    assert asked["timer_create"][0] == time.CLOCK_BOOTTIME
+    _, absolute, when, _ = asked["timer_settime"]
+    value = when._obj.value
+    assert (absolute, value.s, value.ns) == (1, 5, 250_000_000)  # TIMER_ABSTIME of time.h

@@ -1,0 +1,56 @@
+"""From when a lease counts that was renewed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import cast
+from uuid import uuid4
+
+import anyio
+import pytest
+from tests.support.harness import settings_for_tests
+
+from shared.claims import Claim, Stale
+from supervisor import fence, lease_keeper
+from supervisor.fence import Fence
+from supervisor.host import Try
+from supervisor.lease_keeper import LeaseKeeper
+from supervisor.lifecycle import Kind
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_renewal_counts_from_when_it_was_sent_though_its_answer_comes_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(fence, "boottime", clock)
+    monkeypatch.setattr(lease_keeper, "boottime", clock)
+    held = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
+    told: list[float] = []
+    posted: list[Kind] = []
+
+    class Store:
+        async def renew(self, claim: Claim, lease_s: float) -> None:
+            if told:
+                raise Stale
+            clock.now += 7.0  # on its way there and back
+
+    owned = cast(
+        Try,
+        SimpleNamespace(
+            claim=SimpleNamespace(step_id=uuid4()),
+            host=SimpleNamespace(store=Store(), settings=settings_for_tests(lease_renew_s=0.01)),
+            post=posted.append,
+        ),
+    )
+    keeper = LeaseKeeper(owned, held, renewed=lambda: told.append(held.dies_at))
+    anyio.run(keeper.renew)
+    assert told == [150.0]
+    assert held.left_s == 33.0
+    assert posted == [Kind.LEASE_GONE]
