@@ -39,6 +39,9 @@ READING_IN_FLIGHT_S = 22.0
 # store by an upload that was given up, whose thread the process waits for.
 LEAVING_S = 10.0 + 5.0 + 20.0 + 2.0 + 66.0
 
+# How far apart two looks at a tree may be that is to be gone (`supervisor.runner_process`).
+LEAST_MARGIN_S = 0.2
+
 
 class Settings(BaseSettings):
     """Settings of `api`, `worker` and the command line. Durations are seconds, sizes are bytes."""
@@ -108,7 +111,7 @@ class Settings(BaseSettings):
     lease_s: float = Field(default=60.0, gt=0)
     lease_renew_s: float = Field(default=10.0, gt=0)
     lease_margin_s: float = Field(
-        default=5.0, gt=0, description="what is left for signals and for clocks to disagree"
+        default=5.0, description="what is left for signals and for clocks to disagree"
     )
     ready_timeout_s: float = Field(default=120.0, gt=0, description="spawn until READY")
     exit_grace_s: float = Field(default=5.0, gt=0, description="RESULT until the process is gone")
@@ -265,6 +268,16 @@ class Settings(BaseSettings):
         if parts.path not in {"", "/"} or parts.query:
             raise ValueError("must be an origin without a path")
         return value.rstrip("/")
+
+    @field_validator("lease_margin_s")
+    @classmethod
+    def _margin_is_one(cls, value: float) -> float:
+        if not value >= LEAST_MARGIN_S:  # nor is NaN
+            raise ValueError(
+                f"must be at least {LEAST_MARGIN_S:g} s: a runner that was killed in time is only "
+                "seen to be gone so much later, and the lease must not have ended by then"
+            )
+        return value
 
     @model_validator(mode="after")
     def _clocks_leave_a_margin(self) -> Self:
