@@ -46,8 +46,9 @@ async def commit_running(
             return Kind.FAILURE
         if (found := device.headroom(before, tree)) is not Kind.HEADROOM:
             return found
+        events = _events(owned, before)
         try:
-            await owned.host.store.commit_running(owned.claim, _events(owned, before))
+            await owned.host.store.commit_running(owned.claim, events)
         except Stale:
             return Kind.LEASE_GONE
         except InfraUnavailable as error:
