@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
 from uuid import UUID, uuid4
@@ -30,10 +30,11 @@ from shared.startup import NotReady, wait_for_parts
 from shared.storage import ObjectStore, open_store
 from shared.tracing import Tracer, open_tracer
 from supervisor import health
+from supervisor.device_locks import DeviceLocks, OwnedProbe
 from supervisor.devices import Device, DeviceLost, DeviceProbe
 from supervisor.dispatch import consume
 from supervisor.host_models import HostModels
-from supervisor.locks import FileLock, LockTaken, device_lock, worker_lock, worker_mark
+from supervisor.locks import FileLock, LockTaken, LockUnusable, worker_lock, worker_mark
 from supervisor.metrics import Metrics
 from supervisor.orphans import dead, kill_orphans
 from supervisor.presence import BEAT_S, Presence
@@ -151,16 +152,24 @@ class SupervisorThread:
         database, objects = open_database(settings), open_store(settings)
         tracer = open_tracer(settings, "dreamforge-worker", self._metrics.count_spans)
         with ExitStack() as held:
-            own = FileLock(worker_lock(settings.lock_dir, worker_id))
-            held.callback(own.remove)
-            orphans = await anyio.to_thread.run_sync(kill_orphans, settings.lock_dir)
+            try:
+                own = FileLock(worker_lock(settings.lock_dir, worker_id))
+                held.callback(own.remove)
+                orphans = await anyio.to_thread.run_sync(kill_orphans, settings.lock_dir)
+            except LockUnusable as error:
+                raise NotReady(f"DF_LOCK_DIR: {error}; remove it, or set another folder") from None
             start_tracker()
-            probe = open_probe(settings, worker_mark(settings.lock_dir, worker_id))
+            locks = DeviceLocks()
+            held.callback(locks.release)
+            probe = OwnedProbe(
+                open_probe(settings, worker_mark(settings.lock_dir, worker_id)), locks
+            )
             try:
                 devices = await find_devices(probe)
-                locks = [own, *lock_devices(settings, devices, held)]
+                locks.take(settings.lock_dir, devices)
+                keep = partial(touch, own, locks)
                 await self._supervise(
-                    worker_id, database, objects, probe, devices, locks, orphans, tracer
+                    worker_id, database, objects, probe, devices, keep, orphans, tracer
                 )
             finally:
                 with anyio.CancelScope(shield=True):
@@ -173,7 +182,7 @@ class SupervisorThread:
         objects: ObjectStore,
         probe: DeviceProbe,
         devices: list[Device],
-        locks: list[FileLock],
+        keep_locks: Callable[[], Awaitable[object]],
         orphans: list[psutil.Process],
         tracer: Tracer | None,
     ) -> None:
@@ -210,7 +219,7 @@ class SupervisorThread:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(health.serve, app, settings.worker_host, settings.worker_port)
             tasks.start_soon(every, BEAT_S, presence.beat)
-            tasks.start_soon(every, BEAT_S, partial(touch, locks))
+            tasks.start_soon(every, BEAT_S, keep_locks)
             tasks.start_soon(Pruner(partial(prune, database, objects, settings), metrics).keep)
             await supervisor.run()
             tasks.cancel_scope.cancel()
@@ -243,25 +252,10 @@ async def find_devices(probe: DeviceProbe) -> list[Device]:
     return devices
 
 
-async def touch(locks: list[FileLock]) -> None:
+async def touch(own: FileLock, locks: DeviceLocks) -> None:
     """Keep the files of our locks young: /tmp is cleared of old ones on many hosts."""
-    for lock in locks:
-        lock.touch()
-
-
-def lock_devices(settings: Settings, devices: list[Device], held: ExitStack) -> list[FileLock]:
-    """Take one lock per GPU. CPU slots take none: two workers may share a CPU."""
-    taken = []
-    for device in devices:
-        if device.kind == "cpu":
-            continue
-        try:
-            lock = FileLock(device_lock(settings.lock_dir, device.id))
-        except LockTaken as refused:
-            raise NotReady(
-                f"GPU {device.id} belongs to the worker with pid {refused.holder}; "
-                f"stop that one, or start this one with other devices (locks: DF_LOCK_DIR)"
-            ) from None
-        held.callback(lock.release)
-        taken.append(lock)
-    return taken
+    try:
+        own.touch()
+    except LockTaken as taken:  # who looks for orphans holds it for a moment
+        log.error("the worker's own lock was removed, and process %s has it", taken.holder)
+    locks.touch()

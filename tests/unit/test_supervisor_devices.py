@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 from pathlib import Path
 
+import anyio
 import pytest
-from tests.support.harness import settings_for_tests
+from tests.support.probes import FakeProbe
 
 from shared.startup import NotReady
-from supervisor.devices import Device
-from supervisor.worker import lock_devices
+from supervisor.device_locks import DeviceLocks, OwnedProbe
+from supervisor.devices import Device, DeviceLost
+from supervisor.locks import FileLock, device_lock
 
 
 def device(kind: str, id: str) -> Device:
@@ -19,18 +20,47 @@ def device(kind: str, id: str) -> Device:
 
 
 def test_two_workers_cannot_own_one_gpu(tmp_path: Path) -> None:
-    settings, gpu = settings_for_tests(lock_dir=tmp_path), device("cuda", "GPU-a")
-    with ExitStack() as first, ExitStack() as second:
-        lock_devices(settings, [gpu], first)
-        with pytest.raises(NotReady, match=f"GPU-a belongs to the worker with pid {os.getpid()}"):
-            lock_devices(settings, [gpu], second)
-        lock_devices(settings, [device("cuda", "GPU-b")], second)
-    with ExitStack() as third:  # the kernel, or a clean end, gives it back
-        lock_devices(settings, [gpu], third)
+    first, second, gpu = DeviceLocks(), DeviceLocks(), device("cuda", "GPU-a")
+    first.take(tmp_path, [gpu])
+    with pytest.raises(NotReady, match=f"GPU-a belongs to the worker with pid {os.getpid()}"):
+        second.take(tmp_path, [gpu])
+    second.take(tmp_path, [device("cuda", "GPU-b")])
+    first.release()  # the kernel, or a clean end, gives it back
+    second.take(tmp_path, [gpu])
+    second.release()
 
 
 def test_two_workers_may_share_a_cpu(tmp_path: Path) -> None:
-    settings = settings_for_tests(lock_dir=tmp_path)
-    with ExitStack() as first, ExitStack() as second:
-        lock_devices(settings, [device("cpu", "cpu-0")], first)
-        lock_devices(settings, [device("cpu", "cpu-0")], second)
+    for locks in DeviceLocks(), DeviceLocks():
+        locks.take(tmp_path, [device("cpu", "cpu-0")])
+
+
+def test_a_link_in_the_place_of_a_lock_keeps_a_worker_from_starting(tmp_path: Path) -> None:
+    device_lock(tmp_path, "GPU-a").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(NotReady, match=r"DF_LOCK_DIR: .*is a symbolic link"):
+        DeviceLocks().take(tmp_path, [device("cuda", "GPU-a")])
+
+
+def test_a_gpu_whose_lock_somebody_else_has_as_well_is_lost_until_it_is_ours_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cpu, gpu = device("cpu", "cpu-0"), device("cuda", "GPU-a")
+    locks = DeviceLocks()
+    locks.take(tmp_path, [cpu, gpu])
+    probe = OwnedProbe(FakeProbe(), locks)
+    device_lock(tmp_path, "GPU-a").unlink()
+    second = FileLock(device_lock(tmp_path, "GPU-a"))
+    locks.touch()
+    assert "GPU GPU-a is owned twice" in caplog.text
+
+    async def look() -> None:
+        await probe.read(cpu, None)
+        with pytest.raises(DeviceLost, match="owned twice"):
+            await probe.read(gpu, None)
+        second.release()
+        locks.touch()
+        await probe.read(gpu, None)
+        await probe.close()
+
+    anyio.run(look)
+    locks.release()

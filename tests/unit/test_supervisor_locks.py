@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from supervisor.locks import (
     FileLock,
     LockTaken,
+    LockUnusable,
     device_lock,
     marked_worker,
     worker_lock,
@@ -38,6 +40,68 @@ def test_the_file_of_a_lock_in_use_stays_young(tmp_path: Path) -> None:
     assert time.time() - path.stat().st_mtime < 60
     assert time.time() - path.stat().st_atime < 60
     lock.release()
+
+
+def test_a_lock_whose_file_was_cleared_away_is_taken_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = device_lock(tmp_path / "locks", "GPU-a")
+    lock = FileLock(path)
+    path.unlink()
+    lock.touch()
+    assert "GPU-a.lock was removed while it was in use" in caplog.text
+    with pytest.raises(LockTaken, match=str(os.getpid())):
+        FileLock(path)
+    lock.release()
+    FileLock(path).release()
+
+
+def test_the_owner_of_a_lock_that_was_replaced_is_told_until_it_has_it_again(
+    tmp_path: Path,
+) -> None:
+    path = device_lock(tmp_path / "locks", "GPU-a")
+    lock = FileLock(path)
+    path.unlink()
+    second = FileLock(path)
+    for _ in range(2):
+        with pytest.raises(LockTaken):
+            lock.touch()
+    second.release()
+    lock.touch()
+    with pytest.raises(LockTaken):
+        FileLock(path)
+    lock.release()
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("call", ["utime", "lstat"])
+def test_a_file_system_that_fails_does_not_end_the_owner(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    call: str,
+    number: int,
+) -> None:
+    lock = FileLock(device_lock(tmp_path, "GPU-a"))
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, fail)
+        lock.touch()
+    assert os.strerror(number) in caplog.text
+    lock.release()
+
+
+def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    path = device_lock(tmp_path, "GPU-a")
+    path.symlink_to(precious)
+    with pytest.raises(LockUnusable, match=r"GPU-a\.lock: is a symbolic link"):
+        FileLock(path)
+    assert precious.read_text() == "precious"
 
 
 def test_a_device_belongs_to_one_worker_at_a_time(tmp_path: Path) -> None:
