@@ -12,6 +12,9 @@ from typing import Protocol
 
 from supervisor.tree import ProcessTree
 
+# A GPU that does not tell its UUID is called so, with its index. Other hosts have one of that name.
+NAMELESS = "gpu-"
+
 
 class DeviceLost(Exception):
     """The device cannot be used any more: off the bus, needs a reset, or its driver hangs."""

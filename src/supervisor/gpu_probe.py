@@ -15,7 +15,7 @@ import anyio
 
 from supervisor import nvml, witness
 from supervisor.channel import FrameError
-from supervisor.devices import Device, DeviceLost, Reading
+from supervisor.devices import NAMELESS, Device, DeviceLost, Reading
 from supervisor.nvml_client import NvmlClient, end
 from supervisor.runner_process import Entry, RunnerProcess
 from supervisor.tree import ProcessTree
@@ -104,11 +104,11 @@ class GpuProbe:
         try:
             answer = await self._client(gpu).ask({"method": "describe", "gpu": gpu})
         except DeviceLost as error:
-            return [{"uuid": f"gpu-{gpu}", "lost": str(error)}]
+            return [{"uuid": f"{NAMELESS}{gpu}", "lost": str(error)}]
         if answer["note"]:
             log.warning("GPU %d is not served: %s", gpu, answer["note"])
         for each in answer["devices"]:
-            each["uuid"] = each["uuid"] or f"gpu-{gpu}"
+            each["uuid"] = each["uuid"] or f"{NAMELESS}{gpu}"
             self._gpus[each["uuid"]] = gpu
         devices: list[dict[str, Any]] = answer["devices"]
         return devices

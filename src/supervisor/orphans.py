@@ -77,7 +77,22 @@ def _alive(lock_dir: Path, worker: UUID) -> bool:
     if not path.exists():
         return False
     try:
-        FileLock(path).remove()
+        FileLock(path).release()  # the file stays, for `died`
     except LockTaken:
         return True
     return False
+
+
+def died(lock_dir: Path, worker: UUID) -> bool:
+    """Whether a worker died for certain: it left a lock here, and the kernel took it from it.
+
+    Asked once: the proof is removed.
+    """
+    path = worker_lock(lock_dir, worker)
+    if not path.exists():
+        return False
+    try:
+        FileLock(path).remove()
+    except LockTaken:
+        return False
+    return True

@@ -33,10 +33,11 @@ from supervisor import health
 from supervisor.device_locks import DeviceLocks, OwnedProbe
 from supervisor.devices import Device, DeviceLost, DeviceProbe
 from supervisor.dispatch import consume
+from supervisor.entering import enter
 from supervisor.host_models import HostModels
 from supervisor.locks import FileLock, LockTaken, LockUnusable, worker_lock, worker_mark
 from supervisor.metrics import Metrics
-from supervisor.orphans import dead, kill_orphans
+from supervisor.orphans import dead, died, kill_orphans
 from supervisor.presence import BEAT_S, Presence
 from supervisor.probes import open_probe
 from supervisor.process_setup import adopt_orphans, hide_from_runners
@@ -205,6 +206,7 @@ class SupervisorThread:
         supervisor = Supervisor(worker_id, settings, ports, metrics, slots)
         presence = Presence(worker_id, database, settings, slots, models)
         self._loop, self._supervisor = asyncio.get_running_loop(), supervisor
+        await enter(presence, died=partial(died, settings.lock_dir), stopping=self._draining.is_set)
         if self._draining.is_set():
             return
         app = health.create_app(

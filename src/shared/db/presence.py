@@ -6,7 +6,7 @@ slot has. A worker that stopped without a word is gone once its heartbeat is `LI
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,6 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.db.tables import workers
 
 LIVE_S = 30.0
+# Any fixed number: it names "a worker enters" among the advisory locks of this database.
+_ENTERING = 0x4446454E
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +73,31 @@ async def upsert_worker(connection: AsyncConnection, worker: Worker) -> None:
             set_={**facts, "heartbeat_at": func.clock_timestamp()},
         )
     )
+
+
+async def enter(
+    connection: AsyncConnection, worker: Worker, *, alone_on: Collection[str]
+) -> list[Worker]:
+    """Write a worker's first row, unless live ones show one of these devices; then return those.
+
+    One worker at a time, so that of two that start together the second sees the first.
+    """
+    await connection.execute(select(func.pg_advisory_xact_lock(_ENTERING)))
+    owners = await owners_of(connection, alone_on, but=worker.id)
+    if not owners:
+        await upsert_worker(connection, worker)
+    return owners
+
+
+async def owners_of(
+    connection: AsyncConnection, devices: Collection[str], *, but: UUID
+) -> list[Worker]:
+    """Other live workers with one of these devices among their slots."""
+    return [
+        worker
+        for worker in await live_workers(connection)
+        if worker.id != but and any(slot.id in devices for slot in worker.slots)
+    ]
 
 
 async def heartbeat(connection: AsyncConnection, worker_id: UUID) -> bool:

@@ -1,0 +1,32 @@
+"""A worker, `python -m tests.support.gpu_worker`, on a host whose NVML lists two GPUs.
+
+It is the real one, with a helper that answers for the driver. Import-light, since spawn imports
+this again in every helper.
+"""
+
+from __future__ import annotations
+
+
+def main() -> int:
+    from unittest.mock import patch
+
+    from tests.support import nvml_helpers, runners, witnesses
+
+    from runner import entry
+    from shared.settings import Settings
+    from supervisor import worker
+    from supervisor.gpu_probe import GpuProbe
+
+    def open_probe(settings: Settings, worker_mark: str) -> GpuProbe:
+        return GpuProbe(worker_mark, entry=nvml_helpers.healthy, witness_entry=witnesses.cannot)
+
+    with (
+        patch.object(worker, "open_probe", open_probe),
+        patch.object(worker, "BEAT_S", 0.5),
+        patch.object(entry, "main", runners.main),
+    ):
+        return worker.main()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
