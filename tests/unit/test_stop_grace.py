@@ -10,7 +10,7 @@ import anyio
 from tests.support.harness import settings_for_tests
 
 from shared import settings as settings_module
-from shared import storage, tracing
+from shared import tracing
 from shared.db import engine
 from shared.db.engine import Database
 from shared.settings import Settings
@@ -34,11 +34,7 @@ def test_waits_that_are_no_settings_are_those_of_whoever_waits() -> None:
     assert settings_module.CLAIM_IN_FLIGHT_S == engine.PATIENCE_S
     assert settings_module.READING_IN_FLIGHT_S == nvml_client.START_S + nvml_client.END_S
     assert settings_module.LEAVING_S == (
-        runners.CLOSE_S
-        + runner_process.END_ALL_S
-        + engine.PATIENCE_S
-        + nvml_client.END_S
-        + 2 * (storage.CONNECT_TIMEOUT_S + storage.READ_TIMEOUT_S)
+        runners.CLOSE_S + runner_process.END_ALL_S + engine.PATIENCE_S + nvml_client.END_S
     )
 
 
