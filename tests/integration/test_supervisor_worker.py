@@ -77,6 +77,7 @@ def test_a_runner_inherits_nothing_of_its_worker(start: Start, settings: dict[st
     worker = start(**dict.fromkeys(tokens, "a-token"))
     runner = worker.wait_runner()
     until(lambda: _maps(runner).count("libtorch") or _ended(runner), "torch is imported")
+    assert "NoNewPrivs:\t1" in Path(f"/proc/{runner.pid}/status").read_text().splitlines()
     environment = Path(f"/proc/{runner.pid}/environ").read_text()
     assert "DF_" not in environment
     assert {
@@ -100,6 +101,20 @@ def _maps(process: psutil.Process) -> str:
 def _ended(process: psutil.Process) -> bool:
     assert process.is_running(), "the runner ended"
     return False
+
+
+def test_a_worker_hides_from_its_runners_and_adopts_what_they_leave(
+    settings: dict[str, str], tmp_path: Path
+) -> None:
+    settings = settings | {"TMPDIR": str(tmp_path)}
+    with workers(tmp_path / "worker", settings, module="tests.support.prying_worker") as start:
+        worker = start()
+        worker.until((tmp_path / "daemon").exists, "a daemon")
+        assert (tmp_path / "read").read_text() == "refused"
+        daemon = psutil.Process(int((tmp_path / "daemon").read_text()))
+        worker.until(lambda: daemon.ppid() == worker.process.pid, "it is the worker's child")
+        assert worker.stop() == 0
+        assert not daemon.is_running()
 
 
 def test_orphans_of_a_dead_worker_are_killed_at_the_next_start_and_others_are_not(
