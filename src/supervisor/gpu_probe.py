@@ -49,7 +49,8 @@ class GpuProbe:
         self._clients: dict[int | None, NvmlClient] = {}
 
     async def devices(self) -> list[Device]:
-        answer = await self._ask_once({"method": "count"})
+        # About no GPU, so by no GPU's helper; and by a client that remembers one that is stuck.
+        answer = await self._client(None).ask({"method": "count"}, last=True)
         described: list[list[dict[str, Any]]] = [[] for _ in range(answer["count"])]
 
         async def describe(gpu: int) -> None:
@@ -86,14 +87,6 @@ class GpuProbe:
             marker = f"{self._worker_mark}:nvml"
             self._clients[gpu] = NvmlClient(self._entry, marker)
         return self._clients[gpu]
-
-    async def _ask_once(self, request: dict[str, Any]) -> dict[str, Any]:
-        """A question about no GPU, and so for no GPU's helper."""
-        client = NvmlClient(self._entry, f"{self._worker_mark}:nvml")
-        try:
-            return await client.ask(request)
-        finally:
-            await client.close()
 
     async def _read(self, device: Device) -> dict[str, Any]:
         gpu = self._gpus.get(device.id)

@@ -126,8 +126,10 @@ def _read(handle: Any) -> dict[str, Any]:
         pynvml.nvmlDeviceGetGraphicsRunningProcesses,
     ):
         for process in _list(listing, handle):
-            # None on systems that do not account per process: present, amount unknown.
-            holders[str(process.pid)] = process.usedGpuMemory or 0
+            # None on systems that do not account per process: present, amount unknown. Who computes
+            # and draws is in both lists, and each may say less than all that it holds.
+            held = process.usedGpuMemory or 0
+            holders[str(process.pid)] = max(held, holders.get(str(process.pid), 0))
     return {
         "total_bytes": memory.total,
         "used_bytes": memory.used,

@@ -38,8 +38,11 @@ class NvmlClient:
         self._stuck: RunnerProcess | None = None
         self._asking = anyio.Lock()
 
-    async def ask(self, request: dict[str, Any]) -> Answer:
-        """One question, one answer; `DeviceLost` for anything else, within a few deadlines."""
+    async def ask(self, request: dict[str, Any], *, last: bool = False) -> Answer:
+        """One question, one answer; `DeviceLost` for anything else, within a few deadlines.
+
+        After the `last` one the helper is ended, and another one started for the next, if it comes.
+        """
         try:
             with anyio.fail_after(START_S):
                 await self._asking.acquire()
@@ -47,7 +50,10 @@ class NvmlClient:
             raise DeviceLost("NVML is busy with earlier questions") from None
         try:
             self._check_stuck()
-            return await self._ask(request, CALL_S if self._helper else START_S)
+            answer = await self._ask(request, CALL_S if self._helper else START_S)
+            if last:
+                await self._end()
+            return answer
         finally:
             self._asking.release()
 

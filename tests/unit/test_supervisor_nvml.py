@@ -153,6 +153,22 @@ def test_a_process_whose_memory_is_not_accounted_is_listed_all_the_same(
     }
 
 
+@pytest.mark.parametrize("drawn", [None, 0, 1, 9])
+def test_a_process_in_both_lists_holds_the_larger_amount(
+    monkeypatch: pytest.MonkeyPatch, drawn: int | None
+) -> None:
+    script(
+        monkeypatch,
+        nvmlDeviceGetHandleByUUID="gpu0",
+        nvmlDeviceGetMemoryInfo=memory(),
+        nvmlDeviceGetComputeRunningProcesses=[process(7, 3)],
+        nvmlDeviceGetGraphicsRunningProcesses=[process(7, drawn), process(8, 2)],
+        nvmlDeviceGetMPSComputeRunningProcesses=[],
+    )
+    answer = nvml._answer({"method": "read", "gpu": None, "uuid": "a"})
+    assert answer["holders"] == {"7": max(3, drawn or 0), "8": 2}
+
+
 @pytest.mark.parametrize(
     ("value", "kind"),
     [

@@ -223,11 +223,8 @@ def test_a_helper_that_hangs_is_given_up_and_replaced(
     with_probe(probe, test)
 
 
-def test_no_helper_is_started_beside_one_that_does_not_die(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(nvml_client, "START_S", 0.3)
-    monkeypatch.setattr(nvml_client, "END_S", 0.2)
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[RunnerProcess]:
+    """Every helper that is started from now on."""
     started: list[RunnerProcess] = []
 
     class Counted(RunnerProcess):
@@ -236,6 +233,15 @@ def test_no_helper_is_started_beside_one_that_does_not_die(
             started.append(self)
 
     monkeypatch.setattr(nvml_client, "RunnerProcess", Counted)
+    return started
+
+
+def test_no_helper_is_started_beside_one_that_does_not_die(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nvml_client, "START_S", 0.3)
+    monkeypatch.setattr(nvml_client, "END_S", 0.2)
+    started = counted(monkeypatch)
 
     async def test(probe: DeviceProbe) -> None:
         with monkeypatch.context() as patched:
@@ -254,6 +260,56 @@ def test_no_helper_is_started_beside_one_that_does_not_die(
         assert len(started) == 2
 
     with_probe(nvml(nvml_helpers.hangs), test)
+
+
+def test_helpers_that_hang_while_gpus_are_counted_do_not_pile_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nvml_client, "START_S", 0.3)
+    monkeypatch.setattr(nvml_client, "END_S", 0.2)
+    started = counted(monkeypatch)
+
+    async def test(probe: DeviceProbe) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(ProcessTree, "kill", lambda tree: None)  # in the driver, deaf to it
+            for words in ("did not answer", "does not die", "does not die"):
+                with anyio.fail_after(20), pytest.raises(DeviceLost, match=words):
+                    await probe.devices()
+        (stuck,) = started
+        stuck.tree.kill()
+        with anyio.fail_after(20):
+            await stuck.gone()
+
+    with_probe(nvml(nvml_helpers.hangs), test)
+
+
+def test_gpus_can_be_listed_by_several_at_once_and_no_helper_waits_for_a_next_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    probe = nvml(nvml_helpers.healthy)
+
+    async def test(_: DeviceProbe) -> None:
+        async with anyio.create_task_group() as tasks:
+            for _i in range(3):  # as for several slots that were lost at the start
+                tasks.start_soon(probe.devices)
+        assert probe._clients[None]._helper is None
+
+    with_probe(probe, test)
+
+
+def test_helpers_that_come_and_go_leave_no_descriptor() -> None:
+    probe = nvml(nvml_helpers.dies)
+
+    async def test(_: DeviceProbe) -> None:
+        before = 0
+        for number in range(20):
+            with pytest.raises(DeviceLost):
+                await probe.read(gpu(), None)
+            if number == 0:  # what is opened once: the resource tracker's pipe
+                before = len(os.listdir("/proc/self/fd"))
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    with_probe(probe, test)
 
 
 def test_a_gpu_that_hangs_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
