@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36
@@ -21,6 +22,14 @@ def hide_from_runners() -> None:
     out of `os.environ`; a runner must not be able to read it there.
     """
     _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def lists_children(proc: Path = Path("/proc")) -> bool:
+    """Whether the kernel tells a process's children (CONFIG_PROC_CHILDREN).
+
+    Without that nobody of a runner's tree would ever be seen, and each tree would pass for gone.
+    """
+    return (proc / "self" / "task" / str(os.getpid()) / "children").exists()
 
 
 def _prctl(option: int, value: int) -> None:

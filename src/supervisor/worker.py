@@ -40,7 +40,7 @@ from supervisor.metrics import Metrics
 from supervisor.orphans import dead, died, kill_orphans
 from supervisor.presence import BEAT_S, Presence
 from supervisor.probes import open_probe
-from supervisor.process_setup import adopt_orphans, hide_from_runners
+from supervisor.process_setup import adopt_orphans, hide_from_runners, lists_children
 from supervisor.pruner import Pruner
 from supervisor.runner_process import start_tracker
 from supervisor.runners import Runners
@@ -61,6 +61,7 @@ def main() -> int:
     hide_from_runners()
     thread = SupervisorThread(settings)
     try:
+        check_kernel()
         check_port(settings)
         anyio.run(wait_for_parts, settings)
         code = consume(
@@ -76,6 +77,15 @@ def main() -> int:
         sys.stderr.write(f"{PROGRAM}: {thread.failure}\n")
         return 1
     return code
+
+
+def check_kernel() -> None:
+    """Raise `NotReady` where a runner's processes could not be found."""
+    if not lists_children():
+        raise NotReady(
+            "/proc lists no children of a process, so what a runner starts could not be ended; "
+            "use a kernel with CONFIG_PROC_CHILDREN, with /proc mounted"
+        )
 
 
 def check_port(settings: Settings) -> None:
@@ -248,10 +258,29 @@ async def find_devices(probe: DeviceProbe) -> list[Device]:
         raise NotReady(f"DF_DEVICE: {error}; DF_DEVICE=cpu serves the CPU alone") from error
     if not devices:
         raise NotReady("DF_DEVICE: NVML lists no GPU to serve; set DF_DEVICE=cpu to serve the CPU")
-    for device in devices:
-        if device.lost:
-            log.error("GPU %s is lost: %s", device.id, device.lost)
+    async with anyio.create_task_group() as tasks:
+        for device in devices:
+            if device.lost:
+                log.error("GPU %s is lost: %s", device.id, device.lost)
+            elif device.kind != "cpu":
+                tasks.start_soon(tell_use, probe, device)
     return devices
+
+
+async def tell_use(probe: DeviceProbe, device: Device) -> None:
+    """Say what is in use before we do anything: it is counted as foreign, and nobody proves it."""
+    try:
+        now = await probe.read(device, None)
+    except DeviceLost as error:
+        log.error("GPU %s is lost: %s", device.id, error)
+        return
+    log.info(
+        "GPU %s: %d of %d bytes are in use at the start, by processes %s; they count as foreign",
+        device.id,
+        now.used_bytes,
+        now.total_bytes,
+        now.holders or "that NVML does not list",
+    )
 
 
 async def touch(own: FileLock, locks: DeviceLocks) -> None:

@@ -261,9 +261,9 @@ def test_sigterm_gives_the_step_back_exits_0_and_leaves_nothing(
 # What keeps it from starting ----------------------------------------------------------------------
 
 
-def failed_start(settings: dict[str, str], folder: Path) -> tuple[int, list[str]]:
+def failed_start(settings: dict[str, str], folder: Path, *how: str) -> tuple[int, list[str]]:
     done = subprocess.run(
-        [sys.executable, "-m", "supervisor"],
+        [sys.executable, *(how or ("-m", "supervisor"))],
         env=command_environment(settings),
         cwd=folder,
         capture_output=True,
@@ -300,6 +300,16 @@ def test_an_unreachable_database_is_one_line_that_names_its_setting(
     assert len(lines) == 1
     assert "DF_DATABASE_URL" in lines[0]
     assert "secret" not in lines[0]
+
+
+def test_a_kernel_that_hides_children_is_one_line(settings: dict[str, str], tmp_path: Path) -> None:
+    script = (
+        "from supervisor import worker; worker.lists_children = lambda: False; "
+        "raise SystemExit(worker.main())"
+    )
+    code, lines = failed_start(settings | {"DF_WORKER_PORT": "0"}, tmp_path, "-c", script)
+    assert (code, len(lines)) == (1, 1)
+    assert "CONFIG_PROC_CHILDREN" in lines[0]
 
 
 def test_a_port_in_use_names_the_setting_that_changes_it(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -10,13 +12,51 @@ import pytest
 from tests.support.probes import FakeProbe
 
 from shared.startup import NotReady
+from supervisor import worker
 from supervisor.device_locks import DeviceLocks, OwnedProbe
 from supervisor.devices import Device, DeviceLost
 from supervisor.locks import FileLock, device_lock
+from supervisor.process_setup import lists_children
+from supervisor.worker import check_kernel, find_devices
 
 
 def device(kind: str, id: str) -> Device:
     return Device(id=id, kind=kind, index=0, name="H", total_bytes=1, epsilon_bytes=0)
+
+
+def test_a_worker_says_what_each_gpu_has_in_use_at_its_start(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class TwoGpus(FakeProbe):
+        async def devices(self) -> list[Device]:
+            return [
+                device("cpu", "cpu-0"),
+                device("cuda", "GPU-a"),
+                device("cuda", "GPU-b"),
+                replace(device("cuda", "GPU-c"), lost="off the bus"),
+            ]
+
+    probe = TwoGpus()
+    probe.foreign["GPU-a"] = 12345
+    probe.lost.add("GPU-b")
+    caplog.set_level(logging.INFO)
+    assert len(anyio.run(find_devices, probe)) == 4
+    said = [line.partition(";")[0] for line in caplog.messages]
+    assert sorted(said) == [
+        "GPU GPU-a: 12345 of 1 bytes are in use at the start, by processes {1: 12345}",
+        "GPU GPU-b is lost: GPU-b is lost",
+        "GPU GPU-c is lost: off the bus",
+    ]
+
+
+def test_a_kernel_that_lists_no_children_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    check_kernel()
+    assert not lists_children(tmp_path)
+    monkeypatch.setattr(worker, "lists_children", lambda: False)
+    with pytest.raises(NotReady, match="CONFIG_PROC_CHILDREN"):
+        check_kernel()
 
 
 def test_two_workers_cannot_own_one_gpu(tmp_path: Path) -> None:
