@@ -7,6 +7,7 @@ less torch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,10 @@ from tests.integration.test_supervisor_hostile import (  # noqa: F401 - they run
     test_the_cancel_is_written_and_each_signal_noted_before_it_is_sent,
     test_the_peak_of_a_failed_step_is_the_runners_own_if_that_is_possible,
 )
+from tests.support import direct_nvml
 from tests.support.places import GPU
+
+from supervisor.gpu_probe import EPSILON_BYTES
 
 NO_DRIVER = not Path("/proc/driver/nvidia/version").exists()
 
@@ -44,5 +48,8 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(hostile, "PLACE", GPU)
+    before = direct_nvml.look()
+    yield
+    direct_nvml.assert_given_back(before, EPSILON_BYTES)

@@ -17,14 +17,16 @@ from typing import Any
 from uuid import uuid4
 
 import anyio
+import psutil
 import pytest
-from tests.support import cuda_runners
+from tests.support import cuda_runners, direct_nvml
 from tests.support.harness import Bench, serving, until
 from tests.support.places import CUDA_PRESET, OneGpu
 
 from shared.events import Code
 from shared.states import Reason, StepState
 from supervisor.gpu_probe import EPSILON_BYTES
+from supervisor.tree import ProcessTree, every_pid
 
 NO_DRIVER = not Path("/proc/driver/nvidia/version").exists()
 
@@ -55,7 +57,9 @@ def serve(test: Callable[[Bench, OneGpu], Awaitable[None]], **options: Any) -> N
         finally:
             await probe.close()
 
+    before = direct_nvml.look()
     anyio.run(main)
+    direct_nvml.assert_given_back(before, EPSILON_BYTES)
 
 
 async def end(bench: Bench, prompt: str, held_bytes: int = cuda_runners.HELD_BYTES) -> Any:
@@ -95,9 +99,19 @@ def test_memory_is_back_after_success() -> None:
 def test_memory_is_back_after_an_out_of_memory() -> None:
     async def test(bench: Bench, probe: OneGpu) -> None:
         job = await end(bench, "takes_all")
-        assert bench.step(job).reason is Reason.OOM
+        step = bench.step(job)
+        assert (step.reason, step.attempt) == (Reason.OOM, 1)
+        error, device = step.error or {}, bench.slot.device
+        assert error["code"] == "oom"
+        details = error["details"]
+        assert details["preset"] == f"{CUDA_PRESET['name']}@{CUDA_PRESET['version']}"
+        # All that could be had was had, in blocks of a GiB; and it was nearly all of the device.
+        assert device.total_bytes >= details["peak_bytes"] >= 0.9 * details["available_bytes"]
+        assert details["available_bytes"] > 0.5 * device.total_bytes
+        assert not set(details["holders"]) & {str(pid) for pid in every_pid()}
+        assert details["recommendation"]
 
-    serve(test)
+    serve(test, max_attempts=3)
 
 
 def test_memory_is_back_after_a_hang_in_a_kernel() -> None:
@@ -109,7 +123,10 @@ def test_memory_is_back_after_a_hang_in_a_kernel() -> None:
         await bench.in_state("free")
         report(bench, job)
         figures = bench.payload(job, Code.STEP_FINISH)
-        assert bench.step(job).state is StepState.CANCELLED
+        step = bench.step(job)
+        assert (step.state, step.reason) == (StepState.CANCELLED, Reason.CANCELLED)
+        assert bench.signals(job) == ["SIGTERM", "SIGKILL"]  # no Python runs that could be asked
+        assert figures["peak_gpu_mem_used"] > figures["gpu_mem_used_before"]
         assert figures["gpu_mem_used_after"] <= figures["gpu_mem_used_before"] + EPSILON_BYTES
 
     serve(test)
@@ -143,7 +160,13 @@ def test_memory_is_back_after_a_kill_with_pinned_host_memory() -> None:
         await bench.in_state("free")
         report(bench, job)
         figures = bench.payload(job, Code.STEP_FINISH)
-        assert figures["peak_gpu_mem_used"] > figures["gpu_mem_used_before"]
+        error = bench.step(job).error or {}
+        assert error["code"] == Reason.ATTEMPTS_EXHAUSTED
+        last_error = error["details"]["last_error"]
+        assert last_error["code"] == Reason.RUNNER_CRASHED
+        assert last_error["details"]["exit"] == "SIGKILL"
+        before, peak = figures["gpu_mem_used_before"], figures["peak_gpu_mem_used"]
+        assert peak >= before + cuda_runners.HELD_BYTES
         assert figures["gpu_mem_used_after"] <= figures["gpu_mem_used_before"] + EPSILON_BYTES
 
     serve(test)
@@ -173,3 +196,47 @@ def test_a_slot_is_quarantined_while_memory_is_held_and_returns() -> None:
         await end(bench, "holds")
 
     serve(test, reclaim_deadline_s=3.0)
+
+
+def test_a_slot_is_quarantined_while_a_process_holds_memory_that_sigkill_does_not_reach(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test(bench: Bench, probe: OneGpu) -> None:
+        before = direct_nvml.look()
+        with monkeypatch.context() as patched:
+            patched.setattr(ProcessTree, "kill", lambda tree: None)
+            job = bench.submit("holds_and_ignores")
+            await bench.ended(job)
+            assert bench.step(job).reason is Reason.TIMEOUT
+            (survivor,) = bench.processes()
+            assert bench.payload(job, Code.UNKILLABLE) == {"pids": [survivor.pid]}
+            assert bench.payload(job, Code.GPU_NOT_RECLAIMED)["leaked_bytes"] > 0
+            held = direct_nvml.look().used_bytes - before.used_bytes
+            assert held >= cuda_runners.HELD_BYTES
+            assert bench.slot.state == "quarantined"
+        survivor.kill()
+        await bench.in_state("free")
+        direct_nvml.assert_given_back(before, EPSILON_BYTES)
+        await end(bench, "holds")
+
+    serve(test, timeout_s=15.0, kill_deadline_s=0.5, reclaim_deadline_s=3.0)
+
+
+def test_a_standby_holds_nothing_of_the_device_before_go() -> None:
+    before = direct_nvml.look()
+
+    async def test(bench: Bench, probe: OneGpu) -> None:
+        await until(lambda: any(map(has_torch, bench.processes())), "a standby with torch")
+        (standby,) = bench.processes()
+        for _ in range(30):  # its imports end in here, and a context would show
+            await anyio.sleep(0.1)
+            direct_nvml.assert_given_back(before, EPSILON_BYTES)
+        job = await end(bench, "holds")
+        assert bench.step(job).state is StepState.SUCCEEDED
+        assert not standby.is_running()  # it was the runner
+
+    serve(test, standby=True)
+
+
+def has_torch(process: psutil.Process) -> bool:
+    return "libtorch" in Path(f"/proc/{process.pid}/maps").read_text()

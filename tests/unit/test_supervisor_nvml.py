@@ -7,6 +7,7 @@ from typing import Any
 
 import pynvml
 import pytest
+from tests.support import direct_nvml
 
 from supervisor import nvml
 
@@ -167,6 +168,29 @@ def test_a_process_in_both_lists_holds_the_larger_amount(
     )
     answer = nvml._answer({"method": "read", "gpu": None, "uuid": "a"})
     assert answer["holders"] == {"7": max(3, drawn or 0), "8": 2}
+
+
+def test_the_direct_look_of_the_gpu_tests_tells_what_was_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def answers(used: int, *pids: int) -> None:
+        script(
+            monkeypatch,
+            nvmlShutdown=None,
+            nvmlDeviceGetHandleByIndex="gpu0",
+            nvmlDeviceGetMemoryInfo=SimpleNamespace(used=used),
+            nvmlDeviceGetComputeRunningProcesses=[process(pid, 1) for pid in pids],
+        )
+
+    answers(100, 7)
+    before = direct_nvml.look()
+    answers(110)
+    direct_nvml.assert_given_back(before, 10)
+    with pytest.raises(AssertionError, match="10 bytes were not given back"):
+        direct_nvml.assert_given_back(before, 9)
+    answers(100, 7, 8)
+    with pytest.raises(AssertionError, match=r"left on the GPU: \[8\]"):
+        direct_nvml.assert_given_back(before, 10)
 
 
 @pytest.mark.parametrize(
