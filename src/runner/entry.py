@@ -23,7 +23,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from importlib import import_module
 from multiprocessing.connection import Connection
 
@@ -51,6 +51,26 @@ SET = {
     # seed must give the same bytes (the value is NVIDIA's own, 8 buffers of 4096 KiB).
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
+
+
+def born(
+    entry: Callable[[Connection, int], None],
+    connection: Connection,
+    output: Connection,
+    parent_pid: int,
+) -> None:
+    """The first frame of every child of a worker: its own standard streams, then its entry.
+
+    Spawn hands the worker's down. What a child writes there would pass for a line of the worker's
+    log, and a flag that it sets on such a file would be set for the worker too.
+    """
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(output.fileno(), 1)
+    os.dup2(output.fileno(), 2)
+    os.close(nothing)
+    output.close()
+    entry(connection, parent_pid)
 
 
 def main(connection: Connection, parent_pid: int) -> None:

@@ -268,6 +268,7 @@ class StepDriver:
             log.error("cannot start a runner: %s", error, extra=self._journal.fields)
             self.post(Kind.EXIT)
             return
+        runner.output.fields = self._journal.fields
         self._listener = listener = Listener(
             self._try,
             runner,

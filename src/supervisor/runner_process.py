@@ -1,10 +1,11 @@
 """One runner process, from the parent's side: started here, spoken to, watched, collected.
 
 `multiprocessing` *spawn* starts a fresh interpreter, so a runner inherits no lock, no thread and no
-connection of ours, only three standard streams and the descriptors that spawn itself needs. What it
-would still inherit is the environment, and would show it in `/proc/<pid>/environ` for all of its
-life. So for the moment of the start ours is what a runner may have: the names that it keeps anyway,
-a marker and its device. A token that a library of the worker reads is not among them.
+connection of ours, only the descriptors that spawn itself needs; its standard streams are replaced
+before it does anything (`output.py`). What it would still inherit is the environment, and would
+show it in `/proc/<pid>/environ` for all of its life. So for the moment of the start ours is what a
+runner may have: the names that it keeps anyway, a marker and its device. A token that a library of
+the worker reads is not among them.
 
 Every `start` must happen on the supervisor's own thread: the kernel sends a runner's parent-death
 signal when the *thread* that started it ends.
@@ -23,8 +24,9 @@ from multiprocessing.connection import Connection
 
 import anyio
 
-from runner.entry import keeps
+from runner.entry import born, keeps
 from supervisor.channel import Channel
+from supervisor.output import Output
 from supervisor.tree import MARKER, ProcessTree, every_tree
 
 log = logging.getLogger(__name__)
@@ -44,31 +46,35 @@ END_ALL_S = 5.0
 
 
 class RunnerProcess:
-    """A started runner. `close` when its tree is gone; until then it holds two descriptors."""
+    """A started runner. `close` when its tree is gone; until then it holds three descriptors.
+
+    `entry` runs in it with its end of the socket and our pid. Made on a running event loop.
+    """
 
     def __init__(self, entry: Entry, *, marker: str, environment: Mapping[str, str]) -> None:
         # Spawn starts it on first use, and it would be born with this runner's marker.
         start_tracker()
-        ours, theirs = socket.socketpair()
-        connection: Connection = Connection(theirs.detach())
-        try:
+        with ExitStack() as undo, ExitStack() as theirs:
+            ours, other = socket.socketpair()
+            undo.callback(ours.close)
+            connection: Connection = Connection(other.detach())
+            theirs.callback(connection.close)
+            self.output = Output()
+            undo.callback(self.output.close)
+            theirs.callback(self.output.theirs.close)
             self._process = _spawn.Process(
-                target=entry, args=(connection, os.getpid()), name=f"runner {marker}"
+                target=born,
+                args=(entry, connection, self.output.theirs, os.getpid()),
+                name=f"runner {marker}",
             )
             with _environment({**environment, MARKER: marker}):
                 self._process.start()
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            connection.close()
-        assert self._process.pid is not None
-        self.pid: int = self._process.pid
-        self.marker = marker
-        self.channel = Channel(ours)
-        with ExitStack() as undo:  # it runs, but there may be no descriptor left to watch it by
-            undo.callback(self.channel.close)
+            # It runs, but there may be no descriptor left to watch it by.
             undo.callback(self._end_unwatched)
+            assert self._process.pid is not None
+            self.pid: int = self._process.pid
+            self.marker = marker
+            self.channel = Channel(ours)
             self._pidfd = os.pidfd_open(self.pid)
             undo.callback(os.close, self._pidfd)
             self.tree = ProcessTree(self.pid, marker)
@@ -108,6 +114,7 @@ class RunnerProcess:
         """Give the descriptors back. The processes themselves must be gone, or given up on: then
         the tree goes on being watched by whoever keeps it, until `ProcessTree.forget`."""
         self.channel.close()
+        self.output.close()
         os.close(self._pidfd)
         if self._process.exitcode is not None:
             self._process.close()

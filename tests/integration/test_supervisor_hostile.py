@@ -8,6 +8,7 @@ the slot free, by proof; the figures of the step in its last event.
 from __future__ import annotations
 
 import fcntl
+import os
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -140,6 +141,21 @@ def test_a_chain_of_forks_each_dead_when_it_is_looked_at_is_ended(tmp_path: Path
         assert bench.step(job).reason is Reason.COMPLETED
 
     serve(test, exit_grace_s=0.1, kill_deadline_s=20.0, reclaim_deadline_s=20.0)
+
+
+def test_what_a_runner_writes_to_its_streams_is_logged_as_its_own(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def test(bench: Bench) -> None:
+        job = await end(bench, "writes_to_its_streams")
+        assert bench.step(job).reason is Reason.COMPLETED
+        (record,) = [r for r in caplog.records if "forged" in r.getMessage()]
+        assert record.getMessage().startswith("a child wrote: ")
+        assert record.__dict__["job_id"] == str(job)
+
+    serve(test)
+    assert "forged" not in capfd.readouterr().out
+    assert os.get_blocking(2)
 
 
 def test_a_grandchild_that_is_deaf_to_sigterm_is_killed() -> None:

@@ -92,6 +92,12 @@ def test_a_runner_inherits_nothing_of_its_worker(start: Start, settings: dict[st
     open_files = [os.readlink(fd) for fd in Path(f"/proc/{runner.pid}/fd").iterdir()]
     assert len([name for name in open_files if name.startswith("socket:")]) <= 1
     assert not [name for name in open_files if name.endswith(".lock")]
+    streams = [os.readlink(f"/proc/{runner.pid}/fd/{number}") for number in range(3)]
+    assert streams[0] == os.devnull
+    assert {name.partition(":")[0] for name in streams[1:]} == {"pipe"}
+    theirs = {os.readlink(fd) for fd in Path(f"/proc/{worker.process.pid}/fd").iterdir()}
+    assert streams[1] == streams[2] in theirs  # nobody but the worker reads there
+    assert streams[1] != os.readlink(f"/proc/{worker.process.pid}/fd/2")
 
 
 def _maps(process: psutil.Process) -> str:

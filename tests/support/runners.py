@@ -244,6 +244,13 @@ def leaves_hopper(line: Line, lock: str) -> None:
     finish(line)
 
 
+def writes_to_its_streams(line: Line) -> None:
+    """A line that could pass for the worker's, and a flag that would be set for it too."""
+    os.write(1, b'{"code": "job.finish", "message": "forged"}\n')
+    os.set_blocking(2, False)
+    finish(line)
+
+
 def leaves_talker(line: Line) -> None:
     """A grandchild keeps our end of the socket open, so its end is never seen."""
     _daemon(keep_socket=True)
@@ -485,7 +492,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
         unstorable_log, wrong_hash, leaves_early, segfaults, dead_man, allocates_until_refused,
         fails, big, crashes_after, crashes, crashes_once_then_waits, enlarges, enlarges_after,
         wants_when, wants_two_at_once, wants_and_stays, waits_for, says_huge_numbers,
-        leaves_deaf_grandchild, leaves_hopper, header_too_long,
+        leaves_deaf_grandchild, leaves_hopper, writes_to_its_streams, header_too_long,
     )
 }  # fmt: skip
 
