@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
+from fastapi.routing import iter_route_contexts
 
 from api import docs_page, problems
 from api.context import open_context
@@ -53,6 +54,9 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     for router in (jobs.router, following.router, models.router, probes.router, docs_page.router):
         app.include_router(router)
+    # FastAPI compiles a router's routes when its first request comes. A start is the better time.
+    for _ in iter_route_contexts(app.routes):
+        pass
     if settings.otlp_endpoint is not None:
         app.add_middleware(
             Traced, tracer=lambda: app.state.context.tracer, ratio=settings.trace_ratio
