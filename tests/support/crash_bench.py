@@ -117,7 +117,8 @@ class Bench:
             case "runner":
                 # The one at work, or else the one that stands by.
                 for runner in until(lambda: marked(self.lock_dir), "there is a runner to kill"):
-                    runner.kill()
+                    with suppress(psutil.NoSuchProcess):  # it ended by itself, a moment ago
+                        runner.kill()
             case _:
                 self.stack.kill(victim)
 

@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import psycopg
 from tests.support.crash_bench import Bench, Process, running
 from tests.support.follower import Follower
@@ -143,7 +144,8 @@ class Soak:
                 self._other = self._bench.start_worker()
             case "runner":
                 for runner in marked(self._bench.lock_dir):
-                    runner.kill()
+                    with suppress(psutil.NoSuchProcess):  # it ended by itself, a moment ago
+                        runner.kill()
             case _:
                 self._bench.kill(victim)
                 self._bench.revive(victim)
