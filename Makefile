@@ -57,7 +57,8 @@ HOSTILE := $(addprefix tests/integration/test_supervisor_,$(addsuffix .py,\
 hostile-loop: $(READY) ## 20 rounds (ROUNDS) of runners that misbehave; what differed, JUnit files in reports/
 	@mkdir -p reports && rm -f reports/hostile-*.xml
 	@for round in $$(seq 1 $(ROUNDS)); do \
-	  $(BIN)/python -m pytest -q -p no:cacheprovider --junitxml=reports/hostile-$$round.xml $(HOSTILE) || true; \
+	  $(BIN)/python -m pytest -q -p no:cacheprovider -n $(LANES) --dist loadfile \
+	    --junitxml=reports/hostile-$$round.xml $(HOSTILE) || true; \
 	done
 	@PYTHONPATH=. $(BIN)/python -m tests.support.rounds $(ROUNDS) reports/hostile-*.xml
 
