@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +14,7 @@ import anyio
 import psutil
 import pytest
 from tests.support import runners
-from tests.support.harness import Bench, marked, serving, until
+from tests.support.harness import Bench, marked, serve, serving, until
 from tests.support.probes import BlindProbe, FakeProbe
 
 from shared.events import Code
@@ -33,15 +32,6 @@ SHORT_LEASE: dict[str, Any] = {"lease_s": 4.0, "lease_renew_s": 0.1, "kill_deadl
 
 class Unforeseen(Exception):
     pass
-
-
-def serve(test: Callable[[Bench], Awaitable[None]], **options: Any) -> None:
-    async def main() -> None:
-        async with serving(runners.main, **options) as bench:
-            await bench.in_state("free")
-            await test(bench)
-
-    anyio.run(main)
 
 
 def raise_once(bench: Bench, monkeypatch: pytest.MonkeyPatch, call: str, job: UUID) -> None:

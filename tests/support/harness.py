@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
@@ -25,6 +25,7 @@ from uuid import UUID, uuid4
 
 import anyio
 import psutil
+from tests.support import runners
 from tests.support.memory_objects import MemoryObjects
 from tests.support.memory_store import MemoryStepStore, StoredJob, StoredStep, Work
 
@@ -334,3 +335,18 @@ def _lives(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
         return process.status() != psutil.STATUS_ZOMBIE
     return False
+
+
+def serve(test: Callable[[Bench], Awaitable[None]], **options: Any) -> None:
+    """Run a test against a supervisor whose slots have had their first verdict."""
+
+    async def main() -> None:
+        async with serving(runners.main, **options) as bench:
+            await bench.in_state("free", "lost", "quarantined")
+            await test(bench)
+
+    anyio.run(main)
+
+
+def metric(bench: Bench, name: str, **labels: str) -> float | None:
+    return bench.metrics.registry.get_sample_value(name, labels)

@@ -1,0 +1,91 @@
+"""Where runners come from: one that stands by, used once, or a fresh one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.support.harness import Bench, serve, until
+
+from shared.states import StepState
+from supervisor.devices import Device
+from supervisor.runner_process import RunnerProcess
+from supervisor.tree import MARKER, marker_of
+
+
+def test_a_standby_is_used_once_and_replaced() -> None:
+    async def test(bench: Bench) -> None:
+        await until(lambda: len(bench.processes()) == 1, "a standby")
+        (first,) = bench.processes()
+        job = bench.submit("polite")
+        await bench.running(job)
+        assert bench.processes() == [first]
+        bench.store.request_cancel(job)
+        await bench.ended(job)
+        await until(lambda: len(bench.processes()) == 1, "another standby")
+        (second,) = bench.processes()
+        assert second != first
+
+    serve(test, standby=True)
+
+
+def test_a_runner_is_born_with_what_it_keeps_and_the_worker_keeps_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD"):
+        monkeypatch.setenv(name, "a-token")
+    monkeypatch.setenv("LC_TIME", "C")
+
+    async def test(bench: Bench) -> None:
+        before = dict(os.environ)
+        job = bench.submit("polite")
+        await bench.running(job)
+        (runner,) = bench.processes()
+        born = Path(f"/proc/{runner.pid}/environ").read_text().split("\0")
+        assert {"LC_TIME=C", "CUDA_VISIBLE_DEVICES=", f"{MARKER}={marker_of(runner.pid)}"} <= set(
+            born
+        )
+        assert not [entry for entry in born if "a-token" in entry]
+        assert dict(os.environ) == before
+        bench.store.request_cancel(job)
+
+    serve(test)
+
+
+def test_a_dead_standby_is_not_used() -> None:
+    async def test(bench: Bench) -> None:
+        await until(lambda: len(bench.processes()) == 1, "a standby")
+        (standby,) = bench.processes()
+        standby.kill()
+        await until(lambda: not standby.is_running() or standby.status() == "zombie", "dead")
+        step = await bench.ended(bench.submit("quick"))
+        assert (step.state, step.attempt, step.losses) == (StepState.SUCCEEDED, 1, 0)
+
+    serve(test, standby=True)
+
+
+def test_a_host_that_cannot_start_a_process_costs_a_loss_and_no_worker() -> None:
+    async def test(bench: Bench) -> None:
+        take, failures = bench.runners.take, [OSError("no more processes")]
+
+        def fail_once(device: Device) -> RunnerProcess:
+            if failures:
+                raise failures.pop()
+            return take(device)
+
+        bench.runners.take = fail_once  # type: ignore[method-assign]
+        step = await bench.ended(bench.submit("quick"))
+        assert (step.state, step.attempt, step.losses) == (StepState.SUCCEEDED, 1, 1)
+
+    serve(test)
+
+
+def test_a_worker_that_served_many_steps_keeps_no_zombie() -> None:
+    async def test(bench: Bench) -> None:
+        for _ in range(3):
+            await bench.ended(bench.submit("leaves_grandchild"))
+        await bench.in_state("free")
+        assert bench.children() == set()
+
+    serve(test, exit_grace_s=0.05)
