@@ -122,6 +122,9 @@ def test_devices_have_ids_of_their_own_and_are_the_same_each_time(probe: DeviceP
         found = await probe.devices()
         assert len({device.id for device in found}) == len(found) >= 1
         assert [device.index for device in found] == list(range(len(found)))
+        # What a device may differ by, before and after: the contract's numbers (OR-001).
+        slack = {"cuda": 64 << 20, "cpu": 0}
+        assert all(device.epsilon_bytes == slack[device.kind] for device in found)
         assert await probe.devices() == found
 
     with_probe(probe, test)

@@ -285,3 +285,20 @@ def test_our_own_group_is_never_signalled(table: Table, monkeypatch: pytest.Monk
     ProcessTree(ROOT, OURS).terminate()  # before its setsid
     assert groups == []
     assert table.signals == [(ROOT, signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("end", [ProcessTree.terminate, ProcessTree.kill])
+def test_a_group_is_a_strangers_once_its_leader_was_collected(
+    table: Table, monkeypatch: pytest.MonkeyPatch, end: Callable[[ProcessTree], None]
+) -> None:
+    groups: list[int] = []
+    monkeypatch.setattr(os, "getpgid", lambda pid: pid)
+    monkeypatch.setattr(os, "killpg", lambda pid, number: groups.append(pid))
+    tree = ProcessTree(ROOT, OURS)
+    table.add(1, ROOT)
+    tree.observe()
+    table.end(ROOT)
+    table.add(ROOT, 77, THEIRS)  # reused
+    end(tree)
+    assert groups == []
+    assert {pid for pid, _ in table.signals} == {1}
