@@ -11,14 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fastapi import FastAPI
 from pydantic import SecretStr
 
 from api.app import create_app
 from shared.settings import Settings
 
 
-def document() -> dict[str, Any]:
-    """The same on every machine: it depends on no setting and opens nothing."""
+def application() -> FastAPI:
+    """The API as it is described: the same on every machine, and it opens nothing."""
     unused = SecretStr("unused")
     settings = Settings.model_construct(
         database_url=SecretStr("postgresql://unused"),
@@ -27,7 +28,11 @@ def document() -> dict[str, Any]:
         s3_access_key=unused,
         s3_secret_key=unused,
     )
-    return create_app(settings).openapi()
+    return create_app(settings)
+
+
+def document() -> dict[str, Any]:
+    return application().openapi()
 
 
 def main(arguments: list[str]) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from fastapi.routing import iter_route_contexts
-from pydantic import SecretStr
 from starlette.applications import Starlette
 
-from api.app import create_app
-from shared.settings import Settings
+from api.openapi import application
 from supervisor import health
 from supervisor.metrics import Metrics
 from supervisor.slots import SlotTable
@@ -23,15 +21,7 @@ def routes(app: Starlette) -> set[str]:
 
 
 def api_routes() -> set[str]:
-    unused = SecretStr("unused")
-    settings = Settings.model_construct(
-        database_url=SecretStr("postgresql://unused"),
-        redis_url=SecretStr("redis://unused"),
-        s3_endpoint="http://unused",
-        s3_access_key=unused,
-        s3_secret_key=unused,
-    )
-    return routes(create_app(settings))
+    return routes(application())
 
 
 def worker_routes() -> set[str]:
