@@ -41,9 +41,9 @@ class Scene:
         return [json.loads(line) for line in lines]
 
     def lines(self) -> list[dict[str, Any]]:
-        """What the first worker has logged: every line is one of NDJSON, its runners' words too."""
+        """What the first worker has logged, without Celery's own words when it is told to stop."""
         text = self.worker.log.read_text()
-        return [json.loads(line) for line in text.splitlines()]
+        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
 @contextmanager
