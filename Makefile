@@ -45,7 +45,7 @@ openapi: $(READY) ## export docs/openapi/openapi.v1.json
 	@$(BIN)/python -m api.openapi docs/openapi/openapi.v1.json
 
 lifecycle: $(READY) ## draw docs/lifecycle.md from the table
-	@$(BIN)/python -m supervisor.diagram
+	@$(BIN)/python -m supervisor.lifecycle.diagram
 
 test-gpu: $(READY) ## the reclaim tests on an NVIDIA GPU
 	@$(BIN)/python -m pytest tests/gpu tests/unit/test_supervisor_probes.py -m gpu -s $(PYTEST_ARGS)

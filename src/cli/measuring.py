@@ -27,10 +27,10 @@ from shared.messages import (
 from shared.model_schema import MAX_SIDE, MIN_SIDE, UPSCALING_OF, ModelDescriptor
 from shared.presets import Preset
 from shared.registry import read_model
-from supervisor.cpu_probe import CpuProbe
-from supervisor.devices import DeviceLost, DeviceProbe
-from supervisor.gpu_probe import GpuProbe, MpsRefused
-from supervisor.measure import Need, Peak, Subject, measure, need_of
+from supervisor.devices.cpu import CpuProbe
+from supervisor.devices.device import DeviceLost, DeviceProbe
+from supervisor.devices.gpu import GpuProbe, MpsRefused
+from supervisor.devices.profiler import Need, Peak, Subject, measure, need_of
 
 Size = tuple[int, int]
 # Memory depends on the steps only through the first ones, which allocate what the rest reuses.

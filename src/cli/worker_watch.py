@@ -13,7 +13,8 @@ from cli import parts
 from cli.console import say
 from shared.db.presence import live_workers
 
-# Two heartbeats (`supervisor.presence.BEAT_S`, ten seconds) and the check of the files between.
+# Two heartbeats (`supervisor.membership.heartbeat.BEAT_S`, ten seconds) and the check of the files
+# between.
 WAIT_S = 22.0
 LOOK_EVERY_S = 0.5
 

@@ -33,13 +33,14 @@ _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})
 # Bounds of a worker's end that are no settings; `test_stop_grace` holds them against their owners.
 # A claim's transaction that was begun before SIGTERM (`shared.db.engine`).
 CLAIM_IN_FLIGHT_S = 20.0
-# A question to a GPU that hangs is not cut off by its step's deadline (`supervisor.nvml_client`).
+# A question to a GPU that hangs is not cut off by its step's deadline
+# (`supervisor.devices.nvml_client`).
 READING_IN_FLIGHT_S = 22.0
 # Standbys 10, whatever else lives 5, the good-bye 20, NVML helpers 2. Then the process ends at
 # once: it waits for no child that does not die, and for no thread of an upload that was given up.
 LEAVING_S = 10.0 + 5.0 + 20.0 + 2.0
 
-# How far apart two looks at a tree may be that is to be gone (`supervisor.runner_process`).
+# How far apart two looks at a tree may be that is to be gone (`supervisor.processes.child`).
 LEAST_MARGIN_S = 0.2
 
 

@@ -23,7 +23,7 @@ from shared.door import user_of
 from shared.errors import InfraUnavailable, Unauthorized
 from shared.keys import ApiKey
 from supervisor.metrics import Metrics
-from supervisor.slots import SlotTable
+from supervisor.slots.table import SlotTable
 
 _CHECK_S = 3.0
 

@@ -28,19 +28,19 @@ from shared.claims import Claim, Offer, PinnedModel, StepStore
 from shared.errors import InfraUnavailable
 from shared.settings import Settings
 from shared.tracing import Tracer
-from supervisor.devices import DeviceProbe
-from supervisor.driver import StepDriver
+from supervisor.devices.device import DeviceProbe
+from supervisor.execution.byte_budget import Spool
+from supervisor.execution.context import Host
+from supervisor.execution.executor import StepDriver
+from supervisor.execution.uploader import ArtifactStore
 from supervisor.fence import boottime
-from supervisor.host import Host
-from supervisor.lifecycle import Kind
+from supervisor.lifecycle.machine import Kind
+from supervisor.maintenance.rescuer import Sweeper
 from supervisor.metrics import Metrics
-from supervisor.runner_process import end_every_tree
-from supervisor.runners import Runners
-from supervisor.slot_keeper import SlotKeeper
-from supervisor.slots import Slot, SlotState, SlotTable
-from supervisor.spool import Spool
-from supervisor.sweeper import Sweeper
-from supervisor.uploads import ArtifactStore
+from supervisor.processes.child import end_every_tree
+from supervisor.slots.reconciler import SlotKeeper
+from supervisor.slots.runner_pool import Runners
+from supervisor.slots.table import Slot, SlotState, SlotTable
 
 log = logging.getLogger(__name__)
 

@@ -23,6 +23,8 @@ from shared.db.engine import Database
 from shared.db.steps import PostgresStepStore
 from shared.door import is_loopback
 from shared.errors import InfraUnavailable
+from shared.linux.file_lock import FileLock, LockTaken, LockUnusable, worker_lock, worker_mark
+from shared.linux.prctl import adopt_orphans, hide_from_runners, lists_children
 from shared.logs import configure_logging
 from shared.retention import prune
 from shared.settings import Settings, forget_secrets, settings_or_exit
@@ -30,21 +32,19 @@ from shared.startup import NotReady, wait_for_parts
 from shared.storage import ObjectStore, open_store
 from shared.tracing import Tracer, open_tracer
 from supervisor import health
-from supervisor.device_locks import DeviceLocks, OwnedProbe
-from supervisor.devices import Device, DeviceLost, DeviceProbe
-from supervisor.dispatch import consume
-from supervisor.entering import enter
-from supervisor.host_models import HostModels
-from supervisor.locks import FileLock, LockTaken, LockUnusable, worker_lock, worker_mark
+from supervisor.devices.device import Device, DeviceLost, DeviceProbe
+from supervisor.devices.discovery import open_probe
+from supervisor.devices.ownership import DeviceLocks, OwnedProbe
+from supervisor.dispatch.consumer import consume
+from supervisor.maintenance.pruner import Pruner
+from supervisor.membership.heartbeat import BEAT_S, Presence
+from supervisor.membership.local_models import HostModels
+from supervisor.membership.registration import enter
 from supervisor.metrics import Metrics
-from supervisor.orphans import dead, died, kill_orphans
-from supervisor.presence import BEAT_S, Presence
-from supervisor.probes import open_probe
-from supervisor.process_setup import adopt_orphans, hide_from_runners, lists_children
-from supervisor.pruner import Pruner
-from supervisor.runner_process import start_tracker
-from supervisor.runners import Runners
-from supervisor.slots import SlotTable
+from supervisor.processes.child import start_tracker
+from supervisor.processes.orphans import dead, died, kill_orphans
+from supervisor.slots.runner_pool import Runners
+from supervisor.slots.table import SlotTable
 from supervisor.supervisor import Ports, Supervisor, every
 
 log = logging.getLogger(__name__)

@@ -36,7 +36,7 @@ from tests.integration.test_supervisor_hostile import (  # noqa: F401 - they run
 from tests.support import direct_nvml
 from tests.support.places import GPU
 
-from supervisor.gpu_probe import EPSILON_BYTES
+from supervisor.devices.gpu import EPSILON_BYTES
 
 NO_DRIVER = not Path("/proc/driver/nvidia/version").exists()
 

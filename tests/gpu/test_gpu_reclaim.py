@@ -25,8 +25,8 @@ from tests.support.places import CUDA_PRESET, OneGpu
 
 from shared.events import Code
 from shared.states import Reason, StepState
-from supervisor.gpu_probe import EPSILON_BYTES
-from supervisor.tree import ProcessTree, every_pid
+from supervisor.devices.gpu import EPSILON_BYTES
+from supervisor.processes.tree import ProcessTree, every_pid
 
 NO_DRIVER = not Path("/proc/driver/nvidia/version").exists()
 

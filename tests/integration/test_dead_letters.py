@@ -21,7 +21,7 @@ from shared.dead_messages import KEY, MOST, DeadMessages, dead_message
 from shared.errors import Conflict, ModelUnavailable, NotFound
 from shared.states import Reason, Status
 from shared.storage import open_store
-from supervisor import dispatch
+from supervisor.dispatch import consumer as dispatch
 
 LAST = {"code": "runner_crashed", "message": "exit status 1", "details": {}}
 ERROR = {

@@ -18,7 +18,7 @@ from cli.model_folders import bundled, install, register
 from shared.claims import PinnedModel
 from shared.db.engine import Database
 from shared.registry import describe_folder, read_model, write_descriptor
-from supervisor.host_models import HostModels
+from supervisor.membership.local_models import HostModels
 
 WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 SCHEDULER = "scheduler/scheduler_config.json"

@@ -21,9 +21,9 @@ from tests.support.crash_runner import OVERLAPS
 from tests.support.invariants import Settled
 from tests.support.worker_process import until
 
+from shared.linux.file_lock import worker_mark
 from shared.storage import open_store
-from supervisor.locks import worker_mark
-from supervisor.tree import MARKER
+from supervisor.processes.tree import MARKER
 
 DATA = b"a picture"
 SHA256 = hashlib.sha256(DATA).hexdigest()

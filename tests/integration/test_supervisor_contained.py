@@ -19,11 +19,11 @@ from tests.support.probes import BlindProbe, FakeProbe
 
 from shared.events import Code
 from shared.states import Reason, StepState
-from supervisor import runners as runners_module
-from supervisor import tree as tree_module
-from supervisor.runner_process import RunnerProcess
+from supervisor.processes import tree as tree_module
+from supervisor.processes.child import RunnerProcess
+from supervisor.processes.tree import ProcessTree, every_tree
+from supervisor.slots import runner_pool as runners_module
 from supervisor.supervisor import Supervisor
-from supervisor.tree import ProcessTree, every_tree
 
 GPU = {"gpu": "0", "uuid": "cpu-0"}
 # fence 2 s, dead-man timer 3.6 s, all within a lease of 4 s
@@ -111,7 +111,7 @@ def test_words_that_trip_us_cost_the_step_that_said_them(monkeypatch: pytest.Mon
     def trip(*_: Any) -> None:
         raise Unforeseen
 
-    monkeypatch.setattr("supervisor.progress_notes.ProgressNotes.advance", trip)
+    monkeypatch.setattr("supervisor.recording.progress.ProgressNotes.advance", trip)
 
     async def test(bench: Bench) -> None:
         job = bench.submit("polite")

@@ -14,10 +14,10 @@ from tests.support.probes import FakeProbe, LeakyProbe, SlowProbe
 
 from shared.events import Code
 from shared.states import Reason, StepState
-from supervisor.devices import Device, Reading
+from supervisor.devices.device import Device, Reading
 from supervisor.health import Health, create_app
-from supervisor.presence import told
-from supervisor.tree import ProcessTree
+from supervisor.membership.heartbeat import told
+from supervisor.processes.tree import ProcessTree
 
 LEAK_BYTES = 3 << 20
 

@@ -14,15 +14,15 @@ from tests.support.harness import settings_for_tests
 from tests.support.worker_process import DEADLINE_S, Worker, until, workers
 
 from shared.db.engine import Database
+from shared.linux.file_lock import FileLock, worker_lock
 from shared.startup import NotReady
-from supervisor import entering
-from supervisor.devices import Device
-from supervisor.entering import enter
-from supervisor.host_models import HostModels
-from supervisor.locks import FileLock, worker_lock
-from supervisor.orphans import died
-from supervisor.presence import Presence
-from supervisor.slots import SlotTable
+from supervisor.devices.device import Device
+from supervisor.membership import registration
+from supervisor.membership.heartbeat import Presence
+from supervisor.membership.local_models import HostModels
+from supervisor.membership.registration import enter
+from supervisor.processes.orphans import died
+from supervisor.slots.table import SlotTable
 
 
 def device(name: str, kind: str = "cuda") -> Device:
@@ -134,7 +134,7 @@ def test_a_worker_whose_lock_is_seen_to_be_free_is_not_waited_for(
 def test_of_two_that_start_together_one_enters(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entering, "ENTER_S", 1.0)
+    monkeypatch.setattr(registration, "ENTER_S", 1.0)
 
     async def test(host: Host) -> None:
         both = [host.worker(device("GPU-a"))[1] for _ in range(2)]

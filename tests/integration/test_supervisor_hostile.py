@@ -23,10 +23,10 @@ from tests.support.places import CPU
 from shared.events import Code
 from shared.frames import encode
 from shared.states import Reason, StepState
-from supervisor import channel
-from supervisor.journal import Journal
-from supervisor.runner_process import Entry
-from supervisor.tree import ProcessTree
+from supervisor.processes import channel
+from supervisor.processes.child import Entry
+from supervisor.processes.tree import ProcessTree
+from supervisor.recording.event_recorder import Journal
 
 # Stay until they are ended, a second or more after they took what they hold.
 LASTING = {"stuck_in_c", "spins", "forks", "chain_of_forks", "half_a_frame"}

@@ -14,7 +14,7 @@ from tests.support.harness import Bench, serving, until
 
 from shared.events import Code
 from shared.states import Reason, Status, StepState
-from supervisor import inputs
+from supervisor.execution import inputs
 
 Test = Callable[[Bench], Awaitable[None]]
 

@@ -14,10 +14,11 @@ from tests.support.probes import FakeProbe
 
 from shared.events import Code
 from shared.states import Reason, StepState
-from supervisor import nvml_client, supervisor
-from supervisor.devices import Device, Reading
-from supervisor.gpu_probe import GpuProbe
-from supervisor.tree import ProcessTree
+from supervisor import supervisor
+from supervisor.devices import nvml_client
+from supervisor.devices.device import Device, Reading
+from supervisor.devices.gpu import GpuProbe
+from supervisor.processes.tree import ProcessTree
 
 
 def test_a_lost_device_takes_out_its_slot_alone_and_returns() -> None:

@@ -16,9 +16,9 @@ from tests.support.probes import LeakyProbe
 from shared.claims import Claim, Offer
 from shared.events import Code
 from shared.states import Reason, StepState
-from supervisor.devices import Device
+from supervisor.devices.device import Device
 from supervisor.fence import boottime
-from supervisor.runner_process import Entry
+from supervisor.processes.child import Entry
 
 # fence 2 s, dead-man timer 3.6 s, all within a lease of 4 s
 SHORT_LEASE: dict[str, Any] = {

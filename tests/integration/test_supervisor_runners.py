@@ -9,9 +9,9 @@ import pytest
 from tests.support.harness import Bench, serve, until
 
 from shared.states import StepState
-from supervisor.devices import Device
-from supervisor.runner_process import RunnerProcess
-from supervisor.tree import MARKER, marker_of
+from supervisor.devices.device import Device
+from supervisor.processes.child import RunnerProcess
+from supervisor.processes.tree import MARKER, marker_of
 
 
 def test_a_standby_is_used_once_and_replaced() -> None:

@@ -28,10 +28,10 @@ from tests.support.worker_process import (
 from shared.db.create import NewJob, NewStep, create_job
 from shared.db.engine import Database
 from shared.db.models import Model, upsert_model
+from shared.linux.file_lock import FileLock, worker_lock, worker_mark
 from shared.presets import presets
 from shared.registry import read_model
-from supervisor.locks import FileLock, worker_lock, worker_mark
-from supervisor.tree import MARKER
+from supervisor.processes.tree import MARKER
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from tests.support.runners import Line, behave, finish, polite, stay
 
 from runner.entry import become_runner, leave
-from supervisor.witness import hold_context
+from supervisor.devices.context_holder import hold_context
 
 HELD_BYTES = 512 << 20
 # Long enough to be found there by any test, and over by itself some time later.

@@ -15,7 +15,7 @@ def main() -> int:
     from runner import entry
     from shared.settings import Settings
     from supervisor import worker
-    from supervisor.gpu_probe import GpuProbe
+    from supervisor.devices.gpu import GpuProbe
 
     def open_probe(settings: Settings, worker_mark: str) -> GpuProbe:
         return GpuProbe(worker_mark, entry=nvml_helpers.healthy, witness_entry=witnesses.cannot)

@@ -30,19 +30,19 @@ from tests.support.memory_objects import MemoryObjects
 from tests.support.memory_store import MemoryStepStore, StoredJob, StoredStep, Work
 
 from shared.events import Code, NewEvent
+from shared.linux.prctl import adopt_orphans
 from shared.settings import Settings
 from shared.states import TERMINAL
 from shared.tracing import Tracer
-from supervisor import ends
-from supervisor.cpu_probe import CpuProbe
-from supervisor.devices import DeviceProbe
+from supervisor.devices.cpu import CpuProbe
+from supervisor.devices.device import DeviceProbe
 from supervisor.metrics import Metrics
-from supervisor.process_setup import adopt_orphans
-from supervisor.runner_process import Entry
-from supervisor.runners import Runners
-from supervisor.slots import Slot, SlotTable
+from supervisor.outcomes import result
+from supervisor.processes.child import Entry
+from supervisor.processes.tree import marker_of
+from supervisor.slots.runner_pool import Runners
+from supervisor.slots.table import Slot, SlotTable
 from supervisor.supervisor import Ports, Supervisor
-from supervisor.tree import marker_of
 
 # A bound for a machine that is busy with other things, never a wait.
 DEADLINE_S = 40.0
@@ -294,8 +294,8 @@ def _worker_process(worker_id: UUID) -> Iterator[set[psutil.Process]]:
     try:
         with (
             patch.multiple("supervisor.supervisor", **KEEPERS),
-            patch.multiple("supervisor.slot_keeper", **SLOTS),
-            patch.multiple(ends, **BUSY),
+            patch.multiple("supervisor.slots.reconciler", **SLOTS),
+            patch.multiple(result, **BUSY),
         ):
             yield before
         left = {process for process in _children() - before if _lives(process)}

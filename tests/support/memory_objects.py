@@ -1,4 +1,4 @@
-"""In-memory twin of `supervisor.uploads.ArtifactStore`."""
+"""In-memory twin of `supervisor.execution.uploader.ArtifactStore`."""
 
 from __future__ import annotations
 

@@ -13,10 +13,10 @@ from uuid import uuid4
 from tests.support import cuda_runners, runners
 from tests.support.harness import PRESET
 
-from supervisor.devices import Device, DeviceProbe, Reading
-from supervisor.gpu_probe import EPSILON_BYTES, GpuProbe
-from supervisor.runner_process import Entry
-from supervisor.tree import ProcessTree
+from supervisor.devices.device import Device, DeviceProbe, Reading
+from supervisor.devices.gpu import EPSILON_BYTES, GpuProbe
+from supervisor.processes.child import Entry
+from supervisor.processes.tree import ProcessTree
 
 CUDA_PRESET = PRESET | {"name": "gpu-test", "device": "cuda"}
 

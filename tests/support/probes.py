@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import anyio
 
-from supervisor.cpu_probe import CpuProbe
-from supervisor.devices import Device, DeviceLost, Reading
-from supervisor.tree import ProcessTree
+from supervisor.devices.cpu import CpuProbe
+from supervisor.devices.device import Device, DeviceLost, Reading
+from supervisor.processes.tree import ProcessTree
 
 FOREIGN_PID = 1  # init: alive, and never ours
 

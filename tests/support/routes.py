@@ -8,7 +8,7 @@ from starlette.applications import Starlette
 from api.openapi import application
 from supervisor import health
 from supervisor.metrics import Metrics
-from supervisor.slots import SlotTable
+from supervisor.slots.table import SlotTable
 
 
 def routes(app: Starlette) -> set[str]:

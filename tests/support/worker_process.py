@@ -19,8 +19,8 @@ from uuid import UUID
 
 import psutil
 
-from supervisor.locks import worker_mark
-from supervisor.tree import marker_of
+from shared.linux.file_lock import worker_mark
+from supervisor.processes.tree import marker_of
 
 DEADLINE_S = 90.0
 _NOBODY = UUID(int=0)

@@ -6,8 +6,8 @@ import re
 from dataclasses import replace
 
 from shared.states import TERMINAL, StepState
-from supervisor.diagram import PAGE, VERDICT, diagram, page, rows
-from supervisor.lifecycle import TABLE
+from supervisor.lifecycle.diagram import PAGE, VERDICT, diagram, page, rows
+from supervisor.lifecycle.machine import TABLE
 
 ARROW = re.compile(r"^    (\S+) --> (\S+?)(?:: (.+))?$")
 
@@ -18,7 +18,7 @@ def arrows(text: str) -> list[tuple[str, str, str]]:
 
 
 def test_the_page_is_what_the_table_generates() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m supervisor.diagram"
+    assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m supervisor.lifecycle.diagram"
 
 
 def test_a_changed_row_changes_the_page() -> None:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from tests.support.harness import settings_for_tests
 
 from shared.settings import LEAST_MARGIN_S, describe
-from supervisor.runner_process import _SCAN_MOST_S
+from supervisor.processes.child import _SCAN_MOST_S
 
 
 def refusal(**changes: float) -> str:

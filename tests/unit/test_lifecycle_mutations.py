@@ -16,7 +16,7 @@ from tests.unit import test_lifecycle_table, test_lifecycle_verdicts
 from tests.unit.test_lifecycle_table import Advance, Claim
 
 from shared.states import StepState
-from supervisor.lifecycle import TABLE, IllegalEvent, Row, advance
+from supervisor.lifecycle.machine import TABLE, IllegalEvent, Row, advance
 
 CLAIMS = test_lifecycle_table.CLAIMS + test_lifecycle_verdicts.CLAIMS
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from shared.states import OWNED, TERMINAL, TRANSIENT, Reason, StepState
-from supervisor.lifecycle import (
+from supervisor.lifecycle.machine import (
     TABLE,
     Effect,
     Event,

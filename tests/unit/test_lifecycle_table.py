@@ -14,8 +14,8 @@ from dataclasses import replace
 import pytest
 
 from shared.states import OWNED, TERMINAL, Reason, StepState
-from supervisor import lifecycle
-from supervisor.lifecycle import Effect, Event, IllegalEvent, Kind, Signal, Slot, Step
+from supervisor.lifecycle import machine
+from supervisor.lifecycle.machine import Effect, Event, IllegalEvent, Kind, Signal, Slot, Step
 
 Advance = Callable[[Step, Event], tuple[Step, tuple[Effect, ...]]]
 Claim = Callable[[Advance], None]
@@ -116,7 +116,7 @@ def back_in_queue(
 
 @pytest.fixture
 def advance() -> Advance:
-    return lifecycle.advance
+    return machine.advance
 
 
 # Before a claim -----------------------------------------------------------------------------------

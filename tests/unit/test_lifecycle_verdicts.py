@@ -9,8 +9,8 @@ import pytest
 from tests.unit.test_lifecycle_table import Advance, Claim
 
 from shared.states import TRANSIENT, Reason, StepState
-from supervisor import lifecycle
-from supervisor.lifecycle import Event, IllegalEvent, Kind, Slot, Step, outcome
+from supervisor.lifecycle import machine
+from supervisor.lifecycle.machine import Event, IllegalEvent, Kind, Slot, Step, outcome
 
 S, K, R = StepState, Kind, Reason
 
@@ -43,7 +43,7 @@ def stillborn(advance: Advance, step: Step) -> Step:
 
 @pytest.fixture
 def advance() -> Advance:
-    return lifecycle.advance
+    return machine.advance
 
 
 def test_a_good_result_succeeds(advance: Advance) -> None:

@@ -22,7 +22,7 @@ from shared.presets import (
 )
 from shared.registry import NATIVE_SIDE, SCALE_OF
 from shared.settings import Settings, describe
-from supervisor.measure import Peak, need_of
+from supervisor.devices.profiler import Peak, need_of
 
 SOUND = """
 name = "mine"

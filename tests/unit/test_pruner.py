@@ -10,9 +10,9 @@ import pytest
 
 from shared.errors import InfraUnavailable
 from shared.retention import Pruned
-from supervisor import pruner
+from supervisor.maintenance import pruner
+from supervisor.maintenance.pruner import Pruner
 from supervisor.metrics import Metrics
-from supervisor.pruner import Pruner
 
 Outcome = Pruned | Exception | None
 

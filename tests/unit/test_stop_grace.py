@@ -15,8 +15,10 @@ from shared.db import engine
 from shared.db.engine import Database
 from shared.settings import Settings
 from shared.tracing import Tracer
-from supervisor import nvml_client, runner_process, runners
-from supervisor.devices import DeviceProbe
+from supervisor.devices import nvml_client
+from supervisor.devices.device import DeviceProbe
+from supervisor.processes import child
+from supervisor.slots import runner_pool
 from supervisor.worker import leave
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "architecture.md"
@@ -34,7 +36,7 @@ def test_waits_that_are_no_settings_are_those_of_whoever_waits() -> None:
     assert settings_module.CLAIM_IN_FLIGHT_S == engine.PATIENCE_S
     assert settings_module.READING_IN_FLIGHT_S == nvml_client.START_S + nvml_client.END_S
     assert settings_module.LEAVING_S == (
-        runners.CLOSE_S + runner_process.END_ALL_S + engine.PATIENCE_S + nvml_client.END_S
+        runner_pool.CLOSE_S + child.END_ALL_S + engine.PATIENCE_S + nvml_client.END_S
     )
 
 

@@ -6,8 +6,8 @@ import anyio
 import pytest
 
 from shared.states import Reason
-from supervisor import account as account_module
-from supervisor.account import Account
+from supervisor.outcomes import evidence as account_module
+from supervisor.outcomes.evidence import Account
 
 
 @pytest.mark.parametrize(("ours", "reason"), [(False, Reason.HOST_OOM), (True, "runner_crashed")])

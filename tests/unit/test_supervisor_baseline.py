@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.baseline import Baseline
+from supervisor.slots.baseline import Baseline
 
 EPSILON = 64
 

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from shared.frames import PREFIX, encode
-from supervisor.channel import Channel, FrameError, Truncated
+from supervisor.processes.channel import Channel, FrameError, Truncated
 
 HELLO = encode({"type": "hello"})
 

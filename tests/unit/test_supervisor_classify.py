@@ -9,7 +9,7 @@ import pytest
 
 from shared.messages import Failure
 from shared.states import Reason
-from supervisor.classify import Evidence, NoInput, classify, describe_exit
+from supervisor.outcomes.classify import Evidence, NoInput, classify, describe_exit
 
 FAILURE = Failure(reason="oom", message="no room", details={"peak": 5})
 

@@ -12,16 +12,16 @@ import pytest
 
 from shared.claims import Claim
 from shared.errors import InfraUnavailable
-from supervisor import commit_running as module
 from supervisor import fence
-from supervisor.commit_running import commit_running
-from supervisor.device_watch import DeviceWatch
-from supervisor.devices import Device, DeviceProbe, Reading
+from supervisor.devices.device import Device, DeviceProbe, Reading
+from supervisor.execution import start as module
+from supervisor.execution.context import Try
+from supervisor.execution.device_monitor import DeviceWatch
+from supervisor.execution.start import commit_running
 from supervisor.fence import Fence
-from supervisor.host import Try
-from supervisor.journal import Journal
-from supervisor.lifecycle import Kind
-from supervisor.tree import ProcessTree
+from supervisor.lifecycle.machine import Kind
+from supervisor.processes.tree import ProcessTree
+from supervisor.recording.event_recorder import Journal
 
 GIB = 1 << 30
 GPU = Device(

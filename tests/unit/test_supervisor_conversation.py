@@ -21,7 +21,7 @@ from shared.messages import (
     RunSpec,
     UpscaleSpec,
 )
-from supervisor.conversation import MAX_DEPTH, Conversation, check_storable
+from supervisor.execution.runner_protocol import MAX_DEPTH, Conversation, check_storable
 
 BODY = b"picture"
 STEP: dict[str, Any] = {

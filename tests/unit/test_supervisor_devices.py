@@ -11,12 +11,12 @@ import anyio
 import pytest
 from tests.support.probes import FakeProbe
 
+from shared.linux.file_lock import FileLock, device_lock
+from shared.linux.prctl import lists_children
 from shared.startup import NotReady
 from supervisor import worker
-from supervisor.device_locks import DeviceLocks, OwnedProbe
-from supervisor.devices import Device, DeviceLost
-from supervisor.locks import FileLock, device_lock
-from supervisor.process_setup import lists_children
+from supervisor.devices.device import Device, DeviceLost
+from supervisor.devices.ownership import DeviceLocks, OwnedProbe
 from supervisor.worker import check_kernel, find_devices
 
 

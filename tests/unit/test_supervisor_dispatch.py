@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from supervisor import dispatch
+from supervisor.dispatch import consumer
 
 
 class Nobody:
@@ -26,6 +26,6 @@ def test_the_consumer_goes_by_the_name_of_its_worker(monkeypatch: pytest.MonkeyP
             given.update(options)
             return SimpleNamespace(start=lambda: None, exitcode=0)
 
-    monkeypatch.setattr(dispatch, "Celery", Observed)
-    assert dispatch.consume("redis://localhost:1/0", ("default",), Nobody(), "dreamforge@a.1") == 0
+    monkeypatch.setattr(consumer, "Celery", Observed)
+    assert consumer.consume("redis://localhost:1/0", ("default",), Nobody(), "dreamforge@a.1") == 0
     assert given["hostname"] == "dreamforge@a.1"

@@ -11,9 +11,9 @@ from tests.support.harness import settings_for_tests
 from shared.claims import Claim, End
 from shared.events import Code, NewEvent
 from shared.states import Reason, StepState
-from supervisor.classify import Judgement
-from supervisor.ends import VRAM_RETRY_S, backoff_s, end_of, error_of
-from supervisor.lifecycle import Step
+from supervisor.lifecycle.machine import Step
+from supervisor.outcomes.classify import Judgement
+from supervisor.outcomes.result import VRAM_RETRY_S, backoff_s, end_of, error_of
 
 FIGURES = {
     "gpu_mem_used_before": 1,

@@ -13,9 +13,9 @@ from tests.support.harness import settings_for_tests
 from shared.keys import parse_api_keys
 from shared.startup import NotReady
 from supervisor import health
-from supervisor.devices import Device
+from supervisor.devices.device import Device
 from supervisor.metrics import Metrics
-from supervisor.slots import SlotTable
+from supervisor.slots.table import SlotTable
 from supervisor.worker import check_port
 
 KEYS = parse_api_keys(f"ops:{hashlib.sha256(b'k-ops').hexdigest()}")

@@ -14,8 +14,8 @@ from shared.claims import Claim, Offer
 from shared.events import Code
 from shared.progress import StepProgress
 from shared.states import StepState
-from supervisor import journal as journal_module
-from supervisor.journal import LOGS_PER_S, PROGRESS_EVERY_S, Journal
+from supervisor.recording import event_recorder as journal_module
+from supervisor.recording.event_recorder import LOGS_PER_S, PROGRESS_EVERY_S, Journal
 
 
 class Clock:

@@ -11,11 +11,12 @@ import pytest
 from tests.support.harness import settings_for_tests
 
 from shared.claims import Claim, Stale
-from supervisor import fence, lease_keeper
+from supervisor import fence
+from supervisor.execution import lease
+from supervisor.execution.context import Try
+from supervisor.execution.lease import LeaseKeeper
 from supervisor.fence import Fence
-from supervisor.host import Try
-from supervisor.lease_keeper import LeaseKeeper
-from supervisor.lifecycle import Kind
+from supervisor.lifecycle.machine import Kind
 
 
 class Clock:
@@ -30,7 +31,7 @@ def test_a_renewal_counts_from_when_it_was_sent_though_its_answer_comes_late(
 ) -> None:
     clock = Clock()
     monkeypatch.setattr(fence, "boottime", clock)
-    monkeypatch.setattr(lease_keeper, "boottime", clock)
+    monkeypatch.setattr(lease, "boottime", clock)
     held = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
     told: list[float] = []
     posted: list[Kind] = []

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from supervisor.locks import (
+from shared.linux.file_lock import (
     FileLock,
     LockTaken,
     LockUnusable,
@@ -25,7 +25,7 @@ from supervisor.locks import (
 
 HOLDER = """
 import sys, time, pathlib
-from supervisor.locks import FileLock
+from shared.linux.file_lock import FileLock
 lock = FileLock(pathlib.Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(600)

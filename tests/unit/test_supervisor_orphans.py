@@ -10,10 +10,10 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from supervisor import orphans
-from supervisor.locks import FileLock, worker_lock, worker_mark
-from supervisor.orphans import dead, kill_orphans
-from supervisor.tree import MARKER
+from shared.linux.file_lock import FileLock, worker_lock, worker_mark
+from supervisor.processes import orphans
+from supervisor.processes.orphans import dead, kill_orphans
+from supervisor.processes.tree import MARKER
 
 
 @pytest.fixture

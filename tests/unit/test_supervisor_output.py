@@ -11,8 +11,8 @@ import anyio.lowlevel
 import pytest
 from tests.support.harness import until
 
-from supervisor import output as output_module
-from supervisor.output import BURST_BYTES, Output
+from supervisor.processes import stdio as output_module
+from supervisor.processes.stdio import BURST_BYTES, Output
 
 
 def run(test: Callable[[Output], Awaitable[None]]) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import anyio
 
-from supervisor.devices import Device, Reading
-from supervisor.presence import told
-from supervisor.slots import Slot
+from supervisor.devices.device import Device, Reading
+from supervisor.membership.heartbeat import told
+from supervisor.slots.table import Slot
 
 GPU = Device(
     id="GPU-a", kind="cuda", index=0, name="H", total_bytes=10, epsilon_bytes=0

@@ -24,12 +24,13 @@ from tests.support.probes import (
     SlowProbe,
 )
 
-from supervisor import gpu_probe, nvml_client
-from supervisor.cpu_probe import CpuProbe
-from supervisor.devices import Device, DeviceLost, DeviceProbe
-from supervisor.gpu_probe import GpuProbe, MpsRefused
-from supervisor.runner_process import Entry, RunnerProcess
-from supervisor.tree import ProcessTree
+from supervisor.devices import gpu as gpu_probe
+from supervisor.devices import nvml_client
+from supervisor.devices.cpu import CpuProbe
+from supervisor.devices.device import Device, DeviceLost, DeviceProbe
+from supervisor.devices.gpu import GpuProbe, MpsRefused
+from supervisor.processes.child import Entry, RunnerProcess
+from supervisor.processes.tree import ProcessTree
 
 
 def nvml(entry: Entry) -> GpuProbe:

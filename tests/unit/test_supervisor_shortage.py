@@ -11,8 +11,8 @@ import pytest
 from shared.claims import Claim, PinnedModel
 from shared.model_schema import PartSize
 from shared.presets import preset, presets
-from supervisor.devices import Reading
-from supervisor.shortage import next_smaller, recommendation, shortage
+from supervisor.devices.device import Reading
+from supervisor.outcomes.memory_report import next_smaller, recommendation, shortage
 
 GIB = 1 << 30
 ALL = presets().values()

@@ -8,8 +8,8 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from supervisor.devices import Device
-from supervisor.slots import IllegalMove, Slot, SlotState, SlotTable
+from supervisor.devices.device import Device
+from supervisor.slots.table import IllegalMove, Slot, SlotState, SlotTable
 
 V, F, H, Q, L = (
     SlotState.VERIFYING,

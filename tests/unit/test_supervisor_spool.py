@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 import anyio
 import anyio.lowlevel
 
-from supervisor.spool import Spool
+from supervisor.execution.byte_budget import Spool
 
 
 def test_bytes_are_counted_while_they_are_held() -> None:

@@ -15,9 +15,9 @@ from shared.claims import Offer
 from shared.errors import InfraUnavailable
 from shared.events import Code
 from shared.states import OWNED, Reason, StepState
-from supervisor import sweeper as sweeper_module
+from supervisor.maintenance import rescuer as sweeper_module
+from supervisor.maintenance.rescuer import Sweeper
 from supervisor.metrics import Metrics
-from supervisor.sweeper import Sweeper
 
 LEASE_S = 60.0
 SETTINGS = settings_for_tests(max_attempts=3, max_losses=2, queue_timeout_s=100.0)

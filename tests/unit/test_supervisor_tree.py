@@ -13,9 +13,9 @@ import anyio
 import psutil
 import pytest
 
-from supervisor import tree as tree_module
-from supervisor.runner_process import RunnerProcess
-from supervisor.tree import ProcessTree, every_pid
+from supervisor.processes import tree as tree_module
+from supervisor.processes.child import RunnerProcess
+from supervisor.processes.tree import ProcessTree, every_pid
 
 ROOT = 900_000
 OURS, THEIRS = "worker:1", "worker:2"

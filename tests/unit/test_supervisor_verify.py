@@ -9,11 +9,11 @@ import anyio
 import pytest
 from tests.support.probes import FOREIGN_PID, FakeProbe, LeakyProbe, SlowProbe
 
-from supervisor import verify as verify_module
-from supervisor.baseline import Baseline
-from supervisor.devices import Device, DeviceLost, Reading
-from supervisor.tree import ProcessTree
-from supervisor.verify import Reclaimed, foreign_growth, leaked, unaccounted, verify
+from supervisor.devices.device import Device, DeviceLost, Reading
+from supervisor.processes.tree import ProcessTree
+from supervisor.slots import reclaim as verify_module
+from supervisor.slots.baseline import Baseline
+from supervisor.slots.reclaim import Reclaimed, foreign_growth, leaked, unaccounted, verify
 
 MIB = 1 << 20
 GPU = Device(

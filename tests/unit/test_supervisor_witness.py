@@ -12,11 +12,11 @@ import psutil
 import pytest
 from tests.support import nvml_helpers, witnesses
 
-from supervisor import gpu_probe, witness
-from supervisor.devices import Device
-from supervisor.gpu_probe import GpuProbe
-from supervisor.runner_process import Entry
-from supervisor.tree import marker_of
+from supervisor.devices import context_holder, gpu
+from supervisor.devices.device import Device
+from supervisor.devices.gpu import GpuProbe
+from supervisor.processes.child import Entry
+from supervisor.processes.tree import marker_of
 
 # A driver of three calls. `cuInit` fails where the test says so.
 DRIVER = """
@@ -62,7 +62,7 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
 @pytest.mark.parametrize("driver", [0], indirect=True)
 @pytest.mark.usefixtures("driver")
 def test_a_context_that_nvml_lists_under_our_id_says_that_ids_map() -> None:
-    device = look(witness.main)
+    device = look(context_holder.main)
     assert device.pids_map
     assert device.pids_found == "NVML's process ids are ours"
 
@@ -70,7 +70,7 @@ def test_a_context_that_nvml_lists_under_our_id_says_that_ids_map() -> None:
 @pytest.mark.parametrize("driver", [100], indirect=True)
 @pytest.mark.usefixtures("driver")
 def test_a_driver_without_a_device_leaves_the_total_alone_to_count() -> None:
-    device = look(witness.main)
+    device = look(context_holder.main)
     assert not device.pids_map
     assert "cuInit returned CUDA error 100" in device.pids_found
 
@@ -87,8 +87,8 @@ def test_a_driver_without_a_device_leaves_the_total_alone_to_count() -> None:
 def test_whatever_else_comes_of_it_ids_are_not_trusted(
     monkeypatch: pytest.MonkeyPatch, entry: Entry, words: str
 ) -> None:
-    monkeypatch.setattr(gpu_probe, "WITNESS_S", 1.0 if entry is witnesses.hangs else 20.0)
-    monkeypatch.setattr(gpu_probe, "LISTED_S", 0.3)
+    monkeypatch.setattr(gpu, "WITNESS_S", 1.0 if entry is witnesses.hangs else 20.0)
+    monkeypatch.setattr(gpu, "LISTED_S", 0.3)
     device = look(entry)
     assert not device.pids_map
     assert words in device.pids_found

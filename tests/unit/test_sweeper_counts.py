@@ -13,8 +13,8 @@ from pydantic import SecretStr
 from shared.claims import Abandoned, End, StepStore
 from shared.settings import Settings
 from shared.states import Reason, StepState
+from supervisor.maintenance.rescuer import Sweeper
 from supervisor.metrics import Metrics
-from supervisor.sweeper import Sweeper
 
 SETTINGS = Settings(
     database_url=SecretStr("postgresql://unused"),

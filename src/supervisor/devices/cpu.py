@@ -1,0 +1,42 @@
+"""The CPU as a device: memory is the resident memory of the runner's process tree."""
+
+from __future__ import annotations
+
+import platform
+
+from supervisor.devices import cgroup
+from supervisor.devices.device import Device, Reading
+from supervisor.processes.tree import ProcessTree
+
+
+class CpuProbe:
+    """`DeviceProbe` over `/proc`. Used memory is 0 without a tree, and must be 0 again after it."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+
+    async def devices(self) -> list[Device]:
+        total = cgroup.total_bytes()
+        return [
+            Device(
+                id=f"cpu-{index}",
+                kind="cpu",
+                index=index,
+                name=platform.processor() or platform.machine(),
+                total_bytes=total // self._slots,
+                epsilon_bytes=0,
+                environment={"CUDA_VISIBLE_DEVICES": ""},
+            )
+            for index in range(self._slots)
+        ]
+
+    async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
+        used = 0 if tree is None else tree.rss_bytes()
+        return Reading(
+            total_bytes=device.total_bytes,
+            used_bytes=used,
+            free_bytes=min(cgroup.free_bytes(), max(0, device.total_bytes - used)),
+        )
+
+    async def close(self) -> None:
+        pass

@@ -1,0 +1,81 @@
+"""What this worker has locked, and what becomes of a GPU whose lock somebody else has as well.
+
+A lock's file can be removed under its owner, and another worker may lock the one that is made
+next. Then two workers own a GPU, and neither can prove whose memory is on it. The one who notices
+says so and treats the GPU as lost: its step ends and is tried elsewhere, its slot takes no work,
+and returns when the lock does.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from shared.linux.file_lock import FileLock, LockTaken, LockUnusable, device_lock
+from shared.startup import NotReady
+from supervisor.devices.device import Device, DeviceLost, DeviceProbe, Reading
+from supervisor.processes.tree import ProcessTree
+
+log = logging.getLogger(__name__)
+
+
+class DeviceLocks:
+    """One lock per GPU. CPU slots take none: two workers may share a CPU."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, FileLock] = {}
+        self.taken: dict[str, str] = {}  # by device: who has its lock now, in words
+
+    def take(self, folder: Path, devices: list[Device]) -> None:
+        """Lock every GPU. Raises `NotReady` for the first that is another worker's."""
+        for device in devices:
+            if device.kind != "cpu":
+                self._locks[device.id] = _take(folder, device)
+
+    def touch(self) -> None:
+        """Keep the files young, and find out whose the locks are."""
+        for device_id, lock in self._locks.items():
+            try:
+                lock.touch()
+            except LockTaken as taken:
+                words = f"its lock was removed, and process {taken.holder} has a new one"
+                log.error("GPU %s is owned twice: %s", device_id, words)
+                self.taken[device_id] = words
+            else:
+                self.taken.pop(device_id, None)
+
+    def release(self) -> None:
+        for lock in self._locks.values():
+            lock.release()
+        self._locks.clear()
+
+
+def _take(folder: Path, device: Device) -> FileLock:
+    try:
+        return FileLock(device_lock(folder, device.id))
+    except LockTaken as refused:
+        raise NotReady(
+            f"GPU {device.id} belongs to the worker with pid {refused.holder}, and a worker serves "
+            "every GPU that it sees; stop that one first, or set DF_DEVICE=cpu (locks: DF_LOCK_DIR)"
+        ) from None
+    except LockUnusable as error:
+        raise NotReady(f"DF_LOCK_DIR: {error}; remove it, or set another folder") from None
+
+
+class OwnedProbe:
+    """`DeviceProbe` for which a GPU that is owned twice is lost."""
+
+    def __init__(self, probe: DeviceProbe, locks: DeviceLocks) -> None:
+        self._probe = probe
+        self._locks = locks
+
+    async def devices(self) -> list[Device]:
+        return await self._probe.devices()
+
+    async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
+        if words := self._locks.taken.get(device.id):
+            raise DeviceLost(f"GPU {device.id} is owned twice: {words}")
+        return await self._probe.read(device, tree)
+
+    async def close(self) -> None:
+        await self._probe.close()

@@ -1,0 +1,104 @@
+"""Writes down how a try ended, once, tells and counts it. Silent when it is somebody else's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import anyio
+
+from shared.claims import Claim, End, Stale
+from shared.errors import InfraUnavailable
+from shared.events import NewEvent
+from shared.presets import presets
+from shared.states import STATUS_OF, Reason, Status, StepState
+from supervisor.execution.context import Try
+from supervisor.lifecycle.machine import Step
+from supervisor.outcomes.memory_report import shortage
+from supervisor.outcomes.result import end_of
+
+log = logging.getLogger(__name__)
+
+_RETRY_S = 0.5
+
+
+async def write_verdict(owned: Try, step: Step, *, vram_wait: bool) -> End | None:
+    """Commit the end of `step` and return it; None when it is not ours, or cannot be written.
+
+    Gives up when its lease has long been somebody else's to sweep.
+    """
+    with anyio.move_on_after(owned.host.settings.lease_s):
+        pending = await owned.journal.take()
+        end = _end(owned, step, pending, vram_wait=vram_wait)
+        return await _until_written(owned, step, end, pending)
+    log.error("the verdict could not be written", extra=owned.journal.fields)
+    return None
+
+
+def _end(owned: Try, step: Step, pending: Sequence[NewEvent], *, vram_wait: bool) -> End:
+    account, settings = owned.account, owned.host.settings
+
+    def memory() -> dict[str, Any]:
+        known = presets(settings.presets_dir).values()
+        return shortage(owned.claim, account.before, account.peak_bytes, known)
+
+    return end_of(
+        owned.claim,
+        step,
+        account.judge(),
+        settings,
+        figures=account.figures(),
+        memory=memory,
+        vram_wait=vram_wait,
+        pending=pending,
+    )
+
+
+async def _until_written(
+    owned: Try, step: Step, end: End, pending: Sequence[NewEvent]
+) -> End | None:
+    while True:
+        try:
+            following = await owned.host.store.finish(owned.claim, end)
+        except Stale:
+            log.info("the verdict is not ours to write", extra=owned.journal.fields)
+            return None
+        except InfraUnavailable as error:
+            log.warning("verdict waits: %s", error.message, extra=owned.journal.fields)
+            await anyio.sleep(_RETRY_S)
+            continue
+        if end.state is StepState.QUEUED and following is None:
+            # It was to be tried again, and somebody asked for its end in between.
+            end = end.cancelled(owned.claim)
+        written = {id(event) for event in pending}  # these were told when they happened
+        owned.journal.told(*(event for event in end.events if id(event) not in written))
+        _count(owned, step, end, following)
+        return end
+
+
+def _count(owned: Try, step: Step, end: End, following: UUID | None) -> None:
+    metrics, figures = owned.host.metrics, owned.account.figures()
+    metrics.step_ended(
+        owned.slot.device,
+        before=figures["gpu_mem_used_before"],
+        peak=figures["peak_gpu_mem_used"],
+        after=figures["gpu_mem_used_after"],
+    )
+    if end.reason is None:
+        metrics.retries.labels(reason=step.last_reason or "vram_busy").inc()
+        return
+    metrics.steps.labels(reason=end.reason).inc()
+    if end.reason is Reason.ATTEMPTS_EXHAUSTED:
+        metrics.dead_letters.labels(kind="job").inc()
+    if following is None:
+        status, reason = _of_job(owned.claim, end, end.reason)
+        metrics.jobs_finished.labels(status=status, reason=reason).inc()
+
+
+def _of_job(claim: Claim, end: End, reason: Reason) -> tuple[Status, Reason]:
+    """How the job ended whose last step to run this was (`shared.db.settle`)."""
+    if end.state is StepState.SUCCEEDED and claim.position + 1 < claim.chain_length:
+        return Status.CANCELLED, Reason.CANCELLED  # asked for while this step went on
+    return STATUS_OF[end.state], reason

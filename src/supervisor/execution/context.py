@@ -1,0 +1,61 @@
+"""What a worker lends to each of its steps, and what the parts of one step's driver share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.claims import Claim, StepStore
+from shared.settings import Settings
+from shared.states import Reason
+from shared.tracing import Tracer
+from supervisor.devices.device import DeviceProbe
+from supervisor.execution.byte_budget import Spool
+from supervisor.execution.uploader import ArtifactStore
+from supervisor.lifecycle.machine import Kind
+from supervisor.metrics import Metrics
+from supervisor.outcomes.evidence import Account
+from supervisor.processes.tree import ProcessTree
+from supervisor.recording.event_recorder import Journal
+from supervisor.slots.runner_pool import Runners
+from supervisor.slots.table import Slot
+
+
+class Post(Protocol):
+    """Report a fact to the state machine. Never waits."""
+
+    def __call__(self, kind: Kind, reason: Reason | None = None) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Host:
+    """The worker's side: everything that outlives a step."""
+
+    settings: Settings
+    store: StepStore
+    objects: ArtifactStore
+    probe: DeviceProbe
+    runners: Runners
+    spool: Spool
+    metrics: Metrics
+    model_folder: Callable[[Claim], str | None]
+    slot_freed: Callable[[Slot], None]
+    slot_dirty: Callable[[Slot, ProcessTree | None], None]
+    tracer: Tracer | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Try:
+    """The step's side: one claim, from its slot to its verdict.
+
+    `account` gathers the evidence, `journal` what is told, `post` is how a part reports to the
+    driver, which alone decides.
+    """
+
+    claim: Claim
+    slot: Slot
+    host: Host
+    account: Account
+    journal: Journal
+    post: Post

@@ -1,0 +1,65 @@
+"""Keeps the lease of one try, and its local fence.
+
+Renewing and giving up are two tasks: a renewal may hang in the database, and the fence must hold
+all the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import anyio
+
+from shared.claims import Stale
+from shared.errors import InfraUnavailable
+from supervisor.execution.context import Try
+from supervisor.fence import Fence, boottime
+from supervisor.lifecycle.machine import Kind
+
+log = logging.getLogger(__name__)
+
+_RETRY_S = 0.5
+
+
+class LeaseKeeper:
+    """`renewed` is called after each success, so that the runner's own timer is pushed back."""
+
+    def __init__(self, owned: Try, fence: Fence, *, renewed: Callable[[], None]) -> None:
+        self._try = owned
+        self._fence = fence
+        self._renewed = renewed
+
+    async def renew(self) -> None:
+        """Renew until cancelled, or until the lease is somebody else's.
+
+        Trying goes on past the fence: the runner is gone by then, but what it finished may still be
+        published if the database comes back before anybody swept the step.
+        """
+        owned, settings = self._try, self._try.host.settings
+        pause_s = settings.lease_renew_s
+        while True:
+            await anyio.sleep(pause_s)
+            pause_s, sent = _RETRY_S, boottime()
+            try:
+                with anyio.fail_after(settings.lease_renew_s):
+                    await owned.host.store.renew(owned.claim, settings.lease_s)
+            except Stale:
+                owned.post(Kind.LEASE_GONE)
+                return
+            except (InfraUnavailable, TimeoutError):
+                log.warning("the lease could not be renewed", extra=owned.journal.fields)
+                continue
+            pause_s = settings.lease_renew_s
+            self._fence.renewed(sent)
+            self._renewed()
+
+    async def guard(self, runner_may_live: Callable[[], bool]) -> None:
+        """End the runner in time for whoever may get the step next, whatever a renewal waits for.
+
+        In short sleeps: the fence's clock runs while the machine is suspended, a sleep's does not.
+        """
+        while self._fence.holds:  # noqa: ASYNC110 - a clock, not an event
+            await anyio.sleep(min(self._fence.left_s, _RETRY_S))
+        if runner_may_live():
+            self._try.post(Kind.LEASE_GONE)

@@ -1,0 +1,179 @@
+"""Finished images on their way to the store, and to their rows.
+
+Uploads of one step run beside its sampling, two at a time, and outlive the runner: they hold no
+GPU. An object is written and checked first, its row after it, so a row always names an object that
+is there. The loser of a race (another owner stored the item) deletes its own object.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import anyio
+from anyio.abc import TaskGroup
+
+from shared.claims import Claim, Stale, StepStore, StoredArtifact
+from shared.errors import InfraUnavailable
+from shared.events import Code
+from shared.messages import Artifact
+from supervisor.execution.byte_budget import Spool
+from supervisor.fence import Fence
+from supervisor.outcomes.evidence import Account
+from supervisor.recording.event_recorder import Journal
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 2
+_RETRY_FIRST_S, _RETRY_MOST_S = 0.5, 10.0
+_CONTENT_TYPES = {"png": "image/png", "jpg": "image/jpeg"}
+
+
+class ArtifactStore(Protocol):
+    """Where images go, and come from for the next step. Raises `InfraUnavailable`."""
+
+    async def put(self, key: str, data: bytes, *, content_type: str, sha256: str) -> None:
+        """Store and verify an object."""
+
+    async def get(self, key: str, *, at_most_bytes: int) -> bytes | None:
+        """The object's bytes, or the first so many of them; None when there is no such object."""
+
+    async def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+
+
+def object_key(claim: Claim, artifact: Artifact, *, finished_ms: int) -> str:
+    """`dreamforge/{user}/jobs/{job}/{step}/{ts}_{index}_{w}x{h}_{seed}.{ext}` (PRODUCT §4)."""
+    name = f"{finished_ms}_{artifact.item_index}_{artifact.width}x{artifact.height}_{artifact.seed}"
+    return f"dreamforge/{claim.user}/jobs/{claim.job_id}/{claim.name}/{name}.{artifact.format}"
+
+
+class Uploads:
+    """The uploads of one claim. `stored` is called for each item whose row is committed."""
+
+    def __init__(
+        self,
+        claim: Claim,
+        *,
+        store: StepStore,
+        objects: ArtifactStore,
+        spool: Spool,
+        fence: Fence,
+        journal: Journal,
+        account: Account,
+        tasks: TaskGroup,
+        stored: Callable[[int], None],
+        stale: Callable[[], None],
+    ) -> None:
+        self._claim = claim
+        self._store = store
+        self._objects = objects
+        self._spool = spool
+        self._fence = fence
+        self._journal = journal
+        self._account = account
+        self._tasks = tasks
+        self._stored = stored
+        self._stale = stale
+        self._slots = anyio.CapacityLimiter(AT_ONCE)
+        self._open = 0
+        self._idle = anyio.Event()
+        self._waiting: set[anyio.Event] = set()
+        self._hurried = False
+
+    async def add(self, artifact: Artifact, body: bytes) -> None:
+        """Take an image. Returns once there is room for it in the spool, or after `hurry`."""
+        self._open += 1
+        started = anyio.Event()
+        self._tasks.start_soon(self._carry, artifact, body, time.time_ns() // 1_000_000, started)
+        if not self._hurried:
+            self._waiting.add(started)
+            with self._account.waiting_for_store():
+                await started.wait()
+            self._waiting.discard(started)
+
+    def hurry(self) -> None:
+        """The runner is gone: there is nobody left to slow down, only its last frames to hear.
+
+        They are what a socket's buffer holds, so taking them without room is bounded: while they
+        wait for it the spool is full, and nobody makes more.
+        """
+        self._hurried = True
+        for started in self._waiting:
+            started.set()
+
+    async def finished(self) -> None:
+        """Wait until every image that was taken has its row."""
+        while self._open:
+            self._idle = anyio.Event()
+            await self._idle.wait()
+
+    async def _carry(
+        self, artifact: Artifact, body: bytes, finished_ms: int, started: anyio.Event
+    ) -> None:
+        async with self._spool.holding(len(body)):
+            started.set()
+            async with self._slots:
+                await self._until_stored(artifact, body, finished_ms)
+        self._open -= 1
+        self._idle.set()
+
+    async def _until_stored(self, artifact: Artifact, body: bytes, finished_ms: int) -> None:
+        pause_s = _RETRY_FIRST_S
+        key = object_key(self._claim, artifact, finished_ms=finished_ms)
+        while True:
+            try:
+                await self._once(artifact, body, key)
+            except Stale:
+                await self._withdraw(key)
+                self._stale()
+                return
+            except InfraUnavailable as error:
+                log.warning("upload waits: %s", error.message, extra=self._journal.fields)
+            else:
+                return
+            await anyio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _RETRY_MOST_S)
+
+    async def _once(self, artifact: Artifact, body: bytes, key: str) -> None:
+        if not self._fence.holds:
+            # Not `Stale`: the lease may yet be renewed. But nothing is written past the fence.
+            raise InfraUnavailable("the lease could not be renewed")
+        content_type = _CONTENT_TYPES[artifact.format]
+        await self._objects.put(key, body, content_type=content_type, sha256=artifact.sha256)
+        row = StoredArtifact(
+            item_index=artifact.item_index,
+            format=artifact.format,
+            width=artifact.width,
+            height=artifact.height,
+            seed=artifact.seed,
+            s3_key=key,
+            sha256=artifact.sha256,
+            size_bytes=len(body),
+        )
+        event = self._journal.event(
+            Code.ARTIFACT_WRITTEN,
+            f"item {artifact.item_index} stored",
+            item_index=artifact.item_index,
+            step=self._claim.name,
+            format=artifact.format,
+            width=artifact.width,
+            height=artifact.height,
+            seed=artifact.seed,
+            s3_key=key,
+            sha256=artifact.sha256,
+        )
+        if await self._store.add_artifact(self._claim, row, event):
+            self._journal.told(event)
+        else:
+            await self._withdraw(key)
+        self._stored(artifact.item_index)
+
+    async def _withdraw(self, key: str) -> None:
+        """Delete our object, which no row names. `prune` finds it if the store is away now."""
+        try:
+            await self._objects.delete(key)
+        except InfraUnavailable as error:
+            log.warning("could not delete %s: %s", key, error.message, extra=self._journal.fields)

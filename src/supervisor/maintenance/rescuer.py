@@ -1,0 +1,156 @@
+"""Steps whose owner is gone, and steps that nobody claims. Every worker sweeps; no leader."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import UUID
+
+from shared.claims import Abandoned, End, StepStore
+from shared.events import Code, NewEvent
+from shared.settings import Settings
+from shared.states import STATUS_OF, Reason, StepState
+from shared.tracing import Tracer
+from supervisor.execution.spans import trace_sweep
+from supervisor.lifecycle.machine import Event, Kind, Step, advance
+from supervisor.metrics import Metrics
+from supervisor.outcomes.result import backoff_s, exhausted
+
+log = logging.getLogger(__name__)
+
+# One pass ends after this many, so that a flood of abandoned steps does not starve the rest.
+PASS = 100
+
+
+class Sweeper:
+    """Applies the table's rows for an owner that is gone to the stored steps."""
+
+    def __init__(
+        self,
+        store: StepStore,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self._store = store
+        self._tracer = tracer
+        self._settings = settings
+        self._metrics = metrics
+        # By step: a transaction that is repeated decides again, and one that fails decided nothing.
+        self._decided: dict[UUID, tuple[Abandoned, End]] = {}
+
+    async def sweep(self) -> int:
+        """One pass; return how many steps were moved on."""
+        self._decided.clear()
+        expired = await self._repeat(lambda: self._store.sweep_expired(self._lease_expired))
+        late = await self._repeat(
+            lambda: self._store.sweep_unclaimed(self._unclaimed, self._settings.queue_timeout_s)
+        )
+        return expired + late
+
+    async def _repeat(self, sweep_one: Callable[[], Awaitable[UUID | None]]) -> int:
+        for count in range(PASS):
+            if (step_id := await sweep_one()) is None:
+                return count
+            # One at a time: the next one may find PostgreSQL away, and this one is written.
+            found, end = self._decided[step_id]
+            self._count(end)
+            _tell(found, end)
+            trace_sweep(self._tracer, found, end)
+        return PASS
+
+    def _count(self, end: End) -> None:
+        self._metrics.swept.inc()
+        if end.reason is None:
+            self._metrics.retries.labels(reason=Reason.LEASE_LOST).inc()
+            return
+        self._metrics.steps.labels(reason=end.reason).inc()
+        # No step that is swept has succeeded, and none of its chain runs after it.
+        status = STATUS_OF[end.state]
+        self._metrics.jobs_finished.labels(status=status, reason=end.reason).inc()
+        if end.reason is Reason.ATTEMPTS_EXHAUSTED:
+            self._metrics.dead_letters.labels(kind="job").inc()
+
+    def _lease_expired(self, found: Abandoned) -> End:
+        step, _ = advance(self._step(found), Event(Kind.LEASE_EXPIRED))
+        lost: dict[str, Any] = {
+            "code": Reason.LEASE_LOST.value,
+            "message": "the worker that ran the step was not heard of until its lease ended",
+            "details": {"state": found.state, "epoch": found.epoch},
+        }
+        return self._end(found, step, lost, Code.LEASE_EXPIRED)
+
+    def _unclaimed(self, found: Abandoned) -> End:
+        step, _ = advance(self._step(found), Event(Kind.QUEUE_TIMEOUT))
+        late: dict[str, Any] = {
+            "code": Reason.TIMEOUT.value,
+            "message": f"no worker claimed the step within {self._settings.queue_timeout_s:g} s; "
+            "check that a worker serves its queue, device and model",
+            "details": {"queue_timeout_s": self._settings.queue_timeout_s},
+        }
+        return self._end(found, step, late, Code.STEP_FINISH)
+
+    def _end(self, found: Abandoned, step: Step, error: dict[str, Any], code: Code) -> End:
+        if step.reason is Reason.ATTEMPTS_EXHAUSTED:
+            error = exhausted(step.attempt, step.losses, error)
+        elif step.reason is Reason.CANCELLED:
+            error = {
+                "code": Reason.CANCELLED.value,
+                "message": "the job was cancelled on request",
+                "details": {},
+            }
+        requeued = step.state is StepState.QUEUED
+        delay_s = backoff_s(self._settings, step.attempt + step.losses) if requeued else 0.0
+        fact = NewEvent(
+            code=code,
+            message=f"step {found.name}: {error['message']}",
+            level="WARNING" if requeued else "ERROR",
+            step_id=found.id,
+            payload={
+                "step": found.name,
+                "state": step.state,
+                "attempt": step.attempt,
+                "losses": step.losses,
+                "delay_s": round(delay_s, 3),
+                "last_error": error,
+            },
+        )
+        end = End(
+            state=step.state,
+            reason=step.reason,
+            attempt=step.attempt,
+            losses=step.losses,
+            error=error,
+            delay_s=delay_s,
+            events=[fact],
+        )
+        self._decided[found.id] = found, end
+        return end
+
+    def _step(self, found: Abandoned) -> Step:
+        return Step(
+            state=found.state,
+            epoch=found.epoch,
+            attempt=found.attempt,
+            losses=found.losses,
+            max_attempts=self._settings.max_attempts,
+            max_losses=self._settings.max_losses,
+            cancel_requested=found.cancel_requested,
+        )
+
+
+def _tell(found: Abandoned, end: End) -> None:
+    for fact in end.events:
+        log.log(
+            logging.getLevelNamesMapping()[fact.level],
+            fact.message,
+            extra={
+                "code": str(fact.code),
+                "payload": dict(fact.payload or {}),
+                "job_id": str(found.job_id),
+                "step_id": str(found.id),
+                "correlation_id": found.correlation_id,
+            },
+        )

@@ -1,0 +1,35 @@
+"""How far one step is, told as it moves."""
+
+from __future__ import annotations
+
+from shared.claims import Claim
+from shared.progress import StepProgress
+from supervisor.recording.event_recorder import Journal
+from supervisor.recording.timeline import Timeline
+
+
+class ProgressNotes:
+    """Folds a runner's frames and its uploads into the step's progress, and has it written."""
+
+    def __init__(self, claim: Claim, journal: Journal, timeline: Timeline) -> None:
+        self._progress = StepProgress(claim.type, claim.count, done=set(claim.done_items))
+        self._journal = journal
+        self._timeline = timeline
+
+    def advance(self, stage: str, item_index: int | None, step: int, steps: int) -> None:
+        """`step` of `steps` of a stage is done, of one item or of the load."""
+        self._timeline.reached(stage, item_index, done=step >= steps)
+        self._progress.advance(stage, item_index=item_index, fraction=step / steps)
+        self._journal.progress(
+            self._progress,
+            stage=stage,
+            item_index=item_index,
+            item_progress=None if item_index is None else round(self._progress.item(item_index), 4),
+            step=step,
+            steps=steps,
+        )
+
+    def stored(self, item_index: int) -> None:
+        """The item's artifact has its row."""
+        self._progress.stored(item_index)
+        self.advance("upload", item_index, 1, 1)

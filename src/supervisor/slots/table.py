@@ -1,0 +1,90 @@
+"""The slot table: one slot per device, and the only place that says whether it may take work.
+
+A slot begins at `verifying` and is `free` only by proof. `held` means that a step owns it.
+`quarantined` means that its memory did not come back: it takes no work, is verified again and
+again, and returns by itself when the proof succeeds. `lost` means that the device does not answer.
+Both say so for as long as it is true: an attempt to prove the slot is no state of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import anyio
+
+from supervisor.devices.device import Device, Reading
+from supervisor.slots.baseline import Baseline
+
+
+class SlotState(StrEnum):
+    VERIFYING = "verifying"
+    FREE = "free"
+    HELD = "held"
+    QUARANTINED = "quarantined"
+    LOST = "lost"
+
+
+_MOVES: frozenset[tuple[SlotState, SlotState]] = frozenset(
+    {
+        (SlotState.VERIFYING, SlotState.FREE),
+        (SlotState.VERIFYING, SlotState.QUARANTINED),
+        (SlotState.VERIFYING, SlotState.LOST),
+        (SlotState.FREE, SlotState.HELD),
+        (SlotState.FREE, SlotState.LOST),
+        (SlotState.HELD, SlotState.FREE),
+        (SlotState.HELD, SlotState.QUARANTINED),
+        (SlotState.HELD, SlotState.LOST),
+        (SlotState.QUARANTINED, SlotState.FREE),
+        (SlotState.QUARANTINED, SlotState.LOST),
+        (SlotState.LOST, SlotState.FREE),
+        (SlotState.LOST, SlotState.QUARANTINED),
+    }
+)
+
+
+class IllegalMove(Exception):
+    """A slot was to go where it may not: a bug."""
+
+
+@dataclass(slots=True)
+class Slot:
+    device: Device
+    state: SlotState = SlotState.VERIFYING
+    since: float = field(default_factory=anyio.current_time)
+    baseline: Baseline = field(default_factory=Baseline)
+    seen: Reading | None = None  # the latest look of whoever reads the gauges
+
+    @property
+    def id(self) -> str:
+        return self.device.id
+
+    def move(self, state: SlotState) -> None:
+        if (self.state, state) not in _MOVES:
+            raise IllegalMove(f"slot {self.id} cannot go from {self.state} to {state}")
+        self.state, self.since = state, anyio.current_time()
+
+
+class SlotTable:
+    """Slots by device id."""
+
+    def __init__(self, devices: list[Device]) -> None:
+        self._slots = {device.id: Slot(device) for device in devices}
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self._slots.values())
+
+    def free_kinds(self) -> Iterator[Slot]:
+        """One free slot of each kind, the smallest first, so that the large ones stay for what
+        needs them. Slots of one device kind and size are alike to a claim.
+
+        The caller may wait between two: one that was lost meanwhile is left out.
+        """
+        kinds: dict[tuple[str, int], Slot] = {}
+        for slot in self:
+            if slot.state is SlotState.FREE:
+                kinds.setdefault((slot.device.kind, slot.device.capacity_bytes), slot)
+        for slot in sorted(kinds.values(), key=lambda slot: slot.device.capacity_bytes):
+            if slot.state is SlotState.FREE:
+                yield slot
