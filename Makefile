@@ -42,7 +42,7 @@ check-migrations: $(READY) ## the migrations make exactly the tables in the code
 	@$(BIN)/python -m pytest -q tests/integration/test_schema.py
 
 openapi: $(READY) ## export docs/openapi/openapi.v1.json
-	@$(BIN)/python -m api.openapi docs/openapi/openapi.v1.json
+	@$(BIN)/python -m api.export_openapi docs/openapi/openapi.v1.json
 
 lifecycle: $(READY) ## draw docs/lifecycle.md from the table
 	@$(BIN)/python -m supervisor.lifecycle.diagram

@@ -5,6 +5,6 @@ from shared.settings import settings_or_exit
 if __name__ == "__main__":
     settings = settings_or_exit("api")
 
-    from api.serve import serve  # after the settings, see above
+    from api.server import serve  # after the settings, see above
 
     raise SystemExit(serve(settings))

@@ -8,14 +8,15 @@ from contextlib import asynccontextmanager
 from fastapi import Depends, FastAPI
 from fastapi.routing import iter_route_contexts
 
-from api import docs_page, problems
+from api import errors
+from api.admission.duplicate_keys import refuse_in_query
 from api.context import open_context
-from api.document import DocumentedApi
-from api.edge import Edge
 from api.metrics import Metrics
-from api.repeats import refuse_in_query
-from api.routes import following, jobs, models, probes
-from api.traces import Traced
+from api.middleware.request import Edge
+from api.middleware.tracing import Traced
+from api.openapi import page
+from api.openapi.schema import DocumentedApi
+from api.routes import events, health, jobs, models
 from shared.settings import Settings
 
 TITLE = "Dream Forge"
@@ -48,11 +49,11 @@ def create_app(settings: Settings) -> FastAPI:
         dependencies=[Depends(refuse_in_query)],
         separate_input_output_schemas=False,
         # FastAPI has a telemetry of its own, which a variable of the environment turns on. It
-        # would record what strangers send, bodies included. Ours is api.traces.
+        # would record what strangers send, bodies included. Ours is api.middleware.tracing.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    problems.install(app)
-    for router in (jobs.router, following.router, models.router, probes.router, docs_page.router):
+    errors.install(app)
+    for router in (jobs.router, events.router, models.router, health.router, page.router):
         app.include_router(router)
     # FastAPI compiles a router's routes when its first request comes. A start is the better time.
     for _ in iter_route_contexts(app.routes):

@@ -10,10 +10,10 @@ from typing import Annotated
 import anyio
 from fastapi import Depends, Request
 
-from api.bounds import Streams
 from api.dispatch import Doorbell
-from api.hub import Hub
+from api.limits import Streams
 from api.metrics import Metrics
+from api.streaming.hub import Hub
 from shared.db.engine import Database
 from shared.db.watch import events_after
 from shared.settings import Settings

@@ -1,6 +1,7 @@
 """Hands spans to OpenTelemetry, and the only file that imports it. Loaded when tracing is on.
 
-What is sampled was decided before a span is begun (`api.traces`), so the sampler here takes all.
+What is sampled was decided before a span is begun (`api.middleware.tracing`), so the sampler here
+takes all.
 The SDK's batching is what keeps a collector out of everybody's way: a queue of 2048 spans, a thread
 that empties it, and a span that finds no room is dropped. Neither it nor its settings are global:
 what other libraries of the process do with OpenTelemetry is theirs.

@@ -16,7 +16,7 @@ import httpx
 import psycopg
 
 from api.app import create_app
-from api.serve import Server, bind, server_config
+from api.server import Server, bind, server_config
 from shared.claims import StoredArtifact
 from shared.db import artifacts, events, jobs, models, presence
 from shared.db.connection import Connection

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from tests.integration.api_harness import Api, running_api, until
 
-from api import hub
+from api.streaming import hub
 from shared.db.events import NewEvent
 from shared.states import Reason, Status
 

@@ -18,7 +18,8 @@ import httpx
 import pytest
 from tests.integration.api_harness import BODY, Api, running_api
 
-from api import edge, protocol
+from api.middleware import http_protocol
+from api.middleware import request as edge
 from cli.stack.embedded import Infrastructure
 
 # Hebrew and Arabic, with an override, an isolate and a mark.
@@ -287,14 +288,14 @@ def test_what_follows_a_whole_request_and_is_no_http_ends_the_connection(api: Ap
 def test_a_head_that_does_not_arrive_is_given_up(
     api: Api, monkeypatch: pytest.MonkeyPatch, part: bytes
 ) -> None:
-    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT_S", 0.05)
     assert talk(api, part) == b""
 
 
 def test_the_head_of_a_second_request_that_does_not_arrive_is_given_up(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT_S", 0.5)
     whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with connection(api) as connected:
         connected.sendall(whole)
@@ -308,7 +309,7 @@ def test_the_head_of_a_second_request_that_does_not_arrive_is_given_up(
 def test_an_answer_that_takes_longer_than_a_head_may_is_not_cut(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT_S", 0.05)
     job = api.create()
     with api.client.stream("GET", f"/v1/jobs/{job}/progress/stream") as stream:
         lines = stream.iter_lines()

@@ -20,7 +20,7 @@ import redis
 from minio import Minio
 from tests.integration.api_harness import BODY, Api, running_api, until
 
-from api.serve import bind
+from api.server import bind
 from cli.stack.embedded import Infrastructure
 from shared.db.connection import Connection
 from shared.db.engine import Database

@@ -17,7 +17,7 @@ def main() -> int:
 
     from api import context
     from api.dispatch import Doorbell
-    from api.serve import serve
+    from api.server import serve
 
     gates = Gates(Path(os.environ["TMPDIR"]))
 

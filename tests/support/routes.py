@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi.routing import iter_route_contexts
 from starlette.applications import Starlette
 
-from api.openapi import application
+from api.export_openapi import application
 from supervisor import health
 from supervisor.metrics import Metrics
 from supervisor.slots.table import SlotTable

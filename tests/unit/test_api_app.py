@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.routing import Match
 
-from api.openapi import application
+from api.export_openapi import application
 
 
 def test_no_request_has_to_wait_for_routes_to_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from api import problems
-from api.auth import User
-from api.edge import Edge
+from api import errors
 from api.metrics import Metrics
+from api.middleware.auth import User
+from api.middleware.request import Edge
 from shared.keys import parse_api_keys
 from shared.settings import Settings
 
@@ -30,7 +30,7 @@ def send(
     host: str = "127.0.0.1",
 ) -> httpx.Response:
     app = FastAPI(redirect_slashes=False)
-    problems.install(app)
+    errors.install(app)
 
     @app.get("/who")
     async def who(user: User) -> str:

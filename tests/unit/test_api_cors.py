@@ -8,9 +8,9 @@ import pytest
 from fastapi import FastAPI
 from pydantic import ValidationError
 
-from api import problems
-from api.edge import Edge
+from api import errors
 from api.metrics import Metrics
+from api.middleware.request import Edge
 from shared.errors import InfraUnavailable
 from shared.keys import parse_api_keys
 from shared.settings import Settings
@@ -22,7 +22,7 @@ def send(
     method: str, path: str, headers: dict[str, str], *, origins: tuple[str, ...] = (PAGE,)
 ) -> httpx.Response:
     app = FastAPI()
-    problems.install(app)
+    errors.install(app)
 
     @app.get("/open")
     async def open_() -> str:

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from api.cursor import decode, encode
+from api.schemas.pagination import decode, encode
 from shared.errors import InvalidInput
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from api import docs_page, openapi
-from api.requests import CreateJob
+from api import export_openapi
+from api.openapi import page as docs_page
+from api.schemas.requests import CreateJob
 from shared import errors
 from shared.errors import DreamForgeError
 from shared.states import Reason
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "docs" / "openapi" / "openapi.v1.json"
 
 BASE = "http://render.internal:8001"
-DOCUMENT = openapi.document()
+DOCUMENT = export_openapi.document()
 OPERATIONS: list[tuple[str, dict[str, Any]]] = [
     (f"{method.upper()} {path}", operation)
     for path, methods in DOCUMENT["paths"].items()
@@ -39,15 +40,15 @@ def test_an_export_that_fails_leaves_the_file_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "openapi.json"
-    openapi.main([str(target)])
+    export_openapi.main([str(target)])
     assert json.loads(target.read_text(encoding="utf-8")) == json.loads(json.dumps(DOCUMENT))
 
     def broken() -> dict[str, Any]:
         return {"a set": {1}}
 
-    monkeypatch.setattr(openapi, "document", broken)
+    monkeypatch.setattr(export_openapi, "document", broken)
     with pytest.raises(TypeError):
-        openapi.main([str(target)])
+        export_openapi.main([str(target)])
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
     assert "paths" in json.loads(target.read_text(encoding="utf-8"))
 

@@ -14,10 +14,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Scope
 
-from api import edge, problems
-from api.edge import Edge
+from api import errors
 from api.metrics import Metrics
-from api.requests import CreateJob
+from api.middleware import request as edge
+from api.middleware.request import Edge
+from api.schemas.requests import CreateJob
 from shared.errors import InfraUnavailable, NotFound
 from shared.settings import Settings
 
@@ -27,7 +28,7 @@ SECRET = "postgresql://df:hunter2@db/secret"
 
 def application(metrics: Metrics | None = None) -> FastAPI:
     app = FastAPI(redirect_slashes=False)
-    problems.install(app)
+    errors.install(app)
 
     @app.post("/echo")
     async def echo(body: CreateJob) -> dict[str, Any]:
@@ -161,7 +162,7 @@ def test_a_body_of_a_hundred_wrong_fields_gets_a_bounded_answer() -> None:
     body = {"type": "generate", "prompt": "x"} | {f"{i}": 0 for i in range(100)}
     response = send("POST", "/echo", json=body)
     found = check_envelope(response, 422, "invalid_input")
-    assert len(found["details"]["errors"]) == problems.MAX_ERRORS
+    assert len(found["details"]["errors"]) == errors.MAX_ERRORS
     assert "(and 99 more)" in found["message"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from api.fingerprint import fingerprint, key_hash
+from api.admission.idempotency import fingerprint, key_hash
 from shared.errors import InvalidInput
 
 

@@ -8,16 +8,16 @@ import pytest
 from fastapi import FastAPI
 from pydantic import ValidationError
 
-from api import problems
-from api.edge import Edge
+from api import errors
 from api.metrics import Metrics
+from api.middleware.request import Edge
 from shared.keys import parse_api_keys
 from shared.settings import Settings
 
 
 def ask(*hosts: str, allowed: tuple[str, ...] = (), keys: str = "") -> httpx.Response:
     app = FastAPI()
-    problems.install(app)
+    errors.install(app)
 
     @app.get("/healthz")
     async def health() -> str:

@@ -11,10 +11,10 @@ from uuid import UUID, uuid4
 import anyio
 import pytest
 
-from api import hub as hub_module
-from api.hub import BUFFER, Hub
 from api.metrics import Metrics
-from api.stream import HEARTBEAT, OPENING, ProgressStream
+from api.streaming import hub as hub_module
+from api.streaming.hub import BUFFER, Hub
+from api.streaming.sse import HEARTBEAT, OPENING, ProgressStream
 from shared.db.events import Event
 from shared.db.jobs import Job
 from shared.errors import InfraUnavailable

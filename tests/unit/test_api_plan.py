@@ -11,8 +11,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from api.plan import Caller, plan_job, refuse_impossible
-from api.requests import CreateJob
+from api.admission.plan import Caller, plan_job, refuse_impossible
+from api.schemas.requests import CreateJob
 from shared.db.create import NewJob, NewStep
 from shared.db.models import Model
 from shared.db.presence import Slot, Worker

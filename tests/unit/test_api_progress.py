@@ -9,9 +9,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from api.progress import stages
-from api.progress import view as view_of
-from api.responses import ProgressOut
+from api.schemas.responses import ProgressOut
+from api.streaming.progress import stages
+from api.streaming.progress import view as view_of
 from shared.db.events import Event
 from shared.db.jobs import Job, Step
 from shared.states import Reason, Status, StepState

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from api.requests import CreateJob, Scheduler
+from api.schemas.requests import CreateJob, Scheduler
 from shared.model_schema import SCHEDULERS
 
 GOOD: dict[str, Any] = {"type": "generate", "prompt": "a red apple"}

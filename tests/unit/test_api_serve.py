@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from api import serve as serve_module
-from api.serve import bind, serve
+from api import server as serve_module
+from api.server import bind, serve
 from shared.door import is_loopback
 from shared.keys import ApiKey
 from shared.settings import Settings

@@ -12,10 +12,10 @@ from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 from tests.support.spans import Recorder, Seen, only
 
-from api import problems
-from api.edge import Edge
+from api import errors
 from api.metrics import Metrics
-from api.traces import Traced, traceparent_of
+from api.middleware.request import Edge
+from api.middleware.tracing import Traced, traceparent_of
 from shared.keys import parse_api_keys
 from shared.settings import Settings
 from shared.traceparent import parse
@@ -43,7 +43,7 @@ def traced(
     """The spans of these requests, and their answers."""
     recorder = Recorder()
     app = FastAPI(redirect_slashes=False)
-    problems.install(app)
+    errors.install(app)
 
     @app.post("/v1/jobs")
     async def create(request: Request) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def test_a_handler_that_breaks_is_an_error_and_a_refusal_is_not() -> None:
 
 
 def test_the_requests_log_line_names_its_trace(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", "api.edge"):
+    with caplog.at_level("INFO", "api.middleware.request"):
         traced(("POST", "/v1/jobs", {"traceparent": SAMPLED}), ("POST", "/v1/jobs", {}), ratio=1)
         traced(("POST", "/v1/jobs", {}), draw=never)
     told = [vars(record).get("trace_id") for record in caplog.records]

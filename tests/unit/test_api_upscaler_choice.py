@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from api.requests import Upscale
-from api.upscaler_choice import choose
+from api.admission.upscalers import choose
+from api.schemas.requests import Upscale
 from shared.db.models import Model
 from shared.db.presence import Worker
 from shared.errors import InvalidInput, ModelUnavailable

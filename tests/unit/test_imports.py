@@ -30,13 +30,13 @@ def brought_by(module: str) -> set[str]:
     return set(ran.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["api.app", "api.serve", "supervisor.worker"])
+@pytest.mark.parametrize("module", ["api.app", "api.server", "supervisor.worker"])
 def test_a_service_never_loads_what_only_a_runner_needs(module: str) -> None:
     assert not brought_by(module) & HEAVY
 
 
 def test_the_api_knows_neither_runner_nor_supervisor() -> None:
-    assert not brought_by("api.serve") & {"runner", "supervisor", "psutil", "pynvml"}
+    assert not brought_by("api.server") & {"runner", "supervisor", "psutil", "pynvml"}
 
 
 def test_the_supervisor_does_not_know_the_api() -> None:

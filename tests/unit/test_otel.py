@@ -154,7 +154,7 @@ OFF = """
 import sys
 from shared.settings import Settings
 from api.app import create_app
-import api.serve, supervisor.worker
+import api.server, supervisor.worker
 create_app(Settings())
 ours = ("shared.otel", "opentelemetry.sdk.trace", "opentelemetry.exporter", "google.protobuf")
 print([name for name in sys.modules if name.startswith(ours)])

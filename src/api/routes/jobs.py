@@ -8,18 +8,19 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 
-from api import cursor, responses, traces, views
-from api.auth import User
+from api.admission.create import create
+from api.admission.duplicate_keys import refuse_in_body
+from api.admission.idempotency import MAX_KEY_CHARACTERS, fingerprint, key_hash
+from api.admission.plan import Caller
 from api.context import Context, Ctx
-from api.creation import create
-from api.fingerprint import MAX_KEY_CHARACTERS, fingerprint, key_hash
-from api.ids import job_id_of, no_such_job
-from api.plan import Caller
-from api.repeats import refuse_in_body
-from api.requests import CreateJob, ListQuery
-from api.routes import examples
-from api.routes.documents import answers, job_links
-from api.routes.errors import CREATE, NO_SUCH_JOB, documented
+from api.middleware import tracing
+from api.middleware.auth import User
+from api.openapi import examples
+from api.openapi.errors import CREATE, NO_SUCH_JOB, documented
+from api.openapi.responses import answers, job_links
+from api.schemas import pagination, responses, serializers
+from api.schemas.ids import job_id_of, no_such_job
+from api.schemas.requests import CreateJob, ListQuery
 from shared.db import artifacts, jobs
 from shared.db.cancel import Cancelled, request_cancel
 from shared.db.connection import Connection
@@ -82,7 +83,7 @@ async def create_job(
         user=user,
         correlation_id=request.state.correlation_id,
         client_request_id=request.state.client_request_id,
-        traceparent=traces.traceparent_of(request),
+        traceparent=tracing.traceparent_of(request),
         key=None
         if idempotency_key is None
         else IdempotencyKey(
@@ -92,11 +93,11 @@ async def create_job(
         ),
     )
     created = await create(context, body, caller)
-    traces.about_job(request, created)
+    tracing.about_job(request, created)
     response.headers["Location"] = f"/v1/jobs/{created.id}"
     if created.replayed:
         response.headers["Idempotent-Replayed"] = "true"
-    return views.created(created)
+    return serializers.created(created)
 
 
 @router.get(
@@ -104,13 +105,13 @@ async def create_job(
     operation_id="list_jobs",
     summary="List jobs, newest first",
     responses=answers("One page.", examples.PAGE, links=job_links("/jobs/0/id"))
-    | documented(cursor.not_ours()),
+    | documented(pagination.not_ours()),
 )
 async def list_jobs(
     query: Annotated[ListQuery, Query()], context: Ctx, user: User
 ) -> responses.JobPage:
     """One page; `next_cursor` leads to older jobs and stays right while new ones arrive."""
-    before = None if query.cursor is None else cursor.decode(query.cursor)
+    before = None if query.cursor is None else pagination.decode(query.cursor)
 
     async def work(connection: Connection) -> tuple[list[Job], dict[UUID, list[Step]]]:
         found = await jobs.page(
@@ -122,8 +123,8 @@ async def list_jobs(
     shown = found[: query.limit]
     more = len(found) > query.limit
     return responses.JobPage(
-        jobs=[views.job(job, steps[job.id]) for job in shown],
-        next_cursor=cursor.encode(shown[-1].created_at, shown[-1].id) if more else None,
+        jobs=[serializers.job(job, steps[job.id]) for job in shown],
+        next_cursor=pagination.encode(shown[-1].created_at, shown[-1].id) if more else None,
     )
 
 
@@ -135,7 +136,7 @@ async def list_jobs(
 )
 async def get_job(job_id: JobId, context: Ctx, user: User) -> responses.JobOut:
     """`error` says why a job failed, and has a section in docs/errors.md for each code."""
-    return views.job(*await load(context, job_id, user))
+    return serializers.job(*await load(context, job_id, user))
 
 
 @router.post(
@@ -158,7 +159,7 @@ async def cancel_job(job_id: JobId, context: Ctx, user: User) -> responses.JobOu
         raise no_such_job()
     if done.ended:
         context.metrics.jobs_finished.labels("cancelled", "cancelled").inc()
-    return views.job(*await load(context, job_id, user))
+    return serializers.job(*await load(context, job_id, user))
 
 
 @router.get(
@@ -181,7 +182,7 @@ async def list_artifacts(job_id: JobId, context: Ctx, user: User) -> responses.A
     expires_at = datetime.now(UTC) + timedelta(seconds=ttl_s)
     return responses.Artifacts(
         artifacts=[
-            views.artifact(each, context.store.presign(each.s3_key, ttl_s), expires_at)
+            serializers.artifact(each, context.store.presign(each.s3_key, ttl_s), expires_at)
             for each in found
         ]
     )

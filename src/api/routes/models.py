@@ -6,14 +6,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-from api import responses, views
-from api.auth import User
+from api.admission.models import find_model
 from api.context import Ctx
-from api.ids import no_such_model
-from api.model_choice import find_model
-from api.routes import examples
-from api.routes.documents import answers, create_link
-from api.routes.errors import NO_SUCH_MODEL, documented
+from api.middleware.auth import User
+from api.openapi import examples
+from api.openapi.errors import NO_SUCH_MODEL, documented
+from api.openapi.responses import answers, create_link
+from api.schemas import responses, serializers
+from api.schemas.ids import no_such_model
 from shared.db import models, presence
 from shared.db.connection import Connection
 
@@ -33,7 +33,7 @@ async def list_models(context: Ctx, _: User) -> responses.Models:
     async def work(connection: Connection) -> responses.Models:
         live = await presence.live_workers(connection)
         found = await models.list_models(connection)
-        return responses.Models(models=[views.model(model, live) for model in found])
+        return responses.Models(models=[serializers.model(model, live) for model in found])
 
     return await context.database.transaction(work)
 
@@ -56,6 +56,6 @@ async def get_model(
         found = None if "\0" in model_id else await find_model(connection, model_id)
         if found is None:
             raise no_such_model()
-        return views.model(found, await presence.live_workers(connection))
+        return serializers.model(found, await presence.live_workers(connection))
 
     return await context.database.transaction(work)

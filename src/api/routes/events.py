@@ -9,16 +9,17 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
-from api import logs, progress, responses
-from api.auth import User
 from api.context import Context, Ctx
-from api.ids import job_id_of, no_such_job
-from api.requests import LogsQuery
-from api.routes import examples
-from api.routes.documents import NDJSON, SSE, answers
-from api.routes.errors import NO_SUCH_JOB, TOO_MANY_STREAMS, documented
+from api.middleware.auth import User
+from api.openapi import examples
+from api.openapi.errors import NO_SUCH_JOB, TOO_MANY_STREAMS, documented
+from api.openapi.responses import NDJSON, SSE, answers
 from api.routes.jobs import JobId
-from api.stream import EventStreamResponse, ProgressStream
+from api.schemas import responses
+from api.schemas.ids import job_id_of, no_such_job
+from api.schemas.requests import LogsQuery
+from api.streaming import logs, progress
+from api.streaming.sse import EventStreamResponse, ProgressStream
 from shared.db import artifacts, events, jobs
 from shared.db.connection import Connection
 from shared.db.events import Event

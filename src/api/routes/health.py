@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable
 import anyio
 from fastapi import APIRouter, Response
 
-from api import responses
-from api.auth import SCHEME
 from api.context import Context, Ctx
 from api.metrics import CONTENT_TYPE
-from api.routes import examples
-from api.routes.documents import METRICS, answers
-from api.routes.errors import documented
+from api.middleware.auth import SCHEME
+from api.openapi import examples
+from api.openapi.errors import documented
+from api.openapi.responses import METRICS, answers
+from api.schemas import responses
 from shared.db.backlog import queue_depth
 from shared.errors import InfraUnavailable
 
@@ -66,7 +66,7 @@ async def get_readiness(context: Ctx) -> responses.Ready:
     summary="Prometheus metrics",
     response_class=Response,
     responses=METRICS | documented(),
-    # Asked for where the API listens on the network; see api.auth.
+    # Asked for where the API listens on the network; see api.middleware.auth.
     openapi_extra={"security": [{SCHEME: []}, {}]},
 )
 async def get_metrics(context: Ctx) -> Response:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from api import responses as out
+from api.schemas import responses as out
 from shared.db.events import Event
 from shared.events import Code
 from shared.model_schema import (

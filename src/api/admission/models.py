@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from api.ids import parse_id
-from api.requests import CreateJob
-from api.upscaler_choice import choose
+from api.admission.upscalers import choose
+from api.schemas.ids import parse_id
+from api.schemas.requests import CreateJob
 from shared.db import models
 from shared.db.connection import Connection
 from shared.db.models import Model

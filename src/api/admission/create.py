@@ -7,11 +7,11 @@ from functools import partial
 
 import anyio
 
-from api import bounds
+from api import limits
+from api.admission.models import choose_model, choose_upscaler
+from api.admission.plan import Caller, plan_job, refuse_impossible
 from api.context import Context
-from api.model_choice import choose_model, choose_upscaler
-from api.plan import Caller, plan_job, refuse_impossible
-from api.requests import CreateJob
+from api.schemas.requests import CreateJob
 from shared.db import presence, usage
 from shared.db.connection import Connection
 from shared.db.create import Created, NewJob, create_job, find_by_key, find_created
@@ -43,12 +43,12 @@ async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
         upscaler = await choose_upscaler(connection, body, live)
         planned = job = plan_job(body, model, caller, settings, upscaler=upscaler)
         refuse_impossible(job, live)
-        if bounds.bounded(settings):
+        if limits.bounded(settings):
             # Behind our own twin: by now it may have made the job, and a replay is never refused.
             await usage.hold(connection, caller.user)
             if (earlier := await _earlier(connection, caller)) is not None:
                 return earlier
-            await bounds.refuse_over(connection, caller.user, settings)
+            await limits.refuse_over(connection, caller.user, settings)
         return await create_job(connection, job)
 
     try:

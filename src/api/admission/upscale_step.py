@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-from api.requests import CreateJob, Upscale
-from api.upscaler_choice import RESAMPLE, impl_of, scale_of
+from api.admission.upscalers import RESAMPLE, impl_of, scale_of
+from api.schemas.requests import CreateJob, Upscale
 from shared.db.create import NewStep
 from shared.db.models import Model
 from shared.errors import InvalidInput
@@ -47,7 +47,7 @@ def upscale_step(
     asked = None if body.chain is None else body.chain.upscale
     if asked is None:
         return None
-    assert (upscaler is None) == (asked.impl == RESAMPLE), "chosen by api.upscaler_choice"
+    assert (upscaler is None) == (asked.impl == RESAMPLE), "chosen by api.admission.upscalers"
     _check_pixels(asked, params, preset, upscaler)
     return NewStep(
         id=uuid4(),

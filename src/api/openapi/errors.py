@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from api.ids import no_such_job, no_such_model
-from api.responses import Envelope
-from api.routes.examples import JOB
+from api.openapi.examples import JOB
+from api.schemas.ids import no_such_job, no_such_model
+from api.schemas.responses import Envelope
 from shared.errors import (
     Conflict,
     DreamForgeError,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from api.lines import log_line, sse_message
-from api.routes import examples
-from api.stream import HEARTBEAT, OPENING
+from api.openapi import examples
+from api.streaming.encoding import log_line, sse_message
+from api.streaming.sse import HEARTBEAT, OPENING
 
 Responses = dict[int | str, dict[str, Any]]
 

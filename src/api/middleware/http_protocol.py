@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from api.problems import envelope
+from api.errors import envelope
 from shared.errors import InvalidInput
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""`python -m api.openapi [FILE]`: the OpenAPI document, as committed to `docs/openapi/`.
+"""`python -m api.export_openapi [FILE]`: the OpenAPI document, as committed to `docs/openapi/`.
 
 Into a file it goes whole or not at all: a shell's redirection would empty the file first, and leave
 it so when the document cannot be made.

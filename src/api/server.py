@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from api import open_files
 from api.app import create_app
-from api.protocol import Protocol
+from api.middleware.http_protocol import Protocol
 from api.startup import wait_for_parts
 from shared.door import is_loopback
 from shared.logs import configure_logging

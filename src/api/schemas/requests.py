@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from api.cursor import CURSOR_PATTERN
+from api.schemas.pagination import CURSOR_PATTERN
 from shared.messages import MAX_COUNT, MAX_SEED
 from shared.model_schema import MAX_GUIDANCE, MAX_PROMPT, MAX_SIDE, MAX_STEPS, MIN_SIDE
 from shared.states import Status

@@ -16,13 +16,13 @@ import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.auth import Authenticator
-from api.cors import Cors
-from api.hosts import HostGuard
-from api.ids import parse_id
+from api.errors import BodyRefused, envelope
 from api.metrics import Metrics
-from api.problems import BodyRefused, envelope
-from api.traces import trace_id_of
+from api.middleware.auth import Authenticator
+from api.middleware.cors import Cors
+from api.middleware.hosts import HostGuard
+from api.middleware.tracing import trace_id_of
+from api.schemas.ids import parse_id
 from shared.errors import DreamForgeError, Internal, InvalidInput, PayloadTooLarge
 from shared.settings import Settings
 

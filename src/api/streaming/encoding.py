@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi.sse import format_sse_event
 
-from api.responses import iso
+from api.schemas.responses import iso
 from shared.db.events import Event
 from shared.events import stream_name
 

@@ -16,10 +16,10 @@ from anyio.lowlevel import checkpoint
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from api.bounds import Streams
-from api.hub import Hub, Message, Subscriber
-from api.lines import sse_message
+from api.limits import Streams
 from api.metrics import Metrics
+from api.streaming.encoding import sse_message
+from api.streaming.hub import Hub, Message, Subscriber
 from shared.db.events import Event
 from shared.db.jobs import Job
 from shared.errors import InfraUnavailable

@@ -15,7 +15,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from api.docs_schema import code, examples, fields, kind, prose
+from api.openapi.page_schema import code, examples, fields, kind, prose
 
 router = APIRouter()
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from api.lines import log_line
-from api.requests import LogsQuery
+from api.schemas.requests import LogsQuery
+from api.streaming.encoding import log_line
 from shared.db import events
 from shared.db.engine import Database
 from shared.db.events import Event

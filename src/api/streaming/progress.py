@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-from api.responses import ItemProgress, ProgressOut, StageWeight
+from api.schemas.responses import ItemProgress, ProgressOut, StageWeight
 from shared.db.events import Event
 from shared.db.jobs import Job, Step
 from shared.progress import STAGES

@@ -7,7 +7,8 @@ and how far each has been read; every 250 ms one statement asks for all that is 
 is encoded once and handed to the subscribers of its job.
 
 A subscriber first joins, which fixes the `seq` from which the hub will serve it, and then reads
-what lies before that from the database by itself (`api.stream`). So nothing falls between the two:
+what lies before that from the database by itself (`api.streaming.sse`). So nothing falls between
+the two:
 what is committed before the join is history, what comes after it is live.
 
 Each subscriber has a bounded buffer. A client that does not read fills it, and is ended: it comes
@@ -24,7 +25,7 @@ from uuid import UUID
 
 import anyio
 
-from api.lines import sse_message
+from api.streaming.encoding import sse_message
 from shared.db.events import Event
 from shared.errors import InfraUnavailable
 

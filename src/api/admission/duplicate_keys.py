@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import Request
 
-from api.problems import printable
+from api.errors import printable
 from shared.errors import InvalidInput
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from api.requests import Upscale
+from api.schemas.requests import Upscale
 from shared.db.models import Model
 from shared.db.presence import Worker
 from shared.errors import InvalidInput, ModelUnavailable

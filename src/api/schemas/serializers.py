@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from api import responses as out
+from api.schemas import responses as out
 from shared.db.artifacts import Artifact
 from shared.db.create import Created
 from shared.db.jobs import Job, Step

@@ -9,8 +9,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
-from api import responses
-from api.edge import CLIENT_REQUEST_ID_PATTERN
+from api.middleware.request import CLIENT_REQUEST_ID_PATTERN
+from api.schemas import responses
 
 _PARAMETERS = {
     "ClientRequestId": {

@@ -15,8 +15,8 @@ from uuid import uuid4
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from api.chain import upscale_step
-from api.requests import CreateJob
+from api.admission.upscale_step import upscale_step
+from api.schemas.requests import CreateJob
 from shared.db.create import IdempotencyKey, NewJob, NewStep
 from shared.db.models import Model
 from shared.db.presence import Worker, largest_slot_bytes, slots_for
