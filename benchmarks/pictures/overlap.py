@@ -28,8 +28,8 @@ from runner.inputs import Inputs
 from runner.interface import Context
 from runner.stopping import Stop
 from runner.tiny import build
+from shared.models.verify import read_model
 from shared.presets import preset
-from shared.registry import read_model
 
 ROUNDS = 5
 STEPS = 1

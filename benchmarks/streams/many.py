@@ -32,7 +32,7 @@ from shared.db.connection import Connection
 from shared.db.engine import Database
 from shared.db.events import NewEvent
 from shared.db.migrate import upgrade
-from shared.registry import read_model
+from shared.models.verify import read_model
 
 STREAMS, JOBS = 1000, 100
 ROUNDS = 5

@@ -16,9 +16,9 @@ from api.metrics import Metrics
 from api.streaming.hub import Hub
 from shared.db.engine import Database
 from shared.db.watch import events_after
+from shared.object_store import ObjectStore, open_store
 from shared.settings import Settings
-from shared.storage import ObjectStore, open_store
-from shared.tracing import Tracer, open_tracer
+from shared.telemetry.spans import Tracer, open_tracer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,7 +17,7 @@ from anyio import CapacityLimiter, to_thread
 from celery import Celery
 
 from api.metrics import Metrics
-from shared.doorbell import TASK_NAME, celery_queue, publisher_settings
+from shared.dispatch.celery_settings import TASK_NAME, celery_queue, publisher_settings
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from shared.db import usage
+from shared.db import quotas
 from shared.db.connection import Connection
 from shared.errors import RateLimited
 from shared.settings import Settings
@@ -19,11 +19,11 @@ PAUSE_S = 10
 async def refuse_over(connection: Connection, user: str, settings: Settings) -> None:
     """Raises `RateLimited` when one more job would be too many. The caller holds `usage.hold`."""
     if most := settings.max_unfinished_jobs:
-        used = await usage.unfinished_jobs(connection, user, up_to=most)
+        used = await quotas.unfinished_jobs(connection, user, up_to=most)
         if used >= most:
             raise _refusal("unfinished_jobs", most, f"{most} jobs wait or run already", PAUSE_S)
     if most := settings.max_jobs_per_minute:
-        age_s = await usage.age_of_job(connection, user, newest=most)
+        age_s = await quotas.age_of_job(connection, user, newest=most)
         if age_s is not None and age_s < WINDOW_S:
             pause_s = math.ceil(WINDOW_S - max(age_s, 0.0))
             raise _refusal("jobs_per_minute", most, f"{most} jobs within a minute", pause_s)

@@ -17,9 +17,9 @@ from api.app import create_app
 from api.middleware.http_protocol import Protocol
 from api.startup import wait_for_parts
 from shared.door import is_loopback
-from shared.logs import configure_logging
+from shared.readiness import NotReady
 from shared.settings import Settings, forget_secrets
-from shared.startup import NotReady
+from shared.telemetry.log_format import configure_logging
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Before the first request: what `shared.startup` waits for, and a word about the broker."""
+"""Before the first request: what `shared.readiness` waits for, and a word about the broker."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import logging
 
 from api.dispatch import Doorbell
 from api.metrics import Metrics
-from shared import startup
+from shared import readiness
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
 async def wait_for_parts(settings: Settings) -> None:
-    """Return when jobs can be accepted. Raises `shared.startup.NotReady`.
+    """Return when jobs can be accepted. Raises `shared.readiness.NotReady`.
 
     The broker is only a doorbell: its absence is said, and no reason to stay away.
     """
-    await startup.wait_for_parts(settings)
+    await readiness.wait_for_parts(settings)
     url = settings.redis_url.get_secret_value()
     doorbell = Doorbell(url, timeout_s=settings.doorbell_timeout_s, metrics=Metrics())
     if not await doorbell.ping():
         log.warning(
             "DF_REDIS_URL: the broker at %s cannot be reached; workers find jobs by polling",
-            startup.address_of(url),
+            readiness.address_of(url),
         )
     await doorbell.close()

@@ -71,7 +71,7 @@ def models(root: Path) -> Iterator[Finding]:
     """Every installed model, checked as deeply as a load does: sizes and headers."""
     from cli.model_folders import bundled
     from shared.errors import ModelUnavailable
-    from shared.registry import DESCRIPTOR, check_installed, read_model
+    from shared.models.verify import DESCRIPTOR, check_installed, read_model
 
     folders = sorted(path.parent for path in root.glob(f"*/*@*/{DESCRIPTOR}"))
     for folder in folders:

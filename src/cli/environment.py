@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cli.stack.home import DEFAULT, ENVIRONMENT, Home, reachable
-from shared.secrets_folder import SECRETS_DIR, secrets_in
+from shared.secrets import SECRETS_DIR, secrets_in
 
 
 def effective() -> dict[str, str]:

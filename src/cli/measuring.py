@@ -15,7 +15,10 @@ import anyio
 from PIL import Image
 
 from cli.failures import Failure
-from shared.messages import (
+from shared.models.descriptor import MAX_SIDE, MIN_SIDE, UPSCALING_OF, ModelDescriptor
+from shared.models.verify import read_model
+from shared.presets import Preset
+from shared.protocol.messages import (
     DiffusionParams,
     GanParams,
     GenerateParams,
@@ -24,9 +27,6 @@ from shared.messages import (
     ModelSpec,
     UpscaleSpec,
 )
-from shared.model_schema import MAX_SIDE, MIN_SIDE, UPSCALING_OF, ModelDescriptor
-from shared.presets import Preset
-from shared.registry import read_model
 from supervisor.devices.cpu import CpuProbe
 from supervisor.devices.device import DeviceLost, DeviceProbe
 from supervisor.devices.gpu import GpuProbe, MpsRefused

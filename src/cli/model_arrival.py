@@ -19,8 +19,8 @@ from cli.download.source import Resolved
 from cli.failures import Failure
 from cli.model_folders import models_dir, register
 from cli.preset_choice import chooser
-from shared.model_schema import Kind, Name
-from shared.registry import read_model
+from shared.models.descriptor import Kind, Name
+from shared.models.verify import read_model
 
 INTERRUPTED = 128 + signal.SIGINT
 

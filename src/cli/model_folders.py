@@ -12,8 +12,8 @@ from typing import TypeVar
 from cli import environment
 from cli.model_store import check_room, locked, only, put, staging
 from shared.errors import ModelUnavailable
-from shared.model_schema import ModelDescriptor
-from shared.registry import DESCRIPTOR, read_model, verify_model
+from shared.models.descriptor import ModelDescriptor
+from shared.models.verify import DESCRIPTOR, read_model, verify_model
 
 T = TypeVar("T")
 

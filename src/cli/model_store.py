@@ -21,9 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cli.failures import Failure
-from shared.model_files import DESCRIPTOR
-from shared.model_schema import ModelDescriptor
-from shared.registry import write_descriptor
+from shared.models.descriptor import ModelDescriptor
+from shared.models.folder import DESCRIPTOR
+from shared.models.verify import write_descriptor
 
 STAGING = ".staging"
 SPARE_BYTES = 256 << 20  # left free on the disk: others write there too

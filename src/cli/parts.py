@@ -14,7 +14,7 @@ from cli.failures import Failure
 
 if TYPE_CHECKING:  # at run time the clients cost a quarter of a second
     from shared.db.connection import Connection
-    from shared.dead_messages import DeadMessages
+    from shared.dispatch.dead_letters import DeadMessages
     from shared.settings import Settings
 
 T = TypeVar("T")
@@ -71,7 +71,7 @@ def transaction(database_url: str, work: Callable[[Connection], Awaitable[T]]) -
 
 @contextmanager
 def dead_messages(redis_url: str) -> Iterator[DeadMessages]:
-    from shared.dead_messages import DeadMessages
+    from shared.dispatch.dead_letters import DeadMessages
 
     found = DeadMessages(redis_url)
     try:

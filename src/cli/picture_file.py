@@ -14,8 +14,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cli.failures import Failure
-from shared.messages import MAX_SEED
-from shared.model_schema import MAX_PROMPT, Sha256
+from shared.models.descriptor import MAX_PROMPT, Sha256
+from shared.protocol.messages import MAX_SEED
 
 # The largest file that a runner can send is a frame's body, 64 MiB.
 MAX_FILE_BYTES = 128 << 20

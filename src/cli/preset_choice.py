@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from cli.console import say
 from cli.failures import Failure
 from cli.preset_table import Fit, catalogue, chosen, described, fits
-from shared.model_schema import ModelDescriptor
+from shared.models.descriptor import ModelDescriptor
 from shared.presets import Preset
 
 if TYPE_CHECKING:
-    from shared.db.presence import Worker
+    from shared.db.workers import Worker
 
 CPU = "cpu"
 
@@ -63,7 +63,7 @@ def _fit(preset: Preset, model: ModelDescriptor) -> Fit:
 
 def _largest_gpu_bytes(database_url: str) -> int:
     from cli import parts
-    from shared.db.presence import live_workers
+    from shared.db.workers import live_workers
 
     live: Sequence[Worker] = parts.transaction(database_url, live_workers)
     return max(

@@ -12,9 +12,9 @@ from cli import environment
 from cli.failures import Failure
 from cli.job_flow import connect
 from shared.errors import InvalidInput
-from shared.model_schema import ModelDescriptor, PartSize, parts_of
+from shared.models.descriptor import ModelDescriptor, PartSize, parts_of
+from shared.models.verify import DESCRIPTOR, read_model
 from shared.presets import Preset, PresetError, presets
-from shared.registry import DESCRIPTOR, read_model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from cli import parts
 from cli.console import say
-from shared.db.presence import live_workers
+from shared.db.workers import live_workers
 
 # Two heartbeats (`supervisor.membership.heartbeat.BEAT_S`, ten seconds) and the check of the files
 # between.

@@ -1,7 +1,8 @@
 """The runner's end of the socketpair: frames in, frames out, plain blocking I/O.
 
 Never `Connection.send`/`recv`: those pickle. The descriptor is the seam at which a containerised
-or remote runner would plug in: whatever hands it over, the bytes on it are `shared.frames`.
+or remote runner would plug in: whatever hands it over, the bytes on it are
+`shared.protocol.frames`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import socket
 import threading
 from collections import deque
 
-from shared.frames import Frame, FrameDecoder, FrameError, encode
-from shared.messages import FromRunner, Input, ToRunner, parse_to_runner
+from shared.protocol.frames import Frame, FrameDecoder, FrameError, encode
+from shared.protocol.messages import FromRunner, Input, ToRunner, parse_to_runner
 
 READ_BYTES = 1 << 20  # one read of this size moves a typical input in a handful of system calls
 

@@ -16,9 +16,9 @@ from PIL.Image import Image
 from runner.pipelines import DTYPES, PLACES, quiet, tile
 from runner.resample import resampled
 from runner.upscaler import OnStep
-from shared.messages import DiffusionParams, InputSpec, ModelSpec, PresetSpec
-from shared.model_files import list_files
-from shared.model_weights import variant_of
+from shared.models.folder import list_files
+from shared.models.weights import variant_of
+from shared.protocol.messages import DiffusionParams, InputSpec, ModelSpec, PresetSpec
 
 PIPELINES = {
     "sd_upscale": "StableDiffusionUpscalePipeline",

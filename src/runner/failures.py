@@ -18,7 +18,7 @@ import torch
 from runner.finishing import Unfinished
 from runner.stopping import Cancelled
 from shared.errors import ModelUnavailable
-from shared.messages import Failure
+from shared.protocol.messages import Failure
 
 MAX_MESSAGE = 500
 PATH = re.compile(r"(?<![\w.])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+~=-]+){2,}[/\\]?")

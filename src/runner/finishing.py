@@ -22,7 +22,7 @@ from PIL.Image import Image
 from runner.images import encode_image
 from runner.interface import Emit
 from runner.metadata import Texts
-from shared.messages import Artifact, EnlargeParams, GenerateParams
+from shared.protocol.messages import Artifact, EnlargeParams, GenerateParams
 
 
 class Unfinished(Exception):

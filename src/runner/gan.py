@@ -26,8 +26,8 @@ from runner.resample import resampled
 from runner.tiling import tiled
 from runner.upscaler import OnStep
 from shared.errors import ModelUnavailable
-from shared.messages import GanParams, InputSpec, ModelSpec, PresetSpec
-from shared.model_files import ONE_FILE
+from shared.models.folder import ONE_FILE
+from shared.protocol.messages import GanParams, InputSpec, ModelSpec, PresetSpec
 
 ARCHITECTURE = "ESRGAN"
 COLOURS = 3

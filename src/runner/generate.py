@@ -15,8 +15,8 @@ from runner.metadata import Facts, texts
 from runner.model_folder import held_still
 from runner.pipelines import TextToImage, load
 from runner.prompts import Cut, unread
-from shared.messages import MAX_SEED, GenerateParams, GenerateSpec, Log, Progress, Stage
-from shared.registry import check_installed, weights_hash
+from shared.models.verify import check_installed, weights_hash
+from shared.protocol.messages import MAX_SEED, GenerateParams, GenerateSpec, Log, Progress, Stage
 
 # Of the words that were cut, in the message; all of them are in the payload.
 MAX_SHOWN = 200

@@ -9,7 +9,7 @@ import PIL.Image
 from PIL.Image import Image
 
 from runner.metadata import Texts, jpeg_comment, jpeg_exif, png_chunks
-from shared.messages import JPEG_QUALITY, Format
+from shared.protocol.messages import JPEG_QUALITY, Format
 
 # Runs instead of matches: what PNG's filters leave of a picture repeats itself nearby or nowhere.
 # Measured (benchmarks/pictures): files as small as at the usual level 6, in a third of its time.

@@ -12,8 +12,8 @@ import queue
 from collections.abc import Callable
 
 from runner.stopping import Stop
-from shared.frames import FrameError
-from shared.messages import Input, InputSpec, StepSpec, UpscaleSpec, Want
+from shared.protocol.frames import FrameError
+from shared.protocol.messages import Input, InputSpec, StepSpec, UpscaleSpec, Want
 
 # How long a stop may go unnoticed while an input is waited for.
 _LOOK_EVERY_S = 0.05

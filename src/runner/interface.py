@@ -1,11 +1,13 @@
 """What a job type is, and the interface behind which a remote provider could be plugged in.
 
 `prepare` loads, `run` emits artifacts and returns how many, `cleanup` drops every reference. A job
-type speaks only through `emit`, in the messages of `shared.messages`, and gets pictures of the step
+type speaks only through `emit`, in the messages of `shared.protocol.messages`, and gets pictures
+of the step
 before it only through `Context.inputs`. The flow around it (lease, stop, hygiene, classification)
 is `runner.session` and knows no job type.
 
-The version of all this is `shared.messages.INTERFACE`; docs/job-types.md describes the seam.
+The version of all this is `shared.protocol.messages.INTERFACE`; docs/job-types.md describes the
+seam.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from runner.inputs import Inputs
 from runner.stopping import Stop
-from shared.messages import FromRunner, StepSpec
+from shared.protocol.messages import FromRunner, StepSpec
 
 SpecT = TypeVar("SpecT", bound=StepSpec)
 

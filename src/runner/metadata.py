@@ -24,7 +24,7 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 from PIL.ImageFile import ImageFile
 
-from shared.messages import Format, GenerateSpec
+from shared.protocol.messages import Format, GenerateSpec
 
 SCHEMA_VERSION = 1
 EXIF_IFD = 0x8769

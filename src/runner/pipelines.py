@@ -2,7 +2,8 @@
 
 The job's flow has no branch per family; what differs between families is data in `FAMILIES`.
 Weights come from a local folder, safetensors only, nothing is looked up anywhere else. The folder
-has been checked before (`shared.registry.check_folder`): no pickle, no code, no foreign module in
+has been checked before (`shared.models.verify.check_folder`): no pickle, no code, no foreign
+module in
 `model_index.json`.
 """
 
@@ -23,9 +24,9 @@ from PIL.Image import Image
 from tqdm.std import tqdm  # type: ignore[import-untyped]
 
 from runner.schedulers import begin_with_the_first, replace_scheduler
-from shared.messages import GenerateParams, PresetSpec
-from shared.model_files import CONFIG, Layout, list_files
-from shared.model_weights import variant_of
+from shared.models.folder import CONFIG, Layout, list_files
+from shared.models.weights import variant_of
+from shared.protocol.messages import GenerateParams, PresetSpec
 
 OnStep = Callable[[int, int], None]
 Arguments = dict[str, Any]

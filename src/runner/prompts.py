@@ -14,7 +14,7 @@ from typing import Any
 from transformers import CLIPTokenizer, CLIPTokenizerFast, T5Tokenizer, T5TokenizerFast
 
 from runner.pipelines import TextToImage
-from shared.messages import GenerateParams
+from shared.protocol.messages import GenerateParams
 
 READERS = {
     "CLIP": (CLIPTokenizer, CLIPTokenizerFast),

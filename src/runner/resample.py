@@ -12,7 +12,7 @@ from __future__ import annotations
 from PIL.Image import Image, Resampling
 
 from runner.upscaler import OnStep
-from shared.messages import InputSpec, ResampleParams
+from shared.protocol.messages import InputSpec, ResampleParams
 
 _AS_THEY_ARE = frozenset({"L", "LA", "RGB", "RGBA"})
 

@@ -1,4 +1,5 @@
-"""The stable scheduler names of `shared.registry.SCHEDULERS`, as diffusers classes and options.
+"""The stable scheduler names of `shared.models.verify.SCHEDULERS`, as diffusers classes and
+options.
 
 A name is a promise to users: it keeps its meaning when diffusers renames a class. A test holds the
 two lists equal. The model's own configuration (betas, prediction type, timestep spacing) is kept;

@@ -34,8 +34,8 @@ from runner.inputs import Inputs
 from runner.interface import Context
 from runner.jobs import JOB_TYPES
 from runner.stopping import Stop, obey_sigterm
-from shared.frames import FrameError
-from shared.messages import (
+from shared.protocol.frames import FrameError
+from shared.protocol.messages import (
     INTERFACE,
     Attention,
     Cancel,

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from runner.pipelines import quiet
-from shared.registry import Defaults, Source, describe_folder, write_descriptor
+from shared.models.verify import Defaults, Source, describe_folder, write_descriptor
 
 WEIGHT_SEED = 20_240_901
 NAME, VERSION = "tiny", "1"

@@ -21,7 +21,8 @@ from runner.model_folder import held_still
 from runner.resample import Resample, resampled
 from runner.upscale_metadata import UpscaleFacts, upscale_texts
 from runner.upscaler import Upscaler
-from shared.messages import (
+from shared.models.verify import check_installed
+from shared.protocol.messages import (
     DiffusionParams,
     GanParams,
     InputSpec,
@@ -33,7 +34,6 @@ from shared.messages import (
     UpscaleParams,
     UpscaleSpec,
 )
-from shared.registry import check_installed
 
 _PILLOW_FORMATS = {"png": "PNG", "jpg": "JPEG"}
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.metadata import SCHEMA_VERSION, Texts, file_facts, quoted
-from shared.messages import InputSpec, UpscaleSpec
+from shared.protocol.messages import InputSpec, UpscaleSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

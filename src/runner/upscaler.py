@@ -7,7 +7,7 @@ from typing import Protocol
 
 from PIL.Image import Image
 
-from shared.messages import InputSpec
+from shared.protocol.messages import InputSpec
 
 # (done, total): tiles, or sampling steps. May raise to stop.
 OnStep = Callable[[int, int], None]

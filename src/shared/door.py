@@ -11,8 +11,8 @@ import hmac
 import ipaddress
 from collections.abc import Sequence
 
+from shared.auth import ApiKey
 from shared.errors import Unauthorized
-from shared.keys import ApiKey
 
 
 def user_of(authorization: Sequence[str], known: tuple[ApiKey, ...]) -> str:

@@ -20,8 +20,8 @@ from typing import Any, Literal, Self, assert_never
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared.errors import InvalidInput
-from shared.messages import Attention, Dtype, Offload, PresetSpec
-from shared.model_schema import UPSCALING_OF, Kind, Name, PartSize
+from shared.models.descriptor import UPSCALING_OF, Kind, Name, PartSize
+from shared.protocol.messages import Attention, Dtype, Offload, PresetSpec
 
 SUFFIX = ".toml"
 

@@ -18,12 +18,12 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Protocol, TypeVar
 
-from shared.db import prune as rows
+from shared.db import retention as rows
 from shared.db.connection import Connection
 from shared.db.engine import Database
 from shared.errors import InfraUnavailable
+from shared.object_store import StoredObject
 from shared.settings import Settings
-from shared.storage import StoredObject
 
 log = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from shared.keys import ApiKey, parse_api_keys
-from shared.messages import JPEG_QUALITY, JpegQuality
+from shared.auth import ApiKey, parse_api_keys
 from shared.presets import PresetError, presets
-from shared.secrets_folder import SECRETS_DIR
+from shared.protocol.messages import JPEG_QUALITY, JpegQuality
+from shared.secrets import SECRETS_DIR
 
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _HEADER = re.compile(r"\s*[A-Za-z0-9!#$%&'*+.^_`|~-]+\s*=[\x20-\x7e]*")

@@ -19,9 +19,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from shared.auth import ApiKey
 from shared.door import user_of
 from shared.errors import InfraUnavailable, Unauthorized
-from shared.keys import ApiKey
 from supervisor.metrics import Metrics
 from supervisor.slots.table import SlotTable
 

@@ -24,10 +24,10 @@ from uuid import UUID
 import anyio
 from anyio.abc import TaskGroup
 
-from shared.claims import Claim, Offer, PinnedModel, StepStore
 from shared.errors import InfraUnavailable
 from shared.settings import Settings
-from shared.tracing import Tracer
+from shared.step_store import Claim, Offer, PinnedModel, StepStore
+from shared.telemetry.spans import Tracer
 from supervisor.devices.device import DeviceProbe
 from supervisor.execution.byte_budget import Spool
 from supervisor.execution.context import Host

@@ -20,17 +20,17 @@ import psutil
 
 from runner import entry as runner_entry
 from shared.db.engine import Database
-from shared.db.steps import PostgresStepStore
+from shared.db.step_store import PostgresStepStore
 from shared.door import is_loopback
 from shared.errors import InfraUnavailable
 from shared.linux.file_lock import FileLock, LockTaken, LockUnusable, worker_lock, worker_mark
 from shared.linux.prctl import adopt_orphans, hide_from_runners, lists_children
-from shared.logs import configure_logging
+from shared.object_store import ObjectStore, open_store
+from shared.readiness import NotReady, wait_for_parts
 from shared.retention import prune
 from shared.settings import Settings, forget_secrets, settings_or_exit
-from shared.startup import NotReady, wait_for_parts
-from shared.storage import ObjectStore, open_store
-from shared.tracing import Tracer, open_tracer
+from shared.telemetry.log_format import configure_logging
+from shared.telemetry.spans import Tracer, open_tracer
 from supervisor import health
 from supervisor.devices.device import Device, DeviceLost, DeviceProbe
 from supervisor.devices.discovery import open_probe

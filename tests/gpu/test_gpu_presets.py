@@ -30,8 +30,8 @@ from tests.support.real_sizes import build
 
 from cli.measuring import measured
 from runner.pipelines import load
-from shared.messages import Dtype, Offload
 from shared.presets import preset
+from shared.protocol.messages import Dtype, Offload
 
 NO_DRIVER = not Path("/proc/driver/nvidia/version").exists()
 

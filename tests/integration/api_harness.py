@@ -17,13 +17,12 @@ import psycopg
 
 from api.app import create_app
 from api.server import Server, bind, server_config
-from shared.claims import StoredArtifact
-from shared.db import artifacts, events, jobs, models, presence
+from shared.db import artifacts, events, jobs, models, workers
 from shared.db.connection import Connection
 from shared.db.engine import Database
 from shared.db.events import NewEvent
 from shared.db.models import Model
-from shared.model_schema import (
+from shared.models.descriptor import (
     Defaults,
     Limits,
     ModelDescriptor,
@@ -32,9 +31,10 @@ from shared.model_schema import (
     Source,
     checkpoint_hash,
 )
+from shared.object_store import ObjectStore, open_store
 from shared.settings import Settings
 from shared.states import Reason, Status
-from shared.storage import ObjectStore, open_store
+from shared.step_store import StoredArtifact
 
 T = TypeVar("T")
 BODY: dict[str, Any] = {"type": "generate", "prompt": "a red apple"}
@@ -210,7 +210,7 @@ class Api:
 
     def worker(self, *models_: Model, capacity_bytes: int = 1 << 40, device: str = "cpu") -> UUID:
         """A live worker with one slot."""
-        slot = presence.Slot(
+        slot = workers.Slot(
             id="0",
             device=device,
             device_class=device,
@@ -219,7 +219,7 @@ class Api:
             free_bytes=capacity_bytes - 7,
             holders={"77": 7},
         )
-        row = presence.Worker(
+        row = workers.Worker(
             id=uuid4(),
             host="here",
             version="1",
@@ -227,7 +227,7 @@ class Api:
             slots=[slot],
             models={model.id: model.checkpoint_sha256 for model in models_},
         )
-        self.transaction(lambda c: presence.upsert_worker(c, row))
+        self.transaction(lambda c: workers.upsert_worker(c, row))
         return row.id
 
 

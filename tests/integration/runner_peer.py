@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runner import entry
-from shared.frames import Frame, FrameDecoder, encode
-from shared.messages import (
+from shared.models.verify import read_model
+from shared.protocol.frames import Frame, FrameDecoder, encode
+from shared.protocol.messages import (
     Cancel,
     Failure,
     FromRunner,
@@ -34,7 +35,6 @@ from shared.messages import (
     ToRunner,
     parse_from_runner,
 )
-from shared.registry import read_model
 
 TIMEOUT_S = 60.0
 
@@ -210,7 +210,7 @@ def stuck_with_gil(connection: Connection, parent_pid: int) -> None:
 
 def _replace_job(body: Callable[[], object]) -> None:
     from runner import interface, jobs  # only in the child: this is the import of torch
-    from shared.messages import Progress
+    from shared.protocol.messages import Progress
 
     class Stuck:
         def prepare(self, ctx: interface.Context[Any]) -> None:

@@ -20,7 +20,7 @@ import anyio
 import pytest
 from tests.integration.api_harness import Api, running_api
 
-from shared.storage import open_store
+from shared.object_store import open_store
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs/openapi/openapi.v1.json"

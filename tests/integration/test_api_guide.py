@@ -22,8 +22,8 @@ from tests.integration.api_harness import Api, running_api
 
 from cli.model_folders import register
 from cli.stack.embedded import Infrastructure
+from shared.auth import parse_api_keys
 from shared.db.migrate import upgrade
-from shared.keys import parse_api_keys
 
 pytestmark = pytest.mark.timeout(240)
 

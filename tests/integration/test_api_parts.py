@@ -24,7 +24,7 @@ from api.server import bind
 from cli.stack.embedded import Infrastructure
 from shared.db.connection import Connection
 from shared.db.engine import Database
-from shared.doorbell import celery_queue
+from shared.dispatch.celery_settings import celery_queue
 from shared.errors import InfraUnavailable
 
 T = TypeVar("T")

@@ -16,11 +16,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from tests.support.stores import SUCCESS, InPostgres, claimed_job
 
-from shared.claims import Claim
 from shared.db import engine
 from shared.db.engine import Database
 from shared.errors import InfraUnavailable
 from shared.events import Code, NewEvent
+from shared.step_store import Claim
 
 T = TypeVar("T")
 

@@ -17,10 +17,10 @@ from tests.integration.api_harness import Api, running_api, until
 from cli.entry import run
 from cli.stack.embedded import Infrastructure
 from shared.db import dead_letters
-from shared.dead_messages import KEY, MOST, DeadMessages, dead_message
+from shared.dispatch.dead_letters import KEY, MOST, DeadMessages, dead_message
 from shared.errors import Conflict, ModelUnavailable, NotFound
+from shared.object_store import open_store
 from shared.states import Reason, Status
-from shared.storage import open_store
 from supervisor.dispatch import consumer as dispatch
 
 LAST = {"code": "runner_crashed", "message": "exit status 1", "details": {}}

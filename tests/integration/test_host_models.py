@@ -15,9 +15,9 @@ from tests.support.gates import Gates
 from tests.support.worker_process import workers
 
 from cli.model_folders import bundled, install, register
-from shared.claims import PinnedModel
 from shared.db.engine import Database
-from shared.registry import describe_folder, read_model, write_descriptor
+from shared.models.verify import describe_folder, read_model, write_descriptor
+from shared.step_store import PinnedModel
 from supervisor.membership.local_models import HostModels
 
 WEIGHTS = "vae/diffusion_pytorch_model.safetensors"

@@ -22,7 +22,7 @@ from tests.support.invariants import Settled
 from tests.support.worker_process import until
 
 from shared.linux.file_lock import worker_mark
-from shared.storage import open_store
+from shared.object_store import open_store
 from supervisor.processes.tree import MARKER
 
 DATA = b"a picture"

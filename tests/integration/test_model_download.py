@@ -22,7 +22,7 @@ from tests.support.hub import COMMIT, REPO, Hub, serving
 from cli.download import patience
 from cli.entry import run
 from cli.model_folders import bundled
-from shared.registry import read_model, verify_model
+from shared.models.verify import read_model, verify_model
 
 Command = Callable[..., int]
 REF = f"hf:{REPO}"

@@ -16,7 +16,7 @@ from tests.integration.api_harness import BODY, Api, running_api
 
 from cli.entry import run
 from cli.model_folders import bundled
-from shared.registry import describe_folder, read_model, verify_model, write_descriptor
+from shared.models.verify import describe_folder, read_model, verify_model, write_descriptor
 
 Command = Callable[..., int]
 DEMO = "dreamforge-demo@1"

@@ -24,7 +24,7 @@ from tests.support.worker_process import Worker, workers
 
 from cli.model_folders import bundled, install, register
 from cli.stack.embedded import Infrastructure
-from shared.doorbell import TASK_NAME, celery_queue, publisher_settings
+from shared.dispatch.celery_settings import TASK_NAME, celery_queue, publisher_settings
 
 SETTINGS = {
     "DF_DEVICE": "cpu",

@@ -18,11 +18,11 @@ import pytest
 from tests.support.memory_store import Work
 from tests.support.stores import InPostgres, note
 
-from shared.claims import Abandoned, Claim, End, Offer, Stale
 from shared.db.cancel import request_cancel
 from shared.db.engine import Database
-from shared.db.steps import PostgresStepStore
+from shared.db.step_store import PostgresStepStore
 from shared.states import Reason, StepState
+from shared.step_store import Abandoned, Claim, End, Offer, Stale
 
 pytestmark = pytest.mark.timeout(240)
 

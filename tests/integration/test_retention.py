@@ -15,12 +15,12 @@ from tests.integration.api_harness import Api, running_api
 
 from cli.entry import run
 from shared import retention
-from shared.db import prune as rows
+from shared.db import retention as rows
 from shared.db.engine import Database
 from shared.errors import InfraUnavailable
+from shared.object_store import ObjectStore, StoredObject, open_store
 from shared.retention import Pruned, prune
 from shared.states import Reason, Status
-from shared.storage import ObjectStore, StoredObject, open_store
 
 DAY_S = 24 * 3600.0
 

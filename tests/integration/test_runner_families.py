@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from tests.integration.runner_peer import Peer, run_spec
 
-from shared.messages import Artifact, Failure, Log, Progress, Result
-from shared.registry import read_model
+from shared.models.verify import read_model
+from shared.protocol.messages import Artifact, Failure, Log, Progress, Result
 
 # In a process of its own: this one stays free of torch, as a worker is.
 BUILD = """

@@ -8,8 +8,8 @@ import socket
 import pytest
 from tests.integration.runner_peer import Peer
 
-from shared.frames import encode
-from shared.messages import (
+from shared.protocol.frames import encode
+from shared.protocol.messages import (
     Artifact,
     Input,
     InputSpec,

@@ -27,7 +27,7 @@ from tests.integration.runner_peer import (
     third_picture_fails,
 )
 
-from shared.messages import (
+from shared.protocol.messages import (
     MAX_SEED,
     Artifact,
     Cancel,

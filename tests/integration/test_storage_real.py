@@ -14,7 +14,7 @@ from tests.integration.api_harness import settings_of
 
 from cli.stack.embedded import Infrastructure
 from shared.errors import InfraUnavailable
-from shared.storage import ObjectStore, StoreRefused, open_store
+from shared.object_store import ObjectStore, StoreRefused, open_store
 
 
 def run(

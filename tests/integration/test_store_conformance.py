@@ -29,10 +29,10 @@ from tests.support.stores import (
     picture,
 )
 
-from shared.claims import Abandoned, Claim, End, Stale, StepStore
 from shared.db.engine import Database
 from shared.events import Code
 from shared.states import Reason, StepState
+from shared.step_store import Abandoned, Claim, End, Stale, StepStore
 
 Test = Callable[[Subject], Awaitable[None]]
 Run = Callable[[Test], None]

@@ -15,7 +15,7 @@ from tests.support.worker_process import DEADLINE_S, Worker, until, workers
 
 from shared.db.engine import Database
 from shared.linux.file_lock import FileLock, worker_lock
-from shared.startup import NotReady
+from shared.readiness import NotReady
 from supervisor.devices.device import Device
 from supervisor.membership import registration
 from supervisor.membership.heartbeat import Presence

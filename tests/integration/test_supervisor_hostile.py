@@ -21,7 +21,7 @@ from tests.support.harness import Bench, serving, until
 from tests.support.places import CPU
 
 from shared.events import Code
-from shared.frames import encode
+from shared.protocol.frames import encode
 from shared.states import Reason, StepState
 from supervisor.processes import channel
 from supervisor.processes.child import Entry

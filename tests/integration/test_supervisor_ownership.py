@@ -13,9 +13,9 @@ from tests.support import runners
 from tests.support.harness import Bench, serving, until
 from tests.support.probes import LeakyProbe
 
-from shared.claims import Claim, Offer
 from shared.events import Code
 from shared.states import Reason, StepState
+from shared.step_store import Claim, Offer
 from supervisor.devices.device import Device
 from supervisor.fence import boottime
 from supervisor.processes.child import Entry

@@ -25,12 +25,12 @@ from tests.support.worker_process import (
     workers,
 )
 
-from shared.db.create import NewJob, NewStep, create_job
+from shared.db.create_job import NewJob, NewStep, create_job
 from shared.db.engine import Database
 from shared.db.models import Model, upsert_model
 from shared.linux.file_lock import FileLock, worker_lock, worker_mark
+from shared.models.verify import read_model
 from shared.presets import presets
-from shared.registry import read_model
 from supervisor.processes.tree import MARKER
 
 pytestmark = pytest.mark.timeout(300)

@@ -28,8 +28,8 @@ from tests.support.worker_process import DEADLINE_S, command_environment, free_p
 
 from cli.model_folders import bundled, install, register
 from cli.stack.embedded import Infrastructure
+from shared.object_store import open_store
 from shared.settings import Settings
-from shared.storage import open_store
 
 # A lease that a test can wait for. The fence is at 3.2 s, a runner's own timer at 4.4 s.
 TIMES = {

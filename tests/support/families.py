@@ -26,8 +26,8 @@ from transformers import (
 
 from runner.pipelines import quiet
 from runner.tiny import byte_letters
-from shared.model_schema import Kind
-from shared.registry import (
+from shared.models.descriptor import Kind
+from shared.models.verify import (
     Defaults,
     Limits,
     ModelDescriptor,

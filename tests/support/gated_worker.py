@@ -24,10 +24,10 @@ def main() -> int:
     from tests.support.gates import Gates
 
     from runner import entry
-    from shared.claims import Claim, End, Offer, StoredArtifact
     from shared.db.engine import Database
-    from shared.db.steps import PostgresStepStore
+    from shared.db.step_store import PostgresStepStore
     from shared.events import NewEvent
+    from shared.step_store import Claim, End, Offer, StoredArtifact
     from supervisor import supervisor, worker
 
     gates = Gates(Path(os.environ["TMPDIR"]))

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from runner.pipelines import TextToImage, load
-from shared.messages import GenerateParams, PresetSpec
-from shared.registry import read_model
+from shared.models.verify import read_model
+from shared.protocol.messages import GenerateParams, PresetSpec
 
 MODEL = Path(__file__).parents[2] / "models" / "sd" / "dreamforge-demo@1"
 FOLDER = Path(__file__).parents[1] / "unit" / "golden"

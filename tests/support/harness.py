@@ -33,7 +33,7 @@ from shared.events import Code, NewEvent
 from shared.linux.prctl import adopt_orphans
 from shared.settings import Settings
 from shared.states import TERMINAL
-from shared.tracing import Tracer
+from shared.telemetry.spans import Tracer
 from supervisor.devices.cpu import CpuProbe
 from supervisor.devices.device import DeviceProbe
 from supervisor.metrics import Metrics

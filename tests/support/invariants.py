@@ -22,8 +22,8 @@ import psycopg
 from tests.support.crash_runner import OVERLAPS
 from tests.support.worker_process import marked
 
+from shared.object_store import ObjectStore
 from shared.settings import Settings
-from shared.storage import ObjectStore
 
 PREFIX = "dreamforge/"
 TERMINAL = ("succeeded", "failed", "cancelled")

@@ -1,4 +1,4 @@
-"""In-memory twin of `shared.db.steps.PostgresStepStore`, for tests of the supervisor.
+"""In-memory twin of `shared.db.step_store.PostgresStepStore`, for tests of the supervisor.
 
 It answers as the real one does; `tests/integration/test_store_conformance.py` runs one suite
 against both. Every call is atomic: nothing in here waits between its first look and its last write.
@@ -16,7 +16,9 @@ from uuid import UUID, uuid4
 
 from tests.support.faults import Faults
 
-from shared.claims import (
+from shared.events import Code, NewEvent
+from shared.states import OWNED, TERMINAL, Reason, Status, StepState
+from shared.step_store import (
     CANCELLED_ERROR,
     Abandoned,
     Claim,
@@ -26,8 +28,6 @@ from shared.claims import (
     Stale,
     StoredArtifact,
 )
-from shared.events import Code, NewEvent
-from shared.states import OWNED, TERMINAL, Reason, Status, StepState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 from tests.support.civitai import MODEL, VERSION, Site
 from tests.support.headers import CHECKPOINTS, of_shapes
 
-from shared.model_schema import ModelDescriptor
-from shared.registry import read_model, verify_model
+from shared.models.descriptor import ModelDescriptor
+from shared.models.verify import read_model, verify_model
 
 Command = Callable[..., int]
 REF = f"civitai:{MODEL}"

@@ -14,7 +14,7 @@ import psutil
 from tests.support.runners import Line
 
 from runner.entry import become_runner, leave
-from shared.frames import PREFIX
+from shared.protocol.frames import PREFIX
 
 TOTAL_BYTES = 8 << 30
 RESERVED_BYTES = 300 << 20

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from runner.pipelines import quiet
-from shared.registry import ModelDescriptor
+from shared.models.verify import ModelDescriptor
 
 Parts = dict[str, Any]
 

@@ -23,7 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from runner.entry import become_runner, leave
-from shared.frames import MAX_BODY_BYTES, MAX_HEADER_BYTES, PREFIX, Frame, FrameDecoder, encode
+from shared.protocol.frames import (
+    MAX_BODY_BYTES,
+    MAX_HEADER_BYTES,
+    PREFIX,
+    Frame,
+    FrameDecoder,
+    encode,
+)
 
 FOREVER_S = 3600
 HOPS_S = 30  # a chain of forks that nobody ends ends by itself

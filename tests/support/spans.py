@@ -9,7 +9,7 @@ from typing import Any
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from shared.otel import OtelTracer
+from shared.telemetry.otel import OtelTracer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

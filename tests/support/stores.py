@@ -9,13 +9,13 @@ from uuid import UUID, uuid4
 import psycopg
 from tests.support.memory_store import MemoryStepStore, Work
 
-from shared.claims import Claim, End, Offer, StepStore, StoredArtifact
 from shared.db.cancel import request_cancel
-from shared.db.create import NewJob, NewStep, create_job
+from shared.db.create_job import NewJob, NewStep, create_job
 from shared.db.engine import Database
-from shared.db.steps import PostgresStepStore
+from shared.db.step_store import PostgresStepStore
 from shared.events import Code, NewEvent
 from shared.states import Reason, StepState
+from shared.step_store import Claim, End, Offer, StepStore, StoredArtifact
 
 WORKER = uuid4()
 CHECKSUM = "0" * 64

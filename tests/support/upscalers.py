@@ -20,9 +20,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from runner.gan import torchvision_or_stand_in
 from runner.pipelines import quiet
 from runner.tiny import TOKENS, _tokenizer
-from shared.messages import ModelSpec
-from shared.model_files import ONE_FILE
-from shared.registry import ModelDescriptor, Source, describe_folder, write_descriptor
+from shared.models.folder import ONE_FILE
+from shared.models.verify import ModelDescriptor, Source, describe_folder, write_descriptor
+from shared.protocol.messages import ModelSpec
 
 SEED = 7
 

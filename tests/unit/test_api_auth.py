@@ -14,7 +14,7 @@ from api import errors
 from api.metrics import Metrics
 from api.middleware.auth import User
 from api.middleware.request import Edge
-from shared.keys import parse_api_keys
+from shared.auth import parse_api_keys
 from shared.settings import Settings
 
 KEYS = {"shop": "k-shop", "web": "k-web"}

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from api import errors
 from api.metrics import Metrics
 from api.middleware.request import Edge
+from shared.auth import parse_api_keys
 from shared.errors import InfraUnavailable
-from shared.keys import parse_api_keys
 from shared.settings import Settings
 
 PAGE = "https://app.example.org"

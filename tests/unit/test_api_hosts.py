@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from api import errors
 from api.metrics import Metrics
 from api.middleware.request import Edge
-from shared.keys import parse_api_keys
+from shared.auth import parse_api_keys
 from shared.settings import Settings
 
 

@@ -13,11 +13,11 @@ import pytest
 
 from api.admission.plan import Caller, plan_job, refuse_impossible
 from api.schemas.requests import CreateJob
-from shared.db.create import NewJob, NewStep
+from shared.db.create_job import NewJob, NewStep
 from shared.db.models import Model
-from shared.db.presence import Slot, Worker
+from shared.db.workers import Slot, Worker
 from shared.errors import DreamForgeError, InsufficientVram, InvalidInput, ModelUnavailable
-from shared.model_schema import (
+from shared.models.descriptor import (
     Defaults,
     Kind,
     Limits,

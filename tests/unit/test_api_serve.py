@@ -10,10 +10,10 @@ from pydantic import SecretStr
 
 from api import server as serve_module
 from api.server import bind, serve
+from shared.auth import ApiKey
 from shared.door import is_loopback
-from shared.keys import ApiKey
+from shared.readiness import address_of
 from shared.settings import Settings
-from shared.startup import address_of
 
 
 @pytest.fixture(autouse=True)

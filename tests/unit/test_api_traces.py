@@ -16,9 +16,9 @@ from api import errors
 from api.metrics import Metrics
 from api.middleware.request import Edge
 from api.middleware.tracing import Traced, traceparent_of
-from shared.keys import parse_api_keys
+from shared.auth import parse_api_keys
 from shared.settings import Settings
-from shared.traceparent import parse
+from shared.telemetry.traceparent import parse
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{CALLER}-01", f"00-{TRACE}-{CALLER}-00"

@@ -11,7 +11,7 @@ import pytest
 from api.admission.upscalers import choose
 from api.schemas.requests import Upscale
 from shared.db.models import Model
-from shared.db.presence import Worker
+from shared.db.workers import Worker
 from shared.errors import InvalidInput, ModelUnavailable
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -8,7 +8,7 @@ import pytest
 
 from cli.model_folders import bundled, install
 from shared.errors import ModelUnavailable
-from shared.registry import (
+from shared.models.verify import (
     Source,
     describe_folder,
     read_model,

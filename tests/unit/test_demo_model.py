@@ -21,8 +21,8 @@ from tests.support.golden import (
 
 from runner.pipelines import TextToImage, load
 from runner.schedulers import CLASSES
-from shared.model_schema import DIFFUSION_SCHEDULERS, NEED_A_SIGNAL
-from shared.registry import read_model, verify_model
+from shared.models.descriptor import DIFFUSION_SCHEDULERS, NEED_A_SIGNAL
+from shared.models.verify import read_model, verify_model
 
 # diffusers hands torch tensors to numpy in the way of numpy 1; nothing of ours.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -95,7 +95,7 @@ def test_what_an_image_installs_is_of_what_the_package_is() -> None:
 
 @pytest.mark.parametrize("group", ["api", "worker"])
 def test_an_image_can_send_traces(group: str) -> None:
-    assert import_with_only(installed_with(listed(group)), "shared.otel") == ""
+    assert import_with_only(installed_with(listed(group)), "shared.telemetry.otel") == ""
 
 
 def test_both_images_together_lack_the_embedded_servers_only() -> None:

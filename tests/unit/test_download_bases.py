@@ -12,7 +12,7 @@ from diffusers.loaders.single_file_utils import DIFFUSERS_DEFAULT_PIPELINE_PATHS
 from cli.download.bases import BASES, beside
 from cli.failures import Failure
 from cli.model_folders import bundled
-from shared.checkpoints import KIND_OF_FAMILY, Checkpoint, Family
+from shared.models.checkpoints import KIND_OF_FAMILY, Checkpoint, Family
 
 NAME_IN_DIFFUSERS: dict[Family, str] = {
     "sd1": "v1",

@@ -24,12 +24,12 @@ from runner.pipelines import FAMILIES as ROWS
 from runner.pipelines import GUIDANCE_NAMES, TextToImage, load
 from runner.prompts import unread
 from runner.schedulers import CLASSES
-from shared.auto_pipelines import AUTO_PIPELINES, WITHOUT_NEGATIVE_PROMPT
-from shared.checkpoints import recognise
-from shared.messages import GenerateParams, PresetSpec
-from shared.model_schema import SCHEDULERS_OF, ModelDescriptor, parameters_schema
-from shared.registry import Source, describe_folder, verify_model
-from shared.safetensors_header import tensor_shapes
+from shared.models.auto_pipelines import AUTO_PIPELINES, WITHOUT_NEGATIVE_PROMPT
+from shared.models.checkpoints import recognise
+from shared.models.descriptor import SCHEDULERS_OF, ModelDescriptor, parameters_schema
+from shared.models.safetensors_header import tensor_shapes
+from shared.models.verify import Source, describe_folder, verify_model
+from shared.protocol.messages import GenerateParams, PresetSpec
 
 # diffusers hands torch tensors to numpy in the way of numpy 1; its T5 reads a tokenizer's old
 # attribute; nothing of ours.

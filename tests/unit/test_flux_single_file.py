@@ -15,8 +15,8 @@ from tests.support.single_files import flux as in_one_file
 from tests.support.single_files import flux_transformer, write
 
 from runner.pipelines import load, quiet
-from shared.messages import PresetSpec
-from shared.registry import check_installed
+from shared.models.verify import check_installed
+from shared.protocol.messages import PresetSpec
 
 BF16 = PresetSpec(name="cpu", version=1, device="cpu", dtype="bfloat16", threads=1)
 MODELS = ("transformer", "vae", "text_encoder", "text_encoder_2")

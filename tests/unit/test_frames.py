@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.frames import (
+from shared.protocol.frames import (
     MAX_BODY_BYTES,
     MAX_HEADER_BYTES,
     PREFIX,

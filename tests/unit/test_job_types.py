@@ -8,9 +8,9 @@ from typing import get_args
 from pydantic import BaseModel
 
 from runner.jobs import JOB_TYPES
-from shared import messages
-from shared.messages import INTERFACE
 from shared.progress import STAGES
+from shared.protocol import messages
+from shared.protocol.messages import INTERFACE
 
 PAGE = (Path(__file__).parents[2] / "docs" / "job-types.md").read_text(encoding="utf-8")
 

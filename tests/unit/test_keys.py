@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from shared.keys import ApiKey, parse_api_keys
+from shared.auth import ApiKey, parse_api_keys
 from shared.settings import settings_or_exit
 
 ONE = hashlib.sha256(b"k1").hexdigest()

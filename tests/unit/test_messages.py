@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from shared.frames import FrameDecoder, FrameError, encode
-from shared.messages import (
+from shared.protocol.frames import FrameDecoder, FrameError, encode
+from shared.protocol.messages import (
     MAX_SEED,
     Artifact,
     Cancel,

@@ -8,8 +8,8 @@ import pytest
 from tests.support.headers import Sizes, of_shapes
 
 from shared.errors import ModelUnavailable
-from shared.model_schema import PartSize
-from shared.model_weights import part_sizes, variant_of
+from shared.models.descriptor import PartSize
+from shared.models.weights import part_sizes, variant_of
 
 UNET, TEXT = "unet/diffusion_pytorch_model", "text_encoder/model"
 

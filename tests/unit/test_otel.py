@@ -17,10 +17,10 @@ from tests.support.harness import settings_for_tests
 from tests.support.spans import Recorder, below, only
 from tests.support.worker_process import free_port
 
-from shared import otel
-from shared.otel import OtelTracer, Seldom
-from shared.traceparent import Traceparent
-from shared.tracing import FLUSH_S, Span, open_tracer
+from shared.telemetry import otel
+from shared.telemetry.otel import OtelTracer, Seldom
+from shared.telemetry.spans import FLUSH_S, Span, open_tracer
+from shared.telemetry.traceparent import Traceparent
 
 PARENT = Traceparent(trace_id="1" * 32, span_id="2" * 16, sampled=True)
 
@@ -156,7 +156,8 @@ from shared.settings import Settings
 from api.app import create_app
 import api.server, supervisor.worker
 create_app(Settings())
-ours = ("shared.otel", "opentelemetry.sdk.trace", "opentelemetry.exporter", "google.protobuf")
+ours = ("shared.telemetry.otel", "opentelemetry.sdk.trace", "opentelemetry.exporter",
+"google.protobuf")
 print([name for name in sys.modules if name.startswith(ours)])
 """
 
@@ -175,7 +176,9 @@ import runpy
 def test_with_tracing_off_neither_service_loads_what_records_and_sends_spans() -> None:
     done = fresh(OFF)
     assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
-    on = fresh(f"{OFF}\nimport shared.otel\nassert 'opentelemetry.sdk.trace' in sys.modules")
+    on = fresh(
+        f"{OFF}\nimport shared.telemetry.otel\nassert 'opentelemetry.sdk.trace' in sys.modules"
+    )
     assert on.returncode == 0, on.stderr  # they are called so
 
 

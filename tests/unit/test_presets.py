@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from shared.errors import InvalidInput
-from shared.messages import Dtype, Offload, PresetSpec
-from shared.model_schema import Kind, PartSize
+from shared.models.descriptor import Kind, PartSize
+from shared.models.verify import NATIVE_SIDE, SCALE_OF
 from shared.presets import (
     VAE_BYTES,
     KindNeed,
@@ -20,7 +20,7 @@ from shared.presets import (
     preset,
     presets,
 )
-from shared.registry import NATIVE_SIDE, SCALE_OF
+from shared.protocol.messages import Dtype, Offload, PresetSpec
 from shared.settings import Settings, describe
 from supervisor.devices.profiler import Peak, need_of
 

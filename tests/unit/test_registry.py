@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from tests.support.headers import of_shapes, safetensors
 
-from shared import registry
 from shared.errors import ModelUnavailable
-from shared.model_schema import Range
-from shared.registry import (
+from shared.models import verify
+from shared.models.descriptor import Range
+from shared.models.verify import (
     DESCRIPTOR,
     SCHEDULERS,
     Defaults,
@@ -191,7 +191,7 @@ def test_a_file_that_may_not_be_read_is_a_model_that_is_not_there(
     def denied(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("shared.model_files.tensor_shapes", denied)  # root may read everything
+    monkeypatch.setattr("shared.models.folder.tensor_shapes", denied)  # root may read everything
     refuses(folder, WEIGHTS, "Permission denied")
 
 
@@ -267,7 +267,7 @@ def test_unsound_safetensors_are_refused(folder: Path, content: bytes, why: str)
 def test_header_over_the_bound_is_refused_before_it_is_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.safetensors_header.MAX_HEADER_BYTES", 16)
+    monkeypatch.setattr("shared.models.safetensors_header.MAX_HEADER_BYTES", 16)
     refuses(folder, WEIGHTS, "header would be")
 
 
@@ -434,4 +434,4 @@ def test_transformers_with_paired_latents_want_multiples_of_sixteen(folder: Path
 def test_scheduler_names_are_unique_and_reach_the_runner_as_plain_text() -> None:
     assert len(set(SCHEDULERS)) == len(SCHEDULERS)
     assert all(name == name.lower() and name.isascii() for name in SCHEDULERS)
-    assert set(registry.__all__) <= set(dir(registry))
+    assert set(verify.__all__) <= set(dir(verify))

@@ -11,8 +11,8 @@ from tests.support.headers import CHECKPOINTS, VAE, of_shapes
 from tests.unit.test_registry import INDEX, SOUND, WEIGHTS
 
 from shared.errors import ModelUnavailable
-from shared.model_files import hash_file
-from shared.registry import (
+from shared.models.folder import hash_file
+from shared.models.verify import (
     DESCRIPTOR,
     Source,
     check_installed,

@@ -13,8 +13,8 @@ from runner import entry
 from runner.channel import Channel
 from runner.generate import seed_of
 from runner.stopping import Cancelled, Stop
-from shared.frames import FrameError, encode
-from shared.messages import MAX_SEED, Artifact, Cancel, Lease
+from shared.protocol.frames import FrameError, encode
+from shared.protocol.messages import MAX_SEED, Artifact, Cancel, Lease
 
 PYTHONPATH = os.pathsep.join(sys.path)
 

@@ -11,7 +11,7 @@ import torch
 from runner.failures import failure_of, reason_of, without_paths
 from runner.stopping import Cancelled
 from shared.errors import ModelUnavailable
-from shared.messages import Failure
+from shared.protocol.messages import Failure
 
 FOLDER = "/srv/models/sd/tiny@1"
 

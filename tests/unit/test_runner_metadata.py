@@ -10,7 +10,7 @@ from PIL import Image
 
 from runner.images import encode_image
 from runner.metadata import EXIF_IFD, UNICODE, USER_COMMENT, Facts, a1111, full, quoted, texts
-from shared.messages import GenerateParams, GenerateSpec, ModelSpec, PresetSpec
+from shared.protocol.messages import GenerateParams, GenerateSpec, ModelSpec, PresetSpec
 
 # The web UI's own parser of the last line (modules/infotext_utils.py), word for word.
 RE_PARAM = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')

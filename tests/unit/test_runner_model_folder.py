@@ -18,7 +18,7 @@ from runner.interface import Context
 from runner.model_folder import held_still
 from runner.stopping import Cancelled, Stop
 from shared.errors import ModelUnavailable
-from shared.messages import GanParams, InputSpec, StepSpec, UpscaleSpec
+from shared.protocol.messages import GanParams, InputSpec, StepSpec, UpscaleSpec
 
 REPLACED = "replaced or removed while it was being loaded"
 

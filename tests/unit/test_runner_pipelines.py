@@ -17,9 +17,9 @@ from runner.metadata import SAMPLERS
 from runner.pipelines import FAMILIES, load
 from runner.schedulers import CLASSES
 from runner.tiny import build
-from shared.messages import GenerateParams, Offload, PresetSpec
-from shared.model_schema import DIFFUSION_SCHEDULERS, SCHEDULERS_OF, UPSCALING_OF, Kind
-from shared.registry import SCHEDULERS, read_model, verify_model
+from shared.models.descriptor import DIFFUSION_SCHEDULERS, SCHEDULERS_OF, UPSCALING_OF, Kind
+from shared.models.verify import SCHEDULERS, read_model, verify_model
+from shared.protocol.messages import GenerateParams, Offload, PresetSpec
 
 # diffusers hands torch tensors to numpy in the way of numpy 1; nothing of ours.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from runner.session import KERNELS, _configure
-from shared.messages import Attention, PresetSpec
+from shared.protocol.messages import Attention, PresetSpec
 
 CUDA: Any = torch.backends.cuda  # its switches have no types
 SWITCHES = {

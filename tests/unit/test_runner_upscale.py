@@ -22,8 +22,8 @@ from runner.metadata import Texts, texts_in
 from runner.resample import resampled
 from runner.stopping import Cancelled, Stop
 from runner.upscale import Upscale
-from shared.frames import FrameError
-from shared.messages import (
+from shared.protocol.frames import FrameError
+from shared.protocol.messages import (
     Artifact,
     Format,
     FromRunner,

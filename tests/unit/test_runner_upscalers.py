@@ -19,9 +19,9 @@ from runner.gan import Gan, torchvision_or_stand_in
 from runner.stopping import Cancelled
 from runner.upscaler import Upscaler
 from shared.errors import ModelUnavailable
-from shared.messages import DiffusionParams, GanParams, InputSpec, PresetSpec
-from shared.model_files import ONE_FILE
-from shared.registry import Source, check_installed, describe_folder, read_model
+from shared.models.folder import ONE_FILE
+from shared.models.verify import Source, check_installed, describe_folder, read_model
+from shared.protocol.messages import DiffusionParams, GanParams, InputSpec, PresetSpec
 
 # numpy 2 in diffusers' schedulers.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -10,7 +10,7 @@ import pytest
 
 from cli import secret_files
 from cli.entry import run
-from shared.keys import parse_api_keys
+from shared.auth import parse_api_keys
 
 
 def test_passwords_agree_between_a_server_and_the_address_that_names_it() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from cli import environment, secret_files
 from shared import settings as settings_module
-from shared.secrets_folder import secrets_in
+from shared.secrets import secrets_in
 from shared.settings import Settings, settings_or_exit
 
 

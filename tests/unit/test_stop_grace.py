@@ -10,11 +10,11 @@ import anyio
 from tests.support.harness import settings_for_tests
 
 from shared import settings as settings_module
-from shared import tracing
 from shared.db import engine
 from shared.db.engine import Database
 from shared.settings import Settings
-from shared.tracing import Tracer
+from shared.telemetry import spans
+from shared.telemetry.spans import Tracer
 from supervisor.devices import nvml_client
 from supervisor.devices.device import DeviceProbe
 from supervisor.processes import child
@@ -42,7 +42,7 @@ def test_waits_that_are_no_settings_are_those_of_whoever_waits() -> None:
 
 def test_sending_the_last_spans_goes_on_beside_a_longer_wait() -> None:
     """So it adds nothing to the total."""
-    assert tracing.FLUSH_S <= engine.PATIENCE_S
+    assert spans.FLUSH_S <= engine.PATIENCE_S
     said, sent = threading.Event(), []
 
     class Part:

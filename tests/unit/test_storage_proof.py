@@ -16,8 +16,8 @@ from pydantic import SecretStr
 from urllib3 import HTTPHeaderDict
 
 from shared.errors import InfraUnavailable
+from shared.object_store import ObjectStore, StoreMismatch, open_store
 from shared.settings import Settings
-from shared.storage import ObjectStore, StoreMismatch, open_store
 
 DATA = b"picture"
 SHA256 = hashlib.sha256(DATA).hexdigest()

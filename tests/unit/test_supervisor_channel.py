@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from shared.frames import PREFIX, encode
+from shared.protocol.frames import PREFIX, encode
 from supervisor.processes.channel import Channel, FrameError, Truncated
 
 HELLO = encode({"type": "hello"})

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.messages import Failure
+from shared.protocol.messages import Failure
 from shared.states import Reason
 from supervisor.outcomes.classify import Evidence, NoInput, classify, describe_exit
 

@@ -10,8 +10,8 @@ from uuid import uuid4
 import anyio
 import pytest
 
-from shared.claims import Claim
 from shared.errors import InfraUnavailable
+from shared.step_store import Claim
 from supervisor import fence
 from supervisor.devices.device import Device, DeviceProbe, Reading
 from supervisor.execution import start as module

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from shared.frames import Frame, FrameError
-from shared.messages import (
+from shared.protocol.frames import Frame, FrameError
+from shared.protocol.messages import (
     INTERFACE,
     MAX_SEED,
     GenerateParams,

@@ -13,7 +13,7 @@ from tests.support.probes import FakeProbe
 
 from shared.linux.file_lock import FileLock, device_lock
 from shared.linux.prctl import lists_children
-from shared.startup import NotReady
+from shared.readiness import NotReady
 from supervisor import worker
 from supervisor.devices.device import Device, DeviceLost
 from supervisor.devices.ownership import DeviceLocks, OwnedProbe

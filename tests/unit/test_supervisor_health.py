@@ -10,8 +10,8 @@ import httpx
 import pytest
 from tests.support.harness import settings_for_tests
 
-from shared.keys import parse_api_keys
-from shared.startup import NotReady
+from shared.auth import parse_api_keys
+from shared.readiness import NotReady
 from supervisor import health
 from supervisor.devices.device import Device
 from supervisor.metrics import Metrics

@@ -10,10 +10,10 @@ import anyio
 import pytest
 from tests.support.memory_store import MemoryStepStore, Work
 
-from shared.claims import Claim, Offer
 from shared.events import Code
 from shared.progress import StepProgress
 from shared.states import StepState
+from shared.step_store import Claim, Offer
 from supervisor.recording import event_recorder as journal_module
 from supervisor.recording.event_recorder import LOGS_PER_S, PROGRESS_EVERY_S, Journal
 

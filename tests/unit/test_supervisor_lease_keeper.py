@@ -10,7 +10,7 @@ import anyio
 import pytest
 from tests.support.harness import settings_for_tests
 
-from shared.claims import Claim, Stale
+from shared.step_store import Claim, Stale
 from supervisor import fence
 from supervisor.execution import lease
 from supervisor.execution.context import Try

@@ -8,9 +8,9 @@ from uuid import uuid4
 
 import pytest
 
-from shared.claims import Claim, PinnedModel
-from shared.model_schema import PartSize
+from shared.models.descriptor import PartSize
 from shared.presets import preset, presets
+from shared.step_store import Claim, PinnedModel
 from supervisor.devices.device import Reading
 from supervisor.outcomes.memory_report import next_smaller, recommendation, shortage
 

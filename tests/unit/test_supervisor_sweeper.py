@@ -11,10 +11,10 @@ import pytest
 from tests.support.harness import settings_for_tests
 from tests.support.memory_store import MemoryStepStore, StoredStep, Work
 
-from shared.claims import Offer
 from shared.errors import InfraUnavailable
 from shared.events import Code
 from shared.states import OWNED, Reason, StepState
+from shared.step_store import Offer
 from supervisor.maintenance import rescuer as sweeper_module
 from supervisor.maintenance.rescuer import Sweeper
 from supervisor.metrics import Metrics

@@ -10,9 +10,9 @@ import anyio
 import pytest
 from pydantic import SecretStr
 
-from shared.claims import Abandoned, End, StepStore
 from shared.settings import Settings
 from shared.states import Reason, StepState
+from shared.step_store import Abandoned, End, StepStore
 from supervisor.maintenance.rescuer import Sweeper
 from supervisor.metrics import Metrics
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from shared.registry import read_model, verify_model
+from shared.models.verify import read_model, verify_model
 
 # diffusers hands torch tensors to numpy in the way of numpy 1; nothing of ours.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -12,9 +12,9 @@ from api.admission.models import choose_model, choose_upscaler
 from api.admission.plan import Caller, plan_job, refuse_impossible
 from api.context import Context
 from api.schemas.requests import CreateJob
-from shared.db import presence, usage
+from shared.db import quotas, workers
 from shared.db.connection import Connection
-from shared.db.create import Created, NewJob, create_job, find_by_key, find_created
+from shared.db.create_job import Created, NewJob, create_job, find_by_key, find_created
 from shared.errors import InfraUnavailable
 from shared.events import Code
 
@@ -39,13 +39,13 @@ async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
             return earlier
         settings = context.settings
         model = await choose_model(connection, body.model_id, settings.default_model)
-        live = await presence.live_workers(connection)
+        live = await workers.live_workers(connection)
         upscaler = await choose_upscaler(connection, body, live)
         planned = job = plan_job(body, model, caller, settings, upscaler=upscaler)
         refuse_impossible(job, live)
         if limits.bounded(settings):
             # Behind our own twin: by now it may have made the job, and a replay is never refused.
-            await usage.hold(connection, caller.user)
+            await quotas.hold(connection, caller.user)
             if (earlier := await _earlier(connection, caller)) is not None:
                 return earlier
             await limits.refuse_over(connection, caller.user, settings)

@@ -10,7 +10,7 @@ from api.schemas.requests import CreateJob
 from shared.db import models
 from shared.db.connection import Connection
 from shared.db.models import Model
-from shared.db.presence import Worker
+from shared.db.workers import Worker
 from shared.errors import InvalidInput, ModelUnavailable
 
 

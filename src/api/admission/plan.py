@@ -17,13 +17,13 @@ from jsonschema.exceptions import ValidationError
 
 from api.admission.upscale_step import upscale_step
 from api.schemas.requests import CreateJob
-from shared.db.create import IdempotencyKey, NewJob, NewStep
+from shared.db.create_job import IdempotencyKey, NewJob, NewStep
 from shared.db.models import Model
-from shared.db.presence import Worker, largest_slot_bytes, slots_for
+from shared.db.workers import Worker, largest_slot_bytes, slots_for
 from shared.errors import InsufficientVram, InvalidInput, ModelUnavailable
-from shared.messages import GenerateParams
-from shared.model_schema import parts_of
+from shared.models.descriptor import parts_of
 from shared.presets import Preset, preset
+from shared.protocol.messages import GenerateParams
 from shared.settings import Settings
 
 QUEUE = "default"

@@ -12,18 +12,18 @@ from uuid import uuid4
 
 from api.admission.upscalers import RESAMPLE, impl_of, scale_of
 from api.schemas.requests import CreateJob, Upscale
-from shared.db.create import NewStep
+from shared.db.create_job import NewStep
 from shared.db.models import Model
 from shared.errors import InvalidInput
-from shared.messages import (
+from shared.models.descriptor import parts_of
+from shared.presets import Preset
+from shared.protocol.messages import (
     DiffusionParams,
     EnlargeParams,
     GanParams,
     GenerateParams,
     ResampleParams,
 )
-from shared.model_schema import parts_of
-from shared.presets import Preset
 
 NAME = "upscale"
 

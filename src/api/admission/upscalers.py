@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 from api.schemas.requests import Upscale
 from shared.db.models import Model
-from shared.db.presence import Worker
+from shared.db.workers import Worker
 from shared.errors import InvalidInput, ModelUnavailable
-from shared.model_schema import UPSCALING_OF
+from shared.models.descriptor import UPSCALING_OF
 
 RESAMPLE = "resample"
 CAPABILITY = "upscale"

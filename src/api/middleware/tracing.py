@@ -24,9 +24,9 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.db.create import Created
-from shared.traceparent import Traceparent, incoming, parse
-from shared.tracing import OpenSpan, Tracer, Value
+from shared.db.create_job import Created
+from shared.telemetry.spans import OpenSpan, Tracer, Value
+from shared.telemetry.traceparent import Traceparent, incoming, parse
 
 _READS = {"GET", "HEAD", "OPTIONS"}
 

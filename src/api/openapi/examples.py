@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from api.schemas import responses as out
 from shared.db.events import Event
 from shared.events import Code
-from shared.model_schema import (
+from shared.models.descriptor import (
     Defaults,
     Limits,
     ModelDescriptor,

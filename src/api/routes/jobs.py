@@ -24,7 +24,7 @@ from api.schemas.requests import CreateJob, ListQuery
 from shared.db import artifacts, jobs
 from shared.db.cancel import Cancelled, request_cancel
 from shared.db.connection import Connection
-from shared.db.create import IdempotencyKey
+from shared.db.create_job import IdempotencyKey
 from shared.db.jobs import Job, Step
 
 router = APIRouter(tags=["jobs"])

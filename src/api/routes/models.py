@@ -14,7 +14,7 @@ from api.openapi.errors import NO_SUCH_MODEL, documented
 from api.openapi.responses import answers, create_link
 from api.schemas import responses, serializers
 from api.schemas.ids import no_such_model
-from shared.db import models, presence
+from shared.db import models, workers
 from shared.db.connection import Connection
 
 router = APIRouter(tags=["models"])
@@ -31,7 +31,7 @@ async def list_models(context: Ctx, _: User) -> responses.Models:
     """Also those that are disabled, or on no live worker; of each name all versions."""
 
     async def work(connection: Connection) -> responses.Models:
-        live = await presence.live_workers(connection)
+        live = await workers.live_workers(connection)
         found = await models.list_models(connection)
         return responses.Models(models=[serializers.model(model, live) for model in found])
 
@@ -56,6 +56,6 @@ async def get_model(
         found = None if "\0" in model_id else await find_model(connection, model_id)
         if found is None:
             raise no_such_model()
-        return serializers.model(found, await presence.live_workers(connection))
+        return serializers.model(found, await workers.live_workers(connection))
 
     return await context.database.transaction(work)

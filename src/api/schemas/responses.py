@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema
 
-from shared.model_schema import PartSize
+from shared.models.descriptor import PartSize
 from shared.states import Reason, Status
 
 

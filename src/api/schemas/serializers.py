@@ -7,11 +7,11 @@ from datetime import datetime
 
 from api.schemas import responses as out
 from shared.db.artifacts import Artifact
-from shared.db.create import Created
+from shared.db.create_job import Created
 from shared.db.jobs import Job, Step
 from shared.db.models import Model
-from shared.db.presence import Worker
-from shared.model_schema import parts_of
+from shared.db.workers import Worker
+from shared.models.descriptor import parts_of
 
 
 def created(job: Created) -> out.Created:

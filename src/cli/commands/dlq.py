@@ -17,7 +17,7 @@ from cli.options import Out, Output
 
 if TYPE_CHECKING:
     from shared.db.dead_letters import DeadJob
-    from shared.dead_messages import DeadMessage
+    from shared.dispatch.dead_letters import DeadMessage
 
 app = typer.Typer(no_args_is_help=True, help="Jobs that were given up, and unreadable messages.")
 
@@ -121,7 +121,7 @@ def _drop_job(environ: dict[str, str], job_id: UUID) -> int:
 
     from shared.db import dead_letters
     from shared.errors import InfraUnavailable
-    from shared.storage import open_store
+    from shared.object_store import open_store
 
     settings = parts.settings(environ)
     keys = parts.transaction(

@@ -96,7 +96,7 @@ def import_(
     from cli.failures import Failure
     from cli.model_arrival import Wishes, bring, registered
     from cli.model_folders import install_then, models_dir
-    from shared.model_files import DESCRIPTOR
+    from shared.models.folder import DESCRIPTOR
 
     environ = parts.environ()
     url = parts.require(environ, "DF_DATABASE_URL")

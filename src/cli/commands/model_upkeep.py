@@ -97,7 +97,7 @@ def _folders(root: Path, model: str | None) -> list[Path]:
 def _verified(folder: Path) -> dict[str, Any]:
     from cli.console import say
     from shared.errors import ModelUnavailable
-    from shared.registry import read_model, verify_model
+    from shared.models.verify import read_model, verify_model
 
     say(f"reading {folder.name}")
     try:

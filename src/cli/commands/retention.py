@@ -42,8 +42,8 @@ def _prune(dry_run: bool) -> Pruned:
     import anyio
 
     from shared.db.engine import Database
+    from shared.object_store import open_store
     from shared.retention import prune
-    from shared.storage import open_store
 
     settings = parts.settings(parts.environ())
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from cli.download.local import resolve_path
 from cli.download.source import Resolved, ask
 from cli.failures import Failure
-from shared.checkpoints import Checkpoint, Family
-from shared.model_files import CONFIG, INDEX, OPTIONAL
+from shared.models.checkpoints import Checkpoint, Family
+from shared.models.folder import CONFIG, INDEX, OPTIONAL
 
 # The makers' own folders, on the hub; the ones that diffusers would ask for. SD 2's makers have
 # withdrawn theirs, so that one is a copy.

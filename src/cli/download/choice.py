@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from shared.errors import ModelUnavailable
-from shared.model_files import INDEX, check_name
+from shared.models.folder import INDEX, check_name
 
 # Weights are one file or several; a variant is named before the number of the file.
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")

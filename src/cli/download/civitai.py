@@ -30,7 +30,7 @@ from cli.download.source import (
 )
 from cli.download.transfer import Transfer
 from cli.failures import Failure
-from shared.model_files import ONE_FILE, check_name
+from shared.models.folder import ONE_FILE, check_name
 
 DEFAULT_ENDPOINT = "https://civitai.com"
 REMEDY = "set CIVITAI_TOKEN to a key from your account's settings; early access has to be bought"

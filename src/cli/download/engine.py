@@ -21,13 +21,13 @@ from cli.download.patience import Patience
 from cli.download.source import RemoteFile, Resolved
 from cli.failures import Failure
 from cli.model_store import locked, only, put, redescribe, staging
-from shared.checkpoints import Checkpoint, recognise
 from shared.errors import ModelUnavailable
-from shared.esrgan import esrgan_scale
-from shared.model_files import CONFIG
-from shared.model_schema import Kind, ModelDescriptor
-from shared.registry import Source, describe_folder, read_model, verify_model, write_descriptor
-from shared.safetensors_header import tensor_shapes
+from shared.models.checkpoints import Checkpoint, recognise
+from shared.models.descriptor import Kind, ModelDescriptor
+from shared.models.esrgan import esrgan_scale
+from shared.models.folder import CONFIG
+from shared.models.safetensors_header import tensor_shapes
+from shared.models.verify import Source, describe_folder, read_model, verify_model, write_descriptor
 
 T = TypeVar("T")
 

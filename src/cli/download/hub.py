@@ -26,7 +26,7 @@ from cli.download.source import (
 )
 from cli.failures import Failure
 from shared.errors import ModelUnavailable
-from shared.model_files import DESCRIPTOR, check_name
+from shared.models.folder import DESCRIPTOR, check_name
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling

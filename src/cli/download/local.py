@@ -14,7 +14,7 @@ from cli.console import say
 from cli.download.choice import choose
 from cli.download.source import RemoteFile, Resolved, plain_name
 from cli.failures import Failure
-from shared.model_files import DESCRIPTOR, ONE_FILE, hash_file
+from shared.models.folder import DESCRIPTOR, ONE_FILE, hash_file
 
 
 def resolve_path(path: Path, *, keep: Callable[[str], bool] = lambda name: True) -> Resolved:

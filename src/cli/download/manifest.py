@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from cli.download.source import RemoteFile, Resolved
 from cli.failures import Failure
 from shared.errors import ModelUnavailable
-from shared.model_files import (
+from shared.models.folder import (
     CONFIG,
     DESCRIPTOR,
     HASH_CHUNK_BYTES,

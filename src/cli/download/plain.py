@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from cli.download.source import RemoteFile, Resolved, Wanted, origin_of, plain_name
 from cli.failures import Failure
-from shared.model_files import ONE_FILE, check_name
+from shared.models.folder import ONE_FILE, check_name
 
 _HASH = re.compile(r"sha256=([0-9a-fA-F]{64})")
 

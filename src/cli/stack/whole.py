@@ -89,7 +89,7 @@ def _prepare(settings: Settings, keeper: Keeper, environ: Mapping[str, str]) -> 
 
     from shared.db.migrate import upgrade
     from shared.errors import DreamForgeError
-    from shared.storage import open_store
+    from shared.object_store import open_store
 
     try:
         upgrade(settings.database_url.get_secret_value())

@@ -10,8 +10,8 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.claims import StoredArtifact
 from shared.db.tables import artifacts, steps
+from shared.step_store import StoredArtifact
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

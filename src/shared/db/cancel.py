@@ -12,12 +12,12 @@ from uuid import UUID
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.claims import CANCELLED_ERROR
 from shared.db import events, jobs
 from shared.db.tables import jobs as jobs_table
 from shared.db.tables import steps
 from shared.events import Code
 from shared.states import OWNED, Reason, Status, StepState
+from shared.step_store import CANCELLED_ERROR
 
 WAITING = frozenset({StepState.PENDING, StepState.QUEUED})
 

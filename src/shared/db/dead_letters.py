@@ -16,7 +16,7 @@ from sqlalchemy import Row, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db import jobs as job_log
-from shared.db.create import Created, NewJob, NewStep, create_job
+from shared.db.create_job import Created, NewJob, NewStep, create_job
 from shared.db.tables import artifacts, jobs, models, steps
 from shared.errors import Conflict, ModelUnavailable, NotFound
 from shared.states import Reason, Status

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.tables import models, steps
-from shared.model_schema import ModelDescriptor, parameters_schema
+from shared.models.descriptor import ModelDescriptor, parameters_schema
 from shared.states import TERMINAL
 
 

@@ -8,11 +8,11 @@ from uuid import UUID
 from sqlalchemy import Row, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.claims import CANCELLED_ERROR
 from shared.db.cancel import end_waiting_steps
 from shared.db.jobs import finish_job
 from shared.db.tables import jobs, steps
 from shared.states import STATUS_OF, TERMINAL, Reason, StepState
+from shared.step_store import CANCELLED_ERROR
 
 
 async def settle_job(connection: AsyncConnection, job_id: UUID) -> UUID | None:

@@ -14,7 +14,7 @@ import socket
 from multiprocessing.connection import Connection
 
 from runner.entry import become_runner, leave
-from shared.frames import encode
+from shared.protocol.frames import encode
 
 _LIBRARY = "libcuda.so.1"
 

@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 
 from shared.linux.file_lock import FileLock, LockTaken, LockUnusable, device_lock
-from shared.startup import NotReady
+from shared.readiness import NotReady
 from supervisor.devices.device import Device, DeviceLost, DeviceProbe, Reading
 from supervisor.processes.tree import ProcessTree
 

@@ -18,7 +18,7 @@ import anyio
 
 from runner import entry
 from shared.errors import DreamForgeError
-from shared.messages import (
+from shared.protocol.messages import (
     Failure,
     GenerateSpec,
     Go,

@@ -29,8 +29,8 @@ from celery.platforms import SecurityWarning
 from celery.worker.consumer import Consumer
 from kombu.transport import redis
 
-from shared.dead_messages import DeadMessage, DeadMessages, dead_message
-from shared.doorbell import TASK_NAME, celery_queue, celery_settings
+from shared.dispatch.celery_settings import TASK_NAME, celery_queue, celery_settings
+from shared.dispatch.dead_letters import DeadMessage, DeadMessages, dead_message
 from shared.errors import InfraUnavailable
 
 log = logging.getLogger(__name__)

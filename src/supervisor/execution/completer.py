@@ -9,11 +9,11 @@ from uuid import UUID
 
 import anyio
 
-from shared.claims import Claim, End, Stale
 from shared.errors import InfraUnavailable
 from shared.events import NewEvent
 from shared.presets import presets
 from shared.states import STATUS_OF, Reason, Status, StepState
+from shared.step_store import Claim, End, Stale
 from supervisor.execution.context import Try
 from supervisor.lifecycle.machine import Step
 from supervisor.outcomes.memory_report import shortage

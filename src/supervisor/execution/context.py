@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from shared.claims import Claim, StepStore
 from shared.settings import Settings
 from shared.states import Reason
-from shared.tracing import Tracer
+from shared.step_store import Claim, StepStore
+from shared.telemetry.spans import Tracer
 from supervisor.devices.device import DeviceProbe
 from supervisor.execution.byte_budget import Spool
 from supervisor.execution.uploader import ArtifactStore

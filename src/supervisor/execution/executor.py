@@ -25,10 +25,10 @@ import math
 import anyio
 from anyio.abc import TaskGroup
 
-from shared.claims import Claim, End
 from shared.events import Code
-from shared.messages import Cancel, Go, Lease, RunSpec
+from shared.protocol.messages import Cancel, Go, Lease, RunSpec
 from shared.states import Reason, StepState
+from shared.step_store import Claim, End
 from supervisor.execution.completer import write_verdict
 from supervisor.execution.context import Host, Try
 from supervisor.execution.device_monitor import DeviceWatch

@@ -16,9 +16,9 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from shared.claims import StoredArtifact
 from shared.errors import InfraUnavailable
-from shared.messages import Cancel, Input
+from shared.protocol.messages import Cancel, Input
+from shared.step_store import StoredArtifact
 from supervisor.execution.context import Try
 from supervisor.execution.runner_protocol import Conversation
 from supervisor.lifecycle.machine import Kind

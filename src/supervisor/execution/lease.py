@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import anyio
 
-from shared.claims import Stale
 from shared.errors import InfraUnavailable
+from shared.step_store import Stale
 from supervisor.execution.context import Try
 from supervisor.fence import Fence, boottime
 from supervisor.lifecycle.machine import Kind

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from shared.claims import Claim, StoredArtifact
-from shared.messages import InputSpec, PresetSpec, RunSpec
+from shared.protocol.messages import InputSpec, PresetSpec, RunSpec
+from shared.step_store import Claim, StoredArtifact
 
 _specs: TypeAdapter[RunSpec] = TypeAdapter(RunSpec)
 

@@ -12,7 +12,16 @@ from typing import Any
 
 import anyio
 
-from shared.messages import Artifact, Failure, FromRunner, Log, Progress, Ready, Result, Want
+from shared.protocol.messages import (
+    Artifact,
+    Failure,
+    FromRunner,
+    Log,
+    Progress,
+    Ready,
+    Result,
+    Want,
+)
 from supervisor.execution.context import Try
 from supervisor.execution.inputs import Inputs
 from supervisor.execution.runner_protocol import Conversation

@@ -12,8 +12,8 @@ import hashlib
 import math
 from typing import Any, assert_never
 
-from shared.frames import Frame, FrameError
-from shared.messages import (
+from shared.protocol.frames import Frame, FrameError
+from shared.protocol.messages import (
     INTERFACE,
     MAX_SEED,
     Artifact,

@@ -24,10 +24,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from shared.claims import Abandoned, Claim, End
 from shared.states import Reason, StepState
-from shared.traceparent import parse
-from shared.tracing import Span, Tracer, Value
+from shared.step_store import Abandoned, Claim, End
+from shared.telemetry.spans import Span, Tracer, Value
+from shared.telemetry.traceparent import parse
 from supervisor.execution.context import Try
 from supervisor.lifecycle.machine import Step
 from supervisor.recording.timeline import Timeline

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import anyio
 
-from shared.claims import Stale
 from shared.errors import InfraUnavailable
 from shared.events import Code, NewEvent
+from shared.step_store import Stale
 from supervisor.devices.device import Reading
 from supervisor.execution.context import Try
 from supervisor.execution.device_monitor import DeviceWatch

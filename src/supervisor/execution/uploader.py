@@ -15,10 +15,10 @@ from typing import Protocol
 import anyio
 from anyio.abc import TaskGroup
 
-from shared.claims import Claim, Stale, StepStore, StoredArtifact
 from shared.errors import InfraUnavailable
 from shared.events import Code
-from shared.messages import Artifact
+from shared.protocol.messages import Artifact
+from shared.step_store import Claim, Stale, StepStore, StoredArtifact
 from supervisor.execution.byte_budget import Spool
 from supervisor.fence import Fence
 from supervisor.outcomes.evidence import Account

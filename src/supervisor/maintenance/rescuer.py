@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
-from shared.claims import Abandoned, End, StepStore
 from shared.events import Code, NewEvent
 from shared.settings import Settings
 from shared.states import STATUS_OF, Reason, StepState
-from shared.tracing import Tracer
+from shared.step_store import Abandoned, End, StepStore
+from shared.telemetry.spans import Tracer
 from supervisor.execution.spans import trace_sweep
 from supervisor.lifecycle.machine import Event, Kind, Step, advance
 from supervisor.metrics import Metrics

@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from uuid import UUID
 
-from shared.db import presence
+from shared.db import workers
 from shared.db.engine import Database
 from shared.settings import Settings
 from supervisor.devices.device import NAMELESS
@@ -43,12 +43,12 @@ class Presence:
             if slot.device.kind == "cuda" and not slot.id.startswith(NAMELESS)
         )
 
-    async def enter(self) -> list[presence.Worker]:
+    async def enter(self) -> list[workers.Worker]:
         """Write the first row if no live one of another worker shows a GPU of ours; else those."""
         await self._models.refresh()
         worker = self._row()
         return await self._database.transaction(
-            lambda connection: presence.enter(connection, worker, alone_on=self.gpus)
+            lambda connection: workers.enter(connection, worker, alone_on=self.gpus)
         )
 
     async def beat(self) -> None:
@@ -56,7 +56,7 @@ class Presence:
         await self._models.refresh()
         worker = self._row()
         await self._database.transaction(
-            lambda connection: presence.upsert_worker(connection, worker)
+            lambda connection: workers.upsert_worker(connection, worker)
         )
         if self.gpus:
             await self._look_for_others()
@@ -64,28 +64,28 @@ class Presence:
     async def _look_for_others(self) -> None:
         """One that entered while our own heartbeat stood still, and cannot see our locks."""
         others = await self._database.transaction(
-            lambda connection: presence.owners_of(connection, self.gpus, but=self._worker_id)
+            lambda connection: workers.owners_of(connection, self.gpus, but=self._worker_id)
         )
         for other in others:
             log.error("%s as well: neither can prove its memory clean", self.shared_with(other))
 
-    def shared_with(self, other: presence.Worker) -> str:
+    def shared_with(self, other: workers.Worker) -> str:
         """Which GPU of ours another worker shows, in words."""
         gpu = next(slot.id for slot in other.slots if slot.id in self.gpus)
         return f"GPU {gpu} is served by worker {other.id} on host {other.host}"
 
-    async def forget(self, other: presence.Worker) -> None:
+    async def forget(self, other: workers.Worker) -> None:
         """Say good-bye for a worker that died without one."""
-        await self._database.transaction(lambda connection: presence.leave(connection, other.id))
+        await self._database.transaction(lambda connection: workers.leave(connection, other.id))
 
     async def leave(self) -> None:
         """Say good-bye, so that nobody waits for our heartbeat to age."""
         await self._database.transaction(
-            lambda connection: presence.leave(connection, self._worker_id)
+            lambda connection: workers.leave(connection, self._worker_id)
         )
 
-    def _row(self) -> presence.Worker:
-        return presence.Worker(
+    def _row(self) -> workers.Worker:
+        return workers.Worker(
             id=self._worker_id,
             host=platform.node(),
             version=own_version(),
@@ -95,10 +95,10 @@ class Presence:
         )
 
 
-def told(slot: Slot) -> presence.Slot:
+def told(slot: Slot) -> workers.Slot:
     """A slot as the row shows it: with what its device said last, if it has been asked."""
     seen = slot.seen
-    return presence.Slot(
+    return workers.Slot(
         id=slot.id,
         device=slot.device.kind,
         device_class=slot.device.name,

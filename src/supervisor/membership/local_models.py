@@ -15,13 +15,13 @@ from uuid import UUID
 import anyio.to_thread
 from pydantic import ValidationError
 
-from shared.claims import PinnedModel
 from shared.db import models as registry_rows
 from shared.db.engine import Database
 from shared.db.models import Model
 from shared.errors import ModelUnavailable
-from shared.model_schema import ModelDescriptor
-from shared.registry import DESCRIPTOR, check_installed
+from shared.models.descriptor import ModelDescriptor
+from shared.models.verify import DESCRIPTOR, check_installed
+from shared.step_store import PinnedModel
 
 log = logging.getLogger(__name__)
 

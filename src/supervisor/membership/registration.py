@@ -17,9 +17,9 @@ from uuid import UUID
 
 import anyio
 
-from shared.db.presence import LIVE_S, Worker
+from shared.db.workers import LIVE_S, Worker
 from shared.errors import InfraUnavailable
-from shared.startup import NotReady
+from shared.readiness import NotReady
 from supervisor.membership.heartbeat import BEAT_S, Presence
 
 log = logging.getLogger(__name__)

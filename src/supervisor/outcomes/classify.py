@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import InfraUnavailable
-from shared.messages import Failure
+from shared.protocol.messages import Failure
 from shared.states import Reason
 
 

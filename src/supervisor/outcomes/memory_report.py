@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from shared.claims import Claim
 from shared.errors import InvalidInput
 from shared.presets import Preset
 from shared.states import Reason
+from shared.step_store import Claim
 from supervisor.devices.device import Reading
 
 ABOUT_MEMORY = frozenset({Reason.OOM, Reason.HOST_OOM, Reason.INSUFFICIENT_VRAM})

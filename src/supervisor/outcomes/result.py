@@ -6,10 +6,10 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from shared.claims import Claim, End
 from shared.events import Code, NewEvent
 from shared.settings import Settings
 from shared.states import Reason, StepState
+from shared.step_store import Claim, End
 from supervisor.lifecycle.machine import Step
 from supervisor.outcomes.classify import Judgement
 from supervisor.outcomes.memory_report import ABOUT_MEMORY

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
-from shared.frames import Frame, FrameDecoder, FrameError, encode
+from shared.protocol.frames import Frame, FrameDecoder, FrameError, encode
 
 # One read of this size moves a typical image in a handful of system calls.
 READ_BYTES = 1 << 20

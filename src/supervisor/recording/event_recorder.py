@@ -15,12 +15,12 @@ from typing import Any
 
 import anyio
 
-from shared.claims import Claim, Stale, StepStore
 from shared.errors import InfraUnavailable
 from shared.events import Code, NewEvent
 from shared.progress import StepProgress
 from shared.states import StepState
-from shared.traceparent import parse
+from shared.step_store import Claim, Stale, StepStore
+from shared.telemetry.traceparent import parse
 
 log = logging.getLogger(__name__)
 

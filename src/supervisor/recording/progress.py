@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from shared.claims import Claim
 from shared.progress import StepProgress
+from shared.step_store import Claim
 from supervisor.recording.event_recorder import Journal
 from supervisor.recording.timeline import Timeline
 

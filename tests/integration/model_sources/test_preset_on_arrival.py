@@ -16,7 +16,7 @@ from tests.support.model_downloads import REF, Command, installed, nothing_insta
 
 from cli import parts, worker_watch
 from shared.db.models import list_models
-from shared.db.presence import Slot, Worker, leave, upsert_worker
+from shared.db.workers import Slot, Worker, leave, upsert_worker
 
 
 @pytest.mark.parametrize(

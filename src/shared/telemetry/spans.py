@@ -2,7 +2,8 @@
 
 What happened is described here without a tracing library, mostly when it is over: a worker derives
 a try's spans from its timeline and hands them over in one call. So no span is held open, nothing is
-carried from task to task, and with tracing off nothing of it is loaded. `shared.otel`, which
+carried from task to task, and with tracing off nothing of it is loaded. `shared.telemetry.otel`,
+which
 `open_tracer` loads, is the only file that knows OpenTelemetry.
 """
 
@@ -14,7 +15,7 @@ from importlib import import_module
 from typing import Protocol
 
 from shared.settings import Settings
-from shared.traceparent import Traceparent
+from shared.telemetry.traceparent import Traceparent
 
 # How long a process that ends tries to send what waits. Within what a worker takes to leave in any
 # case: it goes on beside the good-bye to PostgreSQL (`test_stop_grace`).
@@ -67,5 +68,5 @@ def open_tracer(settings: Settings, service: str, count: Count) -> Tracer | None
     """A tracer that sends to the collector of the settings; None when there is none."""
     if settings.otlp_endpoint is None:
         return None
-    found: Tracer = import_module("shared.otel").tracer(settings, service, count)
+    found: Tracer = import_module("shared.telemetry.otel").tracer(settings, service, count)
     return found

@@ -15,9 +15,9 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.claims import Claim
 from shared.db.tables import events as table
 from shared.events import NewEvent
+from shared.step_store import Claim
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,11 +10,11 @@ from sqlalchemy import Row, func, literal, update
 from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.claims import End
 from shared.db import events as event_log
 from shared.db.settle import settle_job
 from shared.db.tables import jobs, steps
 from shared.states import Status, StepState
+from shared.step_store import End
 
 
 def seconds_from_now(seconds: float) -> Any:

@@ -1,6 +1,7 @@
 """What a worker holds while it owns a step, and what it reports back.
 
-`StepStore` is the seam between the supervisor and the system of record: `shared.db.steps` is the
+`StepStore` is the seam between the supervisor and the system of record: `shared.db.step_store` is
+the
 real one. Every write names the claim's id and epoch; a store that finds somebody else's epoch, or
 a state that nobody owns, raises `Stale` and has written nothing.
 """
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from shared.events import Code, NewEvent
-from shared.model_schema import PartSize
+from shared.models.descriptor import PartSize
 from shared.states import Reason, StepState
 
 # The `error` of every job and step that ended because somebody asked for it.

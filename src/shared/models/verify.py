@@ -16,24 +16,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from shared.auto_pipelines import AUTO_PIPELINES, WITHOUT_NEGATIVE_PROMPT
-from shared.checkpoints import KIND_OF_FAMILY, kinds_of_denoiser, recognise
 from shared.errors import ModelUnavailable
-from shared.esrgan import esrgan_scale
-from shared.model_files import (
-    CONFIG,
-    DESCRIPTOR,
-    INDEX,
-    ONE_FILE,
-    Layout,
-    check_folder,
-    hash_file,
-    layout_of,
-    model_parts,
-    read_json,
-    readable,
-)
-from shared.model_schema import (
+from shared.models.auto_pipelines import AUTO_PIPELINES, WITHOUT_NEGATIVE_PROMPT
+from shared.models.checkpoints import KIND_OF_FAMILY, kinds_of_denoiser, recognise
+from shared.models.descriptor import (
     MAX_SIDE,
     MIN_SIDE,
     MULTIPLE_OF,
@@ -52,8 +38,22 @@ from shared.model_schema import (
     parameter_problems,
     parameters_schema,
 )
-from shared.model_weights import part_sizes
-from shared.safetensors_header import tensor_shapes
+from shared.models.esrgan import esrgan_scale
+from shared.models.folder import (
+    CONFIG,
+    DESCRIPTOR,
+    INDEX,
+    ONE_FILE,
+    Layout,
+    check_folder,
+    hash_file,
+    layout_of,
+    model_parts,
+    read_json,
+    readable,
+)
+from shared.models.safetensors_header import tensor_shapes
+from shared.models.weights import part_sizes
 
 __all__ = [
     "DESCRIPTOR",

@@ -1,6 +1,7 @@
 """What a model says about itself (`dreamforge.json`), and what that allows a request to ask.
 
-No file is touched here; `shared.registry` reads, checks and writes. torch is never imported: the
+No file is touched here; `shared.models.verify` reads, checks and writes. torch is never imported:
+the
 API and the command line use this.
 """
 
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from shared.model_files import Layout
+from shared.models.folder import Layout
 
 MIN_SIDE, MAX_SIDE = 16, 4096  # pixels; the API's own bounds
 MAX_STEPS = 200

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from shared.errors import ModelUnavailable
-from shared.model_files import CONFIG, Layout
-from shared.model_schema import PartSize
-from shared.safetensors_header import tensor_shapes
+from shared.models.descriptor import PartSize
+from shared.models.folder import CONFIG, Layout
+from shared.models.safetensors_header import tensor_shapes
 
 # What diffusers and transformers call weights. A variant stands before a shard's number, and
 # behind it in files of some years ago.

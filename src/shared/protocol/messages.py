@@ -1,4 +1,4 @@
-"""What a worker and a runner say to each other, inside `shared.frames`.
+"""What a worker and a runner say to each other, inside `shared.protocol.frames`.
 
     worker                          runner
       |  <---------- ready ---------  |   imported, waits; no CUDA context yet
@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from shared.frames import FrameError
+from shared.protocol.frames import FrameError
 
 # Version of these messages and of what a job type is; docs/job-types.md has its history.
 INTERFACE = 3

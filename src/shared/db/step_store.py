@@ -20,19 +20,19 @@ from uuid import UUID
 from sqlalchemy import Row, Select, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.claims import Abandoned, Claim, End, Offer, PinnedModel, Stale, StoredArtifact
 from shared.db import events as event_log
 from shared.db import jobs as job_log
-from shared.db import sweep
+from shared.db import rescue
 from shared.db.artifacts import insert_artifact
-from shared.db.ending import end_step, seconds_from_now
 from shared.db.engine import Database
 from shared.db.events import NewEvent
+from shared.db.in_doubt import Unanswered
 from shared.db.tables import artifacts, jobs, models, steps
-from shared.db.unanswered import Unanswered
+from shared.db.transitions import end_step, seconds_from_now
 from shared.events import Code
-from shared.model_schema import parts_of
+from shared.models.descriptor import parts_of
 from shared.states import OWNED, Status, StepState
+from shared.step_store import Abandoned, Claim, End, Offer, PinnedModel, Stale, StoredArtifact
 
 
 class PostgresStepStore:
@@ -161,21 +161,21 @@ class PostgresStepStore:
     async def give_back(self, worker_id: UUID, known: Collection[tuple[UUID, int]]) -> int:
         count = 0
         while await self._database.transaction(
-            lambda connection: sweep.unheard_claim(connection, worker_id, known)
+            lambda connection: rescue.unheard_claim(connection, worker_id, known)
         ):
             count += 1
         return count
 
     async def sweep_expired(self, decide: Callable[[Abandoned], End]) -> UUID | None:
         return await self._database.transaction(
-            lambda connection: sweep.expired_lease(connection, decide)
+            lambda connection: rescue.expired_lease(connection, decide)
         )
 
     async def sweep_unclaimed(
         self, decide: Callable[[Abandoned], End], after_s: float
     ) -> UUID | None:
         return await self._database.transaction(
-            lambda connection: sweep.unclaimed(connection, decide, after_s=after_s)
+            lambda connection: rescue.unclaimed(connection, decide, after_s=after_s)
         )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 
-from shared.safetensors_header import Shapes
+from shared.models.safetensors_header import Shapes
 
 _BLOCK = re.compile(r"(?:upconv|conv_up)(\d)\.weight")
 _LAYER = re.compile(r"model\.(\d{1,3})\.weight")

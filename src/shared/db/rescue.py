@@ -15,10 +15,10 @@ from sqlalchemy import ColumnElement, Row, func, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.claims import Abandoned, End
-from shared.db.ending import end_step
 from shared.db.tables import jobs, steps
+from shared.db.transitions import end_step
 from shared.states import StepState
+from shared.step_store import Abandoned, End
 
 Decide = Callable[[Abandoned], End]
 

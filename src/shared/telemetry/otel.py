@@ -32,8 +32,8 @@ from opentelemetry.trace import (
 from opentelemetry.trace import Span as AnySpan
 
 from shared.settings import Settings
-from shared.traceparent import Traceparent
-from shared.tracing import FLUSH_S, Count, Span, Value
+from shared.telemetry.spans import FLUSH_S, Count, Span, Value
+from shared.telemetry.traceparent import Traceparent
 
 # One batch, its retries included. A collector answers in milliseconds or is in trouble.
 EXPORT_TIMEOUT_S = 3.0
@@ -53,7 +53,7 @@ def tracer(settings: Settings, service: str, count: Count) -> OtelTracer:
 
 
 class OtelTracer:
-    """`shared.tracing.Tracer` over an exporter."""
+    """`shared.telemetry.spans.Tracer` over an exporter."""
 
     def __init__(self, exporter: SpanExporter, service: str, count: Count) -> None:
         self._processor = _Counting(_Counted(exporter, count), count)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shared.errors import ModelUnavailable
-from shared.model_schema import Kind
-from shared.safetensors_header import Shapes
+from shared.models.descriptor import Kind
+from shared.models.safetensors_header import Shapes
 
 Family = Literal[
     "sd1", "sd2", "sdxl", "sd3", "sd35_medium", "sd35_large", "flux_dev", "flux_schnell"

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from shared.errors import ModelUnavailable
-from shared.safetensors_header import tensor_shapes
+from shared.models.safetensors_header import tensor_shapes
 
 DESCRIPTOR = "dreamforge.json"
 INDEX = "model_index.json"

@@ -14,8 +14,8 @@ import anyio
 from shared.db.engine import Database
 from shared.db.revision import missing_migration
 from shared.errors import InfraUnavailable
+from shared.object_store import StoreRefused, open_store
 from shared.settings import Settings
-from shared.storage import StoreRefused, open_store
 
 RETRY_S = 0.5
 
