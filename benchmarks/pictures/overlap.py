@@ -1,8 +1,9 @@
 """What it gives to encode one picture while the next is sampled.
 
 `python benchmarks/pictures/overlap.py` draws batches through the real job type, with and without
-the overlap by turns, in one process: once with the tiny model of `runner.tiny`, which samples on
-the same CPU that encodes, and once with a sampler that only waits, as the host does for a GPU.
+the overlap by turns, in one process: once with the tiny model of `runner.diffusion.tiny`, which
+samples on the same CPU that encodes, and once with a sampler that only waits, as the host does for
+a GPU.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from PIL.Image import Image
 from png_levels import pictures
 
 from cli.measuring import _spec
-from runner import generate
-from runner.finishing import Finisher
-from runner.inputs import Inputs
-from runner.interface import Context
-from runner.stopping import Stop
-from runner.tiny import build
+from runner.diffusion.tiny import build
+from runner.images.sender import Finisher
+from runner.ipc.inputs import Inputs
+from runner.job_types import generate
+from runner.job_types.base import Context
+from runner.process.cancellation import Stop
 from shared.models.verify import read_model
 from shared.presets import preset
 

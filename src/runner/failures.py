@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import torch
 
-from runner.finishing import Unfinished
-from runner.stopping import Cancelled
+from runner.images.sender import Unfinished
+from runner.process.cancellation import Cancelled
 from shared.errors import ModelUnavailable
 from shared.protocol.messages import Failure
 

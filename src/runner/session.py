@@ -4,7 +4,7 @@ The garbage collector is off while torch and the pipelines are imported, and wha
 frozen afterwards: 400,000 objects that live for ever are then never walked again.
 
     READY -> wait for GO -> arm the dead-man timer, obey signals, listen
-          -> prepare, run, cleanup (`runner.interface.Job`) -> hygiene -> RESULT or FAILURE
+          -> prepare, run, cleanup (`runner.job_types.base.Job`) -> hygiene -> RESULT or FAILURE
 
 Before GO nothing touches the device: a runner that waits on standby must not hold a context on a
 GPU that somebody else is measuring. Before GO a SIGTERM simply kills.
@@ -26,14 +26,14 @@ from typing import Any
 
 import torch
 
-from runner.channel import Channel
-from runner.dead_man import arm_dead_man
 from runner.failures import failure_of
-from runner.hygiene import Memory, hygiene
-from runner.inputs import Inputs
-from runner.interface import Context
-from runner.jobs import JOB_TYPES
-from runner.stopping import Stop, obey_sigterm
+from runner.ipc.channel import Channel
+from runner.ipc.inputs import Inputs
+from runner.job_types.base import Context
+from runner.job_types.registry import JOB_TYPES
+from runner.process.cancellation import Stop, obey_sigterm
+from runner.process.lease_timer import arm_dead_man
+from runner.process.memory import Memory, hygiene
 from shared.protocol.frames import FrameError
 from shared.protocol.messages import (
     INTERFACE,

@@ -29,7 +29,7 @@ from tests.support.golden import (
 from tests.support.real_sizes import build
 
 from cli.measuring import measured
-from runner.pipelines import load
+from runner.diffusion.pipelines import load
 from shared.presets import preset
 from shared.protocol.messages import Dtype, Offload
 
@@ -52,7 +52,7 @@ SIZES = {
 DRAW = """
 import hashlib
 from tests.support.golden import CPU, MODEL, PROMPTS, draw
-from runner.pipelines import load
+from runner.diffusion.pipelines import load
 spec = CPU.model_copy(update={"device": "cuda", "dtype": "float16"})
 loaded = load("sd", MODEL, spec, None)
 for prompt in PROMPTS:

@@ -54,7 +54,7 @@ def drawing(stack: Infrastructure, folder: Path, **ours: str) -> Iterator[Scene]
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("TRUNCATE jobs, steps, events, artifacts, models, workers CASCADE")
     model = folder / "models/sd/tiny@1"
-    subprocess.run([sys.executable, "-m", "runner.tiny", str(model)], check=True)
+    subprocess.run([sys.executable, "-m", "runner.diffusion.tiny", str(model)], check=True)
     register(url, model)
     both = stack.environment | ours
     here = {"DF_MODELS_DIR": str(folder / "models"), "DF_DEVICE": "cpu", "DF_DRAIN_S": "0"}

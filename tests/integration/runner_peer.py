@@ -182,7 +182,8 @@ def _is_open(fd: str) -> bool:
 
 def third_picture_fails(connection: Connection, parent_pid: int) -> None:
     """The real runner; a disk would be full here, an encoder broken."""
-    from runner import finishing, images  # only in the child: this is the import of torch
+    from runner.images import encode as images
+    from runner.images import sender  # only in the child: this is the import of torch
 
     encode_image, made = images.encode_image, []
 
@@ -192,7 +193,7 @@ def third_picture_fails(connection: Connection, parent_pid: int) -> None:
             raise OSError("the encoder broke")
         return encode_image(*args, **kwargs)
 
-    finishing.__dict__["encode_image"] = encode
+    sender.__dict__["encode_image"] = encode
     entry.main(connection, parent_pid)
 
 
@@ -209,14 +210,14 @@ def stuck_with_gil(connection: Connection, parent_pid: int) -> None:
 
 
 def _replace_job(body: Callable[[], object]) -> None:
-    from runner import interface, jobs  # only in the child: this is the import of torch
+    from runner.job_types import base, registry  # only in the child: this is the import of torch
     from shared.protocol.messages import Progress
 
     class Stuck:
-        def prepare(self, ctx: interface.Context[Any]) -> None:
+        def prepare(self, ctx: base.Context[Any]) -> None:
             pass
 
-        def run(self, params: Any, emit: interface.Emit) -> int:
+        def run(self, params: Any, emit: base.Emit) -> int:
             emit(Progress(stage="sampling", item_index=0, step=0, steps=1))
             body()
             return 1
@@ -224,4 +225,4 @@ def _replace_job(body: Callable[[], object]) -> None:
         def cleanup(self) -> None:
             pass
 
-    jobs.JOB_TYPES["generate"] = Stuck
+    registry.JOB_TYPES["generate"] = Stuck

@@ -84,7 +84,7 @@ def reader(stack: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> I
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("TRUNCATE jobs, steps, events, artifacts, models, workers CASCADE")
     model = folder / "models/sd/tiny@1"
-    subprocess.run([sys.executable, "-m", "runner.tiny", str(model)], check=True)
+    subprocess.run([sys.executable, "-m", "runner.diffusion.tiny", str(model)], check=True)
     register(url, model)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DF_")}
     ours = {"DF_MODELS_DIR": str(folder / "models"), "DF_LOCK_DIR": str(folder / "locks")}

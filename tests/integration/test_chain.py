@@ -37,7 +37,7 @@ def api(stack: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("TRUNCATE jobs, steps, events, artifacts, models, workers CASCADE")
     model = folder / "models/sd/tiny@1"
-    subprocess.run([sys.executable, "-m", "runner.tiny", str(model)], check=True)
+    subprocess.run([sys.executable, "-m", "runner.diffusion.tiny", str(model)], check=True)
     register(url, model)
     gan = folder / "models/esrgan/tiny-gan@1"
     upscalers.esrgan(gan, scale=4)

@@ -48,7 +48,7 @@ class Batch(NamedTuple):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    command = [sys.executable, "-m", "runner.tiny", str(folder)]
+    command = [sys.executable, "-m", "runner.diffusion.tiny", str(folder)]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TRANSFORMERS_VERBOSITY": "error"}
     subprocess.run(command, check=True, env=env)
     return folder

@@ -173,7 +173,7 @@ def _sleeper(mark: str) -> subprocess.Popen[bytes]:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of models, with the tiny one in it."""
     root = tmp_path_factory.mktemp("models")
-    command = [sys.executable, "-m", "runner.tiny", str(root / "sd" / "tiny@1")]
+    command = [sys.executable, "-m", "runner.diffusion.tiny", str(root / "sd" / "tiny@1")]
     subprocess.run(command, check=True, env=command_environment({}))
     return root
 

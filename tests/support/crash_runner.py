@@ -22,8 +22,8 @@ from typing import Any
 from tests.support.gates import Gates
 from tests.support.runners import Line
 
-from runner.dead_man import arm_dead_man
 from runner.entry import become_runner, leave
+from runner.process.lease_timer import arm_dead_man
 
 OVERLAPS = "overlaps"
 HELD = "held"

@@ -24,8 +24,8 @@ from transformers import (
     T5Tokenizer,
 )
 
-from runner.pipelines import quiet
-from runner.tiny import byte_letters
+from runner.diffusion.pipelines import quiet
+from runner.diffusion.tiny import byte_letters
 from shared.models.descriptor import Kind
 from shared.models.verify import (
     Defaults,

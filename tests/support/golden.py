@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from runner.pipelines import TextToImage, load
+from runner.diffusion.pipelines import TextToImage, load
 from shared.models.verify import read_model
 from shared.protocol.messages import GenerateParams, PresetSpec
 

@@ -22,7 +22,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from runner.pipelines import quiet
+from runner.diffusion.pipelines import quiet
 from shared.models.verify import ModelDescriptor
 
 Parts = dict[str, Any]

@@ -17,9 +17,9 @@ from diffusers import (
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from runner.gan import torchvision_or_stand_in
-from runner.pipelines import quiet
-from runner.tiny import TOKENS, _tokenizer
+from runner.diffusion.pipelines import quiet
+from runner.diffusion.tiny import TOKENS, _tokenizer
+from runner.upscalers.gan import torchvision_or_stand_in
 from shared.models.folder import ONE_FILE
 from shared.models.verify import ModelDescriptor, Source, describe_folder, write_descriptor
 from shared.protocol.messages import ModelSpec

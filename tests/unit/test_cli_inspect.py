@@ -18,7 +18,7 @@ from cli.entry import run
 from cli.failures import USAGE, Failure
 from cli.picture_file import facts_of, read_picture
 from cli.rerun import differences, model_of, request, upscaler_of
-from runner.metadata import a1111, full
+from runner.images.metadata import a1111, full
 
 HASH = "0123456789abcdef" * 4
 OURS: dict[str, Any] = {

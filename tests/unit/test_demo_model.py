@@ -19,8 +19,8 @@ from tests.support.golden import (
     psnr_db,
 )
 
-from runner.pipelines import TextToImage, load
-from runner.schedulers import CLASSES
+from runner.diffusion.pipelines import TextToImage, load
+from runner.diffusion.schedulers import CLASSES
 from shared.models.descriptor import DIFFUSION_SCHEDULERS, NEED_A_SIGNAL
 from shared.models.verify import read_model, verify_model
 

@@ -19,11 +19,11 @@ from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 from tests.support.families import FAMILIES, build, describe
 from tests.support.single_files import CONVERTERS, convert
 
-from runner import pipelines
-from runner.pipelines import FAMILIES as ROWS
-from runner.pipelines import GUIDANCE_NAMES, TextToImage, load
-from runner.prompts import unread
-from runner.schedulers import CLASSES
+from runner.diffusion import pipelines
+from runner.diffusion.pipelines import FAMILIES as ROWS
+from runner.diffusion.pipelines import GUIDANCE_NAMES, TextToImage, load
+from runner.diffusion.prompts import unread
+from runner.diffusion.schedulers import CLASSES
 from shared.models.auto_pipelines import AUTO_PIPELINES, WITHOUT_NEGATIVE_PROMPT
 from shared.models.checkpoints import recognise
 from shared.models.descriptor import SCHEDULERS_OF, ModelDescriptor, parameters_schema

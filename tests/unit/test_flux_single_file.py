@@ -14,7 +14,7 @@ from tests.support.families import describe, flux, save
 from tests.support.single_files import flux as in_one_file
 from tests.support.single_files import flux_transformer, write
 
-from runner.pipelines import load, quiet
+from runner.diffusion.pipelines import load, quiet
 from shared.models.verify import check_installed
 from shared.protocol.messages import PresetSpec
 

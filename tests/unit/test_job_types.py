@@ -7,7 +7,7 @@ from typing import get_args
 
 from pydantic import BaseModel
 
-from runner.jobs import JOB_TYPES
+from runner.job_types.registry import JOB_TYPES
 from shared.progress import STAGES
 from shared.protocol import messages
 from shared.protocol.messages import INTERFACE

@@ -14,7 +14,7 @@ from sd_parsers import ParserManager
 from sd_parsers.data import PromptInfo
 from tests.unit.test_runner_metadata import encoded, facts
 
-from runner.metadata import a1111, full
+from runner.images.metadata import a1111, full
 
 PROMPTS = [
     "a cat",

@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 
-from runner import dead_man
-from runner.dead_man import arm_dead_man
+from runner.process import lease_timer
+from runner.process.lease_timer import arm_dead_man
 
 
 def test_the_timer_is_a_moment_of_the_clock_that_counts_through_a_suspended_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: dict[str, tuple[Any, ...]] = {}
-    monkeypatch.setattr(dead_man, "_call", lambda name, *given: asked.update({name: given}))
-    dead_man._timer.cache_clear()
+    monkeypatch.setattr(lease_timer, "_call", lambda name, *given: asked.update({name: given}))
+    lease_timer._timer.cache_clear()
     try:
         arm_dead_man(5.25)
     finally:
-        dead_man._timer.cache_clear()  # no real timer was made
+        lease_timer._timer.cache_clear()  # no real timer was made
     assert asked["timer_create"][0] == time.CLOCK_BOOTTIME
     _, absolute, when, _ = asked["timer_settime"]
     value = when._obj.value

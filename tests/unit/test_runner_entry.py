@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from runner import entry
-from runner.channel import Channel
-from runner.generate import seed_of
-from runner.stopping import Cancelled, Stop
+from runner.ipc.channel import Channel
+from runner.job_types.generate import seed_of
+from runner.process.cancellation import Cancelled, Stop
 from shared.protocol.frames import FrameError, encode
 from shared.protocol.messages import MAX_SEED, Artifact, Cancel, Lease
 

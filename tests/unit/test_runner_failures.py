@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from runner.failures import failure_of, reason_of, without_paths
-from runner.stopping import Cancelled
+from runner.process.cancellation import Cancelled
 from shared.errors import ModelUnavailable
 from shared.protocol.messages import Failure
 

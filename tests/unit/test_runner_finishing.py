@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from runner.failures import failure_of
-from runner.finishing import Finisher, Unfinished
+from runner.images.sender import Finisher, Unfinished
 
 
 def test_sampling_goes_on_while_a_picture_is_being_finished() -> None:

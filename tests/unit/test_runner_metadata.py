@@ -8,8 +8,17 @@ from typing import Any, Literal
 import pytest
 from PIL import Image
 
-from runner.images import encode_image
-from runner.metadata import EXIF_IFD, UNICODE, USER_COMMENT, Facts, a1111, full, quoted, texts
+from runner.images.encode import encode_image
+from runner.images.metadata import (
+    EXIF_IFD,
+    UNICODE,
+    USER_COMMENT,
+    Facts,
+    a1111,
+    full,
+    quoted,
+    texts,
+)
 from shared.protocol.messages import GenerateParams, GenerateSpec, ModelSpec, PresetSpec
 
 # The web UI's own parser of the last line (modules/infotext_utils.py), word for word.

@@ -12,11 +12,11 @@ from tests.integration.runner_peer import run_spec
 
 from cli.model_folders import bundled
 from cli.model_store import put, take_away
-from runner import generate, upscale
-from runner.inputs import Inputs
-from runner.interface import Context
-from runner.model_folder import held_still
-from runner.stopping import Cancelled, Stop
+from runner.diffusion.model_folder import held_still
+from runner.ipc.inputs import Inputs
+from runner.job_types import generate, upscale
+from runner.job_types.base import Context
+from runner.process.cancellation import Cancelled, Stop
 from shared.errors import ModelUnavailable
 from shared.protocol.messages import GanParams, InputSpec, StepSpec, UpscaleSpec
 

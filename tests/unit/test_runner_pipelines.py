@@ -12,11 +12,11 @@ import diffusers
 import pytest
 import torch
 
-from runner.hygiene import hygiene
-from runner.metadata import SAMPLERS
-from runner.pipelines import FAMILIES, load
-from runner.schedulers import CLASSES
-from runner.tiny import build
+from runner.diffusion.pipelines import FAMILIES, load
+from runner.diffusion.schedulers import CLASSES
+from runner.diffusion.tiny import build
+from runner.images.metadata import SAMPLERS
+from runner.process.memory import hygiene
 from shared.models.descriptor import DIFFUSION_SCHEDULERS, SCHEDULERS_OF, UPSCALING_OF, Kind
 from shared.models.verify import SCHEDULERS, read_model, verify_model
 from shared.protocol.messages import GenerateParams, Offload, PresetSpec

@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from runner.images import encode_image
-from runner.inputs import Inputs
-from runner.interface import Context
-from runner.metadata import Texts, texts_in
-from runner.resample import resampled
-from runner.stopping import Cancelled, Stop
-from runner.upscale import Upscale
+from runner.images.encode import encode_image
+from runner.images.metadata import Texts, texts_in
+from runner.ipc.inputs import Inputs
+from runner.job_types.base import Context
+from runner.job_types.upscale import Upscale
+from runner.process.cancellation import Cancelled, Stop
+from runner.upscalers.resample import resampled
 from shared.protocol.frames import FrameError
 from shared.protocol.messages import (
     Artifact,

@@ -13,11 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tests.support import upscalers
 
-from runner import tiling
-from runner.diffusion_upscale import Diffusion
-from runner.gan import Gan, torchvision_or_stand_in
-from runner.stopping import Cancelled
-from runner.upscaler import Upscaler
+from runner.process.cancellation import Cancelled
+from runner.upscalers import tiling
+from runner.upscalers.base import Upscaler
+from runner.upscalers.diffusion import Diffusion
+from runner.upscalers.gan import Gan, torchvision_or_stand_in
 from shared.errors import ModelUnavailable
 from shared.models.folder import ONE_FILE
 from shared.models.verify import Source, check_installed, describe_folder, read_model

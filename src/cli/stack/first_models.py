@@ -54,7 +54,7 @@ def _tiny(root: Path, keeper: Keeper, environ: Mapping[str, str]) -> Path:
     draft.parent.mkdir(parents=True, exist_ok=True)
     keeper.run(
         Command(
-            argv=(sys.executable, "-P", "-m", "runner.tiny", str(draft)),
+            argv=(sys.executable, "-P", "-m", "runner.diffusion.tiny", str(draft)),
             environ=keeper.marked(environ),
             cwd=Path.cwd(),
         ),

@@ -36,7 +36,8 @@ UPSCALING_OF: dict[Kind, Upscaling] = {
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
-# The stable names, by what a kind of model was trained for. `runner.schedulers` has the classes.
+# The stable names, by what a kind of model was trained for. `runner.diffusion.schedulers` has the
+# classes.
 DIFFUSION_SCHEDULERS = (
     "ddim",
     "pndm",

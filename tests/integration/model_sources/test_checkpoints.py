@@ -24,7 +24,7 @@ from tests.support.model_downloads import (
 )
 
 from cli.model_folders import bundled
-from runner.pipelines import load
+from runner.diffusion.pipelines import load
 from shared.protocol.messages import GenerateParams, PresetSpec
 
 CPU = PresetSpec(name="cpu", version=1, device="cpu", dtype="float32", threads=1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from PIL.Image import Image, Resampling
 
-from runner.upscaler import OnStep
+from runner.upscalers.base import OnStep
 from shared.protocol.messages import InputSpec, ResampleParams
 
 _AS_THEY_ARE = frozenset({"L", "LA", "RGB", "RGBA"})

@@ -23,7 +23,7 @@ import transformers
 from PIL.Image import Image
 from tqdm.std import tqdm  # type: ignore[import-untyped]
 
-from runner.schedulers import begin_with_the_first, replace_scheduler
+from runner.diffusion.schedulers import begin_with_the_first, replace_scheduler
 from shared.models.folder import CONFIG, Layout, list_files
 from shared.models.weights import variant_of
 from shared.protocol.messages import GenerateParams, PresetSpec

@@ -13,9 +13,9 @@ import diffusers
 import torch
 from PIL.Image import Image
 
-from runner.pipelines import DTYPES, PLACES, quiet, tile
-from runner.resample import resampled
-from runner.upscaler import OnStep
+from runner.diffusion.pipelines import DTYPES, PLACES, quiet, tile
+from runner.upscalers.base import OnStep
+from runner.upscalers.resample import resampled
 from shared.models.folder import list_files
 from shared.models.weights import variant_of
 from shared.protocol.messages import DiffusionParams, InputSpec, ModelSpec, PresetSpec

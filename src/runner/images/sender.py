@@ -19,9 +19,9 @@ from typing import Self
 
 from PIL.Image import Image
 
-from runner.images import encode_image
-from runner.interface import Emit
-from runner.metadata import Texts
+from runner.images.encode import encode_image
+from runner.images.metadata import Texts
+from runner.job_types.base import Emit
 from shared.protocol.messages import Artifact, EnlargeParams, GenerateParams
 
 

@@ -1,6 +1,6 @@
 """The `upscale` job type: the pictures of the step before, one after another, made larger.
 
-A picture is encoded and sent while the next one is enlarged (`runner.finishing`).
+A picture is encoded and sent while the next one is enlarged (`runner.images.sender`).
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from pathlib import Path
 import PIL.Image
 from PIL.Image import Image
 
-from runner.diffusion_upscale import Diffusion
-from runner.finishing import Finisher, send
-from runner.gan import Gan
-from runner.interface import Context, Emit
-from runner.metadata import Texts, texts_in
-from runner.model_folder import held_still
-from runner.resample import Resample, resampled
-from runner.upscale_metadata import UpscaleFacts, upscale_texts
-from runner.upscaler import Upscaler
+from runner.diffusion.model_folder import held_still
+from runner.images.metadata import Texts, texts_in
+from runner.images.sender import Finisher, send
+from runner.images.upscale_metadata import UpscaleFacts, upscale_texts
+from runner.job_types.base import Context, Emit
+from runner.upscalers.base import Upscaler
+from runner.upscalers.diffusion import Diffusion
+from runner.upscalers.gan import Gan
+from runner.upscalers.resample import Resample, resampled
 from shared.models.verify import check_installed
 from shared.protocol.messages import (
     DiffusionParams,

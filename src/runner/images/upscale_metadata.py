@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from runner.metadata import SCHEMA_VERSION, Texts, file_facts, quoted
+from runner.images.metadata import SCHEMA_VERSION, Texts, file_facts, quoted
 from shared.protocol.messages import InputSpec, UpscaleSpec
 
 

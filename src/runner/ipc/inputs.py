@@ -11,7 +11,7 @@ import hashlib
 import queue
 from collections.abc import Callable
 
-from runner.stopping import Stop
+from runner.process.cancellation import Stop
 from shared.protocol.frames import FrameError
 from shared.protocol.messages import Input, InputSpec, StepSpec, UpscaleSpec, Want
 

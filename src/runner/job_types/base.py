@@ -15,8 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from runner.inputs import Inputs
-from runner.stopping import Stop
+from runner.ipc.inputs import Inputs
+from runner.process.cancellation import Stop
 from shared.protocol.messages import FromRunner, StepSpec
 
 SpecT = TypeVar("SpecT", bound=StepSpec)

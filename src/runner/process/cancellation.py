@@ -6,7 +6,7 @@
   Python signal handler runs only when the main thread executes bytecode, which may be never while
   C code runs; the C-level part writes a byte to the wakeup descriptor at once, and the thread that
   reads it needs nothing from the main thread.
-- The dead-man timer (`runner.dead_man`), which the kernel carries out.
+- The dead-man timer (`runner.process.lease_timer`), which the kernel carries out.
 
 SIGKILL from outside is the only guarantee and needs nothing from this file.
 """

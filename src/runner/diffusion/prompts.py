@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import CLIPTokenizer, CLIPTokenizerFast, T5Tokenizer, T5TokenizerFast
 
-from runner.pipelines import TextToImage
+from runner.diffusion.pipelines import TextToImage
 from shared.protocol.messages import GenerateParams
 
 READERS = {

@@ -21,10 +21,10 @@ import torch
 from PIL.Image import Image
 from safetensors.torch import load_file
 
-from runner.pipelines import DTYPES
-from runner.resample import resampled
-from runner.tiling import tiled
-from runner.upscaler import OnStep
+from runner.diffusion.pipelines import DTYPES
+from runner.upscalers.base import OnStep
+from runner.upscalers.resample import resampled
+from runner.upscalers.tiling import tiled
 from shared.errors import ModelUnavailable
 from shared.models.folder import ONE_FILE
 from shared.protocol.messages import GanParams, InputSpec, ModelSpec, PresetSpec

@@ -1,6 +1,6 @@
 """The `generate` job type: one load, then the items of the batch one after another.
 
-A picture is encoded and sent while the next one is sampled (`runner.finishing`).
+A picture is encoded and sent while the next one is sampled (`runner.images.sender`).
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import random
 from functools import partial
 from pathlib import Path
 
-from runner.finishing import Finisher, send
-from runner.interface import Context, Emit
-from runner.metadata import Facts, texts
-from runner.model_folder import held_still
-from runner.pipelines import TextToImage, load
-from runner.prompts import Cut, unread
+from runner.diffusion.model_folder import held_still
+from runner.diffusion.pipelines import TextToImage, load
+from runner.diffusion.prompts import Cut, unread
+from runner.images.metadata import Facts, texts
+from runner.images.sender import Finisher, send
+from runner.job_types.base import Context, Emit
 from shared.models.verify import check_installed, weights_hash
 from shared.protocol.messages import MAX_SEED, GenerateParams, GenerateSpec, Log, Progress, Stage
 
@@ -23,7 +23,7 @@ MAX_SHOWN = 200
 
 
 class Generate:
-    """Text to image with one of the pipelines of `runner.pipelines`."""
+    """Text to image with one of the pipelines of `runner.diffusion.pipelines`."""
 
     def __init__(self) -> None:
         self._pipeline: TextToImage | None = None

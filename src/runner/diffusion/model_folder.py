@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runner.stopping import Cancelled
+from runner.process.cancellation import Cancelled
 from shared.errors import ModelUnavailable
 
 

@@ -8,7 +8,7 @@ import zlib
 import PIL.Image
 from PIL.Image import Image
 
-from runner.metadata import Texts, jpeg_comment, jpeg_exif, png_chunks
+from runner.images.metadata import Texts, jpeg_comment, jpeg_exif, png_chunks
 from shared.protocol.messages import JPEG_QUALITY, Format
 
 # Runs instead of matches: what PNG's filters leave of a picture repeats itself nearby or nowhere.

@@ -1,7 +1,8 @@
 """Build a tiny Stable Diffusion with random weights: the real loading path, no download.
 
-`python -m runner.tiny DEST` or `build(DEST)`. The pictures are noise and say nothing but that
-every part works; they are the same noise for the same seed, because the weights are seeded too.
+`python -m runner.diffusion.tiny DEST` or `build(DEST)`. The pictures are noise and say nothing but
+that every part works; they are the same noise for the same seed, because the weights are seeded
+too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from runner.pipelines import quiet
+from runner.diffusion.pipelines import quiet
 from shared.models.verify import Defaults, Source, describe_folder, write_descriptor
 
 WEIGHT_SEED = 20_240_901
@@ -40,7 +41,7 @@ def build(dest: Path, *, channels: int = 32, steps: int = 4, name: str = NAME) -
         name=name,
         version=VERSION,
         license="Apache-2.0",
-        source=Source(uri="runner.tiny"),
+        source=Source(uri="runner.diffusion.tiny"),
         defaults=Defaults(width=64, height=64, steps=steps, guidance=3.0),
     )
     write_descriptor(dest, descriptor)
