@@ -22,7 +22,7 @@ import torch
 from PIL.Image import Image
 from png_levels import pictures
 
-from cli.measuring import _spec
+from cli.presets.measure import _spec
 from runner.diffusion.tiny import build
 from runner.images.sender import Finisher
 from runner.ipc.inputs import Inputs

@@ -26,7 +26,7 @@ import psutil
 import psycopg
 
 from api import open_files
-from cli.stack.embedded import infrastructure
+from cli.stack.infrastructure import infrastructure
 from shared.db import events, models
 from shared.db.connection import Connection
 from shared.db.engine import Database

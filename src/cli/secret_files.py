@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from cli.failures import Failure
+from cli.errors import Failure
 
 KEY = "api_key"
 # Names of the servers in both stacks; a worker on another host needs addresses of its own.

@@ -28,7 +28,7 @@ from tests.support.golden import (
 )
 from tests.support.real_sizes import build
 
-from cli.measuring import measured
+from cli.presets.measure import measured
 from runner.diffusion.pipelines import load
 from shared.presets import preset
 from shared.protocol.messages import Dtype, Offload

@@ -15,8 +15,8 @@ import psycopg
 from tests.integration.api_harness import Api, running_api
 from tests.support.worker_process import Worker, workers
 
-from cli.model_folders import register
-from cli.stack.embedded import Infrastructure
+from cli.models.install import register
+from cli.stack.infrastructure import Infrastructure
 from shared.db.migrate import upgrade
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from cli.stack.embedded import Infrastructure, infrastructure
+from cli.stack.infrastructure import Infrastructure, infrastructure
 from shared.db.migrate import upgrade
 
 

@@ -20,8 +20,8 @@ import psycopg
 import pytest
 from tests.integration.api_harness import Api, running_api
 
-from cli.model_folders import register
-from cli.stack.embedded import Infrastructure
+from cli.models.install import register
+from cli.stack.infrastructure import Infrastructure
 from shared.auth import parse_api_keys
 from shared.db.migrate import upgrade
 

@@ -20,7 +20,7 @@ from tests.integration.api_harness import BODY, Api, running_api
 
 from api.middleware import http_protocol
 from api.middleware import request as edge
-from cli.stack.embedded import Infrastructure
+from cli.stack.infrastructure import Infrastructure
 
 # Hebrew and Arabic, with an override, an isolate and a mark.
 RIGHT_TO_LEFT = "\u202e\u05e9\u05dc\u05d5\u05dd\u202c \u200f \u0645\u0631 \u2066x\u2069"

@@ -21,7 +21,7 @@ from minio import Minio
 from tests.integration.api_harness import BODY, Api, running_api, until
 
 from api.server import bind
-from cli.stack.embedded import Infrastructure
+from cli.stack.infrastructure import Infrastructure
 from shared.db.connection import Connection
 from shared.db.engine import Database
 from shared.dispatch.celery_settings import celery_queue

@@ -9,8 +9,8 @@ import pytest
 from tests.integration.api_harness import Api, running_api
 from tests.support.cutting_proxy import Fate, cutting_proxy
 
-from cli import stream
-from cli.client import Client
+from cli.client import sse
+from cli.client.http import Client
 
 EVENTS = 60
 
@@ -24,8 +24,8 @@ def api(stack_environment: dict[str, str]) -> Iterator[Api]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "_SILENCE_S", 0.3)
-    monkeypatch.setattr(stream, "_BACKOFF_S", (0.01,))
+    monkeypatch.setattr(sse, "_SILENCE_S", 0.3)
+    monkeypatch.setattr(sse, "_BACKOFF_S", (0.01,))
 
 
 def followed(api: Api, job: str, fates: list[tuple[Fate, int]]) -> tuple[list[int], list[Fate]]:
@@ -39,7 +39,7 @@ def followed(api: Api, job: str, fates: list[tuple[Fate, int]]) -> tuple[list[in
     worker = threading.Thread(target=work)
     worker.start()
     with cutting_proxy(api.base, fates) as proxy, Client(proxy.base) as client:
-        seen = [event["seq"] for event in stream.events(client, job)]
+        seen = [event["seq"] for event in sse.events(client, job)]
     worker.join(60)
     return seen, proxy.met
 

@@ -9,7 +9,7 @@ from tests.integration.api_and_worker import Scene, drawing
 from tests.integration.api_harness import BODY
 from tests.support.worker_process import until
 
-from cli.stack.embedded import Infrastructure
+from cli.stack.infrastructure import Infrastructure
 
 pytestmark = pytest.mark.timeout(300)
 

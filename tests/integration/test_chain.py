@@ -18,9 +18,9 @@ from tests.integration.api_harness import Api, running_api, until
 from tests.support import upscalers
 from tests.support.worker_process import workers
 
-from cli.entry import run
-from cli.model_folders import register
-from cli.stack.embedded import Infrastructure
+from cli.main import run
+from cli.models.install import register
+from cli.stack.infrastructure import Infrastructure
 from shared.db.migrate import upgrade
 
 pytestmark = pytest.mark.timeout(240)

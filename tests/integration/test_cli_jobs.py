@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from cli import job_flow, stream
-from cli.client import Client
-from cli.entry import run
-from cli.failures import Unreachable
+from cli.client import jobs, sse
+from cli.client.http import Client
+from cli.errors import Unreachable
+from cli.main import run
 
 JOB = "01890000-0000-7000-8000-000000000000"
 MODEL = "01890000-0000-7000-8000-00000000000a"
@@ -277,7 +277,7 @@ def test_a_create_whose_answer_is_lost_is_sent_again_with_the_same_key(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(job_flow, "_PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr(jobs, "_PAUSES_S", (0.01, 0.01))
     api.proxy = lost
     assert run(["job", "create", "a red apple", "-o", "json"]) == 0
     said = capsys.readouterr()
@@ -290,7 +290,7 @@ def test_a_create_whose_answer_is_lost_is_sent_again_with_the_same_key(
 def test_a_create_that_is_never_answered_is_given_up(
     api: FakeApi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(job_flow, "_PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr(jobs, "_PAUSES_S", (0.01, 0.01))
     api.refuse = (503, {"code": "infra_unavailable", "message": "away", "correlation_id": "c1"})
     assert run(["job", "create", "a red apple"]) == 3
     assert len(api.requests) == 3
@@ -378,7 +378,7 @@ def test_a_stream_that_is_cut_is_resumed_without_loss_or_repeat(api: FakeApi) ->
     api.events = [_event(seq, "progress") for seq in range(1, 8)]
     api.cut_after = 3
     with Client(api.base) as client:
-        seen = [event["seq"] for event in stream.events(client, JOB)]
+        seen = [event["seq"] for event in sse.events(client, JOB)]
     assert seen == [1, 2, 3, 4, 5, 6, 7]
     asked = [headers.get("Last-Event-ID") for _, _, _, headers in api.requests]
     assert asked == [None, "3", "6", "7"]
@@ -387,17 +387,17 @@ def test_a_stream_that_is_cut_is_resumed_without_loss_or_repeat(api: FakeApi) ->
 def test_a_stream_outlives_a_proxy_that_answers_while_its_api_restarts(api: FakeApi) -> None:
     api.proxy = [502, 0, 503, 504]
     with Client(api.base) as client:
-        seen = [event["seq"] for event in stream.events(client, JOB)]
+        seen = [event["seq"] for event in sse.events(client, JOB)]
     assert seen == [1, 2, 3]
     assert api.proxy == []
 
 
 def test_a_stream_whose_api_stays_away_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "_GIVE_UP_S", 0.2)
+    monkeypatch.setattr(sse, "_GIVE_UP_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         base = f"http://127.0.0.1:{server.getsockname()[1]}"
     with Client(base) as client, pytest.raises(Unreachable):
-        list(stream.events(client, JOB))
+        list(sse.events(client, JOB))
 
 
 def test_a_stream_in_the_background_ticks_and_passes_errors_on() -> None:
@@ -407,7 +407,7 @@ def test_a_stream_in_the_background_ticks_and_passes_errors_on() -> None:
         yield _event(1, "progress")
         raise Unreachable("http://x", "gone")
 
-    events = stream.in_background(source(), lambda: ticks.append(1))
+    events = sse.in_background(source(), lambda: ticks.append(1))
     assert next(events)["seq"] == 1
     with pytest.raises(Unreachable):
         next(events)

@@ -26,7 +26,7 @@ import pytest
 from tests.support.crash_bench import Bench, in_background, running
 from tests.support.worker_process import until
 
-from cli.stack.embedded import Infrastructure
+from cli.stack.infrastructure import Infrastructure
 
 pytestmark = pytest.mark.timeout(240)
 

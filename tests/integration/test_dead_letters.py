@@ -14,8 +14,8 @@ import pytest
 import redis
 from tests.integration.api_harness import Api, running_api, until
 
-from cli.entry import run
-from cli.stack.embedded import Infrastructure
+from cli.main import run
+from cli.stack.infrastructure import Infrastructure
 from shared.db import dead_letters
 from shared.dispatch.dead_letters import KEY, MOST, DeadMessages, dead_message
 from shared.errors import Conflict, ModelUnavailable, NotFound

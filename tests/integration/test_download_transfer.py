@@ -15,11 +15,11 @@ import pytest
 from tests.support.loopback import hosts, send
 
 from cli.download import transfer
-from cli.download.patience import Patience
+from cli.download.retry import Patience
 from cli.download.source import Credential, RemoteFile, origin_of
 from cli.download.transfer import Refused, Transfer
-from cli.failures import Failure
-from cli.model_store import SPARE_BYTES
+from cli.errors import Failure
+from cli.models.store import SPARE_BYTES
 
 CONTENT = bytes(range(256)) * 1024  # 256 KiB
 SUM = hashlib.sha256(CONTENT).hexdigest()

@@ -14,7 +14,7 @@ from tests.integration.api_harness import Api, running_api
 from tests.support.gates import Gates
 from tests.support.worker_process import workers
 
-from cli.model_folders import bundled, install, register
+from cli.models.install import bundled, install, register
 from shared.db.engine import Database
 from shared.models.verify import describe_folder, read_model, write_descriptor
 from shared.step_store import PinnedModel

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 from tests.support.hub import COMMIT, REPO, Hub, serving
 
-from cli.download import patience
-from cli.entry import run
-from cli.model_folders import bundled
+from cli.download import retry
+from cli.main import run
+from cli.models.install import bundled
 from shared.models.verify import read_model, verify_model
 
 Command = Callable[..., int]
@@ -49,7 +49,7 @@ def download(
     monkeypatch.setenv("HF_TOKEN", SECRET)
     # Another test may have loaded the library before; the command sets this before it does.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
-    monkeypatch.setattr(patience, "LONGEST_WAIT_S", 0.01)
+    monkeypatch.setattr(retry, "LONGEST_WAIT_S", 0.01)
     return lambda *arguments: run(["model", "download", *arguments])
 
 

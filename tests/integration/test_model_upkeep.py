@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from tests.integration.api_harness import BODY, Api, running_api
 
-from cli.entry import run
-from cli.model_folders import bundled
+from cli.main import run
+from cli.models.install import bundled
 from shared.models.verify import describe_folder, read_model, verify_model, write_descriptor
 
 Command = Callable[..., int]
@@ -99,7 +99,7 @@ def test_a_kill_at_any_moment_leaves_the_old_model_or_the_new_one(tmp_path: Path
     root = tmp_path / "root"
     code = (
         "import itertools, pathlib, sys\n"
-        "from cli.model_folders import install\n"
+        "from cli.models.install import install\n"
         "root, *builds = map(pathlib.Path, sys.argv[1:])\n"
         "install(builds[0], root)\n"
         "print(flush=True)\n"

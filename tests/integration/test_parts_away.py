@@ -22,8 +22,8 @@ from celery import Celery
 from tests.integration.api_harness import Api, running_api, until
 from tests.support.worker_process import Worker, workers
 
-from cli.model_folders import bundled, install, register
-from cli.stack.embedded import Infrastructure
+from cli.models.install import bundled, install, register
+from cli.stack.infrastructure import Infrastructure
 from shared.dispatch.celery_settings import TASK_NAME, celery_queue, publisher_settings
 
 SETTINGS = {

@@ -13,7 +13,7 @@ import anyio
 import pytest
 from tests.integration.api_harness import Api, running_api
 
-from cli.entry import run
+from cli.main import run
 from shared import retention
 from shared.db import retention as rows
 from shared.db.engine import Database

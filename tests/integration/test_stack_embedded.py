@@ -15,16 +15,16 @@ import psycopg
 import pytest
 from minio import Minio
 
-from cli.stack import interrupts, leftovers, processes, restarts
-from cli.stack.embedded import Infrastructure, infrastructure
+from cli.stack import orphans, processes, restart_policy, signals
 from cli.stack.errors import StackError
-from cli.stack.home import Home
+from cli.stack.infrastructure import Infrastructure, infrastructure
 from cli.stack.processes import Proc
+from cli.state_dir import Home
 
 _KEEPER = """
 import pathlib, sys, time
 from cli.stack import interrupts
-from cli.stack.embedded import infrastructure
+from cli.stack.infrastructure import infrastructure
 try:
     with interrupts.catching(), infrastructure(pathlib.Path(sys.argv[1]), {}, print) as stack:
         print("ready", *stack.pids.values(), flush=True)
@@ -179,9 +179,7 @@ def test_kill_9_of_the_keeper_leaves_nothing_and_the_data_survives(tmp_path: Pat
 
 
 def test_every_part_keeps_the_marker_by_which_it_would_be_found(stack: Infrastructure) -> None:
-    found = {
-        name: processes.environ_value(pid, leftovers.MARKER) for name, pid in stack.pids.items()
-    }
+    found = {name: processes.environ_value(pid, orphans.MARKER) for name, pid in stack.pids.items()}
     assert found == dict.fromkeys(stack.pids, str(stack.home.path))
 
 
@@ -189,7 +187,7 @@ def test_leftovers_are_found_by_note_or_by_marker_and_ended(
     stack: Infrastructure, tmp_path: Path
 ) -> None:
     home = Home(tmp_path)
-    marked = {leftovers.MARKER: str(home.path)}
+    marked = {orphans.MARKER: str(home.path)}
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     with (
         subprocess.Popen(sleep, env=marked) as ours,
@@ -199,7 +197,7 @@ def test_leftovers_are_found_by_note_or_by_marker_and_ended(
         first, other = processes.identify(ours.pid), processes.identify(stranger.pid)
         assert first is not None
         assert other is not None
-        leftovers.note(home, {"broker": first, "store": other})
+        orphans.note(home, {"broker": first, "store": other})
         said: list[str] = []
         with infrastructure(tmp_path, _without_broker(stack), said.append):
             assert ours.wait(0) == unnoted.wait(0) == -signal.SIGKILL
@@ -213,15 +211,15 @@ def test_a_note_of_another_boot_is_not_believed(
 ) -> None:
     monkeypatch.setattr(processes, "with_environ", lambda name, value: set())
     home = Home(tmp_path)
-    marked = {leftovers.MARKER: str(home.path)}
+    marked = {orphans.MARKER: str(home.path)}
     with subprocess.Popen(["/bin/sleep", "60"], env=marked) as sleeper:
-        _until(lambda: leftovers.MARKER in Path(f"/proc/{sleeper.pid}/environ").read_text(), "exec")
+        _until(lambda: orphans.MARKER in Path(f"/proc/{sleeper.pid}/environ").read_text(), "exec")
         proc = processes.identify(sleeper.pid)
         assert proc is not None
-        leftovers.note(home, {"broker": proc})
-        assert leftovers.find(home) == {proc}
+        orphans.note(home, {"broker": proc})
+        assert orphans.find(home) == {proc}
         home.write("children.json", home.read("children.json") | {"boot_id": "another"})
-        assert leftovers.find(home) == set()
+        assert orphans.find(home) == set()
         sleeper.kill()
 
 
@@ -229,7 +227,7 @@ def test_a_descendant_that_left_its_session_is_gone_after_the_end(
     stack: Infrastructure, tmp_path: Path
 ) -> None:
     with infrastructure(tmp_path, _without_broker(stack)):
-        marked = {leftovers.MARKER: str(tmp_path)}
+        marked = {orphans.MARKER: str(tmp_path)}
         escaped = subprocess.Popen(["/bin/sleep", "60"], env=marked, start_new_session=True)
     assert escaped.wait(0) == -signal.SIGKILL
 
@@ -255,7 +253,7 @@ def test_a_signal_at_any_moment_leaves_no_process(
         keeper.send_signal(sent)
         assert keeper.wait(30) == 128 + sent
     assert processes.wait_gone(started, 0.0) == set()
-    assert processes.with_environ(leftovers.MARKER, str(tmp_path)) == set()
+    assert processes.with_environ(orphans.MARKER, str(tmp_path)) == set()
 
 
 def test_an_interrupted_first_start_does_not_spoil_the_next(tmp_path: Path) -> None:
@@ -270,7 +268,7 @@ def test_an_interrupted_first_start_does_not_spoil_the_next(tmp_path: Path) -> N
 def test_a_part_that_dies_is_restarted_and_five_deaths_stop_everything(
     stack: Infrastructure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restarts, "BASE_S", 0.01)
+    monkeypatch.setattr(restart_policy, "BASE_S", 0.01)
     said: list[str] = []
     pids: set[int] = set()
     with (
@@ -323,11 +321,11 @@ def test_children_are_spawned_from_the_main_thread_only(stack: Infrastructure) -
 
 def test_a_signal_while_held_is_raised_on_the_way_out_and_only_once() -> None:
     went_on = False
-    with interrupts.catching():
-        with pytest.raises(interrupts.Interrupted) as caught, interrupts.held():
+    with signals.catching():
+        with pytest.raises(signals.Interrupted) as caught, signals.held():
             signal.raise_signal(signal.SIGTERM)
             went_on = True
         signal.raise_signal(signal.SIGINT)  # counted, not raised
         assert went_on
         assert caught.value.exit_code == 143
-        assert interrupts.count() == 2
+        assert signals.count() == 2

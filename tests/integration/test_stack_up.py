@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cli.stack import leftovers, processes
+from cli.stack import orphans, processes
 from cli.stack.processes import Proc
 
 pytestmark = pytest.mark.timeout(240)
@@ -244,7 +244,7 @@ def test_demo_draws_a_picture_and_stops_all(idle_home: Path, tmp_path: Path) -> 
         image.verify()
     assert re.search(r"^total +\d+\.\d\d$", demo.text(), re.M)
     assert re.search(r"^.*queue.* +\d+\.\d\d$", demo.text(), re.M)
-    assert processes.with_environ(leftovers.MARKER, str(idle_home)) == set()
+    assert processes.with_environ(orphans.MARKER, str(idle_home)) == set()
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_demo_interrupted_at_any_moment_leaves_no_process(
     demo.process.send_signal(sent)
     assert demo.process.wait(60) == 128 + sent
     assert processes.wait_gone(started, 0.0) == set()
-    assert processes.with_environ(leftovers.MARKER, str(idle_home)) == set()
+    assert processes.with_environ(orphans.MARKER, str(idle_home)) == set()
 
 
 def test_ctrl_c_ends_up_with_exit_code_0_and_no_process(idle_home: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from tests.integration.api_harness import settings_of
 
-from cli.stack.embedded import Infrastructure
+from cli.stack.infrastructure import Infrastructure
 from shared.errors import InfraUnavailable
 from shared.object_store import ObjectStore, StoreRefused, open_store
 

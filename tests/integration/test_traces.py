@@ -12,7 +12,7 @@ from tests.support.collector import Collector, collecting
 from tests.support.spans import Seen, below, only
 from tests.support.worker_process import until
 
-from cli.stack.embedded import Infrastructure
+from cli.stack.infrastructure import Infrastructure
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -26,8 +26,8 @@ from tests.support.gates import Gates
 from tests.support.invariants import Settled
 from tests.support.worker_process import DEADLINE_S, command_environment, free_port, marked, until
 
-from cli.model_folders import bundled, install, register
-from cli.stack.embedded import Infrastructure
+from cli.models.install import bundled, install, register
+from cli.stack.infrastructure import Infrastructure
 from shared.object_store import open_store
 from shared.settings import Settings
 

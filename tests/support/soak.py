@@ -28,7 +28,7 @@ from tests.support.crash_bench import Bench, Process, running
 from tests.support.follower import Follower
 from tests.support.worker_process import DEADLINE_S, marked
 
-from cli.stack.embedded import Infrastructure, infrastructure
+from cli.stack.infrastructure import Infrastructure, infrastructure
 from shared.db.migrate import upgrade
 
 VICTIMS = ("worker", "other worker", "runner", "api", "broker", "postgres", "store")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from cli import checks, checks_stack
-from cli.checks import Finding, Level
-from cli.entry import run
+from cli.doctor import machine, stack
+from cli.doctor.machine import Finding, Level
+from cli.main import run
 from cli.stack import broker, postgres, store
 from cli.stack.errors import StackError
-from cli.stack.home import Home
+from cli.state_dir import Home
 
 
 def _wrong(findings: list[Finding]) -> list[str]:
@@ -27,19 +27,19 @@ def _wrong(findings: list[Finding]) -> list[str]:
 def test_pythons_outside_the_supported_range_are_wrong(
     version: tuple[int, int], level: Level
 ) -> None:
-    assert checks.python(version).level is level
+    assert machine.python(version).level is level
 
 
 def test_another_system_than_linux_is_wrong() -> None:
-    assert checks.machine("Linux", "x86_64").level is Level.OK
-    found = checks.machine("Darwin", "arm64")
+    assert machine.machine("Linux", "x86_64").level is Level.OK
+    found = machine.machine("Darwin", "arm64")
     assert (found.level, bool(found.advice)) == (Level.WRONG, True)
 
 
 def test_no_gpu_is_a_note_unless_one_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert checks.gpu({}).level is Level.NOTE
-    found = checks.gpu({"DF_DEVICE": "cuda"})
+    assert machine.gpu({}).level is Level.NOTE
+    found = machine.gpu({"DF_DEVICE": "cuda"})
     assert found.level is Level.WRONG
     assert "DF_DEVICE=cpu" in found.advice
 
@@ -49,12 +49,12 @@ def test_what_nvidia_smi_says_is_shown(tmp_path: Path, monkeypatch: pytest.Monke
     program.write_text("#!/bin/sh\necho 'Card 1, 24 GiB, 570'\necho 'Card 2, 24 GiB, 570'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
-    found = checks.gpu({"DF_DEVICE": "cuda"})
+    found = machine.gpu({"DF_DEVICE": "cuda"})
     assert found == Finding(
         level=Level.OK, subject="GPU", text="Card 1, 24 GiB, 570; Card 2, 24 GiB, 570"
     )
     program.write_text("#!/bin/sh\necho 'driver mismatch'\nexit 9\n")
-    assert checks.gpu({}).level is Level.NOTE
+    assert machine.gpu({}).level is Level.NOTE
 
 
 def test_a_package_that_takes_one_of_our_names_is_found(
@@ -63,9 +63,9 @@ def test_a_package_that_takes_one_of_our_names_is_found(
     info = tmp_path / "supervisor-4.3.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: supervisor\nVersion: 4.3.0\n")
-    assert _wrong(list(checks.packages())) == []
+    assert _wrong(list(machine.packages())) == []
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    found = [finding for finding in checks.packages() if finding.level is Level.WRONG]
+    found = [finding for finding in machine.packages() if finding.level is Level.WRONG]
     assert ["'supervisor'" in finding.text for finding in found] == [True]
     assert "pip uninstall supervisor" in found[0].advice
 
@@ -82,15 +82,15 @@ def test_a_server_that_a_setting_replaces_need_not_be_installed(
         for name in ("binaries", "binary"):
             monkeypatch.setattr(module, name, absent, raising=False)
     named = {"DF_DATABASE_URL": "x", "DF_REDIS_URL": "x", "DF_S3_ENDPOINT": "x"}
-    assert list(checks.embedded(named)) == []
-    assert len(_wrong(list(checks.embedded(named | {"DF_REDIS_URL": ""})))) == 1
+    assert list(machine.embedded(named)) == []
+    assert len(_wrong(list(machine.embedded(named | {"DF_REDIS_URL": ""})))) == 1
 
 
 def test_a_part_that_does_not_answer_is_wrong_with_address_and_setting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"redis://:hidden@127.0.0.1:{server.getsockname()[1]}/0"
-        assert _wrong(list(checks_stack.parts({"DF_REDIS_URL": url}))) == []
-    found = _wrong(list(checks_stack.parts({"DF_REDIS_URL": url})))
+        assert _wrong(list(stack.parts({"DF_REDIS_URL": url}))) == []
+    found = _wrong(list(stack.parts({"DF_REDIS_URL": url})))
     assert len(found) == 1
     assert "(DF_REDIS_URL)" in found[0]
     assert "hidden" not in found[0]
@@ -100,7 +100,7 @@ def test_a_port_that_somebody_else_has_is_wrong() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
         environ = {"DF_API_PORT": port, "DF_WORKER_PORT": "x"}
-        found = _wrong(list(checks_stack.services(environ, running=False)))
+        found = _wrong(list(stack.services(environ, running=False)))
     assert len(found) == 2
     assert f"port {port} (DF_API_PORT)" in found[0]
     assert found[1] == "worker: DF_WORKER_PORT is no port number"
@@ -110,14 +110,14 @@ def test_a_broken_model_is_named_with_its_file(tmp_path: Path) -> None:
     folder = tmp_path / "sd" / "x@1"
     folder.mkdir(parents=True)
     (folder / "dreamforge.json").write_text("{")
-    found = _wrong(list(checks_stack.models(tmp_path)))
+    found = _wrong(list(stack.models(tmp_path)))
     assert len(found) == 1
     assert str(folder) in found[0]
     assert "dreamforge.json" in found[0]
 
 
 def test_no_model_is_only_a_note(tmp_path: Path) -> None:
-    assert [finding.level for finding in checks_stack.models(tmp_path)] == [Level.NOTE]
+    assert [finding.level for finding in stack.models(tmp_path)] == [Level.NOTE]
 
 
 def test_doctor_exits_1_when_something_is_wrong(

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from cli import environment
-from cli.entry import run
+from cli import config
+from cli.main import run
 
 _HEAVY = ("httpx", "pydantic", "sqlalchemy", "psycopg", "rich", "torch", "celery", "alembic")
 
 
 def test_help_loads_nothing_heavy() -> None:
-    script = f"import sys, cli.entry; print([m for m in {_HEAVY!r} if m in sys.modules])"
+    script = f"import sys, cli.main; print([m for m in {_HEAVY!r} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert found.stdout.strip() == "[]", found.stderr
 
@@ -80,23 +80,23 @@ def test_a_dotenv_file_counts_and_the_environment_counts_more(
     (tmp_path / ".env").write_text("DF_API_PORT=8100\nDF_HOME=/from/file\nOTHER=x\n")
     monkeypatch.setenv("DF_API_PORT", "8200")
     monkeypatch.delenv("DF_HOME", raising=False)
-    found = environment.effective()
+    found = config.effective()
     assert found["DF_API_PORT"] == "8200"
-    assert environment.home(found).path == Path("/from/file")
+    assert config.home(found).path == Path("/from/file")
     assert "OTHER" not in found
-    assert environment.api_base(found) == "http://127.0.0.1:8200"
-    assert environment.api_base({"DF_API_BASE": "http://h:1/"}) == "http://h:1"
-    assert environment.api_base({"DF_API_HOST": "::"}) == "http://[::1]:8001"
+    assert config.api_base(found) == "http://127.0.0.1:8200"
+    assert config.api_base({"DF_API_BASE": "http://h:1/"}) == "http://h:1"
+    assert config.api_base({"DF_API_HOST": "::"}) == "http://[::1]:8001"
 
 
 def test_a_running_stack_completes_the_environment(tmp_path: Path) -> None:
     given = {"DF_HOME": str(tmp_path), "DF_REDIS_URL": "redis://mine"}
-    environment.home(given).write(
+    config.home(given).write(
         "environment.json", {"DF_REDIS_URL": "redis://theirs", "DF_DATABASE_URL": "postgresql://x"}
     )
-    assert environment.with_running_stack(given) == given  # what a killed stack left is stale
-    with environment.home(given).locked():
-        found = environment.with_running_stack(given)
+    assert config.with_running_stack(given) == given  # what a killed stack left is stale
+    with config.home(given).locked():
+        found = config.with_running_stack(given)
     assert found["DF_REDIS_URL"] == "redis://mine"
     assert found["DF_DATABASE_URL"] == "postgresql://x"
 
@@ -107,6 +107,6 @@ def test_a_command_whose_package_an_image_lacks_ends_with_a_line(
     def lacking(*_: object, **__: object) -> None:
         raise ModuleNotFoundError("No module named 'huggingface_hub'", name="huggingface_hub")
 
-    monkeypatch.setattr("cli.entry.app", lacking)
+    monkeypatch.setattr("cli.main.app", lacking)
     assert run(["model", "download", "hf:a/b"]) == 1
     assert "no package huggingface_hub" in capsys.readouterr().err

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from cli.stack.errors import StackError
-from cli.stack.home import Home, port_is_free
+from cli.state_dir import Home, port_is_free
 
 _LOCK = """
 import pathlib, sys
-from cli.stack.home import Home
+from cli.state_dir import Home
 with Home(pathlib.Path(sys.argv[1])).locked():
     pass
 """

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image, PngImagePlugin
 from tests.unit.test_runner_metadata import encoded, facts
 
-from cli import picture_file
-from cli.entry import run
-from cli.failures import USAGE, Failure
-from cli.picture_file import facts_of, read_picture
-from cli.rerun import differences, model_of, request, upscaler_of
+from cli.errors import USAGE, Failure
+from cli.main import run
+from cli.pictures import reader
+from cli.pictures.reader import facts_of, read_picture
+from cli.pictures.rerun import differences, model_of, request, upscaler_of
 from runner.images.metadata import a1111, full
 
 HASH = "0123456789abcdef" * 4
@@ -158,7 +158,7 @@ def test_texts_and_files_beyond_any_of_ours_are_refused(
     wide.write_bytes(wide.read_bytes()[:8] + chunk(b"IHDR", header) + wide.read_bytes()[33:])
     with pytest.raises(Failure, match="decompression bomb"):
         read_picture(wide)
-    monkeypatch.setattr(picture_file, "MAX_FILE_BYTES", 10)
+    monkeypatch.setattr(reader, "MAX_FILE_BYTES", 10)
     with pytest.raises(Failure, match="larger than any picture of ours"):
         read_picture(png())
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.stack import become, identity, processes
-from cli.stack.identity import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, NOBODY, Identity
-from cli.stack.launch import Child, Command, last_lines, spawn
+from cli.stack import exec_child, processes, run_as
+from cli.stack.child import Child, Command, last_lines, spawn
+from cli.stack.run_as import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, NOBODY, Identity
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives children another user")
 
@@ -50,7 +50,7 @@ def test_a_child_leads_its_own_session_with_its_own_environment(tmp_path: Path) 
 
 def test_a_child_whose_parent_is_gone_already_does_not_begin(tmp_path: Path) -> None:
     touched = tmp_path / "touched"
-    script = str(Path(become.__file__))
+    script = str(Path(exec_child.__file__))
     argv = [sys.executable, "-I", "-S", script, "1", "", "/usr/bin/touch", str(touched)]
     assert subprocess.run(argv).returncode == 1
     assert not touched.exists()
@@ -87,7 +87,7 @@ def test_another_user_keeps_the_one_capability_that_opens_its_way(tmp_path: Path
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     (closed / "data").write_text("found\n")
-    who = identity.for_database(Path("/bin/sh"), closed / "data")
+    who = run_as.for_database(Path("/bin/sh"), closed / "data")
     assert who is not None
     assert who.capability in {CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE}
     script = f"cat {closed / 'data'}; test -r {closed / 'data'} && grep CapEff /proc/self/status"
@@ -98,7 +98,7 @@ def test_another_user_keeps_the_one_capability_that_opens_its_way(tmp_path: Path
 
 @as_root
 def test_no_capability_is_given_where_none_is_needed() -> None:
-    who = identity.for_database(Path("/bin/sh"), Path("/var/empty-home/postgres"))
+    who = run_as.for_database(Path("/bin/sh"), Path("/var/empty-home/postgres"))
     assert who == Identity(uid=NOBODY, gid=NOBODY)
 
 
@@ -107,14 +107,14 @@ def test_data_that_has_an_owner_is_served_by_that_owner(tmp_path: Path) -> None:
     data = tmp_path / "postgres"
     data.mkdir()
     os.chown(data, 4242, 4343)
-    who = identity.for_database(Path("/bin/sh"), data)
+    who = run_as.for_database(Path("/bin/sh"), data)
     assert who is not None
     assert (who.uid, who.gid) == (4242, 4343)
 
 
 def test_an_ordinary_user_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert identity.for_database(Path("/bin/sh"), tmp_path) is None
+    assert run_as.for_database(Path("/bin/sh"), tmp_path) is None
 
 
 def test_a_log_is_shown_by_its_end_with_long_lines_cut(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.model_folders import bundled, install
+from cli.models.install import bundled, install
 from shared.errors import ModelUnavailable
 from shared.models.verify import (
     Source,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cli.failures import JOB_FAILED, UNREACHABLE, USAGE, Failure, Refused
-from cli.outcome import slug
+from cli.client.results import slug
+from cli.errors import JOB_FAILED, UNREACHABLE, USAGE, Failure, Refused
 from shared import errors
 from shared.errors import DreamForgeError
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from cli.entry import run
-from cli.failures import USAGE
-from cli.measuring import sides
+from cli.errors import USAGE
+from cli.main import run
+from cli.presets.measure import sides
 from shared.presets import presets
 
 SHIPPED = Path(__file__).parents[2] / "src" / "shared" / "presets_data"

@@ -1,6 +1,6 @@
 """Backoff and the limit of five deaths in a minute, without a clock."""
 
-from cli.stack.restarts import Deaths
+from cli.stack.restart_policy import Deaths
 
 
 def test_delays_double_with_each_death_in_the_window() -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cli.timing import stage_times
+from cli.terminal.stage_times import stage_times
 
 
 def _event(code: str, second: float, stage: str | None = None) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from typing import cast
 import pytest
 
 from cli.commands import demo
-from cli.stack.first_models import FirstModel
-from cli.stack.whole import Stack
-from cli.vocabulary import knows, of_folder, synonyms_of_folder
+from cli.models.vocabulary import knows, of_folder, synonyms_of_folder
+from cli.stack.seed_models import FirstModel
+from cli.stack.stack import Stack
 
 _WORDS = ["red apple", "snowman", "the crown"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from diffusers.loaders.single_file_utils import DIFFUSERS_DEFAULT_PIPELINE_PATHS
 
-from cli.download.bases import BASES, beside
-from cli.failures import Failure
-from cli.model_folders import bundled
+from cli.download.base_models import BASES, beside
+from cli.errors import Failure
+from cli.models.install import bundled
 from shared.models.checkpoints import KIND_OF_FAMILY, Checkpoint, Family
 
 NAME_IN_DIFFUSERS: dict[Family, str] = {

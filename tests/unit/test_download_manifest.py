@@ -8,7 +8,7 @@ import pytest
 
 from cli.download.manifest import check_manifest, lone_checkpoint, one_file
 from cli.download.source import RemoteFile, Resolved, origin_of, plain_name
-from cli.failures import Failure
+from cli.errors import Failure
 from shared.errors import ModelUnavailable
 
 HASH = "0" * 64

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from tests.integration.runner_peer import run_spec
 
-from cli.model_folders import bundled
-from cli.model_store import put, take_away
+from cli.models.install import bundled
+from cli.models.store import put, take_away
 from runner.diffusion.model_folder import held_still
 from runner.ipc.inputs import Inputs
 from runner.job_types import generate, upscale

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli import secret_files
-from cli.entry import run
+from cli.main import run
 from shared.auth import parse_api_keys
 
 

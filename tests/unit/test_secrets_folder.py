@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli import environment, secret_files
+from cli import config, secret_files
 from shared import settings as settings_module
 from shared.secrets import secrets_in
 from shared.settings import Settings, settings_or_exit
@@ -20,7 +20,7 @@ def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "run-secrets"
     secret_files.write(folder, secret_files.contents())
     monkeypatch.setattr(settings_module, "SECRETS_DIR", folder)
-    monkeypatch.setattr(environment, "SECRETS_DIR", folder)
+    monkeypatch.setattr(config, "SECRETS_DIR", folder)
     monkeypatch.setitem(Settings.model_config, "secrets_dir", folder)
     monkeypatch.chdir(tmp_path)  # no `.env`
     for name in [name for name in os.environ if name.startswith("DF_")]:
@@ -43,11 +43,11 @@ def test_the_settings_read_what_the_generator_made(
 def test_the_command_line_reads_secrets_below_the_environment(
     mounted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = environment.effective()
+    found = config.effective()
     assert found["DF_DATABASE_URL"] == (mounted / "df_database_url").read_text()
     assert "POSTGRES_PASSWORD" not in found
     monkeypatch.setenv("DF_DATABASE_URL", "postgresql://elsewhere")
-    assert environment.effective()["DF_DATABASE_URL"] == "postgresql://elsewhere"
+    assert config.effective()["DF_DATABASE_URL"] == "postgresql://elsewhere"
 
 
 def test_folders_that_kubernetes_puts_beside_secrets_are_none(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import environment
-from cli.vocabulary import knows
+from cli import config
+from cli.models.vocabulary import knows
 
 if TYPE_CHECKING:
-    from cli.stack.whole import Stack
+    from cli.stack.stack import Stack
 
 # Fixed, so that the first picture is the same on every machine of a kind.
 SEED = 7
@@ -28,36 +28,36 @@ def demo(
     ] = False,
 ) -> None:
     """Start everything, draw one picture, say how long it took, stop everything."""
-    from cli.console import say
-    from cli.stack import interrupts
-    from cli.stack.whole import whole
+    from cli.stack import signals
+    from cli.stack.stack import whole
+    from cli.terminal.console import say
 
     if list_:
         _print_vocabulary()
         return
-    environ = {"DF_DRAIN_S": "0", **environment.effective()}  # an interrupted demo is over at once
-    with interrupts.catching(), whole(environment.home(environ), environ, say) as stack:
-        _draw(stack, environment.api_key(environ), prompt, seed, out)
+    environ = {"DF_DRAIN_S": "0", **config.effective()}  # an interrupted demo is over at once
+    with signals.catching(), whole(config.home(environ), environ, say) as stack:
+        _draw(stack, config.api_key(environ), prompt, seed, out)
 
 
 def _draw(stack: Stack, api_key: str | None, prompt: str, seed: int, folder: Path) -> None:
-    from cli.client import Client
-    from cli.console import out
-    from cli.failures import Failure
-    from cli.job_flow import create
-    from cli.outcome import download, require_succeeded
-    from cli.stack import interrupts
-    from cli.stream import events, in_background
-    from cli.tables import table
-    from cli.timing import stage_times
-    from cli.watching import shown
+    from cli.client.http import Client
+    from cli.client.jobs import create
+    from cli.client.results import download, require_succeeded
+    from cli.client.sse import events, in_background
+    from cli.errors import Failure
+    from cli.stack import signals
+    from cli.terminal.console import out
+    from cli.terminal.progress_bar import shown
+    from cli.terminal.stage_times import stage_times
+    from cli.terminal.tables import table
 
     warn(stack, prompt)
     with Client(stack.api_base, api_key) as client:
         job = create(client, prompt, model=stack.model.id, seed=seed)
         try:
             seen = list(shown(in_background(events(client, job["id"]), stack.keeper.tick)))
-        except interrupts.Interrupted:
+        except signals.Interrupted:
             # Else the next start would draw it first. The first signal is the only one that raises.
             with contextlib.suppress(Failure):
                 client.post(f"/v1/jobs/{job['id']}/cancel")
@@ -70,8 +70,8 @@ def _draw(stack: Stack, api_key: str | None, prompt: str, seed: int, folder: Pat
 
 def warn(stack: Stack, prompt: str) -> None:
     """Say what the model of this stack cannot do with this prompt."""
-    from cli.console import say
-    from cli.vocabulary import of_folder, synonyms_of_folder
+    from cli.models.vocabulary import of_folder, synonyms_of_folder
+    from cli.terminal.console import say
 
     if not stack.model.trained:
         say("untrained weights: noise")
@@ -87,9 +87,9 @@ def warn(stack: Stack, prompt: str) -> None:
 def _print_vocabulary() -> None:
     import sys
 
-    from cli.failures import Failure
-    from cli.model_folders import bundled
-    from cli.vocabulary import of_folder
+    from cli.errors import Failure
+    from cli.models.install import bundled
+    from cli.models.vocabulary import of_folder
 
     words: Sequence[str] = [word for folder in bundled()[:1] for word in of_folder(folder)]
     if not words:

@@ -11,9 +11,9 @@ from uuid import UUID
 
 import typer
 
-from cli import parts
-from cli.failures import Failure
-from cli.options import Out, Output
+from cli import backends
+from cli.commands.options import Out, Output
+from cli.errors import Failure
 
 if TYPE_CHECKING:
     from shared.db.dead_letters import DeadJob
@@ -31,13 +31,13 @@ def list_(
     output: Out = Output.TABLE,
 ) -> None:
     """List dead letters: jobs first, the latest on top."""
-    from cli.console import as_json, say
-    from cli.tables import table
+    from cli.terminal.console import as_json, say
+    from cli.terminal.tables import table
     from shared.db import dead_letters
 
-    environ = parts.environ()
-    jobs = parts.transaction(
-        parts.require(environ, "DF_DATABASE_URL"), partial(dead_letters.page, limit=limit)
+    environ = backends.environ()
+    jobs = backends.transaction(
+        backends.require(environ, "DF_DATABASE_URL"), partial(dead_letters.page, limit=limit)
     )
     messages, away = _messages(environ)
     if away:
@@ -55,18 +55,18 @@ def list_(
 @app.command()
 def show(letter: Letter, output: Out = Output.TABLE) -> None:
     """Show one: a job's request and last error, or what a message held."""
-    from cli.console import as_json
-    from cli.tables import pairs
+    from cli.terminal.console import as_json
+    from cli.terminal.tables import pairs
     from shared.db import dead_letters
 
-    environ = parts.environ()
+    environ = backends.environ()
     found = _find_message(environ, letter)
     if found is not None:
         shown = _message(found)
     else:
-        url, job_id = parts.require(environ, "DF_DATABASE_URL"), _job_id(letter)
-        job = parts.transaction(url, partial(dead_letters.get, job_id=job_id))
-        replays = parts.transaction(url, partial(dead_letters.replays_of, job_id=job_id))
+        url, job_id = backends.require(environ, "DF_DATABASE_URL"), _job_id(letter)
+        job = backends.transaction(url, partial(dead_letters.get, job_id=job_id))
+        replays = backends.transaction(url, partial(dead_letters.replays_of, job_id=job_id))
         shown = _job(job) | {
             "replays": [{"id": str(id_), "status": status.value} for id_, status in replays]
         }
@@ -79,13 +79,13 @@ def show(letter: Letter, output: Out = Output.TABLE) -> None:
 @app.command()
 def replay(job: Letter, output: Out = Output.TABLE) -> None:
     """Make a new job of a dead one's request. The dead one stays as it is."""
-    from cli.console import as_json
-    from cli.tables import pairs
+    from cli.terminal.console import as_json
+    from cli.terminal.tables import pairs
     from shared.db import dead_letters
 
-    environ = parts.environ()
-    created = parts.transaction(
-        parts.require(environ, "DF_DATABASE_URL"),
+    environ = backends.environ()
+    created = backends.transaction(
+        backends.require(environ, "DF_DATABASE_URL"),
         partial(dead_letters.replay, job_id=_job_id(job)),
     )
     # Nobody rings: a worker finds it with its next poll.
@@ -99,12 +99,12 @@ def replay(job: Letter, output: Out = Output.TABLE) -> None:
 @app.command()
 def drop(letter: Letter, output: Out = Output.TABLE) -> None:
     """Delete one for good: a job with its events and pictures, or a message."""
-    from cli.console import as_json
-    from cli.tables import pairs
+    from cli.terminal.console import as_json
+    from cli.terminal.tables import pairs
 
-    environ = parts.environ()
+    environ = backends.environ()
     if _find_message(environ, letter) is not None:
-        with parts.dead_messages(parts.require(environ, "DF_REDIS_URL")) as messages:
+        with backends.dead_messages(backends.require(environ, "DF_REDIS_URL")) as messages:
             messages.drop(letter)
         shown: dict[str, Any] = {"id": letter, "kind": "message", "objects": 0}
     else:
@@ -123,8 +123,8 @@ def _drop_job(environ: dict[str, str], job_id: UUID) -> int:
     from shared.errors import InfraUnavailable
     from shared.object_store import open_store
 
-    settings = parts.settings(environ)
-    keys = parts.transaction(
+    settings = backends.settings(environ)
+    keys = backends.transaction(
         settings.database_url.get_secret_value(), partial(dead_letters.drop, job_id=job_id)
     )
 
@@ -154,7 +154,7 @@ def _messages(environ: dict[str, str]) -> tuple[list[DeadMessage], str]:
     if not url:
         return [], "DF_REDIS_URL is not set"
     try:
-        with parts.dead_messages(url) as messages:
+        with backends.dead_messages(url) as messages:
             return messages.all(), ""
     except InfraUnavailable as error:
         return [], error.message

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from cli import environment
+from cli import config
 
 
 def doctor() -> None:
     """Check this machine and say what to do about each finding; exit 1 when something is wrong."""
-    from cli import checks, checks_stack
-    from cli.console import out
-    from cli.failures import Failure
+    from cli.doctor import machine, stack
+    from cli.errors import Failure
+    from cli.terminal.console import out
 
-    environ = environment.with_running_stack(environment.effective())
+    environ = config.with_running_stack(config.effective())
     wrong = 0
     for finding in (
-        *checks.examine(environ),
-        *checks_stack.examine(environ, environment.home(environ)),
+        *machine.examine(environ),
+        *stack.examine(environ, config.home(environ)),
     ):
         out.print(f"{finding.level.value:<5} {finding.subject}: {finding.text}", soft_wrap=True)
         if finding.advice:
             out.print(f"      -> {finding.advice}", soft_wrap=True)
-        wrong += finding.level is checks.Level.WRONG
+        wrong += finding.level is machine.Level.WRONG
     if wrong:
         raise Failure(f"{wrong} of these need your attention", exit_code=1)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Out, Output, Preset
+from cli.commands.options import Out, Output, Preset
 
 if TYPE_CHECKING:
-    from cli.picture_file import PictureText
+    from cli.pictures.reader import PictureText
 
 
 def inspect(
@@ -23,7 +23,7 @@ def inspect(
     output: Out = Output.TABLE,
 ) -> None:
     """Print what a picture says about its own making; with --rerun make it again."""
-    from cli.picture_file import read_picture
+    from cli.pictures.reader import read_picture
 
     found = read_picture(picture)
     if rerun:
@@ -33,10 +33,10 @@ def inspect(
 
 
 def _print(picture: Path, found: PictureText, output: Output) -> None:
-    from cli.console import as_json, out
-    from cli.failures import Failure
-    from cli.picture_file import facts_of
-    from cli.tables import pairs
+    from cli.errors import Failure
+    from cli.pictures.reader import facts_of
+    from cli.terminal.console import as_json, out
+    from cli.terminal.tables import pairs
 
     if found.parameters is None and found.dreamforge is None:
         raise Failure(f"{picture}: says nothing about its making")
@@ -68,25 +68,25 @@ def _print(picture: Path, found: PictureText, output: Output) -> None:
 def _rerun(
     picture: Path, found: PictureText, preset: str | None, folder: Path, output: Output
 ) -> None:
-    from cli import job_flow
-    from cli.console import say
-    from cli.picture_file import facts_of
-    from cli.rerun import model_of, request, upscaler_of
+    from cli.client import jobs
+    from cli.pictures.reader import facts_of
+    from cli.pictures.rerun import model_of, request, upscaler_of
+    from cli.terminal.console import say
 
     facts = facts_of(picture, found)
-    with job_flow.connect() as client:
+    with jobs.connect() as client:
         model, upscaler = model_of(client, facts.model), upscaler_of(client, facts)
         fields = request(facts, found.format, preset, upscaler=upscaler)
-        job = job_flow.create(client, facts.prompt, model=model, **fields)
-        job = job_flow.follow(client, job["id"])
-        paths = job_flow.save_and_print(client, job, facts.prompt, folder, output)
+        job = jobs.create(client, facts.prompt, model=model, **fields)
+        job = jobs.follow(client, job["id"])
+        paths = jobs.save_and_print(client, job, facts.prompt, folder, output)
     for path in paths:
         say(_compared(picture, found, path))
 
 
 def _compared(picture: Path, found: PictureText, again: Path) -> str:
-    from cli.picture_file import read_picture
-    from cli.rerun import differences, same_pixels
+    from cli.pictures.reader import read_picture
+    from cli.pictures.rerun import differences, same_pixels
 
     if same_pixels(picture, again):
         return "the same picture, pixel for pixel"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import (
+from cli.commands.options import (
     Count,
     Format,
     Guidance,
@@ -64,10 +64,10 @@ def create(
     output: Out = Output.TABLE,
 ) -> None:
     """Create a generate job."""
-    from cli import job_flow
+    from cli.client import jobs
 
-    with job_flow.connect() as client:
-        job = job_flow.create(
+    with jobs.connect() as client:
+        job = jobs.create(
             client,
             prompt,
             model=model,
@@ -81,16 +81,16 @@ def create(
             seed=seed,
             count=count,
             format=format,
-            chain=job_flow.chain(upscale, upscale_impl, upscaler, strict_scale),
+            chain=jobs.chain(upscale, upscale_impl, upscaler, strict_scale),
             preset=preset,
             timeout_s=timeout,
             embed_metadata=False if no_metadata else None,
         )
         if not (wait or download):
-            job_flow.print_job(job, output, [])
+            jobs.print_job(job, output, [])
             return
-        job = job_flow.follow(client, job["id"])
-        job_flow.save_and_print(client, job, prompt, download, output)
+        job = jobs.follow(client, job["id"])
+        jobs.save_and_print(client, job, prompt, download, output)
 
 
 def generate(
@@ -117,12 +117,12 @@ def generate(
     output: Out = Output.TABLE,
 ) -> None:
     """Create a job, watch it, save its pictures and print their paths."""
-    from cli import job_flow
-    from cli.console import out as stdout
-    from cli.outcome import download, require_succeeded
+    from cli.client import jobs
+    from cli.client.results import download, require_succeeded
+    from cli.terminal.console import out as stdout
 
-    with job_flow.connect() as client:
-        job = job_flow.create(
+    with jobs.connect() as client:
+        job = jobs.create(
             client,
             prompt,
             model=model,
@@ -136,14 +136,14 @@ def generate(
             seed=seed,
             count=count,
             format=format,
-            chain=job_flow.chain(upscale, upscale_impl, upscaler, strict_scale),
+            chain=jobs.chain(upscale, upscale_impl, upscaler, strict_scale),
             preset=preset,
             timeout_s=timeout,
             embed_metadata=False if no_metadata else None,
         )
-        job = job_flow.follow(client, job["id"])
+        job = jobs.follow(client, job["id"])
         if output is Output.JSON:
-            job_flow.save_and_print(client, job, prompt, out, output)
+            jobs.save_and_print(client, job, prompt, out, output)
             return
         for path in download(client, job["id"], prompt, out):
             stdout.print(path, soft_wrap=True)
@@ -153,10 +153,10 @@ def generate(
 @app.command()
 def status(job: JobId, output: Out = Output.TABLE) -> None:
     """Show one job."""
-    from cli import job_flow
+    from cli.client import jobs
 
-    with job_flow.connect() as client:
-        job_flow.print_job(client.get(f"/v1/jobs/{job}"), output, [])
+    with jobs.connect() as client:
+        jobs.print_job(client.get(f"/v1/jobs/{job}"), output, [])
 
 
 @app.command("list")
@@ -167,9 +167,9 @@ def list_(
     output: Out = Output.TABLE,
 ) -> None:
     """List jobs, newest first."""
-    from cli.console import as_json, say
-    from cli.job_flow import connect
-    from cli.tables import table
+    from cli.client.jobs import connect
+    from cli.terminal.console import as_json, say
+    from cli.terminal.tables import table
 
     with connect() as client:
         page = client.get("/v1/jobs", status=status, limit=limit, cursor=cursor)
@@ -185,21 +185,21 @@ def list_(
 @app.command()
 def watch(job: JobId, download: Save = None, output: Out = Output.TABLE) -> None:
     """Follow a job until it ends; exit 1 if it fails."""
-    from cli import job_flow
+    from cli.client import jobs
 
-    with job_flow.connect() as client:
-        found = job_flow.follow(client, job)
-        job_flow.save_and_print(client, found, job, download, output)
+    with jobs.connect() as client:
+        found = jobs.follow(client, job)
+        jobs.save_and_print(client, found, job, download, output)
 
 
 @app.command()
 def cancel(job: JobId, output: Out = Output.TABLE) -> None:
     """Cancel a job that is queued or running. Asking twice is no error."""
-    from cli import job_flow
+    from cli.client import jobs
 
-    with job_flow.connect() as client:
+    with jobs.connect() as client:
         client.post(f"/v1/jobs/{job}/cancel")
-        job_flow.print_job(client.get(f"/v1/jobs/{job}"), output, [])
+        jobs.print_job(client.get(f"/v1/jobs/{job}"), output, [])
 
 
 @app.command()
@@ -214,7 +214,7 @@ def logs(
     import json
     import sys
 
-    from cli.job_flow import connect
+    from cli.client.jobs import connect
 
     with connect() as client:
         for line in client.lines(f"/v1/jobs/{job}/logs", tail=tail, since_ts=since, level=level):
@@ -229,10 +229,10 @@ def logs(
 @app.command()
 def artifacts(job: JobId, download: Save = None, output: Out = Output.TABLE) -> None:
     """List a job's pictures, with addresses that work for a while."""
-    from cli.console import as_json, out
-    from cli.job_flow import connect
-    from cli.outcome import download as save
-    from cli.tables import table
+    from cli.client.jobs import connect
+    from cli.client.results import download as save
+    from cli.terminal.console import as_json, out
+    from cli.terminal.tables import table
 
     with connect() as client:
         found = client.get(f"/v1/jobs/{job}/artifacts")

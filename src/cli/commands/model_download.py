@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import parts
-from cli.options import Out, Output
+from cli import backends
+from cli.commands.options import Out, Output
 
 Include = Annotated[
     list[str] | None,
@@ -59,10 +59,10 @@ def download(
     output: Out = Output.TABLE,
 ) -> None:
     """Fetch a model, prove what arrived, install and register it. Goes on after a cut."""
+    from cli.download.install import Wishes, bring
     from cli.download.source import ask
-    from cli.model_arrival import Wishes, bring
 
-    parts.require(parts.environ(), "DF_DATABASE_URL")  # before an hour of fetching, not after
+    backends.require(backends.environ(), "DF_DATABASE_URL")  # before an hour of fetching, not after
     found = bring(
         ask(reference, tuple(include or ()), tuple(exclude or ())),
         Wishes(
@@ -92,14 +92,14 @@ def import_(
 
     A folder with a dreamforge.json is taken as that describes it.
     """
+    from cli.download.install import Wishes, bring, registered
     from cli.download.local import resolve_path
-    from cli.failures import Failure
-    from cli.model_arrival import Wishes, bring, registered
-    from cli.model_folders import install_then, models_dir
+    from cli.errors import Failure
+    from cli.models.install import install_then, models_dir
     from shared.models.folder import DESCRIPTOR
 
-    environ = parts.environ()
-    url = parts.require(environ, "DF_DATABASE_URL")
+    environ = backends.environ()
+    url = backends.require(environ, "DF_DATABASE_URL")
     wishes = Wishes(name=name, version=version, kind=kind, config=config, preset=preset)
     if not (path / DESCRIPTOR).exists():
         _show(bring(resolve_path(path), wishes), output)
@@ -113,11 +113,11 @@ def import_(
 
 
 def _show(found: dict[str, Any], output: Output) -> None:
-    from cli.console import as_json
-    from cli.tables import pairs
-    from cli.worker_watch import until_offered
+    from cli.models.availability import until_offered
+    from cli.terminal.console import as_json
+    from cli.terminal.tables import pairs
 
-    offered = until_offered(parts.require(parts.environ(), "DF_DATABASE_URL"), found["id"])
+    offered = until_offered(backends.require(backends.environ(), "DF_DATABASE_URL"), found["id"])
     found = found | {"installed": bool(offered)}
     if output is Output.JSON:
         as_json(found)

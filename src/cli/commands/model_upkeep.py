@@ -13,9 +13,9 @@ from uuid import UUID
 
 import typer
 
-from cli import parts
-from cli.failures import JOB_FAILED, Failure
-from cli.options import Out, Output
+from cli import backends
+from cli.commands.options import Out, Output
+from cli.errors import JOB_FAILED, Failure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,11 +33,11 @@ def verify(
     output: Out = Output.TABLE,
 ) -> None:
     """Read every byte of the models on this host and compare it with their descriptors."""
-    from cli.console import as_json
-    from cli.model_folders import models_dir
-    from cli.tables import table
+    from cli.models.install import models_dir
+    from cli.terminal.console import as_json
+    from cli.terminal.tables import table
 
-    root = models_dir(parts.environ())
+    root = models_dir(backends.environ())
     found = [_verified(folder) for folder in _folders(root, model)]
     if model is not None and not found:
         raise Failure(f"no model {model} in {root}", hint="`dreamforge model list` shows them")
@@ -67,14 +67,14 @@ def remove(
     output: Out = Output.TABLE,
 ) -> None:
     """Take a model out of the registry and off this host's disk."""
-    from cli.console import as_json
-    from cli.model_folders import models_dir
-    from cli.model_store import locked, take_away
-    from cli.tables import pairs
+    from cli.models.install import models_dir
+    from cli.models.store import locked, take_away
+    from cli.terminal.console import as_json
+    from cli.terminal.tables import pairs
 
-    environ = parts.environ()
-    url, root = parts.require(environ, "DF_DATABASE_URL"), models_dir(environ)
-    row, deleted = parts.transaction(url, partial(_retire, reference=model, force=force))
+    environ = backends.environ()
+    url, root = backends.require(environ, "DF_DATABASE_URL"), models_dir(environ)
+    row, deleted = backends.transaction(url, partial(_retire, reference=model, force=force))
     place = root / row.kind / f"{row.name}@{row.version}"
     with locked(root, place.name):
         here = take_away(place, root)
@@ -95,7 +95,7 @@ def _folders(root: Path, model: str | None) -> list[Path]:
 
 
 def _verified(folder: Path) -> dict[str, Any]:
-    from cli.console import say
+    from cli.terminal.console import say
     from shared.errors import ModelUnavailable
     from shared.models.verify import read_model, verify_model
 
@@ -109,10 +109,10 @@ def _verified(folder: Path) -> dict[str, Any]:
 
 
 def _switch(reference: str, *, on: bool) -> None:
-    from cli.console import say
+    from cli.terminal.console import say
 
-    url = parts.require(parts.environ(), "DF_DATABASE_URL")
-    row = parts.transaction(url, partial(_set_enabled, reference=reference, on=on))
+    url = backends.require(backends.environ(), "DF_DATABASE_URL")
+    row = backends.transaction(url, partial(_set_enabled, reference=reference, on=on))
     say(f"{row.name}@{row.version} is {'enabled' if on else 'disabled'}")
 
 

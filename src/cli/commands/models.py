@@ -8,7 +8,7 @@ import typer
 
 from cli.commands.model_download import download, import_
 from cli.commands.model_upkeep import disable, enable, remove, verify
-from cli.options import Out, Output
+from cli.commands.options import Out, Output
 
 app = typer.Typer(no_args_is_help=True, help="Bring in, list, check and remove models.")
 for command in (download, verify, enable, disable, remove):
@@ -19,9 +19,9 @@ app.command("import")(import_)
 @app.command("list")
 def list_(output: Out = Output.TABLE) -> None:
     """List the models that the API offers."""
-    from cli.console import as_json
-    from cli.job_flow import connect
-    from cli.tables import table
+    from cli.client.jobs import connect
+    from cli.terminal.console import as_json
+    from cli.terminal.tables import table
 
     with connect() as client:
         found = client.get("/v1/models")
@@ -49,9 +49,9 @@ def get(
     output: Out = Output.TABLE,
 ) -> None:
     """Show one model and what it accepts."""
-    from cli.console import as_json
-    from cli.job_flow import connect
-    from cli.tables import pairs, table
+    from cli.client.jobs import connect
+    from cli.terminal.console import as_json
+    from cli.terminal.tables import pairs, table
 
     with connect() as client:
         found = client.get(f"/v1/models/{client.model_id(model)}")

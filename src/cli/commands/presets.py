@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import Height, Out, Output, Width
+from cli.commands.options import Height, Out, Output, Width
 
 app = typer.Typer(no_args_is_help=True, help="Limits and memory needs per class of device.")
 
@@ -20,9 +20,9 @@ ModelOrFolder = Annotated[
 @app.command("list")
 def list_(output: Out = Output.TABLE) -> None:
     """List the presets of this release and those of DF_PRESETS_DIR."""
-    from cli.console import as_json
-    from cli.preset_table import catalogue, gigabytes, megapixels
-    from cli.tables import table
+    from cli.presets.catalogue import catalogue, gigabytes, megapixels
+    from cli.terminal.console import as_json
+    from cli.terminal.tables import table
 
     found = catalogue()
     if output is Output.JSON:
@@ -49,9 +49,9 @@ def list_(output: Out = Output.TABLE) -> None:
 @app.command()
 def show(preset: PresetName, output: Out = Output.TABLE) -> None:
     """Show one preset and what it says about each kind of model."""
-    from cli.console import as_json
-    from cli.preset_table import catalogue, chosen, gigabytes, megapixels
-    from cli.tables import pairs, table
+    from cli.presets.catalogue import catalogue, chosen, gigabytes, megapixels
+    from cli.terminal.console import as_json
+    from cli.terminal.tables import pairs, table
 
     found = chosen(catalogue(), preset)
     if output is Output.JSON:
@@ -90,9 +90,9 @@ def fit(
 
     Of an upscaler the size is that of the picture that it is given.
     """
-    from cli.console import as_json
-    from cli.preset_table import catalogue, fits, gigabytes, subject
-    from cli.tables import table
+    from cli.presets.catalogue import catalogue, fits, gigabytes, subject
+    from cli.terminal.console import as_json
+    from cli.terminal.tables import table
 
     asked = subject(model, width, height)
     rows = fits(catalogue().values(), asked)
@@ -129,10 +129,10 @@ def measure(
 
     Stop the worker first: what it allocates meanwhile would be counted as the model's.
     """
-    from cli.console import as_json, out
-    from cli.measuring import measured, sides
-    from cli.preset_table import catalogue, chosen, gigabytes
-    from cli.tables import table
+    from cli.presets.catalogue import catalogue, chosen, gigabytes
+    from cli.presets.measure import measured, sides
+    from cli.terminal.console import as_json, out
+    from cli.terminal.tables import table
 
     kind, peaks, need = measured(
         folder, chosen(catalogue(), preset), [sides(size) for size in sizes or []]

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import parts
-from cli.failures import Failure
-from cli.options import Out, Output
+from cli import backends
+from cli.commands.options import Out, Output
+from cli.errors import Failure
 
 if TYPE_CHECKING:
     from shared.retention import Pruned
@@ -21,8 +21,8 @@ def prune(
     """Delete what is past its age: pictures, events, ended jobs, dead workers, stray objects."""
     from dataclasses import asdict
 
-    from cli.console import as_json
-    from cli.tables import pairs
+    from cli.terminal.console import as_json
+    from cli.terminal.tables import pairs
 
     counts = asdict(_prune(dry_run))
     if output is Output.JSON:
@@ -45,7 +45,7 @@ def _prune(dry_run: bool) -> Pruned:
     from shared.object_store import open_store
     from shared.retention import prune
 
-    settings = parts.settings(parts.environ())
+    settings = backends.settings(backends.environ())
 
     async def main() -> Pruned | None:
         database = Database(

@@ -7,29 +7,29 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from cli import environment
+from cli import config
 
 if TYPE_CHECKING:
-    from cli.stack.whole import Stack
+    from cli.stack.stack import Stack
 
 _TICK_S = 0.2
 
 
 def up() -> None:
     """Run everything in the foreground, with its data in DF_HOME; Ctrl-C stops it."""
-    from cli.console import say
-    from cli.stack import interrupts
-    from cli.stack.whole import whole
+    from cli.stack import signals
+    from cli.stack.stack import whole
+    from cli.terminal.console import say
 
-    environ = environment.effective()
-    with interrupts.catching():
-        with whole(environment.home(environ), environ, say) as stack:
+    environ = config.effective()
+    with signals.catching():
+        with whole(config.home(environ), environ, say) as stack:
             _show(stack)
             try:
                 while True:
                     stack.keeper.tick()
                     time.sleep(_TICK_S)
-            except interrupts.Interrupted:
+            except signals.Interrupted:
                 say("stopping; Ctrl-C again kills at once")
         say("stopped")
 
@@ -46,11 +46,11 @@ def worker() -> None:
 
 def migrate() -> None:
     """Bring the schema of DF_DATABASE_URL to this release."""
-    from cli.console import say
-    from cli.failures import Failure
+    from cli.errors import Failure
+    from cli.terminal.console import say
     from shared.db.migrate import upgrade
 
-    url = environment.effective().get("DF_DATABASE_URL")
+    url = config.effective().get("DF_DATABASE_URL")
     if not url:
         raise Failure("DF_DATABASE_URL is not set", hint="`dreamforge up` migrates by itself")
     upgrade(url)
@@ -64,8 +64,8 @@ def _become(module: str) -> None:
 
 
 def _show(stack: Stack) -> None:
-    from cli.console import say
-    from cli.tables import table
+    from cli.terminal.console import say
+    from cli.terminal.tables import table
 
     table(("", "address", ""), [(row.title, row.where, row.note) for row in stack.addresses])
     if not stack.model.trained:

@@ -17,8 +17,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from cli.download.choice import matches
-from cli.download.patience import Patience
+from cli.download.file_selection import matches
+from cli.download.retry import Patience
 from cli.download.source import (
     Credential,
     RemoteFile,
@@ -29,7 +29,7 @@ from cli.download.source import (
     token_of,
 )
 from cli.download.transfer import Transfer
-from cli.failures import Failure
+from cli.errors import Failure
 from shared.models.folder import ONE_FILE, check_name
 
 DEFAULT_ENDPOINT = "https://civitai.com"

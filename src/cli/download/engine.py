@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from cli.download.bases import beside, check_config
-from cli.download.fetching import Watcher, bring
+from cli.download.base_models import beside, check_config
+from cli.download.fetch import Watcher, bring
 from cli.download.manifest import check_manifest, lone_checkpoint, one_file
-from cli.download.patience import Patience
+from cli.download.retry import Patience
 from cli.download.source import RemoteFile, Resolved
-from cli.failures import Failure
-from cli.model_store import locked, only, put, redescribe, staging
+from cli.errors import Failure
+from cli.models.store import locked, only, put, redescribe, staging
 from shared.errors import ModelUnavailable
 from shared.models.checkpoints import Checkpoint, recognise
 from shared.models.descriptor import Kind, ModelDescriptor

@@ -10,10 +10,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from cli.console import say
-from cli.download.choice import choose
+from cli.download.file_selection import choose
 from cli.download.source import RemoteFile, Resolved, plain_name
-from cli.failures import Failure
+from cli.errors import Failure
+from cli.terminal.console import say
 from shared.models.folder import DESCRIPTOR, ONE_FILE, hash_file
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from cli.download.source import RemoteFile, Resolved
-from cli.failures import Failure
+from cli.errors import Failure
 from shared.errors import ModelUnavailable
 from shared.models.folder import (
     CONFIG,

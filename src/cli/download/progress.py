@@ -15,8 +15,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from cli.console import err, say
-from cli.download.fetching import Watcher
+from cli.download.fetch import Watcher
+from cli.terminal.console import err, say
 
 Moved = Callable[[int], None]
 

@@ -19,7 +19,7 @@ from importlib.metadata import entry_points
 from typing import Any
 from urllib.parse import urlsplit
 
-from cli.failures import Failure
+from cli.errors import Failure
 
 GROUP = "dreamforge.model_sources"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -120,10 +120,11 @@ def ask(reference: str, include: tuple[str, ...] = (), exclude: tuple[str, ...] 
 
 def source_for(scheme: str) -> Source:
     """The adapter of a scheme; `Failure` lists those that there are."""
-    from cli.download import civitai, hub, plain
+    from cli.download import civitai, huggingface
+    from cli.download import url as plain
 
     ours: dict[str, Source] = {
-        "hf": hub.resolve,
+        "hf": huggingface.resolve,
         "civitai": civitai.resolve,
         "https": plain.resolve,
         "http": plain.resolve,

@@ -23,10 +23,10 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from cli.download.patience import Interruption, Patience, patiently
+from cli.download.retry import Interruption, Patience, patiently
 from cli.download.source import Credential, RemoteFile, origin_of
-from cli.failures import Failure
-from cli.model_store import check_room
+from cli.errors import Failure
+from cli.models.store import check_room
 
 LOOK_AT_DISK_BYTES = 64 << 20
 MAX_ANSWER_BYTES = 16 << 20  # of a question about a model; the longest list seen has 1 MB

@@ -13,10 +13,10 @@ import signal
 import socket
 from pathlib import Path
 
+from cli.stack.child import Command
 from cli.stack.errors import StackError
-from cli.stack.home import Home
-from cli.stack.launch import Command
-from cli.stack.parts import Helper, bare_environ
+from cli.stack.part import Helper, bare_environ
+from cli.state_dir import Home
 
 
 class Broker:

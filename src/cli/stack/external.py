@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from cli.stack.errors import StackError
-from cli.stack.parts import pick
+from cli.stack.part import pick
 
 _S3 = ("DF_S3_ENDPOINT", "DF_S3_ACCESS_KEY", "DF_S3_SECRET_KEY")
 _DEFAULT_PORTS = {"postgresql": 5432, "postgres": 5432, "redis": 6379, "rediss": 6379, "https": 443}

@@ -13,11 +13,11 @@ import shutil
 import signal
 from pathlib import Path
 
-from cli.stack import identity, postgres_pidfile
+from cli.stack import postgres_pidfile, run_as
+from cli.stack.child import Command
 from cli.stack.errors import StackError
-from cli.stack.home import Home
-from cli.stack.launch import Command
-from cli.stack.parts import Helper, bare_environ
+from cli.stack.part import Helper, bare_environ
+from cli.state_dir import Home
 
 USER = DATABASE = "dreamforge"
 
@@ -36,7 +36,7 @@ class Postgres:
         self._folder = home.path / self.name
         self._data = self._folder / "data"
         self._bin = binaries()
-        self._identity = identity.for_database(self._bin, self._folder)
+        self._identity = run_as.for_database(self._bin, self._folder)
 
     def prepare(self, helper: Helper) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)

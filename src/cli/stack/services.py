@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cli.stack.child import Command
 from cli.stack.errors import StackError
-from cli.stack.home import Home, port_is_free, reachable
-from cli.stack.launch import Command
-from cli.stack.leftovers import MARKER
-from cli.stack.parts import Helper, http_not_ready
+from cli.stack.orphans import MARKER
+from cli.stack.part import Helper, http_not_ready
+from cli.state_dir import Home, port_is_free, reachable
 
 if TYPE_CHECKING:  # at run time the settings library costs a quarter of a second
     from shared.settings import Settings

@@ -12,10 +12,10 @@ import signal
 import sysconfig
 from pathlib import Path
 
+from cli.stack.child import Command
 from cli.stack.errors import StackError
-from cli.stack.home import Home
-from cli.stack.launch import Command
-from cli.stack.parts import Helper, bare_environ, http_not_ready
+from cli.stack.part import Helper, bare_environ, http_not_ready
+from cli.state_dir import Home
 
 ACCESS_KEY = "dreamforge"
 _META = "sqlite3://meta.db"  # relative to the working folder

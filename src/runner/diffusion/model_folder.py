@@ -1,7 +1,7 @@
 """One model's folder, for as long as it is being loaded.
 
 A pipeline opens its files one by one, by their path, and `dreamforge model` may exchange the folder
-at that path for another one at any moment (`cli.model_store.put`). So a check before the load says
+at that path for another one at any moment (`cli.models.store.put`). So a check before the load says
 nothing about the files that were opened after it, and half a pipeline could be of each.
 """
 

@@ -11,10 +11,10 @@ from tests.support.civitai import Site
 from tests.support.hub import Hub
 from tests.support.model_downloads import SD1, Command
 
-from cli import worker_watch
-from cli.download import patience
-from cli.entry import run
-from cli.model_folders import bundled
+from cli.download import retry
+from cli.main import run
+from cli.models import availability
+from cli.models.install import bundled
 
 
 @pytest.fixture
@@ -49,6 +49,6 @@ def model(
     monkeypatch.setenv("HF_ENDPOINT", base.url)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
-    monkeypatch.setattr(patience, "LONGEST_WAIT_S", 0.01)
-    monkeypatch.setattr(worker_watch, "WAIT_S", 0)
+    monkeypatch.setattr(retry, "LONGEST_WAIT_S", 0.01)
+    monkeypatch.setattr(availability, "WAIT_S", 0)
     return lambda *arguments: run(["model", *arguments])

@@ -23,7 +23,7 @@ from tests.support.model_downloads import (
     nothing_installed,
 )
 
-from cli.model_folders import bundled
+from cli.models.install import bundled
 from runner.diffusion.pipelines import load
 from shared.protocol.messages import GenerateParams, PresetSpec
 
@@ -136,7 +136,7 @@ def test_ctrl_c_ends_at_once_and_the_next_download_goes_on(
     # In the background of a shell the signal is ignored, and children inherit that.
     command = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from cli.entry import main; main()"
+        "from cli.main import main; main()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", command, "model", "download", REF],

@@ -11,7 +11,7 @@ from tests.support import families
 from tests.support.civitai import Site
 from tests.support.model_downloads import KEY, REF, SD1, Command, installed, nothing_installed
 
-from cli.model_folders import bundled
+from cli.models.install import bundled
 
 
 def test_a_file_of_this_host_is_imported_and_says_what_it_is(

@@ -14,7 +14,8 @@ from uuid import uuid4
 import pytest
 from tests.support.model_downloads import REF, Command, installed, nothing_installed
 
-from cli import parts, worker_watch
+from cli import backends
+from cli.models import availability
 from shared.db.models import list_models
 from shared.db.workers import Slot, Worker, leave, upsert_worker
 
@@ -35,11 +36,11 @@ def test_the_gpus_of_the_live_workers_decide_which_preset_is_the_default(
     ]
     worker = Worker(id=uuid4(), host="h", version="1", queues=("default",), slots=slots, models={})
     url = stack_environment["DF_DATABASE_URL"]
-    parts.transaction(url, partial(upsert_worker, worker=worker))
+    backends.transaction(url, partial(upsert_worker, worker=worker))
     try:
         assert model("download", REF) == 0
     finally:
-        parts.transaction(url, partial(leave, worker_id=worker.id))
+        backends.transaction(url, partial(leave, worker_id=worker.id))
     assert installed(tmp_path).default_preset == preset
 
 
@@ -51,28 +52,28 @@ def test_the_command_waits_until_a_worker_has_looked_at_the_model(
 ) -> None:
     url = stack_environment["DF_DATABASE_URL"]
     idle = Worker(id=uuid4(), host="h", version="1", queues=("default",), slots=[], models={})
-    parts.transaction(url, partial(upsert_worker, worker=idle))
+    backends.transaction(url, partial(upsert_worker, worker=idle))
     looks = 0
 
     def look(_: float) -> None:
         nonlocal looks
         looks += 1
-        (row,) = parts.transaction(url, list_models)
+        (row,) = backends.transaction(url, list_models)
         has = replace(idle, models={row.id: row.checkpoint_sha256})
-        parts.transaction(url, partial(upsert_worker, worker=has))
+        backends.transaction(url, partial(upsert_worker, worker=has))
 
     try:
         assert model("download", REF, "-o", "json") == 0
         said = capsys.readouterr()
         assert json.loads(said.out)["installed"] is False
         assert "no live worker has it" in said.err
-        monkeypatch.setattr(worker_watch, "WAIT_S", 60)
+        monkeypatch.setattr(availability, "WAIT_S", 60)
         monkeypatch.setattr(time, "sleep", look)  # what a worker does in the meantime
         assert model("download", REF, "-o", "json") == 0
         assert json.loads(capsys.readouterr().out)["installed"] is True
         assert looks == 1
     finally:
-        parts.transaction(url, partial(leave, worker_id=idle.id))
+        backends.transaction(url, partial(leave, worker_id=idle.id))
 
 
 def test_a_preset_that_cannot_hold_the_model_is_refused_before_it_is_installed(

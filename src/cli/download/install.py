@@ -1,0 +1,87 @@
+"""A model comes to this host, from wherever: installed, registered, and said in a few lines."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from cli import backends
+from cli.download.engine import Order, download
+from cli.download.progress import watching
+from cli.download.source import Resolved
+from cli.errors import Failure
+from cli.models.install import models_dir, register
+from cli.presets.choice import chooser
+from cli.terminal.console import say
+from shared.models.descriptor import Kind, Name
+from shared.models.verify import read_model
+
+INTERRUPTED = 128 + signal.SIGINT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What the operator said instead of what was found; None leaves it at that."""
+
+    name: str | None = None
+    version: str | None = None
+    kind: str | None = None
+    config: str | None = None
+    preset: str | None = None
+    parallel: int = 4
+
+
+def bring(resolved: Resolved, wishes: Wishes) -> dict[str, Any]:
+    """Install and register what was resolved.
+
+    Raises `Failure`, `ModelUnavailable`, `InfraUnavailable`.
+    """
+    environ = backends.environ()
+    url = backends.require(environ, "DF_DATABASE_URL")
+    order = Order(
+        resolved=resolved,
+        name=_checked(Name, wishes.name or resolved.name, "name"),
+        version=_checked(Name, wishes.version or resolved.version, "version"),
+        kind=None if wishes.kind is None else _checked(Kind, wishes.kind, "kind"),
+        config=wishes.config,
+        preset_asked=wishes.preset is not None,
+        choose_preset=chooser(url, wishes.preset),
+        parallel=wishes.parallel,
+    )
+    if resolved.left_out:
+        say(f"left out: {', '.join(resolved.left_out)}")
+    try:
+        with watching() as watcher:
+            found, fetched = download(order, models_dir(environ), watcher, partial(registered, url))
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on where this one was")
+        # Python would wait for the threads, of which one may hang in a read or a hash. Whatever
+        # they are doing may be cut anywhere: that is how the store is made.
+        os._exit(INTERRUPTED)
+    return found | {"fetched": fetched}
+
+
+def registered(url: str, place: Path) -> dict[str, Any]:
+    """Register an installed folder; what there is to say about it."""
+    model = read_model(place)
+    return {
+        "id": register(url, place),
+        "name": place.name,
+        "kind": model.kind,
+        "layout": model.layout,
+        "preset": model.default_preset,
+        "path": str(place),
+    }
+
+
+def _checked(kind: Any, value: str, what: str) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise Failure(f"{what} {value!r}: {error.errors()[0]['msg']}") from None

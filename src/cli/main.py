@@ -1,0 +1,110 @@
+"""`dreamforge`: the commands, and how a failure becomes lines and an exit code.
+
+Commands import what they need when they run: `dreamforge --help` loads neither an HTTP client nor
+the settings library.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from cli.commands import (
+    demo,
+    dlq,
+    doctor,
+    inspect,
+    jobs,
+    models,
+    presets,
+    retention,
+    secrets,
+    stack,
+)
+from cli.errors import UNREACHABLE, USAGE, Failure
+from cli.stack.errors import StackError
+from cli.stack.signals import Interrupted
+from shared.errors import DreamForgeError, InfraUnavailable
+
+_WHERE_ALL_IS = "the worker's image, or `pip install dreamforge`, has what this command needs"
+
+app = typer.Typer(
+    name="dreamforge",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="A self-hosted render fabric: an HTTP API that turns a prompt into a tracked job.",
+)
+app.command()(stack.up)
+app.command()(demo.demo)
+app.command()(jobs.generate)
+app.command()(inspect.inspect)
+app.add_typer(jobs.app, name="job")
+app.add_typer(models.app, name="model")
+app.add_typer(presets.app, name="preset")
+app.add_typer(dlq.app, name="dlq")
+app.command()(retention.prune)
+app.command()(doctor.doctor)
+app.command()(stack.api)
+app.command()(stack.worker)
+app.command()(stack.migrate)
+app.command()(secrets.secrets)
+
+
+def _version(asked: bool) -> None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    if asked:
+        try:
+            number = version("dreamforge")
+        except PackageNotFoundError:  # run from a clone that was not installed
+            number = "unknown"
+        sys.stdout.write(f"dreamforge {number}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The console script. Exit codes: failures.py; 128 + n after signal n."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code; what we foresaw is lines, never a trace."""
+    try:
+        app(arguments, prog_name="dreamforge")
+    except SystemExit as end:  # how the command line library ends, well or not
+        return int(end.code or 0)
+    except Failure as failure:
+        return _fail(failure.message, failure.hint, failure.exit_code)
+    except StackError as error:
+        return _fail(str(error), "", 1)
+    except InfraUnavailable as error:
+        return _fail(error.message, "`dreamforge doctor` says which part is away", UNREACHABLE)
+    except DreamForgeError as error:
+        return _fail(error.message, "", USAGE)
+    except OSError as error:  # a folder that we may not write, a disk that is full
+        return _fail(str(error), "", 1)
+    except ModuleNotFoundError as error:  # an image has the packages of its own commands only
+        return _fail(f"this installation has no package {error.name}", _WHERE_ALL_IS, 1)
+    except Interrupted as interrupted:
+        return interrupted.exit_code
+    return 0
+
+
+def _fail(message: str, hint: str, exit_code: int) -> int:
+    from cli.terminal.console import say
+
+    say(f"dreamforge: {message}")
+    if hint:
+        say(f"  {hint}")
+    return exit_code

@@ -1,0 +1,160 @@
+"""What a picture file says about its own making.
+
+The file may come from anywhere, so nothing in it is believed: its size is bounded before it is
+opened, Pillow bounds what a text chunk may unfold to, and the JSON is checked field by field.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cli.errors import Failure
+from shared.models.descriptor import MAX_PROMPT, Sha256
+from shared.protocol.messages import MAX_SEED
+
+# The largest file that a runner can send is a frame's body, 64 MiB.
+MAX_FILE_BYTES = 128 << 20
+MAX_TEXT_CHARACTERS = 1 << 20
+EXIF_IFD = 0x8769
+USER_COMMENT = 0x9286
+UNICODE = b"UNICODE\x00"
+
+
+class Facts(BaseModel):
+    """The parts of the `dreamforge` object that are shown or needed again. Others are kept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelFacts(Facts):
+    name: str = Field(max_length=256)
+    version: str = Field(max_length=256)
+    kind: str = Field(max_length=64)
+    checkpoint_sha256: Sha256
+
+
+class PresetFacts(Facts):
+    name: str = Field(max_length=256)
+    version: int
+
+
+class InputFacts(Facts):
+    """The picture that was enlarged, in pixels."""
+
+    width: int
+    height: int
+
+
+class UpscaleFacts(Facts):
+    scale: int
+    impl: str = Field(max_length=64)
+    model: ModelFacts | None = None  # resampling has none
+
+
+class PictureFacts(Facts):
+    """`dreamforge`, schema version 1. Sizes are pixels."""
+
+    schema_version: Literal[1]
+    type: str = Field(max_length=64)
+    prompt: str = Field(max_length=MAX_PROMPT)
+    negative_prompt: str = Field(max_length=MAX_PROMPT)
+    seed: int = Field(ge=0, lt=MAX_SEED)
+    scheduler: str | None = Field(max_length=64)
+    scheduler_class: str | None = Field(default=None, max_length=256)
+    steps: int
+    guidance: float
+    width: int
+    height: int
+    model: ModelFacts
+    preset: PresetFacts
+    job_id: str = Field(max_length=64)
+    step: str = Field(max_length=64)
+    item_index: int
+    software: dict[str, str]
+    upscale: UpscaleFacts | None = None  # this and the next: of an enlarged picture alone
+    input: InputFacts | None = None
+
+
+class PictureText(BaseModel):
+    """What was found: the text that other tools read, and our own object as it is written."""
+
+    format: Literal["png", "jpg"]
+    width: int
+    height: int
+    parameters: str | None
+    dreamforge: dict[str, Any] | None
+
+
+def read_picture(path: Path) -> PictureText:
+    """Read a file's texts; Failure says what is wrong with it."""
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise Failure(f"{path}: larger than any picture of ours ({MAX_FILE_BYTES >> 20} MiB)")
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as image:
+            # All of it: texts may stand behind the pixels, and half a file is said to be one.
+            image.load()
+            jpg = image.format == "JPEG"
+            parameters, ours = _of_jpeg(image) if jpg else _of_png(image)
+            width, height = image.size
+    except Image.DecompressionBombError as error:
+        raise Failure(f"{path}: {error}") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise Failure(f"{path}: not a whole PNG or JPEG file: {error}") from None
+    return PictureText(
+        format="jpg" if jpg else "png",
+        width=width,
+        height=height,
+        parameters=parameters,
+        dreamforge=_object(path, ours),
+    )
+
+
+def facts_of(path: Path, found: PictureText) -> PictureFacts:
+    """Our object, checked; Failure for a picture that is not ours or not as we write it."""
+    if found.dreamforge is None:
+        raise Failure(f"{path}: not made by Dream Forge, or with embed_metadata=false")
+    try:
+        return PictureFacts.model_validate(found.dreamforge)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise Failure(f"{path}: its dreamforge text is not ours: {where}: {first['msg']}") from None
+
+
+def _of_png(image: Image.Image) -> tuple[str | None, str | None]:
+    texts = getattr(image, "text", {})
+    return _bounded(texts.get("parameters")), _bounded(texts.get("dreamforge"))
+
+
+def _of_jpeg(image: Image.Image) -> tuple[str | None, str | None]:
+    """EXIF's UserComment, and the comment segment where ours stands."""
+    user = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT)
+    text = None
+    if isinstance(user, bytes) and user.startswith(UNICODE):
+        text = user.removeprefix(UNICODE).decode("utf-16-be")
+    comment = image.info.get("comment")
+    ours = comment.decode() if isinstance(comment, bytes) and comment[:1] == b"{" else None
+    return _bounded(text), _bounded(ours)
+
+
+def _bounded(text: str | None) -> str | None:
+    if text is not None and len(text) > MAX_TEXT_CHARACTERS:
+        raise ValueError(f"a text of {len(text)} characters")
+    return text
+
+
+def _object(path: Path, text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise Failure(f"{path}: its dreamforge text is not JSON") from None
+    if not isinstance(value, dict):
+        raise Failure(f"{path}: its dreamforge text is not a JSON object")
+    return value

@@ -1,0 +1,105 @@
+"""From a picture back to the request that makes it again: its seed, one item, its checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from cli.client.http import Client
+from cli.errors import Failure
+from cli.pictures.reader import InputFacts, ModelFacts, PictureFacts, PictureText, UpscaleFacts
+
+
+def request(
+    facts: PictureFacts, format: str, preset: str | None, *, upscaler: str | None = None
+) -> dict[str, Any]:
+    """The fields of the create body, without the model. `preset` overrides the picture's own.
+
+    `upscaler` is the id of the model that enlarged the picture, if one did.
+    """
+    fields: dict[str, Any] = _size(facts, upscaler) | {
+        "steps": facts.steps,
+        "guidance": facts.guidance,
+        "seed": facts.seed,
+        "count": 1,
+        "format": format,
+        "preset": preset or facts.preset.name,
+    }
+    if facts.negative_prompt:
+        fields["negative_prompt"] = facts.negative_prompt
+    if facts.scheduler is not None:
+        fields["scheduler"] = facts.scheduler
+    return fields
+
+
+def _size(facts: PictureFacts, upscaler: str | None) -> dict[str, Any]:
+    """Of what the first step makes, and what the second does with it."""
+    match facts.type, facts.upscale, facts.input:
+        case "generate", None, None:
+            return {"width": facts.width, "height": facts.height}
+        case "upscale", UpscaleFacts() as done, InputFacts() as given:
+            upscale: dict[str, Any] = {"scale": done.scale, "impl": done.impl}
+            if upscaler is not None:
+                upscale["model_id"] = upscaler
+            chain = {"upscale": upscale}
+            return {"width": given.width, "height": given.height, "chain": chain}
+        case _:
+            raise Failure(f"a step of type {facts.type!r} made it, which cannot be repeated")
+
+
+def upscaler_of(client: Client, facts: PictureFacts) -> str | None:
+    """The id of the model that enlarged the picture; None where none did."""
+    used = None if facts.upscale is None else facts.upscale.model
+    return None if used is None else model_of(client, used)
+
+
+def model_of(client: Client, wanted: ModelFacts) -> str:
+    """The id of the model with this checkpoint, whatever it is called there."""
+    known = client.get("/v1/models")["models"]
+    for model in known:
+        if model["checkpoint_sha256"] == wanted.checkpoint_sha256:
+            return str(model["id"])
+    name = f"{wanted.name}@{wanted.version}"
+    for model in known:
+        if (model["name"], model["version"]) == (wanted.name, wanted.version):
+            raise Failure(
+                f"{name} is installed with another checkpoint, {model['checkpoint_sha256'][:12]}…; "
+                f"the picture was made with {wanted.checkpoint_sha256[:12]}…",
+                hint="it would be another picture; `dreamforge job create` makes one all the same",
+            )
+    raise Failure(
+        f"no model with the picture's checkpoint is installed ({name}, "
+        f"{wanted.checkpoint_sha256[:12]}…)",
+        hint="`dreamforge model list` shows the models that there are",
+    )
+
+
+def differences(before: PictureText, after: PictureText) -> list[str]:
+    """Of two pictures made by one request: what else was not the same, as far as they say."""
+    old, new = (_settings(picture.dreamforge or {}) for picture in (before, after))
+    return [
+        f"{name} {new.get(name, 'unknown')} (was {old.get(name, 'unknown')})"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _settings(ours: dict[str, Any]) -> dict[str, Any]:
+    """What decides a picture or its file beside the request, flat."""
+    found = {name: ours[name] for name in ("jpeg_quality",) if name in ours}
+    for group in ("preset", "software"):
+        inner = ours.get(group)
+        found |= inner if isinstance(inner, dict) else {}
+    return found
+
+
+def same_pixels(one: Path, other: Path) -> bool:
+    """Whether two files show exactly the same picture."""
+    with Image.open(one) as first, Image.open(other) as second:
+        return (first.mode, first.size, first.tobytes()) == (
+            second.mode,
+            second.size,
+            second.tobytes(),
+        )

@@ -1,0 +1,144 @@
+"""`dreamforge preset measure`: the runs that it takes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import anyio
+from PIL import Image
+
+from cli.errors import Failure
+from shared.models.descriptor import MAX_SIDE, MIN_SIDE, UPSCALING_OF, ModelDescriptor
+from shared.models.verify import read_model
+from shared.presets import Preset
+from shared.protocol.messages import (
+    DiffusionParams,
+    GanParams,
+    GenerateParams,
+    GenerateSpec,
+    InputSpec,
+    ModelSpec,
+    UpscaleSpec,
+)
+from supervisor.devices.cpu import CpuProbe
+from supervisor.devices.device import DeviceLost, DeviceProbe
+from supervisor.devices.gpu import GpuProbe, MpsRefused
+from supervisor.devices.profiler import Need, Peak, Subject, measure, need_of
+
+Size = tuple[int, int]
+# Memory depends on the steps only through the first ones, which allocate what the rest reuses.
+STEPS = 2
+PROMPT = "a red apple"
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+def sides(text: str) -> Size:
+    """Width and height in pixels of "WxH"."""
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    size = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not all(MIN_SIDE <= side <= MAX_SIDE and side % 8 == 0 for side in size):
+        raise Failure(
+            f"--size {text}: must be WIDTHxHEIGHT, {MIN_SIDE} to {MAX_SIDE}, multiples of 8"
+        )
+    return size
+
+
+def measured(folder: Path, preset: Preset, sizes: Sequence[Size]) -> tuple[str, list[Peak], Need]:
+    """Run the model of `folder` once per size on this host's first device of the preset's kind."""
+    if preset.device == "cuda" and not NVIDIA_DRIVER.exists():
+        raise Failure(f"preset {preset.name} is for a GPU, and this host has no NVIDIA driver")
+    model = read_model(folder)
+    native = model.defaults.width, model.defaults.height
+    chosen = list(sizes) or [native, (2 * native[0], 2 * native[1])]
+    if len({width * height for width, height in chosen}) < 2:
+        raise Failure("--size: two sizes at least, or one cannot tell what a pixel costs")
+    subjects = [_subject(folder.absolute(), model, preset, size) for size in chosen]
+    peaks = anyio.run(_run, preset, subjects)
+    return model.kind, peaks, need_of(peaks)
+
+
+async def _run(preset: Preset, subjects: list[Subject]) -> list[Peak]:
+    mark = f"measure:{os.getpid()}:{uuid4()}"
+    probe: DeviceProbe = CpuProbe(1) if preset.device == "cpu" else GpuProbe(mark)
+    try:
+        devices = await probe.devices()
+        return [
+            await measure(probe, devices[0], subject, mark=mark, timeout_s=preset.timeout_s)
+            for subject in subjects
+        ]
+    except (DeviceLost, MpsRefused) as error:
+        raise Failure(f"this host's {preset.device} device cannot be used: {error}") from None
+    finally:
+        await probe.close()
+
+
+def _subject(folder: Path, model: ModelDescriptor, preset: Preset, size: Size) -> Subject:
+    """One step; of an upscaler, `size` is what it is given."""
+    common: dict[str, Any] = {
+        "job_id": "measure",
+        "step_id": "measure",
+        "preset": preset.for_runner(model.kind),
+        "model": ModelSpec(
+            id="measure",
+            name=model.name,
+            version=model.version,
+            kind=model.kind,
+            folder=str(folder),
+            checkpoint_sha256=model.checkpoint_sha256,
+        ),
+    }
+    width, height = size
+    if model.scale is None:
+        params = GenerateParams(
+            prompt=PROMPT,
+            width=width,
+            height=height,
+            steps=STEPS,
+            guidance=model.defaults.guidance,
+            seed=0,
+        )
+        spec = GenerateSpec(step_name="generate", params=params, **common)
+        return Subject(spec=spec, pixels=width * height)
+    picture = _noise(size)
+    given = InputSpec(
+        item_index=0,
+        format="png",
+        width=width,
+        height=height,
+        seed=0,
+        sha256=hashlib.sha256(picture).hexdigest(),
+    )
+    return Subject(
+        spec=UpscaleSpec(
+            step_name="upscale", params=_enlarging(model, model.scale), inputs=[given], **common
+        ),
+        pixels=width * height * model.scale**2,
+        picture=picture,
+    )
+
+
+def _enlarging(model: ModelDescriptor, scale: int) -> GanParams | DiffusionParams:
+    # Twice as asked for, always: what it makes by itself is the most, and resampling adds nothing.
+    if UPSCALING_OF[model.kind] == "gan":
+        return GanParams(scale=2, native_scale=scale)
+    return DiffusionParams(
+        scale=2,
+        native_scale=scale,
+        prompt=PROMPT,
+        steps=STEPS,
+        guidance=model.defaults.guidance,
+    )
+
+
+def _noise(size: Size) -> bytes:
+    """A PNG of this size."""
+    data = io.BytesIO()
+    Image.effect_noise(size, 40).convert("RGB").save(data, "png")
+    return data.getvalue()

@@ -1,0 +1,116 @@
+"""Spawning a child of the stack, and ending it.
+
+Each child leads its own session (a terminal's Ctrl-C reaches us alone) and dies with us: exec_child.py
+asks the kernel for that. The kernel fires when the *thread* that spawned the child ends, so spawn
+from the main thread only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cli.stack import processes
+from cli.stack.processes import Proc
+from cli.stack.run_as import Identity
+
+_BECOME = Path(__file__).with_name("exec_child.py")
+_LOG_LIMIT_BYTES = 10 << 20
+_TAIL_BYTES = 32 << 10
+_LINE_LIMIT = 300  # characters; a trace in one JSON line would bury what matters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What to run. `environ` is all that the child gets; `stdin` is text for short helpers."""
+
+    argv: tuple[str, ...]
+    environ: Mapping[str, str]
+    cwd: Path
+    identity: Identity | None = None
+    stdin: str = field(default="", repr=False)
+
+
+class Child:
+    """One running process of the stack."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], log: Path) -> None:
+        self._popen = popen
+        self.log = log
+        # Until we reap it the pid cannot be reused, so this pair names our child even if it died.
+        self.proc = processes.identify(popen.pid) or Proc(popen.pid, -1)
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it lives, else the code, negative for a signal; reaps."""
+        return self._popen.poll()
+
+    @property
+    def exit_text(self) -> str:
+        code = self.exit_code
+        if code is None:
+            return "running"
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def end(
+        self, how: signal.Signals, grace_s: float, hurry: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Ask, wait, kill the whole tree; returns when nothing of it is left and it is reaped."""
+        tree = processes.family(self.pid) if self.exit_code is None else set()
+        processes.send(self.proc, how)
+        left = processes.wait_gone(tree, grace_s, hurry)
+        if left:
+            processes.kill(left | processes.family(self.pid))
+        self._popen.wait()
+
+    def kill(self) -> None:
+        """SIGKILL this one process, as a crash would, and reap it."""
+        processes.send(self.proc, signal.SIGKILL)
+        self._popen.wait()
+
+
+def spawn(command: Command, log: Path) -> Child:
+    """Start a child whose output is appended to `log`."""
+    identity = "" if command.identity is None else str(command.identity)
+    argv = (sys.executable, "-I", "-S", str(_BECOME), str(os.getpid()), identity, *command.argv)
+    _rotate(log)
+    with log.open("ab") as output:
+        popen = subprocess.Popen(  # noqa: S603 - argv is ours
+            argv,
+            env=dict(command.environ),
+            cwd=command.cwd,
+            stdin=subprocess.PIPE if command.stdin else subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    if popen.stdin is not None:
+        # A helper that died already says so by its exit code and its log.
+        with contextlib.suppress(BrokenPipeError), popen.stdin as pipe:
+            pipe.write(command.stdin.encode())
+    return Child(popen, log)
+
+
+def last_lines(log: Path, count: int = 12) -> str:
+    """The end of a log, for the message that says that its writer died."""
+    if not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    return "\n".join(f"    {line[:_LINE_LIMIT]}" for line in lines[-count:])
+
+
+def _rotate(log: Path) -> None:
+    if log.exists() and log.stat().st_size > _LOG_LIMIT_BYTES:
+        log.replace(log.with_suffix(".log.1"))

@@ -1,0 +1,76 @@
+"""What the keeper needs to know of a part: one small protocol, one file per part beside this one.
+
+A part is a description. It holds no process: the keeper spawns, watches and ends it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from cli.stack.child import Command
+from cli.stack.orphans import MARKER
+from cli.state_dir import Home
+
+# Runs a helper command (initdb, …) to its end under the keeper's care; raises StackError with the
+# last lines of its log when it fails.
+Helper = Callable[[Command], None]
+
+
+class Part(Protocol):
+    """`name` is also the name of its log. Times are seconds."""
+
+    name: str
+    title: str
+    stop_signal: signal.Signals
+    stop_grace_s: float
+    ready_timeout_s: float
+
+    def prepare(self, helper: Helper) -> None:
+        """Make what a start needs (data folder, configuration). Before every start: be quick."""
+
+    def command(self) -> Command:
+        """What to run."""
+
+    def not_ready(self) -> str | None:
+        """None when it serves, else why not; answers within about a second."""
+
+    def address(self) -> str:
+        """Where it is, for the table: no secret in it."""
+
+    def environment(self) -> dict[str, str]:
+        """The `DF_*` settings with which api and worker reach it."""
+
+
+def bare_environ(home: Home, folder: Path) -> dict[str, str]:
+    """The whole environment of an infrastructure part: nothing of ours, and our marker."""
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": str(folder),
+        "LC_ALL": "C.UTF-8",
+        "TZ": "UTC",
+        MARKER: str(home.path),
+    }
+
+
+def pick(environ: Mapping[str, str], *names: str) -> dict[str, str]:
+    """Those settings that are set and not empty."""
+    return {name: environ[name] for name in names if environ.get(name)}
+
+
+def http_not_ready(address: str, path: str) -> str | None:
+    """None when `http://address/path` answers 200, else why not. No proxy is asked on the way."""
+    link = http.client.HTTPConnection(address, timeout=1)
+    try:
+        link.request("GET", path)
+        answer = link.getresponse()
+        body = answer.read(2000).decode(errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__
+    finally:
+        link.close()
+    return None if answer.status == 200 else f"answers {answer.status} {body}".strip()

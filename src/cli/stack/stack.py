@@ -1,0 +1,108 @@
+"""The whole product on one machine: infrastructure, schema, bucket, models, api and worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cli.stack import seed_models
+from cli.stack.errors import StackError
+from cli.stack.infrastructure import Address, keeping, plan
+from cli.stack.process_manager import Keeper
+from cli.stack.seed_models import FirstModel
+from cli.stack.services import services
+from cli.state_dir import ENVIRONMENT, Home
+
+if TYPE_CHECKING:  # at run time the settings library costs a quarter of a second
+    from shared.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """Everything serves. `model` is what a first picture is made with."""
+
+    keeper: Keeper
+    api_base: str
+    addresses: tuple[Address, ...]
+    model: FirstModel
+
+
+@contextmanager
+def whole(home: Home, environ: Mapping[str, str], say: Callable[[str], None]) -> Iterator[Stack]:
+    """Bring all up, in order, and take all down. Raises StackError with what to do."""
+    with keeping(home, say) as keeper:
+        planned = plan(home, environ)
+        environ = {**environ, **planned.environment}
+        settings = _settings(environ)
+        both = api, worker = services(settings, environ, home)
+        for service in both:
+            service.require_free_port()
+        if planned.parts:
+            say("starting " + ", ".join(part.title for part in planned.parts))
+        planned.start(keeper)
+        say("preparing schema, bucket and models")
+        model = _prepare(settings, keeper, environ)
+        say("starting api and worker")
+        keeper.start(both)
+        api_base = f"http://{api.address()}"
+        with _published(home, planned.environment | api.environment() | worker.environment()):
+            yield Stack(
+                keeper=keeper,
+                api_base=api_base,
+                addresses=(
+                    Address(title="API", where=api_base, note="DF_API_PORT"),
+                    Address(title="API reference", where=f"{api_base}/docs"),
+                    Address(
+                        title="Worker metrics",
+                        where=f"http://{worker.address()}/metrics",
+                        note="DF_WORKER_PORT",
+                    ),
+                    *planned.addresses,
+                    Address(title="Models", where=str(settings.models_dir)),
+                    Address(title="Data and logs", where=str(home.path), note="DF_HOME"),
+                ),
+                model=model,
+            )
+
+
+def _settings(environ: Mapping[str, str]) -> Settings:
+    """The settings that our services will read, checked before anything is started."""
+    from pydantic import ValidationError
+
+    from shared.settings import Settings, describe
+
+    given: dict[str, Any] = {
+        name.removeprefix("DF_").lower(): value
+        for name, value in environ.items()
+        if name.startswith("DF_")
+    }
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise StackError("\n".join(describe(error))) from None
+
+
+def _prepare(settings: Settings, keeper: Keeper, environ: Mapping[str, str]) -> FirstModel:
+    import anyio
+
+    from shared.db.migrate import upgrade
+    from shared.errors import DreamForgeError
+    from shared.object_store import open_store
+
+    try:
+        upgrade(settings.database_url.get_secret_value())
+        anyio.run(open_store(settings).ensure_bucket)
+        return seed_models.provide(settings, keeper, environ)
+    except DreamForgeError as error:
+        raise StackError(error.message) from error
+
+
+@contextmanager
+def _published(home: Home, environment: Mapping[str, str]) -> Iterator[None]:
+    home.write(ENVIRONMENT, dict(environment))
+    try:
+        yield
+    finally:
+        (home.path / ENVIRONMENT).unlink(missing_ok=True)

@@ -1,0 +1,78 @@
+"""A live progress bar fed by a job's events; plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from cli.terminal.console import err, say
+
+Event = dict[str, Any]
+# How it ended is said once, by the command.
+_VERDICT = {"error", "step.finish", "job.finish"}
+
+
+def shown(events: Iterable[Event]) -> Iterator[Event]:
+    """Pass the events on, showing how far the job is: stage, item, percent, time left."""
+    if not err.is_terminal:
+        yield from _as_lines(events)
+        return
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[item]}"),
+        TimeRemainingColumn(compact=True),
+        console=err,
+    ) as bar:
+        task = bar.add_task("queue", total=1.0, item="")
+        for event in events:
+            _advance(bar, task, event)
+            yield event
+
+
+def _advance(bar: Progress, task: TaskID, event: Event) -> None:
+    payload = event.get("payload") or {}
+    if event["code"] == "step.start":
+        bar.update(task, description="load")
+    if event["code"] == "job.finish":
+        status = payload.get("status", "succeeded")
+        bar.update(task, description="done" if status == "succeeded" else status)
+    if note := _note(event):
+        bar.console.print(note)
+    if event["code"] == "progress":
+        bar.update(
+            task,
+            completed=payload.get("progress", 0.0),
+            description=payload.get("stage"),  # None, after the end, leaves what is there
+            item=_item(payload),
+        )
+
+
+def _as_lines(events: Iterable[Event]) -> Iterator[Event]:
+    stage = None
+    for event in events:
+        payload = event.get("payload") or {}
+        if note := _note(event):
+            say(note)
+        if event["code"] == "progress" and payload.get("stage") != stage:
+            stage = payload.get("stage")
+            if stage:
+                say(
+                    " ".join([stage, f"{payload.get('progress', 0.0):.0%}", _item(payload)]).strip()
+                )
+        yield event
+
+
+def _item(payload: dict[str, Any]) -> str:
+    count, index = payload.get("count", 1), payload.get("item_index")
+    return f"item {index + 1} of {count}" if index is not None and count > 1 else ""
+
+
+def _note(event: Event) -> str:
+    """The line for an event that a person wants to hear of."""
+    if event["code"] in _VERDICT:
+        return ""
+    return str(event["message"]) if event["level"] in {"WARNING", "ERROR"} else ""

@@ -1,0 +1,36 @@
+"""Results in columns, for people; `--output json` is for programs.
+
+Columns are as wide as what they hold. A table that fits itself into the window cuts ids and
+addresses, and one that is not whole is of no use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from cli.terminal.console import out
+
+_GAP = "  "
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print rows below their heads."""
+    lines = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
+    _line(heads, widths, style="bold")
+    for line in lines:
+        _line(line, widths)
+
+
+def pairs(*rows: tuple[str, Any]) -> None:
+    """Print names and values; those without a value are left out."""
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
+        if value is not None:
+            _line((name, str(value)), (width, 0))
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], style: str | None = None) -> None:
+    text = _GAP.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+    out.print(text.rstrip(), style=style, soft_wrap=True)
