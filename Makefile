@@ -48,7 +48,7 @@ lifecycle: $(READY) ## draw docs/lifecycle.md from the table
 	@$(BIN)/python -m supervisor.lifecycle.diagram
 
 test-gpu: $(READY) ## the reclaim tests on an NVIDIA GPU
-	@$(BIN)/python -m pytest tests/gpu tests/unit/test_supervisor_probes.py -m gpu -s $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest tests/gpu tests/unit/supervisor/test_devices_probes.py -m gpu -s $(PYTEST_ARGS)
 
 ROUNDS ?= 20
 HOSTILE := $(addprefix tests/integration/test_supervisor_,$(addsuffix .py,\

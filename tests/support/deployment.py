@@ -22,7 +22,7 @@ KUSTOMIZATIONS = (ROOT / "deploy/k3s", ROOT / "deploy/k3s-gpu")
 Named = tuple[str, dict[str, Any]]
 
 SETTINGS = {f"DF_{name.upper()}" for name in Settings.model_fields}
-# Read by the command line alone (`tests/unit/test_env_example.py`).
+# Read by the command line alone (`tests/unit/project/test_env_example.py`).
 COMMAND_LINE = {"DF_HOME", "DF_API_BASE", "DF_API_KEY"}
 
 _SPAN = re.compile(r"(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+)s)?")

@@ -1,8 +1,8 @@
 """Spawning a child of the stack, and ending it.
 
-Each child leads its own session (a terminal's Ctrl-C reaches us alone) and dies with us: exec_child.py
-asks the kernel for that. The kernel fires when the *thread* that spawned the child ends, so spawn
-from the main thread only.
+Each child leads its own session (a terminal's Ctrl-C reaches us alone) and dies with us:
+exec_child.py asks the kernel for that. The kernel fires when the *thread* that spawned the child
+ends, so spawn from the main thread only.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from shared.models.descriptor import (
 from shared.presets import preset
 from shared.settings import Settings
 
-PRESETS = Path(__file__).parents[2] / "src" / "shared" / "presets_data"
+PRESETS = Path(__file__).parents[3] / "src" / "shared" / "presets_data"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MODEL_ID = uuid4()
 CALLER = Caller(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.headers import CHECKPOINTS, VAE, of_shapes
-from tests.unit.test_registry import INDEX, SOUND, WEIGHTS
+from tests.unit.shared.test_models_verify import INDEX, SOUND, WEIGHTS
 
 from shared.errors import ModelUnavailable
 from shared.models.folder import hash_file

@@ -12,7 +12,7 @@ from shared.progress import STAGES
 from shared.protocol import messages
 from shared.protocol.messages import INTERFACE
 
-PAGE = (Path(__file__).parents[2] / "docs" / "job-types.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "job-types.md").read_text(encoding="utf-8")
 
 
 def test_every_type_has_the_three_methods_and_the_weights_of_its_stages() -> None:

@@ -13,8 +13,8 @@ from cli.main import run
 from cli.presets.measure import sides
 from shared.presets import presets
 
-SHIPPED = Path(__file__).parents[2] / "src" / "shared" / "presets_data"
-DEMO = Path(__file__).parents[2] / "models" / "sd" / "dreamforge-demo@1"
+SHIPPED = Path(__file__).parents[3] / "src" / "shared" / "presets_data"
+DEMO = Path(__file__).parents[3] / "models" / "sd" / "dreamforge-demo@1"
 
 
 @pytest.fixture(autouse=True)

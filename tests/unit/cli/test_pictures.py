@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from PIL import Image, PngImagePlugin
-from tests.unit.test_runner_metadata import encoded, facts
+from tests.unit.runner.test_images_metadata import encoded, facts
 
 from cli.errors import USAGE, Failure
 from cli.main import run

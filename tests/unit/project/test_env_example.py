@@ -10,7 +10,7 @@ import pytest
 
 from shared.settings import Settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LINES = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
 SETTING = re.compile(r"^# (DF_[A-Z0-9_]+)=(.*)$")
 EXAMPLES = {found[1]: found[2] for line in LINES if (found := SETTING.match(line))}

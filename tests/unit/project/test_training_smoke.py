@@ -18,7 +18,7 @@ from shared.models.verify import read_model, verify_model
 # diffusers hands torch tensors to numpy in the way of numpy 1; nothing of ours.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONCEPTS = ("red ball", "green box", "blue roof")
 Script = Callable[..., None]
 

@@ -19,7 +19,7 @@ from shared import errors
 from shared.errors import DreamForgeError
 from shared.states import Reason
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 COMMITTED = ROOT / "docs" / "openapi" / "openapi.v1.json"
 
 BASE = "http://render.internal:8001"

@@ -290,7 +290,7 @@ def test_the_cut_is_made_where_the_encoder_makes_it(model: Callable[[str], Model
 
 
 def test_the_page_lists_every_scheduler_with_its_class_and_kinds() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "pictures.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "pictures.md").read_text(encoding="utf-8")
     for name, row in CLASSES.items():
         kinds = ", ".join(kind for kind, names in SCHEDULERS_OF.items() if name in names)
         (line,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]

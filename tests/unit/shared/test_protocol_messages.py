@@ -82,7 +82,7 @@ TO_RUNNER: list[ToRunner] = [
     Cancel(),
     Input(item_index=3, sha256="0" * 64),
 ]
-GOLDEN = Path(__file__).parent / "golden/messages"
+GOLDEN = Path(__file__).parents[1] / "golden/messages"
 
 
 def names() -> Iterator[tuple[str, FromRunner | ToRunner]]:

@@ -12,8 +12,8 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from tests.unit import test_lifecycle_table, test_lifecycle_verdicts
-from tests.unit.test_lifecycle_table import Advance, Claim
+from tests.unit.supervisor import test_lifecycle_table, test_lifecycle_verdicts
+from tests.unit.supervisor.test_lifecycle_table import Advance, Claim
 
 from shared.states import StepState
 from supervisor.lifecycle.machine import TABLE, IllegalEvent, Row, advance

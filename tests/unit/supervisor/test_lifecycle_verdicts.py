@@ -6,7 +6,7 @@ Plain functions of an `advance`, like those of `test_lifecycle_table`.
 from __future__ import annotations
 
 import pytest
-from tests.unit.test_lifecycle_table import Advance, Claim
+from tests.unit.supervisor.test_lifecycle_table import Advance, Claim
 
 from shared.states import TRANSIENT, Reason, StepState
 from supervisor.lifecycle import machine

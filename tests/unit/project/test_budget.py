@@ -13,7 +13,7 @@ from tests.support.routes import api_routes, worker_routes
 from shared.db.tables import metadata
 from shared.settings import Settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BUDGET: dict[str, Any] = tomllib.loads((ROOT / "docs/budget.toml").read_text(encoding="utf-8"))
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 DECISIONS = {

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from api.metrics import Metrics as ApiMetrics
 from supervisor.metrics import Metrics as WorkerMetrics
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
 ALERTS = ROOT / "deploy/prometheus/alerts.yaml"
 RULES: list[dict[str, Any]] = [

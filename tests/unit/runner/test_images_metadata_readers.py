@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from sd_parsers import ParserManager
 from sd_parsers.data import PromptInfo
-from tests.unit.test_runner_metadata import encoded, facts
+from tests.unit.runner.test_images_metadata import encoded, facts
 
 from runner.images.metadata import a1111, full
 
