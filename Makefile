@@ -39,7 +39,7 @@ types: $(READY) ## mypy, strict
 	@$(BIN)/mypy
 
 check-migrations: $(READY) ## the migrations make exactly the tables in the code
-	@$(BIN)/python -m pytest -q tests/integration/test_schema.py
+	@$(BIN)/python -m pytest -q tests/integration/data/test_schema.py
 
 openapi: $(READY) ## export docs/openapi/openapi.v1.json
 	@$(BIN)/python -m api.export_openapi docs/openapi/openapi.v1.json
@@ -51,7 +51,7 @@ test-gpu: $(READY) ## the reclaim tests on an NVIDIA GPU
 	@$(BIN)/python -m pytest tests/gpu tests/unit/supervisor/test_devices_probes.py -m gpu -s $(PYTEST_ARGS)
 
 ROUNDS ?= 20
-HOSTILE := $(addprefix tests/integration/test_supervisor_,$(addsuffix .py,\
+HOSTILE := $(addprefix tests/integration/supervisor/test_,$(addsuffix .py,\
            hostile ownership devices lost headroom runners contained inputs worker))
 
 hostile-loop: $(READY) ## 20 rounds (ROUNDS) of runners that misbehave; what differed, JUnit files in reports/
@@ -63,8 +63,8 @@ hostile-loop: $(READY) ## 20 rounds (ROUNDS) of runners that misbehave; what dif
 	@PYTHONPATH=. $(BIN)/python -m tests.support.rounds $(ROUNDS) reports/hostile-*.xml
 
 crash-matrix: $(READY) ## kill every part at every point of a job's way; a table of outcomes (6 minutes)
-	@$(BIN)/python -m pytest -q -m "" tests/integration/test_crash_matrix.py \
-	  tests/integration/test_parts_away.py::test_a_minute_without_the_broker_is_slept_through $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -m "" tests/integration/whole/test_crash_matrix.py \
+	  tests/integration/whole/test_parts_away.py::test_a_minute_without_the_broker_is_slept_through $(PYTEST_ARGS)
 
 soak: $(READY) ## 200 jobs while somebody kills at random; SOAK_ARGS="--seed 7" repeats one
 	@PYTHONPATH=. $(BIN)/python -m tests.support.soak $(SOAK_ARGS)

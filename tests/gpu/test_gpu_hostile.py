@@ -1,6 +1,6 @@
 """The hostile runners of the CPU suite, unchanged, each with a CUDA context of its own on a GPU.
 
-The tests are those of `tests/integration/test_supervisor_hostile.py`, on another device. Left out
+The tests are those of `tests/integration/supervisor/test_hostile.py`, on another device. Left out
 are the few that need two slots or measure resident memory. It needs what the reclaim tests need,
 less torch.
 """
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration import test_supervisor_hostile as hostile
-from tests.integration.test_supervisor_hostile import (  # noqa: F401 - they run from here as well
+from tests.integration.supervisor import test_hostile as hostile
+from tests.integration.supervisor.test_hostile import (  # noqa: F401 - they run from here as well
     test_a_cancelled_step_ends_as_cancelled,
     test_a_deaf_runner_is_killed_after_its_timeout,
     test_a_good_step_succeeds_without_a_signal,

@@ -1,6 +1,6 @@
 """In-memory twin of `shared.db.step_store.PostgresStepStore`, for tests of the supervisor.
 
-It answers as the real one does; `tests/integration/test_store_conformance.py` runs one suite
+It answers as the real one does; `tests/integration/data/test_store_conformance.py` runs one suite
 against both. Every call is atomic: nothing in here waits between its first look and its last write.
 Time is `now()`, seconds of a clock that a test may push forward.
 """

@@ -1,6 +1,6 @@
 """What a runner asks of the kernel for its own end.
 
-That the timer fires is shown with whole runners (`tests/integration/test_runner_session.py`). Any
+That the timer fires is shown with whole runners (`tests/integration/runner/test_session.py`). Any
 clock would do there: they differ only on a machine that was suspended.
 """
 

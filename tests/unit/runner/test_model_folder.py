@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.runner_peer import run_spec
+from tests.support.runner_peer import run_spec
 
 from cli.models.install import bundled
 from cli.models.store import put, take_away

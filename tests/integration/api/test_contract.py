@@ -18,11 +18,11 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.integration.api_harness import Api, running_api
+from tests.support.api_harness import Api, running_api
 
 from shared.object_store import open_store
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs/openapi/openapi.v1.json"
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 KEY = "k-shop"

@@ -10,7 +10,7 @@ from uuid import uuid4
 import anyio
 import httpx
 import pytest
-from tests.integration.api_harness import settings_of
+from tests.support.api_harness import settings_of
 
 from cli.stack.infrastructure import Infrastructure
 from shared.errors import InfraUnavailable

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.api_harness import BODY, Api, running_api
+from tests.support.api_harness import BODY, Api, running_api
 
 from cli.main import run
 from cli.models.install import bundled

@@ -18,7 +18,7 @@ import httpx
 import pytest
 import redis
 from minio import Minio
-from tests.integration.api_harness import BODY, Api, running_api, until
+from tests.support.api_harness import BODY, Api, running_api, until
 
 from api.server import bind
 from cli.stack.infrastructure import Infrastructure

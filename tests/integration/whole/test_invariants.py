@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 import anyio
 import psycopg
 import pytest
-from tests.integration.api_harness import settings_of
+from tests.support.api_harness import settings_of
 from tests.support.crash_runner import OVERLAPS
 from tests.support.invariants import Settled
 from tests.support.worker_process import until

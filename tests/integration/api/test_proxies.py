@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from tests.integration.api_harness import Api, running_api
+from tests.support.api_harness import Api, running_api
 from tests.support.cutting_proxy import Fate, cutting_proxy
 
 from cli.client import sse

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.integration.runner_peer import Peer, run_spec
+from tests.support.runner_peer import Peer, run_spec
 
 from shared.models.verify import read_model
 from shared.protocol.messages import Artifact, Failure, Log, Progress, Result

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from tests.integration.api_harness import BODY, Api, running_api
+from tests.support.api_harness import BODY, Api, running_api
 
 from api.middleware import http_protocol
 from api.middleware import request as edge

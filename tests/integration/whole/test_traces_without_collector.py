@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.integration.api_and_worker import drawing
+from tests.support.api_and_worker import drawing
 from tests.support.worker_process import until
 
 from cli.stack.infrastructure import Infrastructure

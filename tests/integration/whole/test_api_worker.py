@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests.integration.api_and_worker import Scene, drawing
-from tests.integration.api_harness import BODY
+from tests.support.api_and_worker import Scene, drawing
+from tests.support.api_harness import BODY
 from tests.support.worker_process import until
 
 from cli.stack.infrastructure import Infrastructure

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import anyio
 import pytest
-from tests.integration.api_harness import Api, running_api
+from tests.support.api_harness import Api, running_api
 
 from cli.main import run
 from shared import retention

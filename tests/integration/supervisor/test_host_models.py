@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import psycopg
 import pytest
-from tests.integration.api_harness import Api, running_api
+from tests.support.api_harness import Api, running_api
 from tests.support.gates import Gates
 from tests.support.worker_process import workers
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from tests.integration.api_harness import Api, running_api, until
+from tests.support.api_harness import Api, running_api, until
 
 from api.streaming import hub
 from shared.db.events import NewEvent

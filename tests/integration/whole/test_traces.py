@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.integration.api_and_worker import Scene, drawing
-from tests.integration.api_harness import BODY
+from tests.support.api_and_worker import Scene, drawing
+from tests.support.api_harness import BODY
 from tests.support.collector import Collector, collecting
 from tests.support.spans import Seen, below, only
 from tests.support.worker_process import until

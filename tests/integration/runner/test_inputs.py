@@ -6,7 +6,7 @@ import hashlib
 import socket
 
 import pytest
-from tests.integration.runner_peer import Peer
+from tests.support.runner_peer import Peer
 
 from shared.protocol.frames import encode
 from shared.protocol.messages import (

@@ -14,8 +14,8 @@ import httpx
 import psycopg
 import pytest
 from PIL import Image
-from tests.integration.api_harness import Api, running_api, until
 from tests.support import upscalers
+from tests.support.api_harness import Api, running_api, until
 from tests.support.worker_process import workers
 
 from cli.main import run

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from tests.integration.api_harness import BODY, Api, running_api
+from tests.support.api_harness import BODY, Api, running_api
 
 from shared.states import Reason, Status
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 from PIL import Image
-from tests.integration.runner_peer import (
+from tests.support.runner_peer import (
     Peer,
     confess,
     run_spec,

@@ -19,7 +19,7 @@ import anyio
 import pytest
 import redis
 from celery import Celery
-from tests.integration.api_harness import Api, running_api, until
+from tests.support.api_harness import Api, running_api, until
 from tests.support.worker_process import Worker, workers
 
 from cli.models.install import bundled, install, register

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.integration.api_harness import BODY, Api, running_api, until
+from tests.support.api_harness import BODY, Api, running_api, until
 
 KEYS = ",".join(f"{name}:{hashlib.sha256(name.encode()).hexdigest()}" for name in ("shop", "other"))
 

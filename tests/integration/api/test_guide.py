@@ -18,7 +18,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from tests.integration.api_harness import Api, running_api
+from tests.support.api_harness import Api, running_api
 
 from cli.models.install import register
 from cli.stack.infrastructure import Infrastructure
@@ -27,7 +27,7 @@ from shared.db.migrate import upgrade
 
 pytestmark = pytest.mark.timeout(240)
 
-GUIDE = (Path(__file__).parents[2] / "docs/api.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).parents[3] / "docs/api.md").read_text(encoding="utf-8")
 BASE = "http://127.0.0.1:8001"
 # As the page has them: section, language.
 SNIPPETS = [

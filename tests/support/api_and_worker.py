@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from tests.integration.api_harness import Api, running_api
+from tests.support.api_harness import Api, running_api
 from tests.support.worker_process import Worker, workers
 
 from cli.models.install import register

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-DEMO = Path(__file__).parents[2] / "models" / "sd" / "dreamforge-demo@1"
+DEMO = Path(__file__).parents[3] / "models" / "sd" / "dreamforge-demo@1"
 
 
 def measure(folder: Path, *sizes: str) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.integration.api_and_worker import Scene, drawing
+from tests.support.api_and_worker import Scene, drawing
 from tests.support.worker_process import until
 
 from cli.stack.infrastructure import Infrastructure

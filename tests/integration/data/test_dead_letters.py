@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import anyio
 import pytest
 import redis
-from tests.integration.api_harness import Api, running_api, until
+from tests.support.api_harness import Api, running_api, until
 
 from cli.main import run
 from cli.stack.infrastructure import Infrastructure

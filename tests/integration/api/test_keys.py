@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.integration.api_harness import BODY, Api, running_api
+from tests.support.api_harness import BODY, Api, running_api
 
 KEYS = {"shop": "k-shop", "web": "k-web"}
 CONFIGURED = ",".join(

@@ -15,7 +15,7 @@ import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, event
-from tests.integration.test_schema import empty_database
+from tests.integration.data.test_schema import empty_database
 
 from shared.db import migrate
 from shared.db.engine import Database
