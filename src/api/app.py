@@ -12,7 +12,7 @@ from api import errors
 from api.admission.duplicate_keys import refuse_in_query
 from api.context import open_context
 from api.metrics import Metrics
-from api.middleware.request import Edge
+from api.middleware.request import RequestMiddleware
 from api.middleware.tracing import Traced
 from api.openapi import page
 from api.openapi.schema import DocumentedApi
@@ -62,5 +62,5 @@ def create_app(settings: Settings) -> FastAPI:
         app.add_middleware(
             Traced, tracer=lambda: app.state.context.tracer, ratio=settings.trace_ratio
         )
-    app.add_middleware(Edge, metrics=metrics, settings=settings)
+    app.add_middleware(RequestMiddleware, metrics=metrics, settings=settings)
     return app

@@ -10,7 +10,7 @@ from typing import Annotated
 import anyio
 from fastapi import Depends, Request
 
-from api.dispatch import Doorbell
+from api.dispatch import Notifier
 from api.limits import Streams
 from api.metrics import Metrics
 from api.streaming.hub import Hub
@@ -30,7 +30,7 @@ class Context:
     store: ObjectStore
     hub: Hub
     streams: Streams
-    doorbell: Doorbell
+    notifier: Notifier
     metrics: Metrics
     tracer: Tracer | None
 
@@ -45,7 +45,7 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
         ),
         on_lag=metrics.sse_dropped.inc,
     )
-    doorbell = Doorbell(
+    notifier = Notifier(
         settings.redis_url.get_secret_value(),
         timeout_s=settings.doorbell_timeout_s,
         metrics=metrics,
@@ -56,20 +56,20 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
         store=open_store(settings),
         hub=hub,
         streams=Streams(settings.max_streams),
-        doorbell=doorbell,
+        notifier=notifier,
         metrics=metrics,
         tracer=open_tracer(settings, "dreamforge-api", metrics.count_spans),
     )
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(hub.run)
-            tasks.start_soon(doorbell.run)
+            tasks.start_soon(notifier.run)
             yield context
             hub.close()
             tasks.cancel_scope.cancel()
     finally:
         with anyio.CancelScope(shield=True):
-            await doorbell.close()
+            await notifier.close()
             await database.close()
             context.store.close()
             if context.tracer is not None:

@@ -27,7 +27,7 @@ MAX_WAITING = 256
 MAX_THREADS = 4
 
 
-class Doorbell:
+class Notifier:
     """Rings workers through the broker; start `run` in a task group of the process."""
 
     def __init__(self, redis_url: str, *, timeout_s: float, metrics: Metrics) -> None:
@@ -37,12 +37,12 @@ class Doorbell:
         self._metrics = metrics
         self._send, self._waiting = anyio.create_memory_object_stream[tuple[UUID, str]](MAX_WAITING)
 
-    def ring(self, step_id: UUID, queue: str) -> None:
+    def notify(self, step_id: UUID, queue: str) -> None:
         """Announce a step that may be claimed. Never waits, never raises."""
         try:
             self._send.send_nowait((step_id, queue))
         except (anyio.WouldBlock, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            self._metrics.doorbell.labels("dropped").inc()
+            self._metrics.notifications.labels("dropped").inc()
 
     async def run(self) -> None:
         """Send until cancelled."""
@@ -72,14 +72,14 @@ class Doorbell:
                     self._publish, step_id, queue, limiter=limiter, abandon_on_cancel=True
                 )
         except Exception as error:  # kombu, redis, socket, time-out: all mean "not rung"
-            self._metrics.doorbell.labels("failed").inc()
+            self._metrics.notifications.labels("failed").inc()
             log.warning(
                 "doorbell: %s; workers will find the step by polling",
                 type(error).__name__,
                 extra={"step_id": str(step_id)},
             )
         else:
-            self._metrics.doorbell.labels("sent").inc()
+            self._metrics.notifications.labels("sent").inc()
 
     def _publish(self, step_id: UUID, queue: str) -> None:
         options: dict[str, Any] = {"queue": celery_queue(queue), "ignore_result": True}

@@ -16,8 +16,8 @@ WINDOW_S = 60.0
 PAUSE_S = 10
 
 
-async def refuse_over(connection: Connection, user: str, settings: Settings) -> None:
-    """Raises `RateLimited` when one more job would be too many. The caller holds `usage.hold`."""
+async def enforce_quota(connection: Connection, user: str, settings: Settings) -> None:
+    """Raises `RateLimited` when one more job would be too many. The caller holds `quotas.lock_user`."""
     if most := settings.max_unfinished_jobs:
         used = await quotas.unfinished_jobs(connection, user, up_to=most)
         if used >= most:
@@ -29,8 +29,8 @@ async def refuse_over(connection: Connection, user: str, settings: Settings) -> 
             raise _refusal("jobs_per_minute", most, f"{most} jobs within a minute", pause_s)
 
 
-def bounded(settings: Settings) -> bool:
-    """Whether there is anything that `refuse_over` could compare with."""
+def has_quota(settings: Settings) -> bool:
+    """Whether there is anything that `enforce_quota` could compare with."""
     return bool(settings.max_unfinished_jobs or settings.max_jobs_per_minute)
 
 

@@ -37,7 +37,7 @@ class Metrics:
             ["status", "reason"],
             registry=self.registry,
         )
-        self.doorbell = Counter(
+        self.notifications = Counter(
             "dreamforge_doorbell_rings_total",
             "Messages to the broker, by outcome: sent, failed, dropped.",
             ["outcome"],
@@ -64,7 +64,9 @@ class Metrics:
         )
         self.jobs_finished.labels("cancelled", "cancelled")
         for outcome in ("sent", "failed", "dropped"):
-            self.doorbell.labels(outcome)  # so that a rate() sees zeros before the first failure
+            self.notifications.labels(
+                outcome
+            )  # so that a rate() sees zeros before the first failure
 
     def observe_request(self, route: str, method: str, status: int, duration_s: float) -> None:
         known = method if method in _METHODS else "other"

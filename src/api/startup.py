@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from api.dispatch import Doorbell
+from api.dispatch import Notifier
 from api.metrics import Metrics
 from shared import readiness
 from shared.settings import Settings
@@ -19,10 +19,10 @@ async def wait_for_parts(settings: Settings) -> None:
     """
     await readiness.wait_for_parts(settings)
     url = settings.redis_url.get_secret_value()
-    doorbell = Doorbell(url, timeout_s=settings.doorbell_timeout_s, metrics=Metrics())
-    if not await doorbell.ping():
+    notifier = Notifier(url, timeout_s=settings.doorbell_timeout_s, metrics=Metrics())
+    if not await notifier.ping():
         log.warning(
             "DF_REDIS_URL: the broker at %s cannot be reached; workers find jobs by polling",
             readiness.address_of(url),
         )
-    await doorbell.close()
+    await notifier.close()

@@ -56,7 +56,7 @@ class Metrics:
             "dreamforge_signals", "Signals sent to runners", (*gpu, "signal"), registry=r
         )
         self.swept = Counter("dreamforge_swept", "Steps taken from lost owners", registry=r)
-        self.doorbells = Counter("dreamforge_doorbells", "Doorbell messages heard", registry=r)
+        self.notifications = Counter("dreamforge_doorbells", "Doorbell messages heard", registry=r)
         self.prunes = Counter(
             "dreamforge_prunes", "Turns to prune, by what came of them", ("outcome",), registry=r
         )

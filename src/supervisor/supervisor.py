@@ -82,7 +82,7 @@ class Supervisor:
         self._abandoned: set[tuple[UUID, int]] = (
             set()
         )  # claims whose driver failed, by step and epoch
-        self._bell = anyio.Event()
+        self._wakeup = anyio.Event()
         self._draining = anyio.Event()
         self._keeper = SlotKeeper(
             slots,
@@ -108,15 +108,15 @@ class Supervisor:
 
     # From outside ---------------------------------------------------------------------------------
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Somebody says that there is work. Only a hint: the claim decides."""
-        self._metrics.doorbells.inc()
-        self._bell.set()
+        self._metrics.notifications.inc()
+        self._wakeup.set()
 
     def drain(self) -> None:
         """Stop claiming; `run` returns when what is owned has ended."""
         self._draining.set()
-        self._bell.set()
+        self._wakeup.set()
 
     @property
     def draining(self) -> bool:
@@ -145,8 +145,8 @@ class Supervisor:
                 await self._claim_until_drained(drivers)
                 drivers.start_soon(self._stop_late_drivers)
                 while self._drivers:
-                    self._bell = anyio.Event()
-                    await self._bell.wait()
+                    self._wakeup = anyio.Event()
+                    await self._wakeup.wait()
                 drivers.cancel_scope.cancel()
             await self._ports.runners.close()
             tasks.cancel_scope.cancel()
@@ -155,12 +155,12 @@ class Supervisor:
 
     async def _claim_until_drained(self, drivers: TaskGroup) -> None:
         while not self.draining:
-            self._bell = anyio.Event()
+            self._wakeup = anyio.Event()
             if not await self._claim_one(drivers):
                 # Jitter keeps the polls of many workers from falling into step.
                 pause_s = self._settings.poll_s * random.uniform(0.8, 1.2)  # noqa: S311
                 with anyio.move_on_after(pause_s):
-                    await self._bell.wait()
+                    await self._wakeup.wait()
 
     async def _claim_one(self, drivers: TaskGroup) -> bool:
         """Claim a step for some free slot; False when there is no slot, no work, or no database.
@@ -219,7 +219,7 @@ class Supervisor:
         finally:
             # Not by step: one that went back to the queue may be ours again already.
             self._drivers.remove(driver)
-            self._bell.set()
+            self._wakeup.set()
 
     def _offer(self, slot: Slot, models: tuple[UUID, ...]) -> Offer:
         return Offer(
@@ -239,7 +239,7 @@ class Supervisor:
     def _slot_freed(self, slot: Slot) -> None:
         if not self.draining:
             self._ports.runners.prepare(slot.device)
-        self._bell.set()
+        self._wakeup.set()
 
     # Keepers --------------------------------------------------------------------------------------
 

@@ -128,8 +128,8 @@ class SupervisorThread:
     def start(self) -> None:
         self._thread.start()
 
-    def ring(self) -> None:
-        self._call(Supervisor.ring)
+    def notify(self) -> None:
+        self._call(Supervisor.notify)
 
     def buried(self) -> None:
         self._metrics.dead_letters.labels(kind="message").inc()

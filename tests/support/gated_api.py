@@ -1,4 +1,4 @@
-"""An API, `python -m tests.support.gated_api`, that can be held between its commit and its ring."""
+"""An API, `python -m tests.support.gated_api`, that can be held between its commit and its notification."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def main() -> int:
     settings = settings_or_exit("api")
 
     from api import context
-    from api.dispatch import Doorbell
+    from api.dispatch import Notifier
     from api.server import serve
 
     gates = Gates(Path(os.environ["TMPDIR"]))
 
-    class GatedDoorbell(Doorbell):
-        def ring(self, step_id: UUID, queue: str) -> None:
+    class GatedNotifier(Notifier):
+        def notify(self, step_id: UUID, queue: str) -> None:
             gates.come_blocking("created")
-            super().ring(step_id, queue)
+            super().notify(step_id, queue)
 
-    with patch.object(context, "Doorbell", GatedDoorbell):
+    with patch.object(context, "Notifier", GatedNotifier):
         return serve(settings)
 
 

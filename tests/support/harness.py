@@ -133,7 +133,7 @@ class Bench:
     def submit(self, prompt: str, *, count: int = 1, **changes: Any) -> UUID:
         """A job of one step whose runner behaves as `prompt` says; rings the doorbell."""
         job_id = self.store.create(self.work(prompt, count=count, **changes), count=count)
-        self.supervisor.ring()
+        self.supervisor.notify()
         return job_id
 
     def work(self, prompt: str, *, count: int = 1, **changes: Any) -> Work:
@@ -161,7 +161,7 @@ class Bench:
         """A job that generates and then upscales."""
         works = self.work(first, count=count), self.upscale(behaviour, count=count)
         job_id = self.store.create(*works, count=count)
-        self.supervisor.ring()
+        self.supervisor.notify()
         return job_id
 
     def job(self, job_id: UUID) -> StoredJob:

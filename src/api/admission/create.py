@@ -43,12 +43,12 @@ async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
         upscaler = await choose_upscaler(connection, body, live)
         planned = job = plan_job(body, model, caller, settings, upscaler=upscaler)
         refuse_impossible(job, live)
-        if limits.bounded(settings):
+        if limits.has_quota(settings):
             # Behind our own twin: by now it may have made the job, and a replay is never refused.
-            await quotas.hold(connection, caller.user)
+            await quotas.lock_user(connection, caller.user)
             if (earlier := await _earlier(connection, caller)) is not None:
                 return earlier
-            await limits.refuse_over(connection, caller.user, settings)
+            await limits.enforce_quota(connection, caller.user, settings)
         return await create_job(connection, job)
 
     try:
@@ -61,7 +61,7 @@ async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
     if created.first_step_id is not None and created.first_queue is not None:
         context.metrics.jobs_accepted.labels(created.type).inc()
         _tell(created, caller)
-        context.doorbell.ring(created.first_step_id, created.first_queue)
+        context.notifier.notify(created.first_step_id, created.first_queue)
     return created
 
 

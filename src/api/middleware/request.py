@@ -38,7 +38,7 @@ CLIENT_REQUEST_ID_PATTERN = r"^[\x21-\x7e]{1,128}$"
 _CLIENT_REQUEST_ID = re.compile(CLIENT_REQUEST_ID_PATTERN.removesuffix("$") + r"\Z")
 
 
-class Edge:
+class RequestMiddleware:
     """ASGI middleware; see the module."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, settings: Settings) -> None:
@@ -53,7 +53,7 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send, self._cors)
+        exchange = _RequestState(scope, send, self._cors)
         try:
             await self._answer(exchange, receive)
         except Exception as error:
@@ -65,9 +65,9 @@ class Edge:
             )
             await problem(scope, receive, exchange.send)
         finally:
-            self._account(exchange)
+            self._log_request(exchange)
 
-    async def _answer(self, exchange: _Exchange, receive: Receive) -> None:
+    async def _answer(self, exchange: _RequestState, receive: Receive) -> None:
         preflight = self._cors.preflight(exchange.scope["method"], exchange.headers)
         if preflight is not None:
             await preflight(exchange.scope, receive, exchange.send)
@@ -86,7 +86,7 @@ class Edge:
         response = envelope(refusal, exchange.correlation_id, {"Connection": "close"})
         await response(exchange.scope, receive, exchange.send)
 
-    def _account(self, exchange: _Exchange) -> None:
+    def _log_request(self, exchange: _RequestState) -> None:
         scope, duration_s = exchange.scope, time.monotonic() - exchange.started
         route = getattr(scope.get("route"), "path_format", None) or "unmatched"
         self._metrics.observe_request(route, scope["method"], exchange.status, duration_s)
@@ -99,7 +99,7 @@ class Edge:
         )
 
 
-class _Exchange:
+class _RequestState:
     """One request and its response's head."""
 
     def __init__(self, scope: Scope, send: Send, cors: Cors) -> None:

@@ -81,7 +81,7 @@ async def get_metrics(context: Ctx) -> Response:
 
 def _broker(context: Context) -> Callable[[], Awaitable[None]]:
     async def ping() -> None:
-        if not await context.doorbell.ping():
+        if not await context.notifier.ping():
             raise InfraUnavailable("the broker does not answer")
 
     return ping

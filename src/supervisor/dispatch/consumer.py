@@ -44,7 +44,7 @@ class Supervised(Protocol):
     def start(self) -> None:
         """Start the thread."""
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Pass a hint on; callable from any thread, never waits."""
 
     def drain(self) -> None:
@@ -98,7 +98,7 @@ def _keep_logging(**_: Any) -> None:
 
 def _thin_task(supervised: Supervised) -> Any:
     def look(step_id: str | None = None) -> None:
-        supervised.ring()
+        supervised.notify()
 
     return look
 

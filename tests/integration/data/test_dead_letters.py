@@ -220,7 +220,7 @@ class Ears:
     def start(self) -> None:
         self.started.set()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         self.heard += 1
 
     def drain(self) -> None:

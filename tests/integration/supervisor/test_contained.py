@@ -62,7 +62,7 @@ def test_a_driver_that_fails_takes_nothing_along_and_its_step_is_tried_again(
         raise_once(bench, monkeypatch, call, job_id)
         # As after a claim without an answer: what nobody drives is put back at once, but not this.
         bench.supervisor._unheard_until = math.inf
-        bench.supervisor.ring()
+        bench.supervisor.notify()
         step = await bench.ended(job_id)
         assert step.state is StepState.SUCCEEDED
         assert step.losses == 1  # by the sweeper, when the lease was over
@@ -93,7 +93,7 @@ def test_an_abandoned_slot_is_proven_before_it_is_used_again(
         probe.held["cpu-0"] = 1 << 20  # as if its runner had left it
         bench.slot.baseline.held_to = 0
         monkeypatch.setattr(bench.slot.baseline, "at_rest", lambda _: 0)
-        bench.supervisor.ring()
+        bench.supervisor.notify()
         await bench.in_state("quarantined")
         failures = bench.metrics.registry.get_sample_value("dreamforge_driver_failures_total", GPU)
         assert failures == 1

@@ -37,7 +37,7 @@ def traced(test: Callable[[Bench], Awaitable[object]], **options: Any) -> list[S
 def submit(bench: Bench, prompt: str, traceparent: str | None = SAMPLED, **changes: Any) -> UUID:
     job = bench.store.create(bench.work(prompt, **changes), count=changes.get("count", 1))
     bench.job(job).traceparent = traceparent
-    bench.supervisor.ring()
+    bench.supervisor.notify()
     return job
 
 

@@ -81,7 +81,7 @@ class Fabric:
         self.worker.until(lambda: self.status(job) == "running", "it runs")
         return job, file
 
-    def ring(self, *step_ids: str) -> None:
+    def notify(self, *step_ids: str) -> None:
         """What the doorbell says, from somebody who may say anything."""
         with Celery("test", set_as_current=False) as celery:
             celery.conf.update(publisher_settings(self.stack.environment["DF_REDIS_URL"], 1.0))
@@ -154,7 +154,7 @@ def test_without_a_broker_jobs_run_and_a_message_in_flight_makes_no_second_one(
 
 
 def _heard_more(fabric: Fabric, than: float) -> bool:
-    fabric.ring(str(uuid4()))
+    fabric.notify(str(uuid4()))
     return fabric.worker.metric(DOORBELLS) > than
 
 
@@ -167,7 +167,7 @@ def test_messages_for_what_is_not_to_be_run_do_no_harm(fabric: Fabric) -> None:
     heard = fabric.worker.metric(DOORBELLS)
     false = [str(fabric.api.step_of(job)) for job in (running, running, cancelled)]
     false += [str(uuid4()), "no id at all", ""]
-    fabric.ring(*false)
+    fabric.notify(*false)
     fabric.worker.until(
         lambda: fabric.worker.metric(DOORBELLS) >= heard + len(false), "all are heard"
     )
@@ -175,7 +175,7 @@ def test_messages_for_what_is_not_to_be_run_do_no_harm(fabric: Fabric) -> None:
     file.touch()
     fabric.ended(running)
     late = fabric.events(running)
-    fabric.ring(str(fabric.api.step_of(running)))
+    fabric.notify(str(fabric.api.step_of(running)))
     fabric.ended(fabric.create())
     assert fabric.events(running) == late
 

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from api import errors
 from api.metrics import Metrics
 from api.middleware.auth import User
-from api.middleware.request import Edge
+from api.middleware.request import RequestMiddleware
 from shared.auth import parse_api_keys
 from shared.settings import Settings
 
@@ -43,7 +43,7 @@ def send(
         return "anybody"
 
     settings = Settings.model_construct(api_keys=parse_api_keys(keys), api_host=host)
-    app.add_middleware(Edge, metrics=Metrics(), settings=settings)
+    app.add_middleware(RequestMiddleware, metrics=Metrics(), settings=settings)
 
     async def main() -> httpx.Response:
         transport = httpx.ASGITransport(app)

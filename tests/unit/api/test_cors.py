@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from api import errors
 from api.metrics import Metrics
-from api.middleware.request import Edge
+from api.middleware.request import RequestMiddleware
 from shared.auth import parse_api_keys
 from shared.errors import InfraUnavailable
 from shared.settings import Settings
@@ -38,7 +38,7 @@ def send(
 
     keys = f"shop:{'0' * 64}" if path == "/keyed" else ""
     settings = Settings.model_construct(api_keys=parse_api_keys(keys), cors_origins=origins)
-    app.add_middleware(Edge, metrics=Metrics(), settings=settings)
+    app.add_middleware(RequestMiddleware, metrics=Metrics(), settings=settings)
 
     async def main() -> httpx.Response:
         transport = httpx.ASGITransport(app)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from api import errors
 from api.metrics import Metrics
-from api.middleware.request import Edge
+from api.middleware.request import RequestMiddleware
 from shared.auth import parse_api_keys
 from shared.settings import Settings
 
@@ -24,7 +24,7 @@ def ask(*hosts: str, allowed: tuple[str, ...] = (), keys: str = "") -> httpx.Res
         return "ok"
 
     settings = Settings.model_construct(allowed_hosts=allowed, api_keys=parse_api_keys(keys))
-    app.add_middleware(Edge, metrics=Metrics(), settings=settings)
+    app.add_middleware(RequestMiddleware, metrics=Metrics(), settings=settings)
 
     async def main() -> httpx.Response:
         transport = httpx.ASGITransport(app)

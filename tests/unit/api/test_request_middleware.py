@@ -17,7 +17,7 @@ from starlette.types import Message, Scope
 from api import errors
 from api.metrics import Metrics
 from api.middleware import request as edge
-from api.middleware.request import Edge
+from api.middleware.request import RequestMiddleware
 from api.schemas.requests import CreateJob
 from shared.errors import InfraUnavailable, NotFound
 from shared.settings import Settings
@@ -63,7 +63,7 @@ def application(metrics: Metrics | None = None) -> FastAPI:
         return StreamingResponse(body())
 
     settings = Settings.model_construct(max_body_bytes=LIMIT_BYTES)
-    app.add_middleware(Edge, metrics=metrics or Metrics(), settings=settings)
+    app.add_middleware(RequestMiddleware, metrics=metrics or Metrics(), settings=settings)
     return app
 
 

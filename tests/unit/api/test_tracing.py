@@ -14,7 +14,7 @@ from tests.support.spans import Recorder, Seen, only
 
 from api import errors
 from api.metrics import Metrics
-from api.middleware.request import Edge
+from api.middleware.request import RequestMiddleware
 from api.middleware.tracing import Traced, traceparent_of
 from shared.auth import parse_api_keys
 from shared.settings import Settings
@@ -71,7 +71,7 @@ def traced(
 
     settings = Settings.model_construct(max_body_bytes=1000, api_keys=parse_api_keys(keys))
     app.add_middleware(Traced, tracer=lambda: recorder.tracer, ratio=ratio, draw=draw)
-    app.add_middleware(Edge, metrics=Metrics(), settings=settings)
+    app.add_middleware(RequestMiddleware, metrics=Metrics(), settings=settings)
 
     async def main() -> list[httpx.Response]:
         transport = httpx.ASGITransport(app)
