@@ -60,7 +60,7 @@ def download(
 ) -> None:
     """Fetch a model, prove what arrived, install and register it. Goes on after a cut."""
     from cli.download.install import Wishes, bring
-    from cli.download.source import ask
+    from cli.download.sources import ask
 
     backends.require(backends.environ(), "DF_DATABASE_URL")  # before an hour of fetching, not after
     found = bring(

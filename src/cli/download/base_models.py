@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from cli.download.local import resolve_path
-from cli.download.source import Resolved, ask
+from cli.download.source import Resolved
+from cli.download.sources import ask
 from cli.errors import Failure
 from shared.models.checkpoints import Checkpoint, Family
 from shared.models.folder import CONFIG, INDEX, OPTIONAL

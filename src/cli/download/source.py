@@ -15,13 +15,10 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
-from typing import Any
 from urllib.parse import urlsplit
 
 from cli.errors import Failure
 
-GROUP = "dreamforge.model_sources"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -106,42 +103,3 @@ def token_of(name: str) -> str | None:
 def plain_name(text: str) -> str:
     """A name that the registry takes, made of one that somebody gave elsewhere."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("._-")[:64] or "model"
-
-
-def ask(reference: str, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> Resolved:
-    """Resolve a reference by the source that its scheme names. Raises `Failure`."""
-    scheme, colon, rest = reference.partition(":")
-    if not colon:
-        raise Failure(f"{reference} names no source", hint="write hf:OWNER/NAME for the hub")
-    return source_for(scheme.lower())(
-        Wanted(scheme=scheme.lower(), rest=rest, include=include, exclude=exclude)
-    )
-
-
-def source_for(scheme: str) -> Source:
-    """The adapter of a scheme; `Failure` lists those that there are."""
-    from cli.download import civitai, huggingface
-    from cli.download import url as plain
-
-    ours: dict[str, Source] = {
-        "hf": huggingface.resolve,
-        "civitai": civitai.resolve,
-        "https": plain.resolve,
-        "http": plain.resolve,
-        "file": plain.resolve,
-    }
-    foreign = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if scheme in ours:  # nobody takes the place of a source that people know
-        return ours[scheme]
-    if scheme in foreign:
-        return _loaded(scheme, foreign[scheme])
-    known = ", ".join(f"{name}:" for name in sorted(ours.keys() | foreign.keys()))
-    raise Failure(f"no source is called {scheme!r}", hint=f"there are {known}")
-
-
-def _loaded(scheme: str, entry: Any) -> Source:
-    try:
-        found: Source = entry.load()
-    except (ImportError, AttributeError) as error:
-        raise Failure(f"the source {scheme}: ({entry.value}) cannot be loaded: {error}") from error
-    return found

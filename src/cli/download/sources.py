@@ -1,0 +1,49 @@
+"""Where models can be downloaded from: the sources that ship, and those of other packages."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Any
+
+from cli.download import civitai, huggingface
+from cli.download import url as plain
+from cli.download.source import Resolved, Source, Wanted
+from cli.errors import Failure
+
+GROUP = "dreamforge.model_sources"
+
+
+def ask(reference: str, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> Resolved:
+    """Resolve a reference by the source that its scheme names. Raises `Failure`."""
+    scheme, colon, rest = reference.partition(":")
+    if not colon:
+        raise Failure(f"{reference} names no source", hint="write hf:OWNER/NAME for the hub")
+    return source_for(scheme.lower())(
+        Wanted(scheme=scheme.lower(), rest=rest, include=include, exclude=exclude)
+    )
+
+
+def source_for(scheme: str) -> Source:
+    """The adapter of a scheme; `Failure` lists those that there are."""
+    ours: dict[str, Source] = {
+        "hf": huggingface.resolve,
+        "civitai": civitai.resolve,
+        "https": plain.resolve,
+        "http": plain.resolve,
+        "file": plain.resolve,
+    }
+    foreign = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if scheme in ours:  # nobody takes the place of a source that people know
+        return ours[scheme]
+    if scheme in foreign:
+        return _loaded(scheme, foreign[scheme])
+    known = ", ".join(f"{name}:" for name in sorted(ours.keys() | foreign.keys()))
+    raise Failure(f"no source is called {scheme!r}", hint=f"there are {known}")
+
+
+def _loaded(scheme: str, entry: Any) -> Source:
+    try:
+        found: Source = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise Failure(f"the source {scheme}: ({entry.value}) cannot be loaded: {error}") from error
+    return found
