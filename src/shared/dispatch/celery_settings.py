@@ -17,7 +17,7 @@ def celery_queue(queue: str) -> str:
 
 
 def celery_settings(redis_url: str) -> dict[str, Any]:
-    """Settings of both sides; `docs/architecture.md` says which failure each one prevents."""
+    """Settings of both sides; `docs/worker.md` says which failure each one prevents."""
     return {
         "broker_url": redis_url,
         "result_backend": None,

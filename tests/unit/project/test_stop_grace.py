@@ -21,7 +21,7 @@ from supervisor.processes import child
 from supervisor.slots import runner_pool
 from supervisor.worker import leave
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "architecture.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "worker.md"
 WAITS = ("drain_s", "exit_grace_s", "term_grace_s", "kill_deadline_s", "reclaim_deadline_s",
          "publish_deadline_s", "lease_s")  # fmt: skip
 
