@@ -17,7 +17,7 @@ PAUSE_S = 10
 
 
 async def enforce_quota(connection: Connection, user: str, settings: Settings) -> None:
-    """Raises `RateLimited` when one more job would be too many. The caller holds `quotas.lock_user`."""
+    """Raise `RateLimited` when one more job would be too many. Call `quotas.lock_user` before."""
     if most := settings.max_unfinished_jobs:
         used = await quotas.unfinished_jobs(connection, user, up_to=most)
         if used >= most:

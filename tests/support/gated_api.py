@@ -1,4 +1,4 @@
-"""An API, `python -m tests.support.gated_api`, that can be held between its commit and its notification."""
+"""`python -m tests.support.gated_api`: an API that a test can hold between commit and notify."""
 
 from __future__ import annotations
 
