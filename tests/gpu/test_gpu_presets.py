@@ -28,7 +28,7 @@ from tests.support.golden import (
 )
 from tests.support.real_sizes import build
 
-from cli.presets.measure import measured
+from cli.presets.measure import measure_model
 from runner.diffusion.pipelines import load
 from shared.presets import preset
 from shared.protocol.messages import Dtype, Offload
@@ -91,7 +91,7 @@ def test_a_model_of_real_size_stays_within_what_its_preset_says(
     kind: str, name: str, folder: Callable[[str], Path]
 ) -> None:
     asked = preset(name)
-    _, peaks, need = measured(folder(kind), asked, SIZES[kind])
+    _, peaks, need = measure_model(folder(kind), asked, SIZES[kind])
     for peak in peaks:
         said = asked.vram_for(kind, peak.pixels)
         print(
@@ -108,7 +108,7 @@ def test_offloading_needs_less_in_the_promised_order(folder: Callable[[str], Pat
     for offload in ("none", "model", "sequential"):
         sdxl = preset("gpu-80gb").kinds["sdxl"].model_copy(update={"offload": offload})
         asked = preset("gpu-80gb").model_copy(update={"kinds": {"sdxl": sdxl}, "timeout_s": 280.0})
-        _, (small, _large), _ = measured(folder("sdxl"), asked, [(512, 512), (768, 768)])
+        _, (small, _large), _ = measure_model(folder("sdxl"), asked, [(512, 512), (768, 768)])
         peaks[offload] = small.peak_bytes
         print(f"\nsdxl offload={offload} 512x512: peak={small.peak_bytes >> 20} MiB")
     assert peaks["none"] > peaks["model"] > peaks["sequential"]

@@ -26,7 +26,7 @@ from tests.support.gates import Gates
 from tests.support.invariants import Settled
 from tests.support.worker_process import DEADLINE_S, command_environment, free_port, marked, until
 
-from cli.models.install import bundled, install, register
+from cli.models.install import bundled_models, install, register
 from cli.stack.infrastructure import Infrastructure
 from shared.object_store import open_store
 from shared.settings import Settings
@@ -61,7 +61,7 @@ class Bench:
         self._started: list[Process] = []
         self._addresses: dict[int, str] = {}
         models = folder / "models"
-        register(database_url, install(bundled()[0], models))
+        register(database_url, install(bundled_models()[0], models))
         self._environment = command_environment(
             stack.environment
             | TIMES

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import config
-from cli.models.vocabulary import knows
+from cli.models.vocabulary import prompt_matches
 
 if TYPE_CHECKING:
     from cli.stack.stack import Stack
@@ -70,14 +70,14 @@ def _draw(stack: Stack, api_key: str | None, prompt: str, seed: int, folder: Pat
 
 def warn(stack: Stack, prompt: str) -> None:
     """Say what the model of this stack cannot do with this prompt."""
-    from cli.models.vocabulary import of_folder, synonyms_of_folder
+    from cli.models.vocabulary import read_synonyms, read_vocabulary
     from cli.terminal.console import say
 
     if not stack.model.trained:
         say("untrained weights: noise")
         return
-    words = of_folder(stack.model.folder)
-    if words and not knows([*words, *synonyms_of_folder(stack.model.folder)], prompt):
+    words = read_vocabulary(stack.model.folder)
+    if words and not prompt_matches([*words, *read_synonyms(stack.model.folder)], prompt):
         say(
             "the demo model knows a fixed vocabulary, and nothing of this prompt is in it: see "
             "`dreamforge demo --list`; `dreamforge model import` registers a real model"
@@ -88,10 +88,12 @@ def _print_vocabulary() -> None:
     import sys
 
     from cli.errors import Failure
-    from cli.models.install import bundled
-    from cli.models.vocabulary import of_folder
+    from cli.models.install import bundled_models
+    from cli.models.vocabulary import read_vocabulary
 
-    words: Sequence[str] = [word for folder in bundled()[:1] for word in of_folder(folder)]
+    words: Sequence[str] = [
+        word for folder in bundled_models()[:1] for word in read_vocabulary(folder)
+    ]
     if not words:
         raise Failure("no trained demo model ships with this build: it draws noise for any prompt")
     _write_lines(sys.stdout, words)

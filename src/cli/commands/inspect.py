@@ -34,7 +34,7 @@ def inspect(
 
 def _print(picture: Path, found: PictureText, output: Output) -> None:
     from cli.errors import Failure
-    from cli.pictures.reader import facts_of
+    from cli.pictures.reader import parse_metadata
     from cli.terminal.console import as_json, out
     from cli.terminal.tables import pairs
 
@@ -46,7 +46,7 @@ def _print(picture: Path, found: PictureText, output: Output) -> None:
     if found.dreamforge is None:  # another tool's: the text is all there is
         out.print(found.parameters, soft_wrap=True)
         return
-    facts = facts_of(picture, found)
+    facts = parse_metadata(picture, found)
     pairs(
         ("prompt", facts.prompt),
         ("negative prompt", facts.negative_prompt or None),
@@ -69,14 +69,14 @@ def _rerun(
     picture: Path, found: PictureText, preset: str | None, folder: Path, output: Output
 ) -> None:
     from cli.client import jobs
-    from cli.pictures.reader import facts_of
-    from cli.pictures.rerun import model_of, request, upscaler_of
+    from cli.pictures.reader import parse_metadata
+    from cli.pictures.rerun import build_request, find_model, find_upscaler
     from cli.terminal.console import say
 
-    facts = facts_of(picture, found)
+    facts = parse_metadata(picture, found)
     with jobs.connect() as client:
-        model, upscaler = model_of(client, facts.model), upscaler_of(client, facts)
-        fields = request(facts, found.format, preset, upscaler=upscaler)
+        model, upscaler = find_model(client, facts.model), find_upscaler(client, facts)
+        fields = build_request(facts, found.format, preset, upscaler=upscaler)
         job = jobs.create(client, facts.prompt, model=model, **fields)
         job = jobs.follow(client, job["id"])
         paths = jobs.save_and_print(client, job, facts.prompt, folder, output)

@@ -59,13 +59,13 @@ def download(
     output: Out = Output.TABLE,
 ) -> None:
     """Fetch a model, prove what arrived, install and register it. Goes on after a cut."""
-    from cli.download.install import Wishes, bring
-    from cli.download.sources import ask
+    from cli.download.install import InstallOptions, install
+    from cli.download.sources import resolve
 
     backends.require(backends.environ(), "DF_DATABASE_URL")  # before an hour of fetching, not after
-    found = bring(
-        ask(reference, tuple(include or ()), tuple(exclude or ())),
-        Wishes(
+    found = install(
+        resolve(reference, tuple(include or ()), tuple(exclude or ())),
+        InstallOptions(
             name=name,
             version=version,
             kind=kind,
@@ -92,32 +92,34 @@ def import_(
 
     A folder with a dreamforge.json is taken as that describes it.
     """
-    from cli.download.install import Wishes, bring, registered
-    from cli.download.local import resolve_path
+    from cli.download.install import InstallOptions, install, register_and_summarize
+    from cli.download.local import resolve_local
     from cli.errors import Failure
     from cli.models.install import install_then, models_dir
     from shared.models.folder import DESCRIPTOR
 
     environ = backends.environ()
     url = backends.require(environ, "DF_DATABASE_URL")
-    wishes = Wishes(name=name, version=version, kind=kind, config=config, preset=preset)
+    options = InstallOptions(name=name, version=version, kind=kind, config=config, preset=preset)
     if not (path / DESCRIPTOR).exists():
-        _show(bring(resolve_path(path), wishes), output)
+        _show(install(resolve_local(path), options), output)
         return
-    if wishes != Wishes():
+    if options != InstallOptions():
         raise Failure(
             f"{path} describes itself in its {DESCRIPTOR}",
             hint="change it there, or take that file away to have the model described anew",
         )
-    _show(install_then(path, models_dir(environ), partial(registered, url)), output)
+    _show(install_then(path, models_dir(environ), partial(register_and_summarize, url)), output)
 
 
 def _show(found: dict[str, Any], output: Output) -> None:
-    from cli.models.availability import until_offered
+    from cli.models.availability import wait_until_offered
     from cli.terminal.console import as_json
     from cli.terminal.tables import pairs
 
-    offered = until_offered(backends.require(backends.environ(), "DF_DATABASE_URL"), found["id"])
+    offered = wait_until_offered(
+        backends.require(backends.environ(), "DF_DATABASE_URL"), found["id"]
+    )
     found = found | {"installed": bool(offered)}
     if output is Output.JSON:
         as_json(found)

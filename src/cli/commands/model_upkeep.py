@@ -68,7 +68,7 @@ def remove(
 ) -> None:
     """Take a model out of the registry and off this host's disk."""
     from cli.models.install import models_dir
-    from cli.models.store import locked, take_away
+    from cli.models.store import lock_model, remove_model
     from cli.terminal.console import as_json
     from cli.terminal.tables import pairs
 
@@ -76,8 +76,8 @@ def remove(
     url, root = backends.require(environ, "DF_DATABASE_URL"), models_dir(environ)
     row, deleted = backends.transaction(url, partial(_retire, reference=model, force=force))
     place = root / row.kind / f"{row.name}@{row.version}"
-    with locked(root, place.name):
-        here = take_away(place, root)
+    with lock_model(root, place.name):
+        here = remove_model(place, root)
     done = {
         "model": f"{row.name}@{row.version}",
         "files": "removed" if here else "not on this host",

@@ -20,11 +20,11 @@ ModelOrFolder = Annotated[
 @app.command("list")
 def list_(output: Out = Output.TABLE) -> None:
     """List the presets of this release and those of DF_PRESETS_DIR."""
-    from cli.presets.catalogue import catalogue, gigabytes, megapixels
+    from cli.presets.catalogue import gigabytes, load_presets, megapixels
     from cli.terminal.console import as_json
     from cli.terminal.tables import table
 
-    found = catalogue()
+    found = load_presets()
     if output is Output.JSON:
         as_json([preset.model_dump(mode="json") for preset in found.values()])
         return
@@ -49,11 +49,11 @@ def list_(output: Out = Output.TABLE) -> None:
 @app.command()
 def show(preset: PresetName, output: Out = Output.TABLE) -> None:
     """Show one preset and what it says about each kind of model."""
-    from cli.presets.catalogue import catalogue, chosen, gigabytes, megapixels
+    from cli.presets.catalogue import get_preset, gigabytes, load_presets, megapixels
     from cli.terminal.console import as_json
     from cli.terminal.tables import pairs, table
 
-    found = chosen(catalogue(), preset)
+    found = get_preset(load_presets(), preset)
     if output is Output.JSON:
         as_json(found.model_dump(mode="json"))
         return
@@ -90,12 +90,12 @@ def fit(
 
     Of an upscaler the size is that of the picture that it is given.
     """
-    from cli.presets.catalogue import catalogue, fits, gigabytes, subject
+    from cli.presets.catalogue import check_presets, gigabytes, load_presets, load_workload
     from cli.terminal.console import as_json
     from cli.terminal.tables import table
 
-    asked = subject(model, width, height)
-    rows = fits(catalogue().values(), asked)
+    asked = load_workload(model, width, height)
+    rows = check_presets(load_presets().values(), asked)
     if output is Output.JSON:
         as_json([row.as_json() for row in rows])
         return
@@ -129,13 +129,13 @@ def measure(
 
     Stop the worker first: what it allocates meanwhile would be counted as the model's.
     """
-    from cli.presets.catalogue import catalogue, chosen, gigabytes
-    from cli.presets.measure import measured, sides
+    from cli.presets.catalogue import get_preset, gigabytes, load_presets
+    from cli.presets.measure import measure_model, parse_size
     from cli.terminal.console import as_json, out
     from cli.terminal.tables import table
 
-    kind, peaks, need = measured(
-        folder, chosen(catalogue(), preset), [sides(size) for size in sizes or []]
+    kind, peaks, need = measure_model(
+        folder, get_preset(load_presets(), preset), [parse_size(size) for size in sizes or []]
     )
     if output is Output.JSON:
         as_json(

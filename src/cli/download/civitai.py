@@ -18,15 +18,15 @@ from typing import Any
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from cli.download.file_selection import matches
-from cli.download.retry import Patience
+from cli.download.retry import RetryPolicy
 from cli.download.source import (
     Credential,
+    Reference,
     RemoteFile,
-    Resolved,
-    Wanted,
-    origin_of,
-    plain_name,
-    token_of,
+    ResolvedModel,
+    parse_origin,
+    read_token,
+    to_model_name,
 )
 from cli.download.transfer import Transfer
 from cli.errors import Failure
@@ -34,7 +34,7 @@ from shared.models.folder import ONE_FILE, check_name
 
 DEFAULT_ENDPOINT = "https://civitai.com"
 REMEDY = "set CIVITAI_TOKEN to a key from your account's settings; early access has to be bought"
-SLACK_BYTES = 1024  # it counts in KiB and rounds
+SIZE_TOLERANCE_BYTES = 1024  # it counts in KiB and rounds
 _REFERENCE = re.compile(r"(?P<number>[0-9]{1,18})(@(?P<version>[0-9]{1,18}))?")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 # What is a model by itself. The others change one, steer one, or are words for one.
@@ -67,28 +67,28 @@ class _OfVersion(BaseModel):
     modelId: int  # noqa: N815
 
 
-def resolve(wanted: Wanted) -> Resolved:
+def resolve(reference: Reference) -> ResolvedModel:
     """Ask the site. Raises `Failure` with the remedy, `ModelUnavailable` for files not accepted."""
-    match = _REFERENCE.fullmatch(wanted.rest)
+    match = _REFERENCE.fullmatch(reference.rest)
     if match is None:
-        raise Failure(f"civitai:{wanted.rest} is not civitai:<model id>[@<version id>]")
+        raise Failure(f"civitai:{reference.rest} is not civitai:<model id>[@<version id>]")
     endpoint = (os.environ.get("CIVITAI_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
-    token = token_of("CIVITAI_TOKEN")
-    credential = token and Credential(token=token, origin=origin_of(endpoint), parameter="token")
+    token = read_token("CIVITAI_TOKEN")
+    credential = token and Credential(token=token, origin=parse_origin(endpoint), parameter="token")
     with Transfer(
-        credential=credential or None, remedy=REMEDY, patience=Patience(), stop=threading.Event()
+        credential=credential or None, remedy=REMEDY, policy=RetryPolicy(), stop=threading.Event()
     ) as transfer:
         model, version = _find(transfer, endpoint, match["number"], match["version"])
     if model.type not in _TYPES:
         raise Failure(f"civitai:{model.id} ({model.name}) is a {model.type}, not a model by itself")
-    chosen = _choose(version, wanted)
-    return Resolved(
-        name=plain_name(model.name),
+    chosen = _choose(version, reference)
+    return ResolvedModel(
+        name=to_model_name(model.name),
         version=str(version.id),
         uri=f"civitai:{model.id}",
         revision=str(version.id),
         files=(_remote(chosen, endpoint),),
-        left_out=tuple(file.name for file in version.files if file is not chosen),
+        skipped=tuple(file.name for file in version.files if file is not chosen),
         credential=credential or None,
         remedy=REMEDY,
     )
@@ -98,13 +98,13 @@ def _find(
     transfer: Transfer, endpoint: str, number: str, version: str | None
 ) -> tuple[_Model, _Version]:
     what = f"civitai:{number}"
-    found = transfer.question(f"{endpoint}/api/v1/models/{number}", what)
+    found = transfer.get_json(f"{endpoint}/api/v1/models/{number}", what)
     if found is None and version is None:
         version = number
-        of_version = transfer.question(f"{endpoint}/api/v1/model-versions/{number}", what)
+        of_version = transfer.get_json(f"{endpoint}/api/v1/model-versions/{number}", what)
         if of_version is not None:
             owner = _read(_OfVersion, of_version, what).modelId
-            found = transfer.question(f"{endpoint}/api/v1/models/{owner}", what)
+            found = transfer.get_json(f"{endpoint}/api/v1/models/{owner}", what)
     if found is None:
         raise Failure(f"{what} is not there, or it is private", hint=REMEDY)
     model = _read(_Model, found, what)
@@ -118,19 +118,19 @@ def _find(
     )
 
 
-def _choose(version: _Version, wanted: Wanted) -> _File:
+def _choose(version: _Version, reference: Reference) -> _File:
     """The one file to fetch: the publisher's first choice of those that can be used."""
     named = [
         file
         for file in version.files
-        if (not wanted.include or matches(file.name, wanted.include))
-        and not matches(file.name, wanted.exclude)
+        if (not reference.include or matches(file.name, reference.include))
+        and not matches(file.name, reference.exclude)
     ]
     usable = [
         file
         for file in named
         if file.name.lower().endswith(".safetensors")
-        and (wanted.include or file.type in ("Model", "Pruned Model"))
+        and (reference.include or file.type in ("Model", "Pruned Model"))
     ]
     if not usable:
         for file in named:
@@ -147,13 +147,13 @@ def _remote(file: _File, endpoint: str) -> RemoteFile:
             f"{file.name}: the site names no SHA-256 of it, so nothing could be proven",
             hint="it appears when the site has scanned the file; or use its address with #sha256=",
         )
-    if origin_of(file.downloadUrl) != origin_of(endpoint):
+    if parse_origin(file.downloadUrl) != parse_origin(endpoint):
         raise Failure(f"{file.name}: the site names an address on another host")
     return RemoteFile(
         path=ONE_FILE,
         url=file.downloadUrl,
         size_bytes=round(file.sizeKB * 1024) if file.sizeKB else None,
-        slack_bytes=SLACK_BYTES,
+        tolerance_bytes=SIZE_TOLERANCE_BYTES,
         sha256=sha256.lower(),
     )
 

@@ -14,13 +14,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from cli.download.base_models import beside, check_config
-from cli.download.fetch import Watcher, bring
-from cli.download.manifest import check_manifest, lone_checkpoint, one_file
-from cli.download.retry import Patience
-from cli.download.source import RemoteFile, Resolved
+from cli.download.base_models import check_config, resolve_config
+from cli.download.fetch import ProgressDisplay, fetch_files
+from cli.download.manifest import check_manifest, find_lone_checkpoint, rename_lone_checkpoint
+from cli.download.retry import RetryPolicy
+from cli.download.source import RemoteFile, ResolvedModel
 from cli.errors import Failure
-from cli.models.store import locked, only, put, redescribe, staging
+from cli.models.store import (
+    install_atomic,
+    lock_model,
+    remove_other_kinds,
+    replace_descriptor,
+    staging_path,
+)
 from shared.errors import ModelUnavailable
 from shared.models.checkpoints import Checkpoint, recognise
 from shared.models.descriptor import Kind, ModelDescriptor
@@ -33,18 +39,18 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class DownloadRequest:
     """What to install, and how."""
 
-    resolved: Resolved
+    resolved: ResolvedModel
     name: str
     version: str
     kind: Kind | None = None
     config: str | None = None  # for a single file: a folder or a reference; None: its family's own
     choose_preset: Callable[[ModelDescriptor], str]  # for jobs that name none; may raise Failure
-    preset_asked: bool = False  # then a model that is here already is given it too
+    preset_given: bool = False  # then a model that is here already is given it too
     parallel: int = 4
-    patience: Patience = field(default_factory=Patience)
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
 
     @property
     def key(self) -> str:
@@ -53,51 +59,56 @@ class Order:
     @property
     def weights(self) -> str | None:
         """The one file, where that is all that was asked for."""
-        return lone_checkpoint(self.resolved.files)
+        return find_lone_checkpoint(self.resolved.files)
 
 
 def download(
-    order: Order, root: Path, watcher: Watcher, arrived: Callable[[Path], T]
+    request: DownloadRequest,
+    root: Path,
+    display: ProgressDisplay,
+    on_installed: Callable[[Path], T],
 ) -> tuple[T, bool]:
     """Install what was ordered. Raises `Failure`, `ModelUnavailable`.
 
     Returns what `arrived` says of the folder, with the model's lock still held, and whether
     anything was fetched.
     """
-    order = replace(order, resolved=one_file(order.resolved))
-    check_manifest(order.resolved)
-    check_config(order.config, wanted=order.weights is not None)
-    with locked(root, order.key):
-        work = staging(root, f"{order.key}.download")
-        there = _installed(order, root)
-        place = there or _fetched(order, work, root, watcher)
-        only(place, root)  # it may have been taken for another kind
+    request = replace(request, resolved=rename_lone_checkpoint(request.resolved))
+    check_manifest(request.resolved)
+    check_config(request.config, wanted=request.weights is not None)
+    with lock_model(root, request.key):
+        work = staging_path(root, f"{request.key}.download")
+        there = _find_installed(request, root)
+        place = there or _fetch_and_install(request, work, root, display)
+        remove_other_kinds(place, root)  # it may have been taken for another kind
         shutil.rmtree(work, ignore_errors=True)
-        return arrived(place), there is None
+        return on_installed(place), there is None
 
 
 # What is here already -----------------------------------------------------------------------------
 
 
-def _installed(order: Order, root: Path) -> Path | None:
+def _find_installed(request: DownloadRequest, root: Path) -> Path | None:
     """Where the same files of the same revision are already, every byte as it should be."""
-    for place in root.glob(f"[!.]*/{order.key}"):
-        descriptor = _sound(place, order)
-        if descriptor is None or not _has_config(place, descriptor, order):
+    for place in root.glob(f"[!.]*/{request.key}"):
+        descriptor = _read_if_intact(place, request)
+        if descriptor is None or not _has_config(place, descriptor, request):
             continue
-        if order.preset_asked:
-            preset = order.choose_preset(descriptor)
+        if request.preset_given:
+            preset = request.choose_preset(descriptor)
             if preset != descriptor.default_preset:
-                redescribe(place, descriptor.model_copy(update={"default_preset": preset}), root)
+                replace_descriptor(
+                    place, descriptor.model_copy(update={"default_preset": preset}), root
+                )
         return place
     return None
 
 
-def _sound(place: Path, order: Order) -> ModelDescriptor | None:
+def _read_if_intact(place: Path, request: DownloadRequest) -> ModelDescriptor | None:
     """The description of a model that is what was ordered; None: it is here to be replaced."""
     try:
         descriptor = read_model(place)
-        if not _is_what_was_ordered(descriptor, order):
+        if not _matches_request(descriptor, request):
             return None
         verify_model(place, descriptor)
     except ModelUnavailable:
@@ -105,93 +116,99 @@ def _sound(place: Path, order: Order) -> ModelDescriptor | None:
     return descriptor
 
 
-def _is_what_was_ordered(descriptor: ModelDescriptor, order: Order) -> bool:
-    wanted = {file.path: file.sha256 for file in order.resolved.files}
+def _matches_request(descriptor: ModelDescriptor, request: DownloadRequest) -> bool:
+    wanted = {file.path: file.sha256 for file in request.resolved.files}
     own = {
         file.path: file.sha256
         for file in descriptor.files
-        if not (order.weights and file.path.startswith(CONFIG))  # that was found for it
+        if not (request.weights and file.path.startswith(CONFIG))  # that was found for it
     }
     return (
-        descriptor.source == _source(order.resolved)
+        descriptor.source == _source(request.resolved)
         and own.keys() == wanted.keys()
         and all(sha256 in (None, own[path]) for path, sha256 in wanted.items())
-        and order.kind in (None, descriptor.kind)
+        and request.kind in (None, descriptor.kind)
     )
 
 
-def _has_config(place: Path, descriptor: ModelDescriptor, order: Order) -> bool:
+def _has_config(place: Path, descriptor: ModelDescriptor, request: DownloadRequest) -> bool:
     """Whether what lies beside a single file is what was asked for now."""
-    if order.config is None or order.weights is None:
+    if request.config is None or request.weights is None:
         return True
-    found = recognise(order.weights, tensor_shapes(place, order.weights))
-    return descriptor.config_source == _source(beside(found, order.config))
+    found = recognise(request.weights, tensor_shapes(place, request.weights))
+    return descriptor.config_source == _source(resolve_config(found, request.config))
 
 
-def _source(resolved: Resolved) -> Source:
+def _source(resolved: ResolvedModel) -> Source:
     return Source(uri=resolved.uri, revision=resolved.revision)
 
 
 # What is fetched ----------------------------------------------------------------------------------
 
 
-def _fetched(order: Order, work: Path, root: Path, watcher: Watcher) -> Path:
+def _fetch_and_install(
+    request: DownloadRequest, work: Path, root: Path, display: ProgressDisplay
+) -> Path:
     """Bring the model into `work` and from there to its place."""
     model, config = work / "model", None
     model.mkdir(parents=True, exist_ok=True)
-    _bring(order, order.resolved, work, watcher)
-    found = _recognised(order, work)
+    _fetch_all(request, request.resolved, work, display)
+    found = _recognise(request, work)
     if found is not None:
-        config = beside(found, order.config)
+        config = resolve_config(found, request.config)
         check_manifest(config)
-        _bring(order, config, work, watcher)
-    _forget_strangers(model, (*order.resolved.files, *(config.files if config else ())))
+        _fetch_all(request, config, work, display)
+    _remove_unlisted(model, (*request.resolved.files, *(config.files if config else ())))
     try:
-        descriptor = _described(order, model, config)
+        descriptor = _describe(request, model, config)
     except ModelUnavailable:
         if config is None:  # else that may be what is wrong, and the weights are good
             shutil.rmtree(work)
         raise
     write_descriptor(model, descriptor)
-    place = root / descriptor.kind / order.key
-    put(model, place)
+    place = root / descriptor.kind / request.key
+    install_atomic(model, place)
     return place
 
 
-def _bring(order: Order, resolved: Resolved, work: Path, watcher: Watcher) -> None:
-    bring(resolved, work, watcher, parallel=order.parallel, patience=order.patience)
+def _fetch_all(
+    request: DownloadRequest, resolved: ResolvedModel, work: Path, display: ProgressDisplay
+) -> None:
+    fetch_files(resolved, work, display, parallel=request.parallel, policy=request.policy)
 
 
-def _recognised(order: Order, work: Path) -> Checkpoint | None:
+def _recognise(request: DownloadRequest, work: Path) -> Checkpoint | None:
     """What a checkpoint in one file is; None for what needs nothing beside itself."""
-    if order.weights is None:
+    if request.weights is None:
         return None
     try:
-        shapes = tensor_shapes(work / "model", order.weights)
+        shapes = tensor_shapes(work / "model", request.weights)
         if esrgan_scale(shapes) is None:
-            return recognise(order.weights, shapes)
+            return recognise(request.weights, shapes)
     except ModelUnavailable:
         shutil.rmtree(work)
         raise
-    if order.config is not None:
+    if request.config is not None:
         raise Failure("an upscaler is its one file: it needs no --config")
     return None
 
 
-def _described(order: Order, model: Path, config: Resolved | None) -> ModelDescriptor:
+def _describe(
+    request: DownloadRequest, model: Path, config: ResolvedModel | None
+) -> ModelDescriptor:
     descriptor = describe_folder(
         model,
-        name=order.name,
-        version=order.version,
-        source=_source(order.resolved),
+        name=request.name,
+        version=request.version,
+        source=_source(request.resolved),
         config_source=None if config is None else _source(config),
-        kind=order.kind,
-        license=order.resolved.license,
+        kind=request.kind,
+        license=request.resolved.license,
     )
-    return descriptor.model_copy(update={"default_preset": order.choose_preset(descriptor)})
+    return descriptor.model_copy(update={"default_preset": request.choose_preset(descriptor)})
 
 
-def _forget_strangers(model: Path, files: tuple[RemoteFile, ...]) -> None:
+def _remove_unlisted(model: Path, files: tuple[RemoteFile, ...]) -> None:
     """Drop what an earlier download with other choices of files left."""
     wanted = {file.path for file in files}
     for path in model.rglob("*"):

@@ -17,36 +17,41 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from cli.download.manifest import problem
-from cli.download.retry import Patience
-from cli.download.source import RemoteFile, Resolved
-from cli.download.transfer import Moved, Transfer
+from cli.download.manifest import find_mismatch
+from cli.download.retry import RetryPolicy
+from cli.download.source import RemoteFile, ResolvedModel
+from cli.download.transfer import OnBytes, Transfer
 from cli.errors import Failure
-from cli.models.store import check_room
+from cli.models.store import check_free_space
 from shared.errors import ModelUnavailable
 
 CHUNK_BYTES = 1 << 20
-Fetch = Callable[[RemoteFile, Path, Moved], None]
+Fetch = Callable[[RemoteFile, Path, OnBytes], None]
 
 
-class Watcher(Protocol):
-    def begin(self, path: str, total_bytes: int | None) -> Moved:
+class ProgressDisplay(Protocol):
+    def begin(self, path: str, total_bytes: int | None) -> OnBytes:
         """A file starts; call the answer with the bytes of it that are here."""
         ...
 
 
-def bring(
-    resolved: Resolved, work: Path, watcher: Watcher, *, parallel: int, patience: Patience
+def fetch_files(
+    resolved: ResolvedModel,
+    work: Path,
+    display: ProgressDisplay,
+    *,
+    parallel: int,
+    policy: RetryPolicy,
 ) -> None:
     """Bring all files of `resolved` into `work/model`. Raises `Failure`, `ModelUnavailable`."""
     _check_space(resolved.files, work)
     stop = threading.Event()
     transfer = Transfer(
-        credential=resolved.credential, remedy=resolved.remedy, patience=patience, stop=stop
+        credential=resolved.credential, remedy=resolved.remedy, policy=policy, stop=stop
     )
     fetch = partial(_copy, stop) if resolved.local else transfer.fetch
     pool = ThreadPoolExecutor(parallel)
-    running = [pool.submit(_arrive, fetch, file, work, watcher) for file in resolved.files]
+    running = [pool.submit(_fetch_one, fetch, file, work, display) for file in resolved.files]
     try:
         for each in as_completed(running):
             each.result()
@@ -65,17 +70,17 @@ def bring(
     transfer.close()
 
 
-def _arrive(fetch: Fetch, file: RemoteFile, work: Path, watcher: Watcher) -> None:
+def _fetch_one(fetch: Fetch, file: RemoteFile, work: Path, display: ProgressDisplay) -> None:
     target = work / "model" / file.path
-    moved = watcher.begin(file.path, file.size_bytes)
+    on_bytes = display.begin(file.path, file.size_bytes)
     if target.exists():
-        if problem(target, file) is None:
-            return moved(target.stat().st_size)
+        if find_mismatch(target, file) is None:
+            return on_bytes(target.stat().st_size)
         target.unlink()
     part = _part(work, file)
     part.parent.mkdir(parents=True, exist_ok=True)
-    fetch(file, part, moved)
-    wrong = problem(part, file)
+    fetch(file, part, on_bytes)
+    wrong = find_mismatch(part, file)
     if wrong is not None:
         part.unlink()  # nothing of it can be used
         raise ModelUnavailable(f"{file.path}: {wrong}", file=file.path)
@@ -84,7 +89,7 @@ def _arrive(fetch: Fetch, file: RemoteFile, work: Path, watcher: Watcher) -> Non
     part.with_suffix(".validator").unlink(missing_ok=True)
 
 
-def _copy(stop: threading.Event, file: RemoteFile, part: Path, moved: Moved) -> None:
+def _copy(stop: threading.Event, file: RemoteFile, part: Path, on_bytes: OnBytes) -> None:
     source = Path(unquote(urlsplit(file.url).path))
     if not source.is_file():
         raise Failure(f"{source}: no such file")
@@ -93,7 +98,7 @@ def _copy(stop: threading.Event, file: RemoteFile, part: Path, moved: Moved) -> 
             if stop.is_set():
                 raise Failure(f"{file.path}: stopped")
             writer.write(chunk)
-            moved(writer.tell())
+            on_bytes(writer.tell())
 
 
 def _check_space(files: tuple[RemoteFile, ...], work: Path) -> None:
@@ -103,7 +108,7 @@ def _check_space(files: tuple[RemoteFile, ...], work: Path) -> None:
         paths = (work / "model" / file.path, _part(work, file))
         here = max(path.stat().st_size if path.exists() else 0 for path in paths)
         missing += max(0, (file.size_bytes or 0) - here)
-    check_room(work, missing)
+    check_free_space(work, missing)
 
 
 def _part(work: Path, file: RemoteFile) -> Path:

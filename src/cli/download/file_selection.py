@@ -14,7 +14,7 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 _VARIANT = re.compile(r"\.[A-Za-z0-9_]+$")
 
 
-def choose(
+def select_files(
     names: list[str], include: tuple[str, ...], exclude: tuple[str, ...]
 ) -> tuple[list[str], list[str]]:
     """The files to fetch, and those that a model does not need. Raises `ModelUnavailable`.

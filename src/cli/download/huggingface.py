@@ -13,16 +13,16 @@ import threading
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from cli.download.file_selection import choose
-from cli.download.retry import Interruption, Patience, patiently
+from cli.download.file_selection import select_files
+from cli.download.retry import RetryPolicy, TransientError, with_retries
 from cli.download.source import (
     Credential,
+    Reference,
     RemoteFile,
-    Resolved,
-    Wanted,
-    origin_of,
-    plain_name,
-    token_of,
+    ResolvedModel,
+    parse_origin,
+    read_token,
+    to_model_name,
 )
 from cli.errors import Failure
 from shared.errors import ModelUnavailable
@@ -37,18 +37,20 @@ _REFERENCE = re.compile(r"(?P<repo>[^@#]+)(@(?P<revision>[^#]+))?(#(?P<pattern>.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def resolve(wanted: Wanted) -> Resolved:
+def resolve(reference: Reference) -> ResolvedModel:
     """Ask the hub. Raises `Failure` with the remedy, `ModelUnavailable` for files not accepted."""
-    match = _REFERENCE.fullmatch(wanted.rest)
+    match = _REFERENCE.fullmatch(reference.rest)
     if match is None:
-        raise Failure(f"hf:{wanted.rest} is not hf:<repository>[@<revision>][#<file or pattern>]")
+        raise Failure(
+            f"hf:{reference.rest} is not hf:<repository>[@<revision>][#<file or pattern>]"
+        )
     repo, endpoint = match["repo"], os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
-    token = token_of("HF_TOKEN")
-    origin = origin_of(endpoint)
-    info = patiently(
+    token = read_token("HF_TOKEN")
+    origin = parse_origin(endpoint)
+    info = with_retries(
         lambda: _ask(repo, match["revision"], endpoint, token),
         what=repo,
-        patience=Patience(),
+        policy=RetryPolicy(),
         stop=threading.Event(),
     )
     from huggingface_hub import hf_hub_url
@@ -56,12 +58,12 @@ def resolve(wanted: Wanted) -> Resolved:
     commit = _commit(repo, info)
     names = _listed(repo, info)
     names.pop(DESCRIPTOR, None)  # another installation's word; ours is written here
-    include = (*wanted.include, *([match["pattern"]] if match["pattern"] else ()))
-    chosen, left_out = choose(list(names), include, wanted.exclude)
+    include = (*reference.include, *([match["pattern"]] if match["pattern"] else ()))
+    chosen, skipped = select_files(list(names), include, reference.exclude)
     if not chosen:
         raise Failure(f"{repo} holds no file that was asked for and can be used", hint=_hint(names))
-    return Resolved(
-        name=plain_name(repo.rsplit("/", 1)[-1]),
+    return ResolvedModel(
+        name=to_model_name(repo.rsplit("/", 1)[-1]),
         version=commit[:12],
         uri=f"hf:{repo}",
         revision=commit,
@@ -69,7 +71,7 @@ def resolve(wanted: Wanted) -> Resolved:
             _remote(names[name], hf_hub_url(repo, name, revision=commit, endpoint=endpoint))
             for name in chosen
         ),
-        left_out=tuple(left_out),
+        skipped=tuple(skipped),
         license=_license(info),
         credential=Credential(token=token, origin=origin) if token else None,
         remedy=REMEDY,
@@ -121,7 +123,7 @@ def _remote(found: RepoSibling, url: str) -> RemoteFile:
 
 
 def _ask(repo: str, revision: str | None, endpoint: str, token: str | None) -> ModelInfo:
-    """One question to the hub. Raises `Interruption` for what may be better in a moment."""
+    """One question to the hub. Raises `TransientError` for what may be better in a moment."""
     # It would tell the hub what runs here, and ask it for a list of programs to look for first.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import HfApi, errors
@@ -140,9 +142,9 @@ def _ask(repo: str, revision: str | None, endpoint: str, token: str | None) -> M
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         if status in (408, 425, 429) or status >= 500:
-            raise Interruption(f"{urlsplit(endpoint).hostname} answered {status}") from None
+            raise TransientError(f"{urlsplit(endpoint).hostname} answered {status}") from None
         raise Failure(f"{endpoint} answered {status}", hint=REMEDY) from None
     except errors.HTTPError as error:  # type: ignore[attr-defined]  # of the client it speaks with
-        raise Interruption(f"cannot reach {endpoint}: {type(error).__name__}") from None
+        raise TransientError(f"cannot reach {endpoint}: {type(error).__name__}") from None
     except ValueError as error:  # the name of a repository; or an answer that is no JSON
         raise Failure(f"{repo}: {str(error).splitlines()[0]}") from None

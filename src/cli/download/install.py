@@ -12,12 +12,12 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from cli import backends
-from cli.download.engine import Order, download
-from cli.download.progress import watching
-from cli.download.source import Resolved
+from cli.download.engine import DownloadRequest, download
+from cli.download.progress import progress_display
+from cli.download.source import ResolvedModel
 from cli.errors import Failure
 from cli.models.install import models_dir, register
-from cli.presets.choice import chooser
+from cli.presets.choice import preset_chooser
 from cli.terminal.console import say
 from shared.models.descriptor import Kind, Name
 from shared.models.verify import read_model
@@ -26,7 +26,7 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wishes:
+class InstallOptions:
     """What the operator said instead of what was found; None leaves it at that."""
 
     name: str | None = None
@@ -37,28 +37,30 @@ class Wishes:
     parallel: int = 4
 
 
-def bring(resolved: Resolved, wishes: Wishes) -> dict[str, Any]:
+def install(resolved: ResolvedModel, options: InstallOptions) -> dict[str, Any]:
     """Install and register what was resolved.
 
     Raises `Failure`, `ModelUnavailable`, `InfraUnavailable`.
     """
     environ = backends.environ()
     url = backends.require(environ, "DF_DATABASE_URL")
-    order = Order(
+    request = DownloadRequest(
         resolved=resolved,
-        name=_checked(Name, wishes.name or resolved.name, "name"),
-        version=_checked(Name, wishes.version or resolved.version, "version"),
-        kind=None if wishes.kind is None else _checked(Kind, wishes.kind, "kind"),
-        config=wishes.config,
-        preset_asked=wishes.preset is not None,
-        choose_preset=chooser(url, wishes.preset),
-        parallel=wishes.parallel,
+        name=_validate(Name, options.name or resolved.name, "name"),
+        version=_validate(Name, options.version or resolved.version, "version"),
+        kind=None if options.kind is None else _validate(Kind, options.kind, "kind"),
+        config=options.config,
+        preset_given=options.preset is not None,
+        choose_preset=preset_chooser(url, options.preset),
+        parallel=options.parallel,
     )
-    if resolved.left_out:
-        say(f"left out: {', '.join(resolved.left_out)}")
+    if resolved.skipped:
+        say(f"left out: {', '.join(resolved.skipped)}")
     try:
-        with watching() as watcher:
-            found, fetched = download(order, models_dir(environ), watcher, partial(registered, url))
+        with progress_display() as display:
+            found, fetched = download(
+                request, models_dir(environ), display, partial(register_and_summarize, url)
+            )
     except KeyboardInterrupt:
         say("stopped; the same command goes on where this one was")
         # Python would wait for the threads, of which one may hang in a read or a hash. Whatever
@@ -67,7 +69,7 @@ def bring(resolved: Resolved, wishes: Wishes) -> dict[str, Any]:
     return found | {"fetched": fetched}
 
 
-def registered(url: str, place: Path) -> dict[str, Any]:
+def register_and_summarize(url: str, place: Path) -> dict[str, Any]:
     """Register an installed folder; what there is to say about it."""
     model = read_model(place)
     return {
@@ -80,7 +82,7 @@ def registered(url: str, place: Path) -> dict[str, Any]:
     }
 
 
-def _checked(kind: Any, value: str, what: str) -> Any:
+def _validate(kind: Any, value: str, what: str) -> Any:
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:

@@ -10,23 +10,23 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from cli.download.file_selection import choose
-from cli.download.source import RemoteFile, Resolved, plain_name
+from cli.download.file_selection import select_files
+from cli.download.source import RemoteFile, ResolvedModel, to_model_name
 from cli.errors import Failure
 from cli.terminal.console import say
 from shared.models.folder import DESCRIPTOR, ONE_FILE, hash_file
 
 
-def resolve_path(path: Path, *, keep: Callable[[str], bool] = lambda name: True) -> Resolved:
+def resolve_local(path: Path, *, keep: Callable[[str], bool] = lambda name: True) -> ResolvedModel:
     """Those files of a folder that a model needs and `keep` wants; or one file.
 
     Raises `Failure`.
     """
     place = path.absolute()
     say(f"reading {place}")
-    left_out: list[str] = []
+    skipped: list[str] = []
     if place.is_dir():
-        chosen, left_out = choose(_names(place), (), ())
+        chosen, skipped = select_files(_names(place), (), ())
         files = tuple(_file(place, name, name) for name in chosen if keep(name))
         name = place.name
     elif place.suffix.lower() == ".safetensors":
@@ -35,13 +35,13 @@ def resolve_path(path: Path, *, keep: Callable[[str], bool] = lambda name: True)
     else:
         raise Failure(f"{path}: a model is a folder, or one safetensors file")
     digest = hashlib.sha256("".join(f"{f.sha256}  {f.path}\n" for f in files).encode()).hexdigest()
-    return Resolved(
-        name=plain_name(name.partition("@")[0]),
+    return ResolvedModel(
+        name=to_model_name(name.partition("@")[0]),
         version=digest[:12],
         uri=f"import:{place.name}",  # where it lay on this host is nobody else's business
         revision=digest,
         files=files,
-        left_out=tuple(left_out),
+        skipped=tuple(skipped),
         local=True,
     )
 

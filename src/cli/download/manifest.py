@@ -8,7 +8,7 @@ import unicodedata
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from cli.download.source import RemoteFile, Resolved
+from cli.download.source import RemoteFile, ResolvedModel
 from cli.errors import Failure
 from shared.errors import ModelUnavailable
 from shared.models.folder import (
@@ -25,7 +25,7 @@ _HEX = {64: re.compile(r"[0-9a-f]{64}"), 40: re.compile(r"[0-9a-f]{40}")}
 _SCHEMES = ("https://", "http://")
 
 
-def check_manifest(resolved: Resolved) -> None:
+def check_manifest(resolved: ResolvedModel) -> None:
     """Refuse a list that cannot be installed safely; `ModelUnavailable` names the file."""
     seen: set[str] = set()
     for file in resolved.files:
@@ -47,7 +47,7 @@ def check_manifest(resolved: Resolved) -> None:
                 raise ModelUnavailable(f"{folder}: listed as a file and as a folder")
 
 
-def lone_checkpoint(files: tuple[RemoteFile, ...]) -> str | None:
+def find_lone_checkpoint(files: tuple[RemoteFile, ...]) -> str | None:
     """The one file of weights of a list that has no configuration of a pipeline with it."""
     paths = [file.path for file in files]
     weights = [path for path in paths if path.endswith(".safetensors")]
@@ -56,7 +56,7 @@ def lone_checkpoint(files: tuple[RemoteFile, ...]) -> str | None:
     return weights[0]
 
 
-def one_file(resolved: Resolved) -> Resolved:
+def rename_lone_checkpoint(resolved: ResolvedModel) -> ResolvedModel:
     """Give a checkpoint that comes alone the one name that such a file has here.
 
     Raises `Failure` for a list that cannot be a model, before a byte of it is fetched.
@@ -64,7 +64,7 @@ def one_file(resolved: Resolved) -> Resolved:
     paths = {file.path for file in resolved.files}
     if INDEX in paths or f"{CONFIG}{INDEX}" in paths:
         return resolved
-    weights = lone_checkpoint(resolved.files)
+    weights = find_lone_checkpoint(resolved.files)
     if weights is None:
         several = sorted(path for path in paths if path.endswith(".safetensors"))
         raise Failure(
@@ -80,10 +80,10 @@ def one_file(resolved: Resolved) -> Resolved:
     )
 
 
-def problem(path: Path, file: RemoteFile) -> str | None:
+def find_mismatch(path: Path, file: RemoteFile) -> str | None:
     """How a file that has arrived differs from what was announced."""
     size_bytes = path.stat().st_size
-    if file.too_small(size_bytes) or file.too_large(size_bytes):
+    if file.is_too_small(size_bytes) or file.is_too_large(size_bytes):
         return f"{size_bytes} bytes, announced were {file.size_bytes}"
     if file.sha256 is not None and hash_file(path) != file.sha256:
         return "its SHA-256 is not the one that was published"

@@ -15,32 +15,32 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from cli.download.fetch import Watcher
+from cli.download.fetch import ProgressDisplay
 from cli.terminal.console import err, say
 
-Moved = Callable[[int], None]
+OnBytes = Callable[[int], None]
 
 
-class Bars:
+class ProgressBars:
     """A file's bar goes when it is whole: a model has more files than a window has lines."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
 
-    def begin(self, path: str, total_bytes: int | None) -> Moved:
+    def begin(self, path: str, total_bytes: int | None) -> OnBytes:
         task = self._progress.add_task(path, total=total_bytes)
 
-        def moved(here: int) -> None:
+        def on_bytes(here: int) -> None:
             self._progress.update(task, completed=here, visible=here != total_bytes)
 
-        return moved
+        return on_bytes
 
 
-class Lines:
+class ProgressLines:
     def __init__(self) -> None:
         self._lock = threading.Lock()
 
-    def begin(self, path: str, total_bytes: int | None) -> Moved:
+    def begin(self, path: str, total_bytes: int | None) -> OnBytes:
         size = "" if total_bytes is None else f" ({total_bytes / 1e6:.1f} MB)"
         with self._lock:
             say(f"fetching {path}{size}")
@@ -48,9 +48,9 @@ class Lines:
 
 
 @contextmanager
-def watching() -> Iterator[Watcher]:
+def progress_display() -> Iterator[ProgressDisplay]:
     if not err.is_terminal:
-        yield Lines()
+        yield ProgressLines()
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -60,4 +60,4 @@ def watching() -> Iterator[Watcher]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=err) as progress:
-        yield Bars(progress)
+        yield ProgressBars(progress)

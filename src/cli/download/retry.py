@@ -20,14 +20,14 @@ LEAST_PROGRESS_BYTES = 16 << 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class RetryPolicy:
     """Attempts without progress before giving up, and the first wait, doubled each time."""
 
     attempts: int = 6
     first_wait_s: float = 1.0
 
 
-class Interruption(Exception):
+class TransientError(Exception):
     """Worth another attempt. `wait_s` is what the server asked for."""
 
     def __init__(self, why: str, wait_s: float | None = None) -> None:
@@ -35,11 +35,11 @@ class Interruption(Exception):
         self.wait_s = wait_s
 
 
-def patiently(
+def with_retries(
     attempt: Callable[[], T],
     *,
     what: str,
-    patience: Patience,
+    policy: RetryPolicy,
     stop: threading.Event,
     here: Callable[[], int] = lambda: 0,
 ) -> T:
@@ -51,26 +51,26 @@ def patiently(
     while True:
         try:
             return attempt()
-        except Interruption as error:
+        except TransientError as error:
             if here() >= most + LEAST_PROGRESS_BYTES:
                 failures, most = 0, here()
             failures += 1
-            if failures >= patience.attempts:
+            if failures >= policy.attempts:
                 raise Failure(
                     f"{what}: {error}",
                     hint="run the same command again; it goes on where this one stopped",
                     exit_code=UNREACHABLE,
                 ) from None
-            wait_s = _wait_s(patience, failures, error.wait_s)
+            wait_s = _wait_s(policy, failures, error.wait_s)
             if failures > 1:  # a cut that is mended at once is nobody's business
                 say(f"{what}: {error}; again in {wait_s:.0f} s")
             if stop.wait(wait_s):
                 raise Failure(f"{what}: stopped") from None
 
 
-def _wait_s(patience: Patience, failures: int, asked_s: float | None) -> float:
+def _wait_s(policy: RetryPolicy, failures: int, asked_s: float | None) -> float:
     if asked_s is not None:
         return min(max(asked_s, 0.0), LONGEST_WAIT_S)
-    longest = patience.first_wait_s * 2.0 ** (failures - 1)
+    longest = policy.first_wait_s * 2.0 ** (failures - 1)
     spread: float = random.uniform(0.5, 1)  # noqa: S311  no secret
     return min(longest, LONGEST_WAIT_S) * spread

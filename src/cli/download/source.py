@@ -29,15 +29,15 @@ class RemoteFile:
     path: str
     url: str  # http or https; file only where the source is `local`
     size_bytes: int | None = None  # None: not announced
-    slack_bytes: int = 0  # how far off the announced size may be, where the source rounds it
+    tolerance_bytes: int = 0  # how far off the announced size may be, where the source rounds it
     sha256: str | None = None
     git_sha1: str | None = None  # of a git blob: what the hub has for small files
 
-    def too_small(self, size_bytes: int) -> bool:
-        return self.size_bytes is not None and size_bytes < self.size_bytes - self.slack_bytes
+    def is_too_small(self, size_bytes: int) -> bool:
+        return self.size_bytes is not None and size_bytes < self.size_bytes - self.tolerance_bytes
 
-    def too_large(self, size_bytes: int) -> bool:
-        return self.size_bytes is not None and size_bytes > self.size_bytes + self.slack_bytes
+    def is_too_large(self, size_bytes: int) -> bool:
+        return self.size_bytes is not None and size_bytes > self.size_bytes + self.tolerance_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Credential:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resolved:
+class ResolvedModel:
     """What a reference means now. `uri` and `revision` stand in the descriptor: no secrets."""
 
     name: str
@@ -63,14 +63,14 @@ class Resolved:
     revision: str | None
     files: tuple[RemoteFile, ...]
     license: str | None = None
-    left_out: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
     credential: Credential | None = None
     remedy: str = ""  # what to do when the host asks for a sign-in
     local: bool = False  # the files are on this host
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class Reference:
     """What the command line asked for: the reference after its scheme, and choices of files."""
 
     scheme: str
@@ -79,10 +79,10 @@ class Wanted:
     exclude: tuple[str, ...] = ()
 
 
-Source = Callable[[Wanted], Resolved]
+Source = Callable[[Reference], ResolvedModel]
 
 
-def origin_of(url: str) -> str:
+def parse_origin(url: str) -> str:
     """Scheme, host and port of an address, in one spelling. Raises `Failure` for none."""
     try:
         parts = urlsplit(url)
@@ -92,7 +92,7 @@ def origin_of(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname}:{port}"
 
 
-def token_of(name: str) -> str | None:
+def read_token(name: str) -> str | None:
     """The token in an environment variable. Raises `Failure` for what no header can carry."""
     token = os.environ.get(name, "").strip()
     if not (token.isascii() and token.isprintable() and " " not in token):
@@ -100,6 +100,6 @@ def token_of(name: str) -> str | None:
     return token or None
 
 
-def plain_name(text: str) -> str:
+def to_model_name(text: str) -> str:
     """A name that the registry takes, made of one that somebody gave elsewhere."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("._-")[:64] or "model"

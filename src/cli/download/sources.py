@@ -7,23 +7,25 @@ from typing import Any
 
 from cli.download import civitai, huggingface
 from cli.download import url as plain
-from cli.download.source import Resolved, Source, Wanted
+from cli.download.source import Reference, ResolvedModel, Source
 from cli.errors import Failure
 
 GROUP = "dreamforge.model_sources"
 
 
-def ask(reference: str, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> Resolved:
+def resolve(
+    reference: str, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()
+) -> ResolvedModel:
     """Resolve a reference by the source that its scheme names. Raises `Failure`."""
     scheme, colon, rest = reference.partition(":")
     if not colon:
         raise Failure(f"{reference} names no source", hint="write hf:OWNER/NAME for the hub")
-    return source_for(scheme.lower())(
-        Wanted(scheme=scheme.lower(), rest=rest, include=include, exclude=exclude)
+    return find_source(scheme.lower())(
+        Reference(scheme=scheme.lower(), rest=rest, include=include, exclude=exclude)
     )
 
 
-def source_for(scheme: str) -> Source:
+def find_source(scheme: str) -> Source:
     """The adapter of a scheme; `Failure` lists those that there are."""
     ours: dict[str, Source] = {
         "hf": huggingface.resolve,
@@ -36,12 +38,12 @@ def source_for(scheme: str) -> Source:
     if scheme in ours:  # nobody takes the place of a source that people know
         return ours[scheme]
     if scheme in foreign:
-        return _loaded(scheme, foreign[scheme])
+        return _load(scheme, foreign[scheme])
     known = ", ".join(f"{name}:" for name in sorted(ours.keys() | foreign.keys()))
     raise Failure(f"no source is called {scheme!r}", hint=f"there are {known}")
 
 
-def _loaded(scheme: str, entry: Any) -> Source:
+def _load(scheme: str, entry: Any) -> Source:
     try:
         found: Source = entry.load()
     except (ImportError, AttributeError) as error:

@@ -23,10 +23,10 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from cli.download.retry import Interruption, Patience, patiently
-from cli.download.source import Credential, RemoteFile, origin_of
+from cli.download.retry import RetryPolicy, TransientError, with_retries
+from cli.download.source import Credential, RemoteFile, parse_origin
 from cli.errors import Failure
-from cli.models.store import check_room
+from cli.models.store import check_free_space
 
 LOOK_AT_DISK_BYTES = 64 << 20
 MAX_ANSWER_BYTES = 16 << 20  # of a question about a model; the longest list seen has 1 MB
@@ -35,13 +35,13 @@ MAX_ANSWER_BYTES = 16 << 20  # of a question about a model; the longest list see
 DATE_IS_STRONG_AFTER_S = 60
 _PAGES = (b"<!doctype html", b"<html")
 
-Moved = Callable[[int], None]  # bytes of the file that are here now
+OnBytes = Callable[[int], None]  # bytes of the file that are here now
 
 # It writes whole addresses at INFO, and those of files may hold a key.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-class Refused(Failure):
+class SignInRequired(Failure):
     """The host wants a sign-in, or another one."""
 
 
@@ -53,12 +53,12 @@ class Transfer:
         *,
         credential: Credential | None,
         remedy: str,
-        patience: Patience,
+        policy: RetryPolicy,
         stop: threading.Event,
     ) -> None:
         self._credential = credential
         self._remedy = remedy
-        self._patience = patience
+        self._policy = policy
         self._stop = stop
         self._client = httpx.Client(
             follow_redirects=True,
@@ -76,22 +76,22 @@ class Transfer:
     def close(self) -> None:
         self._client.close()
 
-    def fetch(self, file: RemoteFile, part: Path, moved: Moved) -> None:
+    def fetch(self, file: RemoteFile, part: Path, on_bytes: OnBytes) -> None:
         """Bring `part` to the whole file. Raises `Failure`; what has arrived stays there."""
-        patiently(
-            lambda: self._signed(file.url, partial(self._attempt, file, part, moved)),
+        with_retries(
+            lambda: self._signed(file.url, partial(self._attempt, file, part, on_bytes)),
             what=f"{file.path}: {urlsplit(file.url).hostname}",
-            patience=self._patience,
+            policy=self._policy,
             stop=self._stop,
             here=lambda: _size(part),
         )
 
-    def question(self, url: str, what: str) -> Any:
+    def get_json(self, url: str, what: str) -> Any:
         """The JSON at an address, None where there is nothing. Raises `Failure`."""
-        return patiently(
+        return with_retries(
             lambda: self._signed(url, partial(self._answer, what)),
             what=f"{what}: {urlsplit(url).hostname}",
-            patience=self._patience,
+            policy=self._policy,
             stop=self._stop,
         )
 
@@ -102,24 +102,24 @@ class Transfer:
         credential = self._credential
         try:
             known = httpx.URL(url)
-            if credential is None or origin_of(url) != credential.origin:
+            if credential is None or parse_origin(url) != credential.origin:
                 return request(known, {})
             try:
                 return request(known, {"Authorization": f"Bearer {credential.token}"})
-            except Refused:
+            except SignInRequired:
                 if credential.parameter is None:
                     raise
                 return request(known.copy_set_param(credential.parameter, credential.token), {})
         except httpx.TooManyRedirects:
             raise Failure(f"{known.host} sends us in a circle") from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise Failure(f"{origin_of(url)} leads to no address of a host: {error}") from None
+            raise Failure(f"{parse_origin(url)} leads to no address of a host: {error}") from None
         except httpx.TransportError as error:
-            raise Interruption(_why(error)) from None
+            raise TransientError(_why(error)) from None
 
     def _guard(self, request: httpx.Request) -> None:
         credential = self._credential
-        if credential is None or origin_of(str(request.url)) == credential.origin:
+        if credential is None or parse_origin(str(request.url)) == credential.origin:
             return
         request.headers.pop("Authorization", None)
         if credential.token in unquote(str(request.url)):
@@ -128,11 +128,16 @@ class Transfer:
     # One attempt ----------------------------------------------------------------------------------
 
     def _attempt(
-        self, file: RemoteFile, part: Path, moved: Moved, url: httpx.URL, headers: dict[str, str]
+        self,
+        file: RemoteFile,
+        part: Path,
+        on_bytes: OnBytes,
+        url: httpx.URL,
+        headers: dict[str, str],
     ) -> None:
         validator = part.with_suffix(".validator")
         have = _size(part) if validator.exists() else 0
-        if have and have == file.size_bytes and not file.slack_bytes:
+        if have and have == file.size_bytes and not file.tolerance_bytes:
             return  # whole, and killed before it was verified
         headers["Accept-Encoding"] = "identity"
         if have:
@@ -143,17 +148,17 @@ class Transfer:
                 have = 0
                 validator.unlink(missing_ok=True)
                 if answer.status_code != 200:
-                    raise Interruption("did not go on where we were")
+                    raise TransientError("did not go on where we were")
             total = self._announced(answer, file, part, have)
             with part.open("ab" if have else "wb") as stream:
                 if known := _validator_of(answer):
                     validator.write_text(known)
-                have = self._copy(answer, file, stream, have, moved)
+                have = self._copy(answer, file, stream, have, on_bytes)
         if total is not None and have < total:
-            raise Interruption(f"ended after {have} of {total} bytes")
+            raise TransientError(f"ended after {have} of {total} bytes")
 
     def _copy(
-        self, answer: httpx.Response, file: RemoteFile, stream: Any, have: int, moved: Moved
+        self, answer: httpx.Response, file: RemoteFile, stream: Any, have: int, on_bytes: OnBytes
     ) -> int:
         looked = have
         for chunk in answer.iter_raw():  # as it comes: a chunk size loses what a cut leaves over
@@ -162,13 +167,13 @@ class Transfer:
             if not have and _is_page(file, chunk):
                 raise self._refused(f"{file.path}: {answer.url.host} sent a web page")
             have += len(chunk)
-            if file.too_large(have):
+            if file.is_too_large(have):
                 raise _longer(file)
             stream.write(chunk)
-            moved(have)
+            on_bytes(have)
             if have - looked > LOOK_AT_DISK_BYTES:
                 looked = have
-                check_room(Path(stream.name), 0)
+                check_free_space(Path(stream.name), 0)
         return have
 
     def _answer(self, what: str, url: httpx.URL, headers: dict[str, str]) -> Any:
@@ -195,14 +200,14 @@ class Transfer:
         if answer.status_code == 206:  # which may be less than all that is left
             total = _number(answer.headers.get("content-range", "").rpartition("/")[2]) or total
         if total is None:
-            return None if file.slack_bytes else file.size_bytes
-        if file.too_large(total):
+            return None if file.tolerance_bytes else file.size_bytes
+        if file.is_too_large(total):
             raise _longer(file)
-        if file.too_small(total):
+        if file.is_too_small(total):
             raise self._refused(
                 f"{file.path}: {answer.url.host} sent {total} bytes instead of {file.size_bytes}"
             )
-        check_room(part, total - have)
+        check_free_space(part, total - have)
         return total
 
     def _accept(self, answer: httpx.Response, what: str) -> None:
@@ -212,14 +217,14 @@ class Transfer:
         if status == 416:
             return  # the part is longer than the file: begun again
         if status in (408, 425, 429) or status >= 500:
-            raise Interruption(f"answered {status}", _retry_after_s(answer))
+            raise TransientError(f"answered {status}", _retry_after_s(answer))
         if status not in (200, 206):
             raise Failure(f"{what}: {host} answered {status}")
         if answer.headers.get("content-type", "").startswith("text/html"):
             raise self._refused(f"{what}: {host} sent a web page")
 
-    def _refused(self, why: str) -> Refused:
-        return Refused(f"{why}; most likely it wants a sign-in", hint=self._remedy)
+    def _refused(self, why: str) -> SignInRequired:
+        return SignInRequired(f"{why}; most likely it wants a sign-in", hint=self._remedy)
 
 
 def _why(error: httpx.TransportError) -> str:
@@ -245,7 +250,7 @@ def _continues(answer: httpx.Response, file: RemoteFile, headers: dict[str, str]
     etag = answer.headers.get("etag")
     return (
         place.startswith(f"bytes {start}-")
-        and (total == "*" or not file.too_small(_number(total) or 0))
+        and (total == "*" or not file.is_too_small(_number(total) or 0))
         and (etag is None or not headers["If-Range"].startswith('"') or etag == headers["If-Range"])
     )
 

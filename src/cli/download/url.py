@@ -9,39 +9,39 @@ import re
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from cli.download.source import RemoteFile, Resolved, Wanted, origin_of, plain_name
+from cli.download.source import Reference, RemoteFile, ResolvedModel, parse_origin, to_model_name
 from cli.errors import Failure
 from shared.models.folder import ONE_FILE, check_name
 
 _HASH = re.compile(r"sha256=([0-9a-fA-F]{64})")
 
 
-def resolve(wanted: Wanted) -> Resolved:
+def resolve(reference: Reference) -> ResolvedModel:
     """No request is made. Raises `Failure`, or `ModelUnavailable` for a file not accepted."""
-    url, _, fragment = f"{wanted.scheme}:{wanted.rest}".partition("#")
+    url, _, fragment = f"{reference.scheme}:{reference.rest}".partition("#")
     match = _HASH.fullmatch(fragment)
     try:
         parts = urlsplit(url)
         if parts.scheme != "file":
-            origin_of(url)
+            parse_origin(url)
     except ValueError:
         raise Failure(f"{url!r} is no address") from None
     if match is None:
         raise Failure(
-            f"{wanted.scheme}: needs the hash of what it should hold",
+            f"{reference.scheme}: needs the hash of what it should hold",
             hint="append #sha256= and the 64 hex digits that the publisher names",
         )
     if parts.username or parts.password or (parts.scheme != "file" and not parts.hostname):
         raise Failure("the address must have a host, and no user name or password")
-    if wanted.include or wanted.exclude:
+    if reference.include or reference.exclude:
         raise Failure("an address is one file: there is nothing to include or exclude")
     name = PurePosixPath(unquote(parts.path)).name
     check_name(name)
     if not name.lower().endswith(".safetensors"):
         raise Failure(f"{name}: only a safetensors file can be a model by itself")
     sha256 = match[1].lower()
-    return Resolved(
-        name=plain_name(PurePosixPath(name).stem),
+    return ResolvedModel(
+        name=to_model_name(PurePosixPath(name).stem),
         version=sha256[:12],
         # A query may hold a key that was pasted with the address.
         uri=parts._replace(query="").geturl(),

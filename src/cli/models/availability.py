@@ -19,7 +19,7 @@ WAIT_S = 22.0
 LOOK_EVERY_S = 0.5
 
 
-def until_offered(database_url: str, model_id: str) -> bool | None:
+def wait_until_offered(database_url: str, model_id: str) -> bool | None:
     """Wait until some live worker offers the model. None: no worker is live."""
     deadline, told = time.monotonic() + WAIT_S, False
     while True:

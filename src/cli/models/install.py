@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from cli import config
-from cli.models.store import check_room, locked, only, put, staging
+from cli.models.store import (
+    check_free_space,
+    install_atomic,
+    lock_model,
+    remove_other_kinds,
+    staging_path,
+)
 from shared.errors import ModelUnavailable
 from shared.models.descriptor import ModelDescriptor
 from shared.models.verify import DESCRIPTOR, read_model, verify_model
@@ -18,7 +24,7 @@ from shared.models.verify import DESCRIPTOR, read_model, verify_model
 T = TypeVar("T")
 
 
-def bundled() -> list[Path]:
+def bundled_models() -> list[Path]:
     """Folders of the models that ship with the project, the demo's own first."""
     spec = importlib.util.find_spec("migrations")  # our neighbour, in a clone and when installed
     if spec is None or spec.origin is None:
@@ -48,22 +54,22 @@ def install_then(folder: Path, root: Path, arrived: Callable[[Path], T]) -> T:
     """`install`, and return what `arrived` says of the folder, with the model's lock still held."""
     descriptor = read_model(folder)
     place = root / descriptor.kind / f"{descriptor.name}@{descriptor.version}"
-    with locked(root, place.name):
+    with lock_model(root, place.name):
         if folder.absolute() == place.absolute():
             verify_model(place, descriptor)
-        elif not _is_sound(place, descriptor):
+        elif not _is_intact(place, descriptor):
             verify_model(folder, descriptor)
-            draft = staging(root, f"{place.name}.import")
+            draft = staging_path(root, f"{place.name}.import")
             shutil.rmtree(draft, ignore_errors=True)  # of an import that was killed
-            check_room(draft, sum(file.size_bytes for file in descriptor.files))
+            check_free_space(draft, sum(file.size_bytes for file in descriptor.files))
             shutil.copytree(folder, draft)
             verify_model(draft, descriptor)
-            put(draft, place)
-        only(place, root)
+            install_atomic(draft, place)
+        remove_other_kinds(place, root)
         return arrived(place)
 
 
-def _is_sound(place: Path, descriptor: ModelDescriptor) -> bool:
+def _is_intact(place: Path, descriptor: ModelDescriptor) -> bool:
     try:
         if read_model(place) != descriptor:
             return False

@@ -33,7 +33,7 @@ _RENAME_EXCHANGE = 2  # linux/fs.h
 
 
 @contextmanager
-def locked(root: Path, key: str) -> Iterator[None]:
+def lock_model(root: Path, key: str) -> Iterator[None]:
     """Wait until nobody else on this host changes the model `key`, then keep others out."""
     folder = root / LOCKS
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,14 +42,14 @@ def locked(root: Path, key: str) -> Iterator[None]:
         yield
 
 
-def staging(root: Path, key: str) -> Path:
+def staging_path(root: Path, key: str) -> Path:
     """Where `key` is put together. Touch it with the lock held only."""
     place = root / STAGING / key
     place.parent.mkdir(parents=True, exist_ok=True)
     return place
 
 
-def check_room(place: Path, more_bytes: int) -> None:
+def check_free_space(place: Path, more_bytes: int) -> None:
     """Refuse to fill the disk that `place` is on. Raises `Failure`."""
     folder = place if place.is_dir() else place.parent
     free = shutil.disk_usage(folder).free
@@ -60,7 +60,7 @@ def check_room(place: Path, more_bytes: int) -> None:
         )
 
 
-def put(draft: Path, place: Path) -> None:
+def install_atomic(draft: Path, place: Path) -> None:
     """Make the folder `draft` the model at `place`; what was there before is gone."""
     if place.is_symlink():
         raise OSError(errno.EEXIST, "a link is in the model's place; take it away first", place)
@@ -74,28 +74,28 @@ def put(draft: Path, place: Path) -> None:
     _sync(place.parent)
 
 
-def take_away(place: Path, root: Path) -> bool:
+def remove_model(place: Path, root: Path) -> bool:
     """Remove a model's folder; False when it is not there. It never lies there half empty."""
     if not place.exists():
         return False
-    grave = staging(root, f"{place.name}.removed")
-    shutil.rmtree(grave, ignore_errors=True)  # of a command that was killed
-    place.rename(grave)
+    tombstone = staging_path(root, f"{place.name}.removed")
+    shutil.rmtree(tombstone, ignore_errors=True)  # of a command that was killed
+    place.rename(tombstone)
     _sync(place.parent)
-    shutil.rmtree(grave)
+    shutil.rmtree(tombstone)
     return True
 
 
-def only(place: Path, root: Path) -> None:
+def remove_other_kinds(place: Path, root: Path) -> None:
     """Take away the model of this name and version that was taken for another kind."""
     for other in root.glob(f"[!.]*/{place.name}"):
         if other != place:
-            take_away(other, root)
+            remove_model(other, root)
 
 
-def redescribe(place: Path, descriptor: ModelDescriptor, root: Path) -> None:
+def replace_descriptor(place: Path, descriptor: ModelDescriptor, root: Path) -> None:
     """Give an installed model another description; a kill leaves the old one or the new one."""
-    draft = staging(root, f"{place.name}.description")
+    draft = staging_path(root, f"{place.name}.description")
     shutil.rmtree(draft, ignore_errors=True)  # of a command that was killed
     draft.mkdir()
     write_descriptor(draft, descriptor)

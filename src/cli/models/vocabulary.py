@@ -10,7 +10,7 @@ FILE = "vocabulary.txt"
 SYNONYMS = "synonyms.txt"  # a word, a tab, the line that it stands for
 
 
-def of_folder(folder: Path) -> list[str]:
+def read_vocabulary(folder: Path) -> list[str]:
     """Its lines; none for a model that draws anything."""
     path = folder / FILE
     if not path.exists():
@@ -18,7 +18,7 @@ def of_folder(folder: Path) -> list[str]:
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def synonyms_of_folder(folder: Path) -> list[str]:
+def read_synonyms(folder: Path) -> list[str]:
     """Words that the model knows beside its vocabulary."""
     path = folder / SYNONYMS
     if not path.exists():
@@ -26,7 +26,7 @@ def synonyms_of_folder(folder: Path) -> list[str]:
     return [line.split("\t", 1)[0] for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def knows(vocabulary: Iterable[str], prompt: str) -> bool:
+def prompt_matches(vocabulary: Iterable[str], prompt: str) -> bool:
     """Whether any word of the prompt is one of the vocabulary; small words do not count."""
     known = {word for line in vocabulary for word in _words(line)}
     return bool(known & _words(prompt))

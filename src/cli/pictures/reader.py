@@ -25,38 +25,38 @@ USER_COMMENT = 0x9286
 UNICODE = b"UNICODE\x00"
 
 
-class Facts(BaseModel):
+class Metadata(BaseModel):
     """The parts of the `dreamforge` object that are shown or needed again. Others are kept."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class ModelFacts(Facts):
+class ModelMetadata(Metadata):
     name: str = Field(max_length=256)
     version: str = Field(max_length=256)
     kind: str = Field(max_length=64)
     checkpoint_sha256: Sha256
 
 
-class PresetFacts(Facts):
+class PresetMetadata(Metadata):
     name: str = Field(max_length=256)
     version: int
 
 
-class InputFacts(Facts):
+class InputMetadata(Metadata):
     """The picture that was enlarged, in pixels."""
 
     width: int
     height: int
 
 
-class UpscaleFacts(Facts):
+class UpscaleMetadata(Metadata):
     scale: int
     impl: str = Field(max_length=64)
-    model: ModelFacts | None = None  # resampling has none
+    model: ModelMetadata | None = None  # resampling has none
 
 
-class PictureFacts(Facts):
+class PictureMetadata(Metadata):
     """`dreamforge`, schema version 1. Sizes are pixels."""
 
     schema_version: Literal[1]
@@ -70,14 +70,14 @@ class PictureFacts(Facts):
     guidance: float
     width: int
     height: int
-    model: ModelFacts
-    preset: PresetFacts
+    model: ModelMetadata
+    preset: PresetMetadata
     job_id: str = Field(max_length=64)
     step: str = Field(max_length=64)
     item_index: int
     software: dict[str, str]
-    upscale: UpscaleFacts | None = None  # this and the next: of an enlarged picture alone
-    input: InputFacts | None = None
+    upscale: UpscaleMetadata | None = None  # this and the next: of an enlarged picture alone
+    input: InputMetadata | None = None
 
 
 class PictureText(BaseModel):
@@ -114,12 +114,12 @@ def read_picture(path: Path) -> PictureText:
     )
 
 
-def facts_of(path: Path, found: PictureText) -> PictureFacts:
+def parse_metadata(path: Path, found: PictureText) -> PictureMetadata:
     """Our object, checked; Failure for a picture that is not ours or not as we write it."""
     if found.dreamforge is None:
         raise Failure(f"{path}: not made by Dream Forge, or with embed_metadata=false")
     try:
-        return PictureFacts.model_validate(found.dreamforge)
+        return PictureMetadata.model_validate(found.dreamforge)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))

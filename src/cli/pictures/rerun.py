@@ -9,11 +9,17 @@ from PIL import Image
 
 from cli.client.http import Client
 from cli.errors import Failure
-from cli.pictures.reader import InputFacts, ModelFacts, PictureFacts, PictureText, UpscaleFacts
+from cli.pictures.reader import (
+    InputMetadata,
+    ModelMetadata,
+    PictureMetadata,
+    PictureText,
+    UpscaleMetadata,
+)
 
 
-def request(
-    facts: PictureFacts, format: str, preset: str | None, *, upscaler: str | None = None
+def build_request(
+    facts: PictureMetadata, format: str, preset: str | None, *, upscaler: str | None = None
 ) -> dict[str, Any]:
     """The fields of the create body, without the model. `preset` overrides the picture's own.
 
@@ -34,12 +40,12 @@ def request(
     return fields
 
 
-def _size(facts: PictureFacts, upscaler: str | None) -> dict[str, Any]:
+def _size(facts: PictureMetadata, upscaler: str | None) -> dict[str, Any]:
     """Of what the first step makes, and what the second does with it."""
     match facts.type, facts.upscale, facts.input:
         case "generate", None, None:
             return {"width": facts.width, "height": facts.height}
-        case "upscale", UpscaleFacts() as done, InputFacts() as given:
+        case "upscale", UpscaleMetadata() as done, InputMetadata() as given:
             upscale: dict[str, Any] = {"scale": done.scale, "impl": done.impl}
             if upscaler is not None:
                 upscale["model_id"] = upscaler
@@ -49,13 +55,13 @@ def _size(facts: PictureFacts, upscaler: str | None) -> dict[str, Any]:
             raise Failure(f"a step of type {facts.type!r} made it, which cannot be repeated")
 
 
-def upscaler_of(client: Client, facts: PictureFacts) -> str | None:
+def find_upscaler(client: Client, facts: PictureMetadata) -> str | None:
     """The id of the model that enlarged the picture; None where none did."""
     used = None if facts.upscale is None else facts.upscale.model
-    return None if used is None else model_of(client, used)
+    return None if used is None else find_model(client, used)
 
 
-def model_of(client: Client, wanted: ModelFacts) -> str:
+def find_model(client: Client, wanted: ModelMetadata) -> str:
     """The id of the model with this checkpoint, whatever it is called there."""
     known = client.get("/v1/models")["models"]
     for model in known:

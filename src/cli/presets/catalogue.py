@@ -18,7 +18,7 @@ from shared.presets import Preset, PresetError, presets
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class Workload:
     """A model and the size of a picture, in pixels: that it makes, or that an upscaler is given."""
 
     kind: str
@@ -58,7 +58,7 @@ class Fit:
         }
 
 
-def catalogue() -> Mapping[str, Preset]:
+def load_presets() -> Mapping[str, Preset]:
     """The presets that ship and those of DF_PRESETS_DIR; Failure names a file that is wrong."""
     folder = config.effective().get("DF_PRESETS_DIR")
     try:
@@ -67,26 +67,26 @@ def catalogue() -> Mapping[str, Preset]:
         raise Failure(f"DF_PRESETS_DIR: {error}") from None
 
 
-def chosen(known: Mapping[str, Preset], name: str) -> Preset:
+def get_preset(known: Mapping[str, Preset], name: str) -> Preset:
     if name not in known:
         raise Failure(f"there is no preset {name!r}", hint=f"there are {', '.join(known)}")
     return known[name]
 
 
-def subject(model: str, width: int | None, height: int | None) -> Subject:
+def load_workload(model: str, width: int | None, height: int | None) -> Workload:
     """What is asked about: a folder is read here, anything else the API is asked for."""
     folder = Path(model)
     if (folder / DESCRIPTOR).exists():
-        found = described(read_model(folder))
+        found = workload_of(read_model(folder))
     else:
         with connect() as client:
             found = _listed(client.get(f"/v1/models/{client.model_id(model)}"))
     return replace(found, width=width or found.width, height=height or found.height)
 
 
-def described(model: ModelDescriptor) -> Subject:
+def workload_of(model: ModelDescriptor) -> Workload:
     """A model at its own size."""
-    return Subject(
+    return Workload(
         kind=model.kind,
         width=model.defaults.width,
         height=model.defaults.height,
@@ -96,10 +96,10 @@ def described(model: ModelDescriptor) -> Subject:
     )
 
 
-def _listed(row: dict[str, Any]) -> Subject:
+def _listed(row: dict[str, Any]) -> Workload:
     rules = row["parameters_schema"]["properties"]
     width, height, steps = (rules[name]["default"] for name in ("width", "height", "steps"))
-    return Subject(
+    return Workload(
         kind=row["kind"],
         width=width,
         height=height,
@@ -109,10 +109,10 @@ def _listed(row: dict[str, Any]) -> Subject:
     )
 
 
-def fits(known: Iterable[Preset], asked: Subject) -> list[Fit]:
+def check_presets(known: Iterable[Preset], asked: Workload) -> list[Fit]:
     """One row per preset, by what the API would say."""
     factor = _vram_factor()
-    return [_fit(preset, asked, factor) for preset in known]
+    return [check_preset(preset, asked, factor) for preset in known]
 
 
 def _vram_factor() -> float:
@@ -124,7 +124,7 @@ def _vram_factor() -> float:
         raise Failure(f"DF_VRAM_FACTOR: {written!r} is not a number") from None
 
 
-def _fit(preset: Preset, asked: Subject, factor: float) -> Fit:
+def check_preset(preset: Preset, asked: Workload, factor: float) -> Fit:
     try:
         limit = preset.max_pixels_for(asked.kind)
         need = math.ceil(preset.vram_for(asked.kind, asked.pixels, asked.parts) * factor)

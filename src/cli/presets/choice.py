@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from cli.errors import Failure
-from cli.presets.catalogue import Fit, catalogue, chosen, described, fits
+from cli.presets.catalogue import Fit, check_presets, get_preset, load_presets, workload_of
 from cli.terminal.console import say
 from shared.models.descriptor import ModelDescriptor
 from shared.presets import Preset
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 CPU = "cpu"
 
 
-def chooser(database_url: str, asked: str | None) -> Callable[[ModelDescriptor], str]:
+def preset_chooser(database_url: str, asked: str | None) -> Callable[[ModelDescriptor], str]:
     """What an installation asks when it knows the model. Raises `Failure` for an unknown preset."""
-    known = catalogue()
+    known = load_presets()
     if asked is not None:
-        preset = chosen(known, asked)
-        return lambda model: _asked_for(preset, model)
+        preset = get_preset(known, asked)
+        return lambda model: _require_fit(preset, model)
     largest_bytes = _largest_gpu_bytes(database_url)
 
     def choose(model: ModelDescriptor) -> str:
@@ -46,7 +46,7 @@ def chooser(database_url: str, asked: str | None) -> Callable[[ModelDescriptor],
     return choose
 
 
-def _asked_for(preset: Preset, model: ModelDescriptor) -> str:
+def _require_fit(preset: Preset, model: ModelDescriptor) -> str:
     problem = _fit(preset, model).problem
     if problem:
         raise Failure(
@@ -57,7 +57,7 @@ def _asked_for(preset: Preset, model: ModelDescriptor) -> str:
 
 
 def _fit(preset: Preset, model: ModelDescriptor) -> Fit:
-    (fit,) = fits([preset], described(model))
+    (fit,) = check_presets([preset], workload_of(model))
     return fit
 
 

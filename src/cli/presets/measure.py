@@ -39,7 +39,7 @@ PROMPT = "a red apple"
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
-def sides(text: str) -> Size:
+def parse_size(text: str) -> Size:
     """Width and height in pixels of "WxH"."""
     found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
     size = (int(found[1]), int(found[2])) if found else (0, 0)
@@ -50,7 +50,9 @@ def sides(text: str) -> Size:
     return size
 
 
-def measured(folder: Path, preset: Preset, sizes: Sequence[Size]) -> tuple[str, list[Peak], Need]:
+def measure_model(
+    folder: Path, preset: Preset, sizes: Sequence[Size]
+) -> tuple[str, list[Peak], Need]:
     """Run the model of `folder` once per size on this host's first device of the preset's kind."""
     if preset.device == "cuda" and not NVIDIA_DRIVER.exists():
         raise Failure(f"preset {preset.name} is for a GPU, and this host has no NVIDIA driver")

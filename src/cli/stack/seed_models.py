@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.models.install import bundled, install, register
+from cli.models.install import bundled_models, install, register
 from cli.stack.child import Command
 from cli.stack.process_manager import Keeper
 
@@ -36,7 +36,7 @@ class FirstModel:
 def provide(settings: Settings, keeper: Keeper, environ: Mapping[str, str]) -> FirstModel:
     """Install and register what there is; the first of them is the one for a first picture."""
     root = settings.models_dir.absolute()
-    folders = [install(folder, root) for folder in bundled()]
+    folders = [install(folder, root) for folder in bundled_models()]
     trained = bool(folders)
     if not trained:
         folders = [_tiny(root, keeper, environ)]

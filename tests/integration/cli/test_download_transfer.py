@@ -15,9 +15,9 @@ import pytest
 from tests.support.loopback import hosts, send
 
 from cli.download import transfer
-from cli.download.retry import Patience
-from cli.download.source import Credential, RemoteFile, origin_of
-from cli.download.transfer import Refused, Transfer
+from cli.download.retry import RetryPolicy
+from cli.download.source import Credential, RemoteFile, parse_origin
+from cli.download.transfer import SignInRequired, Transfer
 from cli.errors import Failure
 from cli.models.store import SPARE_BYTES
 
@@ -62,9 +62,9 @@ def fetch(host: Host, tmp_path: Path) -> Iterator[Fetch]:
             part = tmp_path / "x.part"
             mover = stack.enter_context(
                 Transfer(
-                    credential=Credential(token="secret", origin=origin_of(host.url)),
+                    credential=Credential(token="secret", origin=parse_origin(host.url)),
                     remedy="sign in",
-                    patience=Patience(attempts=attempts, first_wait_s=0.001),
+                    policy=RetryPolicy(attempts=attempts, first_wait_s=0.001),
                     stop=threading.Event(),
                 )
             )
@@ -208,7 +208,7 @@ def test_a_page_is_known_by_its_first_bytes_whatever_it_is_called(
     if not refused:
         assert fetch(size_bytes=len(answer), path=path).read_bytes() == answer
         return
-    with pytest.raises(Refused, match="sent a web page; most likely it wants a sign-in"):
+    with pytest.raises(SignInRequired, match="sent a web page; most likely it wants a sign-in"):
         fetch(size_bytes=len(answer), path=path)
 
 

@@ -21,7 +21,7 @@ from tests.support.hub import COMMIT, REPO, Hub, serving
 
 from cli.download import retry
 from cli.main import run
-from cli.models.install import bundled
+from cli.models.install import bundled_models
 from shared.models.verify import read_model, verify_model
 
 Command = Callable[..., int]
@@ -33,7 +33,7 @@ KEY = f"small-model@{COMMIT[:12]}"
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    with serving(Hub.of(bundled()[0])) as hub:
+    with serving(Hub.of(bundled_models()[0])) as hub:
         del hub.files["dreamforge.json"]
         yield hub
 
@@ -258,9 +258,10 @@ def test_another_package_brings_a_source_by_entry_point(
     )
     (site / "foreign_source.py").write_text(
         "from dataclasses import replace\n"
-        "from cli.download import hub\n"
-        "def resolve(wanted):\n"
-        "    return replace(hub.resolve(wanted), uri='mirror:' + wanted.rest)\n"
+        "from cli.download import huggingface\n"
+        "def resolve(reference):\n"
+        "    resolved = huggingface.resolve(reference)\n"
+        "    return replace(resolved, uri='mirror:' + reference.rest)\n"
     )
     monkeypatch.syspath_prepend(str(site))
     assert download(f"mirror:{REPO}") == 0
@@ -272,21 +273,21 @@ def test_another_package_brings_a_source_by_entry_point(
 BRING = """
 import os, signal, sys, time
 from pathlib import Path
-from cli.download import hub
-from cli.download.engine import Order, download
-from cli.download.progress import Lines
-from cli.download.source import Wanted
+from cli.download import huggingface
+from cli.download.engine import DownloadRequest, download
+from cli.download.progress import ProgressLines
+from cli.download.source import Reference
 
-root, wanted = Path(sys.argv[1]), Wanted(scheme="hf", rest=sys.argv[2])
-hub.resolve(wanted)  # imports what it needs, once for all rounds
+root, reference = Path(sys.argv[1]), Reference(scheme="hf", rest=sys.argv[2])
+huggingface.resolve(reference)  # imports what it needs, once for all rounds
 for line in sys.stdin:
     ready, resolved = os.pipe()
     child = os.fork()
     if not child:
-        order = Order(resolved=hub.resolve(wanted), name="m", version="1",
-                      choose_preset=lambda model: "cpu")
+        request = DownloadRequest(resolved=huggingface.resolve(reference), name="m", version="1",
+                                  choose_preset=lambda model: "cpu")
         os.write(resolved, b"!")
-        download(order, root, Lines(), lambda place: place)
+        download(request, root, ProgressLines(), lambda place: place)
         os._exit(0)
     os.read(ready, 1)
     begun = time.monotonic()

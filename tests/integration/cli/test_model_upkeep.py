@@ -15,7 +15,7 @@ import pytest
 from tests.support.api_harness import BODY, Api, running_api
 
 from cli.main import run
-from cli.models.install import bundled
+from cli.models.install import bundled_models
 from shared.models.verify import describe_folder, read_model, verify_model, write_descriptor
 
 Command = Callable[..., int]
@@ -42,7 +42,7 @@ def model(
 def test_a_changed_byte_is_found_and_named(
     model: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert model("import", str(bundled()[0])) == 0
+    assert model("import", str(bundled_models()[0])) == 0
     assert model("verify") == 0
     weights = tmp_path / "sd" / DEMO / "vae/diffusion_pytorch_model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -73,7 +73,7 @@ def test_a_disabled_model_takes_no_jobs_until_it_is_enabled(model: Command, api:
 def test_a_model_goes_whole_when_no_job_ever_named_it(
     model: Command, api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert model("import", str(bundled()[0])) == 0
+    assert model("import", str(bundled_models()[0])) == 0
     capsys.readouterr()
     assert model("remove", DEMO, "-o", "json") == 0
     assert json.loads(capsys.readouterr().out)["registry"] == "removed"
@@ -122,7 +122,7 @@ def test_a_kill_at_any_moment_leaves_the_old_model_or_the_new_one(tmp_path: Path
 
 def _build(folder: Path, text: str) -> Path:
     """The demo model with another README, described anew."""
-    shutil.copytree(bundled()[0], folder)
+    shutil.copytree(bundled_models()[0], folder)
     (folder / "README.md").write_text(text)
     old = read_model(folder)
     new = describe_folder(folder, name=old.name, version=old.version, source=old.source)

@@ -14,7 +14,7 @@ from tests.support.api_harness import Api, running_api
 from tests.support.gates import Gates
 from tests.support.worker_process import workers
 
-from cli.models.install import bundled, install, register
+from cli.models.install import bundled_models, install, register
 from shared.db.engine import Database
 from shared.models.verify import describe_folder, read_model, write_descriptor
 from shared.step_store import PinnedModel
@@ -29,7 +29,7 @@ Look = Callable[[], Awaitable[bool]]
 def altered(root: Path, name: str) -> Path:
     """The demo model with other bytes in one file, described anew under the same name."""
     folder = root / f"altered-{Path(name).stem}"
-    shutil.copytree(bundled()[0], folder)
+    shutil.copytree(bundled_models()[0], folder)
     content = bytearray((folder / name).read_bytes())
     content[-1] ^= 1 if name.endswith(".safetensors") else ord("\n") ^ ord(" ")
     (folder / name).write_bytes(content)
@@ -43,7 +43,7 @@ def altered(root: Path, name: str) -> Path:
 @pytest.fixture
 def root(database_url: str, tmp_path: Path) -> Path:
     """A models folder with one registered model."""
-    register(database_url, install(bundled()[0], tmp_path / "models"))
+    register(database_url, install(bundled_models()[0], tmp_path / "models"))
     return tmp_path / "models"
 
 
@@ -122,7 +122,7 @@ def test_a_folder_that_was_damaged_since_it_was_verified_is_offered_no_more(
         assert await models.refresh()
         assert models.checksums == {}
         shutil.rmtree(root)
-        install(bundled()[0], root)
+        install(bundled_models()[0], root)
         assert await models.refresh()
         assert len(models.checksums) == 1
 

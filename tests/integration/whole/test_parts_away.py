@@ -22,7 +22,7 @@ from celery import Celery
 from tests.support.api_harness import Api, running_api, until
 from tests.support.worker_process import Worker, workers
 
-from cli.models.install import bundled, install, register
+from cli.models.install import bundled_models, install, register
 from cli.stack.infrastructure import Infrastructure
 from shared.dispatch.celery_settings import TASK_NAME, celery_queue, publisher_settings
 
@@ -99,7 +99,7 @@ def fabric(
     stack: Infrastructure, stack_environment: dict[str, str], tmp_path: Path, poll_s: str
 ) -> Iterator[Fabric]:
     models = tmp_path / "models"
-    register(stack_environment["DF_DATABASE_URL"], install(bundled()[0], models))
+    register(stack_environment["DF_DATABASE_URL"], install(bundled_models()[0], models))
     settings = stack_environment | SETTINGS
     settings |= {"DF_MODELS_DIR": str(models), "DF_POLL_S": poll_s}
     with (

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from diffusers.loaders.single_file_utils import DIFFUSERS_DEFAULT_PIPELINE_PATHS
 
-from cli.download.base_models import BASES, beside
+from cli.download.base_models import BASE_REPOSITORIES, resolve_config
 from cli.errors import Failure
-from cli.models.install import bundled
+from cli.models.install import bundled_models
 from shared.models.checkpoints import KIND_OF_FAMILY, Checkpoint, Family
 
 NAME_IN_DIFFUSERS: dict[Family, str] = {
@@ -37,11 +37,11 @@ WITHDRAWN = {"sd2"}
 @pytest.mark.parametrize("family", sorted(KIND_OF_FAMILY.keys() - WITHDRAWN))
 def test_the_base_of_a_family_is_the_one_of_the_installed_diffusers(family: Family) -> None:
     theirs = DIFFUSERS_DEFAULT_PIPELINE_PATHS[NAME_IN_DIFFUSERS[family]]
-    assert theirs == {"pretrained_model_name_or_path": BASES[family]}
+    assert theirs == {"pretrained_model_name_or_path": BASE_REPOSITORIES[family]}
 
 
 def test_a_folder_gives_its_configuration_and_the_weights_that_lack() -> None:
-    found = beside(checkpoint("unet", "text_encoder"), str(bundled()[0]))
+    found = resolve_config(checkpoint("unet", "text_encoder"), str(bundled_models()[0]))
     paths = {file.path for file in found.files}
     assert {path for path in paths if path.endswith(".safetensors")} == {
         "config/vae/diffusion_pytorch_model.safetensors"
@@ -51,9 +51,9 @@ def test_a_folder_gives_its_configuration_and_the_weights_that_lack() -> None:
 
 
 def test_weights_of_what_is_no_part_of_the_family_are_left(tmp_path: Path) -> None:
-    shutil.copytree(bundled()[0], tmp_path / "folder")
+    shutil.copytree(bundled_models()[0], tmp_path / "folder")
     shutil.copytree(tmp_path / "folder/vae", tmp_path / "folder/vae_1_0")
-    found = beside(checkpoint("unet", "text_encoder"), str(tmp_path / "folder"))
+    found = resolve_config(checkpoint("unet", "text_encoder"), str(tmp_path / "folder"))
     assert [file.path for file in found.files if file.path.endswith(".safetensors")] == [
         "config/vae/diffusion_pytorch_model.safetensors"
     ]
@@ -62,12 +62,12 @@ def test_weights_of_what_is_no_part_of_the_family_are_left(tmp_path: Path) -> No
 def test_one_that_was_trained_otherwise_needs_a_configuration_of_its_own() -> None:
     other = replace(checkpoint("unet", "text_encoder", "vae"), trained="v-prediction")
     with pytest.raises(Failure, match="trained with v-prediction") as caught:
-        beside(other, None)
+        resolve_config(other, None)
     assert "--config FOLDER" in caught.value.hint
-    assert beside(other, str(bundled()[0])).files
+    assert resolve_config(other, str(bundled_models()[0])).files
 
 
 def test_a_folder_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(Failure, match="--config takes a diffusers folder"):
-        beside(checkpoint("unet"), str(tmp_path))
+        resolve_config(checkpoint("unet"), str(tmp_path))

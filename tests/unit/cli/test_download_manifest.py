@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from cli.download.manifest import check_manifest, lone_checkpoint, one_file
-from cli.download.source import RemoteFile, Resolved, origin_of, plain_name
+from cli.download.manifest import check_manifest, find_lone_checkpoint, rename_lone_checkpoint
+from cli.download.source import RemoteFile, ResolvedModel, parse_origin, to_model_name
 from cli.errors import Failure
 from shared.errors import ModelUnavailable
 
@@ -18,8 +18,8 @@ def file(path: str) -> RemoteFile:
     return RemoteFile(path=path, url=f"https://example.org/{path}", sha256=HASH)
 
 
-def listed(*paths: str) -> Resolved:
-    return Resolved(
+def listed(*paths: str) -> ResolvedModel:
+    return ResolvedModel(
         name="m", version="1", uri="test:m", revision="1", files=tuple(map(file, paths))
     )
 
@@ -74,24 +74,24 @@ def test_a_sound_list_passes() -> None:
 
 
 def test_a_checkpoint_that_comes_alone_gets_the_name_that_such_files_have_here() -> None:
-    found = one_file(listed("sub/sd_xl_base.safetensors", "LICENSE"))
+    found = rename_lone_checkpoint(listed("sub/sd_xl_base.safetensors", "LICENSE"))
     assert [each.path for each in found.files] == ["model.safetensors", "LICENSE"]
     whole = listed("model_index.json", "unet/x.safetensors")
-    assert one_file(whole) is whole
-    assert lone_checkpoint(whole.files) is None
+    assert rename_lone_checkpoint(whole) is whole
+    assert find_lone_checkpoint(whole.files) is None
 
 
 def test_several_checkpoints_without_an_index_are_a_choice() -> None:
     with pytest.raises(Failure) as caught:
-        one_file(listed("a.safetensors", "b.safetensors"))
+        rename_lone_checkpoint(listed("a.safetensors", "b.safetensors"))
     assert "has no model_index.json" in caught.value.message
     assert "with #NAME: a.safetensors, b.safetensors" in caught.value.hint
 
 
 def test_an_origin_has_one_spelling() -> None:
-    assert origin_of("https://Example.org/a") == origin_of("https://example.org:443/b")
-    assert origin_of("http://example.org") != origin_of("https://example.org")
-    assert origin_of("http://127.0.0.1:1") != origin_of("http://127.0.0.1:2")
+    assert parse_origin("https://Example.org/a") == parse_origin("https://example.org:443/b")
+    assert parse_origin("http://example.org") != parse_origin("https://example.org")
+    assert parse_origin("http://127.0.0.1:1") != parse_origin("http://127.0.0.1:2")
 
 
 @pytest.mark.parametrize(
@@ -99,4 +99,4 @@ def test_an_origin_has_one_spelling() -> None:
     [("Dream Shaper (v8)", "Dream-Shaper-v8"), ("../../etc", "etc"), ("夢", "model"), ("a", "a")],
 )
 def test_a_foreign_name_becomes_a_plain_one(name: str, plain: str) -> None:
-    assert plain_name(name) == plain
+    assert to_model_name(name) == plain

@@ -13,17 +13,17 @@ from cli.download import progress
 def seen_in_terminal(monkeypatch: pytest.MonkeyPatch, *, finish: bool) -> str:
     console = Console(file=io.StringIO(), force_terminal=True, width=100, height=20)
     monkeypatch.setattr(progress, "err", console)
-    with progress.watching() as watcher:
-        weights = watcher.begin("unet/model.safetensors", 4_000_000)
-        config = watcher.begin("model_index.json", 500)
+    with progress.progress_display() as display:
+        weights = display.begin("unet/model.safetensors", 4_000_000)
+        config = display.begin("model_index.json", 500)
         weights(1_000_000)
         config(500)
-        assert isinstance(watcher, progress.Bars)
+        assert isinstance(display, progress.ProgressBars)
         if finish:
             weights(4_000_000)
         paper = Console(file=io.StringIO(), width=100)
         with paper.capture() as shown:
-            paper.print(watcher._progress.get_renderable())
+            paper.print(display._progress.get_renderable())
         return shown.get()
 
 
@@ -40,8 +40,8 @@ def test_a_bar_tells_the_file_its_bytes_and_goes_when_it_is_whole(
 def test_elsewhere_there_is_a_line_a_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with progress.watching() as watcher:
-        watcher.begin("unet/model.safetensors", 4_000_000)(1)
-        watcher.begin("no-length.json", None)(1)
+    with progress.progress_display() as display:
+        display.begin("unet/model.safetensors", 4_000_000)(1)
+        display.begin("no-length.json", None)(1)
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["fetching unet/model.safetensors (4.0 MB)", "fetching no-length.json"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.models.install import bundled, install
+from cli.models.install import bundled_models, install
 from shared.errors import ModelUnavailable
 from shared.models.verify import (
     Source,
@@ -89,6 +89,6 @@ def test_a_folder_without_a_descriptor_is_refused_by_name(tmp_path: Path) -> Non
 
 
 def test_what_ships_installs(tmp_path: Path) -> None:
-    for folder in bundled():
+    for folder in bundled_models():
         install(folder, tmp_path)
         shutil.rmtree(tmp_path / folder.parent.name)

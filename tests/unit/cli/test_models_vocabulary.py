@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from cli.commands import demo
-from cli.models.vocabulary import knows, of_folder, synonyms_of_folder
+from cli.models.vocabulary import prompt_matches, read_synonyms, read_vocabulary
 from cli.stack.seed_models import FirstModel
 from cli.stack.stack import Stack
 
@@ -16,18 +16,18 @@ _WORDS = ["red apple", "snowman", "the crown"]
 
 @pytest.mark.parametrize("prompt", ["an apple", "A Snowman, at night", "crown!"])
 def test_a_prompt_with_a_known_word_is_known(prompt: str) -> None:
-    assert knows(_WORDS, prompt)
+    assert prompt_matches(_WORDS, prompt)
 
 
 @pytest.mark.parametrize("prompt", ["the sea", "applesauce", "", "a"])
 def test_a_prompt_without_one_is_not(prompt: str) -> None:
-    assert not knows(_WORDS, prompt)
+    assert not prompt_matches(_WORDS, prompt)
 
 
 def test_a_folder_without_a_list_draws_anything(tmp_path: Path) -> None:
-    assert of_folder(tmp_path) == []
+    assert read_vocabulary(tmp_path) == []
     (tmp_path / "vocabulary.txt").write_text("red apple\n\n snowman \n")
-    assert of_folder(tmp_path) == ["red apple", "snowman"]
+    assert read_vocabulary(tmp_path) == ["red apple", "snowman"]
 
 
 def _warned(folder: Path, prompt: str, capsys: pytest.CaptureFixture[str], *, trained: bool) -> str:
@@ -50,5 +50,5 @@ def test_the_demo_says_what_its_model_cannot_do(
 
 def test_synonyms_are_words_that_the_model_knows_too(tmp_path: Path) -> None:
     (tmp_path / "synonyms.txt").write_text("burger\thamburger\nkitty\tcat face\n")
-    assert knows(synonyms_of_folder(tmp_path), "a kitty")
-    assert synonyms_of_folder(tmp_path / "elsewhere") == []
+    assert prompt_matches(read_synonyms(tmp_path), "a kitty")
+    assert read_synonyms(tmp_path / "elsewhere") == []

@@ -16,8 +16,8 @@ from tests.unit.runner.test_images_metadata import encoded, facts
 from cli.errors import USAGE, Failure
 from cli.main import run
 from cli.pictures import reader
-from cli.pictures.reader import facts_of, read_picture
-from cli.pictures.rerun import differences, model_of, request, upscaler_of
+from cli.pictures.reader import parse_metadata, read_picture
+from cli.pictures.rerun import build_request, differences, find_model, find_upscaler
 from runner.images.metadata import a1111, full
 
 HASH = "0123456789abcdef" * 4
@@ -169,12 +169,12 @@ def test_a_text_behind_the_pixels_is_found(png: Save) -> None:
     end = len(raw) - 12  # IEND
     text = b"dreamforge\0" + json.dumps(OURS).encode()
     path.write_bytes(raw[:end] + chunk(b"tEXt", text) + raw[end:])
-    assert facts_of(path, read_picture(path)).seed == 42
+    assert parse_metadata(path, read_picture(path)).seed == 42
 
 
 def test_a_rerun_asks_for_the_items_own_seed_once(png: Save) -> None:
-    facts = facts_of(path := png(), read_picture(path))
-    assert request(facts, "png", None) == {
+    facts = parse_metadata(path := png(), read_picture(path))
+    assert build_request(facts, "png", None) == {
         "width": 16,
         "height": 8,
         "steps": 20,
@@ -184,8 +184,10 @@ def test_a_rerun_asks_for_the_items_own_seed_once(png: Save) -> None:
         "format": "png",
         "preset": "cpu",
     }
-    full = facts_of(path := png(wrong(negative_prompt="n", scheduler="euler")), read_picture(path))
-    asked = request(full, "jpg", "gpu-8gb")
+    full = parse_metadata(
+        path := png(wrong(negative_prompt="n", scheduler="euler")), read_picture(path)
+    )
+    asked = build_request(full, "jpg", "gpu-8gb")
     assert (asked["negative_prompt"], asked["scheduler"]) == ("n", "euler")
     assert (asked["format"], asked["preset"]) == ("jpg", "gpu-8gb")
 
@@ -201,13 +203,13 @@ def test_a_rerun_of_an_enlarged_picture_asks_for_both_steps(
     )
     path = png(enlarged)
     assert "2 times by resample" in said(capsys, path)
-    asked = request(facts_of(path, read_picture(path)), "png", None)
+    asked = build_request(parse_metadata(path, read_picture(path)), "png", None)
     assert (asked["width"], asked["height"], asked["seed"]) == (8, 4, 42)
     assert asked["chain"] == {"upscale": {"scale": 2, "impl": "resample"}}
     for half in (wrong(type="upscale"), wrong(type="video")):
         path = png(half)
         with pytest.raises(Failure, match="which cannot be repeated"):
-            request(facts_of(path, read_picture(path)), "png", None)
+            build_request(parse_metadata(path, read_picture(path)), "png", None)
 
 
 class Models:
@@ -224,15 +226,15 @@ class Models:
 
 
 def test_the_model_is_found_by_its_checkpoint_and_by_nothing_else(png: Save) -> None:
-    facts = facts_of(path := png(), read_picture(path))
+    facts = parse_metadata(path := png(), read_picture(path))
     renamed: Any = Models(("m", "1", "f" * 64), ("other", "2", HASH))
-    assert model_of(renamed, facts.model) == "id-other"
+    assert find_model(renamed, facts.model) == "id-other"
     changed: Any = Models(("m", "1", "f" * 64))
     with pytest.raises(Failure, match="m@1 is installed with another checkpoint, ffffffffffff"):
-        model_of(changed, facts.model)
+        find_model(changed, facts.model)
     absent: Any = Models(("n", "1", "f" * 64))
     with pytest.raises(Failure, match="no model with the picture's checkpoint"):
-        model_of(absent, facts.model)
+        find_model(absent, facts.model)
 
 
 @pytest.mark.parametrize("form", ["png", "jpg"])
@@ -242,7 +244,7 @@ def test_what_the_runner_writes_is_what_inspect_reads(form: Any, tmp_path: Path)
     found = read_picture(path)
     assert found.parameters == a1111(about, 16, 8)
     assert found.dreamforge == full(about, 16, 8)
-    assert (found.format, facts_of(path, found).prompt) == (form, "a \u732b")
+    assert (found.format, parse_metadata(path, found).prompt) == (form, "a \u732b")
 
 
 def test_the_model_that_enlarged_a_picture_is_found_by_its_checkpoint_too(png: Save) -> None:
@@ -252,13 +254,13 @@ def test_the_model_that_enlarged_a_picture_is_found_by_its_checkpoint_too(png: S
         upscale={"scale": 4, "impl": "gan", "model": used},
         input={"sha256": HASH, "width": 8, "height": 4},
     )
-    facts = facts_of(path := png(enlarged), read_picture(path))
+    facts = parse_metadata(path := png(enlarged), read_picture(path))
     api: Any = Models(("m", "1", HASH), ("renamed", "1", "e" * 64))
-    upscaler = upscaler_of(api, facts)
-    chain = request(facts, "png", None, upscaler=upscaler)["chain"]
+    upscaler = find_upscaler(api, facts)
+    chain = build_request(facts, "png", None, upscaler=upscaler)["chain"]
     assert chain == {"upscale": {"scale": 4, "impl": "gan", "model_id": "id-renamed"}}
     with pytest.raises(Failure, match="no model with the picture's checkpoint"):
-        upscaler_of(Models(("m", "1", HASH)), facts)  # type: ignore[arg-type]
+        find_upscaler(Models(("m", "1", HASH)), facts)  # type: ignore[arg-type]
 
 
 def test_a_picture_that_came_out_otherwise_says_what_was_not_the_same(png: Save) -> None:

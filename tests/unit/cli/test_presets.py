@@ -10,7 +10,7 @@ import pytest
 
 from cli.errors import USAGE
 from cli.main import run
-from cli.presets.measure import sides
+from cli.presets.measure import parse_size
 from shared.presets import presets
 
 SHIPPED = Path(__file__).parents[3] / "src" / "shared" / "presets_data"
@@ -114,8 +114,8 @@ def test_an_unknown_preset_and_a_wrong_file_are_said(
 @pytest.mark.parametrize("text", ["64", "64x", "0x0", "65x64", "8192x64", "64x64x64"])
 def test_a_size_that_no_request_could_have_is_refused(text: str) -> None:
     with pytest.raises(Exception, match="WIDTHxHEIGHT"):
-        sides(text)
-    assert sides("64x128") == (64, 128)
+        parse_size(text)
+    assert parse_size("64x128") == (64, 128)
 
 
 def test_measuring_needs_the_device_and_two_sizes(capsys: pytest.CaptureFixture[str]) -> None:

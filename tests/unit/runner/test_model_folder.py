@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from tests.support.runner_peer import run_spec
 
-from cli.models.install import bundled
-from cli.models.store import put, take_away
+from cli.models.install import bundled_models
+from cli.models.store import install_atomic, remove_model
 from runner.diffusion.model_folder import held_still
 from runner.ipc.inputs import Inputs
 from runner.job_types import generate, upscale
@@ -26,7 +26,7 @@ REPLACED = "replaced or removed while it was being loaded"
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     folder = tmp_path / "models/sd/demo@1"
-    shutil.copytree(bundled()[0], folder)
+    shutil.copytree(bundled_models()[0], folder)
     return folder
 
 
@@ -34,8 +34,8 @@ def place(tmp_path: Path) -> Path:
 def exchange(tmp_path: Path, place: Path) -> Callable[..., None]:
     """What `dreamforge model import` does when the model is there already."""
     draft = tmp_path / "draft"
-    shutil.copytree(bundled()[0], draft)
-    return lambda *_, **__: put(draft, place)
+    shutil.copytree(bundled_models()[0], draft)
+    return lambda *_, **__: install_atomic(draft, place)
 
 
 def test_a_folder_that_stays_is_loaded(place: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_load_of_half_one_model_and_half_another_is_refused(
 
 def test_what_fails_because_the_model_went_away_is_model_unavailable(place: Path) -> None:
     with pytest.raises(ModelUnavailable, match=REPLACED), held_still(place):
-        take_away(place, place.parents[1])
+        remove_model(place, place.parents[1])
         (place / "README.md").read_bytes()
 
 

@@ -14,7 +14,7 @@ from tests.support.model_downloads import SD1, Command
 from cli.download import retry
 from cli.main import run
 from cli.models import availability
-from cli.models.install import bundled
+from cli.models.install import bundled_models
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def site() -> Iterator[Site]:
 @pytest.fixture
 def base() -> Iterator[Hub]:
     """A hub with the folder that an SD 1 checkpoint is completed from."""
-    files = Hub.of(bundled()[0])
+    files = Hub.of(bundled_models()[0])
     del files.files["dreamforge.json"]
     files.repositories = ("stable-diffusion-v1-5/stable-diffusion-v1-5",)
     with hub.serving(files) as running:

@@ -23,7 +23,7 @@ from tests.support.model_downloads import (
     nothing_installed,
 )
 
-from cli.models.install import bundled
+from cli.models.install import bundled_models
 from runner.diffusion.pipelines import load
 from shared.protocol.messages import GenerateParams, PresetSpec
 
@@ -100,7 +100,7 @@ def test_a_base_that_cannot_be_had_is_named_and_the_checkpoint_is_kept_for_next_
     assert "or say where one is: --config FOLDER" in capsys.readouterr().err
     assert nothing_installed(tmp_path)
     before = len(file_requests(site))
-    assert model("download", REF, "--config", str(bundled()[0])) == 0
+    assert model("download", REF, "--config", str(bundled_models()[0])) == 0
     assert len(file_requests(site)) == before
     assert installed(tmp_path).config_source is not None
 
@@ -112,7 +112,7 @@ def test_a_configuration_that_is_refused_costs_no_weights(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     wrong = tmp_path / "wrong"
-    shutil.copytree(bundled()[0], wrong)
+    shutil.copytree(bundled_models()[0], wrong)
     (wrong / "vae" / "config.json").unlink()
     (wrong / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     assert model("download", REF, "--config", str(wrong)) == 2
@@ -123,7 +123,7 @@ def test_a_configuration_that_is_refused_costs_no_weights(
     # Nor does one that is asked for later: what is installed stays as it is.
     assert model("download", REF, "--config", str(tmp_path / "nothing")) == 2
     assert "no such folder, and no reference" in capsys.readouterr().err
-    assert model("download", REF, "--config", str(bundled()[0] / "unet")) == 2
+    assert model("download", REF, "--config", str(bundled_models()[0] / "unet")) == 2
     assert "has no model_index.json" in capsys.readouterr().err
     assert len(file_requests(site)) == before
     installed(tmp_path)

@@ -11,7 +11,7 @@ from tests.support import families
 from tests.support.civitai import Site
 from tests.support.model_downloads import KEY, REF, SD1, Command, installed, nothing_installed
 
-from cli.models.install import bundled
+from cli.models.install import bundled_models
 
 
 def test_a_file_of_this_host_is_imported_and_says_what_it_is(
@@ -19,7 +19,7 @@ def test_a_file_of_this_host_is_imported_and_says_what_it_is(
 ) -> None:
     source = tmp_path / "my checkpoint (v2).safetensors"
     source.write_bytes(SD1)
-    assert model("import", str(source), "--config", str(bundled()[0]), "-o", "json") == 0
+    assert model("import", str(source), "--config", str(bundled_models()[0]), "-o", "json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["kind"] == "sd"
     digest = hashlib.sha256(f"{hashlib.sha256(SD1).hexdigest()}  model.safetensors\n".encode())
@@ -82,7 +82,7 @@ def test_an_address_that_is_none_is_refused_with_a_line(
 def test_a_described_folder_takes_no_other_name(
     model: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert model("import", str(bundled()[0]), "--name", "other") == 2
+    assert model("import", str(bundled_models()[0]), "--name", "other") == 2
     assert "describes itself in its dreamforge.json" in capsys.readouterr().err
 
 
@@ -90,7 +90,7 @@ def test_an_address_with_its_hash_is_installed_and_a_file_address_too(
     model: Command, site: Site, tmp_path: Path
 ) -> None:
     digest = hashlib.sha256(SD1).hexdigest()
-    config = ["--config", str(bundled()[0])]
+    config = ["--config", str(bundled_models()[0])]
     address = f"{site.store_url}/signed/a.safetensors?key=secret#sha256={digest}"
     assert model("download", address, *config) == 0
     descriptor = installed(tmp_path, f"a@{digest[:12]}")
