@@ -16,7 +16,7 @@ from api import open_files
 from api.app import create_app
 from api.middleware.http_protocol import Protocol
 from api.startup import wait_for_parts
-from shared.door import is_loopback
+from shared.auth import is_loopback
 from shared.readiness import NotReady
 from shared.settings import Settings, forget_secrets
 from shared.telemetry.log_format import configure_logging

@@ -1,12 +1,19 @@
-"""API keys as they are configured: a name, and the SHA-256 of a key. The key itself is nowhere.
+"""API keys, and who a request's key belongs to. Both services use it.
 
-A plain hash is enough because a key is not a password: it is random, and nobody guesses 256 bits.
+A key is configured as a name and a SHA-256; the key itself is stored nowhere. A plain hash is
+enough because a key is not a password: it is random, and 256 bits cannot be guessed.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import ipaddress
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from shared.errors import Unauthorized
 
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
@@ -49,3 +56,34 @@ def _parse(number: int, part: str) -> ApiKey:
 
 def _first_repeated(values: list[str]) -> int | None:
     return next((i for i, value in enumerate(values) if value in values[:i]), None)
+
+
+def authenticate(authorization: Sequence[str], known: tuple[ApiKey, ...]) -> str:
+    """The name of the key in a request's `Authorization` headers. Raises `Unauthorized`."""
+    scheme, _, key = authorization[0].partition(" ") if len(authorization) == 1 else ("", "", "")
+    if scheme.lower() != "bearer":
+        raise Unauthorized("an API key is needed: Authorization: Bearer <key>")
+    user = _name_of(key.strip(), known)
+    if user is None:
+        raise Unauthorized("this API key is not known")
+    return user
+
+
+def _name_of(key: str, known: tuple[ApiKey, ...]) -> str | None:
+    """Compare with every hash, each in constant time: the duration tells a caller nothing."""
+    digest = hashlib.sha256(key.encode("latin-1")).digest()
+    name = None
+    for each in known:
+        if hmac.compare_digest(digest, each.sha256):
+            name = each.name
+    return name
+
+
+def is_loopback(host: str) -> bool:
+    """Whether binding to `host` keeps a service on this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -19,8 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from shared.auth import ApiKey
-from shared.door import user_of
+from shared.auth import ApiKey, authenticate
 from shared.errors import InfraUnavailable, Unauthorized
 from supervisor.metrics import Metrics
 from supervisor.slots.table import SlotTable
@@ -77,7 +76,7 @@ def create_app(health: Health) -> Starlette:
     async def metrics(request: Request) -> Response:
         if health.keys:
             try:
-                user_of(request.headers.getlist("authorization"), health.keys)
+                authenticate(request.headers.getlist("authorization"), health.keys)
             except Unauthorized as refusal:
                 return _refused(refusal)
         return Response(generate_latest(health.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -19,9 +19,9 @@ import anyio
 import psutil
 
 from runner import entry as runner_entry
+from shared.auth import is_loopback
 from shared.db.engine import Database
 from shared.db.step_store import PostgresStepStore
-from shared.door import is_loopback
 from shared.errors import InfraUnavailable
 from shared.linux.file_lock import FileLock, LockTaken, LockUnusable, worker_lock, worker_mark
 from shared.linux.prctl import adopt_orphans, hide_from_runners, lists_children

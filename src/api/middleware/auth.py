@@ -13,7 +13,7 @@ from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from shared.door import is_loopback, user_of
+from shared.auth import authenticate, is_loopback
 from shared.errors import Unauthorized
 from shared.settings import Settings
 
@@ -39,7 +39,7 @@ class Authenticator:
         if scope["path"] in self._open:
             return None
         try:
-            scope["state"]["user"] = user_of(headers.getlist("authorization"), self._keys)
+            scope["state"]["user"] = authenticate(headers.getlist("authorization"), self._keys)
         except Unauthorized as refusal:
             return refusal
         return None

@@ -12,7 +12,7 @@ import re
 
 from starlette.datastructures import Headers
 
-from shared.door import is_loopback
+from shared.auth import is_loopback
 from shared.errors import InvalidInput
 from shared.settings import Settings
 

@@ -127,7 +127,7 @@ def test_every_hash_is_compared_whichever_one_fits(monkeypatch: pytest.MonkeyPat
         seen.append(theirs)
         return compare(ours, theirs)
 
-    monkeypatch.setattr("shared.door.hmac.compare_digest", counted)
+    monkeypatch.setattr("shared.auth.hmac.compare_digest", counted)
     for key in ("k-shop", "k-web", "neither"):
         seen.clear()
         send("/who", f"Bearer {key}")
