@@ -25,7 +25,7 @@ import httpx
 import psutil
 import psycopg
 
-from api import open_files
+from api.server import raise_file_limit
 from cli.stack.infrastructure import infrastructure
 from shared.db import events, models
 from shared.db.connection import Connection
@@ -186,7 +186,7 @@ def free_port() -> int:
 
 
 def main() -> None:
-    if (why := open_files.allow(STREAMS)) is not None:
+    if (why := raise_file_limit(STREAMS)) is not None:
         raise SystemExit(why)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("DF_")}
     with tempfile.TemporaryDirectory() as folder, infrastructure(Path(folder), clean) as parts:

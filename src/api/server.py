@@ -1,9 +1,10 @@
-"""The process: one socket, the parts it needs, uvicorn, a clean end."""
+"""The api process: its socket, the services it waits for, uvicorn, and a clean end."""
 
 from __future__ import annotations
 
 import errno
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -12,10 +13,11 @@ import anyio
 import uvicorn
 from fastapi import FastAPI
 
-from api import open_files
 from api.app import create_app
+from api.dispatch import Notifier
+from api.metrics import Metrics
 from api.middleware.http_protocol import Protocol
-from api.startup import wait_for_parts
+from shared import readiness
 from shared.auth import is_loopback
 from shared.readiness import NotReady
 from shared.settings import Settings, forget_secrets
@@ -29,6 +31,8 @@ EXIT_MISCONFIGURED = 2
 GRACEFUL_S = 10
 # A client that does not read keeps its connection this long, then the kernel ends it.
 UNREAD_TIMEOUT_MS = 30_000
+# Open files beside those of streams: database, store, broker, requests in flight.
+SPARE_FILES = 256
 
 
 def serve(settings: Settings) -> int:
@@ -41,7 +45,7 @@ def serve(settings: Settings) -> int:
             f"DF_API_HOST={settings.api_host} would serve the network without API keys; "
             "set DF_API_KEYS, or use 127.0.0.1",
         )
-    if (why := open_files.allow(settings.max_streams)) is not None:
+    if (why := raise_file_limit(settings.max_streams)) is not None:
         return _stop(EXIT_MISCONFIGURED, why)
     try:
         listener = bind(settings.api_host, settings.api_port)
@@ -54,8 +58,26 @@ def serve(settings: Settings) -> int:
             return _stop(EXIT_NOT_READY, str(error))
 
 
+def raise_file_limit(streams: int) -> str | None:
+    """Raise the soft limit of open files as far as it goes; why it is too low for `streams`, if so.
+
+    Every connection is an open file. Shells and service managers start processes with a soft limit
+    of 1024, which is fewer than the streams that we promise. A process at its limit gives clients
+    no error: the kernel keeps the connection, and the process never accepts it.
+    """
+    _, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (maximum, maximum))
+    needed = streams + SPARE_FILES
+    if maximum != resource.RLIM_INFINITY and maximum < needed:
+        return (
+            f"DF_MAX_STREAMS={streams} needs {needed} open files, and the limit is {maximum}; "
+            "raise it (ulimit -Hn) or lower the setting"
+        )
+    return None
+
+
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket, not yet listening: nobody connects to a process that is not ready."""
+    """A bound socket that does not listen yet: a process that is not ready takes no connection."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -72,7 +94,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 async def _serve(settings: Settings, listener: socket.socket) -> int:
-    await wait_for_parts(settings)
+    await _wait_for_services(settings)
     app = create_app(settings)
     host, port = listener.getsockname()[:2]
     log.info("api: listening on http://%s:%s, documentation at /docs", host, port)
@@ -91,6 +113,22 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
     return 0
 
 
+async def _wait_for_services(settings: Settings) -> None:
+    """Return when jobs can be accepted. Raises `NotReady`.
+
+    The broker only wakes workers early: without it the api starts, and logs a warning.
+    """
+    await readiness.wait_for_parts(settings)
+    url = settings.redis_url.get_secret_value()
+    notifier = Notifier(url, timeout_s=settings.doorbell_timeout_s, metrics=Metrics())
+    if not await notifier.ping():
+        log.warning(
+            "DF_REDIS_URL: the broker at %s cannot be reached; workers find jobs by polling",
+            readiness.address_of(url),
+        )
+    await notifier.close()
+
+
 def server_config(app: FastAPI) -> uvicorn.Config:
     """How uvicorn serves `app`."""
     return uvicorn.Config(
@@ -107,7 +145,7 @@ def server_config(app: FastAPI) -> uvicorn.Config:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which would wait for open streams for ever: end them first."""
+    """uvicorn that ends open streams before it stops: it would wait for them for ever."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         app = self.config.app

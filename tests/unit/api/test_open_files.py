@@ -7,9 +7,9 @@ import sys
 
 PROGRAM = """
 import resource
-from api.open_files import allow
+from api.server import raise_file_limit
 resource.setrlimit(resource.RLIMIT_NOFILE, (300, 1300))
-print(allow({streams}))
+print(raise_file_limit({streams}))
 print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
 
