@@ -2,7 +2,7 @@
 
     python -m training.assemble --work training/work --target models/sd/dreamforge-demo@1
 
-Needs the project itself installed: the descriptor is written by `shared.models.verify`.
+Needs the project itself installed: the descriptor is written by `shared.models.describe`.
 """
 
 import argparse
@@ -24,7 +24,9 @@ from training.train_autoencoder import DECODER_CHECKPOINT
 from training.train_diffusion import CHECKPOINT as DIFFUSION_CHECKPOINT
 from training.train_diffusion import Denoiser
 
-from shared.models.verify import Defaults, Limits, Range, Source, describe_folder, write_descriptor
+from shared.models.describe import describe_folder
+from shared.models.descriptor import Defaults, Limits, Range, Source
+from shared.models.verify import write_descriptor
 
 STEPS, GUIDANCE, SIDE, MAX_STEPS = 20, 3.0, 64, 50
 # AutoencoderTiny writes these two to its config and then warns that it does not know them.

@@ -20,21 +20,12 @@ from typing import Any, Literal, Self, assert_never
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared.errors import InvalidInput
-from shared.models.descriptor import UPSCALING_OF, Kind, Name, PartSize
+from shared.models.descriptor import Name, PartSize
+from shared.models.families import TILE_SIDE, UPSCALING_OF, Kind
 from shared.protocol.messages import Attention, Dtype, Offload, PresetSpec
 
 SUFFIX = ".toml"
 
-# The side of the tiles that a kind's VAE decodes in, pixels: the size it was trained at. An `auto`
-# pipeline has tiles of its own, or none, so its pictures count as decoded whole.
-TILE_SIDE: dict[Kind, int] = {
-    "sd": 512,
-    "sdxl": 1024,
-    "sd3": 1024,
-    "flux": 1024,
-    "sd_upscale": 256,
-    "sd_latent_upscale": 512,
-}
 # Of a decoded picture: its tiles, which overlap by a quarter, the rows made of them, the whole and
 # the steps to eight bits; three colours in float32 each time.
 PICTURE_BYTES_PER_PIXEL = 80

@@ -26,16 +26,10 @@ from transformers import (
 
 from runner.diffusion.pipelines import quiet
 from runner.diffusion.tiny import byte_letters
-from shared.models.descriptor import Kind
-from shared.models.verify import (
-    Defaults,
-    Limits,
-    ModelDescriptor,
-    Range,
-    Source,
-    describe_folder,
-    write_descriptor,
-)
+from shared.models.describe import describe_folder
+from shared.models.descriptor import Defaults, Limits, ModelDescriptor, Range, Source
+from shared.models.families import Kind
+from shared.models.verify import write_descriptor
 
 SEED = 7
 TOKENS = 77

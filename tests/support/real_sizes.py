@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from runner.diffusion.pipelines import quiet
-from shared.models.verify import ModelDescriptor
+from shared.models.descriptor import ModelDescriptor
 
 Parts = dict[str, Any]
 

@@ -210,14 +210,16 @@ def stuck_with_gil(connection: Connection, parent_pid: int) -> None:
 
 
 def _replace_job(body: Callable[[], object]) -> None:
-    from runner.job_types import base, registry  # only in the child: this is the import of torch
+    # Only in the child: this is the import of torch.
+    from runner.ipc import channel
+    from runner.job_types import base, registry
     from shared.protocol.messages import Progress
 
     class Stuck:
         def prepare(self, ctx: base.Context[Any]) -> None:
             pass
 
-        def run(self, params: Any, emit: base.Emit) -> int:
+        def run(self, params: Any, emit: channel.Emit) -> int:
             emit(Progress(stage="sampling", item_index=0, step=0, steps=1))
             body()
             return 1

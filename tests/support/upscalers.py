@@ -20,8 +20,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from runner.diffusion.pipelines import quiet
 from runner.diffusion.tiny import TOKENS, _tokenizer
 from runner.upscalers.gan import torchvision_or_stand_in
+from shared.models.describe import describe_folder
+from shared.models.descriptor import ModelDescriptor, Source
 from shared.models.folder import ONE_FILE
-from shared.models.verify import ModelDescriptor, Source, describe_folder, write_descriptor
+from shared.models.verify import write_descriptor
 from shared.protocol.messages import ModelSpec
 
 SEED = 7

@@ -15,7 +15,7 @@ from api.schemas.requests import Upscale
 from shared.db.models import Model
 from shared.db.workers import Worker
 from shared.errors import InvalidInput, ModelUnavailable
-from shared.models.descriptor import UPSCALING_OF
+from shared.models.families import UPSCALING_OF
 
 RESAMPLE = "resample"
 CAPABILITY = "upscale"

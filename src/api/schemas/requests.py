@@ -8,8 +8,15 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from api.schemas.pagination import CURSOR_PATTERN
-from shared.models.descriptor import MAX_GUIDANCE, MAX_PROMPT, MAX_SIDE, MAX_STEPS, MIN_SIDE
-from shared.protocol.messages import MAX_COUNT, MAX_SEED
+from shared.limits import (
+    MAX_COUNT,
+    MAX_GUIDANCE,
+    MAX_PROMPT,
+    MAX_SEED,
+    MAX_SIDE,
+    MAX_STEPS,
+    MIN_SIDE,
+)
 from shared.states import Status
 
 MAX_NAME_CHARACTERS = 256

@@ -71,7 +71,8 @@ def models(root: Path) -> Iterator[Finding]:
     """Every installed model, checked as deeply as a load does: sizes and headers."""
     from cli.models.install import bundled_models
     from shared.errors import ModelUnavailable
-    from shared.models.verify import DESCRIPTOR, check_installed, read_model
+    from shared.models.folder import DESCRIPTOR
+    from shared.models.verify import check_installed, read_model
 
     folders = sorted(path.parent for path in root.glob(f"*/*@*/{DESCRIPTOR}"))
     for folder in folders:

@@ -15,7 +15,8 @@ from cli.download.local import resolve_local
 from cli.download.source import ResolvedModel
 from cli.download.sources import resolve
 from cli.errors import Failure
-from shared.models.checkpoints import Checkpoint, Family
+from shared.models.checkpoints import Checkpoint
+from shared.models.families import Family
 from shared.models.folder import CONFIG, INDEX, OPTIONAL
 
 # The makers' own folders, on the hub; the ones that diffusers would ask for. SD 2's makers have

@@ -29,11 +29,13 @@ from cli.models.store import (
 )
 from shared.errors import ModelUnavailable
 from shared.models.checkpoints import Checkpoint, recognise
-from shared.models.descriptor import Kind, ModelDescriptor
+from shared.models.describe import describe_folder
+from shared.models.descriptor import ModelDescriptor, Source
 from shared.models.esrgan import esrgan_scale
+from shared.models.families import Kind
 from shared.models.folder import CONFIG
 from shared.models.safetensors_header import tensor_shapes
-from shared.models.verify import Source, describe_folder, read_model, verify_model, write_descriptor
+from shared.models.verify import read_model, verify_model, write_descriptor
 
 T = TypeVar("T")
 

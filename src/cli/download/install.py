@@ -19,7 +19,8 @@ from cli.errors import Failure
 from cli.models.install import models_dir, register
 from cli.presets.choice import preset_chooser
 from cli.terminal.console import say
-from shared.models.descriptor import Kind, Name
+from shared.models.descriptor import Name
+from shared.models.families import Kind
 from shared.models.verify import read_model
 
 INTERRUPTED = 128 + signal.SIGINT

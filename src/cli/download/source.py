@@ -3,7 +3,7 @@
     resolve    the adapter's: a reference becomes a pinned list of files
     fetch      ours, `transfer.py`: bytes, with resuming and retries
     verify     ours, `engine.py`: sizes, hashes, kinds of files, headers
-    describe   ours, `shared.models.verify`: the descriptor
+    describe   ours, `shared.models.describe`: the descriptor
 
 An adapter is a callable, so it cannot weaken the other three. Those of other packages are entry
 points of the group `dreamforge.model_sources`, named like the scheme that they answer to.

@@ -19,7 +19,8 @@ from cli.models.store import (
 )
 from shared.errors import ModelUnavailable
 from shared.models.descriptor import ModelDescriptor
-from shared.models.verify import DESCRIPTOR, read_model, verify_model
+from shared.models.folder import DESCRIPTOR
+from shared.models.verify import read_model, verify_model
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cli.errors import Failure
-from shared.models.descriptor import MAX_PROMPT, Sha256
-from shared.protocol.messages import MAX_SEED
+from shared.limits import MAX_PROMPT, MAX_SEED
+from shared.models.descriptor import Sha256
 
 # The largest file that a runner can send is a frame's body, 64 MiB.
 MAX_FILE_BYTES = 128 << 20

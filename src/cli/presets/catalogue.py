@@ -13,7 +13,8 @@ from cli.client.jobs import connect
 from cli.errors import Failure
 from shared.errors import InvalidInput
 from shared.models.descriptor import ModelDescriptor, PartSize, parts_of
-from shared.models.verify import DESCRIPTOR, read_model
+from shared.models.folder import DESCRIPTOR
+from shared.models.verify import read_model
 from shared.presets import Preset, PresetError, presets
 
 

@@ -15,7 +15,9 @@ import anyio
 from PIL import Image
 
 from cli.errors import Failure
-from shared.models.descriptor import MAX_SIDE, MIN_SIDE, UPSCALING_OF, ModelDescriptor
+from shared.limits import MAX_SIDE, MIN_SIDE
+from shared.models.descriptor import ModelDescriptor
+from shared.models.families import UPSCALING_OF
 from shared.models.verify import read_model
 from shared.presets import Preset
 from shared.protocol.messages import (

@@ -1,4 +1,4 @@
-"""The stable scheduler names of `shared.models.verify.SCHEDULERS`, as diffusers classes and
+"""The stable scheduler names of `shared.models.families.SCHEDULERS`, as diffusers classes and
 options.
 
 A name is a promise to users: it keeps its meaning when diffusers renames a class. A test holds the

@@ -15,7 +15,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from runner.diffusion.pipelines import quiet
-from shared.models.verify import Defaults, Source, describe_folder, write_descriptor
+from shared.models.describe import describe_folder
+from shared.models.descriptor import Defaults, Source
+from shared.models.verify import write_descriptor
 
 WEIGHT_SEED = 20_240_901
 NAME, VERSION = "tiny", "1"

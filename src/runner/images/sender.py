@@ -21,7 +21,7 @@ from PIL.Image import Image
 
 from runner.images.encode import encode_image
 from runner.images.metadata import Texts
-from runner.job_types.base import Emit
+from runner.ipc.channel import Emit
 from shared.protocol.messages import Artifact, EnlargeParams, GenerateParams
 
 

@@ -11,11 +11,18 @@ import os
 import socket
 import threading
 from collections import deque
+from typing import Protocol
 
 from shared.protocol.frames import Frame, FrameDecoder, FrameError, encode
 from shared.protocol.messages import FromRunner, Input, ToRunner, parse_to_runner
 
 READ_BYTES = 1 << 20  # one read of this size moves a typical input in a handful of system calls
+
+
+class Emit(Protocol):
+    """Send one message to the worker; `body` is an artifact's encoded image."""
+
+    def __call__(self, message: FromRunner, body: bytes = b"") -> None: ...
 
 
 class Channel:

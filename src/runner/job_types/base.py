@@ -15,17 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from runner.ipc.channel import Emit
 from runner.ipc.inputs import Inputs
 from runner.process.cancellation import Stop
-from shared.protocol.messages import FromRunner, StepSpec
+from shared.protocol.messages import StepSpec
 
 SpecT = TypeVar("SpecT", bound=StepSpec)
-
-
-class Emit(Protocol):
-    """Send one message to the worker; `body` is an artifact's encoded image."""
-
-    def __call__(self, message: FromRunner, body: bytes = b"") -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

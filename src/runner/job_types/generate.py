@@ -14,9 +14,11 @@ from runner.diffusion.pipelines import TextToImage, load
 from runner.diffusion.prompts import Cut, unread
 from runner.images.metadata import Facts, texts
 from runner.images.sender import Finisher, send
-from runner.job_types.base import Context, Emit
+from runner.ipc.channel import Emit
+from runner.job_types.base import Context
+from shared.limits import MAX_SEED
 from shared.models.verify import check_installed, weights_hash
-from shared.protocol.messages import MAX_SEED, GenerateParams, GenerateSpec, Log, Progress, Stage
+from shared.protocol.messages import GenerateParams, GenerateSpec, Log, Progress, Stage
 
 # Of the words that were cut, in the message; all of them are in the payload.
 MAX_SHOWN = 200

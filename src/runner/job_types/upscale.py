@@ -16,7 +16,8 @@ from runner.diffusion.model_folder import held_still
 from runner.images.metadata import Texts, texts_in
 from runner.images.sender import Finisher, send
 from runner.images.upscale_metadata import UpscaleFacts, upscale_texts
-from runner.job_types.base import Context, Emit
+from runner.ipc.channel import Emit
+from runner.job_types.base import Context
 from runner.upscalers.base import Upscaler
 from runner.upscalers.diffusion import Diffusion
 from runner.upscalers.gan import Gan

@@ -10,26 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from shared.errors import ModelUnavailable
-from shared.models.descriptor import Kind
+from shared.models.families import KIND_OF_FAMILY, Family, Kind
 from shared.models.safetensors_header import Shapes
-
-Family = Literal[
-    "sd1", "sd2", "sdxl", "sd3", "sd35_medium", "sd35_large", "flux_dev", "flux_schnell"
-]
-
-KIND_OF_FAMILY: dict[Family, Kind] = {
-    "sd1": "sd",
-    "sd2": "sd",
-    "sdxl": "sdxl",
-    "sd3": "sd3",
-    "sd35_medium": "sd3",
-    "sd35_large": "sd3",
-    "flux_dev": "flux",
-    "flux_schnell": "flux",
-}
 
 # The width of the text that a U-Net attends to, where the file has no encoder to ask.
 _FAMILY_OF_WIDTH: dict[int, Family] = {768: "sd1", 1024: "sd2"}

@@ -14,80 +14,21 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from shared.limits import MAX_COUNT, MAX_GUIDANCE, MAX_STEPS
+from shared.models.families import (
+    MAX_NEGATIVE_PROMPT,
+    MULTIPLE_OF,
+    SCHEDULERS_OF,
+    UPSCALING_OF,
+    Kind,
+)
 from shared.models.folder import Layout
 
-MIN_SIDE, MAX_SIDE = 16, 4096  # pixels; the API's own bounds
-MAX_STEPS = 200
-MAX_GUIDANCE = 50.0
-MAX_COUNT = 100
-MAX_PROMPT = 4096  # characters
-
-Kind = Literal["sd", "sdxl", "sd3", "flux", "auto", "esrgan", "sd_upscale", "sd_latent_upscale"]
 Capability = Literal["generate", "upscale"]
 # What a request may not give, because a model has no use for it.
 Unused = Literal["negative_prompt", "guidance"]
-Upscaling = Literal["gan", "diffusion"]
-# Which `chain.upscale.impl` a kind of upscaler is.
-UPSCALING_OF: dict[Kind, Upscaling] = {
-    "esrgan": "gan",
-    "sd_upscale": "diffusion",
-    "sd_latent_upscale": "diffusion",
-}
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-
-# The stable names, by what a kind of model was trained for. `runner.diffusion.schedulers` has the
-# classes.
-DIFFUSION_SCHEDULERS = (
-    "ddim",
-    "pndm",
-    "euler",
-    "euler_a",
-    "heun",
-    "dpmpp_2m",
-    "dpmpp_2m_karras",
-    "dpmpp_2m_sde_karras",
-    "unipc",
-)
-FLOW_SCHEDULERS = ("flow_match_euler",)  # diffusers' Heun takes no sigmas, so Flux refuses it
-SCHEDULERS = DIFFUSION_SCHEDULERS + FLOW_SCHEDULERS
-# Those whose classes cannot begin without any signal, for models that were trained down to none
-# (`rescale_betas_zero_snr`): what they draw with such a model is noise, or near it.
-NEED_A_SIGNAL = ("pndm", "heun")
-SCHEDULERS_OF: dict[Kind, tuple[str, ...]] = {
-    "sd": DIFFUSION_SCHEDULERS,
-    "sdxl": DIFFUSION_SCHEDULERS,
-    "sd3": FLOW_SCHEDULERS,
-    "flux": FLOW_SCHEDULERS,
-    "auto": (),  # nothing is known about it but what its folder says
-    "esrgan": (),
-    "sd_upscale": (),
-    "sd_latent_upscale": (),
-}
-# The autoencoder halves a side three times; these transformers pair latent pixels on top of that.
-# diffusers would round a Flux size down by itself, and we never change what was asked for.
-# For an upscaler these are the sides of the picture that it is given.
-MULTIPLE_OF: dict[Kind, int] = {
-    "sd": 8,
-    "sdxl": 8,
-    "sd3": 16,
-    "flux": 16,
-    "auto": 8,
-    "esrgan": 8,
-    "sd_upscale": 8,
-    "sd_latent_upscale": 64,  # a latent of an eighth, halved three times
-}
-# Flux is guidance-distilled, so a negative prompt has no effect on it. An empty one is accepted.
-MAX_NEGATIVE_PROMPT: dict[Kind, int] = {
-    "sd": MAX_PROMPT,
-    "sdxl": MAX_PROMPT,
-    "sd3": MAX_PROMPT,
-    "flux": 0,
-    "auto": MAX_PROMPT,
-    "esrgan": 0,
-    "sd_upscale": MAX_PROMPT,
-    "sd_latent_upscale": MAX_PROMPT,
-}
 
 
 class Part(BaseModel):

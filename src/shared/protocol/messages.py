@@ -28,13 +28,12 @@ from pydantic import (
     model_validator,
 )
 
+from shared.limits import MAX_COUNT, MAX_SEED
 from shared.protocol.frames import FrameError
 
 # Version of these messages and of what a job type is; docs/job-types.md has its history.
 INTERFACE = 3
 
-MAX_SEED = 2**53
-MAX_COUNT = 100
 
 ItemIndex = Annotated[int, Field(ge=0, lt=MAX_COUNT)]
 Bytes = Annotated[int, Field(ge=0, lt=2**63)]

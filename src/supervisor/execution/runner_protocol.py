@@ -12,10 +12,10 @@ import hashlib
 import math
 from typing import Any, assert_never
 
+from shared.limits import MAX_SEED
 from shared.protocol.frames import Frame, FrameError
 from shared.protocol.messages import (
     INTERFACE,
-    MAX_SEED,
     Artifact,
     Failure,
     FromRunner,

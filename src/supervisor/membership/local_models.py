@@ -20,7 +20,8 @@ from shared.db.engine import Database
 from shared.db.models import Model
 from shared.errors import ModelUnavailable
 from shared.models.descriptor import ModelDescriptor
-from shared.models.verify import DESCRIPTOR, check_installed
+from shared.models.folder import DESCRIPTOR
+from shared.models.verify import check_installed
 from shared.step_store import PinnedModel
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ from tests.support.api_harness import BODY, Api, running_api
 
 from cli.main import run
 from cli.models.install import bundled_models
-from shared.models.verify import describe_folder, read_model, verify_model, write_descriptor
+from shared.models.describe import describe_folder
+from shared.models.verify import read_model, verify_model, write_descriptor
 
 Command = Callable[..., int]
 DEMO = "dreamforge-demo@1"

@@ -27,16 +27,8 @@ from tests.support.runner_peer import (
     third_picture_fails,
 )
 
-from shared.protocol.messages import (
-    MAX_SEED,
-    Artifact,
-    Cancel,
-    Failure,
-    FromRunner,
-    Progress,
-    Ready,
-    Result,
-)
+from shared.limits import MAX_SEED
+from shared.protocol.messages import Artifact, Cancel, Failure, FromRunner, Progress, Ready, Result
 
 
 class Batch(NamedTuple):

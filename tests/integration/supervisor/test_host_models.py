@@ -16,7 +16,8 @@ from tests.support.worker_process import workers
 
 from cli.models.install import bundled_models, install, register
 from shared.db.engine import Database
-from shared.models.verify import describe_folder, read_model, write_descriptor
+from shared.models.describe import describe_folder
+from shared.models.verify import read_model, write_descriptor
 from shared.step_store import PinnedModel
 from supervisor.membership.local_models import HostModels
 

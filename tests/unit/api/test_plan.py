@@ -19,7 +19,6 @@ from shared.db.workers import Slot, Worker
 from shared.errors import DreamForgeError, InsufficientVram, InvalidInput, ModelUnavailable
 from shared.models.descriptor import (
     Defaults,
-    Kind,
     Limits,
     ModelDescriptor,
     ModelFile,
@@ -28,6 +27,7 @@ from shared.models.descriptor import (
     checkpoint_hash,
     parameters_schema,
 )
+from shared.models.families import Kind
 from shared.presets import preset
 from shared.settings import Settings
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from api.schemas.requests import CreateJob, Scheduler
-from shared.models.descriptor import SCHEDULERS
+from shared.models.families import SCHEDULERS
 
 GOOD: dict[str, Any] = {"type": "generate", "prompt": "a red apple"}
 

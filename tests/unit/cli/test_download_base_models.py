@@ -12,7 +12,8 @@ from diffusers.loaders.single_file_utils import DIFFUSERS_DEFAULT_PIPELINE_PATHS
 from cli.download.base_models import BASE_REPOSITORIES, resolve_config
 from cli.errors import Failure
 from cli.models.install import bundled_models
-from shared.models.checkpoints import KIND_OF_FAMILY, Checkpoint, Family
+from shared.models.checkpoints import Checkpoint
+from shared.models.families import KIND_OF_FAMILY, Family
 
 NAME_IN_DIFFUSERS: dict[Family, str] = {
     "sd1": "v1",

@@ -8,13 +8,9 @@ import pytest
 
 from cli.models.install import bundled_models, install
 from shared.errors import ModelUnavailable
-from shared.models.verify import (
-    Source,
-    describe_folder,
-    read_model,
-    verify_model,
-    write_descriptor,
-)
+from shared.models.describe import describe_folder
+from shared.models.descriptor import Source
+from shared.models.verify import read_model, verify_model, write_descriptor
 
 
 @pytest.fixture

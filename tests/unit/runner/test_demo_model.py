@@ -21,7 +21,7 @@ from tests.support.golden import (
 
 from runner.diffusion.pipelines import TextToImage, load
 from runner.diffusion.schedulers import CLASSES
-from shared.models.descriptor import DIFFUSION_SCHEDULERS, NEED_A_SIGNAL
+from shared.models.families import DIFFUSION_SCHEDULERS, NEED_A_SIGNAL
 from shared.models.verify import read_model, verify_model
 
 # diffusers hands torch tensors to numpy in the way of numpy 1; nothing of ours.

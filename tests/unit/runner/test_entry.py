@@ -13,8 +13,9 @@ from runner import entry
 from runner.ipc.channel import Channel
 from runner.job_types.generate import seed_of
 from runner.process.cancellation import Cancelled, Stop
+from shared.limits import MAX_SEED
 from shared.protocol.frames import FrameError, encode
-from shared.protocol.messages import MAX_SEED, Artifact, Cancel, Lease
+from shared.protocol.messages import Artifact, Cancel, Lease
 
 PYTHONPATH = os.pathsep.join(sys.path)
 

@@ -26,9 +26,11 @@ from runner.diffusion.prompts import unread
 from runner.diffusion.schedulers import CLASSES
 from shared.models.auto_pipelines import AUTO_PIPELINES, WITHOUT_NEGATIVE_PROMPT
 from shared.models.checkpoints import recognise
-from shared.models.descriptor import SCHEDULERS_OF, ModelDescriptor, parameters_schema
+from shared.models.describe import describe_folder
+from shared.models.descriptor import ModelDescriptor, Source, parameters_schema
+from shared.models.families import SCHEDULERS_OF
 from shared.models.safetensors_header import tensor_shapes
-from shared.models.verify import Source, describe_folder, verify_model
+from shared.models.verify import verify_model
 from shared.protocol.messages import GenerateParams, PresetSpec
 
 # diffusers hands torch tensors to numpy in the way of numpy 1; its T5 reads a tokenizer's old

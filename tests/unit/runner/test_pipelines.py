@@ -17,8 +17,14 @@ from runner.diffusion.schedulers import CLASSES
 from runner.diffusion.tiny import build
 from runner.images.metadata import SAMPLERS
 from runner.process.memory import hygiene
-from shared.models.descriptor import DIFFUSION_SCHEDULERS, SCHEDULERS_OF, UPSCALING_OF, Kind
-from shared.models.verify import SCHEDULERS, read_model, verify_model
+from shared.models.families import (
+    DIFFUSION_SCHEDULERS,
+    SCHEDULERS,
+    SCHEDULERS_OF,
+    UPSCALING_OF,
+    Kind,
+)
+from shared.models.verify import read_model, verify_model
 from shared.protocol.messages import GenerateParams, Offload, PresetSpec
 
 # diffusers hands torch tensors to numpy in the way of numpy 1; nothing of ours.

@@ -19,8 +19,10 @@ from runner.upscalers.base import Upscaler
 from runner.upscalers.diffusion import Diffusion
 from runner.upscalers.gan import Gan, torchvision_or_stand_in
 from shared.errors import ModelUnavailable
+from shared.models.describe import describe_folder
+from shared.models.descriptor import Source
 from shared.models.folder import ONE_FILE
-from shared.models.verify import Source, check_installed, describe_folder, read_model
+from shared.models.verify import check_installed, read_model
 from shared.protocol.messages import DiffusionParams, GanParams, InputSpec, PresetSpec
 
 # numpy 2 in diffusers' schedulers.

@@ -7,7 +7,8 @@ from diffusers.loaders.single_file_utils import CHECKPOINT_KEY_NAMES
 from tests.support.headers import CHECKPOINTS, FLUX, MMDIT, U_NET
 
 from shared.errors import ModelUnavailable
-from shared.models.checkpoints import KIND_OF_FAMILY, Family, kinds_of_denoiser, recognise
+from shared.models.checkpoints import kinds_of_denoiser, recognise
+from shared.models.families import KIND_OF_FAMILY, Family
 
 WIDTH = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 NAME = "x.safetensors"

@@ -11,16 +11,10 @@ from tests.support.headers import CHECKPOINTS, VAE, of_shapes
 from tests.unit.shared.test_models_verify import INDEX, SOUND, WEIGHTS
 
 from shared.errors import ModelUnavailable
-from shared.models.folder import hash_file
-from shared.models.verify import (
-    DESCRIPTOR,
-    Source,
-    check_installed,
-    describe_folder,
-    verify_model,
-    weights_hash,
-    write_descriptor,
-)
+from shared.models.describe import describe_folder
+from shared.models.descriptor import Source
+from shared.models.folder import DESCRIPTOR, hash_file
+from shared.models.verify import check_installed, verify_model, weights_hash, write_descriptor
 
 
 @pytest.fixture

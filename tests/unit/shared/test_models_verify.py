@@ -11,23 +11,18 @@ import pytest
 from tests.support.headers import of_shapes, safetensors
 
 from shared.errors import ModelUnavailable
-from shared.models import verify
-from shared.models.descriptor import Range
-from shared.models.verify import (
-    DESCRIPTOR,
-    SCHEDULERS,
+from shared.models.describe import describe_folder
+from shared.models.descriptor import (
     Defaults,
     ModelDescriptor,
+    Range,
     Source,
-    check_folder,
-    check_installed,
-    describe_folder,
     parameter_problems,
     parameters_schema,
-    read_model,
-    verify_model,
-    write_descriptor,
 )
+from shared.models.families import SCHEDULERS
+from shared.models.folder import DESCRIPTOR, check_folder
+from shared.models.verify import check_installed, read_model, verify_model, write_descriptor
 
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -434,4 +429,3 @@ def test_transformers_with_paired_latents_want_multiples_of_sixteen(folder: Path
 def test_scheduler_names_are_unique_and_reach_the_runner_as_plain_text() -> None:
     assert len(set(SCHEDULERS)) == len(SCHEDULERS)
     assert all(name == name.lower() and name.isascii() for name in SCHEDULERS)
-    assert set(verify.__all__) <= set(dir(verify))

@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from shared.errors import InvalidInput
-from shared.models.descriptor import Kind, PartSize
-from shared.models.verify import NATIVE_SIDE, SCALE_OF
+from shared.models.descriptor import PartSize
+from shared.models.families import NATIVE_SIDE, SCALE_OF, Kind
 from shared.presets import (
     VAE_BYTES,
     KindNeed,

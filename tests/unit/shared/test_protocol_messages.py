@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from shared.limits import MAX_SEED
 from shared.protocol.frames import FrameDecoder, FrameError, encode
 from shared.protocol.messages import (
-    MAX_SEED,
     Artifact,
     Cancel,
     Failure,

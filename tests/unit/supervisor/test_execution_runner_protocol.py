@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from shared.limits import MAX_SEED
 from shared.protocol.frames import Frame, FrameError
 from shared.protocol.messages import (
     INTERFACE,
-    MAX_SEED,
     GenerateParams,
     GenerateSpec,
     InputSpec,

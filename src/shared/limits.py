@@ -1,0 +1,10 @@
+"""The bounds of every request, whatever its model allows."""
+
+from __future__ import annotations
+
+MIN_SIDE, MAX_SIDE = 16, 4096  # pixels; the API's own bounds
+MAX_STEPS = 200
+MAX_GUIDANCE = 50.0
+MAX_COUNT = 100
+MAX_PROMPT = 4096  # characters
+MAX_SEED = 2**53

@@ -1,0 +1,209 @@
+"""Describe a model's folder: what its files say about it becomes `dreamforge.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from shared.errors import ModelUnavailable
+from shared.limits import MAX_SIDE, MIN_SIDE
+from shared.models.auto_pipelines import AUTO_PIPELINES, WITHOUT_NEGATIVE_PROMPT
+from shared.models.checkpoints import kinds_of_denoiser, recognise
+from shared.models.descriptor import (
+    Defaults,
+    Limits,
+    ModelDescriptor,
+    ModelFile,
+    Source,
+    Unused,
+    checkpoint_hash,
+)
+from shared.models.esrgan import esrgan_scale
+from shared.models.families import (
+    DISTILLED,
+    KIND_OF_CLASS,
+    KIND_OF_FAMILY,
+    MULTIPLE_OF,
+    NATIVE_SIDE,
+    NEED_A_SIGNAL,
+    RECOMMENDED,
+    SCALE_OF,
+    SCHEDULERS_OF,
+    Kind,
+)
+from shared.models.folder import (
+    CONFIG,
+    INDEX,
+    ONE_FILE,
+    Layout,
+    check_folder,
+    hash_file,
+    layout_of,
+    model_parts,
+    read_json,
+)
+from shared.models.safetensors_header import tensor_shapes
+from shared.models.verify import validated
+from shared.models.weights import part_sizes
+
+
+def describe_folder(
+    folder: Path,
+    *,
+    name: str,
+    version: str,
+    source: Source,
+    config_source: Source | None = None,
+    kind: Kind | None = None,
+    license: str | None = None,
+    defaults: Defaults | None = None,
+    limits: Limits | None = None,
+    default_preset: str = "cpu",
+    vocabulary: tuple[str, ...] | None = None,
+) -> ModelDescriptor:
+    """Check and hash a model's folder; what is not given comes from its configuration."""
+    names = check_folder(folder)
+    layout = layout_of(names)
+    kind = kind or KIND_OF_LAYOUT[layout](folder, names)
+    scale = esrgan_scale(tensor_shapes(folder, ONE_FILE)) if layout == "network" else None
+    files = tuple(
+        ModelFile(
+            path=path,
+            size_bytes=(folder / path).stat().st_size,
+            sha256=hash_file(folder / path),
+        )
+        for path in names
+    )
+    parts = folder / CONFIG if layout == "single_file" else folder
+    scale = scale or SCALE_OF.get(kind)
+    # Of an upscaler the configuration says what it works on inside, not what it is given.
+    side = NATIVE_SIDE[kind] if scale else _native_side(parts, kind)
+    unused = _unused(parts, kind)
+    steps, guidance = DISTILLED if "guidance" in unused else RECOMMENDED[kind]
+    return validated(
+        {
+            "name": name,
+            "version": version,
+            "kind": kind,
+            "layout": layout,
+            "license": license,
+            "source": source,
+            "config_source": config_source,
+            "files": files,
+            "parts": part_sizes(folder, names, layout, _components(parts, layout)),
+            "checkpoint_sha256": checkpoint_hash(files),
+            "defaults": defaults
+            or {"width": side, "height": side, "steps": steps, "guidance": guidance},
+            "limits": limits or _limits(kind, side),
+            "unused": unused,
+            "schedulers": _schedulers(parts, kind),
+            "capabilities": ("upscale",) if scale else ("generate",),
+            "scale": scale,
+            "default_preset": default_preset,
+            "vocabulary": vocabulary,
+        }
+    )
+
+
+def _unused(parts: Path, kind: Kind) -> tuple[Unused, ...]:
+    """What this model has no use for, beyond what its whole kind has none for."""
+    denoiser = "transformer/config.json"
+    if kind == "flux" and (parts / denoiser).exists():
+        return () if read_json(parts, denoiser).get("guidance_embeds") else ("guidance",)
+    if kind != "auto":
+        return ()
+    name = str(read_json(parts, INDEX)["_class_name"])
+    if name not in AUTO_PIPELINES:
+        raise ModelUnavailable(
+            f"{INDEX}: {name} is no pipeline that makes a picture from a text alone; these do: "
+            f"{', '.join(sorted(AUTO_PIPELINES))}",
+            file=INDEX,
+        )
+    return ("negative_prompt",) if name in WITHOUT_NEGATIVE_PROMPT else ()
+
+
+def _schedulers(parts: Path, kind: Kind) -> tuple[str, ...] | None:
+    """The names that suit how this model was trained; None where all of its kind do."""
+    own = "scheduler/scheduler_config.json"
+    if not (parts / own).exists() or not read_json(parts, own).get("rescale_betas_zero_snr"):
+        return None
+    return tuple(name for name in SCHEDULERS_OF[kind] if name not in NEED_A_SIGNAL)
+
+
+def _components(parts: Path, layout: Layout) -> list[str]:
+    """What an index lists as parts of the pipeline."""
+    index = {} if layout == "network" else read_json(parts, INDEX)
+    return [name for name, entry in index.items() if isinstance(entry, list)]
+
+
+def _kind_of_folder(folder: Path, names: list[str]) -> Kind:
+    """What the index says, unless the weights contradict it."""
+    kind = KIND_OF_CLASS.get(str(read_json(folder, INDEX)["_class_name"]), "auto")
+    tensors: list[str] = []
+    for name in names:
+        if name.startswith(("unet/", "transformer/")) and name.endswith(".safetensors"):
+            tensors.extend(tensor_shapes(folder, name))
+    possible = kinds_of_denoiser(tensors)
+    if possible and kind in KIND_OF_FAMILY.values() and kind not in possible:
+        raise ModelUnavailable(
+            f"{INDEX}: says {kind}, but the weights are those of {' or '.join(sorted(possible))}",
+            file=INDEX,
+        )
+    return kind
+
+
+def _kind_of_single_file(folder: Path, names: list[str]) -> Kind:
+    """What the tensors of the file say; each part of the pipeline has its weights once."""
+    (weights,) = (name for name in names if name.endswith(".safetensors") and "/" not in name)
+    found = recognise(weights, tensor_shapes(folder, weights))
+    index = read_json(folder / CONFIG, INDEX)
+    for part in sorted(model_parts(index, names)):
+        beside = any(n.startswith(f"{CONFIG}{part}/") and n.endswith(".safetensors") for n in names)
+        if beside == (part in found.parts):
+            problem = "twice, here and in" if beside else "neither here nor in"
+            raise ModelUnavailable(f"{CONFIG}{part}/: its weights are {problem} {weights}")
+    return found.kind
+
+
+def _kind_of_network(folder: Path, names: list[str]) -> Kind:
+    shapes = tensor_shapes(folder, ONE_FILE)
+    if esrgan_scale(shapes) is not None:
+        return "esrgan"
+    family = recognise(ONE_FILE, shapes).family  # raises for what is no model at all
+    raise ModelUnavailable(
+        f"{ONE_FILE}: a checkpoint of {family}; it needs its configuration beside it, in {CONFIG}"
+    )
+
+
+KIND_OF_LAYOUT: dict[Layout, Callable[[Path, list[str]], Kind]] = {
+    "diffusers": _kind_of_folder,
+    "single_file": _kind_of_single_file,
+    "network": _kind_of_network,
+}
+
+
+def _native_side(folder: Path, kind: Kind) -> int:
+    """The side in pixels that the model was trained at, from its own configuration."""
+    try:
+        sample = read_json(folder, "unet/config.json").get("sample_size")
+        blocks = read_json(folder, "vae/config.json").get("block_out_channels", [0] * 4)
+    except ModelUnavailable:  # not a U-Net family
+        return NATIVE_SIDE[kind]
+    if not isinstance(sample, int) or sample < 1 or not isinstance(blocks, list):
+        return NATIVE_SIDE[kind]
+    side: int = sample * 2 ** (len(blocks) - 1)
+    return side
+
+
+def _limits(kind: Kind, side: int) -> dict[str, Any]:
+    """A quarter to four times the native side: beyond that no model draws anything but texture.
+
+    A GAN sees a picture in tiles, so that to it every size is the same.
+    """
+    multiple = MULTIPLE_OF[kind]
+    low, high = max(MIN_SIDE, side // 4 // multiple * multiple), min(MAX_SIDE, side * 4)
+    span = {"min": low, "max": high}
+    if kind == "esrgan":
+        span = {"min": MIN_SIDE, "max": MAX_SIDE}
+    return {"width": span, "height": span}
