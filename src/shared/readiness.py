@@ -7,6 +7,7 @@ only a doorbell: its absence is no reason to stay away.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from itertools import repeat
 from urllib.parse import urlsplit
 
 import anyio
@@ -15,6 +16,7 @@ from shared.db.engine import Database
 from shared.db.revision import missing_migration
 from shared.errors import InfraUnavailable
 from shared.object_store import StoreRefused, open_store
+from shared.retry import retry
 from shared.settings import Settings
 
 RETRY_S = 0.5
@@ -46,18 +48,19 @@ async def _wait(
     setting: str, url: str, ping: Callable[[], Awaitable[object]], settings: Settings
 ) -> None:
     problem = "it does not answer"
+
+    def remember(error: InfraUnavailable, _pause_s: float) -> None:
+        nonlocal problem
+        problem = f"{error.message}{_cause(error)}"
+
     with anyio.move_on_after(settings.startup_timeout_s):
-        while True:
-            try:
-                await ping()
-                return
-            except StoreRefused as error:
-                raise NotReady(
-                    f"DF_S3_ACCESS_KEY, DF_S3_SECRET_KEY: {error.message} at {address_of(url)}"
-                ) from error
-            except InfraUnavailable as error:
-                problem = f"{error.message}{_cause(error)}"
-            await anyio.sleep(RETRY_S)
+        try:
+            await retry(ping, on=InfraUnavailable, pauses=repeat(RETRY_S), on_failure=remember)
+        except StoreRefused as error:
+            raise NotReady(
+                f"DF_S3_ACCESS_KEY, DF_S3_SECRET_KEY: {error.message} at {address_of(url)}"
+            ) from error
+        return
     raise NotReady(
         f"{setting}: {problem} at {address_of(url)} (waited {settings.startup_timeout_s:g} s)"
     )

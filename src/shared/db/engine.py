@@ -12,9 +12,9 @@ inside a session.
 
 from __future__ import annotations
 
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import islice
 from typing import TypeVar
 
 import anyio
@@ -24,6 +24,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from shared.errors import InfraUnavailable
+from shared.retry import backoff, retry
 
 T = TypeVar("T")
 
@@ -73,8 +74,8 @@ class Database:
         Raises `InfraUnavailable` when the server cannot be reached. The commit's outcome is then
         unknown: who must know reads it back by id and epoch.
         """
-        tries = 1
-        while True:
+
+        async def attempt() -> T:
             try:
                 with anyio.fail_after(PATIENCE_S):
                     async with self._engine.begin() as connection:
@@ -82,10 +83,10 @@ class Database:
             except (TimeoutError, PoolTimeout, DBAPIError) as error:
                 if (away := _away(error)) is not None:
                     raise away from error
-                if _sqlstate(error) not in _RETRY_SQLSTATES or tries == MAX_TRIES:
-                    raise
-            await anyio.sleep(random.uniform(0, 0.02 * 2**tries))  # noqa: S311 - jitter
-            tries += 1
+                raise
+
+        pauses = islice(backoff(first_s=0.04, most_s=1.0, jitter=1.0), MAX_TRIES - 1)
+        return await retry(attempt, on=DBAPIError, pauses=pauses, on_failure=_raise_unless_conflict)
 
     @asynccontextmanager
     async def alone(self, key: int) -> AsyncIterator[bool]:
@@ -155,6 +156,11 @@ def is_away(error: DBAPIError) -> bool:
             "ConnectionTimeout",
         }
     return sqlstate.startswith(_AWAY_PREFIXES)
+
+
+def _raise_unless_conflict(error: DBAPIError, _pause_s: float) -> None:
+    if _sqlstate(error) not in _RETRY_SQLSTATES:
+        raise error
 
 
 def _sqlstate(error: Exception) -> str | None:
