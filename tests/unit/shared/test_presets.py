@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, get_args
 
@@ -141,6 +142,26 @@ def test_what_is_pinned_is_what_the_runner_gets_and_the_limits() -> None:
     spec = PresetSpec.model_validate({name: pinned[name] for name in PresetSpec.model_fields})
     assert spec == preset("gpu-8gb").for_runner("sdxl")
     assert pinned.keys() - PresetSpec.model_fields == {"timeout_s", "max_pixels", "max_steps"}
+
+
+def test_a_budget_is_the_whole_answer_and_pins_what_it_says() -> None:
+    card = preset("gpu-8gb")
+    budget = card.budget_for("sdxl", 10**6)
+    assert budget.vram_bytes == card.vram_for("sdxl", 10**6)
+    assert budget.spec == card.for_runner("sdxl")
+    assert budget.pinned == card.pinned("sdxl")
+    assert (budget.max_pixels, budget.max_steps) == (card.max_pixels_for("sdxl"), card.max_steps)
+
+
+def test_the_operator_s_factor_corrects_the_memory_and_is_pinned() -> None:
+    corrected = preset("gpu-8gb").budget_for("sdxl", 10**6, vram_factor=1.25)
+    assert corrected.vram_bytes == math.ceil(preset("gpu-8gb").vram_for("sdxl", 10**6) * 1.25)
+    assert corrected.pinned["vram_factor"] == 1.25
+
+
+def test_resampling_needs_memory_of_the_cpu_alone() -> None:
+    assert preset("gpu-8gb").budget_for(None, 10**6).vram_bytes == 0
+    assert preset("cpu").budget_for(None, 10**6).vram_bytes == 536_870_912 + 20 * 10**6
 
 
 def test_a_kind_that_the_preset_does_not_know_is_refused_with_those_it_does(tmp_path: Path) -> None:
