@@ -51,15 +51,14 @@ async def _wait(
 
     def remember(error: InfraUnavailable, _pause_s: float) -> None:
         nonlocal problem
-        problem = f"{error.message}{_cause(error)}"
-
-    with anyio.move_on_after(settings.startup_timeout_s):
-        try:
-            await retry(ping, on=InfraUnavailable, pauses=repeat(RETRY_S), on_failure=remember)
-        except StoreRefused as error:
+        if isinstance(error, StoreRefused):
             raise NotReady(
                 f"DF_S3_ACCESS_KEY, DF_S3_SECRET_KEY: {error.message} at {address_of(url)}"
             ) from error
+        problem = f"{error.message}{_cause(error)}"
+
+    with anyio.move_on_after(settings.startup_timeout_s):
+        await retry(ping, on=InfraUnavailable, pauses=repeat(RETRY_S), on_failure=remember)
         return
     raise NotReady(
         f"{setting}: {problem} at {address_of(url)} (waited {settings.startup_timeout_s:g} s)"
