@@ -12,6 +12,7 @@ from api import errors
 from api.admission.duplicate_keys import refuse_in_query
 from api.context import open_context
 from api.metrics import Metrics
+from api.middleware.cors import CrossOriginMiddleware
 from api.middleware.request import RequestMiddleware
 from api.middleware.tracing import Traced
 from api.openapi import page
@@ -63,4 +64,6 @@ def create_app(settings: Settings) -> FastAPI:
             Traced, tracer=lambda: app.state.context.tracer, ratio=settings.trace_ratio
         )
     app.add_middleware(RequestMiddleware, metrics=metrics, settings=settings)
+    if settings.cors_origins:  # last, which makes it the outermost
+        app.add_middleware(CrossOriginMiddleware, origins=settings.cors_origins)
     return app

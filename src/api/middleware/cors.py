@@ -1,8 +1,8 @@
-"""Which web pages may read our answers. None, unless `DF_CORS_ORIGINS` names them.
+"""Which web pages may read our answers: none, unless `DF_CORS_ORIGINS` names them.
 
-Written here and not taken from Starlette because every answer needs the headers, the edge's own
-refusals included (a page could not even tell a 413 otherwise), and a refusal its envelope.
-Cookies are never involved, so `Access-Control-Allow-Credentials` is not sent.
+The outermost layer, so that every answer has the headers, refusals included: without them a page
+could not tell a 413 from a network that is down. Cookies are never involved, so
+`Access-Control-Allow-Credentials` is not sent.
 """
 
 from __future__ import annotations
@@ -10,46 +10,54 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-EXPOSED = "Location, Idempotent-Replayed, X-Request-Id, X-Client-Request-Id, Retry-After"
-_METHODS = "GET, POST"
-_HEADERS = (
-    "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Client-Request-Id, Traceparent"
+_METHODS = ("GET", "POST")
+_REQUEST_HEADERS = (
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "Last-Event-ID",
+    "X-Client-Request-Id",
+    "Traceparent",
+)
+_RESPONSE_HEADERS = (
+    "Location",
+    "Idempotent-Replayed",
+    "X-Request-Id",
+    "X-Client-Request-Id",
+    "Retry-After",
 )
 _MAX_AGE_S = 600  # Chromium keeps a preflight no longer than two hours, and settings may change
 
 
-class Cors:
-    """The rules of one process."""
+class CrossOriginMiddleware(CORSMiddleware):
+    """Starlette's middleware, which would refuse a preflight in plain text, outside our envelope.
 
-    def __init__(self, origins: Collection[str]) -> None:
-        self._origins = frozenset(origins)
+    A preflight of a page that is not named goes on to the router, which has no OPTIONS. A page that
+    is named gets the lists, and its browser compares them with what the page is about to send.
+    """
 
-    def headers(self, asked: Headers) -> dict[str, str]:
-        """What every answer to this request carries."""
-        if not self._origins:
-            return {}
-        origin = asked.get("origin")
-        if origin not in self._origins:
-            return {"Vary": "Origin"}
-        return {
-            "Vary": "Origin",
-            "Access-Control-Allow-Origin": origin,
-            "Access-Control-Expose-Headers": EXPOSED,
-        }
-
-    def preflight(self, method: str, asked: Headers) -> Response | None:
-        """The answer to a preflight, which carries no key; None if this is none, or not allowed."""
-        if method != "OPTIONS" or "access-control-request-method" not in asked:
-            return None
-        if asked.get("origin") not in self._origins:
-            return None
-        return Response(
-            status_code=204,
-            headers={
-                "Access-Control-Allow-Methods": _METHODS,
-                "Access-Control-Allow-Headers": _HEADERS,
-                "Access-Control-Max-Age": str(_MAX_AGE_S),
-            },
+    def __init__(self, app: ASGIApp, *, origins: Collection[str]) -> None:
+        super().__init__(
+            app,
+            allow_origins=origins,
+            allow_methods=_METHODS,
+            allow_headers=_REQUEST_HEADERS,
+            expose_headers=_RESPONSE_HEADERS,
+            max_age=_MAX_AGE_S,
         )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            if not self.is_allowed_origin(headers.get("origin", "")):
+                await self.simple_response(scope, receive, send, request_headers=headers)
+                return
+        await super().__call__(scope, receive, send)
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        origin = {"Access-Control-Allow-Origin": request_headers["origin"]}
+        return Response(status_code=204, headers=self.preflight_headers | origin)

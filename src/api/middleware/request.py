@@ -1,4 +1,4 @@
-"""The outermost layer: what every request gets, whatever becomes of it.
+"""What every request gets, whatever becomes of it.
 
 A correlation id, a look at the caller's key, bounds on the body's size and on the time that it may
 take to arrive, an answer when a handler breaks, one log line and two metrics. Plain ASGI, so that
@@ -19,7 +19,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.errors import BodyRefused, envelope
 from api.metrics import Metrics
 from api.middleware.auth import Authenticator
-from api.middleware.cors import Cors
 from api.middleware.hosts import HostGuard
 from api.middleware.tracing import trace_id_of
 from api.schemas.ids import parse_id
@@ -46,14 +45,13 @@ class RequestMiddleware:
         self._metrics = metrics
         self._hosts = HostGuard(settings)
         self._authenticator = Authenticator(settings)
-        self._cors = Cors(settings.cors_origins)
         self._max_body_bytes = settings.max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _RequestState(scope, send, self._cors)
+        exchange = _RequestState(scope, send)
         try:
             await self._answer(exchange, receive)
         except Exception as error:
@@ -68,10 +66,6 @@ class RequestMiddleware:
             self._log_request(exchange)
 
     async def _answer(self, exchange: _RequestState, receive: Receive) -> None:
-        preflight = self._cors.preflight(exchange.scope["method"], exchange.headers)
-        if preflight is not None:
-            await preflight(exchange.scope, receive, exchange.send)
-            return
         refusal = (
             self._hosts.check(exchange.headers)
             or self._authenticator.check(exchange.scope, exchange.headers)
@@ -102,14 +96,13 @@ class RequestMiddleware:
 class _RequestState:
     """One request and its response's head."""
 
-    def __init__(self, scope: Scope, send: Send, cors: Cors) -> None:
+    def __init__(self, scope: Scope, send: Send) -> None:
         self.scope = scope
         self.started = time.monotonic()
         self.status = 0  # none sent yet
         self.correlation_id = uuid4().hex
         self._send = send
         self.headers = Headers(scope=scope)
-        self._cors_headers = cors.headers(self.headers)
         given = self.headers.getlist("x-client-request-id")
         self._bad_id = len(given) > 1 or not all(map(_CLIENT_REQUEST_ID.match, given))
         self.client_request_id = given[0] if given and not self._bad_id else None
@@ -161,7 +154,6 @@ class _RequestState:
             headers["X-Request-Id"] = self.correlation_id
             headers["X-Content-Type-Options"] = "nosniff"
             headers.setdefault("Cache-Control", "no-store")
-            headers.update(self._cors_headers)
             if self.client_request_id is not None:
                 headers["X-Client-Request-Id"] = self.client_request_id
         await self._send(message)

@@ -2,71 +2,101 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import httpx
 import pytest
-from fastapi import FastAPI
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
-from api import errors
-from api.metrics import Metrics
-from api.middleware.request import RequestMiddleware
+from api.app import create_app
 from shared.auth import parse_api_keys
-from shared.errors import InfraUnavailable
+from shared.errors import RateLimited
 from shared.settings import Settings
 
 PAGE = "https://app.example.org"
 
 
 def send(
-    method: str, path: str, headers: dict[str, str], *, origins: tuple[str, ...] = (PAGE,)
+    method: str,
+    path: str,
+    headers: dict[str, str],
+    *,
+    origins: tuple[str, ...] = (PAGE,),
+    keys: str = "",
+    body: bytes = b"",
 ) -> httpx.Response:
-    app = FastAPI()
-    errors.install(app)
+    """The answer of the whole application, whose database is away."""
+    app = create_app(
+        Settings.model_construct(
+            database_url=SecretStr("postgresql://nobody@127.0.0.1:1/nothing"),
+            redis_url=SecretStr("redis://127.0.0.1:1/0"),
+            s3_endpoint="http://127.0.0.1:1",
+            s3_access_key=SecretStr("unused"),
+            s3_secret_key=SecretStr("unused"),
+            api_keys=parse_api_keys(keys),
+            cors_origins=origins,
+        )
+    )
 
-    @app.get("/open")
-    async def open_() -> str:
-        return "read me"
-
-    @app.get("/away")
-    async def away() -> None:
-        raise InfraUnavailable("PostgreSQL cannot be reached")
+    @app.get("/limited")
+    async def limited() -> None:
+        raise RateLimited("too many", retry_after_s=1)
 
     @app.get("/broken")
     async def broken() -> None:
         raise RuntimeError
 
-    keys = f"shop:{'0' * 64}" if path == "/keyed" else ""
-    settings = Settings.model_construct(api_keys=parse_api_keys(keys), cors_origins=origins)
-    app.add_middleware(RequestMiddleware, metrics=Metrics(), settings=settings)
-
     async def main() -> httpx.Response:
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            return await client.request(method, path, headers=headers)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
+        ):
+            return await client.request(method, path, headers=headers, content=body)
 
     return anyio.run(main)
 
 
 def granted(answer: httpx.Response) -> str | None:
-    found: str | None = answer.headers.get("Access-Control-Allow-Origin")
-    return found
+    origin: str | None = answer.headers.get("Access-Control-Allow-Origin")
+    return origin
 
 
 def test_it_is_off_by_default() -> None:
     for method, more in (("GET", {}), ("OPTIONS", {"Access-Control-Request-Method": "GET"})):
-        answer = send(method, "/open", {"Origin": PAGE} | more, origins=())
+        answer = send(method, "/healthz", {"Origin": PAGE} | more, origins=())
         assert not [name for name in answer.headers if name.startswith("access-control")]
         assert "Vary" not in answer.headers
 
 
+JSON = {"Content-Type": "application/json"}
+
+
 @pytest.mark.parametrize(
-    ("path", "status"),
-    [("/open", 200), ("/nowhere", 404), ("/away", 503), ("/broken", 500), ("/keyed", 401)],
+    ("request_line", "more", "status"),
+    [
+        ("GET /healthz", {}, 200),
+        ("GET /v1/jobs", {"keys": f"shop:{'0' * 64}"}, 401),
+        ("GET /nowhere", {}, 404),
+        ("DELETE /v1/jobs", {}, 405),
+        ("POST /v1/jobs", {"body": bytes(2 << 20)}, 413),
+        ("POST /v1/jobs", {"body": b"{}"}, 422),
+        ("GET /v1/jobs?limit=0", {}, 422),
+        ("GET /limited", {}, 429),
+        ("GET /broken", {}, 500),
+        ("GET /v1/jobs", {}, 503),
+    ],
 )
-def test_a_page_that_is_named_can_read_every_answer_and_its_headers(path: str, status: int) -> None:
-    answer = send("GET", path, {"Origin": PAGE})
+def test_a_page_that_is_named_can_read_every_answer_and_its_headers(
+    request_line: str, more: dict[str, Any], status: int
+) -> None:
+    method, path = request_line.split()
+    answer = send(method, path, {"Origin": PAGE} | JSON, **more)
     assert (answer.status_code, granted(answer)) == (status, PAGE)
+    assert len(answer.headers["X-Request-Id"]) == 32
+    if status >= 400:
+        assert answer.json()["correlation_id"] == answer.headers["X-Request-Id"]
     exposed = answer.headers["Access-Control-Expose-Headers"].split(", ")
     assert set(exposed) == {
         "Location",
@@ -84,22 +114,43 @@ def test_a_page_that_is_named_can_read_every_answer_and_its_headers(path: str, s
     ["https://evil.example.org", PAGE + ".evil.org", PAGE.upper(), PAGE + ":8443", "null", ""],
 )
 def test_any_other_page_cannot(origin: str) -> None:
-    answer = send("GET", "/open", {"Origin": origin})
+    answer = send("GET", "/healthz", {"Origin": origin})
     assert granted(answer) is None
     assert answer.headers["Vary"] == "Origin"  # or a cache would hand out another page's answer
     asked = {"Origin": origin, "Access-Control-Request-Method": "GET"}
-    refused = send("OPTIONS", "/open", asked)
+    refused = send("OPTIONS", "/healthz", asked)
     assert (refused.status_code, granted(refused)) == (405, None)
     assert refused.json()["code"] == "method_not_allowed"
 
 
-def test_a_preflight_needs_no_key_and_names_what_may_be_sent() -> None:
-    asked = {"Origin": PAGE, "Access-Control-Request-Method": "POST"}
-    answer = send("OPTIONS", "/keyed", asked)
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+def test_a_preflight_needs_no_key_and_names_what_may_be_sent(method: str) -> None:
+    asked = {
+        "Origin": PAGE,
+        "Access-Control-Request-Method": method,
+        "Access-Control-Request-Headers": "x-unknown",
+    }
+    answer = send("OPTIONS", "/v1/jobs", asked, keys=f"shop:{'0' * 64}")
     assert (answer.status_code, granted(answer), answer.content) == (204, PAGE, b"")
     assert answer.headers["Access-Control-Allow-Methods"] == "GET, POST"
+    assert answer.headers["Access-Control-Max-Age"] == "600"
+    assert "Access-Control-Allow-Credentials" not in answer.headers
+    assert "Origin" in answer.headers["Vary"].split(", ")
     allowed = answer.headers["Access-Control-Allow-Headers"].split(", ")
-    assert {"Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"} <= set(allowed)
+    assert {
+        "Authorization",
+        "Content-Type",
+        "Idempotency-Key",
+        "Last-Event-ID",
+        "X-Client-Request-Id",
+        "Traceparent",
+    } <= set(allowed)
+    assert "x-unknown" not in allowed
+
+
+def test_options_that_is_no_preflight_is_refused_and_readable() -> None:
+    answer = send("OPTIONS", "/v1/jobs", {"Origin": PAGE})
+    assert (answer.status_code, granted(answer)) == (405, PAGE)
 
 
 @pytest.mark.parametrize(

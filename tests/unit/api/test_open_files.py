@@ -5,26 +5,28 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import resource
 from api.server import raise_file_limit
 resource.setrlimit(resource.RLIMIT_NOFILE, (300, 1300))
-print(raise_file_limit({streams}))
+print(raise_file_limit(1000))
 print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+print(raise_file_limit(2000))
 """
 
 
-def outcome(streams: int) -> list[str]:
-    program = PROGRAM.format(streams=streams)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def lines() -> list[str]:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
-def test_a_soft_limit_is_raised_to_what_the_streams_need() -> None:
-    assert outcome(1000) == ["None", "1300"]
+def test_a_soft_limit_is_raised_to_what_the_streams_need(lines: list[str]) -> None:
+    assert lines[:2] == ["None", "1300"]
 
 
-def test_more_streams_than_files_are_named_with_both_numbers() -> None:
-    line, _ = outcome(2000)
-    assert "DF_MAX_STREAMS=2000 needs 2256 open files, and the limit is 1300" in line
+def test_more_streams_than_files_are_named_with_both_numbers(lines: list[str]) -> None:
+    assert "DF_MAX_STREAMS=2000 needs 2256 open files, and the limit is 1300" in lines[2]
