@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from cli.state_dir import DEFAULT, ENVIRONMENT, Home, reachable
+from cli.state_dir import DEFAULT, ENVIRONMENT, StateDir, reachable
 from shared.secrets import SECRETS_DIR, secrets_in
 
 
@@ -19,8 +19,8 @@ def effective() -> dict[str, str]:
     return {**secrets_in(SECRETS_DIR), **ours, **os.environ}
 
 
-def home(environ: Mapping[str, str]) -> Home:
-    return Home(Path(environ.get("DF_HOME") or DEFAULT))
+def home(environ: Mapping[str, str]) -> StateDir:
+    return StateDir(Path(environ.get("DF_HOME") or DEFAULT))
 
 
 def api_base(environ: Mapping[str, str]) -> str:

@@ -46,7 +46,7 @@ class Unreachable(Failure):
         )
 
 
-class Refused(Failure):
+class Refusal(Failure):
     """The API answered with an error envelope."""
 
     def __init__(self, envelope: Mapping[str, Any], *, retry_after_s: float = 0.0) -> None:

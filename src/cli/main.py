@@ -25,7 +25,7 @@ from cli.commands import (
 )
 from cli.errors import UNREACHABLE, USAGE, Failure
 from cli.stack.errors import StackError
-from cli.stack.signals import Interrupted
+from cli.stack.signals import Interrupt
 from shared.errors import DreamForgeError, InfraUnavailable
 
 _WHERE_ALL_IS = "the worker's image, or `pip install dreamforge`, has what this command needs"
@@ -96,15 +96,15 @@ def run(arguments: list[str]) -> int:
         return _fail(str(error), "", 1)
     except ModuleNotFoundError as error:  # an image has the packages of its own commands only
         return _fail(f"this installation has no package {error.name}", _WHERE_ALL_IS, 1)
-    except Interrupted as interrupted:
+    except Interrupt as interrupted:
         return interrupted.exit_code
     return 0
 
 
 def _fail(message: str, hint: str, exit_code: int) -> int:
-    from cli.terminal.console import say
+    from cli.terminal.console import print_note
 
-    say(f"dreamforge: {message}")
+    print_note(f"dreamforge: {message}")
     if hint:
-        say(f"  {hint}")
+        print_note(f"  {hint}")
     return exit_code

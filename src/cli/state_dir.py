@@ -41,7 +41,7 @@ class InUse(StackError):
         self.pid = pid
 
 
-class Home:
+class StateDir:
     """Paths and small files of one state folder."""
 
     def __init__(self, path: Path) -> None:
@@ -101,13 +101,13 @@ class Home:
         if not (self.path / "lock").exists():
             return None
         try:
-            with self.locked():
+            with self.lock():
                 return None
         except InUse as error:
             return error.pid
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Be the only stack on this folder, or raise with one line that names who is."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import httpx
 
-from cli.errors import Failure, Refused, Unreachable
+from cli.errors import Failure, Refusal, Unreachable
 
 _TIMEOUT = httpx.Timeout(30.0, connect=3.0)
 _CHUNK_BYTES = 1 << 16
@@ -21,7 +21,7 @@ _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 class Client:
-    """One API. Raises Unreachable, Refused (an error envelope) or Failure (no API of ours)."""
+    """One API. Raises Unreachable, Refusal (an error envelope) or Failure (no API of ours)."""
 
     def __init__(self, api_base: str, api_key: str | None = None) -> None:
         self.api_base = api_base
@@ -105,7 +105,7 @@ class Client:
 
 
 def raise_for_envelope(answer: httpx.Response, api_base: str) -> None:
-    """Turn an error answer into Refused, or into another Failure where it has no envelope."""
+    """Turn an error answer into Refusal, or into another Failure where it has no envelope."""
     if answer.is_success:
         return
     answer.read()
@@ -114,7 +114,7 @@ def raise_for_envelope(answer: httpx.Response, api_base: str) -> None:
     except ValueError:
         envelope = None
     if isinstance(envelope, dict) and "code" in envelope:
-        raise Refused(envelope, retry_after_s=_seconds(answer.headers.get("Retry-After", "")))
+        raise Refusal(envelope, retry_after_s=_seconds(answer.headers.get("Retry-After", "")))
     if answer.status_code in _PROXYS:
         raise Unreachable(api_base, f"a proxy answered {answer.status_code} in its place")
     raise Failure(f"{api_base} answered {answer.status_code}: is it Dream Forge's API?")

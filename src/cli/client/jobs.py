@@ -11,12 +11,12 @@ from uuid import uuid4
 from cli import config
 from cli.client.http import Client
 from cli.client.results import download, require_succeeded
-from cli.client.sse import events
+from cli.client.sse import follow_events
 from cli.commands.options import Output
-from cli.errors import Refused, Unreachable
-from cli.terminal.console import as_json, say
-from cli.terminal.progress_bar import shown
-from cli.terminal.tables import pairs
+from cli.errors import Refusal, Unreachable
+from cli.terminal.console import print_json, print_note
+from cli.terminal.progress_bar import show_progress
+from cli.terminal.tables import print_pairs
 
 # Before each repetition of a create, unless `Retry-After` asks for more. An API that restarts is
 # back after some seconds; who mistyped its address should not wait much longer than that.
@@ -53,11 +53,11 @@ def _send(client: Client, body: Mapping[str, Any], key: str) -> Any:
             return client.post("/v1/jobs", body, key)
         except Unreachable as error:
             problem = error.message
-        except Refused as refusal:
+        except Refusal as refusal:
             if refusal.code != "infra_unavailable":
                 raise
             problem, pause_s = refusal.message, max(pause_s, refusal.retry_after_s)
-        say(f"{problem.splitlines()[0]}; trying again in {pause_s:g} s")
+        print_note(f"{problem.splitlines()[0]}; trying again in {pause_s:g} s")
         time.sleep(pause_s)
     return client.post("/v1/jobs", body, key)
 
@@ -73,12 +73,14 @@ def chain(
 
 def follow(client: Client, job_id: str) -> dict[str, Any]:
     """Show progress until the job ends; the job as it is then, however it ended."""
-    say(f"job {job_id}")
+    print_note(f"job {job_id}")
     try:
-        for _ in shown(events(client, job_id)):
+        for _ in show_progress(follow_events(client, job_id)):
             pass
     except KeyboardInterrupt:
-        say(f"the job goes on: dreamforge job watch {job_id}, or: dreamforge job cancel {job_id}")
+        print_note(
+            f"the job goes on: dreamforge job watch {job_id}, or: dreamforge job cancel {job_id}"
+        )
         raise
     job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}")
     return job
@@ -104,10 +106,10 @@ def _stopping(job: Mapping[str, Any]) -> bool:
 def print_job(job: dict[str, Any], output: Output, paths: list[Path]) -> None:
     """One job and the files that were saved of it."""
     if output is Output.JSON:
-        as_json({**job, "files": [str(path) for path in paths]} if paths else job)
+        print_json({**job, "files": [str(path) for path in paths]} if paths else job)
         return
     summary, error, steps = job.get("summary"), job.get("error"), job.get("steps", [])
-    pairs(
+    print_pairs(
         ("job", job["id"]),
         ("status", job["status"] + (", asked to stop" if _stopping(job) else "")),
         *((f"step {step['name']}", step["status"]) for step in steps if len(steps) > 1),

@@ -17,7 +17,7 @@ import httpx
 from httpx_sse import EventSource
 
 from cli.client.http import Client, raise_for_envelope
-from cli.errors import Refused, Unreachable
+from cli.errors import Refusal, Unreachable
 
 Event = dict[str, Any]
 
@@ -30,8 +30,8 @@ _TICK_S = 0.2
 _PASSING = {"infra_unavailable", "rate_limited"}
 
 
-def events(client: Client, job_id: str, after: int = 0) -> Iterator[Event]:
-    """Every event after number `after` until the job has ended. Raises Unreachable, Refused."""
+def follow_events(client: Client, job_id: str, after: int = 0) -> Iterator[Event]:
+    """Every event after number `after` until the job has ended. Raises Unreachable, Refusal."""
     tries = 0
     lost_at: float | None = None
     while True:
@@ -42,8 +42,8 @@ def events(client: Client, job_id: str, after: int = 0) -> Iterator[Event]:
                 after, tries, lost_at = int(event["seq"]), 0, None
                 yield event
             why = "the stream ended early"
-        except (httpx.TransportError, Unreachable, Refused) as error:
-            if isinstance(error, Refused) and error.code not in _PASSING:
+        except (httpx.TransportError, Unreachable, Refusal) as error:
+            if isinstance(error, Refusal) and error.code not in _PASSING:
                 raise
             why = str(error) or type(error).__name__
         lost_at = lost_at or time.monotonic()
@@ -70,7 +70,7 @@ def _connection(client: Client, job_id: str, after: int) -> Iterator[Event | Non
                 yield json.loads(message.data)
 
 
-def in_background(source: Iterator[Event], tick: Callable[[], None]) -> Iterator[Event]:
+def read_in_background(source: Iterator[Event], tick: Callable[[], None]) -> Iterator[Event]:
     """The same events, read by a thread, while this one calls `tick` several times a second.
 
     The thread is a daemon: it may sit in a read that nothing will ever answer when we leave.

@@ -29,14 +29,14 @@ def demo(
 ) -> None:
     """Start everything, draw one picture, say how long it took, stop everything."""
     from cli.stack import signals
-    from cli.stack.stack import whole
-    from cli.terminal.console import say
+    from cli.stack.stack import run_stack
+    from cli.terminal.console import print_note
 
     if list_:
         _print_vocabulary()
         return
     environ = {"DF_DRAIN_S": "0", **config.effective()}  # an interrupted demo is over at once
-    with signals.catching(), whole(config.home(environ), environ, say) as stack:
+    with signals.handle(), run_stack(config.home(environ), environ, print_note) as stack:
         _draw(stack, config.api_key(environ), prompt, seed, out)
 
 
@@ -44,20 +44,24 @@ def _draw(stack: Stack, api_key: str | None, prompt: str, seed: int, folder: Pat
     from cli.client.http import Client
     from cli.client.jobs import create
     from cli.client.results import download, require_succeeded
-    from cli.client.sse import events, in_background
+    from cli.client.sse import follow_events, read_in_background
     from cli.errors import Failure
     from cli.stack import signals
     from cli.terminal.console import out
-    from cli.terminal.progress_bar import shown
+    from cli.terminal.progress_bar import show_progress
     from cli.terminal.stage_times import stage_times
-    from cli.terminal.tables import table
+    from cli.terminal.tables import print_table
 
     warn(stack, prompt)
     with Client(stack.api_base, api_key) as client:
         job = create(client, prompt, model=stack.model.id, seed=seed)
         try:
-            seen = list(shown(in_background(events(client, job["id"]), stack.keeper.tick)))
-        except signals.Interrupted:
+            seen = list(
+                show_progress(
+                    read_in_background(follow_events(client, job["id"]), stack.manager.tick)
+                )
+            )
+        except signals.Interrupt:
             # Else the next start would draw it first. The first signal is the only one that raises.
             with contextlib.suppress(Failure):
                 client.post(f"/v1/jobs/{job['id']}/cancel")
@@ -65,20 +69,20 @@ def _draw(stack: Stack, api_key: str | None, prompt: str, seed: int, folder: Pat
         require_succeeded(client.get(f"/v1/jobs/{job['id']}"))
         for path in download(client, job["id"], prompt, folder):
             out.print(path, style="bold", soft_wrap=True)
-    table(("stage", "seconds"), [(name, f"{s:.2f}") for name, s in stage_times(seen)])
+    print_table(("stage", "seconds"), [(name, f"{s:.2f}") for name, s in stage_times(seen)])
 
 
 def warn(stack: Stack, prompt: str) -> None:
     """Say what the model of this stack cannot do with this prompt."""
     from cli.models.vocabulary import read_synonyms, read_vocabulary
-    from cli.terminal.console import say
+    from cli.terminal.console import print_note
 
     if not stack.model.trained:
-        say("untrained weights: noise")
+        print_note("untrained weights: noise")
         return
     words = read_vocabulary(stack.model.folder)
     if words and not prompt_matches([*words, *read_synonyms(stack.model.folder)], prompt):
-        say(
+        print_note(
             "the demo model knows a fixed vocabulary, and nothing of this prompt is in it: see "
             "`dreamforge demo --list`; `dreamforge model import` registers a real model"
         )

@@ -31,8 +31,8 @@ def list_(
     output: Out = Output.TABLE,
 ) -> None:
     """List dead letters: jobs first, the latest on top."""
-    from cli.terminal.console import as_json, say
-    from cli.terminal.tables import table
+    from cli.terminal.console import print_json, print_note
+    from cli.terminal.tables import print_table
     from shared.db import dead_letters
 
     environ = backends.environ()
@@ -41,12 +41,12 @@ def list_(
     )
     messages, away = _messages(environ)
     if away:
-        say(f"unreadable messages are not shown: {away}")
+        print_note(f"unreadable messages are not shown: {away}")
     letters = [*map(_job, jobs), *map(_message, messages)]
     if output is Output.JSON:
-        as_json({"dead_letters": letters, "messages_shown": not away})
+        print_json({"dead_letters": letters, "messages_shown": not away})
         return
-    table(
+    print_table(
         ("kind", "id", "since", "what happened"),
         [(of["kind"], of["id"], of["since"], _cell(of["reason"])) for of in letters],
     )
@@ -55,8 +55,8 @@ def list_(
 @app.command()
 def show(letter: Letter, output: Out = Output.TABLE) -> None:
     """Show one: a job's request and last error, or what a message held."""
-    from cli.terminal.console import as_json
-    from cli.terminal.tables import pairs
+    from cli.terminal.console import print_json
+    from cli.terminal.tables import print_pairs
     from shared.db import dead_letters
 
     environ = backends.environ()
@@ -71,16 +71,16 @@ def show(letter: Letter, output: Out = Output.TABLE) -> None:
             "replays": [{"id": str(id_), "status": status.value} for id_, status in replays]
         }
     if output is Output.JSON:
-        as_json(shown)
+        print_json(shown)
     else:
-        pairs(*((name, _words(value)) for name, value in shown.items()))
+        print_pairs(*((name, _words(value)) for name, value in shown.items()))
 
 
 @app.command()
 def replay(job: Letter, output: Out = Output.TABLE) -> None:
     """Make a new job of a dead one's request. The dead one stays as it is."""
-    from cli.terminal.console import as_json
-    from cli.terminal.tables import pairs
+    from cli.terminal.console import print_json
+    from cli.terminal.tables import print_pairs
     from shared.db import dead_letters
 
     environ = backends.environ()
@@ -91,16 +91,16 @@ def replay(job: Letter, output: Out = Output.TABLE) -> None:
     # Nobody rings: a worker finds it with its next poll.
     shown = {"id": str(created.id), "status": "queued", "replay_of": job}
     if output is Output.JSON:
-        as_json(shown)
+        print_json(shown)
     else:
-        pairs(*shown.items())
+        print_pairs(*shown.items())
 
 
 @app.command()
 def drop(letter: Letter, output: Out = Output.TABLE) -> None:
     """Delete one for good: a job with its events and pictures, or a message."""
-    from cli.terminal.console import as_json
-    from cli.terminal.tables import pairs
+    from cli.terminal.console import print_json
+    from cli.terminal.tables import print_pairs
 
     environ = backends.environ()
     if _find_message(environ, letter) is not None:
@@ -110,9 +110,9 @@ def drop(letter: Letter, output: Out = Output.TABLE) -> None:
     else:
         shown = {"id": letter, "kind": "job", "objects": _drop_job(environ, _job_id(letter))}
     if output is Output.JSON:
-        as_json({**shown, "dropped": True})
+        print_json({**shown, "dropped": True})
     else:
-        pairs(("dropped", letter), ("kind", shown["kind"]), ("objects", shown["objects"]))
+        print_pairs(("dropped", letter), ("kind", shown["kind"]), ("objects", shown["objects"]))
 
 
 def _drop_job(environ: dict[str, str], job_id: UUID) -> int:

@@ -35,19 +35,19 @@ def inspect(
 def _print(picture: Path, found: PictureText, output: Output) -> None:
     from cli.errors import Failure
     from cli.pictures.reader import parse_metadata
-    from cli.terminal.console import as_json, out
-    from cli.terminal.tables import pairs
+    from cli.terminal.console import out, print_json
+    from cli.terminal.tables import print_pairs
 
     if found.parameters is None and found.dreamforge is None:
         raise Failure(f"{picture}: says nothing about its making")
     if output is Output.JSON:
-        as_json(found.model_dump(mode="json"))
+        print_json(found.model_dump(mode="json"))
         return
     if found.dreamforge is None:  # another tool's: the text is all there is
         out.print(found.parameters, soft_wrap=True)
         return
     facts = parse_metadata(picture, found)
-    pairs(
+    print_pairs(
         ("prompt", facts.prompt),
         ("negative prompt", facts.negative_prompt or None),
         ("size", f"{found.width}x{found.height}"),
@@ -71,7 +71,7 @@ def _rerun(
     from cli.client import jobs
     from cli.pictures.reader import parse_metadata
     from cli.pictures.rerun import build_request, find_model, find_upscaler
-    from cli.terminal.console import say
+    from cli.terminal.console import print_note
 
     facts = parse_metadata(picture, found)
     with jobs.connect() as client:
@@ -81,7 +81,7 @@ def _rerun(
         job = jobs.follow(client, job["id"])
         paths = jobs.save_and_print(client, job, facts.prompt, folder, output)
     for path in paths:
-        say(_compared(picture, found, path))
+        print_note(_compared(picture, found, path))
 
 
 def _compared(picture: Path, found: PictureText, again: Path) -> str:

@@ -168,18 +168,18 @@ def list_(
 ) -> None:
     """List jobs, newest first."""
     from cli.client.jobs import connect
-    from cli.terminal.console import as_json, say
-    from cli.terminal.tables import table
+    from cli.terminal.console import print_json, print_note
+    from cli.terminal.tables import print_table
 
     with connect() as client:
         page = client.get("/v1/jobs", status=status, limit=limit, cursor=cursor)
     if output is Output.JSON:
-        as_json(page)
+        print_json(page)
         return
     rows = [(job["id"], job["status"], job["type"], job["created_at"]) for job in page["jobs"]]
-    table(("job", "status", "type", "created"), rows)
+    print_table(("job", "status", "type", "created"), rows)
     if page.get("next_cursor"):
-        say(f"there are more: --cursor {page['next_cursor']}")
+        print_note(f"there are more: --cursor {page['next_cursor']}")
 
 
 @app.command()
@@ -231,19 +231,19 @@ def artifacts(job: JobId, download: Save = None, output: Out = Output.TABLE) -> 
     """List a job's pictures, with addresses that work for a while."""
     from cli.client.jobs import connect
     from cli.client.results import download as save
-    from cli.terminal.console import as_json, out
-    from cli.terminal.tables import table
+    from cli.terminal.console import out, print_json
+    from cli.terminal.tables import print_table
 
     with connect() as client:
         found = client.get(f"/v1/jobs/{job}/artifacts")
         if output is Output.JSON:
-            as_json(found)
+            print_json(found)
         else:
             rows = [
                 (item["step"], item["item_index"], item["width"], item["height"], item["seed"])
                 for item in found["artifacts"]
             ]
-            table(("step", "item", "width", "height", "seed"), rows)
+            print_table(("step", "item", "width", "height", "seed"), rows)
             for item in found["artifacts"]:
                 out.print(item["url"], soft_wrap=True)
         if download:

@@ -114,17 +114,17 @@ def import_(
 
 def _show(found: dict[str, Any], output: Output) -> None:
     from cli.models.availability import wait_until_offered
-    from cli.terminal.console import as_json
-    from cli.terminal.tables import pairs
+    from cli.terminal.console import print_json
+    from cli.terminal.tables import print_pairs
 
     offered = wait_until_offered(
         backends.require(backends.environ(), "DF_DATABASE_URL"), found["id"]
     )
     found = found | {"installed": bool(offered)}
     if output is Output.JSON:
-        as_json(found)
+        print_json(found)
         return
     found["installed"] = {True: "yes", False: "no", None: "no worker is up"}[offered]
     if "fetched" in found:
         found = found | {"fetched": "yes" if found["fetched"] else "no, it was here and is sound"}
-    pairs(*found.items())
+    print_pairs(*found.items())

@@ -34,17 +34,17 @@ def verify(
 ) -> None:
     """Read every byte of the models on this host and compare it with their descriptors."""
     from cli.models.install import models_dir
-    from cli.terminal.console import as_json
-    from cli.terminal.tables import table
+    from cli.terminal.console import print_json
+    from cli.terminal.tables import print_table
 
     root = models_dir(backends.environ())
     found = [_verified(folder) for folder in _folders(root, model)]
     if model is not None and not found:
         raise Failure(f"no model {model} in {root}", hint="`dreamforge model list` shows them")
     if output is Output.JSON:
-        as_json({"models": found})
+        print_json({"models": found})
     else:
-        table(("model", "state"), [(of["model"], of["problem"] or "sound") for of in found])
+        print_table(("model", "state"), [(of["model"], of["problem"] or "sound") for of in found])
     if any(of["problem"] for of in found):
         raise typer.Exit(JOB_FAILED)
 
@@ -69,8 +69,8 @@ def remove(
     """Take a model out of the registry and off this host's disk."""
     from cli.models.install import models_dir
     from cli.models.store import lock_model, remove_model
-    from cli.terminal.console import as_json
-    from cli.terminal.tables import pairs
+    from cli.terminal.console import print_json
+    from cli.terminal.tables import print_pairs
 
     environ = backends.environ()
     url, root = backends.require(environ, "DF_DATABASE_URL"), models_dir(environ)
@@ -84,9 +84,9 @@ def remove(
         "registry": "removed" if deleted else "disabled; past jobs name it",
     }
     if output is Output.JSON:
-        as_json(done)
+        print_json(done)
     else:
-        pairs(*done.items())
+        print_pairs(*done.items())
 
 
 def _folders(root: Path, model: str | None) -> list[Path]:
@@ -95,11 +95,11 @@ def _folders(root: Path, model: str | None) -> list[Path]:
 
 
 def _verified(folder: Path) -> dict[str, Any]:
-    from cli.terminal.console import say
+    from cli.terminal.console import print_note
     from shared.errors import ModelUnavailable
     from shared.models.verify import read_model, verify_model
 
-    say(f"reading {folder.name}")
+    print_note(f"reading {folder.name}")
     try:
         verify_model(folder, read_model(folder))
         problem = None
@@ -109,11 +109,11 @@ def _verified(folder: Path) -> dict[str, Any]:
 
 
 def _switch(reference: str, *, on: bool) -> None:
-    from cli.terminal.console import say
+    from cli.terminal.console import print_note
 
     url = backends.require(backends.environ(), "DF_DATABASE_URL")
     row = backends.transaction(url, partial(_set_enabled, reference=reference, on=on))
-    say(f"{row.name}@{row.version} is {'enabled' if on else 'disabled'}")
+    print_note(f"{row.name}@{row.version} is {'enabled' if on else 'disabled'}")
 
 
 async def _set_enabled(connection: Connection, *, reference: str, on: bool) -> Model:

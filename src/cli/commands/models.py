@@ -20,15 +20,15 @@ app.command("import")(import_)
 def list_(output: Out = Output.TABLE) -> None:
     """List the models that the API offers."""
     from cli.client.jobs import connect
-    from cli.terminal.console import as_json
-    from cli.terminal.tables import table
+    from cli.terminal.console import print_json
+    from cli.terminal.tables import print_table
 
     with connect() as client:
         found = client.get("/v1/models")
     if output is Output.JSON:
-        as_json(found)
+        print_json(found)
         return
-    table(
+    print_table(
         ("model", "kind", "installed", "enabled", "id"),
         [
             (
@@ -50,19 +50,19 @@ def get(
 ) -> None:
     """Show one model and what it accepts."""
     from cli.client.jobs import connect
-    from cli.terminal.console import as_json
-    from cli.terminal.tables import pairs, table
+    from cli.terminal.console import print_json
+    from cli.terminal.tables import print_pairs, print_table
 
     with connect() as client:
         found = client.get(f"/v1/models/{client.model_id(model)}")
     if output is Output.JSON:
-        as_json(found)
+        print_json(found)
         return
-    pairs(
+    print_pairs(
         *((name, found[name]) for name in ("id", "name", "version", "kind", "installed", "enabled"))
     )
     rules = found["parameters_schema"].get("properties", {})
-    table(("parameter", "accepts", "default"), [_rule(name, rules[name]) for name in rules])
+    print_table(("parameter", "accepts", "default"), [_rule(name, rules[name]) for name in rules])
 
 
 def _rule(name: str, rule: dict[str, Any]) -> tuple[str, str, str]:

@@ -21,14 +21,14 @@ ModelOrFolder = Annotated[
 def list_(output: Out = Output.TABLE) -> None:
     """List the presets of this release and those of DF_PRESETS_DIR."""
     from cli.presets.catalogue import gigabytes, load_presets, megapixels
-    from cli.terminal.console import as_json
-    from cli.terminal.tables import table
+    from cli.terminal.console import print_json
+    from cli.terminal.tables import print_table
 
     found = load_presets()
     if output is Output.JSON:
-        as_json([preset.model_dump(mode="json") for preset in found.values()])
+        print_json([preset.model_dump(mode="json") for preset in found.values()])
         return
-    table(
+    print_table(
         ("preset", "device", "memory", "dtype", "largest", "enlarged", "steps", "timeout"),
         [
             (
@@ -50,15 +50,15 @@ def list_(output: Out = Output.TABLE) -> None:
 def show(preset: PresetName, output: Out = Output.TABLE) -> None:
     """Show one preset and what it says about each kind of model."""
     from cli.presets.catalogue import get_preset, gigabytes, load_presets, megapixels
-    from cli.terminal.console import as_json
-    from cli.terminal.tables import pairs, table
+    from cli.terminal.console import print_json
+    from cli.terminal.tables import print_pairs, print_table
 
     found = get_preset(load_presets(), preset)
     if output is Output.JSON:
-        as_json(found.model_dump(mode="json"))
+        print_json(found.model_dump(mode="json"))
         return
-    pairs(*((name, value) for name, value in found if name != "kinds"))
-    table(
+    print_pairs(*((name, value) for name, value in found if name != "kinds"))
+    print_table(
         ("kind", "dtype", "offload", "memory", "per MP", "decode, per MP", "tiles", "largest"),
         [
             (
@@ -91,15 +91,15 @@ def fit(
     Of an upscaler the size is that of the picture that it is given.
     """
     from cli.presets.catalogue import check_presets, gigabytes, load_presets, load_workload
-    from cli.terminal.console import as_json
-    from cli.terminal.tables import table
+    from cli.terminal.console import print_json
+    from cli.terminal.tables import print_table
 
     asked = load_workload(model, width, height)
     rows = check_presets(load_presets().values(), asked)
     if output is Output.JSON:
-        as_json([row.as_json() for row in rows])
+        print_json([row.as_json() for row in rows])
         return
-    table(
+    print_table(
         ("preset", "needs", "has", asked.size),
         [
             (
@@ -131,14 +131,14 @@ def measure(
     """
     from cli.presets.catalogue import get_preset, gigabytes, load_presets
     from cli.presets.measure import measure_model, parse_size
-    from cli.terminal.console import as_json, out
-    from cli.terminal.tables import table
+    from cli.terminal.console import out, print_json
+    from cli.terminal.tables import print_table
 
     kind, peaks, need = measure_model(
         folder, get_preset(load_presets(), preset), [parse_size(size) for size in sizes or []]
     )
     if output is Output.JSON:
-        as_json(
+        print_json(
             {
                 "kind": kind,
                 "peaks": [{"pixels": p.pixels, "peak_bytes": p.peak_bytes} for p in peaks],
@@ -147,7 +147,7 @@ def measure(
             }
         )
         return
-    table(("pixels", "peak"), [(peak.pixels, gigabytes(peak.peak_bytes)) for peak in peaks])
+    print_table(("pixels", "peak"), [(peak.pixels, gigabytes(peak.peak_bytes)) for peak in peaks])
     for line in (
         f"[kinds.{kind}]",
         f"base_bytes = {need.base_bytes}",

@@ -21,14 +21,14 @@ def prune(
     """Delete what is past its age: pictures, events, ended jobs, dead workers, stray objects."""
     from dataclasses import asdict
 
-    from cli.terminal.console import as_json
-    from cli.terminal.tables import pairs
+    from cli.terminal.console import print_json
+    from cli.terminal.tables import print_pairs
 
     counts = asdict(_prune(dry_run))
     if output is Output.JSON:
-        as_json({"dry_run": dry_run, **counts})
+        print_json({"dry_run": dry_run, **counts})
         return
-    pairs(
+    print_pairs(
         ("would delete" if dry_run else "deleted", ""),
         ("pictures", counts["artifacts"]),
         ("events", counts["events"]),

@@ -13,7 +13,7 @@ def secrets(
 ) -> None:
     """Make the secrets of an installation in containers: random, and none is ever replaced."""
     from cli import secret_files
-    from cli.terminal.console import say
+    from cli.terminal.console import print_note
 
     secret_files.write(folder, secret_files.contents())
-    say(f"wrote {folder}; the key of the API's first user is in {folder / secret_files.KEY}")
+    print_note(f"wrote {folder}; the key of the API's first user is in {folder / secret_files.KEY}")

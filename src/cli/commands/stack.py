@@ -18,20 +18,20 @@ _TICK_S = 0.2
 def up() -> None:
     """Run everything in the foreground, with its data in DF_HOME; Ctrl-C stops it."""
     from cli.stack import signals
-    from cli.stack.stack import whole
-    from cli.terminal.console import say
+    from cli.stack.stack import run_stack
+    from cli.terminal.console import print_note
 
     environ = config.effective()
-    with signals.catching():
-        with whole(config.home(environ), environ, say) as stack:
+    with signals.handle():
+        with run_stack(config.home(environ), environ, print_note) as stack:
             _show(stack)
             try:
                 while True:
-                    stack.keeper.tick()
+                    stack.manager.tick()
                     time.sleep(_TICK_S)
-            except signals.Interrupted:
-                say("stopping; Ctrl-C again kills at once")
-        say("stopped")
+            except signals.Interrupt:
+                print_note("stopping; Ctrl-C again kills at once")
+        print_note("stopped")
 
 
 def api() -> None:
@@ -47,14 +47,14 @@ def worker() -> None:
 def migrate() -> None:
     """Bring the schema of DF_DATABASE_URL to this release."""
     from cli.errors import Failure
-    from cli.terminal.console import say
+    from cli.terminal.console import print_note
     from shared.db.migrate import upgrade
 
     url = config.effective().get("DF_DATABASE_URL")
     if not url:
         raise Failure("DF_DATABASE_URL is not set", hint="`dreamforge up` migrates by itself")
     upgrade(url)
-    say("the schema is up to date")
+    print_note("the schema is up to date")
 
 
 def _become(module: str) -> None:
@@ -64,12 +64,12 @@ def _become(module: str) -> None:
 
 
 def _show(stack: Stack) -> None:
-    from cli.terminal.console import say
-    from cli.terminal.tables import table
+    from cli.terminal.console import print_note
+    from cli.terminal.tables import print_table
 
-    table(("", "address", ""), [(row.title, row.where, row.note) for row in stack.addresses])
+    print_table(("", "address", ""), [(row.title, row.where, row.note) for row in stack.addresses])
     if not stack.model.trained:
-        say(
+        print_note(
             "the model is untrained and draws noise: `dreamforge model import` registers a real one"
         )
-    say("Ctrl-C stops everything")
+    print_note("Ctrl-C stops everything")

@@ -8,12 +8,12 @@ from pathlib import Path
 from cli.doctor.machine import Finding, Level
 from cli.stack import external
 from cli.stack.errors import StackError
-from cli.stack.external import External
+from cli.stack.external import ExternalPart
 from cli.stack.part import http_not_ready
-from cli.state_dir import Home, port_is_free
+from cli.state_dir import StateDir, port_is_free
 
 
-def examine(environ: Mapping[str, str], home: Home) -> Iterator[Finding]:
+def examine(environ: Mapping[str, str], home: StateDir) -> Iterator[Finding]:
     """The stack of `home`, running or not, and what `environ` names."""
     running = home.holder()
     yield stack(home, running)
@@ -22,7 +22,7 @@ def examine(environ: Mapping[str, str], home: Home) -> Iterator[Finding]:
     yield from models(Path(environ.get("DF_MODELS_DIR") or home.path / "models"))
 
 
-def stack(home: Home, running: str | None) -> Finding:
+def stack(home: StateDir, running: str | None) -> Finding:
     text = f"{home.path}: " + (f"runs (pid {running})" if running else "nothing runs")
     advice = "" if running else "`dreamforge up` starts everything"
     return Finding(level=Level.OK, subject="Stack", text=text, advice=advice)
@@ -99,7 +99,7 @@ def models(root: Path) -> Iterator[Finding]:
         )
 
 
-def _reached(part: External) -> Finding:
+def _reached(part: ExternalPart) -> Finding:
     why = part.unreachable()
     if why is None:
         return Finding(

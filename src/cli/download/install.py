@@ -18,7 +18,7 @@ from cli.download.source import ResolvedModel
 from cli.errors import Failure
 from cli.models.install import models_dir, register
 from cli.presets.choice import preset_chooser
-from cli.terminal.console import say
+from cli.terminal.console import print_note
 from shared.models.descriptor import Name
 from shared.models.families import Kind
 from shared.models.verify import read_model
@@ -56,14 +56,14 @@ def install(resolved: ResolvedModel, options: InstallOptions) -> dict[str, Any]:
         parallel=options.parallel,
     )
     if resolved.skipped:
-        say(f"left out: {', '.join(resolved.skipped)}")
+        print_note(f"left out: {', '.join(resolved.skipped)}")
     try:
         with progress_display() as display:
             found, fetched = download(
                 request, models_dir(environ), display, partial(register_and_summarize, url)
             )
     except KeyboardInterrupt:
-        say("stopped; the same command goes on where this one was")
+        print_note("stopped; the same command goes on where this one was")
         # Python would wait for the threads, of which one may hang in a read or a hash. Whatever
         # they are doing may be cut anywhere: that is how the store is made.
         os._exit(INTERRUPTED)

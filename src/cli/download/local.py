@@ -13,7 +13,7 @@ from pathlib import Path
 from cli.download.file_selection import select_files
 from cli.download.source import RemoteFile, ResolvedModel, to_model_name
 from cli.errors import Failure
-from cli.terminal.console import say
+from cli.terminal.console import print_note
 from shared.models.folder import DESCRIPTOR, ONE_FILE, hash_file
 
 
@@ -23,7 +23,7 @@ def resolve_local(path: Path, *, keep: Callable[[str], bool] = lambda name: True
     Raises `Failure`.
     """
     place = path.absolute()
-    say(f"reading {place}")
+    print_note(f"reading {place}")
     skipped: list[str] = []
     if place.is_dir():
         chosen, skipped = select_files(_names(place), (), ())

@@ -16,7 +16,7 @@ from rich.progress import (
 )
 
 from cli.download.fetch import ProgressDisplay
-from cli.terminal.console import err, say
+from cli.terminal.console import err, print_note
 
 OnBytes = Callable[[int], None]
 
@@ -43,7 +43,7 @@ class ProgressLines:
     def begin(self, path: str, total_bytes: int | None) -> OnBytes:
         size = "" if total_bytes is None else f" ({total_bytes / 1e6:.1f} MB)"
         with self._lock:
-            say(f"fetching {path}{size}")
+            print_note(f"fetching {path}{size}")
         return lambda here: None
 
 

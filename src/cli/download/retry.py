@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from cli.errors import UNREACHABLE, Failure
-from cli.terminal.console import say
+from cli.terminal.console import print_note
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ def with_retries(
                 ) from None
             wait_s = _wait_s(policy, failures, error.wait_s)
             if failures > 1:  # a cut that is mended at once is nobody's business
-                say(f"{what}: {error}; again in {wait_s:.0f} s")
+                print_note(f"{what}: {error}; again in {wait_s:.0f} s")
             if stop.wait(wait_s):
                 raise Failure(f"{what}: stopped") from None
 

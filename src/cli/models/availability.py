@@ -10,7 +10,7 @@ import time
 from uuid import UUID
 
 from cli import backends
-from cli.terminal.console import say
+from cli.terminal.console import print_note
 from shared.db.workers import live_workers
 
 # Two heartbeats (`supervisor.membership.heartbeat.BEAT_S`, ten seconds) and the check of the files
@@ -29,9 +29,11 @@ def wait_until_offered(database_url: str, model_id: str) -> bool | None:
         if any(UUID(model_id) in worker.models for worker in live):
             return True
         if time.monotonic() >= deadline:
-            say("no live worker has it: is its DF_MODELS_DIR another one? Its log says what it saw")
+            print_note(
+                "no live worker has it: is its DF_MODELS_DIR another one? Its log says what it saw"
+            )
             return False
         if not told:
-            say("waiting until a worker has looked at it")
+            print_note("waiting until a worker has looked at it")
             told = True
         time.sleep(LOOK_EVERY_S)

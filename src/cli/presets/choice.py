@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cli.errors import Failure
 from cli.presets.catalogue import Fit, check_presets, get_preset, load_presets, workload_of
-from cli.terminal.console import say
+from cli.terminal.console import print_note
 from shared.models.descriptor import ModelDescriptor
 from shared.presets import Preset
 
@@ -40,7 +40,9 @@ def preset_chooser(database_url: str, asked: str | None) -> Callable[[ModelDescr
         ]
         if fitting:
             return max(fitting, key=lambda preset: preset.memory_bytes).name
-        say(f"jobs that name no preset get {CPU!r}: no live worker has a GPU that could hold it")
+        print_note(
+            f"jobs that name no preset get {CPU!r}: no live worker has a GPU that could hold it"
+        )
         return CPU
 
     return choose

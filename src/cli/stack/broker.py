@@ -16,7 +16,7 @@ from pathlib import Path
 from cli.stack.child import Command
 from cli.stack.errors import StackError
 from cli.stack.part import Helper, bare_environ
-from cli.state_dir import Home
+from cli.state_dir import StateDir
 
 
 class Broker:
@@ -26,7 +26,7 @@ class Broker:
     stop_grace_s = 10.0
     ready_timeout_s = 30.0
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: StateDir) -> None:
         self._home = home
         self._port = home.port(self.name)
         self._password = home.credential(self.name)

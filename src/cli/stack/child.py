@@ -62,13 +62,13 @@ class Child:
             return "running"
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
-    def end(
-        self, how: signal.Signals, grace_s: float, hurry: Callable[[], bool] = lambda: False
+    def stop(
+        self, how: signal.Signals, grace_s: float, skip_grace: Callable[[], bool] = lambda: False
     ) -> None:
         """Ask, wait, kill the whole tree; returns when nothing of it is left and it is reaped."""
         tree = processes.family(self.pid) if self.exit_code is None else set()
         processes.send(self.proc, how)
-        left = processes.wait_gone(tree, grace_s, hurry)
+        left = processes.wait_gone(tree, grace_s, skip_grace)
         if left:
             processes.kill(left | processes.family(self.pid))
         self._popen.wait()

@@ -16,7 +16,7 @@ _CONNECT_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class External:
+class ExternalPart:
     """A part that somebody else runs, by the setting that names it."""
 
     title: str
@@ -37,7 +37,7 @@ class External:
         return None
 
 
-def external(title: str, setting: str, url: str) -> External:
+def external(title: str, setting: str, url: str) -> ExternalPart:
     """The part behind an address setting; raises StackError when it is no address."""
     try:
         parts = urlsplit(url)
@@ -46,20 +46,20 @@ def external(title: str, setting: str, url: str) -> External:
         host = None
     if not host:
         raise StackError(f"{setting} is no address of the form scheme://host:port")
-    return External(title=title, setting=setting, host=host, port=port)
+    return ExternalPart(title=title, setting=setting, host=host, port=port)
 
 
-def database(environ: Mapping[str, str]) -> External | None:
+def database(environ: Mapping[str, str]) -> ExternalPart | None:
     url = environ.get("DF_DATABASE_URL")
     return external("PostgreSQL", "DF_DATABASE_URL", url) if url else None
 
 
-def broker(environ: Mapping[str, str]) -> External | None:
+def broker(environ: Mapping[str, str]) -> ExternalPart | None:
     url = environ.get("DF_REDIS_URL")
     return external("Broker", "DF_REDIS_URL", url) if url else None
 
 
-def store(environ: Mapping[str, str]) -> External | None:
+def store(environ: Mapping[str, str]) -> ExternalPart | None:
     """All three settings or none: half of them would be a store that nobody meant."""
     given = pick(environ, *_S3)
     if not given:

@@ -16,12 +16,12 @@ from pathlib import Path
 from cli.stack import external, orphans, signals
 from cli.stack.broker import Broker
 from cli.stack.errors import StackError
-from cli.stack.external import External
+from cli.stack.external import ExternalPart
 from cli.stack.part import Part, pick
 from cli.stack.postgres import Postgres
-from cli.stack.process_manager import Keeper
+from cli.stack.process_manager import ProcessManager
 from cli.stack.store import Store
-from cli.state_dir import Home
+from cli.state_dir import StateDir
 
 _SETTINGS = (
     "DF_DATABASE_URL",
@@ -46,7 +46,7 @@ class Plan:
     """What will be started and what is there already. Nothing runs yet."""
 
     parts: tuple[Part, ...]
-    given: tuple[External, ...]
+    given: tuple[ExternalPart, ...]
     environment: dict[str, str]
 
     @property
@@ -59,17 +59,17 @@ class Plan:
             ),
         )
 
-    def start(self, keeper: Keeper) -> None:
+    def start(self, manager: ProcessManager) -> None:
         """Start our parts; raises StackError with a line for each given one that is not there."""
         complaints = [line for part in self.given if (line := part.unreachable()) is not None]
         if complaints:
             raise StackError("\n".join(complaints))
-        keeper.start(self.parts)
+        manager.start(self.parts)
 
 
-def plan(home: Home, environ: Mapping[str, str]) -> Plan:
+def plan(home: StateDir, environ: Mapping[str, str]) -> Plan:
     """Choose ports and keys for the parts that `environ` does not name. Needs the folder's lock."""
-    choices: tuple[tuple[External | None, Callable[[Home], Part]], ...] = (
+    choices: tuple[tuple[ExternalPart | None, Callable[[StateDir], Part]], ...] = (
         (external.database(environ), Postgres),
         (external.broker(environ), Broker),
         (external.store(environ), Store),
@@ -90,62 +90,62 @@ def plan(home: Home, environ: Mapping[str, str]) -> Plan:
 class Infrastructure:
     """A running stack: `environment` is what api and worker need on top of the caller's own."""
 
-    home: Home
-    keeper: Keeper
+    home: StateDir
+    manager: ProcessManager
     environment: dict[str, str]
     addresses: tuple[Address, ...]
 
     @property
     def pids(self) -> dict[str, int]:
         """Of the parts that we run: `postgres`, `broker`, `store`."""
-        return self.keeper.pids()
+        return self.manager.pids()
 
     def kill(self, name: str) -> None:
         """`kill -9` the part's main process and reap it; it stays down until `restart`."""
-        self.keeper.kill(name)
+        self.manager.kill(name)
 
     def stop(self, name: str) -> None:
         """Stop the part politely; it stays down until `restart`."""
-        self.keeper.stop_part(name)
+        self.manager.stop_part(name)
 
     def restart(self, name: str) -> None:
         """Start the part on its old port and wait until it serves."""
-        self.keeper.restart(name)
+        self.manager.restart(name)
 
 
 @contextmanager
-def keeping(home: Home, say: Callable[[str], None]) -> Iterator[Keeper]:
+def manage_processes(home: StateDir, notify: Callable[[str], None]) -> Iterator[ProcessManager]:
     """Own the state folder: clean what a killed start left, stop everything at the end."""
-    with home.locked():
-        ended = orphans.clean(home)
+    with home.lock():
+        ended = orphans.end_all(home)
         if ended:
-            say(f"ended {ended} processes that an earlier start had left behind")
-        keeper = Keeper(home, say)
+            notify(f"ended {ended} processes that an earlier start had left behind")
+        manager = ProcessManager(home, notify)
         try:
-            yield keeper
-        except signals.Interrupted:
-            say("stopping; Ctrl-C again kills at once")
+            yield manager
+        except signals.Interrupt:
+            notify("stopping; Ctrl-C again kills at once")
             raise
         finally:
-            keeper.stop()
+            manager.stop()
 
 
 @contextmanager
 def infrastructure(
-    home: Path, environ: Mapping[str, str], say: Callable[[str], None] = lambda line: None
+    home: Path, environ: Mapping[str, str], notify: Callable[[str], None] = lambda line: None
 ) -> Iterator[Infrastructure]:
     """PostgreSQL, broker and store, ready to use; all of it is gone after the block.
 
     A part that `environ` names (`DF_DATABASE_URL`, `DF_REDIS_URL`, `DF_S3_*`) is used instead of
-    ours. `say` is told of what is worth a line. Raises StackError with what to do.
+    ours. `notify` gets each line worth showing. Raises StackError with what to do.
     """
-    folder = Home(home)
-    with keeping(folder, say) as keeper:
+    folder = StateDir(home)
+    with manage_processes(folder, notify) as manager:
         planned = plan(folder, environ)
-        planned.start(keeper)
+        planned.start(manager)
         yield Infrastructure(
             home=folder,
-            keeper=keeper,
+            manager=manager,
             environment=planned.environment,
             addresses=planned.addresses,
         )

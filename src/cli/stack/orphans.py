@@ -3,7 +3,7 @@
 Normally there is nothing: the children die with us (PR_SET_PDEATHSIG). What remains (a grandchild,
 a child between fork and that call) is found in two ways: the note of (pid, start time, boot id)
 that we keep per child, and the marker that each child and its children carry in their environment.
-Either is only used under the lock of the state folder, so whoever carries its marker has no keeper.
+Either is only used under the lock of the state folder, so what carries its marker has no manager.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from __future__ import annotations
 from cli.stack import processes
 from cli.stack.errors import StackError
 from cli.stack.processes import Proc
-from cli.state_dir import Home
+from cli.state_dir import StateDir
 
 MARKER = "DREAMFORGE_STACK"
 _FILE = "children.json"
 
 
-def note(home: Home, children: dict[str, Proc]) -> None:
+def record_children(home: StateDir, children: dict[str, Proc]) -> None:
     """Write down who runs, so that the next start can find them."""
     entries = {name: [proc.pid, proc.start_ticks] for name, proc in children.items()}
     home.write(_FILE, {"boot_id": processes.boot_id(), "children": entries})
 
 
-def find(home: Home) -> set[Proc]:
+def find(home: StateDir) -> set[Proc]:
     """Every process of an earlier stack on this folder that still lives."""
     return _noted(home) | processes.with_environ(MARKER, str(home.path))
 
 
-def clean(home: Home) -> int:
+def end_all(home: StateDir) -> int:
     """End them with their descendants; returns how many. Call it under the lock only."""
     roots = find(home)
     everyone = roots.union(*(processes.family(proc.pid) for proc in roots))
@@ -39,7 +39,7 @@ def clean(home: Home) -> int:
     return len(everyone)
 
 
-def _noted(home: Home) -> set[Proc]:
+def _noted(home: StateDir) -> set[Proc]:
     known = home.read(_FILE)
     if known.get("boot_id") != processes.boot_id():
         return set()
@@ -47,7 +47,7 @@ def _noted(home: Home) -> set[Proc]:
     return {proc for proc in noted if processes.alive(proc) and _carries_marker(proc, home)}
 
 
-def _carries_marker(proc: Proc, home: Home) -> bool:
+def _carries_marker(proc: Proc, home: StateDir) -> bool:
     try:
         return processes.environ_value(proc.pid, MARKER) == str(home.path)
     except PermissionError:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from cli.stack.child import Command
 from cli.stack.orphans import MARKER
-from cli.state_dir import Home
+from cli.state_dir import StateDir
 
 # Runs a helper command (initdb, …) to its end under the keeper's care; raises StackError with the
 # last lines of its log when it fails.
@@ -46,7 +46,7 @@ class Part(Protocol):
         """The `DF_*` settings with which api and worker reach it."""
 
 
-def bare_environ(home: Home, folder: Path) -> dict[str, str]:
+def bare_environ(home: StateDir, folder: Path) -> dict[str, str]:
     """The whole environment of an infrastructure part: nothing of ours, and our marker."""
     return {
         "PATH": os.environ.get("PATH", os.defpath),

@@ -17,7 +17,7 @@ from cli.stack import postgres_pidfile, run_as
 from cli.stack.child import Command
 from cli.stack.errors import StackError
 from cli.stack.part import Helper, bare_environ
-from cli.state_dir import Home
+from cli.state_dir import StateDir
 
 USER = DATABASE = "dreamforge"
 
@@ -29,7 +29,7 @@ class Postgres:
     stop_grace_s = 20.0
     ready_timeout_s = 60.0  # recovery after a crash comes before it accepts connections
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: StateDir) -> None:
         self._home = home
         self._port = home.port(self.name)
         self._password = home.credential(self.name)
@@ -42,7 +42,7 @@ class Postgres:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._give(self._folder)
         if self._data.exists():
-            postgres_pidfile.settle(self._data)
+            postgres_pidfile.replace_stale(self._data)
             return
         # Built beside its place and renamed when complete, so that a start which was interrupted
         # begins again instead of meeting half a cluster.

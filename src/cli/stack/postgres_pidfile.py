@@ -20,7 +20,7 @@ _DETACH_TIMEOUT_S = 10.0
 _PID_LINE, _SHARED_MEMORY_LINE = 0, 6
 
 
-def settle(data: Path) -> None:
+def replace_stale(data: Path) -> None:
     """Make a data folder whose postmaster was killed fit for the next one."""
     pidfile = data / "postmaster.pid"
     try:

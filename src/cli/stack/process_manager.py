@@ -20,8 +20,8 @@ from cli.stack import orphans, signals
 from cli.stack.child import Child, Command
 from cli.stack.errors import StackError
 from cli.stack.part import Part
-from cli.stack.restart_policy import LIMIT, WINDOW_S, Deaths
-from cli.state_dir import Home
+from cli.stack.restart_policy import LIMIT, WINDOW_S, RestartPolicy
+from cli.state_dir import StateDir
 
 _POLL_S = 0.05
 _HELPER_DEADLINE_S = 120.0  # initdb on a slow disk
@@ -29,21 +29,21 @@ _HELPER_GRACE_S = 2.0
 
 
 @dataclass(kw_only=True)
-class _Kept:
+class _ManagedPart:
     part: Part
     child: Child
-    deaths: Deaths = field(default_factory=Deaths)
+    restarts: RestartPolicy = field(default_factory=RestartPolicy)
     restart_at: float | None = None
     ready_by: float | None = None
 
 
-class Keeper:
+class ProcessManager:
     """The processes of one stack."""
 
-    def __init__(self, home: Home, say: Callable[[str], None]) -> None:
+    def __init__(self, home: StateDir, notify: Callable[[str], None]) -> None:
         self._home = home
-        self._say = say
-        self._kept: dict[str, _Kept] = {}
+        self._notify = notify
+        self._parts: dict[str, _ManagedPart] = {}
         self._helper: Child | None = None
 
     # Starting --------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ class Keeper:
         for part in parts:
             self._spawn(part)
         for part in parts:
-            self._wait_ready(self._kept[part.name])
+            self._wait_ready(self._parts[part.name])
 
     def marked(self, environ: Mapping[str, str]) -> dict[str, str]:
         """An environment by which the next start would know the process as ours."""
@@ -61,7 +61,7 @@ class Keeper:
 
     def run(self, command: Command, log: str) -> None:
         """Run a short helper to its end; raises with its last lines when it fails."""
-        with signals.held():
+        with signals.defer():
             self._helper = self._launch(command, log)
         helper = self._helper
         deadline = time.monotonic() + _HELPER_DEADLINE_S
@@ -73,11 +73,11 @@ class Keeper:
 
     def _spawn(self, part: Part) -> None:
         part.prepare(partial(self.run, log=part.name))
-        with signals.held():
+        with signals.defer():
             child = self._launch(part.command(), part.name)
-            known = self._kept.get(part.name)
+            known = self._parts.get(part.name)
             if known is None:
-                self._kept[part.name] = _Kept(part=part, child=child)
+                self._parts[part.name] = _ManagedPart(part=part, child=child)
             else:
                 known.child, known.restart_at = child, None
             self._note()
@@ -88,20 +88,22 @@ class Keeper:
         return launch.spawn(command, self._home.log(log))
 
     def _note(self) -> None:
-        orphans.note(self._home, {name: kept.child.proc for name, kept in self._kept.items()})
+        orphans.record_children(
+            self._home, {name: managed.child.proc for name, managed in self._parts.items()}
+        )
 
-    def _wait_ready(self, kept: _Kept) -> None:
-        deadline = time.monotonic() + kept.part.ready_timeout_s
-        while (reason := kept.part.not_ready()) is not None:
-            if kept.child.exit_code is not None:
+    def _wait_ready(self, managed: _ManagedPart) -> None:
+        deadline = time.monotonic() + managed.part.ready_timeout_s
+        while (reason := managed.part.not_ready()) is not None:
+            if managed.child.exit_code is not None:
                 raise StackError(
-                    f"{kept.part.title} ended while starting ({kept.child.exit_text})"
-                    f"{_evidence(kept.child)}"
+                    f"{managed.part.title} ended while starting ({managed.child.exit_text})"
+                    f"{_evidence(managed.child)}"
                 )
             if time.monotonic() >= deadline:
                 raise StackError(
-                    f"{kept.part.title} at {kept.part.address()} is not ready after "
-                    f"{kept.part.ready_timeout_s:g} s: {reason}{_evidence(kept.child)}"
+                    f"{managed.part.title} at {managed.part.address()} is not ready after "
+                    f"{managed.part.ready_timeout_s:g} s: {reason}{_evidence(managed.child)}"
                 )
             time.sleep(_POLL_S)
 
@@ -109,78 +111,78 @@ class Keeper:
 
     def tick(self) -> None:
         """Look after every part once; raises StackError when one cannot be kept alive."""
-        for kept in self._kept.values():
-            if kept.restart_at is not None:
-                if time.monotonic() >= kept.restart_at:
-                    self._spawn(kept.part)
-                    kept.ready_by = time.monotonic() + kept.part.ready_timeout_s
-            elif kept.child.exit_code is not None:
-                self._mourn(kept)
-            elif kept.ready_by is not None:
-                self._look_again(kept, kept.ready_by)
+        for managed in self._parts.values():
+            if managed.restart_at is not None:
+                if time.monotonic() >= managed.restart_at:
+                    self._spawn(managed.part)
+                    managed.ready_by = time.monotonic() + managed.part.ready_timeout_s
+            elif managed.child.exit_code is not None:
+                self._on_death(managed)
+            elif managed.ready_by is not None:
+                self._check_restart(managed, managed.ready_by)
 
-    def _mourn(self, kept: _Kept) -> None:
-        kept.ready_by = None
-        title, child = kept.part.title, kept.child
-        delay_s = kept.deaths.died(time.monotonic())
+    def _on_death(self, managed: _ManagedPart) -> None:
+        managed.ready_by = None
+        title, child = managed.part.title, managed.child
+        delay_s = managed.restarts.record_death(time.monotonic())
         if delay_s is None:
             raise StackError(
                 f"{title} died {LIMIT} times in {WINDOW_S:g} s, last by {child.exit_text}: "
                 f"stopping everything{_evidence(child)}"
             )
-        self._say(
+        self._notify(
             f"{title} died ({child.exit_text}), starting it again in {delay_s:g} s"
             f"{_evidence(child)}"
         )
-        kept.restart_at = time.monotonic() + delay_s
+        managed.restart_at = time.monotonic() + delay_s
 
-    def _look_again(self, kept: _Kept, ready_by: float) -> None:
-        if (reason := kept.part.not_ready()) is None:
-            kept.ready_by = None
-            self._say(f"{kept.part.title} is back (pid {kept.child.pid})")
+    def _check_restart(self, managed: _ManagedPart, ready_by: float) -> None:
+        if (reason := managed.part.not_ready()) is None:
+            managed.ready_by = None
+            self._notify(f"{managed.part.title} is back (pid {managed.child.pid})")
         elif time.monotonic() >= ready_by:
-            self._say(f"{kept.part.title} runs but does not serve, killing it: {reason}")
-            kept.child.end(kept.part.stop_signal, 0.0)
+            self._notify(f"{managed.part.title} runs but does not serve, killing it: {reason}")
+            managed.child.stop(managed.part.stop_signal, 0.0)
 
     # One part at a time (crash tests) ------------------------------------------------------------
 
     def pids(self) -> dict[str, int]:
-        return {name: kept.child.pid for name, kept in self._kept.items()}
+        return {name: managed.child.pid for name, managed in self._parts.items()}
 
     def kill(self, name: str) -> None:
         """SIGKILL the part's first process, as a crash would."""
-        self._kept[name].child.kill()
+        self._parts[name].child.kill()
 
     def stop_part(self, name: str) -> None:
         """Stop it in its own polite way."""
-        kept = self._kept[name]
-        kept.child.end(kept.part.stop_signal, kept.part.stop_grace_s)
+        managed = self._parts[name]
+        managed.child.stop(managed.part.stop_signal, managed.part.stop_grace_s)
 
     def restart(self, name: str) -> None:
         """Start it again where it was, stopping it first if it runs, and wait until it serves."""
-        kept = self._kept[name]
-        if kept.child.exit_code is None:
+        managed = self._parts[name]
+        if managed.child.exit_code is None:
             self.stop_part(name)
-        self._spawn(kept.part)
-        self._wait_ready(kept)
+        self._spawn(managed.part)
+        self._wait_ready(managed)
 
     # Stopping --------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """End everything in reverse order. One more signal from the user kills without waiting."""
-        with signals.held():
-            before = signals.count()
+        with signals.defer():
+            before = signals.count_received()
             if self._helper is not None:
-                self._helper.end(signal.SIGTERM, _HELPER_GRACE_S)
+                self._helper.stop(signal.SIGTERM, _HELPER_GRACE_S)
                 self._helper = None
-            for kept in reversed(self._kept.values()):
-                kept.child.end(
-                    kept.part.stop_signal,
-                    kept.part.stop_grace_s,
-                    hurry=lambda: signals.count() > before,
+            for managed in reversed(self._parts.values()):
+                managed.child.stop(
+                    managed.part.stop_signal,
+                    managed.part.stop_grace_s,
+                    skip_grace=lambda: signals.count_received() > before,
                 )
-            self._kept.clear()
-            orphans.clean(self._home)
+            self._parts.clear()
+            orphans.end_all(self._home)
             self._note()
 
 

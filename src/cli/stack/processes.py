@@ -106,12 +106,12 @@ def send(proc: Proc, what: signal.Signals) -> None:
 
 
 def wait_gone(
-    procs: Iterable[Proc], timeout_s: float, hurry: Callable[[], bool] = lambda: False
+    procs: Iterable[Proc], timeout_s: float, skip_grace: Callable[[], bool] = lambda: False
 ) -> set[Proc]:
-    """Wait until all are gone, the time is over or `hurry` says so; returns who is still there."""
+    """Wait until all are gone, the time is over or `skip_grace` says so; returns what is left."""
     deadline = time.monotonic() + timeout_s
     left = {proc for proc in procs if alive(proc)}
-    while left and time.monotonic() < deadline and not hurry():
+    while left and time.monotonic() < deadline and not skip_grace():
         time.sleep(POLL_S)
         left = {proc for proc in left if alive(proc)}
     return left

@@ -10,13 +10,13 @@ WINDOW_S = 60.0
 BASE_S = 0.5
 
 
-class Deaths:
+class RestartPolicy:
     """The deaths of one part within the last minute. Pure: the caller brings the time."""
 
     def __init__(self) -> None:
         self._at: deque[float] = deque(maxlen=LIMIT)
 
-    def died(self, now: float) -> float | None:
+    def record_death(self, now: float) -> float | None:
         """Count a death; seconds until the next start, or None when it was one too many."""
         self._at.append(now)
         recent = [at for at in self._at if now - at <= WINDOW_S]

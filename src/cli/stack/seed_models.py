@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from cli.models.install import bundled_models, install, register
 from cli.stack.child import Command
-from cli.stack.process_manager import Keeper
+from cli.stack.process_manager import ProcessManager
 
 if TYPE_CHECKING:
     from shared.settings import Settings
@@ -25,7 +25,7 @@ _TINY = Path("sd/tiny@1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FirstModel:
+class SeedModel:
     """`id` is the row's, `folder` where its files are. `trained` is False for noise."""
 
     id: str
@@ -33,29 +33,31 @@ class FirstModel:
     trained: bool
 
 
-def provide(settings: Settings, keeper: Keeper, environ: Mapping[str, str]) -> FirstModel:
+def install_seed_models(
+    settings: Settings, manager: ProcessManager, environ: Mapping[str, str]
+) -> SeedModel:
     """Install and register what there is; the first of them is the one for a first picture."""
     root = settings.models_dir.absolute()
     folders = [install(folder, root) for folder in bundled_models()]
     trained = bool(folders)
     if not trained:
-        folders = [_tiny(root, keeper, environ)]
+        folders = [_tiny(root, manager, environ)]
     url = settings.database_url.get_secret_value()
     ids = [register(url, folder) for folder in folders]
-    return FirstModel(id=ids[0], folder=folders[0], trained=trained)
+    return SeedModel(id=ids[0], folder=folders[0], trained=trained)
 
 
-def _tiny(root: Path, keeper: Keeper, environ: Mapping[str, str]) -> Path:
+def _tiny(root: Path, manager: ProcessManager, environ: Mapping[str, str]) -> Path:
     folder = root / _TINY
     if folder.exists():
         return folder
     draft = folder.with_name(f"{folder.name}.new")  # renamed when complete
     shutil.rmtree(draft, ignore_errors=True)
     draft.parent.mkdir(parents=True, exist_ok=True)
-    keeper.run(
+    manager.run(
         Command(
             argv=(sys.executable, "-P", "-m", "runner.diffusion.tiny", str(draft)),
-            environ=keeper.marked(environ),
+            environ=manager.marked(environ),
             cwd=Path.cwd(),
         ),
         log="tiny-model",

@@ -16,7 +16,7 @@ from cli.stack.child import Command
 from cli.stack.errors import StackError
 from cli.stack.orphans import MARKER
 from cli.stack.part import Helper, http_not_ready
-from cli.state_dir import Home, port_is_free, reachable
+from cli.state_dir import StateDir, port_is_free, reachable
 
 if TYPE_CHECKING:  # at run time the settings library costs a quarter of a second
     from shared.settings import Settings
@@ -37,7 +37,7 @@ class Service:
         port: int,
         stop_grace_s: float,
         environ: Mapping[str, str],
-        home: Home,
+        home: StateDir,
     ) -> None:
         self.name = name
         self.title = name
@@ -74,7 +74,9 @@ class Service:
         return {f"DF_{self.name.upper()}_PORT": str(self._port)}
 
 
-def services(settings: Settings, environ: Mapping[str, str], home: Home) -> tuple[Service, Service]:
+def services(
+    settings: Settings, environ: Mapping[str, str], home: StateDir
+) -> tuple[Service, Service]:
     """The two, with ports chosen where a setting says 0."""
     api_port = settings.api_port or home.port("api")
     worker_port = settings.worker_port or home.port("worker")

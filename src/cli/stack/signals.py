@@ -1,7 +1,7 @@
 """Ctrl-C, SIGTERM and SIGHUP, at any moment, without losing a child.
 
-Outside `held()` the first signal raises `Interrupted` in the main thread: whatever is blocking,
-a socket or a poll, ends at once. Inside `held()` (a child is being spawned and noted, or all are
+Outside `defer()` the first signal raises `Interrupt` in the main thread: whatever is blocking,
+a socket or a poll, ends at once. Inside `defer()` (a child is being spawned and noted, or all are
 being stopped) it is only counted and raised on the way out. Only the first one ever raises: the
 unwinding that it started must not be cut short by the next. The others are counted, and `stop`
 reads the count to skip its patience.
@@ -19,7 +19,7 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Interrupted(BaseException):
+class Interrupt(BaseException):
     """We were asked to end. No `Exception`, so that no handler of errors swallows it."""
 
     def __init__(self, signum: int) -> None:
@@ -49,11 +49,11 @@ def _on_signal(signum: int, _frame: FrameType | None) -> None:
         _state.pending = _state.pending or signum
         return
     _state.raised = True
-    raise Interrupted(signum)
+    raise Interrupt(signum)
 
 
 @contextmanager
-def catching() -> Iterator[None]:
+def handle() -> Iterator[None]:
     """Install the handlers for the length of a command; main thread only."""
     global _state
     _state = _State()
@@ -66,7 +66,7 @@ def catching() -> Iterator[None]:
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def defer() -> Iterator[None]:
     """Postpone signals to the end of the block."""
     _state.depth += 1
     try:
@@ -79,9 +79,9 @@ def held() -> Iterator[None]:
 def _raise_pending() -> None:
     if _state.pending is not None and not _state.depth and not _state.raised:
         _state.raised = True
-        raise Interrupted(_state.pending)
+        raise Interrupt(_state.pending)
 
 
-def count() -> int:
-    """How many signals came since `catching` began."""
+def count_received() -> int:
+    """How many signals came since `handle` began."""
     return _state.seen

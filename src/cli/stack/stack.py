@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from cli.stack import seed_models
 from cli.stack.errors import StackError
-from cli.stack.infrastructure import Address, keeping, plan
-from cli.stack.process_manager import Keeper
-from cli.stack.seed_models import FirstModel
+from cli.stack.infrastructure import Address, manage_processes, plan
+from cli.stack.process_manager import ProcessManager
+from cli.stack.seed_models import SeedModel
 from cli.stack.services import services
-from cli.state_dir import ENVIRONMENT, Home
+from cli.state_dir import ENVIRONMENT, StateDir
 
 if TYPE_CHECKING:  # at run time the settings library costs a quarter of a second
     from shared.settings import Settings
@@ -23,16 +23,18 @@ if TYPE_CHECKING:  # at run time the settings library costs a quarter of a secon
 class Stack:
     """Everything serves. `model` is what a first picture is made with."""
 
-    keeper: Keeper
+    manager: ProcessManager
     api_base: str
     addresses: tuple[Address, ...]
-    model: FirstModel
+    model: SeedModel
 
 
 @contextmanager
-def whole(home: Home, environ: Mapping[str, str], say: Callable[[str], None]) -> Iterator[Stack]:
+def run_stack(
+    home: StateDir, environ: Mapping[str, str], notify: Callable[[str], None]
+) -> Iterator[Stack]:
     """Bring all up, in order, and take all down. Raises StackError with what to do."""
-    with keeping(home, say) as keeper:
+    with manage_processes(home, notify) as manager:
         planned = plan(home, environ)
         environ = {**environ, **planned.environment}
         settings = _settings(environ)
@@ -40,16 +42,16 @@ def whole(home: Home, environ: Mapping[str, str], say: Callable[[str], None]) ->
         for service in both:
             service.require_free_port()
         if planned.parts:
-            say("starting " + ", ".join(part.title for part in planned.parts))
-        planned.start(keeper)
-        say("preparing schema, bucket and models")
-        model = _prepare(settings, keeper, environ)
-        say("starting api and worker")
-        keeper.start(both)
+            notify("starting " + ", ".join(part.title for part in planned.parts))
+        planned.start(manager)
+        notify("preparing schema, bucket and models")
+        model = _prepare(settings, manager, environ)
+        notify("starting api and worker")
+        manager.start(both)
         api_base = f"http://{api.address()}"
         with _published(home, planned.environment | api.environment() | worker.environment()):
             yield Stack(
-                keeper=keeper,
+                manager=manager,
                 api_base=api_base,
                 addresses=(
                     Address(title="API", where=api_base, note="DF_API_PORT"),
@@ -84,7 +86,7 @@ def _settings(environ: Mapping[str, str]) -> Settings:
         raise StackError("\n".join(describe(error))) from None
 
 
-def _prepare(settings: Settings, keeper: Keeper, environ: Mapping[str, str]) -> FirstModel:
+def _prepare(settings: Settings, manager: ProcessManager, environ: Mapping[str, str]) -> SeedModel:
     import anyio
 
     from shared.db.migrate import upgrade
@@ -94,13 +96,13 @@ def _prepare(settings: Settings, keeper: Keeper, environ: Mapping[str, str]) -> 
     try:
         upgrade(settings.database_url.get_secret_value())
         anyio.run(open_store(settings).ensure_bucket)
-        return seed_models.provide(settings, keeper, environ)
+        return seed_models.install_seed_models(settings, manager, environ)
     except DreamForgeError as error:
         raise StackError(error.message) from error
 
 
 @contextmanager
-def _published(home: Home, environment: Mapping[str, str]) -> Iterator[None]:
+def _published(home: StateDir, environment: Mapping[str, str]) -> Iterator[None]:
     home.write(ENVIRONMENT, dict(environment))
     try:
         yield

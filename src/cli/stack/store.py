@@ -15,7 +15,7 @@ from pathlib import Path
 from cli.stack.child import Command
 from cli.stack.errors import StackError
 from cli.stack.part import Helper, bare_environ, http_not_ready
-from cli.state_dir import Home
+from cli.state_dir import StateDir
 
 ACCESS_KEY = "dreamforge"
 _META = "sqlite3://meta.db"  # relative to the working folder
@@ -28,7 +28,7 @@ class Store:
     stop_grace_s = 10.0
     ready_timeout_s = 30.0
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: StateDir) -> None:
         self._home = home
         self._port = home.port(self.name)
         self._secret = home.credential(self.name)

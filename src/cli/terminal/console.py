@@ -13,7 +13,7 @@ out = Console(highlight=False, emoji=False, markup=False)
 err = Console(stderr=True, highlight=False, emoji=False, markup=False, soft_wrap=True)
 
 
-def say(line: str) -> None:
+def print_note(line: str) -> None:
     """A note for the person in front of the terminal."""
     err.print(_harmless(line))
 
@@ -25,5 +25,5 @@ def _harmless(text: str) -> str:
     )
 
 
-def as_json(value: Any) -> None:
+def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")

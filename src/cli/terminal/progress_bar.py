@@ -7,14 +7,14 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from cli.terminal.console import err, say
+from cli.terminal.console import err, print_note
 
 Event = dict[str, Any]
 # How it ended is said once, by the command.
 _VERDICT = {"error", "step.finish", "job.finish"}
 
 
-def shown(events: Iterable[Event]) -> Iterator[Event]:
+def show_progress(events: Iterable[Event]) -> Iterator[Event]:
     """Pass the events on, showing how far the job is: stage, item, percent, time left."""
     if not err.is_terminal:
         yield from _as_lines(events)
@@ -56,11 +56,11 @@ def _as_lines(events: Iterable[Event]) -> Iterator[Event]:
     for event in events:
         payload = event.get("payload") or {}
         if note := _note(event):
-            say(note)
+            print_note(note)
         if event["code"] == "progress" and payload.get("stage") != stage:
             stage = payload.get("stage")
             if stage:
-                say(
+                print_note(
                     " ".join([stage, f"{payload.get('progress', 0.0):.0%}", _item(payload)]).strip()
                 )
         yield event

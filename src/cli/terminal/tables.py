@@ -14,7 +14,7 @@ from cli.terminal.console import out
 _GAP = "  "
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def print_table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print rows below their heads."""
     lines = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
@@ -23,7 +23,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         _line(line, widths)
 
 
-def pairs(*rows: tuple[str, Any]) -> None:
+def print_pairs(*rows: tuple[str, Any]) -> None:
     """Print names and values; those without a value are left out."""
     width = max((len(name) for name, _ in rows), default=0)
     for name, value in rows:

@@ -39,7 +39,7 @@ def followed(api: Api, job: str, fates: list[tuple[Fate, int]]) -> tuple[list[in
     worker = threading.Thread(target=work)
     worker.start()
     with cutting_proxy(api.base, fates) as proxy, Client(proxy.base) as client:
-        seen = [event["seq"] for event in sse.events(client, job)]
+        seen = [event["seq"] for event in sse.follow_events(client, job)]
     worker.join(60)
     return seen, proxy.met
 

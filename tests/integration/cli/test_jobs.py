@@ -378,7 +378,7 @@ def test_a_stream_that_is_cut_is_resumed_without_loss_or_repeat(api: FakeApi) ->
     api.events = [_event(seq, "progress") for seq in range(1, 8)]
     api.cut_after = 3
     with Client(api.base) as client:
-        seen = [event["seq"] for event in sse.events(client, JOB)]
+        seen = [event["seq"] for event in sse.follow_events(client, JOB)]
     assert seen == [1, 2, 3, 4, 5, 6, 7]
     asked = [headers.get("Last-Event-ID") for _, _, _, headers in api.requests]
     assert asked == [None, "3", "6", "7"]
@@ -387,7 +387,7 @@ def test_a_stream_that_is_cut_is_resumed_without_loss_or_repeat(api: FakeApi) ->
 def test_a_stream_outlives_a_proxy_that_answers_while_its_api_restarts(api: FakeApi) -> None:
     api.proxy = [502, 0, 503, 504]
     with Client(api.base) as client:
-        seen = [event["seq"] for event in sse.events(client, JOB)]
+        seen = [event["seq"] for event in sse.follow_events(client, JOB)]
     assert seen == [1, 2, 3]
     assert api.proxy == []
 
@@ -397,7 +397,7 @@ def test_a_stream_whose_api_stays_away_gives_up(monkeypatch: pytest.MonkeyPatch)
     with socket.create_server(("127.0.0.1", 0)) as server:
         base = f"http://127.0.0.1:{server.getsockname()[1]}"
     with Client(base) as client, pytest.raises(Unreachable):
-        list(sse.events(client, JOB))
+        list(sse.follow_events(client, JOB))
 
 
 def test_a_stream_in_the_background_ticks_and_passes_errors_on() -> None:
@@ -407,7 +407,7 @@ def test_a_stream_in_the_background_ticks_and_passes_errors_on() -> None:
         yield _event(1, "progress")
         raise Unreachable("http://x", "gone")
 
-    events = sse.in_background(source(), lambda: ticks.append(1))
+    events = sse.read_in_background(source(), lambda: ticks.append(1))
     assert next(events)["seq"] == 1
     with pytest.raises(Unreachable):
         next(events)

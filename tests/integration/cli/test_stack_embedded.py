@@ -19,19 +19,19 @@ from cli.stack import orphans, processes, restart_policy, signals
 from cli.stack.errors import StackError
 from cli.stack.infrastructure import Infrastructure, infrastructure
 from cli.stack.processes import Proc
-from cli.state_dir import Home
+from cli.state_dir import StateDir
 
 _KEEPER = """
 import pathlib, sys, time
-from cli.stack import interrupts
+from cli.stack import signals
 from cli.stack.infrastructure import infrastructure
 try:
-    with interrupts.catching(), infrastructure(pathlib.Path(sys.argv[1]), {}, print) as stack:
+    with signals.handle(), infrastructure(pathlib.Path(sys.argv[1]), {}, print) as stack:
         print("ready", *stack.pids.values(), flush=True)
         while True:
-            stack.keeper.tick()
+            stack.manager.tick()
             time.sleep(0.05)
-except interrupts.Interrupted as interrupted:
+except signals.Interrupt as interrupted:
     sys.exit(interrupted.exit_code)
 """
 
@@ -186,7 +186,7 @@ def test_every_part_keeps_the_marker_by_which_it_would_be_found(stack: Infrastru
 def test_leftovers_are_found_by_note_or_by_marker_and_ended(
     stack: Infrastructure, tmp_path: Path
 ) -> None:
-    home = Home(tmp_path)
+    home = StateDir(tmp_path)
     marked = {orphans.MARKER: str(home.path)}
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     with (
@@ -197,7 +197,7 @@ def test_leftovers_are_found_by_note_or_by_marker_and_ended(
         first, other = processes.identify(ours.pid), processes.identify(stranger.pid)
         assert first is not None
         assert other is not None
-        orphans.note(home, {"broker": first, "store": other})
+        orphans.record_children(home, {"broker": first, "store": other})
         said: list[str] = []
         with infrastructure(tmp_path, _without_broker(stack), said.append):
             assert ours.wait(0) == unnoted.wait(0) == -signal.SIGKILL
@@ -210,13 +210,13 @@ def test_a_note_of_another_boot_is_not_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "with_environ", lambda name, value: set())
-    home = Home(tmp_path)
+    home = StateDir(tmp_path)
     marked = {orphans.MARKER: str(home.path)}
     with subprocess.Popen(["/bin/sleep", "60"], env=marked) as sleeper:
         _until(lambda: orphans.MARKER in Path(f"/proc/{sleeper.pid}/environ").read_text(), "exec")
         proc = processes.identify(sleeper.pid)
         assert proc is not None
-        orphans.note(home, {"broker": proc})
+        orphans.record_children(home, {"broker": proc})
         assert orphans.find(home) == {proc}
         home.write("children.json", home.read("children.json") | {"boot_id": "another"})
         assert orphans.find(home) == set()
@@ -288,7 +288,7 @@ def test_a_part_that_dies_is_restarted_and_five_deaths_stop_everything(
 
 
 def _is_back(stack: Infrastructure, said: list[str], times: int) -> bool:
-    stack.keeper.tick()
+    stack.manager.tick()
     return len([line for line in said if "Broker is back" in line]) >= times
 
 
@@ -321,11 +321,11 @@ def test_children_are_spawned_from_the_main_thread_only(stack: Infrastructure) -
 
 def test_a_signal_while_held_is_raised_on_the_way_out_and_only_once() -> None:
     went_on = False
-    with signals.catching():
-        with pytest.raises(signals.Interrupted) as caught, signals.held():
+    with signals.handle():
+        with pytest.raises(signals.Interrupt) as caught, signals.defer():
             signal.raise_signal(signal.SIGTERM)
             went_on = True
         signal.raise_signal(signal.SIGINT)  # counted, not raised
         assert went_on
         assert caught.value.exit_code == 143
-        assert signals.count() == 2
+        assert signals.count_received() == 2

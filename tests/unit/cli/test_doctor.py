@@ -11,7 +11,7 @@ from cli.doctor.machine import Finding, Level
 from cli.main import run
 from cli.stack import broker, postgres, store
 from cli.stack.errors import StackError
-from cli.state_dir import Home
+from cli.state_dir import StateDir
 
 
 def _wrong(findings: list[Finding]) -> list[str]:
@@ -131,4 +131,4 @@ def test_doctor_exits_1_when_something_is_wrong(
     assert "WRONG Broker: Broker at 127.0.0.1:1 (DF_REDIS_URL) cannot be reached" in shown.out
     assert "-> start it, or correct DF_REDIS_URL" in shown.out
     assert not (tmp_path / "home").exists()  # looking changes nothing
-    assert Home(tmp_path / "home").holder() is None
+    assert StateDir(tmp_path / "home").holder() is None

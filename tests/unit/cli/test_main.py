@@ -95,7 +95,7 @@ def test_a_running_stack_completes_the_environment(tmp_path: Path) -> None:
         "environment.json", {"DF_REDIS_URL": "redis://theirs", "DF_DATABASE_URL": "postgresql://x"}
     )
     assert config.with_running_stack(given) == given  # what a killed stack left is stale
-    with config.home(given).locked():
+    with config.home(given).lock():
         found = config.with_running_stack(given)
     assert found["DF_REDIS_URL"] == "redis://mine"
     assert found["DF_DATABASE_URL"] == "postgresql://x"

@@ -8,7 +8,7 @@ import pytest
 
 from cli.commands import demo
 from cli.models.vocabulary import prompt_matches, read_synonyms, read_vocabulary
-from cli.stack.seed_models import FirstModel
+from cli.stack.seed_models import SeedModel
 from cli.stack.stack import Stack
 
 _WORDS = ["red apple", "snowman", "the crown"]
@@ -31,7 +31,7 @@ def test_a_folder_without_a_list_draws_anything(tmp_path: Path) -> None:
 
 
 def _warned(folder: Path, prompt: str, capsys: pytest.CaptureFixture[str], *, trained: bool) -> str:
-    model = FirstModel(id="1", folder=folder, trained=trained)
+    model = SeedModel(id="1", folder=folder, trained=trained)
     stack = SimpleNamespace(model=model)
     demo.warn(cast(Stack, stack), prompt)
     return capsys.readouterr().err

@@ -42,20 +42,20 @@ def bar(shown: str) -> str:
 
 def test_the_bar_says_stage_percent_item_and_time_left(terminal: io.StringIO) -> None:
     events = [event("job.created"), event("step.start"), sampling(0.25, 0), sampling(0.5, 1)]
-    assert list(progress_bar.shown(events)) == events
+    assert list(progress_bar.show_progress(events)) == events
     last = bar(terminal.getvalue())
     assert re.match(r"sampling ━+.* 50% item 2 of 3 \d\d:\d\d$", last), last
 
 
 def test_a_job_of_one_picture_has_no_item_to_name(terminal: io.StringIO) -> None:
-    list(progress_bar.shown([sampling(0.5, 0, count=1)]))
+    list(progress_bar.show_progress([sampling(0.5, 0, count=1)]))
     assert "item" not in bar(terminal.getvalue())
 
 
 def test_the_bar_ends_as_done_and_full(terminal: io.StringIO) -> None:
     end = event("progress", progress=1.0, stage=None, item_index=None, count=3)
     finish = event("job.finish", status="succeeded")
-    list(progress_bar.shown([sampling(0.5, 1), finish, end]))
+    list(progress_bar.show_progress([sampling(0.5, 1), finish, end]))
     last = bar(terminal.getvalue())
     assert last.startswith("done ━")
     assert "100%" in last
@@ -66,7 +66,7 @@ def test_the_bar_of_a_job_that_ended_otherwise_says_so_where_it_stands(
     terminal: io.StringIO, status: str
 ) -> None:
     end = event("progress", progress=0.5, stage=None, item_index=None, count=3)
-    list(progress_bar.shown([sampling(0.5, 1), event("job.finish", status=status), end]))
+    list(progress_bar.show_progress([sampling(0.5, 1), event("job.finish", status=status), end]))
     last = bar(terminal.getvalue())
     assert last.startswith(f"{status} ━")
     assert "50%" in last
@@ -74,7 +74,8 @@ def test_the_bar_of_a_job_that_ended_otherwise_says_so_where_it_stands(
 
 @pytest.mark.parametrize("level", ["WARNING", "ERROR"])
 def test_what_goes_wrong_is_a_line_above_the_bar(terminal: io.StringIO, level: str) -> None:
-    list(progress_bar.shown([event("retry", level, "tried again in 2 s"), sampling(0.5, 1)]))
+    retry = event("retry", level, "tried again in 2 s")
+    list(progress_bar.show_progress([retry, sampling(0.5, 1)]))
     assert "tried again in 2 s" in terminal.getvalue()
     assert bar(terminal.getvalue()).startswith("sampling")
 
@@ -86,7 +87,8 @@ def test_without_a_terminal_each_stage_is_a_line_and_nothing_is_repeated(
     load = event("progress", progress=0.05, stage="load", count=3)
     signal = event("signal.sent", "WARNING", "SIGTERM to the runner")
     verdict = [event(code, "ERROR", "failed") for code in ("step.finish", "error", "job.finish")]
-    list(progress_bar.shown([load, load, sampling(0.25, 0), sampling(0.5, 1), signal, *verdict]))
+    events = [load, load, sampling(0.25, 0), sampling(0.5, 1), signal, *verdict]
+    list(progress_bar.show_progress(events))
     assert text.getvalue().splitlines() == [
         "load 5%",
         "sampling 25% item 1 of 3",

@@ -66,7 +66,7 @@ def test_a_stubborn_tree_is_killed_after_its_grace(tmp_path: Path) -> None:
         time.sleep(0.01)
     tree = processes.family(child.pid)
     assert len(tree) == 2
-    child.end(signal.SIGTERM, 0.1)
+    child.stop(signal.SIGTERM, 0.1)
     assert child.exit_text == "killed by SIGKILL"
     assert processes.wait_gone(tree, 0.0) == set()
 

@@ -65,7 +65,7 @@ def test_a_marker_in_the_environment_is_found(sleeper: subprocess.Popen[bytes]) 
 def test_waiting_ends_early_when_hurried(sleeper: subprocess.Popen[bytes]) -> None:
     proc = processes.identify(sleeper.pid)
     assert proc is not None
-    assert processes.wait_gone([proc], 60.0, hurry=lambda: True) == {proc}
+    assert processes.wait_gone([proc], 60.0, skip_grace=lambda: True) == {proc}
 
 
 def test_a_name_with_brackets_does_not_confuse(tmp_path: Path) -> None:

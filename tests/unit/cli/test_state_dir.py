@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 
 from cli.stack.errors import StackError
-from cli.state_dir import Home, port_is_free
+from cli.state_dir import StateDir, port_is_free
 
 _LOCK = """
 import pathlib, sys
-from cli.state_dir import Home
-with Home(pathlib.Path(sys.argv[1])).locked():
+from cli.state_dir import StateDir
+with StateDir(pathlib.Path(sys.argv[1])).lock():
     pass
 """
 
 
 def test_a_second_owner_is_refused_by_name_of_the_first(tmp_path: Path) -> None:
-    with Home(tmp_path).locked():
+    with StateDir(tmp_path).lock():
         second = subprocess.run(
             [sys.executable, "-c", _LOCK, str(tmp_path)], capture_output=True, text=True
         )
@@ -32,34 +32,34 @@ def test_a_second_owner_is_refused_by_name_of_the_first(tmp_path: Path) -> None:
 
 def test_the_lock_is_free_again_after_the_block(tmp_path: Path) -> None:
     for _ in range(2):
-        with Home(tmp_path).locked():
+        with StateDir(tmp_path).lock():
             pass
 
 
 def test_a_home_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StackError, match="DF_HOME="), Home(tmp_path / "file" / "x").locked():
+    with pytest.raises(StackError, match="DF_HOME="), StateDir(tmp_path / "file" / "x").lock():
         pass
 
 
 def test_credentials_last_are_random_and_private(tmp_path: Path) -> None:
-    first = Home(tmp_path).credential("postgres")
-    assert Home(tmp_path).credential("postgres") == first
+    first = StateDir(tmp_path).credential("postgres")
+    assert StateDir(tmp_path).credential("postgres") == first
     assert len(first) == 40
-    assert Home(tmp_path).credential("broker") != first
+    assert StateDir(tmp_path).credential("broker") != first
     assert (tmp_path / "credentials.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_port_is_remembered_while_it_is_free(tmp_path: Path) -> None:
-    port = Home(tmp_path).port("store")
+    port = StateDir(tmp_path).port("store")
     assert 8100 <= port <= 8999
-    assert Home(tmp_path).port("store") == port
-    assert Home(tmp_path).port("broker") != port
+    assert StateDir(tmp_path).port("store") == port
+    assert StateDir(tmp_path).port("broker") != port
     with socket.create_server(("127.0.0.1", port)):
         assert not port_is_free("127.0.0.1", port)
-        assert Home(tmp_path).port("store") != port
+        assert StateDir(tmp_path).port("store") != port
 
 
 def test_a_file_cut_short_by_a_crash_reads_as_empty(tmp_path: Path) -> None:
     (tmp_path / "ports.json").write_text('{"store": 81')
-    assert Home(tmp_path).read("ports.json") == {}
+    assert StateDir(tmp_path).read("ports.json") == {}
