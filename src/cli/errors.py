@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# 1: what was asked for was done, and ended badly. 2: it cannot be asked for like this.
-# 3: nobody could do it now; the same may work later. Commands that are killed: 128 + signal.
-OK, JOB_FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
+# 1: the command ran and its work ended badly. 2: the command line or the request is wrong.
+# 3: a server is away; the same command may work later. Commands that are killed: 128 + signal.
+JOB_FAILED = STACK_FAILED = 1
+USAGE, UNREACHABLE = 2, 3
 
 _HINTS = {
     "invalid_input": "`--help` has the options, `dreamforge model get MODEL` what a model takes",
@@ -35,6 +36,13 @@ class Failure(Exception):
         self.message = message
         self.hint = hint
         self.exit_code = exit_code
+
+
+class StackError(Failure):
+    """A part of the stack cannot start or died for good, or the machine is not fit for it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, exit_code=STACK_FAILED)
 
 
 class Unreachable(Failure):

@@ -24,7 +24,6 @@ from cli.commands import (
     stack,
 )
 from cli.errors import UNREACHABLE, USAGE, Failure
-from cli.stack.errors import StackError
 from cli.stack.signals import Interrupt
 from shared.errors import DreamForgeError, InfraUnavailable
 
@@ -86,8 +85,6 @@ def run(arguments: list[str]) -> int:
         return int(end.code or 0)
     except Failure as failure:
         return _fail(failure.message, failure.hint, failure.exit_code)
-    except StackError as error:
-        return _fail(str(error), "", 1)
     except InfraUnavailable as error:
         return _fail(error.message, "`dreamforge doctor` says which part is away", UNREACHABLE)
     except DreamForgeError as error:

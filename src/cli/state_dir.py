@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cli.stack.errors import StackError
+from cli.errors import StackError
 
 DEFAULT = Path(".dreamforge")
 ENVIRONMENT = "environment.json"

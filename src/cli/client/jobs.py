@@ -8,25 +8,18 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from cli import config
 from cli.client.http import Client
 from cli.client.results import download, require_succeeded
 from cli.client.sse import follow_events
-from cli.commands.options import Output
 from cli.errors import Refusal, Unreachable
 from cli.terminal.console import print_json, print_note
+from cli.terminal.output import Output
 from cli.terminal.progress_bar import show_progress
 from cli.terminal.tables import print_pairs
 
 # Before each repetition of a create, unless `Retry-After` asks for more. An API that restarts is
 # back after some seconds; who mistyped its address should not wait much longer than that.
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0)
-
-
-def connect() -> Client:
-    """The API of DF_API_BASE, or of the stack that runs here."""
-    environ = config.with_running_stack(config.effective())
-    return Client(config.api_base(environ), config.api_key(environ))
 
 
 def create(

@@ -31,7 +31,7 @@ def _fitting(offers: Offers, incomplete: str) -> Offers:
 
 
 def _get(path: str, **params: Any) -> dict[str, Any]:
-    from cli.client.jobs import connect
+    from cli.client.connect import connect
     from cli.errors import Failure
 
     try:

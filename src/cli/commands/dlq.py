@@ -12,8 +12,9 @@ from uuid import UUID
 import typer
 
 from cli import backends
-from cli.commands.options import Out, Output
+from cli.commands.options import Out
 from cli.errors import Failure
+from cli.terminal.output import Output
 
 if TYPE_CHECKING:
     from shared.db.dead_letters import DeadJob

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.commands.options import Out, Output, Preset
+from cli.commands.options import Out, Preset
+from cli.terminal.output import Output
 
 if TYPE_CHECKING:
     from cli.pictures.reader import PictureText
@@ -69,12 +70,13 @@ def _rerun(
     picture: Path, found: PictureText, preset: str | None, folder: Path, output: Output
 ) -> None:
     from cli.client import jobs
+    from cli.client.connect import connect
     from cli.pictures.reader import parse_metadata
     from cli.pictures.rerun import build_request, find_model, find_upscaler
     from cli.terminal.console import print_note
 
     facts = parse_metadata(picture, found)
-    with jobs.connect() as client:
+    with connect() as client:
         model, upscaler = find_model(client, facts.model), find_upscaler(client, facts)
         fields = build_request(facts, found.format, preset, upscaler=upscaler)
         job = jobs.create(client, facts.prompt, model=model, **fields)

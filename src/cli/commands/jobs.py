@@ -18,7 +18,6 @@ from cli.commands.options import (
     Model,
     Negative,
     Out,
-    Output,
     Plain,
     Preset,
     Prompt,
@@ -34,6 +33,7 @@ from cli.commands.options import (
     Wait,
     Width,
 )
+from cli.terminal.output import Output
 
 app = typer.Typer(no_args_is_help=True, help="Create, follow and cancel jobs.")
 
@@ -65,8 +65,9 @@ def create(
 ) -> None:
     """Create a generate job."""
     from cli.client import jobs
+    from cli.client.connect import connect
 
-    with jobs.connect() as client:
+    with connect() as client:
         job = jobs.create(
             client,
             prompt,
@@ -118,10 +119,11 @@ def generate(
 ) -> None:
     """Create a job, watch it, save its pictures and print their paths."""
     from cli.client import jobs
+    from cli.client.connect import connect
     from cli.client.results import download, require_succeeded
     from cli.terminal.console import out as stdout
 
-    with jobs.connect() as client:
+    with connect() as client:
         job = jobs.create(
             client,
             prompt,
@@ -154,8 +156,9 @@ def generate(
 def status(job: JobId, output: Out = Output.TABLE) -> None:
     """Show one job."""
     from cli.client import jobs
+    from cli.client.connect import connect
 
-    with jobs.connect() as client:
+    with connect() as client:
         jobs.print_job(client.get(f"/v1/jobs/{job}"), output, [])
 
 
@@ -167,7 +170,7 @@ def list_(
     output: Out = Output.TABLE,
 ) -> None:
     """List jobs, newest first."""
-    from cli.client.jobs import connect
+    from cli.client.connect import connect
     from cli.terminal.console import print_json, print_note
     from cli.terminal.tables import print_table
 
@@ -186,8 +189,9 @@ def list_(
 def watch(job: JobId, download: Save = None, output: Out = Output.TABLE) -> None:
     """Follow a job until it ends; exit 1 if it fails."""
     from cli.client import jobs
+    from cli.client.connect import connect
 
-    with jobs.connect() as client:
+    with connect() as client:
         found = jobs.follow(client, job)
         jobs.save_and_print(client, found, job, download, output)
 
@@ -196,8 +200,9 @@ def watch(job: JobId, download: Save = None, output: Out = Output.TABLE) -> None
 def cancel(job: JobId, output: Out = Output.TABLE) -> None:
     """Cancel a job that is queued or running. Asking twice is no error."""
     from cli.client import jobs
+    from cli.client.connect import connect
 
-    with jobs.connect() as client:
+    with connect() as client:
         client.post(f"/v1/jobs/{job}/cancel")
         jobs.print_job(client.get(f"/v1/jobs/{job}"), output, [])
 
@@ -214,7 +219,7 @@ def logs(
     import json
     import sys
 
-    from cli.client.jobs import connect
+    from cli.client.connect import connect
 
     with connect() as client:
         for line in client.lines(f"/v1/jobs/{job}/logs", tail=tail, since_ts=since, level=level):
@@ -229,7 +234,7 @@ def logs(
 @app.command()
 def artifacts(job: JobId, download: Save = None, output: Out = Output.TABLE) -> None:
     """List a job's pictures, with addresses that work for a while."""
-    from cli.client.jobs import connect
+    from cli.client.connect import connect
     from cli.client.results import download as save
     from cli.terminal.console import out, print_json
     from cli.terminal.tables import print_table

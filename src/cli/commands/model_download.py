@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from cli import backends
-from cli.commands.options import Out, Output
+from cli.commands.options import Out
+from cli.terminal.output import Output
 
 Include = Annotated[
     list[str] | None,

@@ -14,8 +14,9 @@ from uuid import UUID
 import typer
 
 from cli import backends
-from cli.commands.options import Out, Output
+from cli.commands.options import Out
 from cli.errors import JOB_FAILED, Failure
+from cli.terminal.output import Output
 
 if TYPE_CHECKING:
     from pathlib import Path

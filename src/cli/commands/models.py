@@ -8,7 +8,8 @@ import typer
 
 from cli.commands.model_download import download, import_
 from cli.commands.model_upkeep import disable, enable, remove, verify
-from cli.commands.options import Out, Output
+from cli.commands.options import Out
+from cli.terminal.output import Output
 
 app = typer.Typer(no_args_is_help=True, help="Bring in, list, check and remove models.")
 for command in (download, verify, enable, disable, remove):
@@ -19,7 +20,7 @@ app.command("import")(import_)
 @app.command("list")
 def list_(output: Out = Output.TABLE) -> None:
     """List the models that the API offers."""
-    from cli.client.jobs import connect
+    from cli.client.connect import connect
     from cli.terminal.console import print_json
     from cli.terminal.tables import print_table
 
@@ -49,7 +50,7 @@ def get(
     output: Out = Output.TABLE,
 ) -> None:
     """Show one model and what it accepts."""
-    from cli.client.jobs import connect
+    from cli.client.connect import connect
     from cli.terminal.console import print_json
     from cli.terminal.tables import print_pairs, print_table
 

@@ -9,11 +9,7 @@ from typing import Annotated
 import typer
 
 from cli.commands import completion
-
-
-class Output(StrEnum):
-    TABLE = "table"
-    JSON = "json"
+from cli.terminal.output import Output
 
 
 class LogLevel(StrEnum):

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cli.commands.options import Height, Out, Output, Width
+from cli.commands.options import Height, Out, Width
+from cli.terminal.output import Output
 
 app = typer.Typer(no_args_is_help=True, help="Limits and memory needs per class of device.")
 

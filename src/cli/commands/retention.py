@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import backends
-from cli.commands.options import Out, Output
+from cli.commands.options import Out
 from cli.errors import Failure
+from cli.terminal.output import Output
 
 if TYPE_CHECKING:
     from shared.retention import Pruned

@@ -13,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
+from cli.errors import StackError
 from cli.stack import broker, postgres, store
-from cli.stack.errors import StackError
 
 OLDEST, NEWEST = (3, 11), (3, 13)
 # Our packages are top-level names, and a distribution of the same name may overwrite them.

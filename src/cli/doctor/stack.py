@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cli.doctor.machine import Finding, Level
+from cli.errors import StackError
 from cli.stack import external
-from cli.stack.errors import StackError
 from cli.stack.external import ExternalPart
 from cli.stack.part import http_not_ready
 from cli.state_dir import StateDir, port_is_free

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cli import config
-from cli.client.jobs import connect
+from cli.client.connect import connect
 from cli.errors import Failure
 from shared.errors import InvalidInput
 from shared.models.descriptor import ModelDescriptor, PartSize, parts_of

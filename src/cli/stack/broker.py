@@ -13,8 +13,8 @@ import signal
 import socket
 from pathlib import Path
 
+from cli.errors import StackError
 from cli.stack.child import Command
-from cli.stack.errors import StackError
 from cli.stack.part import Helper, bare_environ
 from cli.state_dir import StateDir
 

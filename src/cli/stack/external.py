@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from cli.stack.errors import StackError
+from cli.errors import StackError
 from cli.stack.part import pick
 
 _S3 = ("DF_S3_ENDPOINT", "DF_S3_ACCESS_KEY", "DF_S3_SECRET_KEY")

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cli.errors import StackError
 from cli.stack import external, orphans, signals
 from cli.stack.broker import Broker
-from cli.stack.errors import StackError
 from cli.stack.external import ExternalPart
 from cli.stack.part import Part, pick
 from cli.stack.postgres import Postgres

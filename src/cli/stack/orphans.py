@@ -8,8 +8,8 @@ Either is only used under the lock of the state folder, so what carries its mark
 
 from __future__ import annotations
 
+from cli.errors import StackError
 from cli.stack import processes
-from cli.stack.errors import StackError
 from cli.stack.processes import Proc
 from cli.state_dir import StateDir
 

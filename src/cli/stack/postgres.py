@@ -13,9 +13,9 @@ import shutil
 import signal
 from pathlib import Path
 
+from cli.errors import StackError
 from cli.stack import postgres_pidfile, run_as
 from cli.stack.child import Command
-from cli.stack.errors import StackError
 from cli.stack.part import Helper, bare_environ
 from cli.state_dir import StateDir
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from cli.errors import StackError
 from cli.stack import child as launch
 from cli.stack import orphans, signals
 from cli.stack.child import Child, Command
-from cli.stack.errors import StackError
 from cli.stack.part import Part
 from cli.stack.restart_policy import LIMIT, WINDOW_S, RestartPolicy
 from cli.state_dir import StateDir

@@ -15,7 +15,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.stack.errors import StackError
+from cli.errors import StackError
 
 NOBODY = 65534
 

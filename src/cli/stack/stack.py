@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cli.errors import StackError
 from cli.stack import seed_models
-from cli.stack.errors import StackError
 from cli.stack.infrastructure import Address, manage_processes, plan
 from cli.stack.process_manager import ProcessManager
 from cli.stack.seed_models import SeedModel

@@ -12,8 +12,8 @@ import signal
 import sysconfig
 from pathlib import Path
 
+from cli.errors import StackError
 from cli.stack.child import Command
-from cli.stack.errors import StackError
 from cli.stack.part import Helper, bare_environ, http_not_ready
 from cli.state_dir import StateDir
 

@@ -15,8 +15,8 @@ import psycopg
 import pytest
 from minio import Minio
 
+from cli.errors import StackError
 from cli.stack import orphans, processes, restart_policy, signals
-from cli.stack.errors import StackError
 from cli.stack.infrastructure import Infrastructure, infrastructure
 from cli.stack.processes import Proc
 from cli.state_dir import StateDir

@@ -8,9 +8,9 @@ import pytest
 
 from cli.doctor import machine, stack
 from cli.doctor.machine import Finding, Level
+from cli.errors import StackError
 from cli.main import run
 from cli.stack import broker, postgres, store
-from cli.stack.errors import StackError
 from cli.state_dir import StateDir
 
 

@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
+from cli.errors import StackError
 from cli.stack import external
-from cli.stack.errors import StackError
 
 
 def test_nothing_set_means_nothing_external() -> None:

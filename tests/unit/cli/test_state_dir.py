@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.stack.errors import StackError
+from cli.errors import StackError
 from cli.state_dir import StateDir, port_is_free
 
 _LOCK = """
