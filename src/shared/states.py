@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class StepState(StrEnum):
-    """Where a step is on its way; `supervisor.lifecycle.machine` has the moves between them."""
+    """Where a step is on its way; `supervisor.lifecycle.table` has the moves between them."""
 
     PENDING = "pending"  # waits for its predecessor in the chain
     QUEUED = "queued"  # may be claimed

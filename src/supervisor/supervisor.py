@@ -34,7 +34,7 @@ from supervisor.execution.context import Host
 from supervisor.execution.executor import StepDriver
 from supervisor.execution.uploader import ArtifactStore
 from supervisor.fence import boottime
-from supervisor.lifecycle.machine import Kind
+from supervisor.lifecycle.step import Kind
 from supervisor.maintenance.rescuer import Sweeper
 from supervisor.metrics import Metrics
 from supervisor.processes.child import end_every_tree

@@ -15,7 +15,7 @@ from shared.presets import presets
 from shared.states import STATUS_OF, Reason, Status, StepState
 from shared.step_store import Claim, End, Stale
 from supervisor.execution.context import Try
-from supervisor.lifecycle.machine import Step
+from supervisor.lifecycle.step import Step
 from supervisor.outcomes.memory_report import shortage
 from supervisor.outcomes.result import end_of
 

@@ -13,7 +13,7 @@ from shared.telemetry.spans import Tracer
 from supervisor.devices.device import DeviceProbe
 from supervisor.execution.byte_budget import Spool
 from supervisor.execution.uploader import ArtifactStore
-from supervisor.lifecycle.machine import Kind
+from supervisor.lifecycle.step import Kind
 from supervisor.metrics import Metrics
 from supervisor.outcomes.evidence import Account
 from supervisor.processes.tree import ProcessTree

@@ -14,7 +14,7 @@ import anyio
 from shared.events import Code
 from supervisor.devices.device import DeviceLost, Reading
 from supervisor.execution.context import Try
-from supervisor.lifecycle.machine import Kind
+from supervisor.lifecycle.step import Kind
 from supervisor.processes.tree import ProcessTree
 from supervisor.slots.reclaim import Reclaimed, foreign_growth, of_ours, unaccounted, verify
 from supervisor.slots.table import SlotState

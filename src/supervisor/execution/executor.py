@@ -41,7 +41,8 @@ from supervisor.execution.spans import trace_try
 from supervisor.execution.start import commit_running
 from supervisor.execution.uploader import Uploads
 from supervisor.fence import Fence
-from supervisor.lifecycle.machine import Effect, Event, IllegalEvent, Kind, Step, advance
+from supervisor.lifecycle.machine import advance
+from supervisor.lifecycle.step import Effect, Event, IllegalEvent, Kind, Step
 from supervisor.metrics import labels
 from supervisor.outcomes.evidence import Account
 from supervisor.processes.child import RunnerProcess, kill

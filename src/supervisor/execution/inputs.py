@@ -21,7 +21,7 @@ from shared.protocol.messages import Cancel, Input
 from shared.step_store import StoredArtifact
 from supervisor.execution.context import Try
 from supervisor.execution.runner_protocol import Conversation
-from supervisor.lifecycle.machine import Kind
+from supervisor.lifecycle.step import Kind
 from supervisor.outcomes.classify import NoInput
 from supervisor.processes.child import RunnerProcess
 

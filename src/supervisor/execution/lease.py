@@ -15,7 +15,7 @@ from shared.errors import InfraUnavailable
 from shared.step_store import Stale
 from supervisor.execution.context import Try
 from supervisor.fence import Fence, boottime
-from supervisor.lifecycle.machine import Kind
+from supervisor.lifecycle.step import Kind
 
 log = logging.getLogger(__name__)
 

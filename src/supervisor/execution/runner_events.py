@@ -26,7 +26,7 @@ from supervisor.execution.context import Try
 from supervisor.execution.inputs import Inputs
 from supervisor.execution.runner_protocol import Conversation
 from supervisor.execution.uploader import Uploads
-from supervisor.lifecycle.machine import Kind
+from supervisor.lifecycle.step import Kind
 from supervisor.processes.channel import FrameError, Truncated
 from supervisor.processes.child import LAST_FRAMES_S, RunnerProcess
 from supervisor.recording.progress import ProgressNotes

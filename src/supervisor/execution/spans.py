@@ -29,7 +29,7 @@ from shared.step_store import Abandoned, Claim, End
 from shared.telemetry.spans import Span, Tracer, Value
 from shared.telemetry.traceparent import parse
 from supervisor.execution.context import Try
-from supervisor.lifecycle.machine import Step
+from supervisor.lifecycle.step import Step
 from supervisor.recording.timeline import Timeline
 
 log = logging.getLogger(__name__)

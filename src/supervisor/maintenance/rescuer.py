@@ -13,7 +13,8 @@ from shared.states import STATUS_OF, Reason, StepState
 from shared.step_store import Abandoned, End, StepStore
 from shared.telemetry.spans import Tracer
 from supervisor.execution.spans import trace_sweep
-from supervisor.lifecycle.machine import Event, Kind, Step, advance
+from supervisor.lifecycle.machine import advance
+from supervisor.lifecycle.step import Event, Kind, Step
 from supervisor.metrics import Metrics
 from supervisor.outcomes.result import backoff_s, exhausted
 

@@ -10,7 +10,7 @@ from shared.events import Code, NewEvent
 from shared.settings import Settings
 from shared.states import Reason, StepState
 from shared.step_store import Claim, End
-from supervisor.lifecycle.machine import Step
+from supervisor.lifecycle.step import Step
 from supervisor.outcomes.classify import Judgement
 from supervisor.outcomes.memory_report import ABOUT_MEMORY
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from shared.states import StepState
-from supervisor.lifecycle.machine import Kind
+from supervisor.lifecycle.step import Kind
 
 
 def _stopwatch() -> Callable[[], int]:

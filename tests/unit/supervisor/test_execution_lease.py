@@ -16,7 +16,7 @@ from supervisor.execution import lease
 from supervisor.execution.context import Try
 from supervisor.execution.lease import LeaseKeeper
 from supervisor.fence import Fence
-from supervisor.lifecycle.machine import Kind
+from supervisor.lifecycle.step import Kind
 
 
 class Clock:

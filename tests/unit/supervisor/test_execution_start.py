@@ -19,7 +19,7 @@ from supervisor.execution.context import Try
 from supervisor.execution.device_monitor import DeviceWatch
 from supervisor.execution.start import commit_running
 from supervisor.fence import Fence
-from supervisor.lifecycle.machine import Kind
+from supervisor.lifecycle.step import Kind
 from supervisor.processes.tree import ProcessTree
 from supervisor.recording.event_recorder import Journal
 

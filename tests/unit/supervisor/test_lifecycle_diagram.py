@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from shared.states import TERMINAL, StepState
 from supervisor.lifecycle.diagram import PAGE, VERDICT, diagram, page, rows
-from supervisor.lifecycle.machine import TABLE
+from supervisor.lifecycle.table import TABLE
 
 ARROW = re.compile(r"^    (\S+) --> (\S+?)(?:: (.+))?$")
 

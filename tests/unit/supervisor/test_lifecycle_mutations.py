@@ -16,7 +16,9 @@ from tests.unit.supervisor import test_lifecycle_table, test_lifecycle_verdicts
 from tests.unit.supervisor.test_lifecycle_table import Advance, Claim
 
 from shared.states import StepState
-from supervisor.lifecycle.machine import TABLE, IllegalEvent, Row, advance
+from supervisor.lifecycle.machine import advance
+from supervisor.lifecycle.step import IllegalEvent, Row
+from supervisor.lifecycle.table import TABLE
 
 CLAIMS = test_lifecycle_table.CLAIMS + test_lifecycle_verdicts.CLAIMS
 

@@ -20,17 +20,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from shared.states import OWNED, TERMINAL, TRANSIENT, Reason, StepState
-from supervisor.lifecycle.machine import (
-    TABLE,
-    Effect,
-    Event,
-    IllegalEvent,
-    Kind,
-    Signal,
-    Slot,
-    Step,
-    advance,
-)
+from supervisor.lifecycle.machine import advance
+from supervisor.lifecycle.step import Effect, Event, IllegalEvent, Kind, Signal, Slot, Step
+from supervisor.lifecycle.table import TABLE
 
 S, E, K, R = StepState, Effect, Kind, Reason
 Effects = tuple[Effect, ...]

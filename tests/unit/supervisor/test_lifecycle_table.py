@@ -15,7 +15,7 @@ import pytest
 
 from shared.states import OWNED, TERMINAL, Reason, StepState
 from supervisor.lifecycle import machine
-from supervisor.lifecycle.machine import Effect, Event, IllegalEvent, Kind, Signal, Slot, Step
+from supervisor.lifecycle.step import Effect, Event, IllegalEvent, Kind, Signal, Slot, Step
 
 Advance = Callable[[Step, Event], tuple[Step, tuple[Effect, ...]]]
 Claim = Callable[[Advance], None]

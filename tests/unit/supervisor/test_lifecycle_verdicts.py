@@ -10,7 +10,7 @@ from tests.unit.supervisor.test_lifecycle_table import Advance, Claim
 
 from shared.states import TRANSIENT, Reason, StepState
 from supervisor.lifecycle import machine
-from supervisor.lifecycle.machine import Event, IllegalEvent, Kind, Slot, Step, outcome
+from supervisor.lifecycle.step import Event, IllegalEvent, Kind, Slot, Step, outcome
 
 S, K, R = StepState, Kind, Reason
 

@@ -11,7 +11,7 @@ from tests.support.harness import settings_for_tests
 from shared.events import Code, NewEvent
 from shared.states import Reason, StepState
 from shared.step_store import Claim, End
-from supervisor.lifecycle.machine import Step
+from supervisor.lifecycle.step import Step
 from supervisor.outcomes.classify import Judgement
 from supervisor.outcomes.result import VRAM_RETRY_S, backoff_s, end_of, error_of
 

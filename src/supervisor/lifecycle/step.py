@@ -1,0 +1,151 @@
+"""The words of a step's life: its states, what may happen to it, and what must then be done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from shared.states import Reason, StepState
+
+S = StepState
+
+
+class Kind(StrEnum):
+    """What may happen to a step."""
+
+    PREDECESSOR_SUCCEEDED = "predecessor succeeded"
+    PREDECESSOR_ENDED = "predecessor ended otherwise"
+    CLAIMED = "claimed"
+    HEADROOM = "headroom"
+    VRAM_BUSY = "VRAM busy"
+    VRAM_WAIT_OVER = "VRAM wait over"
+    UNREADABLE = "unreadable"  # the stored step is not one that this release can run
+    READY = "READY"
+    RUNNING_COMMITTED = "running committed"
+    RESULT = "RESULT"
+    FAILURE = "error frame"
+    EXIT = "exit"
+    PROTOCOL_ERROR = "protocol error"
+    CANCEL = "cancel"
+    DRAIN = "drain"
+    LEASE_GONE = "lease gone"
+    TREE_GONE = "tree gone"
+    VERIFIED = "verified"
+    PUBLISHED = "published"
+    LEASE_EXPIRED = "lease expired"
+    # Timers.
+    QUEUE_TIMEOUT = "queue timeout"
+    READY_TIMEOUT = "no READY in time"
+    START_TIMEOUT = "no start in time"
+    TIMEOUT = "timeout"
+    STORE_AWAY = "store away"  # the timeout of a runner that waits for the store
+    EXIT_GRACE_OVER = "exit grace over"
+    TERM_GRACE_OVER = "term grace over"
+    KILL_DEADLINE = "kill deadline"
+    RECLAIM_DEADLINE = "reclaim deadline"
+    PUBLISH_DEADLINE = "publish deadline"
+
+
+class Effect(StrEnum):
+    """What somebody must now do, in the order given."""
+
+    CHECK_HEADROOM = "check headroom"
+    SPAWN = "spawn"
+    COMMIT_RUNNING = "commit running"
+    GO = "GO"
+    RECORD = "record state"  # durable note of where we are; the kill chain never waits for it long
+    CANCEL_POLITELY = "polite cancel"
+    TERMINATE = "SIGTERM"
+    KILL = "SIGKILL"
+    VERIFY = "verify"
+    FREE_SLOT = "free slot"
+    QUARANTINE_SLOT = "quarantine slot"
+    PUBLISH = "publish"
+    COMMIT = "commit"  # the verdict, or the way back to the queue: one transaction
+    ARM_READY = "arm ready"
+    ARM_START = "arm start deadline"
+    ARM_TIMEOUT = "arm timeout"
+    ARM_EXIT_GRACE = "arm exit grace"
+    ARM_TERM_GRACE = "arm term grace"
+    ARM_KILL = "arm kill deadline"
+    ARM_RECLAIM = "arm reclaim deadline"
+    ARM_PUBLISH = "arm publish deadline"
+
+
+E = Effect
+
+
+class Signal(StrEnum):
+    """How far the kill chain has gone."""
+
+    NONE = "none"
+    TERM = "term"
+    KILL = "kill"
+
+
+class Slot(StrEnum):
+    """The verdict on a step's slot."""
+
+    FREE = "free"
+    QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """Where a step is. The second group belongs to one claim and is reset by a requeue."""
+
+    state: StepState
+    epoch: int = 0
+    attempt: int = 0
+    losses: int = 0
+    max_attempts: int = 3
+    max_losses: int = 5
+    cancel_requested: bool = False
+    reason: Reason | None = None  # why it ended; terminal states only
+    last_reason: Reason | None = None  # what ended the latest try
+
+    spawned: bool = False
+    ready: bool = False
+    went: bool = False  # GO was sent, so `attempt` was charged
+    vram_wait: bool = False  # its memory was taken before GO, so it is to wait for it in the queue
+    intent: Reason | None = None
+    evidence: Reason | None = None
+    signal: Signal = Signal.NONE
+    slot: Slot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """`reason` is the classification, carried by `TREE_GONE` and `KILL_DEADLINE` alone."""
+
+    kind: Kind
+    reason: Reason | None = None
+
+
+Guard = Callable[[Step], bool]
+Change = Callable[[Step, Event], Step]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """`target` None: `verdict` decides. Among rows of one (source, kind), the first that fits."""
+
+    source: StepState
+    kind: Kind
+    target: StepState | None
+    changes: tuple[Change, ...] = ()
+    effects: tuple[Effect, ...] = ()
+    guard: Guard | None = None
+
+
+class IllegalEvent(Exception):
+    """The table has no row for this event in this state: a bug in whoever sent it."""
+
+
+def outcome(step: Step) -> Reason:
+    """What ended this try: our own intent first, then the evidence."""
+    reason = step.intent or step.evidence
+    if reason is None:
+        raise IllegalEvent(f"a {step.state} step ended without intent or evidence")
+    return reason
