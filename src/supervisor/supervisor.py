@@ -24,7 +24,9 @@ from uuid import UUID
 import anyio
 from anyio.abc import TaskGroup
 
+from shared.artifact_store import ArtifactStore
 from shared.errors import InfraUnavailable
+from shared.linux.clock import boottime
 from shared.settings import Settings
 from shared.step_store import Claim, Offer, PinnedModel, StepStore
 from shared.telemetry.spans import Tracer
@@ -32,8 +34,6 @@ from supervisor.devices.device import DeviceProbe
 from supervisor.execution.byte_budget import Spool
 from supervisor.execution.context import Host
 from supervisor.execution.executor import StepDriver
-from supervisor.execution.uploader import ArtifactStore
-from supervisor.fence import boottime
 from supervisor.lifecycle.step import Kind
 from supervisor.maintenance.rescuer import Sweeper
 from supervisor.metrics import Metrics

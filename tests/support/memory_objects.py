@@ -1,4 +1,4 @@
-"""In-memory twin of `supervisor.execution.uploader.ArtifactStore`."""
+"""In-memory twin of `shared.artifact_store.ArtifactStore`."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ import anyio
 
 from runner import entry
 from shared.errors import DreamForgeError
+from shared.linux.clock import boottime
 from shared.protocol.messages import (
     Failure,
     GenerateSpec,
@@ -30,7 +31,6 @@ from shared.protocol.messages import (
     parse_from_runner,
 )
 from supervisor.devices.device import Device, DeviceProbe
-from supervisor.fence import boottime
 from supervisor.processes.child import Entry, RunnerProcess
 
 # More often than a step's own peak (5 Hz): a small model's decode is over within 0.2 s.

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from shared.artifact_store import ArtifactStore
 from shared.settings import Settings
 from shared.states import Reason
 from shared.step_store import Claim, StepStore
 from shared.telemetry.spans import Tracer
 from supervisor.devices.device import DeviceProbe
 from supervisor.execution.byte_budget import Spool
-from supervisor.execution.uploader import ArtifactStore
 from supervisor.lifecycle.step import Kind
 from supervisor.metrics import Metrics
 from supervisor.outcomes.evidence import Account

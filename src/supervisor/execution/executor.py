@@ -33,14 +33,13 @@ from supervisor.execution.completer import write_verdict
 from supervisor.execution.context import Host, Try
 from supervisor.execution.device_monitor import DeviceWatch
 from supervisor.execution.inputs import Inputs
-from supervisor.execution.lease import LeaseKeeper
+from supervisor.execution.lease import Fence, LeaseKeeper
 from supervisor.execution.run_spec import Unreadable, run_spec
 from supervisor.execution.runner_events import Listener
 from supervisor.execution.runner_protocol import Conversation
 from supervisor.execution.spans import trace_try
 from supervisor.execution.start import commit_running
 from supervisor.execution.uploader import Uploads
-from supervisor.fence import Fence
 from supervisor.lifecycle.machine import advance
 from supervisor.lifecycle.step import Effect, Event, IllegalEvent, Kind, Step
 from supervisor.metrics import labels

@@ -18,7 +18,7 @@ from shared.step_store import Stale
 from supervisor.devices.device import Reading
 from supervisor.execution.context import Try
 from supervisor.execution.device_monitor import DeviceWatch
-from supervisor.fence import Fence
+from supervisor.execution.lease import Fence
 from supervisor.lifecycle.step import Kind
 from supervisor.processes.tree import ProcessTree
 

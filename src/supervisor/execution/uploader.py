@@ -10,17 +10,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 import anyio
 from anyio.abc import TaskGroup
 
+from shared.artifact_store import ArtifactStore, object_key
 from shared.errors import InfraUnavailable
 from shared.events import Code
 from shared.protocol.messages import Artifact
 from shared.step_store import Claim, Stale, StepStore, StoredArtifact
 from supervisor.execution.byte_budget import Spool
-from supervisor.fence import Fence
+from supervisor.execution.lease import Fence
 from supervisor.outcomes.evidence import Account
 from supervisor.recording.event_recorder import Journal
 
@@ -29,25 +29,6 @@ log = logging.getLogger(__name__)
 AT_ONCE = 2
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.5, 10.0
 _CONTENT_TYPES = {"png": "image/png", "jpg": "image/jpeg"}
-
-
-class ArtifactStore(Protocol):
-    """Where images go, and come from for the next step. Raises `InfraUnavailable`."""
-
-    async def put(self, key: str, data: bytes, *, content_type: str, sha256: str) -> None:
-        """Store and verify an object."""
-
-    async def get(self, key: str, *, at_most_bytes: int) -> bytes | None:
-        """The object's bytes, or the first so many of them; None when there is no such object."""
-
-    async def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is no error."""
-
-
-def object_key(claim: Claim, artifact: Artifact, *, finished_ms: int) -> str:
-    """`dreamforge/{user}/jobs/{job}/{step}/{ts}_{index}_{w}x{h}_{seed}.{ext}` (PRODUCT §4)."""
-    name = f"{finished_ms}_{artifact.item_index}_{artifact.width}x{artifact.height}_{artifact.seed}"
-    return f"dreamforge/{claim.user}/jobs/{claim.job_id}/{claim.name}/{name}.{artifact.format}"
 
 
 class Uploads:

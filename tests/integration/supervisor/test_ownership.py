@@ -14,10 +14,10 @@ from tests.support.harness import Bench, serving, until
 from tests.support.probes import LeakyProbe
 
 from shared.events import Code
+from shared.linux.clock import boottime
 from shared.states import Reason, StepState
 from shared.step_store import Claim, Offer
 from supervisor.devices.device import Device
-from supervisor.fence import boottime
 from supervisor.processes.child import Entry
 
 # fence 2 s, dead-man timer 3.6 s, all within a lease of 4 s

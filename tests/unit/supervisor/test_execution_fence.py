@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from supervisor import fence
-from supervisor.fence import Fence, boottime
+from shared.linux.clock import boottime
+from supervisor.execution import lease
+from supervisor.execution.lease import Fence
 
 
 class Clock:
@@ -20,7 +21,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(fence, "boottime", made)
+    monkeypatch.setattr(lease, "boottime", made)
     return made
 
 

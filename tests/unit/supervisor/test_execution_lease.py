@@ -11,11 +11,9 @@ import pytest
 from tests.support.harness import settings_for_tests
 
 from shared.step_store import Claim, Stale
-from supervisor import fence
 from supervisor.execution import lease
 from supervisor.execution.context import Try
-from supervisor.execution.lease import LeaseKeeper
-from supervisor.fence import Fence
+from supervisor.execution.lease import Fence, LeaseKeeper
 from supervisor.lifecycle.step import Kind
 
 
@@ -30,7 +28,6 @@ def test_a_renewal_counts_from_when_it_was_sent_though_its_answer_comes_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(fence, "boottime", clock)
     monkeypatch.setattr(lease, "boottime", clock)
     held = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
     told: list[float] = []

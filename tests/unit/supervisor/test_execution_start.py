@@ -12,13 +12,13 @@ import pytest
 
 from shared.errors import InfraUnavailable
 from shared.step_store import Claim
-from supervisor import fence
 from supervisor.devices.device import Device, DeviceProbe, Reading
+from supervisor.execution import lease
 from supervisor.execution import start as module
 from supervisor.execution.context import Try
 from supervisor.execution.device_monitor import DeviceWatch
+from supervisor.execution.lease import Fence
 from supervisor.execution.start import commit_running
-from supervisor.fence import Fence
 from supervisor.lifecycle.step import Kind
 from supervisor.processes.tree import ProcessTree
 from supervisor.recording.event_recorder import Journal
@@ -65,7 +65,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     made = Clock()
-    monkeypatch.setattr(fence, "boottime", made)
+    monkeypatch.setattr(lease, "boottime", made)
     monkeypatch.setattr(module, "_RETRY_S", 0.0)
     yield made
 
