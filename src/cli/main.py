@@ -99,7 +99,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(message: str, hint: str, exit_code: int) -> int:
-    from cli.terminal.console import print_note
+    from cli.terminal.output import print_note
 
     print_note(f"dreamforge: {message}")
     if hint:

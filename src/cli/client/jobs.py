@@ -12,8 +12,7 @@ from cli.client.http import Client
 from cli.client.results import download, require_succeeded
 from cli.client.sse import follow_events
 from cli.errors import Refusal, Unreachable
-from cli.terminal.console import print_json, print_note
-from cli.terminal.output import Output
+from cli.terminal.output import Output, print_json, print_note
 from cli.terminal.progress_bar import show_progress
 from cli.terminal.tables import print_pairs
 

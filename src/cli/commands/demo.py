@@ -11,6 +11,8 @@ import typer
 
 from cli import config
 from cli.models.vocabulary import prompt_matches
+from cli.terminal.output import print_line, print_note
+from cli.terminal.tables import print_table
 
 if TYPE_CHECKING:
     from cli.stack.stack import Stack
@@ -30,7 +32,6 @@ def demo(
     """Start everything, draw one picture, say how long it took, stop everything."""
     from cli.stack import signals
     from cli.stack.stack import run_stack
-    from cli.terminal.console import print_note
 
     if list_:
         _print_vocabulary()
@@ -47,10 +48,8 @@ def _draw(stack: Stack, api_key: str | None, prompt: str, seed: int, folder: Pat
     from cli.client.sse import follow_events, read_in_background
     from cli.errors import Failure
     from cli.stack import signals
-    from cli.terminal.console import out
     from cli.terminal.progress_bar import show_progress
     from cli.terminal.stage_times import stage_times
-    from cli.terminal.tables import print_table
 
     warn(stack, prompt)
     with Client(stack.api_base, api_key) as client:
@@ -68,14 +67,13 @@ def _draw(stack: Stack, api_key: str | None, prompt: str, seed: int, folder: Pat
             raise
         require_succeeded(client.get(f"/v1/jobs/{job['id']}"))
         for path in download(client, job["id"], prompt, folder):
-            out.print(path, style="bold", soft_wrap=True)
+            print_line(path, "bold")
     print_table(("stage", "seconds"), [(name, f"{s:.2f}") for name, s in stage_times(seen)])
 
 
 def warn(stack: Stack, prompt: str) -> None:
     """Say what the model of this stack cannot do with this prompt."""
     from cli.models.vocabulary import read_synonyms, read_vocabulary
-    from cli.terminal.console import print_note
 
     if not stack.model.trained:
         print_note("untrained weights: noise")

@@ -14,7 +14,8 @@ import typer
 from cli import backends
 from cli.commands.options import Out
 from cli.errors import Failure
-from cli.terminal.output import Output
+from cli.terminal.output import Output, print_json, print_note
+from cli.terminal.tables import print_pairs, print_table
 
 if TYPE_CHECKING:
     from shared.db.dead_letters import DeadJob
@@ -32,8 +33,6 @@ def list_(
     output: Out = Output.TABLE,
 ) -> None:
     """List dead letters: jobs first, the latest on top."""
-    from cli.terminal.console import print_json, print_note
-    from cli.terminal.tables import print_table
     from shared.db import dead_letters
 
     environ = backends.environ()
@@ -56,8 +55,6 @@ def list_(
 @app.command()
 def show(letter: Letter, output: Out = Output.TABLE) -> None:
     """Show one: a job's request and last error, or what a message held."""
-    from cli.terminal.console import print_json
-    from cli.terminal.tables import print_pairs
     from shared.db import dead_letters
 
     environ = backends.environ()
@@ -80,8 +77,6 @@ def show(letter: Letter, output: Out = Output.TABLE) -> None:
 @app.command()
 def replay(job: Letter, output: Out = Output.TABLE) -> None:
     """Make a new job of a dead one's request. The dead one stays as it is."""
-    from cli.terminal.console import print_json
-    from cli.terminal.tables import print_pairs
     from shared.db import dead_letters
 
     environ = backends.environ()
@@ -100,8 +95,6 @@ def replay(job: Letter, output: Out = Output.TABLE) -> None:
 @app.command()
 def drop(letter: Letter, output: Out = Output.TABLE) -> None:
     """Delete one for good: a job with its events and pictures, or a message."""
-    from cli.terminal.console import print_json
-    from cli.terminal.tables import print_pairs
 
     environ = backends.environ()
     if _find_message(environ, letter) is not None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from cli import config
+from cli.terminal.output import print_line
 
 
 def doctor() -> None:
     """Check this machine and say what to do about each finding; exit 1 when something is wrong."""
     from cli.doctor import machine, stack
     from cli.errors import Failure
-    from cli.terminal.console import out
 
     environ = config.with_running_stack(config.effective())
     wrong = 0
@@ -17,9 +17,9 @@ def doctor() -> None:
         *machine.examine(environ),
         *stack.examine(environ, config.home(environ)),
     ):
-        out.print(f"{finding.level.value:<5} {finding.subject}: {finding.text}", soft_wrap=True)
+        print_line(f"{finding.level.value:<5} {finding.subject}: {finding.text}")
         if finding.advice:
-            out.print(f"      -> {finding.advice}", soft_wrap=True)
+            print_line(f"      -> {finding.advice}")
         wrong += finding.level is machine.Level.WRONG
     if wrong:
         raise Failure(f"{wrong} of these need your attention", exit_code=1)

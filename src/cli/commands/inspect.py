@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.commands.options import Out, Preset
-from cli.terminal.output import Output
+from cli.terminal.output import Output, print_json, print_line, print_note
+from cli.terminal.tables import print_pairs
 
 if TYPE_CHECKING:
     from cli.pictures.reader import PictureText
@@ -36,8 +37,6 @@ def inspect(
 def _print(picture: Path, found: PictureText, output: Output) -> None:
     from cli.errors import Failure
     from cli.pictures.reader import parse_metadata
-    from cli.terminal.console import out, print_json
-    from cli.terminal.tables import print_pairs
 
     if found.parameters is None and found.dreamforge is None:
         raise Failure(f"{picture}: says nothing about its making")
@@ -45,7 +44,7 @@ def _print(picture: Path, found: PictureText, output: Output) -> None:
         print_json(found.model_dump(mode="json"))
         return
     if found.dreamforge is None:  # another tool's: the text is all there is
-        out.print(found.parameters, soft_wrap=True)
+        print_line(found.parameters)
         return
     facts = parse_metadata(picture, found)
     print_pairs(
@@ -73,7 +72,6 @@ def _rerun(
     from cli.client.connect import connect
     from cli.pictures.reader import parse_metadata
     from cli.pictures.rerun import build_request, find_model, find_upscaler
-    from cli.terminal.console import print_note
 
     facts = parse_metadata(picture, found)
     with connect() as client:

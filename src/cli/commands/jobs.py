@@ -33,7 +33,8 @@ from cli.commands.options import (
     Wait,
     Width,
 )
-from cli.terminal.output import Output
+from cli.terminal.output import Output, print_json, print_line, print_note
+from cli.terminal.tables import print_table
 
 app = typer.Typer(no_args_is_help=True, help="Create, follow and cancel jobs.")
 
@@ -121,7 +122,6 @@ def generate(
     from cli.client import jobs
     from cli.client.connect import connect
     from cli.client.results import download, require_succeeded
-    from cli.terminal.console import out as stdout
 
     with connect() as client:
         job = jobs.create(
@@ -148,7 +148,7 @@ def generate(
             jobs.save_and_print(client, job, prompt, out, output)
             return
         for path in download(client, job["id"], prompt, out):
-            stdout.print(path, soft_wrap=True)
+            print_line(path)
         require_succeeded(job)
 
 
@@ -171,8 +171,6 @@ def list_(
 ) -> None:
     """List jobs, newest first."""
     from cli.client.connect import connect
-    from cli.terminal.console import print_json, print_note
-    from cli.terminal.tables import print_table
 
     with connect() as client:
         page = client.get("/v1/jobs", status=status, limit=limit, cursor=cursor)
@@ -236,8 +234,6 @@ def artifacts(job: JobId, download: Save = None, output: Out = Output.TABLE) -> 
     """List a job's pictures, with addresses that work for a while."""
     from cli.client.connect import connect
     from cli.client.results import download as save
-    from cli.terminal.console import out, print_json
-    from cli.terminal.tables import print_table
 
     with connect() as client:
         found = client.get(f"/v1/jobs/{job}/artifacts")
@@ -250,6 +246,6 @@ def artifacts(job: JobId, download: Save = None, output: Out = Output.TABLE) -> 
             ]
             print_table(("step", "item", "width", "height", "seed"), rows)
             for item in found["artifacts"]:
-                out.print(item["url"], soft_wrap=True)
+                print_line(item["url"])
         if download:
             save(client, job, job, download)

@@ -10,7 +10,8 @@ import typer
 
 from cli import backends
 from cli.commands.options import Out
-from cli.terminal.output import Output
+from cli.terminal.output import Output, print_json
+from cli.terminal.tables import print_pairs
 
 Include = Annotated[
     list[str] | None,
@@ -115,8 +116,6 @@ def import_(
 
 def _show(found: dict[str, Any], output: Output) -> None:
     from cli.models.availability import wait_until_offered
-    from cli.terminal.console import print_json
-    from cli.terminal.tables import print_pairs
 
     offered = wait_until_offered(
         backends.require(backends.environ(), "DF_DATABASE_URL"), found["id"]

@@ -16,7 +16,8 @@ import typer
 from cli import backends
 from cli.commands.options import Out
 from cli.errors import JOB_FAILED, Failure
-from cli.terminal.output import Output
+from cli.terminal.output import Output, print_json, print_note
+from cli.terminal.tables import print_pairs, print_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,8 +36,6 @@ def verify(
 ) -> None:
     """Read every byte of the models on this host and compare it with their descriptors."""
     from cli.models.install import models_dir
-    from cli.terminal.console import print_json
-    from cli.terminal.tables import print_table
 
     root = models_dir(backends.environ())
     found = [_verified(folder) for folder in _folders(root, model)]
@@ -70,8 +69,6 @@ def remove(
     """Take a model out of the registry and off this host's disk."""
     from cli.models.install import models_dir
     from cli.models.store import lock_model, remove_model
-    from cli.terminal.console import print_json
-    from cli.terminal.tables import print_pairs
 
     environ = backends.environ()
     url, root = backends.require(environ, "DF_DATABASE_URL"), models_dir(environ)
@@ -96,7 +93,6 @@ def _folders(root: Path, model: str | None) -> list[Path]:
 
 
 def _verified(folder: Path) -> dict[str, Any]:
-    from cli.terminal.console import print_note
     from shared.errors import ModelUnavailable
     from shared.models.verify import read_model, verify_model
 
@@ -110,7 +106,6 @@ def _verified(folder: Path) -> dict[str, Any]:
 
 
 def _switch(reference: str, *, on: bool) -> None:
-    from cli.terminal.console import print_note
 
     url = backends.require(backends.environ(), "DF_DATABASE_URL")
     row = backends.transaction(url, partial(_set_enabled, reference=reference, on=on))

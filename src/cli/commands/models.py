@@ -9,7 +9,8 @@ import typer
 from cli.commands.model_download import download, import_
 from cli.commands.model_upkeep import disable, enable, remove, verify
 from cli.commands.options import Out
-from cli.terminal.output import Output
+from cli.terminal.output import Output, print_json
+from cli.terminal.tables import print_pairs, print_table
 
 app = typer.Typer(no_args_is_help=True, help="Bring in, list, check and remove models.")
 for command in (download, verify, enable, disable, remove):
@@ -21,8 +22,6 @@ app.command("import")(import_)
 def list_(output: Out = Output.TABLE) -> None:
     """List the models that the API offers."""
     from cli.client.connect import connect
-    from cli.terminal.console import print_json
-    from cli.terminal.tables import print_table
 
     with connect() as client:
         found = client.get("/v1/models")
@@ -51,8 +50,6 @@ def get(
 ) -> None:
     """Show one model and what it accepts."""
     from cli.client.connect import connect
-    from cli.terminal.console import print_json
-    from cli.terminal.tables import print_pairs, print_table
 
     with connect() as client:
         found = client.get(f"/v1/models/{client.model_id(model)}")

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from cli.commands.options import Height, Out, Width
-from cli.terminal.output import Output
+from cli.terminal.output import Output, print_json, print_line
+from cli.terminal.tables import print_pairs, print_table
 
 app = typer.Typer(no_args_is_help=True, help="Limits and memory needs per class of device.")
 
@@ -22,8 +23,6 @@ ModelOrFolder = Annotated[
 def list_(output: Out = Output.TABLE) -> None:
     """List the presets of this release and those of DF_PRESETS_DIR."""
     from cli.presets.catalogue import gigabytes, load_presets, megapixels
-    from cli.terminal.console import print_json
-    from cli.terminal.tables import print_table
 
     found = load_presets()
     if output is Output.JSON:
@@ -51,8 +50,6 @@ def list_(output: Out = Output.TABLE) -> None:
 def show(preset: PresetName, output: Out = Output.TABLE) -> None:
     """Show one preset and what it says about each kind of model."""
     from cli.presets.catalogue import get_preset, gigabytes, load_presets, megapixels
-    from cli.terminal.console import print_json
-    from cli.terminal.tables import print_pairs, print_table
 
     found = get_preset(load_presets(), preset)
     if output is Output.JSON:
@@ -92,8 +89,6 @@ def fit(
     Of an upscaler the size is that of the picture that it is given.
     """
     from cli.presets.catalogue import check_presets, gigabytes, load_presets, load_workload
-    from cli.terminal.console import print_json
-    from cli.terminal.tables import print_table
 
     asked = load_workload(model, width, height)
     rows = check_presets(load_presets().values(), asked)
@@ -132,8 +127,6 @@ def measure(
     """
     from cli.presets.catalogue import get_preset, gigabytes, load_presets
     from cli.presets.measure import measure_model, parse_size
-    from cli.terminal.console import out, print_json
-    from cli.terminal.tables import print_table
 
     kind, peaks, need = measure_model(
         folder, get_preset(load_presets(), preset), [parse_size(size) for size in sizes or []]
@@ -154,4 +147,4 @@ def measure(
         f"base_bytes = {need.base_bytes}",
         f"bytes_per_pixel = {need.bytes_per_pixel}",
     ):
-        out.print(line, soft_wrap=True)
+        print_line(line)

@@ -9,7 +9,8 @@ import typer
 from cli import backends
 from cli.commands.options import Out
 from cli.errors import Failure
-from cli.terminal.output import Output
+from cli.terminal.output import Output, print_json
+from cli.terminal.tables import print_pairs
 
 if TYPE_CHECKING:
     from shared.retention import Pruned
@@ -21,9 +22,6 @@ def prune(
 ) -> None:
     """Delete what is past its age: pictures, events, ended jobs, dead workers, stray objects."""
     from dataclasses import asdict
-
-    from cli.terminal.console import print_json
-    from cli.terminal.tables import print_pairs
 
     counts = asdict(_prune(dry_run))
     if output is Output.JSON:

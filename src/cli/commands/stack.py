@@ -8,6 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 from cli import config
+from cli.terminal.output import print_note
+from cli.terminal.tables import print_table
 
 if TYPE_CHECKING:
     from cli.stack.stack import Stack
@@ -19,7 +21,6 @@ def up() -> None:
     """Run everything in the foreground, with its data in DF_HOME; Ctrl-C stops it."""
     from cli.stack import signals
     from cli.stack.stack import run_stack
-    from cli.terminal.console import print_note
 
     environ = config.effective()
     with signals.handle():
@@ -47,7 +48,6 @@ def worker() -> None:
 def migrate() -> None:
     """Bring the schema of DF_DATABASE_URL to this release."""
     from cli.errors import Failure
-    from cli.terminal.console import print_note
     from shared.db.migrate import upgrade
 
     url = config.effective().get("DF_DATABASE_URL")
@@ -64,8 +64,6 @@ def _become(module: str) -> None:
 
 
 def _show(stack: Stack) -> None:
-    from cli.terminal.console import print_note
-    from cli.terminal.tables import print_table
 
     print_table(("", "address", ""), [(row.title, row.where, row.note) for row in stack.addresses])
     if not stack.model.trained:

@@ -18,7 +18,7 @@ from cli.download.source import ResolvedModel
 from cli.errors import Failure
 from cli.models.install import models_dir, register
 from cli.presets.choice import preset_chooser
-from cli.terminal.console import print_note
+from cli.terminal.output import print_note
 from shared.models.descriptor import Name
 from shared.models.families import Kind
 from shared.models.verify import read_model

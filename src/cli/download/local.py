@@ -13,7 +13,7 @@ from pathlib import Path
 from cli.download.file_selection import select_files
 from cli.download.source import RemoteFile, ResolvedModel, to_model_name
 from cli.errors import Failure
-from cli.terminal.console import print_note
+from cli.terminal.output import print_note
 from shared.models.folder import DESCRIPTOR, ONE_FILE, hash_file
 
 

@@ -16,7 +16,8 @@ from rich.progress import (
 )
 
 from cli.download.fetch import ProgressDisplay
-from cli.terminal.console import err, print_note
+from cli.terminal.console import err
+from cli.terminal.output import print_note
 
 OnBytes = Callable[[int], None]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from cli.errors import UNREACHABLE, Failure
-from cli.terminal.console import print_note
+from cli.terminal.output import print_note
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ import time
 from uuid import UUID
 
 from cli import backends
-from cli.terminal.console import print_note
+from cli.terminal.output import print_note
 from shared.db.workers import live_workers
 
 # Two heartbeats (`supervisor.membership.heartbeat.BEAT_S`, ten seconds) and the check of the files

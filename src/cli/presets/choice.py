@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cli.errors import Failure
 from cli.presets.catalogue import Fit, check_presets, get_preset, load_presets, workload_of
-from cli.terminal.console import print_note
+from cli.terminal.output import print_note
 from shared.models.descriptor import ModelDescriptor
 from shared.presets import Preset
 

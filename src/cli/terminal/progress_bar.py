@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from cli.terminal.console import err, print_note
+from cli.terminal.console import err
+from cli.terminal.output import print_note
 
 Event = dict[str, Any]
 # How it ended is said once, by the command.

@@ -1,15 +1,15 @@
 """Results in columns, for people; `--output json` is for programs.
 
 Columns are as wide as what they hold. A table that fits itself into the window cuts ids and
-addresses, and one that is not whole is of no use.
+addresses, and a cut id is of no use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from cli.terminal.console import out
+from cli.terminal.output import Output, print_json, print_line
 
 _GAP = "  "
 
@@ -18,9 +18,9 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print rows below their heads."""
     lines = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
-    _line(heads, widths, style="bold")
+    _print_cells(heads, widths, style="bold")
     for line in lines:
-        _line(line, widths)
+        _print_cells(line, widths)
 
 
 def print_pairs(*rows: tuple[str, Any]) -> None:
@@ -28,9 +28,17 @@ def print_pairs(*rows: tuple[str, Any]) -> None:
     width = max((len(name) for name, _ in rows), default=0)
     for name, value in rows:
         if value is not None:
-            _line((name, str(value)), (width, 0))
+            _print_cells((name, str(value)), (width, 0))
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], style: str | None = None) -> None:
+def print_record(record: Mapping[str, Any], output: Output) -> None:
+    """Print one record as JSON, or as names and values."""
+    if output is Output.JSON:
+        print_json(record)
+    else:
+        print_pairs(*record.items())
+
+
+def _print_cells(cells: Sequence[str], widths: Sequence[int], style: str | None = None) -> None:
     text = _GAP.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-    out.print(text.rstrip(), style=style, soft_wrap=True)
+    print_line(text.rstrip(), style)
