@@ -24,7 +24,7 @@ from png_levels import pictures
 
 from cli.presets.measure import _spec
 from runner.diffusion.tiny import build
-from runner.images.sender import Finisher
+from runner.images.sender import ImageSender
 from runner.ipc.inputs import Inputs
 from runner.job_types import generate
 from runner.job_types.base import Context
@@ -38,7 +38,7 @@ SIDE, COUNT = 512, 4
 WAIT_S = 0.2
 
 
-class InTurn(Finisher):
+class InTurn(ImageSender):
     """Finishes each picture before the next is begun."""
 
     def put(self, item_index: int, finish: Callable[[], None]) -> None:
@@ -47,8 +47,8 @@ class InTurn(Finisher):
 
 
 @contextmanager
-def finishing(kind: type[Finisher]) -> Iterator[None]:
-    with patch.object(generate, "Finisher", kind):
+def finishing(kind: type[ImageSender]) -> Iterator[None]:
+    with patch.object(generate, "ImageSender", kind):
         yield
 
 
@@ -83,12 +83,12 @@ class Elsewhere:
 
 def compare(what: str, job: generate.Generate, ctx: Any, count: int) -> None:
     params = ctx.spec.params.model_copy(update={"count": count})
-    took: dict[type[Finisher], list[float]] = {InTurn: [], Finisher: []}
+    took: dict[type[ImageSender], list[float]] = {InTurn: [], ImageSender: []}
     for _ in range(ROUNDS):
         for kind in took:
             with finishing(kind):
                 took[kind].append(batch_s(job, ctx, params))
-    one, other = (statistics.median(took[kind]) / count * 1e3 for kind in (InTurn, Finisher))
+    one, other = (statistics.median(took[kind]) / count * 1e3 for kind in (InTurn, ImageSender))
     sys.stdout.write(
         f"{what}: {one:.0f} ms an item in turn, {other:.0f} ms with the overlap,"
         f" ratio {other / one:.2f}\n"

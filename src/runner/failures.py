@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 
-from runner.images.sender import Unfinished
+from runner.images.sender import ImageNotSent
 from runner.process.cancellation import Cancelled
 from shared.errors import ModelUnavailable
 from shared.protocol.messages import Failure
@@ -28,7 +28,7 @@ CPU_ALLOCATOR = "DefaultCPUAllocator: can't allocate memory"
 Reason = Literal["oom", "host_oom", "model_unavailable", "provider_error", "cancelled"]
 
 
-def failure_of(
+def build_failure(
     error: Exception,
     *,
     doing: str,
@@ -37,7 +37,7 @@ def failure_of(
     item_index: int | None,
 ) -> Failure:
     """Describe `error`, print its traceback to stderr and release what its frames hold."""
-    if isinstance(error, Unfinished) and isinstance(error.__cause__, Exception):
+    if isinstance(error, ImageNotSent) and isinstance(error.__cause__, Exception):
         # Another item is being sampled by now.
         doing, item_index, error = "encoding the picture", error.item_index, error.__cause__
     reason = reason_of(error)

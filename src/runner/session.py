@@ -4,7 +4,7 @@ The garbage collector is off while torch and the pipelines are imported, and wha
 frozen afterwards: 400,000 objects that live for ever are then never walked again.
 
     READY -> wait for GO -> arm the dead-man timer, obey signals, listen
-          -> prepare, run, cleanup (`runner.job_types.base.Job`) -> hygiene -> RESULT or FAILURE
+          -> prepare, run, cleanup (`runner.job_types.base.Job`) -> free memory -> RESULT or FAILURE
 
 Before GO nothing touches the device: a runner that waits on standby must not hold a context on a
 GPU that somebody else is measuring. Before GO a SIGTERM simply kills.
@@ -26,14 +26,14 @@ from typing import Any
 
 import torch
 
-from runner.failures import failure_of
+from runner.failures import build_failure
 from runner.ipc.channel import Channel
 from runner.ipc.inputs import Inputs
 from runner.job_types.base import Context
 from runner.job_types.registry import JOB_TYPES
-from runner.process.cancellation import Stop, obey_sigterm
-from runner.process.lease_timer import arm_dead_man
-from runner.process.memory import Memory, hygiene
+from runner.process.cancellation import Stop, handle_sigterm
+from runner.process.lease_timer import arm_lease_timer
+from runner.process.memory import Memory, release_memory
 from shared.protocol.frames import FrameError
 from shared.protocol.messages import (
     INTERFACE,
@@ -77,17 +77,17 @@ def serve(fd: int) -> int:
 
 
 def _perform(go: Go, channel: Channel, versions: dict[str, str]) -> Result | Failure:
-    arm_dead_man(go.dies_at)
+    arm_lease_timer(go.dies_at)
     stop = Stop()
-    obey_sigterm(stop)
+    handle_sigterm(stop)
     inputs = Inputs(go.spec, channel.send, stop)
     listener = threading.Thread(
         target=_listen, args=(channel, stop, inputs), name="listen", daemon=True
     )
     listener.start()
     _configure(go.spec.preset)
-    with hygiene(go.spec.preset.device) as memory:
-        emit = Narrator(channel)
+    with release_memory(go.spec.preset.device) as memory:
+        emit = ProgressEmitter(channel)
         ctx = Context(spec=go.spec, emit=emit, stop=stop, versions=versions, inputs=inputs)
         outcome = _attempt(ctx, emit, memory)
     if isinstance(outcome, Failure):
@@ -96,14 +96,14 @@ def _perform(go: Go, channel: Channel, versions: dict[str, str]) -> Result | Fai
     return outcome.model_copy(update={"allocator": memory.figures})
 
 
-def _attempt(ctx: Context[Any], emit: Narrator, memory: Memory) -> Result | Failure:
-    """Run the job to its end. Never raises: a live exception would hold what hygiene must free."""
+def _attempt(ctx: Context[Any], emit: ProgressEmitter, memory: Memory) -> Result | Failure:
+    """Run the job to its end. Never raises: a live exception would hold what must be freed."""
     job = JOB_TYPES[ctx.spec.type]()
     try:
         job.prepare(ctx)
         return Result(items=job.run(ctx.spec.params, emit))
     except Exception as error:
-        return failure_of(
+        return build_failure(
             error,
             doing=emit.doing,
             folder=None if ctx.spec.model is None else ctx.spec.model.folder,
@@ -120,16 +120,16 @@ def _listen(channel: Channel, stop: Stop, inputs: Inputs) -> None:
         while (received := channel.receive()) is not None:
             match received:
                 case Lease() as lease, _:
-                    arm_dead_man(lease.dies_at)
+                    arm_lease_timer(lease.dies_at)
                 case Cancel(), _:
-                    stop.ask()
+                    stop.request()
                 case Input() as message, body:
                     inputs.deliver(message, body)
                 case Go(), _:
                     raise FrameError("a second go")
     except (FrameError, OSError) as error:
         sys.stderr.write(f"the worker's end is unusable: {error}\n")
-    stop.ask_and_leave()
+    stop.request_and_exit()
 
 
 # Which kernels of attention may be used under each name. Each has models that it cannot do: flash
@@ -158,7 +158,7 @@ def _configure(preset: PresetSpec) -> None:
         torch.backends.cudnn.deterministic = True
 
 
-class Narrator:
+class ProgressEmitter:
     """Sends, and remembers where the job is, so that a failure can say what it happened in."""
 
     def __init__(self, channel: Channel) -> None:

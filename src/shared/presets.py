@@ -62,7 +62,7 @@ class StepBudget:
 
     @property
     def pinned(self) -> dict[str, Any]:
-        """What is stored on the step, so that a later edit of the preset changes no accepted job."""
+        """What is stored on the step: a later edit of the preset changes no accepted job."""
         limits = {
             "timeout_s": self.timeout_s,
             "max_pixels": self.max_pixels,

@@ -23,7 +23,7 @@ from tests.support.gates import Gates
 from tests.support.runners import Line
 
 from runner.entry import become_runner, leave
-from runner.process.lease_timer import arm_dead_man
+from runner.process.lease_timer import arm_lease_timer
 
 OVERLAPS = "overlaps"
 HELD = "held"
@@ -49,7 +49,7 @@ class Step:
         self._folder = Path(os.environ["TMPDIR"])
         self._gates = Gates(self._folder)
         self._inputs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        arm_dead_man(go["dies_at"])
+        arm_lease_timer(go["dies_at"])
         self._bear_witness()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -103,7 +103,7 @@ class Step:
         while (header := self._line.hear()) is not None:
             match header["type"]:
                 case "lease":
-                    arm_dead_man(header["dies_at"])
+                    arm_lease_timer(header["dies_at"])
                 case "input":
                     self._inputs.put(header)
                 case "cancel":

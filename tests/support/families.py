@@ -24,7 +24,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from runner.diffusion.pipelines import quiet
+from runner.diffusion.pipelines import silence_libraries
 from runner.diffusion.tiny import byte_letters
 from shared.models.describe import describe_folder
 from shared.models.descriptor import Defaults, Limits, ModelDescriptor, Range, Source
@@ -40,7 +40,7 @@ LIMITS = Limits(width=Range(min=16, max=4096), height=Range(min=16, max=4096))
 
 def build(family: str, folder: Path) -> ModelDescriptor:
     """Write the tiny model of `family` with its descriptor to `folder`."""
-    quiet()
+    silence_libraries()
     save(FAMILIES[family], folder)
     return describe(folder, family)
 

@@ -22,7 +22,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from runner.diffusion.pipelines import quiet
+from runner.diffusion.pipelines import silence_libraries
 from shared.models.descriptor import ModelDescriptor
 
 Parts = dict[str, Any]
@@ -237,7 +237,7 @@ def _numbers(module: torch.nn.Module) -> dict[str, int]:
 
 def build(name: str, folder: Path) -> ModelDescriptor:
     """Write a whole folder of one that has a row below, in half precision, made on the GPU."""
-    quiet()
+    silence_libraries()
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float16)
     try:

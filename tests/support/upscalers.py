@@ -17,9 +17,9 @@ from diffusers import (
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from runner.diffusion.pipelines import quiet
+from runner.diffusion.pipelines import silence_libraries
 from runner.diffusion.tiny import TOKENS, _tokenizer
-from runner.upscalers.gan import torchvision_or_stand_in
+from runner.upscalers.gan import torchvision_stand_in
 from shared.models.describe import describe_folder
 from shared.models.descriptor import ModelDescriptor, Source
 from shared.models.folder import ONE_FILE
@@ -37,7 +37,7 @@ def esrgan(
     Fresh weights are so small that a pixel hardly reaches its neighbours; `strong` ones carry it as
     far as trained ones do.
     """
-    with torchvision_or_stand_in():
+    with torchvision_stand_in():
         from spandrel.architectures.ESRGAN import ESRGAN
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
@@ -68,7 +68,7 @@ def _strengthen(network: torch.nn.Module) -> None:
 
 def diffusion(folder: Path, kind: str, *, name: str = "tiny-diffusion") -> ModelDescriptor:
     """One of diffusers' two upscaling pipelines, as small as its classes allow."""
-    quiet()
+    silence_libraries()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         pipeline = _x4() if kind == "sd_upscale" else _x2()

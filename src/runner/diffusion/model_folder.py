@@ -17,7 +17,7 @@ from shared.errors import ModelUnavailable
 
 
 @contextmanager
-def held_still(folder: Path) -> Iterator[None]:
+def guard_unchanged(folder: Path) -> Iterator[None]:
     """Check and load the model inside; `ModelUnavailable` if another folder took its place.
 
     What failed because of that is not worth telling: a file that is not there any more, a tensor of

@@ -23,7 +23,7 @@ import transformers
 from PIL.Image import Image
 from tqdm.std import tqdm  # type: ignore[import-untyped]
 
-from runner.diffusion.schedulers import begin_with_the_first, replace_scheduler
+from runner.diffusion.schedulers import replace_scheduler, start_at_first_level
 from shared.models.folder import CONFIG, Layout, list_files
 from shared.models.weights import variant_of
 from shared.protocol.messages import GenerateParams, PresetSpec
@@ -61,7 +61,7 @@ FAMILIES: dict[str, Family] = {
 # Given to every pipeline that has such a parameter: what a request says is drawn, at its own size
 # (some would pick a size they like and resize) and with its own words (some would edit them, with
 # libraries that we do not ship).
-AS_ASKED: Arguments = {"use_resolution_binning": False, "clean_caption": False}
+FIXED_ARGUMENTS: Arguments = {"use_resolution_binning": False, "clean_caption": False}
 
 # What pipelines call the strength of guidance. Where the first has no number by default, it is for
 # distilled relatives, and one of the others is what a request means.
@@ -121,7 +121,9 @@ class TextToImage:
         what a pipeline takes.
         """
         given = self._given(params)
-        lacking = [name for name in given if name not in AS_ASKED and name not in self.parameters]
+        lacking = [
+            name for name in given if name not in FIXED_ARGUMENTS and name not in self.parameters
+        ]
         if not self._family.negative_prompt and "negative_prompt" in given:
             lacking.append("negative_prompt")
         if lacking:
@@ -169,7 +171,7 @@ class TextToImage:
     def _given(self, params: GenerateParams) -> Arguments:
         """All that the request says, in the pipeline's words."""
         guidance = self._guidance_name()
-        given: Arguments = AS_ASKED | {
+        given: Arguments = FIXED_ARGUMENTS | {
             "prompt": params.prompt,
             "width": params.width,
             "height": params.height,
@@ -200,19 +202,19 @@ def load(
     layout: Layout = "diffusers",
 ) -> TextToImage:
     """Load the model of `folder` as `preset` says, onto its device."""
-    quiet()
+    silence_libraries()
     family = FAMILIES[kind]
-    pipeline = LAYOUTS[layout](getattr(diffusers, family.pipeline), folder, DTYPES[preset.dtype])
+    pipeline = LOADERS[layout](getattr(diffusers, family.pipeline), folder, DTYPES[preset.dtype])
     pipeline.set_progress_bar_config(disable=True)
     if scheduler is not None:
         replace_scheduler(pipeline, scheduler)
-    begin_with_the_first(pipeline.scheduler)
-    tiled = preset.vae_tiling and tile(pipeline)
-    PLACES[preset.offload](pipeline, preset.device)
+    start_at_first_level(pipeline.scheduler)
+    tiled = preset.vae_tiling and enable_tiling(pipeline)
+    PLACEMENTS[preset.offload](pipeline, preset.device)
     return TextToImage(pipeline, family, scheduler, tiled=tiled)
 
 
-def tile(pipeline: Any) -> bool:
+def enable_tiling(pipeline: Any) -> bool:
     """Decode large pictures in tiles, where the pipeline has a VAE that can; say whether."""
     vae: Any = getattr(pipeline, "vae", None)
     if not hasattr(vae, "use_tiling"):  # then `enable_tiling` is missing, or only raises
@@ -278,12 +280,12 @@ def _beside(config: Path, dtype: torch.dtype) -> Arguments:
     return found
 
 
-LAYOUTS: dict[Layout, Callable[[Any, Path, torch.dtype], Any]] = {
+LOADERS: dict[Layout, Callable[[Any, Path, torch.dtype], Any]] = {
     "diffusers": _from_folder,
     "single_file": _from_single_file,
 }
 
-PLACES: dict[str, Callable[[Any, str], Any]] = {
+PLACEMENTS: dict[str, Callable[[Any, str], Any]] = {
     "none": lambda pipeline, device: pipeline.to(device),
     "model": lambda pipeline, device: pipeline.enable_model_cpu_offload(device=device),
     "sequential": lambda pipeline, device: pipeline.enable_sequential_cpu_offload(device=device),
@@ -298,7 +300,7 @@ def _without_missing_checker(folder: Path) -> Arguments:
     return {"safety_checker": None, "requires_safety_checker": False}
 
 
-def quiet() -> None:
+def silence_libraries() -> None:
     """No bars and no advice on stderr: an operator reads it for tracebacks."""
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.disable_progress_bar()

@@ -23,7 +23,7 @@ READERS = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cut:
+class Truncation:
     """What one text encoder does not read. `limit` and `tokens` count begin and end marks."""
 
     field: str  # prompt or negative_prompt
@@ -33,9 +33,9 @@ class Cut:
     words: str
 
 
-def unread(pipeline: TextToImage, params: GenerateParams) -> list[Cut]:
+def find_truncations(pipeline: TextToImage, params: GenerateParams) -> list[Truncation]:
     """Every cut that this model makes in the prompts, in the order of its encoders."""
-    found: dict[Cut, None] = {}
+    found: dict[Truncation, None] = {}
     for reader, tokenizer in _tokenizers(pipeline):
         limit = _limit(reader, tokenizer, pipeline)
         for field in ("prompt", "negative_prompt"):
@@ -60,7 +60,9 @@ def _limit(reader: str, tokenizer: Any, pipeline: TextToImage) -> int | None:
     return pipeline.text_tokens
 
 
-def _cut(field: str, text: str, reader: str, tokenizer: Any, limit: int | None) -> Cut | None:
+def _cut(
+    field: str, text: str, reader: str, tokenizer: Any, limit: int | None
+) -> Truncation | None:
     if limit is None or not text:
         return None
     ids = tokenizer(text, truncation=False)["input_ids"]
@@ -68,4 +70,4 @@ def _cut(field: str, text: str, reader: str, tokenizer: Any, limit: int | None) 
         return None
     # What is read ends with the mark that ends the whole: one place of the limit is its own.
     words = tokenizer.decode(ids[limit - 1 : -1], skip_special_tokens=True)
-    return Cut(field=field, reader=reader, limit=limit, tokens=len(ids), words=words)
+    return Truncation(field=field, reader=reader, limit=limit, tokens=len(ids), words=words)

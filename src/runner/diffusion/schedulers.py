@@ -69,7 +69,7 @@ def replace_scheduler(pipeline: Any, name: str) -> None:
     pipeline.scheduler = chosen.from_config(own, **row.options, **unsaid)
 
 
-def begin_with_the_first(scheduler: Any) -> None:
+def start_at_first_level(scheduler: Any) -> None:
     """Let `scheduler` begin with its first noise level, as a picture from a text does.
 
     One that is not told looks for the first timestep among all of them, and takes the second of

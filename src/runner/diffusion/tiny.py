@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from runner.diffusion.pipelines import quiet
+from runner.diffusion.pipelines import silence_libraries
 from shared.models.describe import describe_folder
 from shared.models.descriptor import Defaults, Source
 from shared.models.verify import write_descriptor
@@ -29,7 +29,7 @@ def build(dest: Path, *, channels: int = 32, steps: int = 4, name: str = NAME) -
 
     `channels` (a multiple of 32) makes a sampling step slower, `steps` is the default of the model.
     """
-    quiet()
+    silence_libraries()
     dest.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(WEIGHT_SEED)

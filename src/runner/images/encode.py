@@ -8,7 +8,7 @@ import zlib
 import PIL.Image
 from PIL.Image import Image
 
-from runner.images.metadata import Texts, jpeg_comment, jpeg_exif, png_chunks
+from runner.images.metadata import EmbeddedMetadata, jpeg_comment, jpeg_exif, png_chunks
 from shared.protocol.messages import JPEG_QUALITY, Format
 
 # Runs instead of matches: what PNG's filters leave of a picture repeats itself nearby or nowhere.
@@ -18,7 +18,11 @@ PNG_STRATEGY = zlib.Z_RLE
 
 
 def encode_image(
-    image: Image, format: Format, texts: Texts | None, *, jpeg_quality: int = JPEG_QUALITY
+    image: Image,
+    format: Format,
+    texts: EmbeddedMetadata | None,
+    *,
+    jpeg_quality: int = JPEG_QUALITY,
 ) -> bytes:
     """Encode `image`; without `texts` the file says nothing of how it was made."""
     buffer = io.BytesIO()

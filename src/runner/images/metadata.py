@@ -53,7 +53,7 @@ SCHEDULES = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Texts:
+class EmbeddedMetadata:
     """What is written into a file: the text for other tools, and the object with everything."""
 
     parameters: str
@@ -61,7 +61,7 @@ class Texts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Facts:
+class GenerationFacts:
     """Everything that is known about one finished item."""
 
     spec: GenerateSpec
@@ -74,7 +74,7 @@ class Facts:
     versions: dict[str, str]
 
 
-def a1111(facts: Facts, width: int, height: int) -> str:
+def parameters_text(facts: GenerationFacts, width: int, height: int) -> str:
     """The `parameters` text. Sizes are those of the finished picture, in pixels."""
     params, model = facts.spec.params, facts.spec.model
     lines = [params.prompt]
@@ -91,11 +91,11 @@ def a1111(facts: Facts, width: int, height: int) -> str:
         "Model": f"{model.name}@{model.version}",
         "Version": f"dreamforge {facts.versions.get('dreamforge', 'source')}",
     }
-    lines.append(", ".join(f"{key}: {quoted(v)}" for key, v in pairs.items() if v is not None))
+    lines.append(", ".join(f"{key}: {quote(v)}" for key, v in pairs.items() if v is not None))
     return "\n".join(lines)
 
 
-def sampler_name(facts: Facts) -> str:
+def sampler_name(facts: GenerationFacts) -> str:
     """What sampled, whether it was asked for by name or is the folder's own."""
     name = SAMPLERS.get(facts.sampler, facts.sampler.removesuffix("Scheduler"))
     if facts.sampler_options.get("solver_order") == 3:
@@ -104,18 +104,18 @@ def sampler_name(facts: Facts) -> str:
     return f"{name} SDE" if stochastic else name
 
 
-def schedule_type(facts: Facts) -> str | None:
+def schedule_type(facts: GenerationFacts) -> str | None:
     """How the noise levels are spaced; None as the model was trained."""
     return next((name for key, name in SCHEDULES.items() if facts.sampler_options.get(key)), None)
 
 
-def quoted(value: object) -> str:
+def quote(value: object) -> str:
     """A value as the web UI's own `quote` writes it."""
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if any(c in text for c in ",:\n") else text
 
 
-def full(facts: Facts, width: int, height: int) -> dict[str, Any]:
+def full_metadata(facts: GenerationFacts, width: int, height: int) -> dict[str, Any]:
     """All facts, enough to ask for the same picture again."""
     spec, params, model = facts.spec, facts.spec.params, facts.spec.model
     return {
@@ -130,7 +130,7 @@ def full(facts: Facts, width: int, height: int) -> dict[str, Any]:
         "guidance": params.guidance,
         "width": width,
         "height": height,
-        **file_facts(params.format, params.jpeg_quality),
+        **encoding_facts(params.format, params.jpeg_quality),
         "model": {
             "id": model.id,
             "name": model.name,
@@ -147,17 +147,20 @@ def full(facts: Facts, width: int, height: int) -> dict[str, Any]:
     }
 
 
-def file_facts(format: Format, jpeg_quality: int) -> dict[str, Any]:
+def encoding_facts(format: Format, jpeg_quality: int) -> dict[str, Any]:
     """What decides the bytes of a file besides the picture: no setting changes a PNG's."""
     return {"jpeg_quality": jpeg_quality} if format == "jpg" else {}
 
 
-def texts(facts: Facts, width: int, height: int) -> Texts:
+def describe_generation(facts: GenerationFacts, width: int, height: int) -> EmbeddedMetadata:
     """What a generated picture of this size says."""
-    return Texts(parameters=a1111(facts, width, height), dreamforge=full(facts, width, height))
+    return EmbeddedMetadata(
+        parameters=parameters_text(facts, width, height),
+        dreamforge=full_metadata(facts, width, height),
+    )
 
 
-def png_chunks(texts: Texts) -> PngImagePlugin.PngInfo:
+def png_chunks(texts: EmbeddedMetadata) -> PngImagePlugin.PngInfo:
     """`parameters` and `dreamforge`: tEXt where Latin-1 can say it, iTXt otherwise."""
     chunks = PngImagePlugin.PngInfo()
     chunks.add_text("parameters", texts.parameters)
@@ -165,7 +168,7 @@ def png_chunks(texts: Texts) -> PngImagePlugin.PngInfo:
     return chunks
 
 
-def jpeg_comment(texts: Texts) -> bytes:
+def jpeg_comment(texts: EmbeddedMetadata) -> bytes:
     """The `dreamforge` object for a comment segment, whose bound of 65,533 bytes it keeps.
 
     Two prompts of 4096 characters are 49,152 bytes at most, when each has to be escaped.
@@ -175,14 +178,14 @@ def jpeg_comment(texts: Texts) -> bytes:
     return json.dumps(texts.dreamforge, ensure_ascii=False).encode()
 
 
-def jpeg_exif(texts: Texts) -> bytes:
+def jpeg_exif(texts: EmbeddedMetadata) -> bytes:
     """An EXIF block with the `parameters` text as a Unicode UserComment."""
     exif = Image.Exif()
     exif.get_ifd(EXIF_IFD)[USER_COMMENT] = UNICODE + texts.parameters.encode("utf-16-be")
     return exif.tobytes()
 
 
-def texts_in(image: ImageFile) -> Texts:
+def read_metadata(image: ImageFile) -> EmbeddedMetadata:
     """What a picture of ours says about itself; empty texts where it says nothing."""
     if image.format == "JPEG":
         comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
@@ -191,7 +194,7 @@ def texts_in(image: ImageFile) -> Texts:
     else:
         text = str(image.info.get("parameters", ""))
         written = image.info.get("dreamforge")
-    return Texts(
+    return EmbeddedMetadata(
         parameters=text,
         dreamforge=None if written is None else json.loads(written),
     )

@@ -20,12 +20,12 @@ from typing import Self
 from PIL.Image import Image
 
 from runner.images.encode import encode_image
-from runner.images.metadata import Texts
+from runner.images.metadata import EmbeddedMetadata
 from runner.ipc.channel import Emit
 from shared.protocol.messages import Artifact, EnlargeParams, GenerateParams
 
 
-class Unfinished(Exception):
+class ImageNotSent(Exception):
     """A sampled picture could not be encoded or sent; `__cause__` says why."""
 
     def __init__(self, item_index: int) -> None:
@@ -33,8 +33,8 @@ class Unfinished(Exception):
         self.item_index = item_index
 
 
-class Finisher:
-    """Use as a context manager; `put` and the end of the block raise `Unfinished`."""
+class ImageSender:
+    """Use as a context manager; `put` and the end of the block raise `ImageNotSent`."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="finish")
@@ -56,7 +56,7 @@ class Finisher:
     ) -> None:
         try:
             self._settle()
-        except Unfinished as unfinished:
+        except ImageNotSent as unfinished:
             if error is None:
                 raise
             # The first failure is the step's; this one is for the operator.
@@ -70,7 +70,7 @@ class Finisher:
             return
         item_index, future = last
         if (error := future.exception()) is not None:
-            raise Unfinished(item_index) from error
+            raise ImageNotSent(item_index) from error
 
 
 def send(
@@ -78,7 +78,7 @@ def send(
     item_index: int,
     seed: int,
     params: GenerateParams | EnlargeParams,
-    texts: Texts,
+    texts: EmbeddedMetadata,
     emit: Emit,
 ) -> None:
     """Encode a finished picture as `params` say, with `texts` if they want any, and send it."""

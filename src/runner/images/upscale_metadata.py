@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from runner.images.metadata import SCHEMA_VERSION, Texts, file_facts, quoted
+from runner.images.metadata import SCHEMA_VERSION, EmbeddedMetadata, encoding_facts, quote
 from shared.protocol.messages import InputSpec, UpscaleSpec
 
 
@@ -26,12 +26,12 @@ class UpscaleFacts:
     upscaler: str
     native: tuple[int, int]
     size: tuple[int, int]
-    before: Texts
+    before: EmbeddedMetadata
     versions: dict[str, str]
 
 
-def upscale_texts(facts: UpscaleFacts) -> Texts:
-    return Texts(parameters=_parameters(facts), dreamforge=_full(facts))
+def describe_upscale(facts: UpscaleFacts) -> EmbeddedMetadata:
+    return EmbeddedMetadata(parameters=_parameters(facts), dreamforge=_full(facts))
 
 
 def _parameters(facts: UpscaleFacts) -> str:
@@ -39,7 +39,7 @@ def _parameters(facts: UpscaleFacts) -> str:
         "Postprocess upscale by": facts.spec.params.scale,
         "Postprocess upscaler": facts.upscaler,
     }
-    done = ", ".join(f"{key}: {quoted(value)}" for key, value in pairs.items())
+    done = ", ".join(f"{key}: {quote(value)}" for key, value in pairs.items())
     return f"{facts.before.parameters}, {done}" if facts.before.parameters else done
 
 
@@ -52,7 +52,7 @@ def _full(facts: UpscaleFacts) -> dict[str, Any]:
         "seed": given.seed,
         "width": facts.size[0],
         "height": facts.size[1],
-        **file_facts(spec.params.format, spec.params.jpeg_quality),
+        **encoding_facts(spec.params.format, spec.params.jpeg_quality),
         "preset": spec.preset.model_dump(mode="json"),
         "job_id": spec.job_id,
         "step": spec.step_name,

@@ -3,7 +3,7 @@
 `prepare` loads, `run` emits artifacts and returns how many, `cleanup` drops every reference. A job
 type speaks only through `emit`, in the messages of `shared.protocol.messages`, and gets pictures
 of the step
-before it only through `Context.inputs`. The flow around it (lease, stop, hygiene, classification)
+before it only through `Context.inputs`. The flow around it (lease, stop, memory, classification)
 is `runner.session` and knows no job type.
 
 The version of all this is `shared.protocol.messages.INTERFACE`; docs/job-types.md describes the

@@ -9,11 +9,11 @@ import random
 from functools import partial
 from pathlib import Path
 
-from runner.diffusion.model_folder import held_still
+from runner.diffusion.model_folder import guard_unchanged
 from runner.diffusion.pipelines import TextToImage, load
-from runner.diffusion.prompts import Cut, unread
-from runner.images.metadata import Facts, texts
-from runner.images.sender import Finisher, send
+from runner.diffusion.prompts import Truncation, find_truncations
+from runner.images.metadata import GenerationFacts, describe_generation
+from runner.images.sender import ImageSender, send
 from runner.ipc.channel import Emit
 from runner.job_types.base import Context
 from shared.limits import MAX_SEED
@@ -37,7 +37,7 @@ class Generate:
         ctx.emit(Progress(stage="load", step=0, steps=1))
         folder = Path(spec.model.folder)
         self._ctx = ctx
-        with held_still(folder):
+        with guard_unchanged(folder):
             # The headers only: every hash was verified when the model was installed.
             model = check_installed(folder, checkpoint_sha256=spec.model.checkpoint_sha256)
             ctx.stop.check()
@@ -52,10 +52,10 @@ class Generate:
         self._pipeline.check(params)
         if self._ctx.spec.preset.vae_tiling and not self._pipeline.tiled:
             emit(_untiled())
-        for cut in unread(self._pipeline, params):
+        for cut in find_truncations(self._pipeline, params):
             emit(_cut(cut))
         todo = [i for i in range(params.count) if i not in self._ctx.spec.done_items]
-        with Finisher() as finisher:
+        with ImageSender() as finisher:
             for index in todo:
                 self._ctx.stop.check()
                 self._item(index, params, emit, finisher)
@@ -65,7 +65,7 @@ class Generate:
         self._pipeline = None
         self._ctx = None
 
-    def _item(self, index: int, params: GenerateParams, emit: Emit, finisher: Finisher) -> None:
+    def _item(self, index: int, params: GenerateParams, emit: Emit, finisher: ImageSender) -> None:
         assert self._ctx is not None and self._pipeline is not None
         ctx = self._ctx
         seed = seed_of(params.seed, index)
@@ -80,7 +80,7 @@ class Generate:
         image, blocked = self._pipeline.picture(params, seed, on_step)
         if blocked:
             emit(_blocked(index))
-        facts = Facts(
+        facts = GenerationFacts(
             spec=ctx.spec,
             item_index=index,
             seed=seed,
@@ -91,7 +91,7 @@ class Generate:
             versions=ctx.versions,
         )
         emit(_progress("decode", index, 1, 1))
-        told = texts(facts, *image.size)
+        told = describe_generation(facts, *image.size)
         finisher.put(index, partial(send, image, index, seed, params, told, emit))
 
 
@@ -116,7 +116,7 @@ def _untiled() -> Log:
     return Log(level="WARNING", code="preset.no_tiles", message=text)
 
 
-def _cut(cut: Cut) -> Log:
+def _cut(cut: Truncation) -> Log:
     text = (
         f"{cut.field}: {cut.reader} reads {cut.limit} tokens of {cut.tokens}; "
         f"not read: {cut.words[:MAX_SHOWN]!r}"

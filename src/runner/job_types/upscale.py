@@ -12,16 +12,16 @@ from pathlib import Path
 import PIL.Image
 from PIL.Image import Image
 
-from runner.diffusion.model_folder import held_still
-from runner.images.metadata import Texts, texts_in
-from runner.images.sender import Finisher, send
-from runner.images.upscale_metadata import UpscaleFacts, upscale_texts
+from runner.diffusion.model_folder import guard_unchanged
+from runner.images.metadata import EmbeddedMetadata, read_metadata
+from runner.images.sender import ImageSender, send
+from runner.images.upscale_metadata import UpscaleFacts, describe_upscale
 from runner.ipc.channel import Emit
 from runner.job_types.base import Context
 from runner.upscalers.base import Upscaler
-from runner.upscalers.diffusion import Diffusion
-from runner.upscalers.gan import Gan
-from runner.upscalers.resample import Resample, resampled
+from runner.upscalers.diffusion import DiffusionUpscaler
+from runner.upscalers.gan import GanUpscaler
+from runner.upscalers.resample import ResampleUpscaler, resample
 from shared.models.verify import check_installed
 from shared.protocol.messages import (
     DiffusionParams,
@@ -42,10 +42,10 @@ _PILLOW_FORMATS = {"png": "PNG", "jpg": "JPEG"}
 def load(spec: UpscaleSpec) -> Upscaler:
     """What the step asks for. Raises `ModelUnavailable` when its files are not as promised."""
     if isinstance(spec.params, ResampleParams):
-        return Resample(spec.params)
+        return ResampleUpscaler(spec.params)
     assert spec.model is not None, "the spec was checked on arrival"
     folder = Path(spec.model.folder)
-    with held_still(folder):
+    with guard_unchanged(folder):
         check_installed(folder, checkpoint_sha256=spec.model.checkpoint_sha256)
         return _loaded(spec, spec.model)
 
@@ -53,9 +53,9 @@ def load(spec: UpscaleSpec) -> Upscaler:
 def _loaded(spec: UpscaleSpec, model: ModelSpec) -> Upscaler:
     match spec.params:
         case GanParams() as params:
-            return Gan(model, params, spec.preset)
+            return GanUpscaler(model, params, spec.preset)
         case DiffusionParams() as params:
-            return Diffusion(model, params, spec.preset)
+            return DiffusionUpscaler(model, params, spec.preset)
         case ResampleParams():
             raise AssertionError("resampling loads nothing")
 
@@ -76,7 +76,7 @@ class Upscale:
     def run(self, params: UpscaleParams, emit: Emit) -> int:
         assert self._ctx is not None, "run before prepare"
         todo = [i for i in range(params.count) if i not in self._ctx.spec.done_items]
-        with Finisher() as finisher:
+        with ImageSender() as finisher:
             for index in todo:
                 self._ctx.stop.check()
                 self._item(index, params, emit, finisher)
@@ -86,7 +86,7 @@ class Upscale:
         self._ctx = None
         self._upscaler = None
 
-    def _item(self, index: int, params: UpscaleParams, emit: Emit, finisher: Finisher) -> None:
+    def _item(self, index: int, params: UpscaleParams, emit: Emit, finisher: ImageSender) -> None:
         assert self._ctx is not None and self._upscaler is not None
         ctx, given = self._ctx, self._ctx.spec.inputs[index]
 
@@ -95,13 +95,13 @@ class Upscale:
             ctx.stop.check()
 
         emit(_progress("sampling", index, 0, 1))
-        image, texts = opened(ctx.inputs.pull(index), given)
+        image, texts = open_input(ctx.inputs.pull(index), given)
         larger = self._upscaler.enlarge(image, given, on_step)
         emit(_progress("decode", index, 0, 1))
         native, size = larger.size, (image.width * params.scale, image.height * params.scale)
         if native != size:
             emit(_resampled(index, native, size))
-            larger = resampled(larger, size)
+            larger = resample(larger, size)
         facts = UpscaleFacts(
             spec=ctx.spec,
             given=given,
@@ -112,11 +112,11 @@ class Upscale:
             versions=ctx.versions,
         )
         emit(_progress("decode", index, 1, 1))
-        told = upscale_texts(facts)
+        told = describe_upscale(facts)
         finisher.put(index, partial(send, larger, index, given.seed, params, told, emit))
 
 
-def opened(data: bytes, given: InputSpec) -> tuple[Image, Texts]:
+def open_input(data: bytes, given: InputSpec) -> tuple[Image, EmbeddedMetadata]:
     """The picture in a file of the step before, and what it says about itself.
 
     Its bytes are the right ones, but another process made them: the format and the size are looked
@@ -126,7 +126,7 @@ def opened(data: bytes, given: InputSpec) -> tuple[Image, Texts]:
     if image.size != (given.width, given.height):
         raise ValueError(f"the input is {image.width}x{image.height} pixels, not as its row says")
     image.load()
-    return image, texts_in(image)
+    return image, read_metadata(image)
 
 
 def _progress(stage: Stage, index: int, step: int, steps: int) -> Progress:

@@ -1,6 +1,6 @@
 """How a running step is stopped from inside, in rising order of force.
 
-- `Stop.ask`: sets a flag that the pipeline looks at between two sampling steps. A polite Cancel
+- `Stop.request`: sets a flag that the pipeline looks at between two sampling steps. A polite Cancel
   on the pipe does only this.
 - SIGTERM asks too, and arms a deadline: after `TERM_DEADLINE_S` the process ends wherever it is. A
   Python signal handler runs only when the main thread executes bytecode, which may be never while
@@ -35,7 +35,7 @@ class Stop:
     def __init__(self) -> None:
         self._asked = threading.Event()
 
-    def ask(self) -> None:
+    def request(self) -> None:
         self._asked.set()
 
     def check(self) -> None:
@@ -43,15 +43,15 @@ class Stop:
         if self._asked.is_set():
             raise Cancelled
 
-    def ask_and_leave(self, deadline_s: float = TERM_DEADLINE_S) -> None:
+    def request_and_exit(self, deadline_s: float = TERM_DEADLINE_S) -> None:
         """Ask, give the step `deadline_s` to end by itself, then end the process. Blocks."""
-        self.ask()
+        self.request()
         time.sleep(deadline_s)
         os._exit(TERM_EXIT_CODE)
 
 
-def obey_sigterm(stop: Stop) -> None:
-    """Turn SIGTERM into `ask_and_leave`. Call from the main thread, once."""
+def handle_sigterm(stop: Stop) -> None:
+    """Turn SIGTERM into `request_and_exit`. Call from the main thread, once."""
     reader, writer = socket.socketpair()
     writer.setblocking(False)  # the C handler must never wait for room
     signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
@@ -62,7 +62,7 @@ def obey_sigterm(stop: Stop) -> None:
 
 def _watch(reader: socket.socket, stop: Stop) -> None:
     reader.recv(1)
-    stop.ask_and_leave()
+    stop.request_and_exit()
 
 
 def _nothing(_signal: int, _frame: object) -> None:

@@ -30,7 +30,7 @@ class _Itimerspec(ctypes.Structure):
     _fields_ = (("interval", _Timespec), ("value", _Timespec))
 
 
-def arm_dead_man(until: float) -> None:
+def arm_lease_timer(until: float) -> None:
     """The process dies at `until`, seconds of CLOCK_BOOTTIME, unless armed again before.
 
     At once if that moment has passed.

@@ -41,7 +41,7 @@ class Memory:
 
 
 @contextmanager
-def hygiene(device: Device) -> Iterator[Memory]:
+def release_memory(device: Device) -> Iterator[Memory]:
     """Release host and device memory at the end, however the body ended.
 
     Afterwards `figures` holds the peak of the body and what is still held. The caller must have

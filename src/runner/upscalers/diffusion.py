@@ -13,9 +13,9 @@ import diffusers
 import torch
 from PIL.Image import Image
 
-from runner.diffusion.pipelines import DTYPES, PLACES, quiet, tile
+from runner.diffusion.pipelines import DTYPES, PLACEMENTS, enable_tiling, silence_libraries
 from runner.upscalers.base import OnStep
-from runner.upscalers.resample import resampled
+from runner.upscalers.resample import resample
 from shared.models.folder import list_files
 from shared.models.weights import variant_of
 from shared.protocol.messages import DiffusionParams, InputSpec, ModelSpec, PresetSpec
@@ -26,11 +26,11 @@ PIPELINES = {
 }
 
 
-class Diffusion:
+class DiffusionUpscaler:
     """A loaded pipeline on its device; `name` is the model's."""
 
     def __init__(self, model: ModelSpec, params: DiffusionParams, preset: PresetSpec) -> None:
-        quiet()
+        silence_libraries()
         self.name = f"{model.name}@{model.version}"
         self._params = params
         self._pipeline: Any = getattr(diffusers, PIPELINES[model.kind]).from_pretrained(
@@ -42,8 +42,8 @@ class Diffusion:
         )
         self._pipeline.set_progress_bar_config(disable=True)
         if preset.vae_tiling:
-            tile(self._pipeline)
-        PLACES[preset.offload](self._pipeline, preset.device)
+            enable_tiling(self._pipeline)
+        PLACEMENTS[preset.offload](self._pipeline, preset.device)
 
     def enlarge(self, image: Image, given: InputSpec, on_step: OnStep) -> Image:
         """`image` at the pipeline's own scale; `on_step` after each sampling step."""
@@ -67,5 +67,5 @@ class Diffusion:
         if result.size != expected:
             raise ValueError(f"the pipeline made {result.width}x{result.height} pixels instead")
         if image.has_transparency_data:
-            result.putalpha(resampled(image.convert("RGBA").getchannel("A"), result.size))
+            result.putalpha(resample(image.convert("RGBA").getchannel("A"), result.size))
         return result

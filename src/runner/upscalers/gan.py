@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 
 from runner.diffusion.pipelines import DTYPES
 from runner.upscalers.base import OnStep
-from runner.upscalers.resample import resampled
-from runner.upscalers.tiling import tiled
+from runner.upscalers.resample import resample
+from runner.upscalers.tiling import enlarge_in_tiles
 from shared.errors import ModelUnavailable
 from shared.models.folder import ONE_FILE
 from shared.protocol.messages import GanParams, InputSpec, ModelSpec, PresetSpec
@@ -33,7 +33,7 @@ ARCHITECTURE = "ESRGAN"
 COLOURS = 3
 
 
-class Gan:
+class GanUpscaler:
     """A loaded network on its device; `name` is the model's."""
 
     def __init__(self, model: ModelSpec, params: GanParams, preset: PresetSpec) -> None:
@@ -47,10 +47,10 @@ class Gan:
         """`image` at the network's own scale; `on_step` after each tile, and it may raise."""
         colours = _tensor(image.convert("RGB"))
         with torch.inference_mode():
-            larger = tiled(colours, self._scale, self._piece, on_step)
+            larger = enlarge_in_tiles(colours, self._scale, self._piece, on_step)
         result = _image(larger)
         if image.has_transparency_data:
-            result.putalpha(resampled(image.convert("RGBA").getchannel("A"), result.size))
+            result.putalpha(resample(image.convert("RGBA").getchannel("A"), result.size))
         return result
 
     def _piece(self, tile: torch.Tensor) -> torch.Tensor:
@@ -61,7 +61,7 @@ class Gan:
 
 def _load(path: Path, native_scale: int) -> Any:
     """The network in a file. Raises `ModelUnavailable` when it is not the one that was promised."""
-    with torchvision_or_stand_in():
+    with torchvision_stand_in():
         try:
             spandrel = import_module("spandrel")
         except ModuleNotFoundError as error:
@@ -87,7 +87,7 @@ def _load(path: Path, native_scale: int) -> Any:
 
 
 @contextmanager
-def torchvision_or_stand_in() -> Iterator[None]:
+def torchvision_stand_in() -> Iterator[None]:
     """Let spandrel be imported where torchvision is not.
 
     Two of its forty networks, LaMa and RestoreFormer, take three functions of torchvision at

@@ -17,7 +17,7 @@ from shared.protocol.messages import InputSpec, ResampleParams
 _AS_THEY_ARE = frozenset({"L", "LA", "RGB", "RGBA"})
 
 
-def resampled(image: Image, size: tuple[int, int]) -> Image:
+def resample(image: Image, size: tuple[int, int]) -> Image:
     """`image` at `size` pixels, in grey or colour as it was, with its alpha if it has one."""
     if image.mode not in _AS_THEY_ARE:
         # A palette's numbers are names, not brightnesses: nothing lies between two of them.
@@ -25,7 +25,7 @@ def resampled(image: Image, size: tuple[int, int]) -> Image:
     return image.resize(size, Resampling.LANCZOS)
 
 
-class Resample:
+class ResampleUpscaler:
     """The implementation of `upscale` that has nothing to load."""
 
     name = "Lanczos"
@@ -34,6 +34,6 @@ class Resample:
         self._scale = params.scale
 
     def enlarge(self, image: Image, _given: InputSpec, on_step: OnStep) -> Image:
-        larger = resampled(image, (image.width * self._scale, image.height * self._scale))
+        larger = resample(image, (image.width * self._scale, image.height * self._scale))
         on_step(1, 1)
         return larger

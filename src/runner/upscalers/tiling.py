@@ -27,7 +27,7 @@ FADE = 16
 OVERLAP = 2 * EDGE + FADE
 
 
-def tiled(
+def enlarge_in_tiles(
     picture: torch.Tensor, scale: int, enlarge: Enlarge, on_tile: OnTile, *, tile: int = TILE
 ) -> torch.Tensor:
     """`picture` (channels, height, width) enlarged `scale` times, float32 on the host.
@@ -36,8 +36,11 @@ def tiled(
     runs after each and may raise to stop.
     """
     _, height, width = picture.shape
-    rows, columns = starts(height, tile), starts(width, tile)
-    across, down = _shares(columns, tile, width, scale), _shares(rows, tile, height, scale)
+    rows, columns = tile_starts(height, tile), tile_starts(width, tile)
+    across, down = (
+        blend_weights(columns, tile, width, scale),
+        blend_weights(rows, tile, height, scale),
+    )
     result = torch.zeros(picture.shape[0], height * scale, width * scale)
     done, total = 0, len(rows) * len(columns)
     for y, weight_y in zip(rows, down, strict=True):
@@ -52,7 +55,7 @@ def tiled(
     return result
 
 
-def starts(length: int, tile: int) -> list[int]:
+def tile_starts(length: int, tile: int) -> list[int]:
     """Where tiles begin: each overlaps the one before by `OVERLAP`; the last ends at the end."""
     if length <= tile:
         return [0]
@@ -60,7 +63,7 @@ def starts(length: int, tile: int) -> list[int]:
     return [*range(0, length - tile, stride), length - tile]
 
 
-def _shares(begins: list[int], tile: int, length: int, scale: int) -> list[torch.Tensor]:
+def blend_weights(begins: list[int], tile: int, length: int, scale: int) -> list[torch.Tensor]:
     """The weights of each tile along one side; they sum to one at every pixel of the result.
 
     The last tile may overlap more than the others, so what the ramps leave is divided out.

@@ -18,7 +18,7 @@ from cli.main import run
 from cli.pictures import reader
 from cli.pictures.reader import parse_metadata, read_picture
 from cli.pictures.rerun import build_request, differences, find_model, find_upscaler
-from runner.images.metadata import a1111, full
+from runner.images.metadata import full_metadata, parameters_text
 
 HASH = "0123456789abcdef" * 4
 OURS: dict[str, Any] = {
@@ -242,8 +242,8 @@ def test_what_the_runner_writes_is_what_inspect_reads(form: Any, tmp_path: Path)
     path = tmp_path / f"picture.{form}"
     path.write_bytes(encoded(about := facts(prompt="a \u732b"), form))
     found = read_picture(path)
-    assert found.parameters == a1111(about, 16, 8)
-    assert found.dreamforge == full(about, 16, 8)
+    assert found.parameters == parameters_text(about, 16, 8)
+    assert found.dreamforge == full_metadata(about, 16, 8)
     assert (found.format, parse_metadata(path, found).prompt) == (form, "a \u732b")
 
 

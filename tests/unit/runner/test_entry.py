@@ -146,7 +146,7 @@ def test_channel_sends_a_body_behind_its_header() -> None:
 def test_stop_raises_only_after_it_was_asked() -> None:
     stop = Stop()
     stop.check()
-    stop.ask()
+    stop.request()
     with pytest.raises(Cancelled):
         stop.check()
 

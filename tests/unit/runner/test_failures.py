@@ -8,7 +8,7 @@ from typing import NoReturn
 import pytest
 import torch
 
-from runner.failures import failure_of, reason_of, without_paths
+from runner.failures import build_failure, reason_of, without_paths
 from runner.process.cancellation import Cancelled
 from shared.errors import ModelUnavailable
 from shared.protocol.messages import Failure
@@ -17,7 +17,7 @@ FOLDER = "/srv/models/sd/tiny@1"
 
 
 def described(error: Exception, memory: dict[str, int] | None = None) -> Failure:
-    return failure_of(error, doing="sampling", folder=FOLDER, memory=memory or {}, item_index=3)
+    return build_failure(error, doing="sampling", folder=FOLDER, memory=memory or {}, item_index=3)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from tests.support.single_files import CONVERTERS, convert
 from runner.diffusion import pipelines
 from runner.diffusion.pipelines import FAMILIES as ROWS
 from runner.diffusion.pipelines import GUIDANCE_NAMES, TextToImage, load
-from runner.diffusion.prompts import unread
+from runner.diffusion.prompts import find_truncations
 from runner.diffusion.schedulers import CLASSES
 from shared.models.auto_pipelines import AUTO_PIPELINES, WITHOUT_NEGATIVE_PROMPT
 from shared.models.checkpoints import recognise
@@ -159,8 +159,8 @@ def test_a_pipeline_whose_vae_has_no_tiles_is_drawn_whole(model: Callable[[str],
     assert load(descriptor.kind, folder, tiles, None).tiled
     # As Kandinsky's, whose part of that kind has another name as well.
     untiled = SimpleNamespace(vae=diffusers.VQModel(block_out_channels=(8,), norm_num_groups=4))
-    assert not pipelines.tile(untiled)
-    assert not pipelines.tile(SimpleNamespace(movq=untiled.vae))
+    assert not pipelines.enable_tiling(untiled)
+    assert not pipelines.enable_tiling(SimpleNamespace(movq=untiled.vae))
 
 
 @pytest.mark.parametrize("family", ["flux", "lcm"])
@@ -230,7 +230,9 @@ def test_a_distilled_flux_reads_and_uses_what_it_was_trained_for(
     assert (described.defaults.steps, described.defaults.guidance) == (4, 0.0)
     assert described.unused == ("guidance",)
     pipeline = load("flux", folder, CPU, None)
-    (cut,) = [c for c in unread(pipeline, params(prompt="cats " * 150)) if c.reader == "T5"]
+    (cut,) = [
+        c for c in find_truncations(pipeline, params(prompt="cats " * 150)) if c.reader == "T5"
+    ]
     assert cut.limit == 256
     fits = "cats " * 150
     # What is over the bound is really not read.
@@ -269,23 +271,23 @@ def test_words_that_a_text_encoder_does_not_read_are_named(
 ) -> None:
     folder, descriptor = model(family)
     pipeline = load(descriptor.kind, folder, CPU, None)
-    found = unread(pipeline, params(prompt="cats " * 150 + "zebra"))
+    found = find_truncations(pipeline, params(prompt="cats " * 150 + "zebra"))
     assert [(cut.reader, cut.limit) for cut in found] == cuts
     for cut in found:
         assert cut.field == "prompt"
         assert cut.tokens > cut.limit
         assert cut.words.endswith("zebra")
-    assert unread(pipeline, params()) == []
+    assert find_truncations(pipeline, params()) == []
 
 
 def test_the_cut_is_made_where_the_encoder_makes_it(model: Callable[[str], Model]) -> None:
     folder, descriptor = model("sd")
     pipeline = load(descriptor.kind, folder, CPU, None)
     fits = "a " * 75  # one token each, and two marks around them
-    assert unread(pipeline, params(prompt=fits)) == []
-    (cut,) = unread(pipeline, params(prompt=fits + "b c"))
+    assert find_truncations(pipeline, params(prompt=fits)) == []
+    (cut,) = find_truncations(pipeline, params(prompt=fits + "b c"))
     assert (cut.tokens, cut.words) == (79, "b c")
-    (cut,) = unread(pipeline, params(negative_prompt=fits + "b"))
+    (cut,) = find_truncations(pipeline, params(negative_prompt=fits + "b"))
     assert (cut.field, cut.words) == ("negative_prompt", "b")
     read = pixels(pipeline, params(prompt=fits))
     assert (pixels(pipeline, params(prompt=fits + "b c")) == read).all()

@@ -14,7 +14,7 @@ from tests.support.families import describe, flux, save
 from tests.support.single_files import flux as in_one_file
 from tests.support.single_files import flux_transformer, write
 
-from runner.diffusion.pipelines import load, quiet
+from runner.diffusion.pipelines import load, silence_libraries
 from shared.models.verify import check_installed
 from shared.protocol.messages import PresetSpec
 
@@ -25,7 +25,7 @@ MODELS = ("transformer", "vae", "text_encoder", "text_encoder_2")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One block of each sort, 24 heads of 128: a gigabyte in half precision."""
-    quiet()
+    silence_libraries()
     torch.set_num_threads(1)  # two on a busy machine are forty times slower
     folder = tmp_path_factory.mktemp("flux") / "folder"
     before = torch.get_default_dtype()

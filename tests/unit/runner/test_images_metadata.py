@@ -13,11 +13,11 @@ from runner.images.metadata import (
     EXIF_IFD,
     UNICODE,
     USER_COMMENT,
-    Facts,
-    a1111,
-    full,
-    quoted,
-    texts,
+    GenerationFacts,
+    describe_generation,
+    full_metadata,
+    parameters_text,
+    quote,
 )
 from shared.protocol.messages import GenerateParams, GenerateSpec, ModelSpec, PresetSpec
 
@@ -31,7 +31,7 @@ def facts(
     sampler: str = "DDIMScheduler",
     options: dict[str, Any] | None = None,
     **params: Any,
-) -> Facts:
+) -> GenerationFacts:
     given: dict[str, Any] = {
         "prompt": "a cat",
         "width": 16,
@@ -54,7 +54,7 @@ def facts(
         preset=PresetSpec(name="cpu", version=1, device="cpu", dtype="float32", threads=1),
         params=GenerateParams(**(given | params)),
     )
-    return Facts(
+    return GenerationFacts(
         spec=spec,
         item_index=2,
         seed=42,
@@ -70,9 +70,9 @@ def image() -> Image.Image:
     return Image.effect_noise((16, 8), 40).convert("RGB")
 
 
-def encoded(about: Facts | None, form: Literal["png", "jpg"]) -> bytes:
+def encoded(about: GenerationFacts | None, form: Literal["png", "jpg"]) -> bytes:
     """A picture's file with what it says about itself."""
-    return encode_image(image(), form, None if about is None else texts(about, 16, 8))
+    return encode_image(image(), form, None if about is None else describe_generation(about, 16, 8))
 
 
 def parsed_as_the_web_ui_does(text: str) -> dict[str, str]:
@@ -91,7 +91,7 @@ def parsed_as_the_web_ui_does(text: str) -> dict[str, str]:
 
 
 def test_parameters_text_is_what_the_web_ui_writes() -> None:
-    text = a1111(facts(negative_prompt="blurry"), 16, 8)
+    text = parameters_text(facts(negative_prompt="blurry"), 16, 8)
     assert text == (
         "a cat\nNegative prompt: blurry\n"
         "Steps: 20, Sampler: DDIM, CFG scale: 7.5, Seed: 42, Size: 16x8, "
@@ -102,7 +102,9 @@ def test_parameters_text_is_what_the_web_ui_writes() -> None:
 @pytest.mark.parametrize("prompt", ["one", "two\nlines", "a: b, c", 'quo"te', "\u732b \U0001f4a1"])
 @pytest.mark.parametrize("negative", ["", "bad, worse\nworst"])
 def test_prompts_survive_the_web_ui_parser(prompt: str, negative: str) -> None:
-    found = parsed_as_the_web_ui_does(a1111(facts(prompt=prompt, negative_prompt=negative), 16, 8))
+    found = parsed_as_the_web_ui_does(
+        parameters_text(facts(prompt=prompt, negative_prompt=negative), 16, 8)
+    )
     assert (found["Prompt"], found["Negative prompt"]) == (prompt, negative)
     assert (found["Seed"], found["Size"], found["Steps"]) == ("42", "16x8", "20")
 
@@ -126,7 +128,9 @@ def test_a_folder_s_own_scheduler_is_named_as_tools_know_it(
     sampler: str, options: dict[str, Any], name: str, schedule: str | None
 ) -> None:
     """Without a name in the request too: its configuration says what it does."""
-    found = parsed_as_the_web_ui_does(a1111(facts(sampler=sampler, options=options), 16, 8))
+    found = parsed_as_the_web_ui_does(
+        parameters_text(facts(sampler=sampler, options=options), 16, 8)
+    )
     assert (found["Sampler"], found.get("Schedule type")) == (name, schedule)
 
 
@@ -134,34 +138,34 @@ def test_a_folder_s_own_scheduler_is_named_as_tools_know_it(
     ("guidance", "written"), [(7.0, "7"), (0.0, "0"), (12.3456789, "12.3456789"), (7.5, "7.5")]
 )
 def test_guidance_is_written_as_it_was_given(guidance: float, written: str) -> None:
-    found = parsed_as_the_web_ui_does(a1111(facts(guidance=guidance), 16, 8))
+    found = parsed_as_the_web_ui_does(parameters_text(facts(guidance=guidance), 16, 8))
     assert found["CFG scale"] == written
 
 
 def test_a_jpeg_says_the_quality_that_made_it_and_a_png_has_none() -> None:
-    assert full(facts(format="jpg", jpeg_quality=80), 16, 8)["jpeg_quality"] == 80
-    assert "jpeg_quality" not in full(facts(jpeg_quality=80), 16, 8)
+    assert full_metadata(facts(format="jpg", jpeg_quality=80), 16, 8)["jpeg_quality"] == 80
+    assert "jpeg_quality" not in full_metadata(facts(jpeg_quality=80), 16, 8)
 
 
 @pytest.mark.parametrize("value", ["a, b", "a: b", "a\nb", 'a, "b"', "\u732b, b"])
 def test_values_that_would_break_the_line_are_quoted(value: str) -> None:
-    assert json.loads(quoted(value)) == value
-    assert quoted("plain v1.0") == "plain v1.0"
+    assert json.loads(quote(value)) == value
+    assert quote("plain v1.0") == "plain v1.0"
 
 
 @pytest.mark.parametrize("prompt", ["a cat", "\u732b"])
 def test_png_carries_both_chunks(prompt: str) -> None:
     about = facts(prompt=prompt)
-    data = encode_image(image(), "png", texts(about, 16, 8))
+    data = encode_image(image(), "png", describe_generation(about, 16, 8))
     read = Image.open(io.BytesIO(data))
-    assert read.info["parameters"] == a1111(about, 16, 8)
-    assert json.loads(read.info["dreamforge"]) == full(about, 16, 8)
+    assert read.info["parameters"] == parameters_text(about, 16, 8)
+    assert json.loads(read.info["dreamforge"]) == full_metadata(about, 16, 8)
     assert (b"tEXtparameters" in data) == prompt.isascii()
     assert (b"iTXtparameters" in data) != prompt.isascii()
 
 
 def test_full_facts_hold_what_a_repeat_needs_and_no_path_of_the_host() -> None:
-    told = full(facts(scheduler="euler", negative_prompt="n"), 16, 8)
+    told = full_metadata(facts(scheduler="euler", negative_prompt="n"), 16, 8)
     assert told["model"]["checkpoint_sha256"] == "0123456789abcdef" * 4
     assert (told["seed"], told["scheduler"], told["steps"], told["guidance"]) == (
         42,
@@ -176,20 +180,20 @@ def test_full_facts_hold_what_a_repeat_needs_and_no_path_of_the_host() -> None:
 
 def test_jpeg_carries_the_text_as_a_unicode_user_comment() -> None:
     about = facts(prompt="\u732b \U0001f4a1")
-    data = encode_image(image(), "jpg", texts(about, 16, 8))
+    data = encode_image(image(), "jpg", describe_generation(about, 16, 8))
     read = Image.open(io.BytesIO(data))
     comment = read.getexif().get_ifd(EXIF_IFD)[USER_COMMENT]
     assert comment.startswith(UNICODE)
-    assert comment[len(UNICODE) :].decode("utf-16-be") == a1111(about, 16, 8)
+    assert comment[len(UNICODE) :].decode("utf-16-be") == parameters_text(about, 16, 8)
     assert b"Exif\x00\x00MM" in data  # the text's byte order is the header's
 
 
 @pytest.mark.parametrize("character", ["\U0001f4a1", "\u732b", "\x01", "\\"])
 def test_longest_prompts_fit_into_a_jpeg(character: str) -> None:
     about = facts(prompt=character * 4096, negative_prompt=character * 4096)
-    read = Image.open(io.BytesIO(encode_image(image(), "jpg", texts(about, 16, 8))))
+    read = Image.open(io.BytesIO(encode_image(image(), "jpg", describe_generation(about, 16, 8))))
     assert read.getexif().get_ifd(EXIF_IFD)[USER_COMMENT]
-    assert json.loads(read.info["comment"]) == full(about, 16, 8)
+    assert json.loads(read.info["comment"]) == full_metadata(about, 16, 8)
 
 
 def test_a_lower_quality_makes_a_smaller_jpg_and_no_other_png() -> None:
@@ -204,7 +208,7 @@ def test_a_lower_quality_makes_a_smaller_jpg_and_no_other_png() -> None:
 def test_transparency_is_kept_in_a_png() -> None:
     clear = image().convert("RGBA")
     clear.putalpha(Image.linear_gradient("L").resize(clear.size))
-    as_png = Image.open(io.BytesIO(encode_image(clear, "png", texts(facts(), 16, 8))))
+    as_png = Image.open(io.BytesIO(encode_image(clear, "png", describe_generation(facts(), 16, 8))))
     assert (as_png.mode, as_png.tobytes()) == ("RGBA", clear.tobytes())
     grey = image().convert("L")
     assert Image.open(io.BytesIO(encode_image(grey, "png", None))).tobytes() == grey.tobytes()
@@ -240,7 +244,7 @@ def test_nothing_is_embedded_without_facts(form: Any) -> None:
 
 def test_png_keeps_every_pixel_and_jpeg_has_no_alpha() -> None:
     picture = image()
-    read = Image.open(io.BytesIO(encode_image(picture, "png", texts(facts(), 16, 8))))
+    read = Image.open(io.BytesIO(encode_image(picture, "png", describe_generation(facts(), 16, 8))))
     assert read.tobytes() == picture.tobytes()
     alpha = picture.convert("RGBA")
     assert Image.open(io.BytesIO(encode_image(alpha, "jpg", None))).mode == "RGB"

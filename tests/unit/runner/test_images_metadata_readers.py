@@ -14,12 +14,12 @@ from sd_parsers import ParserManager
 from sd_parsers.data import PromptInfo
 from tests.unit.runner.test_images_metadata import encoded, facts
 
-from runner.images.metadata import a1111, full
+from runner.images.metadata import full_metadata, parameters_text
 
 PROMPTS = [
     "a cat",
     "two\nlines, and a comma: colon",
-    'a "quoted" word, Steps: 3, Sampler: none',
+    'a "quote" word, Steps: 3, Sampler: none',
     "\u732b \U0001f4a1 caf\u00e9",
     "x" * 4096,
 ]
@@ -66,8 +66,8 @@ def test_a_strict_reader_of_png_finds_both_texts_and_sound_chunks(prompt: str) -
     kinds = [kind for kind, _ in chunks]
     assert (kinds[0], kinds[-1]) == (b"IHDR", b"IEND")
     texts = dict(text_of(kind, body) for kind, body in chunks if kind in (b"tEXt", b"iTXt"))
-    assert texts["parameters"] == a1111(about, 16, 8)
-    assert json.loads(texts["dreamforge"]) == full(about, 16, 8)
+    assert texts["parameters"] == parameters_text(about, 16, 8)
+    assert json.loads(texts["dreamforge"]) == full_metadata(about, 16, 8)
     width, height, rows, info = png.Reader(bytes=encoded(about, "png")).asDirect()
     assert (width, height, len(list(rows)), info["planes"]) == (16, 8, 8, 3)
 
@@ -90,7 +90,7 @@ def test_a_reader_of_exif_finds_the_user_comment(prompt: str) -> None:
     tags = exifread.process_file(io.BytesIO(encoded(about, "jpg")), details=True)
     comment = bytes(tags["EXIF UserComment"].values)
     assert comment[:8] == b"UNICODE\0"
-    assert comment[8:].decode("utf-16-be") == a1111(about, 16, 8)
+    assert comment[8:].decode("utf-16-be") == parameters_text(about, 16, 8)
 
 
 @pytest.mark.parametrize("form", ["png", "jpg"])

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from runner.failures import failure_of
-from runner.images.sender import Finisher, Unfinished
+from runner.failures import build_failure
+from runner.images.sender import ImageNotSent, ImageSender
 
 
 def test_sampling_goes_on_while_a_picture_is_being_finished() -> None:
@@ -17,7 +17,7 @@ def test_sampling_goes_on_while_a_picture_is_being_finished() -> None:
         assert sampled_next.wait(30), "the sampler waited for the encoder"
         finished.set()
 
-    with Finisher() as finisher:
+    with ImageSender() as finisher:
         finisher.put(0, finish)
         sampled_next.set()
     assert finished.is_set()
@@ -37,7 +37,7 @@ def test_the_sampler_is_never_more_than_one_picture_ahead() -> None:
         with lock:
             running -= 1
 
-    with Finisher() as finisher:
+    with ImageSender() as finisher:
         for index in range(20):
             finisher.put(index, lambda index=index: finish(index))  # type: ignore[misc]
             assert len(done) >= index, "an earlier picture is still there"
@@ -50,20 +50,20 @@ def fail() -> None:
 
 def test_a_failure_names_its_own_item_and_keeps_its_kind() -> None:
     sampled = []
-    with pytest.raises(Unfinished) as caught, Finisher() as finisher:
+    with pytest.raises(ImageNotSent) as caught, ImageSender() as finisher:
         finisher.put(0, lambda: None)
         finisher.put(1, fail)
         sampled.append(2)
         finisher.put(2, lambda: None)
     assert sampled == [2]
-    told = failure_of(caught.value, doing="sampling", folder="/m", memory={}, item_index=2)
+    told = build_failure(caught.value, doing="sampling", folder="/m", memory={}, item_index=2)
     assert (told.reason, told.details["item_index"]) == ("host_oom", 1)
     assert told.details["exception"] == "MemoryError"
     assert told.message == "the host ran out of memory while encoding the picture"
 
 
 def test_the_last_picture_s_failure_is_raised_at_the_end() -> None:
-    with pytest.raises(Unfinished, match="item 7"), Finisher() as finisher:
+    with pytest.raises(ImageNotSent, match="item 7"), ImageSender() as finisher:
         finisher.put(7, fail)
 
 
@@ -71,11 +71,11 @@ def test_a_step_that_ends_otherwise_still_finishes_what_was_sampled(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     finished = threading.Event()
-    with pytest.raises(KeyError), Finisher() as finisher:
+    with pytest.raises(KeyError), ImageSender() as finisher:
         finisher.put(0, finished.set)
         raise KeyError
     assert finished.is_set()
-    with pytest.raises(KeyError), Finisher() as finisher:
+    with pytest.raises(KeyError), ImageSender() as finisher:
         finisher.put(3, fail)
         raise KeyError
     assert "item 3 could not be finished: MemoryError" in capsys.readouterr().err
@@ -83,6 +83,6 @@ def test_a_step_that_ends_otherwise_still_finishes_what_was_sampled(
 
 def test_nothing_is_left_of_the_thread() -> None:
     before = threading.active_count()
-    with Finisher() as finisher:
+    with ImageSender() as finisher:
         finisher.put(0, lambda: None)
     assert threading.active_count() == before

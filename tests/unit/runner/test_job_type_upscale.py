@@ -16,12 +16,12 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from runner.images.encode import encode_image
-from runner.images.metadata import Texts, texts_in
+from runner.images.metadata import EmbeddedMetadata, read_metadata
 from runner.ipc.inputs import Inputs
 from runner.job_types.base import Context
 from runner.job_types.upscale import Upscale
 from runner.process.cancellation import Cancelled, Stop
-from runner.upscalers.resample import resampled
+from runner.upscalers.resample import resample
 from shared.protocol.frames import FrameError
 from shared.protocol.messages import (
     Artifact,
@@ -36,7 +36,7 @@ from shared.protocol.messages import (
     Want,
 )
 
-BEFORE = Texts(
+BEFORE = EmbeddedMetadata(
     parameters="a cat\nSteps: 4, Sampler: DDIM, CFG scale: 3, Seed: 7, Size: 16x8",
     dreamforge={"type": "generate", "prompt": "a cat", "seed": 7},
 )
@@ -121,7 +121,7 @@ def test_a_picture_is_as_much_larger_as_asked_in_its_own_colours(mode: str, scal
     if mode.endswith("A"):
         bands[-1] = Image.new("L", (16, 8), 255)
     picture = Image.merge(mode, bands)
-    larger = resampled(picture, (16 * scale, 8 * scale))
+    larger = resample(picture, (16 * scale, 8 * scale))
     assert (larger.mode, larger.size) == (mode, (16 * scale, 8 * scale))
     # Halving it again gives back what it was made of.
     back = np.asarray(larger.reduce(scale).convert("L"), dtype=float)
@@ -130,22 +130,22 @@ def test_a_picture_is_as_much_larger_as_asked_in_its_own_colours(mode: str, scal
 
 def test_a_flat_colour_stays_exactly_that_colour() -> None:
     flat = Image.new("RGB", (8, 8), (200, 3, 77))
-    assert resampled(flat, (32, 32)).getcolors() == [(32 * 32, (200, 3, 77))]
+    assert resample(flat, (32, 32)).getcolors() == [(32 * 32, (200, 3, 77))]
 
 
 def test_transparent_pixels_give_no_colour_to_their_neighbours() -> None:
     picture = Image.new("RGBA", (8, 8), (0, 255, 0, 0))  # green, that nobody can see
     picture.paste((255, 0, 0, 255), (4, 0, 8, 8))
-    seen = np.asarray(resampled(picture, (32, 32)))
+    seen = np.asarray(resample(picture, (32, 32)))
     assert seen[..., 1][seen[..., 3] > 8].max() == 0
     assert seen[:, -1].tolist() == [[255, 0, 0, 255]] * 32
 
 
 def test_a_palette_becomes_colours_before_anything_is_mixed() -> None:
     picture = noise().convert("P", palette=Image.Palette.ADAPTIVE)
-    assert resampled(picture, (32, 16)).mode == "RGB"
+    assert resample(picture, (32, 16)).mode == "RGB"
     picture.info["transparency"] = 0
-    assert resampled(picture, (32, 16)).mode == "RGBA"
+    assert resample(picture, (32, 16)).mode == "RGBA"
 
 
 # The job ------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def test_items_that_are_done_are_not_even_asked_for(png: bytes) -> None:
 def test_the_file_says_what_the_original_said_and_what_was_done(png: bytes) -> None:
     worker = Worker(png)
     (made,) = worker.run()
-    texts = texts_in(made)
+    texts = read_metadata(made)
     assert texts.parameters == (
         f"{BEFORE.parameters}, Postprocess upscale by: 2, Postprocess upscaler: Lanczos"
     )
@@ -215,8 +215,10 @@ def test_a_jpeg_stays_one_and_says_it_in_its_comment() -> None:
     picture = encode_image(noise(), "jpg", BEFORE)
     (made,) = Worker(picture, form="jpg", scale=4).run()
     assert (made.format, made.size) == ("JPEG", (64, 32))
-    assert texts_in(made).parameters.startswith(BEFORE.parameters + ", Postprocess upscale by: 4")
-    pairs = re.findall(r"([\w ]+): ([^,]*)(?:,|$)", texts_in(made).parameters.split("\n")[-1])
+    assert read_metadata(made).parameters.startswith(
+        BEFORE.parameters + ", Postprocess upscale by: 4"
+    )
+    pairs = re.findall(r"([\w ]+): ([^,]*)(?:,|$)", read_metadata(made).parameters.split("\n")[-1])
     assert {key.strip(): value for key, value in pairs}["Postprocess upscaler"] == "Lanczos"
 
 
@@ -224,7 +226,7 @@ def test_a_jpeg_stays_one_and_says_it_in_its_comment() -> None:
 def test_nothing_is_embedded_when_nothing_is_asked_for(form: Format) -> None:
     picture = encode_image(noise(), form, BEFORE)
     (made,) = Worker(picture, form=form, embed_metadata=False).run()
-    assert texts_in(made) == Texts(parameters="", dreamforge=None)
+    assert read_metadata(made) == EmbeddedMetadata(parameters="", dreamforge=None)
     assert b"a cat" not in json.dumps(str(made.info)).encode()
 
 
@@ -257,7 +259,7 @@ def test_a_file_that_is_not_the_promised_picture_is_refused(
 def asked(png: bytes) -> Iterator[Inputs]:
     """Inputs of two items, of which the first was asked for and has not come."""
     worker = Worker(png, png)
-    worker.stop.ask()
+    worker.stop.request()
     worker.inputs = Inputs(worker.spec, lambda want: None, worker.stop)
     with pytest.raises(Cancelled):
         worker.inputs.pull(0)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from runner.process import lease_timer
-from runner.process.lease_timer import arm_dead_man
+from runner.process.lease_timer import arm_lease_timer
 
 
 def test_the_timer_is_a_moment_of_the_clock_that_counts_through_a_suspended_machine(
@@ -22,7 +22,7 @@ def test_the_timer_is_a_moment_of_the_clock_that_counts_through_a_suspended_mach
     monkeypatch.setattr(lease_timer, "_call", lambda name, *given: asked.update({name: given}))
     lease_timer._timer.cache_clear()
     try:
-        arm_dead_man(5.25)
+        arm_lease_timer(5.25)
     finally:
         lease_timer._timer.cache_clear()  # no real timer was made
     assert asked["timer_create"][0] == time.CLOCK_BOOTTIME

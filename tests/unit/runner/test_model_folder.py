@@ -12,7 +12,7 @@ from tests.support.runner_peer import run_spec
 
 from cli.models.install import bundled_models
 from cli.models.store import install_atomic, remove_model
-from runner.diffusion.model_folder import held_still
+from runner.diffusion.model_folder import guard_unchanged
 from runner.ipc.inputs import Inputs
 from runner.job_types import generate, upscale
 from runner.job_types.base import Context
@@ -39,31 +39,31 @@ def exchange(tmp_path: Path, place: Path) -> Callable[..., None]:
 
 
 def test_a_folder_that_stays_is_loaded(place: Path) -> None:
-    with held_still(place):
+    with guard_unchanged(place):
         (place / "README.md").read_bytes()
 
 
 def test_a_load_of_half_one_model_and_half_another_is_refused(
     place: Path, exchange: Callable[..., None]
 ) -> None:
-    with pytest.raises(ModelUnavailable, match=REPLACED), held_still(place):
+    with pytest.raises(ModelUnavailable, match=REPLACED), guard_unchanged(place):
         exchange()
 
 
 def test_what_fails_because_the_model_went_away_is_model_unavailable(place: Path) -> None:
-    with pytest.raises(ModelUnavailable, match=REPLACED), held_still(place):
+    with pytest.raises(ModelUnavailable, match=REPLACED), guard_unchanged(place):
         remove_model(place, place.parents[1])
         (place / "README.md").read_bytes()
 
 
 @pytest.mark.parametrize("error", [OSError("the disk"), ValueError("a shape")])
 def test_what_fails_by_itself_keeps_its_own_words(place: Path, error: Exception) -> None:
-    with pytest.raises(type(error)), held_still(place):
+    with pytest.raises(type(error)), guard_unchanged(place):
         raise error
 
 
 def test_a_cancel_stays_one(place: Path, exchange: Callable[..., None]) -> None:
-    with pytest.raises(Cancelled), held_still(place):
+    with pytest.raises(Cancelled), guard_unchanged(place):
         exchange()
         raise Cancelled
 
@@ -79,7 +79,7 @@ def test_a_generation_does_not_start_with_a_model_that_was_replaced(
 def test_an_upscale_does_not_start_with_a_model_that_was_replaced(
     place: Path, exchange: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upscale, "Gan", exchange)
+    monkeypatch.setattr(upscale, "GanUpscaler", exchange)
     given = run_spec(place)
     spec = UpscaleSpec(
         job_id="job-1",

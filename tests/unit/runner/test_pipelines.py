@@ -16,7 +16,7 @@ from runner.diffusion.pipelines import FAMILIES, load
 from runner.diffusion.schedulers import CLASSES
 from runner.diffusion.tiny import build
 from runner.images.metadata import SAMPLERS
-from runner.process.memory import hygiene
+from runner.process.memory import release_memory
 from shared.models.families import (
     DIFFUSION_SCHEDULERS,
     SCHEDULERS,
@@ -254,13 +254,13 @@ def test_tiling_of_the_vae_is_as_the_preset_says(model: Path) -> None:
 
 
 def test_hygiene_reports_nothing_on_the_cpu_and_keeps_the_error() -> None:
-    with pytest.raises(ValueError, match="mine"), hygiene("cpu") as memory:
+    with pytest.raises(ValueError, match="mine"), release_memory("cpu") as memory:
         raise ValueError("mine")
     assert memory.figures == {} == memory.read()
 
 
 def test_hygiene_on_an_unused_gpu_creates_no_context() -> None:
-    with hygiene("cuda") as memory:
+    with release_memory("cuda") as memory:
         pass
     assert memory.figures == {}
     assert not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]

@@ -16,8 +16,8 @@ from tests.support import upscalers
 from runner.process.cancellation import Cancelled
 from runner.upscalers import tiling
 from runner.upscalers.base import Upscaler
-from runner.upscalers.diffusion import Diffusion
-from runner.upscalers.gan import Gan, torchvision_or_stand_in
+from runner.upscalers.diffusion import DiffusionUpscaler
+from runner.upscalers.gan import GanUpscaler, torchvision_stand_in
 from shared.errors import ModelUnavailable
 from shared.models.describe import describe_folder
 from shared.models.descriptor import Source
@@ -68,17 +68,19 @@ def gan_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def gan(gan_folder: Path) -> Gan:
+def gan(gan_folder: Path) -> GanUpscaler:
     return loaded(gan_folder, 2)
 
 
-def loaded(folder: Path, native: int, scale: Literal[2, 4] = 2) -> Gan:
+def loaded(folder: Path, native: int, scale: Literal[2, 4] = 2) -> GanUpscaler:
     model = upscalers.spec_of(folder, read_model(folder))
-    return Gan(model, GanParams(scale=scale, native_scale=native), PRESET)
+    return GanUpscaler(model, GanParams(scale=scale, native_scale=native), PRESET)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
-def test_a_gan_makes_a_picture_as_much_larger_as_it_was_made_for(gan: Gan, mode: str) -> None:
+def test_a_gan_makes_a_picture_as_much_larger_as_it_was_made_for(
+    gan: GanUpscaler, mode: str
+) -> None:
     larger = enlarged(gan, picture(40, 24, mode))
     assert larger.size == (80, 48)
     assert larger.mode == ("RGBA" if mode == "RGBA" else "RGB")
@@ -102,9 +104,9 @@ def test_tiles_leave_no_seam(
 
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 96, 97, 150, 1000])
 def test_the_weights_of_all_tiles_sum_to_one(length: int) -> None:
-    begins = tiling.starts(length, 64)
+    begins = tiling.tile_starts(length, 64)
     total = torch.zeros(2 * length)
-    for begin, share in zip(begins, tiling._shares(begins, 64, length, 2), strict=True):
+    for begin, share in zip(begins, tiling.blend_weights(begins, 64, length, 2), strict=True):
         assert share.min() >= 0
         total[2 * begin : 2 * begin + len(share)] += share
     assert torch.allclose(total, torch.ones(2 * length))
@@ -118,12 +120,12 @@ def test_a_network_is_never_given_more_than_a_tile() -> None:
         return piece.repeat_interleave(2, 1).repeat_interleave(2, 2)
 
     source = torch.rand(3, 200, 300)
-    made = tiling.tiled(source, 2, enlarge, lambda done, total: None, tile=64)
+    made = tiling.enlarge_in_tiles(source, 2, enlarge, lambda done, total: None, tile=64)
     assert {max(shape[1:]) for shape in seen} == {64}
     assert torch.allclose(made[:, ::2, ::2], source, atol=1e-6)
 
 
-def test_a_stop_comes_between_two_tiles(gan: Gan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_comes_between_two_tiles(gan: GanUpscaler, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiling.tiled, "__kwdefaults__", {"tile": 64})
     image, done = picture(150, 101), 0
 
@@ -186,7 +188,7 @@ def test_a_network_that_nobody_knows_is_refused(tmp_path: Path, gan_folder: Path
     save_file({f"odd.{name}.odd": tensor for name, tensor in tensors.items()}, folder / ONE_FILE)
     model = upscalers.spec_of(folder, read_model(gan_folder))
     with pytest.raises(ModelUnavailable, match="recognised"):
-        Gan(model, GanParams(scale=2, native_scale=2), PRESET)
+        GanUpscaler(model, GanParams(scale=2, native_scale=2), PRESET)
 
 
 def test_a_missing_package_is_named(gan_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +199,7 @@ def test_a_missing_package_is_named(gan_folder: Path, monkeypatch: pytest.Monkey
 
 def test_the_stand_in_is_gone_after_the_import() -> None:
     before = sys.modules.get("torchvision")
-    with torchvision_or_stand_in():
+    with torchvision_stand_in():
         assert "torchvision" in sys.modules
     assert sys.modules.get("torchvision") is before
 
@@ -214,7 +216,7 @@ def test_a_diffusion_upscaler_draws_larger_by_seed_and_prompt(
     assert (made.kind, made.scale, made.capabilities) == (kind, native, ("upscale",))
     assert check_installed(folder, checkpoint_sha256=made.checkpoint_sha256) == made
     params = DiffusionParams(scale=2, native_scale=native, prompt="a cat", steps=3, guidance=2.0)
-    upscaler = Diffusion(upscalers.spec_of(folder, made), params, PRESET)
+    upscaler = DiffusionUpscaler(upscalers.spec_of(folder, made), params, PRESET)
     side = 128 // native
     image, steps = picture(side, side), []
     first = upscaler.enlarge(image, given(image), lambda done, total: steps.append((done, total)))
@@ -237,6 +239,6 @@ def test_a_diffusion_upscaler_decodes_in_tiles_where_the_preset_says_so(tmp_path
     image = picture(32, 24)
     for tiles in (False, True):
         preset = PRESET.model_copy(update={"vae_tiling": tiles})
-        upscaler = Diffusion(model, params, preset)
+        upscaler = DiffusionUpscaler(model, params, preset)
         assert upscaler._pipeline.vae.use_tiling is tiles
         assert enlarged(upscaler, image).size == (128, 96)
