@@ -95,7 +95,7 @@ def test_tiles_leave_no_seam(
     gan, image = loaded(tmp_path / "gan", 2), picture(90, height)
     whole = np.asarray(enlarged(gan, image), dtype=int)
     assert whole.std() > 20
-    monkeypatch.setattr(tiling.tiled, "__kwdefaults__", {"tile": 64})
+    monkeypatch.setattr(tiling.enlarge_in_tiles, "__kwdefaults__", {"tile": 64})
     tiles: list[tuple[int, int]] = []
     pieces = gan.enlarge(image, given(image), lambda done, total: tiles.append((done, total)))
     assert tiles == [(n + 1, count) for n in range(count)]
@@ -126,7 +126,7 @@ def test_a_network_is_never_given_more_than_a_tile() -> None:
 
 
 def test_a_stop_comes_between_two_tiles(gan: GanUpscaler, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiling.tiled, "__kwdefaults__", {"tile": 64})
+    monkeypatch.setattr(tiling.enlarge_in_tiles, "__kwdefaults__", {"tile": 64})
     image, done = picture(150, 101), 0
 
     def stop(_done: int, _total: int) -> None:
