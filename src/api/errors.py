@@ -115,6 +115,8 @@ def _translated(error: HTTPException, request: Request) -> DreamForgeError:
     """What the framework found wrong, in our words."""
     if isinstance(error, BodyRefused):
         return error.error
+    if isinstance(error.__cause__, DreamForgeError):  # one of ours, raised while JSON was parsed
+        return error.__cause__
     match error.status_code:
         case 404:
             return NotFound("there is no such address; /docs lists what there is")

@@ -1,9 +1,8 @@
-"""Names that are given twice, in a body or a query: one of the two would go unheard."""
+"""Names that are twice in a request's body or query: one of the two would have no effect."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from collections.abc import Iterable
 
 from fastapi import Request
 
@@ -13,19 +12,11 @@ from shared.errors import InvalidInput
 
 async def refuse_in_query(request: Request) -> None:
     """A dependency of every operation. Raises `InvalidInput`."""
-    _all_different([name for name, _ in request.query_params.multi_items()])
+    refuse_duplicates(name for name, _ in request.query_params.multi_items())
 
 
-def refuse_in_body(body: bytes) -> None:
-    """`body` has been read as JSON before. Raises `InvalidInput`."""
-    json.loads(body, object_pairs_hook=_object)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> None:
-    _all_different([name for name, _ in pairs])
-
-
-def _all_different(names: list[str]) -> None:
+def refuse_duplicates(names: Iterable[str]) -> None:
+    """Raise `InvalidInput` for the first name that is there a second time."""
     seen: set[str] = set()
     for name in names:
         if name in seen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 from shared.errors import InvalidInput
 
@@ -13,7 +14,7 @@ MAX_KEY_CHARACTERS = 255
 def key_hash(header: str) -> str:
     """The hash that is stored for a client's `Idempotency-Key`. Quoted and bare keys are equal.
 
-    Only the hash is kept: a key may be an order number or something else that is nobody's business.
+    Only the hash is kept: a key may be an order number, which is no business of ours.
     """
     key = header.strip()
     if len(key) >= 2 and key[0] == key[-1] == '"':
@@ -27,11 +28,11 @@ def key_hash(header: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def fingerprint(body: bytes) -> str:
-    """The SHA-256 of the canonical JSON as it was sent: order and white space do not count.
+def fingerprint(parsed: Any) -> str:
+    """The SHA-256 of the canonical JSON of a parsed body: order and white space do not count.
 
-    Before defaults are filled in, so that a release that changes a default does not turn a
-    client's honest retry into a conflict.
+    Of the body as it was sent, before defaults are filled in: a release that changes a default must
+    not turn a client's honest retry into a conflict.
     """
-    canonical = json.dumps(json.loads(body), sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(parsed, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()

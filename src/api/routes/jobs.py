@@ -8,9 +8,9 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 
+from api.admission.body import SingleParseRoute, Submitted
 from api.admission.create import create
-from api.admission.duplicate_keys import refuse_in_body
-from api.admission.idempotency import MAX_KEY_CHARACTERS, fingerprint, key_hash
+from api.admission.idempotency import MAX_KEY_CHARACTERS, key_hash
 from api.admission.plan import Caller
 from api.context import Context, Ctx
 from api.middleware import tracing
@@ -20,14 +20,14 @@ from api.openapi.errors import CREATE, NO_SUCH_JOB, documented
 from api.openapi.responses import answers, job_links
 from api.schemas import pagination, responses, serializers
 from api.schemas.ids import job_id_of, no_such_job
-from api.schemas.requests import CreateJob, ListQuery
+from api.schemas.requests import ListQuery
 from shared.db import artifacts, jobs
 from shared.db.cancel import Cancelled, request_cancel
 from shared.db.connection import Connection
 from shared.db.create_job import IdempotencyKey
 from shared.db.jobs import Job, Step
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=SingleParseRoute)
 
 JobId = Annotated[str, Path(description="the job's id", json_schema_extra={"format": "uuid"})]
 Key = Annotated[
@@ -69,7 +69,7 @@ _CREATED_HEADERS = {
     | documented(*CREATE),
 )
 async def create_job(
-    body: CreateJob,
+    submission: Submitted,
     request: Request,
     response: Response,
     context: Ctx,
@@ -77,8 +77,6 @@ async def create_job(
     idempotency_key: Key = None,
 ) -> responses.Created:
     """Check the request against its model and preset, and queue it. Watch it with the stream."""
-    sent = await request.body()
-    refuse_in_body(sent)
     caller = Caller(
         user=user,
         correlation_id=request.state.correlation_id,
@@ -88,11 +86,11 @@ async def create_job(
         if idempotency_key is None
         else IdempotencyKey(
             key_hash=key_hash(idempotency_key),
-            fingerprint=fingerprint(sent),
+            fingerprint=submission.fingerprint,
             ttl_s=context.settings.idempotency_ttl_s,
         ),
     )
-    created = await create(context, body, caller)
+    created = await create(context, submission.job, caller)
     tracing.about_job(request, created)
     response.headers["Location"] = f"/v1/jobs/{created.id}"
     if created.replayed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from api.admission.idempotency import fingerprint, key_hash
@@ -28,14 +30,14 @@ def test_a_key_of_255_characters_is_accepted_quoted_too() -> None:
     assert key_hash("x" * 255) == key_hash('"' + "x" * 255 + '"')
 
 
-def test_order_and_white_space_do_not_change_a_fingerprint() -> None:
-    assert fingerprint(b'{"a": 1, "b": {"c": 2, "d": 3}}') == fingerprint(
-        b'{"b":{"d":3,"c":2},\n"a":1}'
+def test_order_does_not_change_a_fingerprint() -> None:
+    assert fingerprint({"a": 1, "b": {"c": 2, "d": 3}}) == fingerprint(
+        {"b": {"d": 3, "c": 2}, "a": 1}
     )
 
 
 @pytest.mark.parametrize(
-    "other", [b'{"seed": 2}', b'{"seed": 1.0}', b'{"seed": "1"}', b'{"seed": 1, "count": 1}', b"{}"]
+    "other", [{"seed": 2}, {"seed": 1.0}, {"seed": "1"}, {"seed": 1, "count": 1}, {}]
 )
-def test_another_body_as_sent_has_another_fingerprint(other: bytes) -> None:
-    assert fingerprint(b'{"seed": 1}') != fingerprint(other)
+def test_another_body_as_sent_has_another_fingerprint(other: dict[str, Any]) -> None:
+    assert fingerprint({"seed": 1}) != fingerprint(other)
