@@ -1,7 +1,7 @@
 """A job's events as they happen, to the end, whatever breaks on the way.
 
-The stream may be cut by a restart of the API or a proxy. We come back with `Last-Event-ID` and get
-what we missed, neither less nor twice. `204` is the API's word for "ended, nothing more to come".
+A restart of the API or a proxy may cut the stream. The client comes back with `Last-Event-ID` and
+gets what it missed, neither less nor twice. `204` says that the job has ended and no event is left.
 """
 
 from __future__ import annotations
@@ -18,39 +18,42 @@ from httpx_sse import EventSource
 
 from cli.client.http import Client, raise_for_envelope
 from cli.errors import Refusal, Unreachable
+from shared.retry import backoff, within
 
 Event = dict[str, Any]
 
 # The API sends a comment every 15 s: three of them missing mean a dead connection.
 _SILENCE_S = 45.0
-_BACKOFF_S = (0.1, 0.25, 0.5, 1.0, 2.0)
-_GIVE_UP_S = 60.0
+GIVE_UP_S = 60.0
 _TICK_S = 0.2
-# Refusals that the next try may not meet any more.
+# Refusals that the next attempt may not meet any more.
 _PASSING = {"infra_unavailable", "rate_limited"}
 
 
 def follow_events(client: Client, job_id: str, after: int = 0) -> Iterator[Event]:
     """Every event after number `after` until the job has ended. Raises Unreachable, Refusal."""
-    tries = 0
-    lost_at: float | None = None
+    pauses = _pauses()
     while True:
         try:
             for event in _connection(client, job_id, after):
                 if event is None:
                     return
-                after, tries, lost_at = int(event["seq"]), 0, None
+                after, pauses = int(event["seq"]), _pauses()
                 yield event
             why = "the stream ended early"
         except (httpx.TransportError, Unreachable, Refusal) as error:
             if isinstance(error, Refusal) and error.code not in _PASSING:
                 raise
             why = str(error) or type(error).__name__
-        lost_at = lost_at or time.monotonic()
-        if time.monotonic() - lost_at > _GIVE_UP_S:
+        pause_s = next(pauses, None)
+        if pause_s is None:
             raise Unreachable(client.api_base, why)
-        time.sleep(_BACKOFF_S[min(tries, len(_BACKOFF_S) - 1)])
-        tries += 1
+        time.sleep(pause_s)
+
+
+def _pauses() -> Iterator[float]:
+    """The pauses between connections; an event begins them anew."""
+    return within(GIVE_UP_S, backoff(first_s=0.1, most_s=2.0))
 
 
 def _connection(client: Client, job_id: str, after: int) -> Iterator[Event | None]:
@@ -71,9 +74,9 @@ def _connection(client: Client, job_id: str, after: int) -> Iterator[Event | Non
 
 
 def read_in_background(source: Iterator[Event], tick: Callable[[], None]) -> Iterator[Event]:
-    """The same events, read by a thread, while this one calls `tick` several times a second.
+    """The same events, read by a thread, while the caller's thread runs `tick` every 0.2 s.
 
-    The thread is a daemon: it may sit in a read that nothing will ever answer when we leave.
+    The thread is a daemon: when the caller leaves, it may sit in a read that never returns.
     """
     box: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
 

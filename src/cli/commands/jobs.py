@@ -3,160 +3,74 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.commands.options import (
-    Count,
-    Format,
-    Guidance,
-    Height,
-    JobId,
-    Key,
-    Level,
-    Model,
-    Negative,
-    Out,
-    Plain,
-    Preset,
-    Prompt,
-    Save,
-    Scheduler,
-    Seed,
-    Steps,
-    StrictScale,
-    Timeout,
-    Upscale,
-    UpscaleImpl,
-    Upscaler,
-    Wait,
-    Width,
-)
+from cli.client.connect import connect
+from cli.commands.options import JobId, JobOptions, Level, Out, Save, Wait, takes
 from cli.terminal.output import Output, print_json, print_line, print_note
 from cli.terminal.tables import print_table
+
+if TYPE_CHECKING:
+    from cli.client.http import Client
 
 app = typer.Typer(no_args_is_help=True, help="Create, follow and cancel jobs.")
 
 
 @app.command()
+@takes(JobOptions)
 def create(
-    prompt: Prompt,
-    negative_prompt: Negative = None,
-    width: Width = None,
-    height: Height = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    scheduler: Scheduler = None,
-    seed: Seed = None,
-    count: Count = None,
-    format: Format = None,
-    upscale: Upscale = None,
-    upscale_impl: UpscaleImpl = None,
-    upscaler: Upscaler = None,
-    strict_scale: StrictScale = False,
-    model: Model = None,
-    preset: Preset = None,
-    timeout: Timeout = None,
-    no_metadata: Plain = False,
-    idempotency_key: Key = None,
-    wait: Wait = False,
-    download: Save = None,
-    output: Out = Output.TABLE,
+    options: JobOptions, wait: Wait = False, download: Save = None, output: Out = Output.TABLE
 ) -> None:
     """Create a generate job."""
     from cli.client import jobs
-    from cli.client.connect import connect
 
     with connect() as client:
-        job = jobs.create(
-            client,
-            prompt,
-            model=model,
-            key=idempotency_key,
-            negative_prompt=negative_prompt,
-            width=width,
-            height=height,
-            steps=steps,
-            guidance=guidance,
-            scheduler=scheduler,
-            seed=seed,
-            count=count,
-            format=format,
-            chain=jobs.chain(upscale, upscale_impl, upscaler, strict_scale),
-            preset=preset,
-            timeout_s=timeout,
-            embed_metadata=False if no_metadata else None,
-        )
+        job = _create(client, options)
         if not (wait or download):
             jobs.print_job(job, output, [])
             return
         job = jobs.follow(client, job["id"])
-        jobs.save_and_print(client, job, prompt, download, output)
+        jobs.save_and_print(client, job, options.prompt, download, output)
 
 
+@takes(JobOptions)
 def generate(
-    prompt: Prompt,
-    negative_prompt: Negative = None,
-    width: Width = None,
-    height: Height = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    scheduler: Scheduler = None,
-    seed: Seed = None,
-    count: Count = None,
-    format: Format = None,
-    upscale: Upscale = None,
-    upscale_impl: UpscaleImpl = None,
-    upscaler: Upscaler = None,
-    strict_scale: StrictScale = False,
-    model: Model = None,
-    preset: Preset = None,
-    timeout: Timeout = None,
-    no_metadata: Plain = False,
-    idempotency_key: Key = None,
+    options: JobOptions,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
     output: Out = Output.TABLE,
 ) -> None:
     """Create a job, watch it, save its pictures and print their paths."""
     from cli.client import jobs
-    from cli.client.connect import connect
     from cli.client.results import download, require_succeeded
 
     with connect() as client:
-        job = jobs.create(
-            client,
-            prompt,
-            model=model,
-            key=idempotency_key,
-            negative_prompt=negative_prompt,
-            width=width,
-            height=height,
-            steps=steps,
-            guidance=guidance,
-            scheduler=scheduler,
-            seed=seed,
-            count=count,
-            format=format,
-            chain=jobs.chain(upscale, upscale_impl, upscaler, strict_scale),
-            preset=preset,
-            timeout_s=timeout,
-            embed_metadata=False if no_metadata else None,
-        )
-        job = jobs.follow(client, job["id"])
+        job = jobs.follow(client, _create(client, options)["id"])
         if output is Output.JSON:
-            jobs.save_and_print(client, job, prompt, out, output)
+            jobs.save_and_print(client, job, options.prompt, out, output)
             return
-        for path in download(client, job["id"], prompt, out):
+        for path in download(client, job["id"], options.prompt, out):
             print_line(path)
         require_succeeded(job)
+
+
+def _create(client: Client, options: JobOptions) -> dict[str, Any]:
+    from cli.client import jobs
+
+    return jobs.create(
+        client,
+        options.prompt,
+        model=options.model,
+        key=options.idempotency_key,
+        **options.request_fields(),
+    )
 
 
 @app.command()
 def status(job: JobId, output: Out = Output.TABLE) -> None:
     """Show one job."""
     from cli.client import jobs
-    from cli.client.connect import connect
 
     with connect() as client:
         jobs.print_job(client.get(f"/v1/jobs/{job}"), output, [])
@@ -170,7 +84,6 @@ def list_(
     output: Out = Output.TABLE,
 ) -> None:
     """List jobs, newest first."""
-    from cli.client.connect import connect
 
     with connect() as client:
         page = client.get("/v1/jobs", status=status, limit=limit, cursor=cursor)
@@ -187,7 +100,6 @@ def list_(
 def watch(job: JobId, download: Save = None, output: Out = Output.TABLE) -> None:
     """Follow a job until it ends; exit 1 if it fails."""
     from cli.client import jobs
-    from cli.client.connect import connect
 
     with connect() as client:
         found = jobs.follow(client, job)
@@ -198,7 +110,6 @@ def watch(job: JobId, download: Save = None, output: Out = Output.TABLE) -> None
 def cancel(job: JobId, output: Out = Output.TABLE) -> None:
     """Cancel a job that is queued or running. Asking twice is no error."""
     from cli.client import jobs
-    from cli.client.connect import connect
 
     with connect() as client:
         client.post(f"/v1/jobs/{job}/cancel")
@@ -217,8 +128,6 @@ def logs(
     import json
     import sys
 
-    from cli.client.connect import connect
-
     with connect() as client:
         for line in client.lines(f"/v1/jobs/{job}/logs", tail=tail, since_ts=since, level=level):
             shown = line
@@ -232,7 +141,6 @@ def logs(
 @app.command()
 def artifacts(job: JobId, download: Save = None, output: Out = Output.TABLE) -> None:
     """List a job's pictures, with addresses that work for a while."""
-    from cli.client.connect import connect
     from cli.client.results import download as save
 
     with connect() as client:

@@ -1,15 +1,25 @@
-"""Options that several commands share, each described once."""
+"""Options that several commands share, each described once.
+
+`create` and `generate` take the same twenty options. `JobOptions` declares them as fields, and
+`takes` gives them to a command: typer reads the options of a command from its signature.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Concatenate, TypeVar, get_type_hints
 
 import typer
 
 from cli.commands import completion
 from cli.terminal.output import Output
+
+R = TypeVar("R")
 
 
 class LogLevel(StrEnum):
@@ -19,42 +29,119 @@ class LogLevel(StrEnum):
     ERROR = "ERROR"
 
 
-Prompt = Annotated[str, typer.Argument(help="What to draw.")]
 JobId = Annotated[
     str,
     typer.Argument(metavar="JOB", help="A job's id.", autocompletion=completion.job_ids),
 ]
 Out = Annotated[Output, typer.Option("--output", "-o", help="How results are printed.")]
-Negative = Annotated[str | None, typer.Option("--negative-prompt", help="What to avoid.")]
 Width = Annotated[int | None, typer.Option(help="Pixels, a multiple of 8.")]
 Height = Annotated[int | None, typer.Option(help="Pixels, a multiple of 8.")]
-Steps = Annotated[int | None, typer.Option(help="Sampling steps.")]
-Guidance = Annotated[float | None, typer.Option(help="How closely to follow the prompt.")]
-Scheduler = Annotated[str | None, typer.Option(help="Sampler, such as euler or dpmpp_2m_karras.")]
-Seed = Annotated[int | None, typer.Option(help="Makes the batch reproducible.")]
-Count = Annotated[int | None, typer.Option(help="How many pictures.")]
-Format = Annotated[str | None, typer.Option("--format", help="png or jpg.")]
-Upscale = Annotated[int | None, typer.Option(help="Enlarge in a second step: 2 or 4.")]
-UpscaleImpl = Annotated[
-    str | None, typer.Option("--upscale-impl", help="auto, gan, diffusion, or resample.")
-]
-Upscaler = Annotated[
-    str | None, typer.Option("--upscaler", help="Id, name or name@version of an upscaler.")
-]
-StrictScale = Annotated[
-    bool, typer.Option("--strict-scale", help="Refuse an upscaler made for another scale.")
-]
-Model = Annotated[
-    str | None,
-    typer.Option("--model", help="Id, name or name@version.", autocompletion=completion.models),
-]
 Preset = Annotated[str | None, typer.Option(help="Name of a preset; default: the model's.")]
-Timeout = Annotated[float | None, typer.Option("--timeout", help="Seconds a step may run.")]
-Plain = Annotated[bool, typer.Option("--no-metadata", help="Write no parameters into the file.")]
-Key = Annotated[str | None, typer.Option("--idempotency-key", help="Same key: same job.")]
 Level = Annotated[
     LogLevel | None,
     typer.Option("--level", case_sensitive=False, help="Only lines of this level and above."),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Watch until it ends; exit 1 if it fails.")]
 Save = Annotated[Path | None, typer.Option("--download", help="Save pictures there; waits.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """What a generate job is made of. None leaves a value to the API's defaults."""
+
+    prompt: Annotated[str, typer.Argument(help="What to draw.")]
+    negative_prompt: Annotated[
+        str | None, typer.Option("--negative-prompt", help="What to avoid.")
+    ] = None
+    width: Width = None
+    height: Height = None
+    steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None
+    guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt.")] = None
+    scheduler: Annotated[
+        str | None, typer.Option(help="Sampler, such as euler or dpmpp_2m_karras.")
+    ] = None
+    seed: Annotated[int | None, typer.Option(help="Makes the batch reproducible.")] = None
+    count: Annotated[int | None, typer.Option(help="How many pictures.")] = None
+    format: Annotated[str | None, typer.Option("--format", help="png or jpg.")] = None
+    upscale: Annotated[int | None, typer.Option(help="Enlarge in a second step: 2 or 4.")] = None
+    upscale_impl: Annotated[
+        str | None, typer.Option("--upscale-impl", help="auto, gan, diffusion, or resample.")
+    ] = None
+    upscaler: Annotated[
+        str | None, typer.Option("--upscaler", help="Id, name or name@version of an upscaler.")
+    ] = None
+    strict_scale: Annotated[
+        bool, typer.Option("--strict-scale", help="Refuse an upscaler made for another scale.")
+    ] = False
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Id, name or name@version.", autocompletion=completion.models),
+    ] = None
+    preset: Preset = None
+    timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds a step may run.")] = (
+        None
+    )
+    no_metadata: Annotated[
+        bool, typer.Option("--no-metadata", help="Write no parameters into the file.")
+    ] = False
+    idempotency_key: Annotated[
+        str | None, typer.Option("--idempotency-key", help="Same key: same job.")
+    ] = None
+
+    def request_fields(self) -> dict[str, Any]:
+        """The request's fields beside prompt and model, by their names in the API."""
+        return {
+            "negative_prompt": self.negative_prompt,
+            "width": self.width,
+            "height": self.height,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "scheduler": self.scheduler,
+            "seed": self.seed,
+            "count": self.count,
+            "format": self.format,
+            "preset": self.preset,
+            "chain": self._chain(),
+            "timeout_s": self.timeout,
+            "embed_metadata": False if self.no_metadata else None,
+        }
+
+    def _chain(self) -> dict[str, Any] | None:
+        upscale = {
+            "scale": self.upscale,
+            "impl": self.upscale_impl,
+            "model_id": self.upscaler,
+            "strict_scale": self.strict_scale or None,
+        }
+        upscale = {name: value for name, value in upscale.items() if value is not None}
+        return {"upscale": upscale} if upscale else None
+
+
+def takes(
+    record: type[R],
+) -> Callable[[Callable[Concatenate[R, ...], None]], Callable[..., None]]:
+    """Decorate a command whose first parameter is a `record`: its fields become options."""
+    types = get_type_hints(record, include_extras=True)
+    options = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.default is MISSING else field.default,
+            annotation=types[field.name],
+        )
+        for field in fields(record)  # type: ignore[arg-type]  # a dataclass
+    ]
+
+    def decorate(command: Callable[Concatenate[R, ...], None]) -> Callable[..., None]:
+        _, *others = inspect.signature(command, eval_str=True).parameters.values()
+
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            given = {option.name: values.pop(option.name) for option in options}
+            command(record(**given), **values)
+
+        others = [other.replace(kind=inspect.Parameter.KEYWORD_ONLY) for other in others]
+        run.__signature__ = inspect.Signature([*options, *others])  # type: ignore[attr-defined]
+        return run
+
+    return decorate

@@ -260,6 +260,30 @@ def test_generate_takes_what_create_takes(
     assert json.loads(capsys.readouterr().out)["files"] == [str(tmp_path / "a-red-apple-7.png")]
 
 
+@pytest.mark.parametrize("command", [["job", "create"], ["generate"]])
+def test_every_option_reaches_the_request_under_its_name(
+    api: FakeApi, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {
+        "--negative-prompt": "blur", "--width": "64", "--height": "72", "--steps": "3",
+        "--guidance": "2.5", "--scheduler": "euler", "--seed": "7", "--count": "2",
+        "--format": "jpg", "--upscale": "2", "--upscale-impl": "gan", "--upscaler": "big@1",
+        "--model": "tiny", "--preset": "cpu", "--timeout": "9", "--idempotency-key": "k",
+    }  # fmt: skip
+    words = [word for option in options.items() for word in option]
+    assert run([*command, "a red apple", *words, "--strict-scale", "--no-metadata"]) == 0
+    ((_, _, body, headers),) = [request for request in api.requests if request[0] == "POST"]
+    upscale = {"scale": 2, "impl": "gan", "model_id": "big@1", "strict_scale": True}
+    assert body == {
+        "type": "generate", "prompt": "a red apple", "negative_prompt": "blur",
+        "width": 64, "height": 72, "steps": 3, "guidance": 2.5, "scheduler": "euler",
+        "seed": 7, "count": 2, "format": "jpg", "chain": {"upscale": upscale},
+        "model_id": "tiny", "preset": "cpu", "timeout_s": 9.0, "embed_metadata": False,
+    }  # fmt: skip
+    assert headers["Idempotency-Key"] == "k"
+
+
 def keys_sent(api: FakeApi) -> list[str | None]:
     return [headers.get("Idempotency-Key") for method, *_, headers in api.requests]
 
@@ -277,7 +301,7 @@ def test_a_create_whose_answer_is_lost_is_sent_again_with_the_same_key(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(jobs, "_PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr(jobs, "CREATE_PAUSES_S", (0.01, 0.01))
     api.proxy = lost
     assert run(["job", "create", "a red apple", "-o", "json"]) == 0
     said = capsys.readouterr()
@@ -290,7 +314,7 @@ def test_a_create_whose_answer_is_lost_is_sent_again_with_the_same_key(
 def test_a_create_that_is_never_answered_is_given_up(
     api: FakeApi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(jobs, "_PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr(jobs, "CREATE_PAUSES_S", (0.01, 0.01))
     api.refuse = (503, {"code": "infra_unavailable", "message": "away", "correlation_id": "c1"})
     assert run(["job", "create", "a red apple"]) == 3
     assert len(api.requests) == 3
@@ -393,7 +417,7 @@ def test_a_stream_outlives_a_proxy_that_answers_while_its_api_restarts(api: Fake
 
 
 def test_a_stream_whose_api_stays_away_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "_GIVE_UP_S", 0.2)
+    monkeypatch.setattr(sse, "GIVE_UP_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         base = f"http://127.0.0.1:{server.getsockname()[1]}"
     with Client(base) as client, pytest.raises(Unreachable):
