@@ -1,17 +1,7 @@
 """The first code of a runner process: become harmless, then import the heavy part and serve.
 
 The supervisor imports this file to name `main` as the target of a *spawned* process, so it must
-stay light: the standard library only, torch only after the process has made itself killable. The
-order below is the point of the file.
-
-1. `setsid`: the runner leads its own group, so that one signal reaches all that it starts, and a
-   Ctrl-C in the worker's terminal does not reach it behind the supervisor's back.
-2. `PR_SET_PDEATHSIG`: the kernel kills us when the thread that spawned us ends. It is set by us and
-   not inherited, so the parent may be gone already; hence the look at `getppid` *after* it.
-3. Signals: spawn keeps ignored signals ignored and blocked ones blocked. A runner that inherited a
-   blocked SIGTERM could never be asked politely.
-4. Environment: what is not on the list is not there. The worker starts us with nothing else
-   (`/proc/<pid>/environ` shows what we were started with); this is the second lock on that door.
+stay light: the standard library only, torch only after the process has made itself killable.
 
 A test that needs a misbehaving runner passes its own function as the target instead, and calls
 `become_runner` itself if it wants to.
@@ -19,135 +9,23 @@ A test that needs a misbehaving runner passes its own function as the target ins
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
 import sys
-from collections.abc import Callable, MutableMapping
 from importlib import import_module
 from multiprocessing.connection import Connection
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-PR_SET_NO_NEW_PRIVS = 38
-
-KEPT = frozenset({"PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH"})
-# DREAMFORGE_RUNNER* is the marker by which a worker finds the orphans of a killed one.
-KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "PYTHON", "DREAMFORGE_RUNNER")
-
-SET = {
-    # A running service never downloads; a library that tries anyway must fail, not wait.
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "DIFFUSERS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-    # stderr is for tracebacks; at import transformers would advise us to install torchvision.
-    "TRANSFORMERS_VERBOSITY": "error",
-    # One prompt is tokenized per item: a Rust thread pool for that costs more than it saves.
-    "TOKENIZERS_PARALLELISM": "false",
-    # numpy only copies pixels here; without this its BLAS starts a thread per core at import.
-    "OPENBLAS_NUM_THREADS": "1",
-    # cuBLAS repeats its sums in the same order only with a workspace of fixed size, and the same
-    # seed must give the same bytes (the value is NVIDIA's own, 8 buffers of 4096 KiB).
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-}
-
-
-def born(
-    entry: Callable[[Connection, int], None],
-    connection: Connection,
-    output: Connection,
-    parent_pid: int,
-) -> None:
-    """The first frame of every child of a worker: its own standard streams, then its entry.
-
-    Spawn hands the worker's down. What a child writes there would pass for a line of the worker's
-    log, and a flag that it sets on such a file would be set for the worker too.
-    """
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.dup2(output.fileno(), 1)
-    os.dup2(output.fileno(), 2)
-    os.close(nothing)
-    output.close()
-    entry(connection, parent_pid)
+from shared.linux import child
 
 
 def main(connection: Connection, parent_pid: int) -> None:
     """Run one step over `connection`, then end the process; never returns."""
     code = 1
     try:
-        become_runner(parent_pid)
-        refuse_privileges()
+        child.become_runner(parent_pid)
+        child.refuse_privileges()
         # Not at the top: this import is the four seconds of torch that the supervisor must not pay.
         code = import_module("runner.session").serve(connection.fileno())
     except BaseException:
         # The traceback belongs to the operator: it goes to stderr, never into a frame.
         sys.excepthook(*sys.exc_info())
     finally:
-        leave(code)
-
-
-def become_runner(parent_pid: int) -> None:
-    """Make this process a leader of its own session, mortal with its parent, and clean."""
-    os.setsid()
-    die_with_parent(parent_pid)
-    reset_signals()
-    scrub(os.environ)
-
-
-def die_with_parent(parent_pid: int) -> None:
-    """Ask for SIGKILL at the parent's end; leave at once if that has happened already."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent_pid:
-        os._exit(1)
-
-
-def refuse_privileges() -> None:
-    """Gain nothing by running a setuid program: the worker must be able to signal all of us.
-
-    For the runner alone. The worker's own helpers come first on a GPU, and there the driver's
-    library runs `nvidia-modprobe`, which is setuid, where device files are missing.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS) failed")
-
-
-def reset_signals() -> None:
-    """Default action for every signal, none blocked. Real-time signals belong to libc."""
-    for number in signal.valid_signals():
-        # Python ignores SIGPIPE so that a write to a closed pipe raises; that stays.
-        if number < signal.SIGRTMIN and number not in {
-            signal.SIGKILL,
-            signal.SIGSTOP,
-            signal.SIGPIPE,
-        }:
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def keeps(name: str) -> bool:
-    """Whether a variable of the worker's environment is one for a runner."""
-    # Under MPS no process's memory can be told from another's: nobody is led to its daemon.
-    return name in KEPT or (name.startswith(KEPT_PREFIXES) and not name.startswith("CUDA_MPS_"))
-
-
-def scrub(environment: MutableMapping[str, str]) -> None:
-    """Keep what is on the list, remove the rest, set what a runner needs."""
-    for name in list(environment):
-        if not keeps(name):
-            del environment[name]
-    environment.update(SET)
-
-
-def leave(code: int) -> None:
-    """End now: Python's own teardown after torch takes more than a second, and frees nothing."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            continue  # a closed stream has nothing left to say
-    os._exit(code)
+        child.leave(code)

@@ -5,7 +5,7 @@ Import-light on purpose. `multiprocessing` spawn imports this module again in ev
 """
 
 if __name__ == "__main__":
-    from runner.entry import leave
+    from shared.linux.child import leave
     from supervisor.worker import main
 
     # Not by the interpreter's own end: multiprocessing would first wait there for every child, and

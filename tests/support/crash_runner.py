@@ -22,8 +22,8 @@ from typing import Any
 from tests.support.gates import Gates
 from tests.support.runners import Line
 
-from runner.entry import become_runner, leave
 from runner.process.lease_timer import arm_lease_timer
+from shared.linux.child import become_runner, leave
 
 OVERLAPS = "overlaps"
 HELD = "held"

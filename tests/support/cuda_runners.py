@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 
 from tests.support.runners import Line, behave, finish, polite, stay
 
-from runner.entry import become_runner, leave
+from shared.linux.child import become_runner, leave
 from supervisor.devices.context_holder import hold_context
 
 HELD_BYTES = 512 << 20

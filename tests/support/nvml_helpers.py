@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 from tests.support.runners import Line
 
-from runner.entry import become_runner, leave
+from shared.linux.child import become_runner, leave
 from shared.protocol.frames import PREFIX
 
 TOTAL_BYTES = 8 << 30

@@ -24,7 +24,7 @@ def pry(connection: Connection, parent_pid: int) -> None:
     """Read the worker's environment, fork twice, then stand by."""
     from tests.support.runners import FOREVER_S, Line
 
-    from runner.entry import become_runner, leave
+    from shared.linux.child import become_runner, leave
 
     become_runner(parent_pid)
     folder = Path(os.environ["TMPDIR"])

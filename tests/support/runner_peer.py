@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runner import entry
+from shared.linux import child
 from shared.models.verify import read_model
 from shared.protocol.frames import Frame, FrameDecoder, encode
 from shared.protocol.messages import (
@@ -147,7 +148,7 @@ def run_spec(folder: Path, **params: Any) -> GenerateSpec:
 
 def confess(connection: Connection, parent_pid: int, path: str) -> None:
     """The real runner; before it leaves it writes down what it has of its parent."""
-    leave = entry.leave
+    leave = child.leave
     tracked: list[str] = []
 
     def track(name: Sized, rtype: str) -> None:
@@ -167,7 +168,7 @@ def confess(connection: Connection, parent_pid: int, path: str) -> None:
         Path(path).write_text(json.dumps(facts))
         leave(code)
 
-    entry.leave = confess_and_leave
+    child.leave = confess_and_leave
     entry.main(connection, parent_pid)
 
 

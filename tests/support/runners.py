@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from runner.entry import become_runner, leave
+from shared.linux.child import become_runner, leave
 from shared.protocol.frames import (
     MAX_BODY_BYTES,
     MAX_HEADER_BYTES,

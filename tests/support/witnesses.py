@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from tests.support.nvml_helpers import FOREVER_S
 from tests.support.runners import Line
 
-from runner.entry import become_runner, leave
+from shared.linux.child import become_runner, leave
 
 
 def cannot(connection: Connection, parent_pid: int) -> None:

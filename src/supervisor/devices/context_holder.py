@@ -13,7 +13,7 @@ import ctypes
 import socket
 from multiprocessing.connection import Connection
 
-from runner.entry import become_runner, leave
+from shared.linux.child import become_runner, leave
 from shared.protocol.frames import encode
 
 _LIBRARY = "libcuda.so.1"

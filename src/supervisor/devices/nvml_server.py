@@ -23,7 +23,7 @@ from typing import Any
 
 import pynvml
 
-from runner.entry import become_runner, leave
+from shared.linux.child import become_runner, leave
 from shared.protocol.frames import FrameDecoder, encode
 
 # After these the device is unusable until somebody resets it or the host.

@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection
 
 import anyio
 
-from runner.entry import born, keeps
+from shared.linux.child import born, keeps
 from supervisor.processes.channel import Channel
 from supervisor.processes.stdio import Output
 from supervisor.processes.tree import MARKER, ProcessTree, every_tree

@@ -2,8 +2,8 @@
 
 A child that inherits our streams can write a line that passes for ours, as much of it as it likes,
 and what it does to their files it does to us: a flag such as O_NONBLOCK belongs to the open file,
-which all who inherit it share. So it has a pipe of its own (`runner.entry.born`). What is there is
-read whenever the loop has time, with a pause after so many bytes; who writes faster waits.
+which all who inherit it share. So it has a pipe of its own (`shared.linux.child.born`). What is
+there is read whenever the loop has time, with a pause after so many bytes; who writes faster waits.
 """
 
 from __future__ import annotations
