@@ -23,7 +23,7 @@ from shared.auth import is_loopback
 from shared.db.engine import Database
 from shared.db.step_store import PostgresStepStore
 from shared.errors import InfraUnavailable
-from shared.linux.file_lock import FileLock, LockTaken, LockUnusable, worker_lock, worker_mark
+from shared.linux.file_lock import FileLock, LockTaken, LockUnusable
 from shared.linux.prctl import adopt_orphans, hide_from_runners, lists_children
 from shared.object_store import ObjectStore, open_store
 from shared.readiness import NotReady, wait_for_parts
@@ -43,6 +43,7 @@ from supervisor.membership.registration import enter
 from supervisor.metrics import Metrics
 from supervisor.processes.child import start_tracker
 from supervisor.processes.orphans import dead, died, kill_orphans
+from supervisor.processes.worker_mark import worker_lock, worker_mark
 from supervisor.slots.runner_pool import Runners
 from supervisor.slots.table import SlotTable
 from supervisor.supervisor import Ports, Supervisor, every

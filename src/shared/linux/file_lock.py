@@ -1,9 +1,4 @@
-"""Two locks of a worker, both released by the kernel when the process ends, however it ends.
-
-* One per GPU: two workers must not own one device. Keyed by UUID, in a folder that every worker of
-  the host uses.
-* One per worker instance: a runner's marker names its worker, and a marked process whose worker's
-  lock is free is an orphan.
+"""A lock on a file, released by the kernel when the process ends, however it ends.
 
 A lock is a file's. Whoever removes the file, or puts another one in its place, lets the next
 worker lock that one: two owners, and neither was told. So the owner looks with every touch whether
@@ -14,11 +9,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import logging
 import os
 from pathlib import Path
-from uuid import UUID
 
 log = logging.getLogger(__name__)
 
@@ -129,33 +122,3 @@ def _open(path: Path) -> int:
         return os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o644)
     except PermissionError:
         return os.open(path, flags | os.O_RDONLY)
-
-
-def worker_lock(folder: Path, worker_id: UUID) -> Path:
-    return folder / f"worker-{worker_id}.lock"
-
-
-def worker_mark(folder: Path, worker_id: UUID) -> str:
-    """What the marker of each of a worker's processes begins with.
-
-    It names the lock folder too: a worker that looks into another folder cannot tell whether this
-    one lives, so it must leave its processes alone.
-    """
-    return f"{_tag(folder)}:{worker_id}"
-
-
-def marked_worker(folder: Path, marker: str) -> UUID | None:
-    """The worker that a marker names, None when it is not one of this lock folder's."""
-    tag, _, rest = marker.partition(":")
-    try:
-        return UUID(rest.partition(":")[0]) if tag == _tag(folder) else None
-    except ValueError:
-        return None
-
-
-def _tag(folder: Path) -> str:
-    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
-
-
-def device_lock(folder: Path, device_id: str) -> Path:
-    return folder / f"device-{device_id}.lock"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from shared.linux.file_lock import FileLock, LockTaken, LockUnusable, device_lock
+from shared.linux.file_lock import FileLock, LockTaken, LockUnusable
 from shared.readiness import NotReady
 from supervisor.devices.device import Device, DeviceLost, DeviceProbe, Reading
 from supervisor.processes.tree import ProcessTree
@@ -48,6 +48,10 @@ class DeviceLocks:
         for lock in self._locks.values():
             lock.release()
         self._locks.clear()
+
+
+def device_lock(folder: Path, device_id: str) -> Path:
+    return folder / f"device-{device_id}.lock"
 
 
 def _take(folder: Path, device: Device) -> FileLock:

@@ -16,8 +16,9 @@ from uuid import UUID
 
 import psutil
 
-from shared.linux.file_lock import FileLock, LockTaken, marked_worker, worker_lock
+from shared.linux.file_lock import FileLock, LockTaken
 from supervisor.processes.tree import marker_of
+from supervisor.processes.worker_mark import marked_worker, worker_lock
 
 log = logging.getLogger(__name__)
 

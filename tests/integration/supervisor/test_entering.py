@@ -14,7 +14,7 @@ from tests.support.harness import settings_for_tests
 from tests.support.worker_process import DEADLINE_S, Worker, until, workers
 
 from shared.db.engine import Database
-from shared.linux.file_lock import FileLock, worker_lock
+from shared.linux.file_lock import FileLock
 from shared.readiness import NotReady
 from supervisor.devices.device import Device
 from supervisor.membership import registration
@@ -22,6 +22,7 @@ from supervisor.membership.heartbeat import Presence
 from supervisor.membership.local_models import HostModels
 from supervisor.membership.registration import enter
 from supervisor.processes.orphans import died
+from supervisor.processes.worker_mark import worker_lock
 from supervisor.slots.table import SlotTable
 
 

@@ -28,10 +28,11 @@ from tests.support.worker_process import (
 from shared.db.create_job import NewJob, NewStep, create_job
 from shared.db.engine import Database
 from shared.db.models import Model, upsert_model
-from shared.linux.file_lock import FileLock, worker_lock, worker_mark
+from shared.linux.file_lock import FileLock
 from shared.models.verify import read_model
 from shared.presets import presets
 from supervisor.processes.tree import MARKER
+from supervisor.processes.worker_mark import worker_lock, worker_mark
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -1,4 +1,4 @@
-"""One worker per GPU, and a marker that says whose a process is."""
+"""A lock on a file: one holder, as long as it lives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
@@ -17,10 +16,6 @@ from shared.linux.file_lock import (
     FileLock,
     LockTaken,
     LockUnusable,
-    device_lock,
-    marked_worker,
-    worker_lock,
-    worker_mark,
 )
 
 HOLDER = """
@@ -33,7 +28,7 @@ time.sleep(600)
 
 
 def test_the_file_of_a_lock_in_use_stays_young(tmp_path: Path) -> None:
-    path = device_lock(tmp_path / "locks", "GPU-a")
+    path = tmp_path / "locks" / "GPU-a.lock"
     lock = FileLock(path)
     os.utime(path, (0, 0))
     lock.touch()
@@ -45,7 +40,7 @@ def test_the_file_of_a_lock_in_use_stays_young(tmp_path: Path) -> None:
 def test_a_lock_whose_file_was_cleared_away_is_taken_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = device_lock(tmp_path / "locks", "GPU-a")
+    path = tmp_path / "locks" / "GPU-a.lock"
     lock = FileLock(path)
     path.unlink()
     lock.touch()
@@ -59,7 +54,7 @@ def test_a_lock_whose_file_was_cleared_away_is_taken_again(
 def test_the_owner_of_a_lock_that_was_replaced_is_told_until_it_has_it_again(
     tmp_path: Path,
 ) -> None:
-    path = device_lock(tmp_path / "locks", "GPU-a")
+    path = tmp_path / "locks" / "GPU-a.lock"
     lock = FileLock(path)
     path.unlink()
     second = FileLock(path)
@@ -82,7 +77,7 @@ def test_a_file_system_that_fails_does_not_end_the_owner(
     call: str,
     number: int,
 ) -> None:
-    lock = FileLock(device_lock(tmp_path, "GPU-a"))
+    lock = FileLock(tmp_path / "GPU-a.lock")
 
     def fail(*_: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -97,7 +92,7 @@ def test_a_file_system_that_fails_does_not_end_the_owner(
 def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("precious")
-    path = device_lock(tmp_path, "GPU-a")
+    path = tmp_path / "GPU-a.lock"
     path.symlink_to(precious)
     with pytest.raises(LockUnusable, match=r"GPU-a\.lock: is a symbolic link"):
         FileLock(path)
@@ -105,17 +100,17 @@ def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_device_belongs_to_one_worker_at_a_time(tmp_path: Path) -> None:
-    path = device_lock(tmp_path / "locks", "GPU-a")
+    path = tmp_path / "locks" / "GPU-a.lock"
     first = FileLock(path)
     with pytest.raises(LockTaken, match=str(os.getpid())):
         FileLock(path)
-    FileLock(device_lock(tmp_path / "locks", "GPU-b")).release()
+    FileLock(tmp_path / "locks" / "GPU-b.lock").release()
     first.release()
     FileLock(path).release()
 
 
 def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
-    path = device_lock(tmp_path, "GPU-a")
+    path = tmp_path / "GPU-a.lock"
     command = [sys.executable, "-c", HOLDER, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
@@ -128,15 +123,6 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
 
 
 def test_a_removed_lock_leaves_no_file(tmp_path: Path) -> None:
-    path = worker_lock(tmp_path, uuid4())
+    path = tmp_path / "worker.lock"
     FileLock(path).remove()
     assert not path.exists()
-
-
-def test_a_marker_names_its_worker_to_those_who_can_see_its_lock(tmp_path: Path) -> None:
-    worker = uuid4()
-    marker = f"{worker_mark(tmp_path, worker)}:7"
-    assert marked_worker(tmp_path, marker) == worker
-    assert marked_worker(tmp_path / "elsewhere", marker) is None
-    for other in ("", "x", f"{worker_mark(tmp_path, worker)[:12]}:no-uuid:7"):
-        assert marked_worker(tmp_path, other) is None

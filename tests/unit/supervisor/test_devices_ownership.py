@@ -11,12 +11,12 @@ import anyio
 import pytest
 from tests.support.probes import FakeProbe
 
-from shared.linux.file_lock import FileLock, device_lock
+from shared.linux.file_lock import FileLock
 from shared.linux.prctl import lists_children
 from shared.readiness import NotReady
 from supervisor import worker
 from supervisor.devices.device import Device, DeviceLost
-from supervisor.devices.ownership import DeviceLocks, OwnedProbe
+from supervisor.devices.ownership import DeviceLocks, OwnedProbe, device_lock
 from supervisor.worker import check_kernel, find_devices
 
 

@@ -10,10 +10,11 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from shared.linux.file_lock import FileLock, worker_lock, worker_mark
+from shared.linux.file_lock import FileLock
 from supervisor.processes import orphans
 from supervisor.processes.orphans import dead, kill_orphans
 from supervisor.processes.tree import MARKER
+from supervisor.processes.worker_mark import worker_lock, worker_mark
 
 
 @pytest.fixture
