@@ -15,7 +15,6 @@ have no children of their own. Never solo: the consumer would stop hearing while
 
 from __future__ import annotations
 
-import base64
 import logging
 import ssl
 import warnings
@@ -27,11 +26,12 @@ from celery import Celery, bootsteps, signals
 from celery.apps.worker import Worker
 from celery.platforms import SecurityWarning
 from celery.worker.consumer import Consumer
-from kombu.transport import redis
 
 from shared.dispatch.celery_settings import TASK_NAME, celery_queue, celery_settings
 from shared.dispatch.dead_letters import DeadMessage, DeadMessages, dead_message
 from shared.errors import InfraUnavailable
+from supervisor.dispatch import kombu_transport
+from supervisor.dispatch.kombu_transport import Bury, reason_text
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def consume(redis_url: str, queues: tuple[str, ...], supervised: Supervised, nam
     app = Celery("dreamforge", set_as_current=False)
     app.conf.update(celery_settings(redis_url))
     bury = _burier(DeadMessages(redis_url), supervised)
-    app.conf.broker_transport = f"{__name__}:CheckedTransport"
+    app.conf.broker_transport = f"{kombu_transport.__name__}:CheckedTransport"
     if urlsplit(redis_url).scheme == "rediss":
         # Naming a transport hides the scheme from kombu, which would then speak plain text. What
         # the URL's query says of certificates still counts, and wins.
@@ -126,8 +126,6 @@ def _step_for(supervised: Supervised) -> type[bootsteps.StartStopStep]:
 
 # Messages that cannot be read ---------------------------------------------------------------------
 
-Bury = Callable[[DeadMessage], None]
-
 
 def _burier(dead: DeadMessages, supervised: Supervised) -> Bury:
     def bury(message: DeadMessage) -> None:
@@ -178,64 +176,8 @@ def _consumer_for(bury: Bury) -> type[Consumer]:
 
         def _bury(self, message: Any, reason: object) -> None:
             queue = (message.delivery_info or {}).get("routing_key", "")
-            bury(dead_message(queue=str(queue), reason=_words(reason), body=message.body))
+            bury(dead_message(queue=str(queue), reason=reason_text(reason), body=message.body))
             if not message.acknowledged:
                 message.ack_log_error(log, self.connection_errors)
 
     return BuryingConsumer
-
-
-class CheckedChannel(redis.Channel):  # type: ignore[misc]
-    def _brpop_read(self, **options: Any) -> Any:
-        try:
-            return super()._brpop_read(**options)
-        except ValueError as error:
-            # What was popped is no JSON. The error carries it: text, or bytes that are no UTF-8.
-            body = getattr(error, "doc", getattr(error, "object", ""))
-            self._bury(dead_message(queue="", reason=_words(error), body=body))
-            return True
-
-    @property
-    def _bury(self) -> Bury:
-        found: Bury = self.connection.client.transport_options["bury"]
-        return found
-
-
-class CheckedTransport(redis.Transport):  # type: ignore[misc]
-    """kombu's, for which an element of a queue's list that is no envelope is a dead message."""
-
-    Channel = CheckedChannel
-
-    def _deliver(self, message: Any, queue: str) -> None:
-        wrong = _not_an_envelope(message)
-        if wrong is None:
-            super()._deliver(message, queue)
-        else:
-            bury: Bury = self.client.transport_options["bury"]
-            bury(dead_message(queue=queue, reason=wrong, body=message))
-
-
-def _not_an_envelope(message: Any) -> str | None:
-    """What kombu would trip over, None when it can make a message of it."""
-    if not isinstance(message, dict):
-        return "no envelope"
-    properties = message.get("properties")
-    if not isinstance(properties, dict):
-        return "an envelope without properties"
-    if not isinstance(properties.get("delivery_tag"), str):
-        return "an envelope without a delivery tag"
-    info = properties.get("delivery_info")
-    if not isinstance(info, dict) or not {"exchange", "routing_key"} <= info.keys():
-        return "an envelope without delivery info"
-    if properties.get("body_encoding") == "base64":
-        try:
-            base64.b64decode(message.get("body") or "")
-        except (ValueError, TypeError):
-            return "a body that is not base64"
-    return None
-
-
-def _words(reason: object) -> str:
-    if isinstance(reason, Exception):
-        return f"{type(reason).__name__}: {reason}"[:200]
-    return str(reason)[:200]
