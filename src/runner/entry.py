@@ -4,7 +4,7 @@ The supervisor imports this file to name `main` as the target of a *spawned* pro
 stay light: the standard library only, torch only after the process has made itself killable.
 
 A test that needs a misbehaving runner passes its own function as the target instead, and calls
-`become_runner` itself if it wants to.
+`isolate_process` itself if it wants to.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main(connection: Connection, parent_pid: int) -> None:
     """Run one step over `connection`, then end the process; never returns."""
     code = 1
     try:
-        child.become_runner(parent_pid)
+        child.isolate_process(parent_pid)
         child.refuse_privileges()
         # Not at the top: this import is the four seconds of torch that the supervisor must not pay.
         code = import_module("runner.session").serve(connection.fileno())
@@ -28,4 +28,4 @@ def main(connection: Connection, parent_pid: int) -> None:
         # The traceback belongs to the operator: it goes to stderr, never into a frame.
         sys.excepthook(*sys.exc_info())
     finally:
-        child.leave(code)
+        child.exit_now(code)

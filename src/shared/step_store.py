@@ -138,8 +138,8 @@ class End:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Abandoned:
-    """A stored step that nobody looks after, as the sweeper finds it. Its locks are held."""
+class OrphanedStep:
+    """A stored step that nobody looks after, as the rescuer finds it. Its locks are held."""
 
     id: UUID
     job_id: UUID
@@ -190,13 +190,13 @@ class StepStore(Protocol):
         `known` are the steps and epochs of the claims that it did hear of. Returns how many.
         """
 
-    async def sweep_expired(self, decide: Callable[[Abandoned], End]) -> UUID | None:
+    async def rescue_expired(self, decide: Callable[[OrphanedStep], End]) -> UUID | None:
         """Take one step from an owner whose lease ended; None when there is none.
 
         `decide` runs inside the transaction, perhaps twice: it must be pure.
         """
 
-    async def sweep_unclaimed(
-        self, decide: Callable[[Abandoned], End], after_s: float
+    async def rescue_unclaimed(
+        self, decide: Callable[[OrphanedStep], End], after_s: float
     ) -> UUID | None:
         """End one step that has been due for `after_s` seconds and that nobody claimed."""

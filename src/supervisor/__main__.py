@@ -5,9 +5,9 @@ Import-light on purpose. `multiprocessing` spawn imports this module again in ev
 """
 
 if __name__ == "__main__":
-    from shared.linux.child import leave
+    from shared.linux.child import exit_now
     from supervisor.worker import main
 
     # Not by the interpreter's own end: multiprocessing would first wait there for every child, and
     # one that hangs in the driver, given up long before, does not die.
-    leave(main())
+    exit_now(main())

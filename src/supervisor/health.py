@@ -65,7 +65,11 @@ def create_app(health: Health) -> Starlette:
 
     async def readyz(request: Request) -> Response:
         slots = {slot.id: str(slot.state) for slot in health.slots}
-        pids = {slot.id: slot.device.pids_found for slot in health.slots if slot.device.pids_found}
+        pids = {
+            slot.id: slot.device.pid_check_result
+            for slot in health.slots
+            if slot.device.pid_check_result
+        }
         down = await health.down()
         body: dict[str, Any] = (
             {"status": "not ready", "down": down} if down else {"status": "ready"}

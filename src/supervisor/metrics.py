@@ -55,7 +55,7 @@ class Metrics:
         self.signals = Counter(
             "dreamforge_signals", "Signals sent to runners", (*gpu, "signal"), registry=r
         )
-        self.swept = Counter("dreamforge_swept", "Steps taken from lost owners", registry=r)
+        self.rescues = Counter("dreamforge_swept", "Steps taken from lost owners", registry=r)
         self.notifications = Counter("dreamforge_doorbells", "Doorbell messages heard", registry=r)
         self.prunes = Counter(
             "dreamforge_prunes", "Turns to prune, by what came of them", ("outcome",), registry=r
@@ -74,7 +74,7 @@ class Metrics:
         self.slot_state = Gauge(
             "dreamforge_slot_state", "1 for the slot's state", (*gpu, "state"), registry=r
         )
-        self.pids_map = Gauge(
+        self.pid_namespace_shared = Gauge(
             "dreamforge_pids_map",
             "1 where the process ids that the device lists are ours",
             gpu,
@@ -85,7 +85,7 @@ class Metrics:
         )
         self.driver_failures = Counter(
             "dreamforge_driver_failures",
-            "Steps left to the sweeper because of an error of the worker's own",
+            "Steps left to the rescuer because of an error of the worker's own",
             gpu,
             registry=r,
         )
@@ -118,7 +118,7 @@ class Metrics:
             "dreamforge_spool_bytes", "Finished images not yet in the store", registry=r
         )
 
-    def serve(self, device: Device) -> None:
+    def init_device(self, device: Device) -> None:
         """Show a device's counters as 0: a first quarantine must be a rise, or no alert sees it."""
         gpu = labels(device)
         self.quarantines.labels(**gpu)
@@ -128,7 +128,7 @@ class Metrics:
         for name in ("SIGTERM", "SIGKILL"):
             self.signals.labels(**gpu, signal=name)
 
-    def claim(self, *, queued_s: float, again: bool) -> None:
+    def record_claim(self, *, queued_s: float, again: bool) -> None:
         """A step was claimed. `again`: only to look whether the memory is free by now."""
         self.claimed.inc()
         if not again:
@@ -138,26 +138,26 @@ class Metrics:
         """From any thread."""
         self._spans.labels(outcome=outcome).inc(spans)
 
-    def saw_leak(self, device: Device, leaked_bytes: int) -> None:
+    def record_leak(self, device: Device, leaked_bytes: int) -> None:
         """What a step that has ended still holds on its device, by the latest look."""
         self.leaked_bytes.labels(**labels(device)).set(leaked_bytes)
 
-    def saw_memory(self, device: Device, now: Reading) -> None:
+    def record_memory(self, device: Device, now: Reading) -> None:
         """What the device says of itself."""
         self.memory_used.labels(**labels(device)).set(now.used_bytes)
         self.memory_free.labels(**labels(device)).set(now.free_bytes)
         self.memory_reserved.labels(**labels(device)).set(now.reserved_bytes)
         self.memory_total.labels(**labels(device)).set(now.total_bytes)
 
-    def reclaimed(self, device: Device, seconds: float) -> None:
+    def record_reclaim(self, device: Device, seconds: float) -> None:
         """The device was proven clean this long after the tree was gone."""
         self.reclaim_seconds.labels(**labels(device)).observe(seconds)
 
-    def sent_signal(self, device: Device, name: str) -> None:
+    def record_signal(self, device: Device, name: str) -> None:
         """A signal goes to the runner on this device."""
         self.signals.labels(**labels(device), signal=name).inc()
 
-    def step_ended(
+    def record_step_memory(
         self, device: Device, *, before: int | None, peak: int, after: int | None
     ) -> None:
         """A try is over; bytes, None where it never came to a reading."""

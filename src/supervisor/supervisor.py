@@ -6,7 +6,7 @@ process: the kernel kills a runner when the *thread* that started it ends.
     claim loop     a free slot, then a claim; woken by the doorbell, a freed slot, or the poll
     drivers        one per claimed step
     cancel watch   one statement a second for all owned steps
-    keepers        presence and models, sweeper, gauges; `SlotKeeper` for slots that are not proven
+    keepers        presence and models, rescuer, gauges; `SlotReconciler` for unproven slots
 
 A worker that is told to stop drains: no new claim, running steps get `drain_s` to finish, then they
 are stopped and go back to the queue uncharged. It ends when every driver has ended.
@@ -35,17 +35,17 @@ from supervisor.execution.byte_budget import Spool
 from supervisor.execution.context import Host
 from supervisor.execution.executor import StepDriver
 from supervisor.lifecycle.step import Kind
-from supervisor.maintenance.rescuer import Sweeper
+from supervisor.maintenance.rescuer import Rescuer
 from supervisor.metrics import Metrics
-from supervisor.processes.child import end_every_tree
-from supervisor.slots.reconciler import SlotKeeper
-from supervisor.slots.runner_pool import Runners
+from supervisor.processes.child import kill_all_trees
+from supervisor.slots.reconciler import SlotReconciler
+from supervisor.slots.runner_pool import RunnerPool
 from supervisor.slots.table import Slot, SlotState, SlotTable
 
 log = logging.getLogger(__name__)
 
 CANCEL_WATCH_S = 1.0  # PRODUCT: the owner sees a cancel within a second or so
-SWEEP_EVERY_S = 5.0
+RESCUE_EVERY_S = 5.0
 GAUGES_EVERY_S = 2.0
 
 
@@ -56,7 +56,7 @@ class Ports:
     store: StepStore
     objects: ArtifactStore
     probe: DeviceProbe
-    runners: Runners
+    runners: RunnerPool
     models: Callable[[], tuple[UUID, ...]]
     model_folder: Callable[[PinnedModel], Path]
     survivors: Callable[[], list[int]]  # of dead workers, alive though they were killed
@@ -74,17 +74,19 @@ class Supervisor:
         self._settings = settings
         self._ports = ports
         for slot in slots:
-            metrics.serve(slot.device)
+            metrics.init_device(slot.device)
         self._metrics = metrics
         self._spool = Spool(settings.spool_bytes)
         self._drivers: set[StepDriver] = set()
-        self._unheard_until = 0.0  # boot time until which a claim without an answer may turn up
+        self._unacknowledged_until = (
+            0.0  # boot time until which a claim without an answer may turn up
+        )
         self._abandoned: set[tuple[UUID, int]] = (
             set()
         )  # claims whose driver failed, by step and epoch
         self._wakeup = anyio.Event()
         self._draining = anyio.Event()
-        self._keeper = SlotKeeper(
+        self._reconciler = SlotReconciler(
             slots,
             settings,
             ports.probe,
@@ -102,7 +104,7 @@ class Supervisor:
             metrics=metrics,
             model_folder=self._model_folder,
             slot_freed=self._slot_freed,
-            slot_dirty=self._keeper.dirty,
+            slot_dirty=self._reconciler.dirty,
             tracer=ports.tracer,
         )
 
@@ -131,16 +133,16 @@ class Supervisor:
         try:
             await self._serve()
         finally:
-            await end_every_tree()
+            await kill_all_trees()
 
     async def _serve(self) -> None:
         ports = self._ports
-        sweeper = Sweeper(ports.store, self._settings, self._metrics, tracer=ports.tracer)
+        rescuer = Rescuer(ports.store, self._settings, self._metrics, tracer=ports.tracer)
         async with anyio.create_task_group() as tasks:
-            self._keeper.start(tasks)
-            tasks.start_soon(every, CANCEL_WATCH_S, self._watch_cancels)
-            tasks.start_soon(every, SWEEP_EVERY_S, sweeper.sweep)
-            tasks.start_soon(every, GAUGES_EVERY_S, self._read_gauges)
+            self._reconciler.start(tasks)
+            tasks.start_soon(repeat_every, CANCEL_WATCH_S, self._watch_cancels)
+            tasks.start_soon(repeat_every, RESCUE_EVERY_S, rescuer.rescue)
+            tasks.start_soon(repeat_every, GAUGES_EVERY_S, self._read_gauges)
             async with anyio.create_task_group() as drivers:
                 await self._claim_until_drained(drivers)
                 drivers.start_soon(self._stop_late_drivers)
@@ -168,18 +170,18 @@ class Supervisor:
         Every kind of free slot is tried: work that fits none of the CPU's must not wait behind it
         while a GPU is free.
         """
-        await self._give_back_unheard()
+        await self._release_unacknowledged()
         models = self._ports.models()
         if self._spool.full:
             return False
-        for slot in self.slots.free_kinds():
+        for slot in self.slots.free_by_kind():
             slot.move(SlotState.HELD)
             sent = boottime()
             claim = await self._claim_for(slot, models)
             if claim is None:
                 slot.move(SlotState.FREE)
                 continue
-            self._metrics.claim(queued_s=claim.queued_s, again=claim.vram_waited_s > 0)
+            self._metrics.record_claim(queued_s=claim.queued_s, again=claim.vram_waited_s > 0)
             driver = StepDriver(claim, slot, self._host, sent=sent)
             self._drivers.add(driver)
             drivers.start_soon(self._drive, driver)
@@ -191,13 +193,13 @@ class Supervisor:
             return await self._ports.store.claim(self._offer(slot, models))
         except InfraUnavailable as error:
             # It may be committed all the same, or be in a moment.
-            self._unheard_until = boottime() + self._settings.lease_s
+            self._unacknowledged_until = boottime() + self._settings.lease_s
             log.warning("cannot claim: %s", error.message)
             return None
 
-    async def _give_back_unheard(self) -> None:
+    async def _release_unacknowledged(self) -> None:
         """Nobody drives a claim whose answer was lost, and until its lease ends nobody else may."""
-        if boottime() > self._unheard_until:
+        if boottime() > self._unacknowledged_until:
             return
         known = self._abandoned | {_claimed(driver) for driver in self._drivers}
         try:
@@ -212,7 +214,7 @@ class Supervisor:
             await driver.run()
         except Exception:
             # One step's trouble, whatever it is. Its slot is proven before it is used again, and
-            # the step itself comes back through the sweeper when its lease ends.
+            # the step itself comes back through the rescuer when its lease ends.
             log.exception("the driver of the step failed", extra=driver.fields)
             self._abandoned.add(_claimed(driver))
             driver.abandon()
@@ -238,7 +240,7 @@ class Supervisor:
 
     def _slot_freed(self, slot: Slot) -> None:
         if not self.draining:
-            self._ports.runners.prepare(slot.device)
+            self._ports.runners.prewarm(slot.device)
         self._wakeup.set()
 
     # Keepers --------------------------------------------------------------------------------------
@@ -258,14 +260,14 @@ class Supervisor:
 
     async def _read_gauges(self) -> None:
         self._metrics.spool_bytes.set(self._spool.used_bytes)
-        await self._keeper.read_gauges()
+        await self._reconciler.read_gauges()
 
 
 def _claimed(driver: StepDriver) -> tuple[UUID, int]:
     return driver.claim.step_id, driver.claim.epoch
 
 
-async def every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
+async def repeat_every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
     """Do `work` again and again. A part that is away, or a host that is short of something, is
     logged and tried again next time: neither is worth the steps that run."""
     while True:

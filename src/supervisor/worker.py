@@ -37,16 +37,16 @@ from supervisor.devices.discovery import open_probe
 from supervisor.devices.ownership import DeviceLocks, OwnedProbe
 from supervisor.dispatch.consumer import consume
 from supervisor.maintenance.pruner import Pruner
-from supervisor.membership.heartbeat import BEAT_S, Presence
-from supervisor.membership.local_models import HostModels
-from supervisor.membership.registration import enter
+from supervisor.membership.heartbeat import HEARTBEAT_EVERY_S, Presence
+from supervisor.membership.local_models import LocalModels
+from supervisor.membership.registration import register_exclusive
 from supervisor.metrics import Metrics
 from supervisor.processes.child import start_tracker
 from supervisor.processes.orphans import dead, died, kill_orphans
 from supervisor.processes.worker_mark import worker_lock, worker_mark
-from supervisor.slots.runner_pool import Runners
+from supervisor.slots.runner_pool import RunnerPool
 from supervisor.slots.table import SlotTable
-from supervisor.supervisor import Ports, Supervisor, every
+from supervisor.supervisor import Ports, Supervisor, repeat_every
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class SupervisorThread:
     def notify(self) -> None:
         self._call(Supervisor.notify)
 
-    def buried(self) -> None:
+    def count_dead_letter(self) -> None:
         self._metrics.dead_letters.labels(kind="message").inc()
 
     def drain(self) -> None:
@@ -178,14 +178,14 @@ class SupervisorThread:
             )
             try:
                 devices = await find_devices(probe)
-                locks.take(settings.lock_dir, devices)
-                keep = partial(touch, own, locks)
+                locks.acquire(settings.lock_dir, devices)
+                keep = partial(refresh_locks, own, locks)
                 await self._supervise(
                     worker_id, database, objects, probe, devices, keep, orphans, tracer
                 )
             finally:
                 with anyio.CancelScope(shield=True):
-                    await leave(probe, database, tracer)
+                    await close_parts(probe, database, tracer)
 
     async def _supervise(
         self,
@@ -199,12 +199,12 @@ class SupervisorThread:
         tracer: Tracer | None,
     ) -> None:
         settings, metrics, slots = self._settings, self._metrics, SlotTable(devices)
-        models = HostModels(database, settings.models_dir)
+        models = LocalModels(database, settings.models_dir)
         ports = Ports(
             store=PostgresStepStore(database),
             objects=objects,
             probe=probe,
-            runners=Runners(
+            runners=RunnerPool(
                 runner_entry.main,
                 worker_mark=worker_mark(settings.lock_dir, worker_id),
                 standby=settings.standby,
@@ -217,7 +217,9 @@ class SupervisorThread:
         supervisor = Supervisor(worker_id, settings, ports, metrics, slots)
         presence = Presence(worker_id, database, settings, slots, models)
         self._loop, self._supervisor = asyncio.get_running_loop(), supervisor
-        await enter(presence, died=partial(died, settings.lock_dir), stopping=self._draining.is_set)
+        await register_exclusive(
+            presence, died=partial(died, settings.lock_dir), stopping=self._draining.is_set
+        )
         if self._draining.is_set():
             return
         app = health.create_app(
@@ -231,18 +233,18 @@ class SupervisorThread:
         )
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(health.serve, app, settings.worker_host, settings.worker_port)
-            tasks.start_soon(every, BEAT_S, presence.beat)
-            tasks.start_soon(every, BEAT_S, keep_locks)
+            tasks.start_soon(repeat_every, HEARTBEAT_EVERY_S, presence.heartbeat)
+            tasks.start_soon(repeat_every, HEARTBEAT_EVERY_S, keep_locks)
             tasks.start_soon(Pruner(partial(prune, database, objects, settings), metrics).keep)
             await supervisor.run()
             tasks.cancel_scope.cancel()
         try:
-            await presence.leave()
+            await presence.deregister()
         except InfraUnavailable as error:
             log.warning("left without a good-bye: %s", error.message)
 
 
-async def leave(probe: DeviceProbe, database: Database, tracer: Tracer | None) -> None:
+async def close_parts(probe: DeviceProbe, database: Database, tracer: Tracer | None) -> None:
     """Let go of everything. Traces go out meanwhile, so that they cost the stop grace nothing."""
     async with anyio.create_task_group() as tasks:
         if tracer is not None:
@@ -264,11 +266,11 @@ async def find_devices(probe: DeviceProbe) -> list[Device]:
             if device.lost:
                 log.error("GPU %s is lost: %s", device.id, device.lost)
             elif device.kind != "cpu":
-                tasks.start_soon(tell_use, probe, device)
+                tasks.start_soon(log_foreign_use, probe, device)
     return devices
 
 
-async def tell_use(probe: DeviceProbe, device: Device) -> None:
+async def log_foreign_use(probe: DeviceProbe, device: Device) -> None:
     """Say what is in use before we do anything: it is counted as foreign, and nobody proves it."""
     try:
         now = await probe.read(device, None)
@@ -284,10 +286,10 @@ async def tell_use(probe: DeviceProbe, device: Device) -> None:
     )
 
 
-async def touch(own: FileLock, locks: DeviceLocks) -> None:
+async def refresh_locks(own: FileLock, locks: DeviceLocks) -> None:
     """Keep the files of our locks young: /tmp is cleared of old ones on many hosts."""
     try:
-        own.touch()
+        own.refresh()
     except LockTaken as taken:  # who looks for orphans holds it for a moment
         log.error("the worker's own lock was removed, and process %s has it", taken.holder)
-    locks.touch()
+    locks.refresh()

@@ -26,7 +26,7 @@ from tests.support.places import CUDA_PRESET, OneGpu
 from shared.events import Code
 from shared.states import Reason, StepState
 from supervisor.devices.gpu import EPSILON_BYTES
-from supervisor.processes.tree import ProcessTree, every_pid
+from supervisor.processes.tree import ProcessTree, all_pids
 
 NO_DRIVER = not Path("/proc/driver/nvidia/version").exists()
 
@@ -108,7 +108,7 @@ def test_memory_is_back_after_an_out_of_memory() -> None:
         # All that could be had was had, in blocks of a GiB; and it was nearly all of the device.
         assert device.total_bytes >= details["peak_bytes"] >= 0.9 * details["available_bytes"]
         assert details["available_bytes"] > 0.5 * device.total_bytes
-        assert not set(details["holders"]) & {str(pid) for pid in every_pid()}
+        assert not set(details["holders"]) & {str(pid) for pid in all_pids()}
         assert details["recommendation"]
 
     serve(test, max_attempts=3)

@@ -23,22 +23,22 @@ from tests.support.gates import Gates
 from tests.support.runners import Line
 
 from runner.process.lease_timer import arm_lease_timer
-from shared.linux.child import become_runner, leave
+from shared.linux.child import exit_now, isolate_process
 
 OVERLAPS = "overlaps"
 HELD = "held"
 
 
 def main(connection: Connection, parent_pid: int) -> None:
-    become_runner(parent_pid)
+    isolate_process(parent_pid)
     line = Line(connection)
     line.ready()
     go = line.hear()
     if go is None or go["type"] != "go":
-        leave(0)
+        exit_now(0)
     else:
         Step(line, go).run()
-        leave(0)
+        exit_now(0)
 
 
 class Step:

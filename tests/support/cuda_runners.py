@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 
 from tests.support.runners import Line, behave, finish, polite, stay
 
-from shared.linux.child import become_runner, leave
+from shared.linux.child import exit_now, isolate_process
 from supervisor.devices.context_holder import hold_context
 
 HELD_BYTES = 512 << 20
@@ -18,25 +18,25 @@ KERNEL_CYCLES = 1 << 40
 
 def main(connection: Connection, parent_pid: int) -> None:
     """Import torch, READY, GO, then what the step's prompt says."""
-    become_runner(parent_pid)
+    isolate_process(parent_pid)
     line = Line(connection)
     import torch  # noqa: F401 - what a real runner has imported before it says READY
 
     line.ready()
     line.until_go()
     BEHAVIOURS[line.params["prompt"]](line)
-    leave(0)
+    exit_now(0)
 
 
 def with_context(connection: Connection, parent_pid: int) -> None:
     """READY, GO, a context on the device without torch, then a behaviour of the CPU suite."""
-    become_runner(parent_pid)
+    isolate_process(parent_pid)
     line = Line(connection)
     line.ready()
     line.until_go()
     hold_context()
     behave(line)
-    leave(0)
+    exit_now(0)
 
 
 def _hold(line: Line) -> object:

@@ -69,8 +69,8 @@ def main() -> int:
         patch.object(worker, "PostgresStepStore", GatedStepStore),
         patch.object(entry, "main", crash_runner.main),
         # Their own pace would be seconds of waiting in every cell.
-        patch.object(supervisor, "SWEEP_EVERY_S", 0.3),
-        patch.object(worker, "BEAT_S", 0.3),
+        patch.object(supervisor, "RESCUE_EVERY_S", 0.3),
+        patch.object(worker, "HEARTBEAT_EVERY_S", 0.3),
     ):
         return worker.main()
 

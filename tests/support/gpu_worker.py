@@ -10,7 +10,7 @@ from __future__ import annotations
 def main() -> int:
     from unittest.mock import patch
 
-    from tests.support import nvml_helpers, runners, witnesses
+    from tests.support import context_holders, nvml_helpers, runners
 
     from runner import entry
     from shared.settings import Settings
@@ -18,11 +18,13 @@ def main() -> int:
     from supervisor.devices.gpu import GpuProbe
 
     def open_probe(settings: Settings, worker_mark: str) -> GpuProbe:
-        return GpuProbe(worker_mark, entry=nvml_helpers.healthy, witness_entry=witnesses.cannot)
+        return GpuProbe(
+            worker_mark, entry=nvml_helpers.healthy, context_holder_entry=context_holders.cannot
+        )
 
     with (
         patch.object(worker, "open_probe", open_probe),
-        patch.object(worker, "BEAT_S", 0.5),
+        patch.object(worker, "HEARTBEAT_EVERY_S", 0.5),
         patch.object(entry, "main", runners.main),
     ):
         return worker.main()

@@ -40,7 +40,7 @@ from supervisor.metrics import Metrics
 from supervisor.outcomes import result
 from supervisor.processes.child import Entry
 from supervisor.processes.tree import marker_of
-from supervisor.slots.runner_pool import Runners
+from supervisor.slots.runner_pool import RunnerPool
 from supervisor.slots.table import Slot, SlotTable
 from supervisor.supervisor import Ports, Supervisor
 
@@ -48,7 +48,7 @@ from supervisor.supervisor import Ports, Supervisor
 DEADLINE_S = 40.0
 _LOOK_EVERY_S = 0.01
 # How often the supervisor looks at what it looks at again and again.
-KEEPERS: dict[str, Any] = {"CANCEL_WATCH_S": 0.05, "SWEEP_EVERY_S": 0.05}
+KEEPERS: dict[str, Any] = {"CANCEL_WATCH_S": 0.05, "RESCUE_EVERY_S": 0.05}
 SLOTS: dict[str, Any] = {"REVERIFY_EVERY_S": 0.05}
 BUSY: dict[str, Any] = {"VRAM_RETRY_S": 0.05}
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -107,7 +107,7 @@ class Bench:
     objects: MemoryObjects
     settings: Settings
     metrics: Metrics
-    runners: Runners
+    runners: RunnerPool
     preset: dict[str, Any]
     timeout_s: float
     before: set[psutil.Process] = field(default_factory=set)
@@ -243,7 +243,7 @@ async def serving(
     settings, worker_id = settings_for_tests(**changes), worker_id or uuid4()
     probe = probe or CpuProbe(slots)
     store, objects, metrics = MemoryStepStore(), MemoryObjects(), Metrics()
-    runners = Runners(entry, worker_mark=f"test:{worker_id}", standby=settings.standby)
+    runners = RunnerPool(entry, worker_mark=f"test:{worker_id}", standby=settings.standby)
     ports = Ports(
         store=store,
         objects=objects,

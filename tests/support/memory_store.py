@@ -20,10 +20,10 @@ from shared.events import Code, NewEvent
 from shared.states import OWNED, TERMINAL, Reason, Status, StepState
 from shared.step_store import (
     CANCELLED_ERROR,
-    Abandoned,
     Claim,
     End,
     Offer,
+    OrphanedStep,
     PinnedModel,
     Stale,
     StoredArtifact,
@@ -224,8 +224,8 @@ class MemoryStepStore:
             _enter(step, StepState.QUEUED)
         return len(unheard)
 
-    async def sweep_expired(self, decide: Callable[[Abandoned], End]) -> UUID | None:
-        await self.faults.before("sweep_expired")
+    async def rescue_expired(self, decide: Callable[[OrphanedStep], End]) -> UUID | None:
+        await self.faults.before("rescue_expired")
         for step in self._by_age():
             if step.lease_expires_at is not None and step.lease_expires_at < self.now():
                 end = decide(self._abandoned(step))
@@ -234,10 +234,10 @@ class MemoryStepStore:
                 return step.id
         return None
 
-    async def sweep_unclaimed(
-        self, decide: Callable[[Abandoned], End], after_s: float
+    async def rescue_unclaimed(
+        self, decide: Callable[[OrphanedStep], End], after_s: float
     ) -> UUID | None:
-        await self.faults.before("sweep_unclaimed")
+        await self.faults.before("rescue_unclaimed")
         for step in self._by_age():
             if step.state is StepState.QUEUED and step.run_at < self.now() - after_s:
                 self._end(step, decide(self._abandoned(step)))
@@ -246,8 +246,8 @@ class MemoryStepStore:
 
     # Inside ---------------------------------------------------------------------------------------
 
-    def _abandoned(self, step: StoredStep) -> Abandoned:
-        return Abandoned(
+    def _abandoned(self, step: StoredStep) -> OrphanedStep:
+        return OrphanedStep(
             id=step.id,
             job_id=step.job_id,
             name=step.work.name,

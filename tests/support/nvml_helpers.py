@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 from tests.support.runners import Line
 
-from shared.linux.child import become_runner, leave
+from shared.linux.child import exit_now, isolate_process
 from shared.protocol.frames import PREFIX
 
 TOTAL_BYTES = 8 << 30
@@ -55,14 +55,14 @@ def _serve(
     connection: Connection, parent_pid: int, answer: Callable[[Answer], Answer | None]
 ) -> None:
     """Answer questions until the other end closes; None: never answer this one."""
-    become_runner(parent_pid)
+    isolate_process(parent_pid)
     line = Line(connection)
     while (request := line.hear()) is not None:
         if (said := answer(request)) is None:
             time.sleep(FOREVER_S)
         else:
             line.say(said)
-    leave(0)
+    exit_now(0)
 
 
 def healthy(connection: Connection, parent_pid: int) -> None:
@@ -176,13 +176,13 @@ def hangs_for_readings_of_a(connection: Connection, parent_pid: int) -> None:
 
 
 def dies(connection: Connection, parent_pid: int) -> None:
-    become_runner(parent_pid)
+    isolate_process(parent_pid)
     Line(connection).hear()
     os._exit(1)
 
 
 def dies_in_the_middle(connection: Connection, parent_pid: int) -> None:
-    become_runner(parent_pid)
+    isolate_process(parent_pid)
     line = Line(connection)
     line.hear()
     line.raw(PREFIX.pack(100, 0) + b'{"total')

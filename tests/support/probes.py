@@ -56,7 +56,7 @@ class LeakyProbe(FakeProbe):
         self._leak_bytes = leak_bytes
 
     async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
-        if tree is not None and self._leak_bytes and not tree.observe():
+        if tree is not None and self._leak_bytes and not tree.scan():
             self.held[device.id] = self._leak_bytes
         return await super().read(device, tree)
 

@@ -24,9 +24,9 @@ def pry(connection: Connection, parent_pid: int) -> None:
     """Read the worker's environment, fork twice, then stand by."""
     from tests.support.runners import FOREVER_S, Line
 
-    from shared.linux.child import become_runner, leave
+    from shared.linux.child import exit_now, isolate_process
 
-    become_runner(parent_pid)
+    isolate_process(parent_pid)
     folder = Path(os.environ["TMPDIR"])
     try:
         secret = Path(f"/proc/{parent_pid}/environ").read_bytes()
@@ -45,7 +45,7 @@ def pry(connection: Connection, parent_pid: int) -> None:
     line = Line(connection)
     line.ready()
     line.until_go()
-    leave(0)
+    exit_now(0)
 
 
 def main() -> int:

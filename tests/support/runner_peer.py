@@ -148,7 +148,7 @@ def run_spec(folder: Path, **params: Any) -> GenerateSpec:
 
 def confess(connection: Connection, parent_pid: int, path: str) -> None:
     """The real runner; before it leaves it writes down what it has of its parent."""
-    leave = child.leave
+    leave = child.exit_now
     tracked: list[str] = []
 
     def track(name: Sized, rtype: str) -> None:
@@ -168,7 +168,7 @@ def confess(connection: Connection, parent_pid: int, path: str) -> None:
         Path(path).write_text(json.dumps(facts))
         leave(code)
 
-    child.leave = confess_and_leave
+    child.exit_now = confess_and_leave
     entry.main(connection, parent_pid)
 
 

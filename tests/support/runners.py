@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from shared.linux.child import become_runner, leave
+from shared.linux.child import exit_now, isolate_process
 from shared.protocol.frames import (
     MAX_BODY_BYTES,
     MAX_HEADER_BYTES,
@@ -82,7 +82,7 @@ class Line:
                 return
             if header["type"] == "cancel":
                 break
-        leave(0)
+        exit_now(0)
 
     def progress(self, item: int = 0, step: int = 1, steps: int = 4) -> None:
         self.say(
@@ -116,7 +116,7 @@ def main(connection: Connection, parent_pid: int) -> None:
     line.ready()
     line.until_go()
     behave(line)
-    leave(0)
+    exit_now(0)
 
 
 def behave(line: Line) -> None:
@@ -126,7 +126,7 @@ def behave(line: Line) -> None:
 
 
 def _begin(connection: Connection, parent_pid: int) -> Line:
-    become_runner(parent_pid)
+    isolate_process(parent_pid)
     return Line(connection)
 
 
@@ -447,7 +447,7 @@ def _enlarge(line: Line, given: Header) -> None:
     while (header := line.hear()) is not None and header["type"] != "input":
         if header["type"] == "cancel":
             line.failure("cancelled")
-            leave(0)
+            exit_now(0)
     assert header is not None and header["item_index"] == given["item_index"]
     assert hashlib.sha256(line.body).hexdigest() == given["sha256"] == header["sha256"]
     scale = line.params["scale"]
@@ -513,8 +513,8 @@ def never_ready(connection: Connection, parent_pid: int) -> None:
 
 
 def dies_at_once(connection: Connection, parent_pid: int) -> None:
-    become_runner(parent_pid)
-    leave(7)
+    isolate_process(parent_pid)
+    exit_now(7)
 
 
 def talks_before_ready(connection: Connection, parent_pid: int) -> None:

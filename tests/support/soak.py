@@ -162,7 +162,7 @@ class Soak:
         report = self.report
         report.findings += self._bench.settled().findings()
         with psycopg.connect(self._url) as connection:
-            # By its own worker, or by the sweeper of one that was killed.
+            # By its own worker, or by the rescuer of one that was killed.
             found = connection.execute(
                 "SELECT count(*) FROM events WHERE code = 'retry'"
                 " OR code = 'lease.expired' AND payload->>'state' = 'queued'"

@@ -13,8 +13,8 @@ from cli import backends
 from cli.terminal.output import print_note
 from shared.db.workers import live_workers
 
-# Two heartbeats (`supervisor.membership.heartbeat.BEAT_S`, ten seconds) and the check of the files
-# between.
+# Two heartbeats (`supervisor.membership.heartbeat.HEARTBEAT_EVERY_S`, ten seconds) and the check
+# of the files between.
 WAIT_S = 22.0
 LOOK_EVERY_S = 0.5
 

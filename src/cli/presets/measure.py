@@ -32,7 +32,7 @@ from shared.protocol.messages import (
 from supervisor.devices.cpu import CpuProbe
 from supervisor.devices.device import DeviceLost, DeviceProbe
 from supervisor.devices.gpu import GpuProbe, MpsRefused
-from supervisor.devices.profiler import Need, Peak, Subject, measure, need_of
+from supervisor.devices.profiler import Need, Peak, Subject, fit_need, measure
 
 Size = tuple[int, int]
 # Memory depends on the steps only through the first ones, which allocate what the rest reuses.
@@ -65,7 +65,7 @@ def measure_model(
         raise Failure("--size: two sizes at least, or one cannot tell what a pixel costs")
     subjects = [_subject(folder.absolute(), model, preset, size) for size in chosen]
     peaks = anyio.run(_run, preset, subjects)
-    return model.kind, peaks, need_of(peaks)
+    return model.kind, peaks, fit_need(peaks)
 
 
 async def _run(preset: Preset, subjects: list[Subject]) -> list[Peak]:

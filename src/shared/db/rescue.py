@@ -18,9 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.db.tables import jobs, steps
 from shared.db.transitions import end_step
 from shared.states import StepState
-from shared.step_store import Abandoned, End
+from shared.step_store import End, OrphanedStep
 
-Decide = Callable[[Abandoned], End]
+Decide = Callable[[OrphanedStep], End]
 
 
 async def expired_lease(connection: AsyncConnection, decide: Decide) -> UUID | None:
@@ -71,7 +71,7 @@ async def unheard_claim(
 
 
 async def _end(connection: AsyncConnection, row: Row[Any], decide: Decide) -> UUID:
-    found = Abandoned(
+    found = OrphanedStep(
         id=row.id,
         job_id=row.job_id,
         name=row.name,

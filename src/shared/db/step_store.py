@@ -6,7 +6,7 @@ Rules of this file
   needs a key share lock on it), then its steps by id. Everybody who follows it cannot deadlock.
 * Ownership is checked in a statement of its own, *after* the job's lock is held. Under READ
   COMMITTED a condition on `steps` inside the statement that waits for the job's lock would be
-  judged by that statement's old snapshot: a sweeper that committed meanwhile would go unseen.
+  judged by that statement's old snapshot: a rescuer that committed meanwhile would go unseen.
 * Time is PostgreSQL's `now()`. No clock of a worker is ever stored.
 """
 
@@ -32,7 +32,7 @@ from shared.db.transitions import end_step, seconds_from_now
 from shared.events import Code
 from shared.models.descriptor import parts_of
 from shared.states import OWNED, Status, StepState
-from shared.step_store import Abandoned, Claim, End, Offer, PinnedModel, Stale, StoredArtifact
+from shared.step_store import Claim, End, Offer, OrphanedStep, PinnedModel, Stale, StoredArtifact
 
 
 class PostgresStepStore:
@@ -166,13 +166,13 @@ class PostgresStepStore:
             count += 1
         return count
 
-    async def sweep_expired(self, decide: Callable[[Abandoned], End]) -> UUID | None:
+    async def rescue_expired(self, decide: Callable[[OrphanedStep], End]) -> UUID | None:
         return await self._database.transaction(
             lambda connection: rescue.expired_lease(connection, decide)
         )
 
-    async def sweep_unclaimed(
-        self, decide: Callable[[Abandoned], End], after_s: float
+    async def rescue_unclaimed(
+        self, decide: Callable[[OrphanedStep], End], after_s: float
     ) -> UUID | None:
         return await self._database.transaction(
             lambda connection: rescue.unclaimed(connection, decide, after_s=after_s)
@@ -182,7 +182,7 @@ class PostgresStepStore:
 async def _ended_before(connection: AsyncConnection, claim: Claim, end: End) -> UUID | None:
     """What our own commit of this end came to, whose answer was lost; `Stale` if it is not ours.
 
-    A new owner or a sweeper would have raised the epoch.
+    A new owner or a rescuer would have raised the epoch.
     """
     state = await connection.scalar(
         select(steps.c.state).where(steps.c.id == claim.step_id, steps.c.epoch == claim.epoch)

@@ -1,6 +1,6 @@
 """The first moments of a child process of a worker: its streams, session, signals, environment.
 
-Light on purpose: the standard library only. The order of `become_runner` is the point of the file.
+Light on purpose: the standard library only. The order in `isolate_process` matters.
 
 1. `setsid`: the runner leads its own group, so that one signal reaches all that it starts, and a
    Ctrl-C in the worker's terminal does not reach it behind the supervisor's back.
@@ -47,7 +47,7 @@ SET = {
 }
 
 
-def born(
+def child_main(
     entry: Callable[[Connection, int], None],
     connection: Connection,
     output: Connection,
@@ -67,7 +67,7 @@ def born(
     entry(connection, parent_pid)
 
 
-def become_runner(parent_pid: int) -> None:
+def isolate_process(parent_pid: int) -> None:
     """Make this process a leader of its own session, mortal with its parent, and clean."""
     os.setsid()
     die_with_parent(parent_pid)
@@ -122,7 +122,7 @@ def scrub(environment: MutableMapping[str, str]) -> None:
     environment.update(SET)
 
 
-def leave(code: int) -> None:
+def exit_now(code: int) -> None:
     """End now: Python's own teardown after torch takes more than a second, and frees nothing."""
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -35,14 +35,14 @@ class FileLock:
         self._path = path
         self._fd = _locked(path)
 
-    def touch(self) -> None:
+    def refresh(self) -> None:
         """Show whoever clears away old files that this one is in use, and look that it is there.
 
         Raises `LockTaken` when another process has locked the file that took its place.
         """
         try:
             if not self._in_place():
-                self._take_again()
+                self._lock_again()
         except (OSError, LockUnusable) as error:
             log.error("%s was removed and protects nothing: %s", self._path, error)
             return
@@ -61,7 +61,7 @@ class FileLock:
             return False
         return (ours.st_dev, ours.st_ino) == (named.st_dev, named.st_ino)
 
-    def _take_again(self) -> None:
+    def _lock_again(self) -> None:
         """The old file stays locked until the new one is: who opened that one must not pass."""
         fd = _locked(self._path)
         os.close(self._fd)

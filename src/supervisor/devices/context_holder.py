@@ -13,7 +13,7 @@ import ctypes
 import socket
 from multiprocessing.connection import Connection
 
-from shared.linux.child import become_runner, leave
+from shared.linux.child import exit_now, isolate_process
 from shared.protocol.frames import encode
 
 _LIBRARY = "libcuda.so.1"
@@ -25,7 +25,7 @@ class CudaError(Exception):
 
 def main(connection: Connection, parent_pid: int) -> None:
     """Hold the primary context of the first visible device until the other end closes."""
-    become_runner(parent_pid)
+    isolate_process(parent_pid)
     with socket.socket(fileno=connection.fileno()) as sock:
         try:
             hold_context()
@@ -34,7 +34,7 @@ def main(connection: Connection, parent_pid: int) -> None:
         else:
             sock.sendall(encode({"holding": True}))
         sock.recv(1)
-    leave(0)
+    exit_now(0)
 
 
 def hold_context() -> None:

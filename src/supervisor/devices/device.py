@@ -13,7 +13,7 @@ from typing import Protocol
 from supervisor.processes.tree import ProcessTree
 
 # A GPU that does not tell its UUID is called so, with its index. Other hosts have one of that name.
-NAMELESS = "gpu-"
+UNNAMED_GPU = "gpu-"
 
 
 class DeviceLost(Exception):
@@ -34,8 +34,8 @@ class Device:
     lost: str = ""  # why it could not even be described at start; its size is not known then
     # Whether the process ids that the device lists are ours. In a container they are often the
     # host's; then only the device's total can be compared, and the device must be ours alone.
-    pids_map: bool = True
-    pids_found: str = ""  # how the start-up probe came to that, in words
+    pid_namespace_shared: bool = True
+    pid_check_result: str = ""  # how the start-up probe came to that, in words
     environment: dict[str, str] = field(default_factory=dict)  # how a runner gets just this device
 
     @property

@@ -28,10 +28,10 @@ def open_probe(settings: Settings, worker_mark: str) -> DeviceProbe:
     if settings.device == "cuda" or (settings.device == "auto" and _DRIVER.exists()):
         probes["cuda"] = GpuProbe(worker_mark)
     log.info("DF_DEVICE=%s: this host serves %s", settings.device, " and ".join(probes))
-    return HostProbe(probes)
+    return CombinedProbe(probes)
 
 
-class HostProbe:
+class CombinedProbe:
     """`DeviceProbe` over one probe per kind of device."""
 
     def __init__(self, probes: dict[str, DeviceProbe]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 
 from supervisor.devices import context_holder, nvml_server
-from supervisor.devices.device import NAMELESS, Device, DeviceLost, Reading
+from supervisor.devices.device import UNNAMED_GPU, Device, DeviceLost, Reading
 from supervisor.devices.nvml_client import NvmlClient, end
 from supervisor.processes.channel import FrameError
 from supervisor.processes.child import Entry, RunnerProcess
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 # OR-001: what may differ between two readings of an idle device.
 EPSILON_BYTES = 64 * 1024 * 1024
 # A first context takes a few seconds on a machine with many GPUs and no persistence daemon.
-WITNESS_S = 30.0
+CONTEXT_HOLDER_S = 30.0
 # A context that exists is listed at once; a moment more costs nothing.
 LISTED_S = 2.0
 _LOOK_EVERY_S = 0.1
@@ -43,18 +43,18 @@ class GpuProbe:
         worker_mark: str,
         *,
         entry: Entry = nvml_server.main,
-        witness_entry: Entry = context_holder.main,
+        context_holder_entry: Entry = context_holder.main,
     ) -> None:
         self._worker_mark = worker_mark
         self._entry = entry
-        self._witness_entry = witness_entry
+        self._context_holder_entry = context_holder_entry
         self._found: dict[str, tuple[bool, str]] = {}  # by UUID: whether ids map, and why we think
         self._gpus: dict[str, int] = {}  # on which GPU, by NVML's index, a UUID is
         self._clients: dict[int | None, NvmlClient] = {}
 
     async def devices(self) -> list[Device]:
         # About no GPU, so by no GPU's helper; and by a client that remembers one that is stuck.
-        answer = await self._client(None).ask({"method": "count"}, last=True)
+        answer = await self._client(None).call({"method": "count"}, last=True)
         described: list[list[dict[str, Any]]] = [[] for _ in range(answer["count"])]
 
         async def describe(gpu: int) -> None:
@@ -94,18 +94,18 @@ class GpuProbe:
 
     async def _read(self, device: Device) -> dict[str, Any]:
         gpu = self._gpus.get(device.id)
-        return await self._client(gpu).ask({"method": "read", "gpu": gpu, "uuid": device.id})
+        return await self._client(gpu).call({"method": "read", "gpu": gpu, "uuid": device.id})
 
     async def _describe(self, gpu: int) -> list[dict[str, Any]]:
         """What is on a GPU: itself, its instances, or the one entry that it is lost."""
         try:
-            answer = await self._client(gpu).ask({"method": "describe", "gpu": gpu})
+            answer = await self._client(gpu).call({"method": "describe", "gpu": gpu})
         except DeviceLost as error:
-            return [{"uuid": f"{NAMELESS}{gpu}", "lost": str(error)}]
+            return [{"uuid": f"{UNNAMED_GPU}{gpu}", "lost": str(error)}]
         if answer["note"]:
             log.warning("GPU %d is not served: %s", gpu, answer["note"])
         for each in answer["devices"]:
-            each["uuid"] = each["uuid"] or f"{NAMELESS}{gpu}"
+            each["uuid"] = each["uuid"] or f"{UNNAMED_GPU}{gpu}"
             self._gpus[each["uuid"]] = gpu
         devices: list[dict[str, Any]] = answer["devices"]
         return devices
@@ -131,31 +131,33 @@ class GpuProbe:
     async def _with_findings(self, device: Device) -> Device:
         """The device, and whether its process ids are ours: found out once, and then known."""
         if device.id not in self._found:
-            pids_map, words = self._found[device.id] = await self._look_for_witness(device)
-            if pids_map:
+            pid_namespace_shared, words = self._found[device.id] = await self._check_process_ids(
+                device
+            )
+            if pid_namespace_shared:
                 log.info("GPU %s: %s", device.id, words)
             else:
                 log.warning(
                     "GPU %s: %s; its total is compared, so it must be ours alone", device.id, words
                 )
-        pids_map, words = self._found[device.id]
-        return replace(device, pids_map=pids_map, pids_found=words)
+        pid_namespace_shared, words = self._found[device.id]
+        return replace(device, pid_namespace_shared=pid_namespace_shared, pid_check_result=words)
 
-    async def _look_for_witness(self, device: Device) -> tuple[bool, str]:
+    async def _check_process_ids(self, device: Device) -> tuple[bool, str]:
         holder = RunnerProcess(
-            self._witness_entry,
-            marker=f"{self._worker_mark}:witness",
+            self._context_holder_entry,
+            marker=f"{self._worker_mark}:context_holder",
             environment=device.environment,
         )
         try:
-            with anyio.fail_after(WITNESS_S):
+            with anyio.fail_after(CONTEXT_HOLDER_S):
                 said = await holder.channel.receive()
             if said is None or "error" in said.header:
                 why = "it ended" if said is None else said.header["error"]
                 return False, f"no context could be held to try NVML's process ids ({why})"
             return await self._is_listed(device, holder.pid)
         except TimeoutError:
-            return False, f"no context could be held within {WITNESS_S:g} s"
+            return False, f"no context could be held within {CONTEXT_HOLDER_S:g} s"
         except MpsRefused:
             raise
         except (OSError, FrameError, DeviceLost) as error:

@@ -38,7 +38,7 @@ class NvmlClient:
         self._stuck: RunnerProcess | None = None
         self._asking = anyio.Lock()
 
-    async def ask(self, request: dict[str, Any], *, last: bool = False) -> Answer:
+    async def call(self, request: dict[str, Any], *, last: bool = False) -> Answer:
         """One question, one answer; `DeviceLost` for anything else, within a few deadlines.
 
         After the `last` one the helper is ended, and another one started for the next, if it comes.
@@ -50,7 +50,7 @@ class NvmlClient:
             raise DeviceLost("NVML is busy with earlier questions") from None
         try:
             self._check_stuck()
-            answer = await self._ask(request, CALL_S if self._helper else START_S)
+            answer = await self._call(request, CALL_S if self._helper else START_S)
             if last:
                 await self._end()
             return answer
@@ -63,7 +63,7 @@ class NvmlClient:
             self._stuck.close()
             self._stuck = None
 
-    async def _ask(self, request: dict[str, Any], seconds: float) -> Answer:
+    async def _call(self, request: dict[str, Any], seconds: float) -> Answer:
         try:
             # Shielded: a question given up half-way would leave its answer in the socket, and the
             # next question, perhaps about another instance, would take it for its own.
@@ -99,7 +99,7 @@ class NvmlClient:
     def _check_stuck(self) -> None:
         if self._stuck is None:
             return
-        if self._stuck.tree.observe():
+        if self._stuck.tree.scan():
             raise DeviceLost(f"NVML helper {self._stuck.pid} hangs in the driver and does not die")
         self._stuck.close()
         self._stuck = None
@@ -109,7 +109,7 @@ async def end(process: RunnerProcess) -> bool:
     """Kill it, and give its descriptors back if it is gone within `END_S`; whether it is."""
     process.tree.kill()
     with anyio.CancelScope(shield=True), anyio.move_on_after(END_S):
-        await process.gone()
+        await process.wait_gone()
         process.close()
         return True
     return False

@@ -23,7 +23,7 @@ from typing import Any
 
 import pynvml
 
-from shared.linux.child import become_runner, leave
+from shared.linux.child import exit_now, isolate_process
 from shared.protocol.frames import FrameDecoder, encode
 
 # After these the device is unusable until somebody resets it or the host.
@@ -42,13 +42,13 @@ _NOT_KNOWN = (
 
 def main(connection: Connection, parent_pid: int) -> None:
     """Serve requests until the supervisor's end closes; never returns."""
-    become_runner(parent_pid)
+    isolate_process(parent_pid)
     with socket.socket(fileno=connection.fileno()) as sock:
         decoder = FrameDecoder()
         while data := sock.recv(1 << 16):
             for frame in decoder.feed(data):
                 sock.sendall(encode(_answer(frame.header)))
-    leave(0)
+    exit_now(0)
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:

@@ -24,25 +24,25 @@ class DeviceLocks:
 
     def __init__(self) -> None:
         self._locks: dict[str, FileLock] = {}
-        self.taken: dict[str, str] = {}  # by device: who has its lock now, in words
+        self.conflicts: dict[str, str] = {}  # by device: who has its lock now, in words
 
-    def take(self, folder: Path, devices: list[Device]) -> None:
+    def acquire(self, folder: Path, devices: list[Device]) -> None:
         """Lock every GPU. Raises `NotReady` for the first that is another worker's."""
         for device in devices:
             if device.kind != "cpu":
-                self._locks[device.id] = _take(folder, device)
+                self._locks[device.id] = _acquire(folder, device)
 
-    def touch(self) -> None:
+    def refresh(self) -> None:
         """Keep the files young, and find out whose the locks are."""
         for device_id, lock in self._locks.items():
             try:
-                lock.touch()
+                lock.refresh()
             except LockTaken as taken:
                 words = f"its lock was removed, and process {taken.holder} has a new one"
                 log.error("GPU %s is owned twice: %s", device_id, words)
-                self.taken[device_id] = words
+                self.conflicts[device_id] = words
             else:
-                self.taken.pop(device_id, None)
+                self.conflicts.pop(device_id, None)
 
     def release(self) -> None:
         for lock in self._locks.values():
@@ -54,7 +54,7 @@ def device_lock(folder: Path, device_id: str) -> Path:
     return folder / f"device-{device_id}.lock"
 
 
-def _take(folder: Path, device: Device) -> FileLock:
+def _acquire(folder: Path, device: Device) -> FileLock:
     try:
         return FileLock(device_lock(folder, device.id))
     except LockTaken as refused:
@@ -77,7 +77,7 @@ class OwnedProbe:
         return await self._probe.devices()
 
     async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
-        if words := self._locks.taken.get(device.id):
+        if words := self._locks.conflicts.get(device.id):
             raise DeviceLost(f"GPU {device.id} is owned twice: {words}")
         return await self._probe.read(device, tree)
 

@@ -108,11 +108,11 @@ async def measure(
     finally:
         with anyio.CancelScope(shield=True):
             runner.tree.kill()
-            await runner.gone()
+            await runner.wait_gone()
         runner.close()
 
 
-def need_of(peaks: Sequence[Peak]) -> Need:
+def fit_need(peaks: Sequence[Peak]) -> Need:
     """The line that lies over every measured point, through the smallest and the largest size.
 
     Raises ValueError for fewer than two sizes: one point says nothing about a slope.

@@ -31,14 +31,14 @@ from shared.dispatch.celery_settings import TASK_NAME, celery_queue, celery_sett
 from shared.dispatch.dead_letters import DeadMessage, DeadMessages, dead_message
 from shared.errors import InfraUnavailable
 from supervisor.dispatch import kombu_transport
-from supervisor.dispatch.kombu_transport import Bury, reason_text
+from supervisor.dispatch.kombu_transport import DeadLetterHandler, reason_text
 
 log = logging.getLogger(__name__)
 
 CONCURRENCY = 2  # the task only passes a hint on
 
 
-class Supervised(Protocol):
+class SupervisorControl(Protocol):
     """The supervisor thread, as the consumer sees it."""
 
     def start(self) -> None:
@@ -50,11 +50,13 @@ class Supervised(Protocol):
     def drain(self) -> None:
         """Stop claiming, let owned steps end, wait for the thread."""
 
-    def buried(self) -> None:
+    def count_dead_letter(self) -> None:
         """Count a message that could not be read."""
 
 
-def consume(redis_url: str, queues: tuple[str, ...], supervised: Supervised, name: str) -> int:
+def consume(
+    redis_url: str, queues: tuple[str, ...], supervised: SupervisorControl, name: str
+) -> int:
     """Consume doorbell messages until a signal ends the process; return its exit code."""
     # Celery configures logging unless somebody listens to this; ours is configured already.
     signals.setup_logging.connect(_keep_logging)
@@ -65,14 +67,16 @@ def consume(redis_url: str, queues: tuple[str, ...], supervised: Supervised, nam
     warnings.filterwarnings("ignore", category=SecurityWarning)
     app = Celery("dreamforge", set_as_current=False)
     app.conf.update(celery_settings(redis_url))
-    bury = _burier(DeadMessages(redis_url), supervised)
+    dead_letter = _dead_letter_handler(DeadMessages(redis_url), supervised)
     app.conf.broker_transport = f"{kombu_transport.__name__}:CheckedTransport"
     if urlsplit(redis_url).scheme == "rediss":
         # Naming a transport hides the scheme from kombu, which would then speak plain text. What
         # the URL's query says of certificates still counts, and wins.
         app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
-    app.conf.broker_transport_options = app.conf.broker_transport_options | {"bury": bury}
-    app.conf.worker_consumer = _consumer_for(bury)
+    app.conf.broker_transport_options = app.conf.broker_transport_options | {
+        "dead_letter": dead_letter
+    }
+    app.conf.worker_consumer = _consumer_for(dead_letter)
     # Not shared: else celery would hand it on to every other application of this process.
     app.task(name=TASK_NAME, ignore_result=True, shared=False)(_thin_task(supervised))
     app.steps["worker"].add(_step_for(supervised))
@@ -96,14 +100,14 @@ def _keep_logging(**_: Any) -> None:
     """Leave the handlers and levels as they are."""
 
 
-def _thin_task(supervised: Supervised) -> Any:
+def _thin_task(supervised: SupervisorControl) -> Any:
     def look(step_id: str | None = None) -> None:
         supervised.notify()
 
     return look
 
 
-def _step_for(supervised: Supervised) -> type[bootsteps.StartStopStep]:
+def _step_for(supervised: SupervisorControl) -> type[bootsteps.StartStopStep]:
     class SupervisorStep(bootsteps.StartStopStep):  # type: ignore[misc]
         """Starts the supervisor thread once the pool runs; drains it before the pool stops."""
 
@@ -117,7 +121,7 @@ def _step_for(supervised: Supervised) -> type[bootsteps.StartStopStep]:
 
         # A second signal. Nobody is in a hurry enough to leave a device dirty: it drains just the
         # same. Who cannot wait sends SIGKILL; the kernel then ends the runners with us, and the
-        # sweeper of another worker takes their steps.
+        # rescuer of another worker takes their steps.
         def terminate(self, worker: Worker) -> None:
             supervised.drain()
 
@@ -127,33 +131,33 @@ def _step_for(supervised: Supervised) -> type[bootsteps.StartStopStep]:
 # Messages that cannot be read ---------------------------------------------------------------------
 
 
-def _burier(dead: DeadMessages, supervised: Supervised) -> Bury:
-    def bury(message: DeadMessage) -> None:
+def _dead_letter_handler(dead: DeadMessages, supervised: SupervisorControl) -> DeadLetterHandler:
+    def dead_letter(message: DeadMessage) -> None:
         log.error("%s: a message cannot be read: %s", message.queue, message.reason)
-        supervised.buried()
+        supervised.count_dead_letter()
         try:
             dead.add(message)
         except InfraUnavailable as error:
             log.error("the message is lost: %s", error.message)
 
-    return bury
+    return dead_letter
 
 
-def _consumer_for(bury: Bury) -> type[Consumer]:
+def _consumer_for(dead_letter: DeadLetterHandler) -> type[Consumer]:
     """Celery's consumer, with everything that it would log and forget buried instead."""
 
-    class BuryingConsumer(Consumer):  # type: ignore[misc]
+    class DeadLetterConsumer(Consumer):  # type: ignore[misc]
         def on_decode_error(self, message: Any, exc: Exception) -> None:
-            self._bury(message, exc)
+            self._dead_letter(message, exc)
 
         def on_unknown_message(self, body: Any, message: Any) -> None:
-            self._bury(message, "names no task")
+            self._dead_letter(message, "names no task")
 
         def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-            self._bury(message, f"unknown task {exc}")
+            self._dead_letter(message, f"unknown task {exc}")
 
         def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
-            self._bury(message, exc)
+            self._dead_letter(message, exc)
 
         def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
             handle = super().create_task_handler(*args, **kwargs)
@@ -164,20 +168,22 @@ def _consumer_for(bury: Bury) -> type[Consumer]:
                 except KeyError as error:
                     # kombu lists it among its connection errors; the message would come back, and
                     # cost the connection, for ever.
-                    self._bury(message, error)
+                    self._dead_letter(message, error)
                 except self.connection_errors:
                     raise
                 # Headers that are not what Celery expects of them raise whatever comes to its mind,
                 # and would end the worker.
                 except Exception as error:
-                    self._bury(message, error)
+                    self._dead_letter(message, error)
 
             return on_task_received
 
-        def _bury(self, message: Any, reason: object) -> None:
+        def _dead_letter(self, message: Any, reason: object) -> None:
             queue = (message.delivery_info or {}).get("routing_key", "")
-            bury(dead_message(queue=str(queue), reason=reason_text(reason), body=message.body))
+            dead_letter(
+                dead_message(queue=str(queue), reason=reason_text(reason), body=message.body)
+            )
             if not message.acknowledged:
                 message.ack_log_error(log, self.connection_errors)
 
-    return BuryingConsumer
+    return DeadLetterConsumer

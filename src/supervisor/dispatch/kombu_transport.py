@@ -14,7 +14,7 @@ from kombu.transport import redis
 
 from shared.dispatch.dead_letters import DeadMessage, dead_message
 
-Bury = Callable[[DeadMessage], None]
+DeadLetterHandler = Callable[[DeadMessage], None]
 
 
 class CheckedChannel(redis.Channel):  # type: ignore[misc]
@@ -24,12 +24,12 @@ class CheckedChannel(redis.Channel):  # type: ignore[misc]
         except ValueError as error:
             # What was popped is no JSON. The error carries it: text, or bytes that are no UTF-8.
             body = getattr(error, "doc", getattr(error, "object", ""))
-            self._bury(dead_message(queue="", reason=reason_text(error), body=body))
+            self._dead_letter(dead_message(queue="", reason=reason_text(error), body=body))
             return True
 
     @property
-    def _bury(self) -> Bury:
-        found: Bury = self.connection.client.transport_options["bury"]
+    def _dead_letter(self) -> DeadLetterHandler:
+        found: DeadLetterHandler = self.connection.client.transport_options["dead_letter"]
         return found
 
 
@@ -43,8 +43,8 @@ class CheckedTransport(redis.Transport):  # type: ignore[misc]
         if wrong is None:
             super()._deliver(message, queue)
         else:
-            bury: Bury = self.client.transport_options["bury"]
-            bury(dead_message(queue=queue, reason=wrong, body=message))
+            dead_letter: DeadLetterHandler = self.client.transport_options["dead_letter"]
+            dead_letter(dead_message(queue=queue, reason=wrong, body=message))
 
 
 def _not_an_envelope(message: Any) -> str | None:

@@ -80,7 +80,7 @@ async def _until_written(
 
 def _count(owned: Try, step: Step, end: End, following: UUID | None) -> None:
     metrics, figures = owned.host.metrics, owned.account.figures()
-    metrics.step_ended(
+    metrics.record_step_memory(
         owned.slot.device,
         before=figures["gpu_mem_used_before"],
         peak=figures["peak_gpu_mem_used"],

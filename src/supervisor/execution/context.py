@@ -18,7 +18,7 @@ from supervisor.metrics import Metrics
 from supervisor.outcomes.evidence import Account
 from supervisor.processes.tree import ProcessTree
 from supervisor.recording.event_recorder import Journal
-from supervisor.slots.runner_pool import Runners
+from supervisor.slots.runner_pool import RunnerPool
 from supervisor.slots.table import Slot
 
 
@@ -36,7 +36,7 @@ class Host:
     store: StepStore
     objects: ArtifactStore
     probe: DeviceProbe
-    runners: Runners
+    runners: RunnerPool
     spool: Spool
     metrics: Metrics
     model_folder: Callable[[Claim], str | None]

@@ -16,7 +16,13 @@ from supervisor.devices.device import DeviceLost, Reading
 from supervisor.execution.context import Try
 from supervisor.lifecycle.step import Kind
 from supervisor.processes.tree import ProcessTree
-from supervisor.slots.reclaim import Reclaimed, foreign_growth, of_ours, unaccounted, verify
+from supervisor.slots.reclaim import (
+    ReclaimReading,
+    foreign_growth,
+    own_pids,
+    unattributed_bytes,
+    verify,
+)
 from supervisor.slots.table import SlotState
 
 log = logging.getLogger(__name__)
@@ -36,7 +42,7 @@ class DeviceWatch:
     async def at_rest(self) -> Reading | None:
         """What is in use before there is a runner: the baseline that its end will be held to."""
         if (now := await self.look()) is not None:
-            self._try.slot.baseline.at_rest(unaccounted(self._device, now))
+            self._try.slot.baseline.update_idle(unattributed_bytes(self._device, now))
         return now
 
     async def look(self) -> Reading | None:
@@ -125,7 +131,7 @@ class DeviceWatch:
     def quarantine(self, tree: ProcessTree | None) -> None:
         """The slot is not proven clean: it takes no work until it is."""
         account, journal, slot = self._try.account, self._try.journal, self._try.slot
-        if tree is not None and (alive := tree.observe()):
+        if tree is not None and (alive := tree.scan()):
             journal.note(
                 Code.UNKILLABLE,
                 f"{len(alive)} processes of the runner survived SIGKILL",
@@ -154,17 +160,17 @@ class DeviceWatch:
         slot.move(SlotState.LOST if lost else SlotState.QUARANTINED)
         self._try.host.slot_dirty(slot, tree)
 
-    def _note_reclaimed(self, reclaimed: Reclaimed, tree: ProcessTree) -> None:
+    def _note_reclaimed(self, reclaimed: ReclaimReading, tree: ProcessTree) -> None:
         owned = self._try
         assert owned.account.before is not None  # the headroom was checked before the spawn
-        owned.host.metrics.reclaimed(self._device, reclaimed.seconds)
+        owned.host.metrics.record_reclaim(self._device, reclaimed.seconds)
         owned.journal.note(
             Code.GPU_RECLAIMED,
             f"memory of {owned.slot.id} is back",
             level="DEBUG",
             **owned.account.figures(),
         )
-        before, ours = owned.account.before, of_ours(tree)
+        before, ours = owned.account.before, own_pids(tree)
         if growth_bytes := foreign_growth(self._device, before, reclaimed.now, ours):
             owned.journal.note(
                 Code.GPU_FOREIGN,
@@ -172,11 +178,11 @@ class DeviceWatch:
                 growth_bytes=growth_bytes,
             )
 
-    def _saw_reclaim(self, found: Reclaimed) -> None:
+    def _saw_reclaim(self, found: ReclaimReading) -> None:
         if self._proof.cancel_called:  # a reading that was on its way
             return
         self._try.account.reclaimed = found
-        self._try.host.metrics.saw_leak(self._device, found.leaked_bytes)
+        self._try.host.metrics.record_leak(self._device, found.leaked_bytes)
 
     def _lost(self, error: DeviceLost) -> None:
         log.error("device %s: %s", self._device.id, error, extra=self._try.journal.fields)

@@ -263,7 +263,7 @@ class StepDriver:
         assert self._spec is not None  # read before the headroom was looked at
         self._conversation = Conversation(self._spec)
         try:
-            self._runner = runner = self._host.runners.take(self._slot.device)
+            self._runner = runner = self._host.runners.acquire(self._slot.device)
         except OSError as error:  # no process or no descriptor to be had, for now
             log.error("cannot start a runner: %s", error, extra=self._journal.fields)
             self.post(Kind.EXIT)
@@ -294,7 +294,7 @@ class StepDriver:
             return
         self._journal.note(Code.SIGNAL_SENT, f"{name} to the runner", level="WARNING", signal=name)
         self._account.sent_signal(name)
-        self._host.metrics.sent_signal(self._slot.device, name)
+        self._host.metrics.record_signal(self._slot.device, name)
         if name == "SIGTERM":
             self._runner.tree.terminate()
         else:
@@ -332,7 +332,7 @@ class StepDriver:
     def _arm(self, kind: Kind, seconds: float) -> None:
         self._drop_timer()
         self._timer = anyio.CancelScope()
-        self._tasks.start_soon(self._ring, kind, seconds, self._timer, self._generation)
+        self._tasks.start_soon(self._fire_timer, kind, seconds, self._timer, self._generation)
 
     def _drop_timer(self) -> None:
         self._generation += 1
@@ -340,7 +340,7 @@ class StepDriver:
             self._timer.cancel()
             self._timer = None
 
-    async def _ring(
+    async def _fire_timer(
         self, kind: Kind, seconds: float, scope: anyio.CancelScope, generation: int
     ) -> None:
         with scope:

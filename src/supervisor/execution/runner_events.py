@@ -84,7 +84,7 @@ class Listener:
 
     async def exit(self) -> None:
         """Wait for the process to end, and for what it said last."""
-        self._try.account.know(exitcode=await self._runner.exited())
+        self._try.account.know(exitcode=await self._runner.wait_exit())
         self._uploads.hurry()
         with anyio.move_on_after(LAST_FRAMES_S):
             await self._heard_all.wait()
@@ -95,7 +95,7 @@ class Listener:
 
     async def gone(self) -> None:
         """Wait until the whole tree is gone and its end has been told."""
-        await self._runner.gone()
+        await self._runner.wait_gone()
         await self.exit_told.wait()
 
     async def _hear(self, message: FromRunner, body: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The spans of a try, made of its timeline when it is over, and of what the sweeper decided.
+"""The spans of a try, made of its timeline when it is over, and of what the rescuer decided.
 
     generate                  from the moment it could be claimed to its verdict
     ├─ queue                  until the claim
@@ -14,7 +14,7 @@
 
 The parent of all is the request that made the job, whoever answered it and whenever. Nothing is
 held open while a step runs, so a worker that is killed leaves no half a trace: that try is missing,
-and the sweeper says why. No prompt, no user and no key is in any attribute.
+and the rescuer says why. No prompt, no user and no key is in any attribute.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from shared.states import Reason, StepState
-from shared.step_store import Abandoned, Claim, End
+from shared.step_store import Claim, End, OrphanedStep
 from shared.telemetry.spans import Span, Tracer, Value
 from shared.telemetry.traceparent import parse
 from supervisor.execution.context import Try
@@ -59,7 +59,7 @@ def trace_try(owned: Try, timeline: Timeline, step: Step, end: End | None) -> No
         log.exception("the try could not be traced", extra=owned.journal.fields)
 
 
-def trace_sweep(tracer: Tracer | None, found: Abandoned, end: End) -> None:
+def trace_rescue(tracer: Tracer | None, found: OrphanedStep, end: End) -> None:
     """Hand over what became of a step whose owner is gone; the rest of its try is with that one."""
     parent = parse(found.traceparent)
     if tracer is None or parent is None or not parent.sampled:

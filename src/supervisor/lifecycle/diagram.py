@@ -49,7 +49,7 @@ How to read it:
 
 A slot is free again only after *free slot*, and out of service after *quarantine slot*; no way
 leads from a spawned runner to the owner's verdict past both. *lease expired* is no exception: the
-owner is gone, somebody else's sweeper applies it, and the slot is verified when its host starts
+owner is gone, somebody else's rescuer applies it, and the slot is verified when its host starts
 again.
 """
 

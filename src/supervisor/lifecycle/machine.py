@@ -5,7 +5,7 @@ Theory of operation
 `advance(step, event)` looks up `(step.state, event.kind)` in `TABLE` and returns the next `Step`
 and the effects that somebody has to carry out. That somebody is the driver
 (`supervisor.execution.executor`)
-for an owned step, the sweeper for an abandoned one, and the API's cancel statement for one that
+for an owned step, the rescuer for an abandoned one, and the API's cancel statement for one that
 nobody owns. Whatever they do, they do it because a row here says so.
 
 * Events are facts: a frame arrived, a process is gone, a timer rang. Timers are events like any

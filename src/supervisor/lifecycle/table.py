@@ -398,7 +398,7 @@ TABLE: tuple[Row, ...] = (
     ),
     _row(S.PUBLISHING, Kind.CANCEL, S.PUBLISHING, remember_cancel),
     _row(S.PUBLISHING, Kind.DRAIN, S.PUBLISHING),
-    # The owner is gone. Some other worker's sweeper applies this one, to the stored row.
+    # The owner is gone. Some other worker's rescuer applies this one, to the stored row.
     *(
         _row(
             state,

@@ -10,9 +10,9 @@ from uuid import UUID
 from shared.events import Code, NewEvent
 from shared.settings import Settings
 from shared.states import STATUS_OF, Reason, StepState
-from shared.step_store import Abandoned, End, StepStore
+from shared.step_store import End, OrphanedStep, StepStore
 from shared.telemetry.spans import Tracer
-from supervisor.execution.spans import trace_sweep
+from supervisor.execution.spans import trace_rescue
 from supervisor.lifecycle.machine import advance
 from supervisor.lifecycle.step import Event, Kind, Step
 from supervisor.metrics import Metrics
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 PASS = 100
 
 
-class Sweeper:
+class Rescuer:
     """Applies the table's rows for an owner that is gone to the stored steps."""
 
     def __init__(
@@ -40,30 +40,30 @@ class Sweeper:
         self._settings = settings
         self._metrics = metrics
         # By step: a transaction that is repeated decides again, and one that fails decided nothing.
-        self._decided: dict[UUID, tuple[Abandoned, End]] = {}
+        self._decided: dict[UUID, tuple[OrphanedStep, End]] = {}
 
-    async def sweep(self) -> int:
+    async def rescue(self) -> int:
         """One pass; return how many steps were moved on."""
         self._decided.clear()
-        expired = await self._repeat(lambda: self._store.sweep_expired(self._lease_expired))
+        expired = await self._repeat(lambda: self._store.rescue_expired(self._lease_expired))
         late = await self._repeat(
-            lambda: self._store.sweep_unclaimed(self._unclaimed, self._settings.queue_timeout_s)
+            lambda: self._store.rescue_unclaimed(self._unclaimed, self._settings.queue_timeout_s)
         )
         return expired + late
 
-    async def _repeat(self, sweep_one: Callable[[], Awaitable[UUID | None]]) -> int:
+    async def _repeat(self, rescue_one: Callable[[], Awaitable[UUID | None]]) -> int:
         for count in range(PASS):
-            if (step_id := await sweep_one()) is None:
+            if (step_id := await rescue_one()) is None:
                 return count
             # One at a time: the next one may find PostgreSQL away, and this one is written.
             found, end = self._decided[step_id]
             self._count(end)
-            _tell(found, end)
-            trace_sweep(self._tracer, found, end)
+            _log_events(found, end)
+            trace_rescue(self._tracer, found, end)
         return PASS
 
     def _count(self, end: End) -> None:
-        self._metrics.swept.inc()
+        self._metrics.rescues.inc()
         if end.reason is None:
             self._metrics.retries.labels(reason=Reason.LEASE_LOST).inc()
             return
@@ -74,7 +74,7 @@ class Sweeper:
         if end.reason is Reason.ATTEMPTS_EXHAUSTED:
             self._metrics.dead_letters.labels(kind="job").inc()
 
-    def _lease_expired(self, found: Abandoned) -> End:
+    def _lease_expired(self, found: OrphanedStep) -> End:
         step, _ = advance(self._step(found), Event(Kind.LEASE_EXPIRED))
         lost: dict[str, Any] = {
             "code": Reason.LEASE_LOST.value,
@@ -83,7 +83,7 @@ class Sweeper:
         }
         return self._end(found, step, lost, Code.LEASE_EXPIRED)
 
-    def _unclaimed(self, found: Abandoned) -> End:
+    def _unclaimed(self, found: OrphanedStep) -> End:
         step, _ = advance(self._step(found), Event(Kind.QUEUE_TIMEOUT))
         late: dict[str, Any] = {
             "code": Reason.TIMEOUT.value,
@@ -93,7 +93,7 @@ class Sweeper:
         }
         return self._end(found, step, late, Code.STEP_FINISH)
 
-    def _end(self, found: Abandoned, step: Step, error: dict[str, Any], code: Code) -> End:
+    def _end(self, found: OrphanedStep, step: Step, error: dict[str, Any], code: Code) -> End:
         if step.reason is Reason.ATTEMPTS_EXHAUSTED:
             error = exhausted(step.attempt, step.losses, error)
         elif step.reason is Reason.CANCELLED:
@@ -130,7 +130,7 @@ class Sweeper:
         self._decided[found.id] = found, end
         return end
 
-    def _step(self, found: Abandoned) -> Step:
+    def _step(self, found: OrphanedStep) -> Step:
         return Step(
             state=found.state,
             epoch=found.epoch,
@@ -142,7 +142,7 @@ class Sweeper:
         )
 
 
-def _tell(found: Abandoned, end: End) -> None:
+def _log_events(found: OrphanedStep, end: End) -> None:
     for fact in end.events:
         log.log(
             logging.getLevelNamesMapping()[fact.level],

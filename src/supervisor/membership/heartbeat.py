@@ -10,12 +10,12 @@ from uuid import UUID
 from shared.db import workers
 from shared.db.engine import Database
 from shared.settings import Settings
-from supervisor.devices.device import NAMELESS
-from supervisor.membership.local_models import HostModels
+from supervisor.devices.device import UNNAMED_GPU
+from supervisor.membership.local_models import LocalModels
 from supervisor.slots.table import Slot, SlotTable
 
 # A third of `presence.LIVE_S`: one lost beat must not make a living worker look dead.
-BEAT_S = 10.0
+HEARTBEAT_EVERY_S = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Presence:
         database: Database,
         settings: Settings,
         slots: SlotTable,
-        models: HostModels,
+        models: LocalModels,
     ) -> None:
         self._worker_id = worker_id
         self._database = database
@@ -40,10 +40,10 @@ class Presence:
         self.gpus = frozenset(
             slot.id
             for slot in slots
-            if slot.device.kind == "cuda" and not slot.id.startswith(NAMELESS)
+            if slot.device.kind == "cuda" and not slot.id.startswith(UNNAMED_GPU)
         )
 
-    async def enter(self) -> list[workers.Worker]:
+    async def register(self) -> list[workers.Worker]:
         """Write the first row if no live one of another worker shows a GPU of ours; else those."""
         await self._models.refresh()
         worker = self._row()
@@ -51,7 +51,7 @@ class Presence:
             lambda connection: workers.enter(connection, worker, alone_on=self.gpus)
         )
 
-    async def beat(self) -> None:
+    async def heartbeat(self) -> None:
         """Look at the registry, then write the whole row: it is small, and always complete."""
         await self._models.refresh()
         worker = self._row()
@@ -74,11 +74,11 @@ class Presence:
         gpu = next(slot.id for slot in other.slots if slot.id in self.gpus)
         return f"GPU {gpu} is served by worker {other.id} on host {other.host}"
 
-    async def forget(self, other: workers.Worker) -> None:
+    async def deregister_dead(self, other: workers.Worker) -> None:
         """Say good-bye for a worker that died without one."""
         await self._database.transaction(lambda connection: workers.leave(connection, other.id))
 
-    async def leave(self) -> None:
+    async def deregister(self) -> None:
         """Say good-bye, so that nobody waits for our heartbeat to age."""
         await self._database.transaction(
             lambda connection: workers.leave(connection, self._worker_id)
@@ -90,14 +90,14 @@ class Presence:
             host=platform.node(),
             version=own_version(),
             queues=self._settings.queues,
-            slots=[told(slot) for slot in self._slots],
+            slots=[slot_row(slot) for slot in self._slots],
             models=self._models.checksums,
         )
 
 
-def told(slot: Slot) -> workers.Slot:
+def slot_row(slot: Slot) -> workers.Slot:
     """A slot as the row shows it: with what its device said last, if it has been asked."""
-    seen = slot.seen
+    seen = slot.last_reading
     return workers.Slot(
         id=slot.id,
         device=slot.device.kind,

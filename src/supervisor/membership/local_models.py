@@ -38,7 +38,7 @@ class Verified:
     stamp: Stamp
 
 
-class HostModels:
+class LocalModels:
     """Refreshed from the registry; a worker claims only steps of what is verified here."""
 
     def __init__(self, database: Database, root: Path) -> None:

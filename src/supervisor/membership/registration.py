@@ -20,16 +20,16 @@ import anyio
 from shared.db.workers import LIVE_S, Worker
 from shared.errors import InfraUnavailable
 from shared.readiness import NotReady
-from supervisor.membership.heartbeat import BEAT_S, Presence
+from supervisor.membership.heartbeat import HEARTBEAT_EVERY_S, Presence
 
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.5
 # A row is old after `LIVE_S`, and a living owner's has moved before; the rest is for the queries.
-ENTER_S = LIVE_S + 2 * BEAT_S
+REGISTER_S = LIVE_S + 2 * HEARTBEAT_EVERY_S
 
 
-async def enter(
+async def register_exclusive(
     presence: Presence, *, died: Callable[[UUID], bool], stopping: Callable[[], bool]
 ) -> None:
     """Write our row when no other worker has a GPU of ours. Raises `NotReady` when one has.
@@ -38,20 +38,20 @@ async def enter(
     """
     if not presence.gpus:
         return
-    heard: dict[UUID, datetime | None] = {}
+    seen_heartbeats: dict[UUID, datetime | None] = {}
     deadline = math.inf
     while not stopping():
         try:
-            owners = await presence.enter()
+            owners = await presence.register()
             if not owners:
                 return
             why = f"{presence.shared_with(owners[0])}; {_ADVICE}"
             for owner in owners:
-                await _look_at(presence, owner, heard, died)
+                await _look_at(presence, owner, seen_heartbeats, died)
         except InfraUnavailable as error:
             why = f"DF_DATABASE_URL: {error.message}"
         # Counted from the first answer: before it, every model on the disk was looked at.
-        deadline = min(deadline, anyio.current_time() + ENTER_S)
+        deadline = min(deadline, anyio.current_time() + REGISTER_S)
         if anyio.current_time() >= deadline:
             raise NotReady(why)
         await anyio.sleep(_LOOK_EVERY_S)
@@ -66,15 +66,15 @@ _ADVICE = (
 async def _look_at(
     presence: Presence,
     owner: Worker,
-    heard: dict[UUID, datetime | None],
+    seen_heartbeats: dict[UUID, datetime | None],
     died: Callable[[UUID], bool],
 ) -> None:
     words = presence.shared_with(owner)
     if died(owner.id):
         log.warning("%s, which is dead", words)
-        await presence.forget(owner)
-    elif owner.id not in heard:
+        await presence.deregister_dead(owner)
+    elif owner.id not in seen_heartbeats:
         log.warning("%s; waiting up to %g s to see whether it lives", words, LIVE_S)
-        heard[owner.id] = owner.heartbeat_at
-    elif owner.heartbeat_at != heard[owner.id]:
+        seen_heartbeats[owner.id] = owner.heartbeat_at
+    elif owner.heartbeat_at != seen_heartbeats[owner.id]:
         raise NotReady(f"{words}, which lives; {_ADVICE}")

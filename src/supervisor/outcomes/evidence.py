@@ -12,7 +12,7 @@ import anyio
 from supervisor.devices.cgroup import oom_kills
 from supervisor.devices.device import Reading
 from supervisor.outcomes.classify import Evidence, Judgement, classify
-from supervisor.slots.reclaim import Reclaimed
+from supervisor.slots.reclaim import ReclaimReading
 
 
 class Account:
@@ -27,7 +27,7 @@ class Account:
         self._oom_kills = oom_kills()
         self._judged: Judgement | None = None
         self.before: Reading | None = None
-        self.reclaimed: Reclaimed | None = None
+        self.reclaimed: ReclaimReading | None = None
         self.peak_bytes = 0
         self.waits = 0
         self.waited_s = 0.0

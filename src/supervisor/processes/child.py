@@ -24,10 +24,10 @@ from multiprocessing.connection import Connection
 
 import anyio
 
-from shared.linux.child import born, keeps
+from shared.linux.child import child_main, keeps
 from supervisor.processes.channel import Channel
 from supervisor.processes.stdio import Output
-from supervisor.processes.tree import MARKER, ProcessTree, every_tree
+from supervisor.processes.tree import MARKER, ProcessTree, all_trees
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +61,10 @@ class RunnerProcess:
             theirs.callback(connection.close)
             self.output = Output()
             undo.callback(self.output.close)
-            theirs.callback(self.output.theirs.close)
+            theirs.callback(self.output.write_end.close)
             self._process = _spawn.Process(
-                target=born,
-                args=(entry, connection, self.output.theirs, os.getpid()),
+                target=child_main,
+                args=(entry, connection, self.output.write_end, os.getpid()),
                 name=f"runner {marker}",
             )
             with _environment({**environment, MARKER: marker}):
@@ -84,10 +84,10 @@ class RunnerProcess:
         self._process.kill()
         self._process.join(_BORN_DEAD_S)
 
-    async def exited(self) -> int:
+    async def wait_exit(self) -> int:
         """Wait for the root process; return its exit code, negative for a signal.
 
-        One task at a time may wait. Descendants may live on: see `gone`.
+        One task at a time may wait. Descendants may live on: see `wait_gone`.
         """
         await anyio.wait_readable(self._pidfd)
         self._process.join()  # collects; returns at once
@@ -99,7 +99,7 @@ class RunnerProcess:
         """The root's exit code if it has ended."""
         return self._process.exitcode
 
-    async def gone(self) -> None:
+    async def wait_gone(self) -> None:
         """Wait until nothing of the tree is alive: two looks in a row found it gone."""
         pause_s, clean = _SCAN_FIRST_S, 0
         while True:
@@ -108,21 +108,21 @@ class RunnerProcess:
                 return
             await anyio.sleep(pause_s)
             # One that is still being born is looked for, and if need be killed, without rest.
-            pause_s = _SCAN_FIRST_S if self.tree.newcomers else min(2 * pause_s, _SCAN_MOST_S)
+            pause_s = _SCAN_FIRST_S if self.tree.has_newcomers else min(2 * pause_s, _SCAN_MOST_S)
 
     def close(self) -> None:
         """Give the descriptors back. The processes themselves must be gone, or given up on: then
-        the tree goes on being watched by whoever keeps it, until `ProcessTree.forget`."""
+        the tree goes on being watched by whoever keeps it, until `ProcessTree.unregister`."""
         self.channel.close()
         self.output.close()
         os.close(self._pidfd)
         if self._process.exitcode is not None:
             self._process.close()
             if self.tree.is_gone():
-                self.tree.forget()
+                self.tree.unregister()
 
 
-async def end_every_tree() -> None:
+async def kill_all_trees() -> None:
     """Kill what lives of every runner and helper of this process, and wait until it is gone.
 
     For a supervisor that fails: the kernel ends its runners with its thread, but not who left their
@@ -130,15 +130,15 @@ async def end_every_tree() -> None:
     """
     clean = 0
     with anyio.CancelScope(shield=True), anyio.move_on_after(END_ALL_S):
-        for tree in every_tree():
+        for tree in all_trees():
             kill(tree)
         while True:
-            gone = [_is_gone(tree) for tree in every_tree()]  # each, since it kills whom it finds
+            gone = [_is_gone(tree) for tree in all_trees()]  # each, since it kills whom it finds
             clean = clean + 1 if all(gone) else 0
             if clean == 2:
                 return
             await anyio.sleep(_SCAN_MOST_S)
-    living = [pid for tree in every_tree() for pid in tree.observe()]
+    living = [pid for tree in all_trees() for pid in tree.scan()]
     log.error("processes that outlive their worker: %s", living)
 
 

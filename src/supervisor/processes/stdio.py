@@ -2,8 +2,8 @@
 
 A child that inherits our streams can write a line that passes for ours, as much of it as it likes,
 and what it does to their files it does to us: a flag such as O_NONBLOCK belongs to the open file,
-which all who inherit it share. So it has a pipe of its own (`shared.linux.child.born`). What is
-there is read whenever the loop has time, with a pause after so many bytes; who writes faster waits.
+which all who inherit it share. So it has a pipe of its own (`child.child_main`). What is there is
+read whenever the loop has time, with a pause after so many bytes; who writes faster waits.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ class Output:
         self._loop = asyncio.get_running_loop()
         self._read_fd, write_fd = os.pipe()  # closed by every exec, as all descriptors of Python's
         os.set_blocking(self._read_fd, False)
-        self.theirs: Connection = Connection(write_fd, readable=False)
+        self.write_end: Connection = Connection(write_fd, readable=False)
         self.fields: dict[str, str] = {}  # whom the lines are about
         self._left = BURST_BYTES
         self._pause: asyncio.TimerHandle | None = None
-        self._loop.add_reader(self._read_fd, self._hear)
+        self._loop.add_reader(self._read_fd, self._read)
 
     def close(self) -> None:
         """Log what is there still and give the descriptors back."""
         self._left = BURST_BYTES
-        self._hear()
+        self._read()
         self._stop()
-        self.theirs.close()
+        self.write_end.close()
         os.close(self._read_fd)
 
-    def _hear(self) -> None:
+    def _read(self) -> None:
         try:
             data = os.read(self._read_fd, self._left)
         except BlockingIOError:
@@ -54,11 +54,11 @@ class Output:
         self._left -= len(data)
         if self._left == 0:
             self._stop()
-            self._pause = self._loop.call_later(PAUSE_S, self._go_on)
+            self._pause = self._loop.call_later(PAUSE_S, self._resume)
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         self._left = BURST_BYTES
-        self._loop.add_reader(self._read_fd, self._hear)
+        self._loop.add_reader(self._read_fd, self._read)
 
     def _stop(self) -> None:
         if self._pause is not None:

@@ -12,7 +12,7 @@ has no parent of ours. Three facts catch all of them:
   is no living tree's, because it was thrown away or forged, is counted to every tree that was
   there: none of them is gone while it lives, and the first to be killed takes it along. One that
   bears a neighbour's marker is the neighbour's, for as long as there is that neighbour; that it
-  may be a lie is why a device is not clean while a process of *any* tree is on it (`every_pid`).
+  may be a lie is why a device is not clean while a process of *any* tree is on it (`all_pids`).
 
 Nobody alive is not yet nobody there. A process that forks and exits, and whose child does the same,
 is dead whenever its state is asked for, and its child is in a list that was read before. But it
@@ -42,12 +42,12 @@ _GONE = (FileNotFoundError, ProcessLookupError)
 _trees: dict[int, ProcessTree] = {}
 
 
-def every_tree() -> list[ProcessTree]:
+def all_trees() -> list[ProcessTree]:
     """Every tree that is watched."""
     return list(_trees.values())
 
 
-def every_pid() -> frozenset[int]:
+def all_pids() -> frozenset[int]:
     """Every pid that ever belonged to a tree that is watched."""
     return frozenset[int]().union(*(tree.pids() for tree in _trees.values()))
 
@@ -87,24 +87,24 @@ class ProcessTree:
         self.marker = marker
         self._members = {root: psutil.Process(root)}  # that live, or were not collected yet
         self._pids = {root}
-        self._elders = _look_up(children_of(os.getpid()) - {root})  # were there before it
+        self._predecessors = _look_up(children_of(os.getpid()) - {root})  # were there before it
         self._killing = False
-        self._newcomers = False
+        self._has_newcomers = False
         _trees[root] = self
 
-    def forget(self) -> None:
+    def unregister(self) -> None:
         """Nobody of it is alive or watched any more: its numbers and its marker are anybody's."""
         if _trees.get(self.root) is self:
             del _trees[self.root]
 
-    def observe(self) -> list[int]:
+    def scan(self) -> list[int]:
         """Collect who ended, look for members and record them; return the pids that are alive.
 
         After `kill`, whatever is found alive is killed again: a tree that forks faster than one
         signal travels is caught in a later round.
         """
         self._collect()
-        self._newcomers = False
+        self._has_newcomers = False
         for pid in children_of(os.getpid()):
             if not _is_root(pid) and not self._knows(pid) and self._may_be_ours(pid):
                 self._record(pid)
@@ -117,17 +117,17 @@ class ProcessTree:
     def is_gone(self) -> bool:
         """Whether nobody lives, and nobody came since the last look: proof when it is so twice in
         a row, see above."""
-        return not self.observe() and not self._newcomers
+        return not self.scan() and not self._has_newcomers
 
     @property
-    def newcomers(self) -> bool:
+    def has_newcomers(self) -> bool:
         """Whether the last look found somebody new: the tree is still being born."""
-        return self._newcomers
+        return self._has_newcomers
 
     def rss_bytes(self) -> int:
         """Resident memory of every living member."""
         total = 0
-        for pid in self.observe():
+        for pid in self.scan():
             with suppress(psutil.Error):
                 total += self._members[pid].memory_info().rss
         return total
@@ -138,18 +138,18 @@ class ProcessTree:
 
     def terminate(self) -> None:
         """SIGTERM to the runner's group, or to whom it left behind; everyone is recorded first."""
-        living = self.observe()
+        living = self.scan()
         if not self._signal_group(signal.SIGTERM):
             self._send(living, signal.SIGTERM)
 
     def kill(self) -> None:
         """SIGKILL to the group and to every recorded member, wherever it went."""
         try:
-            self.observe()  # a dead parent has no children any more
+            self.scan()  # a dead parent has no children any more
         finally:
             self._killing = True
             self._signal_group(signal.SIGKILL)
-        self.observe()
+        self.scan()
 
     def _signal_group(self, number: signal.Signals) -> bool:
         """Signal the group of a living root; False when there is no such group (yet, or any more).
@@ -195,7 +195,7 @@ class ProcessTree:
 
     def _knows(self, pid: int) -> bool:
         """Whether this very process, and not another one of the same number, was seen before."""
-        return _is(self._members.get(pid)) or _is(self._elders.get(pid))
+        return _is(self._members.get(pid)) or _is(self._predecessors.get(pid))
 
     def _may_be_ours(self, pid: int) -> bool:
         """Whether an orphan is ours, or nobody's who could be asked. Never kept: a marker can
@@ -207,7 +207,7 @@ class ProcessTree:
         with suppress(psutil.NoSuchProcess):  # gone already: nothing to end, nothing held
             self._members[pid] = psutil.Process(pid)
             self._pids.add(pid)
-            self._newcomers = True
+            self._has_newcomers = True
             return True
         return False
 

@@ -11,7 +11,7 @@ never what happened during one:
     during a step    more                                    ours: the mark stays, so it is a debt
                      less                                    the mark falls to it
 
-All figures are bytes that no listed process accounts for (`verify.unaccounted`), so where process
+All figures are bytes that no listed process accounts for (`unattributed_bytes`), so where process
 ids map, other users of the device come and go without touching the mark at all. Where they do not,
 what somebody gives back between two steps is taken for ours, and forgives up to an epsilon of debt:
 one more reason why such a device must be ours alone.
@@ -21,24 +21,24 @@ from __future__ import annotations
 
 
 class Baseline:
-    """The mark of one slot. `held_to` is None until the device was read for the first time."""
+    """The mark of one slot. `limit_bytes` is None until the device was read for the first time."""
 
     def __init__(self) -> None:
-        self.held_to: int | None = None
+        self.limit_bytes: int | None = None
         self._last = 0  # what was in use when the device was last known to be without us
 
-    def at_rest(self, unaccounted_bytes: int) -> int:
+    def update_idle(self, unattributed_bytes: int) -> int:
         """The device as it is before a step touches it. Returns the mark for that step."""
-        if self.held_to is None:
-            self.held_to = unaccounted_bytes
+        if self.limit_bytes is None:
+            self.limit_bytes = unattributed_bytes
         else:
-            rise = max(0, unaccounted_bytes - self._last)
-            self.held_to = min(self.held_to + rise, unaccounted_bytes)
-        self._last = unaccounted_bytes
-        return self.held_to
+            rise = max(0, unattributed_bytes - self._last)
+            self.limit_bytes = min(self.limit_bytes + rise, unattributed_bytes)
+        self._last = unattributed_bytes
+        return self.limit_bytes
 
-    def proven(self, unaccounted_bytes: int) -> None:
+    def update_verified(self, unattributed_bytes: int) -> None:
         """The device as it was when a step was proven to be off it."""
-        held_to = unaccounted_bytes if self.held_to is None else self.held_to
-        self.held_to = min(held_to, unaccounted_bytes)
-        self._last = unaccounted_bytes
+        limit_bytes = unattributed_bytes if self.limit_bytes is None else self.limit_bytes
+        self.limit_bytes = min(limit_bytes, unattributed_bytes)
+        self._last = unattributed_bytes

@@ -17,7 +17,7 @@ from shared.settings import Settings
 from supervisor.devices.device import DeviceLost, DeviceProbe
 from supervisor.metrics import Metrics, labels
 from supervisor.processes.tree import ProcessTree
-from supervisor.slots.reclaim import Reclaimed, unaccounted, verify
+from supervisor.slots.reclaim import ReclaimReading, unattributed_bytes, verify
 from supervisor.slots.table import Slot, SlotState
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 REVERIFY_EVERY_S = 5.0
 
 
-class SlotKeeper:
+class SlotReconciler:
     """`freed` is called for each slot that it brings into service.
 
     `survivors` are processes of dead workers that could not be killed: nobody knows on which device
@@ -59,7 +59,7 @@ class SlotKeeper:
     def dirty(self, slot: Slot, tree: ProcessTree | None) -> None:
         """A slot is not proven clean: bring it back when it is."""
         self._count_quarantine(slot)
-        self._tasks.start_soon(self._until_clean, slot, tree)
+        self._tasks.start_soon(self._reverify_loop, slot, tree)
 
     async def read_gauges(self) -> None:
         """Show the state and the memory of each slot's device. None waits for another."""
@@ -69,7 +69,7 @@ class SlotKeeper:
 
     async def _read_gauge(self, slot: Slot) -> None:
         m = self._metrics
-        m.pids_map.labels(**labels(slot.device)).set(slot.device.pids_map)
+        m.pid_namespace_shared.labels(**labels(slot.device)).set(slot.device.pid_namespace_shared)
         for state in SlotState:
             m.slot_state.labels(**labels(slot.device), state=state).set(slot.state is state)
         if slot.state is SlotState.LOST:
@@ -82,8 +82,8 @@ class SlotKeeper:
         except OSError as error:  # /proc cannot be read: the last figures stand
             log.warning("slot %s: its memory cannot be read: %s", slot.id, error)
             return
-        slot.seen = now
-        m.saw_memory(slot.device, now)
+        slot.last_reading = now
+        m.record_memory(slot.device, now)
 
     def _lost(self, slot: Slot, error: DeviceLost) -> None:
         """Take a slot that nobody uses out of service, before a claim pays for it with a loss.
@@ -100,9 +100,9 @@ class SlotKeeper:
         """At start there is no baseline: what is in use is foreign, and must only hold still."""
         if not await self._prove(slot, None):
             self._count_quarantine(slot)
-            await self._until_clean(slot, None)
+            await self._reverify_loop(slot, None)
 
-    async def _until_clean(self, slot: Slot, tree: ProcessTree | None) -> None:
+    async def _reverify_loop(self, slot: Slot, tree: ProcessTree | None) -> None:
         """Try to prove a slot again and again. It says what it is until it may take work."""
         while True:
             await anyio.sleep(REVERIFY_EVERY_S)
@@ -124,19 +124,19 @@ class SlotKeeper:
             return SlotState.QUARANTINED
         try:
             if slot.device.lost:
-                await self._find_again(slot)
+                await self._rediscover(slot)
             device, baseline = slot.device, slot.baseline
 
-            def saw(found: Reclaimed) -> None:
-                self._metrics.saw_leak(device, found.leaked_bytes)
+            def saw(found: ReclaimReading) -> None:
+                self._metrics.record_leak(device, found.leaked_bytes)
 
-            if baseline.held_to is None:
+            if baseline.limit_bytes is None:
                 now = await self._probe.read(device, None)
-                baseline.at_rest(unaccounted(device, now))
+                baseline.update_idle(unattributed_bytes(device, now))
             with anyio.move_on_after(self._settings.reclaim_deadline_s):
                 await verify(self._probe, device, baseline=baseline, tree=tree, seen=saw)
                 if tree is not None:
-                    tree.forget()
+                    tree.unregister()
                 return SlotState.FREE
         except DeviceLost as error:
             log.error("slot %s: %s", slot.id, error)
@@ -145,7 +145,7 @@ class SlotKeeper:
             log.error("slot %s cannot be verified: %s", slot.id, error)
         return SlotState.QUARANTINED
 
-    async def _find_again(self, slot: Slot) -> None:
+    async def _rediscover(self, slot: Slot) -> None:
         """A device that could not be described at start: its size, and whether its ids map."""
         found = {device.id: device for device in await self._probe.devices()}
         device = found.get(slot.id, slot.device)

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 CLOSE_S = 10.0
 
 
-class Runners:
+class RunnerPool:
     """Starts runners of one worker. Lives on the supervisor's thread alone."""
 
     def __init__(self, entry: Entry, *, worker_mark: str, standby: bool) -> None:
@@ -31,7 +31,7 @@ class Runners:
         self._waiting: dict[str, RunnerProcess] = {}
         self._serial = itertools.count(1)
 
-    def take(self, device: Device) -> RunnerProcess:
+    def acquire(self, device: Device) -> RunnerProcess:
         """The standby of this device if it still lives, else a fresh runner."""
         runner = self._waiting.pop(device.id, None)
         if runner is not None and runner.exitcode is None:
@@ -42,7 +42,7 @@ class Runners:
             runner.close()
         return self._start(device)
 
-    def prepare(self, device: Device) -> None:
+    def prewarm(self, device: Device) -> None:
         """Have a standby for this device, unless standbys are off or it has one."""
         if not self._standby or device.id in self._waiting:
             return
@@ -67,7 +67,7 @@ class Runners:
 
 async def _finish(runner: RunnerProcess) -> None:
     with anyio.move_on_after(CLOSE_S) as late:
-        await runner.gone()
+        await runner.wait_gone()
     if late.cancelled_caught:
         log.error("standby %d does not die", runner.pid)
     runner.close()

@@ -54,7 +54,7 @@ class Slot:
     state: SlotState = SlotState.VERIFYING
     since: float = field(default_factory=anyio.current_time)
     baseline: Baseline = field(default_factory=Baseline)
-    seen: Reading | None = None  # the latest look of whoever reads the gauges
+    last_reading: Reading | None = None  # the latest look of whoever reads the gauges
 
     @property
     def id(self) -> str:
@@ -75,7 +75,7 @@ class SlotTable:
     def __iter__(self) -> Iterator[Slot]:
         return iter(self._slots.values())
 
-    def free_kinds(self) -> Iterator[Slot]:
+    def free_by_kind(self) -> Iterator[Slot]:
         """One free slot of each kind, the smallest first, so that the large ones stay for what
         needs them. Slots of one device kind and size are alike to a claim.
 

@@ -226,7 +226,7 @@ class Ears:
     def drain(self) -> None:
         pass
 
-    def buried(self) -> None:
+    def count_dead_letter(self) -> None:
         self.unread += 1
 
 

@@ -22,7 +22,7 @@ from shared.db.cancel import request_cancel
 from shared.db.engine import Database
 from shared.db.step_store import PostgresStepStore
 from shared.states import Reason, StepState
-from shared.step_store import Abandoned, Claim, End, Offer, Stale
+from shared.step_store import Claim, End, Offer, OrphanedStep, Stale
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -31,7 +31,7 @@ ROUNDS = 200
 DONE = End(state=StepState.SUCCEEDED, reason=Reason.COMPLETED, attempt=1, losses=0)
 
 
-def lost(step: Abandoned) -> End:
+def lost(step: OrphanedStep) -> End:
     return End(
         state=StepState.FAILED, reason=Reason.LEASE_LOST, attempt=step.attempt, losses=1, error={}
     )
@@ -160,7 +160,7 @@ def test_claim_cancel_sweep_and_verdict_at_once_end_every_job_without_a_deadlock
                 await four.cancel(1, job)
 
         async def sweeps() -> None:
-            while await four.stores[2].sweep_expired(lost) is not None:
+            while await four.stores[2].rescue_expired(lost) is not None:
                 continue
 
         async def claims() -> None:

@@ -32,7 +32,7 @@ from tests.support.stores import (
 from shared.db.engine import Database
 from shared.events import Code
 from shared.states import Reason, StepState
-from shared.step_store import Abandoned, Claim, End, Stale, StepStore
+from shared.step_store import Claim, End, OrphanedStep, Stale, StepStore
 
 Test = Callable[[Subject], Awaitable[None]]
 Run = Callable[[Test], None]
@@ -456,14 +456,14 @@ def test_an_expired_lease_is_taken_over_and_its_owner_is_stale(run: Run) -> None
         job = await subject.create(Work())
         lost = await claim(subject, lease_s=0.01)
         await subject.store.commit_running(lost, [])
-        found: list[Abandoned] = []
+        found: list[OrphanedStep] = []
 
-        def decide(abandoned: Abandoned) -> End:
+        def decide(abandoned: OrphanedStep) -> End:
             found.append(abandoned)
             return replace(AGAIN, losses=1, events=[note(Code.LEASE_EXPIRED)])
 
-        assert await swept(lambda: subject.store.sweep_expired(decide)) == lost.step_id
-        assert found[0] == Abandoned(
+        assert await swept(lambda: subject.store.rescue_expired(decide)) == lost.step_id
+        assert found[0] == OrphanedStep(
             id=lost.step_id,
             job_id=job,
             name="generate",
@@ -477,7 +477,7 @@ def test_an_expired_lease_is_taken_over_and_its_owner_is_stale(run: Run) -> None
         )
         (step,) = await subject.steps(job)
         assert (step["state"], step["epoch"], step["losses"]) == ("queued", 2, 1)
-        assert await subject.store.sweep_expired(decide) is None
+        assert await subject.store.rescue_expired(decide) is None
         with pytest.raises(Stale):
             await subject.store.renew(lost, 60.0)
 
@@ -489,7 +489,7 @@ def test_a_renewed_lease_is_not_swept(run: Run) -> None:
         await subject.create(Work())
         taken = await claim(subject, lease_s=0.01)
         await subject.store.renew(taken, 60.0)
-        assert await subject.store.sweep_expired(lambda _: AGAIN) is None
+        assert await subject.store.rescue_expired(lambda _: AGAIN) is None
 
     run(test)
 
@@ -501,11 +501,11 @@ def test_a_sweep_ends_a_cancelled_step_of_a_lost_owner(run: Run) -> None:
         await subject.cancel(job)
         end = ended(StepState.CANCELLED, Reason.CANCELLED)
 
-        def decide(abandoned: Abandoned) -> End:
+        def decide(abandoned: OrphanedStep) -> End:
             assert abandoned.cancel_requested
             return end
 
-        await swept(lambda: subject.store.sweep_expired(decide))
+        await swept(lambda: subject.store.rescue_expired(decide))
         assert (await subject.job(job))["status"] == "cancelled"
 
     run(test)
@@ -515,8 +515,8 @@ def test_a_step_that_nobody_claims_is_ended_after_its_time_alone(run: Run) -> No
     async def test(subject: Subject) -> None:
         job = await subject.create(Work())
         end = ended(StepState.FAILED, Reason.TIMEOUT, attempt=0)
-        assert await subject.store.sweep_unclaimed(lambda _: end, 3600.0) is None
-        await swept(lambda: subject.store.sweep_unclaimed(lambda _: end, 0.01))
+        assert await subject.store.rescue_unclaimed(lambda _: end, 3600.0) is None
+        await swept(lambda: subject.store.rescue_unclaimed(lambda _: end, 0.01))
         assert await subject.job(job) == {"status": "failed", "reason": "timeout"}
 
     run(test)

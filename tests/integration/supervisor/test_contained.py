@@ -21,7 +21,7 @@ from shared.events import Code
 from shared.states import Reason, StepState
 from supervisor.processes import tree as tree_module
 from supervisor.processes.child import RunnerProcess
-from supervisor.processes.tree import ProcessTree, every_tree
+from supervisor.processes.tree import ProcessTree, all_trees
 from supervisor.slots import runner_pool as runners_module
 from supervisor.supervisor import Supervisor
 
@@ -61,11 +61,11 @@ def test_a_driver_that_fails_takes_nothing_along_and_its_step_is_tried_again(
         job_id = bench.store.create(job)
         raise_once(bench, monkeypatch, call, job_id)
         # As after a claim without an answer: what nobody drives is put back at once, but not this.
-        bench.supervisor._unheard_until = math.inf
+        bench.supervisor._unacknowledged_until = math.inf
         bench.supervisor.notify()
         step = await bench.ended(job_id)
         assert step.state is StepState.SUCCEEDED
-        assert step.losses == 1  # by the sweeper, when the lease was over
+        assert step.losses == 1  # by the rescuer, when the lease was over
         # A look for more work holds a free slot for a moment, too.
         await until(lambda: sum(slot.state == "held" for slot in bench.slots) == 1, "one is free")
         (other,) = [slot for slot in bench.slots if slot.state != "held"]
@@ -91,7 +91,7 @@ def test_an_abandoned_slot_is_proven_before_it_is_used_again(
         job = bench.store.create(bench.work("polite"))
         raise_once(bench, monkeypatch, "record", job)
         probe.held["cpu-0"] = 1 << 20  # as if its runner had left it
-        bench.slot.baseline.held_to = 0
+        bench.slot.baseline.limit_bytes = 0
         monkeypatch.setattr(bench.slot.baseline, "at_rest", lambda _: 0)
         bench.supervisor.notify()
         await bench.in_state("quarantined")
@@ -209,7 +209,7 @@ def test_a_runner_that_cannot_be_watched_does_not_live(monkeypatch: pytest.Monke
         with monkeypatch.context() as patched:
             patched.setattr(os, "pidfd_open", refuse)
             with pytest.raises(OSError, match="descriptors"):
-                bench.runners.take(bench.slot.device)
+                bench.runners.acquire(bench.slot.device)
         assert bench.children() == set()
 
     serve(test)
@@ -256,7 +256,7 @@ def test_a_kill_does_not_need_to_see_everybody(monkeypatch: pytest.MonkeyPatch) 
         job = bench.submit("stuck_in_c")
         await bench.running(job)
         (process,) = bench.processes()
-        (tree,) = [tree for tree in every_tree() if tree.root == process.pid]
+        (tree,) = [tree for tree in all_trees() if tree.root == process.pid]
         with monkeypatch.context() as patched:
 
             def blind(tree: ProcessTree) -> list[int]:

@@ -16,7 +16,7 @@ from shared.events import Code
 from shared.states import Reason, StepState
 from supervisor.devices.device import Device, Reading
 from supervisor.health import Health, create_app
-from supervisor.membership.heartbeat import told
+from supervisor.membership.heartbeat import slot_row
 from supervisor.processes.tree import ProcessTree
 
 LEAK_BYTES = 3 << 20
@@ -111,7 +111,7 @@ def test_a_slot_in_quarantine_says_so_while_it_is_verified_again() -> None:
             lambda: metric(bench, "dreamforge_slot_state", **gpu, state="quarantined") == 1,
             "the gauge",
         )
-        assert told(bench.slot).state == "quarantined"
+        assert slot_row(bench.slot).state == "quarantined"
         probe.release()
         await bench.in_state("free")
 
@@ -142,13 +142,13 @@ def test_no_slot_is_served_while_an_orphan_of_a_dead_worker_lives() -> None:
         job = bench.submit("quick")
         for _ in range(10):  # several polls and verifications
             await anyio.sleep(0.05)
-            assert bench.slot.baseline.held_to is None  # what the orphan holds is no baseline
+            assert bench.slot.baseline.limit_bytes is None  # what the orphan holds is no baseline
         assert bench.step(job).history == [StepState.QUEUED]
         probe.held.clear()
         orphans.clear()
         assert (await bench.ended(job)).state is StepState.SUCCEEDED
         await bench.in_state("free")
-        assert bench.slot.baseline.held_to == 0
+        assert bench.slot.baseline.limit_bytes == 0
 
     serve(test, probe=probe, survivors=lambda: list(orphans))
 
@@ -195,7 +195,7 @@ def test_a_reading_that_is_answered_after_the_deadline_is_not_the_steps() -> Non
 
         async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
             now = await super().read(device, tree)
-            if tree is None or tree.observe():
+            if tree is None or tree.scan():
                 return now
             self.looks += 1
             if self.looks == 1:

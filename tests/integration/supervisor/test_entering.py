@@ -19,8 +19,8 @@ from shared.readiness import NotReady
 from supervisor.devices.device import Device
 from supervisor.membership import registration
 from supervisor.membership.heartbeat import Presence
-from supervisor.membership.local_models import HostModels
-from supervisor.membership.registration import enter
+from supervisor.membership.local_models import LocalModels
+from supervisor.membership.registration import register_exclusive
 from supervisor.processes.orphans import died
 from supervisor.processes.worker_mark import worker_lock
 from supervisor.slots.table import SlotTable
@@ -39,7 +39,7 @@ class Host:
     folder: Path
 
     def worker(self, *devices: Device) -> tuple[UUID, Presence]:
-        models, id = HostModels(self.database, self.folder), uuid4()
+        models, id = LocalModels(self.database, self.folder), uuid4()
         slots = SlotTable(list(devices))
         return id, Presence(id, self.database, settings_for_tests(), slots, models)
 
@@ -72,7 +72,7 @@ def play(url: str, folder: Path, test: Callable[[Host], Awaitable[None]]) -> Non
 
 
 async def come(presence: Presence, *, died: Callable[[UUID], bool] = lambda _: False) -> None:
-    await enter(presence, died=died, stopping=lambda: False)
+    await register_exclusive(presence, died=died, stopping=lambda: False)
 
 
 def test_a_gpu_of_a_living_worker_is_refused(database_url: str, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_gpu_of_a_living_worker_is_refused(database_url: str, tmp_path: Path) 
 
         async def beat() -> None:
             while True:
-                await first.beat()
+                await first.heartbeat()
                 await anyio.sleep(0.1)
 
         async with anyio.create_task_group() as tasks:
@@ -135,7 +135,7 @@ def test_a_worker_whose_lock_is_seen_to_be_free_is_not_waited_for(
 def test_of_two_that_start_together_one_enters(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registration, "ENTER_S", 1.0)
+    monkeypatch.setattr(registration, "REGISTER_S", 1.0)
 
     async def test(host: Host) -> None:
         both = [host.worker(device("GPU-a"))[1] for _ in range(2)]
@@ -163,7 +163,7 @@ def test_a_cpu_and_a_gpu_without_a_name_are_nobodys_alone(
             _, presence = host.worker(device("cpu-0", "cpu"), device("gpu-0"))
             with anyio.fail_after(20):
                 await come(presence)
-            await presence.beat()
+            await presence.heartbeat()
         assert len(host.rows()) == 2
 
     play(database_url, tmp_path, test)
@@ -179,7 +179,7 @@ def test_a_worker_that_was_taken_for_dead_says_that_its_gpu_has_two_owners(
         heir, second = host.worker(device("GPU-a"))
         await come(second)
         assert "neither can prove" not in caplog.text
-        await first.beat()
+        await first.heartbeat()
         assert f"GPU-a is served by worker {heir}" in caplog.text
         assert "neither can prove" in caplog.text
 

@@ -19,7 +19,7 @@ from shared.db.engine import Database
 from shared.models.describe import describe_folder
 from shared.models.verify import read_model, write_descriptor
 from shared.step_store import PinnedModel
-from supervisor.membership.local_models import HostModels
+from supervisor.membership.local_models import LocalModels
 
 WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -48,11 +48,11 @@ def root(database_url: str, tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def play(url: str, root: Path, test: Callable[[HostModels], Awaitable[None]]) -> None:
+def play(url: str, root: Path, test: Callable[[LocalModels], Awaitable[None]]) -> None:
     async def main() -> None:
         database = Database(url)
         try:
-            await test(HostModels(database, root))
+            await test(LocalModels(database, root))
         finally:
             await database.close()
 
@@ -70,7 +70,7 @@ def place(root: Path) -> Path:
 
 
 def test_a_model_that_is_registered_and_here_can_run(database_url: str, root: Path) -> None:
-    async def test(models: HostModels) -> None:
+    async def test(models: LocalModels) -> None:
         assert await models.refresh()
         assert list(models.checksums.values()) == [read_model(place(root)).checkpoint_sha256]
         assert not await models.refresh()
@@ -84,7 +84,7 @@ def test_a_disabled_model_is_not_run_but_its_folder_is_still_known(
     """A step may have been claimed just before: its driver asks for the folder just after."""
     model = read_model(place(root))
 
-    async def test(models: HostModels) -> None:
+    async def test(models: LocalModels) -> None:
         await models.refresh()
         (model_id,) = models.checksums
         enable(database_url, enabled=False)
@@ -108,7 +108,7 @@ def test_a_disabled_model_is_not_run_but_its_folder_is_still_known(
 def test_a_folder_that_was_damaged_since_it_was_verified_is_offered_no_more(
     database_url: str, root: Path, damage: str
 ) -> None:
-    async def test(models: HostModels) -> None:
+    async def test(models: LocalModels) -> None:
         await models.refresh()
         match damage:
             case "gone":
@@ -133,7 +133,7 @@ def test_a_folder_that_was_damaged_since_it_was_verified_is_offered_no_more(
 def test_what_is_wrong_with_a_folder_is_said_once(
     database_url: str, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def test(models: HostModels) -> None:
+    async def test(models: LocalModels) -> None:
         (place(root) / SCHEDULER).unlink()
         with caplog.at_level(logging.WARNING):
             await models.refresh()
@@ -151,7 +151,7 @@ def test_a_file_that_is_not_the_registered_one_keeps_a_model_from_running(
     """The weights are the same, so the checkpoint's hash says nothing."""
     other = altered(tmp_path, SCHEDULER)
 
-    async def test(models: HostModels) -> None:
+    async def test(models: LocalModels) -> None:
         await models.refresh()
         await anyio.to_thread.run_sync(install, other, root)
         await models.refresh()
@@ -161,7 +161,7 @@ def test_a_file_that_is_not_the_registered_one_keeps_a_model_from_running(
     play(database_url, root, test)
     register(database_url, place(root))
 
-    async def again(models: HostModels) -> None:
+    async def again(models: LocalModels) -> None:
         assert await models.refresh()
 
     play(database_url, root, again)

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import anyio
 import pytest
-from tests.support import nvml_helpers, witnesses
+from tests.support import context_holders, nvml_helpers
 from tests.support.harness import PRESET, Bench, metric, serve, until
 from tests.support.probes import FakeProbe
 
@@ -50,7 +50,7 @@ def test_a_gpu_that_hangs_takes_out_its_slot_alone_and_returns(
     probe = GpuProbe(
         f"test:{uuid4()}",
         entry=nvml_helpers.hangs_while_told,
-        witness_entry=witnesses.cannot,
+        context_holder_entry=context_holders.cannot,
     )
 
     async def test(bench: Bench) -> None:
@@ -78,7 +78,7 @@ def test_a_gpu_that_hangs_takes_out_its_slot_alone_and_returns(
 def test_a_runner_that_died_with_its_device_is_the_devices_fault() -> None:
     class DiesWithIt(FakeProbe):
         async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
-            if tree is not None and not tree.observe():
+            if tree is not None and not tree.scan():
                 self.lost.add(device.id)
             return await super().read(device, tree)
 

@@ -502,9 +502,9 @@ def test_a_full_spool_slows_the_runner_and_claims_nothing_new() -> None:
         await until(lambda: bench.spool_full, lambda: bench.spool_bytes)
         other = bench.submit("quick")
         claims = bench.store.faults.calls.count("claim")
-        sweeps = bench.store.faults.calls.count("sweep_expired")
+        sweeps = bench.store.faults.calls.count("rescue_expired")
         await until(
-            lambda: bench.store.faults.calls.count("sweep_expired") > sweeps + 5, "some time"
+            lambda: bench.store.faults.calls.count("rescue_expired") > sweeps + 5, "some time"
         )
         assert bench.store.faults.calls.count("claim") == claims
         assert bench.step(job).state is StepState.RUNNING

@@ -67,14 +67,14 @@ def test_a_dead_standby_is_not_used() -> None:
 
 def test_a_host_that_cannot_start_a_process_costs_a_loss_and_no_worker() -> None:
     async def test(bench: Bench) -> None:
-        take, failures = bench.runners.take, [OSError("no more processes")]
+        take, failures = bench.runners.acquire, [OSError("no more processes")]
 
         def fail_once(device: Device) -> RunnerProcess:
             if failures:
                 raise failures.pop()
             return take(device)
 
-        bench.runners.take = fail_once  # type: ignore[method-assign]
+        bench.runners.acquire = fail_once  # type: ignore[method-assign]
         step = await bench.ended(bench.submit("quick"))
         assert (step.state, step.attempt, step.losses) == (StepState.SUCCEEDED, 1, 1)
 

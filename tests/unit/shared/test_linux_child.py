@@ -45,7 +45,7 @@ def test_environment_keeps_the_list_and_nothing_else() -> None:
 
 
 def test_runner_with_another_parent_than_it_should_have_leaves_at_once() -> None:
-    ran = python("import shared.linux.child as e; e.become_runner(1 << 22); print('still here')")
+    ran = python("import shared.linux.child as e; e.isolate_process(1 << 22); print('still here')")
     assert (ran.returncode, ran.stdout) == (1, "")
 
 
@@ -62,7 +62,7 @@ def test_blocked_and_ignored_signals_are_reset() -> None:
         "import os, signal, shared.linux.child as e\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n"
-        "e.become_runner(os.getppid()); print(os.getsid(0) == os.getpid(), flush=True)\n"
+        "e.isolate_process(os.getppid()); print(os.getsid(0) == os.getpid(), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGTERM); print('still here', flush=True)"
     )
     assert (ran.returncode, ran.stdout) == (-signal.SIGTERM, "True\n")
@@ -75,7 +75,7 @@ def test_runner_dies_with_its_parent() -> None:
         "parent = os.getpid()\n"
         "ready, told = os.pipe()\n"
         "if os.fork() == 0:\n"
-        "    e.become_runner(parent); os.write(told, b'x'); time.sleep(60); os._exit(0)\n"
+        "    e.isolate_process(parent); os.write(told, b'x'); time.sleep(60); os._exit(0)\n"
         "os.read(ready, 1); os._exit(0)"
     )
     env = {"PYTHONPATH": PYTHONPATH, "PATH": os.environ["PATH"]}

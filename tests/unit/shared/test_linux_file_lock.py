@@ -31,7 +31,7 @@ def test_the_file_of_a_lock_in_use_stays_young(tmp_path: Path) -> None:
     path = tmp_path / "locks" / "GPU-a.lock"
     lock = FileLock(path)
     os.utime(path, (0, 0))
-    lock.touch()
+    lock.refresh()
     assert time.time() - path.stat().st_mtime < 60
     assert time.time() - path.stat().st_atime < 60
     lock.release()
@@ -43,7 +43,7 @@ def test_a_lock_whose_file_was_cleared_away_is_taken_again(
     path = tmp_path / "locks" / "GPU-a.lock"
     lock = FileLock(path)
     path.unlink()
-    lock.touch()
+    lock.refresh()
     assert "GPU-a.lock was removed while it was in use" in caplog.text
     with pytest.raises(LockTaken, match=str(os.getpid())):
         FileLock(path)
@@ -60,9 +60,9 @@ def test_the_owner_of_a_lock_that_was_replaced_is_told_until_it_has_it_again(
     second = FileLock(path)
     for _ in range(2):
         with pytest.raises(LockTaken):
-            lock.touch()
+            lock.refresh()
     second.release()
-    lock.touch()
+    lock.refresh()
     with pytest.raises(LockTaken):
         FileLock(path)
     lock.release()
@@ -84,7 +84,7 @@ def test_a_file_system_that_fails_does_not_end_the_owner(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, call, fail)
-        lock.touch()
+        lock.refresh()
     assert os.strerror(number) in caplog.text
     lock.release()
 

@@ -23,7 +23,7 @@ from shared.presets import (
 )
 from shared.protocol.messages import Dtype, Offload, PresetSpec
 from shared.settings import Settings, describe
-from supervisor.devices.profiler import Peak, need_of
+from supervisor.devices.profiler import Peak, fit_need
 
 SOUND = """
 name = "mine"
@@ -243,13 +243,13 @@ def test_a_start_with_a_wrong_preset_is_refused_in_one_line(tmp_path: Path) -> N
 
 def test_measured_peaks_become_a_line_that_lies_over_all_of_them() -> None:
     peaks = [Peak(pixels=p, peak_bytes=b) for p, b in ((100, 1200), (200, 1600), (300, 1800))]
-    need = need_of(peaks)
+    need = fit_need(peaks)
     assert need.bytes_per_pixel == 3
     assert all(need.base_bytes + 3 * peak.pixels >= peak.peak_bytes for peak in peaks)
     with pytest.raises(ValueError, match="two sizes"):
-        need_of(peaks[:1])
+        fit_need(peaks[:1])
 
 
 def test_a_size_that_costs_nothing_more_leaves_no_negative_slope() -> None:
-    need = need_of([Peak(pixels=1, peak_bytes=10), Peak(pixels=2, peak_bytes=9)])
+    need = fit_need([Peak(pixels=1, peak_bytes=10), Peak(pixels=2, peak_bytes=9)])
     assert (need.base_bytes, need.bytes_per_pixel) == (10, 0)

@@ -10,7 +10,7 @@ from uuid import uuid4
 import anyio
 import psutil
 import pytest
-from tests.support import nvml_helpers, witnesses
+from tests.support import context_holders, nvml_helpers
 
 from supervisor.devices import context_holder, gpu
 from supervisor.devices.device import Device
@@ -26,16 +26,18 @@ int cuDevicePrimaryCtxRetain(void **context, int device) { *context = context; r
 """
 
 
-def look(witness_entry: Entry) -> Device:
+def look(context_holder_entry: Entry) -> Device:
     """The device that a probe finds; the witness must be gone by then."""
 
     async def main() -> Device:
         mark = f"test:{uuid4()}"
-        probe = GpuProbe(mark, entry=nvml_helpers.lists_holders, witness_entry=witness_entry)
+        probe = GpuProbe(
+            mark, entry=nvml_helpers.lists_holders, context_holder_entry=context_holder_entry
+        )
         try:
             (device,) = await probe.devices()
             assert await probe.devices() == [device]
-            assert not left(f"{mark}:witness")
+            assert not left(f"{mark}:context_holder")
             return device
         finally:
             await probe.close()
@@ -63,32 +65,32 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
 @pytest.mark.usefixtures("driver")
 def test_a_context_that_nvml_lists_under_our_id_says_that_ids_map() -> None:
     device = look(context_holder.main)
-    assert device.pids_map
-    assert device.pids_found == "NVML's process ids are ours"
+    assert device.pid_namespace_shared
+    assert device.pid_check_result == "NVML's process ids are ours"
 
 
 @pytest.mark.parametrize("driver", [100], indirect=True)
 @pytest.mark.usefixtures("driver")
 def test_a_driver_without_a_device_leaves_the_total_alone_to_count() -> None:
     device = look(context_holder.main)
-    assert not device.pids_map
-    assert "cuInit returned CUDA error 100" in device.pids_found
+    assert not device.pid_namespace_shared
+    assert "cuInit returned CUDA error 100" in device.pid_check_result
 
 
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        (witnesses.cannot, "cuInit returned CUDA error 100"),
-        (witnesses.dies, "it ended"),
-        (witnesses.hangs, "no context could be held within"),
-        (witnesses.unseen, "not ours, which holds a context"),
+        (context_holders.cannot, "cuInit returned CUDA error 100"),
+        (context_holders.dies, "it ended"),
+        (context_holders.hangs, "no context could be held within"),
+        (context_holders.unseen, "not ours, which holds a context"),
     ],
 )
 def test_whatever_else_comes_of_it_ids_are_not_trusted(
     monkeypatch: pytest.MonkeyPatch, entry: Entry, words: str
 ) -> None:
-    monkeypatch.setattr(gpu, "WITNESS_S", 1.0 if entry is witnesses.hangs else 20.0)
+    monkeypatch.setattr(gpu, "CONTEXT_HOLDER_S", 1.0 if entry is context_holders.hangs else 20.0)
     monkeypatch.setattr(gpu, "LISTED_S", 0.3)
     device = look(entry)
-    assert not device.pids_map
-    assert words in device.pids_found
+    assert not device.pid_namespace_shared
+    assert words in device.pid_check_result

@@ -61,24 +61,24 @@ def test_a_kernel_that_lists_no_children_is_refused(
 
 def test_two_workers_cannot_own_one_gpu(tmp_path: Path) -> None:
     first, second, gpu = DeviceLocks(), DeviceLocks(), device("cuda", "GPU-a")
-    first.take(tmp_path, [gpu])
+    first.acquire(tmp_path, [gpu])
     with pytest.raises(NotReady, match=f"GPU-a belongs to the worker with pid {os.getpid()}"):
-        second.take(tmp_path, [gpu])
-    second.take(tmp_path, [device("cuda", "GPU-b")])
+        second.acquire(tmp_path, [gpu])
+    second.acquire(tmp_path, [device("cuda", "GPU-b")])
     first.release()  # the kernel, or a clean end, gives it back
-    second.take(tmp_path, [gpu])
+    second.acquire(tmp_path, [gpu])
     second.release()
 
 
 def test_two_workers_may_share_a_cpu(tmp_path: Path) -> None:
     for locks in DeviceLocks(), DeviceLocks():
-        locks.take(tmp_path, [device("cpu", "cpu-0")])
+        locks.acquire(tmp_path, [device("cpu", "cpu-0")])
 
 
 def test_a_link_in_the_place_of_a_lock_keeps_a_worker_from_starting(tmp_path: Path) -> None:
     device_lock(tmp_path, "GPU-a").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(NotReady, match=r"DF_LOCK_DIR: .*is a symbolic link"):
-        DeviceLocks().take(tmp_path, [device("cuda", "GPU-a")])
+        DeviceLocks().acquire(tmp_path, [device("cuda", "GPU-a")])
 
 
 def test_a_gpu_whose_lock_somebody_else_has_as_well_is_lost_until_it_is_ours_again(
@@ -86,11 +86,11 @@ def test_a_gpu_whose_lock_somebody_else_has_as_well_is_lost_until_it_is_ours_aga
 ) -> None:
     cpu, gpu = device("cpu", "cpu-0"), device("cuda", "GPU-a")
     locks = DeviceLocks()
-    locks.take(tmp_path, [cpu, gpu])
+    locks.acquire(tmp_path, [cpu, gpu])
     probe = OwnedProbe(FakeProbe(), locks)
     device_lock(tmp_path, "GPU-a").unlink()
     second = FileLock(device_lock(tmp_path, "GPU-a"))
-    locks.touch()
+    locks.refresh()
     assert "GPU GPU-a is owned twice" in caplog.text
 
     async def look() -> None:
@@ -98,7 +98,7 @@ def test_a_gpu_whose_lock_somebody_else_has_as_well_is_lost_until_it_is_ours_aga
         with pytest.raises(DeviceLost, match="owned twice"):
             await probe.read(gpu, None)
         second.release()
-        locks.touch()
+        locks.refresh()
         await probe.read(gpu, None)
         await probe.close()
 

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import anyio
 import pytest
-from tests.support import nvml_helpers, witnesses
+from tests.support import context_holders, nvml_helpers
 from tests.support.probes import (
     AbsentProbe,
     FakeProbe,
@@ -34,7 +34,7 @@ from supervisor.processes.tree import ProcessTree
 
 
 def nvml(entry: Entry) -> GpuProbe:
-    return GpuProbe("test:probe", entry=entry, witness_entry=witnesses.cannot)
+    return GpuProbe("test:probe", entry=entry, context_holder_entry=context_holders.cannot)
 
 
 def with_probe(probe: DeviceProbe, test: Callable[[DeviceProbe], Awaitable[None]]) -> None:
@@ -109,7 +109,7 @@ def test_every_call_ends_within_its_bound_and_says_lost_if_it_must(
 
     async def test(probe: DeviceProbe) -> None:
         found: list[Device] = []
-        with anyio.fail_after(2 * bound_s + gpu_probe.WITNESS_S), suppress(DeviceLost):
+        with anyio.fail_after(2 * bound_s + gpu_probe.CONTEXT_HOLDER_S), suppress(DeviceLost):
             found = await probe.devices()
         for device in found or [gpu()]:
             with anyio.fail_after(bound_s + 1), suppress(DeviceLost):
@@ -157,7 +157,7 @@ def test_the_cpu_counts_the_memory_of_a_tree_and_nothing_without_one() -> None:
         assert (await probe.read(device, None)).used_bytes == 0
         ourselves = ProcessTree(os.getpid(), "no such marker")
         assert (await probe.read(device, ourselves)).used_bytes > 1 << 20
-        ourselves.forget()
+        ourselves.unregister()
 
     with_probe(CpuProbe(2), test)
 
@@ -258,7 +258,7 @@ def test_no_helper_is_started_beside_one_that_does_not_die(
         (stuck,) = started
         stuck.tree.kill()
         with anyio.fail_after(20):
-            await stuck.gone()
+            await stuck.wait_gone()
         with pytest.raises(DeviceLost, match="did not answer"):
             await probe.read(gpu(), None)
         assert len(started) == 2
@@ -282,7 +282,7 @@ def test_helpers_that_hang_while_gpus_are_counted_do_not_pile_up(
         (stuck,) = started
         stuck.tree.kill()
         with anyio.fail_after(20):
-            await stuck.gone()
+            await stuck.wait_gone()
 
     with_probe(nvml(nvml_helpers.hangs), test)
 
@@ -388,5 +388,8 @@ def test_a_daemon_of_mps_without_a_client_is_refused_when_it_has_one() -> None:
             await probe.devices()
 
     with_probe(
-        GpuProbe("test:probe", entry=nvml_helpers.idle_mps, witness_entry=witnesses.unseen), test
+        GpuProbe(
+            "test:probe", entry=nvml_helpers.idle_mps, context_holder_entry=context_holders.unseen
+        ),
+        test,
     )

@@ -72,7 +72,7 @@ def test_readyz_tells_what_is_known_of_process_ids_on_a_gpu() -> None:
     found = "NVML lists 3 processes and not ours, which holds a context"
     gpu = Device(
         id="GPU-a", kind="cuda", index=0, name="fake", total_bytes=1, epsilon_bytes=0,
-        pids_map=False, pids_found=found,
+        pid_namespace_shared=False, pid_check_result=found,
     )  # fmt: skip
     answer = get("/readyz", keys=False, devices=[gpu])
     assert answer.json()["process_ids"] == {"GPU-a": found}

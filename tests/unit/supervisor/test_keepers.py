@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from shared.errors import InfraUnavailable
-from supervisor.supervisor import every
+from supervisor.supervisor import repeat_every
 
 
 class Enough(Exception):
@@ -30,6 +30,6 @@ def test_what_cannot_be_done_now_is_said_and_tried_again(
         raise trouble if calls < 3 else Enough
 
     with pytest.raises(Enough):
-        anyio.run(every, 0.0, keep)
+        anyio.run(repeat_every, 0.0, keep)
     assert [record.levelno for record in caplog.records] == [level, level]
     assert all(record.message.startswith("keep: ") for record in caplog.records)

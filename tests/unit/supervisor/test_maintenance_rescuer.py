@@ -15,8 +15,8 @@ from shared.errors import InfraUnavailable
 from shared.events import Code
 from shared.states import OWNED, Reason, StepState
 from shared.step_store import Offer
-from supervisor.maintenance import rescuer as sweeper_module
-from supervisor.maintenance.rescuer import Sweeper
+from supervisor.maintenance import rescuer as rescuer_module
+from supervisor.maintenance.rescuer import Rescuer
 from supervisor.metrics import Metrics
 
 LEASE_S = 60.0
@@ -41,10 +41,10 @@ async def abandoned(store: MemoryStepStore, state: StepState = StepState.RUNNING
     return step
 
 
-def play(test: Callable[[MemoryStepStore, Sweeper, Metrics], Awaitable[None]]) -> None:
+def play(test: Callable[[MemoryStepStore, Rescuer, Metrics], Awaitable[None]]) -> None:
     async def main() -> None:
         store, metrics = MemoryStepStore(), Metrics()
-        await test(store, Sweeper(store, SETTINGS, metrics), metrics)
+        await test(store, Rescuer(store, SETTINGS, metrics), metrics)
 
     anyio.run(main)
 
@@ -59,12 +59,12 @@ def counted(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 @pytest.mark.parametrize("state", sorted(OWNED))
 def test_a_step_of_a_lost_owner_goes_back_with_a_loss(state: StepState) -> None:
-    async def test(store: MemoryStepStore, sweeper: Sweeper, metrics: Metrics) -> None:
+    async def test(store: MemoryStepStore, rescuer: Rescuer, metrics: Metrics) -> None:
         step = await abandoned(store, state)
-        assert await sweeper.sweep() == 0
+        assert await rescuer.rescue() == 0
         store.pass_time(LEASE_S + 1)
         before = store.now()
-        assert await sweeper.sweep() == 1
+        assert await rescuer.rescue() == 1
         assert (step.state, step.losses, step.epoch) == (StepState.QUEUED, 1, 2)
         assert before <= step.run_at <= store.now() + SETTINGS.retry_base_s
         (event,) = [e for e in store.jobs[step.job_id].events if e.code == Code.LEASE_EXPIRED]
@@ -79,11 +79,11 @@ def test_a_step_of_a_lost_owner_goes_back_with_a_loss(state: StepState) -> None:
 
 
 def test_a_step_that_was_lost_too_often_is_given_up() -> None:
-    async def test(store: MemoryStepStore, sweeper: Sweeper, metrics: Metrics) -> None:
+    async def test(store: MemoryStepStore, rescuer: Rescuer, metrics: Metrics) -> None:
         step = await abandoned(store)
         step.losses = 1
         store.pass_time(LEASE_S + 1)
-        await sweeper.sweep()
+        await rescuer.rescue()
         assert (step.state, step.reason) == (StepState.FAILED, Reason.ATTEMPTS_EXHAUSTED)
         details: dict[str, Any] = (step.error or {})["details"]
         assert details["losses"] == 2
@@ -93,11 +93,11 @@ def test_a_step_that_was_lost_too_often_is_given_up() -> None:
 
 
 def test_a_step_that_was_to_be_cancelled_is() -> None:
-    async def test(store: MemoryStepStore, sweeper: Sweeper, metrics: Metrics) -> None:
+    async def test(store: MemoryStepStore, rescuer: Rescuer, metrics: Metrics) -> None:
         step = await abandoned(store)
         store.request_cancel(step.job_id)
         store.pass_time(LEASE_S + 1)
-        await sweeper.sweep()
+        await rescuer.rescue()
         assert (step.state, step.reason) == (StepState.CANCELLED, Reason.CANCELLED)
         assert (step.error or {})["code"] == "cancelled"
 
@@ -105,12 +105,12 @@ def test_a_step_that_was_to_be_cancelled_is() -> None:
 
 
 def test_a_step_that_nobody_claims_fails_and_says_what_to_check() -> None:
-    async def test(store: MemoryStepStore, sweeper: Sweeper, metrics: Metrics) -> None:
+    async def test(store: MemoryStepStore, rescuer: Rescuer, metrics: Metrics) -> None:
         (step,) = store.steps_of(store.create(Work(queue="unserved")))
         store.pass_time(SETTINGS.queue_timeout_s - 1)
-        assert await sweeper.sweep() == 0
+        assert await rescuer.rescue() == 0
         store.pass_time(2)
-        assert await sweeper.sweep() == 1
+        assert await rescuer.rescue() == 1
         assert (step.state, step.reason) == (StepState.FAILED, Reason.TIMEOUT)
         assert "queue, device and model" in (step.error or {})["message"]
 
@@ -118,25 +118,25 @@ def test_a_step_that_nobody_claims_fails_and_says_what_to_check() -> None:
 
 
 def test_one_pass_takes_all_there_are_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeper_module, "PASS", 3)
+    monkeypatch.setattr(rescuer_module, "PASS", 3)
 
-    async def test(store: MemoryStepStore, sweeper: Sweeper, metrics: Metrics) -> None:
+    async def test(store: MemoryStepStore, rescuer: Rescuer, metrics: Metrics) -> None:
         for _ in range(4):
             await abandoned(store)
         store.pass_time(LEASE_S + 1)
-        assert await sweeper.sweep() == 3
-        assert await sweeper.sweep() == 1
+        assert await rescuer.rescue() == 3
+        assert await rescuer.rescue() == 1
 
     play(test)
 
 
 def test_what_was_swept_before_the_database_went_away_is_counted() -> None:
-    async def test(store: MemoryStepStore, sweeper: Sweeper, metrics: Metrics) -> None:
+    async def test(store: MemoryStepStore, rescuer: Rescuer, metrics: Metrics) -> None:
         step = await abandoned(store)
         step.losses = 1
         store.pass_time(LEASE_S + 1)
-        with store.faults.away("sweep_unclaimed"), pytest.raises(InfraUnavailable):
-            await sweeper.sweep()
+        with store.faults.away("rescue_unclaimed"), pytest.raises(InfraUnavailable):
+            await rescuer.rescue()
         assert step.reason is Reason.ATTEMPTS_EXHAUSTED
         assert swept(metrics) == 1
         assert counted(metrics, "dead_letters", kind="job") == 1
@@ -146,8 +146,8 @@ def test_what_was_swept_before_the_database_went_away_is_counted() -> None:
 
 
 def test_a_database_that_is_away_is_the_callers_news() -> None:
-    async def test(store: MemoryStepStore, sweeper: Sweeper, metrics: Metrics) -> None:
-        with store.faults.away("sweep_expired"), pytest.raises(InfraUnavailable):
-            await sweeper.sweep()
+    async def test(store: MemoryStepStore, rescuer: Rescuer, metrics: Metrics) -> None:
+        with store.faults.away("rescue_expired"), pytest.raises(InfraUnavailable):
+            await rescuer.rescue()
 
     play(test)

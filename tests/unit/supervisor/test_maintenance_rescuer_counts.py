@@ -1,4 +1,4 @@
-"""What the sweeper gives up on is counted, once."""
+"""What the rescuer gives up on is counted, once."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pydantic import SecretStr
 
 from shared.settings import Settings
 from shared.states import Reason, StepState
-from shared.step_store import Abandoned, End, StepStore
-from supervisor.maintenance.rescuer import Sweeper
+from shared.step_store import End, OrphanedStep, StepStore
+from supervisor.maintenance.rescuer import Rescuer
 from supervisor.metrics import Metrics
 
 SETTINGS = Settings(
@@ -33,10 +33,10 @@ class OneAbandoned:
         self._losses = losses
         self.ends: list[End] = []
 
-    async def sweep_expired(self, decide: Callable[[Abandoned], End]) -> UUID | None:
+    async def rescue_expired(self, decide: Callable[[OrphanedStep], End]) -> UUID | None:
         if self.ends:
             return None
-        found = Abandoned(
+        found = OrphanedStep(
             id=uuid4(),
             job_id=uuid4(),
             name="generate",
@@ -50,14 +50,14 @@ class OneAbandoned:
         self.ends = [decide(found), decide(found)]
         return found.id
 
-    async def sweep_unclaimed(self, *_: Any) -> UUID | None:
+    async def rescue_unclaimed(self, *_: Any) -> UUID | None:
         return None
 
 
 @pytest.mark.parametrize(("losses", "dead"), [(0, 0.0), (4, 1.0)])
 def test_a_step_that_is_given_up_is_one_dead_letter(losses: int, dead: float) -> None:
     store, metrics = OneAbandoned(losses), Metrics()
-    anyio.run(Sweeper(cast("StepStore", store), SETTINGS, metrics).sweep)
+    anyio.run(Rescuer(cast("StepStore", store), SETTINGS, metrics).rescue)
     assert (store.ends[0].reason is Reason.ATTEMPTS_EXHAUSTED) == bool(dead)
     counted = metrics.registry.get_sample_value("dreamforge_dead_letters_total", {"kind": "job"})
     assert counted == dead

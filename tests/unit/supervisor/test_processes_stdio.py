@@ -29,7 +29,7 @@ def run(test: Callable[[Output], Awaitable[None]]) -> None:
 def test_what_is_written_is_logged_with_whom_it_is_about(caplog: pytest.LogCaptureFixture) -> None:
     async def test(output: Output) -> None:
         output.fields = {"job_id": "j"}
-        os.write(output.theirs.fileno(), b"Traceback:\n  \xff!\n")
+        os.write(output.write_end.fileno(), b"Traceback:\n  \xff!\n")
         await until(lambda: bool(caplog.records), "a line")
 
     run(test)
@@ -40,8 +40,8 @@ def test_what_is_written_is_logged_with_whom_it_is_about(caplog: pytest.LogCaptu
 
 def test_the_last_words_are_logged_when_it_is_closed(caplog: pytest.LogCaptureFixture) -> None:
     async def test(output: Output) -> None:
-        os.write(output.theirs.fileno(), b"the end")
-        output.theirs.close()
+        os.write(output.write_end.fileno(), b"the end")
+        output.write_end.close()
 
     run(test)
     assert [record.getMessage() for record in caplog.records] == ["a child wrote: the end"]
@@ -57,7 +57,7 @@ def test_an_end_that_everybody_closed_keeps_no_loop_busy(monkeypatch: pytest.Mon
 
     async def test(output: Output) -> None:
         monkeypatch.setattr(os, "read", read)
-        output.theirs.close()
+        output.write_end.close()
         await until(lambda: bool(reads), "the end is seen")
         for _ in range(100):
             await anyio.lowlevel.checkpoint()
@@ -73,7 +73,7 @@ def test_who_writes_without_end_is_read_with_pauses(
     caplog.set_level(logging.WARNING)
 
     async def test(output: Output) -> None:
-        descriptor = output.theirs.fileno()
+        descriptor = output.write_end.fileno()
         os.set_blocking(descriptor, False)
 
         def fill() -> None:

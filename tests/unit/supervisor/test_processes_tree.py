@@ -15,7 +15,7 @@ import pytest
 
 from supervisor.processes import tree as tree_module
 from supervisor.processes.child import RunnerProcess
-from supervisor.processes.tree import ProcessTree, every_pid
+from supervisor.processes.tree import ProcessTree, all_pids
 
 ROOT = 900_000
 OURS, THEIRS = "worker:1", "worker:2"
@@ -103,19 +103,19 @@ def test_descendants_of_any_depth_are_found(table: Table) -> None:
     tree = ProcessTree(ROOT, OURS)
     for depth in range(2000):
         table.add(ROOT + depth + 1, ROOT + depth)
-    assert len(tree.observe()) == 2001
+    assert len(tree.scan()) == 2001
 
 
 def test_a_member_that_left_the_tree_is_still_known(table: Table) -> None:
     tree = ProcessTree(ROOT, OURS)
     table.add(1, ROOT)
     table.add(2, 1)
-    tree.observe()
+    tree.scan()
     table.children[1].discard(2)
     table.add(2, 77)
     table.starts[2] -= 1  # the same process, with another parent
     table.end(ROOT)
-    assert set(tree.observe()) == {1, 2}
+    assert set(tree.scan()) == {1, 2}
 
 
 def test_an_adopted_orphan_is_told_by_its_marker(table: Table) -> None:
@@ -124,8 +124,8 @@ def test_an_adopted_orphan_is_told_by_its_marker(table: Table) -> None:
     table.add(1, os.getpid(), OURS)
     table.add(2, os.getpid(), THEIRS)
     table.add(3, 1)
-    assert set(tree.observe()) == {ROOT, 1, 3}
-    assert set(neighbour.observe()) == {ROOT + 1, 2}
+    assert set(tree.scan()) == {ROOT, 1, 3}
+    assert set(neighbour.scan()) == {ROOT + 1, 2}
 
 
 @pytest.mark.parametrize("marker", [None, "forged"])
@@ -137,51 +137,51 @@ def test_an_orphan_that_is_no_trees_counts_to_every_tree_that_was_there(
     trees = [ProcessTree(ROOT, OURS), ProcessTree(ROOT + 1, THEIRS)]
     table.add(1, os.getpid(), marker)
     later = ProcessTree(ROOT + 2, "worker:3")
-    assert all(1 in tree.observe() for tree in trees)
-    assert 1 not in later.observe()
+    assert all(1 in tree.scan() for tree in trees)
+    assert 1 not in later.scan()
 
 
 def test_the_marker_of_a_tree_that_is_gone_protects_nobody(table: Table) -> None:
     table.add(ROOT + 1, os.getpid(), THEIRS)
     tree, neighbour = ProcessTree(ROOT, OURS), ProcessTree(ROOT + 1, THEIRS)
     table.add(1, os.getpid(), THEIRS)
-    assert tree.observe() == [ROOT]
-    neighbour.forget()
-    assert 1 in tree.observe()
+    assert tree.scan() == [ROOT]
+    neighbour.unregister()
+    assert 1 in tree.scan()
 
 
 def test_the_root_of_another_tree_is_no_orphan(table: Table) -> None:
     tree = ProcessTree(ROOT, OURS)
     table.add(1, os.getpid(), None)
     other = ProcessTree(1, THEIRS)
-    assert tree.observe() == [ROOT]
-    other.forget()
-    assert 1 in tree.observe()
+    assert tree.scan() == [ROOT]
+    other.unregister()
+    assert 1 in tree.scan()
 
 
 def test_an_orphan_may_have_the_number_of_whoever_was_there_before(table: Table) -> None:
     table.add(1, os.getpid(), None)
     tree = ProcessTree(ROOT, OURS)
-    assert tree.observe() == [ROOT]
+    assert tree.scan() == [ROOT]
     table.end(1)
     table.add(1, os.getpid(), "forged")  # reused
-    assert set(tree.observe()) == {ROOT, 1}
+    assert set(tree.scan()) == {ROOT, 1}
 
 
 def test_every_pid_of_every_tree_is_known_until_it_is_forgotten(table: Table) -> None:
     table.add(ROOT + 1, os.getpid(), THEIRS)
     table.add(1, ROOT + 1)
     tree, neighbour = ProcessTree(ROOT, OURS), ProcessTree(ROOT + 1, THEIRS)
-    neighbour.observe()
-    assert every_pid() == {ROOT, ROOT + 1, 1}
-    tree.forget()
-    assert every_pid() == {ROOT + 1, 1}
+    neighbour.scan()
+    assert all_pids() == {ROOT, ROOT + 1, 1}
+    tree.unregister()
+    assert all_pids() == {ROOT + 1, 1}
 
 
 def test_the_number_of_a_dead_member_may_be_a_strangers(table: Table) -> None:
     tree = ProcessTree(ROOT, OURS)
     table.add(1, ROOT)
-    tree.observe()
+    tree.scan()
     table.end(1)
     table.add(1, 77, THEIRS)  # reused
     table.add(2, 1, THEIRS)
@@ -205,7 +205,7 @@ def test_a_chain_of_forks_each_dead_when_it_is_asked_for_is_not_gone(
     monkeypatch.setattr(tree_module, "children_of", read_before_the_hop)
     for _ in range(5):
         assert not tree.is_gone()
-    assert tree.observe() == [6]
+    assert tree.scan() == [6]
     assert tree.pids() == {ROOT, 1, 2, 3, 4, 5, 6}
 
 
@@ -227,20 +227,22 @@ def test_a_runner_is_gone_when_two_looks_in_a_row_say_so_and_it_ended_itself() -
         gone, root.exitcode = next(looks)
         return gone
 
-    tree = SimpleNamespace(is_gone=look, newcomers=True)
-    anyio.run(RunnerProcess.gone, cast(RunnerProcess, SimpleNamespace(tree=tree, _process=root)))
+    tree = SimpleNamespace(is_gone=look, has_newcomers=True)
+    anyio.run(
+        RunnerProcess.wait_gone, cast(RunnerProcess, SimpleNamespace(tree=tree, _process=root))
+    )
     assert list(looks) == [(True, 0)]
 
 
 def test_a_number_that_another_child_of_ours_has_by_now_is_not_collected(table: Table) -> None:
     tree = ProcessTree(ROOT, OURS)
     table.add(1, ROOT)
-    tree.observe()
+    tree.scan()
     table.end(1)  # its own parent collected it
     table.add(1, os.getpid(), THEIRS)
     runner = ProcessTree(1, THEIRS)
     table.zombies.add(1)
-    tree.observe()
+    tree.scan()
     assert table.collected == []
     assert 1 in runner.pids()
 
@@ -248,10 +250,10 @@ def test_a_number_that_another_child_of_ours_has_by_now_is_not_collected(table: 
 def test_a_reused_number_inside_the_tree_is_the_new_process(table: Table) -> None:
     tree = ProcessTree(ROOT, OURS)
     table.add(1, ROOT)
-    tree.observe()
+    tree.scan()
     table.end(1)
     table.add(1, ROOT)
-    assert set(tree.observe()) == {ROOT, 1}
+    assert set(tree.scan()) == {ROOT, 1}
 
 
 def test_whoever_appears_after_the_kill_is_killed_too(table: Table) -> None:
@@ -259,7 +261,7 @@ def test_whoever_appears_after_the_kill_is_killed_too(table: Table) -> None:
     tree.kill()
     table.signals.clear()
     table.add(1, ROOT)
-    tree.observe()
+    tree.scan()
     assert (1, signal.SIGKILL) in table.signals
 
 
@@ -274,7 +276,7 @@ def test_descendants_are_recorded_before_their_parents_die(
     monkeypatch.setattr(os, "getpgid", lambda pid: pid)
     monkeypatch.setattr(os, "killpg", lambda pid, number: table.end(pid))
     end(tree)
-    assert tree.observe() == [1]
+    assert tree.scan() == [1]
     assert end is ProcessTree.terminate or (1, signal.SIGKILL) in table.signals
     assert neighbour.root not in tree.pids()
 
@@ -296,7 +298,7 @@ def test_a_group_is_a_strangers_once_its_leader_was_collected(
     monkeypatch.setattr(os, "killpg", lambda pid, number: groups.append(pid))
     tree = ProcessTree(ROOT, OURS)
     table.add(1, ROOT)
-    tree.observe()
+    tree.scan()
     table.end(ROOT)
     table.add(ROOT, 77, THEIRS)  # reused
     end(tree)

@@ -13,9 +13,9 @@ def life(*steps: tuple[int, int]) -> tuple[Baseline, list[bool]]:
     """Steps as (in use before, in use after); the baseline, and which of them was clean."""
     baseline, clean = Baseline(), []
     for before, after in steps:
-        clean.append(after - baseline.at_rest(before) <= EPSILON)
+        clean.append(after - baseline.update_idle(before) <= EPSILON)
         if clean[-1]:
-            baseline.proven(after)
+            baseline.update_verified(after)
     return baseline, clean
 
 
@@ -33,7 +33,7 @@ def test_what_comes_back_is_forgiven() -> None:
 def test_somebody_who_comes_and_goes_between_steps_changes_nothing(seen: int) -> None:
     baseline, clean = life((100, 100), (seen, seen), (100, 100), (seen, seen + 60))
     assert clean == [True] * 4
-    assert baseline.held_to == seen
+    assert baseline.limit_bytes == seen
 
 
 def test_a_debt_outlives_somebody_who_comes_between_steps() -> None:
@@ -42,5 +42,5 @@ def test_a_debt_outlives_somebody_who_comes_between_steps() -> None:
 
 def test_the_mark_falls_with_what_is_in_use() -> None:
     baseline, _ = life((900, 300))
-    assert baseline.held_to == 300
+    assert baseline.limit_bytes == 300
     assert life((900, 300), (300, 365))[1] == [True, False]

@@ -13,13 +13,19 @@ from supervisor.devices.device import Device, DeviceLost, Reading
 from supervisor.processes.tree import ProcessTree
 from supervisor.slots import reclaim as verify_module
 from supervisor.slots.baseline import Baseline
-from supervisor.slots.reclaim import Reclaimed, foreign_growth, leaked, unaccounted, verify
+from supervisor.slots.reclaim import (
+    ReclaimReading,
+    foreign_growth,
+    leaked,
+    unattributed_bytes,
+    verify,
+)
 
 MIB = 1 << 20
 GPU = Device(
     id="GPU-a", kind="cuda", index=0, name="GPU", total_bytes=8 << 30, epsilon_bytes=64 * MIB
 )
-BLIND = replace(GPU, pids_map=False)  # lists the process ids of another namespace
+BLIND = replace(GPU, pid_namespace_shared=False)  # lists the process ids of another namespace
 OURS = frozenset({10, 11})
 
 
@@ -49,7 +55,7 @@ def reading(used: int, **holders: int) -> Reading:
 def test_a_leak_is_growth_beyond_epsilon_that_is_not_a_strangers(
     before: Reading, now: Reading, leak_mib: int
 ) -> None:
-    assert leaked(GPU, unaccounted(GPU, before), now, OURS) == leak_mib * MIB
+    assert leaked(GPU, unattributed_bytes(GPU, before), now, OURS) == leak_mib * MIB
 
 
 def test_a_process_of_ours_that_is_still_listed_is_a_leak_whatever_it_holds() -> None:
@@ -60,7 +66,7 @@ def test_a_process_of_ours_that_is_still_listed_is_a_leak_whatever_it_holds() ->
 def test_without_a_map_of_process_ids_only_the_total_counts() -> None:
     before, now = reading(100, p7=100), reading(900, p7=900, p10=5)
     assert foreign_growth(BLIND, before, now, OURS) == 0
-    assert leaked(BLIND, unaccounted(BLIND, before), now, OURS) == (800 - 64) * MIB
+    assert leaked(BLIND, unattributed_bytes(BLIND, before), now, OURS) == (800 - 64) * MIB
 
 
 # Over time ----------------------------------------------------------------------------------------
@@ -72,12 +78,12 @@ class Tree:
     def __init__(self, alive: int = 0) -> None:
         self.alive = alive  # so many looks at it
 
-    def observe(self) -> list[int]:
+    def scan(self) -> list[int]:
         self.alive -= 1
         return [10] if self.alive >= 0 else []
 
     def is_gone(self) -> bool:
-        return not self.observe()
+        return not self.scan()
 
     def pids(self) -> frozenset[int]:
         return OURS
@@ -86,12 +92,12 @@ class Tree:
         return 0
 
 
-async def prove(probe: FakeProbe, tree: Tree, within_s: float = 20.0) -> list[Reclaimed]:
+async def prove(probe: FakeProbe, tree: Tree, within_s: float = 20.0) -> list[ReclaimReading]:
     """Verify; return every look. An empty tail after the deadline is up to the caller to judge."""
-    looks: list[Reclaimed] = []
+    looks: list[ReclaimReading] = []
     (device,) = await probe.devices()
     baseline = Baseline()
-    baseline.at_rest(unaccounted(device, await probe.read(device, None)))
+    baseline.update_idle(unattributed_bytes(device, await probe.read(device, None)))
     with anyio.move_on_after(within_s):
         await verify(
             probe, device, baseline=baseline, tree=cast(ProcessTree, tree), seen=looks.append
@@ -100,7 +106,7 @@ async def prove(probe: FakeProbe, tree: Tree, within_s: float = 20.0) -> list[Re
     return looks
 
 
-def proven(looks: list[Reclaimed]) -> bool:
+def proven(looks: list[ReclaimReading]) -> bool:
     return len(looks) > 1 and looks[-1] is looks[-2]
 
 
@@ -163,7 +169,7 @@ def test_a_neighbours_process_on_the_device_is_no_strangers(
                 self.foreign[device.id] = 7 * MIB
             return await super().read(device, tree)
 
-    monkeypatch.setattr(verify_module, "every_pid", lambda: frozenset({FOREIGN_PID}))
+    monkeypatch.setattr(verify_module, "all_pids", lambda: frozenset({FOREIGN_PID}))
     looks = anyio.run(prove, OnBoth(), Tree(), 0.5)
     assert not proven(looks)
     assert {look.leaked_bytes for look in looks} == {7 * MIB}

@@ -75,12 +75,12 @@ def test_one_free_slot_of_each_kind_is_offered_smallest_first() -> None:
 
     async def test() -> None:
         table = SlotTable([big, DEVICE, small, twin])
-        assert list(table.free_kinds()) == []
+        assert list(table.free_by_kind()) == []
         for slot in table:
             slot.move(F)
-        assert [slot.id for slot in table.free_kinds()] == ["cpu-0", "GPU-b", "GPU-a"]
-        next(table.free_kinds()).move(H)
-        assert [slot.id for slot in table.free_kinds()] == ["cpu-1", "GPU-b", "GPU-a"]
+        assert [slot.id for slot in table.free_by_kind()] == ["cpu-0", "GPU-b", "GPU-a"]
+        next(table.free_by_kind()).move(H)
+        assert [slot.id for slot in table.free_by_kind()] == ["cpu-1", "GPU-b", "GPU-a"]
 
     anyio.run(test)
 
@@ -92,7 +92,7 @@ def test_a_slot_that_is_lost_while_another_is_tried_is_not_offered() -> None:
         table = SlotTable([DEVICE, gpu])
         for slot in table:
             slot.move(F)
-        offered = table.free_kinds()
+        offered = table.free_by_kind()
         assert next(offered).id == "cpu-0"
         (lost,) = [slot for slot in table if slot.id == "GPU-a"]
         lost.move(SlotState.LOST)

@@ -9,32 +9,32 @@ from multiprocessing.connection import Connection
 from tests.support.nvml_helpers import FOREVER_S
 from tests.support.runners import Line
 
-from shared.linux.child import become_runner, leave
+from shared.linux.child import exit_now, isolate_process
 
 
 def cannot(connection: Connection, parent_pid: int) -> None:
     """There is no context to be had."""
-    become_runner(parent_pid)
+    isolate_process(parent_pid)
     line = Line(connection)
     line.say({"error": "cuInit returned CUDA error 100"})
     line.hear()
-    leave(0)
+    exit_now(0)
 
 
 def hangs(connection: Connection, parent_pid: int) -> None:
-    become_runner(parent_pid)
+    isolate_process(parent_pid)
     time.sleep(FOREVER_S)
 
 
 def dies(connection: Connection, parent_pid: int) -> None:
-    become_runner(parent_pid)
+    isolate_process(parent_pid)
     os._exit(1)
 
 
 def unseen(connection: Connection, parent_pid: int) -> None:
     """Holds, as far as it says; but NVML knows it by another id."""
-    become_runner(parent_pid)
+    isolate_process(parent_pid)
     line = Line(connection)
     line.say({"holding": True})
     line.hear()
-    leave(0)
+    exit_now(0)
