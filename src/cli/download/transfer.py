@@ -13,9 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-import time
 from collections.abc import Callable
-from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
+from cli.download.http_headers import continues_part, parse_number, retry_after_s, validator_of
 from cli.download.retry import RetryPolicy, TransientError, with_retries
 from cli.download.source import Credential, RemoteFile, parse_origin
 from cli.errors import Failure
@@ -30,9 +29,6 @@ from cli.models.store import check_free_space
 
 LOOK_AT_DISK_BYTES = 64 << 20
 MAX_ANSWER_BYTES = 16 << 20  # of a question about a model; the longest list seen has 1 MB
-# A date tells two versions apart only if the second was not written within the same second
-# (RFC 9110, 8.8.2.2).
-DATE_IS_STRONG_AFTER_S = 60
 _PAGES = (b"<!doctype html", b"<html")
 
 OnBytes = Callable[[int], None]  # bytes of the file that are here now
@@ -144,14 +140,14 @@ class Transfer:
             headers |= {"Range": f"bytes={have}-", "If-Range": validator.read_text()}
         with self._client.stream("GET", url, headers=headers) as answer:
             self._accept(answer, file.path)
-            if not _continues(answer, file, headers):
+            if not continues_part(answer, file, headers):
                 have = 0
                 validator.unlink(missing_ok=True)
                 if answer.status_code != 200:
                     raise TransientError("did not go on where we were")
             total = self._announced(answer, file, part, have)
             with part.open("ab" if have else "wb") as stream:
-                if known := _validator_of(answer):
+                if known := validator_of(answer):
                     validator.write_text(known)
                 have = self._copy(answer, file, stream, have, on_bytes)
         if total is not None and have < total:
@@ -195,10 +191,12 @@ class Transfer:
         self, answer: httpx.Response, file: RemoteFile, part: Path, have: int
     ) -> int | None:
         """How long the file will be. Another length than the source named is another file."""
-        length = _number(answer.headers.get("content-length", ""))
+        length = parse_number(answer.headers.get("content-length", ""))
         total = None if length is None else have + length
         if answer.status_code == 206:  # which may be less than all that is left
-            total = _number(answer.headers.get("content-range", "").rpartition("/")[2]) or total
+            total = (
+                parse_number(answer.headers.get("content-range", "").rpartition("/")[2]) or total
+            )
         if total is None:
             return None if file.tolerance_bytes else file.size_bytes
         if file.is_too_large(total):
@@ -217,7 +215,7 @@ class Transfer:
         if status == 416:
             return  # the part is longer than the file: begun again
         if status in (408, 425, 429) or status >= 500:
-            raise TransientError(f"answered {status}", _retry_after_s(answer))
+            raise TransientError(f"answered {status}", retry_after_s(answer))
         if status not in (200, 206):
             raise Failure(f"{what}: {host} answered {status}")
         if answer.headers.get("content-type", "").startswith("text/html"):
@@ -241,54 +239,9 @@ def _longer(file: RemoteFile) -> Failure:
     return Failure(f"{file.path}: longer than the {file.size_bytes} bytes announced")
 
 
-def _continues(answer: httpx.Response, file: RemoteFile, headers: dict[str, str]) -> bool:
-    """Whether the answer is the rest of our part: the place asked for, of the same file."""
-    if answer.status_code != 206 or "Range" not in headers:
-        return False
-    start = headers["Range"].removeprefix("bytes=").removesuffix("-")
-    place, _, total = answer.headers.get("content-range", "").partition("/")
-    etag = answer.headers.get("etag")
-    return (
-        place.startswith(f"bytes {start}-")
-        and (total == "*" or not file.is_too_small(_number(total) or 0))
-        and (etag is None or not headers["If-Range"].startswith('"') or etag == headers["If-Range"])
-    )
-
-
-def _validator_of(answer: httpx.Response) -> str | None:
-    """What to send as `If-Range` later: only what tells every change is of use."""
-    etag: str = answer.headers.get("etag", "")
-    if etag.startswith('"') and etag.isascii():  # others could not be sent
-        return etag
-    changed: str = answer.headers.get("last-modified", "")
-    then, now = _timestamp(changed), _timestamp(answer.headers.get("date", ""))
-    if then is not None and now is not None and now - then >= DATE_IS_STRONG_AFTER_S:
-        return changed
-    return None
-
-
 def _is_page(file: RemoteFile, start: bytes) -> bool:
     """Whether a body that does not call itself one begins like a web page."""
     return not file.path.endswith(".md") and start.lstrip()[:16].lower().startswith(_PAGES)
-
-
-def _retry_after_s(answer: httpx.Response) -> float | None:
-    text = answer.headers.get("retry-after", "")
-    if (seconds := _number(text)) is not None:
-        return float(seconds)
-    then = _timestamp(text)
-    return None if then is None else then - time.time()
-
-
-def _timestamp(text: str) -> float | None:
-    try:
-        return parsedate_to_datetime(text).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
 
 
 def _size(path: Path) -> int:

@@ -1,0 +1,59 @@
+"""Response headers of a host that is not trusted: what they mean for a download."""
+
+from __future__ import annotations
+
+import time
+from email.utils import parsedate_to_datetime
+
+import httpx
+
+from cli.download.source import RemoteFile
+
+# A date tells two versions apart only if the second was not written within the same second
+# (RFC 9110, 8.8.2.2).
+DATE_IS_STRONG_AFTER_S = 60
+
+
+def continues_part(answer: httpx.Response, file: RemoteFile, headers: dict[str, str]) -> bool:
+    """Whether the answer is the rest of our part: the place asked for, of the same file."""
+    if answer.status_code != 206 or "Range" not in headers:
+        return False
+    start = headers["Range"].removeprefix("bytes=").removesuffix("-")
+    place, _, total = answer.headers.get("content-range", "").partition("/")
+    etag = answer.headers.get("etag")
+    return (
+        place.startswith(f"bytes {start}-")
+        and (total == "*" or not file.is_too_small(parse_number(total) or 0))
+        and (etag is None or not headers["If-Range"].startswith('"') or etag == headers["If-Range"])
+    )
+
+
+def validator_of(answer: httpx.Response) -> str | None:
+    """What to send as `If-Range` later: only what tells every change is of use."""
+    etag: str = answer.headers.get("etag", "")
+    if etag.startswith('"') and etag.isascii():  # others could not be sent
+        return etag
+    changed: str = answer.headers.get("last-modified", "")
+    then, now = _timestamp(changed), _timestamp(answer.headers.get("date", ""))
+    if then is not None and now is not None and now - then >= DATE_IS_STRONG_AFTER_S:
+        return changed
+    return None
+
+
+def retry_after_s(answer: httpx.Response) -> float | None:
+    text = answer.headers.get("retry-after", "")
+    if (seconds := parse_number(text)) is not None:
+        return float(seconds)
+    then = _timestamp(text)
+    return None if then is None else then - time.time()
+
+
+def _timestamp(text: str) -> float | None:
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def parse_number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
