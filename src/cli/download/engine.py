@@ -1,23 +1,22 @@
-"""From a reference to an installed model: resolve, fetch, verify, describe, one rename.
+"""Turn a resolved reference into an installed model: fetch, verify, describe, one rename.
 
-Nothing is installed that could not be proven: a file without a published hash is refused. What has
-arrived lies in `<root>/.staging/<name>@<version>.download/` until the model is whole (`fetching`).
-It is thrown away only when it is what was published, and no model: whatever else is wrong, another
-try may cure.
+A file without a published hash is refused, since nothing could prove its content. Files lie in
+`<root>/.staging/<name>@<version>.download/` until the model is complete (`fetch.py`). They are
+deleted only when they are what was published and still no model: another attempt may cure every
+other problem.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from cli.download.base_models import check_config, resolve_config
 from cli.download.fetch import ProgressDisplay, fetch_files
 from cli.download.manifest import check_manifest, find_lone_checkpoint, rename_lone_checkpoint
-from cli.download.retry import RetryPolicy
 from cli.download.source import RemoteFile, ResolvedModel
 from cli.errors import Failure
 from cli.models.store import (
@@ -42,17 +41,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadRequest:
-    """What to install, and how."""
+    """A model to install, and how."""
 
     resolved: ResolvedModel
     name: str
     version: str
     kind: Kind | None = None
-    config: str | None = None  # for a single file: a folder or a reference; None: its family's own
+    config: str | None = None  # for a single file: folder or reference; None: its family's own
     choose_preset: Callable[[ModelDescriptor], str]  # for jobs that name none; may raise Failure
-    preset_given: bool = False  # then a model that is here already is given it too
+    preset_given: bool = False  # then a model that is installed already gets it too
     parallel: int = 4
-    policy: RetryPolicy = field(default_factory=RetryPolicy)
 
     @property
     def key(self) -> str:
@@ -60,7 +58,7 @@ class DownloadRequest:
 
     @property
     def weights(self) -> str | None:
-        """The one file, where that is all that was asked for."""
+        """The single file that is the whole model, or None."""
         return find_lone_checkpoint(self.resolved.files)
 
 
@@ -70,28 +68,28 @@ def download(
     display: ProgressDisplay,
     on_installed: Callable[[Path], T],
 ) -> tuple[T, bool]:
-    """Install what was ordered. Raises `Failure`, `ModelUnavailable`.
+    """Install the model. Raises `Failure`, `ModelUnavailable`.
 
-    Returns what `arrived` says of the folder, with the model's lock still held, and whether
-    anything was fetched.
+    Returns the result of `on_installed`, which gets the folder while the model is still locked,
+    and whether anything was fetched.
     """
     request = replace(request, resolved=rename_lone_checkpoint(request.resolved))
     check_manifest(request.resolved)
-    check_config(request.config, wanted=request.weights is not None)
+    check_config(request.config, single_file=request.weights is not None)
     with lock_model(root, request.key):
         work = staging_path(root, f"{request.key}.download")
-        there = _find_installed(request, root)
-        place = there or _fetch_and_install(request, work, root, display)
-        remove_other_kinds(place, root)  # it may have been taken for another kind
+        existing = _find_installed(request, root)
+        place = existing or _fetch_and_install(request, work, root, display)
+        remove_other_kinds(place, root)
         shutil.rmtree(work, ignore_errors=True)
-        return on_installed(place), there is None
+        return on_installed(place), existing is None
 
 
-# What is here already -----------------------------------------------------------------------------
+# A model that is installed already ----------------------------------------------------------------
 
 
 def _find_installed(request: DownloadRequest, root: Path) -> Path | None:
-    """Where the same files of the same revision are already, every byte as it should be."""
+    """The folder that has the same files of the same revision, every byte verified."""
     for place in root.glob(f"[!.]*/{request.key}"):
         descriptor = _read_if_intact(place, request)
         if descriptor is None or not _has_config(place, descriptor, request):
@@ -107,7 +105,7 @@ def _find_installed(request: DownloadRequest, root: Path) -> Path | None:
 
 
 def _read_if_intact(place: Path, request: DownloadRequest) -> ModelDescriptor | None:
-    """The description of a model that is what was ordered; None: it is here to be replaced."""
+    """The descriptor of the installed model, or None when the request must replace it."""
     try:
         descriptor = read_model(place)
         if not _matches_request(descriptor, request):
@@ -119,52 +117,52 @@ def _read_if_intact(place: Path, request: DownloadRequest) -> ModelDescriptor | 
 
 
 def _matches_request(descriptor: ModelDescriptor, request: DownloadRequest) -> bool:
-    wanted = {file.path: file.sha256 for file in request.resolved.files}
-    own = {
+    announced = {file.path: file.sha256 for file in request.resolved.files}
+    installed = {
         file.path: file.sha256
         for file in descriptor.files
-        if not (request.weights and file.path.startswith(CONFIG))  # that was found for it
+        if not (request.weights and file.path.startswith(CONFIG))  # from `config_source`
     }
     return (
         descriptor.source == _source(request.resolved)
-        and own.keys() == wanted.keys()
-        and all(sha256 in (None, own[path]) for path, sha256 in wanted.items())
+        and installed.keys() == announced.keys()
+        and all(sha256 in (None, installed[path]) for path, sha256 in announced.items())
         and request.kind in (None, descriptor.kind)
     )
 
 
 def _has_config(place: Path, descriptor: ModelDescriptor, request: DownloadRequest) -> bool:
-    """Whether what lies beside a single file is what was asked for now."""
+    """Whether the configuration beside a single file is the requested one."""
     if request.config is None or request.weights is None:
         return True
-    found = recognise(request.weights, tensor_shapes(place, request.weights))
-    return descriptor.config_source == _source(resolve_config(found, request.config))
+    checkpoint = recognise(request.weights, tensor_shapes(place, request.weights))
+    return descriptor.config_source == _source(resolve_config(checkpoint, request.config))
 
 
 def _source(resolved: ResolvedModel) -> Source:
     return Source(uri=resolved.uri, revision=resolved.revision)
 
 
-# What is fetched ----------------------------------------------------------------------------------
+# A model to fetch ---------------------------------------------------------------------------------
 
 
 def _fetch_and_install(
     request: DownloadRequest, work: Path, root: Path, display: ProgressDisplay
 ) -> Path:
-    """Bring the model into `work` and from there to its place."""
+    """Put the model together in `work`, then move it to its place."""
     model, config = work / "model", None
     model.mkdir(parents=True, exist_ok=True)
-    _fetch_all(request, request.resolved, work, display)
-    found = _recognise(request, work)
-    if found is not None:
-        config = resolve_config(found, request.config)
+    fetch_files(request.resolved, work, display, parallel=request.parallel)
+    checkpoint = _recognise(request, work)
+    if checkpoint is not None:
+        config = resolve_config(checkpoint, request.config)
         check_manifest(config)
-        _fetch_all(request, config, work, display)
+        fetch_files(config, work, display, parallel=request.parallel)
     _remove_unlisted(model, (*request.resolved.files, *(config.files if config else ())))
     try:
         descriptor = _describe(request, model, config)
     except ModelUnavailable:
-        if config is None:  # else that may be what is wrong, and the weights are good
+        if config is None:  # else the configuration may be wrong, and the weights are good
             shutil.rmtree(work)
         raise
     write_descriptor(model, descriptor)
@@ -173,14 +171,8 @@ def _fetch_and_install(
     return place
 
 
-def _fetch_all(
-    request: DownloadRequest, resolved: ResolvedModel, work: Path, display: ProgressDisplay
-) -> None:
-    fetch_files(resolved, work, display, parallel=request.parallel, policy=request.policy)
-
-
 def _recognise(request: DownloadRequest, work: Path) -> Checkpoint | None:
-    """What a checkpoint in one file is; None for what needs nothing beside itself."""
+    """The single file's checkpoint, or None for a model that needs no configuration with it."""
     if request.weights is None:
         return None
     try:
@@ -211,8 +203,8 @@ def _describe(
 
 
 def _remove_unlisted(model: Path, files: tuple[RemoteFile, ...]) -> None:
-    """Drop what an earlier download with other choices of files left."""
-    wanted = {file.path for file in files}
+    """Delete files of an earlier download that had other patterns."""
+    listed = {file.path for file in files}
     for path in model.rglob("*"):
-        if path.is_file() and path.relative_to(model).as_posix() not in wanted:
+        if path.is_file() and path.relative_to(model).as_posix() not in listed:
             path.unlink()

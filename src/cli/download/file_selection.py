@@ -1,4 +1,4 @@
-"""Which of the files that a source lists are fetched."""
+"""Select the files to fetch from the list of a source."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from shared.errors import ModelUnavailable
 from shared.models.folder import INDEX, check_name
 
-# Weights are one file or several; a variant is named before the number of the file.
+# The variant stands before the number of the shard: x.fp16-00001-of-00002.safetensors.
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 _VARIANT = re.compile(r"\.[A-Za-z0-9_]+$")
 
@@ -17,11 +17,11 @@ _VARIANT = re.compile(r"\.[A-Za-z0-9_]+$")
 def select_files(
     names: list[str], include: tuple[str, ...], exclude: tuple[str, ...]
 ) -> tuple[list[str], list[str]]:
-    """The files to fetch, and those that a model does not need. Raises `ModelUnavailable`.
+    """The files to fetch, and the others. Raises `ModelUnavailable`.
 
-    What was asked for by pattern must be acceptable. Without a pattern, all that is acceptable is
-    taken, less second copies: other precisions (`x.fp16.safetensors` beside `x.safetensors`), and
-    weights in one file beside a folder of parts.
+    A file that a pattern names must be acceptable. Without a pattern all acceptable files are
+    selected, except second copies: other precisions (`x.fp16.safetensors` beside `x.safetensors`),
+    and weights in one file beside a folder of parts.
     """
     if include:
         kept = [name for name in names if matches(name, include) and not matches(name, exclude)]
@@ -49,10 +49,10 @@ def matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _stem(name: str) -> str:
-    """A file of weights without the number that it has among several."""
+    """The name of a file of weights, without the number of its shard."""
     return _SHARD.sub("", name.removesuffix(".safetensors"))
 
 
 def _plain_stem(name: str) -> str:
-    """The same without its variant: what the copy in full precision is called."""
+    """The same without its variant: the name of the copy in full precision."""
     return _VARIANT.sub("", _stem(name))

@@ -1,4 +1,4 @@
-"""Response headers of a host that is not trusted: what they mean for a download."""
+"""Read the response headers of a host that is not trusted."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import httpx
 
 from cli.download.source import RemoteFile
 
-# A date tells two versions apart only if the second was not written within the same second
+# A date tells two versions of a file apart only if they were not written within the same second
 # (RFC 9110, 8.8.2.2).
 DATE_IS_STRONG_AFTER_S = 60
 
 
 def continues_part(answer: httpx.Response, file: RemoteFile, headers: dict[str, str]) -> bool:
-    """Whether the answer is the rest of our part: the place asked for, of the same file."""
+    """Whether the answer is the rest of our part: from the requested byte, of the same file."""
     if answer.status_code != 206 or "Range" not in headers:
         return False
     start = headers["Range"].removeprefix("bytes=").removesuffix("-")
@@ -29,9 +29,9 @@ def continues_part(answer: httpx.Response, file: RemoteFile, headers: dict[str, 
 
 
 def validator_of(answer: httpx.Response) -> str | None:
-    """What to send as `If-Range` later: only what tells every change is of use."""
+    """The value for `If-Range` later. Only a validator that changes with every byte is of use."""
     etag: str = answer.headers.get("etag", "")
-    if etag.startswith('"') and etag.isascii():  # others could not be sent
+    if etag.startswith('"') and etag.isascii():  # a header cannot carry other text
         return etag
     changed: str = answer.headers.get("last-modified", "")
     then, now = _timestamp(changed), _timestamp(answer.headers.get("date", ""))

@@ -1,20 +1,19 @@
 """`hf:<owner>/<repository>[@<revision>][#<file or pattern>]`, through `huggingface_hub`.
 
-The library asks the hub what a revision is and holds; the revision is pinned to its commit, so all
-files are of one state. HF_ENDPOINT names another hub. The token is HF_TOKEN, never one that the
-library has stored.
+The library asks the hub for the commit and the files of a revision. All files are fetched from that
+commit, so they belong together. HF_ENDPOINT names another hub. The token is HF_TOKEN, never one
+that the library has stored.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import threading
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cli.download.file_selection import select_files
-from cli.download.retry import RetryPolicy, TransientError, with_retries
+from cli.download.retry import TransientError, with_retries
 from cli.download.source import (
     Credential,
     Reference,
@@ -47,28 +46,23 @@ def resolve(reference: Reference) -> ResolvedModel:
     repo, endpoint = match["repo"], os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
     token = read_token("HF_TOKEN")
     origin = parse_origin(endpoint)
-    info = with_retries(
-        lambda: _ask(repo, match["revision"], endpoint, token),
-        what=repo,
-        policy=RetryPolicy(),
-        stop=threading.Event(),
-    )
+    info = with_retries(lambda: _ask(repo, match["revision"], endpoint, token), what=repo)
     from huggingface_hub import hf_hub_url
 
     commit = _commit(repo, info)
-    names = _listed(repo, info)
-    names.pop(DESCRIPTOR, None)  # another installation's word; ours is written here
+    files = _files_by_name(repo, info)
+    files.pop(DESCRIPTOR, None)  # of another installation; this one writes its own
     include = (*reference.include, *([match["pattern"]] if match["pattern"] else ()))
-    chosen, skipped = select_files(list(names), include, reference.exclude)
+    chosen, skipped = select_files(list(files), include, reference.exclude)
     if not chosen:
-        raise Failure(f"{repo} holds no file that was asked for and can be used", hint=_hint(names))
+        raise Failure(f"{repo} holds no file that was asked for and can be used", hint=_hint(files))
     return ResolvedModel(
         name=to_model_name(repo.rsplit("/", 1)[-1]),
         version=commit[:12],
         uri=f"hf:{repo}",
         revision=commit,
         files=tuple(
-            _remote(names[name], hf_hub_url(repo, name, revision=commit, endpoint=endpoint))
+            _remote_file(files[name], hf_hub_url(repo, name, revision=commit, endpoint=endpoint))
             for name in chosen
         ),
         skipped=tuple(skipped),
@@ -79,52 +73,52 @@ def resolve(reference: Reference) -> ResolvedModel:
 
 
 def _commit(repo: str, info: ModelInfo) -> str:
-    """What the revision is now. A name would be another thing tomorrow."""
+    """The commit of the revision now. A branch or tag may name another commit tomorrow."""
     if not info.sha or not _COMMIT.fullmatch(info.sha):
         raise Failure(f"{repo}: the hub does not say which commit its revision is")
     return info.sha
 
 
-def _listed(repo: str, info: ModelInfo) -> dict[str, RepoSibling]:
-    found: dict[str, RepoSibling] = {}
-    for each in info.siblings or ():
-        if each.rfilename in found:
-            raise Failure(f"{repo}: the hub lists {each.rfilename!r} twice")
-        found[each.rfilename] = each
-    return found
+def _files_by_name(repo: str, info: ModelInfo) -> dict[str, RepoSibling]:
+    files: dict[str, RepoSibling] = {}
+    for file in info.siblings or ():
+        if file.rfilename in files:
+            raise Failure(f"{repo}: the hub lists {file.rfilename!r} twice")
+        files[file.rfilename] = file
+    return files
 
 
 def _license(info: ModelInfo) -> str | None:
-    """What the model's card says; some name several."""
-    said = info.card_data.license if info.card_data else None
-    if isinstance(said, list):
-        return ", ".join(map(str, said))
-    return None if said is None else str(said)
+    """The licence on the model's card; some cards name several."""
+    names = info.card_data.license if info.card_data else None
+    if isinstance(names, list):
+        return ", ".join(map(str, names))
+    return None if names is None else str(names)
 
 
-def _hint(names: dict[str, RepoSibling]) -> str:
-    for name in names:
+def _hint(files: dict[str, RepoSibling]) -> str:
+    for name in files:
         try:
             check_name(name)
         except ModelUnavailable as error:
             if "pickle" in error.message:
                 return error.message
-    return f"it holds {', '.join(sorted(names)[:10]) or 'nothing'}"
+    return f"it holds {', '.join(sorted(files)[:10]) or 'nothing'}"
 
 
-def _remote(found: RepoSibling, url: str) -> RemoteFile:
+def _remote_file(file: RepoSibling, url: str) -> RemoteFile:
     return RemoteFile(
-        path=found.rfilename,
+        path=file.rfilename,
         url=url,
-        size_bytes=found.size,
-        sha256=found.lfs.sha256 if found.lfs else None,
-        git_sha1=None if found.lfs else found.blob_id,
+        size_bytes=file.size,
+        sha256=file.lfs.sha256 if file.lfs else None,
+        git_sha1=None if file.lfs else file.blob_id,
     )
 
 
 def _ask(repo: str, revision: str | None, endpoint: str, token: str | None) -> ModelInfo:
-    """One question to the hub. Raises `TransientError` for what may be better in a moment."""
-    # It would tell the hub what runs here, and ask it for a list of programs to look for first.
+    """Ask the hub once. Raises `TransientError` for a problem that may pass."""
+    # Else the library tells the hub what runs here, and first asks for a list of programs to find.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import HfApi, errors
 
@@ -144,7 +138,7 @@ def _ask(repo: str, revision: str | None, endpoint: str, token: str | None) -> M
         if status in (408, 425, 429) or status >= 500:
             raise TransientError(f"{urlsplit(endpoint).hostname} answered {status}") from None
         raise Failure(f"{endpoint} answered {status}", hint=REMEDY) from None
-    except errors.HTTPError as error:  # type: ignore[attr-defined]  # of the client it speaks with
+    except errors.HTTPError as error:  # type: ignore[attr-defined]  # of its HTTP client
         raise TransientError(f"cannot reach {endpoint}: {type(error).__name__}") from None
-    except ValueError as error:  # the name of a repository; or an answer that is no JSON
+    except ValueError as error:  # a bad repository name, or an answer that is no JSON
         raise Failure(f"{repo}: {str(error).splitlines()[0]}") from None

@@ -1,4 +1,4 @@
-"""A model comes to this host, from wherever: installed, registered, and said in a few lines."""
+"""Install a resolved model on this host and register it, for `model download` and `import`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ INTERRUPTED = 128 + signal.SIGINT
 
 @dataclass(frozen=True, kw_only=True)
 class InstallOptions:
-    """What the operator said instead of what was found; None leaves it at that."""
+    """What the operator overrides; None keeps what the source or the files say."""
 
     name: str | None = None
     version: str | None = None
@@ -39,7 +39,7 @@ class InstallOptions:
 
 
 def install(resolved: ResolvedModel, options: InstallOptions) -> dict[str, Any]:
-    """Install and register what was resolved.
+    """Install and register a model; return what the command prints.
 
     Raises `Failure`, `ModelUnavailable`, `InfraUnavailable`.
     """
@@ -59,19 +59,19 @@ def install(resolved: ResolvedModel, options: InstallOptions) -> dict[str, Any]:
         print_note(f"left out: {', '.join(resolved.skipped)}")
     try:
         with progress_display() as display:
-            found, fetched = download(
+            summary, fetched = download(
                 request, models_dir(environ), display, partial(register_and_summarize, url)
             )
     except KeyboardInterrupt:
         print_note("stopped; the same command goes on where this one was")
-        # Python would wait for the threads, of which one may hang in a read or a hash. Whatever
-        # they are doing may be cut anywhere: that is how the store is made.
+        # Python would wait for the threads, of which one may be in a long read or hash. The store
+        # survives a cut at any point.
         os._exit(INTERRUPTED)
-    return found | {"fetched": fetched}
+    return summary | {"fetched": fetched}
 
 
 def register_and_summarize(url: str, place: Path) -> dict[str, Any]:
-    """Register an installed folder; what there is to say about it."""
+    """Register an installed folder; return what the command prints of it."""
     model = read_model(place)
     return {
         "id": register(url, place),

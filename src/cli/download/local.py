@@ -1,6 +1,6 @@
-"""A file or a folder of this host, as a source: what `dreamforge model import` takes.
+"""A file or a folder of this host as a source, for `dreamforge model import`.
 
-What it holds is hashed when it is looked at, so that what is installed is what was looked at.
+Each file is hashed here and verified after the copy, so a change in between is noticed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shared.models.folder import DESCRIPTOR, ONE_FILE, hash_file
 
 
 def resolve_local(path: Path, *, keep: Callable[[str], bool] = lambda name: True) -> ResolvedModel:
-    """Those files of a folder that a model needs and `keep` wants; or one file.
+    """The files of a folder that a model needs and `keep` accepts; or one file.
 
     Raises `Failure`.
     """
@@ -27,10 +27,10 @@ def resolve_local(path: Path, *, keep: Callable[[str], bool] = lambda name: True
     skipped: list[str] = []
     if place.is_dir():
         chosen, skipped = select_files(_names(place), (), ())
-        files = tuple(_file(place, name, name) for name in chosen if keep(name))
+        files = tuple(_remote_file(place, name, name) for name in chosen if keep(name))
         name = place.name
     elif place.suffix.lower() == ".safetensors":
-        files = (_file(place.parent, place.name, ONE_FILE),)
+        files = (_remote_file(place.parent, place.name, ONE_FILE),)
         name = place.stem
     else:
         raise Failure(f"{path}: a model is a folder, or one safetensors file")
@@ -38,7 +38,7 @@ def resolve_local(path: Path, *, keep: Callable[[str], bool] = lambda name: True
     return ResolvedModel(
         name=to_model_name(name.partition("@")[0]),
         version=digest[:12],
-        uri=f"import:{place.name}",  # where it lay on this host is nobody else's business
+        uri=f"import:{place.name}",  # without the folder above it, which is private
         revision=digest,
         files=files,
         skipped=tuple(skipped),
@@ -47,19 +47,19 @@ def resolve_local(path: Path, *, keep: Callable[[str], bool] = lambda name: True
 
 
 def _names(folder: Path) -> list[str]:
-    """Every file below, hidden ones aside: of version control, of caches, of desktops."""
-    found = []
+    """Every file below `folder`, except hidden ones of version control, caches and desktops."""
+    names = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
+        names += [
             Path(parent, name).relative_to(folder).as_posix()
             for name in files
             if not name.startswith(".")
         ]
-    return [name for name in found if name != DESCRIPTOR]
+    return [name for name in names if name != DESCRIPTOR]
 
 
-def _file(folder: Path, name: str, path: str) -> RemoteFile:
+def _remote_file(folder: Path, name: str, path: str) -> RemoteFile:
     file = folder / name
     if path != ONE_FILE and file.is_symlink():
         raise Failure(

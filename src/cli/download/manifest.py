@@ -1,4 +1,4 @@
-"""What a source announces, held to rules before anything is fetched, and to what arrived after."""
+"""Check the list of files that a source announces, and later each file against it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from shared.errors import ModelUnavailable
 from shared.models.folder import (
     CONFIG,
     DESCRIPTOR,
-    HASH_CHUNK_BYTES,
     INDEX,
     ONE_FILE,
     check_name,
@@ -48,7 +47,7 @@ def check_manifest(resolved: ResolvedModel) -> None:
 
 
 def find_lone_checkpoint(files: tuple[RemoteFile, ...]) -> str | None:
-    """The one file of weights of a list that has no configuration of a pipeline with it."""
+    """The only file of weights in a list that has no pipeline's configuration."""
     paths = [file.path for file in files]
     weights = [path for path in paths if path.endswith(".safetensors")]
     if len(weights) != 1 or INDEX in paths or f"{CONFIG}{INDEX}" in paths:
@@ -57,19 +56,21 @@ def find_lone_checkpoint(files: tuple[RemoteFile, ...]) -> str | None:
 
 
 def rename_lone_checkpoint(resolved: ResolvedModel) -> ResolvedModel:
-    """Give a checkpoint that comes alone the one name that such a file has here.
+    """Give a lone checkpoint the name that every such file has in a model's folder.
 
-    Raises `Failure` for a list that cannot be a model, before a byte of it is fetched.
+    Raises `Failure` for a list that cannot be a model, before anything is fetched.
     """
     paths = {file.path for file in resolved.files}
     if INDEX in paths or f"{CONFIG}{INDEX}" in paths:
         return resolved
     weights = find_lone_checkpoint(resolved.files)
     if weights is None:
-        several = sorted(path for path in paths if path.endswith(".safetensors"))
+        checkpoints = sorted(path for path in paths if path.endswith(".safetensors"))
         raise Failure(
             f"{resolved.uri} is no diffusers folder: it has no {INDEX}",
-            hint=f"choose one of its files with #NAME: {', '.join(several[:8])}" if several else "",
+            hint=f"choose one of its files with #NAME: {', '.join(checkpoints[:8])}"
+            if checkpoints
+            else "",
         )
     return replace(
         resolved,
@@ -81,7 +82,7 @@ def rename_lone_checkpoint(resolved: ResolvedModel) -> ResolvedModel:
 
 
 def find_mismatch(path: Path, file: RemoteFile) -> str | None:
-    """How a file that has arrived differs from what was announced."""
+    """How a fetched file differs from the announced one, or None."""
     size_bytes = path.stat().st_size
     if file.is_too_small(size_bytes) or file.is_too_large(size_bytes):
         return f"{size_bytes} bytes, announced were {file.size_bytes}"
@@ -93,12 +94,10 @@ def find_mismatch(path: Path, file: RemoteFile) -> str | None:
 
 
 def _git_sha1(path: Path) -> str:
-    """The name that git gives to a file's content. Small files only have this."""
+    """The name that git gives to a file's content. The hub has no other hash of small files."""
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as stream:
-        while chunk := stream.read(HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, lambda: digest).hexdigest()
 
 
 def _is_hex(value: str | None, digits: int) -> bool:

@@ -1,9 +1,9 @@
-"""What a person sees of a download: a bar per file in a terminal, a line per file elsewhere."""
+"""Show the progress of a download: a bar per file in a terminal, a line per file elsewhere."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.progress import (
@@ -16,14 +16,13 @@ from rich.progress import (
 )
 
 from cli.download.fetch import ProgressDisplay
+from cli.download.transfer import OnBytes
 from cli.terminal.console import err
 from cli.terminal.output import print_note
 
-OnBytes = Callable[[int], None]
-
 
 class ProgressBars:
-    """A file's bar goes when it is whole: a model has more files than a window has lines."""
+    """Each bar disappears when its file is complete: a model has more files than a window lines."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

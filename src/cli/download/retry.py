@@ -1,8 +1,7 @@
-"""How often something is tried again over a network that is not always there."""
+"""Retries over a network that is away at times, until the host stops making progress."""
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,25 +9,28 @@ from typing import TypeVar
 
 from cli.errors import UNREACHABLE, Failure
 from cli.terminal.output import print_note
+from shared.retry import backoff_s
 
 T = TypeVar("T")
 
 LONGEST_WAIT_S = 60.0
-# Less than this is not getting anywhere: a server that hands out a byte per connection would keep
-# us for ever.
+# Less than this is no progress: a server that sends a byte per connection would never end.
 LEAST_PROGRESS_BYTES = 16 << 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """Attempts without progress before giving up, and the first wait, doubled each time."""
+    """Attempts in a row without progress, and the first pause; each next one is twice as long."""
 
     attempts: int = 6
     first_wait_s: float = 1.0
 
 
+DEFAULT_POLICY = RetryPolicy()
+
+
 class TransientError(Exception):
-    """Worth another attempt. `wait_s` is what the server asked for."""
+    """Another attempt may succeed. `wait_s` is the pause that the server asks for."""
 
     def __init__(self, why: str, wait_s: float | None = None) -> None:
         super().__init__(why)
@@ -39,21 +41,21 @@ def with_retries(
     attempt: Callable[[], T],
     *,
     what: str,
-    policy: RetryPolicy,
-    stop: threading.Event,
-    here: Callable[[], int] = lambda: 0,
+    policy: RetryPolicy = DEFAULT_POLICY,
+    stop: threading.Event | None = None,
+    bytes_here: Callable[[], int] = lambda: 0,
 ) -> T:
-    """`attempt` until it succeeds. `here` counts the bytes that have come so far.
+    """Repeat `attempt` until it succeeds. `bytes_here` counts what has come so far.
 
-    Raises `Failure` after as many interruptions in a row without progress as patience allows.
+    Raises `Failure` after `policy.attempts` transient errors in a row without progress.
     """
-    failures, most = 0, here()
+    failures, most, stop = 0, bytes_here(), stop or threading.Event()
     while True:
         try:
             return attempt()
         except TransientError as error:
-            if here() >= most + LEAST_PROGRESS_BYTES:
-                failures, most = 0, here()
+            if bytes_here() >= most + LEAST_PROGRESS_BYTES:
+                failures, most = 0, bytes_here()
             failures += 1
             if failures >= policy.attempts:
                 raise Failure(
@@ -61,16 +63,12 @@ def with_retries(
                     hint="run the same command again; it goes on where this one stopped",
                     exit_code=UNREACHABLE,
                 ) from None
-            wait_s = _wait_s(policy, failures, error.wait_s)
-            if failures > 1:  # a cut that is mended at once is nobody's business
+            wait_s = backoff_s(
+                failures, first_s=policy.first_wait_s, most_s=LONGEST_WAIT_S, jitter=0.5
+            )
+            if error.wait_s is not None:
+                wait_s = min(max(error.wait_s, 0.0), LONGEST_WAIT_S)
+            if failures > 1:  # the user need not know of a single cut
                 print_note(f"{what}: {error}; again in {wait_s:.0f} s")
             if stop.wait(wait_s):
                 raise Failure(f"{what}: stopped") from None
-
-
-def _wait_s(policy: RetryPolicy, failures: int, asked_s: float | None) -> float:
-    if asked_s is not None:
-        return min(max(asked_s, 0.0), LONGEST_WAIT_S)
-    longest = policy.first_wait_s * 2.0 ** (failures - 1)
-    spread: float = random.uniform(0.5, 1)  # noqa: S311  no secret
-    return min(longest, LONGEST_WAIT_S) * spread

@@ -1,12 +1,12 @@
-"""What a place to download from must be able to say, and how such places are found.
+"""The vocabulary of model sources, for ours and for those of other packages.
 
-    resolve    the adapter's: a reference becomes a pinned list of files
+    resolve    the source's: a reference becomes a pinned list of files
     fetch      ours, `transfer.py`: bytes, with resuming and retries
     verify     ours, `engine.py`: sizes, hashes, kinds of files, headers
-    describe   ours, `shared.models.describe`: the descriptor
+    describe   ours, `shared.models`: the descriptor
 
-An adapter is a callable, so it cannot weaken the other three. Those of other packages are entry
-points of the group `dreamforge.model_sources`, named like the scheme that they answer to.
+A source is a callable, so it cannot weaken the other three steps. Other packages add sources as
+entry points of the group `dreamforge.model_sources`, named like the scheme that they answer to.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
-    """One file. `path` is where it goes in the model's folder; one of the two hashes is there."""
+    """One file. `path` is its place in the model's folder; one of the two hashes is set."""
 
     path: str
     url: str  # http or https; file only where the source is `local`
     size_bytes: int | None = None  # None: not announced
-    tolerance_bytes: int = 0  # how far off the announced size may be, where the source rounds it
+    tolerance_bytes: int = 0  # how far off the size may be, where the source rounds it
     sha256: str | None = None
     git_sha1: str | None = None  # of a git blob: what the hub has for small files
 
@@ -42,10 +42,10 @@ class RemoteFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Credential:
-    """A token, and the one origin (scheme, host, port) that may ever see it.
+    """A token, and the one origin (scheme, host, port) that may see it.
 
     It is sent as `Authorization: Bearer`. `parameter` names the query parameter to try when the
-    host refuses that, as some do for their files.
+    host refuses the header, as some hosts do for their files.
     """
 
     token: str = field(repr=False)
@@ -55,7 +55,7 @@ class Credential:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedModel:
-    """What a reference means now. `uri` and `revision` stand in the descriptor: no secrets."""
+    """What a reference means now. The descriptor repeats `uri` and `revision`: no secrets there."""
 
     name: str
     version: str
@@ -65,13 +65,13 @@ class ResolvedModel:
     license: str | None = None
     skipped: tuple[str, ...] = ()
     credential: Credential | None = None
-    remedy: str = ""  # what to do when the host asks for a sign-in
+    remedy: str = ""  # the advice when the host asks for a sign-in
     local: bool = False  # the files are on this host
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What the command line asked for: the reference after its scheme, and choices of files."""
+    """What the operator wrote: the scheme, the rest after it, and patterns for files."""
 
     scheme: str
     rest: str
@@ -92,14 +92,14 @@ def parse_origin(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname}:{port}"
 
 
-def read_token(name: str) -> str | None:
+def read_token(variable: str) -> str | None:
     """The token in an environment variable. Raises `Failure` for what no header can carry."""
-    token = os.environ.get(name, "").strip()
+    token = os.environ.get(variable, "").strip()
     if not (token.isascii() and token.isprintable() and " " not in token):
-        raise Failure(f"{name} is no token: it has characters that no request can carry")
+        raise Failure(f"{variable} is no token: it has characters that no request can carry")
     return token or None
 
 
 def to_model_name(text: str) -> str:
-    """A name that the registry takes, made of one that somebody gave elsewhere."""
+    """A name that the registry accepts, made of a foreign one."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("._-")[:64] or "model"

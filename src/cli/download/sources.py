@@ -1,4 +1,4 @@
-"""Where models can be downloaded from: the sources that ship, and those of other packages."""
+"""Find the source of a reference: one of ours, or an entry point of another package."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def resolve(
 
 
 def find_source(scheme: str) -> Source:
-    """The adapter of a scheme; `Failure` lists those that there are."""
+    """The source of a scheme. Raises `Failure` that lists all schemes."""
     ours: dict[str, Source] = {
         "hf": huggingface.resolve,
         "civitai": civitai.resolve,
@@ -35,7 +35,7 @@ def find_source(scheme: str) -> Source:
         "file": plain.resolve,
     }
     foreign = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if scheme in ours:  # nobody takes the place of a source that people know
+    if scheme in ours:  # another package cannot replace a source that users know
         return ours[scheme]
     if scheme in foreign:
         return _load(scheme, foreign[scheme])
@@ -45,7 +45,7 @@ def find_source(scheme: str) -> Source:
 
 def _load(scheme: str, entry: Any) -> Source:
     try:
-        found: Source = entry.load()
+        source: Source = entry.load()
     except (ImportError, AttributeError) as error:
         raise Failure(f"the source {scheme}: ({entry.value}) cannot be loaded: {error}") from error
-    return found
+    return source

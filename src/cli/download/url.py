@@ -1,6 +1,6 @@
 """`https:`, `http:` and `file:`, one file each, with a mandatory `#sha256=`.
 
-Such an address says nothing about what it holds, so the hash is the only reason to trust it.
+An address says nothing about its content, so the hash is the only reason to trust it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _HASH = re.compile(r"sha256=([0-9a-fA-F]{64})")
 
 
 def resolve(reference: Reference) -> ResolvedModel:
-    """No request is made. Raises `Failure`, or `ModelUnavailable` for a file not accepted."""
+    """Check the address; make no request. Raises `Failure`, `ModelUnavailable` for a bad file."""
     url, _, fragment = f"{reference.scheme}:{reference.rest}".partition("#")
     match = _HASH.fullmatch(fragment)
     try:
@@ -43,7 +43,7 @@ def resolve(reference: Reference) -> ResolvedModel:
     return ResolvedModel(
         name=to_model_name(PurePosixPath(name).stem),
         version=sha256[:12],
-        # A query may hold a key that was pasted with the address.
+        # The query may hold a key that the user pasted with the address.
         uri=parts._replace(query="").geturl(),
         revision=sha256,
         files=(RemoteFile(path=ONE_FILE, url=url, sha256=sha256),),

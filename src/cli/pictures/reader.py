@@ -13,7 +13,7 @@ from typing import Any, Literal
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cli.errors import Failure
+from cli.errors import Failure, first_problem
 from shared.limits import MAX_PROMPT, MAX_SEED
 from shared.models.descriptor import Sha256
 
@@ -121,9 +121,8 @@ def parse_metadata(path: Path, found: PictureText) -> PictureMetadata:
     try:
         return PictureMetadata.model_validate(found.dreamforge)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise Failure(f"{path}: its dreamforge text is not ours: {where}: {first['msg']}") from None
+        problem = first_problem(error)
+        raise Failure(f"{path}: its dreamforge text is not ours: {problem}") from None
 
 
 def _of_png(image: Image.Image) -> tuple[str | None, str | None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler
@@ -17,7 +16,7 @@ from tests.support.loopback import hosts, send
 from cli.download import transfer
 from cli.download.retry import RetryPolicy
 from cli.download.source import Credential, RemoteFile, parse_origin
-from cli.download.transfer import SignInRequired, Transfer
+from cli.download.transfer import Part, SignInRequired, Transfer
 from cli.errors import Failure
 from cli.models.store import SPARE_BYTES
 
@@ -60,16 +59,14 @@ def fetch(host: Host, tmp_path: Path) -> Iterator[Fetch]:
             *, size_bytes: int | None = len(CONTENT), path: str = "x.safetensors", attempts: int = 4
         ) -> Path:
             part = tmp_path / "x.part"
-            mover = stack.enter_context(
-                Transfer(
-                    credential=Credential(token="secret", origin=parse_origin(host.url)),
-                    remedy="sign in",
-                    policy=RetryPolicy(attempts=attempts, first_wait_s=0.001),
-                    stop=threading.Event(),
-                )
+            transfer = Transfer(
+                credential=Credential(token="secret", origin=parse_origin(host.url)),
+                remedy="sign in",
+                policy=RetryPolicy(attempts=attempts, first_wait_s=0.001),
             )
+            stack.callback(transfer.close)
             file = RemoteFile(path=path, url=f"{host.url}/file", size_bytes=size_bytes, sha256=SUM)
-            mover.fetch(file, part, lambda here: None)
+            transfer.fetch(Part(file=file, path=part, on_bytes=lambda here: None))
             return part
 
         yield fetch
@@ -257,7 +254,7 @@ def test_a_file_that_would_fill_the_disk_is_refused_before_it_is_fetched(
 def test_a_disk_that_fills_while_we_write_ends_the_download(
     host: Host, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "LOOK_AT_DISK_BYTES", 1)
+    monkeypatch.setattr(transfer, "CHECK_DISK_EVERY_BYTES", 1)
     answers = iter([SPARE_BYTES * 2, 0])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=next(answers)))
     host.answers = [whole()]
