@@ -1,4 +1,4 @@
-"""Create a job: look at the key, choose the model, plan, insert, ring. One transaction."""
+"""Create a job in one transaction: its key, resolve, plan, admit, insert; then wake a worker."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from functools import partial
 import anyio
 
 from api import limits
-from api.admission.models import choose_model, choose_upscaler
-from api.admission.plan import Caller, plan_job, refuse_impossible
+from api.admission.capacity import check_capacity
+from api.admission.plan import Caller, plan_job
+from api.admission.resolve import resolve
 from api.context import Context
 from api.schemas.requests import CreateJob
-from shared.db import quotas, workers
+from shared.db import models, quotas, workers
 from shared.db.connection import Connection
 from shared.db.create_job import Created, NewJob, create_job, find_by_key, find_created
 from shared.errors import InfraUnavailable
@@ -20,33 +21,31 @@ from shared.events import Code
 
 log = logging.getLogger(__name__)
 
-# For one look at whether a job is there whose commit was not answered, on top of what it took.
+# To read once whether a job is there whose commit was not answered, on top of what it took.
 READ_BACK_S = 3.0
 
 
 async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
     """The new job, or the one that the caller's idempotency key made before.
 
-    The key is looked at first: a replay gets its answer even if the model has been disabled since.
+    The key is looked up first: a replay gets its answer even if the model has been disabled since.
     A refusal leaves no trace, so it does not use the key up.
     """
-
+    settings = context.settings
     planned: NewJob | None = None
 
     async def work(connection: Connection) -> Created:
         nonlocal planned
-        if (earlier := await _earlier(connection, caller)) is not None:
+        if (earlier := await _find_earlier(connection, caller)) is not None:
             return earlier
-        settings = context.settings
-        model = await choose_model(connection, body.model_id, settings.default_model)
         live = await workers.live_workers(connection)
-        upscaler = await choose_upscaler(connection, body, live)
-        planned = job = plan_job(body, model, caller, settings, upscaler=upscaler)
-        refuse_impossible(job, live)
+        resolved = resolve(body, await models.list_models(connection), live, settings)
+        planned = job = plan_job(body, resolved, caller, settings)
+        check_capacity(job, live)
         if limits.has_quota(settings):
-            # Behind our own twin: by now it may have made the job, and a replay is never refused.
             await quotas.lock_user(connection, caller.user)
-            if (earlier := await _earlier(connection, caller)) is not None:
+            # A request with the same key may have held the lock; a replay is never refused.
+            if (earlier := await _find_earlier(connection, caller)) is not None:
                 return earlier
             await limits.enforce_quota(connection, caller.user, settings)
         return await create_job(connection, job)
@@ -54,19 +53,19 @@ async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
     try:
         created = await context.database.transaction(work)
     except InfraUnavailable:
-        found = await _read_back(context, planned)
-        if found is None:
+        committed = await _read_back(context, planned)
+        if committed is None:
             raise
-        created = found
+        created = committed
     if created.first_step_id is not None and created.first_queue is not None:
         context.metrics.jobs_accepted.labels(created.type).inc()
-        _tell(created, caller)
+        _log_accepted(created, caller)
         context.notifier.notify(created.first_step_id, created.first_queue)
     return created
 
 
-def _tell(created: Created, caller: Caller) -> None:
-    """From here on the job is followed by its id; this line has both."""
+def _log_accepted(created: Created, caller: Caller) -> None:
+    """Tie the request's ids to the job's id, by which later lines are found."""
     log.info(
         "%s job accepted",
         created.type,
@@ -91,8 +90,8 @@ async def _read_back(context: Context, planned: NewJob | None) -> Created | None
     return None
 
 
-async def _earlier(connection: Connection, caller: Caller) -> Created | None:
-    """What the caller's key made before, if anything."""
+async def _find_earlier(connection: Connection, caller: Caller) -> Created | None:
+    """The job that the caller's key made before, if any."""
     if caller.key is None:
         return None
     return await find_by_key(connection, caller.user, caller.key)

@@ -1,67 +1,70 @@
-"""Which model a request means: an id, a name, `name@version`, or none at all."""
+"""Which model a reference means: an id, a name (its newest version), or `name@version`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from api.admission.upscalers import choose
-from api.schemas.ids import parse_id
-from api.schemas.requests import CreateJob
-from shared.db import models
-from shared.db.connection import Connection
 from shared.db.models import Model
-from shared.db.workers import Worker
 from shared.errors import InvalidInput, ModelUnavailable
 
 
-async def find_model(connection: Connection, reference: str) -> Model | None:
-    """The model that `reference` names. A bare name means its newest version."""
-    model_id = parse_id(reference)
-    if model_id is not None:
-        return await models.get_model(connection, model_id)
-    name, at, version = reference.partition("@")
-    found = await models.find_models(connection, name, version if at else None)
-    return found[0] if found else None
+def label(model: Model) -> str:
+    return f"{model.name}@{model.version}"
 
 
-async def choose_model(connection: Connection, reference: str | None, default: str | None) -> Model:
-    """The model of a job. Raises `ModelUnavailable`, or `InvalidInput` when it could be several."""
-    wanted = reference or default
-    if wanted is None:
-        return await _the_only_one(connection)
-    found = await find_model(connection, wanted)
-    if found is None:
-        if reference is None:
-            raise ModelUnavailable("the default model (DF_DEFAULT_MODEL) is not installed")
-        raise ModelUnavailable("model_id: no such model; GET /v1/models lists what there is")
-    return found
+def find_model(models: Sequence[Model], reference: str) -> Model | None:
+    """The model that `reference` names. Of each name the newest version comes first in `models`."""
+    return next((m for m in models if reference in (str(m.id), m.name, label(m))), None)
 
 
-async def choose_upscaler(
-    connection: Connection, body: CreateJob, live: Sequence[Worker]
-) -> Model | None:
-    """The model of the second step; None when there is no such step, or it needs none."""
-    asked = None if body.chain is None else body.chain.upscale
-    if asked is None:
-        return None
-    return choose(asked, await models.list_models(connection), live)
+def choose_model(
+    models: Sequence[Model], reference: str | None, *, default: str | None, job_type: str
+) -> Model:
+    """The model of a job's first step, enabled and able to do it.
+
+    Raises `ModelUnavailable`, or `InvalidInput` when it could be several or cannot do it.
+    """
+    if reference is not None:
+        model = find_model(models, reference)
+        missing = "model_id: no such model; GET /v1/models lists what there is"
+    elif default is not None:
+        model = find_model(models, default)
+        missing = "the default model (DF_DEFAULT_MODEL) is not installed"
+    else:
+        return _only_model(models, job_type)
+    if model is None:
+        raise ModelUnavailable(missing)
+    _check_usable(model, job_type)
+    return model
 
 
-async def _the_only_one(connection: Connection) -> Model:
-    usable = [
-        model
-        for model in await models.list_models(connection)
-        if model.enabled and "generate" in model.capabilities
-    ]
+def _only_model(models: Sequence[Model], job_type: str) -> Model:
+    usable = [model for model in models if model.enabled and job_type in model.capabilities]
     if not usable:
         raise ModelUnavailable(
             "no model is installed; `dreamforge model import <folder>` registers one"
         )
     if len(usable) > 1:
-        names = [f"{model.name}@{model.version}" for model in usable]
+        names = [label(model) for model in usable]
         raise InvalidInput(
             f"model_id: there are several models, name one of: {', '.join(names[:10])}",
             field="model_id",
             models=names,
         )
     return usable[0]
+
+
+def _check_usable(model: Model, job_type: str) -> None:
+    if not model.enabled:
+        raise ModelUnavailable(
+            f"model {label(model)} is disabled by the operator; "
+            "`GET /v1/models` shows which are not",
+            model_id=str(model.id),
+        )
+    if job_type not in model.capabilities:
+        raise InvalidInput(
+            f"model_id: {label(model)} cannot {job_type}; "
+            f"it can: {', '.join(model.capabilities) or 'nothing'}",
+            field="model_id",
+            capabilities=list(model.capabilities),
+        )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from api.admission.models import find_model, label
 from api.schemas.requests import Upscale
 from shared.db.models import Model
 from shared.db.workers import Worker
@@ -33,75 +34,85 @@ def scale_of(model: Model) -> int:
     return scale
 
 
-def choose(asked: Upscale, models: Sequence[Model], live: Sequence[Worker]) -> Model | None:
+def choose_upscaler(
+    request: Upscale, models: Sequence[Model], live: Sequence[Worker]
+) -> Model | None:
     """The upscaler; None for `resample`. Raises `InvalidInput`, `ModelUnavailable`."""
-    usable = [model for model in models if CAPABILITY in model.capabilities and model.enabled]
-    if asked.impl == RESAMPLE:
-        if asked.model_id is not None:
-            raise _wrong("model_id", "resample uses no model; leave one of the two out")
+    if request.impl == RESAMPLE:
+        if request.model_id is not None:
+            raise _invalid("model_id", "resample uses no model; leave one of the two out")
         return None
-    if asked.model_id is not None:
-        return _named(asked, asked.model_id, models)
-    installed = [model for model in usable if not live or _on_a_worker(model, live)]
-    impls = ("gan", "diffusion") if asked.impl == "auto" else (asked.impl,)
-    groups = [
-        [m for m in installed if impl_of(m) == impl and (scale_of(m) == asked.scale) is native]
-        for native in ((True,) if asked.strict_scale else (True, False))
+    if request.model_id is not None:
+        return _named(request, request.model_id, models)
+    return _best(request, [model for model in models if _is_usable(model, live)])
+
+
+def _is_usable(model: Model, live: Sequence[Worker]) -> bool:
+    if CAPABILITY not in model.capabilities or not model.enabled:
+        return False
+    return not live or any(worker.has_model(model.id, model.checkpoint_sha256) for worker in live)
+
+
+def _best(request: Upscale, usable: Sequence[Model]) -> Model:
+    """The first group of the list above that is not empty must have one member."""
+    impls = ("gan", "diffusion") if request.impl == "auto" else (request.impl,)
+    groups = (
+        [m for m in usable if impl_of(m) == impl and (scale_of(m) == request.scale) is native]
+        for native in ((True,) if request.strict_scale else (True, False))
         for impl in impls
-    ]
-    best = next((group for group in groups if group), [])
+    )
+    best = next(filter(None, groups), None)
+    if best is None:
+        raise _none_fits(request, usable)
     if len(best) > 1:
-        names = [_name(model) for model in best]
-        raise _wrong("model_id", f"several would do, name one of: {', '.join(names)}", models=names)
-    return best[0] if best else _refuse(asked, installed)
+        names = [label(model) for model in best]
+        raise _invalid(
+            "model_id", f"several would do, name one of: {', '.join(names)}", models=names
+        )
+    return best[0]
 
 
-def _named(asked: Upscale, reference: str, models: Sequence[Model]) -> Model:
-    found = next((m for m in models if reference in (str(m.id), m.name, _name(m))), None)
-    if found is None:
+def _named(request: Upscale, reference: str, models: Sequence[Model]) -> Model:
+    model = find_model(models, reference)
+    if model is None:
         raise ModelUnavailable("chain.upscale.model_id: no such model; GET /v1/models lists them")
-    if CAPABILITY not in found.capabilities:
-        able = [_name(model) for model in models if CAPABILITY in model.capabilities]
-        raise _wrong(
+    if CAPABILITY not in model.capabilities:
+        able = [label(each) for each in models if CAPABILITY in each.capabilities]
+        raise _invalid(
             "model_id",
-            f"{_name(found)} cannot upscale; these can: {', '.join(able) or 'none is installed'}",
+            f"{label(model)} cannot upscale; these can: {', '.join(able) or 'none is installed'}",
             models=able,
         )
-    if not found.enabled:
-        raise ModelUnavailable(f"model {_name(found)} is disabled by the operator")
-    if asked.impl not in ("auto", impl_of(found)):
-        raise _wrong("impl", f"{_name(found)} is a {impl_of(found)} upscaler, not {asked.impl}")
-    if asked.strict_scale and scale_of(found) != asked.scale:
-        raise _wrong(
+    if not model.enabled:
+        raise ModelUnavailable(f"model {label(model)} is disabled by the operator")
+    if request.impl not in ("auto", impl_of(model)):
+        raise _invalid("impl", f"{label(model)} is a {impl_of(model)} upscaler, not {request.impl}")
+    if request.strict_scale and scale_of(model) != request.scale:
+        raise _invalid(
             "scale",
-            f"{_name(found)} makes pictures {scale_of(found)} times as large, and strict_scale "
+            f"{label(model)} makes pictures {scale_of(model)} times as large, and strict_scale "
             "allows no other",
-            native_scale=scale_of(found),
+            native_scale=scale_of(model),
         )
-    return found
+    return model
 
 
-def _refuse(asked: Upscale, installed: Sequence[Model]) -> Model:
-    available = [RESAMPLE, *sorted({impl_of(model) for model in installed})]
-    problem = f"{asked.impl!r} is not available"
-    if asked.impl == "auto":
+def _none_fits(request: Upscale, usable: Sequence[Model]) -> InvalidInput:
+    if request.strict_scale and usable:
+        scales = ", ".join(f"{label(model)} ({scale_of(model)})" for model in usable)
+        return _invalid(
+            "scale",
+            f"no upscaler was made for scale {request.scale}, and strict_scale allows no other; "
+            f"there are {scales}",
+        )
+    problem = f"{request.impl!r} is not available"
+    if request.impl == "auto":
         problem = "'auto' finds no upscaler that adds detail, and never chooses 'resample' itself"
-    if asked.strict_scale and installed:
-        natives = ", ".join(f"{_name(model)} ({scale_of(model)})" for model in installed)
-        problem = f"no upscaler was made for scale {asked.scale}, and strict_scale allows no other"
-        raise _wrong("scale", f"{problem}; there are {natives}")
-    raise _wrong("impl", f"{problem}; available: {', '.join(available)}", available=available)
+    available = [RESAMPLE, *sorted({impl_of(model) for model in usable})]
+    return _invalid("impl", f"{problem}; available: {', '.join(available)}", available=available)
 
 
-def _on_a_worker(model: Model, live: Sequence[Worker]) -> bool:
-    return any(worker.models.get(model.id) == model.checkpoint_sha256 for worker in live)
-
-
-def _name(model: Model) -> str:
-    return f"{model.name}@{model.version}"
-
-
-def _wrong(field: str, problem: str, **details: object) -> InvalidInput:
+def _invalid(field: str, problem: str, **details: object) -> InvalidInput:
     return InvalidInput(
         f"chain.upscale.{field}: {problem}", field=f"chain.upscale.{field}", **details
     )

@@ -32,8 +32,8 @@ async def list_models(context: Ctx, _: User) -> responses.Models:
 
     async def work(connection: Connection) -> responses.Models:
         live = await workers.live_workers(connection)
-        found = await models.list_models(connection)
-        return responses.Models(models=[serializers.model(model, live) for model in found])
+        rows = await models.list_models(connection)
+        return responses.Models(models=[serializers.model(row, live) for row in rows])
 
     return await context.database.transaction(work)
 
@@ -53,9 +53,9 @@ async def get_model(
     """`parameters_schema` says what a request with this model may contain, and its defaults."""
 
     async def work(connection: Connection) -> responses.ModelOut:
-        found = None if "\0" in model_id else await find_model(connection, model_id)
-        if found is None:
+        model = find_model(await models.list_models(connection), model_id)
+        if model is None:
             raise no_such_model()
-        return serializers.model(found, await workers.live_workers(connection))
+        return serializers.model(model, await workers.live_workers(connection))
 
     return await context.database.transaction(work)

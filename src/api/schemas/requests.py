@@ -159,6 +159,10 @@ class CreateJob(Strict):
     )
     chain: Chain | None = Field(default=None, description="what happens to the pictures next")
 
+    @property
+    def upscale(self) -> Upscale | None:
+        return None if self.chain is None else self.chain.upscale
+
 
 class ListQuery(BaseModel):
     """Query of `GET /v1/jobs`."""

@@ -23,53 +23,53 @@ def created(job: Created) -> out.Created:
     )
 
 
-def job(found: Job, steps: Sequence[Step]) -> out.JobOut:
+def job(row: Job, steps: Sequence[Step]) -> out.JobOut:
     return out.JobOut(
-        id=str(found.id),
-        type=found.type,
-        status=found.status,
-        reason=found.reason,
-        created_at=found.created_at,
-        updated_at=found.updated_at,
-        finished_at=found.finished_at,
-        cancel_requested_at=found.cancel_requested_at,
+        id=str(row.id),
+        type=row.type,
+        status=row.status,
+        reason=row.reason,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        finished_at=row.finished_at,
+        cancel_requested_at=row.cancel_requested_at,
         steps=[_step(step) for step in steps],
-        summary=out.Summary(count=found.count, completed=found.completed),
-        error=None if found.error is None else _error(found.error),
+        summary=out.Summary(count=row.count, completed=row.completed),
+        error=None if row.error is None else _error(row.error),
     )
 
 
-def artifact(found: Artifact, url: str, expires_at: datetime) -> out.ArtifactOut:
+def artifact(row: Artifact, url: str, expires_at: datetime) -> out.ArtifactOut:
     return out.ArtifactOut(
-        id=str(found.id),
-        step=found.step,
-        item_index=found.item_index,
-        format=found.format,
-        width=found.width,
-        height=found.height,
-        seed=found.seed,
-        s3_key=found.s3_key,
-        sha256=found.sha256,
-        size_bytes=found.size_bytes,
-        created_at=found.created_at,
+        id=str(row.id),
+        step=row.step,
+        item_index=row.item_index,
+        format=row.format,
+        width=row.width,
+        height=row.height,
+        seed=row.seed,
+        s3_key=row.s3_key,
+        sha256=row.sha256,
+        size_bytes=row.size_bytes,
+        created_at=row.created_at,
         url=url,
         expires_at=expires_at,
     )
 
 
-def model(found: Model, live: Sequence[Worker]) -> out.ModelOut:
+def model(row: Model, live: Sequence[Worker]) -> out.ModelOut:
     return out.ModelOut(
-        id=str(found.id),
-        name=found.name,
-        kind=found.kind,
-        version=found.version,
-        installed=any(worker.models.get(found.id) == found.checkpoint_sha256 for worker in live),
-        enabled=found.enabled,
-        checkpoint_sha256=found.checkpoint_sha256,
-        parameters_schema=found.parameters_schema,
-        capabilities=found.capabilities,
-        scale=found.descriptor.get("scale"),
-        parts=parts_of(found.descriptor),
+        id=str(row.id),
+        name=row.name,
+        kind=row.kind,
+        version=row.version,
+        installed=any(worker.has_model(row.id, row.checkpoint_sha256) for worker in live),
+        enabled=row.enabled,
+        checkpoint_sha256=row.checkpoint_sha256,
+        parameters_schema=row.parameters_schema,
+        capabilities=row.capabilities,
+        scale=row.descriptor.get("scale"),
+        parts=parts_of(row.descriptor),
     )
 
 

@@ -52,6 +52,10 @@ class Worker:
     models: Mapping[UUID, str]
     heartbeat_at: datetime | None = None
 
+    def has_model(self, model_id: UUID, checkpoint_sha256: str | None) -> bool:
+        """Whether its host has a verified copy with these weights."""
+        return self.models.get(model_id) == checkpoint_sha256
+
 
 async def upsert_worker(connection: AsyncConnection, worker: Worker) -> None:
     """Write all of a worker's row, its heartbeat included."""

@@ -11,7 +11,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from api.admission.plan import Caller, plan_job, refuse_impossible
+from api.admission.capacity import check_capacity
+from api.admission.plan import Caller, plan_job
+from api.admission.resolve import resolve
 from api.schemas.requests import CreateJob
 from shared.db.create_job import NewJob, NewStep
 from shared.db.models import Model
@@ -33,7 +35,7 @@ from shared.settings import Settings
 
 PRESETS = Path(__file__).parents[3] / "src" / "shared" / "presets_data"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-MODEL_ID = uuid4()
+MODEL_ID, UPSCALER_ID = uuid4(), uuid4()
 CALLER = Caller(
     user="default", correlation_id="c", client_request_id="mine", traceparent=None, key=None
 )
@@ -74,9 +76,18 @@ def model(**changes: Any) -> Model:
 MODEL = model()
 
 
-def plan(chosen: Model | None = None, limits: Settings | None = None, **body: Any) -> NewJob:
-    request = CreateJob.model_validate({"type": "generate", "prompt": "x"} | body)
-    return plan_job(request, chosen or model(), CALLER, limits or settings())
+def plan(
+    chosen: Model | None = None,
+    limits: Settings | None = None,
+    upscaler: Model | None = None,
+    **body: Any,
+) -> NewJob:
+    """The job of a request in a registry with these models and no live worker."""
+    generator, limits = chosen or model(), limits or settings()
+    facts = {"type": "generate", "prompt": "x", "model_id": str(generator.id)}
+    request = CreateJob.model_validate(facts | body)
+    registry = [each for each in (generator, upscaler) if each is not None]
+    return plan_job(request, resolve(request, registry, [], limits), CALLER, limits)
 
 
 def refusal_with(limits: Settings, chosen: Model, **body: Any) -> DreamForgeError:
@@ -110,13 +121,13 @@ def test_everything_that_the_step_needs_is_pinned() -> None:
     (step,) = job.steps
     assert (step.device, step.preset, step.queue) == (
         "cpu",
-        preset("cpu").pinned("sd"),
+        preset("cpu").budget_for("sd", 64 * 48).pinned,
         "default",
     )
-    assert step.vram_bytes == preset("cpu").vram_for("sd", 64 * 48)
+    assert step.vram_bytes == preset("cpu").budget_for("sd", 64 * 48).vram_bytes
     assert (step.model_id, step.checkpoint_sha256) == (chosen.id, chosen.checkpoint_sha256)
     assert (job.correlation_id, job.client_request_id) == ("c", "mine")
-    assert job.request == {"type": "generate", "prompt": "x"}
+    assert job.request == {"type": "generate", "prompt": "x", "model_id": str(MODEL_ID)}
 
 
 def test_the_models_preset_is_used_unless_the_request_names_one() -> None:
@@ -249,7 +260,7 @@ def test_a_chain_has_a_second_step_with_everything_pinned_but_no_model() -> None
     assert (second.model_id, second.checkpoint_sha256) == (None, None)
     for pinned in ("queue", "device", "timeout_s"):
         assert getattr(second, pinned) == getattr(first, pinned)
-    assert second.preset == preset("cpu").pinned(None)
+    assert second.preset == preset("cpu").budget_for(None, 0).pinned
     assert second.params == {
         "impl": "resample",
         "scale": 4,
@@ -282,6 +293,7 @@ def upscaler(kind: Kind, scale: int, sides: tuple[int, int] | None = None) -> Mo
     }
     descriptor = ModelDescriptor.model_validate(facts)
     return model(
+        id=UPSCALER_ID,
         kind=kind,
         descriptor=descriptor.model_dump(mode="json"),
         parameters_schema=parameters_schema(descriptor),
@@ -291,17 +303,16 @@ def upscaler(kind: Kind, scale: int, sides: tuple[int, int] | None = None) -> Mo
 
 def enlarging(second: Model, impl: str, **body: Any) -> NewStep:
     chain = {"upscale": {"scale": 2, "impl": impl}}
-    request = CreateJob.model_validate({"type": "generate", "prompt": "x", "chain": chain} | body)
-    return plan_job(request, model(), CALLER, settings(), upscaler=second).steps[1]
+    return plan(upscaler=second, chain=chain, **body).steps[1]
 
 
 def test_an_upscaler_is_pinned_with_its_checkpoint_and_its_own_scale() -> None:
     chosen = upscaler("esrgan", 4)
     step = enlarging(chosen, "gan")
     assert (step.model_id, step.checkpoint_sha256) == (chosen.id, chosen.checkpoint_sha256)
-    assert step.preset == preset("cpu").pinned("esrgan")
+    assert step.preset == preset("cpu").budget_for("esrgan", 0).pinned
     # What it makes on the way is larger than what was asked for.
-    assert step.vram_bytes == preset("cpu").vram_for("esrgan", 64 * 48 * 16)
+    assert step.vram_bytes == preset("cpu").budget_for("esrgan", 64 * 48 * 16).vram_bytes
     assert (step.params["scale"], step.params["native_scale"]) == (2, 4)
 
 
@@ -346,25 +357,22 @@ def test_a_gan_enlarges_every_usual_size_of_sdxl_on_every_card(
     width, height = size
     for scale in (2, 4):
         chain = {"upscale": {"scale": scale, "impl": "gan"}}
-        body = {"prompt": "x", "preset": name, "width": width, "height": height, "chain": chain}
-        request = CreateJob.model_validate({"type": "generate"} | body)
+        body: dict[str, Any] = {"preset": name, "width": width, "height": height, "chain": chain}
         gan = upscaler("esrgan", 4, sides=(16, 4096))
-        step = plan_job(request, wide(), CALLER, settings(), upscaler=gan).steps[1]
+        step = plan(wide(), upscaler=gan, **body).steps[1]
         assert step.vram_bytes <= preset(name).memory_bytes
 
 
 def test_an_upscaler_that_would_make_too_much_on_the_way_is_refused_by_name() -> None:
     chain = {"upscale": {"scale": 2, "impl": "diffusion"}}
-    body = {"prompt": "x", "preset": "gpu-8gb", "width": 512, "height": 512, "chain": chain}
-    request = CreateJob.model_validate({"type": "generate"} | body)
+    body: dict[str, Any] = {"width": 512, "height": 512, "chain": chain}
     drawing = upscaler("sd_upscale", 4, sides=(32, 512))
+    limit = preset("gpu-8gb").budget_for("sd_upscale", 0).max_pixels
     with pytest.raises(InvalidInput, match="2048x2048 by tiny are 4194304 pixels") as caught:
-        plan_job(request, wide(), CALLER, settings(), upscaler=drawing)
-    assert caught.value.details["maximum_pixels"] == preset("gpu-8gb").max_pixels_for("sd_upscale")
-    bigger = CreateJob.model_validate({"type": "generate"} | body | {"preset": "gpu-12gb"})
-    assert plan_job(bigger, wide(), CALLER, settings(), upscaler=drawing).steps[1].preset[
-        "max_pixels"
-    ] == preset("gpu-12gb").max_pixels_for("sd_upscale")
+        plan(wide(), upscaler=drawing, preset="gpu-8gb", **body)
+    assert caught.value.details["maximum_pixels"] == limit
+    second = plan(wide(), upscaler=drawing, preset="gpu-12gb", **body).steps[1]
+    assert second.preset["max_pixels"] == preset("gpu-12gb").budget_for("sd_upscale", 0).max_pixels
 
 
 def worker(
@@ -386,12 +394,12 @@ def worker(
 
 
 def test_without_any_worker_a_job_waits() -> None:
-    refuse_impossible(plan(), [])
+    check_capacity(plan(), [])
 
 
 def test_one_slot_that_is_large_enough_is_enough_even_while_it_is_busy() -> None:
     need = plan().steps[0].vram_bytes
-    refuse_impossible(plan(), [worker(need - 1), worker(need)])
+    check_capacity(plan(), [worker(need - 1), worker(need)])
 
 
 @pytest.mark.parametrize(
@@ -407,7 +415,7 @@ def test_what_no_live_worker_could_hold_is_refused_with_numbers(
 ) -> None:
     job = plan()
     with pytest.raises(InsufficientVram) as caught:
-        refuse_impossible(job, live)
+        check_capacity(job, live)
     assert caught.value.details["required_bytes"] == job.steps[0].vram_bytes
     assert caught.value.details["largest_slot_bytes"] == largest
     assert caught.value.details["live_workers"] == len(live)
@@ -421,7 +429,7 @@ def test_a_model_that_no_live_worker_has_is_refused_with_what_to_do(
     models: dict[UUID, str],
 ) -> None:
     with pytest.raises(ModelUnavailable) as caught:
-        refuse_impossible(plan(), [worker(HUGE, models=models), worker(HUGE, models=models)])
+        check_capacity(plan(), [worker(HUGE, models=models), worker(HUGE, models=models)])
     assert "dreamforge model import" in caught.value.message
     assert caught.value.details == {
         "step": "generate",
@@ -434,35 +442,34 @@ def test_the_model_of_the_second_step_must_be_somewhere_too() -> None:
     job = plan()
     second = replace(job.steps[0], name="upscale", model_id=uuid4())
     with pytest.raises(ModelUnavailable) as caught:
-        refuse_impossible(replace(job, steps=[*job.steps, second]), [worker(HUGE)])
+        check_capacity(replace(job, steps=[*job.steps, second]), [worker(HUGE)])
     assert caught.value.details["step"] == "upscale"
 
 
 def test_the_model_and_the_memory_must_be_on_the_same_worker() -> None:
-    refuse_impossible(plan(), [worker(HUGE), worker(9, models={})])
+    check_capacity(plan(), [worker(HUGE), worker(9, models={})])
     with pytest.raises(InsufficientVram) as caught:
-        refuse_impossible(plan(), [worker(HUGE, models={}), worker(9)])
+        check_capacity(plan(), [worker(HUGE, models={}), worker(9)])
     assert caught.value.details["largest_slot_bytes"] == 9
 
 
 def test_a_second_step_without_a_model_runs_anywhere() -> None:
-    refuse_impossible(plan(chain=resample(2)), [worker(HUGE)])
+    check_capacity(plan(chain=resample(2)), [worker(HUGE)])
 
 
 def test_a_refusal_says_what_each_slot_has_free_and_who_holds_the_rest() -> None:
     small = worker(9)
     slot = replace(small.slots[0], free_bytes=2, holders={"77": 7})
     with pytest.raises(InsufficientVram) as caught:
-        refuse_impossible(plan(), [replace(small, slots=[slot])])
+        check_capacity(plan(), [replace(small, slots=[slot])])
     assert caught.value.details["slots"] == [
         {"class": "cpu", "state": "held", "total_bytes": 9, "free_bytes": 2, "holders": {"77": 7}}
     ]
 
 
 def test_an_operator_can_correct_an_estimate_and_the_step_records_it() -> None:
-    body = CreateJob.model_validate({"type": "generate", "prompt": "a", "chain": resample(2)})
-    usual = plan_job(body, model(), CALLER, settings()).steps
-    halved = plan_job(body, model(), CALLER, settings(vram_factor=0.5)).steps
+    usual = plan(chain=resample(2)).steps
+    halved = plan(limits=settings(vram_factor=0.5), chain=resample(2)).steps
     assert [step.vram_bytes for step in halved] == [-(-step.vram_bytes // 2) for step in usual]
     assert [step.preset["vram_factor"] for step in halved] == [0.5, 0.5]
     assert all("vram_factor" not in step.preset for step in usual)

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from api.admission.upscalers import choose
+from api.admission.upscalers import choose_upscaler
 from api.schemas.requests import Upscale
 from shared.db.models import Model
 from shared.db.workers import Worker
@@ -68,20 +68,20 @@ def worker(*models: Model) -> Worker:
 def test_auto_prefers_the_right_scale_then_a_gan(
     there: list[Model], scale: int, strict: bool, chosen: Model
 ) -> None:
-    assert choose(asked(scale=scale, strict_scale=strict), there, []) is chosen
+    assert choose_upscaler(asked(scale=scale, strict_scale=strict), there, []) is chosen
 
 
 @pytest.mark.parametrize(("impl", "chosen"), [("gan", GAN_2), ("diffusion", DIFFUSION_2)])
 def test_an_implementation_that_is_named_is_kept_to(impl: str, chosen: Model) -> None:
-    assert choose(asked(impl=impl), ALL, []) is chosen
-    assert choose(asked(impl="resample"), ALL, []) is None
+    assert choose_upscaler(asked(impl=impl), ALL, []) is chosen
+    assert choose_upscaler(asked(impl="resample"), ALL, []) is None
 
 
 @pytest.mark.parametrize(
     "reference", ["gan4", "gan4@1", str(GAN_4.id)], ids=["name", "version", "id"]
 )
 def test_an_upscaler_that_is_named_is_taken_whatever_else_there_is(reference: str) -> None:
-    assert choose(asked(model_id=reference), ALL, []) is GAN_4
+    assert choose_upscaler(asked(model_id=reference), ALL, []) is GAN_4
 
 
 @pytest.mark.parametrize(
@@ -102,21 +102,21 @@ def test_what_cannot_be_is_refused_with_what_could(
     there: list[Model], request_: dict[str, Any], field: str, words: str
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
-        choose(asked(**request_), there, [])
+        choose_upscaler(asked(**request_), there, [])
     assert caught.value.details["field"] == f"chain.upscale.{field}"
     assert words in caught.value.message
 
 
 def test_an_unknown_or_disabled_upscaler_is_unavailable() -> None:
     with pytest.raises(ModelUnavailable, match="no such model"):
-        choose(asked(model_id="nope"), ALL, [])
+        choose_upscaler(asked(model_id="nope"), ALL, [])
     with pytest.raises(ModelUnavailable, match="disabled"):
-        choose(asked(model_id="off"), [model("off", "esrgan", 2, enabled=False)], [])
+        choose_upscaler(asked(model_id="off"), [model("off", "esrgan", 2, enabled=False)], [])
     with pytest.raises(InvalidInput):
-        choose(asked(), [model("off", "esrgan", 2, enabled=False)], [])
+        choose_upscaler(asked(), [model("off", "esrgan", 2, enabled=False)], [])
 
 
 def test_an_upscaler_that_no_living_worker_has_is_not_chosen() -> None:
-    assert choose(asked(), ALL, [worker(SD, DIFFUSION_2)]) is DIFFUSION_2
+    assert choose_upscaler(asked(), ALL, [worker(SD, DIFFUSION_2)]) is DIFFUSION_2
     with pytest.raises(InvalidInput, match=r"available: resample$"):
-        choose(asked(), ALL, [worker(SD)])
+        choose_upscaler(asked(), ALL, [worker(SD)])

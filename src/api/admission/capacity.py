@@ -1,0 +1,65 @@
+"""Admit: whether any live worker could run a planned job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shared.db.create_job import NewJob, NewStep
+from shared.db.workers import Worker, largest_slot_bytes, slots_for
+from shared.errors import InsufficientVram, ModelUnavailable
+
+
+def check_capacity(job: NewJob, live: Sequence[Worker]) -> None:
+    """Raise when workers are there and none could ever run a step: `ModelUnavailable` where none
+    has its model, `InsufficientVram` where no slot of those that have it is large enough.
+
+    With no worker at all the job waits: one that is about to start may well be able to run it.
+    """
+    if not live:
+        return
+    for step in job.steps:
+        able = [
+            worker
+            for worker in live
+            if step.model_id is None or worker.has_model(step.model_id, step.checkpoint_sha256)
+        ]
+        if not able:
+            raise _no_worker_has_the_model(step, live)
+        if largest_slot_bytes(able, device=step.device, queue=step.queue) < step.vram_bytes:
+            raise _too_small(step, able)
+
+
+def _no_worker_has_the_model(step: NewStep, live: Sequence[Worker]) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"no live worker has a verified copy of the model of step {step.name!r}. On a worker's "
+        "host `dreamforge model import` or `download` brings one in, and `dreamforge model verify` "
+        "says what is wrong with one that is there; workers look again every few seconds.",
+        step=step.name,
+        model_id=str(step.model_id),
+        live_workers=len(live),
+    )
+
+
+def _too_small(step: NewStep, able: Sequence[Worker]) -> InsufficientVram:
+    largest = largest_slot_bytes(able, device=step.device, queue=step.queue)
+    return InsufficientVram(
+        f"step {step.name!r} needs {step.vram_bytes} bytes on a {step.device} device "
+        f"(preset {step.preset['name']!r}); the largest slot of any live worker that has its model "
+        f"has {largest}. Choose another preset or model, or add a worker.",
+        step=step.name,
+        preset=step.preset["name"],
+        device=step.device,
+        required_bytes=step.vram_bytes,
+        largest_slot_bytes=largest,
+        live_workers=len(able),
+        slots=[
+            {
+                "class": slot.device_class,
+                "state": slot.state,
+                "total_bytes": slot.capacity_bytes,
+                "free_bytes": slot.free_bytes,
+                "holders": dict(slot.holders),
+            }
+            for slot in slots_for(able, device=step.device, queue=step.queue)
+        ],
+    )

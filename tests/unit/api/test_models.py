@@ -1,0 +1,91 @@
+"""Which model a reference means."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+
+from api.admission.models import choose_model, find_model
+from shared.db.models import Model
+from shared.errors import InvalidInput, ModelUnavailable
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def model(name: str, version: str, *, enabled: bool = True, capability: str = "generate") -> Model:
+    return Model(
+        id=uuid4(),
+        name=name,
+        version=version,
+        kind="sd",
+        enabled=enabled,
+        checkpoint_sha256="0" * 64,
+        descriptor={},
+        parameters_schema={},
+        capabilities=[capability],
+        created_at=NOW,
+        updated_at=NOW,
+    )
+
+
+NEWER, OLDER, OTHER = model("apple", "2"), model("apple", "1"), model("pear", "1")
+UPSCALER = model("gan", "1", capability="upscale")
+ALL = [NEWER, OLDER, UPSCALER, OTHER]  # of each name the newest first, as the registry lists them
+
+
+def choose(models: list[Model], reference: str | None = None, default: str | None = None) -> Model:
+    return choose_model(models, reference, default=default, job_type="generate")
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("apple", NEWER),
+        ("apple@1", OLDER),
+        ("apple@2", NEWER),
+        (str(OLDER.id), OLDER),
+        (str(OLDER.id).upper(), None),
+        ("apple@3", None),
+        ("apple@", None),
+        ("Apple", None),
+        ("nul\0", None),
+        ("", None),
+    ],
+)
+def test_a_reference_is_an_id_a_name_or_a_name_and_version(
+    reference: str, expected: Model | None
+) -> None:
+    assert find_model(ALL, reference) is expected
+
+
+def test_the_request_comes_before_the_default() -> None:
+    assert choose(ALL, "pear", default="apple") is OTHER
+    assert choose(ALL, default="apple") is NEWER
+
+
+def test_the_only_model_that_can_needs_no_name() -> None:
+    off = model("off", "1", enabled=False)
+    assert choose([off, UPSCALER, OTHER]) is OTHER
+
+
+def test_several_models_are_not_chosen_between() -> None:
+    with pytest.raises(InvalidInput, match="name one of: apple@2, apple@1, pear@1"):
+        choose(ALL)
+
+
+@pytest.mark.parametrize(
+    ("models", "reference", "default", "words"),
+    [
+        ([], None, None, "no model is installed"),
+        (ALL, "plum", None, "model_id: no such model"),
+        (ALL, None, "plum", "DF_DEFAULT_MODEL"),
+        ([model("off", "1", enabled=False)], "off", None, "off@1 is disabled"),
+    ],
+)
+def test_a_model_that_is_not_there_or_disabled_is_unavailable(
+    models: list[Model], reference: str | None, default: str | None, words: str
+) -> None:
+    with pytest.raises(ModelUnavailable, match=words):
+        choose(models, reference, default)
