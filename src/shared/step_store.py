@@ -99,7 +99,7 @@ class Claim:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class End:
+class AttemptResult:
     """How a try ended. `state` is terminal, or `queued` for another try after `delay_s`."""
 
     state: StepState
@@ -111,7 +111,7 @@ class End:
     vram_wait: bool = False  # back to the queue because the device's memory is busy
     events: Sequence[NewEvent] = field(default_factory=tuple)
 
-    def cancelled(self, claim: Claim) -> End:
+    def cancelled(self, claim: Claim) -> AttemptResult:
         """What it becomes when a cancel was asked for that the owner did not see.
 
         There will be no other try, so none is announced.
@@ -173,7 +173,7 @@ class StepStore(Protocol):
     async def add_artifact(self, claim: Claim, artifact: StoredArtifact, event: NewEvent) -> bool:
         """Insert the row; False when the item had one already and nothing was written."""
 
-    async def finish(self, claim: Claim, end: End) -> UUID | None:
+    async def finish(self, claim: Claim, end: AttemptResult) -> UUID | None:
         """Write the verdict once; return the id of a step that became claimable by it: this one if
         it goes back to the queue, None if a cancel came in between and ended it. None otherwise
         means that the job has ended, too.
@@ -190,13 +190,13 @@ class StepStore(Protocol):
         `known` are the steps and epochs of the claims that it did hear of. Returns how many.
         """
 
-    async def rescue_expired(self, decide: Callable[[OrphanedStep], End]) -> UUID | None:
+    async def rescue_expired(self, decide: Callable[[OrphanedStep], AttemptResult]) -> UUID | None:
         """Take one step from an owner whose lease ended; None when there is none.
 
         `decide` runs inside the transaction, perhaps twice: it must be pure.
         """
 
     async def rescue_unclaimed(
-        self, decide: Callable[[OrphanedStep], End], after_s: float
+        self, decide: Callable[[OrphanedStep], AttemptResult], after_s: float
     ) -> UUID | None:
         """End one step that has been due for `after_s` seconds and that nobody claimed."""

@@ -4,12 +4,12 @@ Everything here runs on one thread's event loop, the supervisor thread, which li
 process: the kernel kills a runner when the *thread* that started it ends.
 
     claim loop     a free slot, then a claim; woken by the doorbell, a freed slot, or the poll
-    drivers        one per claimed step
+    executors      one per claimed step
     cancel watch   one statement a second for all owned steps
     keepers        presence and models, rescuer, gauges; `SlotReconciler` for unproven slots
 
 A worker that is told to stop drains: no new claim, running steps get `drain_s` to finish, then they
-are stopped and go back to the queue uncharged. It ends when every driver has ended.
+are stopped and go back to the queue uncharged. It ends when every executor has ended.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from shared.settings import Settings
 from shared.step_store import Claim, Offer, PinnedModel, StepStore
 from shared.telemetry.spans import Tracer
 from supervisor.devices.device import DeviceProbe
-from supervisor.execution.byte_budget import Spool
-from supervisor.execution.context import Host
-from supervisor.execution.executor import StepDriver
-from supervisor.lifecycle.step import Kind
+from supervisor.execution.byte_budget import ByteBudget
+from supervisor.execution.context import WorkerContext
+from supervisor.execution.executor import StepExecutor
+from supervisor.lifecycle.step import EventKind
 from supervisor.maintenance.rescuer import Rescuer
 from supervisor.metrics import Metrics
 from supervisor.processes.child import kill_all_trees
@@ -76,14 +76,14 @@ class Supervisor:
         for slot in slots:
             metrics.init_device(slot.device)
         self._metrics = metrics
-        self._spool = Spool(settings.spool_bytes)
-        self._drivers: set[StepDriver] = set()
+        self.byte_budget = ByteBudget(settings.spool_bytes)
+        self.executors: set[StepExecutor] = set()
         self._unacknowledged_until = (
             0.0  # boot time until which a claim without an answer may turn up
         )
         self._abandoned: set[tuple[UUID, int]] = (
             set()
-        )  # claims whose driver failed, by step and epoch
+        )  # claims whose executor failed, by step and epoch
         self._wakeup = anyio.Event()
         self._draining = anyio.Event()
         self._reconciler = SlotReconciler(
@@ -92,19 +92,19 @@ class Supervisor:
             ports.probe,
             metrics,
             survivors=ports.survivors,
-            freed=self._slot_freed,
+            on_free=self._on_free,
         )
-        self._host = Host(
+        self._worker = WorkerContext(
             settings=settings,
             store=ports.store,
             objects=ports.objects,
             probe=ports.probe,
             runners=ports.runners,
-            spool=self._spool,
+            byte_budget=self.byte_budget,
             metrics=metrics,
             model_folder=self._model_folder,
-            slot_freed=self._slot_freed,
-            slot_dirty=self._reconciler.dirty,
+            on_free=self._on_free,
+            on_unclean=self._reconciler.on_unclean,
             tracer=ports.tracer,
         )
 
@@ -143,28 +143,28 @@ class Supervisor:
             tasks.start_soon(repeat_every, CANCEL_WATCH_S, self._watch_cancels)
             tasks.start_soon(repeat_every, RESCUE_EVERY_S, rescuer.rescue)
             tasks.start_soon(repeat_every, GAUGES_EVERY_S, self._read_gauges)
-            async with anyio.create_task_group() as drivers:
-                await self._claim_until_drained(drivers)
-                drivers.start_soon(self._stop_late_drivers)
-                while self._drivers:
+            async with anyio.create_task_group() as executors:
+                await self._claim_until_drained(executors)
+                executors.start_soon(self._stop_late_executors)
+                while self.executors:
                     self._wakeup = anyio.Event()
                     await self._wakeup.wait()
-                drivers.cancel_scope.cancel()
+                executors.cancel_scope.cancel()
             await self._ports.runners.close()
             tasks.cancel_scope.cancel()
 
     # Claiming -------------------------------------------------------------------------------------
 
-    async def _claim_until_drained(self, drivers: TaskGroup) -> None:
+    async def _claim_until_drained(self, executors: TaskGroup) -> None:
         while not self.draining:
             self._wakeup = anyio.Event()
-            if not await self._claim_one(drivers):
+            if not await self._claim_one(executors):
                 # Jitter keeps the polls of many workers from falling into step.
                 pause_s = self._settings.poll_s * random.uniform(0.8, 1.2)  # noqa: S311
                 with anyio.move_on_after(pause_s):
                     await self._wakeup.wait()
 
-    async def _claim_one(self, drivers: TaskGroup) -> bool:
+    async def _claim_one(self, executors: TaskGroup) -> bool:
         """Claim a step for some free slot; False when there is no slot, no work, or no database.
 
         Every kind of free slot is tried: work that fits none of the CPU's must not wait behind it
@@ -172,7 +172,7 @@ class Supervisor:
         """
         await self._release_unacknowledged()
         models = self._ports.models()
-        if self._spool.full:
+        if self.byte_budget.full:
             return False
         for slot in self.slots.free_by_kind():
             slot.move(SlotState.HELD)
@@ -182,9 +182,9 @@ class Supervisor:
                 slot.move(SlotState.FREE)
                 continue
             self._metrics.record_claim(queued_s=claim.queued_s, again=claim.vram_waited_s > 0)
-            driver = StepDriver(claim, slot, self._host, sent=sent)
-            self._drivers.add(driver)
-            drivers.start_soon(self._drive, driver)
+            executor = StepExecutor(claim, slot, self._worker, sent=sent)
+            self.executors.add(executor)
+            executors.start_soon(self._run_executor, executor)
             return True
         return False
 
@@ -201,7 +201,7 @@ class Supervisor:
         """Nobody drives a claim whose answer was lost, and until its lease ends nobody else may."""
         if boottime() > self._unacknowledged_until:
             return
-        known = self._abandoned | {_claimed(driver) for driver in self._drivers}
+        known = self._abandoned | {_claimed(executor) for executor in self.executors}
         try:
             count = await self._ports.store.give_back(self.worker_id, known)
         except InfraUnavailable:
@@ -209,18 +209,18 @@ class Supervisor:
         if count:
             log.warning("put %d step(s) back whose claim was not answered", count)
 
-    async def _drive(self, driver: StepDriver) -> None:
+    async def _run_executor(self, executor: StepExecutor) -> None:
         try:
-            await driver.run()
+            await executor.run()
         except Exception:
             # One step's trouble, whatever it is. Its slot is proven before it is used again, and
             # the step itself comes back through the rescuer when its lease ends.
-            log.exception("the driver of the step failed", extra=driver.fields)
-            self._abandoned.add(_claimed(driver))
-            driver.abandon()
+            log.exception("the executor of the step failed", extra=executor.fields)
+            self._abandoned.add(_claimed(executor))
+            executor.abandon()
         finally:
             # Not by step: one that went back to the queue may be ours again already.
-            self._drivers.remove(driver)
+            self.executors.remove(executor)
             self._wakeup.set()
 
     def _offer(self, slot: Slot, models: tuple[UUID, ...]) -> Offer:
@@ -238,7 +238,7 @@ class Supervisor:
 
     # Slots ----------------------------------------------------------------------------------------
 
-    def _slot_freed(self, slot: Slot) -> None:
+    def _on_free(self, slot: Slot) -> None:
         if not self.draining:
             self._ports.runners.prewarm(slot.device)
         self._wakeup.set()
@@ -246,25 +246,25 @@ class Supervisor:
     # Keepers --------------------------------------------------------------------------------------
 
     async def _watch_cancels(self) -> None:
-        if self._drivers:
+        if self.executors:
             asked = await self._ports.store.cancels(self.worker_id)
-            for driver in self._drivers:
-                if driver.claim.step_id in asked:
-                    driver.cancel()
+            for executor in self.executors:
+                if executor.claim.step_id in asked:
+                    executor.cancel()
 
-    async def _stop_late_drivers(self) -> None:
+    async def _stop_late_executors(self) -> None:
         await anyio.sleep(self._settings.drain_s)
-        for driver in self._drivers:
-            log.warning("drain time is over: stopping the step", extra=driver.fields)
-            driver.post(Kind.DRAIN)
+        for executor in self.executors:
+            log.warning("drain time is over: stopping the step", extra=executor.fields)
+            executor.post(EventKind.DRAIN)
 
     async def _read_gauges(self) -> None:
-        self._metrics.spool_bytes.set(self._spool.used_bytes)
+        self._metrics.spool_bytes.set(self.byte_budget.used_bytes)
         await self._reconciler.read_gauges()
 
 
-def _claimed(driver: StepDriver) -> tuple[UUID, int]:
-    return driver.claim.step_id, driver.claim.epoch
+def _claimed(executor: StepExecutor) -> tuple[UUID, int]:
+    return executor.claim.step_id, executor.claim.epoch
 
 
 async def repeat_every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:

@@ -27,7 +27,7 @@ def main() -> int:
     from shared.db.engine import Database
     from shared.db.step_store import PostgresStepStore
     from shared.events import NewEvent
-    from shared.step_store import Claim, End, Offer, StoredArtifact
+    from shared.step_store import AttemptResult, Claim, Offer, StoredArtifact
     from supervisor import supervisor, worker
 
     gates = Gates(Path(os.environ["TMPDIR"]))
@@ -57,7 +57,7 @@ def main() -> int:
             await gates.come("uploaded")
             return await super().add_artifact(claim, artifact, event)
 
-        async def finish(self, claim: Claim, end: End) -> UUID | None:
+        async def finish(self, claim: Claim, end: AttemptResult) -> UUID | None:
             await gates.come("verified")
             async with self._between_steps:
                 following = await super().finish(claim, end)

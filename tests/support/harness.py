@@ -115,11 +115,11 @@ class Bench:
     @property
     def spool_bytes(self) -> int:
         """Bytes of finished images that wait for the store."""
-        return self.supervisor._spool.used_bytes
+        return self.supervisor.byte_budget.used_bytes
 
     @property
     def spool_full(self) -> bool:
-        return self.supervisor._spool.full
+        return self.supervisor.byte_budget.full
 
     @property
     def slots(self) -> list[Slot]:

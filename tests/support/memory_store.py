@@ -20,8 +20,8 @@ from shared.events import Code, NewEvent
 from shared.states import OWNED, TERMINAL, Reason, Status, StepState
 from shared.step_store import (
     CANCELLED_ERROR,
+    AttemptResult,
     Claim,
-    End,
     Offer,
     OrphanedStep,
     PinnedModel,
@@ -185,7 +185,7 @@ class MemoryStepStore:
         await self.faults.after("add_artifact")
         return inserted
 
-    async def finish(self, claim: Claim, end: End) -> UUID | None:
+    async def finish(self, claim: Claim, end: AttemptResult) -> UUID | None:
         await self.faults.before("finish")
         known = self.steps.get(claim.step_id)
         if known is not None and known.epoch == claim.epoch:
@@ -224,7 +224,7 @@ class MemoryStepStore:
             _enter(step, StepState.QUEUED)
         return len(unheard)
 
-    async def rescue_expired(self, decide: Callable[[OrphanedStep], End]) -> UUID | None:
+    async def rescue_expired(self, decide: Callable[[OrphanedStep], AttemptResult]) -> UUID | None:
         await self.faults.before("rescue_expired")
         for step in self._by_age():
             if step.lease_expires_at is not None and step.lease_expires_at < self.now():
@@ -235,7 +235,7 @@ class MemoryStepStore:
         return None
 
     async def rescue_unclaimed(
-        self, decide: Callable[[OrphanedStep], End], after_s: float
+        self, decide: Callable[[OrphanedStep], AttemptResult], after_s: float
     ) -> UUID | None:
         await self.faults.before("rescue_unclaimed")
         for step in self._by_age():
@@ -338,7 +338,7 @@ class MemoryStepStore:
         _append(job, [event])
         return True
 
-    def _end(self, step: StoredStep, end: End) -> UUID | None:
+    def _end(self, step: StoredStep, end: AttemptResult) -> UUID | None:
         requeued = end.state is StepState.QUEUED
         if requeued == (end.reason is not None):
             raise AssertionError(f"{end.state} with reason {end.reason}")

@@ -15,7 +15,7 @@ from shared.db.engine import Database
 from shared.db.step_store import PostgresStepStore
 from shared.events import Code, NewEvent
 from shared.states import Reason, StepState
-from shared.step_store import Claim, End, Offer, StepStore, StoredArtifact
+from shared.step_store import AttemptResult, Claim, Offer, StepStore, StoredArtifact
 
 WORKER = uuid4()
 CHECKSUM = "0" * 64
@@ -153,11 +153,13 @@ def note(code: Code = Code.RUNNER_LOG) -> NewEvent:
     return NewEvent(code=code, message="a fact")
 
 
-def ended(state: StepState, reason: Reason | None, **changes: Any) -> End:
+def ended(state: StepState, reason: Reason | None, **changes: Any) -> AttemptResult:
     error = (
         None if reason is Reason.COMPLETED else {"code": str(reason), "message": "", "details": {}}
     )
-    return replace(End(state=state, reason=reason, attempt=1, losses=0, error=error), **changes)
+    return replace(
+        AttemptResult(state=state, reason=reason, attempt=1, losses=0, error=error), **changes
+    )
 
 
 SUCCESS = ended(StepState.SUCCEEDED, Reason.COMPLETED)

@@ -18,9 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.db.tables import jobs, steps
 from shared.db.transitions import end_step
 from shared.states import StepState
-from shared.step_store import End, OrphanedStep
+from shared.step_store import AttemptResult, OrphanedStep
 
-Decide = Callable[[OrphanedStep], End]
+Decide = Callable[[OrphanedStep], AttemptResult]
 
 
 async def expired_lease(connection: AsyncConnection, decide: Decide) -> UUID | None:
@@ -60,7 +60,7 @@ async def unheard_claim(
     await connection.execute(
         update(steps).where(steps.c.id == row.id).values(epoch=steps.c.epoch + 1)
     )
-    back = End(
+    back = AttemptResult(
         state=StepState.QUEUED,
         reason=None,
         attempt=row.attempt,

@@ -32,7 +32,15 @@ from shared.db.transitions import end_step, seconds_from_now
 from shared.events import Code
 from shared.models.descriptor import parts_of
 from shared.states import OWNED, Status, StepState
-from shared.step_store import Claim, End, Offer, OrphanedStep, PinnedModel, Stale, StoredArtifact
+from shared.step_store import (
+    AttemptResult,
+    Claim,
+    Offer,
+    OrphanedStep,
+    PinnedModel,
+    Stale,
+    StoredArtifact,
+)
 
 
 class PostgresStepStore:
@@ -127,7 +135,7 @@ class PostgresStepStore:
 
         return await self._database.transaction(work)
 
-    async def finish(self, claim: Claim, end: End) -> UUID | None:
+    async def finish(self, claim: Claim, end: AttemptResult) -> UUID | None:
         async def work(connection: AsyncConnection) -> UUID | None:
             try:
                 row = await lock_owned(connection, claim)
@@ -166,20 +174,22 @@ class PostgresStepStore:
             count += 1
         return count
 
-    async def rescue_expired(self, decide: Callable[[OrphanedStep], End]) -> UUID | None:
+    async def rescue_expired(self, decide: Callable[[OrphanedStep], AttemptResult]) -> UUID | None:
         return await self._database.transaction(
             lambda connection: rescue.expired_lease(connection, decide)
         )
 
     async def rescue_unclaimed(
-        self, decide: Callable[[OrphanedStep], End], after_s: float
+        self, decide: Callable[[OrphanedStep], AttemptResult], after_s: float
     ) -> UUID | None:
         return await self._database.transaction(
             lambda connection: rescue.unclaimed(connection, decide, after_s=after_s)
         )
 
 
-async def _ended_before(connection: AsyncConnection, claim: Claim, end: End) -> UUID | None:
+async def _ended_before(
+    connection: AsyncConnection, claim: Claim, end: AttemptResult
+) -> UUID | None:
     """What our own commit of this end came to, whose answer was lost; `Stale` if it is not ours.
 
     A new owner or a rescuer would have raised the epoch.

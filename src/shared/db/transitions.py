@@ -14,7 +14,7 @@ from shared.db import events as event_log
 from shared.db.settle import settle_job
 from shared.db.tables import jobs, steps
 from shared.states import Status, StepState
-from shared.step_store import End
+from shared.step_store import AttemptResult
 
 
 def seconds_from_now(seconds: float) -> Any:
@@ -22,7 +22,7 @@ def seconds_from_now(seconds: float) -> Any:
     return func.now() + literal(timedelta(seconds=seconds), INTERVAL)
 
 
-async def end_step(connection: AsyncConnection, row: Row[Any], end: End) -> UUID | None:
+async def end_step(connection: AsyncConnection, row: Row[Any], end: AttemptResult) -> UUID | None:
     """Write a try's end to a step whose locks are held, and settle its job if that decides it.
 
     Returns the id of the step that became claimable: this one again, or its successor.

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 
 
-class Spool:
+class ByteBudget:
     """A byte budget in memory, shared by all steps of a worker.
 
     A reader that cannot get room stops reading, so the runner blocks on its pipe: back pressure
@@ -28,8 +28,8 @@ class Spool:
         return self._waiting > 0 or self.used_bytes >= self._limit
 
     @asynccontextmanager
-    async def holding(self, size: int) -> AsyncIterator[None]:
-        """Account for `size` bytes. One image always fits into an empty spool."""
+    async def reserve(self, size: int) -> AsyncIterator[None]:
+        """Account for `size` bytes. One image always fits into an empty budget."""
         async with self._room:
             while self.used_bytes and self.used_bytes + size > self._limit:
                 # Not before: whoever only waits for its turn to ask finds room, and fills nothing.

@@ -13,43 +13,47 @@ from shared.errors import InfraUnavailable
 from shared.events import NewEvent
 from shared.presets import presets
 from shared.states import STATUS_OF, Reason, Status, StepState
-from shared.step_store import Claim, End, Stale
-from supervisor.execution.context import Try
+from shared.step_store import AttemptResult, Claim, Stale
+from supervisor.execution.context import Execution
 from supervisor.lifecycle.step import Step
-from supervisor.outcomes.memory_report import shortage
-from supervisor.outcomes.result import end_of
+from supervisor.outcomes.memory_report import memory_report
+from supervisor.outcomes.result import build_result
 
 log = logging.getLogger(__name__)
 
 _RETRY_S = 0.5
 
 
-async def write_verdict(owned: Try, step: Step, *, vram_wait: bool) -> End | None:
+async def write_verdict(
+    execution: Execution, step: Step, *, vram_wait: bool
+) -> AttemptResult | None:
     """Commit the end of `step` and return it; None when it is not ours, or cannot be written.
 
     Gives up when its lease has long been somebody else's to sweep.
     """
-    with anyio.move_on_after(owned.host.settings.lease_s):
-        pending = await owned.journal.take()
-        end = _end(owned, step, pending, vram_wait=vram_wait)
-        return await _until_written(owned, step, end, pending)
-    log.error("the verdict could not be written", extra=owned.journal.fields)
+    with anyio.move_on_after(execution.worker.settings.lease_s):
+        pending = await execution.recorder.drain()
+        end = _end(execution, step, pending, vram_wait=vram_wait)
+        return await _until_written(execution, step, end, pending)
+    log.error("the verdict could not be written", extra=execution.recorder.fields)
     return None
 
 
-def _end(owned: Try, step: Step, pending: Sequence[NewEvent], *, vram_wait: bool) -> End:
-    account, settings = owned.account, owned.host.settings
+def _end(
+    execution: Execution, step: Step, pending: Sequence[NewEvent], *, vram_wait: bool
+) -> AttemptResult:
+    evidence, settings = execution.evidence, execution.worker.settings
 
     def memory() -> dict[str, Any]:
         known = presets(settings.presets_dir).values()
-        return shortage(owned.claim, account.before, account.peak_bytes, known)
+        return memory_report(execution.claim, evidence.before, evidence.peak_bytes, known)
 
-    return end_of(
-        owned.claim,
+    return build_result(
+        execution.claim,
         step,
-        account.judge(),
+        evidence.classify(),
         settings,
-        figures=account.figures(),
+        figures=evidence.figures(),
         memory=memory,
         vram_wait=vram_wait,
         pending=pending,
@@ -57,31 +61,31 @@ def _end(owned: Try, step: Step, pending: Sequence[NewEvent], *, vram_wait: bool
 
 
 async def _until_written(
-    owned: Try, step: Step, end: End, pending: Sequence[NewEvent]
-) -> End | None:
+    execution: Execution, step: Step, end: AttemptResult, pending: Sequence[NewEvent]
+) -> AttemptResult | None:
     while True:
         try:
-            following = await owned.host.store.finish(owned.claim, end)
+            following = await execution.worker.store.finish(execution.claim, end)
         except Stale:
-            log.info("the verdict is not ours to write", extra=owned.journal.fields)
+            log.info("the verdict is not ours to write", extra=execution.recorder.fields)
             return None
         except InfraUnavailable as error:
-            log.warning("verdict waits: %s", error.message, extra=owned.journal.fields)
+            log.warning("verdict waits: %s", error.message, extra=execution.recorder.fields)
             await anyio.sleep(_RETRY_S)
             continue
         if end.state is StepState.QUEUED and following is None:
             # It was to be tried again, and somebody asked for its end in between.
-            end = end.cancelled(owned.claim)
+            end = end.cancelled(execution.claim)
         written = {id(event) for event in pending}  # these were told when they happened
-        owned.journal.told(*(event for event in end.events if id(event) not in written))
-        _count(owned, step, end, following)
+        execution.recorder.log_events(*(event for event in end.events if id(event) not in written))
+        _count(execution, step, end, following)
         return end
 
 
-def _count(owned: Try, step: Step, end: End, following: UUID | None) -> None:
-    metrics, figures = owned.host.metrics, owned.account.figures()
+def _count(execution: Execution, step: Step, end: AttemptResult, following: UUID | None) -> None:
+    metrics, figures = execution.worker.metrics, execution.evidence.figures()
     metrics.record_step_memory(
-        owned.slot.device,
+        execution.slot.device,
         before=figures["gpu_mem_used_before"],
         peak=figures["peak_gpu_mem_used"],
         after=figures["gpu_mem_used_after"],
@@ -93,11 +97,11 @@ def _count(owned: Try, step: Step, end: End, following: UUID | None) -> None:
     if end.reason is Reason.ATTEMPTS_EXHAUSTED:
         metrics.dead_letters.labels(kind="job").inc()
     if following is None:
-        status, reason = _of_job(owned.claim, end, end.reason)
+        status, reason = _of_job(execution.claim, end, end.reason)
         metrics.jobs_finished.labels(status=status, reason=reason).inc()
 
 
-def _of_job(claim: Claim, end: End, reason: Reason) -> tuple[Status, Reason]:
+def _of_job(claim: Claim, end: AttemptResult, reason: Reason) -> tuple[Status, Reason]:
     """How the job ended whose last step to run this was (`shared.db.settle`)."""
     if end.state is StepState.SUCCEEDED and claim.position + 1 < claim.chain_length:
         return Status.CANCELLED, Reason.CANCELLED  # asked for while this step went on

@@ -12,12 +12,12 @@ from shared.states import Reason
 from shared.step_store import Claim, StepStore
 from shared.telemetry.spans import Tracer
 from supervisor.devices.device import DeviceProbe
-from supervisor.execution.byte_budget import Spool
-from supervisor.lifecycle.step import Kind
+from supervisor.execution.byte_budget import ByteBudget
+from supervisor.lifecycle.step import EventKind
 from supervisor.metrics import Metrics
-from supervisor.outcomes.evidence import Account
+from supervisor.outcomes.evidence import EvidenceRecorder
 from supervisor.processes.tree import ProcessTree
-from supervisor.recording.event_recorder import Journal
+from supervisor.recording.event_recorder import EventRecorder
 from supervisor.slots.runner_pool import RunnerPool
 from supervisor.slots.table import Slot
 
@@ -25,11 +25,11 @@ from supervisor.slots.table import Slot
 class Post(Protocol):
     """Report a fact to the state machine. Never waits."""
 
-    def __call__(self, kind: Kind, reason: Reason | None = None) -> None: ...
+    def __call__(self, kind: EventKind, reason: Reason | None = None) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Host:
+class WorkerContext:
     """The worker's side: everything that outlives a step."""
 
     settings: Settings
@@ -37,25 +37,25 @@ class Host:
     objects: ArtifactStore
     probe: DeviceProbe
     runners: RunnerPool
-    spool: Spool
+    byte_budget: ByteBudget
     metrics: Metrics
     model_folder: Callable[[Claim], str | None]
-    slot_freed: Callable[[Slot], None]
-    slot_dirty: Callable[[Slot, ProcessTree | None], None]
+    on_free: Callable[[Slot], None]
+    on_unclean: Callable[[Slot, ProcessTree | None], None]
     tracer: Tracer | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Try:
+class Execution:
     """The step's side: one claim, from its slot to its verdict.
 
-    `account` gathers the evidence, `journal` what is told, `post` is how a part reports to the
+    `evidence` gathers the evidence, `recorder` what is told, `post` is how a part reports to the
     driver, which alone decides.
     """
 
     claim: Claim
     slot: Slot
-    host: Host
-    account: Account
-    journal: Journal
+    worker: WorkerContext
+    evidence: EvidenceRecorder
+    recorder: EventRecorder
     post: Post

@@ -11,10 +11,10 @@ the database nor the runner.
 Timers belong to the state that armed them. A timer that rang in the moment in which its state was
 left is recognised by its generation and dropped.
 
-The driver owns the runner, the reservation of the slot and the journal of its step. It gives all
-three back: the runner when its tree is gone, the slot by proof or to quarantine, the journal with
-the verdict. Who hears the runner is `listener`, who reads the device `device_watch`, who holds the
-lease `lease_keeper`, who writes the end `verdict`; they report, and only this file decides.
+The driver owns the runner, the reservation of the slot and the recorder of its step. It gives all
+three back: the runner when its tree is gone, the slot by proof or to quarantine, the recorder with
+the verdict. `runner_events` listens to the runner, `device_monitor` reads the device, `lease`
+holds the lease and `completer` writes the end; they report, and only this file decides.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from anyio.abc import TaskGroup
 from shared.events import Code
 from shared.protocol.messages import Cancel, Go, Lease, RunSpec
 from shared.states import Reason, StepState
-from shared.step_store import Claim, End
+from shared.step_store import AttemptResult, Claim
 from supervisor.execution.completer import write_verdict
-from supervisor.execution.context import Host, Try
-from supervisor.execution.device_monitor import DeviceWatch
-from supervisor.execution.inputs import Inputs
+from supervisor.execution.context import Execution, WorkerContext
+from supervisor.execution.device_monitor import DeviceMonitor
+from supervisor.execution.inputs import InputSender
 from supervisor.execution.lease import Fence, LeaseKeeper
-from supervisor.execution.run_spec import Unreadable, run_spec
-from supervisor.execution.runner_events import Listener
-from supervisor.execution.runner_protocol import Conversation
-from supervisor.execution.spans import trace_try
+from supervisor.execution.run_spec import UnreadableStep, run_spec
+from supervisor.execution.runner_events import RunnerListener
+from supervisor.execution.runner_protocol import RunnerProtocol
+from supervisor.execution.spans import trace_execution
 from supervisor.execution.start import commit_running
-from supervisor.execution.uploader import Uploads
+from supervisor.execution.uploader import Uploader
 from supervisor.lifecycle.machine import advance
-from supervisor.lifecycle.step import Effect, Event, IllegalEvent, Kind, Step
+from supervisor.lifecycle.step import Effect, Event, EventKind, IllegalEvent, Step
 from supervisor.metrics import labels
-from supervisor.outcomes.evidence import Account
+from supervisor.outcomes.evidence import EvidenceRecorder
 from supervisor.processes.child import RunnerProcess, kill
-from supervisor.recording.event_recorder import Journal
-from supervisor.recording.progress import ProgressNotes
+from supervisor.recording.event_recorder import EventRecorder
+from supervisor.recording.progress import ProgressReporter
 from supervisor.recording.timeline import Timeline
 from supervisor.slots.table import Slot
 
@@ -55,18 +55,18 @@ log = logging.getLogger(__name__)
 _RUNNER_MAY_LIVE = (StepState.LEASED, StepState.RUNNING, StepState.STOPPING)
 
 # A fact, and for a timer the generation that it was armed in.
-_Posted = tuple[Event, int | None]
+_PostedEvent = tuple[Event, int | None]
 
 
-class StepDriver:
+class StepExecutor:
     """One claim. `run` returns when the verdict is written, or is no longer ours to write."""
 
-    def __init__(self, claim: Claim, slot: Slot, host: Host, *, sent: float) -> None:
+    def __init__(self, claim: Claim, slot: Slot, worker: WorkerContext, *, sent: float) -> None:
         """`sent` is the boot time at which the claim was sent: the lease counts from then."""
-        settings = host.settings
+        settings = worker.settings
         self.claim = claim
         self._slot = slot
-        self._host = host
+        self._worker = worker
         self._step = Step(
             state=StepState.QUEUED,
             epoch=claim.epoch - 1,
@@ -75,103 +75,105 @@ class StepDriver:
             max_attempts=settings.max_attempts,
             max_losses=settings.max_losses,
         )
-        self._send_event, self._events = anyio.create_memory_object_stream[_Posted](math.inf)
+        self._send_event, self._events = anyio.create_memory_object_stream[_PostedEvent](math.inf)
         self._timer: anyio.CancelScope | None = None
         self._generation = 0
         self._fence = Fence(sent=sent, fence_s=settings.fence_s, deadman_s=settings.deadman_s)
         self._timeline = Timeline()
-        self._end: End | None = None
-        self._account = Account()
-        self._journal = Journal(claim, host.store, stale=lambda: self.post(Kind.LEASE_GONE))
-        self._progress = ProgressNotes(claim, self._journal, self._timeline)
-        self._try = Try(
+        self._end: AttemptResult | None = None
+        self._evidence = EvidenceRecorder()
+        self._recorder = EventRecorder(
+            claim, worker.store, stale=lambda: self.post(EventKind.LEASE_GONE)
+        )
+        self._progress = ProgressReporter(claim, self._recorder, self._timeline)
+        self._execution = Execution(
             claim=claim,
             slot=slot,
-            host=host,
-            account=self._account,
-            journal=self._journal,
+            worker=worker,
+            evidence=self._evidence,
+            recorder=self._recorder,
             post=self.post,
         )
-        self._device = DeviceWatch(self._try)
-        self._lease = LeaseKeeper(self._try, self._fence, renewed=self._tell_lease)
+        self._device = DeviceMonitor(self._execution)
+        self._lease = LeaseKeeper(self._execution, self._fence, on_renewed=self._send_lease)
         self._spec: RunSpec | None = None
         self._runner: RunnerProcess | None = None
-        self._listener: Listener | None = None
+        self._listener: RunnerListener | None = None
         self._claimed_at = anyio.current_time()
-        self._went_at: float | None = None
+        self._go_sent_at: float | None = None
 
     # Events ---------------------------------------------------------------------------------------
 
-    def post(self, kind: Kind, reason: Reason | None = None) -> None:
+    def post(self, kind: EventKind, reason: Reason | None = None) -> None:
         """Report a fact. Never waits."""
         self._send_event.send_nowait((Event(kind, reason), None))
 
     def cancel(self) -> None:
         """Somebody asked for the step's end; asking again changes nothing."""
         if not self._step.cancel_requested:
-            self.post(Kind.CANCEL)
+            self.post(EventKind.CANCEL)
 
     async def run(self) -> None:
         """Drive the step to its verdict. Cancelling this leaves a dirty slot: drain instead."""
         try:
             async with anyio.create_task_group() as tasks:
-                await self._drive(tasks)
+                await self._execute(tasks)
                 tasks.cancel_scope.cancel()
         finally:
             self._send_event.close()
             self._events.close()
             if self._runner is not None:
                 self._runner.close()
-            trace_try(self._try, self._timeline, self._step, self._end)
+            trace_execution(self._execution, self._timeline, self._step, self._end)
 
-    async def _drive(self, tasks: TaskGroup) -> None:
+    async def _execute(self, tasks: TaskGroup) -> None:
         self._tasks = tasks
-        self._uploads = self._make_uploads(tasks)
-        tasks.start_soon(self._journal.run)
+        self._uploader = self._make_uploader(tasks)
+        tasks.start_soon(self._recorder.run)
         tasks.start_soon(self._lease.renew)
         tasks.start_soon(self._lease.guard, self._runner_may_live)
-        self._note_claimed()
-        self._take(Event(Kind.CLAIMED))
+        self._record_claimed()
+        self._handle(Event(EventKind.CLAIMED))
         if self.claim.cancel_requested:
-            self.post(Kind.CANCEL)
+            self.post(EventKind.CANCEL)
         async for event, generation in self._events:
-            if generation in (None, self._generation) and self._take(event):
+            if generation in (None, self._generation) and self._handle(event):
                 break
         # Only a wait for memory goes back to the queue without a reason.
         waits = self._step.state is StepState.QUEUED and self._step.last_reason is None
-        self._end = await write_verdict(self._try, self._step, vram_wait=waits)
+        self._end = await write_verdict(self._execution, self._step, vram_wait=waits)
 
     @property
     def fields(self) -> dict[str, str]:
         """What a log line about this step has to name."""
-        return self._journal.fields
+        return self._recorder.fields
 
     def abandon(self) -> None:
         """`run` failed: end the runner, and hand the slot over to be proven."""
         tree = None if self._runner is None else self._runner.tree
-        self._host.metrics.driver_failures.labels(**labels(self._slot.device)).inc()
+        self._worker.metrics.driver_failures.labels(**labels(self._slot.device)).inc()
         if tree is not None:
             kill(tree)
-        self._device.abandon(tree)
+        self._device.abandon_slot(tree)
 
-    def _make_uploads(self, tasks: TaskGroup) -> Uploads:
-        return Uploads(
+    def _make_uploader(self, tasks: TaskGroup) -> Uploader:
+        return Uploader(
             self.claim,
-            store=self._host.store,
-            objects=self._host.objects,
-            spool=self._host.spool,
+            store=self._worker.store,
+            objects=self._worker.objects,
+            byte_budget=self._worker.byte_budget,
             fence=self._fence,
-            journal=self._journal,
-            account=self._account,
+            recorder=self._recorder,
+            evidence=self._evidence,
             tasks=tasks,
             stored=self._progress.stored,
-            stale=lambda: self.post(Kind.LEASE_GONE),
+            stale=lambda: self.post(EventKind.LEASE_GONE),
         )
 
-    def _note_claimed(self) -> None:
+    def _record_claimed(self) -> None:
         if self.claim.vram_waited_s:  # waiting for memory says so once, not every two seconds
             return
-        self._journal.note(
+        self._recorder.record(
             Code.STEP_CLAIMED,
             f"step {self.claim.name} claimed for {self._slot.id}",
             step=self.claim.name,
@@ -179,7 +181,7 @@ class StepDriver:
             epoch=self.claim.epoch,
         )
 
-    def _take(self, event: Event) -> bool:
+    def _handle(self, event: Event) -> bool:
         """Advance the machine and perform what it says; True when only the commit is left."""
         before = self._step.state
         try:
@@ -187,25 +189,25 @@ class StepDriver:
         except IllegalEvent:
             # A bug of ours. The step must still end, so it is reported and dropped, not raised:
             # raising here would cancel the tasks that own a live runner.
-            log.exception("illegal event", extra=self._journal.fields)
+            log.exception("illegal event", extra=self._recorder.fields)
             return False
-        self._timeline.took(event.kind, self._step.state)
+        self._timeline.record_event(event.kind, self._step.state)
         if self._step.state is not before:
             self._drop_timer()
             if before is StepState.RECLAIMING:
                 self._device.stop_verifying()
-            self._entered(self._step.state)
+            self._on_state_entered(self._step.state)
         for effect in effects:
             if effect is Effect.COMMIT:
                 return True
             self._perform(effect)
         return False
 
-    def _entered(self, state: StepState) -> None:
+    def _on_state_entered(self, state: StepState) -> None:
         if state is StepState.STOPPING:
             self._tasks.start_soon(self._await_gone)
-        elif state is StepState.RECLAIMING and self._went_at is not None:
-            self._host.metrics.run_seconds.observe(anyio.current_time() - self._went_at)
+        elif state is StepState.RECLAIMING and self._go_sent_at is not None:
+            self._worker.metrics.run_seconds.observe(anyio.current_time() - self._go_sent_at)
 
     def _runner_may_live(self) -> bool:
         return self._step.state in _RUNNER_MAY_LIVE
@@ -213,7 +215,7 @@ class StepDriver:
     # Effects --------------------------------------------------------------------------------------
 
     def _perform(self, effect: Effect) -> None:
-        s = self._host.settings
+        s = self._worker.settings
         match effect:
             case Effect.CHECK_HEADROOM:
                 self._tasks.start_soon(self._check_headroom)
@@ -224,7 +226,7 @@ class StepDriver:
             case Effect.GO:
                 self._go()
             case Effect.RECORD:
-                self._journal.state(self._step.state)
+                self._recorder.record_state(self._step.state)
             case Effect.CANCEL_POLITELY:
                 self._cancel_politely()
             case Effect.TERMINATE:
@@ -234,67 +236,69 @@ class StepDriver:
             case Effect.VERIFY:
                 self._tasks.start_soon(self._verify)
             case Effect.FREE_SLOT:
-                self._device.free()
+                self._device.free_slot()
             case Effect.QUARANTINE_SLOT:
-                self._device.quarantine(None if self._runner is None else self._runner.tree)
+                self._device.quarantine_slot(None if self._runner is None else self._runner.tree)
             case Effect.PUBLISH:
                 self._tasks.start_soon(self._publish)
             case Effect.ARM_READY:
-                self._arm(Kind.READY_TIMEOUT, s.ready_timeout_s)
+                self._arm(EventKind.READY_TIMEOUT, s.ready_timeout_s)
             case Effect.ARM_START:
                 # As long as a verdict is offered, too. The fence is none if renewals get through.
-                self._arm(Kind.START_TIMEOUT, s.lease_s)
+                self._arm(EventKind.START_TIMEOUT, s.lease_s)
             case Effect.ARM_TIMEOUT:
-                self._arm(Kind.TIMEOUT, self.claim.timeout_s)
+                self._arm(EventKind.TIMEOUT, self.claim.timeout_s)
             case Effect.ARM_EXIT_GRACE:
-                self._arm(Kind.EXIT_GRACE_OVER, s.exit_grace_s)
+                self._arm(EventKind.EXIT_GRACE_OVER, s.exit_grace_s)
             case Effect.ARM_TERM_GRACE:
-                self._arm(Kind.TERM_GRACE_OVER, s.term_grace_s)
+                self._arm(EventKind.TERM_GRACE_OVER, s.term_grace_s)
             case Effect.ARM_KILL:
-                self._arm(Kind.KILL_DEADLINE, s.kill_deadline_s)
+                self._arm(EventKind.KILL_DEADLINE, s.kill_deadline_s)
             case Effect.ARM_RECLAIM:
-                self._arm(Kind.RECLAIM_DEADLINE, s.reclaim_deadline_s)
+                self._arm(EventKind.RECLAIM_DEADLINE, s.reclaim_deadline_s)
             case Effect.ARM_PUBLISH:
-                self._arm(Kind.PUBLISH_DEADLINE, s.publish_deadline_s)
+                self._arm(EventKind.PUBLISH_DEADLINE, s.publish_deadline_s)
             case Effect.COMMIT:
                 raise AssertionError("the verdict is written when the last effect is performed")
 
     def _spawn(self) -> None:
         assert self._spec is not None  # read before the headroom was looked at
-        self._conversation = Conversation(self._spec)
+        self._protocol = RunnerProtocol(self._spec)
         try:
-            self._runner = runner = self._host.runners.acquire(self._slot.device)
+            self._runner = runner = self._worker.runners.acquire(self._slot.device)
         except OSError as error:  # no process or no descriptor to be had, for now
-            log.error("cannot start a runner: %s", error, extra=self._journal.fields)
-            self.post(Kind.EXIT)
+            log.error("cannot start a runner: %s", error, extra=self._recorder.fields)
+            self.post(EventKind.EXIT)
             return
-        runner.output.fields = self._journal.fields
-        self._listener = listener = Listener(
-            self._try,
+        runner.output.fields = self._recorder.fields
+        self._listener = listener = RunnerListener(
+            self._execution,
             runner,
-            self._conversation,
+            self._protocol,
             progress=self._progress,
-            uploads=self._uploads,
-            inputs=Inputs(self._try, runner, self._conversation, self._tasks),
+            uploader=self._uploader,
+            inputs=InputSender(self._execution, runner, self._protocol, self._tasks),
         )
-        self._tasks.start_soon(listener.frames)
-        self._tasks.start_soon(listener.exit)
-        self._tasks.start_soon(self._device.sample, runner.tree, self._runner_may_live)
+        self._tasks.start_soon(listener.read_frames)
+        self._tasks.start_soon(listener.wait_exit)
+        self._tasks.start_soon(self._device.sample_peak, runner.tree, self._runner_may_live)
 
     def _go(self) -> None:
         assert self._spec is not None
-        self._conversation.go()
-        self._went_at = anyio.current_time()
-        self._host.metrics.start_seconds.observe(self._went_at - self._claimed_at)
-        self._tell(Go(spec=self._spec, dies_at=self._fence.dies_at))
+        self._protocol.go_sent()
+        self._go_sent_at = anyio.current_time()
+        self._worker.metrics.start_seconds.observe(self._go_sent_at - self._claimed_at)
+        self._start_send(Go(spec=self._spec, dies_at=self._fence.dies_at))
 
     def _signal(self, name: str) -> None:
         """Record the intent, then send. The log line is written before the signal can act."""
         if self._runner is None:
             return
-        self._journal.note(Code.SIGNAL_SENT, f"{name} to the runner", level="WARNING", signal=name)
-        self._account.sent_signal(name)
-        self._host.metrics.record_signal(self._slot.device, name)
+        self._recorder.record(
+            Code.SIGNAL_SENT, f"{name} to the runner", level="WARNING", signal=name
+        )
+        self._evidence.record_signal(name)
+        self._worker.metrics.record_signal(self._slot.device, name)
         if name == "SIGTERM":
             self._runner.tree.terminate()
         else:
@@ -308,15 +312,15 @@ class StepDriver:
             if self._runner.channel.send_now(Cancel().model_dump()):
                 return
         except OSError as error:
-            log.info("could not tell the runner: %s", error, extra=self._journal.fields)
+            log.info("could not tell the runner: %s", error, extra=self._recorder.fields)
             return
-        self._tell(Cancel())
+        self._start_send(Cancel())
 
-    def _tell_lease(self) -> None:
-        if self._step.went:
-            self._tell(Lease(dies_at=self._fence.dies_at))
+    def _send_lease(self) -> None:
+        if self._step.go_sent:
+            self._start_send(Lease(dies_at=self._fence.dies_at))
 
-    def _tell(self, message: Go | Cancel | Lease) -> None:
+    def _start_send(self, message: Go | Cancel | Lease) -> None:
         if self._runner is not None:
             self._tasks.start_soon(self._send, self._runner, message)
 
@@ -325,11 +329,11 @@ class StepDriver:
             await runner.channel.send(message.model_dump())
         except OSError as error:
             # It is gone, and its exit is the news; or it does not read, and a signal follows.
-            log.info("could not tell the runner: %s", error, extra=self._journal.fields)
+            log.info("could not tell the runner: %s", error, extra=self._recorder.fields)
 
     # Timers ---------------------------------------------------------------------------------------
 
-    def _arm(self, kind: Kind, seconds: float) -> None:
+    def _arm(self, kind: EventKind, seconds: float) -> None:
         self._drop_timer()
         self._timer = anyio.CancelScope()
         self._tasks.start_soon(self._fire_timer, kind, seconds, self._timer, self._generation)
@@ -341,42 +345,42 @@ class StepDriver:
             self._timer = None
 
     async def _fire_timer(
-        self, kind: Kind, seconds: float, scope: anyio.CancelScope, generation: int
+        self, kind: EventKind, seconds: float, scope: anyio.CancelScope, generation: int
     ) -> None:
         with scope:
             await anyio.sleep(seconds)
-            if kind is Kind.TIMEOUT and not await self._account.time_is_over():
-                kind = Kind.STORE_AWAY
+            if kind is EventKind.TIMEOUT and not await self._evidence.is_time_over():
+                kind = EventKind.STORE_AWAY
             reason = None
-            if kind is Kind.KILL_DEADLINE and generation == self._generation:
-                reason = self._account.judge().reason
+            if kind is EventKind.KILL_DEADLINE and generation == self._generation:
+                reason = self._evidence.classify().reason
             self._send_event.send_nowait((Event(kind, reason), generation))
 
     # What takes time ------------------------------------------------------------------------------
 
     async def _check_headroom(self) -> None:
         try:
-            self._spec = run_spec(self.claim, model_folder=self._host.model_folder(self.claim))
-        except Unreadable as error:
-            self._account.know(unreadable=str(error))
-            self.post(Kind.UNREADABLE)
+            self._spec = run_spec(self.claim, model_folder=self._worker.model_folder(self.claim))
+        except UnreadableStep as error:
+            self._evidence.know(unreadable=str(error))
+            self.post(EventKind.UNREADABLE)
             return
-        now = await self._device.at_rest()
+        now = await self._device.update_baseline_idle()
         if now is None:
             # Not this step's fault, but a device that comes and goes must not pass it round for
             # ever: it costs a loss, and a pause, like one that is lost later.
-            self.post(Kind.FAILURE)
+            self.post(EventKind.FAILURE)
         else:
-            self.post(self._device.headroom(now))
+            self.post(self._device.check_headroom(now))
 
     async def _commit_running(self) -> None:
         assert self._runner is not None  # it said READY
         found = await commit_running(
-            self._try,
+            self._execution,
             self._device,
             self._fence,
             tree=self._runner.tree,
-            going_on=lambda: self._step.state is StepState.LEASED,
+            is_current=lambda: self._step.state is StepState.LEASED,
         )
         if found is not None:
             self.post(found)
@@ -384,10 +388,10 @@ class StepDriver:
     async def _await_gone(self) -> None:
         """Wait for the whole tree, then hand over the classification."""
         if self._listener is not None:
-            await self._listener.gone()
-        if self._runner is not None and not self._account.explained:
-            await self._device.check(self._runner.tree)
-        self.post(Kind.TREE_GONE, self._account.judge().reason)
+            await self._listener.wait_gone()
+        if self._runner is not None and not self._evidence.explained:
+            await self._device.check_answers(self._runner.tree)
+        self.post(EventKind.TREE_GONE, self._evidence.classify().reason)
 
     async def _verify(self) -> None:
         """Report by the generation of `reclaiming`: after its deadline nobody wants to know."""
@@ -397,5 +401,5 @@ class StepDriver:
             self._send_event.send_nowait((Event(kind), generation))
 
     async def _publish(self) -> None:
-        await self._uploads.finished()
-        self.post(Kind.PUBLISHED)
+        await self._uploader.wait_finished()
+        self.post(EventKind.PUBLISHED)

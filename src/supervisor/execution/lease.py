@@ -14,8 +14,8 @@ import anyio
 from shared.errors import InfraUnavailable
 from shared.linux.clock import boottime
 from shared.step_store import Stale
-from supervisor.execution.context import Try
-from supervisor.lifecycle.step import Kind
+from supervisor.execution.context import Execution
+from supervisor.lifecycle.step import EventKind
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +52,14 @@ class Fence:
 
 
 class LeaseKeeper:
-    """`renewed` is called after each success, so that the runner's own timer is pushed back."""
+    """`on_renewed` is called after each success, so that the runner's own timer is pushed back."""
 
-    def __init__(self, owned: Try, fence: Fence, *, renewed: Callable[[], None]) -> None:
-        self._try = owned
+    def __init__(
+        self, execution: Execution, fence: Fence, *, on_renewed: Callable[[], None]
+    ) -> None:
+        self._execution = execution
         self._fence = fence
-        self._renewed = renewed
+        self._on_renewed = on_renewed
 
     async def renew(self) -> None:
         """Renew until cancelled, or until the lease is somebody else's.
@@ -65,23 +67,23 @@ class LeaseKeeper:
         Trying goes on past the fence: the runner is gone by then, but what it finished may still be
         published if the database comes back before anybody swept the step.
         """
-        owned, settings = self._try, self._try.host.settings
+        execution, settings = self._execution, self._execution.worker.settings
         pause_s = settings.lease_renew_s
         while True:
             await anyio.sleep(pause_s)
             pause_s, sent = _RETRY_S, boottime()
             try:
                 with anyio.fail_after(settings.lease_renew_s):
-                    await owned.host.store.renew(owned.claim, settings.lease_s)
+                    await execution.worker.store.renew(execution.claim, settings.lease_s)
             except Stale:
-                owned.post(Kind.LEASE_GONE)
+                execution.post(EventKind.LEASE_GONE)
                 return
             except (InfraUnavailable, TimeoutError):
-                log.warning("the lease could not be renewed", extra=owned.journal.fields)
+                log.warning("the lease could not be renewed", extra=execution.recorder.fields)
                 continue
             pause_s = settings.lease_renew_s
             self._fence.renewed(sent)
-            self._renewed()
+            self._on_renewed()
 
     async def guard(self, runner_may_live: Callable[[], bool]) -> None:
         """End the runner in time for whoever may get the step next, whatever a renewal waits for.
@@ -91,4 +93,4 @@ class LeaseKeeper:
         while self._fence.holds:  # noqa: ASYNC110 - a clock, not an event
             await anyio.sleep(min(self._fence.left_s, _RETRY_S))
         if runner_may_live():
-            self._try.post(Kind.LEASE_GONE)
+            self._execution.post(EventKind.LEASE_GONE)

@@ -12,12 +12,12 @@ from shared.step_store import Claim, StoredArtifact
 _specs: TypeAdapter[RunSpec] = TypeAdapter(RunSpec)
 
 
-class Unreadable(Exception):
+class UnreadableStep(Exception):
     """The stored step is not one that this release can run; the message says which field."""
 
 
 def run_spec(claim: Claim, *, model_folder: str | None) -> RunSpec:
-    """Everything that the runner needs, checked. Raises `Unreadable`.
+    """Everything that the runner needs, checked. Raises `UnreadableStep`.
 
     A row may be older or newer than this worker. One that does not fit must fail alone: raised
     inside a driver it would take the whole worker down, again and again.
@@ -40,7 +40,7 @@ def run_spec(claim: Claim, *, model_folder: str | None) -> RunSpec:
         first = error.errors(include_url=False, include_input=False)[0]
         # The union's own tag is no field of anybody's.
         field = ".".join(str(part) for part in first["loc"] if part != claim.type)
-        raise Unreadable(f"the stored step cannot be run: {field}: {first['msg']}") from None
+        raise UnreadableStep(f"the stored step cannot be run: {field}: {first['msg']}") from None
 
 
 def _model(claim: Claim, folder: str | None) -> dict[str, Any] | None:

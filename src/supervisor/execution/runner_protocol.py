@@ -33,30 +33,30 @@ from shared.protocol.messages import (
 MAX_DEPTH = 16
 
 
-class Conversation:
+class RunnerProtocol:
     """The parent's side of one step's talk with its runner."""
 
     def __init__(self, spec: RunSpec) -> None:
         self._spec = spec
         self._items = range(spec.params.count)
         self._open = set(self._items) - set(spec.done_items)
-        self._askable = set(self._open) if isinstance(spec, UpscaleSpec) else set()
-        self._wanted: int | None = None
-        self._went = self._ready = self._over = False
+        self._requestable = set(self._open) if isinstance(spec, UpscaleSpec) else set()
+        self._requested_item: int | None = None
+        self._go_sent = self._ready = self._ended = False
 
-    def go(self) -> None:
+    def go_sent(self) -> None:
         """GO was sent; from now on the runner may speak of its work."""
-        self._went = True
+        self._go_sent = True
 
-    def gave(self) -> None:
+    def input_sent(self) -> None:
         """The input that was asked for was sent; the next wish may come."""
-        self._wanted = None
+        self._requested_item = None
 
     def accept(self, frame: Frame) -> FromRunner:
         """Return the message in `frame`; raise `FrameError` when it may not be said now."""
         check_storable(frame.header)
         message = parse_from_runner(frame.header)
-        if self._over:
+        if self._ended:
             raise FrameError(f"{message.type} after the end")
         if frame.body and not isinstance(message, Artifact):
             raise FrameError(f"{message.type} with a body of {len(frame.body)} bytes")
@@ -73,7 +73,7 @@ class Conversation:
             case Result():
                 self._check_result(message)
             case Failure():
-                self._over = True
+                self._ended = True
             case Progress():
                 self._check_progress(message)
         return message
@@ -85,7 +85,7 @@ class Conversation:
             )
 
     def _check_progress(self, message: Progress) -> None:
-        if not self._went:
+        if not self._go_sent:
             raise FrameError("progress before go")
         if message.step > message.steps:
             raise FrameError(f"progress step {message.step} of {message.steps}")
@@ -93,21 +93,21 @@ class Conversation:
             raise FrameError(f"progress of item {message.item_index} of {len(self._items)}")
 
     def _check_want(self, message: Want) -> None:
-        if not self._went:
+        if not self._go_sent:
             raise FrameError("want before go")
-        if self._wanted is not None:
-            raise FrameError(f"a second want while item {self._wanted} is on its way")
-        if message.item_index not in self._askable:
+        if self._requested_item is not None:
+            raise FrameError(f"a second want while item {self._requested_item} is on its way")
+        if message.item_index not in self._requestable:
             raise FrameError(f"want of item {message.item_index}, which there is not to be had")
-        self._askable.discard(message.item_index)
-        self._wanted = message.item_index
+        self._requestable.discard(message.item_index)
+        self._requested_item = message.item_index
 
     def _check_artifact(self, message: Artifact, body: bytes) -> None:
-        if not self._went:
+        if not self._go_sent:
             raise FrameError("artifact before go")
         if message.item_index not in self._open:
             raise FrameError(f"artifact for item {message.item_index}, which is not open")
-        size, seed = expected(self._spec, message.item_index)
+        size, seed = expected_image(self._spec, message.item_index)
         if (message.format, message.width, message.height) != (self._spec.params.format, *size):
             raise FrameError(f"artifact is a {message.width}x{message.height} {message.format}")
         if seed is not None and message.seed != seed:
@@ -117,14 +117,14 @@ class Conversation:
         self._open.discard(message.item_index)
 
     def _check_result(self, message: Result) -> None:
-        if not self._went:
+        if not self._go_sent:
             raise FrameError("result before go")
         if self._open:
             raise FrameError(f"result with {len(self._open)} items missing")
-        self._over = True
+        self._ended = True
 
 
-def expected(spec: RunSpec, item: int) -> tuple[tuple[int, int], int | None]:
+def expected_image(spec: RunSpec, item: int) -> tuple[tuple[int, int], int | None]:
     """Size in pixels and seed of one finished item; None where the runner draws the seed."""
     match spec:
         case GenerateSpec(params=params):

@@ -25,10 +25,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from shared.states import Reason, StepState
-from shared.step_store import Claim, End, OrphanedStep
+from shared.step_store import AttemptResult, Claim, OrphanedStep
 from shared.telemetry.spans import Span, Tracer, Value
 from shared.telemetry.traceparent import parse
-from supervisor.execution.context import Try
+from supervisor.execution.context import Execution
 from supervisor.lifecycle.step import Step
 from supervisor.recording.timeline import Timeline
 
@@ -45,21 +45,28 @@ _NO_ERROR = frozenset({Reason.COMPLETED, Reason.CANCELLED, Reason.DRAINED})
 _FIGURES = ("gpu_mem_used_before", "gpu_mem_used_after", "peak_gpu_mem_used")
 
 
-def trace_try(owned: Try, timeline: Timeline, step: Step, end: End | None) -> None:
+def trace_execution(
+    execution: Execution, timeline: Timeline, step: Step, end: AttemptResult | None
+) -> None:
     """Hand over what there is to see of a try. `end` is None where it was not ours to write.
 
     Never raises: whatever is wrong here has to cost a trace and nothing else.
     """
-    tracer, parent = owned.host.tracer, parse(owned.claim.traceparent)
-    if tracer is None or parent is None or not parent.sampled or _says_nothing(owned.claim, end):
+    tracer, parent = execution.worker.tracer, parse(execution.claim.traceparent)
+    if (
+        tracer is None
+        or parent is None
+        or not parent.sampled
+        or _says_nothing(execution.claim, end)
+    ):
         return
     try:
-        tracer.emit(span_of(owned, timeline, step, end), parent)
+        tracer.emit(span_of(execution, timeline, step, end), parent)
     except Exception:
-        log.exception("the try could not be traced", extra=owned.journal.fields)
+        log.exception("the try could not be traced", extra=execution.recorder.fields)
 
 
-def trace_rescue(tracer: Tracer | None, found: OrphanedStep, end: End) -> None:
+def trace_rescue(tracer: Tracer | None, found: OrphanedStep, end: AttemptResult) -> None:
     """Hand over what became of a step whose owner is gone; the rest of its try is with that one."""
     parent = parse(found.traceparent)
     if tracer is None or parent is None or not parent.sampled:
@@ -85,10 +92,12 @@ def trace_rescue(tracer: Tracer | None, found: OrphanedStep, end: End) -> None:
         log.exception("the sweep could not be traced", extra={"job_id": str(found.job_id)})
 
 
-def span_of(owned: Try, timeline: Timeline, step: Step, end: End | None) -> Span:
+def span_of(
+    execution: Execution, timeline: Timeline, step: Step, end: AttemptResult | None
+) -> Span:
     """The try as a tree of spans."""
-    claim, over_ns = owned.claim, timeline.now()
-    claimed_ns = timeline.facts[0].at_ns if timeline.facts else over_ns
+    claim, over_ns = execution.claim, timeline.now()
+    claimed_ns = timeline.events[0].at_ns if timeline.events else over_ns
     due_ns = claimed_ns - round(max(claim.queued_s, claim.vram_waited_s) * 1e9)
     reason = _reason(step, end)
     error = _error(end, reason)
@@ -96,9 +105,9 @@ def span_of(owned: Try, timeline: Timeline, step: Step, end: End | None) -> Span
         name=claim.name,
         start_ns=due_ns,
         end_ns=over_ns,
-        attributes=_about(owned, step) | _outcome(end.state if end else None, reason, error),
+        attributes=_about(execution, step) | _outcome(end.state if end else None, reason, error),
         error=error,
-        events=[(fact.at_ns, fact.kind.value) for fact in timeline.facts],
+        events=[(fact.at_ns, fact.kind.value) for fact in timeline.events],
         children=[
             Span(name="queue", start_ns=due_ns, end_ns=claimed_ns),
             *_phases(timeline, over_ns, error),
@@ -111,7 +120,7 @@ def _phases(timeline: Timeline, over_ns: int, error: str | None) -> Iterator[Spa
     """One span per state, in which the machine stays for some facts."""
     moves = [
         fact
-        for before, fact in zip([None, *timeline.facts], timeline.facts, strict=False)
+        for before, fact in zip([None, *timeline.events], timeline.events, strict=False)
         if before is None or before.state is not fact.state
     ]
     ends = [*(fact.at_ns for fact in moves[1:]), over_ns]
@@ -163,8 +172,8 @@ def _uploads(timeline: Timeline) -> Iterator[Span]:
             )
 
 
-def _about(owned: Try, step: Step) -> dict[str, Value]:
-    claim, device, figures = owned.claim, owned.slot.device, owned.account.figures()
+def _about(execution: Execution, step: Step) -> dict[str, Value]:
+    claim, device, figures = execution.claim, execution.slot.device, execution.evidence.figures()
     found: dict[str, Any] = {
         "dreamforge.job.id": str(claim.job_id),
         "dreamforge.step.id": str(claim.step_id),
@@ -194,20 +203,20 @@ def _outcome(state: StepState | None, reason: Reason | None, error: str | None) 
     return found
 
 
-def _reason(step: Step, end: End | None) -> Reason | None:
+def _reason(step: Step, end: AttemptResult | None) -> Reason | None:
     """Why it ended; None when it goes back because the memory is busy."""
     if end is None:
         return Reason.LEASE_LOST
     return end.reason or (None if end.vram_wait else step.last_reason)
 
 
-def _error(end: End | None, reason: Reason | None) -> str | None:
+def _error(end: AttemptResult | None, reason: Reason | None) -> str | None:
     if reason is None or reason in _NO_ERROR:
         return None
     message = (end.error or {}).get("message") if end is not None else None
     return str(message or reason.value)
 
 
-def _says_nothing(claim: Claim, end: End | None) -> bool:
+def _says_nothing(claim: Claim, end: AttemptResult | None) -> bool:
     """It looks at a busy device every two seconds; the first look is enough to know."""
     return end is not None and end.vram_wait and claim.vram_waited_s > 0

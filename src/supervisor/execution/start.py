@@ -16,10 +16,10 @@ from shared.errors import InfraUnavailable
 from shared.events import Code, NewEvent
 from shared.step_store import Stale
 from supervisor.devices.device import Reading
-from supervisor.execution.context import Try
-from supervisor.execution.device_monitor import DeviceWatch
+from supervisor.execution.context import Execution
+from supervisor.execution.device_monitor import DeviceMonitor
 from supervisor.execution.lease import Fence
-from supervisor.lifecycle.step import Kind
+from supervisor.lifecycle.step import EventKind
 from supervisor.processes.tree import ProcessTree
 
 log = logging.getLogger(__name__)
@@ -28,42 +28,42 @@ _RETRY_S = 0.5
 
 
 async def commit_running(
-    owned: Try,
-    device: DeviceWatch,
+    execution: Execution,
+    device: DeviceMonitor,
     fence: Fence,
     *,
     tree: ProcessTree,
-    going_on: Callable[[], bool],
-) -> Kind | None:
+    is_current: Callable[[], bool],
+) -> EventKind | None:
     """Commit `running` with what the device holds before the step; return what came of it.
 
-    None when the step is not `going_on` to run any more, whatever the reason was.
+    None when the step is not to run any more, whatever the reason was.
     """
-    await owned.journal.flush()
-    while going_on():
-        before = await device.look()
+    await execution.recorder.flush()
+    while is_current():
+        before = await device.read_memory()
         if before is None:
-            return Kind.FAILURE
-        if (found := device.headroom(before, tree)) is not Kind.HEADROOM:
+            return EventKind.FAILURE
+        if (found := device.check_headroom(before, tree)) is not EventKind.HEADROOM:
             return found
-        events = _events(owned, before)
+        events = _events(execution, before)
         try:
-            await owned.host.store.commit_running(owned.claim, events)
+            await execution.worker.store.commit_running(execution.claim, events)
         except Stale:
-            return Kind.LEASE_GONE
+            return EventKind.LEASE_GONE
         except InfraUnavailable as error:
-            log.warning("cannot start yet: %s", error.message, extra=owned.journal.fields)
+            log.warning("cannot start yet: %s", error.message, extra=execution.recorder.fields)
             await anyio.sleep(_RETRY_S)
         else:
-            owned.journal.told(*events)
-            return Kind.RUNNING_COMMITTED if fence.holds else Kind.LEASE_GONE
+            execution.recorder.log_events(*events)
+            return EventKind.RUNNING_COMMITTED if fence.holds else EventKind.LEASE_GONE
     return None
 
 
-def _events(owned: Try, before: Reading) -> list[NewEvent]:
-    claim, device, journal = owned.claim, owned.slot.device, owned.journal
+def _events(execution: Execution, before: Reading) -> list[NewEvent]:
+    claim, device, recorder = execution.claim, execution.slot.device, execution.recorder
     return [
-        journal.event(
+        recorder.make_event(
             Code.STEP_START,
             f"step {claim.name} starts on {device.id}",
             step=claim.name,
@@ -72,7 +72,7 @@ def _events(owned: Try, before: Reading) -> list[NewEvent]:
             device=device.name,
             gpu_mem_used_before=before.used_bytes,
         ),
-        journal.event(
+        recorder.make_event(
             Code.GPU_MEM,
             f"memory of {device.id} before the step",
             level="DEBUG",

@@ -39,8 +39,8 @@ How to read it:
   bug of whoever sent it: it raises `IllegalEvent` and changes nothing. A step that has ended
   absorbs everything.
 - **Guards** choose among rows of the same state and event: the first row whose guard holds counts.
-- **Changes** happen to the step itself: counters rise, causes are noted. `intend_…` notes a cause
-  unless there is one already, so the first cause wins; `overrule_…` replaces it.
+- **Changes** happen to the step itself: counters rise, causes are noted. `set_intent_…` notes a
+  cause unless there is one already, so the first cause wins; `override_intent_…` replaces it.
 - **Effects** are what somebody must now do, in the order given. *arm …* starts the timer of the
   state; leaving the state drops it, arming another replaces it.
 - **verdict** is no state. It stands for the function that looks at what ended the try (our own

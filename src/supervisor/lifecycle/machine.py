@@ -100,7 +100,7 @@ def verdict(step: Step) -> Step:
     if reason is Reason.CANCELLED or (step.cancel_requested and reason in TRANSIENT):
         return _ended(step, S.CANCELLED, Reason.CANCELLED)
     if reason is Reason.DRAINED:
-        refund = 1 if step.went else 0
+        refund = 1 if step.go_sent else 0
         return _requeued(replace(step, attempt=step.attempt - refund))
     if reason not in TRANSIENT:
         return _ended(step, S.FAILED, reason)

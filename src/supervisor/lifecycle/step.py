@@ -11,7 +11,7 @@ from shared.states import Reason, StepState
 S = StepState
 
 
-class Kind(StrEnum):
+class EventKind(StrEnum):
     """What may happen to a step."""
 
     PREDECESSOR_SUCCEEDED = "predecessor succeeded"
@@ -45,6 +45,9 @@ class Kind(StrEnum):
     KILL_DEADLINE = "kill deadline"
     RECLAIM_DEADLINE = "reclaim deadline"
     PUBLISH_DEADLINE = "publish deadline"
+
+
+K = EventKind
 
 
 class Effect(StrEnum):
@@ -84,7 +87,7 @@ class Signal(StrEnum):
     KILL = "kill"
 
 
-class Slot(StrEnum):
+class SlotVerdict(StrEnum):
     """The verdict on a step's slot."""
 
     FREE = "free"
@@ -107,19 +110,19 @@ class Step:
 
     spawned: bool = False
     ready: bool = False
-    went: bool = False  # GO was sent, so `attempt` was charged
+    go_sent: bool = False  # GO was sent, so `attempt` was charged
     vram_wait: bool = False  # its memory was taken before GO, so it is to wait for it in the queue
     intent: Reason | None = None
     evidence: Reason | None = None
     signal: Signal = Signal.NONE
-    slot: Slot | None = None
+    slot: SlotVerdict | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """`reason` is the classification, carried by `TREE_GONE` and `KILL_DEADLINE` alone."""
 
-    kind: Kind
+    kind: EventKind
     reason: Reason | None = None
 
 
@@ -132,7 +135,7 @@ class Row:
     """`target` None: `verdict` decides. Among rows of one (source, kind), the first that fits."""
 
     source: StepState
-    kind: Kind
+    kind: EventKind
     target: StepState | None
     changes: tuple[Change, ...] = ()
     effects: tuple[Effect, ...] = ()

@@ -10,19 +10,20 @@ from supervisor.lifecycle.step import (
     E,
     Effect,
     Event,
+    EventKind,
     Guard,
     IllegalEvent,
-    Kind,
+    K,
     Row,
     S,
     Signal,
-    Slot,
+    SlotVerdict,
     Step,
     outcome,
 )
 
 # Decisions, not observations: they come from an intent or from a bound, never from evidence.
-_OURS_TO_SAY = frozenset({Reason.CANCELLED, Reason.DRAINED, Reason.ATTEMPTS_EXHAUSTED})
+SUPERVISOR_ONLY = frozenset({Reason.CANCELLED, Reason.DRAINED, Reason.ATTEMPTS_EXHAUSTED})
 
 
 # Changes ------------------------------------------------------------------------------------------
@@ -33,7 +34,7 @@ def new_epoch(step: Step, event: Event) -> Step:
 
 
 def charge_attempt(step: Step, event: Event) -> Step:
-    return replace(step, attempt=step.attempt + 1, went=True)
+    return replace(step, attempt=step.attempt + 1, go_sent=True)
 
 
 def charge_loss(step: Step, event: Event) -> Step:
@@ -52,11 +53,11 @@ def wait_for_vram(step: Step, event: Event) -> Step:
     return replace(step, vram_wait=True)
 
 
-def remember_cancel(step: Step, event: Event) -> Step:
+def mark_cancel_requested(step: Step, event: Event) -> Step:
     return replace(step, cancel_requested=True)
 
 
-def take_evidence(step: Step, event: Event) -> Step:
+def set_evidence(step: Step, event: Event) -> Step:
     """Note the classification; a runner that claims what it cannot know has crashed.
 
     A frame that says `cancelled` must not cancel what nobody cancelled, `drained` would go round
@@ -65,37 +66,37 @@ def take_evidence(step: Step, event: Event) -> Step:
     """
     if event.reason is None:
         raise IllegalEvent(f"{event.kind} must carry the classification")
-    premature = event.reason is Reason.COMPLETED and not step.went
-    if event.reason in _OURS_TO_SAY or premature:
+    premature = event.reason is Reason.COMPLETED and not step.go_sent
+    if event.reason in SUPERVISOR_ONLY or premature:
         return replace(step, evidence=Reason.RUNNER_CRASHED)
     return replace(step, evidence=event.reason)
 
 
-def slot_free(step: Step, event: Event) -> Step:
-    return replace(step, slot=Slot.FREE)
+def mark_slot_free(step: Step, event: Event) -> Step:
+    return replace(step, slot=SlotVerdict.FREE)
 
 
-def slot_quarantined(step: Step, event: Event) -> Step:
-    return replace(step, slot=Slot.QUARANTINED)
+def mark_slot_quarantined(step: Step, event: Event) -> Step:
+    return replace(step, slot=SlotVerdict.QUARANTINED)
 
 
-def intend(reason: Reason) -> Change:
+def set_intent(reason: Reason) -> Change:
     """The first cause wins: an intent that is there stays."""
 
     def change(step: Step, event: Event) -> Step:
         return step if step.intent else replace(step, intent=reason)
 
-    change.__name__ = f"intend_{reason.value}"
+    change.__name__ = f"set_intent_{reason.value}"
     return change
 
 
-def overrule(reason: Reason) -> Change:
+def override_intent(reason: Reason) -> Change:
     """What happened to the lease or the store outweighs what the runner did."""
 
     def change(step: Step, event: Event) -> Step:
         return replace(step, intent=reason)
 
-    change.__name__ = f"overrule_{reason.value}"
+    change.__name__ = f"override_intent_{reason.value}"
     return change
 
 
@@ -118,23 +119,23 @@ def not_spawned(step: Step) -> bool:
     return not step.spawned
 
 
-def untouched(step: Step) -> bool:
+def not_signalled(step: Step) -> bool:
     return step.signal is Signal.NONE
 
 
-def terminated(step: Step) -> bool:
+def term_sent(step: Step) -> bool:
     return step.signal is Signal.TERM
 
 
-def killed(step: Step) -> bool:
+def kill_sent(step: Step) -> bool:
     return step.signal is Signal.KILL
 
 
-def slot_open(step: Step) -> bool:
+def slot_undecided(step: Step) -> bool:
     return step.slot is None
 
 
-def beyond_retry(step: Step) -> bool:
+def not_retryable(step: Step) -> bool:
     return outcome(step) is not Reason.COMPLETED and outcome(step) not in TRANSIENT
 
 
@@ -142,13 +143,13 @@ def beyond_retry(step: Step) -> bool:
 
 _END_BY_FORCE = (E.RECORD, E.CANCEL_POLITELY, E.TERMINATE, E.ARM_TERM_GRACE)
 _END_BY_ITSELF = (E.RECORD, E.ARM_EXIT_GRACE)
-_CANCEL = intend(Reason.CANCELLED)
-_LOST = intend(Reason.LEASE_LOST)
+_CANCEL = set_intent(Reason.CANCELLED)
+_LOST = set_intent(Reason.LEASE_LOST)
 
 
 def _row(
     source: StepState,
-    kind: Kind,
+    kind: EventKind,
     target: StepState | None,
     *changes: Change,
     effects: tuple[Effect, ...] = (),
@@ -161,59 +162,64 @@ def _row(
 
 TABLE: tuple[Row, ...] = (
     # A later step of a chain.
-    _row(S.PENDING, Kind.PREDECESSOR_SUCCEEDED, S.QUEUED, effects=(E.COMMIT,)),
-    _row(S.PENDING, Kind.PREDECESSOR_ENDED, None, _CANCEL, effects=(E.COMMIT,)),
-    _row(S.PENDING, Kind.CANCEL, None, remember_cancel, _CANCEL, effects=(E.COMMIT,)),
+    _row(S.PENDING, K.PREDECESSOR_SUCCEEDED, S.QUEUED, effects=(E.COMMIT,)),
+    _row(S.PENDING, K.PREDECESSOR_ENDED, None, _CANCEL, effects=(E.COMMIT,)),
+    _row(S.PENDING, K.CANCEL, None, mark_cancel_requested, _CANCEL, effects=(E.COMMIT,)),
     # Waiting for a slot. The claim is made with a slot in hand, so a busy worker hoards nothing.
     _row(
         S.QUEUED,
-        Kind.CLAIMED,
+        K.CLAIMED,
         S.LEASED,
         new_epoch,
         effects=(E.ARM_READY, E.CHECK_HEADROOM),
     ),
-    _row(S.QUEUED, Kind.CANCEL, None, remember_cancel, _CANCEL, effects=(E.COMMIT,)),
-    _row(S.QUEUED, Kind.QUEUE_TIMEOUT, None, intend(Reason.TIMEOUT), effects=(E.COMMIT,)),
+    _row(S.QUEUED, K.CANCEL, None, mark_cancel_requested, _CANCEL, effects=(E.COMMIT,)),
+    _row(S.QUEUED, K.QUEUE_TIMEOUT, None, set_intent(Reason.TIMEOUT), effects=(E.COMMIT,)),
     # Owned, before GO.
-    _row(S.LEASED, Kind.HEADROOM, S.LEASED, mark_spawned, effects=(E.SPAWN,), guard=not_spawned),
+    _row(S.LEASED, K.HEADROOM, S.LEASED, mark_spawned, effects=(E.SPAWN,), guard=not_spawned),
     _row(
         S.LEASED,
-        Kind.VRAM_BUSY,
+        K.VRAM_BUSY,
         S.QUEUED,
         effects=(E.FREE_SLOT, E.COMMIT),
         guard=not_spawned,
     ),
     _row(
         S.LEASED,
-        Kind.VRAM_WAIT_OVER,
+        K.VRAM_WAIT_OVER,
         None,
-        intend(Reason.INSUFFICIENT_VRAM),
+        set_intent(Reason.INSUFFICIENT_VRAM),
         effects=(E.FREE_SLOT, E.COMMIT),
         guard=not_spawned,
     ),
     _row(
         S.LEASED,
-        Kind.UNREADABLE,
+        K.UNREADABLE,
         None,
-        intend(Reason.INTERNAL),
+        set_intent(Reason.INTERNAL),
         effects=(E.FREE_SLOT, E.COMMIT),
         guard=not_spawned,
     ),
     # The same answers to the second look, just before GO. Now there is a runner to be ended first.
     _row(
-        S.LEASED, Kind.VRAM_BUSY, S.STOPPING, wait_for_vram, effects=_END_BY_FORCE, guard=is_ready
-    ),
-    _row(
         S.LEASED,
-        Kind.VRAM_WAIT_OVER,
+        K.VRAM_BUSY,
         S.STOPPING,
-        intend(Reason.INSUFFICIENT_VRAM),
+        wait_for_vram,
         effects=_END_BY_FORCE,
         guard=is_ready,
     ),
     _row(
         S.LEASED,
-        Kind.READY,
+        K.VRAM_WAIT_OVER,
+        S.STOPPING,
+        set_intent(Reason.INSUFFICIENT_VRAM),
+        effects=_END_BY_FORCE,
+        guard=is_ready,
+    ),
+    _row(
+        S.LEASED,
+        K.READY,
         S.LEASED,
         mark_ready,
         effects=(E.COMMIT_RUNNING, E.ARM_START),
@@ -221,20 +227,20 @@ TABLE: tuple[Row, ...] = (
     ),
     _row(
         S.LEASED,
-        Kind.RUNNING_COMMITTED,
+        K.RUNNING_COMMITTED,
         S.RUNNING,
         charge_attempt,
         effects=(E.GO, E.ARM_TIMEOUT),
         guard=is_ready,
     ),
-    _row(S.LEASED, Kind.EXIT, S.STOPPING, charge_loss, effects=_END_BY_ITSELF),
-    _row(S.LEASED, Kind.FAILURE, S.STOPPING, charge_loss, effects=_END_BY_ITSELF),
+    _row(S.LEASED, K.EXIT, S.STOPPING, charge_loss, effects=_END_BY_ITSELF),
+    _row(S.LEASED, K.FAILURE, S.STOPPING, charge_loss, effects=_END_BY_ITSELF),
     _row(
         S.LEASED,
-        Kind.READY_TIMEOUT,
+        K.READY_TIMEOUT,
         S.STOPPING,
         charge_loss,
-        intend(Reason.RUNNER_CRASHED),
+        set_intent(Reason.RUNNER_CRASHED),
         effects=_END_BY_FORCE,
         guard=not_ready,
     ),
@@ -242,171 +248,185 @@ TABLE: tuple[Row, ...] = (
     # this commit would pass the step round for ever. Where it takes neither the fence comes first.
     _row(
         S.LEASED,
-        Kind.START_TIMEOUT,
+        K.START_TIMEOUT,
         S.STOPPING,
         charge_loss,
-        intend(Reason.INFRA_UNAVAILABLE),
+        set_intent(Reason.INFRA_UNAVAILABLE),
         effects=_END_BY_FORCE,
         guard=is_ready,
     ),
     _row(
         S.LEASED,
-        Kind.PROTOCOL_ERROR,
+        K.PROTOCOL_ERROR,
         S.STOPPING,
         charge_loss,
-        intend(Reason.RUNNER_CRASHED),
+        set_intent(Reason.RUNNER_CRASHED),
         effects=_END_BY_FORCE,
     ),
-    _row(S.LEASED, Kind.LEASE_GONE, S.STOPPING, charge_loss, _LOST, effects=_END_BY_FORCE),
-    _row(S.LEASED, Kind.CANCEL, S.STOPPING, remember_cancel, _CANCEL, effects=_END_BY_FORCE),
-    _row(S.LEASED, Kind.DRAIN, S.STOPPING, intend(Reason.DRAINED), effects=_END_BY_FORCE),
+    _row(S.LEASED, K.LEASE_GONE, S.STOPPING, charge_loss, _LOST, effects=_END_BY_FORCE),
+    _row(
+        S.LEASED,
+        K.CANCEL,
+        S.STOPPING,
+        mark_cancel_requested,
+        _CANCEL,
+        effects=_END_BY_FORCE,
+    ),
+    _row(S.LEASED, K.DRAIN, S.STOPPING, set_intent(Reason.DRAINED), effects=_END_BY_FORCE),
     # Running.
-    _row(S.RUNNING, Kind.RESULT, S.STOPPING, effects=_END_BY_ITSELF),
-    _row(S.RUNNING, Kind.FAILURE, S.STOPPING, effects=_END_BY_ITSELF),
-    _row(S.RUNNING, Kind.EXIT, S.STOPPING, effects=_END_BY_ITSELF),
-    _row(S.RUNNING, Kind.TIMEOUT, S.STOPPING, intend(Reason.TIMEOUT), effects=_END_BY_FORCE),
+    _row(S.RUNNING, K.RESULT, S.STOPPING, effects=_END_BY_ITSELF),
+    _row(S.RUNNING, K.FAILURE, S.STOPPING, effects=_END_BY_ITSELF),
+    _row(S.RUNNING, K.EXIT, S.STOPPING, effects=_END_BY_ITSELF),
+    _row(S.RUNNING, K.TIMEOUT, S.STOPPING, set_intent(Reason.TIMEOUT), effects=_END_BY_FORCE),
     _row(
         S.RUNNING,
-        Kind.STORE_AWAY,
+        K.STORE_AWAY,
         S.STOPPING,
-        intend(Reason.INFRA_UNAVAILABLE),
+        set_intent(Reason.INFRA_UNAVAILABLE),
         effects=_END_BY_FORCE,
     ),
-    _row(S.RUNNING, Kind.CANCEL, S.STOPPING, remember_cancel, _CANCEL, effects=_END_BY_FORCE),
-    _row(S.RUNNING, Kind.DRAIN, S.STOPPING, intend(Reason.DRAINED), effects=_END_BY_FORCE),
-    _row(S.RUNNING, Kind.LEASE_GONE, S.STOPPING, _LOST, effects=_END_BY_FORCE),
     _row(
         S.RUNNING,
-        Kind.PROTOCOL_ERROR,
+        K.CANCEL,
         S.STOPPING,
-        intend(Reason.RUNNER_CRASHED),
+        mark_cancel_requested,
+        _CANCEL,
+        effects=_END_BY_FORCE,
+    ),
+    _row(S.RUNNING, K.DRAIN, S.STOPPING, set_intent(Reason.DRAINED), effects=_END_BY_FORCE),
+    _row(S.RUNNING, K.LEASE_GONE, S.STOPPING, _LOST, effects=_END_BY_FORCE),
+    _row(
+        S.RUNNING,
+        K.PROTOCOL_ERROR,
+        S.STOPPING,
+        set_intent(Reason.RUNNER_CRASHED),
         effects=_END_BY_FORCE,
     ),
     # Its processes end, or are ended.
     _row(
         S.STOPPING,
-        Kind.EXIT_GRACE_OVER,
+        K.EXIT_GRACE_OVER,
         S.STOPPING,
         effects=(E.CANCEL_POLITELY, E.TERMINATE, E.ARM_TERM_GRACE),
-        guard=untouched,
+        guard=not_signalled,
     ),
     _row(
         S.STOPPING,
-        Kind.TERM_GRACE_OVER,
+        K.TERM_GRACE_OVER,
         S.STOPPING,
         effects=(E.KILL, E.ARM_KILL),
-        guard=terminated,
+        guard=term_sent,
     ),
     _row(
         S.STOPPING,
-        Kind.KILL_DEADLINE,
+        K.KILL_DEADLINE,
         S.RECLAIMING,
-        take_evidence,
-        slot_quarantined,
+        set_evidence,
+        mark_slot_quarantined,
         effects=(E.QUARANTINE_SLOT, E.RECORD, E.VERIFY, E.ARM_RECLAIM),
-        guard=killed,
+        guard=kill_sent,
     ),
     _row(
         S.STOPPING,
-        Kind.TREE_GONE,
+        K.TREE_GONE,
         S.RECLAIMING,
-        take_evidence,
+        set_evidence,
         effects=(E.RECORD, E.VERIFY, E.ARM_RECLAIM),
     ),
-    _row(S.STOPPING, Kind.CANCEL, S.STOPPING, remember_cancel),
+    _row(S.STOPPING, K.CANCEL, S.STOPPING, mark_cancel_requested),
     _row(  # at the fence there is no time left to wait for it to end by itself
         S.STOPPING,
-        Kind.LEASE_GONE,
+        K.LEASE_GONE,
         S.STOPPING,
         effects=(E.CANCEL_POLITELY, E.TERMINATE, E.ARM_TERM_GRACE),
-        guard=untouched,
+        guard=not_signalled,
     ),
-    _row(S.STOPPING, Kind.LEASE_GONE, S.STOPPING),
-    _row(S.STOPPING, Kind.DRAIN, S.STOPPING),
+    _row(S.STOPPING, K.LEASE_GONE, S.STOPPING),
+    _row(S.STOPPING, K.DRAIN, S.STOPPING),
     # News of what was under way when it began to stop. It changes nothing any more.
     *(
         _row(state, kind, state)
         for state in (S.STOPPING, S.RECLAIMING, S.PUBLISHING)
         for kind in (
-            Kind.HEADROOM,
-            Kind.VRAM_BUSY,
-            Kind.VRAM_WAIT_OVER,
-            Kind.UNREADABLE,
-            Kind.READY,
-            Kind.RUNNING_COMMITTED,
-            Kind.RESULT,
-            Kind.FAILURE,
-            Kind.EXIT,
-            Kind.PROTOCOL_ERROR,
+            K.HEADROOM,
+            K.VRAM_BUSY,
+            K.VRAM_WAIT_OVER,
+            K.UNREADABLE,
+            K.READY,
+            K.RUNNING_COMMITTED,
+            K.RESULT,
+            K.FAILURE,
+            K.EXIT,
+            K.PROTOCOL_ERROR,
         )
     ),
     # The tree is gone, or given up on. Nobody learns how the step ended before the slot's verdict.
     _row(
         S.RECLAIMING,
-        Kind.VERIFIED,
+        K.VERIFIED,
         S.PUBLISHING,
-        slot_free,
+        mark_slot_free,
         effects=(E.FREE_SLOT, E.RECORD, E.PUBLISH, E.ARM_PUBLISH),
-        guard=slot_open,
+        guard=slot_undecided,
     ),
     _row(  # it died after the kill deadline: the slot is in quarantine, and returns from there
         S.RECLAIMING,
-        Kind.VERIFIED,
+        K.VERIFIED,
         S.PUBLISHING,
         effects=(E.RECORD, E.PUBLISH, E.ARM_PUBLISH),
     ),
     # A tree that was given up on may die after all.
-    _row(S.RECLAIMING, Kind.TREE_GONE, S.RECLAIMING),
-    _row(S.PUBLISHING, Kind.TREE_GONE, S.PUBLISHING),
+    _row(S.RECLAIMING, K.TREE_GONE, S.RECLAIMING),
+    _row(S.PUBLISHING, K.TREE_GONE, S.PUBLISHING),
     _row(
         S.RECLAIMING,
-        Kind.RECLAIM_DEADLINE,
+        K.RECLAIM_DEADLINE,
         S.PUBLISHING,
-        slot_quarantined,
+        mark_slot_quarantined,
         effects=(E.QUARANTINE_SLOT, E.RECORD, E.PUBLISH, E.ARM_PUBLISH),
-        guard=slot_open,
+        guard=slot_undecided,
     ),
     _row(  # already quarantined at the kill deadline
         S.RECLAIMING,
-        Kind.RECLAIM_DEADLINE,
+        K.RECLAIM_DEADLINE,
         S.PUBLISHING,
         effects=(E.RECORD, E.PUBLISH, E.ARM_PUBLISH),
     ),
-    _row(S.RECLAIMING, Kind.CANCEL, S.RECLAIMING, remember_cancel),
-    _row(S.RECLAIMING, Kind.DRAIN, S.RECLAIMING),
-    _row(S.RECLAIMING, Kind.LEASE_GONE, S.RECLAIMING),
+    _row(S.RECLAIMING, K.CANCEL, S.RECLAIMING, mark_cancel_requested),
+    _row(S.RECLAIMING, K.DRAIN, S.RECLAIMING),
+    _row(S.RECLAIMING, K.LEASE_GONE, S.RECLAIMING),
     # Finished images are on their way to the store; the slot already serves somebody else.
-    _row(S.PUBLISHING, Kind.PUBLISHED, None, effects=(E.COMMIT,)),
+    _row(S.PUBLISHING, K.PUBLISHED, None, effects=(E.COMMIT,)),
     _row(  # another try would run out of memory, or of time, just the same
-        S.PUBLISHING, Kind.PUBLISH_DEADLINE, None, effects=(E.COMMIT,), guard=beyond_retry
+        S.PUBLISHING, K.PUBLISH_DEADLINE, None, effects=(E.COMMIT,), guard=not_retryable
     ),
     _row(
         S.PUBLISHING,
-        Kind.PUBLISH_DEADLINE,
+        K.PUBLISH_DEADLINE,
         None,
         charge_loss,
-        overrule(Reason.INFRA_UNAVAILABLE),
+        override_intent(Reason.INFRA_UNAVAILABLE),
         effects=(E.COMMIT,),
     ),
     _row(
         S.PUBLISHING,
-        Kind.LEASE_GONE,
+        K.LEASE_GONE,
         None,
         charge_loss,
-        overrule(Reason.LEASE_LOST),
+        override_intent(Reason.LEASE_LOST),
         effects=(E.COMMIT,),
     ),
-    _row(S.PUBLISHING, Kind.CANCEL, S.PUBLISHING, remember_cancel),
-    _row(S.PUBLISHING, Kind.DRAIN, S.PUBLISHING),
+    _row(S.PUBLISHING, K.CANCEL, S.PUBLISHING, mark_cancel_requested),
+    _row(S.PUBLISHING, K.DRAIN, S.PUBLISHING),
     # The owner is gone. Some other worker's rescuer applies this one, to the stored row.
     *(
         _row(
             state,
-            Kind.LEASE_EXPIRED,
+            K.LEASE_EXPIRED,
             None,
             new_epoch,
             charge_loss,
-            overrule(Reason.LEASE_LOST),
+            override_intent(Reason.LEASE_LOST),
             effects=(E.COMMIT,),
         )
         for state in (S.LEASED, S.RUNNING, S.STOPPING, S.RECLAIMING, S.PUBLISHING)

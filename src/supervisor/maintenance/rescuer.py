@@ -10,11 +10,11 @@ from uuid import UUID
 from shared.events import Code, NewEvent
 from shared.settings import Settings
 from shared.states import STATUS_OF, Reason, StepState
-from shared.step_store import End, OrphanedStep, StepStore
+from shared.step_store import AttemptResult, OrphanedStep, StepStore
 from shared.telemetry.spans import Tracer
 from supervisor.execution.spans import trace_rescue
 from supervisor.lifecycle.machine import advance
-from supervisor.lifecycle.step import Event, Kind, Step
+from supervisor.lifecycle.step import Event, EventKind, Step
 from supervisor.metrics import Metrics
 from supervisor.outcomes.result import backoff_s, exhausted
 
@@ -40,7 +40,7 @@ class Rescuer:
         self._settings = settings
         self._metrics = metrics
         # By step: a transaction that is repeated decides again, and one that fails decided nothing.
-        self._decided: dict[UUID, tuple[OrphanedStep, End]] = {}
+        self._decided: dict[UUID, tuple[OrphanedStep, AttemptResult]] = {}
 
     async def rescue(self) -> int:
         """One pass; return how many steps were moved on."""
@@ -62,7 +62,7 @@ class Rescuer:
             trace_rescue(self._tracer, found, end)
         return PASS
 
-    def _count(self, end: End) -> None:
+    def _count(self, end: AttemptResult) -> None:
         self._metrics.rescues.inc()
         if end.reason is None:
             self._metrics.retries.labels(reason=Reason.LEASE_LOST).inc()
@@ -74,8 +74,8 @@ class Rescuer:
         if end.reason is Reason.ATTEMPTS_EXHAUSTED:
             self._metrics.dead_letters.labels(kind="job").inc()
 
-    def _lease_expired(self, found: OrphanedStep) -> End:
-        step, _ = advance(self._step(found), Event(Kind.LEASE_EXPIRED))
+    def _lease_expired(self, found: OrphanedStep) -> AttemptResult:
+        step, _ = advance(self._step(found), Event(EventKind.LEASE_EXPIRED))
         lost: dict[str, Any] = {
             "code": Reason.LEASE_LOST.value,
             "message": "the worker that ran the step was not heard of until its lease ended",
@@ -83,8 +83,8 @@ class Rescuer:
         }
         return self._end(found, step, lost, Code.LEASE_EXPIRED)
 
-    def _unclaimed(self, found: OrphanedStep) -> End:
-        step, _ = advance(self._step(found), Event(Kind.QUEUE_TIMEOUT))
+    def _unclaimed(self, found: OrphanedStep) -> AttemptResult:
+        step, _ = advance(self._step(found), Event(EventKind.QUEUE_TIMEOUT))
         late: dict[str, Any] = {
             "code": Reason.TIMEOUT.value,
             "message": f"no worker claimed the step within {self._settings.queue_timeout_s:g} s; "
@@ -93,7 +93,9 @@ class Rescuer:
         }
         return self._end(found, step, late, Code.STEP_FINISH)
 
-    def _end(self, found: OrphanedStep, step: Step, error: dict[str, Any], code: Code) -> End:
+    def _end(
+        self, found: OrphanedStep, step: Step, error: dict[str, Any], code: Code
+    ) -> AttemptResult:
         if step.reason is Reason.ATTEMPTS_EXHAUSTED:
             error = exhausted(step.attempt, step.losses, error)
         elif step.reason is Reason.CANCELLED:
@@ -118,7 +120,7 @@ class Rescuer:
                 "last_error": error,
             },
         )
-        end = End(
+        end = AttemptResult(
             state=step.state,
             reason=step.reason,
             attempt=step.attempt,
@@ -142,7 +144,7 @@ class Rescuer:
         )
 
 
-def _log_events(found: OrphanedStep, end: End) -> None:
+def _log_events(found: OrphanedStep, end: AttemptResult) -> None:
     for fact in end.events:
         log.log(
             logging.getLevelNamesMapping()[fact.level],

@@ -3,7 +3,7 @@
 The order is from what we know to what we infer. Our own recorded intent comes first and is not
 even asked here: the state machine keeps it. Then a finished result; what we ourselves could not
 read or hand on; the kernel's own out-of-memory counter, since a killed process cannot say why; the
-runner's own account; the device's health; and last the exit status. The *text* of an error is never
+runner's own report; the device's health; and last the exit status. The *text* of an error is never
 looked at: "CUDA error" is not "out of memory", and a matching word in a traceback has fooled more
 than one scheduler.
 """
@@ -19,7 +19,7 @@ from shared.protocol.messages import Failure
 from shared.states import Reason
 
 
-class NoInput(InfraUnavailable):
+class InputUnavailable(InfraUnavailable):
     """A picture of the step before cannot be handed on; `details` name the object."""
 
 
@@ -35,31 +35,31 @@ class Evidence:
     exitcode: int | None = None  # None: it never started, or would not die
     protocol_error: str | None = None
     unreadable: str | None = None  # the stored step could not even be read
-    no_input: NoInput | None = None
+    input_unavailable: InputUnavailable | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judgement:
+class Classification:
     reason: Reason
     message: str
     details: dict[str, Any]
 
 
-def classify(evidence: Evidence) -> Judgement:
+def classify(evidence: Evidence) -> Classification:
     """The reason, in words for the job's error, with details for a machine."""
     if evidence.result:
-        return Judgement(reason=Reason.COMPLETED, message="completed", details={})
+        return Classification(reason=Reason.COMPLETED, message="completed", details={})
     if evidence.unreadable is not None:
-        return Judgement(reason=Reason.INTERNAL, message=evidence.unreadable, details={})
-    if evidence.no_input is not None:
-        return Judgement(
+        return Classification(reason=Reason.INTERNAL, message=evidence.unreadable, details={})
+    if evidence.input_unavailable is not None:
+        return Classification(
             reason=Reason.INFRA_UNAVAILABLE,
-            message=evidence.no_input.message,
-            details=evidence.no_input.details,
+            message=evidence.input_unavailable.message,
+            details=evidence.input_unavailable.details,
         )
     details: dict[str, Any] = {"exit": describe_exit(evidence.exitcode)}
     if _killed_for_memory(evidence):
-        return Judgement(
+        return Classification(
             reason=Reason.HOST_OOM,
             message="the host's memory ran out and the kernel killed the runner",
             details=details | {"oom_kills": evidence.cgroup_oom_kills},
@@ -68,7 +68,7 @@ def classify(evidence: Evidence) -> Judgement:
     if failure is not None and failure.reason != "cancelled":
         return _by_itself(failure)
     if evidence.device_lost:
-        return Judgement(
+        return Classification(
             reason=Reason.GPU_UNHEALTHY,
             message="the GPU stopped answering while the step ran",
             details=details,
@@ -78,15 +78,15 @@ def classify(evidence: Evidence) -> Judgement:
         return _by_itself(failure)
     if evidence.protocol_error is not None:
         details["protocol"] = evidence.protocol_error
-    return Judgement(
+    return Classification(
         reason=Reason.RUNNER_CRASHED,
         message=f"the runner ended without a result ({details['exit']})",
         details=details,
     )
 
 
-def _by_itself(failure: Failure) -> Judgement:
-    return Judgement(
+def _by_itself(failure: Failure) -> Classification:
+    return Classification(
         reason=Reason(failure.reason), message=failure.message, details=dict(failure.details)
     )
 

@@ -11,11 +11,11 @@ import anyio
 
 from supervisor.devices.cgroup import oom_kills
 from supervisor.devices.device import Reading
-from supervisor.outcomes.classify import Evidence, Judgement, classify
+from supervisor.outcomes.classify import Classification, Evidence, classify
 from supervisor.slots.reclaim import ReclaimReading
 
 
-class Account:
+class EvidenceRecorder:
     """Filled in as facts arrive; readable at any moment. Memory figures are bytes.
 
     `waits` is how many times over the runner waits for the store just now, `waited_s` how long it
@@ -25,7 +25,7 @@ class Account:
     def __init__(self) -> None:
         self._evidence = Evidence()
         self._oom_kills = oom_kills()
-        self._judged: Judgement | None = None
+        self._classification: Classification | None = None
         self.before: Reading | None = None
         self.reclaimed: ReclaimReading | None = None
         self.peak_bytes = 0
@@ -48,19 +48,19 @@ class Account:
         said = known.failure is not None and known.failure.reason != "cancelled"
         return known.result or said or known.device_lost
 
-    def judge(self) -> Judgement:
+    def classify(self) -> Classification:
         """Why the try ended, by what was known when this was asked for the first time.
 
         Once: the reason that the state machine went by, and the words that the verdict gives for
         it, are of one judgement. What comes to light while memory is verified is another story.
         """
-        if self._judged is None:
+        if self._classification is None:
             kills = oom_kills() - self._oom_kills
             we_killed = "SIGKILL" in self.signals
-            self._judged = classify(
+            self._classification = classify(
                 replace(self._evidence, cgroup_oom_kills=kills, we_killed=we_killed)
             )
-        return self._judged
+        return self._classification
 
     @contextmanager
     def waiting_for_store(self) -> Iterator[None]:
@@ -73,7 +73,7 @@ class Account:
             self.waits -= 1
             self.waited_s += anyio.current_time() - began
 
-    async def time_is_over(self) -> bool:
+    async def is_time_over(self) -> bool:
         """To be asked when a runner's time is; False when it waits for the store just then.
 
         Its clock stands still while it waits, so this may take as long as it has waited. One that
@@ -88,10 +88,10 @@ class Account:
             await anyio.sleep(more_s)
         return False
 
-    def saw_memory(self, used_bytes: int) -> None:
+    def record_memory(self, used_bytes: int) -> None:
         self.peak_bytes = max(self.peak_bytes, used_bytes)
 
-    def sent_signal(self, name: str) -> None:
+    def record_signal(self, name: str) -> None:
         """We are about to send this one to the runner."""
         self.signals.append(name)
 

@@ -17,7 +17,7 @@ from supervisor.devices.device import Reading
 ABOUT_MEMORY = frozenset({Reason.OOM, Reason.HOST_OOM, Reason.INSUFFICIENT_VRAM})
 
 
-def shortage(
+def memory_report(
     claim: Claim, before: Reading | None, peak_bytes: int, known: Iterable[Preset]
 ) -> dict[str, Any]:
     """Details for the job's error; bytes. `holders` are the device's other users at the start.

@@ -9,9 +9,9 @@ from typing import Any
 from shared.events import Code, NewEvent
 from shared.settings import Settings
 from shared.states import Reason, StepState
-from shared.step_store import Claim, End
+from shared.step_store import AttemptResult, Claim
 from supervisor.lifecycle.step import Step
-from supervisor.outcomes.classify import Judgement
+from supervisor.outcomes.classify import Classification
 from supervisor.outcomes.memory_report import ABOUT_MEMORY
 
 # A device whose memory is busy is looked at again about this often.
@@ -34,25 +34,29 @@ def backoff_s(settings: Settings, tries: int) -> float:
     return random.uniform(0, most)  # noqa: S311 - jitter
 
 
-def error_of(claim: Claim, reason: Reason, judged: Judgement) -> dict[str, Any]:
+def error_of(claim: Claim, reason: Reason, classification: Classification) -> dict[str, Any]:
     """The error object of a try: the judgement's own words where it decided, ours otherwise."""
-    if judged.reason is reason:
-        return {"code": reason.value, "message": judged.message, "details": judged.details}
+    if classification.reason is reason:
+        return {
+            "code": reason.value,
+            "message": classification.message,
+            "details": classification.details,
+        }
     message = _MESSAGES.get(reason, reason.value).format(timeout_s=claim.timeout_s)
-    return {"code": reason.value, "message": message, "details": judged.details}
+    return {"code": reason.value, "message": message, "details": classification.details}
 
 
-def end_of(
+def build_result(
     claim: Claim,
     step: Step,
-    judged: Judgement,
+    classification: Classification,
     settings: Settings,
     *,
     figures: dict[str, Any],
     memory: Callable[[], dict[str, Any]],
     vram_wait: bool,
     pending: Sequence[NewEvent],
-) -> End:
+) -> AttemptResult:
     """The one record of how a try ended, for the transaction that writes it.
 
     `figures` are those of OR-001. `memory` is asked only of a step that lacked some: one that could
@@ -61,14 +65,18 @@ def end_of(
     if step.state is StepState.QUEUED:
         told = [] if vram_wait else _memory_event(claim, figures)
         pending = [*pending, *told]
-        return _requeued(claim, step, judged, settings, vram_wait=vram_wait, pending=pending)
+        return _requeued(
+            claim, step, classification, settings, vram_wait=vram_wait, pending=pending
+        )
     assert step.reason is not None
     error = None
     if step.reason is Reason.ATTEMPTS_EXHAUSTED:
         assert step.last_reason is not None
-        error = exhausted(step.attempt, step.losses, error_of(claim, step.last_reason, judged))
+        error = exhausted(
+            step.attempt, step.losses, error_of(claim, step.last_reason, classification)
+        )
     elif step.reason is not Reason.COMPLETED:
-        error = error_of(claim, step.reason, judged)
+        error = error_of(claim, step.reason, classification)
         about_memory = memory() if step.reason in ABOUT_MEMORY else {}
         error["details"] = error["details"] | figures | about_memory
     finish = NewEvent(
@@ -78,7 +86,7 @@ def end_of(
         step_id=claim.step_id,
         payload={"step": claim.name, "state": step.state, "reason": step.reason, **figures},
     )
-    return End(
+    return AttemptResult(
         state=step.state,
         reason=step.reason,
         attempt=step.attempt,
@@ -115,18 +123,20 @@ def exhausted(attempt: int, losses: int, last_error: dict[str, Any] | None) -> d
 def _requeued(
     claim: Claim,
     step: Step,
-    judged: Judgement,
+    classification: Classification,
     settings: Settings,
     *,
     vram_wait: bool,
     pending: Sequence[NewEvent],
-) -> End:
+) -> AttemptResult:
     charged = step.attempt + step.losses > claim.attempt + claim.losses
     if vram_wait:
         delay_s = VRAM_RETRY_S
     else:
         delay_s = backoff_s(settings, step.attempt + step.losses) if charged else 0.0
-    error = error_of(claim, step.last_reason, judged) if step.last_reason and charged else None
+    error = (
+        error_of(claim, step.last_reason, classification) if step.last_reason and charged else None
+    )
     retry = NewEvent(
         code=Code.RETRY,
         message=f"step {claim.name} goes back to the queue: {step.last_reason or 'memory is busy'}",
@@ -140,7 +150,7 @@ def _requeued(
             "last_error": error,
         },
     )
-    return End(
+    return AttemptResult(
         state=step.state,
         reason=None,
         attempt=step.attempt,

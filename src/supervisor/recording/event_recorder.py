@@ -29,7 +29,7 @@ LOGS_PER_S = 20
 _RETRY_S = 1.0
 
 
-class Journal:
+class EventRecorder:
     """Events and state notes of one claim. `run` writes until `stop`; the rest is `take`n."""
 
     def __init__(self, claim: Claim, store: StepStore, *, stale: Callable[[], None]) -> None:
@@ -48,7 +48,7 @@ class Journal:
         self._wake = anyio.Event()
         self._stopped = False
 
-    def note(
+    def record(
         self,
         code: Code,
         message: str,
@@ -58,13 +58,13 @@ class Journal:
         **payload: Any,
     ) -> NewEvent:
         """Queue a fact, log it, and return it."""
-        event = self.event(code, message, level=level, item_index=item_index, **payload)
+        event = self.make_event(code, message, level=level, item_index=item_index, **payload)
         self._events.append(event)
         self._wake.set()
-        self.told(event)
+        self.log_events(event)
         return event
 
-    def event(
+    def make_event(
         self,
         code: Code,
         message: str,
@@ -86,7 +86,7 @@ class Journal:
             payload=payload or None,
         )
 
-    def told(self, *events: NewEvent) -> None:
+    def log_events(self, *events: NewEvent) -> None:
         """Log facts of this step: the log says what the job's own record says, and when."""
         for event in events:
             about = {} if event.item_index is None else {"item_index": event.item_index}
@@ -116,24 +116,24 @@ class Journal:
             found["trace_id"] = trace.trace_id
         return found
 
-    def state(self, state: StepState) -> None:
+    def record_state(self, state: StepState) -> None:
         """Queue a note of where the step is now; only the latest one counts."""
         self._state = state
         self._wake.set()
 
-    def runner_log(
+    def record_runner_log(
         self, level: str, code: str, message: str, item_index: int | None, payload: Any
     ) -> None:
         """Queue a runner's own line, or count it when it has said too much this second."""
         second = int(anyio.current_time())
         if self._logged[0] != second:
-            self._tell_dropped()
+            self._record_dropped()
             self._logged = (second, 0)
         self._logged = (second, self._logged[1] + 1)
         if self._logged[1] > LOGS_PER_S:
             self._dropped += 1
             return
-        self.note(
+        self.record(
             Code.RUNNER_LOG,
             message,
             level=level,
@@ -142,18 +142,18 @@ class Journal:
             data=payload,
         )
 
-    def _tell_dropped(self) -> None:
+    def _record_dropped(self) -> None:
         """Sum up a second that is over. More often, and the summary would be the flood."""
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
-            self.note(
+            self.record(
                 Code.LOGS_DROPPED,
                 f"{dropped} log lines of the runner were dropped (over {LOGS_PER_S} a second)",
                 level="WARNING",
                 dropped=dropped,
             )
 
-    def progress(self, progress: StepProgress, **position: Any) -> None:
+    def record_progress(self, progress: StepProgress, **position: Any) -> None:
         """Queue how far the step is, as its job's progress. What was shown never goes back."""
         claim = self._claim
         total = (claim.position + progress.total) / claim.chain_length
@@ -174,7 +174,7 @@ class Journal:
             return
         self._stages.add(stage)
         if self._progress is not None:
-            self._put_progress()
+            self._append_progress()
         self._shown_at = -math.inf
         self._wake.set()
 
@@ -195,7 +195,7 @@ class Journal:
     async def flush(self) -> None:
         """Write everything that is queued by now; keep it and return when the database is away."""
         async with self._writing:
-            self._settle_progress(force=False)
+            self._flush_progress(force=False)
             state, events = self._state, self._events
             if state is None and not events:
                 return
@@ -216,15 +216,15 @@ class Journal:
             return False
         return True
 
-    def _settle_progress(self, *, force: bool) -> None:
+    def _flush_progress(self, *, force: bool) -> None:
         now = anyio.current_time()
         if force or int(now) != self._logged[0]:
-            self._tell_dropped()
+            self._record_dropped()
         if self._progress is not None and (force or not self._until_progress_s()):
-            self._put_progress()
+            self._append_progress()
             self._shown_at = now
 
-    def _put_progress(self) -> None:
+    def _append_progress(self) -> None:
         assert self._progress is not None
         payload, self._progress = self._progress, None
         # Made here and not by `event`: the item is named in the column *and* stays in the payload,
@@ -240,11 +240,11 @@ class Journal:
             )
         )
 
-    async def take(self) -> list[NewEvent]:
+    async def drain(self) -> list[NewEvent]:
         """Stop writing and hand over what is left, for the verdict's own transaction."""
         self._stopped = True
         self._wake.set()
         async with self._writing:
-            self._settle_progress(force=True)
+            self._flush_progress(force=True)
             events, self._events, self._state = self._events, [], None
             return events

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from shared.progress import StepProgress
 from shared.step_store import Claim
-from supervisor.recording.event_recorder import Journal
+from supervisor.recording.event_recorder import EventRecorder
 from supervisor.recording.timeline import Timeline
 
 
-class ProgressNotes:
+class ProgressReporter:
     """Folds a runner's frames and its uploads into the step's progress, and has it written."""
 
-    def __init__(self, claim: Claim, journal: Journal, timeline: Timeline) -> None:
+    def __init__(self, claim: Claim, recorder: EventRecorder, timeline: Timeline) -> None:
         self._progress = StepProgress(claim.type, claim.count, done=set(claim.done_items))
-        self._journal = journal
+        self._recorder = recorder
         self._timeline = timeline
 
     def advance(self, stage: str, item_index: int | None, step: int, steps: int) -> None:
         """`step` of `steps` of a stage is done, of one item or of the load."""
-        self._timeline.reached(stage, item_index, done=step >= steps)
+        self._timeline.record_stage(stage, item_index, done=step >= steps)
         self._progress.advance(stage, item_index=item_index, fraction=step / steps)
-        self._journal.progress(
+        self._recorder.record_progress(
             self._progress,
             stage=stage,
             item_index=item_index,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from shared.states import StepState
-from supervisor.lifecycle.step import Kind
+from supervisor.lifecycle.step import EventKind
 
 
 def _stopwatch() -> Callable[[], int]:
@@ -21,11 +21,11 @@ def _stopwatch() -> Callable[[], int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class TimelineEvent:
     """What the machine was told, and where it was then."""
 
     at_ns: int
-    kind: Kind
+    kind: EventKind
     state: StepState
 
 
@@ -41,16 +41,16 @@ class Item:
 @dataclass(slots=True)
 class Timeline:
     now: Callable[[], int] = field(default_factory=_stopwatch)
-    facts: list[Fact] = field(default_factory=list)
+    events: list[TimelineEvent] = field(default_factory=list)
     items: dict[int, Item] = field(default_factory=dict)
     loading_ns: int | None = None
     loaded_ns: int | None = None
 
-    def took(self, kind: Kind, state: StepState) -> None:
+    def record_event(self, kind: EventKind, state: StepState) -> None:
         """The machine took a fact and is in this state now."""
-        self.facts.append(Fact(self.now(), kind, state))
+        self.events.append(TimelineEvent(self.now(), kind, state))
 
-    def reached(self, stage: str, item_index: int | None, *, done: bool) -> None:
+    def record_stage(self, stage: str, item_index: int | None, *, done: bool) -> None:
         """A stage of an item, or of the load, began or went on; `done` when it is over."""
         now = self.now()
         if item_index is None:

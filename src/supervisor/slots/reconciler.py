@@ -27,7 +27,7 @@ REVERIFY_EVERY_S = 5.0
 
 
 class SlotReconciler:
-    """`freed` is called for each slot that it brings into service.
+    """`on_free` is called for each slot that it brings into service.
 
     `survivors` are processes of dead workers that could not be killed: nobody knows on which device
     they hold what, so no slot is proven, nor its baseline read, while one of them lives.
@@ -41,14 +41,14 @@ class SlotReconciler:
         metrics: Metrics,
         *,
         survivors: Callable[[], list[int]],
-        freed: Callable[[Slot], None],
+        on_free: Callable[[Slot], None],
     ) -> None:
         self._slots = slots
         self._settings = settings
         self._probe = probe
         self._metrics = metrics
         self._survivors = survivors
-        self._freed = freed
+        self._on_free = on_free
 
     def start(self, tasks: TaskGroup) -> None:
         """Begin with every slot; none is in service before it was verified."""
@@ -56,7 +56,7 @@ class SlotReconciler:
         for slot in self._slots:
             tasks.start_soon(self._first_verify, slot)
 
-    def dirty(self, slot: Slot, tree: ProcessTree | None) -> None:
+    def on_unclean(self, slot: Slot, tree: ProcessTree | None) -> None:
         """A slot is not proven clean: bring it back when it is."""
         self._count_quarantine(slot)
         self._tasks.start_soon(self._reverify_loop, slot, tree)
@@ -94,7 +94,7 @@ class SlotReconciler:
         if slot.state is SlotState.FREE:
             log.error("slot %s: %s", slot.id, error)
             slot.move(SlotState.LOST)
-            self.dirty(slot, None)
+            self.on_unclean(slot, None)
 
     async def _first_verify(self, slot: Slot) -> None:
         """At start there is no baseline: what is in use is foreign, and must only hold still."""
@@ -116,7 +116,7 @@ class SlotReconciler:
         if slot.state is not state:
             slot.move(state)
         if state is SlotState.FREE:
-            self._freed(slot)
+            self._on_free(slot)
         return state is SlotState.FREE
 
     async def _verify(self, slot: Slot, tree: ProcessTree | None) -> SlotState:

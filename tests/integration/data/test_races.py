@@ -22,17 +22,17 @@ from shared.db.cancel import request_cancel
 from shared.db.engine import Database
 from shared.db.step_store import PostgresStepStore
 from shared.states import Reason, StepState
-from shared.step_store import Claim, End, Offer, OrphanedStep, Stale
+from shared.step_store import AttemptResult, Claim, Offer, OrphanedStep, Stale
 
 pytestmark = pytest.mark.timeout(240)
 
 CLAIMERS = 20
 ROUNDS = 200
-DONE = End(state=StepState.SUCCEEDED, reason=Reason.COMPLETED, attempt=1, losses=0)
+DONE = AttemptResult(state=StepState.SUCCEEDED, reason=Reason.COMPLETED, attempt=1, losses=0)
 
 
-def lost(step: OrphanedStep) -> End:
-    return End(
+def lost(step: OrphanedStep) -> AttemptResult:
+    return AttemptResult(
         state=StepState.FAILED, reason=Reason.LEASE_LOST, attempt=step.attempt, losses=1, error={}
     )
 

@@ -32,7 +32,7 @@ from tests.support.stores import (
 from shared.db.engine import Database
 from shared.events import Code
 from shared.states import Reason, StepState
-from shared.step_store import Claim, End, OrphanedStep, Stale, StepStore
+from shared.step_store import AttemptResult, Claim, OrphanedStep, Stale, StepStore
 
 Test = Callable[[Subject], Awaitable[None]]
 Run = Callable[[Test], None]
@@ -250,7 +250,7 @@ def test_a_stale_owner_writes_nothing(
 
 
 @pytest.mark.parametrize("end", [SUCCESS, FAILURE, ended(StepState.CANCELLED, Reason.CANCELLED)])
-def test_a_verdict_ends_the_step_and_its_job(run: Run, end: End) -> None:
+def test_a_verdict_ends_the_step_and_its_job(run: Run, end: AttemptResult) -> None:
     async def test(subject: Subject) -> None:
         job, taken = await claimed_job(subject)
         assert await subject.store.finish(taken, replace(end, events=[note()])) is None
@@ -266,7 +266,7 @@ def test_a_verdict_ends_the_step_and_its_job(run: Run, end: End) -> None:
 
 
 @pytest.mark.parametrize("end", [SUCCESS, FAILURE, AGAIN], ids=lambda end: str(end.state))
-def test_an_end_that_is_written_again_counts_once(run: Run, end: End) -> None:
+def test_an_end_that_is_written_again_counts_once(run: Run, end: AttemptResult) -> None:
     """Its answer was lost. Who waits for it must learn that it is written, not that it is stale."""
 
     async def test(subject: Subject) -> None:
@@ -458,7 +458,7 @@ def test_an_expired_lease_is_taken_over_and_its_owner_is_stale(run: Run) -> None
         await subject.store.commit_running(lost, [])
         found: list[OrphanedStep] = []
 
-        def decide(abandoned: OrphanedStep) -> End:
+        def decide(abandoned: OrphanedStep) -> AttemptResult:
             found.append(abandoned)
             return replace(AGAIN, losses=1, events=[note(Code.LEASE_EXPIRED)])
 
@@ -501,7 +501,7 @@ def test_a_sweep_ends_a_cancelled_step_of_a_lost_owner(run: Run) -> None:
         await subject.cancel(job)
         end = ended(StepState.CANCELLED, Reason.CANCELLED)
 
-        def decide(abandoned: OrphanedStep) -> End:
+        def decide(abandoned: OrphanedStep) -> AttemptResult:
             assert abandoned.cancel_requested
             return end
 

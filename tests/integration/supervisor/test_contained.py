@@ -111,7 +111,7 @@ def test_words_that_trip_us_cost_the_step_that_said_them(monkeypatch: pytest.Mon
     def trip(*_: Any) -> None:
         raise Unforeseen
 
-    monkeypatch.setattr("supervisor.recording.progress.ProgressNotes.advance", trip)
+    monkeypatch.setattr("supervisor.recording.progress.ProgressReporter.advance", trip)
 
     async def test(bench: Bench) -> None:
         job = bench.submit("polite")

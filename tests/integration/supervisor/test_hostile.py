@@ -26,7 +26,7 @@ from shared.states import Reason, StepState
 from supervisor.processes import channel
 from supervisor.processes.child import Entry
 from supervisor.processes.tree import ProcessTree
-from supervisor.recording.event_recorder import Journal
+from supervisor.recording.event_recorder import EventRecorder
 
 # Stay until they are ended, a second or more after they took what they hold.
 LASTING = {"stuck_in_c", "spins", "forks", "chain_of_forks", "half_a_frame"}
@@ -209,17 +209,17 @@ def test_the_cancel_is_written_and_each_signal_noted_before_it_is_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     order: list[str] = []
-    note, terminate, kill = Journal.note, ProcessTree.terminate, ProcessTree.kill
+    note, terminate, kill = EventRecorder.record, ProcessTree.terminate, ProcessTree.kill
 
     def written(header: dict[str, Any], body: bytes = b"") -> bytes:
         if header.get("type") == "cancel":
             order.append("wrote cancel")
         return encode(header, body)
 
-    def noted(journal: Journal, code: Code, message: str, **facts: Any) -> Any:
+    def noted(recorder: EventRecorder, code: Code, message: str, **facts: Any) -> Any:
         if code is Code.SIGNAL_SENT:
             order.append(f"noted {facts['signal']}")
-        return note(journal, code, message, **facts)
+        return note(recorder, code, message, **facts)
 
     def terminated(tree: ProcessTree) -> None:
         order.append("sent SIGTERM")
@@ -231,7 +231,7 @@ def test_the_cancel_is_written_and_each_signal_noted_before_it_is_sent(
 
     async def test(bench: Bench) -> None:
         monkeypatch.setattr(channel, "encode", written)
-        monkeypatch.setattr(Journal, "note", noted)
+        monkeypatch.setattr(EventRecorder, "record", noted)
         monkeypatch.setattr(ProcessTree, "terminate", terminated)
         monkeypatch.setattr(ProcessTree, "kill", killed)
         await end(bench, "stuck_in_c")

@@ -117,7 +117,7 @@ def test_a_store_that_comes_back_was_only_waited_for() -> None:
 
 
 def test_a_store_that_stays_away_gives_the_slot_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(inputs, "FETCH_TIMEOUT_S", 0.1)
 
     async def test(bench: Bench) -> None:
         with bench.objects.faults.away("get"):
@@ -133,12 +133,12 @@ def test_a_spool_that_stays_full_gives_the_slot_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Room for an input is waited for no longer than the input itself."""
-    monkeypatch.setattr(inputs, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(inputs, "FETCH_TIMEOUT_S", 0.1)
 
     async def test(bench: Bench) -> None:
         job = bench.chain("enlarges")
         await until(lambda: states(bench, job)[1] is StepState.LEASED, "the first step is done")
-        async with bench.supervisor._spool.holding(1 << 20):
+        async with bench.supervisor.byte_budget.reserve(1 << 20):
             await until(lambda: bench.events(job, Code.RETRY), "it goes back to the queue")
             assert bench.payload(job, Code.RETRY)["reason"] == Reason.INFRA_UNAVAILABLE
             await bench.in_state("free")
@@ -151,7 +151,7 @@ def test_a_spool_that_stays_full_gives_the_slot_back(
 def test_a_runner_that_does_not_hear_that_nothing_will_come_is_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(inputs, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(inputs, "FETCH_TIMEOUT_S", 0.1)
 
     async def test(bench: Bench) -> None:
         with bench.objects.faults.away("get"):

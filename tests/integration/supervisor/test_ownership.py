@@ -180,8 +180,8 @@ def test_a_lease_counts_from_when_the_claim_was_sent(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(bench.store, "claim", noted)
         job = bench.submit("polite")
         await bench.running(job)
-        (driver,) = bench.supervisor._drivers
-        assert driver._fence.dies_at - bench.settings.deadman_s <= asked[-1]
+        (executor,) = bench.supervisor.executors
+        assert executor._fence.dies_at - bench.settings.deadman_s <= asked[-1]
         bench.store.request_cancel(job)
         await bench.ended(job)
 

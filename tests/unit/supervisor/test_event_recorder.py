@@ -14,8 +14,8 @@ from shared.events import Code
 from shared.progress import StepProgress
 from shared.states import StepState
 from shared.step_store import Claim, Offer
-from supervisor.recording import event_recorder as journal_module
-from supervisor.recording.event_recorder import LOGS_PER_S, PROGRESS_EVERY_S, Journal
+from supervisor.recording import event_recorder as recorder_module
+from supervisor.recording.event_recorder import LOGS_PER_S, PROGRESS_EVERY_S, EventRecorder
 
 
 class Clock:
@@ -29,18 +29,18 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(anyio, "current_time", made)
-    monkeypatch.setattr(journal_module, "_RETRY_S", 0.01)
+    monkeypatch.setattr(recorder_module, "_RETRY_S", 0.01)
     return made
 
 
 class Scene:
-    """A claimed step, its journal, and how often the journal said that it is stale."""
+    """A claimed step, its recorder, and how often the recorder said that it is stale."""
 
     def __init__(self, store: MemoryStepStore, claim: Claim) -> None:
         self.store = store
         self.claim = claim
         self.staleness = 0
-        self.journal = Journal(claim, store, stale=self._stale)
+        self.recorder = EventRecorder(claim, store, stale=self._stale)
 
     def _stale(self) -> None:
         self.staleness += 1
@@ -54,7 +54,7 @@ class Scene:
 
     def log(self, lines: int) -> None:
         for _ in range(lines):
-            self.journal.runner_log("INFO", "x", "said", None, None)
+            self.recorder.record_runner_log("INFO", "x", "said", None, None)
 
 
 def play(test: Callable[[Scene], Awaitable[None]], **changes: object) -> None:
@@ -84,11 +84,11 @@ def sampled(fraction: float) -> StepProgress:
 
 def test_facts_are_written_in_their_order_with_the_latest_state(clock: Clock) -> None:
     async def test(scene: Scene) -> None:
-        scene.journal.note(Code.SIGNAL_SENT, "one")
-        scene.journal.state(StepState.STOPPING)
-        scene.journal.note(Code.GPU_RECLAIMED, "two")
-        scene.journal.state(StepState.RECLAIMING)
-        await scene.journal.flush()
+        scene.recorder.record(Code.SIGNAL_SENT, "one")
+        scene.recorder.record_state(StepState.STOPPING)
+        scene.recorder.record(Code.GPU_RECLAIMED, "two")
+        scene.recorder.record_state(StepState.RECLAIMING)
+        await scene.recorder.flush()
         assert scene.codes() == ["signal.sent", "gpu.reclaimed"]
         assert scene.store.steps[scene.claim.step_id].history[-1] is StepState.RECLAIMING
         assert scene.store.faults.calls.count("record") == 1
@@ -98,7 +98,7 @@ def test_facts_are_written_in_their_order_with_the_latest_state(clock: Clock) ->
 
 def test_nothing_to_say_is_no_transaction(clock: Clock) -> None:
     async def test(scene: Scene) -> None:
-        await scene.journal.flush()
+        await scene.recorder.flush()
         assert "record" not in scene.store.faults.calls
 
     play(test)
@@ -112,17 +112,17 @@ def test_progress_is_written_twice_a_second_and_the_last_word_with_the_verdict(
 ) -> None:
     async def test(scene: Scene) -> None:
         for tenth in range(10):
-            scene.journal.progress(sampled(tenth / 10), stage="sampling")
-        await scene.journal.flush()
+            scene.recorder.record_progress(sampled(tenth / 10), stage="sampling")
+        await scene.recorder.flush()
         assert len(scene.shown()) == 1
-        scene.journal.progress(sampled(0.95), stage="sampling")
-        await scene.journal.flush()
+        scene.recorder.record_progress(sampled(0.95), stage="sampling")
+        await scene.recorder.flush()
         assert len(scene.shown()) == 1
         clock.now += PROGRESS_EVERY_S
-        await scene.journal.flush()
+        await scene.recorder.flush()
         assert len(scene.shown()) == 2
-        scene.journal.progress(sampled(1.0), stage="sampling")
-        (last,) = await scene.journal.take()
+        scene.recorder.record_progress(sampled(1.0), stage="sampling")
+        (last,) = await scene.recorder.drain()
         assert dict(last.payload or {})["progress"] > scene.shown()[-1]
 
     play(test)
@@ -130,8 +130,8 @@ def test_progress_is_written_twice_a_second_and_the_last_word_with_the_verdict(
 
 def test_what_was_shown_never_goes_back_not_even_over_a_retry(clock: Clock) -> None:
     async def test(scene: Scene) -> None:
-        scene.journal.progress(sampled(0.1), stage="sampling")
-        await scene.journal.flush()
+        scene.recorder.record_progress(sampled(0.1), stage="sampling")
+        await scene.recorder.flush()
         assert scene.shown() == [0.9]
 
     play(test, progress=0.9)
@@ -140,8 +140,8 @@ def test_what_was_shown_never_goes_back_not_even_over_a_retry(clock: Clock) -> N
 def test_a_step_of_a_chain_fills_its_share_of_the_job(clock: Clock) -> None:
     async def test(scene: Scene) -> None:
         progress = StepProgress("generate", 2, done={0, 1})
-        scene.journal.progress(progress, stage="upload")
-        await scene.journal.flush()
+        scene.recorder.record_progress(progress, stage="upload")
+        await scene.recorder.flush()
         assert scene.shown() == [0.75]
 
     play(test, position=2, chain_length=4)
@@ -149,8 +149,10 @@ def test_a_step_of_a_chain_fills_its_share_of_the_job(clock: Clock) -> None:
 
 def test_progress_names_its_item_in_the_event_and_in_what_clients_read(clock: Clock) -> None:
     async def test(scene: Scene) -> None:
-        scene.journal.progress(sampled(0.5), stage="sampling", item_index=0, item_progress=0.4)
-        await scene.journal.flush()
+        scene.recorder.record_progress(
+            sampled(0.5), stage="sampling", item_index=0, item_progress=0.4
+        )
+        await scene.recorder.flush()
         written = scene.store.jobs[scene.claim.job_id].events[-1]
         assert (written.code, written.item_index) == (Code.PROGRESS, 0)
         assert dict(written.payload or {})["item_index"] == 0
@@ -160,11 +162,11 @@ def test_progress_names_its_item_in_the_event_and_in_what_clients_read(clock: Cl
 
 def test_log_lines_carry_the_ids_of_the_request_that_made_the_job(clock: Clock) -> None:
     async def named(scene: Scene) -> None:
-        assert scene.journal.fields["client_request_id"] == "order-4711"
-        assert scene.journal.fields["correlation_id"] == scene.claim.correlation_id
+        assert scene.recorder.fields["client_request_id"] == "order-4711"
+        assert scene.recorder.fields["correlation_id"] == scene.claim.correlation_id
 
     async def unnamed(scene: Scene) -> None:
-        assert "client_request_id" not in scene.journal.fields
+        assert "client_request_id" not in scene.recorder.fields
 
     play(named, client_request_id="order-4711")
     play(unnamed)
@@ -177,11 +179,11 @@ def test_lines_over_the_limit_are_counted_and_summed_up_once_a_second(clock: Clo
     async def test(scene: Scene) -> None:
         for _ in range(10):  # ten flushes within one second of a flood
             scene.log(LOGS_PER_S)
-            await scene.journal.flush()
+            await scene.recorder.flush()
         assert scene.codes() == ["runner.log"] * LOGS_PER_S
         clock.now += 1
         scene.log(1)
-        await scene.journal.flush()
+        await scene.recorder.flush()
         assert scene.codes()[LOGS_PER_S:] == ["logs.dropped", "runner.log"]
         (summary,) = [
             event
@@ -196,8 +198,8 @@ def test_lines_over_the_limit_are_counted_and_summed_up_once_a_second(clock: Clo
 def test_what_was_dropped_last_is_told_with_the_verdict(clock: Clock) -> None:
     async def test(scene: Scene) -> None:
         scene.log(LOGS_PER_S + 3)
-        await scene.journal.flush()
-        (summary,) = await scene.journal.take()
+        await scene.recorder.flush()
+        (summary,) = await scene.recorder.drain()
         assert summary.payload == {"dropped": 3}
 
     play(test)
@@ -209,11 +211,11 @@ def test_what_was_dropped_last_is_told_with_the_verdict(clock: Clock) -> None:
 def test_facts_wait_for_the_database_in_their_order(clock: Clock) -> None:
     async def test(scene: Scene) -> None:
         with scene.store.faults.away("record"):
-            scene.journal.state(StepState.STOPPING)
-            scene.journal.note(Code.SIGNAL_SENT, "one")
-            await scene.journal.flush()
-            scene.journal.note(Code.GPU_RECLAIMED, "two")
-        await scene.journal.flush()
+            scene.recorder.record_state(StepState.STOPPING)
+            scene.recorder.record(Code.SIGNAL_SENT, "one")
+            await scene.recorder.flush()
+            scene.recorder.record(Code.GPU_RECLAIMED, "two")
+        await scene.recorder.flush()
         assert scene.codes() == ["signal.sent", "gpu.reclaimed"]
         assert scene.store.steps[scene.claim.step_id].state is StepState.STOPPING
 
@@ -223,12 +225,12 @@ def test_facts_wait_for_the_database_in_their_order(clock: Clock) -> None:
 def test_what_is_left_goes_with_the_verdict_and_nothing_is_written_after_it(clock: Clock) -> None:
     async def test(scene: Scene) -> None:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(scene.journal.run)
+            tasks.start_soon(scene.recorder.run)
             with scene.store.faults.away("record"):
-                scene.journal.note(Code.SIGNAL_SENT, "one")
-                scene.journal.state(StepState.STOPPING)
+                scene.recorder.record(Code.SIGNAL_SENT, "one")
+                scene.recorder.record_state(StepState.STOPPING)
                 await anyio.wait_all_tasks_blocked()
-                left = await scene.journal.take()
+                left = await scene.recorder.drain()
         assert [event.code for event in left] == [Code.SIGNAL_SENT]
         assert scene.codes() == []
         assert StepState.STOPPING not in scene.store.steps[scene.claim.step_id].history
@@ -239,9 +241,9 @@ def test_what_is_left_goes_with_the_verdict_and_nothing_is_written_after_it(cloc
 def test_a_stale_claim_is_reported_and_ends_the_writing(clock: Clock) -> None:
     async def test(scene: Scene) -> None:
         scene.store.steal(scene.claim.step_id)
-        scene.journal.note(Code.SIGNAL_SENT, "one")
+        scene.recorder.record(Code.SIGNAL_SENT, "one")
         with anyio.fail_after(10):
-            await scene.journal.run()
+            await scene.recorder.run()
         assert scene.staleness == 1
         assert scene.codes() == []
 
@@ -251,8 +253,8 @@ def test_a_stale_claim_is_reported_and_ends_the_writing(clock: Clock) -> None:
 def test_a_journal_that_runs_writes_by_itself(clock: Clock) -> None:
     async def test(scene: Scene) -> None:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(scene.journal.run)
-            scene.journal.note(Code.SIGNAL_SENT, "one")
+            tasks.start_soon(scene.recorder.run)
+            scene.recorder.record(Code.SIGNAL_SENT, "one")
             with anyio.fail_after(10):
                 while not scene.codes():
                     await anyio.sleep(0.001)

@@ -12,9 +12,9 @@ from tests.support.harness import settings_for_tests
 
 from shared.step_store import Claim, Stale
 from supervisor.execution import lease
-from supervisor.execution.context import Try
+from supervisor.execution.context import Execution
 from supervisor.execution.lease import Fence, LeaseKeeper
-from supervisor.lifecycle.step import Kind
+from supervisor.lifecycle.step import EventKind
 
 
 class Clock:
@@ -31,7 +31,7 @@ def test_a_renewal_counts_from_when_it_was_sent_though_its_answer_comes_late(
     monkeypatch.setattr(lease, "boottime", clock)
     held = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
     told: list[float] = []
-    posted: list[Kind] = []
+    posted: list[EventKind] = []
 
     class Store:
         async def renew(self, claim: Claim, lease_s: float) -> None:
@@ -39,16 +39,16 @@ def test_a_renewal_counts_from_when_it_was_sent_though_its_answer_comes_late(
                 raise Stale
             clock.now += 7.0  # on its way there and back
 
-    owned = cast(
-        Try,
+    execution = cast(
+        Execution,
         SimpleNamespace(
             claim=SimpleNamespace(step_id=uuid4()),
-            host=SimpleNamespace(store=Store(), settings=settings_for_tests(lease_renew_s=0.01)),
+            worker=SimpleNamespace(store=Store(), settings=settings_for_tests(lease_renew_s=0.01)),
             post=posted.append,
         ),
     )
-    keeper = LeaseKeeper(owned, held, renewed=lambda: told.append(held.dies_at))
+    keeper = LeaseKeeper(execution, held, on_renewed=lambda: told.append(held.dies_at))
     anyio.run(keeper.renew)
     assert told == [150.0]
     assert held.left_s == 33.0
-    assert posted == [Kind.LEASE_GONE]
+    assert posted == [EventKind.LEASE_GONE]

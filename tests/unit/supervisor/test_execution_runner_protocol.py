@@ -21,7 +21,7 @@ from shared.protocol.messages import (
     RunSpec,
     UpscaleSpec,
 )
-from supervisor.execution.runner_protocol import MAX_DEPTH, Conversation, check_storable
+from supervisor.execution.runner_protocol import MAX_DEPTH, RunnerProtocol, check_storable
 
 BODY = b"picture"
 STEP: dict[str, Any] = {
@@ -78,15 +78,15 @@ def artifact(item: int = 0, **changes: Any) -> dict[str, Any]:
     return usual | changes
 
 
-def began(done: tuple[int, ...] = (), **changes: Any) -> Conversation:
-    """A conversation in which the runner has its GO."""
+def began(done: tuple[int, ...] = (), **changes: Any) -> RunnerProtocol:
+    """A protocol in which the runner has its GO."""
     return with_go(spec(done, **changes))
 
 
-def with_go(spec: RunSpec) -> Conversation:
-    talk = Conversation(spec)
+def with_go(spec: RunSpec) -> RunnerProtocol:
+    talk = RunnerProtocol(spec)
     talk.accept(Frame(READY))
-    talk.go()
+    talk.go_sent()
     return talk
 
 
@@ -94,7 +94,7 @@ def want(item: int) -> dict[str, Any]:
     return {"type": "want", "item_index": item}
 
 
-def refused(talk: Conversation, header: dict[str, Any], words: str, body: bytes = b"") -> None:
+def refused(talk: RunnerProtocol, header: dict[str, Any], words: str, body: bytes = b"") -> None:
     with pytest.raises(FrameError, match=words):
         talk.accept(Frame(header, body))
 
@@ -111,13 +111,13 @@ def test_a_decent_step_is_heard_to_its_end() -> None:
 @pytest.mark.parametrize("header", [LOG, PROGRESS, RESULT, artifact()])
 def test_nothing_but_a_failure_comes_before_ready(header: dict[str, Any]) -> None:
     body = BODY if header["type"] == "artifact" else b""
-    refused(Conversation(spec()), header, "before ready", body)
-    Conversation(spec()).accept(Frame(FAILURE))
+    refused(RunnerProtocol(spec()), header, "before ready", body)
+    RunnerProtocol(spec()).accept(Frame(FAILURE))
 
 
 @pytest.mark.parametrize("header", [PROGRESS, RESULT, artifact()])
 def test_no_work_is_spoken_of_before_go(header: dict[str, Any]) -> None:
-    talk = Conversation(spec())
+    talk = RunnerProtocol(spec())
     talk.accept(Frame(READY))
     talk.accept(Frame(LOG))
     refused(talk, header, "before go", BODY if header["type"] == "artifact" else b"")
@@ -129,13 +129,13 @@ def test_an_input_is_asked_for_once_one_at_a_time_and_only_for_what_is_open() ->
     refused(talk, want(4), "not to be had")
     talk.accept(Frame(want(0)))
     refused(talk, want(1), "while item 0 is on its way")
-    talk.gave()
+    talk.input_sent()
     refused(talk, want(0), "not to be had")
     talk.accept(Frame(want(1)))
 
 
 def test_nobody_asks_for_inputs_before_go_or_without_a_step_before() -> None:
-    early = Conversation(upscale())
+    early = RunnerProtocol(upscale())
     early.accept(Frame(READY))
     refused(early, want(0), "before go")
     refused(began(), want(0), "not to be had")
@@ -152,7 +152,7 @@ def test_an_enlarged_picture_is_as_large_as_asked_and_keeps_its_seed(
 def test_a_runner_of_another_interface_is_not_talked_to() -> None:
     for interface in (INTERFACE - 1, INTERFACE + 1):
         said = f"a runner of interface {interface}, this worker speaks {INTERFACE}"
-        refused(Conversation(spec()), READY | {"interface": interface}, said)
+        refused(RunnerProtocol(spec()), READY | {"interface": interface}, said)
 
 
 def test_ready_comes_once() -> None:

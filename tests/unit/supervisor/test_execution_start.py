@@ -15,13 +15,13 @@ from shared.step_store import Claim
 from supervisor.devices.device import Device, DeviceProbe, Reading
 from supervisor.execution import lease
 from supervisor.execution import start as module
-from supervisor.execution.context import Try
-from supervisor.execution.device_monitor import DeviceWatch
+from supervisor.execution.context import Execution
+from supervisor.execution.device_monitor import DeviceMonitor
 from supervisor.execution.lease import Fence
 from supervisor.execution.start import commit_running
-from supervisor.lifecycle.step import Kind
+from supervisor.lifecycle.step import EventKind
 from supervisor.processes.tree import ProcessTree
-from supervisor.recording.event_recorder import Journal
+from supervisor.recording.event_recorder import EventRecorder
 
 GIB = 1 << 30
 GPU = Device(
@@ -79,8 +79,8 @@ def commit(
     *free: int,
     waited_s: float = 0.0,
     device: Device = GPU,
-    going_on: Callable[[], bool] = lambda: True,
-) -> Kind | None:
+    is_current: Callable[[], bool] = lambda: True,
+) -> EventKind | None:
     """Of a step that needs 4 GiB, whose lease was renewed at 95 and is fenced at 135."""
     claim = Claim(
         step_id=uuid4(), job_id=uuid4(), user="default", epoch=1, attempt=0, losses=0,
@@ -89,55 +89,57 @@ def commit(
         correlation_id="",
     )  # fmt: skip
     settings = SimpleNamespace(vram_wait_s=300.0)
-    owned = cast(
-        Try,
+    execution = cast(
+        Execution,
         SimpleNamespace(
             claim=claim,
             slot=SimpleNamespace(device=device),
-            host=SimpleNamespace(
+            worker=SimpleNamespace(
                 store=store, probe=cast(DeviceProbe, Probe(*free)), settings=settings
             ),
-            account=SimpleNamespace(before=None),
-            journal=Journal(claim, cast(Any, store), stale=lambda: None),
+            evidence=SimpleNamespace(before=None),
+            recorder=EventRecorder(claim, cast(Any, store), stale=lambda: None),
         ),
     )
 
-    async def main() -> Kind | None:
+    async def main() -> EventKind | None:
         held = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
-        return await commit_running(owned, DeviceWatch(owned), held, tree=TREE, going_on=going_on)
+        return await commit_running(
+            execution, DeviceMonitor(execution), held, tree=TREE, is_current=is_current
+        )
 
     return anyio.run(main)
 
 
 def test_a_step_whose_memory_is_there_runs() -> None:
     store = Store([])
-    assert commit(store, 4 * GIB) is Kind.RUNNING_COMMITTED
+    assert commit(store, 4 * GIB) is EventKind.RUNNING_COMMITTED
     assert store.committed == [6 * GIB]
 
 
 def test_nothing_is_committed_when_the_memory_is_gone() -> None:
     store = Store([])
-    assert commit(store, 4 * GIB - 1) is Kind.VRAM_BUSY
-    assert commit(store, 4 * GIB - 1, waited_s=300.0) is Kind.VRAM_WAIT_OVER
+    assert commit(store, 4 * GIB - 1) is EventKind.VRAM_BUSY
+    assert commit(store, 4 * GIB - 1, waited_s=300.0) is EventKind.VRAM_WAIT_OVER
     assert store.committed == []
 
 
 def test_memory_is_looked_at_again_after_a_wait_for_the_database() -> None:
     store = Store([away, away])
-    assert commit(store, 9 * GIB, 8 * GIB, GIB) is Kind.VRAM_BUSY
+    assert commit(store, 9 * GIB, 8 * GIB, GIB) is EventKind.VRAM_BUSY
     assert store.committed == [GIB, 2 * GIB]
 
 
 def test_what_its_own_runner_holds_of_the_hosts_memory_is_the_steps() -> None:
     cpu = Device(id="cpu-0", kind="cpu", index=0, name="", total_bytes=10 * GIB, epsilon_bytes=0)
-    assert commit(Store([]), 3 * GIB, device=cpu) is Kind.RUNNING_COMMITTED
-    assert commit(Store([]), 3 * GIB - 1, device=cpu) is Kind.VRAM_BUSY
+    assert commit(Store([]), 3 * GIB, device=cpu) is EventKind.RUNNING_COMMITTED
+    assert commit(Store([]), 3 * GIB - 1, device=cpu) is EventKind.VRAM_BUSY
 
 
 def test_a_step_that_is_stopped_is_not_offered_again() -> None:
     store = Store([away])
     goes_on = [True, False]
-    assert commit(store, 9 * GIB, going_on=lambda: goes_on.pop(0)) is None
+    assert commit(store, 9 * GIB, is_current=lambda: goes_on.pop(0)) is None
     assert len(store.committed) == 1
 
 
@@ -145,4 +147,4 @@ def test_a_commit_that_is_answered_past_the_fence_allows_no_go(clock: Clock) -> 
     def late() -> None:
         clock.now = 135.0
 
-    assert commit(Store([late]), 9 * GIB) is Kind.LEASE_GONE
+    assert commit(Store([late]), 9 * GIB) is EventKind.LEASE_GONE

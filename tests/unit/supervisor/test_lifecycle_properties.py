@@ -21,10 +21,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from shared.states import OWNED, TERMINAL, TRANSIENT, Reason, StepState
 from supervisor.lifecycle.machine import advance
-from supervisor.lifecycle.step import Effect, Event, IllegalEvent, Kind, Signal, Slot, Step
+from supervisor.lifecycle.step import (
+    Effect,
+    Event,
+    EventKind,
+    IllegalEvent,
+    Signal,
+    SlotVerdict,
+    Step,
+)
 from supervisor.lifecycle.table import TABLE
 
-S, E, K, R = StepState, Effect, Kind, Reason
+S, E, K, R = StepState, Effect, EventKind, Reason
 Effects = tuple[Effect, ...]
 
 RINGS = {
@@ -89,7 +97,7 @@ def _timer(running: Effect | None, before: Step, after: Step, effects: Effects) 
 def _check_counters(before: Step, event: Event, after: Step, effects: Effects) -> None:
     fenced = event.kind in (K.CLAIMED, K.LEASE_EXPIRED)
     assert after.epoch == before.epoch + fenced
-    refunded = after.state is S.QUEUED and after.last_reason is R.DRAINED and before.went
+    refunded = after.state is S.QUEUED and after.last_reason is R.DRAINED and before.go_sent
     assert after.attempt == before.attempt + (E.GO in effects) - refunded
     assert after.losses in (before.losses, before.losses + 1)
     assert 0 <= after.attempt <= after.max_attempts
@@ -145,7 +153,7 @@ def _check_path(before: Step, event: Event, after: Step, effects: Effects) -> No
     # Whatever ends or begins a wait is one transaction, and nothing else is.
     assert (E.COMMIT in effects) == (moved and after.state not in OWNED)
     if after.state is S.SUCCEEDED:
-        assert before.went and before.evidence is R.COMPLETED
+        assert before.go_sent and before.evidence is R.COMPLETED
 
 
 def _check_cause(seen: Watch, before: Step, event: Event, after: Step) -> None:
@@ -190,7 +198,7 @@ def _check_words(after: Step) -> None:
         assert after == kept, "nothing of a claim outlives it"
 
 
-def ring(kind: Kind) -> Event:
+def ring(kind: EventKind) -> Event:
     return Event(kind, R.RUNNER_CRASHED if kind in CARRIES else None)
 
 
@@ -222,7 +230,7 @@ def wait_out(step: Step, watch: Watch) -> int:
 
 # Random walks -------------------------------------------------------------------------------------
 
-EVENTS = [Event(kind) for kind in Kind if kind not in CARRIES]
+EVENTS = [Event(kind) for kind in EventKind if kind not in CARRIES]
 EVENTS += [Event(kind, reason) for kind in CARRIES for reason in (*Reason, None)]
 
 
@@ -318,7 +326,7 @@ def test_the_invariants_hold_in_every_reachable_situation() -> None:
     situations = every_situation()
     assert {step.state for step, _ in situations} == set(StepState) - TERMINAL
     assert {step.signal for step, _ in situations} == set(Signal)
-    assert {step.slot for step, _ in situations} == {*Slot, None}
+    assert {step.slot for step, _ in situations} == {*SlotVerdict, None}
     assert max(wait_out(step, watch) for step, watch in situations) == LONGEST_WAIT
 
 

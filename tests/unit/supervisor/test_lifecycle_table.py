@@ -15,12 +15,20 @@ import pytest
 
 from shared.states import OWNED, TERMINAL, Reason, StepState
 from supervisor.lifecycle import machine
-from supervisor.lifecycle.step import Effect, Event, IllegalEvent, Kind, Signal, Slot, Step
+from supervisor.lifecycle.step import (
+    Effect,
+    Event,
+    EventKind,
+    IllegalEvent,
+    Signal,
+    SlotVerdict,
+    Step,
+)
 
 Advance = Callable[[Step, Event], tuple[Step, tuple[Effect, ...]]]
 Claim = Callable[[Advance], None]
 
-S, E, K, R = StepState, Effect, Kind, Reason
+S, E, K, R = StepState, Effect, EventKind, Reason
 
 # The counters are all different, and no number is the default: a reset shows.
 PENDING = Step(state=S.PENDING, max_attempts=6, max_losses=7)
@@ -28,13 +36,15 @@ QUEUED = replace(PENDING, state=S.QUEUED, epoch=4, attempt=1, losses=2)
 CLAIMED = replace(QUEUED, state=S.LEASED, epoch=5)
 SPAWNED = replace(CLAIMED, spawned=True)
 READY = replace(SPAWNED, ready=True)
-RUNNING = replace(READY, state=S.RUNNING, attempt=2, went=True)
+RUNNING = replace(READY, state=S.RUNNING, attempt=2, go_sent=True)
 FINISHING = replace(RUNNING, state=S.STOPPING)  # nobody has signalled it yet
 TERMINATED = replace(FINISHING, signal=Signal.TERM, intent=R.TIMEOUT)
 KILLED = replace(TERMINATED, signal=Signal.KILL)
 GONE = replace(FINISHING, state=S.RECLAIMING, evidence=R.COMPLETED)
-UNKILLABLE = replace(KILLED, state=S.RECLAIMING, evidence=R.RUNNER_CRASHED, slot=Slot.QUARANTINED)
-PUBLISHING = replace(GONE, state=S.PUBLISHING, slot=Slot.FREE)
+UNKILLABLE = replace(
+    KILLED, state=S.RECLAIMING, evidence=R.RUNNER_CRASHED, slot=SlotVerdict.QUARANTINED
+)
+PUBLISHING = replace(GONE, state=S.PUBLISHING, slot=SlotVerdict.FREE)
 ENDED = [replace(PUBLISHING, state=state, reason=R.INTERNAL) for state in sorted(TERMINAL)]
 
 BY_FORCE = (E.RECORD, E.CANCEL_POLITELY, E.TERMINATE, E.ARM_TERM_GRACE)
@@ -46,7 +56,7 @@ OUTSIDE = {K.CANCEL, K.DRAIN, K.LEASE_GONE, K.LEASE_EXPIRED}  # come at any time
 BROKEN = {K.EXIT, K.FAILURE, K.PROTOCOL_ERROR}
 
 # What each situation may be told. Everything else is a bug of whoever says it.
-LEGAL: list[tuple[Step, set[Kind]]] = [
+LEGAL: list[tuple[Step, set[EventKind]]] = [
     (PENDING, {K.PREDECESSOR_SUCCEEDED, K.PREDECESSOR_ENDED, K.CANCEL}),
     (QUEUED, {K.CLAIMED, K.CANCEL, K.QUEUE_TIMEOUT}),
     (
@@ -71,7 +81,7 @@ LEGAL: list[tuple[Step, set[Kind]]] = [
 SITUATIONS = [step for step, _ in LEGAL]
 
 
-def event(kind: Kind) -> Event:
+def event(kind: EventKind) -> Event:
     """The event with what it must carry."""
     carries = kind in (K.TREE_GONE, K.KILL_DEADLINE)
     return Event(kind, R.RUNNER_CRASHED if carries else None)
@@ -80,13 +90,13 @@ def event(kind: Kind) -> Event:
 def moves(
     advance: Advance,
     step: Step,
-    happened: Kind | Event,
+    happened: EventKind | Event,
     state: StepState,
     effects: tuple[Effect, ...] = (),
     **changed: object,
 ) -> None:
     """Assert the move: this state, these effects in this order, these fields and no others."""
-    given = event(happened) if isinstance(happened, Kind) else happened
+    given = event(happened) if isinstance(happened, EventKind) else happened
     expected = replace(step, state=state, **changed)  # type: ignore[arg-type]
     assert advance(step, given) == (expected, effects)
 
@@ -94,12 +104,12 @@ def moves(
 def back_in_queue(
     advance: Advance,
     step: Step,
-    happened: Kind | Event,
+    happened: EventKind | Event,
     effects: tuple[Effect, ...],
     **changed: object,
 ) -> None:
     """Assert a requeue: nothing of the claim is left but the counters and the latest reason."""
-    given = event(happened) if isinstance(happened, Kind) else happened
+    given = event(happened) if isinstance(happened, EventKind) else happened
     kept = Step(
         state=S.QUEUED,
         epoch=step.epoch,
@@ -241,7 +251,7 @@ def test_go_is_sent_and_the_attempt_charged_once_running_is_committed(advance: A
         S.RUNNING,
         (E.GO, E.ARM_TIMEOUT),
         attempt=2,
-        went=True,
+        go_sent=True,
     )
 
 
@@ -400,7 +410,7 @@ def test_a_tree_that_cannot_be_killed_puts_its_slot_in_quarantine(advance: Advan
         S.RECLAIMING,
         (E.QUARANTINE_SLOT, E.RECORD, E.VERIFY, E.ARM_RECLAIM),
         evidence=R.GPU_UNHEALTHY,
-        slot=Slot.QUARANTINED,
+        slot=SlotVerdict.QUARANTINED,
     )
 
 
@@ -476,7 +486,7 @@ def test_a_verified_slot_is_free_before_images_are_stored(advance: Advance) -> N
         K.VERIFIED,
         S.PUBLISHING,
         (E.FREE_SLOT, E.RECORD, E.PUBLISH, E.ARM_PUBLISH),
-        slot=Slot.FREE,
+        slot=SlotVerdict.FREE,
     )
 
 
@@ -497,7 +507,7 @@ def test_memory_that_does_not_come_back_puts_the_slot_in_quarantine(advance: Adv
         K.RECLAIM_DEADLINE,
         S.PUBLISHING,
         (E.QUARANTINE_SLOT, E.RECORD, E.PUBLISH, E.ARM_PUBLISH),
-        slot=Slot.QUARANTINED,
+        slot=SlotVerdict.QUARANTINED,
     )
 
 
@@ -595,13 +605,13 @@ def test_an_expired_lease_takes_the_step_from_its_owner_for_a_loss(advance: Adva
 
 def test_a_step_that_has_ended_absorbs_everything(advance: Advance) -> None:
     for step in ENDED:
-        for kind in Kind:
+        for kind in EventKind:
             assert advance(step, Event(kind)) == (step, ())
 
 
 def test_what_the_table_does_not_list_is_illegal(advance: Advance) -> None:
     for step, legal in LEGAL:
-        for kind in sorted(set(Kind) - legal):
+        for kind in sorted(set(EventKind) - legal):
             with pytest.raises(IllegalEvent, match=step.state):
                 advance(step, event(kind))
 

@@ -10,9 +10,9 @@ from tests.unit.supervisor.test_lifecycle_table import Advance, Claim
 
 from shared.states import TRANSIENT, Reason, StepState
 from supervisor.lifecycle import machine
-from supervisor.lifecycle.step import Event, IllegalEvent, Kind, Slot, Step, outcome
+from supervisor.lifecycle.step import Event, EventKind, IllegalEvent, SlotVerdict, Step, outcome
 
-S, K, R = StepState, Kind, Reason
+S, K, R = StepState, EventKind, Reason
 
 QUEUED = Step(state=S.QUEUED)
 UNTIL_GO = (K.CLAIMED, K.HEADROOM, K.READY, K.RUNNING_COMMITTED)
@@ -25,9 +25,9 @@ def gone(reason: Reason) -> Event:
     return Event(K.TREE_GONE, reason)
 
 
-def told(advance: Advance, step: Step, *story: Kind | Event) -> Step:
+def told(advance: Advance, step: Step, *story: EventKind | Event) -> Step:
     for happened in story:
-        step, _ = advance(step, Event(happened) if isinstance(happened, Kind) else happened)
+        step, _ = advance(step, Event(happened) if isinstance(happened, EventKind) else happened)
     return step
 
 
@@ -55,11 +55,11 @@ def test_a_good_result_succeeds(advance: Advance) -> None:
 def test_a_good_result_succeeds_although_its_slot_went_to_quarantine(advance: Advance) -> None:
     story = (*UNTIL_GO, K.RESULT, gone(R.COMPLETED), K.RECLAIM_DEADLINE, K.PUBLISHED)
     step = told(advance, QUEUED, *story)
-    assert (step.state, step.slot) == (S.SUCCEEDED, Slot.QUARANTINED)
+    assert (step.state, step.slot) == (S.SUCCEEDED, SlotVerdict.QUARANTINED)
 
 
 def test_a_cancel_that_comes_after_a_good_result_does_not_undo_it(advance: Advance) -> None:
-    story: list[Kind | Event] = [*UNTIL_GO, K.RESULT, gone(R.COMPLETED), *RECLAIMED]
+    story: list[EventKind | Event] = [*UNTIL_GO, K.RESULT, gone(R.COMPLETED), *RECLAIMED]
     for at in (5, 6, 7):  # while stopping, reclaiming, publishing
         step = told(advance, QUEUED, *story[:at], K.CANCEL, *story[at:])
         assert (step.state, step.cancel_requested) == (S.SUCCEEDED, True)

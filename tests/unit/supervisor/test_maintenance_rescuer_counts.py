@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from shared.settings import Settings
 from shared.states import Reason, StepState
-from shared.step_store import End, OrphanedStep, StepStore
+from shared.step_store import AttemptResult, OrphanedStep, StepStore
 from supervisor.maintenance.rescuer import Rescuer
 from supervisor.metrics import Metrics
 
@@ -31,9 +31,9 @@ class OneAbandoned:
 
     def __init__(self, losses: int) -> None:
         self._losses = losses
-        self.ends: list[End] = []
+        self.ends: list[AttemptResult] = []
 
-    async def rescue_expired(self, decide: Callable[[OrphanedStep], End]) -> UUID | None:
+    async def rescue_expired(self, decide: Callable[[OrphanedStep], AttemptResult]) -> UUID | None:
         if self.ends:
             return None
         found = OrphanedStep(

@@ -9,7 +9,7 @@ import pytest
 
 from shared.protocol.messages import Failure
 from shared.states import Reason
-from supervisor.outcomes.classify import Evidence, NoInput, classify, describe_exit
+from supervisor.outcomes.classify import Evidence, InputUnavailable, classify, describe_exit
 
 FAILURE = Failure(reason="oom", message="no room", details={"peak": 5})
 
@@ -17,7 +17,7 @@ FAILURE = Failure(reason="oom", message="no room", details={"peak": 5})
 ORDER: list[tuple[dict[str, Any], Reason]] = [
     ({"result": True}, Reason.COMPLETED),
     ({"unreadable": "params: bad"}, Reason.INTERNAL),
-    ({"no_input": NoInput("gone", item_index=0)}, Reason.INFRA_UNAVAILABLE),
+    ({"input_unavailable": InputUnavailable("gone", item_index=0)}, Reason.INFRA_UNAVAILABLE),
     ({"cgroup_oom_kills": 1, "exitcode": -9}, Reason.HOST_OOM),
     ({"failure": FAILURE}, Reason.OOM),
     ({"device_lost": True}, Reason.GPU_UNHEALTHY),
@@ -56,15 +56,15 @@ def test_a_kill_from_outside_without_a_want_of_memory_is_a_crash() -> None:
 def test_the_text_of_an_error_decides_nothing() -> None:
     words = "CUDA error: out of memory"
     failure = Failure(reason="provider_error", message=words, details={})
-    judged = classify(Evidence(failure=failure, exitcode=1, protocol_error=words))
-    assert judged.reason is Reason.PROVIDER_ERROR
-    assert judged.message == words
+    classification = classify(Evidence(failure=failure, exitcode=1, protocol_error=words))
+    assert classification.reason is Reason.PROVIDER_ERROR
+    assert classification.message == words
 
 
 def test_a_crash_says_how_it_exited_and_what_was_wrong_with_what_it_said() -> None:
-    judged = classify(Evidence(exitcode=-6, protocol_error="garbage"))
-    assert judged.details == {"exit": "SIGABRT", "protocol": "garbage"}
-    assert "SIGABRT" in judged.message
+    classification = classify(Evidence(exitcode=-6, protocol_error="garbage"))
+    assert classification.details == {"exit": "SIGABRT", "protocol": "garbage"}
+    assert "SIGABRT" in classification.message
 
 
 @pytest.mark.parametrize(

@@ -6,33 +6,33 @@ import anyio
 import pytest
 
 from shared.states import Reason
-from supervisor.outcomes import evidence as account_module
-from supervisor.outcomes.evidence import Account
+from supervisor.outcomes import evidence as evidence_module
+from supervisor.outcomes.evidence import EvidenceRecorder
 
 
 @pytest.mark.parametrize(("ours", "reason"), [(False, Reason.HOST_OOM), (True, "runner_crashed")])
 def test_a_kill_of_ours_is_not_the_kernels(
     monkeypatch: pytest.MonkeyPatch, ours: bool, reason: Reason
 ) -> None:
-    kills = iter([3, 4])  # in the worker's group: before the try, and when it is judged
-    monkeypatch.setattr(account_module, "oom_kills", lambda: next(kills))
-    account = Account()
+    kills = iter([3, 4])  # in the worker's group: before the try, and when it is classification
+    monkeypatch.setattr(evidence_module, "oom_kills", lambda: next(kills))
+    evidence = EvidenceRecorder()
     if ours:
-        account.sent_signal("SIGKILL")
-    account.know(exitcode=-9)
-    assert account.judge().reason == reason
+        evidence.record_signal("SIGKILL")
+    evidence.know(exitcode=-9)
+    assert evidence.classify().reason == reason
 
 
 def test_a_try_is_judged_once() -> None:
-    account = Account()
-    account.know(exitcode=-11)
-    judged = account.judge()
-    account.know(device_lost=True)  # seen while memory was verified, when the reason was out
-    assert account.judge() is judged
+    evidence = EvidenceRecorder()
+    evidence.know(exitcode=-11)
+    classification = evidence.classify()
+    evidence.know(device_lost=True)  # seen while memory was verified, when the reason was out
+    assert evidence.classify() is classification
 
 
 def test_figures_before_any_reading_are_none_and_not_zero() -> None:
-    figures = Account().figures()
+    figures = EvidenceRecorder().figures()
     assert figures["gpu_mem_used_before"] is None
     assert figures["gpu_mem_used_after"] is figures["reclaim_seconds"] is None
     assert figures["signals"] == []
@@ -40,12 +40,12 @@ def test_figures_before_any_reading_are_none_and_not_zero() -> None:
 
 def test_the_time_of_a_runner_stands_still_while_it_waits_for_the_store() -> None:
     async def test() -> None:
-        account = Account()
-        assert await account.time_is_over()
-        with account.waiting_for_store():
+        evidence = EvidenceRecorder()
+        assert await evidence.is_time_over()
+        with evidence.waiting_for_store():
             await anyio.sleep(0.05)
         asked = anyio.current_time()
-        assert await account.time_is_over()
+        assert await evidence.is_time_over()
         assert anyio.current_time() - asked >= 0.05
 
     anyio.run(test)
@@ -53,8 +53,8 @@ def test_the_time_of_a_runner_stands_still_while_it_waits_for_the_store() -> Non
 
 def test_a_runner_that_still_waits_for_the_store_gets_no_more_time() -> None:
     async def test() -> None:
-        account = Account()
-        with account.waiting_for_store(), anyio.fail_after(5):
-            assert not await account.time_is_over()
+        evidence = EvidenceRecorder()
+        with evidence.waiting_for_store(), anyio.fail_after(5):
+            assert not await evidence.is_time_over()
 
     anyio.run(test)

@@ -12,7 +12,7 @@ from shared.models.descriptor import PartSize
 from shared.presets import preset, presets
 from shared.step_store import Claim, PinnedModel
 from supervisor.devices.device import Reading
-from supervisor.outcomes.memory_report import next_smaller, recommendation, shortage
+from supervisor.outcomes.memory_report import memory_report, next_smaller, recommendation
 
 GIB = 1 << 30
 ALL = presets().values()
@@ -34,8 +34,8 @@ def claim(name: str = "gpu-24gb", vram_bytes: int = 12 * GIB, **preset_changes: 
 
 def test_a_corrected_estimate_is_named_and_compared_with_corrected_ones() -> None:
     corrected = claim(vram_factor=0.5)
-    assert shortage(corrected, None, 0, ALL)["vram_factor"] == 0.5
-    assert "vram_factor" not in shortage(claim(), None, 0, ALL)
+    assert memory_report(corrected, None, 0, ALL)["vram_factor"] == 0.5
+    assert "vram_factor" not in memory_report(claim(), None, 0, ALL)
     need = preset("gpu-24gb").vram_for("sdxl", PIXELS)
     # Its own preset needs as much as was asked for once both are corrected: it is no smaller one.
     own = [preset("gpu-24gb")]
@@ -59,7 +59,7 @@ def test_the_numbers_say_what_was_needed_there_and_held_by_whom() -> None:
     before = Reading(
         total_bytes=24 * GIB, used_bytes=20 * GIB, free_bytes=4 * GIB, holders={77: 20 * GIB}
     )
-    told = shortage(claim(), before, 5, ALL)
+    told = memory_report(claim(), before, 5, ALL)
     assert told["preset"] == f"gpu-24gb@{preset('gpu-24gb').version}"
     assert (told["need_bytes"], told["peak_bytes"]) == (12 * GIB, 5)
     assert (told["total_bytes"], told["available_bytes"]) == (24 * GIB, 4 * GIB)
@@ -67,8 +67,8 @@ def test_the_numbers_say_what_was_needed_there_and_held_by_whom() -> None:
 
 
 def test_without_a_reading_there_is_still_advice() -> None:
-    assert "available_bytes" not in shortage(claim(), None, 0, ALL)
-    assert shortage(claim(), None, 0, ALL)["recommendation"]
+    assert "available_bytes" not in memory_report(claim(), None, 0, ALL)
+    assert memory_report(claim(), None, 0, ALL)["recommendation"]
 
 
 def test_the_next_smaller_preset_is_of_the_same_device_and_needs_less() -> None:

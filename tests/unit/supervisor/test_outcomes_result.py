@@ -10,10 +10,10 @@ from tests.support.harness import settings_for_tests
 
 from shared.events import Code, NewEvent
 from shared.states import Reason, StepState
-from shared.step_store import Claim, End
+from shared.step_store import AttemptResult, Claim
 from supervisor.lifecycle.step import Step
-from supervisor.outcomes.classify import Judgement
-from supervisor.outcomes.result import VRAM_RETRY_S, backoff_s, end_of, error_of
+from supervisor.outcomes.classify import Classification
+from supervisor.outcomes.result import VRAM_RETRY_S, backoff_s, build_result, error_of
 
 FIGURES = {
     "gpu_mem_used_before": 1,
@@ -23,7 +23,7 @@ FIGURES = {
     "signals": ["SIGTERM"],
 }
 MEMORY = {"need_bytes": 5, "recommendation": "try less"}
-CRASH = Judgement(
+CRASH = Classification(
     reason=Reason.RUNNER_CRASHED, message="it ended (SIGSEGV)", details={"exit": "SIGSEGV"}
 )
 SETTINGS = settings_for_tests(retry_base_s=2.0, retry_cap_s=60.0)
@@ -39,12 +39,14 @@ def claim(**changes: Any) -> Claim:
     return Claim(**(usual | changes))
 
 
-def end(step: Step, judged: Judgement = CRASH, *, vram_wait: bool = False, **changes: Any) -> End:
+def end(
+    step: Step, classification: Classification = CRASH, *, vram_wait: bool = False, **changes: Any
+) -> AttemptResult:
     pending = [NewEvent(code=Code.SIGNAL_SENT, message="")]
-    return end_of(
+    return build_result(
         claim(**changes),
         step,
-        judged,
+        classification,
         SETTINGS,
         figures=FIGURES,
         memory=lambda: MEMORY,
@@ -53,7 +55,7 @@ def end(step: Step, judged: Judgement = CRASH, *, vram_wait: bool = False, **cha
     )
 
 
-def codes(ending: End) -> list[str]:
+def codes(ending: AttemptResult) -> list[str]:
     return [str(event.code) for event in ending.events]
 
 
