@@ -88,15 +88,15 @@ def fit(
 
     Of an upscaler the size is that of the picture that it is given.
     """
-    from cli.presets.catalogue import check_presets, gigabytes, load_presets, load_workload
+    from cli.presets.catalogue import check_preset, gigabytes, load_presets, load_workload
 
-    asked = load_workload(model, width, height)
-    rows = check_presets(load_presets().values(), asked)
+    workload = load_workload(model, width, height)
+    rows = [check_preset(preset, workload) for preset in load_presets().values()]
     if output is Output.JSON:
         print_json([row.as_json() for row in rows])
         return
     print_table(
-        ("preset", "needs", "has", asked.size),
+        ("preset", "needs", "has", workload.size),
         [
             (
                 row.preset.name,

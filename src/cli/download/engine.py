@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from cli.errors import Failure
 from cli.models.store import (
     install_atomic,
     lock_model,
+    read_intact,
     remove_other_kinds,
     replace_descriptor,
     staging_path,
@@ -34,7 +36,7 @@ from shared.models.esrgan import esrgan_scale
 from shared.models.families import Kind
 from shared.models.folder import CONFIG
 from shared.models.safetensors_header import tensor_shapes
-from shared.models.verify import read_model, verify_model, write_descriptor
+from shared.models.verify import write_descriptor
 
 T = TypeVar("T")
 
@@ -91,7 +93,7 @@ def download(
 def _find_installed(request: DownloadRequest, root: Path) -> Path | None:
     """The folder that has the same files of the same revision, every byte verified."""
     for place in root.glob(f"[!.]*/{request.key}"):
-        descriptor = _read_if_intact(place, request)
+        descriptor = read_intact(place, partial(_matches_request, request=request))
         if descriptor is None or not _has_config(place, descriptor, request):
             continue
         if request.preset_given:
@@ -102,18 +104,6 @@ def _find_installed(request: DownloadRequest, root: Path) -> Path | None:
                 )
         return place
     return None
-
-
-def _read_if_intact(place: Path, request: DownloadRequest) -> ModelDescriptor | None:
-    """The descriptor of the installed model, or None when the request must replace it."""
-    try:
-        descriptor = read_model(place)
-        if not _matches_request(descriptor, request):
-            return None
-        verify_model(place, descriptor)
-    except ModelUnavailable:
-        return None
-    return descriptor
 
 
 def _matches_request(descriptor: ModelDescriptor, request: DownloadRequest) -> bool:

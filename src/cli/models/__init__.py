@@ -1,0 +1,1 @@
+"""Keep models on this host: install, register, remove, and wait for a worker to offer one."""

@@ -1,7 +1,7 @@
-"""Whether a live worker has a model: a job that names one that none has is refused.
+"""Wait until a live worker offers a model that was installed just now.
 
-Workers look at the registry and their disks with every heartbeat. A person who has just brought a
-model in wants to use it, so the command waits for the next look, and says when nobody had it.
+The API refuses jobs for a model that no live worker has, and workers check the registry and their
+disks with every heartbeat. So the command waits for the next one, and says when no worker had it.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from cli import backends
 from cli.terminal.output import print_note
 from shared.db.workers import live_workers
 
-# Two heartbeats (`supervisor.membership.heartbeat.HEARTBEAT_EVERY_S`, ten seconds) and the check
-# of the files between.
+# Two heartbeats (`supervisor.membership.heartbeat.HEARTBEAT_EVERY_S`) and the check of the files.
 WAIT_S = 22.0
-LOOK_EVERY_S = 0.5
+POLL_EVERY_S = 0.5
 
 
 def wait_until_offered(database_url: str, model_id: str) -> bool | None:
-    """Wait until some live worker offers the model. None: no worker is live."""
-    deadline, told = time.monotonic() + WAIT_S, False
+    """Wait for a live worker that offers the model. None: no worker is live."""
+    deadline, announced = time.monotonic() + WAIT_S, False
     while True:
         live = backends.transaction(database_url, live_workers)
         if not live:
@@ -33,7 +32,7 @@ def wait_until_offered(database_url: str, model_id: str) -> bool | None:
                 "no live worker has it: is its DF_MODELS_DIR another one? Its log says what it saw"
             )
             return False
-        if not told:
+        if not announced:
             print_note("waiting until a worker has looked at it")
-            told = True
-        time.sleep(LOOK_EVERY_S)
+            announced = True
+        time.sleep(POLL_EVERY_S)

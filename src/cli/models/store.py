@@ -1,12 +1,12 @@
 """The models folder of this host, changed whole or not at all.
 
     <root>/<kind>/<name>@<version>/   what runners load
-    <root>/.staging/                  what is being brought in; same file system, so renames work
+    <root>/.staging/                  models that are incomplete; same file system, for renames
     <root>/.locks/                    one file per model, held with flock; the kernel frees it
 
-A folder is written in full below `.staging`, synced, and changes places with the one that is there
-in one system call. A kill at any moment leaves the old model or the new one. What a killed command
-left below `.staging` is removed by the next one that wants the same model.
+A folder is written in full below `.staging`, synced, and exchanged with the existing one in one
+system call. A kill at any moment leaves the old model or the new one. The next command for the same
+model removes what a killed one left below `.staging`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cli.errors import Failure
+from shared.errors import ModelUnavailable
 from shared.models.descriptor import ModelDescriptor
 from shared.models.folder import DESCRIPTOR
-from shared.models.verify import write_descriptor
+from shared.models.verify import read_model, verify_model, write_descriptor
 
 STAGING = ".staging"
-SPARE_BYTES = 256 << 20  # left free on the disk: others write there too
+SPARE_BYTES = 256 << 20  # left free, since other programs write to the disk too
 LOCKS = ".locks"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
@@ -34,7 +35,7 @@ _RENAME_EXCHANGE = 2  # linux/fs.h
 
 @contextmanager
 def lock_model(root: Path, key: str) -> Iterator[None]:
-    """Wait until nobody else on this host changes the model `key`, then keep others out."""
+    """Hold the lock of the model `key`; waits for the process on this host that has it."""
     folder = root / LOCKS
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{key}.lock").open("w") as file:
@@ -43,7 +44,7 @@ def lock_model(root: Path, key: str) -> Iterator[None]:
 
 
 def staging_path(root: Path, key: str) -> Path:
-    """Where `key` is put together. Touch it with the lock held only."""
+    """A place for `key` while it is incomplete. The caller holds the model's lock."""
     place = root / STAGING / key
     place.parent.mkdir(parents=True, exist_ok=True)
     return place
@@ -61,7 +62,7 @@ def check_free_space(place: Path, more_bytes: int) -> None:
 
 
 def install_atomic(draft: Path, place: Path) -> None:
-    """Make the folder `draft` the model at `place`; what was there before is gone."""
+    """Make the folder `draft` the model at `place`, and delete the one that was there."""
     if place.is_symlink():
         raise OSError(errno.EEXIST, "a link is in the model's place; take it away first", place)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +76,7 @@ def install_atomic(draft: Path, place: Path) -> None:
 
 
 def remove_model(place: Path, root: Path) -> bool:
-    """Remove a model's folder; False when it is not there. It never lies there half empty."""
+    """Remove a model's folder at once, never file by file; False when there is none."""
     if not place.exists():
         return False
     tombstone = staging_path(root, f"{place.name}.removed")
@@ -87,14 +88,14 @@ def remove_model(place: Path, root: Path) -> bool:
 
 
 def remove_other_kinds(place: Path, root: Path) -> None:
-    """Take away the model of this name and version that was taken for another kind."""
+    """Remove the same name and version of another kind, left by an install with another --kind."""
     for other in root.glob(f"[!.]*/{place.name}"):
         if other != place:
             remove_model(other, root)
 
 
 def replace_descriptor(place: Path, descriptor: ModelDescriptor, root: Path) -> None:
-    """Give an installed model another description; a kill leaves the old one or the new one."""
+    """Replace an installed model's descriptor; a kill leaves the old one or the new one."""
     draft = staging_path(root, f"{place.name}.description")
     shutil.rmtree(draft, ignore_errors=True)  # of a command that was killed
     draft.mkdir()
@@ -105,8 +106,20 @@ def replace_descriptor(place: Path, descriptor: ModelDescriptor, root: Path) -> 
     _sync(place)
 
 
+def read_intact(place: Path, accept: Callable[[ModelDescriptor], bool]) -> ModelDescriptor | None:
+    """The descriptor of an installed model that `accept` likes and whose every byte is right."""
+    try:
+        descriptor = read_model(place)
+        if not accept(descriptor):
+            return None
+        verify_model(place, descriptor)
+    except ModelUnavailable:
+        return None
+    return descriptor
+
+
 def _exchange(one: Path, other: Path) -> None:
-    """Swap two names at once, which `os.rename` cannot do with folders that hold files."""
+    """Swap two folders in one system call; `os.rename` cannot replace a folder with files."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
         code = ctypes.get_errno()

@@ -1,4 +1,4 @@
-"""What a small model can draw: the lines of its `vocabulary.txt`, and other words for them."""
+"""The words that a small model can draw: its `vocabulary.txt`, and synonyms."""
 
 from __future__ import annotations
 
@@ -11,23 +11,21 @@ SYNONYMS = "synonyms.txt"  # a word, a tab, the line that it stands for
 
 
 def read_vocabulary(folder: Path) -> list[str]:
-    """Its lines; none for a model that draws anything."""
-    path = folder / FILE
-    if not path.exists():
-        return []
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """What the model can draw; empty for a model that draws anything."""
+    return [line.strip() for line in _lines(folder / FILE) if line.strip()]
 
 
 def read_synonyms(folder: Path) -> list[str]:
-    """Words that the model knows beside its vocabulary."""
-    path = folder / SYNONYMS
-    if not path.exists():
-        return []
-    return [line.split("\t", 1)[0] for line in path.read_text(encoding="utf-8").splitlines()]
+    """Words that the model knows besides its vocabulary."""
+    return [line.split("\t", 1)[0] for line in _lines(folder / SYNONYMS)]
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def prompt_matches(vocabulary: Iterable[str], prompt: str) -> bool:
-    """Whether any word of the prompt is one of the vocabulary; small words do not count."""
+    """Whether any word of the prompt is in the vocabulary; words of two letters do not count."""
     known = {word for line in vocabulary for word in _words(line)}
     return bool(known & _words(prompt))
 

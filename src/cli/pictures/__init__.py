@@ -1,0 +1,1 @@
+"""Read how a picture was made, and make it again."""

@@ -1,7 +1,7 @@
-"""What a picture file says about its own making.
+"""Read from a picture file how it was made.
 
-The file may come from anywhere, so nothing in it is believed: its size is bounded before it is
-opened, Pillow bounds what a text chunk may unfold to, and the JSON is checked field by field.
+The file may come from anywhere, so nothing in it is trusted: its size is limited before it is
+opened, Pillow limits the unpacked size of a text chunk, and the JSON is checked field by field.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ UNICODE = b"UNICODE\x00"
 
 
 class Metadata(BaseModel):
-    """The parts of the `dreamforge` object that are shown or needed again. Others are kept."""
+    """The fields of the `dreamforge` object that the command line uses; others are allowed."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -44,7 +44,7 @@ class PresetMetadata(Metadata):
 
 
 class InputMetadata(Metadata):
-    """The picture that was enlarged, in pixels."""
+    """The size of the picture before the upscale, in pixels."""
 
     width: int
     height: int
@@ -76,12 +76,12 @@ class PictureMetadata(Metadata):
     step: str = Field(max_length=64)
     item_index: int
     software: dict[str, str]
-    upscale: UpscaleMetadata | None = None  # this and the next: of an enlarged picture alone
+    upscale: UpscaleMetadata | None = None  # with `input`, for an enlarged picture only
     input: InputMetadata | None = None
 
 
 class PictureText(BaseModel):
-    """What was found: the text that other tools read, and our own object as it is written."""
+    """The texts of a file: the one that other tools read, and our own object as written."""
 
     format: Literal["png", "jpg"]
     width: int
@@ -91,12 +91,12 @@ class PictureText(BaseModel):
 
 
 def read_picture(path: Path) -> PictureText:
-    """Read a file's texts; Failure says what is wrong with it."""
+    """Read a file's texts. Raises `Failure` for what is no picture of ours or another tool's."""
     if path.stat().st_size > MAX_FILE_BYTES:
         raise Failure(f"{path}: larger than any picture of ours ({MAX_FILE_BYTES >> 20} MiB)")
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
-            # All of it: texts may stand behind the pixels, and half a file is said to be one.
+            # The whole file: texts may come after the pixels, and a cut file must be an error.
             image.load()
             jpg = image.format == "JPEG"
             parameters, ours = _of_jpeg(image) if jpg else _of_png(image)
@@ -114,12 +114,12 @@ def read_picture(path: Path) -> PictureText:
     )
 
 
-def parse_metadata(path: Path, found: PictureText) -> PictureMetadata:
-    """Our object, checked; Failure for a picture that is not ours or not as we write it."""
-    if found.dreamforge is None:
+def parse_metadata(path: Path, picture: PictureText) -> PictureMetadata:
+    """Our object, checked. Raises `Failure` for a picture that is not ours, or is damaged."""
+    if picture.dreamforge is None:
         raise Failure(f"{path}: not made by Dream Forge, or with embed_metadata=false")
     try:
-        return PictureMetadata.model_validate(found.dreamforge)
+        return PictureMetadata.model_validate(picture.dreamforge)
     except ValidationError as error:
         problem = first_problem(error)
         raise Failure(f"{path}: its dreamforge text is not ours: {problem}") from None
@@ -131,7 +131,7 @@ def _of_png(image: Image.Image) -> tuple[str | None, str | None]:
 
 
 def _of_jpeg(image: Image.Image) -> tuple[str | None, str | None]:
-    """EXIF's UserComment, and the comment segment where ours stands."""
+    """EXIF's UserComment, and the comment segment, which holds our object."""
     user = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT)
     text = None
     if isinstance(user, bytes) and user.startswith(UNICODE):

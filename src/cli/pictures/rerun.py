@@ -1,4 +1,4 @@
-"""From a picture back to the request that makes it again: its seed, one item, its checkpoint."""
+"""Build the request that makes a picture again: its seed, one item, its checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def build_request(
 ) -> dict[str, Any]:
     """The fields of the create body, without the model. `preset` overrides the picture's own.
 
-    `upscaler` is the id of the model that enlarged the picture, if one did.
+    `upscaler` is the id of the model that enlarged the picture, or None.
     """
     fields: dict[str, Any] = _size(facts, upscaler) | {
         "steps": facts.steps,
@@ -41,49 +41,48 @@ def build_request(
 
 
 def _size(facts: PictureMetadata, upscaler: str | None) -> dict[str, Any]:
-    """Of what the first step makes, and what the second does with it."""
+    """The size that the first step makes, and what the second step does with it."""
     match facts.type, facts.upscale, facts.input:
         case "generate", None, None:
             return {"width": facts.width, "height": facts.height}
-        case "upscale", UpscaleMetadata() as done, InputMetadata() as given:
-            upscale: dict[str, Any] = {"scale": done.scale, "impl": done.impl}
+        case "upscale", UpscaleMetadata() as step, InputMetadata() as original:
+            upscale: dict[str, Any] = {"scale": step.scale, "impl": step.impl}
             if upscaler is not None:
                 upscale["model_id"] = upscaler
             chain = {"upscale": upscale}
-            return {"width": given.width, "height": given.height, "chain": chain}
+            return {"width": original.width, "height": original.height, "chain": chain}
         case _:
             raise Failure(f"a step of type {facts.type!r} made it, which cannot be repeated")
 
 
 def find_upscaler(client: Client, facts: PictureMetadata) -> str | None:
-    """The id of the model that enlarged the picture; None where none did."""
-    used = None if facts.upscale is None else facts.upscale.model
-    return None if used is None else find_model(client, used)
+    """The id of the model that enlarged the picture, or None."""
+    upscaler = None if facts.upscale is None else facts.upscale.model
+    return None if upscaler is None else find_model(client, upscaler)
 
 
-def find_model(client: Client, wanted: ModelMetadata) -> str:
-    """The id of the model with this checkpoint, whatever it is called there."""
-    known = client.get("/v1/models")["models"]
-    for model in known:
-        if model["checkpoint_sha256"] == wanted.checkpoint_sha256:
+def find_model(client: Client, original: ModelMetadata) -> str:
+    """The id of the installed model with the original's checkpoint, under any name."""
+    installed = client.get("/v1/models")["models"]
+    for model in installed:
+        if model["checkpoint_sha256"] == original.checkpoint_sha256:
             return str(model["id"])
-    name = f"{wanted.name}@{wanted.version}"
-    for model in known:
-        if (model["name"], model["version"]) == (wanted.name, wanted.version):
+    name, sha256 = f"{original.name}@{original.version}", original.checkpoint_sha256[:12]
+    for model in installed:
+        if (model["name"], model["version"]) == (original.name, original.version):
             raise Failure(
                 f"{name} is installed with another checkpoint, {model['checkpoint_sha256'][:12]}…; "
-                f"the picture was made with {wanted.checkpoint_sha256[:12]}…",
+                f"the picture was made with {sha256}…",
                 hint="it would be another picture; `dreamforge job create` makes one all the same",
             )
     raise Failure(
-        f"no model with the picture's checkpoint is installed ({name}, "
-        f"{wanted.checkpoint_sha256[:12]}…)",
+        f"no model with the picture's checkpoint is installed ({name}, {sha256}…)",
         hint="`dreamforge model list` shows the models that there are",
     )
 
 
 def differences(before: PictureText, after: PictureText) -> list[str]:
-    """Of two pictures made by one request: what else was not the same, as far as they say."""
+    """What differed between two runs of one request, as far as the two pictures say."""
     old, new = (_settings(picture.dreamforge or {}) for picture in (before, after))
     return [
         f"{name} {new.get(name, 'unknown')} (was {old.get(name, 'unknown')})"
@@ -93,19 +92,16 @@ def differences(before: PictureText, after: PictureText) -> list[str]:
 
 
 def _settings(ours: dict[str, Any]) -> dict[str, Any]:
-    """What decides a picture or its file beside the request, flat."""
-    found = {name: ours[name] for name in ("jpeg_quality",) if name in ours}
+    """What decides a picture or its file besides the request, in one flat object."""
+    settings = {name: ours[name] for name in ("jpeg_quality",) if name in ours}
     for group in ("preset", "software"):
         inner = ours.get(group)
-        found |= inner if isinstance(inner, dict) else {}
-    return found
+        settings |= inner if isinstance(inner, dict) else {}
+    return settings
 
 
 def same_pixels(one: Path, other: Path) -> bool:
     """Whether two files show exactly the same picture."""
     with Image.open(one) as first, Image.open(other) as second:
-        return (first.mode, first.size, first.tobytes()) == (
-            second.mode,
-            second.size,
-            second.tobytes(),
-        )
+        a, b = ((image.mode, image.size, image.tobytes()) for image in (first, second))
+        return a == b

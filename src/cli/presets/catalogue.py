@@ -1,9 +1,9 @@
-"""Presets as the command line looks at them: the catalogue, and which of them suit a model."""
+"""The presets of this host, and which of them fit a model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from shared.presets import Preset, PresetError, presets
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """A model and the size of a picture, in pixels: that it makes, or that an upscaler is given."""
+    """A model and a size in pixels: of the picture it makes, or of an upscaler's input."""
 
     kind: str
     width: int
@@ -31,19 +31,20 @@ class Workload:
 
     @property
     def pixels(self) -> int:
-        """Of what is made."""
+        """The size of the result."""
         return self.width * self.height * self.scale**2
 
     @property
     def size(self) -> str:
-        given = f"{self.width}x{self.height}"
-        made = f" to {self.width * self.scale}x{self.height * self.scale}"
-        return given if self.scale == 1 else given + made
+        size = f"{self.width}x{self.height}"
+        if self.scale == 1:
+            return size
+        return f"{size} to {self.width * self.scale}x{self.height * self.scale}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Whether one preset can make the picture; `problem` is empty where it can."""
+    """Whether a preset can run a workload; `problem` is empty when it can."""
 
     preset: Preset
     need_bytes: int | None
@@ -60,7 +61,7 @@ class Fit:
 
 
 def load_presets() -> Mapping[str, Preset]:
-    """The presets that ship and those of DF_PRESETS_DIR; Failure names a file that is wrong."""
+    """The presets that ship and those of DF_PRESETS_DIR. Raises `Failure` that names a bad file."""
     folder = config.effective().get("DF_PRESETS_DIR")
     try:
         return presets(Path(folder) if folder else None)
@@ -75,14 +76,14 @@ def get_preset(known: Mapping[str, Preset], name: str) -> Preset:
 
 
 def load_workload(model: str, width: int | None, height: int | None) -> Workload:
-    """What is asked about: a folder is read here, anything else the API is asked for."""
+    """The workload of a model's folder, or of a model that the API knows."""
     folder = Path(model)
     if (folder / DESCRIPTOR).exists():
-        found = workload_of(read_model(folder))
+        workload = workload_of(read_model(folder))
     else:
         with connect() as client:
-            found = _listed(client.get(f"/v1/models/{client.model_id(model)}"))
-    return replace(found, width=width or found.width, height=height or found.height)
+            workload = _workload_of_row(client.get(f"/v1/models/{client.model_id(model)}"))
+    return replace(workload, width=width or workload.width, height=height or workload.height)
 
 
 def workload_of(model: ModelDescriptor) -> Workload:
@@ -97,7 +98,7 @@ def workload_of(model: ModelDescriptor) -> Workload:
     )
 
 
-def _listed(row: dict[str, Any]) -> Workload:
+def _workload_of_row(row: dict[str, Any]) -> Workload:
     rules = row["parameters_schema"]["properties"]
     width, height, steps = (rules[name]["default"] for name in ("width", "height", "steps"))
     return Workload(
@@ -110,42 +111,39 @@ def _listed(row: dict[str, Any]) -> Workload:
     )
 
 
-def check_presets(known: Iterable[Preset], asked: Workload) -> list[Fit]:
-    """One row per preset, by what the API would say."""
+def check_preset(preset: Preset, workload: Workload) -> Fit:
+    """Whether the preset can run the workload, by the rules of the API."""
     factor = _vram_factor()
-    return [check_preset(preset, asked, factor) for preset in known]
+    try:
+        limit = preset.max_pixels_for(workload.kind)
+        estimate = preset.vram_for(workload.kind, workload.pixels, workload.parts)
+    except InvalidInput:
+        return Fit(preset=preset, need_bytes=None, problem=f"not for {workload.kind}")
+    need_bytes = math.ceil(estimate * factor)
+    problem = ""
+    if workload.pixels > limit:
+        problem = f"more than its {limit} pixels"
+    elif workload.scale == 1 and workload.steps > preset.max_steps:
+        problem = f"more than its {preset.max_steps} steps"
+    elif need_bytes > preset.memory_bytes:
+        problem = "too little memory"
+    return Fit(preset=preset, need_bytes=need_bytes, problem=problem)
 
 
 def _vram_factor() -> float:
-    """By what the operator has every estimate corrected."""
-    written = config.effective().get("DF_VRAM_FACTOR") or "1"
+    """The operator's correction of every estimate."""
+    text = config.effective().get("DF_VRAM_FACTOR") or "1"
     try:
-        return float(written)
+        return float(text)
     except ValueError:
-        raise Failure(f"DF_VRAM_FACTOR: {written!r} is not a number") from None
-
-
-def check_preset(preset: Preset, asked: Workload, factor: float) -> Fit:
-    try:
-        limit = preset.max_pixels_for(asked.kind)
-        need = math.ceil(preset.vram_for(asked.kind, asked.pixels, asked.parts) * factor)
-    except InvalidInput:
-        return Fit(preset=preset, need_bytes=None, problem=f"not for {asked.kind}")
-    problem = ""
-    if asked.pixels > limit:
-        problem = f"more than its {limit} pixels"
-    elif asked.scale == 1 and asked.steps > preset.max_steps:
-        problem = f"more than its {preset.max_steps} steps"
-    elif need > preset.memory_bytes:
-        problem = "too little memory"
-    return Fit(preset=preset, need_bytes=need, problem=problem)
+        raise Failure(f"DF_VRAM_FACTOR: {text!r} is not a number") from None
 
 
 def gigabytes(value: int) -> str:
-    """Bytes for people; decimal, as cards are sold."""
+    """Bytes as text; decimal, as cards are sold."""
     return f"{value / 10**9:.1f} GB"
 
 
 def megapixels(pixels: int) -> str:
-    """Pixels for people."""
+    """Pixels as text."""
     return f"{pixels / 10**6:.1f} MP"

@@ -1,4 +1,4 @@
-"""`dreamforge preset measure`: the runs that it takes."""
+"""Run a model on this host to measure its memory, for `dreamforge preset measure`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from supervisor.devices.gpu import GpuProbe, MpsRefused
 from supervisor.devices.profiler import Need, Peak, Subject, fit_need, measure
 
 Size = tuple[int, int]
-# Memory depends on the steps only through the first ones, which allocate what the rest reuses.
+# The first steps allocate what the later ones reuse, so more steps need no more memory.
 STEPS = 2
 PROMPT = "a red apple"
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
@@ -43,8 +43,8 @@ NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 def parse_size(text: str) -> Size:
     """Width and height in pixels of "WxH"."""
-    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
-    size = (int(found[1]), int(found[2])) if found else (0, 0)
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    size = (int(match[1]), int(match[2])) if match else (0, 0)
     if not all(MIN_SIDE <= side <= MAX_SIDE and side % 8 == 0 for side in size):
         raise Failure(
             f"--size {text}: must be WIDTHxHEIGHT, {MIN_SIDE} to {MAX_SIDE}, multiples of 8"
@@ -55,15 +55,15 @@ def parse_size(text: str) -> Size:
 def measure_model(
     folder: Path, preset: Preset, sizes: Sequence[Size]
 ) -> tuple[str, list[Peak], Need]:
-    """Run the model of `folder` once per size on this host's first device of the preset's kind."""
+    """Run the model once per size on this host's first device of the preset's kind."""
     if preset.device == "cuda" and not NVIDIA_DRIVER.exists():
         raise Failure(f"preset {preset.name} is for a GPU, and this host has no NVIDIA driver")
     model = read_model(folder)
     native = model.defaults.width, model.defaults.height
-    chosen = list(sizes) or [native, (2 * native[0], 2 * native[1])]
-    if len({width * height for width, height in chosen}) < 2:
+    sizes = sizes or [native, (2 * native[0], 2 * native[1])]
+    if len({width * height for width, height in sizes}) < 2:
         raise Failure("--size: two sizes at least, or one cannot tell what a pixel costs")
-    subjects = [_subject(folder.absolute(), model, preset, size) for size in chosen]
+    subjects = [_subject(folder.absolute(), model, preset, size) for size in sizes]
     peaks = anyio.run(_run, preset, subjects)
     return model.kind, peaks, fit_need(peaks)
 
@@ -84,7 +84,7 @@ async def _run(preset: Preset, subjects: list[Subject]) -> list[Peak]:
 
 
 def _subject(folder: Path, model: ModelDescriptor, preset: Preset, size: Size) -> Subject:
-    """One step; of an upscaler, `size` is what it is given."""
+    """One step. For an upscaler, `size` is the size of its input."""
     common: dict[str, Any] = {
         "job_id": "measure",
         "step_id": "measure",
@@ -111,7 +111,7 @@ def _subject(folder: Path, model: ModelDescriptor, preset: Preset, size: Size) -
         spec = GenerateSpec(step_name="generate", params=params, **common)
         return Subject(spec=spec, pixels=width * height)
     picture = _noise(size)
-    given = InputSpec(
+    source = InputSpec(
         item_index=0,
         format="png",
         width=width,
@@ -121,15 +121,18 @@ def _subject(folder: Path, model: ModelDescriptor, preset: Preset, size: Size) -
     )
     return Subject(
         spec=UpscaleSpec(
-            step_name="upscale", params=_enlarging(model, model.scale), inputs=[given], **common
+            step_name="upscale",
+            params=_upscale_params(model, model.scale),
+            inputs=[source],
+            **common,
         ),
         pixels=width * height * model.scale**2,
         picture=picture,
     )
 
 
-def _enlarging(model: ModelDescriptor, scale: int) -> GanParams | DiffusionParams:
-    # Twice as asked for, always: what it makes by itself is the most, and resampling adds nothing.
+def _upscale_params(model: ModelDescriptor, scale: int) -> GanParams | DiffusionParams:
+    # The requested scale does not matter: the native one needs the most memory.
     if UPSCALING_OF[model.kind] == "gan":
         return GanParams(scale=2, native_scale=scale)
     return DiffusionParams(
