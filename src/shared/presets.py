@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from shared.errors import InvalidInput
 from shared.models.descriptor import Name, PartSize
-from shared.models.families import TILE_SIDE, UPSCALING_OF, Kind
+from shared.models.families import Kind, family_of
 from shared.protocol.messages import Attention, Dtype, Offload, PresetSpec
 
 SUFFIX = ".toml"
@@ -186,7 +186,7 @@ class Preset(Part):
         """The most pixels that a model of `kind` may make; None is enlarging without a model."""
         if kind is not None and (own := self._need(kind).max_pixels) is not None:
             return own
-        if kind is None or kind in UPSCALING_OF:
+        if kind is None or family_of(kind).upscaling is not None:
             return self.max_output_pixels or self.max_pixels
         return self.max_pixels
 
@@ -207,7 +207,7 @@ class Preset(Part):
         # Where parts take turns on the device, the VAE has it for itself.
         offloaded = self.overhead_bytes + VAE_BYTES
         held = base if spec.offload == "none" else offloaded
-        side = next((side for name, side in TILE_SIDE.items() if name == kind), None)
+        side = family_of(kind).tile_side
         at_once = min(pixels, side * side) if spec.vae_tiling and side is not None else pixels
         decoding = need.decode_bytes_per_pixel * at_once + PICTURE_BYTES_PER_PIXEL * pixels
         return max(sampling, held + decoding)

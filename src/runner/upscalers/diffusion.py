@@ -16,14 +16,10 @@ from PIL.Image import Image
 from runner.diffusion.pipelines import DTYPES, PLACEMENTS, enable_tiling, silence_libraries
 from runner.upscalers.base import OnStep
 from runner.upscalers.resample import resample
+from shared.models.families import family_of
 from shared.models.folder import list_files
 from shared.models.weights import variant_of
 from shared.protocol.messages import DiffusionParams, InputSpec, ModelSpec, PresetSpec
-
-PIPELINES = {
-    "sd_upscale": "StableDiffusionUpscalePipeline",
-    "sd_latent_upscale": "StableDiffusionLatentUpscalePipeline",
-}
 
 
 class DiffusionUpscaler:
@@ -33,7 +29,8 @@ class DiffusionUpscaler:
         silence_libraries()
         self.name = f"{model.name}@{model.version}"
         self._params = params
-        self._pipeline: Any = getattr(diffusers, PIPELINES[model.kind]).from_pretrained(
+        stock_class = getattr(diffusers, str(family_of(model.kind).pipeline))
+        self._pipeline: Any = stock_class.from_pretrained(
             model.folder,
             dtype=DTYPES[preset.dtype],
             use_safetensors=True,

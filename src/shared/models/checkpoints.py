@@ -8,71 +8,21 @@ parts of a pipeline it has: files of Flux and SD 3 often come without text encod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shared.errors import ModelUnavailable
-from shared.models.families import KIND_OF_FAMILY, Family, Kind
+from shared.models.families import FAMILIES, BaseModelName, Kind, SingleFile, kind_of_base_model
 from shared.models.safetensors_header import Shapes
 
 # The width of the text that a U-Net attends to, where the file has no encoder to ask.
-_FAMILY_OF_WIDTH: dict[int, Family] = {768: "sd1", 1024: "sd2"}
+_BASE_OF_WIDTH: dict[int, BaseModelName] = {768: "sd1", 1024: "sd2"}
 
 _REFINER_WIDTH = 2560  # what SDXL's refiner knows of a picture; its base knows 2816 numbers
 
 # In most files the denoiser's names begin with this; files that hold nothing else leave it out.
 _DENOISER = "model.diffusion_model."
 
-_VAE = ("first_stage_model.encoder.conv_in.weight", "vae.encoder.conv_in.weight")
-_CLIP = "text_model.embeddings.position_embedding.weight"
-# A tensor that a file has if it has that part, under the names that diffusers can read.
-_PARTS: dict[Kind, Mapping[str, tuple[str, ...]]] = {
-    "sd": {
-        "vae": _VAE,
-        "text_encoder": (
-            f"cond_stage_model.transformer.{_CLIP}",
-            "cond_stage_model.model.token_embedding.weight",
-        ),
-    },
-    "sdxl": {
-        "vae": _VAE,
-        "text_encoder": (f"conditioner.embedders.0.transformer.{_CLIP}",),
-        "text_encoder_2": ("conditioner.embedders.1.model.positional_embedding",),
-    },
-    "sd3": {
-        "vae": _VAE,
-        "text_encoder": (f"text_encoders.clip_l.transformer.{_CLIP}",),
-        "text_encoder_2": (f"text_encoders.clip_g.transformer.{_CLIP}",),
-        "text_encoder_3": ("text_encoders.t5xxl.transformer.shared.weight",),
-    },
-    "flux": {
-        "vae": _VAE,
-        "text_encoder": (f"text_encoders.clip_l.transformer.{_CLIP}",),
-        "text_encoder_2": ("text_encoders.t5xxl.transformer.shared.weight",),
-    },
-}
-_DENOISER_OF: dict[Kind, str] = {
-    "sd": "unet",
-    "sdxl": "unet",
-    "sd3": "transformer",
-    "flux": "transformer",
-}
-
-# Where a file keeps the encoders of a kind. One that is there under names that diffusers cannot
-# read must not be replaced by somebody else's.
-_ENCODERS: dict[Kind, Mapping[str, str]] = {
-    "sd": {"text_encoder": "cond_stage_model."},
-    "sdxl": {
-        "text_encoder": "conditioner.embedders.0.",
-        "text_encoder_2": "conditioner.embedders.1.",
-    },
-    "sd3": {
-        "text_encoder": "text_encoders.clip_l.",
-        "text_encoder_2": "text_encoders.clip_g.",
-        "text_encoder_3": "text_encoders.t5xxl.",
-    },
-    "flux": {"text_encoder": "text_encoders.clip_l.", "text_encoder_2": "text_encoders.t5xxl."},
-}
 # Weights that were packed for another program; a loader that knows nothing of it would read noise.
 _PACKED = ("scaled_fp8", "scale_weight", "comfy_quant", "quant_state", "weight_scale")
 # Marks of a checkpoint that was trained otherwise than its family: the makers' scheduler is wrong.
@@ -113,7 +63,7 @@ class Checkpoint:
     `trained` says how, where that is not as its family was: then its configuration is its own.
     """
 
-    family: Family
+    base_model: BaseModelName
     kind: Kind
     parts: frozenset[str]
     trained: str | None = None
@@ -121,7 +71,8 @@ class Checkpoint:
     @property
     def possible_parts(self) -> frozenset[str]:
         """The components of its family that have weights."""
-        return frozenset({_DENOISER_OF[self.kind], *_PARTS[self.kind]})
+        single_file = _single_file(self.kind)
+        return frozenset({single_file.denoiser, *single_file.parts})
 
 
 def recognise(name: str, shapes: Shapes) -> Checkpoint:
@@ -130,20 +81,30 @@ def recognise(name: str, shapes: Shapes) -> Checkpoint:
         if tensor.rpartition(".")[2] in _PACKED or any(f"{mark}." in tensor for mark in _PACKED):
             raise _refused(name, f"packed for another program ({tensor[:80]}); take the plain one")
     denoiser = {tensor.removeprefix(_DENOISER): shape for tensor, shape in shapes.items()}
-    family = _family(name, shapes, denoiser)
-    if family is None:
+    base_model = _base_model(name, shapes, denoiser)
+    if base_model is None:
         raise _refused(name, _otherwise(shapes))
-    kind = KIND_OF_FAMILY[family]
-    held = {part for part, signs in _PARTS[kind].items() if any(sign in shapes for sign in signs)}
-    for part, prefix in _ENCODERS[kind].items():
-        if part not in held and any(tensor.startswith(prefix) for tensor in shapes):
-            raise _refused(name, f"its text encoder ({prefix}) has names that are not known here")
+    kind = kind_of_base_model(base_model)
+    single_file = _single_file(kind)
+    held = {single_file.denoiser}
+    for part, names in single_file.parts.items():
+        if any(sign in shapes for sign in names.signs):
+            held.add(part)
+        elif names.prefix and any(tensor.startswith(names.prefix) for tensor in shapes):
+            problem = f"its text encoder ({names.prefix}) has names that are not known here"
+            raise _refused(name, problem)
     return Checkpoint(
-        family=family,
+        base_model=base_model,
         kind=kind,
-        parts=frozenset({_DENOISER_OF[kind], *held}),
+        parts=frozenset(held),
         trained=next((how for mark, how in _TRAINED_OTHERWISE.items() if mark in shapes), None),
     )
+
+
+def _single_file(kind: Kind) -> SingleFile:
+    single_file = FAMILIES[kind].single_file
+    assert single_file is not None, "only kinds that have checkpoints in one file are recognised"
+    return single_file
 
 
 def kinds_of_denoiser(names: Iterable[str]) -> frozenset[Kind]:
@@ -159,7 +120,7 @@ def kinds_of_denoiser(names: Iterable[str]) -> frozenset[Kind]:
     return frozenset()
 
 
-def _family(name: str, shapes: Shapes, denoiser: Shapes) -> Family | None:
+def _base_model(name: str, shapes: Shapes, denoiser: Shapes) -> BaseModelName | None:
     if "double_blocks.0.img_attn.norm.key_norm.scale" in denoiser:
         return _flux(name, denoiser)
     if "joint_blocks.0.context_block.adaLN_modulation.1.bias" in denoiser:
@@ -169,14 +130,14 @@ def _family(name: str, shapes: Shapes, denoiser: Shapes) -> Family | None:
     return None
 
 
-def _flux(name: str, denoiser: Shapes) -> Family:
+def _flux(name: str, denoiser: Shapes) -> BaseModelName:
     if any(sign in denoiser for sign in _NOT_FLUX_1):
         raise _refused(name, "of a family that is loaded from a diffusers folder only")
     _check_input(name, denoiser, "img_in.weight", "final_layer.linear.weight")
     return "flux_dev" if "guidance_in.in_layer.weight" in denoiser else "flux_schnell"
 
 
-def _sd3(denoiser: Shapes) -> Family:
+def _sd3(denoiser: Shapes) -> BaseModelName:
     if "joint_blocks.37.x_block.mlp.fc1.weight" in denoiser:
         return "sd35_large"
     if "joint_blocks.0.x_block.attn2.qkv.weight" in denoiser:
@@ -184,7 +145,7 @@ def _sd3(denoiser: Shapes) -> Family:
     return "sd3"
 
 
-def _u_net(name: str, shapes: Shapes, denoiser: Shapes) -> Family | None:
+def _u_net(name: str, shapes: Shapes, denoiser: Shapes) -> BaseModelName | None:
     _check_input(name, denoiser, "input_blocks.0.0.weight", "out.2.weight")
     encoders = {".".join(tensor.split(".")[:2]) for tensor in shapes}
     if "label_emb.0.0.weight" in denoiser:
@@ -201,10 +162,10 @@ def _u_net(name: str, shapes: Shapes, denoiser: Shapes) -> Family | None:
     return _by_width(denoiser)
 
 
-def _by_width(denoiser: Shapes) -> Family | None:
+def _by_width(denoiser: Shapes) -> BaseModelName | None:
     for name, shape in denoiser.items():
         if name.endswith(".attn2.to_k.weight") and len(shape) == 2:
-            return _FAMILY_OF_WIDTH.get(shape[1])
+            return _BASE_OF_WIDTH.get(shape[1])
     return None
 
 

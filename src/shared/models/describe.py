@@ -22,15 +22,11 @@ from shared.models.descriptor import (
 from shared.models.esrgan import esrgan_scale
 from shared.models.families import (
     DISTILLED,
-    KIND_OF_CLASS,
-    KIND_OF_FAMILY,
-    MULTIPLE_OF,
-    NATIVE_SIDE,
+    FAMILIES,
     NEED_A_SIGNAL,
-    RECOMMENDED,
-    SCALE_OF,
-    SCHEDULERS_OF,
     Kind,
+    ModelFamily,
+    kind_of_pipeline,
 )
 from shared.models.folder import (
     CONFIG,
@@ -76,11 +72,13 @@ def describe_folder(
         for path in names
     )
     parts = folder / CONFIG if layout == "single_file" else folder
-    scale = scale or SCALE_OF.get(kind)
+    family = FAMILIES[kind]
+    scale = scale or family.scale
     # Of an upscaler the configuration says what it works on inside, not what it is given.
-    side = NATIVE_SIDE[kind] if scale else _native_side(parts, kind)
+    side = family.native_side if scale else _native_side(parts, family)
     unused = _unused(parts, kind)
-    steps, guidance = DISTILLED if "guidance" in unused else RECOMMENDED[kind]
+    recommended = family.steps, family.guidance
+    steps, guidance = DISTILLED if "guidance" in unused else recommended
     return validated(
         {
             "name": name,
@@ -95,7 +93,7 @@ def describe_folder(
             "checkpoint_sha256": checkpoint_hash(files),
             "defaults": defaults
             or {"width": side, "height": side, "steps": steps, "guidance": guidance},
-            "limits": limits or _limits(kind, side),
+            "limits": limits or _limits(family, side),
             "unused": unused,
             "schedulers": _schedulers(parts, kind),
             "capabilities": ("upscale",) if scale else ("generate",),
@@ -109,8 +107,9 @@ def describe_folder(
 def _unused(parts: Path, kind: Kind) -> tuple[Unused, ...]:
     """What this model has no use for, beyond what its whole kind has none for."""
     denoiser = "transformer/config.json"
-    if kind == "flux" and (parts / denoiser).exists():
-        return () if read_json(parts, denoiser).get("guidance_embeds") else ("guidance",)
+    flag = FAMILIES[kind].guidance_flag
+    if flag is not None and (parts / denoiser).exists():
+        return () if read_json(parts, denoiser).get(flag) else ("guidance",)
     if kind != "auto":
         return ()
     name = str(read_json(parts, INDEX)["_class_name"])
@@ -128,7 +127,7 @@ def _schedulers(parts: Path, kind: Kind) -> tuple[str, ...] | None:
     own = "scheduler/scheduler_config.json"
     if not (parts / own).exists() or not read_json(parts, own).get("rescale_betas_zero_snr"):
         return None
-    return tuple(name for name in SCHEDULERS_OF[kind] if name not in NEED_A_SIGNAL)
+    return tuple(name for name in FAMILIES[kind].schedulers if name not in NEED_A_SIGNAL)
 
 
 def _components(parts: Path, layout: Layout) -> list[str]:
@@ -139,13 +138,13 @@ def _components(parts: Path, layout: Layout) -> list[str]:
 
 def _kind_of_folder(folder: Path, names: list[str]) -> Kind:
     """What the index says, unless the weights contradict it."""
-    kind = KIND_OF_CLASS.get(str(read_json(folder, INDEX)["_class_name"]), "auto")
+    kind = kind_of_pipeline(str(read_json(folder, INDEX)["_class_name"]))
     tensors: list[str] = []
     for name in names:
         if name.startswith(("unet/", "transformer/")) and name.endswith(".safetensors"):
             tensors.extend(tensor_shapes(folder, name))
     possible = kinds_of_denoiser(tensors)
-    if possible and kind in KIND_OF_FAMILY.values() and kind not in possible:
+    if possible and FAMILIES[kind].single_file is not None and kind not in possible:
         raise ModelUnavailable(
             f"{INDEX}: says {kind}, but the weights are those of {' or '.join(sorted(possible))}",
             file=INDEX,
@@ -170,9 +169,10 @@ def _kind_of_network(folder: Path, names: list[str]) -> Kind:
     shapes = tensor_shapes(folder, ONE_FILE)
     if esrgan_scale(shapes) is not None:
         return "esrgan"
-    family = recognise(ONE_FILE, shapes).family  # raises for what is no model at all
+    base_model = recognise(ONE_FILE, shapes).base_model  # raises for what is no model at all
     raise ModelUnavailable(
-        f"{ONE_FILE}: a checkpoint of {family}; it needs its configuration beside it, in {CONFIG}"
+        f"{ONE_FILE}: a checkpoint of {base_model}; "
+        f"it needs its configuration beside it, in {CONFIG}"
     )
 
 
@@ -183,27 +183,27 @@ KIND_OF_LAYOUT: dict[Layout, Callable[[Path, list[str]], Kind]] = {
 }
 
 
-def _native_side(folder: Path, kind: Kind) -> int:
+def _native_side(folder: Path, family: ModelFamily) -> int:
     """The side in pixels that the model was trained at, from its own configuration."""
     try:
         sample = read_json(folder, "unet/config.json").get("sample_size")
         blocks = read_json(folder, "vae/config.json").get("block_out_channels", [0] * 4)
     except ModelUnavailable:  # not a U-Net family
-        return NATIVE_SIDE[kind]
+        return family.native_side
     if not isinstance(sample, int) or sample < 1 or not isinstance(blocks, list):
-        return NATIVE_SIDE[kind]
+        return family.native_side
     side: int = sample * 2 ** (len(blocks) - 1)
     return side
 
 
-def _limits(kind: Kind, side: int) -> dict[str, Any]:
+def _limits(family: ModelFamily, side: int) -> dict[str, Any]:
     """A quarter to four times the native side: beyond that no model draws anything but texture.
 
     A GAN sees a picture in tiles, so that to it every size is the same.
     """
-    multiple = MULTIPLE_OF[kind]
+    multiple = family.side_multiple
     low, high = max(MIN_SIDE, side // 4 // multiple * multiple), min(MAX_SIDE, side * 4)
     span = {"min": low, "max": high}
-    if kind == "esrgan":
+    if family.upscaling == "gan":
         span = {"min": MIN_SIDE, "max": MAX_SIDE}
     return {"width": span, "height": span}

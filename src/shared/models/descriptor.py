@@ -15,13 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from shared.limits import MAX_COUNT, MAX_GUIDANCE, MAX_STEPS
-from shared.models.families import (
-    MAX_NEGATIVE_PROMPT,
-    MULTIPLE_OF,
-    SCHEDULERS_OF,
-    UPSCALING_OF,
-    Kind,
-)
+from shared.models.families import FAMILIES, Kind
 from shared.models.folder import Layout
 
 Capability = Literal["generate", "upscale"]
@@ -126,11 +120,13 @@ class ModelDescriptor(Part):
             raise ValueError("files must be sorted by path, each once")
         if self.checkpoint_sha256 != checkpoint_hash(self.files):
             raise ValueError("checkpoint_sha256 is not the hash of the listed safetensors files")
-        upscales = self.kind in UPSCALING_OF
+        family = FAMILIES[self.kind]
+        upscales = family.upscaling is not None
         if upscales != (self.scale is not None) or upscales != (self.capabilities == ("upscale",)):
             raise ValueError("scale, and the capability upscale alone, go with kinds of upscalers")
-        if (self.layout == "network") != (self.kind == "esrgan"):
-            raise ValueError("layout: network is that of the kind esrgan, and of no other")
+        if (self.layout == "network") != (family.pipeline is None):
+            networks = ", ".join(kind for kind, row in FAMILIES.items() if row.pipeline is None)
+            raise ValueError(f"layout: network is that of the kind {networks}, and of no other")
         problems = parameter_problems(self, self.defaults.model_dump())
         if problems:
             raise ValueError("defaults: " + "; ".join(f"{k} {v}" for k, v in problems.items()))
@@ -151,12 +147,12 @@ def checkpoint_hash(files: Iterable[ModelFile]) -> str:
 
 def parameters_schema(model: ModelDescriptor) -> dict[str, Any]:
     """The part of a request that depends on the model, as JSON Schema 2020-12."""
-    defaults, limits = model.defaults, model.limits
-    schedulers = SCHEDULERS_OF[model.kind] if model.schedulers is None else model.schedulers
+    defaults, limits, family = model.defaults, model.limits, FAMILIES[model.kind]
+    schedulers = family.schedulers if model.schedulers is None else model.schedulers
     # A bound of nothing: the empty prompt and no guidance are what there is without it.
-    longest = 0 if "negative_prompt" in model.unused else MAX_NEGATIVE_PROMPT[model.kind]
+    longest = 0 if "negative_prompt" in model.unused else family.max_negative_prompt
     strongest = 0.0 if "guidance" in model.unused else MAX_GUIDANCE
-    side = {"multipleOf": MULTIPLE_OF[model.kind]}
+    side = {"multipleOf": family.side_multiple}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"{model.name}@{model.version}",

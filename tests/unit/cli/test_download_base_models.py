@@ -5,17 +5,18 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from diffusers.loaders.single_file_utils import DIFFUSERS_DEFAULT_PIPELINE_PATHS
 
-from cli.download.base_models import BASE_REPOSITORIES, resolve_config
+from cli.download.base_models import resolve_config
 from cli.errors import Failure
 from cli.models.install import bundled_models
 from shared.models.checkpoints import Checkpoint
-from shared.models.families import KIND_OF_FAMILY, Family
+from shared.models.families import BaseModelName, base_repository
 
-NAME_IN_DIFFUSERS: dict[Family, str] = {
+NAME_IN_DIFFUSERS: dict[BaseModelName, str] = {
     "sd1": "v1",
     "sd2": "v2",
     "sdxl": "xl_base",
@@ -28,17 +29,17 @@ NAME_IN_DIFFUSERS: dict[Family, str] = {
 
 
 def checkpoint(*parts: str) -> Checkpoint:
-    return Checkpoint(family="sd1", kind="sd", parts=frozenset(parts))
+    return Checkpoint(base_model="sd1", kind="sd", parts=frozenset(parts))
 
 
 # Its makers withdrew it, and diffusers still names it.
 WITHDRAWN = {"sd2"}
 
 
-@pytest.mark.parametrize("family", sorted(KIND_OF_FAMILY.keys() - WITHDRAWN))
-def test_the_base_of_a_family_is_the_one_of_the_installed_diffusers(family: Family) -> None:
-    theirs = DIFFUSERS_DEFAULT_PIPELINE_PATHS[NAME_IN_DIFFUSERS[family]]
-    assert theirs == {"pretrained_model_name_or_path": BASE_REPOSITORIES[family]}
+@pytest.mark.parametrize("name", sorted(set(get_args(BaseModelName)) - WITHDRAWN))
+def test_the_base_of_a_family_is_the_one_of_the_installed_diffusers(name: BaseModelName) -> None:
+    theirs = DIFFUSERS_DEFAULT_PIPELINE_PATHS[NAME_IN_DIFFUSERS[name]]
+    assert theirs == {"pretrained_model_name_or_path": base_repository(name)}
 
 
 def test_a_folder_gives_its_configuration_and_the_weights_that_lack() -> None:

@@ -20,7 +20,6 @@ from tests.support.families import FAMILIES, build, describe
 from tests.support.single_files import CONVERTERS, convert
 
 from runner.diffusion import pipelines
-from runner.diffusion.pipelines import FAMILIES as ROWS
 from runner.diffusion.pipelines import GUIDANCE_NAMES, TextToImage, load
 from runner.diffusion.prompts import find_truncations
 from runner.diffusion.schedulers import CLASSES
@@ -28,7 +27,8 @@ from shared.models.auto_pipelines import AUTO_PIPELINES, WITHOUT_NEGATIVE_PROMPT
 from shared.models.checkpoints import recognise
 from shared.models.describe import describe_folder
 from shared.models.descriptor import ModelDescriptor, Source, parameters_schema
-from shared.models.families import SCHEDULERS_OF
+from shared.models.families import FAMILIES as ROWS
+from shared.models.families import Kind
 from shared.models.safetensors_header import tensor_shapes
 from shared.models.verify import verify_model
 from shared.protocol.messages import GenerateParams, PresetSpec
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 CPU = PresetSpec(name="cpu", version=1, device="cpu", dtype="float32", threads=1)
 NAME_OF = {"sd": "sd1"}
-KIND = {"sd": "sd", "sd2": "sd", "sdxl": "sdxl", "sd3": "sd3", "flux": "flux"}
+KIND: dict[str, Kind] = {"sd": "sd", "sd2": "sd", "sdxl": "sdxl", "sd3": "sd3", "flux": "flux"}
 
 Model = tuple[Path, ModelDescriptor]
 
@@ -121,7 +121,7 @@ def test_a_single_file_draws_the_picture_of_its_folder(
     convert(family, folder, single)
     assert sorted(path.name for path in single.iterdir()) == ["config", "model.safetensors"]
     found = recognise("model.safetensors", tensor_shapes(single, "model.safetensors"))
-    assert (found.family, found.kind) == (NAME_OF.get(family, family), descriptor.kind)
+    assert (found.base_model, found.kind) == (NAME_OF.get(family, family), descriptor.kind)
     described = describe(single, family)
     assert (described.kind, described.layout) == (descriptor.kind, "single_file")
     verify_model(single, described)
@@ -136,7 +136,7 @@ def test_a_single_file_draws_the_picture_of_its_folder(
 
 @pytest.mark.parametrize(
     ("family", "name"),
-    [(family, name) for family, kind in KIND.items() for name in SCHEDULERS_OF[kind]],  # type: ignore[index]
+    [(family, name) for family, kind in KIND.items() for name in ROWS[kind].schedulers],
 )
 def test_every_scheduler_that_a_kind_lists_loads_and_samples(
     family: str, name: str, model: Callable[[str], Model]
@@ -295,7 +295,7 @@ def test_the_cut_is_made_where_the_encoder_makes_it(model: Callable[[str], Model
 
 def test_the_page_lists_every_scheduler_with_its_class_and_kinds() -> None:
     page = (Path(__file__).parents[3] / "docs" / "pictures.md").read_text(encoding="utf-8")
-    for name, row in CLASSES.items():
-        kinds = ", ".join(kind for kind, names in SCHEDULERS_OF.items() if name in names)
+    for name, scheduler in CLASSES.items():
+        kinds = ", ".join(kind for kind, row in ROWS.items() if name in row.schedulers)
         (line,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
-        assert f"| {row.name} |" in line and line.endswith(f"| {kinds} |")
+        assert f"| {scheduler.name} |" in line and line.endswith(f"| {kinds} |")

@@ -8,23 +8,23 @@ from tests.support.headers import CHECKPOINTS, FLUX, MMDIT, U_NET
 
 from shared.errors import ModelUnavailable
 from shared.models.checkpoints import kinds_of_denoiser, recognise
-from shared.models.families import KIND_OF_FAMILY, Family
+from shared.models.families import BaseModelName, kind_of_base_model
 
 WIDTH = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 NAME = "x.safetensors"
 
 
 @pytest.mark.parametrize("family", CHECKPOINTS)
-def test_a_family_is_known_by_its_tensors(family: Family) -> None:
+def test_a_family_is_known_by_its_tensors(family: BaseModelName) -> None:
     found = recognise(NAME, CHECKPOINTS[family])
-    assert (found.family, found.kind) == (family, KIND_OF_FAMILY[family])
+    assert (found.base_model, found.kind) == (family, kind_of_base_model(family))
 
 
 def test_names_without_the_common_prefix_are_the_same_family() -> None:
     bare = {name.removeprefix("model.diffusion_model."): shape for name, shape in MMDIT.items()}
-    assert recognise(NAME, bare).family == "sd3"
+    assert recognise(NAME, bare).base_model == "sd3"
     prefixed = {f"model.diffusion_model.{name}": shape for name, shape in FLUX.items()}
-    assert recognise(NAME, prefixed).family == "flux_schnell"
+    assert recognise(NAME, prefixed).base_model == "flux_schnell"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_checkpoint_that_was_trained_otherwise_says_how(
         ("flux_dev", "flux"),
     ],
 )
-def test_the_signs_are_names_that_diffusers_goes_by(family: Family, theirs: str) -> None:
+def test_the_signs_are_names_that_diffusers_goes_by(family: BaseModelName, theirs: str) -> None:
     """Not ours alone: what the installed diffusers calls this family's key is in such a file."""
     keys = CHECKPOINT_KEY_NAMES[theirs]
     known = [keys] if isinstance(keys, str) else keys
@@ -74,9 +74,9 @@ def test_the_signs_are_names_that_diffusers_goes_by(family: Family, theirs: str)
 
 
 @pytest.mark.parametrize(("width", "family"), [(768, "sd1"), (1024, "sd2")])
-def test_a_u_net_alone_is_known_by_the_width_of_its_text(width: int, family: Family) -> None:
+def test_a_u_net_alone_is_known_by_the_width_of_its_text(width: int, family: BaseModelName) -> None:
     found = recognise(NAME, U_NET | {WIDTH: (1, width)})
-    assert found.family == family
+    assert found.base_model == family
     assert found.parts == {"unet"}
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from shared.errors import InvalidInput
 from shared.models.descriptor import PartSize
-from shared.models.families import NATIVE_SIDE, SCALE_OF, Kind
+from shared.models.families import FAMILIES, Kind
 from shared.presets import (
     VAE_BYTES,
     KindNeed,
@@ -55,7 +55,7 @@ def test_every_class_of_card_runs_every_kind_at_its_native_size(size: int) -> No
     found = preset(f"gpu-{size}gb")
     assert found.memory_bytes == size * 10**9
     for kind in get_args(Kind):
-        side = NATIVE_SIDE[kind] * (SCALE_OF.get(kind) or 1)
+        side = FAMILIES[kind].native_side * (FAMILIES[kind].scale or 1)
         assert side * side <= found.max_pixels_for(kind)
         assert found.vram_for(kind, side * side) <= found.memory_bytes, kind
 
