@@ -1,0 +1,1 @@
+"""Whether and how a requested job becomes a planned job in the database."""

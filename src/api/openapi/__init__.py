@@ -1,0 +1,1 @@
+"""How the API describes itself: the OpenAPI document and the page at `/docs`."""

@@ -1,0 +1,1 @@
+"""The operations that clients call, one file per subject."""
