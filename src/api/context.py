@@ -10,7 +10,7 @@ from typing import Annotated
 import anyio
 from fastapi import Depends, Request
 
-from api.dispatch import Notifier
+from api.dispatch import NOTIFY_TIMEOUT_S, Notifier
 from api.limits import Streams
 from api.metrics import Metrics
 from api.streaming.hub import Hub
@@ -47,7 +47,7 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
     )
     notifier = Notifier(
         settings.redis_url.get_secret_value(),
-        timeout_s=settings.doorbell_timeout_s,
+        timeout_s=NOTIFY_TIMEOUT_S,
         metrics=metrics,
     )
     context = Context(

@@ -22,6 +22,8 @@ from shared.dispatch.celery_settings import TASK_NAME, celery_queue, publisher_s
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 256
+# The longest that one notification may take.
+NOTIFY_TIMEOUT_S = 1.0
 # One is enough while all is well. The others stand in for threads that hang in a dead socket,
 # which end by their own time-outs soon after we stopped waiting for them.
 MAX_THREADS = 4

@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.dispatch import Notifier
+from api.dispatch import NOTIFY_TIMEOUT_S, Notifier
 from api.metrics import Metrics
 from api.middleware.http_protocol import Protocol
 from shared import readiness
@@ -120,7 +120,7 @@ async def _wait_for_services(settings: Settings) -> None:
     """
     await readiness.wait_for_parts(settings)
     url = settings.redis_url.get_secret_value()
-    notifier = Notifier(url, timeout_s=settings.doorbell_timeout_s, metrics=Metrics())
+    notifier = Notifier(url, timeout_s=NOTIFY_TIMEOUT_S, metrics=Metrics())
     if not await notifier.ping():
         log.warning(
             "DF_REDIS_URL: the broker at %s cannot be reached; workers find jobs by polling",

@@ -39,7 +39,10 @@ def settings(environ: Mapping[str, str]) -> Settings:
     """Every setting, or Failure with a line per one that is missing or wrong."""
     from pydantic import ValidationError
 
-    from shared.settings import Settings, describe
+    from shared.settings import Settings, describe, describe_removed
+
+    if lines := describe_removed(environ):
+        raise Failure("\n".join(lines))
 
     try:
         return Settings.model_validate(

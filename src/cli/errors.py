@@ -17,7 +17,7 @@ _HINTS = {
     "invalid_input": "`--help` has the options, `dreamforge model get MODEL` what a model takes",
     "not_found": "`dreamforge job list` shows the jobs that there are",
     "conflict": "take another --idempotency-key, or none; the same key means the same request",
-    "payload_too_large": "the API takes no more than its DF_MAX_BODY_BYTES",
+    "payload_too_large": "a request is a few kilobytes: look at what else is in it",
     "infra_unavailable": "`dreamforge doctor` says which part is away",
     "model_unavailable": "`dreamforge model list` shows the models that there are",
     "insufficient_vram": "choose a smaller preset or model; nothing is ever shrunk by itself",

@@ -6,5 +6,6 @@ MIN_SIDE, MAX_SIDE = 16, 4096  # pixels; the API's own bounds
 MAX_STEPS = 200
 MAX_GUIDANCE = 50.0
 MAX_COUNT = 100
+MAX_BODY_BYTES = 1 << 20  # of a request; the largest valid one is far smaller
 MAX_PROMPT = 4096  # characters
 MAX_SEED = 2**53

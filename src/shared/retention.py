@@ -5,7 +5,7 @@ What dies in between leaves an object that no row names, and the last part of ev
 those. Jobs go after their artifacts, for the settings say that jobs are kept at least as long.
 
 An object that no row names is deleted only when it is older than any upload can still wait for its
-row (`Settings.orphan_age_s`). Younger ones may be on their way. Only keys under our prefix are
+row (`Timings.orphan_age_s`). Younger ones may be on their way. Only keys under our prefix are
 looked at; whoever shares a bucket between two installations must not share the prefix.
 """
 
@@ -24,6 +24,7 @@ from shared.db.engine import Database
 from shared.errors import InfraUnavailable
 from shared.object_store import StoredObject
 from shared.settings import Settings
+from shared.timings import TIMINGS
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ class _Pass:
 
     async def _orphans(self) -> AsyncIterator[list[str]]:
         """Keys of old objects that no row names, a listing's page at a time."""
-        limit = datetime.now(UTC) - timedelta(seconds=self._settings.orphan_age_s)
+        limit = datetime.now(UTC) - timedelta(seconds=TIMINGS.orphan_age_s)
         after = ""
         while page := await self._objects.page(PREFIX, after=after, limit=OBJECTS):
             if page[-1].key <= after:  # we would list the same page for ever

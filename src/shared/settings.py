@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
@@ -30,18 +31,27 @@ _EXPORTER = "opentelemetry.exporter.otlp.proto.http"
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?")
 
 
-# Bounds of a worker's end that are no settings; `test_stop_grace` holds them against their owners.
-# A claim's transaction that was begun before SIGTERM (`shared.db.engine`).
-CLAIM_IN_FLIGHT_S = 20.0
-# A question to a GPU that hangs is not cut off by its step's deadline
-# (`supervisor.devices.nvml_client`).
-READING_IN_FLIGHT_S = 22.0
-# Standbys 10, whatever else lives 5, the good-bye 20, NVML helpers 2. Then the process ends at
-# once: it waits for no child that does not die, and for no thread of an upload that was given up.
-LEAVING_S = 10.0 + 5.0 + 20.0 + 2.0
-
-# How far apart two looks at a tree may be that is to be gone (`supervisor.processes.child`).
-LEAST_MARGIN_S = 0.2
+_LEASE = "the timings of leases are fixed, because each follows from the others"
+_STOP = "the timings of stopping a step are fixed; DF_DRAIN_S is for how long steps may go on"
+_RETRY = "the pauses between tries are fixed; DF_MAX_ATTEMPTS bounds how many there are"
+# Settings that are gone, and what an operator should know who has one of them.
+REMOVED: Mapping[str, str] = {
+    "DF_DOORBELL_TIMEOUT_S": "a notification may take one second",
+    "DF_EXIT_GRACE_S": _STOP,
+    "DF_KILL_DEADLINE_S": _STOP,
+    "DF_LEASE_MARGIN_S": _LEASE,
+    "DF_LEASE_RENEW_S": _LEASE,
+    "DF_LEASE_S": _LEASE,
+    "DF_MAX_BODY_BYTES": "a request may have 1 MiB, of which a valid one needs a few kilobytes",
+    "DF_POLL_S": "a free slot looks for work once a second",
+    "DF_PUBLISH_DEADLINE_S": "finished pictures wait 300 s for a store that is away",
+    "DF_QUEUES": "there is one queue, and every worker serves it",
+    "DF_READY_TIMEOUT_S": "a runner may take 120 s to start",
+    "DF_RECLAIM_DEADLINE_S": _STOP,
+    "DF_RETRY_BASE_S": _RETRY,
+    "DF_RETRY_CAP_S": _RETRY,
+    "DF_TERM_GRACE_S": _STOP,
+}
 
 
 class Settings(BaseSettings):
@@ -86,7 +96,6 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="origins of web pages that may read our answers"
     )
-    max_body_bytes: int = Field(default=1 << 20, ge=1024)
     max_jobs_per_minute: int = Field(default=0, ge=0, description="per user; 0: no bound")
     max_unfinished_jobs: int = Field(
         default=10_000, ge=0, description="per user, waiting and running; 0: no bound"
@@ -95,31 +104,17 @@ class Settings(BaseSettings):
         default=1000, ge=0, description="open progress streams of one process; 0: no bound"
     )
     idempotency_ttl_s: float = Field(default=24 * 3600.0, gt=0)
-    doorbell_timeout_s: float = Field(default=1.0, gt=0, le=1.0)
 
     # Worker --------------------------------------------------------------------------------------
     worker_host: str = Field(default="127.0.0.1", description="beyond loopback it needs API keys")
     worker_port: int = Field(default=8002, ge=0, le=65535)
-    queues: Annotated[tuple[str, ...], NoDecode] = ("default",)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$")
     cpu_slots: int = Field(default=1, ge=1, le=64)
     standby: bool = Field(default=True, description="keep one imported runner ready per slot")
     lock_dir: Path = Path("/tmp/dreamforge-locks")  # noqa: S108 - one well-known place per host
-    poll_s: float = Field(default=1.0, gt=0)
     drain_s: float = Field(default=30.0, ge=0)
 
-    # Lease and kill chain ------------------------------------------------------------------------
-    lease_s: float = Field(default=60.0, gt=0)
-    lease_renew_s: float = Field(default=10.0, gt=0)
-    lease_margin_s: float = Field(
-        default=5.0, description="what is left for signals and for clocks to disagree"
-    )
-    ready_timeout_s: float = Field(default=120.0, gt=0, description="spawn until READY")
-    exit_grace_s: float = Field(default=5.0, gt=0, description="RESULT until the process is gone")
-    term_grace_s: float = Field(default=5.0, gt=0, description="SIGTERM until SIGKILL")
-    kill_deadline_s: float = Field(default=10.0, gt=0, description="SIGKILL until `unkillable`")
-    reclaim_deadline_s: float = Field(default=30.0, gt=0, description="tree gone until quarantine")
-    publish_deadline_s: float = Field(default=300.0, gt=0)
+    # Steps --------------------------------------------------------------------------------------
     vram_wait_s: float = Field(default=300.0, ge=0)
     vram_factor: float = Field(
         default=1.0, gt=0, le=10, description="corrects every preset's estimate of memory"
@@ -128,8 +123,6 @@ class Settings(BaseSettings):
     max_timeout_s: float = Field(default=3600.0, gt=0, description="upper bound of `timeout_s`")
     max_attempts: int = Field(default=3, ge=1)
     max_losses: int = Field(default=5, ge=1)
-    retry_base_s: float = Field(default=2.0, gt=0)
-    retry_cap_s: float = Field(default=60.0, gt=0)
     spool_bytes: int = Field(default=1 << 30, ge=1 << 20)
 
     # Models --------------------------------------------------------------------------------------
@@ -163,7 +156,7 @@ class Settings(BaseSettings):
         default=0.1, ge=0, le=1, description="the share of requests that are traced, at most"
     )
 
-    @field_validator("queues", "allowed_hosts", "cors_origins", mode="before")
+    @field_validator("allowed_hosts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if value is None:
@@ -270,32 +263,6 @@ class Settings(BaseSettings):
             raise ValueError("must be an origin without a path")
         return value.rstrip("/")
 
-    @field_validator("lease_margin_s")
-    @classmethod
-    def _margin_is_one(cls, value: float) -> float:
-        if not value >= LEAST_MARGIN_S:  # nor is NaN
-            raise ValueError(
-                f"must be at least {LEAST_MARGIN_S:g} s: a runner that was killed in time is only "
-                "seen to be gone so much later, and the lease must not have ended by then"
-            )
-        return value
-
-    @model_validator(mode="after")
-    def _clocks_leave_a_margin(self) -> Self:
-        fence = self.fence_s
-        if fence <= self.lease_renew_s:
-            raise ValueError(
-                f"DF_LEASE_S={self.lease_s:g} leaves no time to run: a lease must be longer than "
-                "DF_LEASE_RENEW_S + DF_TERM_GRACE_S + DF_KILL_DEADLINE_S + DF_LEASE_MARGIN_S = "
-                f"{self.lease_s - fence + self.lease_renew_s:g} s"
-            )
-        if self.deadman_s < fence:
-            raise ValueError(
-                "DF_TERM_GRACE_S + DF_KILL_DEADLINE_S must be at least DF_LEASE_MARGIN_S="
-                f"{self.lease_margin_s:g}, or a runner's own timer would fire before we stop it"
-            )
-        return self
-
     @model_validator(mode="after")
     def _jobs_are_kept_longest(self) -> Self:
         for name in ("retain_artifacts_s", "retain_events_s", "idempotency_ttl_s"):
@@ -315,44 +282,6 @@ class Settings(BaseSettings):
             name, _, value = each.partition("=")
             found[name.strip()] = value.strip()
         return found
-
-    @property
-    def orphan_age_s(self) -> float:
-        """From which age on an object that no row names is nobody's: no upload waits so long.
-
-        The hour is for the clocks of the store and of whoever prunes to disagree.
-        """
-        return self.lease_s + self.publish_deadline_s + 3600.0
-
-    @property
-    def fence_s(self) -> float:
-        """How long after a renewal was *sent* a runner may still live (DESIGN: two clocks)."""
-        return self.lease_s - (self.term_grace_s + self.kill_deadline_s + self.lease_margin_s)
-
-    @property
-    def deadman_s(self) -> float:
-        """How long after a renewal was sent a runner's own timer kills it.
-
-        Later than the fence, so that a living worker stops its runner in an orderly way, and
-        before the lease ends, so that a stopped worker's runner is gone when somebody else starts.
-        """
-        return self.lease_s - 2 * self.lease_margin_s
-
-    @property
-    def stop_grace_s(self) -> float:
-        """The longest a worker takes to end after SIGTERM: a container's stop grace."""
-        return (
-            CLAIM_IN_FLIGHT_S
-            + self.drain_s
-            + self.exit_grace_s
-            + self.term_grace_s
-            + self.kill_deadline_s
-            + self.reclaim_deadline_s
-            + READING_IN_FLIGHT_S
-            + self.publish_deadline_s
-            + self.lease_s  # the verdict is offered to an absent database for this long
-            + LEAVING_S
-        )
 
 
 def _importable(name: str) -> bool:
@@ -381,17 +310,32 @@ def describe(error: ValidationError) -> list[str]:
     return lines
 
 
+def describe_removed(names: Iterable[str]) -> list[str]:
+    """One line for each of these variables that was a setting once."""
+    gone = sorted({name.upper() for name in names} & REMOVED.keys())
+    return [f"{name} is no setting any more: {REMOVED[name]}. Remove it" for name in gone]
+
+
+def _configured_names() -> set[str]:
+    """The variables of all three places that `Settings` reads."""
+    secrets = SECRETS_DIR.iterdir() if SECRETS_DIR.is_dir() else ()
+    return {*os.environ, *dotenv_values(".env"), *(path.name for path in secrets)}
+
+
 def settings_or_exit(program: str) -> Settings:
     """Read the settings or end the process with exit code 2 and a line per mistake."""
+    lines = describe_removed(_configured_names())
     try:
-        return Settings()
+        settings = Settings()
+        if not lines:
+            return settings
     except ValidationError as error:
-        lines = describe(error)
+        lines += describe(error)
     except SettingsError as error:
         if not isinstance(error.__cause__, OSError):
             raise
         secret = error.__cause__  # mounted, and not for our user to read
-        lines = [f"{secret.filename}, a secret: {secret.strerror}"]
+        lines.append(f"{secret.filename}, a secret: {secret.strerror}")
     for line in lines:
         sys.stderr.write(f"{program}: {line}\n")
     raise SystemExit(2)

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+# Steps and workers have a queue column. There is one queue.
+DEFAULT_QUEUE = "default"
+
 
 class StepState(StrEnum):
     """Where a step is on its way; `supervisor.lifecycle.table` has the moves between them."""

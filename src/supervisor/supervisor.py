@@ -28,8 +28,10 @@ from shared.artifact_store import ArtifactStore
 from shared.errors import InfraUnavailable
 from shared.linux.clock import boottime
 from shared.settings import Settings
+from shared.states import DEFAULT_QUEUE
 from shared.step_store import Claim, Offer, PinnedModel, StepStore
 from shared.telemetry.spans import Tracer
+from shared.timings import TIMINGS, Timings
 from supervisor.devices.device import DeviceProbe
 from supervisor.execution.byte_budget import ByteBudget
 from supervisor.execution.context import WorkerContext
@@ -43,10 +45,6 @@ from supervisor.slots.runner_pool import RunnerPool
 from supervisor.slots.table import Slot, SlotState, SlotTable
 
 log = logging.getLogger(__name__)
-
-CANCEL_WATCH_S = 1.0  # PRODUCT: the owner sees a cancel within a second or so
-RESCUE_EVERY_S = 5.0
-GAUGES_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,11 +65,18 @@ class Supervisor:
     """`run` until `drain` is called and everything that was owned has ended."""
 
     def __init__(
-        self, worker_id: UUID, settings: Settings, ports: Ports, metrics: Metrics, slots: SlotTable
+        self,
+        worker_id: UUID,
+        settings: Settings,
+        ports: Ports,
+        metrics: Metrics,
+        slots: SlotTable,
+        timings: Timings = TIMINGS,
     ) -> None:
         self.worker_id = worker_id
         self.slots = slots
         self._settings = settings
+        self._timings = timings
         self._ports = ports
         for slot in slots:
             metrics.init_device(slot.device)
@@ -88,7 +93,7 @@ class Supervisor:
         self._draining = anyio.Event()
         self._reconciler = SlotReconciler(
             slots,
-            settings,
+            timings,
             ports.probe,
             metrics,
             survivors=ports.survivors,
@@ -96,6 +101,7 @@ class Supervisor:
         )
         self._worker = WorkerContext(
             settings=settings,
+            timings=timings,
             store=ports.store,
             objects=ports.objects,
             probe=ports.probe,
@@ -137,12 +143,14 @@ class Supervisor:
 
     async def _serve(self) -> None:
         ports = self._ports
-        rescuer = Rescuer(ports.store, self._settings, self._metrics, tracer=ports.tracer)
+        rescuer = Rescuer(
+            ports.store, self._settings, self._metrics, timings=self._timings, tracer=ports.tracer
+        )
         async with anyio.create_task_group() as tasks:
             self._reconciler.start(tasks)
-            tasks.start_soon(repeat_every, CANCEL_WATCH_S, self._watch_cancels)
-            tasks.start_soon(repeat_every, RESCUE_EVERY_S, rescuer.rescue)
-            tasks.start_soon(repeat_every, GAUGES_EVERY_S, self._read_gauges)
+            tasks.start_soon(repeat_every, self._timings.cancel_watch_s, self._watch_cancels)
+            tasks.start_soon(repeat_every, self._timings.rescue_every_s, rescuer.rescue)
+            tasks.start_soon(repeat_every, self._timings.gauges_every_s, self._read_gauges)
             async with anyio.create_task_group() as executors:
                 await self._claim_until_drained(executors)
                 executors.start_soon(self._stop_late_executors)
@@ -160,7 +168,7 @@ class Supervisor:
             self._wakeup = anyio.Event()
             if not await self._claim_one(executors):
                 # Jitter keeps the polls of many workers from falling into step.
-                pause_s = self._settings.poll_s * random.uniform(0.8, 1.2)  # noqa: S311
+                pause_s = self._timings.poll_s * random.uniform(0.8, 1.2)  # noqa: S311
                 with anyio.move_on_after(pause_s):
                     await self._wakeup.wait()
 
@@ -193,7 +201,7 @@ class Supervisor:
             return await self._ports.store.claim(self._offer(slot, models))
         except InfraUnavailable as error:
             # It may be committed all the same, or be in a moment.
-            self._unacknowledged_until = boottime() + self._settings.lease_s
+            self._unacknowledged_until = boottime() + self._timings.lease_s
             log.warning("cannot claim: %s", error.message)
             return None
 
@@ -226,11 +234,11 @@ class Supervisor:
     def _offer(self, slot: Slot, models: tuple[UUID, ...]) -> Offer:
         return Offer(
             worker_id=self.worker_id,
-            queues=self._settings.queues,
+            queues=(DEFAULT_QUEUE,),
             device=slot.device.kind,
             capacity_bytes=slot.device.capacity_bytes,
             models=models,
-            lease_s=self._settings.lease_s,
+            lease_s=self._timings.lease_s,
         )
 
     def _model_folder(self, claim: Claim) -> str | None:

@@ -29,15 +29,17 @@ from shared.object_store import ObjectStore, open_store
 from shared.readiness import NotReady, wait_for_parts
 from shared.retention import prune
 from shared.settings import Settings, forget_secrets, settings_or_exit
+from shared.states import DEFAULT_QUEUE
 from shared.telemetry.log_format import configure_logging
 from shared.telemetry.spans import Tracer, open_tracer
+from shared.timings import TIMINGS, Timings
 from supervisor import health
 from supervisor.devices.device import Device, DeviceLost, DeviceProbe
 from supervisor.devices.discovery import open_probe
 from supervisor.devices.ownership import DeviceLocks, OwnedProbe
 from supervisor.dispatch.consumer import consume
 from supervisor.maintenance.pruner import Pruner
-from supervisor.membership.heartbeat import HEARTBEAT_EVERY_S, Presence
+from supervisor.membership.heartbeat import Presence
 from supervisor.membership.local_models import LocalModels
 from supervisor.membership.registration import register_exclusive
 from supervisor.metrics import Metrics
@@ -53,21 +55,21 @@ log = logging.getLogger(__name__)
 PROGRAM = "dreamforge worker"
 
 
-def main() -> int:
+def main(timings: Timings = TIMINGS) -> int:
     """Run a worker until a signal ends it; return the process's exit code."""
     settings = settings_or_exit(PROGRAM)
     configure_logging(settings.log_level)
     forget_secrets()
     adopt_orphans()
     hide_from_runners()
-    thread = SupervisorThread(settings)
+    thread = SupervisorThread(settings, timings)
     try:
         check_kernel()
         check_port(settings)
         anyio.run(wait_for_parts, settings)
         code = consume(
             settings.redis_url.get_secret_value(),
-            settings.queues,
+            (DEFAULT_QUEUE,),
             thread,
             name=f"dreamforge@{platform.node()}.{os.getpid()}",
         )
@@ -117,8 +119,9 @@ def open_database(settings: Settings) -> Database:
 class SupervisorThread:
     """The thread that owns every runner. Celery's bootstep starts and drains it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, timings: Timings = TIMINGS) -> None:
         self._settings = settings
+        self._timings = timings
         self._metrics = Metrics()
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=False)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -214,8 +217,8 @@ class SupervisorThread:
             survivors=lambda: [orphan.pid for orphan in orphans if not dead(orphan)],
             tracer=tracer,
         )
-        supervisor = Supervisor(worker_id, settings, ports, metrics, slots)
-        presence = Presence(worker_id, database, settings, slots, models)
+        supervisor = Supervisor(worker_id, settings, ports, metrics, slots, self._timings)
+        presence = Presence(worker_id, database, slots, models)
         self._loop, self._supervisor = asyncio.get_running_loop(), supervisor
         await register_exclusive(
             presence, died=partial(died, settings.lock_dir), stopping=self._draining.is_set
@@ -233,8 +236,8 @@ class SupervisorThread:
         )
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(health.serve, app, settings.worker_host, settings.worker_port)
-            tasks.start_soon(repeat_every, HEARTBEAT_EVERY_S, presence.heartbeat)
-            tasks.start_soon(repeat_every, HEARTBEAT_EVERY_S, keep_locks)
+            tasks.start_soon(repeat_every, self._timings.heartbeat_s, presence.heartbeat)
+            tasks.start_soon(repeat_every, self._timings.heartbeat_s, keep_locks)
             tasks.start_soon(Pruner(partial(prune, database, objects, settings), metrics).keep)
             await supervisor.run()
             tasks.cancel_scope.cancel()

@@ -21,6 +21,7 @@ from uuid import uuid4
 import httpx
 import psutil
 import psycopg
+from tests.support import quick_timings
 from tests.support.follower import Follower
 from tests.support.gates import Gates
 from tests.support.invariants import Settled
@@ -32,18 +33,17 @@ from shared.object_store import open_store
 from shared.settings import Settings
 
 # A lease that a test can wait for. The fence is at 3.2 s, a runner's own timer at 4.4 s.
-TIMES = {
-    "DF_LEASE_S": "5",
-    "DF_LEASE_RENEW_S": "0.5",
-    "DF_LEASE_MARGIN_S": "0.3",
-    "DF_TERM_GRACE_S": "0.3",
-    "DF_KILL_DEADLINE_S": "1.2",
-    "DF_EXIT_GRACE_S": "20",
-    "DF_POLL_S": "0.1",
-    "DF_RETRY_BASE_S": "0.05",
-    "DF_RETRY_CAP_S": "0.2",
-    "DF_DRAIN_S": "0",
-}
+TIMES = quick_timings.in_environment(
+    lease_s=5.0,
+    lease_renew_s=0.5,
+    lease_margin_s=0.3,
+    term_grace_s=0.3,
+    kill_deadline_s=1.2,
+    exit_grace_s=20.0,
+    poll_s=0.1,
+    retry_base_s=0.05,
+    retry_cap_s=0.2,
+)
 PARTS = ("broker", "postgres", "store")
 Process = subprocess.Popen[bytes]
 T = TypeVar("T")
@@ -67,6 +67,7 @@ class Bench:
             | TIMES
             | {
                 "DF_DEVICE": "cpu",
+                "DF_DRAIN_S": "0",
                 "DF_MODELS_DIR": str(models),
                 "DF_LOCK_DIR": str(self.lock_dir),
                 "DF_API_PORT": str(free_port()),

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.support.harness import settings_for_tests
 
 from shared.settings import Settings
+from shared.timings import TIMINGS
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -109,10 +109,8 @@ def seconds(span: str) -> float:
 
 
 def usual_stop_grace_s() -> float:
-    """`Settings.stop_grace_s` where nobody changed a setting."""
-    fields = Settings.model_fields.items()
-    usual = {name: field.default for name, field in fields if isinstance(field.default, float)}
-    return settings_for_tests(**usual).stop_grace_s
+    """`Timings.stop_grace_s` with the default of `DF_DRAIN_S`."""
+    return TIMINGS.stop_grace_s(Settings.model_fields["drain_s"].default)
 
 
 def variables(service: dict[str, Any]) -> set[str]:

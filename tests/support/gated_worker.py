@@ -20,7 +20,7 @@ def main() -> int:
     from uuid import UUID
 
     import anyio
-    from tests.support import crash_runner
+    from tests.support import crash_runner, quick_timings
     from tests.support.gates import Gates
 
     from runner import entry
@@ -28,7 +28,7 @@ def main() -> int:
     from shared.db.step_store import PostgresStepStore
     from shared.events import NewEvent
     from shared.step_store import AttemptResult, Claim, Offer, StoredArtifact
-    from supervisor import supervisor, worker
+    from supervisor import worker
 
     gates = Gates(Path(os.environ["TMPDIR"]))
 
@@ -68,11 +68,9 @@ def main() -> int:
     with (
         patch.object(worker, "PostgresStepStore", GatedStepStore),
         patch.object(entry, "main", crash_runner.main),
-        # Their own pace would be seconds of waiting in every cell.
-        patch.object(supervisor, "RESCUE_EVERY_S", 0.3),
-        patch.object(worker, "HEARTBEAT_EVERY_S", 0.3),
     ):
-        return worker.main()
+        # Their own pace would be seconds of waiting in every cell.
+        return worker.main(quick_timings.from_environment(rescue_every_s=0.3, heartbeat_s=0.3))
 
 
 if __name__ == "__main__":

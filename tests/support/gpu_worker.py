@@ -10,7 +10,7 @@ from __future__ import annotations
 def main() -> int:
     from unittest.mock import patch
 
-    from tests.support import context_holders, nvml_helpers, runners
+    from tests.support import context_holders, nvml_helpers, quick_timings, runners
 
     from runner import entry
     from shared.settings import Settings
@@ -24,10 +24,9 @@ def main() -> int:
 
     with (
         patch.object(worker, "open_probe", open_probe),
-        patch.object(worker, "HEARTBEAT_EVERY_S", 0.5),
         patch.object(entry, "main", runners.main),
     ):
-        return worker.main()
+        return worker.main(quick_timings.from_environment(heartbeat_s=0.5))
 
 
 if __name__ == "__main__":

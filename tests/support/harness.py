@@ -11,6 +11,7 @@ no process of any runner is left, and each step has one verdict.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -34,6 +35,7 @@ from shared.linux.prctl import adopt_orphans
 from shared.settings import Settings
 from shared.states import TERMINAL
 from shared.telemetry.spans import Tracer
+from shared.timings import Timings
 from supervisor.devices.cpu import CpuProbe
 from supervisor.devices.device import DeviceProbe
 from supervisor.metrics import Metrics
@@ -48,9 +50,9 @@ from supervisor.supervisor import Ports, Supervisor
 DEADLINE_S = 40.0
 _LOOK_EVERY_S = 0.01
 # How often the supervisor looks at what it looks at again and again.
-KEEPERS: dict[str, Any] = {"CANCEL_WATCH_S": 0.05, "RESCUE_EVERY_S": 0.05}
 SLOTS: dict[str, Any] = {"REVERIFY_EVERY_S": 0.05}
 BUSY: dict[str, Any] = {"VRAM_RETRY_S": 0.05}
+_TIMES = {field.name for field in dataclasses.fields(Timings)}
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 PRESET = {
@@ -67,7 +69,7 @@ PRESET = {
 
 
 def settings_for_tests(**changes: Any) -> Settings:
-    """Short graces where the test waits for their end, long deadlines where it must not see it."""
+    """Settings of a worker without parts."""
     short: dict[str, Any] = {
         "database_url": "postgresql://nobody@localhost/none",
         "redis_url": "redis://localhost:1/0",
@@ -76,8 +78,17 @@ def settings_for_tests(**changes: Any) -> Settings:
         "s3_secret_key": "none",
         "device": "cpu",
         "standby": False,
-        "poll_s": 0.05,
         "drain_s": 0.0,
+    }
+    return Settings(_env_file=None, **(short | changes))
+
+
+def timings_for_tests(**changes: float) -> Timings:
+    """Short graces where the test waits for their end, long deadlines where it must not see it."""
+    short = {
+        "poll_s": 0.05,
+        "cancel_watch_s": 0.05,
+        "rescue_every_s": 0.05,
         "lease_margin_s": 0.2,
         "term_grace_s": 0.3,
         "exit_grace_s": 5.0,
@@ -86,7 +97,7 @@ def settings_for_tests(**changes: Any) -> Settings:
         "retry_base_s": 0.01,
         "retry_cap_s": 0.02,
     }
-    return Settings(_env_file=None, **(short | changes))
+    return Timings(**(short | changes))
 
 
 async def until(condition: Callable[[], object], what: Callable[[], object] | str) -> None:
@@ -106,6 +117,7 @@ class Bench:
     store: MemoryStepStore
     objects: MemoryObjects
     settings: Settings
+    timings: Timings
     metrics: Metrics
     runners: RunnerPool
     preset: dict[str, Any]
@@ -238,9 +250,12 @@ async def serving(
 ) -> AsyncIterator[Bench]:
     """A supervisor that serves until the block ends, and leaves nothing.
 
-    `failing`: the test makes something of ours raise, so that it is reported is right.
+    `changes` are settings and timings. `failing`: the test makes something of ours raise, so that
+    it is reported is right.
     """
-    settings, worker_id = settings_for_tests(**changes), worker_id or uuid4()
+    worker_id = worker_id or uuid4()
+    times = {name: changes.pop(name) for name in _TIMES & changes.keys()}
+    settings, timings = settings_for_tests(**changes), timings_for_tests(**times)
     probe = probe or CpuProbe(slots)
     store, objects, metrics = MemoryStepStore(), MemoryObjects(), Metrics()
     runners = RunnerPool(entry, worker_mark=f"test:{worker_id}", standby=settings.standby)
@@ -255,12 +270,13 @@ async def serving(
         tracer=tracer,
     )
     table = SlotTable(await probe.devices())
-    supervisor = Supervisor(worker_id, settings, ports, metrics, table)
+    supervisor = Supervisor(worker_id, settings, ports, metrics, table, timings)
     bench = Bench(
         supervisor=supervisor,
         store=store,
         objects=objects,
         settings=settings,
+        timings=timings,
         metrics=metrics,
         runners=runners,
         preset=preset or PRESET,
@@ -293,7 +309,6 @@ def _worker_process(worker_id: UUID) -> Iterator[set[psutil.Process]]:
     adopt_orphans()
     try:
         with (
-            patch.multiple("supervisor.supervisor", **KEEPERS),
             patch.multiple("supervisor.slots.reconciler", **SLOTS),
             patch.multiple(result, **BUSY),
         ):

@@ -10,13 +10,13 @@ from __future__ import annotations
 def main() -> int:
     from unittest.mock import patch
 
-    from tests.support import runners
+    from tests.support import quick_timings, runners
 
     from runner import entry
     from supervisor import worker
 
     with patch.object(entry, "main", runners.main):
-        return worker.main()
+        return worker.main(quick_timings.from_environment())
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from shared.errors import InvalidInput
 from shared.presets import StepBudget
 from shared.protocol.messages import GenerateParams
 from shared.settings import Settings
+from shared.states import DEFAULT_QUEUE
 
-QUEUE = "default"
 # What a model's schema may fill in and bound. The prompt is the same for every model.
 _BY_MODEL = (
     "negative_prompt",
@@ -80,7 +80,7 @@ def _generate_step(
         name="generate",
         type="generate",
         params=params.model_dump(mode="json"),
-        queue=QUEUE,
+        queue=DEFAULT_QUEUE,
         device=budget.spec.device,
         preset=budget.pinned,
         vram_bytes=budget.vram_bytes,

@@ -23,6 +23,7 @@ from api.middleware.hosts import HostGuard
 from api.middleware.tracing import trace_id_of
 from api.schemas.ids import parse_id
 from shared.errors import DreamForgeError, Internal, InvalidInput, PayloadTooLarge
+from shared.limits import MAX_BODY_BYTES
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -40,12 +41,19 @@ _CLIENT_REQUEST_ID = re.compile(CLIENT_REQUEST_ID_PATTERN.removesuffix("$") + r"
 class RequestMiddleware:
     """ASGI middleware; see the module."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, settings: Settings) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        settings: Settings,
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._hosts = HostGuard(settings)
         self._authenticator = Authenticator(settings)
-        self._max_body_bytes = settings.max_body_bytes
+        self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

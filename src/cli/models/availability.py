@@ -13,7 +13,7 @@ from cli import backends
 from cli.terminal.output import print_note
 from shared.db.workers import live_workers
 
-# Two heartbeats (`supervisor.membership.heartbeat.HEARTBEAT_EVERY_S`) and the check of the files.
+# Two heartbeats (`Timings.heartbeat_s`) and the check of the files.
 WAIT_S = 22.0
 POLL_EVERY_S = 0.5
 

@@ -17,6 +17,7 @@ from cli.stack.child import Command
 from cli.stack.orphans import MARKER
 from cli.stack.part import Helper, http_not_ready
 from cli.state_dir import StateDir, port_is_free, reachable
+from shared.timings import TIMINGS
 
 if TYPE_CHECKING:  # at run time the settings library costs a quarter of a second
     from shared.settings import Settings
@@ -96,7 +97,7 @@ def services(
         host=settings.worker_host,
         port=worker_port,
         # Running steps may finish; publishing to a store that is down is not waited for.
-        stop_grace_s=settings.drain_s + settings.term_grace_s + settings.kill_deadline_s + 10.0,
+        stop_grace_s=settings.drain_s + TIMINGS.term_grace_s + TIMINGS.kill_deadline_s + 10.0,
         environ=environ,
         home=home,
     )

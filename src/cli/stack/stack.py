@@ -73,7 +73,10 @@ def _settings(environ: Mapping[str, str]) -> Settings:
     """The settings that our services will read, checked before anything is started."""
     from pydantic import ValidationError
 
-    from shared.settings import Settings, describe
+    from shared.settings import Settings, describe, describe_removed
+
+    if lines := describe_removed(environ):
+        raise StackError("\n".join(lines))
 
     given: dict[str, Any] = {
         name.removeprefix("DF_").lower(): value

@@ -20,7 +20,7 @@ import threading
 import time
 
 # Long enough for one sampling step of a large model on a GPU and for the failure frame, shorter
-# than any sensible grace between SIGTERM and SIGKILL (DF_TERM_GRACE_S, 5 s).
+# than any sensible grace between SIGTERM and SIGKILL (`Timings.term_grace_s`, 5 s).
 TERM_DEADLINE_S = 2.0
 TERM_EXIT_CODE = 128 + signal.SIGTERM
 

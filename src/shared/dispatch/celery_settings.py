@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from shared.states import DEFAULT_QUEUE
+
 TASK_NAME = "dreamforge.step"
 
 
@@ -26,7 +28,7 @@ def celery_settings(redis_url: str) -> dict[str, Any]:
         "accept_content": ["json"],
         "task_acks_late": False,
         "task_publish_retry": False,
-        "task_default_queue": celery_queue("default"),
+        "task_default_queue": celery_queue(DEFAULT_QUEUE),
         "task_create_missing_queues": True,
         "worker_pool": "threads",
         "worker_prefetch_multiplier": 1,

@@ -31,7 +31,7 @@ async def write_verdict(
 
     Gives up when its lease has long been somebody else's to sweep.
     """
-    with anyio.move_on_after(execution.worker.settings.lease_s):
+    with anyio.move_on_after(execution.worker.timings.lease_s):
         pending = await execution.recorder.drain()
         end = _end(execution, step, pending, vram_wait=vram_wait)
         return await _until_written(execution, step, end, pending)
@@ -42,17 +42,17 @@ async def write_verdict(
 def _end(
     execution: Execution, step: Step, pending: Sequence[NewEvent], *, vram_wait: bool
 ) -> AttemptResult:
-    evidence, settings = execution.evidence, execution.worker.settings
+    evidence, worker = execution.evidence, execution.worker
 
     def memory() -> dict[str, Any]:
-        known = presets(settings.presets_dir).values()
+        known = presets(worker.settings.presets_dir).values()
         return memory_report(execution.claim, evidence.before, evidence.peak_bytes, known)
 
     return build_result(
         execution.claim,
         step,
         evidence.classify(),
-        settings,
+        worker.timings,
         figures=evidence.figures(),
         memory=memory,
         vram_wait=vram_wait,

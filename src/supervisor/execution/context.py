@@ -11,6 +11,7 @@ from shared.settings import Settings
 from shared.states import Reason
 from shared.step_store import Claim, StepStore
 from shared.telemetry.spans import Tracer
+from shared.timings import Timings
 from supervisor.devices.device import DeviceProbe
 from supervisor.execution.byte_budget import ByteBudget
 from supervisor.lifecycle.step import EventKind
@@ -33,6 +34,7 @@ class WorkerContext:
     """The worker's side: everything that outlives a step."""
 
     settings: Settings
+    timings: Timings
     store: StepStore
     objects: ArtifactStore
     probe: DeviceProbe

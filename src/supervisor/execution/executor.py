@@ -63,7 +63,7 @@ class StepExecutor:
 
     def __init__(self, claim: Claim, slot: Slot, worker: WorkerContext, *, sent: float) -> None:
         """`sent` is the boot time at which the claim was sent: the lease counts from then."""
-        settings = worker.settings
+        settings, timings = worker.settings, worker.timings
         self.claim = claim
         self._slot = slot
         self._worker = worker
@@ -78,7 +78,7 @@ class StepExecutor:
         self._send_event, self._events = anyio.create_memory_object_stream[_PostedEvent](math.inf)
         self._timer: anyio.CancelScope | None = None
         self._generation = 0
-        self._fence = Fence(sent=sent, fence_s=settings.fence_s, deadman_s=settings.deadman_s)
+        self._fence = Fence(sent=sent, fence_s=timings.fence_s, deadman_s=timings.deadman_s)
         self._timeline = Timeline()
         self._end: AttemptResult | None = None
         self._evidence = EvidenceRecorder()
@@ -215,7 +215,7 @@ class StepExecutor:
     # Effects --------------------------------------------------------------------------------------
 
     def _perform(self, effect: Effect) -> None:
-        s = self._worker.settings
+        timings = self._worker.timings
         match effect:
             case Effect.CHECK_HEADROOM:
                 self._tasks.start_soon(self._check_headroom)
@@ -242,22 +242,22 @@ class StepExecutor:
             case Effect.PUBLISH:
                 self._tasks.start_soon(self._publish)
             case Effect.ARM_READY:
-                self._arm(EventKind.READY_TIMEOUT, s.ready_timeout_s)
+                self._arm(EventKind.READY_TIMEOUT, timings.ready_timeout_s)
             case Effect.ARM_START:
                 # As long as a verdict is offered, too. The fence is none if renewals get through.
-                self._arm(EventKind.START_TIMEOUT, s.lease_s)
+                self._arm(EventKind.START_TIMEOUT, timings.lease_s)
             case Effect.ARM_TIMEOUT:
                 self._arm(EventKind.TIMEOUT, self.claim.timeout_s)
             case Effect.ARM_EXIT_GRACE:
-                self._arm(EventKind.EXIT_GRACE_OVER, s.exit_grace_s)
+                self._arm(EventKind.EXIT_GRACE_OVER, timings.exit_grace_s)
             case Effect.ARM_TERM_GRACE:
-                self._arm(EventKind.TERM_GRACE_OVER, s.term_grace_s)
+                self._arm(EventKind.TERM_GRACE_OVER, timings.term_grace_s)
             case Effect.ARM_KILL:
-                self._arm(EventKind.KILL_DEADLINE, s.kill_deadline_s)
+                self._arm(EventKind.KILL_DEADLINE, timings.kill_deadline_s)
             case Effect.ARM_RECLAIM:
-                self._arm(EventKind.RECLAIM_DEADLINE, s.reclaim_deadline_s)
+                self._arm(EventKind.RECLAIM_DEADLINE, timings.reclaim_deadline_s)
             case Effect.ARM_PUBLISH:
-                self._arm(EventKind.PUBLISH_DEADLINE, s.publish_deadline_s)
+                self._arm(EventKind.PUBLISH_DEADLINE, timings.publish_deadline_s)
             case Effect.COMMIT:
                 raise AssertionError("the verdict is written when the last effect is performed")
 

@@ -67,21 +67,21 @@ class LeaseKeeper:
         Trying goes on past the fence: the runner is gone by then, but what it finished may still be
         published if the database comes back before anybody swept the step.
         """
-        execution, settings = self._execution, self._execution.worker.settings
-        pause_s = settings.lease_renew_s
+        execution, timings = self._execution, self._execution.worker.timings
+        pause_s = timings.lease_renew_s
         while True:
             await anyio.sleep(pause_s)
             pause_s, sent = _RETRY_S, boottime()
             try:
-                with anyio.fail_after(settings.lease_renew_s):
-                    await execution.worker.store.renew(execution.claim, settings.lease_s)
+                with anyio.fail_after(timings.lease_renew_s):
+                    await execution.worker.store.renew(execution.claim, timings.lease_s)
             except Stale:
                 execution.post(EventKind.LEASE_GONE)
                 return
             except (InfraUnavailable, TimeoutError):
                 log.warning("the lease could not be renewed", extra=execution.recorder.fields)
                 continue
-            pause_s = settings.lease_renew_s
+            pause_s = timings.lease_renew_s
             self._fence.renewed(sent)
             self._on_renewed()
 

@@ -12,11 +12,12 @@ from shared.settings import Settings
 from shared.states import STATUS_OF, Reason, StepState
 from shared.step_store import AttemptResult, OrphanedStep, StepStore
 from shared.telemetry.spans import Tracer
+from shared.timings import TIMINGS, Timings
 from supervisor.execution.spans import trace_rescue
 from supervisor.lifecycle.machine import advance
 from supervisor.lifecycle.step import Event, EventKind, Step
 from supervisor.metrics import Metrics
-from supervisor.outcomes.result import backoff_s, exhausted
+from supervisor.outcomes.result import exhausted, retry_delay_s
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +34,13 @@ class Rescuer:
         settings: Settings,
         metrics: Metrics,
         *,
+        timings: Timings = TIMINGS,
         tracer: Tracer | None = None,
     ) -> None:
         self._store = store
         self._tracer = tracer
         self._settings = settings
+        self._timings = timings
         self._metrics = metrics
         # By step: a transaction that is repeated decides again, and one that fails decided nothing.
         self._decided: dict[UUID, tuple[OrphanedStep, AttemptResult]] = {}
@@ -105,7 +108,7 @@ class Rescuer:
                 "details": {},
             }
         requeued = step.state is StepState.QUEUED
-        delay_s = backoff_s(self._settings, step.attempt + step.losses) if requeued else 0.0
+        delay_s = retry_delay_s(self._timings, step.attempt + step.losses) if requeued else 0.0
         fact = NewEvent(
             code=code,
             message=f"step {found.name}: {error['message']}",

@@ -9,13 +9,10 @@ from uuid import UUID
 
 from shared.db import workers
 from shared.db.engine import Database
-from shared.settings import Settings
+from shared.states import DEFAULT_QUEUE
 from supervisor.devices.device import UNNAMED_GPU
 from supervisor.membership.local_models import LocalModels
 from supervisor.slots.table import Slot, SlotTable
-
-# A third of `presence.LIVE_S`: one lost beat must not make a living worker look dead.
-HEARTBEAT_EVERY_S = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +24,11 @@ class Presence:
         self,
         worker_id: UUID,
         database: Database,
-        settings: Settings,
         slots: SlotTable,
         models: LocalModels,
     ) -> None:
         self._worker_id = worker_id
         self._database = database
-        self._settings = settings
         self._slots = slots
         self._models = models
 
@@ -89,7 +84,7 @@ class Presence:
             id=self._worker_id,
             host=platform.node(),
             version=own_version(),
-            queues=self._settings.queues,
+            queues=(DEFAULT_QUEUE,),
             slots=[slot_row(slot) for slot in self._slots],
             models=self._models.checksums,
         )

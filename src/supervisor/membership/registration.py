@@ -20,13 +20,14 @@ import anyio
 from shared.db.workers import LIVE_S, Worker
 from shared.errors import InfraUnavailable
 from shared.readiness import NotReady
-from supervisor.membership.heartbeat import HEARTBEAT_EVERY_S, Presence
+from shared.timings import TIMINGS
+from supervisor.membership.heartbeat import Presence
 
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.5
 # A row is old after `LIVE_S`, and a living owner's has moved before; the rest is for the queries.
-REGISTER_S = LIVE_S + 2 * HEARTBEAT_EVERY_S
+REGISTER_S = LIVE_S + 2 * TIMINGS.heartbeat_s
 
 
 async def register_exclusive(

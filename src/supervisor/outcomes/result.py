@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from shared.events import Code, NewEvent
-from shared.settings import Settings
+from shared.retry import backoff_s
 from shared.states import Reason, StepState
 from shared.step_store import AttemptResult, Claim
+from shared.timings import Timings
 from supervisor.lifecycle.step import Step
 from supervisor.outcomes.classify import Classification
 from supervisor.outcomes.memory_report import ABOUT_MEMORY
@@ -28,10 +28,9 @@ _MESSAGES = {
 }
 
 
-def backoff_s(settings: Settings, tries: int) -> float:
-    """Exponential with full jitter: a crowd that failed together must not return together."""
-    most = min(settings.retry_cap_s, settings.retry_base_s * 2 ** max(0, tries - 1))
-    return random.uniform(0, most)  # noqa: S311 - jitter
+def retry_delay_s(timings: Timings, tries: int) -> float:
+    """Exponential with full jitter: steps that failed together must not return together."""
+    return backoff_s(tries, first_s=timings.retry_base_s, most_s=timings.retry_cap_s, jitter=1.0)
 
 
 def error_of(claim: Claim, reason: Reason, classification: Classification) -> dict[str, Any]:
@@ -50,7 +49,7 @@ def build_result(
     claim: Claim,
     step: Step,
     classification: Classification,
-    settings: Settings,
+    timings: Timings,
     *,
     figures: dict[str, Any],
     memory: Callable[[], dict[str, Any]],
@@ -65,9 +64,7 @@ def build_result(
     if step.state is StepState.QUEUED:
         told = [] if vram_wait else _memory_event(claim, figures)
         pending = [*pending, *told]
-        return _requeued(
-            claim, step, classification, settings, vram_wait=vram_wait, pending=pending
-        )
+        return _requeued(claim, step, classification, timings, vram_wait=vram_wait, pending=pending)
     assert step.reason is not None
     error = None
     if step.reason is Reason.ATTEMPTS_EXHAUSTED:
@@ -124,7 +121,7 @@ def _requeued(
     claim: Claim,
     step: Step,
     classification: Classification,
-    settings: Settings,
+    timings: Timings,
     *,
     vram_wait: bool,
     pending: Sequence[NewEvent],
@@ -133,7 +130,7 @@ def _requeued(
     if vram_wait:
         delay_s = VRAM_RETRY_S
     else:
-        delay_s = backoff_s(settings, step.attempt + step.losses) if charged else 0.0
+        delay_s = retry_delay_s(timings, step.attempt + step.losses) if charged else 0.0
     error = (
         error_of(claim, step.last_reason, classification) if step.last_reason and charged else None
     )

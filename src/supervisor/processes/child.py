@@ -38,7 +38,7 @@ _spawn = multiprocessing.get_context("spawn")
 # After the root process is gone its last frames are still in the socket. A descendant that holds
 # the other end open must not keep us waiting for an end that never comes.
 LAST_FRAMES_S = 1.0
-_SCAN_FIRST_S, _SCAN_MOST_S = 0.01, 0.2
+_SCAN_FIRST_S, SCAN_MOST_S = 0.01, 0.2
 # One that has just begun waits on no hardware: SIGKILL ends it in milliseconds.
 _BORN_DEAD_S = 5.0
 # SIGKILL needs no cooperation; who is there after this waits on hardware.
@@ -108,7 +108,7 @@ class RunnerProcess:
                 return
             await anyio.sleep(pause_s)
             # One that is still being born is looked for, and if need be killed, without rest.
-            pause_s = _SCAN_FIRST_S if self.tree.has_newcomers else min(2 * pause_s, _SCAN_MOST_S)
+            pause_s = _SCAN_FIRST_S if self.tree.has_newcomers else min(2 * pause_s, SCAN_MOST_S)
 
     def close(self) -> None:
         """Give the descriptors back. The processes themselves must be gone, or given up on: then
@@ -137,7 +137,7 @@ async def kill_all_trees() -> None:
             clean = clean + 1 if all(gone) else 0
             if clean == 2:
                 return
-            await anyio.sleep(_SCAN_MOST_S)
+            await anyio.sleep(SCAN_MOST_S)
     living = [pid for tree in all_trees() for pid in tree.scan()]
     log.error("processes that outlive their worker: %s", living)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 import anyio
 from anyio.abc import TaskGroup
 
-from shared.settings import Settings
+from shared.timings import Timings
 from supervisor.devices.device import DeviceLost, DeviceProbe
 from supervisor.metrics import Metrics, labels
 from supervisor.processes.tree import ProcessTree
@@ -36,7 +36,7 @@ class SlotReconciler:
     def __init__(
         self,
         slots: Iterable[Slot],
-        settings: Settings,
+        timings: Timings,
         probe: DeviceProbe,
         metrics: Metrics,
         *,
@@ -44,7 +44,7 @@ class SlotReconciler:
         on_free: Callable[[Slot], None],
     ) -> None:
         self._slots = slots
-        self._settings = settings
+        self._timings = timings
         self._probe = probe
         self._metrics = metrics
         self._survivors = survivors
@@ -133,7 +133,7 @@ class SlotReconciler:
             if baseline.limit_bytes is None:
                 now = await self._probe.read(device, None)
                 baseline.update_idle(unattributed_bytes(device, now))
-            with anyio.move_on_after(self._settings.reclaim_deadline_s):
+            with anyio.move_on_after(self._timings.reclaim_deadline_s):
                 await verify(self._probe, device, baseline=baseline, tree=tree, seen=saw)
                 if tree is not None:
                     tree.unregister()

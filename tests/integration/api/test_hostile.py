@@ -21,6 +21,7 @@ from tests.support.api_harness import BODY, Api, running_api
 from api.middleware import http_protocol
 from api.middleware import request as edge
 from cli.stack.infrastructure import Infrastructure
+from shared.limits import MAX_BODY_BYTES
 
 # Hebrew and Arabic, with an override, an isolate and a mark.
 RIGHT_TO_LEFT = "\u202e\u05e9\u05dc\u05d5\u05dd\u202c \u200f \u0645\u0631 \u2066x\u2069"
@@ -225,7 +226,7 @@ def test_a_body_of_a_hundred_megabytes_is_refused_without_being_kept(api: Api) -
 
     answer = api.client.post("/v1/jobs", content=pieces())
     refused(api, answer, status=413)
-    assert answer.json()["details"] == {"maximum": api.settings.max_body_bytes}
+    assert answer.json()["details"] == {"maximum": MAX_BODY_BYTES}
 
 
 def test_a_body_that_trickles_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from shared.errors import InfraUnavailable
 from shared.object_store import ObjectStore, StoredObject, open_store
 from shared.retention import Pruned, prune
 from shared.states import Reason, Status
+from shared.timings import TIMINGS
 
 DAY_S = 24 * 3600.0
 
@@ -207,7 +208,7 @@ def test_only_old_objects_under_our_prefix_that_no_row_names_are_deleted(
     old = [f"dreamforge/default/jobs/x/{name}.png" for name in "abcde"]
     young, foreign = "dreamforge/default/jobs/x/young.png", "other/a.png"
     put(api, *old, young, foreign)
-    limit_s = api.settings.orphan_age_s
+    limit_s = TIMINGS.orphan_age_s
     assert limit_s == 60 + 300 + 3600
     ages = dict.fromkeys([*old, named, foreign], limit_s + 60) | {young: limit_s - 60}
     assert pass_over(api, ages, dry_run=True) == Pruned(orphans=5)

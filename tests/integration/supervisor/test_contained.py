@@ -166,10 +166,7 @@ def test_a_host_whose_processes_cannot_be_listed_costs_no_step_that_runs(
     serve(test, slots=2, failing=True, **SHORT_LEASE)
 
 
-def test_a_device_that_cannot_be_read_for_a_while_costs_no_worker(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("supervisor.supervisor.GAUGES_EVERY_S", 0.01)
+def test_a_device_that_cannot_be_read_for_a_while_costs_no_worker() -> None:
     probe = BlindProbe()
 
     async def test(bench: Bench) -> None:
@@ -178,7 +175,7 @@ def test_a_device_that_cannot_be_read_for_a_while_costs_no_worker(
         probe.blind = False
         assert (await bench.ended(bench.submit("quick"))).state is StepState.SUCCEEDED
 
-    serve(test, probe=probe)
+    serve(test, probe=probe, gauges_every_s=0.01)
 
 
 def test_a_host_without_room_for_a_standby_serves_without_one(

@@ -10,7 +10,6 @@ from uuid import UUID, uuid4
 import anyio
 import psycopg
 import pytest
-from tests.support.harness import settings_for_tests
 from tests.support.worker_process import DEADLINE_S, Worker, until, workers
 
 from shared.db.engine import Database
@@ -41,7 +40,7 @@ class Host:
     def worker(self, *devices: Device) -> tuple[UUID, Presence]:
         models, id = LocalModels(self.database, self.folder), uuid4()
         slots = SlotTable(list(devices))
-        return id, Presence(id, self.database, settings_for_tests(), slots, models)
+        return id, Presence(id, self.database, slots, models)
 
     def rows(self) -> set[UUID]:
         return {row[0] for row in self._execute("SELECT id FROM workers")}

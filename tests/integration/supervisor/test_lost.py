@@ -14,7 +14,6 @@ from tests.support.probes import FakeProbe
 
 from shared.events import Code
 from shared.states import Reason, StepState
-from supervisor import supervisor
 from supervisor.devices import nvml_client
 from supervisor.devices.device import Device, Reading
 from supervisor.devices.gpu import GpuProbe
@@ -95,10 +94,7 @@ def test_a_runner_that_died_with_its_device_is_the_devices_fault() -> None:
     serve(test, probe=probe, max_attempts=1)
 
 
-def test_a_device_that_is_lost_while_its_slot_is_free_costs_no_step_a_loss(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(supervisor, "GAUGES_EVERY_S", 0.05)
+def test_a_device_that_is_lost_while_its_slot_is_free_costs_no_step_a_loss() -> None:
     probe = FakeProbe()
     gpu = {"gpu": "0", "uuid": "cpu-0"}
 
@@ -118,13 +114,10 @@ def test_a_device_that_is_lost_while_its_slot_is_free_costs_no_step_a_loss(
         assert (step.state, step.losses) == (StepState.SUCCEEDED, 0)
         await bench.in_state("free")
 
-    serve(test, probe=probe)
+    serve(test, probe=probe, gauges_every_s=0.05)
 
 
-def test_a_device_that_is_lost_while_a_claim_is_under_way_is_left_to_its_step(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(supervisor, "GAUGES_EVERY_S", 0.05)
+def test_a_device_that_is_lost_while_a_claim_is_under_way_is_left_to_its_step() -> None:
     probe = FakeProbe()
 
     async def test(bench: Bench) -> None:
@@ -134,7 +127,7 @@ def test_a_device_that_is_lost_while_a_claim_is_under_way_is_left_to_its_step(
         probe.lost.clear()
         assert (await bench.ended(job)).losses == 1
 
-    serve(test, probe=probe)
+    serve(test, probe=probe, gauges_every_s=0.05)
 
 
 async def claimed_when_lost(

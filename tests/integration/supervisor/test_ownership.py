@@ -181,7 +181,7 @@ def test_a_lease_counts_from_when_the_claim_was_sent(monkeypatch: pytest.MonkeyP
         job = bench.submit("polite")
         await bench.running(job)
         (executor,) = bench.supervisor.executors
-        assert executor._fence.dies_at - bench.settings.deadman_s <= asked[-1]
+        assert executor._fence.dies_at - bench.timings.deadman_s <= asked[-1]
         bench.store.request_cancel(job)
         await bench.ended(job)
 
@@ -211,7 +211,7 @@ def test_nothing_is_stored_past_the_fence_without_a_renewal() -> None:
             job = bench.submit("quick")
             await bench.reaches(job, "publishing")
             step = bench.step(job)
-            fence = (step.lease_expires_at or 0) - bench.settings.lease_s + bench.settings.fence_s
+            fence = (step.lease_expires_at or 0) - bench.timings.lease_s + bench.timings.fence_s
             await until(lambda: bench.store.now() > fence, "past the fence")
         with bench.store.faults.away("renew"):  # the store is back, the right to write is not
             await bench.ended(job)
@@ -274,7 +274,7 @@ def test_a_crash_is_tried_again_until_it_works(tmp_path: Path) -> None:
         assert (step.state, step.attempt, step.losses) == (StepState.SUCCEEDED, 3, 0)
         retries = [dict(event.payload or {}) for event in bench.events(job, Code.RETRY)]
         assert [retry["attempt"] for retry in retries] == [1, 2]
-        assert all(retry["delay_s"] <= bench.settings.retry_cap_s for retry in retries)
+        assert all(retry["delay_s"] <= bench.timings.retry_cap_s for retry in retries)
 
     serve(test)
 
@@ -335,7 +335,7 @@ def test_the_time_to_get_ready_is_over_when_the_runner_is_ready() -> None:
         hold = bench.store.faults.hold("commit_running")
         job = bench.submit("quick")
         await hold.reached.wait()
-        over = bench.store.now() + bench.settings.ready_timeout_s
+        over = bench.store.now() + bench.timings.ready_timeout_s
         await until(lambda: bench.store.now() > over, "past the time to get ready")
         hold.release()
         step = await bench.ended(job)

@@ -16,6 +16,7 @@ import anyio
 import psutil
 import psycopg
 import pytest
+from tests.support import quick_timings
 from tests.support.worker_process import (
     DEADLINE_S,
     Worker,
@@ -41,24 +42,26 @@ Start = Callable[..., Worker]
 SETTINGS = {
     "DF_DEVICE": "cpu",
     "DF_DRAIN_S": "0",
-    # A lease that a test can wait for: the fence is at 7 s, the next owner comes after 12 s.
-    "DF_LEASE_S": "12",
-    "DF_LEASE_RENEW_S": "1",
-    "DF_LEASE_MARGIN_S": "1",
-    "DF_TERM_GRACE_S": "1",
-    "DF_KILL_DEADLINE_S": "3",
-    "DF_RETRY_BASE_S": "0.1",
 }
+# A lease that a test can wait for: the fence is at 7 s, the next owner comes after 12 s.
+TIMES = quick_timings.in_environment(
+    lease_s=12.0,
+    lease_renew_s=1.0,
+    lease_margin_s=1.0,
+    term_grace_s=1.0,
+    kill_deadline_s=3.0,
+    retry_base_s=0.1,
+)
 
 
 @pytest.fixture
 def settings(stack_environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
-    return stack_environment | SETTINGS | {"DF_MODELS_DIR": str(tmp_path / "models")}
+    return stack_environment | SETTINGS | TIMES | {"DF_MODELS_DIR": str(tmp_path / "models")}
 
 
 @pytest.fixture
 def start(settings: dict[str, str], tmp_path: Path) -> Iterator[Start]:
-    with workers(tmp_path / "worker", settings) as starter:
+    with workers(tmp_path / "worker", settings, module="tests.support.timed_worker") as starter:
         yield starter
 
 
@@ -283,7 +286,8 @@ def failed_start(settings: dict[str, str], folder: Path, *how: str) -> tuple[int
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("DF_LEASE_S", "1", "DF_LEASE_S"),
+        ("DF_DRAIN_S", "-1", "DF_DRAIN_S"),
+        ("DF_LEASE_S", "30", "DF_LEASE_S is no setting any more"),
         ("DF_DEVICE", "tpu", "DF_DEVICE"),
         ("DF_DATABASE_URL", "mysql://x", "DF_DATABASE_URL: must be postgresql://"),
     ],

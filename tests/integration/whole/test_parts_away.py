@@ -19,6 +19,7 @@ import anyio
 import pytest
 import redis
 from celery import Celery
+from tests.support import quick_timings
 from tests.support.api_harness import Api, running_api, until
 from tests.support.worker_process import Worker, workers
 
@@ -29,10 +30,11 @@ from shared.dispatch.celery_settings import TASK_NAME, celery_queue, publisher_s
 SETTINGS = {
     "DF_DEVICE": "cpu",
     "DF_DRAIN_S": "0",
-    # Longer than any part is away here: nobody may be swept. Patience itself is tested elsewhere.
-    "DF_LEASE_RENEW_S": "0.5",
 }
-BY_POLLING, BY_THE_BELL = "0.1", "3600"
+# With the usual lease, longer than any part is away here: nobody may be swept. Patience itself is
+# tested elsewhere.
+RENEW_S = 0.5
+BY_POLLING, BY_THE_BELL = 0.1, 3600.0
 BELL_S = 1.0  # what a create may wait for the broker
 DOORBELLS = "dreamforge_doorbells_total"
 
@@ -90,18 +92,19 @@ class Fabric:
 
 
 @pytest.fixture
-def poll_s(request: pytest.FixtureRequest) -> str:
-    return str(getattr(request, "param", BY_POLLING))
+def poll_s(request: pytest.FixtureRequest) -> float:
+    return float(getattr(request, "param", BY_POLLING))
 
 
 @pytest.fixture
 def fabric(
-    stack: Infrastructure, stack_environment: dict[str, str], tmp_path: Path, poll_s: str
+    stack: Infrastructure, stack_environment: dict[str, str], tmp_path: Path, poll_s: float
 ) -> Iterator[Fabric]:
     models = tmp_path / "models"
     register(stack_environment["DF_DATABASE_URL"], install(bundled_models()[0], models))
     settings = stack_environment | SETTINGS
-    settings |= {"DF_MODELS_DIR": str(models), "DF_POLL_S": poll_s}
+    settings |= {"DF_MODELS_DIR": str(models)}
+    settings |= quick_timings.in_environment(lease_renew_s=RENEW_S, poll_s=poll_s)
     with (
         running_api(stack_environment) as api,
         workers(tmp_path / "worker", settings, module="tests.support.quick_worker") as start,

@@ -62,8 +62,13 @@ def application(metrics: Metrics | None = None) -> FastAPI:
 
         return StreamingResponse(body())
 
-    settings = Settings.model_construct(max_body_bytes=LIMIT_BYTES)
-    app.add_middleware(RequestMiddleware, metrics=metrics or Metrics(), settings=settings)
+    settings = Settings.model_construct()
+    app.add_middleware(
+        RequestMiddleware,
+        metrics=metrics or Metrics(),
+        settings=settings,
+        max_body_bytes=LIMIT_BYTES,
+    )
     return app
 
 

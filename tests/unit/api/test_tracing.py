@@ -69,7 +69,7 @@ def traced(
     async def healthz() -> None:
         pass
 
-    settings = Settings.model_construct(max_body_bytes=1000, api_keys=parse_api_keys(keys))
+    settings = Settings.model_construct(api_keys=parse_api_keys(keys))
     app.add_middleware(Traced, tracer=lambda: recorder.tracer, ratio=ratio, draw=draw)
     app.add_middleware(RequestMiddleware, metrics=Metrics(), settings=settings)
 

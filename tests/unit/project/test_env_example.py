@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.settings import Settings
+from shared.settings import REMOVED, Settings
 
 ROOT = Path(__file__).parents[3]
 LINES = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
@@ -65,4 +65,5 @@ def test_the_command_line_knows_no_setting_that_is_not_there() -> None:
     sources = (ROOT / "src").rglob("*.py")
     text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     named = set(re.findall(r"\bDF_[A-Z0-9_]*[A-Z0-9]\b", text))
-    assert named - {"DF_S3"} <= EXAMPLES.keys()
+    assert named - {"DF_S3"} - REMOVED.keys() <= EXAMPLES.keys()
+    assert REMOVED.keys().isdisjoint(EXAMPLES)

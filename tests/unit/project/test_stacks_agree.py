@@ -55,4 +55,4 @@ def test_commands_on_the_page_and_in_dockerfiles_name_this_version() -> None:
 
 
 def test_the_page_names_the_stop_grace_of_the_defaults() -> None:
-    assert f"`Settings.stop_grace_s` is {usual_stop_grace_s():g} s" in PAGE
+    assert f"`Timings.stop_grace_s` is {usual_stop_grace_s():g} s" in PAGE

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import anyio
-from tests.support.harness import settings_for_tests
 
-from shared import settings as settings_module
+from shared import timings
 from shared.db import engine
 from shared.db.engine import Database
 from shared.settings import Settings
 from shared.telemetry import spans
 from shared.telemetry.spans import Tracer
+from shared.timings import TIMINGS
 from supervisor.devices import nvml_client
 from supervisor.devices.device import DeviceProbe
 from supervisor.processes import child
@@ -22,20 +23,20 @@ from supervisor.slots import runner_pool
 from supervisor.worker import close_parts
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "worker.md"
-WAITS = ("drain_s", "exit_grace_s", "term_grace_s", "kill_deadline_s", "reclaim_deadline_s",
+WAITS = ("exit_grace_s", "term_grace_s", "kill_deadline_s", "reclaim_deadline_s",
          "publish_deadline_s", "lease_s")  # fmt: skip
+DRAIN_S = Settings.model_fields["drain_s"].default
 
 
 def test_the_page_names_the_stop_grace_of_the_defaults() -> None:
-    usual = {name: Settings.model_fields[name].default for name in WAITS}
-    total = settings_for_tests(**usual).stop_grace_s
-    assert f"must be at least {total:g} s** (`Settings.stop_grace_s`)" in PAGE.read_text()
+    total = TIMINGS.stop_grace_s(DRAIN_S)
+    assert f"must be at least {total:g} s** (`Timings.stop_grace_s`)" in PAGE.read_text()
 
 
 def test_waits_that_are_no_settings_are_those_of_whoever_waits() -> None:
-    assert settings_module.CLAIM_IN_FLIGHT_S == engine.PATIENCE_S
-    assert settings_module.READING_IN_FLIGHT_S == nvml_client.START_S + nvml_client.END_S
-    assert settings_module.LEAVING_S == (
+    assert timings.CLAIM_IN_FLIGHT_S == engine.PATIENCE_S
+    assert timings.READING_IN_FLIGHT_S == nvml_client.START_S + nvml_client.END_S
+    assert timings.LEAVING_S == (
         runner_pool.CLOSE_S + child.END_ALL_S + engine.PATIENCE_S + nvml_client.END_S
     )
 
@@ -63,7 +64,8 @@ def test_sending_the_last_spans_goes_on_beside_a_longer_wait() -> None:
 
 
 def test_every_wait_after_sigterm_is_in_the_stop_grace() -> None:
-    before = settings_for_tests()
+    before = TIMINGS.stop_grace_s(DRAIN_S)
+    assert TIMINGS.stop_grace_s(DRAIN_S + 1) == before + 1
     for name in WAITS:
-        longer = settings_for_tests(**{name: getattr(before, name) + 1})
-        assert longer.stop_grace_s == before.stop_grace_s + 1, name
+        longer = replace(TIMINGS, **{name: getattr(TIMINGS, name) + 1})
+        assert longer.stop_grace_s(DRAIN_S) == before + 1, name

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import anyio
 import pytest
-from tests.support.harness import settings_for_tests
+from tests.support.harness import timings_for_tests
 
 from shared.step_store import Claim, Stale
 from supervisor.execution import lease
@@ -43,7 +43,7 @@ def test_a_renewal_counts_from_when_it_was_sent_though_its_answer_comes_late(
         Execution,
         SimpleNamespace(
             claim=SimpleNamespace(step_id=uuid4()),
-            worker=SimpleNamespace(store=Store(), settings=settings_for_tests(lease_renew_s=0.01)),
+            worker=SimpleNamespace(store=Store(), timings=timings_for_tests(lease_renew_s=0.01)),
             post=posted.append,
         ),
     )

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import anyio
 import pytest
-from tests.support.harness import settings_for_tests
+from tests.support.harness import settings_for_tests, timings_for_tests
 from tests.support.memory_store import MemoryStepStore, StoredStep, Work
 
 from shared.errors import InfraUnavailable
@@ -21,6 +21,7 @@ from supervisor.metrics import Metrics
 
 LEASE_S = 60.0
 SETTINGS = settings_for_tests(max_attempts=3, max_losses=2, queue_timeout_s=100.0)
+TIMINGS = timings_for_tests()
 
 
 async def abandoned(store: MemoryStepStore, state: StepState = StepState.RUNNING) -> StoredStep:
@@ -44,7 +45,7 @@ async def abandoned(store: MemoryStepStore, state: StepState = StepState.RUNNING
 def play(test: Callable[[MemoryStepStore, Rescuer, Metrics], Awaitable[None]]) -> None:
     async def main() -> None:
         store, metrics = MemoryStepStore(), Metrics()
-        await test(store, Rescuer(store, SETTINGS, metrics), metrics)
+        await test(store, Rescuer(store, SETTINGS, metrics, timings=TIMINGS), metrics)
 
     anyio.run(main)
 
@@ -66,7 +67,7 @@ def test_a_step_of_a_lost_owner_goes_back_with_a_loss(state: StepState) -> None:
         before = store.now()
         assert await rescuer.rescue() == 1
         assert (step.state, step.losses, step.epoch) == (StepState.QUEUED, 1, 2)
-        assert before <= step.run_at <= store.now() + SETTINGS.retry_base_s
+        assert before <= step.run_at <= store.now() + TIMINGS.retry_base_s
         (event,) = [e for e in store.jobs[step.job_id].events if e.code == Code.LEASE_EXPIRED]
         assert event.level == "WARNING"
         said = dict(event.payload or {})

@@ -6,14 +6,14 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from tests.support.harness import settings_for_tests
+from tests.support.harness import timings_for_tests
 
 from shared.events import Code, NewEvent
 from shared.states import Reason, StepState
 from shared.step_store import AttemptResult, Claim
 from supervisor.lifecycle.step import Step
 from supervisor.outcomes.classify import Classification
-from supervisor.outcomes.result import VRAM_RETRY_S, backoff_s, build_result, error_of
+from supervisor.outcomes.result import VRAM_RETRY_S, build_result, error_of, retry_delay_s
 
 FIGURES = {
     "gpu_mem_used_before": 1,
@@ -26,7 +26,7 @@ MEMORY = {"need_bytes": 5, "recommendation": "try less"}
 CRASH = Classification(
     reason=Reason.RUNNER_CRASHED, message="it ended (SIGSEGV)", details={"exit": "SIGSEGV"}
 )
-SETTINGS = settings_for_tests(retry_base_s=2.0, retry_cap_s=60.0)
+TIMINGS = timings_for_tests(retry_base_s=2.0, retry_cap_s=60.0)
 
 
 def claim(**changes: Any) -> Claim:
@@ -47,7 +47,7 @@ def end(
         claim(**changes),
         step,
         classification,
-        SETTINGS,
+        TIMINGS,
         figures=FIGURES,
         memory=lambda: MEMORY,
         vram_wait=vram_wait,
@@ -64,7 +64,7 @@ def codes(ending: AttemptResult) -> list[str]:
 
 @pytest.mark.parametrize(("tries", "most"), [(1, 2), (2, 4), (3, 8), (6, 60), (50, 60), (0, 2)])
 def test_backoff_doubles_up_to_its_cap_and_uses_the_whole_range(tries: int, most: float) -> None:
-    delays = [backoff_s(SETTINGS, tries) for _ in range(400)]
+    delays = [retry_delay_s(TIMINGS, tries) for _ in range(400)]
     assert all(0 <= delay <= most for delay in delays)
     assert min(delays) < most * 0.1
     assert max(delays) > most * 0.9
