@@ -23,7 +23,8 @@ from shared.retry import backoff, within
 Event = dict[str, Any]
 
 # The API sends a comment every 15 s: three of them missing mean a dead connection.
-_SILENCE_S = 45.0
+SILENCE_S = 45.0
+FIRST_PAUSE_S = 0.1
 GIVE_UP_S = 60.0
 _TICK_S = 0.2
 # Refusals that the next attempt may not meet any more.
@@ -53,7 +54,7 @@ def follow_events(client: Client, job_id: str, after: int = 0) -> Iterator[Event
 
 def _pauses() -> Iterator[float]:
     """The pauses between connections; an event begins them anew."""
-    return within(GIVE_UP_S, backoff(first_s=0.1, most_s=2.0))
+    return within(GIVE_UP_S, backoff(first_s=FIRST_PAUSE_S, most_s=2.0))
 
 
 def _connection(client: Client, job_id: str, after: int) -> Iterator[Event | None]:
@@ -61,7 +62,7 @@ def _connection(client: Client, job_id: str, after: int) -> Iterator[Event | Non
     headers = {"Accept": "text/event-stream"}
     if after:
         headers["Last-Event-ID"] = str(after)
-    timeout = httpx.Timeout(_SILENCE_S, connect=3.0)
+    timeout = httpx.Timeout(SILENCE_S, connect=3.0)
     path = f"/v1/jobs/{job_id}/progress/stream"
     with client.http.stream("GET", path, headers=headers, timeout=timeout) as answer:
         if answer.status_code == httpx.codes.NO_CONTENT:

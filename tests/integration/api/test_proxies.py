@@ -24,8 +24,8 @@ def api(stack_environment: dict[str, str]) -> Iterator[Api]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "_SILENCE_S", 0.3)
-    monkeypatch.setattr(sse, "_BACKOFF_S", (0.01,))
+    monkeypatch.setattr(sse, "SILENCE_S", 0.3)
+    monkeypatch.setattr(sse, "FIRST_PAUSE_S", 0.01)
 
 
 def followed(api: Api, job: str, fates: list[tuple[Fate, int]]) -> tuple[list[int], list[Fate]]:
