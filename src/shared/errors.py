@@ -1,4 +1,4 @@
-"""One tree of errors. Each has a stable `code`, an HTTP hint, and says whether a retry may help.
+"""One tree of errors. Each has a stable `code` and the HTTP status of its answer.
 
 `docs/errors.md` has one section per code; a test compares the two.
 """
@@ -13,7 +13,6 @@ class DreamForgeError(Exception):
 
     code: ClassVar[str] = "internal"
     http_status: ClassVar[int] = 500
-    retryable: ClassVar[bool] = False
     retry_after_s: int | None = None  # goes into `Retry-After`
 
     def __init__(self, message: str, **details: Any) -> None:
@@ -71,7 +70,6 @@ class RateLimited(DreamForgeError):
 
     code = "rate_limited"
     http_status = 429
-    retryable = True
 
     def __init__(self, message: str, *, retry_after_s: int, **details: Any) -> None:
         super().__init__(message, **details, retry_after_s=retry_after_s)
@@ -83,7 +81,6 @@ class InfraUnavailable(DreamForgeError):
 
     code = "infra_unavailable"
     http_status = 503
-    retryable = True
     retry_after_s = 5
 
 

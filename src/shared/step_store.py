@@ -30,7 +30,7 @@ class Stale(Exception):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Offer:
+class ClaimRequest:
     """A free slot looking for work."""
 
     worker_id: UUID
@@ -156,7 +156,7 @@ class OrphanedStep:
 class StepStore(Protocol):
     """The system of record, as an owner of steps sees it. All raise `InfraUnavailable`."""
 
-    async def claim(self, offer: Offer) -> Claim | None:
+    async def claim(self, request: ClaimRequest) -> Claim | None:
         """Take the oldest due step that fits, or None. One without a model fits every host."""
 
     async def commit_running(self, claim: Claim, events: Sequence[NewEvent]) -> None:
@@ -181,10 +181,12 @@ class StepStore(Protocol):
         Writing a verdict again whose answer was lost changes nothing.
         """
 
-    async def cancels(self, worker_id: UUID) -> set[UUID]:
+    async def requested_cancels(self, worker_id: UUID) -> set[UUID]:
         """Steps of this worker whose cancel was requested."""
 
-    async def give_back(self, worker_id: UUID, known: Collection[tuple[UUID, int]]) -> int:
+    async def release_unacknowledged(
+        self, worker_id: UUID, known: Collection[tuple[UUID, int]]
+    ) -> int:
         """Put back, uncharged and with a new epoch, what this worker claimed without hearing of it.
 
         `known` are the steps and epochs of the claims that it did hear of. Returns how many.

@@ -29,7 +29,7 @@ from shared.errors import InfraUnavailable
 from shared.linux.clock import boottime
 from shared.settings import Settings
 from shared.states import DEFAULT_QUEUE
-from shared.step_store import Claim, Offer, PinnedModel, StepStore
+from shared.step_store import Claim, ClaimRequest, PinnedModel, StepStore
 from shared.telemetry.spans import Tracer
 from shared.timings import TIMINGS, Timings
 from supervisor.devices.device import DeviceProbe
@@ -198,7 +198,7 @@ class Supervisor:
 
     async def _claim_for(self, slot: Slot, models: tuple[UUID, ...]) -> Claim | None:
         try:
-            return await self._ports.store.claim(self._offer(slot, models))
+            return await self._ports.store.claim(self._claim_request(slot, models))
         except InfraUnavailable as error:
             # It may be committed all the same, or be in a moment.
             self._unacknowledged_until = boottime() + self._timings.lease_s
@@ -211,7 +211,7 @@ class Supervisor:
             return
         known = self._abandoned | {_claimed(executor) for executor in self.executors}
         try:
-            count = await self._ports.store.give_back(self.worker_id, known)
+            count = await self._ports.store.release_unacknowledged(self.worker_id, known)
         except InfraUnavailable:
             return  # the claim that follows says so
         if count:
@@ -231,8 +231,8 @@ class Supervisor:
             self.executors.remove(executor)
             self._wakeup.set()
 
-    def _offer(self, slot: Slot, models: tuple[UUID, ...]) -> Offer:
-        return Offer(
+    def _claim_request(self, slot: Slot, models: tuple[UUID, ...]) -> ClaimRequest:
+        return ClaimRequest(
             worker_id=self.worker_id,
             queues=(DEFAULT_QUEUE,),
             device=slot.device.kind,
@@ -255,7 +255,7 @@ class Supervisor:
 
     async def _watch_cancels(self) -> None:
         if self.executors:
-            asked = await self._ports.store.cancels(self.worker_id)
+            asked = await self._ports.store.requested_cancels(self.worker_id)
             for executor in self.executors:
                 if executor.claim.step_id in asked:
                     executor.cancel()

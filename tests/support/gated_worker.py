@@ -27,7 +27,7 @@ def main() -> int:
     from shared.db.engine import Database
     from shared.db.step_store import PostgresStepStore
     from shared.events import NewEvent
-    from shared.step_store import AttemptResult, Claim, Offer, StoredArtifact
+    from shared.step_store import AttemptResult, Claim, ClaimRequest, StoredArtifact
     from supervisor import worker
 
     gates = Gates(Path(os.environ["TMPDIR"]))
@@ -37,13 +37,13 @@ def main() -> int:
             super().__init__(database)
             self._between_steps = anyio.Lock()
 
-        async def claim(self, offer: Offer) -> Claim | None:
+        async def claim(self, request: ClaimRequest) -> Claim | None:
             # Between its commit and the bell a job is in nobody's hands, nor is its second step
             # when the first has its verdict. Without a word from here this very worker would have
             # finished it before anybody could be killed.
             await gates.keep_off("created")
             async with self._between_steps:
-                claim = await super().claim(offer)
+                claim = await super().claim(request)
             if claim is not None:
                 await gates.come("claimed")
             return claim

@@ -22,7 +22,7 @@ from shared.step_store import (
     CANCELLED_ERROR,
     AttemptResult,
     Claim,
-    Offer,
+    ClaimRequest,
     OrphanedStep,
     PinnedModel,
     Stale,
@@ -144,12 +144,12 @@ class MemoryStepStore:
 
     # StepStore ------------------------------------------------------------------------------------
 
-    async def claim(self, offer: Offer) -> Claim | None:
+    async def claim(self, request: ClaimRequest) -> Claim | None:
         await self.faults.before("claim")
-        due = [step for step in self.steps.values() if self._is_due(step, offer)]
+        due = [step for step in self.steps.values() if self._is_due(step, request)]
         claim = None
         if due:
-            claim = self._take(min(due, key=lambda step: (step.run_at, step.id)), offer)
+            claim = self._take(min(due, key=lambda step: (step.run_at, step.id)), request)
         await self.faults.after("claim")
         return claim
 
@@ -201,16 +201,18 @@ class MemoryStepStore:
         await self.faults.after("finish")
         return next_id
 
-    async def cancels(self, worker_id: UUID) -> set[UUID]:
-        await self.faults.before("cancels")
+    async def requested_cancels(self, worker_id: UUID) -> set[UUID]:
+        await self.faults.before("requested_cancels")
         return {
             step.id
             for step in self.steps.values()
             if step.lease_owner == worker_id and step.cancel_requested
         }
 
-    async def give_back(self, worker_id: UUID, known: Collection[tuple[UUID, int]]) -> int:
-        await self.faults.before("give_back")
+    async def release_unacknowledged(
+        self, worker_id: UUID, known: Collection[tuple[UUID, int]]
+    ) -> int:
+        await self.faults.before("release_unacknowledged")
         unheard = [
             step
             for step in self.steps.values()
@@ -267,21 +269,21 @@ class MemoryStepStore:
     def _by_age(self) -> list[StoredStep]:
         return sorted(self.steps.values(), key=lambda step: step.run_at)
 
-    def _is_due(self, step: StoredStep, offer: Offer) -> bool:
+    def _is_due(self, step: StoredStep, request: ClaimRequest) -> bool:
         return (
             step.state is StepState.QUEUED
-            and step.work.queue in offer.queues
-            and step.work.device == offer.device
+            and step.work.queue in request.queues
+            and step.work.device == request.device
             and step.run_at <= self.now()
-            and step.work.vram_bytes <= offer.capacity_bytes
-            and (step.model_id is None or step.model_id in offer.models)
+            and step.work.vram_bytes <= request.capacity_bytes
+            and (step.model_id is None or step.model_id in request.models)
         )
 
-    def _take(self, step: StoredStep, offer: Offer) -> Claim:
+    def _take(self, step: StoredStep, request: ClaimRequest) -> Claim:
         _enter(step, StepState.LEASED)
         step.epoch += 1
-        step.lease_owner = offer.worker_id
-        step.lease_expires_at = self.now() + offer.lease_s
+        step.lease_owner = request.worker_id
+        step.lease_expires_at = self.now() + request.lease_s
         job, chain, work = self.jobs[step.job_id], self.steps_of(step.job_id), step.work
         since = step.vram_wait_since
         shown = [event for event in job.events if event.code == Code.PROGRESS]

@@ -15,7 +15,7 @@ from shared.db.engine import Database
 from shared.db.step_store import PostgresStepStore
 from shared.events import Code, NewEvent
 from shared.states import Reason, StepState
-from shared.step_store import AttemptResult, Claim, Offer, StepStore, StoredArtifact
+from shared.step_store import AttemptResult, Claim, ClaimRequest, StepStore, StoredArtifact
 
 WORKER = uuid4()
 CHECKSUM = "0" * 64
@@ -126,8 +126,8 @@ class InPostgres:
             return cursor.fetchall() if cursor.description else []
 
 
-def offer(subject: Subject, **changes: Any) -> Offer:
-    usual = Offer(
+def claim_request(subject: Subject, **changes: Any) -> ClaimRequest:
+    usual = ClaimRequest(
         worker_id=WORKER,
         queues=("default",),
         device="cpu",
@@ -139,7 +139,7 @@ def offer(subject: Subject, **changes: Any) -> Offer:
 
 
 async def claim(subject: Subject, **changes: Any) -> Claim:
-    taken = await subject.store.claim(offer(subject, **changes))
+    taken = await subject.store.claim(claim_request(subject, **changes))
     assert taken is not None
     return taken
 

@@ -22,7 +22,7 @@ from api.schemas import pagination, responses, serializers
 from api.schemas.ids import job_id_of, no_such_job
 from api.schemas.requests import ListQuery
 from shared.db import artifacts, jobs
-from shared.db.cancel import Cancelled, request_cancel
+from shared.db.cancel import request_cancel
 from shared.db.connection import Connection
 from shared.db.create_job import IdempotencyKey
 from shared.db.jobs import Job, Step
@@ -149,13 +149,13 @@ async def cancel_job(job_id: JobId, context: Ctx, user: User) -> responses.JobOu
     that has ended stays as it is, and is no error. Finished pictures stay."""
     wanted = job_id_of(job_id)
 
-    async def work(connection: Connection) -> Cancelled | None:
+    async def work(connection: Connection) -> bool | None:
         return await request_cancel(connection, wanted, user=user)
 
-    done = await context.database.transaction(work)
-    if done is None:
+    ended = await context.database.transaction(work)
+    if ended is None:
         raise no_such_job()
-    if done.ended:
+    if ended:
         context.metrics.jobs_finished.labels("cancelled", "cancelled").inc()
     return serializers.job(*await load(context, job_id, user))
 

@@ -6,7 +6,6 @@ only the owner can prove that the memory is back, so only the owner may say `can
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import func, select, update
@@ -22,18 +21,12 @@ from shared.step_store import CANCELLED_ERROR
 WAITING = frozenset({StepState.PENDING, StepState.QUEUED})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cancelled:
-    """What a cancel did. Neither: it was asked before, or the job had ended."""
-
-    ended: bool  # the job has its verdict now, written by this call
-    requested: bool  # a worker has been asked, by this call
-
-
 async def request_cancel(
     connection: AsyncConnection, job_id: UUID, *, user: str | None = None
-) -> Cancelled | None:
+) -> bool | None:
     """Cancel what waits, ask the owner of what runs; None when there is no such job.
+
+    True when this call ended the job; its owner ends it otherwise, or it had ended before.
 
     Idempotent: a job that has ended, or has been asked already, stays as it is.
     """
@@ -41,7 +34,7 @@ async def request_cancel(
     if job is None:
         return None
     if job["status"] in jobs.ENDED:
-        return Cancelled(ended=False, requested=False)
+        return False
     await connection.execute(
         update(jobs_table)
         .where(jobs_table.c.id == job_id, jobs_table.c.cancel_requested_at.is_(None))
@@ -50,15 +43,15 @@ async def request_cancel(
     states = await _lock_steps(connection, job_id)
     await end_waiting_steps(connection, job_id)
     if any(state in OWNED for state in states):
-        return Cancelled(ended=False, requested=await _ask_owners(connection, job_id))
-    ended = await jobs.finish_job(
+        await _ask_owners(connection, job_id)
+        return False
+    return await jobs.finish_job(
         connection,
         job_id,
         status=Status.CANCELLED,
         reason=Reason.CANCELLED,
         error=CANCELLED_ERROR,
     )
-    return Cancelled(ended=ended, requested=False)
 
 
 async def end_waiting_steps(
@@ -112,7 +105,7 @@ async def _lock_steps(connection: AsyncConnection, job_id: UUID) -> list[StepSta
     return [StepState(row.state) for row in rows]
 
 
-async def _ask_owners(connection: AsyncConnection, job_id: UUID) -> bool:
+async def _ask_owners(connection: AsyncConnection, job_id: UUID) -> None:
     asked = await connection.execute(
         update(steps)
         .where(
@@ -137,4 +130,3 @@ async def _ask_owners(connection: AsyncConnection, job_id: UUID) -> bool:
                 for row in rows
             ],
         )
-    return bool(rows)

@@ -26,13 +26,13 @@ class _Batch:
     events: tuple[NewEvent, ...]
 
 
-class Unanswered:
+class InDoubtWrites:
     """What each claim has sent since it last heard that something was committed."""
 
     def __init__(self) -> None:
         self._sent: dict[tuple[UUID, int], list[_Batch]] = {}
 
-    async def left(
+    async def not_yet_written(
         self, connection: AsyncConnection, claim: Claim, events: Sequence[NewEvent]
     ) -> Sequence[NewEvent]:
         """Those of `events` that are not written yet. The caller holds the job's lock.
@@ -47,12 +47,12 @@ class Unanswered:
         self._sent[_key(claim)] = written
         return events
 
-    def sent(self, claim: Claim, last_seq: int, events: Sequence[NewEvent]) -> None:
+    def register(self, claim: Claim, last_seq: int, events: Sequence[NewEvent]) -> None:
         """These are about to be committed, the last of them with `last_seq`."""
         batch = _Batch(seq=last_seq - len(events) + 1, events=tuple(events))
         self._sent.setdefault(_key(claim), []).append(batch)
 
-    def answered(self, claim: Claim) -> None:
+    def settle(self, claim: Claim) -> None:
         """What was sent is written, or nobody will ask again."""
         self._sent.pop(_key(claim), None)
 

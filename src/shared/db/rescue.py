@@ -41,7 +41,7 @@ async def unclaimed(connection: AsyncConnection, decide: Decide, *, after_s: flo
     return None if row is None else await _end(connection, row, decide)
 
 
-async def unheard_claim(
+async def release_unacknowledged(
     connection: AsyncConnection, worker_id: UUID, known: Collection[tuple[UUID, int]]
 ) -> UUID | None:
     """Put one step back that `worker_id` claimed in a transaction whose answer it never had.

@@ -26,7 +26,7 @@ from shared.db import rescue
 from shared.db.artifacts import insert_artifact
 from shared.db.engine import Database
 from shared.db.events import NewEvent
-from shared.db.in_doubt import Unanswered
+from shared.db.in_doubt import InDoubtWrites
 from shared.db.tables import artifacts, jobs, models, steps
 from shared.db.transitions import end_step, seconds_from_now
 from shared.events import Code
@@ -35,7 +35,7 @@ from shared.states import OWNED, Status, StepState
 from shared.step_store import (
     AttemptResult,
     Claim,
-    Offer,
+    ClaimRequest,
     OrphanedStep,
     PinnedModel,
     Stale,
@@ -48,11 +48,11 @@ class PostgresStepStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._unanswered = Unanswered()
+        self._in_doubt = InDoubtWrites()
 
-    async def claim(self, offer: Offer) -> Claim | None:
+    async def claim(self, request: ClaimRequest) -> Claim | None:
         async def work(connection: AsyncConnection) -> Claim | None:
-            return await _claim(connection, offer)
+            return await _claim(connection, request)
 
         return await self._database.transaction(work)
 
@@ -93,13 +93,13 @@ class PostgresStepStore:
                     .where(steps.c.id == claim.step_id)
                     .values(state=state, updated_at=func.now())
                 )
-            left = await self._unanswered.left(connection, claim, events)
+            left = await self._in_doubt.not_yet_written(connection, claim, events)
             if left:
                 last_seq = await event_log.append(connection, claim.job_id, left)
-                self._unanswered.sent(claim, last_seq, left)
+                self._in_doubt.register(claim, last_seq, left)
 
         await self._database.transaction(work)
-        self._unanswered.answered(claim)
+        self._in_doubt.settle(claim)
 
     async def renew(self, claim: Claim, lease_s: float) -> None:
         async def work(connection: AsyncConnection) -> None:
@@ -144,18 +144,18 @@ class PostgresStepStore:
             asked = row.cancel_requested_at is not None
             # The cancel came after the owner last looked. Under the job's lock it is not late.
             last = end.cancelled(claim) if asked and end.state is StepState.QUEUED else end
-            left = await self._unanswered.left(connection, claim, last.events)
+            left = await self._in_doubt.not_yet_written(connection, claim, last.events)
             return await end_step(connection, row, replace(last, events=left))
 
         try:
             following = await self._database.transaction(work)
         except Stale:
-            self._unanswered.answered(claim)
+            self._in_doubt.settle(claim)
             raise
-        self._unanswered.answered(claim)
+        self._in_doubt.settle(claim)
         return following
 
-    async def cancels(self, worker_id: UUID) -> set[UUID]:
+    async def requested_cancels(self, worker_id: UUID) -> set[UUID]:
         async def work(connection: AsyncConnection) -> set[UUID]:
             found = await connection.scalars(
                 select(steps.c.id).where(
@@ -166,10 +166,12 @@ class PostgresStepStore:
 
         return await self._database.transaction(work)
 
-    async def give_back(self, worker_id: UUID, known: Collection[tuple[UUID, int]]) -> int:
+    async def release_unacknowledged(
+        self, worker_id: UUID, known: Collection[tuple[UUID, int]]
+    ) -> int:
         count = 0
         while await self._database.transaction(
-            lambda connection: rescue.unheard_claim(connection, worker_id, known)
+            lambda connection: rescue.release_unacknowledged(connection, worker_id, known)
         ):
             count += 1
         return count
@@ -245,17 +247,17 @@ async def lock_owned(connection: AsyncConnection, claim: Claim) -> Row[Any]:
     return row
 
 
-def _due(offer: Offer) -> Select[Any]:
+def _due(request: ClaimRequest) -> Select[Any]:
     return (
         select(steps.c.id.label("step_id"), jobs.c.id.label("job_id"))
         .join(jobs, jobs.c.id == steps.c.job_id)
         .where(
             steps.c.state == StepState.QUEUED,
-            steps.c.queue.in_(offer.queues),
-            steps.c.device == offer.device,
+            steps.c.queue.in_(request.queues),
+            steps.c.device == request.device,
             steps.c.run_at <= func.now(),
-            steps.c.vram_bytes <= offer.capacity_bytes,
-            or_(steps.c.model_id.is_(None), steps.c.model_id.in_(offer.models)),
+            steps.c.vram_bytes <= request.capacity_bytes,
+            or_(steps.c.model_id.is_(None), steps.c.model_id.in_(request.models)),
         )
         .order_by(steps.c.run_at, steps.c.id)
         .limit(1)
@@ -263,8 +265,8 @@ def _due(offer: Offer) -> Select[Any]:
     )
 
 
-async def _claim(connection: AsyncConnection, offer: Offer) -> Claim | None:
-    due = (await connection.execute(_due(offer))).first()
+async def _claim(connection: AsyncConnection, request: ClaimRequest) -> Claim | None:
+    due = (await connection.execute(_due(request))).first()
     if due is None:
         return None
     claimed = (
@@ -274,8 +276,8 @@ async def _claim(connection: AsyncConnection, offer: Offer) -> Claim | None:
             .values(
                 state=StepState.LEASED,
                 epoch=steps.c.epoch + 1,
-                lease_owner=offer.worker_id,
-                lease_expires_at=seconds_from_now(offer.lease_s),
+                lease_owner=request.worker_id,
+                lease_expires_at=seconds_from_now(request.lease_s),
                 updated_at=func.now(),
             )
             .returning(

@@ -22,7 +22,7 @@ from shared.db.cancel import request_cancel
 from shared.db.engine import Database
 from shared.db.step_store import PostgresStepStore
 from shared.states import Reason, StepState
-from shared.step_store import AttemptResult, Claim, Offer, OrphanedStep, Stale
+from shared.step_store import AttemptResult, Claim, ClaimRequest, OrphanedStep, Stale
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -46,8 +46,8 @@ class Hands:
         self.databases = databases
         self.subject = InPostgres(databases[0], url)
 
-    def offer(self, lease_s: float = 60.0) -> Offer:
-        return Offer(
+    def claim_request(self, lease_s: float = 60.0) -> ClaimRequest:
+        return ClaimRequest(
             worker_id=uuid4(),
             queues=("default",),
             device="cpu",
@@ -99,7 +99,7 @@ def test_of_twenty_claimers_one_gets_the_step(database_url: str) -> None:
                 won: list[Claim] = []
 
                 async def claim(store: PostgresStepStore, won: list[Claim] = won) -> None:
-                    if (taken := await store.claim(all_hands.offer())) is not None:
+                    if (taken := await store.claim(all_hands.claim_request())) is not None:
                         won.append(taken)
 
                 await together(*(lambda s=store: claim(s) for store in all_hands.stores))
@@ -116,7 +116,7 @@ def test_a_cancel_and_a_completion_at_once_leave_one_verdict(database_url: str) 
             store = two.stores[0]
             for _ in range(ROUNDS):
                 job = await two.subject.create(Work())
-                claim = await store.claim(two.offer())
+                claim = await store.claim(two.claim_request())
                 assert claim is not None
                 await store.commit_running(claim, [])
                 first = random.choice(("cancel", "finish"))
@@ -143,7 +143,7 @@ def test_claim_cancel_sweep_and_verdict_at_once_end_every_job_without_a_deadlock
         jobs = [await four.subject.create(Work(), Work(name="second")) for _ in range(4)]
         claimed: list[Claim] = []
         for _ in jobs:
-            claim = await four.stores[0].claim(four.offer(lease_s=0.001))
+            claim = await four.stores[0].claim(four.claim_request(lease_s=0.001))
             assert claim is not None
             claimed.append(claim)
 
@@ -164,7 +164,7 @@ def test_claim_cancel_sweep_and_verdict_at_once_end_every_job_without_a_deadlock
                 continue
 
         async def claims() -> None:
-            while (taken := await four.stores[3].claim(four.offer())) is not None:
+            while (taken := await four.stores[3].claim(four.claim_request())) is not None:
                 await four.stores[3].finish(taken, DONE)
 
         await together(verdicts, cancels, sweeps, claims)

@@ -22,10 +22,10 @@ from tests.support.stores import (
     InPostgres,
     Subject,
     claim,
+    claim_request,
     claimed_job,
     ended,
     note,
-    offer,
     picture,
 )
 
@@ -89,7 +89,7 @@ def test_a_claim_carries_the_step_and_raises_its_epoch(run: Run) -> None:
 def test_a_step_is_claimed_once(run: Run) -> None:
     async def test(subject: Subject) -> None:
         await claimed_job(subject)
-        assert await subject.store.claim(offer(subject)) is None
+        assert await subject.store.claim(claim_request(subject)) is None
 
     run(test)
 
@@ -117,7 +117,7 @@ def test_a_step_that_does_not_fit_the_offer_is_left(
 ) -> None:
     async def test(subject: Subject) -> None:
         await subject.create(work)
-        assert await subject.store.claim(offer(subject, **changes)) is None
+        assert await subject.store.claim(claim_request(subject, **changes)) is None
 
     run(test)
 
@@ -126,7 +126,7 @@ def test_a_retry_is_not_claimed_before_its_delay_is_over(run: Run) -> None:
     async def test(subject: Subject) -> None:
         job, taken = await claimed_job(subject)
         assert await subject.store.finish(taken, replace(AGAIN, delay_s=60.0)) == taken.step_id
-        assert await subject.store.claim(offer(subject)) is None
+        assert await subject.store.claim(claim_request(subject)) is None
         assert (await subject.job(job))["status"] == "queued"
 
     run(test)
@@ -334,7 +334,7 @@ def test_a_step_without_a_model_is_claimed_by_a_worker_without_models(run: Run) 
         job = await subject.create(Work(needs_model=False))
         taken = await claim(subject, models=())
         assert (taken.job_id, taken.model) == (job, None)
-        assert await subject.store.claim(offer(subject, models=())) is None
+        assert await subject.store.claim(claim_request(subject, models=())) is None
 
     run(test)
 
@@ -365,13 +365,13 @@ def test_a_cancel_ends_what_nobody_owns(run: Run) -> None:
 def test_a_cancel_of_an_owned_step_is_told_to_its_owner_alone(run: Run) -> None:
     async def test(subject: Subject) -> None:
         job, taken = await claimed_job(subject)
-        assert await subject.store.cancels(WORKER) == set()
+        assert await subject.store.requested_cancels(WORKER) == set()
         await subject.cancel(job)
-        assert await subject.store.cancels(WORKER) == {taken.step_id}
-        assert await subject.store.cancels(uuid4()) == set()
+        assert await subject.store.requested_cancels(WORKER) == {taken.step_id}
+        assert await subject.store.requested_cancels(uuid4()) == set()
         assert (await subject.steps(job))[0]["state"] == "leased"
         await subject.store.finish(taken, ended(StepState.CANCELLED, Reason.CANCELLED))
-        assert await subject.store.cancels(WORKER) == set()
+        assert await subject.store.requested_cancels(WORKER) == set()
 
     run(test)
 
@@ -406,8 +406,8 @@ def test_a_claim_that_its_worker_never_heard_of_is_put_back_uncharged(run: Run) 
         _, heard = await claimed_job(subject)
         _, of_another = await subject.create(Work()), await claim(subject, worker_id=uuid4())
         known = {(heard.step_id, heard.epoch)}
-        assert await subject.store.give_back(WORKER, known) == 1
-        assert await subject.store.give_back(WORKER, known) == 0
+        assert await subject.store.release_unacknowledged(WORKER, known) == 1
+        assert await subject.store.release_unacknowledged(WORKER, known) == 0
         (step,) = await subject.steps(job)
         assert (step["state"], step["attempt"], step["losses"]) == ("queued", 0, 0)
         with pytest.raises(Stale):
@@ -426,7 +426,9 @@ def test_an_earlier_claim_of_a_step_does_not_speak_for_a_later_one(run: Run) -> 
         await subject.store.finish(first, AGAIN)
         unheard = await claim(subject)
         assert unheard.step_id == first.step_id
-        assert await subject.store.give_back(WORKER, {(first.step_id, first.epoch)}) == 1
+        assert (
+            await subject.store.release_unacknowledged(WORKER, {(first.step_id, first.epoch)}) == 1
+        )
 
     run(test)
 
@@ -435,7 +437,7 @@ def test_what_was_started_is_nobodys_to_put_back(run: Run) -> None:
     async def test(subject: Subject) -> None:
         _, taken = await claimed_job(subject)
         await subject.store.commit_running(taken, [])
-        assert await subject.store.give_back(WORKER, set()) == 0
+        assert await subject.store.release_unacknowledged(WORKER, set()) == 0
 
     run(test)
 

@@ -237,7 +237,7 @@ def test_a_supervisor_that_fails_leaves_no_process(monkeypatch: pytest.MonkeyPat
             async def unforeseen(worker_id: UUID) -> set[UUID]:
                 raise Unforeseen
 
-            monkeypatch.setattr(bench.store, "cancels", unforeseen)
+            monkeypatch.setattr(bench.store, "requested_cancels", unforeseen)
             await anyio.sleep_forever()
 
     with pytest.raises(BaseExceptionGroup) as failed:

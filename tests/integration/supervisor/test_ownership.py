@@ -16,7 +16,7 @@ from tests.support.probes import LeakyProbe
 from shared.events import Code
 from shared.linux.clock import boottime
 from shared.states import Reason, StepState
-from shared.step_store import Claim, Offer
+from shared.step_store import Claim, ClaimRequest
 from supervisor.devices.device import Device
 from supervisor.processes.child import Entry
 
@@ -85,7 +85,9 @@ def test_a_cancel_while_memory_is_verified_keeps_good_work() -> None:
         job = bench.submit("quick")
         await bench.reaches(job, "reclaiming")
         bench.store.request_cancel(job)
-        await until(lambda: bench.store.faults.calls[-3:].count("cancels"), "the cancel is seen")
+        await until(
+            lambda: bench.store.faults.calls[-3:].count("requested_cancels"), "the cancel is seen"
+        )
         probe.release()
         assert (await bench.ended(job)).state is StepState.SUCCEEDED
 
@@ -173,9 +175,9 @@ def test_a_lease_counts_from_when_the_claim_was_sent(monkeypatch: pytest.MonkeyP
     async def test(bench: Bench) -> None:
         claim, asked = bench.store.claim, []
 
-        async def noted(offer: Offer) -> Claim | None:
+        async def noted(request: ClaimRequest) -> Claim | None:
             asked.append(boottime())
-            return await claim(offer)
+            return await claim(request)
 
         monkeypatch.setattr(bench.store, "claim", noted)
         job = bench.submit("polite")

@@ -84,7 +84,6 @@ def test_data_that_does_not_have_its_own_hash_is_never_sent() -> None:
 
 def test_a_mismatch_may_be_retried() -> None:
     assert issubclass(StoreMismatch, InfraUnavailable)
-    assert StoreMismatch.retryable
 
 
 def settings(**changes: Any) -> Settings:

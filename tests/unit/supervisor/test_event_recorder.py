@@ -13,7 +13,7 @@ from tests.support.memory_store import MemoryStepStore, Work
 from shared.events import Code
 from shared.progress import StepProgress
 from shared.states import StepState
-from shared.step_store import Claim, Offer
+from shared.step_store import Claim, ClaimRequest
 from supervisor.recording import event_recorder as recorder_module
 from supervisor.recording.event_recorder import LOGS_PER_S, PROGRESS_EVERY_S, EventRecorder
 
@@ -61,7 +61,7 @@ def play(test: Callable[[Scene], Awaitable[None]], **changes: object) -> None:
     async def main() -> None:
         store = MemoryStepStore()
         store.create(Work(), count=2)
-        offer = Offer(
+        request = ClaimRequest(
             worker_id=uuid4(),
             queues=("default",),
             device="cpu",
@@ -69,7 +69,7 @@ def play(test: Callable[[Scene], Awaitable[None]], **changes: object) -> None:
             models=(store.model_id,),
             lease_s=60.0,
         )
-        claim = await store.claim(offer)
+        claim = await store.claim(request)
         assert claim is not None
         await test(Scene(store, replace(claim, **changes)))  # type: ignore[arg-type]
 

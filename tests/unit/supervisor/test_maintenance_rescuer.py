@@ -14,7 +14,7 @@ from tests.support.memory_store import MemoryStepStore, StoredStep, Work
 from shared.errors import InfraUnavailable
 from shared.events import Code
 from shared.states import OWNED, Reason, StepState
-from shared.step_store import Offer
+from shared.step_store import ClaimRequest
 from supervisor.maintenance import rescuer as rescuer_module
 from supervisor.maintenance.rescuer import Rescuer
 from supervisor.metrics import Metrics
@@ -27,7 +27,7 @@ TIMINGS = timings_for_tests()
 async def abandoned(store: MemoryStepStore, state: StepState = StepState.RUNNING) -> StoredStep:
     """A step whose owner was last heard of a lease ago."""
     job = store.create(Work())
-    offer = Offer(
+    request = ClaimRequest(
         worker_id=uuid4(),
         queues=("default",),
         device="cpu",
@@ -35,7 +35,7 @@ async def abandoned(store: MemoryStepStore, state: StepState = StepState.RUNNING
         models=(store.model_id,),
         lease_s=LEASE_S,
     )
-    claim = await store.claim(offer)
+    claim = await store.claim(request)
     assert claim is not None
     await store.record(claim, state, [])
     (step,) = store.steps_of(job)
