@@ -24,7 +24,8 @@ from shared.db.engine import Database
 from shared.db.step_store import PostgresStepStore
 from shared.errors import InfraUnavailable
 from shared.linux.file_lock import FileLock, LockTaken, LockUnusable
-from shared.linux.prctl import adopt_orphans, hide_from_runners, lists_children
+from shared.linux.prctl import adopt_orphans, hide_from_runners
+from shared.linux.proc import lists_children
 from shared.object_store import ObjectStore, open_store
 from shared.readiness import NotReady, wait_for_parts
 from shared.retention import prune
@@ -44,7 +45,8 @@ from supervisor.membership.local_models import LocalModels
 from supervisor.membership.registration import register_exclusive
 from supervisor.metrics import Metrics
 from supervisor.processes.child import start_tracker
-from supervisor.processes.orphans import dead, died, kill_orphans
+from supervisor.processes.orphans import kill_orphans, remove_dead_lock
+from supervisor.processes.tree import is_alive
 from supervisor.processes.worker_mark import worker_lock, worker_mark
 from supervisor.slots.runner_pool import RunnerPool
 from supervisor.slots.table import SlotTable
@@ -214,14 +216,16 @@ class SupervisorThread:
             ),
             models=lambda: tuple(models.checksums),
             model_folder=models.folder,
-            survivors=lambda: [orphan.pid for orphan in orphans if not dead(orphan)],
+            survivors=lambda: [orphan.pid for orphan in orphans if is_alive(orphan)],
             tracer=tracer,
         )
         supervisor = Supervisor(worker_id, settings, ports, metrics, slots, self._timings)
         presence = Presence(worker_id, database, slots, models)
         self._loop, self._supervisor = asyncio.get_running_loop(), supervisor
         await register_exclusive(
-            presence, died=partial(died, settings.lock_dir), stopping=self._draining.is_set
+            presence,
+            is_dead=partial(remove_dead_lock, settings.lock_dir),
+            stopping=self._draining.is_set,
         )
         if self._draining.is_set():
             return

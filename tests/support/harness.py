@@ -41,7 +41,7 @@ from supervisor.devices.device import DeviceProbe
 from supervisor.metrics import Metrics
 from supervisor.outcomes import result
 from supervisor.processes.child import Entry
-from supervisor.processes.tree import marker_of
+from supervisor.processes.worker_mark import marker_of
 from supervisor.slots.runner_pool import RunnerPool
 from supervisor.slots.table import Slot, SlotTable
 from supervisor.supervisor import Ports, Supervisor

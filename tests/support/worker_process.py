@@ -19,8 +19,7 @@ from uuid import UUID
 
 import psutil
 
-from supervisor.processes.tree import marker_of
-from supervisor.processes.worker_mark import worker_mark
+from supervisor.processes.worker_mark import marker_of, worker_mark
 
 DEADLINE_S = 90.0
 _NOBODY = UUID(int=0)

@@ -1,28 +1,26 @@
 """The first moments of a child process of a worker: its streams, session, signals, environment.
 
-Light on purpose: the standard library only. The order in `isolate_process` matters.
+Light on purpose: the standard library only. The order in `isolate_process` matters:
 
-1. `setsid`: the runner leads its own group, so that one signal reaches all that it starts, and a
-   Ctrl-C in the worker's terminal does not reach it behind the supervisor's back.
-2. `PR_SET_PDEATHSIG`: the kernel kills us when the thread that spawned us ends. It is set by us and
-   not inherited, so the parent may be gone already; hence the look at `getppid` *after* it.
+1. `setsid`: the child leads its own group, so one signal reaches all that it starts, and a Ctrl-C
+   in the worker's terminal does not reach it.
+2. `PR_SET_PDEATHSIG`: the kernel kills the child when the thread that spawned it ends. The child
+   sets it itself, so the parent may be gone already: `getppid` is checked *after* it.
 3. Signals: spawn keeps ignored signals ignored and blocked ones blocked. A runner that inherited a
-   blocked SIGTERM could never be asked politely.
-4. Environment: what is not on the list is not there. The worker starts us with nothing else
-   (`/proc/<pid>/environ` shows what we were started with); this is the second lock on that door.
+   blocked SIGTERM could never be stopped by it.
+4. Environment: only what is on the list stays. The worker starts a child with nothing else
+   (`/proc/<pid>/environ` shows that); this is the second check.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 from collections.abc import Callable, MutableMapping
 from multiprocessing.connection import Connection
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-PR_SET_NO_NEW_PRIVS = 38
+from shared.linux.prctl import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl
 
 KEPT = frozenset({"PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH"})
 # DREAMFORGE_RUNNER* is the marker by which a worker finds the orphans of a killed one.
@@ -53,10 +51,10 @@ def child_main(
     output: Connection,
     parent_pid: int,
 ) -> None:
-    """The first frame of every child of a worker: its own standard streams, then its entry.
+    """The first function of every child of a worker: replace its standard streams, call its entry.
 
-    Spawn hands the worker's down. What a child writes there would pass for a line of the worker's
-    log, and a flag that it sets on such a file would be set for the worker too.
+    Spawn passes the worker's streams on. What a child writes there would pass for a line of the
+    worker's log, and a flag that it sets on such a file would be set for the worker too.
     """
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -68,7 +66,7 @@ def child_main(
 
 
 def isolate_process(parent_pid: int) -> None:
-    """Make this process a leader of its own session, mortal with its parent, and clean."""
+    """Give this process its own session, a death with its parent, and a clean environment."""
     os.setsid()
     die_with_parent(parent_pid)
     reset_signals()
@@ -76,23 +74,19 @@ def isolate_process(parent_pid: int) -> None:
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Ask for SIGKILL at the parent's end; leave at once if that has happened already."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    """Have the kernel kill this process when its parent ends; exit at once if it has ended."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         os._exit(1)
 
 
 def refuse_privileges() -> None:
-    """Gain nothing by running a setuid program: the worker must be able to signal all of us.
+    """Gain no rights by running a setuid program: the worker must be able to signal every process.
 
     For the runner alone. The worker's own helpers come first on a GPU, and there the driver's
     library runs `nvidia-modprobe`, which is setuid, where device files are missing.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS) failed")
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
 def reset_signals() -> None:
@@ -109,8 +103,8 @@ def reset_signals() -> None:
 
 
 def keeps(name: str) -> bool:
-    """Whether a variable of the worker's environment is one for a runner."""
-    # Under MPS no process's memory can be told from another's: nobody is led to its daemon.
+    """Whether a child keeps a variable of the worker's environment."""
+    # Under MPS the memory of two processes cannot be told apart, so no child finds its daemon.
     return name in KEPT or (name.startswith(KEPT_PREFIXES) and not name.startswith("CUDA_MPS_"))
 
 
@@ -123,7 +117,7 @@ def scrub(environment: MutableMapping[str, str]) -> None:
 
 
 def exit_now(code: int) -> None:
-    """End now: Python's own teardown after torch takes more than a second, and frees nothing."""
+    """Exit without Python's teardown: after torch it takes more than a second and frees nothing."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

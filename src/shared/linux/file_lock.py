@@ -1,8 +1,9 @@
-"""A lock on a file, released by the kernel when the process ends, however it ends.
+"""An exclusive lock on a file, released by the kernel when the process ends, however it ends.
 
-A lock is a file's. Whoever removes the file, or puts another one in its place, lets the next
-worker lock that one: two owners, and neither was told. So the owner looks with every touch whether
-its file is still where its name says, and takes the name again, or says that somebody else has it.
+The lock belongs to a file, not to its name. When another process removes the file, or replaces it,
+the next worker locks the new one: then there are two owners, and neither knows. So the owner checks
+with every refresh that its file is still under its name. If not, it locks the name again, or
+reports who has it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class LockTaken(Exception):
-    """Somebody else holds it; `holder` is the pid that the file names."""
+    """Another process holds it; `holder` is the pid that the file names."""
 
     def __init__(self, path: Path, holder: str) -> None:
         super().__init__(f"{path} is held by process {holder}")
@@ -25,7 +26,7 @@ class LockTaken(Exception):
 
 
 class LockUnusable(Exception):
-    """The file cannot be made or opened, or is none of ours."""
+    """The file cannot be made, opened or locked."""
 
 
 class FileLock:
@@ -36,9 +37,9 @@ class FileLock:
         self._fd = _locked(path)
 
     def refresh(self) -> None:
-        """Show whoever clears away old files that this one is in use, and look that it is there.
+        """Set the file's times, as hosts delete old files of /tmp, and check that it is there.
 
-        Raises `LockTaken` when another process has locked the file that took its place.
+        Raises `LockTaken` when another process has locked the file that replaced it.
         """
         try:
             if not self._in_place():
@@ -62,24 +63,24 @@ class FileLock:
         return (ours.st_dev, ours.st_ino) == (named.st_dev, named.st_ino)
 
     def _lock_again(self) -> None:
-        """The old file stays locked until the new one is: who opened that one must not pass."""
+        """Lock the new file before the old is released: another process may have opened that."""
         fd = _locked(self._path)
         os.close(self._fd)
         self._fd = fd
         log.error("%s was removed while it was in use; it was made and locked again", self._path)
 
     def release(self) -> None:
-        """Let go. The file stays: whoever opened it by now must lock the same one as the next."""
+        """Release the lock. The file stays: a process that has opened it must lock this one."""
         os.close(self._fd)
 
     def remove(self) -> None:
-        """Let go of a lock whose name nobody will use again."""
+        """Release a lock whose name is not used again, and remove its file."""
         self._path.unlink(missing_ok=True)
         os.close(self._fd)
 
 
 def _locked(path: Path) -> int:
-    """Open the file, made if need be, and lock it; its descriptor."""
+    """Open or make the file and lock it; return its descriptor."""
     try:
         _shared_folder(path.parent)
         fd = _open(path)
@@ -103,7 +104,7 @@ def _locked(path: Path) -> int:
 
 
 def _shared_folder(folder: Path) -> None:
-    """Make the folder as /tmp is: workers of several users must see one another's locks."""
+    """Make the folder as /tmp is: workers of several users must see each other's locks."""
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
@@ -112,10 +113,10 @@ def _shared_folder(folder: Path) -> None:
 
 
 def _open(path: Path) -> int:
-    """Open for locking; read-only will do where another user made the file.
+    """Open for locking; read-only is enough where another user made the file.
 
-    In a folder that anybody can write to a link may lead to a file of ours, which would lose what
-    is in it to our pid, so none is followed.
+    Links are not followed: every user can put one into a shared folder, and the file that it leads
+    to would be overwritten with our pid.
     """
     flags = os.O_CLOEXEC | os.O_NOFOLLOW
     try:

@@ -13,10 +13,10 @@ from typing import Any
 
 import anyio
 
+from shared.protocol.frames import FrameError
 from supervisor.devices import context_holder, nvml_server
 from supervisor.devices.device import UNNAMED_GPU, Device, DeviceLost, Reading
 from supervisor.devices.nvml_client import NvmlClient, end
-from supervisor.processes.channel import FrameError
 from supervisor.processes.child import Entry, RunnerProcess
 from supervisor.processes.tree import ProcessTree
 

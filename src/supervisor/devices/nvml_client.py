@@ -12,8 +12,8 @@ from typing import Any
 
 import anyio
 
+from shared.protocol.frames import FrameError
 from supervisor.devices.device import DeviceLost
-from supervisor.processes.channel import FrameError
 from supervisor.processes.child import Entry, RunnerProcess
 
 log = logging.getLogger(__name__)

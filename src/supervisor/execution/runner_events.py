@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 
+from shared.protocol.frames import FrameError
 from shared.protocol.messages import (
     Artifact,
     Failure,
@@ -27,7 +28,7 @@ from supervisor.execution.inputs import InputSender
 from supervisor.execution.runner_protocol import RunnerProtocol
 from supervisor.execution.uploader import Uploader
 from supervisor.lifecycle.step import EventKind
-from supervisor.processes.channel import FrameError, Truncated
+from supervisor.processes.channel import Truncated
 from supervisor.processes.child import LAST_FRAMES_S, RunnerProcess
 from supervisor.recording.progress import ProgressReporter
 

@@ -1,4 +1,4 @@
-"""What this worker says of itself in the `workers` table, every few seconds."""
+"""This worker's row in the `workers` table, written every few seconds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Presence:
-    """Beats until the worker leaves."""
+    """Writes the worker's row. No other worker may own one of its `gpus`."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Presence:
         )
 
     async def register(self) -> list[workers.Worker]:
-        """Write the first row if no live one of another worker shows a GPU of ours; else those."""
+        """Write the first row, unless live rows show one of our GPUs; return those."""
         await self._models.refresh()
         worker = self._row()
         return await self._database.transaction(
@@ -47,17 +47,17 @@ class Presence:
         )
 
     async def heartbeat(self) -> None:
-        """Look at the registry, then write the whole row: it is small, and always complete."""
+        """Refresh the models, then write the whole row: it is small, and always complete."""
         await self._models.refresh()
         worker = self._row()
         await self._database.transaction(
             lambda connection: workers.upsert_worker(connection, worker)
         )
         if self.gpus:
-            await self._look_for_others()
+            await self._report_shared_gpus()
 
-    async def _look_for_others(self) -> None:
-        """One that entered while our own heartbeat stood still, and cannot see our locks."""
+    async def _report_shared_gpus(self) -> None:
+        """Log workers that registered while our heartbeat stood still, and cannot see our locks."""
         others = await self._database.transaction(
             lambda connection: workers.owners_of(connection, self.gpus, but=self._worker_id)
         )
@@ -65,16 +65,16 @@ class Presence:
             log.error("%s as well: neither can prove its memory clean", self.shared_with(other))
 
     def shared_with(self, other: workers.Worker) -> str:
-        """Which GPU of ours another worker shows, in words."""
+        """Which of our GPUs another worker shows, as text."""
         gpu = next(slot.id for slot in other.slots if slot.id in self.gpus)
         return f"GPU {gpu} is served by worker {other.id} on host {other.host}"
 
     async def deregister_dead(self, other: workers.Worker) -> None:
-        """Say good-bye for a worker that died without one."""
+        """Delete the row of a worker that died."""
         await self._database.transaction(lambda connection: workers.leave(connection, other.id))
 
     async def deregister(self) -> None:
-        """Say good-bye, so that nobody waits for our heartbeat to age."""
+        """Delete our row, so that no worker waits for our heartbeat to age."""
         await self._database.transaction(
             lambda connection: workers.leave(connection, self._worker_id)
         )
@@ -91,16 +91,16 @@ class Presence:
 
 
 def slot_row(slot: Slot) -> workers.Slot:
-    """A slot as the row shows it: with what its device said last, if it has been asked."""
-    seen = slot.last_reading
+    """A slot as the row shows it, with its device's last reading if there is one."""
+    reading = slot.last_reading
     return workers.Slot(
         id=slot.id,
         device=slot.device.kind,
         device_class=slot.device.name,
         capacity_bytes=slot.device.capacity_bytes,
         state=slot.state,
-        free_bytes=None if seen is None else seen.free_bytes,
-        holders={} if seen is None else {str(pid): held for pid, held in seen.holders.items()},
+        free_bytes=None if reading is None else reading.free_bytes,
+        holders={str(pid): held for pid, held in reading.holders.items()} if reading else {},
     )
 
 

@@ -1,8 +1,7 @@
-"""Which models this host can run: enabled in the registry, on this disk, and the same bytes.
+"""Which models this host can run: enabled in the registry, on this disk, and with the same bytes.
 
-Looked at again with every beat, since people change folders under a living worker. A folder whose
-files are as they were the last time is not checked again: what tells is inode, size and times of
-each, which is a system call a file.
+Checked with every heartbeat, since users change folders under a living worker. A folder whose files
+are unchanged is not read again: each file's inode, size and times tell, one system call a file.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from shared.step_store import PinnedModel
 
 log = logging.getLogger(__name__)
 
-# One entry a file: name, inode, size, modified, changed (by whoever touched its name or its mode).
+# One entry a file: name, inode, size, modified, changed (its name or its mode).
 Stamp = tuple[tuple[str, int, int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What was found good: this row, of these files."""
+    """A row of the registry whose files passed the check, and the stamp that they had."""
 
     row: Model
     stamp: Stamp
@@ -56,25 +55,24 @@ class LocalModels:
         }
 
     def folder(self, model: PinnedModel | Model) -> Path:
-        """Where it lies, if it does. Also of one that was taken away since its step was claimed:
-        that is for the runner to find, and to say."""
+        """Where the model lies, or would lie: the runner reports one that was removed meanwhile."""
         return self._root / model.kind / f"{model.name}@{model.version}"
 
     async def refresh(self) -> bool:
-        """Look at registry and disk again; True when what this host can run has changed."""
+        """Compare registry and disk again; True when what this host can run has changed."""
         before = self.checksums
         rows = await self._database.transaction(registry_rows.list_models)
         enabled = {row.id: row for row in rows if row.enabled}
         for model_id in self._verified.keys() - enabled.keys():
             del self._verified[model_id]
         for row in enabled.values():
-            await self._look(row)
+            await self._check(row)
         return self.checksums != before
 
-    async def _look(self, row: Model) -> None:
+    async def _check(self, row: Model) -> None:
         folder = self.folder(row)
         try:
-            # Before the check: what changes during it is found next time.
+            # Before the check: a change during it is found next time.
             stamp = await anyio.to_thread.run_sync(stamp_of, folder)
             if self._verified.get(row.id) == Verified(row, stamp):
                 return
@@ -91,31 +89,30 @@ class LocalModels:
 
 
 def stamp_of(folder: Path) -> Stamp:
-    """What changes when anybody changes the folder. Raises `ModelUnavailable`."""
+    """A value that changes with every change of the folder. Raises `ModelUnavailable`."""
     try:
         paths = [folder, *sorted(folder.rglob("*"))]
-        found = [(path, path.lstat()) for path in paths]
+        stats = [(path, path.lstat()) for path in paths]
     except OSError as error:
         raise ModelUnavailable(f"the model's folder: {error.strerror}") from error
     return tuple(
-        (str(path), s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in found
+        (str(path), s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in stats
     )
 
 
 def check_row(folder: Path, row: Model) -> None:
     """Check that the folder holds what the registry says, file by file.
 
-    The checkpoint's hash covers the weights alone; with another scheduler's configuration beside
-    them the pictures would be others.
+    The checkpoint's hash covers the weights alone, and another scheduler's configuration beside
+    them would give other pictures.
     """
     installed = check_installed(folder, checkpoint_sha256=row.checkpoint_sha256)
     try:
         registered = ModelDescriptor.model_validate(row.descriptor)
     except ValidationError as error:
         raise ModelUnavailable("this release cannot read its row in the registry") from error
-    theirs, ours = (set(each.files) for each in (registered, installed))
-    if theirs != ours:
-        first = min(file.path for file in theirs ^ ours)
+    if differing := set(registered.files) ^ set(installed.files):
+        first = min(file.path for file in differing)
         raise ModelUnavailable(
             f"{first}: not the one that is registered; import the model again", file=first
         )

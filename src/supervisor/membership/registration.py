@@ -1,10 +1,10 @@
-"""One worker per GPU, also where two cannot see each other's locks.
+"""One worker per GPU, also where two workers cannot see each other's locks.
 
-The file that a worker locks is seen by who shares its folder, and containers have a /tmp each. The
-table of workers is seen by all of them. So a worker enters it only when no live row of another one
-shows a GPU of its own. A heartbeat that moves is a living owner's: we are refused. One that stands
-still is what a worker leaves that died without a word, perhaps the very one that we replace, and is
-waited out: until its lock can be seen and is free, or else until the row is old.
+Workers that share a lock folder see each other's locks, but containers have a /tmp each. All of
+them see the table of workers. So a worker registers only when no live row of another worker shows
+one of its GPUs. A row whose heartbeat moves has a living owner: the new worker is refused. A row
+whose heartbeat stands still was left by a worker that died, perhaps the one that this worker
+replaces. The new worker waits until that worker's lock can be seen and is free, or the row is old.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from supervisor.membership.heartbeat import Presence
 
 log = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.5
-# A row is old after `LIVE_S`, and a living owner's has moved before; the rest is for the queries.
+_POLL_S = 0.5
+# A row is old after `LIVE_S`, and a living owner's has moved by then; the rest is for the queries.
 REGISTER_S = LIVE_S + 2 * TIMINGS.heartbeat_s
 
 
 async def register_exclusive(
-    presence: Presence, *, died: Callable[[UUID], bool], stopping: Callable[[], bool]
+    presence: Presence, *, is_dead: Callable[[UUID], bool], stopping: Callable[[], bool]
 ) -> None:
-    """Write our row when no other worker has a GPU of ours. Raises `NotReady` when one has.
+    """Write our row when no other worker has one of our GPUs. Raises `NotReady` when one has.
 
-    `died` says of a worker that it is dead for certain. Returns early when we are to stop.
+    `is_dead` proves that a worker is dead. Returns early when this worker is told to stop.
     """
     if not presence.gpus:
         return
@@ -48,14 +48,14 @@ async def register_exclusive(
                 return
             why = f"{presence.shared_with(owners[0])}; {_ADVICE}"
             for owner in owners:
-                await _look_at(presence, owner, seen_heartbeats, died)
+                await _check_owner(presence, owner, seen_heartbeats, is_dead)
         except InfraUnavailable as error:
             why = f"DF_DATABASE_URL: {error.message}"
-        # Counted from the first answer: before it, every model on the disk was looked at.
+        # Counted from the first answer: before it, the worker reads every model on the disk.
         deadline = min(deadline, anyio.current_time() + REGISTER_S)
         if anyio.current_time() >= deadline:
             raise NotReady(why)
-        await anyio.sleep(_LOOK_EVERY_S)
+        await anyio.sleep(_POLL_S)
 
 
 _ADVICE = (
@@ -64,18 +64,18 @@ _ADVICE = (
 )
 
 
-async def _look_at(
+async def _check_owner(
     presence: Presence,
     owner: Worker,
     seen_heartbeats: dict[UUID, datetime | None],
-    died: Callable[[UUID], bool],
+    is_dead: Callable[[UUID], bool],
 ) -> None:
-    words = presence.shared_with(owner)
-    if died(owner.id):
-        log.warning("%s, which is dead", words)
+    shared = presence.shared_with(owner)
+    if is_dead(owner.id):
+        log.warning("%s, which is dead", shared)
         await presence.deregister_dead(owner)
     elif owner.id not in seen_heartbeats:
-        log.warning("%s; waiting up to %g s to see whether it lives", words, LIVE_S)
+        log.warning("%s; waiting up to %g s to see whether it lives", shared, LIVE_S)
         seen_heartbeats[owner.id] = owner.heartbeat_at
     elif owner.heartbeat_at != seen_heartbeats[owner.id]:
-        raise NotReady(f"{words}, which lives; {_ADVICE}")
+        raise NotReady(f"{shared}, which lives; {_ADVICE}")

@@ -17,11 +17,14 @@ READ_BYTES = 1 << 20
 
 
 class Truncated(FrameError):
-    """The stream ended inside a frame: mostly not a lie, but a writer that was killed."""
+    """The stream ended inside a frame: most often because its writer was killed."""
 
 
 class Channel:
-    """The parent's end. One task may receive; several may send, their frames do not interleave."""
+    """The worker's end of a channel to a child.
+
+    One task may receive. Several may send: their frames do not interleave.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -37,8 +40,8 @@ class Channel:
         Raises `FrameError` when the other side broke the protocol, after every frame that came
         before it; `Truncated` for an end inside a frame.
         """
-        # Data that is there is read without waiting. Whoever never stops talking would own the
-        # event loop, the timers of its own kill chain included.
+        # Available data is read without waiting. Without this checkpoint, a child that never stops
+        # sending would own the event loop, and the timers that are to kill it would not fire.
         await anyio.lowlevel.checkpoint()
         while not self._frames:
             if self._broken is not None:
@@ -76,7 +79,7 @@ class Channel:
                     data = data[sent:]
 
     def send_now(self, header: Mapping[str, Any]) -> bool:
-        """Write one small frame if it need not wait for anybody; False when it was not written.
+        """Write one small frame if that needs no wait; False when it was not written.
 
         Raises `OSError` when the other side is gone.
         """
@@ -99,10 +102,7 @@ class Channel:
             except BlockingIOError:
                 await anyio.wait_readable(self._sock)
             except ConnectionResetError:
-                return b""  # the other side was killed with our bytes unread: an end like any other
+                return b""  # the other side was killed before it read our bytes: also an end
 
     def close(self) -> None:
         self._sock.close()
-
-
-__all__ = ["Channel", "FrameError", "Truncated"]

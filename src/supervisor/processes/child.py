@@ -1,13 +1,13 @@
-"""One runner process, from the parent's side: started here, spoken to, watched, collected.
+"""One child process of the worker, from the worker's side: started, sent to, watched, collected.
 
-`multiprocessing` *spawn* starts a fresh interpreter, so a runner inherits no lock, no thread and no
-connection of ours, only the descriptors that spawn itself needs; its standard streams are replaced
-before it does anything (`output.py`). What it would still inherit is the environment, and would
-show it in `/proc/<pid>/environ` for all of its life. So for the moment of the start ours is what a
-runner may have: the names that it keeps anyway, a marker and its device. A token that a library of
-the worker reads is not among them.
+`multiprocessing` *spawn* starts a fresh interpreter, so a child inherits no lock, no thread and no
+connection of the worker, only the descriptors that spawn itself needs; its standard streams are
+replaced first (`stdio.py`). But it would inherit the environment, and `/proc/<pid>/environ` would
+show that for all of its life. So while a child is started the worker's own environment is reduced
+to the names that a runner keeps, its marker and its device. Tokens of the worker's libraries are
+not among them.
 
-Every `start` must happen on the supervisor's own thread: the kernel sends a runner's parent-death
+Every start must happen on the supervisor's own thread: the kernel sends a child's parent-death
 signal when the *thread* that started it ends.
 """
 
@@ -26,8 +26,9 @@ import anyio
 
 from shared.linux.child import child_main, keeps
 from supervisor.processes.channel import Channel
-from supervisor.processes.stdio import Output
-from supervisor.processes.tree import MARKER, ProcessTree, all_trees
+from supervisor.processes.stdio import OutputReader
+from supervisor.processes.tree import ProcessTree, all_trees
+from supervisor.processes.worker_mark import MARKER
 
 log = logging.getLogger(__name__)
 
@@ -35,33 +36,33 @@ Entry = Callable[[Connection, int], None]
 
 _spawn = multiprocessing.get_context("spawn")
 
-# After the root process is gone its last frames are still in the socket. A descendant that holds
-# the other end open must not keep us waiting for an end that never comes.
+# After the root process is gone its last frames are still in the socket. While a descendant holds
+# the other end open, the end of the stream never comes.
 LAST_FRAMES_S = 1.0
 _SCAN_FIRST_S, SCAN_MOST_S = 0.01, 0.2
-# One that has just begun waits on no hardware: SIGKILL ends it in milliseconds.
-_BORN_DEAD_S = 5.0
-# SIGKILL needs no cooperation; who is there after this waits on hardware.
-END_ALL_S = 5.0
+# A child that has just begun waits on no hardware: SIGKILL ends it in milliseconds.
+_UNWATCHED_S = 5.0
+# SIGKILL needs no cooperation; a process that is there after this waits on hardware.
+KILL_ALL_S = 5.0
 
 
 class RunnerProcess:
-    """A started runner. `close` when its tree is gone; until then it holds three descriptors.
+    """A started child. `close` it when its tree is gone; until then it holds three descriptors.
 
-    `entry` runs in it with its end of the socket and our pid. Made on a running event loop.
+    `entry` runs in it with its end of the socket and the worker's pid. Needs a running event loop.
     """
 
     def __init__(self, entry: Entry, *, marker: str, environment: Mapping[str, str]) -> None:
-        # Spawn starts it on first use, and it would be born with this runner's marker.
+        # Spawn would start it on first use, and it would get this child's marker.
         start_tracker()
-        with ExitStack() as undo, ExitStack() as theirs:
+        with ExitStack() as undo, ExitStack() as child_ends:
             ours, other = socket.socketpair()
             undo.callback(ours.close)
             connection: Connection = Connection(other.detach())
-            theirs.callback(connection.close)
-            self.output = Output()
+            child_ends.callback(connection.close)
+            self.output = OutputReader()
             undo.callback(self.output.close)
-            theirs.callback(self.output.write_end.close)
+            child_ends.callback(self.output.write_end.close)
             self._process = _spawn.Process(
                 target=child_main,
                 args=(entry, connection, self.output.write_end, os.getpid()),
@@ -70,7 +71,7 @@ class RunnerProcess:
             with _environment({**environment, MARKER: marker}):
                 self._process.start()
             # It runs, but there may be no descriptor left to watch it by.
-            undo.callback(self._end_unwatched)
+            undo.callback(self._kill_unwatched)
             assert self._process.pid is not None
             self.pid: int = self._process.pid
             self.marker = marker
@@ -80,9 +81,9 @@ class RunnerProcess:
             self.tree = ProcessTree(self.pid, marker)
             undo.pop_all()
 
-    def _end_unwatched(self) -> None:
+    def _kill_unwatched(self) -> None:
         self._process.kill()
-        self._process.join(_BORN_DEAD_S)
+        self._process.join(_UNWATCHED_S)
 
     async def wait_exit(self) -> int:
         """Wait for the root process; return its exit code, negative for a signal.
@@ -100,19 +101,21 @@ class RunnerProcess:
         return self._process.exitcode
 
     async def wait_gone(self) -> None:
-        """Wait until nothing of the tree is alive: two looks in a row found it gone."""
+        """Wait until the whole tree is gone: two scans in a row found it so."""
         pause_s, clean = _SCAN_FIRST_S, 0
         while True:
             clean = clean + 1 if self.tree.is_gone() and self._process.exitcode is not None else 0
             if clean == 2:
                 return
             await anyio.sleep(pause_s)
-            # One that is still being born is looked for, and if need be killed, without rest.
+            # A tree that still grows is scanned, and if need be killed, without a longer pause.
             pause_s = _SCAN_FIRST_S if self.tree.has_newcomers else min(2 * pause_s, SCAN_MOST_S)
 
     def close(self) -> None:
-        """Give the descriptors back. The processes themselves must be gone, or given up on: then
-        the tree goes on being watched by whoever keeps it, until `ProcessTree.unregister`."""
+        """Close the descriptors, when the tree is gone or the wait for it was given up.
+
+        A tree that is not gone stays registered until `ProcessTree.unregister`.
+        """
         self.channel.close()
         self.output.close()
         os.close(self._pidfd)
@@ -123,28 +126,29 @@ class RunnerProcess:
 
 
 async def kill_all_trees() -> None:
-    """Kill what lives of every runner and helper of this process, and wait until it is gone.
+    """Kill every runner and helper of this process, and wait until all are gone.
 
-    For a supervisor that fails: the kernel ends its runners with its thread, but not who left their
-    session. Bounded; who survives is found by its marker at the worker's next start.
+    For a supervisor that fails: the kernel ends its runners with its thread, but not their
+    descendants. Bounded: the worker's next start finds a survivor by its marker.
     """
     clean = 0
-    with anyio.CancelScope(shield=True), anyio.move_on_after(END_ALL_S):
+    with anyio.CancelScope(shield=True), anyio.move_on_after(KILL_ALL_S):
         for tree in all_trees():
             kill(tree)
         while True:
-            gone = [_is_gone(tree) for tree in all_trees()]  # each, since it kills whom it finds
+            # A list, not a generator: each scan kills what it finds, so every tree is scanned.
+            gone = [_is_gone(tree) for tree in all_trees()]
             clean = clean + 1 if all(gone) else 0
             if clean == 2:
                 return
             await anyio.sleep(SCAN_MOST_S)
-    living = [pid for tree in all_trees() for pid in tree.scan()]
-    log.error("processes that outlive their worker: %s", living)
+    survivors = [pid for tree in all_trees() for pid in tree.scan()]
+    log.error("processes that outlive their worker: %s", survivors)
 
 
 def kill(tree: ProcessTree) -> None:
-    """SIGKILL to a tree when nothing else can be done about it. Whom this does not find, because
-    `/proc` cannot be read at the moment, each later look kills."""
+    """SIGKILL to a tree. A process that this scan misses, because `/proc` cannot be read now, is
+    killed by a later scan."""
     try:
         tree.kill()
     except OSError as error:
@@ -160,14 +164,15 @@ def _is_gone(tree: ProcessTree) -> bool:
 
 
 def start_tracker() -> None:
-    """Start multiprocessing's resource tracker. It lives beside every runner, which can read it."""
+    """Start multiprocessing's resource tracker, with no more environment than a runner has: every
+    runner can read it."""
     with _environment({}):
         resource_tracker.ensure_running()
 
 
 @contextmanager
 def _environment(extra: Mapping[str, str]) -> Iterator[None]:
-    """What a runner keeps of our environment, and `extra`, for as long as a child is started."""
+    """Reduce `os.environ` to what a runner keeps, plus `extra`, while a child is started."""
     before = dict(os.environ)
     for name in before:
         if not keeps(name):

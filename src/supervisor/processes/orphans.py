@@ -1,8 +1,8 @@
-"""Runners that outlived their worker: found by their marker, killed, never adopted.
+"""Runners that outlived their worker: found by their marker and killed.
 
-A runner asks the kernel to kill it when its worker dies, so this finds what got away from that: a
-descendant, or a runner that had not come so far. Adopting one is out of the question: its pipe is
-broken, its step belongs to somebody else by now, and its memory is in nobody's account.
+The kernel kills a runner when its worker dies, so these are the exceptions: a descendant, or a
+runner that had not yet asked the kernel for that. No worker adopts one: its pipe is broken, its
+step belongs to another worker by now, and nothing counts its memory.
 """
 
 from __future__ import annotations
@@ -17,22 +17,24 @@ from uuid import UUID
 import psutil
 
 from shared.linux.file_lock import FileLock, LockTaken
-from supervisor.processes.tree import marker_of
-from supervisor.processes.worker_mark import marked_worker, worker_lock
+from supervisor.processes.tree import is_alive
+from supervisor.processes.worker_mark import marked_worker, marker_of, worker_lock
 
 log = logging.getLogger(__name__)
 
 # SIGKILL needs no cooperation; what is still there after this waits on hardware.
-_WAIT_S = 5.0
+WAIT_S = 5.0
 
 
 def kill_orphans(lock_dir: Path) -> list[psutil.Process]:
-    """Kill every process that a dead worker of this lock folder left behind.
+    """Kill every process that a dead worker of this lock folder left; return those that survive.
 
-    Returns those that are alive all the same. What they hold would pass for a foreign process's,
-    so no slot may be served before they are gone (`dead`).
+    The memory of a survivor would pass for a foreign process's, so no slot is served while one of
+    them is alive.
     """
-    orphans = [process for process, worker in _marked(lock_dir) if not _alive(lock_dir, worker)]
+    orphans = [
+        process for process, worker in _marked(lock_dir) if not _worker_lives(lock_dir, worker)
+    ]
     for process in orphans:
         log.warning("killing orphan %d: its worker is gone", process.pid)
         try:
@@ -41,27 +43,20 @@ def kill_orphans(lock_dir: Path) -> list[psutil.Process]:
             continue
         except psutil.AccessDenied:
             log.error("orphan %d belongs to another user", process.pid)
-    survivors = _still_alive(orphans)
+    survivors = _wait_gone(orphans)
     for process in survivors:
         log.error("orphan %d does not die; no slot is served while it lives", process.pid)
     return survivors
 
 
-def _still_alive(killed: list[psutil.Process]) -> list[psutil.Process]:
-    deadline = time.monotonic() + _WAIT_S
-    while left := [process for process in killed if not dead(process)]:
+def _wait_gone(killed: list[psutil.Process]) -> list[psutil.Process]:
+    """Wait until all have ended, at most `WAIT_S`; return those that have not."""
+    deadline = time.monotonic() + WAIT_S
+    while alive := [process for process in killed if is_alive(process)]:
         if time.monotonic() >= deadline:
-            return left
-        psutil.wait_procs(left, timeout=0.1)
+            return alive
+        psutil.wait_procs(alive, timeout=0.1)
     return []
-
-
-def dead(process: psutil.Process) -> bool:
-    """Gone, or a zombie: it holds nothing, and a container's first process may never collect it."""
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def _marked(lock_dir: Path) -> Iterator[tuple[psutil.Process, UUID]]:
@@ -72,22 +67,21 @@ def _marked(lock_dir: Path) -> Iterator[tuple[psutil.Process, UUID]]:
             yield process, worker
 
 
-def _alive(lock_dir: Path, worker: UUID) -> bool:
-    """Whether the worker still holds its lock."""
+def _worker_lives(lock_dir: Path, worker: UUID) -> bool:
     path = worker_lock(lock_dir, worker)
     if not path.exists():
         return False
     try:
-        FileLock(path).release()  # the file stays, for `died`
+        FileLock(path).release()  # the file stays, for `remove_dead_lock`
     except LockTaken:
         return True
     return False
 
 
-def died(lock_dir: Path, worker: UUID) -> bool:
-    """Whether a worker died for certain: it left a lock here, and the kernel took it from it.
+def remove_dead_lock(lock_dir: Path, worker: UUID) -> bool:
+    """Remove the lock of a worker that has died; False when it lives, or left no lock here.
 
-    Asked once: the proof is removed.
+    True proves that the worker is dead: the kernel released the lock. The next call finds none.
     """
     path = worker_lock(lock_dir, worker)
     if not path.exists():

@@ -1,27 +1,28 @@
-"""A runner's whole process tree: who belongs to it, how much it holds, and its end.
+"""A runner's whole process tree: its members, their memory, and their end.
 
-A runner executes other people's code, which may fork, `setsid`, or fork twice so that its child
-has no parent of ours. Three facts catch all of them:
+A runner executes other people's code. That code may fork, call `setsid`, or fork twice so that its
+child has no parent in the tree. Three facts catch all of these processes:
 
-* Every member found is *recorded* with its start time, so a process that later leaves the tree is
-  still known, and a reused pid is not mistaken for it.
+* A member is *recorded* with its start time when it is first seen. So a process that later leaves
+  the tree is still known, and a reused pid is not mistaken for it.
 * The worker is a child subreaper: an orphan of the tree becomes the worker's child instead of
-  init's. A child of the worker that nobody started on purpose belongs to a runner.
-* A runner is born with a marker in its environment which its descendants inherit, so that an
-  adopted orphan can be told to belong to this runner and not to its neighbour's. One whose marker
-  is no living tree's, because it was thrown away or forged, is counted to every tree that was
-  there: none of them is gone while it lives, and the first to be killed takes it along. One that
-  bears a neighbour's marker is the neighbour's, for as long as there is that neighbour; that it
-  may be a lie is why a device is not clean while a process of *any* tree is on it (`all_pids`).
+  init's. A child that the worker did not start itself belongs to a runner.
+* A runner starts with a marker in its environment, and its descendants inherit it. The marker says
+  to which runner an adopted orphan belongs. An orphan whose marker names no living tree (it was
+  deleted or forged) counts to every tree that existed before it: none of these trees is gone while
+  it lives, and the first one that is killed kills it too. An orphan with the marker of another
+  living tree belongs to that tree. The marker may be a lie; that is why a device is not clean while
+  a process of *any* tree is on it (`all_pids`).
 
-Nobody alive is not yet nobody there. A process that forks and exits, and whose child does the same,
-is dead whenever its state is asked for, and its child is in a list that was read before. But it
-leaves its body behind, for us to collect, so the next look finds somebody whom it does not know.
-The tree is gone when two looks in a row found nobody alive *and* nobody new: whoever lives at the
-second look descends from somebody who lived at the first, and was known by then or is new now.
+"No member is alive" does not yet prove "no member exists". A process that forks and exits, and
+whose child does the same, is dead whenever its state is read, and its child is in a list that was
+read before. But its zombie stays until the worker collects it, so the next scan finds a process
+that is new. The tree is gone when two scans in a row found no member alive *and* no new one: a
+process that lives at the second scan descends from one that lived at the first, and was known then
+or is new now.
 
-Descendants are read from `/proc/<pid>/task/*/children` rather than by comparing every process on
-the host with its parent: this runs five times a second for each slot.
+Descendants come from `/proc/<pid>/task/*/children`, not from a comparison of every process of the
+host with its parent: a scan runs five times a second for each slot.
 """
 
 from __future__ import annotations
@@ -29,100 +30,64 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
 
-MARKER = "DREAMFORGE_RUNNER"
+from shared.linux.proc import children_of
+from supervisor.processes.worker_mark import marker_of
 
-# What reading /proc raises of a process that has ended.
-_GONE = (FileNotFoundError, ProcessLookupError)
-
-# Every tree that somebody watches, by its root: a child of ours that is a root is no orphan.
-_trees: dict[int, ProcessTree] = {}
+# Every registered tree by its root's pid: a child of the worker that is a root is no orphan.
+trees: dict[int, ProcessTree] = {}
 
 
 def all_trees() -> list[ProcessTree]:
-    """Every tree that is watched."""
-    return list(_trees.values())
+    return list(trees.values())
 
 
 def all_pids() -> frozenset[int]:
-    """Every pid that ever belonged to a tree that is watched."""
-    return frozenset[int]().union(*(tree.pids() for tree in _trees.values()))
-
-
-def children_of(pid: int) -> set[int]:
-    """Direct children of a process, over all of its threads; empty when it is gone.
-
-    Raises `OSError` when they cannot be read for another reason: nobody seen is not nobody there.
-    """
-    found: set[int] = set()
-    with suppress(*_GONE):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            with suppress(*_GONE):  # a thread that ended between the listing and the read
-                found.update(map(int, (task / "children").read_text().split()))
-    return found
-
-
-def marker_of(pid: int) -> str | None:
-    """The runner's marker in the environment that a process was started with."""
-    try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return None
-    prefix = f"{MARKER}=".encode()
-    for entry in environment.split(b"\0"):
-        if entry.startswith(prefix):
-            return entry[len(prefix) :].decode(errors="replace")
-    return None
+    """Every pid that ever belonged to a registered tree."""
+    return frozenset[int]().union(*(tree.pids() for tree in trees.values()))
 
 
 class ProcessTree:
-    """Everything that descends from one runner. The supervisor's thread alone touches it."""
+    """Everything that descends from one runner. Only the supervisor's thread uses it."""
 
     def __init__(self, root: int, marker: str) -> None:
         """`root` is a child of this process that was just started and not yet collected."""
         self.root = root
         self.marker = marker
-        self._members = {root: psutil.Process(root)}  # that live, or were not collected yet
+        self.has_newcomers = False  # the last scan found a new process: the tree still grows
+        self._members = {root: psutil.Process(root)}  # alive, or not collected yet
         self._pids = {root}
-        self._predecessors = _look_up(children_of(os.getpid()) - {root})  # were there before it
+        self._predecessors = _look_up(children_of(os.getpid()) - {root})  # older than this tree
         self._killing = False
-        self._has_newcomers = False
-        _trees[root] = self
+        trees[root] = self
 
     def unregister(self) -> None:
-        """Nobody of it is alive or watched any more: its numbers and its marker are anybody's."""
-        if _trees.get(self.root) is self:
-            del _trees[self.root]
+        """Release the numbers and the marker of a tree that is gone: others may use them now."""
+        if trees.get(self.root) is self:
+            del trees[self.root]
 
     def scan(self) -> list[int]:
-        """Collect who ended, look for members and record them; return the pids that are alive.
+        """Collect ended members, find and record new ones; return the pids that are alive.
 
-        After `kill`, whatever is found alive is killed again: a tree that forks faster than one
+        After `kill`, a scan kills again whatever it finds alive: a tree that forks faster than one
         signal travels is caught in a later round.
         """
         self._collect()
-        self._has_newcomers = False
+        self.has_newcomers = False
         for pid in children_of(os.getpid()):
-            if not _is_root(pid) and not self._knows(pid) and self._may_be_ours(pid):
+            if not _is_root(pid) and not self._knows(pid) and self._may_belong(pid):
                 self._record(pid)
         self._record_descendants()
-        living = [pid for pid, process in self._members.items() if _alive(process)]
+        alive = [pid for pid, process in self._members.items() if is_alive(process)]
         if self._killing:
-            self._send(living, signal.SIGKILL)
-        return living
+            self._send(alive, signal.SIGKILL)
+        return alive
 
     def is_gone(self) -> bool:
-        """Whether nobody lives, and nobody came since the last look: proof when it is so twice in
-        a row, see above."""
-        return not self.scan() and not self._has_newcomers
-
-    @property
-    def has_newcomers(self) -> bool:
-        """Whether the last look found somebody new: the tree is still being born."""
-        return self._has_newcomers
+        """Scan; True when no member is alive and none is new. Two in a row are the proof."""
+        return not self.scan() and not self.has_newcomers
 
     def rss_bytes(self) -> int:
         """Resident memory of every living member."""
@@ -137,13 +102,13 @@ class ProcessTree:
         return frozenset(self._pids)
 
     def terminate(self) -> None:
-        """SIGTERM to the runner's group, or to whom it left behind; everyone is recorded first."""
-        living = self.scan()
+        """Record every member, then SIGTERM to the runner's group, or to what it left behind."""
+        alive = self.scan()
         if not self._signal_group(signal.SIGTERM):
-            self._send(living, signal.SIGTERM)
+            self._send(alive, signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL to the group and to every recorded member, wherever it went."""
+        """SIGKILL to the group and to every recorded member, in whatever session it is."""
         try:
             self.scan()  # a dead parent has no children any more
         finally:
@@ -152,12 +117,12 @@ class ProcessTree:
         self.scan()
 
     def _signal_group(self, number: signal.Signals) -> bool:
-        """Signal the group of a living root; False when there is no such group (yet, or any more).
+        """Signal the group of a living root; False when there is no such group.
 
-        Until its `setsid` the runner is still in our own group, which must not be hit; once the
-        root was collected its number may name somebody else's group.
+        Until its `setsid` the runner is in the worker's own group, which must not be hit. Once the
+        root was collected, its number may name another group.
         """
-        if not _alive(self._members[self.root]):
+        if not is_alive(self._members[self.root]):
             return False
         with suppress(ProcessLookupError, PermissionError):
             if os.getpgid(self.root) == self.root:
@@ -167,72 +132,79 @@ class ProcessTree:
 
     def _send(self, pids: list[int], number: signal.Signals) -> None:
         for pid in pids:
-            # Gone, or not to be signalled by us: the next scan finds it alive, and the kill
-            # deadline says so. psutil compares the start time first.
+            # It is gone, or this user may not signal it: then the next scan finds it alive, and
+            # the kill deadline reports it. psutil compares the start time first.
             with suppress(psutil.Error):
                 self._members[pid].send_signal(number)
 
     def _collect(self) -> None:
-        """Collect adopted members that ended, or their numbers run out. The root is collected by
-        whoever started it."""
+        """Collect adopted members that ended, or the host runs out of pids.
+
+        `RunnerProcess` collects the root itself.
+        """
         for pid in self._members.keys() - {self.root}:
-            # Not by its number alone: that may be the next runner's by now, and its exit status
-            # is for whoever waits for it.
-            if _is(self._members[pid]):
+            # Not by the number alone: it may be the next runner's by now, and that runner's exit
+            # status is for its own `RunnerProcess`.
+            if _is_same(self._members[pid]):
                 with suppress(ChildProcessError):  # its own parent is there
                     os.waitpid(pid, os.WNOHANG)
-            if not _is(self._members[pid]):
-                del self._members[pid]  # its number is anybody's now, and need not be looked at
+            if not _is_same(self._members[pid]):
+                del self._members[pid]  # any process may have its number now
 
     def _record_descendants(self) -> None:
-        # Of the living only: the number of a dead member may be somebody else's by now.
-        todo = [pid for pid, process in self._members.items() if _alive(process)]
+        # Of the living only: the number of a dead member may be another process's by now.
+        todo = [pid for pid, process in self._members.items() if is_alive(process)]
         while todo:
             children = children_of(todo.pop())
             todo += [
-                pid for pid in children if not _is(self._members.get(pid)) and self._record(pid)
+                pid
+                for pid in children
+                if not _is_same(self._members.get(pid)) and self._record(pid)
             ]
 
     def _knows(self, pid: int) -> bool:
-        """Whether this very process, and not another one of the same number, was seen before."""
-        return _is(self._members.get(pid)) or _is(self._predecessors.get(pid))
+        """Whether this very process, not another one of the same number, was seen before."""
+        return _is_same(self._members.get(pid)) or _is_same(self._predecessors.get(pid))
 
-    def _may_be_ours(self, pid: int) -> bool:
-        """Whether an orphan is ours, or nobody's who could be asked. Never kept: a marker can
-        change with every exec, and the tree that it names can end."""
+    def _may_belong(self, pid: int) -> bool:
+        """Whether an orphan bears this tree's marker, or the marker of no living tree.
+
+        Never cached: a marker can change with every exec, and the tree that it names can end.
+        """
         marker = marker_of(pid)
-        return marker == self.marker or not any(tree.marker == marker for tree in _trees.values())
+        return marker == self.marker or not any(tree.marker == marker for tree in trees.values())
 
     def _record(self, pid: int) -> bool:
-        with suppress(psutil.NoSuchProcess):  # gone already: nothing to end, nothing held
+        with suppress(psutil.NoSuchProcess):  # gone already: nothing to end, no memory held
             self._members[pid] = psutil.Process(pid)
             self._pids.add(pid)
-            self._has_newcomers = True
+            self.has_newcomers = True
             return True
         return False
 
 
-def _look_up(pids: set[int]) -> dict[int, psutil.Process]:
-    found = {}
-    for pid in pids:
-        with suppress(psutil.NoSuchProcess):
-            found[pid] = psutil.Process(pid)
-    return found
-
-
-def _is_root(pid: int) -> bool:
-    return pid in _trees and _is(_trees[pid]._members[pid])
-
-
-def _is(process: psutil.Process | None) -> bool:
-    """Whether a recorded process is still the one that has its number; zombies included."""
-    return process is not None and process.is_running()
-
-
-def _alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs. A zombie does not: it holds nothing, and it may never be collected."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:
         return True
+
+
+def _look_up(pids: set[int]) -> dict[int, psutil.Process]:
+    processes = {}
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            processes[pid] = psutil.Process(pid)
+    return processes
+
+
+def _is_root(pid: int) -> bool:
+    return pid in trees and _is_same(trees[pid]._members[pid])
+
+
+def _is_same(process: psutil.Process | None) -> bool:
+    """Whether a recorded process is still the one that has its number; zombies included."""
+    return process is not None and process.is_running()

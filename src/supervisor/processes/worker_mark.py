@@ -1,6 +1,7 @@
-"""One lock per worker instance, and the marker that each of its processes bears.
+"""Which worker a process belongs to: the lock of each worker, and the marker of its processes.
 
-A runner's marker names its worker, and a marked process whose worker's lock is free is an orphan.
+A marker stands in the environment of each process that a worker starts, and names the worker. A
+marked process whose worker's lock is free is an orphan.
 """
 
 from __future__ import annotations
@@ -9,26 +10,38 @@ import hashlib
 from pathlib import Path
 from uuid import UUID
 
+from shared.linux.proc import environment_value
+
+MARKER = "DREAMFORGE_RUNNER"
+
 
 def worker_lock(folder: Path, worker_id: UUID) -> Path:
     return folder / f"worker-{worker_id}.lock"
 
 
 def worker_mark(folder: Path, worker_id: UUID) -> str:
-    """What the marker of each of a worker's processes begins with.
+    """What the markers of all of a worker's processes begin with.
 
-    It names the lock folder too: a worker that looks into another folder cannot tell whether this
-    one lives, so it must leave its processes alone.
+    It names the lock folder too. A worker with another folder cannot see whether this worker
+    lives, so it must leave this worker's processes alone.
     """
     return f"{_tag(folder)}:{worker_id}"
 
 
 def marked_worker(folder: Path, marker: str) -> UUID | None:
-    """The worker that a marker names, None when it is not one of this lock folder's."""
+    """The worker that a marker names; None when it uses another lock folder."""
     tag, _, rest = marker.partition(":")
     try:
         return UUID(rest.partition(":")[0]) if tag == _tag(folder) else None
     except ValueError:
+        return None
+
+
+def marker_of(pid: int) -> str | None:
+    """The marker of a process; None without one, or where its environment cannot be read."""
+    try:
+        return environment_value(pid, MARKER)
+    except OSError:
         return None
 
 

@@ -20,7 +20,7 @@ from supervisor.membership import registration
 from supervisor.membership.heartbeat import Presence
 from supervisor.membership.local_models import LocalModels
 from supervisor.membership.registration import register_exclusive
-from supervisor.processes.orphans import died
+from supervisor.processes.orphans import remove_dead_lock
 from supervisor.processes.worker_mark import worker_lock
 from supervisor.slots.table import SlotTable
 
@@ -70,8 +70,8 @@ def play(url: str, folder: Path, test: Callable[[Host], Awaitable[None]]) -> Non
     anyio.run(main)
 
 
-async def come(presence: Presence, *, died: Callable[[UUID], bool] = lambda _: False) -> None:
-    await register_exclusive(presence, died=died, stopping=lambda: False)
+async def come(presence: Presence, *, is_dead: Callable[[UUID], bool] = lambda _: False) -> None:
+    await register_exclusive(presence, is_dead=is_dead, stopping=lambda: False)
 
 
 def test_a_gpu_of_a_living_worker_is_refused(database_url: str, tmp_path: Path) -> None:
@@ -120,12 +120,12 @@ def test_a_worker_whose_lock_is_seen_to_be_free_is_not_waited_for(
         dead, first = host.worker(device("GPU-a"))
         await come(first)
         lock = FileLock(worker_lock(tmp_path, dead))
-        assert not died(tmp_path, dead)
-        assert not died(tmp_path, uuid4())  # of which nothing is known
+        assert not remove_dead_lock(tmp_path, dead)
+        assert not remove_dead_lock(tmp_path, uuid4())  # of which nothing is known
         lock.release()
         heir, second = host.worker(device("GPU-a"))
         with anyio.fail_after(20):
-            await come(second, died=lambda worker: died(tmp_path, worker))
+            await come(second, is_dead=lambda worker: remove_dead_lock(tmp_path, worker))
         assert host.rows() == {heir}
 
     play(database_url, tmp_path, test)

@@ -11,7 +11,7 @@ from tests.support.harness import Bench, serve, until
 from shared.states import StepState
 from supervisor.devices.device import Device
 from supervisor.processes.child import RunnerProcess
-from supervisor.processes.tree import MARKER, marker_of
+from supervisor.processes.worker_mark import MARKER, marker_of
 
 
 def test_a_standby_is_used_once_and_replaced() -> None:

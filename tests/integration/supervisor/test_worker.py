@@ -32,8 +32,7 @@ from shared.db.models import Model, upsert_model
 from shared.linux.file_lock import FileLock
 from shared.models.verify import read_model
 from shared.presets import presets
-from supervisor.processes.tree import MARKER
-from supervisor.processes.worker_mark import worker_lock, worker_mark
+from supervisor.processes.worker_mark import MARKER, worker_lock, worker_mark
 
 pytestmark = pytest.mark.timeout(300)
 

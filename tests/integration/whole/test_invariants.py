@@ -22,8 +22,7 @@ from tests.support.invariants import Settled
 from tests.support.worker_process import until
 
 from shared.object_store import open_store
-from supervisor.processes.tree import MARKER
-from supervisor.processes.worker_mark import worker_mark
+from supervisor.processes.worker_mark import MARKER, worker_mark
 
 DATA = b"a picture"
 SHA256 = hashlib.sha256(DATA).hexdigest()

@@ -37,7 +37,7 @@ def test_waits_that_are_no_settings_are_those_of_whoever_waits() -> None:
     assert timings.CLAIM_IN_FLIGHT_S == engine.PATIENCE_S
     assert timings.READING_IN_FLIGHT_S == nvml_client.START_S + nvml_client.END_S
     assert timings.LEAVING_S == (
-        runner_pool.CLOSE_S + child.END_ALL_S + engine.PATIENCE_S + nvml_client.END_S
+        runner_pool.CLOSE_S + child.KILL_ALL_S + engine.PATIENCE_S + nvml_client.END_S
     )
 
 

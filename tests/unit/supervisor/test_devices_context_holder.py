@@ -16,7 +16,7 @@ from supervisor.devices import context_holder, gpu
 from supervisor.devices.device import Device
 from supervisor.devices.gpu import GpuProbe
 from supervisor.processes.child import Entry
-from supervisor.processes.tree import marker_of
+from supervisor.processes.worker_mark import marker_of
 
 # A driver of three calls. `cuInit` fails where the test says so.
 DRIVER = """

@@ -12,7 +12,7 @@ import pytest
 from tests.support.probes import FakeProbe
 
 from shared.linux.file_lock import FileLock
-from shared.linux.prctl import lists_children
+from shared.linux.proc import lists_children
 from shared.readiness import NotReady
 from supervisor import worker
 from supervisor.devices.device import Device, DeviceLost

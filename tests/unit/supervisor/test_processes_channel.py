@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from shared.protocol.frames import PREFIX, encode
-from supervisor.processes.channel import Channel, FrameError, Truncated
+from shared.protocol.frames import PREFIX, FrameError, encode
+from supervisor.processes.channel import Channel, Truncated
 
 HELLO = encode({"type": "hello"})
 

@@ -12,9 +12,9 @@ import pytest
 
 from shared.linux.file_lock import FileLock
 from supervisor.processes import orphans
-from supervisor.processes.orphans import dead, kill_orphans
-from supervisor.processes.tree import MARKER
-from supervisor.processes.worker_mark import worker_lock, worker_mark
+from supervisor.processes.orphans import kill_orphans
+from supervisor.processes.tree import is_alive
+from supervisor.processes.worker_mark import MARKER, worker_lock, worker_mark
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_an_orphan_is_killed_and_nobody_survives(
 ) -> None:
     process = psutil.Process(orphan.pid)
     assert kill_orphans(tmp_path) == []
-    assert dead(process)
+    assert not is_alive(process)
 
 
 @pytest.mark.parametrize("refusal", [None, psutil.AccessDenied])
@@ -49,10 +49,10 @@ def test_an_orphan_that_does_not_die_is_a_survivor_until_it_does(
 
     with monkeypatch.context() as patched:
         patched.setattr(psutil.Process, "kill", kill)
-        patched.setattr(orphans, "_WAIT_S", 0.2)
+        patched.setattr(orphans, "WAIT_S", 0.2)
         (survivor,) = kill_orphans(tmp_path)
     assert survivor.pid == orphan.pid
-    assert not dead(survivor)
+    assert is_alive(survivor)
     orphan.kill()
     psutil.wait_procs([survivor], timeout=20)
-    assert dead(survivor)
+    assert not is_alive(survivor)

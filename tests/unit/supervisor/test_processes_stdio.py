@@ -12,12 +12,12 @@ import pytest
 from tests.support.harness import until
 
 from supervisor.processes import stdio as output_module
-from supervisor.processes.stdio import BURST_BYTES, Output
+from supervisor.processes.stdio import BURST_BYTES, OutputReader
 
 
-def run(test: Callable[[Output], Awaitable[None]]) -> None:
+def run(test: Callable[[OutputReader], Awaitable[None]]) -> None:
     async def main() -> None:
-        output = Output()
+        output = OutputReader()
         try:
             await test(output)
         finally:
@@ -27,7 +27,7 @@ def run(test: Callable[[Output], Awaitable[None]]) -> None:
 
 
 def test_what_is_written_is_logged_with_whom_it_is_about(caplog: pytest.LogCaptureFixture) -> None:
-    async def test(output: Output) -> None:
+    async def test(output: OutputReader) -> None:
         output.fields = {"job_id": "j"}
         os.write(output.write_end.fileno(), b"Traceback:\n  \xff!\n")
         await until(lambda: bool(caplog.records), "a line")
@@ -39,7 +39,7 @@ def test_what_is_written_is_logged_with_whom_it_is_about(caplog: pytest.LogCaptu
 
 
 def test_the_last_words_are_logged_when_it_is_closed(caplog: pytest.LogCaptureFixture) -> None:
-    async def test(output: Output) -> None:
+    async def test(output: OutputReader) -> None:
         os.write(output.write_end.fileno(), b"the end")
         output.write_end.close()
 
@@ -55,13 +55,13 @@ def test_an_end_that_everybody_closed_keeps_no_loop_busy(monkeypatch: pytest.Mon
         reads.append(descriptor)
         return honest(descriptor, size)
 
-    async def test(output: Output) -> None:
+    async def test(output: OutputReader) -> None:
         monkeypatch.setattr(os, "read", read)
         output.write_end.close()
         await until(lambda: bool(reads), "the end is seen")
         for _ in range(100):
             await anyio.lowlevel.checkpoint()
-        assert len([each for each in reads if each == output._read_fd]) == 1
+        assert len([each for each in reads if each == output.read_fd]) == 1
 
     run(test)
 
@@ -72,7 +72,7 @@ def test_who_writes_without_end_is_read_with_pauses(
     monkeypatch.setattr(output_module, "PAUSE_S", 0.2)
     caplog.set_level(logging.WARNING)
 
-    async def test(output: Output) -> None:
+    async def test(output: OutputReader) -> None:
         descriptor = output.write_end.fileno()
         os.set_blocking(descriptor, False)
 

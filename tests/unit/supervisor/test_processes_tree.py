@@ -90,7 +90,7 @@ def table(monkeypatch: pytest.MonkeyPatch) -> Table:
     made = Table()
     made.add(ROOT, os.getpid())
     monkeypatch.setattr(Process, "table", made, raising=False)
-    monkeypatch.setattr(tree_module, "_trees", {})
+    monkeypatch.setattr(tree_module, "trees", {})
     monkeypatch.setattr(tree_module, "children_of", lambda pid: set(made.children.get(pid, ())))
     monkeypatch.setattr(tree_module, "marker_of", made.markers.get)
     monkeypatch.setattr(psutil, "Process", Process)
