@@ -42,14 +42,14 @@ def read_concepts(path: Path, *, large: bool) -> list[Concept]:
     Raises ValueError when a name or a synonym stands for two pictures.
     """
     lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    found = [_parse(line) for line in lines if line and not line.startswith("#")]
-    chosen = [concept for concept in found if large or not concept.only_in_large]
+    concepts = [_parse(line) for line in lines if line and not line.startswith("#")]
+    selected = [concept for concept in concepts if large or not concept.only_in_large]
     owner: dict[str, str] = {}
-    for concept in chosen:
+    for concept in selected:
         for word in (concept.name, *concept.synonyms):
             if owner.setdefault(word, concept.label) != concept.label:
                 raise ValueError(f"{word!r} stands for {owner[word]!r} and {concept.label!r}")
-    return chosen
+    return selected
 
 
 def read_paraphrases(path: Path) -> list[tuple[str, str]]:

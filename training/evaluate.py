@@ -85,16 +85,16 @@ class Result:
 
 
 def score(
-    prompts: list[str], wanted: list[int], made: Pixels, known: Pixels, names: list[str]
+    prompts: list[str], targets: list[int], made: Pixels, known: Pixels, names: list[str]
 ) -> Result:
     """Compare what was made with the known pictures."""
-    apart = distances(made, known)
-    nearest = apart.argmin(1)
-    psnr = -10 * np.log10(apart[np.arange(len(wanted)), wanted])
+    distance = distances(made, known)
+    nearest = distance.argmin(1)
+    psnr = -10 * np.log10(distance[np.arange(len(targets)), targets])
     wrong = [
-        {"prompt": prompt, "wanted": names[want], "nearest": names[got]}
-        for prompt, want, got in zip(prompts, wanted, nearest.tolist(), strict=True)
-        if want != got
+        {"prompt": prompt, "wanted": names[target], "nearest": names[match]}
+        for prompt, target, match in zip(prompts, targets, nearest.tolist(), strict=True)
+        if target != match
     ]
     correct = len(prompts) - len(wrong)
     return Result(
@@ -131,9 +131,9 @@ def main() -> None:
         "synonyms": ([word for word, _ in synonyms], [n for _, n in synonyms]),
     }
     results = {}
-    for title, (prompts, wanted) in lists.items():
+    for title, (prompts, targets) in lists.items():
         made = make(pipeline, prompts, args.seed)
-        results[title] = asdict(score(prompts, wanted, pixels(made), flat, names))
+        results[title] = asdict(score(prompts, targets, pixels(made), flat, names))
         say(f"{title}: {results[title]}")
         np.save(args.work / f"made_{title}.npy", np.stack([np.asarray(image) for image in made]))
     args.output.parent.mkdir(parents=True, exist_ok=True)

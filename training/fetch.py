@@ -45,10 +45,11 @@ class ChecksumMismatchError(RuntimeError):
 
 
 def _check(archive: Path, package: Package) -> None:
-    found = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if found != package.sha256:
+    actual = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if actual != package.sha256:
         raise ChecksumMismatchError(
-            f"{package.spec}: sha256 is {found}, expected {package.sha256}; {archive} is not opened"
+            f"{package.spec}: sha256 is {actual}, expected {package.sha256}; "
+            f"{archive} is not opened"
         )
 
 

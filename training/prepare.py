@@ -76,12 +76,12 @@ def gather(concepts: list[Concept], downloads: Path) -> list[tuple[dict[str, Any
     emojis = json.loads((downloads / CAPTIONS.folder / "en/data.json").read_text(encoding="utf-8"))
     by_label = {emoji["label"]: emoji for emoji in emojis}
     files = _files_by_code(downloads / PICTURES.folder / "assets")
-    found = []
+    sources = []
     for concept in concepts:
         emoji = by_label[concept.label]
         picture = files[emoji["hexcode"].lower().replace(_VARIATION_SELECTOR, "")]
-        found.append((_record(concept, emoji, picture), picture))
-    return found
+        sources.append((_record(concept, emoji, picture), picture))
+    return sources
 
 
 def save(
@@ -105,9 +105,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     concepts = read_concepts(HERE / "concepts.txt", large=args.all_concepts)
-    found = gather(concepts, args.work / "downloads")
+    sources = gather(concepts, args.work / "downloads")
     dice = random.Random(args.seed)
-    plain = [render(path) for _, path in found]
+    plain = [render(path) for _, path in sources]
     pictures = [on_background(picture, WHITE) for picture in plain]
     rows: list[dict[str, Any]] = [{"concept": n, "background": None} for n in range(len(plain))]
     for _ in range(args.variants):
@@ -115,8 +115,8 @@ def main() -> None:
             varied, background = vary(picture, dice)
             pictures.append(varied)
             rows.append({"concept": number, "background": background})
-    save(args.work, pictures, [record for record, _ in found], rows)
-    say(f"{len(pictures)} pictures of {len(found)} concepts in {args.work}")
+    save(args.work, pictures, [record for record, _ in sources], rows)
+    say(f"{len(pictures)} pictures of {len(sources)} concepts in {args.work}")
 
 
 if __name__ == "__main__":

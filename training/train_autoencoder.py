@@ -29,10 +29,10 @@ def _edges(images: Tensor) -> tuple[Tensor, Tensor]:
     return images.diff(dim=-1), images.diff(dim=-2)
 
 
-def reconstruction_loss(made: Tensor, wanted: Tensor) -> Tensor:
+def reconstruction_loss(made: Tensor, target: Tensor) -> Tensor:
     """L1 + MSE + half the L1 of the edges, which keeps outlines crisp."""
-    edges = sum(functional.l1_loss(a, b) for a, b in zip(_edges(made), _edges(wanted), strict=True))
-    return functional.l1_loss(made, wanted) + functional.mse_loss(made, wanted) + 0.5 * edges
+    edges = sum(functional.l1_loss(a, b) for a, b in zip(_edges(made), _edges(target), strict=True))
+    return functional.l1_loss(made, target) + functional.mse_loss(made, target) + 0.5 * edges
 
 
 def spread_loss(latents: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _trained_psnr(
-    autoencoder: AutoencoderTiny, weights: dict[str, Tensor], wanted: Tensor
+    autoencoder: AutoencoderTiny, weights: dict[str, Tensor], target: Tensor
 ) -> float:
     autoencoder.load_state_dict(weights)
     with torch.inference_mode():
@@ -82,7 +82,7 @@ def _trained_psnr(
             .square()
             .flatten(1)
             .mean(1)
-            for part in torch.split(wanted, 64)
+            for part in torch.split(target, 64)
         ]
     return float((-10 * torch.cat(errors).log10()).median())
 
@@ -96,11 +96,11 @@ class AutoencoderLesson:
 
     def loss(self, generator: torch.Generator) -> Tensor:
         """Of one batch."""
-        wanted = self.batches.draw(generator)
-        latents = self.autoencoder.encode(wanted).latents
+        target = self.batches.draw(generator)
+        latents = self.autoencoder.encode(target).latents
         noise = torch.randn(latents.shape, generator=generator).to(latents.device)
         made = self.autoencoder.decode(latents + self.noise * noise).sample
-        return reconstruction_loss(made, wanted) + 0.1 * spread_loss(latents)
+        return reconstruction_loss(made, target) + 0.1 * spread_loss(latents)
 
 
 class DecoderLesson:
@@ -119,19 +119,19 @@ class DecoderLesson:
             self.sources.append((latents, sampled["pictures"], _SAMPLED_NOISE))
 
     def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        drawn, wanted = [], []
+        drawn, target = [], []
         for latents, numbers, deviation in self.sources:
             size = (self.batch // len(self.sources),)
             chosen = torch.randint(len(latents), size, generator=generator)
             noise = torch.randn((*size, *latents.shape[1:]), generator=generator)
             drawn.append(latents[chosen.to(latents.device)] + deviation * noise.to(latents.device))
-            wanted.append(self.pictures[numbers[chosen].to(latents.device)])
-        return torch.cat(drawn), torch.cat(wanted)
+            target.append(self.pictures[numbers[chosen].to(latents.device)])
+        return torch.cat(drawn), torch.cat(target)
 
     def loss(self, generator: torch.Generator) -> Tensor:
         """Of one batch."""
-        latents, wanted = self._draw(generator)
-        return reconstruction_loss(self.autoencoder.decode(latents).sample, wanted)
+        latents, target = self._draw(generator)
+        return reconstruction_loss(self.autoencoder.decode(latents).sample, target)
 
 
 def main() -> None:

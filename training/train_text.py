@@ -69,7 +69,7 @@ class TextLesson(nn.Module):
 
 
 @torch.inference_mode()
-def understood(
+def understood_share(
     lesson: TextLesson,
     tokenizer: CLIPTokenizer,
     paraphrases: list[tuple[str, str]],
@@ -77,13 +77,13 @@ def understood(
 ) -> float:
     """The share of held-out paraphrases whose concept comes first; 0 where none is known."""
     numbers = {concept["name"]: number for number, concept in enumerate(concepts)}
-    asked = [(text, numbers[name]) for text, name in paraphrases if name in numbers]
-    if not asked:
+    known = [(text, numbers[name]) for text, name in paraphrases if name in numbers]
+    if not known:
         return 0.0
-    ids = tokenize(tokenizer, [text for text, _ in asked]).to(lesson.to_concept.weight.device)
+    ids = tokenize(tokenizer, [text for text, _ in known]).to(lesson.to_concept.weight.device)
     first = lesson(ids)[1].argmax(1).tolist()
-    right = sum(got == want for got, (_, want) in zip(first, asked, strict=True))
-    return float(right) / len(asked)
+    right = sum(predicted == target for predicted, (_, target) in zip(first, known, strict=True))
+    return float(right) / len(known)
 
 
 def main() -> None:
@@ -130,7 +130,7 @@ def main() -> None:
     )
     training.run(loss_of, args.batch)
     lesson.load_state_dict(training.average.weights)
-    say(f"paraphrases understood: {understood(lesson, tokenizer, paraphrases, concepts):.1%}")
+    say(f"paraphrases understood: {understood_share(lesson, tokenizer, paraphrases, concepts):.1%}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What it gives to encode one picture while the next is sampled.
+"""Measure what it saves to encode one picture while the next is sampled.
 
 `python benchmarks/pictures/overlap.py` draws batches through the real job type, with and without
 the overlap by turns, in one process: once with the tiny model of `runner.diffusion.tiny`, which
@@ -22,7 +22,7 @@ import torch
 from PIL.Image import Image
 from png_levels import pictures
 
-from cli.presets.measure import _spec
+from cli.presets.measure import build_subject
 from runner.diffusion.tiny import build
 from runner.images.sender import ImageSender
 from runner.ipc.inputs import Inputs
@@ -63,10 +63,13 @@ def batch_s(job: generate.Generate, ctx: Any, params: Any) -> float:
 
 
 class Elsewhere:
-    """A sampler that is busy on another device for `WAIT_S`, then hands over a real picture."""
+    """A sampler that is busy on another device for `WAIT_S`, then returns a real picture."""
 
     scheduler = None
     scheduler_class = "DDIMScheduler"
+    scheduler_options: Mapping[str, Any] = {}
+    tiled = False
+    text_tokens = None
     components: Mapping[str, Any] = {}
     parameters: Mapping[str, Any] = {}
 
@@ -100,7 +103,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "tiny"
         build(folder)
-        spec = _spec(folder, read_model(folder), preset("cpu"), (SIDE, SIDE))
+        spec = build_subject(folder, read_model(folder), preset("cpu"), (SIDE, SIDE)).spec
         spec = spec.model_copy(update={"params": spec.params.model_copy(update={"steps": STEPS})})
         stop = Stop()
         inputs = Inputs(spec, ignore, stop)

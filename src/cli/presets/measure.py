@@ -63,7 +63,7 @@ def measure_model(
     sizes = sizes or [native, (2 * native[0], 2 * native[1])]
     if len({width * height for width, height in sizes}) < 2:
         raise Failure("--size: two sizes at least, or one cannot tell what a pixel costs")
-    subjects = [_subject(folder.absolute(), model, preset, size) for size in sizes]
+    subjects = [build_subject(folder.absolute(), model, preset, size) for size in sizes]
     peaks = anyio.run(_run, preset, subjects)
     return model.kind, peaks, fit_need(peaks)
 
@@ -83,7 +83,7 @@ async def _run(preset: Preset, subjects: list[Subject]) -> list[Peak]:
         await probe.close()
 
 
-def _subject(folder: Path, model: ModelDescriptor, preset: Preset, size: Size) -> Subject:
+def build_subject(folder: Path, model: ModelDescriptor, preset: Preset, size: Size) -> Subject:
     """One step. For an upscaler, `size` is the size of its input."""
     common: dict[str, Any] = {
         "job_id": "measure",
