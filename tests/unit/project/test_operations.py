@@ -11,6 +11,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from api.metrics import Metrics as ApiMetrics
+from shared.settings import Settings
 from supervisor.metrics import Metrics as WorkerMetrics
 
 ROOT = Path(__file__).parents[3]
@@ -76,3 +77,9 @@ def test_the_page_lists_every_series_and_no_other() -> None:
     # A row may go on with endings: `dreamforge_memory_used_bytes`, `…_free_bytes`.
     written |= {f"dreamforge_memory{ending}" for ending in re.findall(r"`…(_\w+)`", PAGE)}
     assert written == families
+
+
+def test_the_page_says_of_every_setting_when_to_touch_it() -> None:
+    section = PAGE.partition("\n## Settings, and when to touch them\n")[2].partition("\n## ")[0]
+    table = "\n".join(line for line in section.splitlines() if line.startswith("|"))
+    assert set(re.findall(r"`DF_(\w+)", table)) == {name.upper() for name in Settings.model_fields}
