@@ -22,6 +22,7 @@ from shared.models.descriptor import (
 )
 from shared.models.families import SCHEDULERS
 from shared.models.folder import DESCRIPTOR, check_folder
+from shared.models.safetensors_header import tensor_shapes
 from shared.models.verify import check_installed, read_model, verify_model, write_descriptor
 
 INDEX = {
@@ -45,6 +46,9 @@ def tensor(begin: int, end: int) -> dict[str, Any]:
 SOUND = safetensors(
     {"__metadata__": {"format": "pt"}, "a": tensor(0, 3), "b": tensor(3, 8)}, b"12345678"
 )
+
+# One tensor under a name that is there twice: each of the two alone would be sound.
+TWICE = b'{"a":%b,"a":%b}' % ((json.dumps(tensor(0, 8)).encode(),) * 2)
 
 
 @pytest.fixture
@@ -237,26 +241,53 @@ def test_pipe_in_place_of_a_file_is_refused_without_reading_it(folder: Path) -> 
         (struct.pack("<Q", 2**40) + b"{}", "header would be"),
         (safetensors(b"{nonsense", b""), "not JSON"),
         (safetensors(b"[" * 100_000, b""), "not JSON"),
-        (safetensors([1], b""), "not a JSON object"),
-        (safetensors({"a": 1}, b""), "not a tensor"),
-        (safetensors({"a": tensor(0, 9)}, b"12345678"), "outside its 8 bytes"),
-        (safetensors({"a": tensor(0, 4) | {"data_offsets": [4, 2]}}, b"12345678"), "outside"),
-        (safetensors({"a": tensor(0, 8) | {"dtype": "U7"}}, b"12345678"), "unknown dtype 'U7'"),
-        (safetensors({"a": tensor(0, 8) | {"dtype": "F16"}}, b"12345678"), "not the bytes of its"),
-        (safetensors({"a": tensor(0, 8) | {"shape": [-8]}}, b"12345678"), "not a tensor"),
-        (safetensors({"a": tensor(0, 8) | {"shape": [True] * 8}}, b"12345678"), "not a tensor"),
-        (safetensors({"a": tensor(0, 8) | {"shape": [8] + [1] * 16}}, b"12345678"), "not a tensor"),
-        (safetensors({"a": tensor(0, 5), "b": tensor(4, 8)}, b"12345678"), "begins at 4, the one"),
-        (safetensors({"a": tensor(0, 3), "b": tensor(4, 8)}, b"12345678"), "begins at 4, the one"),
+        (safetensors([1], b""), "invalid type: sequence"),
+        (safetensors({"a": 1}, b""), "expected struct TensorInfo"),
+        (safetensors({"a": tensor(0, 9)}, b"12345678"), "not fully covered .* 76 bytes"),
+        (safetensors({"a": tensor(0, 4) | {"data_offsets": [4, 2]}}, b"12345678"), "tensor `a`"),
+        (safetensors({"a": tensor(0, 8) | {"data_offsets": [0]}}, b"12345678"), "invalid length 1"),
+        (safetensors({"a": tensor(0, 8) | {"dtype": "U7"}}, b"12345678"), "variant `U7`"),
+        (safetensors({"a": tensor(0, 8) | {"dtype": "F16"}}, b"12345678"), "invalid shape"),
+        (safetensors({"a": tensor(0, 8) | {"shape": [-8]}}, b"12345678"), "integer `-8`"),
+        (safetensors({"a": tensor(0, 8) | {"shape": [8.0]}}, b"12345678"), "floating point `8.0`"),
+        (safetensors({"a": tensor(0, 8) | {"shape": [True] * 8}}, b"12345678"), "boolean `true`"),
+        (safetensors({"a": tensor(0, 8) | {"shape": [2**62] * 2}}, b"12345678"), "overflow"),
+        (safetensors({"a": tensor(0, 8) | {"shape": [2**63]}}, b"12345678"), "overflow"),
+        (safetensors({"a": tensor(0, 8) | {"shape": [8] + [1] * 16}}, b"12345678"), "than 16 dim"),
+        (safetensors({"a": tensor(0, 4) | {"dtype": "F4", "shape": [7]}}, b"1234"), "subbytes"),
+        (safetensors({"a": tensor(0, 5), "b": tensor(4, 8)}, b"12345678"), "offset for tensor `b`"),
+        (safetensors({"a": tensor(0, 3), "b": tensor(4, 8)}, b"12345678"), "offset for tensor `b`"),
         (safetensors(b'{"a": 1, "a": 2}', b""), "names something twice"),
-        (safetensors({"a": tensor(0, 4)}, b"12345678"), "need 4 bytes, it holds 8"),
-        (SOUND[:-1], "outside its 7 bytes"),
-        (SOUND + b"9", "need 8 bytes, it holds 9"),
+        (safetensors(TWICE, b"12345678"), "names something twice"),
+        (safetensors(b'{"__metadata__":{"x":"1","x":"2"}}', b""), "names something twice"),
+        (safetensors({"__metadata__": {"x": 1}}, b""), "expected a string"),
+        (safetensors(b'{"\xff": 1}', b""), "not JSON"),
+        (safetensors({"a": tensor(0, 4)}, b"12345678"), "not fully covered"),
+        (SOUND[:-1], "not fully covered"),
+        (SOUND + b"9", "not fully covered"),
     ],
 )
 def test_unsound_safetensors_are_refused(folder: Path, content: bytes, why: str) -> None:
     (folder / WEIGHTS).write_bytes(content)
     refuses(folder, WEIGHTS, why)
+
+
+def test_what_a_file_says_of_itself_reaches_no_terminal(folder: Path) -> None:
+    escape = {"\x1b[2J" + "x" * 500: tensor(0, 9)}
+    content = safetensors(escape | {"b": tensor(4, 5)}, b"12345678")
+    (folder / WEIGHTS).write_bytes(content)
+    with pytest.raises(ModelUnavailable, match="invalid offset") as caught:
+        check_folder(folder)
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 400
+
+
+def test_the_shapes_of_every_dtype_are_read(tmp_path: Path) -> None:
+    bits = {"BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F4": 4, "F6_E2M3": 6, "C64": 64, "BOOL": 8}
+    for dtype, size in bits.items():
+        entry = {"dtype": dtype, "shape": [2, 4], "data_offsets": [0, size]}
+        (tmp_path / "x.safetensors").write_bytes(safetensors({"a": entry}, b"x" * size))
+        assert tensor_shapes(tmp_path, "x.safetensors") == {"a": (2, 4)}
 
 
 def test_header_over_the_bound_is_refused_before_it_is_read(
