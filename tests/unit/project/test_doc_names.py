@@ -12,7 +12,14 @@ PACKAGES = ("api", "supervisor", "runner", "shared", "cli")
 # The changelog names what there was.
 PAGES = sorted(
     page.relative_to(ROOT).as_posix()
-    for pattern in ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "src/*/README.md")
+    for pattern in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/**/*.md",
+        "src/*/README.md",
+        "benchmarks/**/*.md",
+        "tests/**/*.md",
+    )
     for page in ROOT.glob(pattern)
 )
 FILES = {
