@@ -19,10 +19,11 @@ from tests.integration.data.test_schema import empty_database
 
 from shared.db import migrate
 from shared.db.engine import Database
-from shared.db.revision import missing_migration
+from shared.db.revision import REVISION, missing_migration
 from shared.errors import InfraUnavailable
 
-LATEST = ScriptDirectory.from_config(migrate.alembic_config("postgresql://")).get_current_head()
+SCRIPTS = ScriptDirectory.from_config(migrate.alembic_config("postgresql://"))
+LATEST = SCRIPTS.get_current_head()
 
 
 @pytest.fixture
@@ -52,6 +53,17 @@ def missing(url: str) -> str | None:
             await database.close()
 
     return anyio.run(main)
+
+
+def test_the_services_expect_the_newest_migration() -> None:
+    assert LATEST == REVISION
+
+
+def test_revisions_sort_in_the_order_in_which_they_are_applied() -> None:
+    """A service knows an older schema from a newer one by nothing else."""
+    newest_first = [script.revision for script in SCRIPTS.walk_revisions()]
+    assert newest_first == sorted(newest_first, reverse=True)
+    assert {len(revision) for revision in newest_first} == {4}
 
 
 def test_a_process_starts_on_its_own_schema_and_not_on_an_older_one(url: str) -> None:

@@ -113,7 +113,7 @@ def test_the_api_gets_nothing_of_what_only_a_runner_needs() -> None:
         # The broker's transport is imported when it is first used: kombu finds it by its name.
         ("api", "api.server, api.dispatch, kombu.transport.redis, shared.db.migrate, psycopg"),
         ("api", "cli.main, cli.commands.stack, cli.backends, cli.client.http, cli.secret_files"),
-        ("worker", "supervisor.worker, kombu.transport.redis, shared.db.migrate, psycopg"),
+        ("worker", "supervisor.worker, kombu.transport.redis, psycopg"),
     ],
 )
 def test_what_a_service_imports_is_installed_with_its_group(group: str, modules: str) -> None:

@@ -35,6 +35,11 @@ def test_a_service_never_loads_what_only_a_runner_needs(module: str) -> None:
     assert not brought_by(module) & HEAVY
 
 
+@pytest.mark.parametrize("module", ["api.server", "supervisor.worker"])
+def test_a_service_does_not_know_how_to_migrate(module: str) -> None:
+    assert not brought_by(module) & {"alembic", "migrations"}
+
+
 def test_the_api_knows_neither_runner_nor_supervisor() -> None:
     assert not brought_by("api.server") & {"runner", "supervisor", "psutil", "pynvml"}
 
