@@ -24,6 +24,7 @@ from uuid import UUID
 import httpx
 import psutil
 import psycopg
+from migrations.upgrade import upgrade
 
 from api.server import raise_file_limit
 from cli.stack.infrastructure import infrastructure
@@ -31,7 +32,6 @@ from shared.db import events, models
 from shared.db.connection import Connection
 from shared.db.engine import Database
 from shared.db.events import NewEvent
-from shared.db.migrate import upgrade
 from shared.models.verify import read_model
 
 STREAMS, JOBS = 1000, 100

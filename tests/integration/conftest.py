@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from migrations.upgrade import upgrade
 
 from cli.stack.infrastructure import Infrastructure, infrastructure
-from shared.db.migrate import upgrade
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

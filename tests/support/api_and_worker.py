@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from migrations.upgrade import upgrade
 from tests.support.api_harness import Api, running_api
 from tests.support.worker_process import Worker, workers
 
 from cli.models.install import register
 from cli.stack.infrastructure import Infrastructure
-from shared.db.migrate import upgrade
 
 
 @dataclass(frozen=True, slots=True)

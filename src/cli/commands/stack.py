@@ -47,8 +47,9 @@ def worker() -> None:
 
 def migrate() -> None:
     """Bring the schema of DF_DATABASE_URL to this release."""
+    from migrations.upgrade import upgrade
+
     from cli.errors import Failure
-    from shared.db.migrate import upgrade
 
     url = config.effective().get("DF_DATABASE_URL")
     if not url:

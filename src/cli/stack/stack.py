@@ -91,8 +91,8 @@ def _settings(environ: Mapping[str, str]) -> Settings:
 
 def _prepare(settings: Settings, manager: ProcessManager, environ: Mapping[str, str]) -> SeedModel:
     import anyio
+    from migrations.upgrade import upgrade
 
-    from shared.db.migrate import upgrade
     from shared.errors import DreamForgeError
     from shared.object_store import open_store
 

@@ -18,12 +18,12 @@ from typing import Any
 
 import psycopg
 import pytest
+from migrations.upgrade import upgrade
 from tests.support.api_harness import Api, running_api
 
 from cli.models.install import register
 from cli.stack.infrastructure import Infrastructure
 from shared.auth import parse_api_keys
-from shared.db.migrate import upgrade
 
 pytestmark = pytest.mark.timeout(240)
 

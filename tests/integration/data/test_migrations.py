@@ -14,15 +14,15 @@ import psycopg
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
+from migrations import upgrade as migration
 from sqlalchemy import Engine, event
 from tests.integration.data.test_schema import empty_database
 
-from shared.db import migrate
 from shared.db.engine import Database
 from shared.db.revision import REVISION, missing_migration
 from shared.errors import InfraUnavailable
 
-SCRIPTS = ScriptDirectory.from_config(migrate.alembic_config("postgresql://"))
+SCRIPTS = ScriptDirectory.from_config(migration.alembic_config("postgresql://"))
 LATEST = SCRIPTS.get_current_head()
 
 
@@ -68,16 +68,16 @@ def test_revisions_sort_in_the_order_in_which_they_are_applied() -> None:
 
 def test_a_process_starts_on_its_own_schema_and_not_on_an_older_one(url: str) -> None:
     assert missing(url) == LATEST
-    command.upgrade(migrate.alembic_config(url), "0001")
+    command.upgrade(migration.alembic_config(url), "0001")
     assert missing(url) == LATEST
-    migrate.upgrade(url)
+    migration.upgrade(url)
     assert missing(url) is None
 
 
 def test_a_process_of_the_previous_version_comes_back_on_a_newer_schema(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    migrate.upgrade(url)
+    migration.upgrade(url)
     execute(url, "UPDATE alembic_version SET version_num = '9999'")
     with caplog.at_level(logging.WARNING):
         assert missing(url) is None
@@ -87,32 +87,32 @@ def test_a_process_of_the_previous_version_comes_back_on_a_newer_schema(
 def test_a_table_that_is_held_stops_a_migration_and_nobody_else(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrate, "LOCK_TIMEOUT_S", 0.1)
-    command.upgrade(migrate.alembic_config(url), "0001")
+    monkeypatch.setattr(migration, "LOCK_TIMEOUT_S", 0.1)
+    command.upgrade(migration.alembic_config(url), "0001")
     with psycopg.connect(url) as holder:
         # A process that writes. Without a limit of our own the upgrade would outlast this one.
         holder.execute("SET idle_in_transaction_session_timeout = '5s'")
         holder.execute("LOCK TABLE jobs IN ROW EXCLUSIVE MODE")
         with pytest.raises(InfraUnavailable, match="lock timeout"):
-            migrate.upgrade(url)
+            migration.upgrade(url)
         execute(url, "SELECT 1 FROM jobs FOR UPDATE")
         assert revision(url) == "0001"
-    migrate.upgrade(url)
+    migration.upgrade(url)
     assert revision(url) == LATEST
 
 
 def test_whoever_comes_second_waits_says_so_and_does_not_wait_for_ever(
     url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(migrate, "TURN_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(migrate, "_LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(migration, "TURN_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(migration, "_LOOK_EVERY_S", 0.05)
     with psycopg.connect(url, autocommit=True) as first:
-        first.execute("SELECT pg_advisory_lock(%s)", (migrate.ADVISORY_LOCK,))
+        first.execute("SELECT pg_advisory_lock(%s)", (migration.ADVISORY_LOCK,))
         with caplog.at_level(logging.WARNING), pytest.raises(InfraUnavailable, match=r"for 0\.5 s"):
-            migrate.upgrade(url)
+            migration.upgrade(url)
         assert caplog.text.count("somebody else migrates") == 1
-        monkeypatch.setattr(migrate, "TURN_TIMEOUT_S", 60.0)
-        second = threading.Thread(target=migrate.upgrade, args=(url,))
+        monkeypatch.setattr(migration, "TURN_TIMEOUT_S", 60.0)
+        second = threading.Thread(target=migration.upgrade, args=(url,))
         second.start()
         _until_asked(url, caplog)
         # Who waits holds no snapshot, so an index can be built CONCURRENTLY meanwhile.
@@ -151,7 +151,7 @@ def takes_away(statement: str) -> list[str]:
 
 
 def test_no_migration_takes_away_what_the_previous_version_uses(url: str) -> None:
-    command.upgrade(migrate.alembic_config(url), "0001")
+    command.upgrade(migration.alembic_config(url), "0001")
     statements: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -159,7 +159,7 @@ def test_no_migration_takes_away_what_the_previous_version_uses(url: str) -> Non
 
     event.listen(Engine, "before_cursor_execute", note)
     try:
-        migrate.upgrade(url)
+        migration.upgrade(url)
     finally:
         event.remove(Engine, "before_cursor_execute", note)
     found, own, moves = dict[str, list[str]](), list[str](), list[str]()
@@ -209,18 +209,18 @@ def test_a_statement_that_only_adds_is_not(statement: str) -> None:
 def test_a_migration_that_failed_is_whole_or_not_there_and_frees_the_lock(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command.upgrade(migrate.alembic_config(url), "0001")
+    command.upgrade(migration.alembic_config(url), "0001")
     # The second statement of 0002 fails.
     execute(url, "CREATE INDEX ix_artifacts_step_id ON artifacts (step_id)")
     with pytest.raises(Exception, match="already exists"):
-        migrate.upgrade(url)
+        migration.upgrade(url)
     assert revision(url) == "0001"
     with psycopg.connect(url) as connection:
         half = connection.execute("SELECT to_regclass('ix_jobs_replay_of')").fetchone()
         free = connection.execute(
-            "SELECT pg_try_advisory_lock(%s)", (migrate.ADVISORY_LOCK,)
+            "SELECT pg_try_advisory_lock(%s)", (migration.ADVISORY_LOCK,)
         ).fetchone()
     assert (half, free) == ((None,), (True,))
     execute(url, "DROP INDEX ix_artifacts_step_id")
-    migrate.upgrade(url)
-    migrate.check(url)
+    migration.upgrade(url)
+    migration.check(url)

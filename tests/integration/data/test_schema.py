@@ -14,10 +14,10 @@ from uuid import uuid4
 
 import pytest
 from alembic import command
+from migrations import upgrade as migration
 from sqlalchemy import Connection, Table, create_engine, insert, make_url, text, update
 from sqlalchemy.exc import IntegrityError
 
-from shared.db import migrate
 from shared.db.engine import sync_url
 from shared.db.tables import artifacts, events, jobs, metadata, models, steps
 from shared.errors import InfraUnavailable
@@ -103,7 +103,7 @@ def definitions(connection: Connection, query: str) -> Definitions:
 
 
 def test_alembic_finds_no_drift(database_url: str) -> None:
-    migrate.check(database_url)
+    migration.check(database_url)
 
 
 @pytest.mark.parametrize(
@@ -392,24 +392,24 @@ def _everything(url: str) -> list[Definitions]:
 
 
 def test_a_second_upgrade_changes_nothing(empty_url: str) -> None:
-    migrate.upgrade(empty_url)
+    migration.upgrade(empty_url)
     first = _everything(empty_url)
-    migrate.upgrade(empty_url)
+    migration.upgrade(empty_url)
     assert _everything(empty_url) == first
-    migrate.check(empty_url)
+    migration.check(empty_url)
 
 
 def test_a_downgrade_leaves_nothing_behind_and_can_be_undone(
     empty_url: str, database_url: str
 ) -> None:
-    migrate.upgrade(empty_url)
-    command.downgrade(migrate.alembic_config(empty_url), "base")
+    migration.upgrade(empty_url)
+    command.downgrade(migration.alembic_config(empty_url), "base")
     assert _everything(empty_url) == [{}, {}, {}, {}]
-    migrate.upgrade(empty_url)
+    migration.upgrade(empty_url)
     assert _everything(empty_url) == _everything(database_url)
 
 
-_UPGRADE = "import sys; from shared.db.migrate import upgrade; upgrade(sys.argv[1])"
+_UPGRADE = "import sys; from migrations.upgrade import upgrade; upgrade(sys.argv[1])"
 
 
 def _start_upgrade(url: str) -> subprocess.Popen[bytes]:
@@ -427,7 +427,7 @@ def test_two_upgrades_at_once_both_succeed(empty_url: str) -> None:
     processes: list[subprocess.Popen[bytes]] = []
     try:
         with connected(empty_url) as gate:
-            gate.execute(text("SELECT pg_advisory_lock(:key)"), {"key": migrate.ADVISORY_LOCK})
+            gate.execute(text("SELECT pg_advisory_lock(:key)"), {"key": migration.ADVISORY_LOCK})
             processes += [_start_upgrade(empty_url), _start_upgrade(empty_url)]
             for process in processes:
                 _until_waiting(process)
@@ -438,10 +438,10 @@ def test_two_upgrades_at_once_both_succeed(empty_url: str) -> None:
         for process in processes:
             process.kill()
             process.communicate()
-    migrate.check(empty_url)
+    migration.check(empty_url)
 
 
 def test_an_upgrade_says_so_when_no_server_answers() -> None:
     # Nothing listens on the discard port of loopback, and no unprivileged process can start to.
     with pytest.raises(InfraUnavailable):
-        migrate.upgrade("postgresql://df@127.0.0.1:9/df")
+        migration.upgrade("postgresql://df@127.0.0.1:9/df")

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from migrations.upgrade import upgrade
 from PIL import Image
 from tests.support import upscalers
 from tests.support.api_harness import Api, running_api, until
@@ -21,7 +22,6 @@ from tests.support.worker_process import workers
 from cli.main import run
 from cli.models.install import register
 from cli.stack.infrastructure import Infrastructure
-from shared.db.migrate import upgrade
 
 pytestmark = pytest.mark.timeout(240)
 

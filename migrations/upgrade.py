@@ -6,7 +6,6 @@ import logging
 import time
 from pathlib import Path
 
-import migrations
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, create_engine, text
@@ -38,7 +37,7 @@ _CONNECT = {
 
 def alembic_config(database_url: str) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.set_main_option("script_location", str(Path(__file__).parent))
     config.attributes["database_url"] = sync_url(database_url)
     return config
 
