@@ -29,8 +29,7 @@ from migrations.upgrade import upgrade
 from api.server import raise_file_limit
 from cli.stack.infrastructure import infrastructure
 from shared.db import events, models
-from shared.db.connection import Connection
-from shared.db.engine import Database
+from shared.db.engine import Connection, Database
 from shared.db.events import NewEvent
 from shared.models.verify import read_model
 

@@ -15,7 +15,7 @@ from api.limits import Streams
 from api.metrics import Metrics
 from api.streaming.hub import Hub
 from shared.db.engine import Database
-from shared.db.watch import events_after
+from shared.db.events import events_after
 from shared.object_store import ObjectStore, open_store
 from shared.settings import Settings
 from shared.telemetry.spans import Tracer, open_tracer

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from shared.db import quotas
-from shared.db.connection import Connection
+from shared.db.engine import Connection
 from shared.errors import RateLimited
 from shared.settings import Settings
 

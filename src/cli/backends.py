@@ -13,7 +13,7 @@ from cli import config
 from cli.errors import Failure
 
 if TYPE_CHECKING:  # at run time the clients cost a quarter of a second
-    from shared.db.connection import Connection
+    from shared.db.engine import Connection
     from shared.dispatch.dead_letters import DeadMessages
     from shared.settings import Settings
 

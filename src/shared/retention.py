@@ -19,8 +19,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from shared.db import retention as rows
-from shared.db.connection import Connection
-from shared.db.engine import Database
+from shared.db.engine import Connection, Database
 from shared.errors import InfraUnavailable
 from shared.object_store import StoredObject
 from shared.settings import Settings

@@ -18,8 +18,7 @@ import psycopg
 from api.app import create_app
 from api.server import Server, bind, server_config
 from shared.db import artifacts, events, jobs, models, workers
-from shared.db.connection import Connection
-from shared.db.engine import Database
+from shared.db.engine import Connection, Database
 from shared.db.events import NewEvent
 from shared.db.models import Model
 from shared.models.descriptor import (

@@ -14,8 +14,8 @@ from api.admission.resolve import resolve
 from api.context import Context
 from api.schemas.requests import CreateJob
 from shared.db import models, quotas, workers
-from shared.db.connection import Connection
 from shared.db.create_job import Created, NewJob, create_job, find_by_key, find_created
+from shared.db.engine import Connection
 from shared.errors import InfraUnavailable
 from shared.events import Code
 

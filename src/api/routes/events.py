@@ -21,9 +21,8 @@ from api.schemas.requests import LogsQuery
 from api.streaming import logs, progress
 from api.streaming.sse import EventStreamResponse, ProgressStream
 from shared.db import artifacts, events, jobs
-from shared.db.connection import Connection
-from shared.db.events import Event
-from shared.db.item_progress import best_item_progress
+from shared.db.engine import Connection
+from shared.db.events import Event, best_item_progress
 from shared.db.jobs import Job
 from shared.errors import InvalidInput
 from shared.events import Code

@@ -23,8 +23,8 @@ from api.schemas.ids import job_id_of, no_such_job
 from api.schemas.requests import ListQuery
 from shared.db import artifacts, jobs
 from shared.db.cancel import request_cancel
-from shared.db.connection import Connection
 from shared.db.create_job import IdempotencyKey
+from shared.db.engine import Connection
 from shared.db.jobs import Job, Step
 
 router = APIRouter(tags=["jobs"], route_class=SingleParseRoute)

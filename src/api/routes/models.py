@@ -15,7 +15,7 @@ from api.openapi.responses import answers, create_link
 from api.schemas import responses, serializers
 from api.schemas.ids import no_such_model
 from shared.db import models, workers
-from shared.db.connection import Connection
+from shared.db.engine import Connection
 
 router = APIRouter(tags=["models"])
 

@@ -22,7 +22,7 @@ from cli.terminal.tables import print_pairs, print_table
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from shared.db.connection import Connection
+    from shared.db.engine import Connection
     from shared.db.models import Model
 
 Reference = Annotated[str, typer.Argument(metavar="MODEL", help="Id, name or name@version.")]

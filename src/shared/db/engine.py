@@ -27,6 +27,8 @@ from shared.errors import InfraUnavailable
 from shared.retry import backoff, retry
 
 T = TypeVar("T")
+# An open transaction, for callers that pass one on and import no SQLAlchemy.
+Connection = AsyncConnection
 
 # Deadlock and serialization failures repeat at most this often; five collisions in a row mean a
 # bug in the lock order, which must surface, not spin.

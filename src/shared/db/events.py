@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Float,
+    Integer,
+    Uuid,
+    bindparam,
+    case,
+    cast,
+    column,
+    func,
+    insert,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.tables import events, jobs
+from shared.events import Code
 from shared.events import NewEvent as NewEvent  # its home is there; SQL callers find it here
 
 
@@ -125,3 +141,70 @@ async def last_of(connection: AsyncConnection, job_id: UUID, code: str) -> Event
     )
     found = rows.mappings().first()
     return None if found is None else Event(**found)
+
+
+# Two arrays and not a list of rows: the text of the statement is the same for one watched job and
+# for a thousand, so it is compiled once and PostgreSQL knows it.
+_WATCHED = (
+    func.unnest(
+        bindparam("job_ids", type_=ARRAY(Uuid)), bindparam("cursors", type_=ARRAY(BigInteger))
+    )
+    .table_valued(column("job_id", Uuid), column("cursor", BigInteger), name="watched")
+    .render_derived()
+)
+_PAGE = (
+    select(*_COLUMNS)
+    .where(events.c.job_id == _WATCHED.c.job_id, events.c.seq > _WATCHED.c.cursor)
+    .order_by(events.c.seq)
+    .limit(bindparam("page_rows"))
+    .lateral("page")
+)
+_AFTER = (
+    select(*_PAGE.c).select_from(_WATCHED.join(_PAGE, true())).order_by(_PAGE.c.job_id, _PAGE.c.seq)
+)
+
+
+async def events_after(
+    connection: AsyncConnection, cursors: Mapping[UUID, int], *, limit: int
+) -> list[Event]:
+    """Events past each job's cursor, ordered by job and `seq`; at most `limit` of each job.
+
+    The bound is per job, so that one chatty job cannot starve the others.
+    """
+    if not cursors:
+        return []
+    rows = await connection.execute(
+        _AFTER,
+        {
+            "job_ids": list(cursors),
+            "cursors": list(cursors.values()),
+            "page_rows": limit,
+        },
+    )
+    return [Event(**row) for row in rows.mappings()]
+
+
+async def best_item_progress(
+    connection: AsyncConnection, job_id: UUID
+) -> dict[tuple[UUID, int], float]:
+    """(step id, item) -> the highest progress that was ever reported of it, 0..1.
+
+    The highest and not the last: a second attempt begins its item anew, and what a client has
+    seen must not go back. An item that was written is whole, though its picture may be gone by now.
+    """
+    named = cast(events.c.payload["item_index"].astext, Integer)
+    item = func.coalesce(events.c.item_index, named)
+    reported = cast(events.c.payload["item_progress"].astext, Float)
+    reached = case((events.c.code == Code.ARTIFACT_WRITTEN, 1.0), else_=reported)
+    rows = await connection.execute(
+        select(events.c.step_id, item.label("item"), func.max(reached).label("reached"))
+        .where(
+            events.c.job_id == job_id,
+            events.c.code.in_((Code.PROGRESS, Code.ARTIFACT_WRITTEN)),
+            events.c.step_id.is_not(None),
+            item.is_not(None),
+            reached.is_not(None),
+        )
+        .group_by(events.c.step_id, item)
+    )
+    return {(row.step_id, row.item): float(row.reached) for row in rows}

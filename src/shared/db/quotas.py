@@ -11,8 +11,8 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.jobs import ENDED
-from shared.db.tables import jobs
-from shared.states import Status
+from shared.db.tables import jobs, steps
+from shared.states import Status, StepState
 
 # First half of the lock's key; the other is the user. Locks with two halves are a space apart.
 _CREATING = 0x6466
@@ -48,3 +48,16 @@ async def age_of_job(connection: AsyncConnection, user: str, *, newest: int) -> 
     )
     seconds = found.scalar()
     return None if seconds is None else float(seconds)
+
+
+# Counting stops here: a scrape must not walk a million rows to say "very many".
+MAX_COUNTED = 10_000
+
+
+async def queue_depth(connection: AsyncConnection) -> int:
+    """Steps that could be claimed now or later, at most `MAX_COUNTED`."""
+    waiting = (
+        select(steps.c.id).where(steps.c.state == StepState.QUEUED).limit(MAX_COUNTED).subquery()
+    )
+    depth: int = (await connection.execute(select(func.count()).select_from(waiting))).scalar_one()
+    return depth

@@ -6,15 +6,16 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, func, literal, update
+from sqlalchemy import Row, func, literal, select, update
 from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db import events as event_log
-from shared.db.settle import settle_job
+from shared.db.cancel import end_waiting_steps
+from shared.db.jobs import finish_job
 from shared.db.tables import jobs, steps
-from shared.states import Status, StepState
-from shared.step_store import AttemptResult
+from shared.states import STATUS_OF, TERMINAL, Reason, Status, StepState
+from shared.step_store import CANCELLED_ERROR, AttemptResult
 
 
 def seconds_from_now(seconds: float) -> Any:
@@ -58,3 +59,67 @@ async def end_step(connection: AsyncConnection, row: Row[Any], end: AttemptResul
         )
         return UUID(str(row.id))
     return await settle_job(connection, row.job_id)
+
+
+async def settle_job(connection: AsyncConnection, job_id: UUID) -> UUID | None:
+    """Move a job on after one of its steps ended; return the id of a step that may now be claimed.
+
+    The caller holds the job's row lock. Later steps of a chain run only after every earlier one
+    succeeded and nobody asked for a cancel; otherwise they are cancelled. When nothing is left to
+    do, the first step that did not succeed decides the job.
+    """
+    rows = (
+        await connection.execute(
+            select(steps).where(steps.c.job_id == job_id).order_by(steps.c.position)
+        )
+    ).all()
+    broken = next((r for r in rows if r.state in (StepState.FAILED, StepState.CANCELLED)), None)
+    waiting = [r for r in rows if r.state == StepState.PENDING]
+    if waiting and (broken is not None or await _cancel_requested(connection, job_id)):
+        why = "on request" if broken is None else f"because step {broken.name} {broken.state}"
+        await end_waiting_steps(connection, job_id, message=f"cancelled {why}")
+        broken = broken or waiting[0]
+    elif waiting:
+        return await _queue_if_first(connection, rows, waiting[0])
+    if any(r.state not in TERMINAL and r not in waiting for r in rows):
+        return None
+    if broken is None:
+        last = StepState.SUCCEEDED
+        await finish_job(
+            connection, job_id, status=STATUS_OF[last], reason=Reason.COMPLETED, error=None
+        )
+    elif broken.state == StepState.FAILED:
+        await finish_job(
+            connection,
+            job_id,
+            status=STATUS_OF[StepState.FAILED],
+            reason=Reason(broken.reason),
+            error=broken.error,
+        )
+    else:
+        await finish_job(
+            connection,
+            job_id,
+            status=STATUS_OF[StepState.CANCELLED],
+            reason=Reason.CANCELLED,
+            error=CANCELLED_ERROR,
+        )
+    return None
+
+
+async def _cancel_requested(connection: AsyncConnection, job_id: UUID) -> bool:
+    asked = await connection.scalar(select(jobs.c.cancel_requested_at).where(jobs.c.id == job_id))
+    return asked is not None
+
+
+async def _queue_if_first(connection: AsyncConnection, rows: Any, step: Row[Any]) -> UUID | None:
+    """Queue `step` when every earlier one succeeded."""
+    earlier = [row for row in rows if row.position < step.position]
+    if any(row.state != StepState.SUCCEEDED for row in earlier):
+        return None
+    await connection.execute(
+        update(steps)
+        .where(steps.c.id == step.id)
+        .values(state=StepState.QUEUED, run_at=func.now(), updated_at=func.now())
+    )
+    return UUID(str(step.id))

@@ -102,7 +102,7 @@ def _count(execution: Execution, step: Step, end: AttemptResult, following: UUID
 
 
 def _of_job(claim: Claim, end: AttemptResult, reason: Reason) -> tuple[Status, Reason]:
-    """How the job ended whose last step to run this was (`shared.db.settle`)."""
+    """How the job ended whose last step to run this was (`shared.db.transitions`)."""
     if end.state is StepState.SUCCEEDED and claim.position + 1 < claim.chain_length:
         return Status.CANCELLED, Reason.CANCELLED  # asked for while this step went on
     return STATUS_OF[end.state], reason

@@ -22,8 +22,7 @@ from tests.support.api_harness import BODY, Api, running_api, until
 
 from api.server import bind
 from cli.stack.infrastructure import Infrastructure
-from shared.db.connection import Connection
-from shared.db.engine import Database
+from shared.db.engine import Connection, Database
 from shared.dispatch.celery_settings import celery_queue
 from shared.errors import InfraUnavailable
 
