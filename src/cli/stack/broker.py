@@ -14,8 +14,7 @@ import socket
 from pathlib import Path
 
 from cli.errors import StackError
-from cli.stack.child import Command
-from cli.stack.part import Helper, bare_environ
+from cli.stack.part import Command, Helper, bare_environ
 from cli.state_dir import StateDir
 
 

@@ -12,29 +12,18 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from cli.stack import processes
-from cli.stack.processes import Proc
-from cli.stack.run_as import Identity
+from cli.stack.part import Command
 
 _BECOME = Path(__file__).with_name("exec_child.py")
 _LOG_LIMIT_BYTES = 10 << 20
 _TAIL_BYTES = 32 << 10
 _LINE_LIMIT = 300  # characters; a trace in one JSON line would bury what matters
-
-
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """What to run. `environ` is all that the child gets; `stdin` is text for short helpers."""
-
-    argv: tuple[str, ...]
-    environ: Mapping[str, str]
-    cwd: Path
-    identity: Identity | None = None
-    stdin: str = field(default="", repr=False)
 
 
 class Child:
@@ -43,8 +32,9 @@ class Child:
     def __init__(self, popen: subprocess.Popen[bytes], log: Path) -> None:
         self._popen = popen
         self.log = log
-        # Until we reap it the pid cannot be reused, so this pair names our child even if it died.
-        self.proc = processes.identify(popen.pid) or Proc(popen.pid, -1)
+        # Until we reap it the pid cannot be reused, so this is our child even if it has died.
+        self._process = psutil.Process(popen.pid)
+        self.start_ticks = processes.start_ticks(self._process)
 
     @property
     def pid(self) -> int:
@@ -66,16 +56,16 @@ class Child:
         self, how: signal.Signals, grace_s: float, skip_grace: Callable[[], bool] = lambda: False
     ) -> None:
         """Ask, wait, kill the whole tree; returns when nothing of it is left and it is reaped."""
-        tree = processes.family(self.pid) if self.exit_code is None else set()
-        processes.send(self.proc, how)
+        tree = processes.family(self._process) if self.exit_code is None else set()
+        processes.send(self._process, how)
         left = processes.wait_gone(tree, grace_s, skip_grace)
         if left:
-            processes.kill(left | processes.family(self.pid))
+            processes.kill(left | processes.family(self._process))
         self._popen.wait()
 
     def kill(self) -> None:
         """SIGKILL this one process, as a crash would, and reap it."""
-        processes.send(self.proc, signal.SIGKILL)
+        processes.send(self._process, signal.SIGKILL)
         self._popen.wait()
 
 

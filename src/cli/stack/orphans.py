@@ -1,56 +1,68 @@
-"""Finding and ending what a killed stack left behind.
+"""Find and end what a killed stack left behind.
 
 Normally there is nothing: the children die with us (PR_SET_PDEATHSIG). What remains (a grandchild,
-a child between fork and that call) is found in two ways: the note of (pid, start time, boot id)
-that we keep per child, and the marker that each child and its children carry in their environment.
-Either is only used under the lock of the state folder, so what carries its marker has no manager.
+a child between fork and that call) is found in two ways: by the record of pid, start time and boot
+id that we keep per child, and by the marker that each child and its children carry in their
+environment. Both are used under the lock of the state folder only: what is found has no manager.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import psutil
+
 from cli.errors import StackError
 from cli.stack import processes
-from cli.stack.processes import Proc
+from cli.stack.child import Child
+from cli.stack.part import MARKER
 from cli.state_dir import StateDir
 
-MARKER = "DREAMFORGE_STACK"
 _FILE = "children.json"
 
 
-def record_children(home: StateDir, children: dict[str, Proc]) -> None:
-    """Write down who runs, so that the next start can find them."""
-    entries = {name: [proc.pid, proc.start_ticks] for name, proc in children.items()}
-    home.write(_FILE, {"boot_id": processes.boot_id(), "children": entries})
+def record_children(home: StateDir, children: dict[str, Child]) -> None:
+    """Write down what runs, so that the next start can find it."""
+    entries = {name: [child.pid, child.start_ticks] for name, child in children.items()}
+    home.write(_FILE, {"boot_id": _boot_id(), "children": entries})
 
 
-def find(home: StateDir) -> set[Proc]:
+def find(home: StateDir) -> set[psutil.Process]:
     """Every process of an earlier stack on this folder that still lives."""
-    return _noted(home) | processes.with_environ(MARKER, str(home.path))
+    return _recorded(home) | processes.with_environ(MARKER, str(home.path))
 
 
 def end_all(home: StateDir) -> int:
     """End them with their descendants; returns how many. Call it under the lock only."""
-    roots = find(home)
-    everyone = roots.union(*(processes.family(proc.pid) for proc in roots))
+    everyone = set[psutil.Process]().union(*map(processes.family, find(home)))
     left = processes.kill(everyone)
     if left:
-        pids = ", ".join(str(proc.pid) for proc in sorted(left))
+        pids = ", ".join(str(pid) for pid in sorted(process.pid for process in left))
         raise StackError(f"processes of an earlier start on {home.path} do not end: {pids}")
     return len(everyone)
 
 
-def _noted(home: StateDir) -> set[Proc]:
-    known = home.read(_FILE)
-    if known.get("boot_id") != processes.boot_id():
+def _recorded(home: StateDir) -> set[psutil.Process]:
+    record = home.read(_FILE)
+    if record.get("boot_id") != _boot_id():
         return set()
-    noted = {Proc(int(pid), int(ticks)) for pid, ticks in known.get("children", {}).values()}
-    return {proc for proc in noted if processes.alive(proc) and _carries_marker(proc, home)}
+    return {
+        process
+        for pid, start_ticks in record.get("children", {}).values()
+        if (process := processes.find_living(pid))
+        and processes.start_ticks(process) == start_ticks
+        and _carries_marker(process, home)
+    }
 
 
-def _carries_marker(proc: Proc, home: StateDir) -> bool:
+def _carries_marker(process: psutil.Process, home: StateDir) -> bool:
     try:
-        return processes.environ_value(proc.pid, MARKER) == str(home.path)
+        return processes.environ_value(process.pid, MARKER) == str(home.path)
     except PermissionError:
-        # A root without CAP_SYS_PTRACE may not look into the database that it gave to nobody;
+        # A root without CAP_SYS_PTRACE may not look into the database that it gave to `nobody`;
         # pid, start time and boot id name it without doubt.
         return True
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

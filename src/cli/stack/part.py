@@ -1,6 +1,6 @@
-"""What the keeper needs to know of a part: one small protocol, one file per part beside this one.
+"""What the process manager needs to know of a part: one protocol, and a file per part beside this.
 
-A part is a description. It holds no process: the keeper spawns, watches and ends it.
+A part is a description. It holds no process: the process manager spawns, watches and ends it.
 """
 
 from __future__ import annotations
@@ -9,15 +9,30 @@ import http.client
 import os
 import signal
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from cli.stack.child import Command
-from cli.stack.orphans import MARKER
+from cli.stack.run_as import Identity
 from cli.state_dir import StateDir
 
-# Runs a helper command (initdb, …) to its end under the keeper's care; raises StackError with the
-# last lines of its log when it fails.
+# The variable with the state folder's path, by which a killed stack's processes are found.
+MARKER = "DREAMFORGE_STACK"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What to run. `environ` is all that the child gets; `stdin` is text for short helpers."""
+
+    argv: tuple[str, ...]
+    environ: Mapping[str, str]
+    cwd: Path
+    identity: Identity | None = None
+    stdin: str = field(default="", repr=False)
+
+
+# Runs a helper command (initdb, …) to its end; the process manager ends it early where it must.
+# Raises StackError with the last lines of its log when it fails.
 Helper = Callable[[Command], None]
 
 

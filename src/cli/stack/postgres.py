@@ -14,9 +14,8 @@ import signal
 from pathlib import Path
 
 from cli.errors import StackError
-from cli.stack import postgres_pidfile, run_as
-from cli.stack.child import Command
-from cli.stack.part import Helper, bare_environ
+from cli.stack import run_as
+from cli.stack.part import Command, Helper, bare_environ
 from cli.state_dir import StateDir
 
 USER = DATABASE = "dreamforge"
@@ -42,6 +41,8 @@ class Postgres:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._give(self._folder)
         if self._data.exists():
+            from cli.stack import postgres_pidfile  # psutil is not in the image of the API
+
             postgres_pidfile.replace_stale(self._data)
             return
         # Built beside its place and renamed when complete, so that a start which was interrupted

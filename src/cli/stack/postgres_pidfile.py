@@ -28,7 +28,7 @@ def replace_stale(data: Path) -> None:
         pid = int(lines[_PID_LINE])
     except (FileNotFoundError, ValueError):
         return
-    if processes.identify(pid) is not None:
+    if processes.find_living(pid) is not None:
         return  # postgres says it better
     _wait_detached(lines)
     with pidfile.open("r+") as file:  # in place: it keeps its owner

@@ -18,8 +18,8 @@ from functools import partial
 from cli.errors import StackError
 from cli.stack import child as launch
 from cli.stack import orphans, signals
-from cli.stack.child import Child, Command
-from cli.stack.part import Part
+from cli.stack.child import Child
+from cli.stack.part import MARKER, Command, Part
 from cli.stack.restart_policy import LIMIT, WINDOW_S, RestartPolicy
 from cli.state_dir import StateDir
 
@@ -57,7 +57,7 @@ class ProcessManager:
 
     def marked(self, environ: Mapping[str, str]) -> dict[str, str]:
         """An environment by which the next start would know the process as ours."""
-        return {**environ, orphans.MARKER: str(self._home.path)}
+        return {**environ, MARKER: str(self._home.path)}
 
     def run(self, command: Command, log: str) -> None:
         """Run a short helper to its end; raises with its last lines when it fails."""
@@ -89,7 +89,7 @@ class ProcessManager:
 
     def _note(self) -> None:
         orphans.record_children(
-            self._home, {name: managed.child.proc for name, managed in self._parts.items()}
+            self._home, {name: managed.child for name, managed in self._parts.items()}
         )
 
     def _wait_ready(self, managed: _ManagedPart) -> None:

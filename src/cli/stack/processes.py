@@ -1,8 +1,7 @@
-"""Processes by identity, not by number: a pid is only trusted together with its start time.
+"""Signals to the stack's processes, and waiting for their end.
 
-A pid alone may belong to somebody else by the time that we look again. `Proc` adds the start time
-in clock ticks since boot, which the kernel never changes, and every signal goes through a pidfd
-that was opened before that pair was compared. So a recycled pid is never signalled.
+The kernel gives the pid of a dead process to a new one. `psutil.Process` holds pid and start time
+and compares both, and `send` opens a pidfd before that comparison: no signal reaches the new one.
 A zombie counts as gone: it holds no memory, no port and no file.
 """
 
@@ -12,61 +11,54 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+
+import psutil
 
 POLL_S = 0.02
 # After SIGKILL only the kernel is at work; a process in an uninterruptible read may take a while.
 KILL_DEADLINE_S = 10.0
 
 
-class Proc(NamedTuple):
-    pid: int
-    start_ticks: int
-
-
-def boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _stat(pid: int) -> list[str] | None:
-    """Fields of `/proc/<pid>/stat` after the name, which may itself hold spaces and brackets."""
+def alive(process: psutil.Process) -> bool:
+    """Whether this very process runs, and not another one with its pid."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
+        dead = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False
+    return not dead and process.is_running()
+
+
+def find_living(pid: int) -> psutil.Process | None:
+    """The process that has this pid now, None where it is gone or a zombie."""
+    try:
+        process = psutil.Process(pid)
+    except (psutil.NoSuchProcess, ValueError):  # ValueError: no pid can be this number
         return None
-    return text.rpartition(")")[2].split()
+    return process if alive(process) else None
 
 
-def identify(pid: int) -> Proc | None:
-    """`pid` with its start time, or None when it is gone or a zombie."""
-    fields = _stat(pid)
-    if fields is None or fields[0] in "ZX":
-        return None
-    return Proc(pid, int(fields[19]))
+def start_ticks(process: psutil.Process) -> int:
+    """When the process started, in clock ticks since boot. A change of the clock keeps it."""
+    return round((process.create_time() - psutil.boot_time()) * os.sysconf("SC_CLK_TCK"))
 
 
-def alive(proc: Proc) -> bool:
-    return identify(proc.pid) == proc
-
-
-def family(root: int) -> set[Proc]:
+def family(root: psutil.Process) -> set[psutil.Process]:
     """The process and all its descendants. Take it *before* a kill: orphans are found no more."""
-    children: dict[int, list[int]] = {}
-    for pid in _pids():
-        fields = _stat(pid)
-        if fields is not None:
-            children.setdefault(int(fields[1]), []).append(pid)
-    found, todo = set(), [root]
-    while todo:
-        pid = todo.pop()
-        todo.extend(children.get(pid, []))
-        found.add(identify(pid))
-    return {proc for proc in found if proc is not None}
+    try:
+        tree = {root, *root.children(recursive=True)}
+    except psutil.NoSuchProcess:
+        return set()
+    return set(filter(alive, tree))
 
 
 def environ_value(pid: int, name: str) -> str | None:
-    """One variable of another process. Raises PermissionError where the kernel hides it."""
+    """One variable of another process. Raises PermissionError where the kernel hides it.
+
+    Not `psutil.Process.environ`: that stops at the first empty entry, and a server that shows its
+    state as its title writes the title over the begin of its environment.
+    """
     try:
         block = Path(f"/proc/{pid}/environ").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
@@ -78,52 +70,45 @@ def environ_value(pid: int, name: str) -> str | None:
     return None
 
 
-def with_environ(name: str, value: str) -> set[Proc]:
+def with_environ(name: str, value: str) -> set[psutil.Process]:
     """Every living process, ourselves excepted, that carries `name=value` and lets us see it."""
-    found = set()
-    for pid in _pids():
-        try:
+    carriers = set()
+    # Not `psutil.process_iter`: it keeps its objects, and so may hold the former owner of a pid.
+    for pid in psutil.pids():
+        with suppress(psutil.NoSuchProcess, PermissionError):
             if pid != os.getpid() and environ_value(pid, name) == value:
-                found.add(identify(pid))
-        except PermissionError:
-            continue
-    return {proc for proc in found if proc is not None}
+                carriers.add(psutil.Process(pid))
+    return set(filter(alive, carriers))
 
 
-def send(proc: Proc, what: signal.Signals) -> None:
+def send(process: psutil.Process, signum: signal.Signals) -> None:
     """Signal exactly this process; nothing happens when it is gone."""
-    try:
-        fd = os.pidfd_open(proc.pid)
-    except ProcessLookupError:
-        return
-    try:
-        if alive(proc):
-            signal.pidfd_send_signal(fd, what)
-    except ProcessLookupError:
-        pass
-    finally:
-        os.close(fd)
+    with suppress(ProcessLookupError):
+        fd = os.pidfd_open(process.pid)
+        try:
+            if alive(process):
+                signal.pidfd_send_signal(fd, signum)
+        finally:
+            os.close(fd)
 
 
 def wait_gone(
-    procs: Iterable[Proc], timeout_s: float, skip_grace: Callable[[], bool] = lambda: False
-) -> set[Proc]:
+    processes: Iterable[psutil.Process],
+    timeout_s: float,
+    skip_grace: Callable[[], bool] = lambda: False,
+) -> set[psutil.Process]:
     """Wait until all are gone, the time is over or `skip_grace` says so; returns what is left."""
     deadline = time.monotonic() + timeout_s
-    left = {proc for proc in procs if alive(proc)}
+    left = set(filter(alive, processes))
     while left and time.monotonic() < deadline and not skip_grace():
         time.sleep(POLL_S)
-        left = {proc for proc in left if alive(proc)}
+        left = set(filter(alive, left))
     return left
 
 
-def kill(procs: Iterable[Proc]) -> set[Proc]:
-    """SIGKILL all of them and wait; returns who survived the deadline."""
-    doomed = set(procs)
-    for proc in doomed:
-        send(proc, signal.SIGKILL)
-    return wait_gone(doomed, KILL_DEADLINE_S)
-
-
-def _pids() -> list[int]:
-    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+def kill(processes: Iterable[psutil.Process]) -> set[psutil.Process]:
+    """SIGKILL all of them and wait; returns what is left after the deadline."""
+    victims = set(processes)
+    for process in victims:
+        send(process, signal.SIGKILL)
+    return wait_gone(victims, KILL_DEADLINE_S)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.models.install import bundled_models, install, register
-from cli.stack.child import Command
+from cli.stack.part import Command
 from cli.stack.process_manager import ProcessManager
 
 if TYPE_CHECKING:

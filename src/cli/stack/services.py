@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.errors import StackError
-from cli.stack.child import Command
-from cli.stack.orphans import MARKER
-from cli.stack.part import Helper, http_not_ready
+from cli.stack.part import MARKER, Command, Helper, http_not_ready
 from cli.state_dir import StateDir, port_is_free, reachable
 from shared.timings import TIMINGS
 

@@ -13,8 +13,7 @@ import sysconfig
 from pathlib import Path
 
 from cli.errors import StackError
-from cli.stack.child import Command
-from cli.stack.part import Helper, bare_environ, http_not_ready
+from cli.stack.part import Command, Helper, bare_environ, http_not_ready
 from cli.state_dir import StateDir
 
 ACCESS_KEY = "dreamforge"

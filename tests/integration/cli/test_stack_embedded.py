@@ -11,19 +11,22 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 from minio import Minio
 
 from cli.errors import StackError
 from cli.stack import orphans, processes, restart_policy, signals
+from cli.stack.child import Child
 from cli.stack.infrastructure import Infrastructure, infrastructure
-from cli.stack.processes import Proc
+from cli.stack.part import MARKER
 from cli.state_dir import StateDir
 
 _KEEPER = """
 import pathlib, sys, time
 from cli.stack import signals
+from cli.stack.child import Child
 from cli.stack.infrastructure import infrastructure
 try:
     with signals.handle(), infrastructure(pathlib.Path(sys.argv[1]), {}, print) as stack:
@@ -55,12 +58,13 @@ def _keeper(home: Path) -> subprocess.Popen[str]:
     )
 
 
-def _wait_ready(keeper: subprocess.Popen[str]) -> set[Proc]:
+def _wait_ready(keeper: subprocess.Popen[str]) -> set[psutil.Process]:
     """Everything that the keeper started, its descendants included."""
     assert keeper.stdout is not None
     for line in keeper.stdout:
         if line.startswith("ready"):
-            return processes.family(keeper.pid) - {processes.identify(keeper.pid)}
+            process = psutil.Process(keeper.pid)
+            return processes.family(process) - {process}
     raise AssertionError("the keeper ended before it was ready")
 
 
@@ -179,7 +183,7 @@ def test_kill_9_of_the_keeper_leaves_nothing_and_the_data_survives(tmp_path: Pat
 
 
 def test_every_part_keeps_the_marker_by_which_it_would_be_found(stack: Infrastructure) -> None:
-    found = {name: processes.environ_value(pid, orphans.MARKER) for name, pid in stack.pids.items()}
+    found = {name: processes.environ_value(pid, MARKER) for name, pid in stack.pids.items()}
     assert found == dict.fromkeys(stack.pids, str(stack.home.path))
 
 
@@ -187,17 +191,16 @@ def test_leftovers_are_found_by_note_or_by_marker_and_ended(
     stack: Infrastructure, tmp_path: Path
 ) -> None:
     home = StateDir(tmp_path)
-    marked = {orphans.MARKER: str(home.path)}
+    marked = {MARKER: str(home.path)}
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     with (
         subprocess.Popen(sleep, env=marked) as ours,
         subprocess.Popen(sleep, env=marked) as unnoted,
         subprocess.Popen(sleep, env={}) as stranger,
     ):
-        first, other = processes.identify(ours.pid), processes.identify(stranger.pid)
-        assert first is not None
-        assert other is not None
-        orphans.record_children(home, {"broker": first, "store": other})
+        log = tmp_path / "log"
+        children = {"broker": Child(ours, log), "store": Child(stranger, log)}
+        orphans.record_children(home, children)
         said: list[str] = []
         with infrastructure(tmp_path, _without_broker(stack), said.append):
             assert ours.wait(0) == unnoted.wait(0) == -signal.SIGKILL
@@ -211,13 +214,11 @@ def test_a_note_of_another_boot_is_not_believed(
 ) -> None:
     monkeypatch.setattr(processes, "with_environ", lambda name, value: set())
     home = StateDir(tmp_path)
-    marked = {orphans.MARKER: str(home.path)}
+    marked = {MARKER: str(home.path)}
     with subprocess.Popen(["/bin/sleep", "60"], env=marked) as sleeper:
-        _until(lambda: orphans.MARKER in Path(f"/proc/{sleeper.pid}/environ").read_text(), "exec")
-        proc = processes.identify(sleeper.pid)
-        assert proc is not None
-        orphans.record_children(home, {"broker": proc})
-        assert orphans.find(home) == {proc}
+        _until(lambda: MARKER in Path(f"/proc/{sleeper.pid}/environ").read_text(), "exec")
+        orphans.record_children(home, {"broker": Child(sleeper, tmp_path / "log")})
+        assert orphans.find(home) == {psutil.Process(sleeper.pid)}
         home.write("children.json", home.read("children.json") | {"boot_id": "another"})
         assert orphans.find(home) == set()
         sleeper.kill()
@@ -227,7 +228,7 @@ def test_a_descendant_that_left_its_session_is_gone_after_the_end(
     stack: Infrastructure, tmp_path: Path
 ) -> None:
     with infrastructure(tmp_path, _without_broker(stack)):
-        marked = {orphans.MARKER: str(tmp_path)}
+        marked = {MARKER: str(tmp_path)}
         escaped = subprocess.Popen(["/bin/sleep", "60"], env=marked, start_new_session=True)
     assert escaped.wait(0) == -signal.SIGKILL
 
@@ -249,11 +250,11 @@ def test_a_signal_at_any_moment_leaves_no_process(
             _wait_ready(keeper)
         else:
             _until((tmp_path / moment).exists, moment)
-        started = processes.family(keeper.pid)
+        started = processes.family(psutil.Process(keeper.pid))
         keeper.send_signal(sent)
         assert keeper.wait(30) == 128 + sent
     assert processes.wait_gone(started, 0.0) == set()
-    assert processes.with_environ(orphans.MARKER, str(tmp_path)) == set()
+    assert processes.with_environ(MARKER, str(tmp_path)) == set()
 
 
 def test_an_interrupted_first_start_does_not_spoil_the_next(tmp_path: Path) -> None:
@@ -284,7 +285,7 @@ def test_a_part_that_dies_is_restarted_and_five_deaths_stop_everything(
         f"Broker died (killed by SIGKILL), starting it again in {delay:g} s"
         for delay in (0.01, 0.02, 0.04, 0.08)
     ]
-    assert all(processes.identify(pid) is None for pid in pids)
+    assert all(processes.find_living(pid) is None for pid in pids)
 
 
 def _is_back(stack: Infrastructure, said: list[str], times: int) -> bool:

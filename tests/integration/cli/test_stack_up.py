@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
-from cli.stack import orphans, processes
-from cli.stack.processes import Proc
+from cli.stack import processes
+from cli.stack.part import MARKER
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -49,8 +50,8 @@ class Running:
     def pid(self, part: str) -> int:
         return int(json.loads((self.home / "children.json").read_text())["children"][part][0])
 
-    def everyone(self) -> set[Proc]:
-        return processes.family(self.process.pid)
+    def everyone(self) -> set[psutil.Process]:
+        return processes.family(psutil.Process(self.process.pid))
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return _cli(self.environ, *arguments)
@@ -244,7 +245,7 @@ def test_demo_draws_a_picture_and_stops_all(idle_home: Path, tmp_path: Path) -> 
         image.verify()
     assert re.search(r"^total +\d+\.\d\d$", demo.text(), re.M)
     assert re.search(r"^.*queue.* +\d+\.\d\d$", demo.text(), re.M)
-    assert processes.with_environ(orphans.MARKER, str(idle_home)) == set()
+    assert processes.with_environ(MARKER, str(idle_home)) == set()
 
 
 @pytest.mark.parametrize(
@@ -260,7 +261,7 @@ def test_demo_interrupted_at_any_moment_leaves_no_process(
     demo.process.send_signal(sent)
     assert demo.process.wait(60) == 128 + sent
     assert processes.wait_gone(started, 0.0) == set()
-    assert processes.with_environ(orphans.MARKER, str(idle_home)) == set()
+    assert processes.with_environ(MARKER, str(idle_home)) == set()
 
 
 def test_ctrl_c_ends_up_with_exit_code_0_and_no_process(idle_home: Path, tmp_path: Path) -> None:

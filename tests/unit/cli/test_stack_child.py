@@ -7,10 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cli.stack import exec_child, processes, run_as
-from cli.stack.child import Child, Command, last_lines, spawn
+from cli.stack.child import Child, last_lines, spawn
+from cli.stack.part import Command
 from cli.stack.run_as import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, NOBODY, Identity
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives children another user")
@@ -64,7 +66,7 @@ def test_a_stubborn_tree_is_killed_after_its_grace(tmp_path: Path) -> None:
     while "armed" not in log.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    tree = processes.family(child.pid)
+    tree = processes.family(psutil.Process(child.pid))
     assert len(tree) == 2
     child.stop(signal.SIGTERM, 0.1)
     assert child.exit_text == "killed by SIGKILL"

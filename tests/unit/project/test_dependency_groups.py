@@ -113,6 +113,7 @@ def test_the_api_gets_nothing_of_what_only_a_runner_needs() -> None:
         # The broker's transport is imported when it is first used: kombu finds it by its name.
         ("api", "api.server, api.dispatch, kombu.transport.redis, migrations.upgrade, psycopg"),
         ("api", "cli.main, cli.commands.stack, cli.backends, cli.client.http, cli.secret_files"),
+        ("api", "cli.doctor.machine, cli.doctor.stack"),
         ("worker", "supervisor.worker, kombu.transport.redis, psycopg"),
     ],
 )
