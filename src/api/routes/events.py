@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
@@ -14,16 +15,14 @@ from api.middleware.auth import User
 from api.openapi import examples
 from api.openapi.errors import NO_SUCH_JOB, TOO_MANY_STREAMS, documented
 from api.openapi.responses import NDJSON, SSE, answers
-from api.routes.jobs import JobId
+from api.routes.jobs import JobId, find_job
 from api.schemas import responses
-from api.schemas.ids import job_id_of, no_such_job
 from api.schemas.requests import LogsQuery
 from api.streaming import logs, progress
 from api.streaming.sse import EventStreamResponse, ProgressStream
 from shared.db import artifacts, events, jobs
 from shared.db.engine import Connection
 from shared.db.events import Event, best_item_progress
-from shared.db.jobs import Job
 from shared.errors import InvalidInput
 from shared.events import Code
 
@@ -46,17 +45,16 @@ def _beyond(seen: int, last: int) -> InvalidInput:
 )
 async def get_progress(job_id: JobId, context: Ctx, user: User) -> responses.ProgressOut:
     """One number for the job and one per item, 0 to 1; neither ever goes back."""
-    wanted = job_id_of(job_id)
 
     async def work(connection: Connection) -> responses.ProgressOut:
-        job = await _job(connection, wanted, user)
+        job = await find_job(connection, job_id, user)
         return progress.view(
             job,
-            (await jobs.steps_of(connection, [wanted]))[wanted],
-            finished=await artifacts.finished_items(connection, wanted),
-            reached=await best_item_progress(connection, wanted),
-            started=await events.last_of(connection, wanted, Code.STEP_START),
-            last=await events.last_of(connection, wanted, Code.PROGRESS),
+            (await jobs.steps_of(connection, [job_id]))[job_id],
+            finished=await artifacts.finished_items(connection, job_id),
+            reached=await best_item_progress(connection, job_id),
+            started=await events.last_of(connection, job_id, Code.STEP_START),
+            last=await events.last_of(connection, job_id, Code.PROGRESS),
         )
 
     return await context.database.transaction(work)
@@ -82,13 +80,8 @@ async def stream_progress(
     ] = None,
 ) -> Response:
     """From the event after `Last-Event-ID`, or the first one, to the job's end; then it closes."""
-    wanted = job_id_of(job_id)
     seen = _seq(last_event_id if last_event_id is not None else after)
-
-    async def work(connection: Connection) -> Job:
-        return await _job(connection, wanted, user)
-
-    job = await context.database.transaction(work)
+    job = await context.database.transaction(partial(find_job, job_id=job_id, user=user))
     if job.ended and seen >= job.event_seq:
         return Response(status_code=204)  # an EventSource stops at this, and at nothing else
     if seen > job.event_seq:
@@ -110,24 +103,10 @@ async def get_logs(
     job_id: JobId, query: Annotated[LogsQuery, Query()], context: Ctx, user: User
 ) -> Response:
     """One JSON object a line, oldest first, up to this moment."""
-    wanted = job_id_of(job_id)
-
-    async def work(connection: Connection) -> Job:
-        return await _job(connection, wanted, user)
-
-    job = await context.database.transaction(work)
-    chosen = logs.select(wanted, job.event_seq, query)
-    page = await logs.first_page(context.database, chosen)
-    return StreamingResponse(
-        logs.lines(context.database, chosen, page), media_type="application/x-ndjson"
-    )
-
-
-async def _job(connection: Connection, job_id: UUID, user: str) -> Job:
-    job = await jobs.get(connection, job_id, user=user)
-    if job is None:
-        raise no_such_job()
-    return job
+    job = await context.database.transaction(partial(find_job, job_id=job_id, user=user))
+    log = logs.JobLog(context.database, job, query)
+    page = await log.first_page()
+    return StreamingResponse(log.lines(page), media_type="application/x-ndjson")
 
 
 def _reader(context: Context) -> Callable[[UUID, int, int], Awaitable[list[Event]]]:

@@ -1,12 +1,13 @@
-"""Jobs: create, look, list, cancel, and what they made."""
+"""Jobs: create, show, list and cancel them, and list the pictures that they made."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 
 from api.admission.body import SingleParseRoute, Submitted
 from api.admission.create import create
@@ -19,7 +20,7 @@ from api.openapi import examples
 from api.openapi.errors import CREATE, NO_SUCH_JOB, documented
 from api.openapi.responses import answers, job_links
 from api.schemas import pagination, responses, serializers
-from api.schemas.ids import job_id_of, no_such_job
+from api.schemas.ids import no_such_job, parse_id
 from api.schemas.requests import ListQuery
 from shared.db import artifacts, jobs
 from shared.db.cancel import request_cancel
@@ -29,7 +30,17 @@ from shared.db.jobs import Job, Step
 
 router = APIRouter(tags=["jobs"], route_class=SingleParseRoute)
 
-JobId = Annotated[str, Path(description="the job's id", json_schema_extra={"format": "uuid"})]
+
+def _job_id(
+    job_id: Annotated[str, Path(description="the job's id", json_schema_extra={"format": "uuid"})],
+) -> UUID:
+    """Raises `NotFound`: a text that is no id is not the id of a job."""
+    if (parsed := parse_id(job_id)) is None:
+        raise no_such_job()
+    return parsed
+
+
+JobId = Annotated[UUID, Depends(_job_id)]
 Key = Annotated[
     str | None,
     Header(
@@ -112,14 +123,14 @@ async def list_jobs(
     before = None if query.cursor is None else pagination.decode(query.cursor)
 
     async def work(connection: Connection) -> tuple[list[Job], dict[UUID, list[Step]]]:
-        found = await jobs.page(
+        page = await jobs.page(
             connection, user=user, status=query.status, before=before, limit=query.limit + 1
         )
-        return found, await jobs.steps_of(connection, [job.id for job in found])
+        return page, await jobs.steps_of(connection, [job.id for job in page])
 
-    found, steps = await context.database.transaction(work)
-    shown = found[: query.limit]
-    more = len(found) > query.limit
+    page, steps = await context.database.transaction(work)
+    shown = page[: query.limit]
+    more = len(page) > query.limit
     return responses.JobPage(
         jobs=[serializers.job(job, steps[job.id]) for job in shown],
         next_cursor=pagination.encode(shown[-1].created_at, shown[-1].id) if more else None,
@@ -134,7 +145,7 @@ async def list_jobs(
 )
 async def get_job(job_id: JobId, context: Ctx, user: User) -> responses.JobOut:
     """`error` says why a job failed, and has a section in docs/errors.md for each code."""
-    return serializers.job(*await load(context, job_id, user))
+    return await _show(context, job_id, user)
 
 
 @router.post(
@@ -147,17 +158,12 @@ async def cancel_job(job_id: JobId, context: Ctx, user: User) -> responses.JobOu
     """Idempotent. What waits is cancelled at once. What runs is stopped by its worker, which says
     `cancelled` once the device's memory is proven back; until then the job shows as it is. A job
     that has ended stays as it is, and is no error. Finished pictures stay."""
-    wanted = job_id_of(job_id)
-
-    async def work(connection: Connection) -> bool | None:
-        return await request_cancel(connection, wanted, user=user)
-
-    ended = await context.database.transaction(work)
+    ended = await context.database.transaction(partial(request_cancel, job_id=job_id, user=user))
     if ended is None:
         raise no_such_job()
     if ended:
         context.metrics.jobs_finished.labels("cancelled", "cancelled").inc()
-    return serializers.job(*await load(context, job_id, user))
+    return await _show(context, job_id, user)
 
 
 @router.get(
@@ -168,32 +174,33 @@ async def cancel_job(job_id: JobId, context: Ctx, user: User) -> responses.JobOu
 )
 async def list_artifacts(job_id: JobId, context: Ctx, user: User) -> responses.Artifacts:
     """Also those of a job that failed later. A URL works until `expires_at`; ask again for more."""
-    wanted = job_id_of(job_id)
 
     async def work(connection: Connection) -> list[artifacts.Artifact]:
-        if await jobs.get(connection, wanted, user=user) is None:
-            raise no_such_job()
-        return await artifacts.list_artifacts(connection, wanted)
+        await find_job(connection, job_id, user)
+        return await artifacts.list_artifacts(connection, job_id)
 
-    found = await context.database.transaction(work)
+    rows = await context.database.transaction(work)
     ttl_s = context.settings.presign_ttl_s
     expires_at = datetime.now(UTC) + timedelta(seconds=ttl_s)
     return responses.Artifacts(
         artifacts=[
-            serializers.artifact(each, context.store.presign(each.s3_key, ttl_s), expires_at)
-            for each in found
+            serializers.artifact(row, context.store.presign(row.s3_key, ttl_s), expires_at)
+            for row in rows
         ]
     )
 
 
-async def load(context: Context, job_id: str, user: str) -> tuple[Job, list[Step]]:
-    """A job of this user with its steps. Raises `NotFound`, for another user's job too."""
-    wanted = job_id_of(job_id)
+async def find_job(connection: Connection, job_id: UUID, user: str) -> Job:
+    """A job of this user. Raises `NotFound`, for another user's job too."""
+    job = await jobs.get(connection, job_id, user=user)
+    if job is None:
+        raise no_such_job()
+    return job
 
-    async def work(connection: Connection) -> tuple[Job, list[Step]]:
-        job = await jobs.get(connection, wanted, user=user)
-        if job is None:
-            raise no_such_job()
-        return job, (await jobs.steps_of(connection, [job.id]))[job.id]
+
+async def _show(context: Context, job_id: UUID, user: str) -> responses.JobOut:
+    async def work(connection: Connection) -> responses.JobOut:
+        job = await find_job(connection, job_id, user)
+        return serializers.job(job, (await jobs.steps_of(connection, [job_id]))[job_id])
 
     return await context.database.transaction(work)

@@ -1,4 +1,4 @@
-"""Ids in paths. One spelling: what we hand out is what we take back."""
+"""Ids in paths, in one spelling only: the one that we hand out is the one that we accept."""
 
 from __future__ import annotations
 
@@ -14,14 +14,6 @@ def parse_id(text: str) -> UUID | None:
     except ValueError:
         return None
     return parsed if str(parsed) == text else None
-
-
-def job_id_of(text: str) -> UUID:
-    """Raises `NotFound`: what is no id cannot be a job's."""
-    parsed = parse_id(text)
-    if parsed is None:
-        raise no_such_job()
-    return parsed
 
 
 def no_such_job() -> NotFound:
