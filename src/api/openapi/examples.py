@@ -26,6 +26,7 @@ from shared.models.descriptor import (
     checkpoint_hash,
     parameters_schema,
 )
+from shared.progress import STAGES
 from shared.states import Reason, Status
 
 JOB = UUID("5f0c6f3a-6a1c-4a55-9a43-3f3f9a1a7b10")
@@ -174,13 +175,7 @@ PROGRESS = _json(
         ],
         stages=[
             out.StageWeight(step="generate", name=name, weight=weight)
-            for name, weight in (
-                ("queue", 0.0),
-                ("load", 0.1),
-                ("sampling", 0.75),
-                ("decode", 0.1),
-                ("upload", 0.05),
-            )
+            for name, weight in (("queue", 0.0), *STAGES["generate"])
         ],
     )
 )
@@ -219,16 +214,7 @@ _AT_ITEM_1 = {
     "count": 2,
     "completed": 1,
 }
-_AT_THE_END = {
-    "progress": 0.7562,
-    "stage": None,
-    "item_index": None,
-    "item_progress": None,
-    "step": None,
-    "steps": None,
-    "count": 2,
-    "completed": 1,
-}
+_AT_THE_END = dict.fromkeys(_AT_ITEM_1) | {"progress": 0.7562, "count": 2, "completed": 1}
 _STORED = {
     "step": "generate",
     "format": "png",

@@ -1,7 +1,7 @@
 """`/docs`: the API's own description as one self-contained page.
 
-No script, no font, no CDN: it works on a machine without a network, and there is nothing in it to
-keep up to date. Whoever wants to click opens `/openapi.json` in a tool of their own.
+No script, no font, no CDN: it works on a machine without a network, and nothing in it has to be
+kept up to date. A reader who wants to click opens `/openapi.json` in a tool of their own.
 """
 
 from __future__ import annotations
@@ -10,44 +10,17 @@ import json
 import shlex
 from collections.abc import Mapping
 from html import escape
+from importlib.resources import files
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from api.openapi.page_schema import code, examples, fields, kind, prose
+from api.openapi.page_schema import code, examples, fields, kind, prose, table
 
 router = APIRouter()
 
-_STYLE = """
-:root{--ink:#1c1c22;--dim:#5c5c68;--paper:#fff;--soft:#f4f4f7;--line:#dcdce3;--link:#2851c8;
---get:#1a7f4b;--post:#a4540a}
-@media(prefers-color-scheme:dark){:root{--ink:#e8e8ee;--dim:#a2a2b0;--paper:#17171c;
---soft:#22222a;--line:#3a3a44;--link:#9ab8ff;--get:#6fd39e;--post:#f0b070}}
-*{box-sizing:border-box}html{scroll-padding-top:5rem}
-body{font:16px/1.55 system-ui,sans-serif;margin:0;color:var(--ink);background:var(--paper)}
-main{max-width:58rem;padding:1.5rem 1.5rem 6rem}a{color:var(--link)}
-nav{font-size:.9rem;padding:1.5rem;border-bottom:1px solid var(--line)}
-nav ul{list-style:none;padding:0;margin:.25rem 0 1rem}nav li{margin:.15rem 0}
-nav a{text-decoration:none}nav a:hover{text-decoration:underline}
-nav h2{font-size:.75rem;text-transform:uppercase;letter-spacing:.06em;color:var(--dim);margin:0}
-@media(min-width:72rem){body{display:grid;grid-template-columns:17rem 1fr}
-nav{position:sticky;top:0;height:100vh;overflow:auto;border:0;border-right:1px solid var(--line)}}
-h1{margin:0 0 .5rem}h2{margin:2.5rem 0 .5rem}h3{margin:1.25rem 0 .25rem;font-size:1rem}
-details{border:1px solid var(--line);border-radius:8px;margin:.6rem 0}
-summary{cursor:pointer;padding:.6rem .9rem}
-details[open]>summary{border-bottom:1px solid var(--line)}
-.in{padding:.4rem .9rem .9rem}.dim{color:var(--dim)}
-.m{display:inline-block;min-width:3.2rem;font:600 .8rem ui-monospace,monospace}
-.get{color:var(--get)}.post{color:var(--post)}
-code{font:.9em ui-monospace,monospace}
-pre{background:var(--soft);padding:.75rem;overflow:auto;border-radius:6px;margin:.4rem 0;
-font:.82rem/1.45 ui-monospace,monospace;max-height:28rem}
-table{border-collapse:collapse;width:100%;font-size:.92rem}
-td,th{text-align:left;padding:.35rem .6rem .35rem 0;border-top:1px solid var(--line);
-vertical-align:top}tr:first-child th{border:0;color:var(--dim);font-weight:500}
-em{color:var(--dim);font-size:.85em}.name{margin:.6rem 0 0;color:var(--dim);font-size:.9rem}
-"""
+_STYLE = (files("api.openapi") / "page.css").read_text(encoding="utf-8")
 _HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
 _START = """API={base}
 
@@ -79,16 +52,16 @@ async def docs(request: Request) -> HTMLResponse:
 def render(document: Document, base: str) -> str:
     """The page for an OpenAPI document of the API at `base`, by the name that the reader used."""
     info = document["info"]
-    start = code(_START.replace("{base}", base))
-    operations = [
-        (method, path, operation)
-        for path, methods in document["paths"].items()
-        for method, operation in methods.items()
-    ]
-    sections = "".join(
-        f"<h2>{escape(tag.capitalize())}</h2>"
-        + "".join(_operation(document, *each) for each in operations if tag in each[2]["tags"])
-        for tag in _tags(operations)
+    sections: dict[str, list[str]] = {}
+    links: dict[str, list[str]] = {}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            tag = operation["tags"][0]
+            sections.setdefault(tag, []).append(_operation(document, method, path, operation))
+            links.setdefault(tag, []).append(_link(operation))
+    contents = "".join(f"<h2>{escape(t)}</h2><ul>{''.join(i)}</ul>" for t, i in links.items())
+    operations = "".join(
+        f"<h2>{escape(tag.capitalize())}</h2>{''.join(items)}" for tag, items in sections.items()
     )
     schemas = "".join(
         f"<details><summary><code>{escape(name)}</code></summary>"
@@ -100,28 +73,16 @@ def render(document: Document, base: str) -> str:
         "<!doctype html><html lang=en><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width,initial-scale=1'>"
         "<meta name=color-scheme content='light dark'>"
-        f"<title>{escape(info['title'])}</title><style>{_STYLE}</style>"
-        f"<nav>{_contents(operations)}</nav><main>"
-        f"<h1>{escape(info['title'])}</h1><p>{prose(info['description'])}</p>{start}"
+        f"<title>{escape(info['title'])}</title><style>\n{_STYLE}</style>"
+        f"<nav>{contents}<h2><a href='#schemas'>schemas</a></h2></nav><main>"
+        f"<h1>{escape(info['title'])}</h1><p>{prose(info['description'])}</p>"
+        f"{code(_START.replace('{base}', base))}"
         f"<p class=dim>{prose(_COMMON)} For machines: <a href='/openapi.json'>/openapi.json</a></p>"
-        f"{sections}<h2 id=schemas>Schemas</h2>{schemas}</main></html>"
+        f"{operations}<h2 id=schemas>Schemas</h2>{schemas}</main></html>"
     )
 
 
-def _tags(operations: list[tuple[str, str, Operation]]) -> list[str]:
-    return list(dict.fromkeys(operation["tags"][0] for _, _, operation in operations))
-
-
-def _contents(operations: list[tuple[str, str, Operation]]) -> str:
-    return "".join(
-        f"<h2>{escape(tag)}</h2><ul>"
-        + "".join(_entry(each) for _, _, each in operations if tag in each["tags"])
-        + "</ul>"
-        for tag in _tags(operations)
-    ) + ("<h2><a href='#schemas'>schemas</a></h2>")
-
-
-def _entry(operation: Operation) -> str:
+def _link(operation: Operation) -> str:
     anchor, title = escape(operation["operationId"]), escape(operation["summary"])
     return f"<li><a href='#{anchor}'>{title}</a></li>"
 
@@ -154,15 +115,12 @@ def _curl(method: str, path: str, operation: Operation, document: Document) -> s
 
 
 def _parameters(operation: Operation) -> str:
-    rows = "".join(
-        f"<tr><td><code>{escape(each['name'])}</code></td><td>{escape(each['in'])}</td>"
-        f"<td>{kind(each['schema'])}</td><td>{prose(each.get('description', ''))}</td></tr>"
+    rows = [
+        (_code(each["name"]), escape(each["in"]), kind(each["schema"]), _description(each))
         for each in operation.get("parameters", [])
         if "$ref" not in each  # those of every operation, which the top of the page has
-    )
-    if not rows:
-        return ""
-    return f"<h3>Parameters</h3><table><tr><th>Name<th>In<th>Type<th></tr>{rows}</table>"
+    ]
+    return f"<h3>Parameters</h3>{table(('Name', 'In', 'Type'), rows)}" if rows else ""
 
 
 def _body(document: Document, operation: Operation) -> str:
@@ -192,21 +150,27 @@ def _contents_of(response: Mapping[str, Any]) -> str:
 
 
 def _headers(response: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><td><code>{escape(name)}</code></td><td>{kind(header['schema'])}</td>"
-        f"<td>{prose(header.get('description', ''))}</td></tr>"
+    rows = [
+        (_code(name), kind(header["schema"]), _description(header))
         for name, header in response.get("headers", {}).items()
         if "$ref" not in header
-    )
-    return f"<table><tr><th>Header<th>Type<th></tr>{rows}</table>" if rows else ""
+    ]
+    return table(("Header", "Type"), rows) if rows else ""
+
+
+def _code(name: str) -> str:
+    return f"<code>{escape(name)}</code>"
+
+
+def _description(item: Mapping[str, Any]) -> str:
+    return prose(item.get("description", ""))
 
 
 def _resolved(document: Document, item: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a `$ref` into the document stands for; anything else as it is."""
     if "$ref" not in item:
         return item
-    found: Any = document
+    target: Any = document
     for name in item["$ref"].removeprefix("#/").split("/"):
-        found = found[name]
-    resolved: Mapping[str, Any] = found
-    return resolved
+        target = target[name]
+    return dict(target)

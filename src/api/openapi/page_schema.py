@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -25,22 +25,32 @@ def fields(schema: Schema) -> str:
     properties: Mapping[str, Schema] = schema.get("properties", {})
     if not properties:
         return f"<p>{kind(schema)}</p>"
-    required = schema.get("required", [])
-    rows = "".join(
-        f"<tr><td><code>{escape(name)}</code>{' <em>required</em>' if name in required else ''}"
-        f"</td><td>{kind(each)}</td><td>{prose(each.get('description', ''))}</td></tr>"
+    mark = dict.fromkeys(schema.get("required", []), " <em>required</em>")
+    rows = [
+        (
+            f"<code>{escape(name)}</code>{mark.get(name, '')}",
+            kind(each),
+            prose(each.get("description", "")),
+        )
         for name, each in properties.items()
-    )
-    return f"<table><tr><th>Field<th>Type<th></tr>{rows}</table>"
+    ]
+    return table(("Field", "Type"), rows)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are HTML; the last column has no heading."""
+    head = "".join(f"<th>{heading}" for heading in headings)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><tr>{head}<th></tr>{body}</table>"
 
 
 def kind(schema: Schema) -> str:
     """A type in a few words, with its bounds and default; other schemas as links."""
-    words = [_form(schema)]
-    words += [text.format(_number(schema[name])) for name, text in _BOUNDS if name in schema]
+    phrases = [_form(schema)]
+    phrases += [text.format(_number(schema[name])) for name, text in _BOUNDS if name in schema]
     if schema.get("default") is not None:
-        words.append(f"default <code>{escape(json.dumps(schema['default']))}</code>")
-    return ", ".join(words)
+        phrases.append(f"default <code>{escape(json.dumps(schema['default']))}</code>")
+    return ", ".join(phrases)
 
 
 def _number(value: float) -> float:
@@ -71,13 +81,13 @@ def _form(schema: Schema) -> str:
 
 def examples(media: Mapping[str, Any]) -> str:
     """The examples of a media type, each under its name if there are several."""
-    found = {name: each["value"] for name, each in media.get("examples", {}).items()}
+    values = {name: each["value"] for name, each in media.get("examples", {}).items()}
     if "example" in media:
-        found = {"": media["example"]}
+        values = {"": media["example"]}
     return "".join(
-        (f"<p class=name>{prose(name.replace('_', ' '))}</p>" if len(found) > 1 else "")
+        (f"<p class=name>{prose(name.replace('_', ' '))}</p>" if len(values) > 1 else "")
         + code(value)
-        for name, value in found.items()
+        for name, value in values.items()
     )
 
 
