@@ -12,27 +12,22 @@ import re
 import time
 from uuid import uuid4
 
-import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import BodyRefused, envelope
+from api.errors import envelope
 from api.metrics import Metrics
 from api.middleware.auth import Authenticator
+from api.middleware.body_limit import BoundedBody, discard, too_large
 from api.middleware.hosts import HostGuard
 from api.middleware.tracing import trace_id_of
 from api.schemas.ids import parse_id
-from shared.errors import DreamForgeError, Internal, InvalidInput, PayloadTooLarge
+from shared.errors import DreamForgeError, Internal, InvalidInput
 from shared.limits import MAX_BODY_BYTES
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# A megabyte over a bad mobile connection; whoever is slower than this is holding a connection open.
-BODY_TIMEOUT_S = 30.0
-# How much of a refused body is read before its sender is cut off.
-MAX_DISCARD_BYTES = 256 << 20
-DISCARD_TIMEOUT_S = 10.0
 # As JSON Schema writes it; there "$" is the end of the text, in Python also before a last newline.
 CLIENT_REQUEST_ID_PATTERN = r"^[\x21-\x7e]{1,128}$"
 _CLIENT_REQUEST_ID = re.compile(CLIENT_REQUEST_ID_PATTERN.removesuffix("$") + r"\Z")
@@ -80,11 +75,11 @@ class RequestMiddleware:
             or exchange.refusal(self._max_body_bytes)
         )
         if refusal is None:
-            bounded = _BoundedBody(receive, self._max_body_bytes)
+            bounded = BoundedBody(receive, self._max_body_bytes)
             await self._app(exchange.scope, bounded.receive, exchange.send)
             return
         if not exchange.waits_for_go_ahead:
-            await _discard(receive)
+            await discard(receive)
         response = envelope(refusal, exchange.correlation_id, {"Connection": "close"})
         await response(exchange.scope, receive, exchange.send)
 
@@ -147,7 +142,7 @@ class _RequestState:
             )
         length = self.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > max_body_bytes:
-            return _too_large(max_body_bytes)
+            return too_large(max_body_bytes)
         return None
 
     @property
@@ -165,51 +160,3 @@ class _RequestState:
             if self.client_request_id is not None:
                 headers["X-Client-Request-Id"] = self.client_request_id
         await self._send(message)
-
-
-def _too_large(max_bytes: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"the request body is over {max_bytes} bytes", maximum=max_bytes)
-
-
-async def _discard(receive: Receive) -> None:
-    """Let a client finish sending what we refuse, within bounds.
-
-    Most clients read no answer before they have sent everything. Closing on them earlier resets
-    the connection, and the reason is lost with it.
-    """
-    seen_bytes = 0
-    with anyio.move_on_after(DISCARD_TIMEOUT_S):
-        while seen_bytes < MAX_DISCARD_BYTES:
-            message = await receive()
-            seen_bytes += len(message.get("body", b""))
-            if not message.get("more_body", False):
-                return
-
-
-class _BoundedBody:
-    """A `receive` that counts bytes and seconds until the body is complete."""
-
-    def __init__(self, receive: Receive, max_bytes: int) -> None:
-        self._receive = receive
-        self._max_bytes = max_bytes
-        self._seen_bytes = 0
-        self._complete = False
-        self._deadline = time.monotonic() + BODY_TIMEOUT_S
-
-    async def receive(self) -> Message:
-        if self._complete:  # only a disconnect can follow, any time
-            return await self._receive()
-        try:
-            with anyio.fail_after(max(0.0, self._deadline - time.monotonic())):
-                message = await self._receive()
-        except TimeoutError:
-            raise BodyRefused(
-                InvalidInput(f"the body did not arrive within {BODY_TIMEOUT_S:g} s")
-            ) from None
-        self._seen_bytes += len(message.get("body", b""))
-        if self._seen_bytes > self._max_bytes:
-            if message.get("more_body", False):
-                await _discard(self._receive)
-            raise BodyRefused(_too_large(self._max_bytes))
-        self._complete = not message.get("more_body", False)
-        return message
