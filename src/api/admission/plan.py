@@ -7,11 +7,8 @@ failure on the GPU costs minutes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
-
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
 
 from api.admission.models import label
 from api.admission.resolve import Resolved
@@ -20,6 +17,7 @@ from api.schemas.requests import CreateJob
 from shared.db.create_job import IdempotencyKey, NewJob, NewStep
 from shared.db.models import Model
 from shared.errors import InvalidInput
+from shared.models.parameters import find_problems
 from shared.presets import StepBudget
 from shared.protocol.messages import GenerateParams
 from shared.settings import Settings
@@ -115,29 +113,18 @@ def _generate_params(body: CreateJob, model: Model, settings: Settings) -> Gener
 
 
 def _check_schema(model: Model, values: dict[str, Any]) -> None:
-    violations = sorted(
-        Draft202012Validator(model.parameters_schema).iter_errors(values),
-        key=lambda error: list(map(str, error.path)),
-    )
-    if not violations:
+    problems = find_problems(model.parameters_schema, values)
+    if not problems:
         return
-    errors = [_finding(violation) for violation in violations]
+    first = problems[0]
     raise InvalidInput(
-        f"{errors[0]['field']}: {errors[0]['message']} (model {label(model)})",
-        errors=errors,
+        f"{first.field}: {first.message} (model {label(model)})",
+        errors=[
+            {"field": problem.field, "message": problem.message, problem.rule: problem.limit}
+            for problem in problems
+        ],
         model_id=str(model.id),
     )
-
-
-def _finding(error: ValidationError) -> dict[str, Any]:
-    field = ".".join(map(str, error.path))
-    rule, value = str(error.validator), cast("Any", error.validator_value)
-    message = error.message
-    if rule == "enum":
-        message = f"must be one of: {', '.join(str(name or 'null') for name in value)}"
-    elif rule in ("maxLength", "maximum") and value == 0:
-        message = "this model has no use for it; leave it out"
-    return {"field": field, "message": message, rule: value}
 
 
 def _check_limits(params: GenerateParams, budget: StepBudget) -> None:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from shared.limits import MAX_COUNT, MAX_GUIDANCE, MAX_STEPS
 from shared.models.families import FAMILIES, Kind
 from shared.models.folder import Layout
+from shared.models.parameters import find_problems
 
 Capability = Literal["generate", "upscale"]
 # What a request may not give, because a model has no use for it.
@@ -184,33 +185,10 @@ def parameters_schema(model: ModelDescriptor) -> dict[str, Any]:
 
 
 def parameter_problems(model: ModelDescriptor, values: Mapping[str, Any]) -> dict[str, str]:
-    """Check values against `parameters_schema`: wrong field -> what would be accepted.
-
-    A full JSON Schema validator would be a dependency for the four keywords that we write.
-    """
-    properties: dict[str, dict[str, Any]] = parameters_schema(model)["properties"]
-    found = {
-        name: _problem(rule, values[name]) for name, rule in properties.items() if name in values
-    }
-    return {name: problem for name, problem in found.items() if problem}
+    """Each parameter that the model does not accept, with what it would accept instead."""
+    problems = find_problems(parameters_schema(model), values)
+    return {problem.field: problem.message for problem in reversed(problems)}  # the first of each
 
 
 def _integer(bounds: Range, default: int) -> dict[str, Any]:
     return {"type": "integer", "minimum": bounds.min, "maximum": bounds.max, "default": default}
-
-
-def _problem(rule: Mapping[str, Any], value: Any) -> str | None:
-    if "enum" in rule:
-        names = ", ".join("null" if name is None else str(name) for name in rule["enum"])
-        return None if value in rule["enum"] else f"must be one of: {names}"
-    if rule["type"] == "string":
-        longest = rule["maxLength"]
-        return None if len(value) <= longest else f"must have at most {longest} characters"
-    kinds = (int,) if rule["type"] == "integer" else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        return f"must be of type {rule['type']}"
-    if not rule["minimum"] <= value <= rule["maximum"]:
-        return f"must be from {rule['minimum']} to {rule['maximum']}"
-    if "multipleOf" in rule and value % rule["multipleOf"]:
-        return f"must be a multiple of {rule['multipleOf']}"
-    return None
