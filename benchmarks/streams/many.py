@@ -27,7 +27,8 @@ import psycopg
 from migrations.upgrade import upgrade
 
 from api.server import raise_file_limit
-from cli.stack.infrastructure import infrastructure
+from cli.stack.infrastructure import manage_processes, plan
+from cli.state_dir import StateDir
 from shared.db import events, models
 from shared.db.engine import Connection, Database
 from shared.db.events import NewEvent
@@ -188,11 +189,15 @@ def main() -> None:
     if (why := raise_file_limit(STREAMS)) is not None:
         raise SystemExit(why)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("DF_")}
-    with tempfile.TemporaryDirectory() as folder, infrastructure(Path(folder), clean) as parts:
-        url, port = parts.environment["DF_DATABASE_URL"], free_port()
-        upgrade(url)
-        with api(dict(parts.environment), port) as process:
-            asyncio.run(run(Measured(process, url), url, port))
+    with tempfile.TemporaryDirectory() as folder:
+        home = StateDir(Path(folder))
+        with manage_processes(home, notify=print) as manager:
+            parts = plan(home, clean)
+            parts.start(manager)
+            url, port = parts.environment["DF_DATABASE_URL"], free_port()
+            upgrade(url)
+            with api(dict(parts.environment), port) as process:
+                asyncio.run(run(Measured(process, url), url, port))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from migrations.upgrade import upgrade
-
-from cli.stack.infrastructure import Infrastructure, infrastructure
+from tests.support.infrastructure import Infrastructure, infrastructure
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

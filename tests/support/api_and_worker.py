@@ -14,10 +14,10 @@ from typing import Any
 import psycopg
 from migrations.upgrade import upgrade
 from tests.support.api_harness import Api, running_api
+from tests.support.infrastructure import Infrastructure
 from tests.support.worker_process import Worker, workers
 
 from cli.models.install import register
-from cli.stack.infrastructure import Infrastructure
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,11 @@ import psycopg
 from tests.support import quick_timings
 from tests.support.follower import Follower
 from tests.support.gates import Gates
+from tests.support.infrastructure import Infrastructure
 from tests.support.invariants import Settled
 from tests.support.worker_process import DEADLINE_S, command_environment, free_port, marked, until
 
 from cli.models.install import bundled_models, install, register
-from cli.stack.infrastructure import Infrastructure
 from shared.object_store import open_store
 from shared.settings import Settings
 

@@ -27,9 +27,8 @@ import psycopg
 from migrations.upgrade import upgrade
 from tests.support.crash_bench import Bench, Process, running
 from tests.support.follower import Follower
+from tests.support.infrastructure import Infrastructure, infrastructure
 from tests.support.worker_process import DEADLINE_S, marked
-
-from cli.stack.infrastructure import Infrastructure, infrastructure
 
 VICTIMS = ("worker", "other worker", "runner", "api", "broker", "postgres", "store")
 # Of ten jobs, this many are followed by a client.

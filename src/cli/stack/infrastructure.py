@@ -1,17 +1,10 @@
-"""The infrastructure of one state folder, started for the length of a `with` block.
-
-    with infrastructure(Path(".dreamforge"), os.environ) as stack:
-        subprocess.run([sys.executable, "-m", "api"], env=os.environ | stack.environment)
-
-Importing this module starts nothing and loads nothing heavy.
-"""
+"""The infrastructure of one state folder: which parts to start, which are there already."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from cli.errors import StackError
 from cli.stack import external, orphans, signals
@@ -86,33 +79,6 @@ def plan(home: StateDir, environ: Mapping[str, str]) -> Plan:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Infrastructure:
-    """A running stack: `environment` is what api and worker need on top of the caller's own."""
-
-    home: StateDir
-    manager: ProcessManager
-    environment: dict[str, str]
-    addresses: tuple[Address, ...]
-
-    @property
-    def pids(self) -> dict[str, int]:
-        """Of the parts that we run: `postgres`, `broker`, `store`."""
-        return self.manager.pids()
-
-    def kill(self, name: str) -> None:
-        """`kill -9` the part's main process and reap it; it stays down until `restart`."""
-        self.manager.kill(name)
-
-    def stop(self, name: str) -> None:
-        """Stop the part politely; it stays down until `restart`."""
-        self.manager.stop_part(name)
-
-    def restart(self, name: str) -> None:
-        """Start the part on its old port and wait until it serves."""
-        self.manager.restart(name)
-
-
 @contextmanager
 def manage_processes(home: StateDir, notify: Callable[[str], None]) -> Iterator[ProcessManager]:
     """Own the state folder: clean what a killed start left, stop everything at the end."""
@@ -128,24 +94,3 @@ def manage_processes(home: StateDir, notify: Callable[[str], None]) -> Iterator[
             raise
         finally:
             manager.stop()
-
-
-@contextmanager
-def infrastructure(
-    home: Path, environ: Mapping[str, str], notify: Callable[[str], None] = lambda line: None
-) -> Iterator[Infrastructure]:
-    """PostgreSQL, broker and store, ready to use; all of it is gone after the block.
-
-    A part that `environ` names (`DF_DATABASE_URL`, `DF_REDIS_URL`, `DF_S3_*`) is used instead of
-    ours. `notify` gets each line worth showing. Raises StackError with what to do.
-    """
-    folder = StateDir(home)
-    with manage_processes(folder, notify) as manager:
-        planned = plan(folder, environ)
-        planned.start(manager)
-        yield Infrastructure(
-            home=folder,
-            manager=manager,
-            environment=planned.environment,
-            addresses=planned.addresses,
-        )

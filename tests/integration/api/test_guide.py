@@ -20,9 +20,9 @@ import psycopg
 import pytest
 from migrations.upgrade import upgrade
 from tests.support.api_harness import Api, running_api
+from tests.support.infrastructure import Infrastructure
 
 from cli.models.install import register
-from cli.stack.infrastructure import Infrastructure
 from shared.auth import parse_api_keys
 
 pytestmark = pytest.mark.timeout(240)

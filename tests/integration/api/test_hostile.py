@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from tests.support.api_harness import BODY, Api, running_api
+from tests.support.infrastructure import Infrastructure
 
 from api.middleware import body_limit, http_protocol
-from cli.stack.infrastructure import Infrastructure
 from shared.limits import MAX_BODY_BYTES
 
 # Hebrew and Arabic, with an override, an isolate and a mark.

@@ -19,9 +19,9 @@ import pytest
 import redis
 from minio import Minio
 from tests.support.api_harness import BODY, Api, running_api, until
+from tests.support.infrastructure import Infrastructure
 
 from api.server import bind
-from cli.stack.infrastructure import Infrastructure
 from shared.db.engine import Connection, Database
 from shared.dispatch.celery_settings import celery_queue
 from shared.errors import InfraUnavailable

@@ -15,11 +15,11 @@ import psutil
 import psycopg
 import pytest
 from minio import Minio
+from tests.support.infrastructure import Infrastructure, infrastructure
 
 from cli.errors import StackError
 from cli.stack import orphans, processes, restart_policy, signals
 from cli.stack.child import Child
-from cli.stack.infrastructure import Infrastructure, infrastructure
 from cli.stack.part import MARKER
 from cli.state_dir import StateDir
 
@@ -27,7 +27,7 @@ _KEEPER = """
 import pathlib, sys, time
 from cli.stack import signals
 from cli.stack.child import Child
-from cli.stack.infrastructure import infrastructure
+from tests.support.infrastructure import infrastructure
 try:
     with signals.handle(), infrastructure(pathlib.Path(sys.argv[1]), {}, print) as stack:
         print("ready", *stack.pids.values(), flush=True)

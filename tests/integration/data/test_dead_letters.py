@@ -13,9 +13,9 @@ import anyio
 import pytest
 import redis
 from tests.support.api_harness import Api, running_api, until
+from tests.support.infrastructure import Infrastructure
 
 from cli.main import run
-from cli.stack.infrastructure import Infrastructure
 from shared.db import dead_letters
 from shared.dispatch.dead_letters import KEY, MOST, DeadMessages, dead_message
 from shared.errors import Conflict, ModelUnavailable, NotFound

@@ -11,8 +11,8 @@ import anyio
 import httpx
 import pytest
 from tests.support.api_harness import settings_of
+from tests.support.infrastructure import Infrastructure
 
-from cli.stack.infrastructure import Infrastructure
 from shared.errors import InfraUnavailable
 from shared.object_store import ObjectStore, StoreRefused, open_store
 

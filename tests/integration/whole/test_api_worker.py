@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import pytest
 from tests.support.api_and_worker import Scene, drawing
 from tests.support.api_harness import BODY
+from tests.support.infrastructure import Infrastructure
 from tests.support.worker_process import until
-
-from cli.stack.infrastructure import Infrastructure
 
 pytestmark = pytest.mark.timeout(300)
 

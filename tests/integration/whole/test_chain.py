@@ -17,11 +17,11 @@ from migrations.upgrade import upgrade
 from PIL import Image
 from tests.support import upscalers
 from tests.support.api_harness import Api, running_api, until
+from tests.support.infrastructure import Infrastructure
 from tests.support.worker_process import workers
 
 from cli.main import run
 from cli.models.install import register
-from cli.stack.infrastructure import Infrastructure
 
 pytestmark = pytest.mark.timeout(240)
 

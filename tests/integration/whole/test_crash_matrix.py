@@ -24,9 +24,8 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 from tests.support.crash_bench import Bench, in_background, running
+from tests.support.infrastructure import Infrastructure
 from tests.support.worker_process import until
-
-from cli.stack.infrastructure import Infrastructure
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -21,10 +21,10 @@ import redis
 from celery import Celery
 from tests.support import quick_timings
 from tests.support.api_harness import Api, running_api, until
+from tests.support.infrastructure import Infrastructure
 from tests.support.worker_process import Worker, workers
 
 from cli.models.install import bundled_models, install, register
-from cli.stack.infrastructure import Infrastructure
 from shared.dispatch.celery_settings import TASK_NAME, celery_queue, publisher_settings
 
 SETTINGS = {

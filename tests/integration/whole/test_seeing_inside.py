@@ -10,9 +10,8 @@ from typing import Any
 import httpx
 import pytest
 from tests.support.api_and_worker import Scene, drawing
+from tests.support.infrastructure import Infrastructure
 from tests.support.worker_process import until
-
-from cli.stack.infrastructure import Infrastructure
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.support.infrastructure import Infrastructure
 from tests.support.soak import Report, soaking
-
-from cli.stack.infrastructure import Infrastructure
 
 
 def test_a_soak_is_good_only_if_every_job_succeeded() -> None:

@@ -9,10 +9,9 @@ import pytest
 from tests.support.api_and_worker import Scene, drawing
 from tests.support.api_harness import BODY
 from tests.support.collector import Collector, collecting
+from tests.support.infrastructure import Infrastructure
 from tests.support.spans import Seen, below, only
 from tests.support.worker_process import until
-
-from cli.stack.infrastructure import Infrastructure
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.support.api_and_worker import drawing
+from tests.support.infrastructure import Infrastructure
 from tests.support.worker_process import until
-
-from cli.stack.infrastructure import Infrastructure
 
 pytestmark = pytest.mark.timeout(300)
 
