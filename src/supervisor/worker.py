@@ -37,7 +37,7 @@ from shared.timings import TIMINGS, Timings
 from supervisor import health
 from supervisor.devices.device import Device, DeviceLost, DeviceProbe
 from supervisor.devices.discovery import open_probe
-from supervisor.devices.ownership import DeviceLocks, OwnedProbe
+from supervisor.devices.ownership import DeviceLocks, ExclusiveProbe
 from supervisor.dispatch.consumer import consume
 from supervisor.maintenance.pruner import Pruner
 from supervisor.membership.heartbeat import Presence
@@ -178,7 +178,7 @@ class SupervisorThread:
             start_tracker()
             locks = DeviceLocks()
             held.callback(locks.release)
-            probe = OwnedProbe(
+            probe = ExclusiveProbe(
                 open_probe(settings, worker_mark(settings.lock_dir, worker_id)), locks
             )
             try:

@@ -1,4 +1,4 @@
-"""What the host, or our control group (v2), says of its memory."""
+"""Memory of the host, or of our control group (v2)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def total_bytes() -> int:
-    """What this worker may use at most."""
+    """The most that this worker may use."""
     limit = _number("memory.max")
     total = int(psutil.virtual_memory().total)
     return total if limit is None else min(total, limit)
 
 
 def free_bytes() -> int:
-    """What the host can still give, or what the control group leaves if that is less."""
+    """What the host has free, or what the control group leaves if that is less."""
     available = int(psutil.virtual_memory().available)
     limit, current = _number("memory.max"), _number("memory.current")
     if limit is None or current is None:
@@ -26,7 +26,7 @@ def free_bytes() -> int:
 
 
 def oom_kills() -> int:
-    """How often the kernel killed a process of our control group for want of memory, so far."""
+    """How many processes of our control group the kernel has killed for lack of memory."""
     path = _own_group()
     if path is None:
         return 0
@@ -39,7 +39,7 @@ def oom_kills() -> int:
 
 
 def _number(name: str) -> int | None:
-    """A figure of our control group; None where there is no limit or no such file."""
+    """A number from our control group; None where there is no limit or no such file."""
     path = _own_group()
     if path is None:
         return None

@@ -1,10 +1,10 @@
-"""A process that does nothing but hold a CUDA context, so that one can look who NVML says holds it.
+"""A process that only holds a CUDA context: the worker checks which pid NVML lists for it.
 
-In a container NVML often lists the host's process ids, and nothing in our own view of the system
-tells reliably whether it does. So it is tried. The library is called through ctypes, since a
-context needs no torch; and in a process of its own, since it holds memory until its process ends.
+In a container NVML often lists the host's process ids, and no property of the system shows reliably
+whether it does. So the worker tries it. The library is called through ctypes, since a context needs
+no torch, and in a process of its own, since it holds memory until its process ends.
 
-One frame, {"holding": true} or {"error": "what failed"}; then it waits to be ended.
+One frame, {"holding": true} or {"error": "what failed"}; then it waits until it is killed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LIBRARY = "libcuda.so.1"
 
 
 class CudaError(Exception):
-    """A call of the driver did not return CUDA_SUCCESS."""
+    """A driver call did not return CUDA_SUCCESS."""
 
 
 def main(connection: Connection, parent_pid: int) -> None:
@@ -38,7 +38,7 @@ def main(connection: Connection, parent_pid: int) -> None:
 
 
 def hold_context() -> None:
-    """`CUDA_VISIBLE_DEVICES` has been set to one UUID, so device 0 is the one that is meant."""
+    """Create a context on device 0: `CUDA_VISIBLE_DEVICES` names one device."""
     cuda = ctypes.CDLL(_LIBRARY)
     device, context = ctypes.c_int(), ctypes.c_void_p()
     _call(cuda, "cuInit", 0)

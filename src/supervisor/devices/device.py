@@ -1,7 +1,7 @@
-"""What the supervisor knows of a device, and the one protocol to ask it.
+"""What the supervisor knows of a device, and the protocol to read it.
 
-A *reading* is what the device itself says now. On a GPU that is NVML; on the CPU "device memory" is
-the resident memory of the runner's process tree, so that the whole protocol, the verification
+A *reading* is what the device itself reports now. On a GPU that is NVML. On the CPU "device memory"
+is the resident memory of the runner's process tree, so the whole protocol, the verification
 included, runs for real on a machine without a GPU.
 """
 
@@ -12,12 +12,12 @@ from typing import Protocol
 
 from supervisor.processes.tree import ProcessTree
 
-# A GPU that does not tell its UUID is called so, with its index. Other hosts have one of that name.
+# The id of a GPU without a readable UUID begins so. Other hosts have such ids too.
 UNNAMED_GPU = "gpu-"
 
 
 class DeviceLost(Exception):
-    """The device cannot be used any more: off the bus, needs a reset, or its driver hangs."""
+    """The device cannot be used: it is off the bus, needs a reset, or its driver hangs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,15 +32,15 @@ class Device:
     epsilon_bytes: int
     reserved_bytes: int = 0  # of the total, what the driver keeps for itself whatever runs
     lost: str = ""  # why it could not even be described at start; its size is not known then
-    # Whether the process ids that the device lists are ours. In a container they are often the
+    # Whether the device lists process ids of our namespace. In a container they are often the
     # host's; then only the device's total can be compared, and the device must be ours alone.
     pid_namespace_shared: bool = True
-    pid_check_result: str = ""  # how the start-up probe came to that, in words
+    pid_check_result: str = ""  # why the start-up check says so, as text
     environment: dict[str, str] = field(default_factory=dict)  # how a runner gets just this device
 
     @property
     def capacity_bytes(self) -> int:
-        """What a step could have of it at best."""
+        """The most that a step can use."""
         return self.total_bytes - self.reserved_bytes
 
 
@@ -56,13 +56,13 @@ class Reading:
 
 
 class DeviceProbe(Protocol):
-    """Asks devices. Every call is bounded in time and raises `DeviceLost` when that is exceeded."""
+    """Reads devices. Every call is bounded in time; past that it raises `DeviceLost`."""
 
     async def devices(self) -> list[Device]:
         """Every device of this host. One that does not answer is listed as `lost`."""
 
     async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
-        """Memory now; `tree` is the runner that occupies the device, if one does."""
+        """Memory now; `tree` is the runner that uses the device, if one does."""
 
     async def close(self) -> None:
-        """Give everything back."""
+        """End every helper process."""

@@ -19,8 +19,8 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 def open_probe(settings: Settings, worker_mark: str) -> DeviceProbe:
     """`auto` serves the CPU, and the GPUs where NVIDIA's driver is loaded.
 
-    A step asks for one or the other through its preset, so a CPU slot beside GPUs takes nothing
-    away from them: it runs the small models that are meant for a CPU.
+    A step's preset names the kind of device, so a CPU slot beside GPUs takes no work from them: it
+    runs the small models that are meant for a CPU.
     """
     probes: dict[str, DeviceProbe] = {}
     if settings.device in ("auto", "cpu"):

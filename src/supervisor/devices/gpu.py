@@ -1,8 +1,8 @@
 """GPUs through NVML, asked in helper processes and never waited for without a deadline.
 
-When a GPU is first listed, a witness process takes a context on it, and we look whether NVML lists
-the witness by the id that we know it by. Only then may process ids be compared; whatever else comes
-of it, the GPU's total counts, and the GPU must be ours alone.
+When a GPU is first listed, a helper process holds a CUDA context on it, and the probe checks
+whether NVML lists that process by the pid that the worker knows. Only then are process ids
+compared. Otherwise the GPU's total is compared, and the GPU must be this worker's alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import anyio
 from shared.protocol.frames import FrameError
 from supervisor.devices import context_holder, nvml_server
 from supervisor.devices.device import UNNAMED_GPU, Device, DeviceLost, Reading
-from supervisor.devices.nvml_client import NvmlClient, end
+from supervisor.devices.nvml_client import NvmlClient, kill_and_close
 from supervisor.processes.child import Entry, RunnerProcess
 from supervisor.processes.tree import ProcessTree
 
@@ -26,17 +26,17 @@ log = logging.getLogger(__name__)
 EPSILON_BYTES = 64 * 1024 * 1024
 # A first context takes a few seconds on a machine with many GPUs and no persistence daemon.
 CONTEXT_HOLDER_S = 30.0
-# A context that exists is listed at once; a moment more costs nothing.
+# NVML lists a context as soon as it exists; a moment more costs nothing.
 LISTED_S = 2.0
-_LOOK_EVERY_S = 0.1
+_POLL_S = 0.1
 
 
 class MpsRefused(DeviceLost):
-    """Under MPS all clients share one context: no process's memory can be told from another's."""
+    """Under MPS all clients share one context: the memory of two processes cannot be told apart."""
 
 
 class GpuProbe:
-    """`DeviceProbe` over one helper for each GPU; the instances of a split one share theirs."""
+    """`DeviceProbe` with one helper for each GPU; the instances of a split GPU share theirs."""
 
     def __init__(
         self,
@@ -48,24 +48,25 @@ class GpuProbe:
         self._worker_mark = worker_mark
         self._entry = entry
         self._context_holder_entry = context_holder_entry
-        self._found: dict[str, tuple[bool, str]] = {}  # by UUID: whether ids map, and why we think
-        self._gpus: dict[str, int] = {}  # on which GPU, by NVML's index, a UUID is
-        self._clients: dict[int | None, NvmlClient] = {}
+        self._pid_checks: dict[str, tuple[bool, str]] = {}  # by UUID: are pids ours, and why so
+        self._gpus: dict[str, int] = {}  # by UUID: on which GPU, by NVML's index
+        self.clients: dict[int | None, NvmlClient] = {}  # by GPU; None counts the GPUs
 
     async def devices(self) -> list[Device]:
-        # About no GPU, so by no GPU's helper; and by a client that remembers one that is stuck.
-        answer = await self._client(None).call({"method": "count"}, last=True)
-        described: list[list[dict[str, Any]]] = [[] for _ in range(answer["count"])]
+        # A client of its own, that remembers a stuck helper: the question concerns no single GPU.
+        count = (await self._client(None).call({"method": "count"}, last=True))["count"]
+        by_gpu: list[list[dict[str, Any]]] = [[] for _ in range(count)]
 
         async def describe(gpu: int) -> None:
-            described[gpu] = await self._describe(gpu)
+            by_gpu[gpu] = await self._describe(gpu)
 
         async with anyio.create_task_group() as tasks:
-            for gpu in range(answer["count"]):
+            for gpu in range(count):
                 tasks.start_soon(describe, gpu)
-        told = [each for devices in described for each in devices]
-        _refuse_mps(told)
-        return [await self._device(index, each) for index, each in enumerate(told)]
+        descriptions = [description for devices in by_gpu for description in devices]
+        for description in descriptions:
+            _refuse_mps(description)
+        return [await self._device(index, each) for index, each in enumerate(descriptions)]
 
     async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
         if device.lost:
@@ -76,72 +77,70 @@ class GpuProbe:
             used_bytes=answer["used_bytes"],
             free_bytes=answer["free_bytes"],
             reserved_bytes=answer["reserved_bytes"],
-            holders={int(pid): held for pid, held in answer["holders"].items()},
+            holders={int(pid): held_bytes for pid, held_bytes in answer["holders"].items()},
         )
 
     async def close(self) -> None:
         async with anyio.create_task_group() as tasks:
-            for client in self._clients.values():
+            for client in self.clients.values():
                 tasks.start_soon(client.close)
 
     # One GPU --------------------------------------------------------------------------------------
 
     def _client(self, gpu: int | None) -> NvmlClient:
-        if gpu not in self._clients:
-            marker = f"{self._worker_mark}:nvml"
-            self._clients[gpu] = NvmlClient(self._entry, marker)
-        return self._clients[gpu]
+        if gpu not in self.clients:
+            self.clients[gpu] = NvmlClient(self._entry, f"{self._worker_mark}:nvml")
+        return self.clients[gpu]
 
     async def _read(self, device: Device) -> dict[str, Any]:
         gpu = self._gpus.get(device.id)
         return await self._client(gpu).call({"method": "read", "gpu": gpu, "uuid": device.id})
 
     async def _describe(self, gpu: int) -> list[dict[str, Any]]:
-        """What is on a GPU: itself, its instances, or the one entry that it is lost."""
+        """The devices of a GPU: itself, its instances, or one entry that says it is lost."""
         try:
             answer = await self._client(gpu).call({"method": "describe", "gpu": gpu})
         except DeviceLost as error:
             return [{"uuid": f"{UNNAMED_GPU}{gpu}", "lost": str(error)}]
         if answer["note"]:
             log.warning("GPU %d is not served: %s", gpu, answer["note"])
-        for each in answer["devices"]:
-            each["uuid"] = each["uuid"] or f"{UNNAMED_GPU}{gpu}"
-            self._gpus[each["uuid"]] = gpu
         devices: list[dict[str, Any]] = answer["devices"]
+        for description in devices:
+            description["uuid"] = description["uuid"] or f"{UNNAMED_GPU}{gpu}"
+            self._gpus[description["uuid"]] = gpu
         return devices
 
-    async def _device(self, index: int, told: dict[str, Any]) -> Device:
-        lost = told.get("lost", "")
+    async def _device(self, index: int, description: dict[str, Any]) -> Device:
         device = Device(
-            id=told["uuid"],
+            id=description["uuid"],
             kind="cuda",
             index=index,
-            name=told.get("name", "unknown"),
-            total_bytes=told.get("total_bytes", 0),
-            reserved_bytes=told.get("reserved_bytes", 0),
+            name=description.get("name", "unknown"),
+            total_bytes=description.get("total_bytes", 0),
+            reserved_bytes=description.get("reserved_bytes", 0),
             epsilon_bytes=EPSILON_BYTES,
-            lost=lost,
+            lost=description.get("lost", ""),
             # NVML and CUDA count differently; the UUID names the same card for both.
-            environment={"CUDA_VISIBLE_DEVICES": told["uuid"]},
+            environment={"CUDA_VISIBLE_DEVICES": description["uuid"]},
         )
-        return device if lost else await self._with_findings(device)
+        if device.lost:
+            return device
+        shared, result = await self._pid_check(device)
+        return replace(device, pid_namespace_shared=shared, pid_check_result=result)
 
     # Process ids ----------------------------------------------------------------------------------
 
-    async def _with_findings(self, device: Device) -> Device:
-        """The device, and whether its process ids are ours: found out once, and then known."""
-        if device.id not in self._found:
-            pid_namespace_shared, words = self._found[device.id] = await self._check_process_ids(
-                device
-            )
-            if pid_namespace_shared:
-                log.info("GPU %s: %s", device.id, words)
+    async def _pid_check(self, device: Device) -> tuple[bool, str]:
+        """Whether NVML's process ids are ours, and why; checked once for each device."""
+        if device.id not in self._pid_checks:
+            shared, result = self._pid_checks[device.id] = await self._check_process_ids(device)
+            if shared:
+                log.info("GPU %s: %s", device.id, result)
             else:
                 log.warning(
-                    "GPU %s: %s; its total is compared, so it must be ours alone", device.id, words
+                    "GPU %s: %s; its total is compared, so it must be ours alone", device.id, result
                 )
-        pid_namespace_shared, words = self._found[device.id]
-        return replace(device, pid_namespace_shared=pid_namespace_shared, pid_check_result=words)
+        return self._pid_checks[device.id]
 
     async def _check_process_ids(self, device: Device) -> tuple[bool, str]:
         holder = RunnerProcess(
@@ -151,9 +150,9 @@ class GpuProbe:
         )
         try:
             with anyio.fail_after(CONTEXT_HOLDER_S):
-                said = await holder.channel.receive()
-            if said is None or "error" in said.header:
-                why = "it ended" if said is None else said.header["error"]
+                frame = await holder.channel.receive()
+            if frame is None or "error" in frame.header:
+                why = "it ended" if frame is None else frame.header["error"]
                 return False, f"no context could be held to try NVML's process ids ({why})"
             return await self._is_listed(device, holder.pid)
         except TimeoutError:
@@ -163,29 +162,28 @@ class GpuProbe:
         except (OSError, FrameError, DeviceLost) as error:
             return False, f"NVML's process ids could not be tried ({error})"
         finally:
-            await end(holder)
+            await kill_and_close(holder)
 
     async def _is_listed(self, device: Device, pid: int) -> tuple[bool, str]:
-        """Look until the process that holds a context is listed by its id, or it is too late.
+        """Poll until NVML lists the process that holds a context, or the time is over.
 
-        A daemon of MPS without a client shows only now: this context made the witness one.
+        An MPS daemon without a client shows only now: the context holder became its first client.
         """
         listed = 0
         with anyio.move_on_after(LISTED_S):
             while True:
                 answer = await self._read(device)
-                _refuse_mps([answer | {"uuid": device.id}])
+                _refuse_mps(answer | {"uuid": device.id})
                 if str(pid) in answer["holders"]:
                     return True, "NVML's process ids are ours"
                 listed = len(answer["holders"])
-                await anyio.sleep(_LOOK_EVERY_S)
+                await anyio.sleep(_POLL_S)
         return False, f"NVML lists {listed} processes and not ours, which holds a context"
 
 
-def _refuse_mps(told: list[dict[str, Any]]) -> None:
-    for gpu in told:
-        if gpu.get("mps"):
-            raise MpsRefused(
-                f"GPU {gpu['uuid']} is served through MPS; stop nvidia-cuda-mps-control, "
-                "memory of one process cannot be verified under it"
-            )
+def _refuse_mps(description: dict[str, Any]) -> None:
+    if description.get("mps"):
+        raise MpsRefused(
+            f"GPU {description['uuid']} is served through MPS; stop nvidia-cuda-mps-control, "
+            "memory of one process cannot be verified under it"
+        )

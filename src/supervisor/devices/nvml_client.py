@@ -1,8 +1,8 @@
-"""The supervisor's end of one NVML helper: a question, an answer, never a wait without a deadline.
+"""The supervisor's end of one NVML helper: a request, an answer, never a wait without a deadline.
 
-There is a helper for each GPU. A wedged one then costs no other GPU a moment, and the process that
-hangs in its driver call, where not even SIGKILL reaches it, is one process: while it lives no other
-is started in its place, and the GPU is lost at once instead of after another deadline.
+Each GPU has a helper of its own, so a GPU that hangs delays no other. Where a driver call hangs,
+not even SIGKILL reaches the process in it. While such a process lives no other is started in its
+place, and the GPU counts as lost at once instead of after another deadline.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ from supervisor.processes.child import Entry, RunnerProcess
 
 log = logging.getLogger(__name__)
 
-# The first question to a helper starts an interpreter and wakes a driver that may be asleep; after
+# The first request to a helper starts an interpreter and wakes a driver that may be asleep; after
 # that a healthy NVML answers in milliseconds.
 START_S = 20.0
 CALL_S = 5.0
-# SIGKILL needs no cooperation; who is there after this hangs in the driver.
+# SIGKILL needs no cooperation; a process that is there after this hangs in the driver.
 END_S = 2.0
 
 Answer = dict[str, Any]
 
 
 class NvmlClient:
-    """Asks one helper. One that hangs or fails is replaced for the next question, if it is gone."""
+    """Calls one helper. After a hang or a failure the next call starts a new one, if it is gone."""
 
     def __init__(self, entry: Entry, marker: str) -> None:
-        self._entry = entry
+        self.entry = entry
+        self.helper: RunnerProcess | None = None
         self._marker = marker
-        self._helper: RunnerProcess | None = None
         self._stuck: RunnerProcess | None = None
-        self._asking = anyio.Lock()
+        self._turn = anyio.Lock()
 
     async def call(self, request: dict[str, Any], *, last: bool = False) -> Answer:
-        """One question, one answer; `DeviceLost` for anything else, within a few deadlines.
+        """Send one request and return its answer. Raises `DeviceLost`, within a few deadlines.
 
-        After the `last` one the helper is ended, and another one started for the next, if it comes.
+        `last` ends the helper afterwards; the next call, if there is one, starts another.
         """
         try:
             with anyio.fail_after(START_S):
-                await self._asking.acquire()
+                await self._turn.acquire()
         except TimeoutError:
             raise DeviceLost("NVML is busy with earlier questions") from None
         try:
             self._check_stuck()
-            answer = await self._call(request, CALL_S if self._helper else START_S)
+            answer = await self._call(request, CALL_S if self.helper else START_S)
             if last:
                 await self._end()
             return answer
         finally:
-            self._asking.release()
+            self._turn.release()
 
     async def close(self) -> None:
         await self._end()
@@ -65,8 +65,8 @@ class NvmlClient:
 
     async def _call(self, request: dict[str, Any], seconds: float) -> Answer:
         try:
-            # Shielded: a question given up half-way would leave its answer in the socket, and the
-            # next question, perhaps about another instance, would take it for its own.
+            # Shielded: a call that is cancelled would leave its answer in the socket, and the next
+            # call, perhaps about another instance, would take it for its own.
             with anyio.fail_after(seconds, shield=True):
                 answer = await self._exchange(request)
         except TimeoutError as error:
@@ -76,23 +76,23 @@ class NvmlClient:
             await self._end()
             raise DeviceLost(f"the NVML helper ended: {error}") from error
         if "error" in answer:
-            # What the library knows of a device that was reset it knows only in a new process.
+            # The library learns only in a new process that a device was reset.
             await self._end()
             raise DeviceLost(answer["message"])
         return answer
 
     async def _exchange(self, request: dict[str, Any]) -> Answer:
-        if self._helper is None:
-            self._helper = RunnerProcess(self._entry, marker=self._marker, environment={})
-        await self._helper.channel.send(request)
-        frame = await self._helper.channel.receive()
+        if self.helper is None:
+            self.helper = RunnerProcess(self.entry, marker=self._marker, environment={})
+        await self.helper.channel.send(request)
+        frame = await self.helper.channel.receive()
         if frame is None:
             raise OSError("no answer")
         return frame.header
 
     async def _end(self) -> None:
-        helper, self._helper = self._helper, None
-        if helper is not None and not await end(helper):
+        helper, self.helper = self.helper, None
+        if helper is not None and not await kill_and_close(helper):
             log.error("NVML helper %d hangs in the driver and does not die", helper.pid)
             self._stuck = helper
 
@@ -105,8 +105,8 @@ class NvmlClient:
         self._stuck = None
 
 
-async def end(process: RunnerProcess) -> bool:
-    """Kill it, and give its descriptors back if it is gone within `END_S`; whether it is."""
+async def kill_and_close(process: RunnerProcess) -> bool:
+    """Kill a helper and close its descriptors; False when it is not gone within `END_S`."""
     process.tree.kill()
     with anyio.CancelScope(shield=True), anyio.move_on_after(END_S):
         await process.wait_gone()

@@ -1,7 +1,7 @@
-"""The helper process that talks to NVML, and the only file that imports it.
+"""The helper process that calls NVML, and the only module that imports it.
 
-NVML calls into the driver, and a wedged GPU can hold such a call for minutes, uninterruptibly. In
-this process that costs a restart; in the supervisor it would cost every other GPU of the host. The
+NVML calls into the driver, and a wedged GPU can block such a call for minutes, uninterruptibly.
+Here that costs one restart; in the supervisor it would block every other GPU of the host. The
 protocol is one request frame, one answer frame, one at a time.
 
     {"method": "count"}                {"count"}: GPUs, by NVML's index
@@ -26,7 +26,7 @@ import pynvml
 from shared.linux.child import exit_now, isolate_process
 from shared.protocol.frames import FrameDecoder, encode
 
-# After these the device is unusable until somebody resets it or the host.
+# After these the device is unusable until an operator resets it or the host.
 _LOST = {
     pynvml.NVML_ERROR_GPU_IS_LOST,
     pynvml.NVML_ERROR_RESET_REQUIRED,
@@ -47,20 +47,20 @@ def main(connection: Connection, parent_pid: int) -> None:
         decoder = FrameDecoder()
         while data := sock.recv(1 << 16):
             for frame in decoder.feed(data):
-                sock.sendall(encode(_answer(frame.header)))
+                sock.sendall(encode(answer(frame.header)))
     exit_now(0)
 
 
-def _answer(request: dict[str, Any]) -> dict[str, Any]:
+def answer(request: dict[str, Any]) -> dict[str, Any]:
     try:
-        pynvml.nvmlInit()  # counted by the library: again is no work
+        pynvml.nvmlInit()  # the library counts calls: a second one does nothing
         match request["method"]:
             case "count":
                 return {"count": pynvml.nvmlDeviceGetCount()}
             case "describe":
                 return _describe(request["gpu"])
             case _:
-                return _read(_find(request["gpu"], request["uuid"]))
+                return _read(find_device(request["gpu"], request["uuid"]))
     except pynvml.NVMLError as error:
         kind = "lost" if error.value in _LOST else "failed"
         return {"error": kind, "message": str(error)}
@@ -92,14 +92,14 @@ def _describe_one(handle: Any) -> dict[str, Any]:
 
 
 def _handles(gpu: int) -> list[Any]:
-    """The GPU, or its instances where it is split: then the whole cannot be used."""
+    """The GPU; where it is split its instances, since then the whole cannot be used."""
     handle = pynvml.nvmlDeviceGetHandleByIndex(gpu)
     if not _is_split(handle):
         return [handle]
     instances = []
-    for place in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
-        with suppress(pynvml.NVMLError_NotFound):  # places that hold no instance
-            instances.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, place))
+    for index in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+        with suppress(pynvml.NVMLError_NotFound):  # no instance at this index
+            instances.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index))
     return instances
 
 
@@ -109,8 +109,8 @@ def _is_split(handle: Any) -> bool:
     return False
 
 
-def _find(gpu: int | None, uuid: str) -> Any:
-    """The device by its GPU's index if it is there still: a search by UUID wakes the others."""
+def find_device(gpu: int | None, uuid: str) -> Any:
+    """The device by its GPU's index if it is still there: a search by UUID wakes all GPUs."""
     if gpu is not None:
         for handle in _handles(gpu):
             if pynvml.nvmlDeviceGetUUID(handle) == uuid:
@@ -126,10 +126,10 @@ def _read(handle: Any) -> dict[str, Any]:
         pynvml.nvmlDeviceGetGraphicsRunningProcesses,
     ):
         for process in _list(listing, handle):
-            # None on systems that do not account per process: present, amount unknown. Who computes
-            # and draws is in both lists, and each may say less than all that it holds.
-            held = process.usedGpuMemory or 0
-            holders[str(process.pid)] = max(held, holders.get(str(process.pid), 0))
+            # None on systems that do not account per process: present, amount unknown. A process
+            # that computes and draws is in both lists, and each may show less than all its memory.
+            held_bytes = process.usedGpuMemory or 0
+            holders[str(process.pid)] = max(held_bytes, holders.get(str(process.pid), 0))
     return {
         "total_bytes": memory.total,
         "used_bytes": memory.used,
@@ -150,7 +150,7 @@ def _under_mps(handle: Any) -> bool:
 
 
 def _list(listing: Callable[[Any], list[Any]], handle: Any) -> list[Any]:
-    """Processes; none where the driver has no such list. Then ids do not map, and totals count."""
+    """Processes; none where the driver has no such list. Then only totals are compared."""
     try:
         return listing(handle)
     except _NOT_KNOWN:

@@ -1,9 +1,9 @@
-"""What this worker has locked, and what becomes of a GPU whose lock somebody else has as well.
+"""Which GPUs this worker has locked, and the conflict when another worker has the same lock.
 
-A lock's file can be removed under its owner, and another worker may lock the one that is made
-next. Then two workers own a GPU, and neither can prove whose memory is on it. The one who notices
-says so and treats the GPU as lost: its step ends and is tried elsewhere, its slot takes no work,
-and returns when the lock does.
+A lock's file can be removed under its owner, and another worker may lock the new one. Then two
+workers own a GPU, and neither can prove whose memory is on it. The worker that detects this reports
+it and treats the GPU as lost: its step ends and is tried elsewhere, and its slot takes no work
+until the lock returns.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class DeviceLocks:
 
     def __init__(self) -> None:
         self._locks: dict[str, FileLock] = {}
-        self.conflicts: dict[str, str] = {}  # by device: who has its lock now, in words
+        self.conflicts: dict[str, str] = {}  # by device: who has its lock now, as text
 
     def acquire(self, folder: Path, devices: list[Device]) -> None:
         """Lock every GPU. Raises `NotReady` for the first that is another worker's."""
@@ -33,14 +33,14 @@ class DeviceLocks:
                 self._locks[device.id] = _acquire(folder, device)
 
     def refresh(self) -> None:
-        """Keep the files young, and find out whose the locks are."""
+        """Refresh the lock files, and record which of them another process has."""
         for device_id, lock in self._locks.items():
             try:
                 lock.refresh()
             except LockTaken as taken:
-                words = f"its lock was removed, and process {taken.holder} has a new one"
-                log.error("GPU %s is owned twice: %s", device_id, words)
-                self.conflicts[device_id] = words
+                conflict = f"its lock was removed, and process {taken.holder} has a new one"
+                log.error("GPU %s is owned twice: %s", device_id, conflict)
+                self.conflicts[device_id] = conflict
             else:
                 self.conflicts.pop(device_id, None)
 
@@ -66,8 +66,8 @@ def _acquire(folder: Path, device: Device) -> FileLock:
         raise NotReady(f"DF_LOCK_DIR: {error}; remove it, or set another folder") from None
 
 
-class OwnedProbe:
-    """`DeviceProbe` for which a GPU that is owned twice is lost."""
+class ExclusiveProbe:
+    """`DeviceProbe` for which a GPU that two workers own is lost."""
 
     def __init__(self, probe: DeviceProbe, locks: DeviceLocks) -> None:
         self._probe = probe
@@ -77,8 +77,8 @@ class OwnedProbe:
         return await self._probe.devices()
 
     async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
-        if words := self._locks.conflicts.get(device.id):
-            raise DeviceLost(f"GPU {device.id} is owned twice: {words}")
+        if conflict := self._locks.conflicts.get(device.id):
+            raise DeviceLost(f"GPU {device.id} is owned twice: {conflict}")
         return await self._probe.read(device, tree)
 
     async def close(self) -> None:

@@ -1,11 +1,11 @@
-"""What a step takes of a device, measured: the real runner, the supervisor's own probe.
+"""Measures how much of a device a step uses: the real runner, the supervisor's own probe.
 
     for each size: start a runner -> read the device -> GO -> read it again and again -> end
 
-A step that enlarges asks for the picture of the step before; it is given `Subject.picture`.
+A step that enlarges requests the picture of the step before: the profiler sends `Subject.picture`.
 
-The result is what a preset states: bytes that the size does not change, and bytes per pixel. Run it
-on a device that nobody else uses: what others allocate meanwhile would be counted as ours.
+The result is what a preset states: bytes that do not depend on the size, and bytes per pixel. The
+device must be idle: what other processes allocate meanwhile would be counted too.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from shared.protocol.messages import (
 from supervisor.devices.device import Device, DeviceProbe
 from supervisor.processes.child import Entry, RunnerProcess
 
-# More often than a step's own peak (5 Hz): a small model's decode is over within 0.2 s.
+# Faster than a step's own sampling (5 Hz): a small model's decode is over within 0.2 s.
 SAMPLE_EVERY_S = 0.05
 READY_S = 120.0
 
 
 class MeasureFailed(DreamForgeError):
-    """The step did not come to its end; the message is the runner's own account."""
+    """The step did not finish; the message is the runner's own."""
 
     code = "provider_error"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """A step to run, the pixels that it makes, and the file that one of its kind may ask for."""
+    """A step to run, the pixels that it makes, and the picture that it may request."""
 
     spec: GenerateSpec | UpscaleSpec
     pixels: int
@@ -55,7 +55,7 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Peak:
-    """One size: pixels that are made, and bytes of device memory above what was used before."""
+    """One size: pixels that it makes, and bytes of device memory above the use before it."""
 
     pixels: int
     peak_bytes: int
@@ -63,7 +63,7 @@ class Peak:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Need:
-    """What a preset states for a kind of model."""
+    """The memory that a preset states for a kind of model."""
 
     base_bytes: int
     bytes_per_pixel: int
@@ -85,23 +85,23 @@ async def measure(
     runner = RunnerProcess(target, marker=mark, environment=device.environment)
     try:
         with anyio.fail_after(READY_S):
-            await _ready(runner)
+            await _wait_ready(runner)
         used_before = (await probe.read(device, None)).used_bytes
         await runner.channel.send(
             Go(spec=subject.spec, dies_at=boottime() + timeout_s).model_dump()
         )
-        heard: Result | Want | None = None
+        message: Result | Want | None = None
         peak_bytes = 0
         with anyio.fail_after(timeout_s):
-            while not isinstance(heard, Result):
-                heard = None
+            while not isinstance(message, Result):
+                message = None
                 with anyio.move_on_after(SAMPLE_EVERY_S):
-                    heard = await _heard(runner)
-                if isinstance(heard, Want):
-                    await _give(runner, heard, subject.picture)
+                    message = await _next_message(runner)
+                if isinstance(message, Want):
+                    await _send_picture(runner, message, subject.picture)
                 used = (await probe.read(device, runner.tree)).used_bytes
                 peak_bytes = max(peak_bytes, used - used_before)
-        allocator = heard.allocator.get("allocator_peak_bytes", 0)
+        allocator = message.allocator.get("allocator_peak_bytes", 0)
         return Peak(pixels=subject.pixels, peak_bytes=max(peak_bytes, allocator))
     except TimeoutError:
         raise MeasureFailed(f"the step did not end within {timeout_s:g} s") from None
@@ -113,7 +113,7 @@ async def measure(
 
 
 def fit_need(peaks: Sequence[Peak]) -> Need:
-    """The line that lies over every measured point, through the smallest and the largest size.
+    """A line above every measured point, with the slope from the smallest to the largest size.
 
     Raises ValueError for fewer than two sizes: one point says nothing about a slope.
     """
@@ -127,18 +127,18 @@ def fit_need(peaks: Sequence[Peak]) -> Need:
     return Need(base_bytes=max(0, base), bytes_per_pixel=per_pixel)
 
 
-async def _ready(runner: RunnerProcess) -> None:
+async def _wait_ready(runner: RunnerProcess) -> None:
     frame = await runner.channel.receive()
     if frame is None or not isinstance(parse_from_runner(frame.header), Ready):
         raise MeasureFailed("the runner did not start; its own words are above")
 
 
-async def _heard(runner: RunnerProcess) -> Result | Want:
-    """Read on to what concerns us. May be cancelled and called again: no frame is lost by that."""
+async def _next_message(runner: RunnerProcess) -> Result | Want:
+    """The next result or request. May be cancelled and called again: no frame is lost by that."""
     while (frame := await runner.channel.receive()) is not None:
         match parse_from_runner(frame.header):
-            case Result() | Want() as heard:
-                return heard
+            case Result() | Want() as message:
+                return message
             case Failure() as failure:
                 raise MeasureFailed(failure.message, reason=failure.reason)
             case _:
@@ -146,7 +146,7 @@ async def _heard(runner: RunnerProcess) -> Result | Want:
     raise MeasureFailed("the runner ended without a result; its own words are above")
 
 
-async def _give(runner: RunnerProcess, wish: Want, picture: bytes) -> None:
+async def _send_picture(runner: RunnerProcess, request: Want, picture: bytes) -> None:
     digest = hashlib.sha256(picture).hexdigest()
-    given = Input(item_index=wish.item_index, sha256=digest)
-    await runner.channel.send(given.model_dump(), picture)
+    header = Input(item_index=request.item_index, sha256=digest)
+    await runner.channel.send(header.model_dump(), picture)

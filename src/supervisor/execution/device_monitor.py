@@ -114,7 +114,7 @@ class DeviceMonitor:
                 self._device,
                 baseline=self._execution.slot.baseline,
                 tree=tree,
-                seen=self._on_reclaim_reading,
+                on_reading=self._on_reclaim_reading,
             )
         except DeviceLost as error:
             self._record_lost(error)

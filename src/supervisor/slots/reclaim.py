@@ -1,11 +1,10 @@
 """Proof that a device's memory is back, before its slot takes work again.
 
 The rule (OR-001): the runner's tree is gone, no process of this worker is listed on the device, and
-what is used now, the foreign processes' own shares set aside, exceeds the slot's baseline by no
-more than the device's epsilon. A foreign process that ends takes its share along: what it gave back
-must not make up for what we did not. It must hold on two readings in a row: a driver frees the
-memory of a killed process a little after the process itself is gone, and one lucky reading in
-between proves nothing.
+the use now, without the foreign processes' shares, exceeds the slot's baseline by at most the
+device's epsilon. A foreign process that ends takes its share along: what it frees must not make up
+for what our step still holds. Two readings in a row must show it: a driver frees the memory of a
+killed process a little after the process is gone, and one lucky reading in between proves nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _POLL_FIRST_S, _POLL_MOST_S = 0.1, 1.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReclaimReading:
-    """One look at the device, in numbers; the last one is the verdict."""
+    """One reading during a verification; the last one is the verdict."""
 
     now: Reading
     leaked_bytes: int
@@ -32,40 +31,40 @@ class ReclaimReading:
 
 
 def unattributed_bytes(device: Device, reading: Reading) -> int:
-    """Bytes in use that no listed process is said to hold: the driver's, or a leak.
+    """Bytes in use that no listed process holds: the driver's, or a leak.
 
-    Where process ids do not map a listed one may be ours, so there it is all that is in use.
+    Where process ids do not map, a listed process may be ours: there it is everything in use.
     """
-    return reading.used_bytes - (
-        sum(reading.holders.values()) if device.pid_namespace_shared else 0
-    )
+    listed_bytes = sum(reading.holders.values()) if device.pid_namespace_shared else 0
+    return reading.used_bytes - listed_bytes
 
 
 def leaked(device: Device, limit_bytes: int, now: Reading, ours: frozenset[int]) -> int:
     """Bytes that a step still holds on the device, beyond its epsilon; 0 or less is clean."""
-    listed = [held for pid, held in now.holders.items() if pid in ours]
+    listed = [held_bytes for pid, held_bytes in now.holders.items() if pid in ours]
     if device.pid_namespace_shared and listed:
-        return max(1, sum(listed))  # some systems list a process without saying how much it holds
+        return max(1, sum(listed))  # some systems list a process without its memory
     return unattributed_bytes(device, now) - limit_bytes - device.epsilon_bytes
 
 
 def own_pids(tree: ProcessTree | None) -> frozenset[int]:
-    """Every pid that is no foreign process's.
+    """Every pid that belongs to no foreign process.
 
-    A neighbour's has no business on this device either, and its marker may be a lie of ours.
+    Processes of other slots' runners are ours too: they must not be on this device either, and
+    their markers may be forged.
     """
     return all_pids() | (tree.pids() if tree else frozenset())
 
 
 def foreign_growth(device: Device, before: Reading, now: Reading, ours: frozenset[int]) -> int:
-    """How much more other processes hold than before. Unknown, so 0, where ids do not map."""
+    """How many more bytes other processes hold than before; 0 where ids do not map."""
     if not device.pid_namespace_shared:
         return 0
     return _foreign(now, ours) - _foreign(before, ours)
 
 
 def _foreign(reading: Reading, ours: frozenset[int]) -> int:
-    return sum(held for pid, held in reading.holders.items() if pid not in ours)
+    return sum(held_bytes for pid, held_bytes in reading.holders.items() if pid not in ours)
 
 
 async def verify(
@@ -74,12 +73,11 @@ async def verify(
     *,
     baseline: Baseline,
     tree: ProcessTree | None,
-    seen: Callable[[ReclaimReading], None],
+    on_reading: Callable[[ReclaimReading], None],
 ) -> ReclaimReading:
-    """Poll until the memory is back, then let the baseline know. The caller sets the deadline by
-    cancelling.
+    """Poll until the memory is back, then update the baseline. A cancel is the caller's deadline.
 
-    `seen` is told of every look, so that there are figures when the deadline comes first. Raises
+    `on_reading` gets every reading, so there are figures when the deadline comes first. Raises
     `DeviceLost` when the device stops answering.
     """
     limit_bytes = baseline.limit_bytes
@@ -87,16 +85,16 @@ async def verify(
     started = anyio.current_time()
     pause_s, clean = _POLL_FIRST_S, 0
     while True:
-        # A process that SIGKILL has not ended may allocate again.
+        # A process that SIGKILL has not ended yet may allocate again.
         gone = tree is None or tree.is_gone()
         now = await probe.read(device, tree)
-        left = leaked(device, limit_bytes, now, own_pids(tree))
+        leaked_bytes = leaked(device, limit_bytes, now, own_pids(tree))
         seconds = anyio.current_time() - started
-        found = ReclaimReading(now=now, leaked_bytes=max(0, left), seconds=seconds)
-        seen(found)
-        clean = clean + 1 if gone and left <= 0 else 0
+        reading = ReclaimReading(now=now, leaked_bytes=max(0, leaked_bytes), seconds=seconds)
+        on_reading(reading)
+        clean = clean + 1 if gone and leaked_bytes <= 0 else 0
         if clean == 2:
             baseline.update_verified(unattributed_bytes(device, now))
-            return found
+            return reading
         await anyio.sleep(_POLL_FIRST_S if clean else pause_s)
         pause_s = min(2 * pause_s, _POLL_MOST_S)

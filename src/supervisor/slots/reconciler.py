@@ -1,8 +1,8 @@
-"""Slots that no step owns: proven before the first claim, in quarantine or lost, on their way back.
+"""Slots that no step owns: verified before the first claim, in quarantine, lost, on their way back.
 
-A driver gives its slot back itself, by proof. Everything else about slots is here: the first
-verification, the ones that follow when a step's did not succeed, and the figures that are shown of
-each device. Who reads them also finds a device that was lost while its slot was free.
+An executor frees its own slot, by proof. Everything else about slots is here: the first
+verification, those that follow when a step's did not succeed, and the gauges of each device. The
+gauge reader also finds a device that was lost while its slot was free.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from supervisor.slots.table import Slot, SlotState
 
 log = logging.getLogger(__name__)
 
-# How often a quarantined or lost slot is looked at again; one look may take `reclaim_deadline_s`.
+# How often a quarantined or lost slot is verified; one verification may take `reclaim_deadline_s`.
 REVERIFY_EVERY_S = 5.0
 
 
 class SlotReconciler:
-    """`on_free` is called for each slot that it brings into service.
+    """Brings slots into service, and calls `on_free` for each.
 
-    `survivors` are processes of dead workers that could not be killed: nobody knows on which device
-    they hold what, so no slot is proven, nor its baseline read, while one of them lives.
+    `survivors` are processes of dead workers that could not be killed. On which device they hold
+    memory is unknown, so no slot is proven, and no baseline is read, while one of them lives.
     """
 
     def __init__(
@@ -51,27 +51,27 @@ class SlotReconciler:
         self._on_free = on_free
 
     def start(self, tasks: TaskGroup) -> None:
-        """Begin with every slot; none is in service before it was verified."""
+        """Verify every slot; none is in service before."""
         self._tasks = tasks
         for slot in self._slots:
             tasks.start_soon(self._first_verify, slot)
 
     def on_unclean(self, slot: Slot, tree: ProcessTree | None) -> None:
-        """A slot is not proven clean: bring it back when it is."""
+        """Verify a slot that is not proven clean until it is, then bring it back."""
         self._count_quarantine(slot)
         self._tasks.start_soon(self._reverify_loop, slot, tree)
 
     async def read_gauges(self) -> None:
-        """Show the state and the memory of each slot's device. None waits for another."""
+        """Show the state and the memory of each slot's device. No device waits for another."""
         async with anyio.create_task_group() as tasks:
             for slot in self._slots:
                 tasks.start_soon(self._read_gauge, slot)
 
     async def _read_gauge(self, slot: Slot) -> None:
-        m = self._metrics
-        m.pid_namespace_shared.labels(**labels(slot.device)).set(slot.device.pid_namespace_shared)
+        gpu = labels(slot.device)
+        self._metrics.pid_namespace_shared.labels(**gpu).set(slot.device.pid_namespace_shared)
         for state in SlotState:
-            m.slot_state.labels(**labels(slot.device), state=state).set(slot.state is state)
+            self._metrics.slot_state.labels(**gpu, state=state).set(slot.state is state)
         if slot.state is SlotState.LOST:
             return
         try:
@@ -83,13 +83,13 @@ class SlotReconciler:
             log.warning("slot %s: its memory cannot be read: %s", slot.id, error)
             return
         slot.last_reading = now
-        m.record_memory(slot.device, now)
+        self._metrics.record_memory(slot.device, now)
 
     def _lost(self, slot: Slot, error: DeviceLost) -> None:
-        """Take a slot that nobody uses out of service, before a claim pays for it with a loss.
+        """Take a free slot out of service, before a claim pays for the lost device with a loss.
 
-        Judged by what the slot is now: one that was claimed during the reading is its step's, which
-        finds out and says so.
+        The slot's state of now counts: when it was claimed during the reading, its step finds the
+        loss and reports it.
         """
         if slot.state is SlotState.FREE:
             log.error("slot %s: %s", slot.id, error)
@@ -97,13 +97,13 @@ class SlotReconciler:
             self.on_unclean(slot, None)
 
     async def _first_verify(self, slot: Slot) -> None:
-        """At start there is no baseline: what is in use is foreign, and must only hold still."""
+        """At start there is no baseline: what is in use is foreign, and must only not grow."""
         if not await self._prove(slot, None):
             self._count_quarantine(slot)
             await self._reverify_loop(slot, None)
 
     async def _reverify_loop(self, slot: Slot, tree: ProcessTree | None) -> None:
-        """Try to prove a slot again and again. It says what it is until it may take work."""
+        """Verify a slot again and again, until it may take work."""
         while True:
             await anyio.sleep(REVERIFY_EVERY_S)
             if await self._prove(slot, tree):
@@ -127,14 +127,16 @@ class SlotReconciler:
                 await self._rediscover(slot)
             device, baseline = slot.device, slot.baseline
 
-            def saw(found: ReclaimReading) -> None:
-                self._metrics.record_leak(device, found.leaked_bytes)
+            def record_leak(reading: ReclaimReading) -> None:
+                self._metrics.record_leak(device, reading.leaked_bytes)
 
             if baseline.limit_bytes is None:
                 now = await self._probe.read(device, None)
                 baseline.update_idle(unattributed_bytes(device, now))
             with anyio.move_on_after(self._timings.reclaim_deadline_s):
-                await verify(self._probe, device, baseline=baseline, tree=tree, seen=saw)
+                await verify(
+                    self._probe, device, baseline=baseline, tree=tree, on_reading=record_leak
+                )
                 if tree is not None:
                     tree.unregister()
                 return SlotState.FREE
@@ -146,9 +148,9 @@ class SlotReconciler:
         return SlotState.QUARANTINED
 
     async def _rediscover(self, slot: Slot) -> None:
-        """A device that could not be described at start: its size, and whether its ids map."""
-        found = {device.id: device for device in await self._probe.devices()}
-        device = found.get(slot.id, slot.device)
+        """Describe a device that was lost at start: its size, and whether its pids map."""
+        devices = {device.id: device for device in await self._probe.devices()}
+        device = devices.get(slot.id, slot.device)
         if device.lost:
             raise DeviceLost(device.lost)
         slot.device = device

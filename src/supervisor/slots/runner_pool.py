@@ -1,8 +1,8 @@
-"""Where a step's runner comes from: one that stands by, or a fresh one.
+"""Where a step's runner comes from: a standby, or a fresh process.
 
-A standby is started ahead on its own slot's device, imports torch and waits. It is used once and
-never again, so isolation is the same; only the four seconds of imports have happened already. It
-holds host memory (about 280 MiB), but no context on the device: that begins with GO.
+A standby is started ahead on its own slot's device, imports torch and waits. It serves one step and
+no other, so isolation is the same; only the four seconds of imports are over already. It holds host
+memory (about 280 MiB) but no context on the device: that begins with GO.
 """
 
 from __future__ import annotations
@@ -17,55 +17,55 @@ from supervisor.processes.child import Entry, RunnerProcess
 
 log = logging.getLogger(__name__)
 
-# SIGKILL needs no cooperation; who is there after this waits on hardware, and must not keep us.
+# SIGKILL needs no cooperation; a standby that is there after this waits on hardware.
 CLOSE_S = 10.0
 
 
 class RunnerPool:
-    """Starts runners of one worker. Lives on the supervisor's thread alone."""
+    """Starts the runners of one worker. Only the supervisor's thread uses it."""
 
     def __init__(self, entry: Entry, *, worker_mark: str, standby: bool) -> None:
         self._entry = entry
         self._worker_mark = worker_mark
         self._standby = standby
-        self._waiting: dict[str, RunnerProcess] = {}
+        self._standbys: dict[str, RunnerProcess] = {}
         self._serial = itertools.count(1)
 
     def acquire(self, device: Device) -> RunnerProcess:
-        """The standby of this device if it still lives, else a fresh runner."""
-        runner = self._waiting.pop(device.id, None)
+        """Return the standby of this device if it still lives, else a fresh runner."""
+        runner = self._standbys.pop(device.id, None)
         if runner is not None and runner.exitcode is None:
             return runner
         if runner is not None:
             log.warning("the standby of %s had ended: exit %s", device.id, runner.exitcode)
-            runner.tree.kill()  # whom it may have left
+            runner.tree.kill()  # it may have left descendants
             runner.close()
         return self._start(device)
 
     def prewarm(self, device: Device) -> None:
-        """Have a standby for this device, unless standbys are off or it has one."""
-        if not self._standby or device.id in self._waiting:
+        """Start a standby for this device, unless standbys are off or it has one."""
+        if not self._standby or device.id in self._standbys:
             return
         try:
-            self._waiting[device.id] = self._start(device)
-        except OSError as error:  # no process or no descriptor to be had; the next step tries again
+            self._standbys[device.id] = self._start(device)
+        except OSError as error:  # out of processes or descriptors; the next step tries again
             log.warning("no standby for %s: %s", device.id, error)
 
     async def close(self) -> None:
-        """End every standby. They hold nothing, so there is nothing to ask politely for."""
-        waiting, self._waiting = self._waiting, {}
-        for runner in waiting.values():
+        """Kill every standby. They hold no device memory, so no SIGTERM comes first."""
+        standbys, self._standbys = self._standbys, {}
+        for runner in standbys.values():
             runner.tree.kill()
         async with anyio.create_task_group() as tasks:
-            for runner in waiting.values():
-                tasks.start_soon(_finish, runner)
+            for runner in standbys.values():
+                tasks.start_soon(_wait_and_close, runner)
 
     def _start(self, device: Device) -> RunnerProcess:
         marker = f"{self._worker_mark}:{next(self._serial)}"
         return RunnerProcess(self._entry, marker=marker, environment=device.environment)
 
 
-async def _finish(runner: RunnerProcess) -> None:
+async def _wait_and_close(runner: RunnerProcess) -> None:
     with anyio.move_on_after(CLOSE_S) as late:
         await runner.wait_gone()
     if late.cancelled_caught:

@@ -3,7 +3,7 @@
 A slot begins at `verifying` and is `free` only by proof. `held` means that a step owns it.
 `quarantined` means that its memory did not come back: it takes no work, is verified again and
 again, and returns by itself when the proof succeeds. `lost` means that the device does not answer.
-Both say so for as long as it is true: an attempt to prove the slot is no state of its own.
+Both states stay for as long as they are true: a verification is no state of its own.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-
-import anyio
 
 from supervisor.devices.device import Device, Reading
 from supervisor.slots.baseline import Baseline
@@ -45,16 +43,15 @@ _MOVES: frozenset[tuple[SlotState, SlotState]] = frozenset(
 
 
 class IllegalMove(Exception):
-    """A slot was to go where it may not: a bug."""
+    """A move that no slot may make: a bug."""
 
 
 @dataclass(slots=True)
 class Slot:
     device: Device
     state: SlotState = SlotState.VERIFYING
-    since: float = field(default_factory=anyio.current_time)
     baseline: Baseline = field(default_factory=Baseline)
-    last_reading: Reading | None = None  # the latest look of whoever reads the gauges
+    last_reading: Reading | None = None  # the latest, by the gauges' reader
 
     @property
     def id(self) -> str:
@@ -63,7 +60,7 @@ class Slot:
     def move(self, state: SlotState) -> None:
         if (self.state, state) not in _MOVES:
             raise IllegalMove(f"slot {self.id} cannot go from {self.state} to {state}")
-        self.state, self.since = state, anyio.current_time()
+        self.state = state
 
 
 class SlotTable:
@@ -76,10 +73,10 @@ class SlotTable:
         return iter(self._slots.values())
 
     def free_by_kind(self) -> Iterator[Slot]:
-        """One free slot of each kind, the smallest first, so that the large ones stay for what
-        needs them. Slots of one device kind and size are alike to a claim.
+        """One free slot of each device kind and size, the smallest first.
 
-        The caller may wait between two: one that was lost meanwhile is left out.
+        So the large ones stay for the steps that need them. Slots of one kind and size are alike to
+        a claim. The caller may wait between two: a slot that was lost meanwhile is left out.
         """
         kinds: dict[tuple[str, int], Slot] = {}
         for slot in self:

@@ -60,13 +60,13 @@ def whole(**changes: Any) -> dict[str, Any]:
 
 def describe(monkeypatch: pytest.MonkeyPatch, **answers: Any) -> dict[str, Any]:
     script(monkeypatch, **answers)
-    return nvml_server._answer({"method": "describe", "gpu": 1})
+    return nvml_server.answer({"method": "describe", "gpu": 1})
 
 
 def test_gpus_are_counted_without_looking_at_any(monkeypatch: pytest.MonkeyPatch) -> None:
     lost = failure(pynvml.NVML_ERROR_GPU_IS_LOST)
     script(monkeypatch, nvmlDeviceGetCount=2, nvmlDeviceGetHandleByIndex=lost)
-    assert nvml_server._answer({"method": "count"}) == {"count": 2}
+    assert nvml_server.answer({"method": "count"}) == {"count": 2}
 
 
 def test_a_gpu_that_is_not_split_is_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,9 +128,9 @@ def test_a_device_is_found_by_its_gpu_without_waking_the_others(
 ) -> None:
     answers = split({0: "gpu1/0", 2: "gpu1/2"})
     script(monkeypatch, nvmlDeviceGetHandleByUUID=lambda uuid: f"by {uuid}", **answers)
-    assert nvml_server._find(1, "UUID-gpu1/2") == "gpu1/2"
-    assert nvml_server._find(1, "UUID-moved") == "by UUID-moved"
-    assert nvml_server._find(None, "UUID-gpu1/2") == "by UUID-gpu1/2"
+    assert nvml_server.find_device(1, "UUID-gpu1/2") == "gpu1/2"
+    assert nvml_server.find_device(1, "UUID-moved") == "by UUID-moved"
+    assert nvml_server.find_device(None, "UUID-gpu1/2") == "by UUID-gpu1/2"
 
 
 def test_a_process_whose_memory_is_not_accounted_is_listed_all_the_same(
@@ -144,7 +144,7 @@ def test_a_process_whose_memory_is_not_accounted_is_listed_all_the_same(
         nvmlDeviceGetGraphicsRunningProcesses=failure(pynvml.NVML_ERROR_NOT_SUPPORTED),
         nvmlDeviceGetMPSComputeRunningProcesses=[],
     )
-    assert nvml_server._answer({"method": "read", "gpu": None, "uuid": "a"}) == {
+    assert nvml_server.answer({"method": "read", "gpu": None, "uuid": "a"}) == {
         "total_bytes": 10,
         "used_bytes": 4,
         "free_bytes": 5,
@@ -166,7 +166,7 @@ def test_a_process_in_both_lists_holds_the_larger_amount(
         nvmlDeviceGetGraphicsRunningProcesses=[process(7, drawn), process(8, 2)],
         nvmlDeviceGetMPSComputeRunningProcesses=[],
     )
-    answer = nvml_server._answer({"method": "read", "gpu": None, "uuid": "a"})
+    answer = nvml_server.answer({"method": "read", "gpu": None, "uuid": "a"})
     assert answer["holders"] == {"7": max(3, drawn or 0), "8": 2}
 
 
@@ -205,9 +205,9 @@ def test_a_gpu_off_the_bus_or_in_need_of_a_reset_is_said_to_be_lost(
     monkeypatch: pytest.MonkeyPatch, value: int, kind: str
 ) -> None:
     script(monkeypatch, nvmlDeviceGetHandleByUUID=failure(value))
-    assert nvml_server._answer({"method": "read", "gpu": None, "uuid": "a"})["error"] == kind
+    assert nvml_server.answer({"method": "read", "gpu": None, "uuid": "a"})["error"] == kind
 
 
 def test_a_library_without_its_driver_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     script(monkeypatch, nvmlInit=failure(pynvml.NVML_ERROR_DRIVER_NOT_LOADED))
-    assert nvml_server._answer({"method": "count"})["error"] == "failed"
+    assert nvml_server.answer({"method": "count"})["error"] == "failed"

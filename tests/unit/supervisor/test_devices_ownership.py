@@ -16,7 +16,7 @@ from shared.linux.proc import lists_children
 from shared.readiness import NotReady
 from supervisor import worker
 from supervisor.devices.device import Device, DeviceLost
-from supervisor.devices.ownership import DeviceLocks, OwnedProbe, device_lock
+from supervisor.devices.ownership import DeviceLocks, ExclusiveProbe, device_lock
 from supervisor.worker import check_kernel, find_devices
 
 
@@ -87,7 +87,7 @@ def test_a_gpu_whose_lock_somebody_else_has_as_well_is_lost_until_it_is_ours_aga
     cpu, gpu = device("cpu", "cpu-0"), device("cuda", "GPU-a")
     locks = DeviceLocks()
     locks.acquire(tmp_path, [cpu, gpu])
-    probe = OwnedProbe(FakeProbe(), locks)
+    probe = ExclusiveProbe(FakeProbe(), locks)
     device_lock(tmp_path, "GPU-a").unlink()
     second = FileLock(device_lock(tmp_path, "GPU-a"))
     locks.refresh()

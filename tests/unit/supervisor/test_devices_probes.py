@@ -221,7 +221,7 @@ def test_a_helper_that_hangs_is_given_up_and_replaced(
         with anyio.fail_after(20), pytest.raises(DeviceLost, match="did not answer"):
             await probe.read(gpu(), None)
         monkeypatch.setattr(nvml_client, "START_S", 20.0)
-        probe._clients[None]._entry = nvml_helpers.healthy
+        probe.clients[None].entry = nvml_helpers.healthy
         assert (await probe.read(gpu("GPU-b"), None)).used_bytes == 2 << 30
 
     with_probe(probe, test)
@@ -296,7 +296,7 @@ def test_gpus_can_be_listed_by_several_at_once_and_no_helper_waits_for_a_next_co
         async with anyio.create_task_group() as tasks:
             for _i in range(3):  # as for several slots that were lost at the start
                 tasks.start_soon(probe.devices)
-        assert probe._clients[None]._helper is None
+        assert probe.clients[None].helper is None
 
     with_probe(probe, test)
 
@@ -328,7 +328,7 @@ def test_a_gpu_that_hangs_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch
             with anyio.fail_after(10):
                 for _i in range(3):
                     assert (await probe.read(second, None)).used_bytes == 2 << 30
-            helper = probe._clients[0]._helper
+            helper = probe.clients[0].helper
             assert helper is not None
             helper.tree.kill()  # or the shielded question would be waited for
 

@@ -100,7 +100,7 @@ async def prove(probe: FakeProbe, tree: Tree, within_s: float = 20.0) -> list[Re
     baseline.update_idle(unattributed_bytes(device, await probe.read(device, None)))
     with anyio.move_on_after(within_s):
         await verify(
-            probe, device, baseline=baseline, tree=cast(ProcessTree, tree), seen=looks.append
+            probe, device, baseline=baseline, tree=cast(ProcessTree, tree), on_reading=looks.append
         )
         looks.append(looks[-1])  # marks that it came to an end
     return looks

@@ -36,7 +36,7 @@ DEVICE = Device(id="cpu-0", kind="cpu", index=0, name="CPU", total_bytes=8, epsi
 
 
 def slot_in(state: SlotState) -> Slot:
-    return Slot(DEVICE, state=state, since=0.0)
+    return Slot(DEVICE, state=state)
 
 
 def moves(source: SlotState, target: SlotState) -> SlotState:
