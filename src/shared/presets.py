@@ -19,10 +19,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self, assert_never
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from shared.errors import InvalidInput
-from shared.models.descriptor import Name, PartSize
+from shared.models.descriptor import Name, PartSize, StrictRecord
 from shared.models.families import Kind, family_of
 from shared.protocol.messages import Attention, Dtype, Offload, PresetSpec
 
@@ -72,12 +72,7 @@ class StepBudget:
         return self.spec.model_dump(mode="json") | limits | factor
 
 
-class Part(BaseModel):
-    # Unknown fields are refused: in a file that people edit, they are typing mistakes.
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class KindNeed(Part):
+class KindNeed(StrictRecord):
     """What models of one kind need of the device, and how large a picture may be.
 
     `base_bytes` is what the size of the picture does not change: weights, the device's context. It
@@ -96,7 +91,11 @@ class KindNeed(Part):
     vae_tiling: bool | None = None
 
 
-class Preset(Part):
+# Of a step without a model.
+NO_MODEL = KindNeed(base_bytes=0, bytes_per_pixel=0)
+
+
+class Preset(StrictRecord):
     """Limits and needs on one class of devices. Sizes are bytes and pixels, times seconds."""
 
     name: Name
@@ -132,40 +131,20 @@ class Preset(Part):
     def budget_for(
         self,
         kind: str | None,
-        pixels: int,
+        pixels: int = 0,
         parts: Mapping[str, PartSize] = MappingProxyType({}),
         *,
         vram_factor: float = 1.0,
     ) -> StepBudget:
         """The budget of a step that makes a picture of `pixels` with a model of `kind`.
 
-        No kind is enlarging without a model. `parts` are those of the checkpoint: where they are
-        larger than those that the preset's figure was made for, they count instead. The operator
-        corrects every estimate by `vram_factor`. Raises `InvalidInput` for a kind that the preset
-        has no figure for.
+        No kind is enlarging without a model. Only the memory depends on `pixels` and on `parts`,
+        those of the checkpoint: where they are larger than those that the preset's figure was made
+        for, they count instead. The operator corrects every estimate by `vram_factor`. Raises
+        `InvalidInput` for a kind that the preset has no figure for.
         """
-        vram_bytes = self._resample_bytes(pixels)
-        if kind is not None:
-            vram_bytes = self.vram_for(kind, pixels, parts)
-        return StepBudget(
-            spec=self.for_runner(kind),
-            timeout_s=self.timeout_s,
-            max_pixels=self.max_pixels_for(kind),
-            max_steps=self.max_steps,
-            vram_bytes=math.ceil(vram_bytes * vram_factor),
-            vram_factor=vram_factor,
-        )
-
-    def _resample_bytes(self, pixels: int) -> int:
-        """Resampling runs on the CPU: it needs no memory of a GPU."""
-        if self.device != "cpu":
-            return 0
-        return RESAMPLE_BASE_BYTES + RESAMPLE_BYTES_PER_PIXEL * pixels
-
-    def for_runner(self, kind: str | None) -> PresetSpec:
-        """The part that a runner acts on; limits are checked long before. No kind: no model."""
-        need = KindNeed(base_bytes=0, bytes_per_pixel=0) if kind is None else self._need(kind)
-        return PresetSpec(
+        need = NO_MODEL if kind is None else self._need(kind)
+        spec = PresetSpec(
             name=self.name,
             version=self.version,
             device=self.device,
@@ -175,12 +154,21 @@ class Preset(Part):
             attention=self.attention,
             vae_tiling=self.vae_tiling if need.vae_tiling is None else need.vae_tiling,
         )
-
-    def pinned(self, kind: str | None) -> dict[str, Any]:
-        """What is stored on a step: what its runner gets, and the limits that it was checked by."""
-        limits = self.model_dump(mode="json", include={"timeout_s", "max_steps"})
-        limits["max_pixels"] = self.max_pixels_for(kind)
-        return self.for_runner(kind).model_dump(mode="json") | limits
+        if kind is None:
+            vram_bytes = self._resample_bytes(pixels)
+        else:
+            tile_side = family_of(kind).tile_side if spec.vae_tiling else None
+            weights = _numbers_at_once(spec.offload, parts) * BYTES_OF[spec.dtype]
+            resident = max(need.base_bytes, self.overhead_bytes + weights)
+            vram_bytes = self._vram_bytes(need, spec.offload, tile_side, resident, pixels)
+        return StepBudget(
+            spec=spec,
+            timeout_s=self.timeout_s,
+            max_pixels=self.max_pixels_for(kind),
+            max_steps=self.max_steps,
+            vram_bytes=math.ceil(vram_bytes * vram_factor),
+            vram_factor=vram_factor,
+        )
 
     def max_pixels_for(self, kind: str | None) -> int:
         """The most pixels that a model of `kind` may make; None is enlarging without a model."""
@@ -190,27 +178,24 @@ class Preset(Part):
             return self.max_output_pixels or self.max_pixels
         return self.max_pixels
 
-    def vram_for(
-        self, kind: str, pixels: int, parts: Mapping[str, PartSize] = MappingProxyType({})
-    ) -> int:
-        """Bytes of device memory for a picture of so many pixels by a model of `kind`.
+    def _resample_bytes(self, pixels: int) -> int:
+        """Resampling runs on the CPU: it needs no memory of a GPU."""
+        if self.device != "cpu":
+            return 0
+        return RESAMPLE_BASE_BYTES + RESAMPLE_BYTES_PER_PIXEL * pixels
 
-        `parts` are those of the checkpoint. Where they are larger than those that the figure was
-        made for, they count instead.
-        """
-        need, spec = self._need(kind), self.for_runner(kind)
-        weights = _at_once(spec.offload, parts) * BYTES_OF[spec.dtype]
-        base = max(need.base_bytes, self.overhead_bytes + weights)
-        sampling = base + need.bytes_per_pixel * pixels
+    def _vram_bytes(
+        self, need: KindNeed, offload: Offload, tile_side: int | None, resident: int, pixels: int
+    ) -> int:
+        """Sampling or decoding, whichever needs more; they come one after the other."""
+        sampling = resident + need.bytes_per_pixel * pixels
         if need.decode_bytes_per_pixel == 0:
             return sampling
         # Where parts take turns on the device, the VAE has it for itself.
-        offloaded = self.overhead_bytes + VAE_BYTES
-        held = base if spec.offload == "none" else offloaded
-        side = family_of(kind).tile_side
-        at_once = min(pixels, side * side) if spec.vae_tiling and side is not None else pixels
+        beside_vae = resident if offload == "none" else self.overhead_bytes + VAE_BYTES
+        at_once = pixels if tile_side is None else min(pixels, tile_side**2)
         decoding = need.decode_bytes_per_pixel * at_once + PICTURE_BYTES_PER_PIXEL * pixels
-        return max(sampling, held + decoding)
+        return max(sampling, beside_vae + decoding)
 
     def _need(self, kind: str) -> KindNeed:
         for name, need in self.kinds.items():
@@ -223,7 +208,7 @@ class Preset(Part):
         )
 
 
-def _at_once(offload: Offload, parts: Mapping[str, PartSize]) -> int:
+def _numbers_at_once(offload: Offload, parts: Mapping[str, PartSize]) -> int:
     """Numbers that are on the device together."""
     match offload:
         case "none":

@@ -93,7 +93,7 @@ def test_a_model_of_real_size_stays_within_what_its_preset_says(
     asked = preset(name)
     _, peaks, need = measure_model(folder(kind), asked, SIZES[kind])
     for peak in peaks:
-        said = asked.vram_for(kind, peak.pixels)
+        said = asked.budget_for(kind, peak.pixels).vram_bytes
         print(
             f"\n{kind} {name} {peak.pixels} pixels: peak={peak.peak_bytes >> 20} MiB"
             f" preset={said >> 20} MiB"

@@ -72,7 +72,7 @@ def show(preset: PresetName, output: Out = Output.TABLE) -> None:
                 megapixels(found.max_pixels_for(kind)),
             )
             for kind, need in found.kinds.items()
-            for spec in (found.for_runner(kind),)
+            for spec in (found.budget_for(kind).spec,)
         ],
     )
 

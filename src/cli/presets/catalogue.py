@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,19 +114,19 @@ def check_preset(preset: Preset, workload: Workload) -> Fit:
     """Whether the preset can run the workload, by the rules of the API."""
     factor = _vram_factor()
     try:
-        limit = preset.max_pixels_for(workload.kind)
-        estimate = preset.vram_for(workload.kind, workload.pixels, workload.parts)
+        budget = preset.budget_for(
+            workload.kind, workload.pixels, workload.parts, vram_factor=factor
+        )
     except InvalidInput:
         return Fit(preset=preset, need_bytes=None, problem=f"not for {workload.kind}")
-    need_bytes = math.ceil(estimate * factor)
     problem = ""
-    if workload.pixels > limit:
-        problem = f"more than its {limit} pixels"
-    elif workload.scale == 1 and workload.steps > preset.max_steps:
-        problem = f"more than its {preset.max_steps} steps"
-    elif need_bytes > preset.memory_bytes:
+    if workload.pixels > budget.max_pixels:
+        problem = f"more than its {budget.max_pixels} pixels"
+    elif workload.scale == 1 and workload.steps > budget.max_steps:
+        problem = f"more than its {budget.max_steps} steps"
+    elif budget.vram_bytes > preset.memory_bytes:
         problem = "too little memory"
-    return Fit(preset=preset, need_bytes=need_bytes, problem=problem)
+    return Fit(preset=preset, need_bytes=budget.vram_bytes, problem=problem)
 
 
 def _vram_factor() -> float:

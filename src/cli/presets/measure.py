@@ -88,7 +88,7 @@ def build_subject(folder: Path, model: ModelDescriptor, preset: Preset, size: Si
     common: dict[str, Any] = {
         "job_id": "measure",
         "step_id": "measure",
-        "preset": preset.for_runner(model.kind),
+        "preset": preset.budget_for(model.kind).spec,
         "model": ModelSpec(
             id="measure",
             name=model.name,

@@ -26,19 +26,20 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
 
-class Part(BaseModel):
-    # Unknown fields are refused: in a file that people edit, they are typing mistakes.
+class StrictRecord(BaseModel):
+    """A record of a file that people edit: an unknown field is a typing mistake and is refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Source(Part):
+class Source(StrictRecord):
     """Where the files came from; never with a token."""
 
     uri: str
     revision: str | None = None
 
 
-class ModelFile(Part):
+class ModelFile(StrictRecord):
     path: str  # relative to the folder, with forward slashes
     size_bytes: int = Field(ge=0)
     sha256: Sha256
@@ -52,14 +53,14 @@ class ModelFile(Part):
         return value
 
 
-class PartSize(Part):
+class PartSize(StrictRecord):
     """What one part of a model holds: all of its numbers, and those of its largest tensor."""
 
     numbers: int = Field(ge=0)
     largest: int = Field(ge=0)
 
 
-class Range(Part):
+class Range(StrictRecord):
     min: int
     max: int
 
@@ -70,13 +71,13 @@ class Range(Part):
         return self
 
 
-class Limits(Part):
+class Limits(StrictRecord):
     width: Range
     height: Range
     steps: Range = Range(min=1, max=MAX_STEPS)
 
 
-class Defaults(Part):
+class Defaults(StrictRecord):
     width: int
     height: int
     steps: int
@@ -84,7 +85,7 @@ class Defaults(Part):
     scheduler: str | None = None  # None: the folder's own
 
 
-class ModelDescriptor(Part):
+class ModelDescriptor(StrictRecord):
     """The content of `dreamforge.json`. Sizes of pictures are pixels, of files bytes.
 
     Of an upscaler, `limits` and `defaults` are about the picture that it is given, and `scale` is

@@ -63,7 +63,9 @@ def next_smaller(claim: Claim, known: Iterable[Preset]) -> Preset | None:
     fitting = []
     for preset in known:
         try:
-            need = preset.vram_for(claim.model.kind, pixels, claim.model.parts) * _factor(claim)
+            need = preset.budget_for(
+                claim.model.kind, pixels, claim.model.parts, vram_factor=_factor(claim)
+            ).vram_bytes
         except InvalidInput:
             continue
         if preset.device == claim.preset.get("device") and need < claim.vram_bytes:

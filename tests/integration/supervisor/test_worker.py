@@ -204,7 +204,7 @@ def submit(url: str, tiny: Path, *, count: int, steps: int) -> UUID:
         params=params | {"seed": 1, "count": count},
         queue="default",
         device="cpu",
-        preset=presets()["cpu"].pinned("sd"),
+        preset=presets()["cpu"].budget_for("sd").pinned,
         vram_bytes=1 << 20,
         timeout_s=120.0,
         model_id=model.id,

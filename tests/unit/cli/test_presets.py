@@ -41,7 +41,7 @@ def test_fit_says_for_a_folder_what_each_preset_would_need(
 ) -> None:
     rows = {row["preset"]: row for row in answer(capsys, "fit", str(DEMO))}
     assert all(row["fits"] for row in rows.values())
-    assert rows["cpu"]["need_bytes"] == presets()["cpu"].vram_for("sd", 64 * 64)
+    assert rows["cpu"]["need_bytes"] == presets()["cpu"].budget_for("sd", 64 * 64).vram_bytes
     wide = {
         row["preset"]: row["problem"]
         for row in answer(capsys, "fit", str(DEMO), "--width", "2048", "--height", "1024")
@@ -70,7 +70,10 @@ def test_fit_counts_what_an_upscaler_makes_of_what_it_is_given(
     }
     folder = described(tmp_path / "x4", **drawing)
     rows = {row["preset"]: row for row in answer(capsys, "fit", folder)}
-    assert rows["gpu-8gb"]["need_bytes"] == presets()["gpu-8gb"].vram_for("sd_upscale", 512 * 512)
+    assert (
+        rows["gpu-8gb"]["need_bytes"]
+        == presets()["gpu-8gb"].budget_for("sd_upscale", 512 * 512).vram_bytes
+    )
     wide = answer(capsys, "fit", folder, "--width", "512", "--height", "512")
     problems = {row["preset"]: row["problem"] for row in wide}
     assert "3145728 pixels" in problems["gpu-8gb"] and problems["gpu-24gb"] is None

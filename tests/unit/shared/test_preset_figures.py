@@ -34,7 +34,7 @@ def architecture(preset: Preset, kind: str) -> str:
 
 def resident(preset: Preset, kind: str, found: Count) -> int:
     """Bytes on the device at once."""
-    spec = preset.for_runner(kind)
+    spec = preset.budget_for(kind).spec
     numbers = {
         "none": found.total,
         "model": found.largest_part,
@@ -51,7 +51,7 @@ def test_a_card_s_figure_covers_the_weights_that_are_there_at_once(
     need = resident(preset, kind, counts[architecture(preset, kind)])
     base = preset.kinds[kind].base_bytes  # type: ignore[index]
     assert base >= 0.99 * need, f"{need} bytes of weights and overhead"
-    if preset.for_runner(kind).offload != "sequential":
+    if preset.budget_for(kind).spec.offload != "sequential":
         assert base <= ROOM * need
 
 

@@ -57,14 +57,16 @@ def test_every_class_of_card_runs_every_kind_at_its_native_size(size: int) -> No
     for kind in get_args(Kind):
         side = FAMILIES[kind].native_side * (FAMILIES[kind].scale or 1)
         assert side * side <= found.max_pixels_for(kind)
-        assert found.vram_for(kind, side * side) <= found.memory_bytes, kind
+        assert found.budget_for(kind, side * side).vram_bytes <= found.memory_bytes, kind
 
 
 def test_every_limit_of_a_card_can_be_reached_on_it() -> None:
     for card in presets().values():
         for kind in get_args(Kind) if card.device == "cuda" else ():
             most = card.max_pixels_for(kind)
-            assert card.vram_for(kind, most) <= card.memory_bytes, f"{card.name} {kind}"
+            assert card.budget_for(kind, most).vram_bytes <= card.memory_bytes, (
+                f"{card.name} {kind}"
+            )
 
 
 def test_a_larger_card_never_has_a_lower_limit() -> None:
@@ -78,26 +80,31 @@ def test_a_larger_card_never_has_a_lower_limit() -> None:
 def test_memory_is_that_of_sampling_or_of_decoding_whichever_is_more() -> None:
     """Base 1 GB. Sampling 10 bytes a pixel; decoding 100, and 80 for the picture itself."""
     whole = own(kind="sd", base=10**9, sampling=10, decoding=100)
-    assert whole.vram_for("sd", 10**6) == 10**9 + 180 * 10**6
-    assert own(kind="sd", base=10**9, sampling=10, decoding=0).vram_for("sd", 10**6) == 1010 * 10**6
+    assert whole.budget_for("sd", 10**6).vram_bytes == 10**9 + 180 * 10**6
+    assert (
+        own(kind="sd", base=10**9, sampling=10, decoding=0).budget_for("sd", 10**6).vram_bytes
+        == 1010 * 10**6
+    )
     steep = own(kind="sd", base=10**9, sampling=500, decoding=100)
-    assert steep.vram_for("sd", 10**6) == 10**9 + 500 * 10**6
+    assert steep.budget_for("sd", 10**6).vram_bytes == 10**9 + 500 * 10**6
 
 
 def test_of_a_tiled_decode_a_tile_counts_and_not_the_picture() -> None:
     tiled = own(kind="sd", base=10**9, sampling=10, decoding=1000, vae_tiling=True)
     tile = 512 * 512
-    assert tiled.vram_for("sd", tile) == 10**9 + 1080 * tile
-    assert tiled.vram_for("sd", 9 * tile) == 10**9 + 1000 * tile + 80 * 9 * tile
+    assert tiled.budget_for("sd", tile).vram_bytes == 10**9 + 1080 * tile
+    assert tiled.budget_for("sd", 9 * tile).vram_bytes == 10**9 + 1000 * tile + 80 * 9 * tile
     # What tiles an unknown pipeline has, if any, nobody knows.
     unknown = own(kind="auto", base=10**9, sampling=10, decoding=1000, vae_tiling=True)
-    assert unknown.vram_for("auto", 9 * tile) == 10**9 + 1080 * 9 * tile
+    assert unknown.budget_for("auto", 9 * tile).vram_bytes == 10**9 + 1080 * 9 * tile
 
 
 def test_a_decode_beside_offloaded_parts_does_not_count_their_weights() -> None:
     turns = own(kind="sd", base=10**10, sampling=10, decoding=1000, offload="model")
-    assert turns.vram_for("sd", 10**6) == 10**10 + 10 * 10**6
-    assert turns.vram_for("sd", 10**7) == turns.overhead_bytes + VAE_BYTES + 1080 * 10**7
+    assert turns.budget_for("sd", 10**6).vram_bytes == 10**10 + 10 * 10**6
+    assert (
+        turns.budget_for("sd", 10**7).vram_bytes == turns.overhead_bytes + VAE_BYTES + 1080 * 10**7
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,9 +124,13 @@ def test_a_checkpoint_larger_than_usual_counts_by_what_is_there_at_once(
         "text_encoder": PartSize(numbers=2 * 10**9, largest=10**9),
     }
     card = own(kind="sd3", base=10**9, sampling=10, decoding=0, offload=offload, dtype=dtype)
-    assert card.vram_for("sd3", 10**6, parts) == card.overhead_bytes + resident + 10**7
+    assert card.budget_for("sd3", 10**6, parts).vram_bytes == card.overhead_bytes + resident + 10**7
     small = {"unet": PartSize(numbers=1, largest=1)}
-    assert card.vram_for("sd3", 10**6, small) == card.vram_for("sd3", 10**6) == 10**9 + 10**7
+    assert (
+        card.budget_for("sd3", 10**6, small).vram_bytes
+        == card.budget_for("sd3", 10**6).vram_bytes
+        == 10**9 + 10**7
+    )
 
 
 def own(*, kind: Kind, base: int, sampling: int, decoding: int, **fields: Any) -> Preset:
@@ -131,31 +142,32 @@ def own(*, kind: Kind, base: int, sampling: int, decoding: int, **fields: Any) -
 
 def test_a_kind_may_have_its_own_dtype_and_offload_mode(tmp_path: Path) -> None:
     mine = presets(with_file(tmp_path, SOUND))["mine"]
-    spec = mine.for_runner("sdxl")
+    spec = mine.budget_for("sdxl").spec
     assert (spec.dtype, spec.offload) == ("bfloat16", "model")
-    assert preset("gpu-16gb").for_runner("sd").offload == "none"
-    assert preset("gpu-16gb").for_runner("flux").dtype == "bfloat16"
+    assert preset("gpu-16gb").budget_for("sd").spec.offload == "none"
+    assert preset("gpu-16gb").budget_for("flux").spec.dtype == "bfloat16"
 
 
 def test_what_is_pinned_is_what_the_runner_gets_and_the_limits() -> None:
-    pinned = preset("gpu-8gb").pinned("sdxl")
+    pinned = preset("gpu-8gb").budget_for("sdxl").pinned
     spec = PresetSpec.model_validate({name: pinned[name] for name in PresetSpec.model_fields})
-    assert spec == preset("gpu-8gb").for_runner("sdxl")
+    assert spec == preset("gpu-8gb").budget_for("sdxl").spec
     assert pinned.keys() - PresetSpec.model_fields == {"timeout_s", "max_pixels", "max_steps"}
 
 
-def test_a_budget_is_the_whole_answer_and_pins_what_it_says() -> None:
+def test_a_budget_is_the_whole_answer() -> None:
     card = preset("gpu-8gb")
     budget = card.budget_for("sdxl", 10**6)
-    assert budget.vram_bytes == card.vram_for("sdxl", 10**6)
-    assert budget.spec == card.for_runner("sdxl")
-    assert budget.pinned == card.pinned("sdxl")
     assert (budget.max_pixels, budget.max_steps) == (card.max_pixels_for("sdxl"), card.max_steps)
+    assert budget.timeout_s == budget.pinned["timeout_s"] == card.timeout_s
+    assert "vram_factor" not in budget.pinned
 
 
 def test_the_operator_s_factor_corrects_the_memory_and_is_pinned() -> None:
     corrected = preset("gpu-8gb").budget_for("sdxl", 10**6, vram_factor=1.25)
-    assert corrected.vram_bytes == math.ceil(preset("gpu-8gb").vram_for("sdxl", 10**6) * 1.25)
+    assert corrected.vram_bytes == math.ceil(
+        preset("gpu-8gb").budget_for("sdxl", 10**6).vram_bytes * 1.25
+    )
     assert corrected.pinned["vram_factor"] == 1.25
 
 
@@ -167,7 +179,7 @@ def test_resampling_needs_memory_of_the_cpu_alone() -> None:
 def test_a_kind_that_the_preset_does_not_know_is_refused_with_those_it_does(tmp_path: Path) -> None:
     mine = presets(with_file(tmp_path, SOUND))["mine"]
     with pytest.raises(InvalidInput, match="it knows sdxl"):
-        mine.vram_for("flux", 1)
+        mine.budget_for("flux", 1)
 
 
 def test_own_presets_stand_beside_the_shipped_ones(tmp_path: Path) -> None:

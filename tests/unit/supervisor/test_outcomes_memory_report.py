@@ -20,11 +20,12 @@ PIXELS = 1024 * 768  # of the claim below
 
 
 def claim(name: str = "gpu-24gb", vram_bytes: int = 12 * GIB, **preset_changes: Any) -> Claim:
+    pinned = preset(name).budget_for("sdxl").pinned | preset_changes
     return Claim(
         step_id=uuid4(), job_id=uuid4(), user="default", epoch=1, attempt=0, losses=0,
         cancel_requested=False, vram_waited_s=0.0, name="generate", type="generate",
         params={"width": 1024, "height": 768}, count=1,
-        preset=preset(name).pinned("sdxl") | preset_changes, vram_bytes=vram_bytes, timeout_s=1.0,
+        preset=pinned, vram_bytes=vram_bytes, timeout_s=1.0,
         model=PinnedModel(
             id=uuid4(), name="m", version="1", kind="sdxl", checkpoint_sha256="0" * 64
         ),
@@ -36,7 +37,7 @@ def test_a_corrected_estimate_is_named_and_compared_with_corrected_ones() -> Non
     corrected = claim(vram_factor=0.5)
     assert memory_report(corrected, None, 0, ALL)["vram_factor"] == 0.5
     assert "vram_factor" not in memory_report(claim(), None, 0, ALL)
-    need = preset("gpu-24gb").vram_for("sdxl", PIXELS)
+    need = preset("gpu-24gb").budget_for("sdxl", PIXELS).vram_bytes
     # Its own preset needs as much as was asked for once both are corrected: it is no smaller one.
     own = [preset("gpu-24gb")]
     assert next_smaller(claim(vram_bytes=need, vram_factor=1.0), own) is None
@@ -50,7 +51,7 @@ def test_a_preset_that_could_not_hold_this_checkpoint_is_not_the_next_smaller() 
     heavy = replace(usual.model, parts={"unet": PartSize(numbers=10**10, largest=10**8)})
     smaller = next_smaller(replace(usual, vram_bytes=22 * 10**9, model=heavy), ALL)
     assert smaller is not None
-    assert smaller.for_runner("sdxl").offload != "none", (
+    assert smaller.budget_for("sdxl").spec.offload != "none", (
         "twenty gigabytes of weights at once are no less"
     )
 
@@ -75,8 +76,8 @@ def test_the_next_smaller_preset_is_of_the_same_device_and_needs_less() -> None:
     smaller = next_smaller(claim(vram_bytes=1 << 60), ALL)
     assert smaller is not None
     assert smaller.device == "cuda"
-    largest = max(p.vram_for("sdxl", PIXELS) for p in ALL if p.device == "cuda")
-    assert smaller.vram_for("sdxl", PIXELS) == largest
+    largest = max(p.budget_for("sdxl", PIXELS).vram_bytes for p in ALL if p.device == "cuda")
+    assert smaller.budget_for("sdxl", PIXELS).vram_bytes == largest
     assert f"preset {smaller.name!r}" in recommendation(claim(vram_bytes=1 << 60), ALL)
     assert next_smaller(claim(vram_bytes=0), ALL) is None
 
