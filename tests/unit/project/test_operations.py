@@ -83,3 +83,9 @@ def test_the_page_says_of_every_setting_when_to_touch_it() -> None:
     section = PAGE.partition("\n## Settings, and when to touch them\n")[2].partition("\n## ")[0]
     table = "\n".join(line for line in section.splitlines() if line.startswith("|"))
     assert set(re.findall(r"`DF_(\w+)", table)) == {name.upper() for name in Settings.model_fields}
+
+
+def test_log_lines_on_the_page_are_written_by_the_worker() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "src/supervisor").rglob("*.py"))
+    named = re.findall(r"log lines? `([^`]+)`", PAGE)
+    assert named and [line for line in named if f'"{line}' not in source] == []
