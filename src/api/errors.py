@@ -1,7 +1,7 @@
 """One envelope for every error, wherever it comes from.
 
-Nothing of the request's values, no stack trace, no SQL, path or secret goes into a response: the
-correlation id ties it to the log line that has them.
+A response has no value of the request, no stack trace, no SQL, path or secret. The log line with
+the same correlation id has them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _LIMITS = {
 
 
 class BodyRefused(HTTPException):
-    """One of ours, raised while FastAPI reads a body: it lets nothing pass but this kind."""
+    """An error of ours, raised while FastAPI reads a body: FastAPI lets only this kind pass."""
 
     def __init__(self, error: DreamForgeError) -> None:
         super().__init__(error.http_status, headers={"Connection": "close"})
@@ -76,43 +76,46 @@ def envelope(
     return JSONResponse(body, status_code=error.http_status, headers=extra)
 
 
-def correlation_id(request: Request) -> str:
-    found: str = request.state.correlation_id
-    return found
+def internal() -> Internal:
+    return Internal("something went wrong on our side")
+
+
+def _correlation_id(request: Request) -> str:
+    return str(request.state.correlation_id)
 
 
 async def _on_ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, DreamForgeError)
     if error.http_status >= 500:
         log.error(
-            "%s", error.message, exc_info=error, extra={"correlation_id": correlation_id(request)}
+            "%s", error.message, exc_info=error, extra={"correlation_id": _correlation_id(request)}
         )
-    return envelope(error, correlation_id(request))
+    return envelope(error, _correlation_id(request))
 
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return envelope(invalid(error.errors(), request.headers), correlation_id(request))
+    return envelope(invalid(error.errors(), request.headers), _correlation_id(request))
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    ours = _translated(error, request)
+    ours = _translate(error, request)
     headers = dict(error.headers or {})
     if isinstance(ours, MethodNotAllowed):
-        headers["Allow"] = ", ".join(_allowed(request))
-    return envelope(ours, correlation_id(request), headers)
+        headers["Allow"] = ", ".join(_allowed_methods(request))
+    return envelope(ours, _correlation_id(request), headers)
 
 
-def _allowed(request: Request) -> list[str]:
-    """Every method of this address. The router itself knows those of its first route alone."""
+def _allowed_methods(request: Request) -> list[str]:
+    """Every method of this address. The router itself knows only those of its first route."""
     template = request.scope["route"].path_format
     routes = iter_route_contexts(request.app.routes)
     return sorted({m for route in routes if route.path == template for m in route.methods or ()})
 
 
-def _translated(error: HTTPException, request: Request) -> DreamForgeError:
-    """What the framework found wrong, in our words."""
+def _translate(error: HTTPException, request: Request) -> DreamForgeError:
+    """The framework's error as one of ours."""
     if isinstance(error, BodyRefused):
         return error.error
     if isinstance(error.__cause__, DreamForgeError):  # one of ours, raised while JSON was parsed
@@ -123,14 +126,14 @@ def _translated(error: HTTPException, request: Request) -> DreamForgeError:
         case 405:
             return MethodNotAllowed(f"this address does not answer to {request.method}")
         case status if status < 500:
-            return InvalidInput(_unreadable(error.__cause__))
+            return InvalidInput(_why_unreadable(error.__cause__))
         case _:
-            return Internal("something went wrong on our side")
+            return internal()
 
 
-def _unreadable(cause: BaseException | None) -> str:
-    """Why FastAPI could not read a body, by what its reader raised; most findings about JSON come
-    as a RequestValidationError, these do not."""
+def _why_unreadable(cause: BaseException | None) -> str:
+    """Why FastAPI could not read a body, by what its reader raised. Most errors about JSON come as
+    a RequestValidationError; these do not."""
     match cause:
         case RecursionError():
             return "the body is nested too deeply; no request has more than three levels"
@@ -143,13 +146,13 @@ def _unreadable(cause: BaseException | None) -> str:
 
 
 def invalid(errors: Any, headers: Mapping[str, str]) -> InvalidInput:
-    """pydantic's findings in our words: field, message, and the limit that was crossed."""
-    found = [_finding(error, headers) for error in errors[:MAX_ERRORS]]
-    first = found[0]
+    """pydantic's errors in our form: field, message, and the limit that was crossed."""
+    findings = [_finding(error, headers) for error in errors[:MAX_ERRORS]]
+    first = findings[0]
     message = f"{first['field']}: {first['message']}" if first["field"] else first["message"]
     if len(errors) > 1:
         message += f" (and {len(errors) - 1} more)"
-    return InvalidInput(message, errors=found)
+    return InvalidInput(message, errors=findings)
 
 
 def _finding(error: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
@@ -163,7 +166,7 @@ def _finding(error: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, 
             f"at character {place[-1]}",
         }
     if place == ["body"]:
-        return {"field": "", "message": _what_of_body(error, headers)}
+        return {"field": "", "message": _body_message(error, headers)}
     limits = {ours: context[theirs] for theirs, ours in _LIMITS.items() if theirs in context}
     return {"field": field, "message": _message(error), **limits}
 
@@ -172,7 +175,7 @@ def _message(error: Mapping[str, Any]) -> str:
     match error["type"]:
         case "extra_forbidden":
             return "is not known here"
-        case "too_long":  # pydantic speaks of items; with us only text has a length
+        case "too_long":  # pydantic speaks of items; here only text has a length
             return f"must have at most {error['ctx']['max_length']} characters"
         case "too_short":
             least = error["ctx"]["min_length"]
@@ -183,7 +186,7 @@ def _message(error: Mapping[str, Any]) -> str:
             return str(error["msg"]).removeprefix("Value error, ")
 
 
-def _what_of_body(error: Mapping[str, Any], headers: Mapping[str, str]) -> str:
+def _body_message(error: Mapping[str, Any], headers: Mapping[str, str]) -> str:
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         return "the body must be JSON, with Content-Type: application/json"
@@ -197,5 +200,5 @@ def _what_of_body(error: Mapping[str, Any], headers: Mapping[str, str]) -> str:
 
 
 def printable(text: str) -> str:
-    """A field's name may be the client's own: keep it short, and encodable."""
+    """A field's name, which the client may have made up, short and encodable."""
     return text[:MAX_FIELD_CHARACTERS].encode("unicode_escape").decode("ascii")

@@ -12,25 +12,31 @@ from shared.errors import RateLimited
 from shared.settings import Settings
 
 WINDOW_S = 60.0
-# When a place becomes free, nobody knows: jobs and streams end when they end.
+# It is unknown when a place becomes free: jobs and streams end when they end.
 PAUSE_S = 10
+# What a limit counts, as its refusal names it.
+_IN_USE = {
+    "unfinished_jobs": "jobs wait or run already",
+    "jobs_per_minute": "jobs within a minute",
+    "open_streams": "streams are open",
+}
 
 
 async def enforce_quota(connection: Connection, user: str, settings: Settings) -> None:
     """Raise `RateLimited` when one more job would be too many. Call `quotas.lock_user` before."""
-    if most := settings.max_unfinished_jobs:
-        used = await quotas.unfinished_jobs(connection, user, up_to=most)
-        if used >= most:
-            raise _refusal("unfinished_jobs", most, f"{most} jobs wait or run already", PAUSE_S)
-    if most := settings.max_jobs_per_minute:
-        age_s = await quotas.age_of_job(connection, user, newest=most)
+    if maximum := settings.max_unfinished_jobs:
+        used = await quotas.unfinished_jobs(connection, user, up_to=maximum)
+        if used >= maximum:
+            raise limit_reached("unfinished_jobs", maximum)
+    if maximum := settings.max_jobs_per_minute:
+        age_s = await quotas.age_of_job(connection, user, newest=maximum)
         if age_s is not None and age_s < WINDOW_S:
             pause_s = math.ceil(WINDOW_S - max(age_s, 0.0))
-            raise _refusal("jobs_per_minute", most, f"{most} jobs within a minute", pause_s)
+            raise limit_reached("jobs_per_minute", maximum, pause_s)
 
 
 def has_quota(settings: Settings) -> bool:
-    """Whether there is anything that `enforce_quota` could compare with."""
+    """Whether `enforce_quota` has a limit to compare with."""
     return bool(settings.max_unfinished_jobs or settings.max_jobs_per_minute)
 
 
@@ -43,10 +49,10 @@ class Streams:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Hold one place. Raises `RateLimited` when there is none; a maximum of 0 is no bound."""
-        most = self._maximum
-        if most and self._open >= most:
-            raise _refusal("open_streams", most, f"{most} streams are open", PAUSE_S)
+        """Hold one place. Raises `RateLimited` when there is none; a maximum of 0 is no limit."""
+        maximum = self._maximum
+        if maximum and self._open >= maximum:
+            raise limit_reached("open_streams", maximum)
         self._open += 1
         try:
             yield
@@ -54,9 +60,9 @@ class Streams:
             self._open -= 1
 
 
-def _refusal(limit: str, maximum: int, what: str, pause_s: int) -> RateLimited:
+def limit_reached(limit: str, maximum: int, pause_s: int = PAUSE_S) -> RateLimited:
     return RateLimited(
-        f"{what}, and that is the limit; try again in {pause_s} s",
+        f"{maximum} {_IN_USE[limit]}, and that is the limit; try again in {pause_s} s",
         retry_after_s=pause_s,
         limit=limit,
         maximum=maximum,

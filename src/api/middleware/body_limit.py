@@ -10,7 +10,7 @@ from starlette.types import Message, Receive
 from api.errors import BodyRefused
 from shared.errors import InvalidInput, PayloadTooLarge
 
-# A megabyte over a bad mobile connection; whoever is slower than this is holding a connection open.
+# Enough for a megabyte over a bad mobile connection. A slower client only holds a connection open.
 BODY_TIMEOUT_S = 30.0
 # How much of a refused body is read before its sender is cut off.
 MAX_DISCARD_BYTES = 256 << 20

@@ -1,8 +1,7 @@
 """What every request gets, whatever becomes of it.
 
-A correlation id, a look at the caller's key, bounds on the body's size and on the time that it may
-take to arrive, an answer when a handler breaks, one log line and two metrics. Plain ASGI, so that
-streams pass unbuffered.
+A correlation id, checks of its host, key and head, bounds on its body, an answer when a handler
+breaks, one log line and two metrics. Plain ASGI, so that streams pass unbuffered.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from uuid import uuid4
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import envelope
+from api.errors import envelope, internal
 from api.metrics import Metrics
 from api.middleware.auth import Authenticator
 from api.middleware.body_limit import BoundedBody, discard, too_large
 from api.middleware.hosts import HostGuard
 from api.middleware.tracing import trace_id_of
 from api.schemas.ids import parse_id
-from shared.errors import DreamForgeError, Internal, InvalidInput
+from shared.errors import DreamForgeError, InvalidInput
 from shared.limits import MAX_BODY_BYTES
 from shared.settings import Settings
 
@@ -34,8 +33,6 @@ _CLIENT_REQUEST_ID = re.compile(CLIENT_REQUEST_ID_PATTERN.removesuffix("$") + r"
 
 
 class RequestMiddleware:
-    """ASGI middleware; see the module."""
-
     def __init__(
         self,
         app: ASGIApp,
@@ -54,46 +51,52 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _RequestState(scope, send)
+        state = _RequestState(scope, send)
         try:
-            await self._answer(exchange, receive)
+            await self._answer(state, receive)
         except Exception as error:
-            log.exception("unhandled", extra=exchange.fields)
-            if exchange.status:  # too late for an envelope: cut the stream, so that it shows
+            log.exception("unhandled", extra=state.fields)
+            if state.status:  # too late for an envelope: cut the stream, so that it shows
                 raise error
-            problem = envelope(
-                Internal("something went wrong on our side"), exchange.correlation_id
-            )
-            await problem(scope, receive, exchange.send)
+            answer = envelope(internal(), state.correlation_id)
+            await answer(scope, receive, state.send)
         finally:
-            self._log_request(exchange)
+            self._log_request(state)
 
-    async def _answer(self, exchange: _RequestState, receive: Receive) -> None:
+    async def _answer(self, state: _RequestState, receive: Receive) -> None:
         refusal = (
-            self._hosts.check(exchange.headers)
-            or self._authenticator.check(exchange.scope, exchange.headers)
-            or exchange.refusal(self._max_body_bytes)
+            self._hosts.check(state.headers)
+            or self._authenticator.check(state.scope, state.headers)
+            or state.refusal(self._max_body_bytes)
         )
         if refusal is None:
             bounded = BoundedBody(receive, self._max_body_bytes)
-            await self._app(exchange.scope, bounded.receive, exchange.send)
+            await self._app(state.scope, bounded.receive, state.send)
             return
-        if not exchange.waits_for_go_ahead:
+        if not state.waits_for_go_ahead:
             await discard(receive)
-        response = envelope(refusal, exchange.correlation_id, {"Connection": "close"})
-        await response(exchange.scope, receive, exchange.send)
+        response = envelope(refusal, state.correlation_id, {"Connection": "close"})
+        await response(state.scope, receive, state.send)
 
-    def _log_request(self, exchange: _RequestState) -> None:
-        scope, duration_s = exchange.scope, time.monotonic() - exchange.started
+    def _log_request(self, state: _RequestState) -> None:
+        scope, duration_s = state.scope, time.monotonic() - state.started
         route = getattr(scope.get("route"), "path_format", None) or "unmatched"
-        self._metrics.observe_request(route, scope["method"], exchange.status, duration_s)
+        self._metrics.observe_request(route, scope["method"], state.status, duration_s)
         log.info(
             "%s %s %s",
             scope["method"],
             route,
-            exchange.status or "aborted",
-            extra={**exchange.fields, "duration_s": round(duration_s, 4)},
+            state.status or "aborted",
+            extra={**state.fields, "duration_s": round(duration_s, 4)},
         )
+
+
+def bad_client_request_id() -> InvalidInput:
+    return InvalidInput(
+        "X-Client-Request-Id must be 1 to 128 printable ASCII characters without spaces, and "
+        "there once",
+        field="X-Client-Request-Id",
+    )
 
 
 class _RequestState:
@@ -106,34 +109,30 @@ class _RequestState:
         self.correlation_id = uuid4().hex
         self._send = send
         self.headers = Headers(scope=scope)
-        given = self.headers.getlist("x-client-request-id")
-        self._bad_id = len(given) > 1 or not all(map(_CLIENT_REQUEST_ID.match, given))
-        self.client_request_id = given[0] if given and not self._bad_id else None
-        state = scope.setdefault("state", {})
-        state["correlation_id"] = self.correlation_id
-        state["client_request_id"] = self.client_request_id
+        client_ids = self.headers.getlist("x-client-request-id")
+        self._bad_id = len(client_ids) > 1 or not all(map(_CLIENT_REQUEST_ID.match, client_ids))
+        self.client_request_id = client_ids[0] if client_ids and not self._bad_id else None
+        scope.setdefault("state", {}).update(
+            correlation_id=self.correlation_id, client_request_id=self.client_request_id
+        )
 
     @property
     def fields(self) -> dict[str, str | None]:
-        """What ties a log line to the request, and to the job that it names."""
-        found = {
+        """The fields that tie a log line to the request, and to the job that it names."""
+        fields = {
             "correlation_id": self.correlation_id,
             "client_request_id": self.client_request_id,
         }
         if (job := parse_id(self.scope.get("path_params", {}).get("job_id", ""))) is not None:
-            found["job_id"] = str(job)
+            fields["job_id"] = str(job)
         if (trace_id := trace_id_of(self.scope)) is not None:
-            found["trace_id"] = trace_id
-        return found
+            fields["trace_id"] = trace_id
+        return fields
 
     def refusal(self, max_body_bytes: int) -> DreamForgeError | None:
-        """What the head alone is enough to refuse."""
+        """Why the request is refused by its head alone, if it is."""
         if self._bad_id:
-            return InvalidInput(
-                "X-Client-Request-Id must be 1 to 128 printable ASCII characters without spaces, "
-                "and there once",
-                field="X-Client-Request-Id",
-            )
+            return bad_client_request_id()
         if len(self.headers.getlist("idempotency-key")) > 1:
             return InvalidInput(
                 "Idempotency-Key: there is more than one, and we would have to guess which is "

@@ -1,9 +1,13 @@
-"""Which errors an operation documents, with an example of each: the error itself."""
+"""The errors that an operation documents, each with the error itself as its example."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from api.errors import internal
+from api.limits import limit_reached
+from api.middleware.body_limit import too_large
+from api.middleware.request import bad_client_request_id
 from api.openapi.examples import JOB
 from api.schemas.ids import no_such_job, no_such_model
 from api.schemas.responses import Envelope
@@ -12,26 +16,17 @@ from shared.errors import (
     DreamForgeError,
     InfraUnavailable,
     InsufficientVram,
-    Internal,
     InvalidInput,
     ModelUnavailable,
-    PayloadTooLarge,
-    RateLimited,
     Unauthorized,
 )
+from shared.limits import MAX_BODY_BYTES
 
 NO_SUCH_JOB = no_such_job()
 NO_SUCH_MODEL = no_such_model()
-# All that an operation without parameters can find wrong.
-_BAD_ID = InvalidInput(
-    "X-Client-Request-Id must be 1 to 128 printable ASCII characters without spaces, and there "
-    "once",
-    field="X-Client-Request-Id",
-)
-_ALWAYS = (
-    InfraUnavailable("PostgreSQL cannot be reached"),
-    Internal("something went wrong on our side"),
-)
+# The only fault that a request without parameters can have.
+_BAD_ID = bad_client_request_id()
+_ALWAYS = (InfraUnavailable("PostgreSQL cannot be reached"), internal())
 _NO_KEY = Unauthorized("an API key is needed: Authorization: Bearer <key>")
 
 CREATE = (
@@ -43,7 +38,7 @@ CREATE = (
         "this Idempotency-Key was used with another request body; use a new key",
         job_id=str(JOB),
     ),
-    PayloadTooLarge("the request body is over 1048576 bytes", maximum=1048576),
+    too_large(MAX_BODY_BYTES),
     ModelUnavailable("model_id: no such model; GET /v1/models lists what there is"),
     InsufficientVram(
         "step 'generate' needs 12884901888 bytes on a cuda device (preset 'gpu-24gb'); the largest "
@@ -65,31 +60,18 @@ CREATE = (
             }
         ],
     ),
-    RateLimited(
-        "60 jobs within a minute, and that is the limit; try again in 12 s",
-        retry_after_s=12,
-        limit="jobs_per_minute",
-        maximum=60,
-        used=60,
-    ),
+    limit_reached("jobs_per_minute", 60, pause_s=12),
 )
-TOO_MANY_STREAMS = RateLimited(
-    "1000 streams are open, and that is the limit; try again in 10 s",
-    retry_after_s=10,
-    limit="open_streams",
-    maximum=1000,
-    used=1000,
-)
+TOO_MANY_STREAMS = limit_reached("open_streams", 1000)
 
 
 def documented(*errors: DreamForgeError, needs_key: bool = True) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of an operation that can answer with these, beside those that all can."""
-    refusals = errors if any(isinstance(e, InvalidInput) for e in errors) else (_BAD_ID, *errors)
-    ours = {each.code for each in errors}
-    always = tuple(error for error in _ALWAYS if error.code not in ours)
-    found: dict[int | str, dict[str, Any]] = {}
-    for error in (*((_NO_KEY,) if needs_key else ()), *refusals, *always):
-        entry = found.setdefault(error.http_status, _entry(error))
+    """The `responses` of an operation that can answer with these, and with those that all can."""
+    codes = {error.code for error in errors}
+    common = [error for error in (_BAD_ID, *_ALWAYS) if error.code not in codes]
+    by_status: dict[int | str, dict[str, Any]] = {}
+    for error in (*((_NO_KEY,) if needs_key else ()), *errors, *common):
+        entry = by_status.setdefault(error.http_status, _entry(error))
         entry["description"] = ", ".join(filter(None, (entry["description"], f"`{error.code}`")))
         entry["content"]["application/json"]["examples"][error.code] = {
             "value": Envelope(
@@ -99,7 +81,7 @@ def documented(*errors: DreamForgeError, needs_key: bool = True) -> dict[int | s
                 correlation_id="0f3c5a2e9d4b4c1f8e7a6b5c4d3e2f10",
             ).model_dump()
         }
-    return dict(sorted(found.items(), key=lambda item: str(item[0])))
+    return dict(sorted(by_status.items(), key=lambda item: str(item[0])))
 
 
 def _entry(error: DreamForgeError) -> dict[str, Any]:
