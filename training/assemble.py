@@ -24,7 +24,7 @@ from training.train_autoencoder import DECODER_CHECKPOINT
 from training.train_diffusion import CHECKPOINT as DIFFUSION_CHECKPOINT
 from training.train_diffusion import Denoiser
 
-from shared.models.describe import describe_folder
+from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import Defaults, Limits, Range, Source
 from shared.models.verify import write_descriptor
 
@@ -82,14 +82,16 @@ def describe(target: Path, vocabulary: list[str]) -> None:
     side = Range(min=SIDE, max=SIDE)
     descriptor = describe_folder(
         target,
-        name=name,
-        version=version,
-        source=Source(uri="dreamforge:training"),
-        kind="sd",
-        license="MIT",
-        defaults=Defaults(width=SIDE, height=SIDE, steps=STEPS, guidance=GUIDANCE),
-        limits=Limits(width=side, height=side, steps=Range(min=1, max=MAX_STEPS)),
-        vocabulary=tuple(vocabulary),
+        DescriptorInput(
+            name=name,
+            version=version,
+            source=Source(uri="dreamforge:training"),
+            kind="sd",
+            license="MIT",
+            defaults=Defaults(width=SIDE, height=SIDE, steps=STEPS, guidance=GUIDANCE),
+            limits=Limits(width=side, height=side, steps=Range(min=1, max=MAX_STEPS)),
+            vocabulary=tuple(vocabulary),
+        ),
     )
     write_descriptor(target, descriptor)
 

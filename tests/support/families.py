@@ -26,7 +26,7 @@ from transformers import (
 
 from runner.diffusion.pipelines import silence_libraries
 from runner.diffusion.tiny import byte_letters
-from shared.models.describe import describe_folder
+from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import Defaults, Limits, ModelDescriptor, Range, Source
 from shared.models.families import Kind
 from shared.models.verify import write_descriptor
@@ -66,12 +66,14 @@ def describe(folder: Path, family: str) -> ModelDescriptor:
     kind: Kind | None = "auto" if family in AUTO else None
     descriptor = describe_folder(
         folder,
-        name=f"tiny-{family}",
-        version="1",
-        kind=kind,
-        source=Source(uri="tests"),
-        defaults=DEFAULTS,
-        limits=LIMITS,
+        DescriptorInput(
+            name=f"tiny-{family}",
+            version="1",
+            kind=kind,
+            source=Source(uri="tests"),
+            defaults=DEFAULTS,
+            limits=LIMITS,
+        ),
     )
     write_descriptor(folder, descriptor)
     return descriptor

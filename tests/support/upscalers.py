@@ -20,7 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from runner.diffusion.pipelines import silence_libraries
 from runner.diffusion.tiny import TOKENS, _tokenizer
 from runner.upscalers.gan import torchvision_stand_in
-from shared.models.describe import describe_folder
+from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import ModelDescriptor, Source
 from shared.models.folder import ONE_FILE
 from shared.models.verify import write_descriptor
@@ -88,7 +88,9 @@ def spec_of(folder: Path, model: ModelDescriptor) -> ModelSpec:
 
 
 def _described(folder: Path, name: str) -> ModelDescriptor:
-    descriptor = describe_folder(folder, name=name, version="1", source=Source(uri="tests"))
+    descriptor = describe_folder(
+        folder, DescriptorInput(name=name, version="1", source=Source(uri="tests"))
+    )
     write_descriptor(folder, descriptor)
     return descriptor
 

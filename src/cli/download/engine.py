@@ -30,7 +30,7 @@ from cli.models.store import (
 )
 from shared.errors import ModelUnavailable
 from shared.models.checkpoints import Checkpoint, recognise
-from shared.models.describe import describe_folder
+from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import ModelDescriptor, Source
 from shared.models.esrgan import esrgan_scale
 from shared.models.families import Kind
@@ -182,12 +182,14 @@ def _describe(
 ) -> ModelDescriptor:
     descriptor = describe_folder(
         model,
-        name=request.name,
-        version=request.version,
-        source=_source(request.resolved),
-        config_source=None if config is None else _source(config),
-        kind=request.kind,
-        license=request.resolved.license,
+        DescriptorInput(
+            name=request.name,
+            version=request.version,
+            source=_source(request.resolved),
+            config_source=None if config is None else _source(config),
+            kind=request.kind,
+            license=request.resolved.license,
+        ),
     )
     return descriptor.model_copy(update={"default_preset": request.choose_preset(descriptor)})
 

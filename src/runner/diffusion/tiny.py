@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from runner.diffusion.pipelines import silence_libraries
-from shared.models.describe import describe_folder
+from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import Defaults, Source
 from shared.models.verify import write_descriptor
 
@@ -40,11 +40,13 @@ def build(dest: Path, *, channels: int = 32, steps: int = 4, name: str = NAME) -
             path.chmod(0o644)  # weights are written 0600, and a worker may be another user
     descriptor = describe_folder(
         dest,
-        name=name,
-        version=VERSION,
-        license="Apache-2.0",
-        source=Source(uri="runner.diffusion.tiny"),
-        defaults=Defaults(width=64, height=64, steps=steps, guidance=3.0),
+        DescriptorInput(
+            name=name,
+            version=VERSION,
+            license="Apache-2.0",
+            source=Source(uri="runner.diffusion.tiny"),
+            defaults=Defaults(width=64, height=64, steps=steps, guidance=3.0),
+        ),
     )
     write_descriptor(dest, descriptor)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,75 +45,74 @@ from shared.models.verify import validated
 from shared.models.weights import part_sizes
 
 
-def describe_folder(
-    folder: Path,
-    *,
-    name: str,
-    version: str,
-    source: Source,
-    config_source: Source | None = None,
-    kind: Kind | None = None,
-    license: str | None = None,
-    defaults: Defaults | None = None,
-    limits: Limits | None = None,
-    default_preset: str = "cpu",
-    vocabulary: tuple[str, ...] | None = None,
-) -> ModelDescriptor:
-    """Check and hash a model's folder; what is not given comes from its configuration."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DescriptorInput:
+    """What a descriptor says that is in no file. None: the folder's own configuration decides."""
+
+    name: str
+    version: str
+    source: Source
+    config_source: Source | None = None
+    kind: Kind | None = None
+    license: str | None = None
+    defaults: Defaults | None = None
+    limits: Limits | None = None
+    default_preset: str = "cpu"
+    vocabulary: tuple[str, ...] | None = None
+
+
+def describe_folder(folder: Path, given: DescriptorInput) -> ModelDescriptor:
+    """Check and hash a model's folder, and describe it."""
     names = check_folder(folder)
     layout = layout_of(names)
-    kind = kind or KIND_OF_LAYOUT[layout](folder, names)
-    scale = esrgan_scale(tensor_shapes(folder, ONE_FILE)) if layout == "network" else None
-    files = tuple(
-        ModelFile(
-            path=path,
-            size_bytes=(folder / path).stat().st_size,
-            sha256=hash_file(folder / path),
-        )
-        for path in names
-    )
-    parts = folder / CONFIG if layout == "single_file" else folder
+    kind = given.kind or _KIND_OF_LAYOUT[layout](folder, names)
     family = FAMILIES[kind]
-    scale = scale or family.scale
-    # Of an upscaler the configuration says what it works on inside, not what it is given.
-    side = family.native_side if scale else _native_side(parts, family)
-    unused = _unused(parts, kind)
-    recommended = family.steps, family.guidance
-    steps, guidance = DISTILLED if "guidance" in unused else recommended
+    config = folder / CONFIG if layout == "single_file" else folder
+    scale = esrgan_scale(tensor_shapes(folder, ONE_FILE)) if layout == "network" else family.scale
+    # The configuration of an upscaler says what it works on inside, not what it is given.
+    side = family.native_side if scale else _native_side(config, family)
+    unused = _unused(config, kind)
+    steps, guidance = DISTILLED if "guidance" in unused else (family.steps, family.guidance)
+    files = tuple(_hashed(folder, name) for name in names)
     return validated(
         {
-            "name": name,
-            "version": version,
+            "name": given.name,
+            "version": given.version,
             "kind": kind,
             "layout": layout,
-            "license": license,
-            "source": source,
-            "config_source": config_source,
+            "license": given.license,
+            "source": given.source,
+            "config_source": given.config_source,
             "files": files,
-            "parts": part_sizes(folder, names, layout, _components(parts, layout)),
+            "parts": part_sizes(folder, names, layout, _components(config, layout)),
             "checkpoint_sha256": checkpoint_hash(files),
-            "defaults": defaults
+            "defaults": given.defaults
             or {"width": side, "height": side, "steps": steps, "guidance": guidance},
-            "limits": limits or _limits(family, side),
+            "limits": given.limits or _limits(family, side),
             "unused": unused,
-            "schedulers": _schedulers(parts, kind),
+            "schedulers": _schedulers(config, family),
             "capabilities": ("upscale",) if scale else ("generate",),
             "scale": scale,
-            "default_preset": default_preset,
-            "vocabulary": vocabulary,
+            "default_preset": given.default_preset,
+            "vocabulary": given.vocabulary,
         }
     )
 
 
-def _unused(parts: Path, kind: Kind) -> tuple[Unused, ...]:
-    """What this model has no use for, beyond what its whole kind has none for."""
+def _hashed(folder: Path, name: str) -> ModelFile:
+    path = folder / name
+    return ModelFile(path=name, size_bytes=path.stat().st_size, sha256=hash_file(path))
+
+
+def _unused(config: Path, kind: Kind) -> tuple[Unused, ...]:
+    """What this model does not use, beyond what no model of its kind uses."""
     denoiser = "transformer/config.json"
     flag = FAMILIES[kind].guidance_flag
-    if flag is not None and (parts / denoiser).exists():
-        return () if read_json(parts, denoiser).get(flag) else ("guidance",)
+    if flag is not None and (config / denoiser).exists():
+        return () if read_json(config, denoiser).get(flag) else ("guidance",)
     if kind != "auto":
         return ()
-    name = str(read_json(parts, INDEX)["_class_name"])
+    name = str(read_json(config, INDEX)["_class_name"])
     if name not in AUTO_PIPELINES:
         raise ModelUnavailable(
             f"{INDEX}: {name} is no pipeline that makes a picture from a text alone; these do: "
@@ -122,17 +122,17 @@ def _unused(parts: Path, kind: Kind) -> tuple[Unused, ...]:
     return ("negative_prompt",) if name in WITHOUT_NEGATIVE_PROMPT else ()
 
 
-def _schedulers(parts: Path, kind: Kind) -> tuple[str, ...] | None:
+def _schedulers(config: Path, family: ModelFamily) -> tuple[str, ...] | None:
     """The names that suit how this model was trained; None where all of its kind do."""
     own = "scheduler/scheduler_config.json"
-    if not (parts / own).exists() or not read_json(parts, own).get("rescale_betas_zero_snr"):
+    if not (config / own).exists() or not read_json(config, own).get("rescale_betas_zero_snr"):
         return None
-    return tuple(name for name in FAMILIES[kind].schedulers if name not in NEED_A_SIGNAL)
+    return tuple(name for name in family.schedulers if name not in NEED_A_SIGNAL)
 
 
-def _components(parts: Path, layout: Layout) -> list[str]:
+def _components(config: Path, layout: Layout) -> list[str]:
     """What an index lists as parts of the pipeline."""
-    index = {} if layout == "network" else read_json(parts, INDEX)
+    index = {} if layout == "network" else read_json(config, INDEX)
     return [name for name, entry in index.items() if isinstance(entry, list)]
 
 
@@ -155,14 +155,14 @@ def _kind_of_folder(folder: Path, names: list[str]) -> Kind:
 def _kind_of_single_file(folder: Path, names: list[str]) -> Kind:
     """What the tensors of the file say; each part of the pipeline has its weights once."""
     (weights,) = (name for name in names if name.endswith(".safetensors") and "/" not in name)
-    found = recognise(weights, tensor_shapes(folder, weights))
+    checkpoint = recognise(weights, tensor_shapes(folder, weights))
     index = read_json(folder / CONFIG, INDEX)
     for part in sorted(model_parts(index, names)):
         beside = any(n.startswith(f"{CONFIG}{part}/") and n.endswith(".safetensors") for n in names)
-        if beside == (part in found.parts):
+        if beside == (part in checkpoint.parts):
             problem = "twice, here and in" if beside else "neither here nor in"
             raise ModelUnavailable(f"{CONFIG}{part}/: its weights are {problem} {weights}")
-    return found.kind
+    return checkpoint.kind
 
 
 def _kind_of_network(folder: Path, names: list[str]) -> Kind:
@@ -176,18 +176,18 @@ def _kind_of_network(folder: Path, names: list[str]) -> Kind:
     )
 
 
-KIND_OF_LAYOUT: dict[Layout, Callable[[Path, list[str]], Kind]] = {
+_KIND_OF_LAYOUT: dict[Layout, Callable[[Path, list[str]], Kind]] = {
     "diffusers": _kind_of_folder,
     "single_file": _kind_of_single_file,
     "network": _kind_of_network,
 }
 
 
-def _native_side(folder: Path, family: ModelFamily) -> int:
+def _native_side(config: Path, family: ModelFamily) -> int:
     """The side in pixels that the model was trained at, from its own configuration."""
     try:
-        sample = read_json(folder, "unet/config.json").get("sample_size")
-        blocks = read_json(folder, "vae/config.json").get("block_out_channels", [0] * 4)
+        sample = read_json(config, "unet/config.json").get("sample_size")
+        blocks = read_json(config, "vae/config.json").get("block_out_channels", [0] * 4)
     except ModelUnavailable:  # not a U-Net family
         return family.native_side
     if not isinstance(sample, int) or sample < 1 or not isinstance(blocks, list):

@@ -16,7 +16,7 @@ from tests.support.api_harness import BODY, Api, running_api
 
 from cli.main import run
 from cli.models.install import bundled_models
-from shared.models.describe import describe_folder
+from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.verify import read_model, verify_model, write_descriptor
 
 Command = Callable[..., int]
@@ -126,6 +126,8 @@ def _build(folder: Path, text: str) -> Path:
     shutil.copytree(bundled_models()[0], folder)
     (folder / "README.md").write_text(text)
     old = read_model(folder)
-    new = describe_folder(folder, name=old.name, version=old.version, source=old.source)
+    new = describe_folder(
+        folder, DescriptorInput(name=old.name, version=old.version, source=old.source)
+    )
     write_descriptor(folder, new)
     return folder

@@ -16,7 +16,7 @@ from tests.support.worker_process import workers
 
 from cli.models.install import bundled_models, install, register
 from shared.db.engine import Database
-from shared.models.describe import describe_folder
+from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.verify import read_model, write_descriptor
 from shared.step_store import PinnedModel
 from supervisor.membership.local_models import LocalModels
@@ -36,7 +36,10 @@ def altered(root: Path, name: str) -> Path:
     (folder / name).write_bytes(content)
     old = read_model(folder)
     write_descriptor(
-        folder, describe_folder(folder, name=old.name, version=old.version, source=old.source)
+        folder,
+        describe_folder(
+            folder, DescriptorInput(name=old.name, version=old.version, source=old.source)
+        ),
     )
     return folder
 

@@ -8,7 +8,7 @@ import pytest
 
 from cli.models.install import bundled_models, install
 from shared.errors import ModelUnavailable
-from shared.models.describe import describe_folder
+from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import Source
 from shared.models.verify import read_model, verify_model, write_descriptor
 
@@ -32,7 +32,9 @@ def _model(folder: Path, weights: bytes) -> Path:
     header = json.dumps(tensor).encode()
     size = len(header).to_bytes(8, "little")
     (unet / "diffusion_pytorch_model.safetensors").write_bytes(size + header + weights)
-    described = describe_folder(folder, name="m", version="1", source=Source(uri="test"))
+    described = describe_folder(
+        folder, DescriptorInput(name="m", version="1", source=Source(uri="test"))
+    )
     write_descriptor(folder, described)
     return folder
 

@@ -25,7 +25,7 @@ from runner.diffusion.prompts import find_truncations
 from runner.diffusion.schedulers import CLASSES
 from shared.models.auto_pipelines import AUTO_PIPELINES, WITHOUT_NEGATIVE_PROMPT
 from shared.models.checkpoints import recognise
-from shared.models.describe import describe_folder
+from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import ModelDescriptor, Source, parameters_schema
 from shared.models.families import FAMILIES as ROWS
 from shared.models.families import Kind
@@ -226,7 +226,9 @@ def test_a_distilled_flux_reads_and_uses_what_it_was_trained_for(
             model_config(folder / "transformer") | {"guidance_embeds": False}
         )
     transformer.save_pretrained(folder / "transformer")
-    described = describe_folder(folder, name="schnell", version="1", source=Source(uri="tests"))
+    described = describe_folder(
+        folder, DescriptorInput(name="schnell", version="1", source=Source(uri="tests"))
+    )
     assert (described.defaults.steps, described.defaults.guidance) == (4, 0.0)
     assert described.unused == ("guidance",)
     pipeline = load("flux", folder, CPU, None)

@@ -19,7 +19,7 @@ from runner.upscalers.base import Upscaler
 from runner.upscalers.diffusion import DiffusionUpscaler
 from runner.upscalers.gan import GanUpscaler, torchvision_stand_in
 from shared.errors import ModelUnavailable
-from shared.models.describe import describe_folder
+from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import Source
 from shared.models.folder import ONE_FILE
 from shared.models.verify import check_installed, read_model
@@ -159,11 +159,11 @@ def test_the_later_names_of_the_family_are_known_too(tmp_path: Path) -> None:
     }
     dense = {"body.0.rdb1.conv1.weight": torch.zeros(4, 4, 3, 3)}
     save_file(tensors | dense, tmp_path / ONE_FILE)
-    described = describe_folder(tmp_path, name="x", version="1", source=_source())
+    described = describe_folder(tmp_path, DescriptorInput(name="x", version="1", source=_source()))
     assert (described.kind, described.scale) == ("esrgan", 2)
     save_file(tensors, tmp_path / ONE_FILE)  # as SwinIR's: the ends are the same, the body is not
     with pytest.raises(ModelUnavailable, match="no model that is known here"):
-        describe_folder(tmp_path, name="x", version="1", source=_source())
+        describe_folder(tmp_path, DescriptorInput(name="x", version="1", source=_source()))
 
 
 def _source() -> Source:
@@ -173,7 +173,7 @@ def _source() -> Source:
 def test_a_file_of_another_network_is_no_model(tmp_path: Path) -> None:
     save_file({"a.weight": torch.zeros(1)}, tmp_path / ONE_FILE)
     with pytest.raises(ModelUnavailable, match="no model that is known here"):
-        describe_folder(tmp_path, name="x", version="1", source=_source())
+        describe_folder(tmp_path, DescriptorInput(name="x", version="1", source=_source()))
 
 
 def test_a_network_that_is_not_what_its_descriptor_says_is_not_used(gan_folder: Path) -> None:

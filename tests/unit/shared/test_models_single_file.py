@@ -11,7 +11,7 @@ from tests.support.headers import CHECKPOINTS, VAE, of_shapes
 from tests.unit.shared.test_models_verify import INDEX, SOUND, WEIGHTS
 
 from shared.errors import ModelUnavailable
-from shared.models.describe import describe_folder
+from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import Source
 from shared.models.folder import DESCRIPTOR, hash_file
 from shared.models.verify import check_installed, verify_model, weights_hash, write_descriptor
@@ -29,13 +29,17 @@ def single(tmp_path: Path) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(content)
     (root / "anything.safetensors").write_bytes(of_shapes(CHECKPOINTS["sd1"]))
-    descriptor = describe_folder(root, name="m", version="1", source=Source(uri="test:"))
+    descriptor = describe_folder(
+        root, DescriptorInput(name="m", version="1", source=Source(uri="test:"))
+    )
     write_descriptor(root, descriptor)
     return root
 
 
 def test_a_single_file_is_described_from_its_configuration(single: Path) -> None:
-    model = describe_folder(single, name="m", version="1", source=Source(uri="test:"))
+    model = describe_folder(
+        single, DescriptorInput(name="m", version="1", source=Source(uri="test:"))
+    )
     assert (model.layout, model.kind, model.defaults.width) == ("single_file", "sd", 64)
     verify_model(single, model)
     assert check_installed(single, checkpoint_sha256=model.checkpoint_sha256) == model
@@ -45,7 +49,7 @@ def test_a_single_file_is_described_from_its_configuration(single: Path) -> None
 
 def refusal(folder: Path) -> str:
     with pytest.raises(ModelUnavailable) as caught:
-        describe_folder(folder, name="m", version="1", source=Source(uri="test:"))
+        describe_folder(folder, DescriptorInput(name="m", version="1", source=Source(uri="test:")))
     return caught.value.message
 
 
@@ -66,7 +70,9 @@ def test_a_part_that_the_file_lacks_is_taken_from_below_config(single: Path) -> 
     (single / "anything.safetensors").write_bytes(of_shapes(without))
     assert "its weights are neither here nor in anything.safetensors" in refusal(single)
     (single / "config/vae/model.safetensors").write_bytes(SOUND)
-    model = describe_folder(single, name="m", version="1", source=Source(uri="test:"))
+    model = describe_folder(
+        single, DescriptorInput(name="m", version="1", source=Source(uri="test:"))
+    )
     # Other tools know a checkpoint by its one file, whatever lies beside it.
     assert weights_hash(model) == hash_file(single / "anything.safetensors")
 
@@ -74,7 +80,9 @@ def test_a_part_that_the_file_lacks_is_taken_from_below_config(single: Path) -> 
 def test_the_tensors_say_the_kind_whatever_the_configuration_is_called(single: Path) -> None:
     index = single / "config/model_index.json"
     index.write_text(json.dumps(INDEX | {"_class_name": "StableDiffusionImg2ImgPipeline"}))
-    model = describe_folder(single, name="m", version="1", source=Source(uri="test:"))
+    model = describe_folder(
+        single, DescriptorInput(name="m", version="1", source=Source(uri="test:"))
+    )
     assert model.kind == "sd"
 
 
@@ -82,7 +90,7 @@ def test_a_file_that_is_no_checkpoint_is_named_for_what_it_is(single: Path) -> N
     (single / "anything.safetensors").write_bytes(of_shapes({"a.lora_down.weight": (1,)}))
     assert "a LoRA" in refusal(single)
     assert describe_folder(
-        single, name="m", version="1", source=Source(uri="test:"), kind="sd"
+        single, DescriptorInput(name="m", version="1", source=Source(uri="test:"), kind="sd")
     )  # whoever says the kind knows better
 
 
@@ -118,7 +126,9 @@ def test_a_descriptor_of_an_earlier_release_is_of_a_folder(single: Path) -> None
     shutil.copytree(single / "config", folder)
     (folder / WEIGHTS).write_bytes(SOUND)
     (folder / "vae/model.safetensors").write_bytes(SOUND)
-    model = describe_folder(folder, name="m", version="1", source=Source(uri="test:"))
+    model = describe_folder(
+        folder, DescriptorInput(name="m", version="1", source=Source(uri="test:"))
+    )
     written = json.loads(model.model_dump_json())
     del written["layout"]
     (folder / DESCRIPTOR).write_text(json.dumps(written))

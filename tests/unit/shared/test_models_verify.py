@@ -11,7 +11,7 @@ import pytest
 from tests.support.headers import of_shapes, safetensors
 
 from shared.errors import ModelUnavailable
-from shared.models.describe import describe_folder
+from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import (
     Defaults,
     ModelDescriptor,
@@ -70,7 +70,9 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def model(folder: Path) -> ModelDescriptor:
-    descriptor = describe_folder(folder, name="m", version="1", source=Source(uri="test:"))
+    descriptor = describe_folder(
+        folder, DescriptorInput(name="m", version="1", source=Source(uri="test:"))
+    )
     write_descriptor(folder, descriptor)
     return descriptor
 
@@ -113,7 +115,9 @@ def test_kind_and_native_size_come_from_the_folder(model: ModelDescriptor) -> No
 
 def of_class(folder: Path, name: str) -> ModelDescriptor:
     (folder / "model_index.json").write_text(json.dumps(INDEX | {"_class_name": name}))
-    return describe_folder(folder, name="m", version="1", source=Source(uri="test:"))
+    return describe_folder(
+        folder, DescriptorInput(name="m", version="1", source=Source(uri="test:"))
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,7 +151,9 @@ def test_guidance_is_for_a_flux_that_has_an_input_for_it(
     (folder / "transformer/diffusion_pytorch_model.safetensors").write_bytes(SOUND)
     index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
     (folder / "model_index.json").write_text(json.dumps(index))
-    descriptor = describe_folder(folder, name="m", version="1", source=Source(uri="test:"))
+    descriptor = describe_folder(
+        folder, DescriptorInput(name="m", version="1", source=Source(uri="test:"))
+    )
     guidance = parameters_schema(descriptor)["properties"]["guidance"]
     assert (guidance["maximum"], descriptor.defaults.steps) == (maximum, steps)
     assert guidance["default"] <= maximum
@@ -205,7 +211,7 @@ def test_weights_that_contradict_the_index_are_refused(folder: Path) -> None:
     shapes = dict.fromkeys(("conv_in.bias", "down_blocks.0.x", "up_blocks.0.x"), (1,))
     (folder / WEIGHTS).write_bytes(of_shapes(shapes))
     with pytest.raises(ModelUnavailable, match="says flux, but the weights are those of sd or"):
-        describe_folder(folder, name="m", version="1", source=Source(uri="test:"))
+        describe_folder(folder, DescriptorInput(name="m", version="1", source=Source(uri="test:")))
 
 
 @pytest.mark.parametrize(
@@ -220,11 +226,13 @@ def test_a_configuration_that_makes_no_sense_is_no_crash(
 ) -> None:
     (folder / name).write_text(json.dumps(content))
     if not why:
-        found = describe_folder(folder, name="m", version="1", source=Source(uri="test:"))
+        found = describe_folder(
+            folder, DescriptorInput(name="m", version="1", source=Source(uri="test:"))
+        )
         assert found.defaults.width == 512  # what the kind was made for
         return
     with pytest.raises(ModelUnavailable, match=why):
-        describe_folder(folder, name="m", version="1", source=Source(uri="test:"))
+        describe_folder(folder, DescriptorInput(name="m", version="1", source=Source(uri="test:")))
 
 
 def test_pipe_in_place_of_a_file_is_refused_without_reading_it(folder: Path) -> None:
@@ -448,11 +456,13 @@ def test_parameters_are_checked_and_the_accepted_is_said(
 def test_transformers_with_paired_latents_want_multiples_of_sixteen(folder: Path) -> None:
     model = describe_folder(
         folder,
-        name="m",
-        version="1",
-        source=Source(uri="test:"),
-        kind="flux",
-        defaults=Defaults(width=64, height=64, steps=4, guidance=3.5),
+        DescriptorInput(
+            name="m",
+            version="1",
+            source=Source(uri="test:"),
+            kind="flux",
+            defaults=Defaults(width=64, height=64, steps=4, guidance=3.5),
+        ),
     )
     assert parameter_problems(model, {"width": 72})["width"] == "must be a multiple of 16"
 
