@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 from migrations.upgrade import upgrade
+from tests.support.database import empty_tables
 from tests.support.infrastructure import Infrastructure, infrastructure
 
 
@@ -59,18 +59,17 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Infrastructure]:
 
 
 @pytest.fixture(scope="session")
-def _migrated(stack: Infrastructure) -> str:
+def migrated_url(stack: Infrastructure) -> str:
     url = stack.environment["DF_DATABASE_URL"]
     upgrade(url)
     return url
 
 
 @pytest.fixture
-def database_url(_migrated: str) -> str:
+def database_url(migrated_url: str) -> str:
     """A migrated and empty database."""
-    with psycopg.connect(_migrated, autocommit=True) as connection:
-        connection.execute("TRUNCATE jobs, steps, events, artifacts, models, workers CASCADE")
-    return _migrated
+    empty_tables(migrated_url)
+    return migrated_url
 
 
 @pytest.fixture

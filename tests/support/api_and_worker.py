@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psycopg
-from migrations.upgrade import upgrade
 from tests.support.api_harness import Api, running_api
+from tests.support.database import migrate_and_empty
 from tests.support.infrastructure import Infrastructure
+from tests.support.tiny_model import register_tiny_model
 from tests.support.worker_process import Worker, workers
-
-from cli.models.install import register
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +46,8 @@ class Scene:
 def drawing(stack: Infrastructure, folder: Path, **ours: str) -> Iterator[Scene]:
     """Both, on an empty database; `ours` are settings of both."""
     url = stack.environment["DF_DATABASE_URL"]
-    upgrade(url)
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("TRUNCATE jobs, steps, events, artifacts, models, workers CASCADE")
-    model = folder / "models/sd/tiny@1"
-    subprocess.run([sys.executable, "-m", "runner.diffusion.tiny", str(model)], check=True)
-    register(url, model)
+    migrate_and_empty(url)
+    register_tiny_model(folder / "models", url)
     both = stack.environment | ours
     here = {"DF_MODELS_DIR": str(folder / "models"), "DF_DEVICE": "cpu", "DF_DRAIN_S": "0"}
     with workers(folder / "worker", both | here) as start, running_api(both) as api:

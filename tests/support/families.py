@@ -15,17 +15,15 @@ from typing import Any
 import diffusers
 import torch
 from transformers import (
-    CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
-    CLIPTokenizer,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
 )
 
 from runner.diffusion.pipelines import silence_libraries
-from runner.diffusion.tiny import byte_letters
+from runner.diffusion.tiny import clip_text_config, clip_tokenizer
 from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import Defaults, Limits, ModelDescriptor, Range, Source
 from shared.models.families import Kind
@@ -79,17 +77,6 @@ def describe(folder: Path, family: str) -> ModelDescriptor:
     return descriptor
 
 
-def clip_tokenizer() -> CLIPTokenizer:
-    """One token per byte of a word."""
-    letters = byte_letters()
-    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(
-        vocab={word: number for number, word in enumerate(words)},
-        merges=[],
-        model_max_length=TOKENS,
-    )
-
-
 def t5_tokenizer() -> T5Tokenizer:
     """One token per letter, and one for the space before a word."""
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
@@ -97,19 +84,8 @@ def t5_tokenizer() -> T5Tokenizer:
 
 
 def _clip(width: int, *, projection: bool) -> Any:
-    tokenizer = clip_tokenizer()
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=2 * width,
-        projection_dim=width,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=TOKENS,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    config = clip_text_config(width)
+    config.projection_dim = width
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
 
 

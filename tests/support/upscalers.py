@@ -15,10 +15,10 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextModel
 
 from runner.diffusion.pipelines import silence_libraries
-from runner.diffusion.tiny import TOKENS, _tokenizer
+from runner.diffusion.tiny import clip_text_config, clip_tokenizer
 from runner.upscalers.gan import torchvision_stand_in
 from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import ModelDescriptor, Source
@@ -95,23 +95,6 @@ def _described(folder: Path, name: str) -> ModelDescriptor:
     return descriptor
 
 
-def _text_encoder(width: int) -> CLIPTextModel:
-    tokenizer = _tokenizer()
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=TOKENS,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-
-
 def _x4() -> StableDiffusionUpscalePipeline:
     unet = UNet2DConditionModel(
         block_out_channels=(32, 64),
@@ -135,8 +118,8 @@ def _x4() -> StableDiffusionUpscalePipeline:
     )
     return StableDiffusionUpscalePipeline(
         vae=vae,
-        text_encoder=_text_encoder(32),
-        tokenizer=_tokenizer(),
+        text_encoder=CLIPTextModel(clip_text_config(32)),
+        tokenizer=clip_tokenizer(),
         unet=unet,
         low_res_scheduler=DDPMScheduler(),
         scheduler=DDIMScheduler(prediction_type="v_prediction"),
@@ -172,8 +155,8 @@ def _x2() -> StableDiffusionLatentUpscalePipeline:
     )
     return StableDiffusionLatentUpscalePipeline(
         vae=vae,
-        text_encoder=_text_encoder(32),
-        tokenizer=_tokenizer(),
+        text_encoder=CLIPTextModel(clip_text_config(32)),
+        tokenizer=clip_tokenizer(),
         unet=unet,
         scheduler=EulerDiscreteScheduler(prediction_type="sample"),
     )

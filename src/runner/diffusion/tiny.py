@@ -52,18 +52,6 @@ def build(dest: Path, *, channels: int = 32, steps: int = 4, name: str = NAME) -
 
 
 def _pipeline(channels: int) -> StableDiffusionPipeline:
-    tokenizer = _tokenizer()
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=TOKENS,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
     unet = UNet2DConditionModel(
         sample_size=8,
         layers_per_block=1,
@@ -82,8 +70,8 @@ def _pipeline(channels: int) -> StableDiffusionPipeline:
     )
     return StableDiffusionPipeline(
         vae=vae,
-        text_encoder=CLIPTextModel(text),
-        tokenizer=tokenizer,
+        text_encoder=CLIPTextModel(clip_text_config(32)),
+        tokenizer=clip_tokenizer(),
         unet=unet,
         scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
         safety_checker=None,
@@ -92,9 +80,25 @@ def _pipeline(channels: int) -> StableDiffusionPipeline:
     )
 
 
-def _tokenizer() -> CLIPTokenizer:
+def clip_text_config(width: int) -> CLIPTextConfig:
+    """A text encoder of two layers for the tokens of `clip_tokenizer`."""
+    tokenizer = clip_tokenizer()
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def clip_tokenizer() -> CLIPTokenizer:
     """One token per byte, no merges: enough for any prompt, a few kilobytes."""
-    letters = byte_letters()
+    letters = _byte_letters()
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(
         vocab={word: number for number, word in enumerate(words)},
@@ -103,7 +107,7 @@ def _tokenizer() -> CLIPTokenizer:
     )
 
 
-def byte_letters() -> list[str]:
+def _byte_letters() -> list[str]:
     """The 256 printable characters by which byte-level BPE writes the 256 bytes."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]

@@ -16,13 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
-from migrations.upgrade import upgrade
 from tests.support.api_harness import Api, running_api
+from tests.support.database import migrate_and_empty
 from tests.support.infrastructure import Infrastructure
+from tests.support.tiny_model import register_tiny_model
 
-from cli.models.install import register
 from shared.auth import parse_api_keys
 
 pytestmark = pytest.mark.timeout(240)
@@ -80,12 +79,8 @@ class Reader:
 def reader(stack: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     folder = tmp_path_factory.mktemp("guide")
     url = stack.environment["DF_DATABASE_URL"]
-    upgrade(url)
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("TRUNCATE jobs, steps, events, artifacts, models, workers CASCADE")
-    model = folder / "models/sd/tiny@1"
-    subprocess.run([sys.executable, "-m", "runner.diffusion.tiny", str(model)], check=True)
-    register(url, model)
+    migrate_and_empty(url)
+    register_tiny_model(folder / "models", url)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DF_")}
     ours = {"DF_MODELS_DIR": str(folder / "models"), "DF_LOCK_DIR": str(folder / "locks")}
     ours |= {"DF_WORKER_PORT": "0", "DF_DEVICE": "cpu", "DF_DRAIN_S": "0"}

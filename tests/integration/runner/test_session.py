@@ -8,8 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +24,7 @@ from tests.support.runner_peer import (
     stuck_with_gil,
     third_picture_fails,
 )
+from tests.support.tiny_model import build_tiny_model
 
 from shared.limits import MAX_SEED
 from shared.protocol.messages import Artifact, Cancel, Failure, FromRunner, Progress, Ready, Result
@@ -39,11 +38,7 @@ class Batch(NamedTuple):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    command = [sys.executable, "-m", "runner.diffusion.tiny", str(folder)]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TRANSFORMERS_VERBOSITY": "error"}
-    subprocess.run(command, check=True, env=env)
-    return folder
+    return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture

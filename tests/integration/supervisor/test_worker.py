@@ -17,6 +17,7 @@ import psutil
 import psycopg
 import pytest
 from tests.support import quick_timings
+from tests.support.tiny_model import build_tiny_model
 from tests.support.worker_process import (
     DEADLINE_S,
     Worker,
@@ -176,8 +177,7 @@ def _sleeper(mark: str) -> subprocess.Popen[bytes]:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of models, with the tiny one in it."""
     root = tmp_path_factory.mktemp("models")
-    command = [sys.executable, "-m", "runner.diffusion.tiny", str(root / "sd" / "tiny@1")]
-    subprocess.run(command, check=True, env=command_environment({}))
+    build_tiny_model(root / "sd" / "tiny@1")
     return root
 
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psycopg
 import pytest
-from migrations.upgrade import upgrade
 from PIL import Image
 from tests.support import upscalers
 from tests.support.api_harness import Api, running_api, until
+from tests.support.database import migrate_and_empty
 from tests.support.infrastructure import Infrastructure
+from tests.support.tiny_model import register_tiny_model
 from tests.support.worker_process import workers
 
 from cli.main import run
@@ -33,12 +31,8 @@ def api(stack: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """An API with a tiny model and a worker of its own."""
     folder = tmp_path_factory.mktemp("chain")
     url = stack.environment["DF_DATABASE_URL"]
-    upgrade(url)
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("TRUNCATE jobs, steps, events, artifacts, models, workers CASCADE")
-    model = folder / "models/sd/tiny@1"
-    subprocess.run([sys.executable, "-m", "runner.diffusion.tiny", str(model)], check=True)
-    register(url, model)
+    migrate_and_empty(url)
+    register_tiny_model(folder / "models", url)
     gan = folder / "models/esrgan/tiny-gan@1"
     upscalers.esrgan(gan, scale=4)
     register(url, gan)

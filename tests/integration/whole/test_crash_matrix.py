@@ -21,9 +21,9 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 
-import psycopg
 import pytest
 from tests.support.crash_bench import Bench, in_background, running
+from tests.support.database import empty_tables
 from tests.support.infrastructure import Infrastructure
 from tests.support.worker_process import until
 
@@ -75,11 +75,10 @@ PAST_THE_STORE = {"upload, row", "RESULT, verify", "verify, verdict"}
 
 @pytest.fixture(scope="module")
 def bench(
-    stack: Infrastructure, _migrated: str, tmp_path_factory: pytest.TempPathFactory
+    stack: Infrastructure, migrated_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Bench]:
-    with psycopg.connect(_migrated, autocommit=True) as connection:
-        connection.execute("TRUNCATE jobs, steps, events, artifacts, models, workers CASCADE")
-    with running(stack, _migrated, tmp_path_factory.mktemp("crash")) as one:
+    empty_tables(migrated_url)
+    with running(stack, migrated_url, tmp_path_factory.mktemp("crash")) as one:
         yield one
 
 
