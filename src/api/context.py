@@ -18,7 +18,8 @@ from shared.db.engine import Database
 from shared.db.events import events_after
 from shared.object_store import ObjectStore, open_store
 from shared.settings import Settings
-from shared.telemetry.spans import Tracer, open_tracer
+from shared.telemetry.setup import open_tracer
+from shared.telemetry.spans import Tracer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,1 @@
+"""What the other packages share. It imports none of them."""

@@ -32,7 +32,8 @@ from shared.retention import prune
 from shared.settings import Settings, forget_secrets, settings_or_exit
 from shared.states import DEFAULT_QUEUE
 from shared.telemetry.log_format import configure_logging
-from shared.telemetry.spans import Tracer, open_tracer
+from shared.telemetry.setup import open_tracer
+from shared.telemetry.spans import Tracer
 from shared.timings import TIMINGS, Timings
 from supervisor import health
 from supervisor.devices.device import Device, DeviceLost, DeviceProbe

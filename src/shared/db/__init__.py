@@ -1,0 +1,1 @@
+"""Every statement that PostgreSQL gets, by table and by task."""

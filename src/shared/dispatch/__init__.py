@@ -1,0 +1,1 @@
+"""What api and supervisor must agree on to use the broker."""

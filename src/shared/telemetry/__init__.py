@@ -1,0 +1,1 @@
+"""The log's format, spans, and what sends them to a collector."""

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Protocol
 
-from shared.settings import Settings
 from shared.telemetry.traceparent import Traceparent
 
 # How long a process that ends tries to send what waits. Within what a worker takes to leave in any
@@ -62,11 +60,3 @@ class Tracer(Protocol):
 
     def close(self) -> None:
         """Send what waits, for `FLUSH_S` at most. Blocks its thread."""
-
-
-def open_tracer(settings: Settings, service: str, count: Count) -> Tracer | None:
-    """A tracer that sends to the collector of the settings; None when there is none."""
-    if settings.otlp_endpoint is None:
-        return None
-    found: Tracer = import_module("shared.telemetry.otel").tracer(settings, service, count)
-    return found

@@ -19,7 +19,8 @@ from tests.support.worker_process import free_port
 
 from shared.telemetry import otel
 from shared.telemetry.otel import OtelTracer, Seldom
-from shared.telemetry.spans import FLUSH_S, Span, open_tracer
+from shared.telemetry.setup import open_tracer
+from shared.telemetry.spans import FLUSH_S, Span
 from shared.telemetry.traceparent import Traceparent
 
 PARENT = Traceparent(trace_id="1" * 32, span_id="2" * 16, sampled=True)
