@@ -9,11 +9,11 @@ a state that nobody owns, raises `Stale` and has written nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
-from shared.events import Code, NewEvent
+from shared.events import NewEvent
 from shared.models.descriptor import PartSize
 from shared.states import Reason, StepState
 
@@ -27,6 +27,10 @@ CANCELLED_ERROR: dict[str, Any] = {
 
 class Stale(Exception):
     """The step belongs to somebody else by now. Not an error: stop, clean up, write nothing."""
+
+
+class CancelRequested(Exception):
+    """A cancel was requested that the owner did not see. Not an error: the step ends instead."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,31 +115,6 @@ class AttemptResult:
     vram_wait: bool = False  # back to the queue because the device's memory is busy
     events: Sequence[NewEvent] = field(default_factory=tuple)
 
-    def cancelled(self, claim: Claim) -> AttemptResult:
-        """What it becomes when a cancel was asked for that the owner did not see.
-
-        There will be no other try, so none is announced.
-        """
-        finish = NewEvent(
-            code=Code.STEP_FINISH,
-            message=f"step {claim.name} {StepState.CANCELLED}: {Reason.CANCELLED}",
-            step_id=claim.step_id,
-            payload={
-                "step": claim.name,
-                "state": StepState.CANCELLED,
-                "reason": Reason.CANCELLED,
-            },
-        )
-        return replace(
-            self,
-            state=StepState.CANCELLED,
-            reason=Reason.CANCELLED,
-            error=CANCELLED_ERROR,
-            delay_s=0.0,
-            vram_wait=False,
-            events=[*(each for each in self.events if each.code != Code.RETRY), finish],
-        )
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OrphanedStep:
@@ -174,11 +153,11 @@ class StepStore(Protocol):
         """Insert the row; False when the item had one already and nothing was written."""
 
     async def finish(self, claim: Claim, end: AttemptResult) -> UUID | None:
-        """Write the verdict once; return the id of a step that became claimable by it: this one if
-        it goes back to the queue, None if a cancel came in between and ended it. None otherwise
-        means that the job has ended, too.
+        """Write the verdict once; return the id of the step that may be claimed next: this one if
+        it goes back to the queue. None: the job has ended, too.
 
-        Writing a verdict again whose answer was lost changes nothing.
+        Raises `CancelRequested`, with nothing written, instead of a return to the queue where a
+        cancel was requested. Writing a verdict again whose answer was lost changes nothing.
         """
 
     async def requested_cancels(self, worker_id: UUID) -> set[UUID]:

@@ -21,6 +21,7 @@ from shared.states import OWNED, TERMINAL, Reason, Status, StepState
 from shared.step_store import (
     CANCELLED_ERROR,
     AttemptResult,
+    CancelRequested,
     Claim,
     ClaimRequest,
     OrphanedStep,
@@ -193,10 +194,10 @@ class MemoryStepStore:
             if known.state is end.state:
                 return claim.step_id if end.state is StepState.QUEUED else self._next(known)
             if (end.state, known.state) == (StepState.QUEUED, StepState.CANCELLED):
-                return None
+                raise CancelRequested
         step = self._owned(claim)
         if end.state is StepState.QUEUED and step.cancel_requested:
-            end = end.cancelled(claim)
+            raise CancelRequested
         next_id = self._end(step, end)
         await self.faults.after("finish")
         return next_id

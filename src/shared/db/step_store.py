@@ -34,6 +34,7 @@ from shared.models.descriptor import parts_of
 from shared.states import OWNED, Status, StepState
 from shared.step_store import (
     AttemptResult,
+    CancelRequested,
     Claim,
     ClaimRequest,
     OrphanedStep,
@@ -141,11 +142,11 @@ class PostgresStepStore:
                 row = await lock_owned(connection, claim)
             except Stale:
                 return await _ended_before(connection, claim, end)
-            asked = row.cancel_requested_at is not None
-            # The cancel came after the owner last looked. Under the job's lock it is not late.
-            last = end.cancelled(claim) if asked and end.state is StepState.QUEUED else end
-            left = await self._in_doubt.not_yet_written(connection, claim, last.events)
-            return await end_step(connection, row, replace(last, events=left))
+            if end.state is StepState.QUEUED and row.cancel_requested_at is not None:
+                # The cancel came after the owner last looked. Under the job's lock it is not late.
+                raise CancelRequested
+            left = await self._in_doubt.not_yet_written(connection, claim, end.events)
+            return await end_step(connection, row, replace(end, events=left))
 
         try:
             following = await self._database.transaction(work)
@@ -202,7 +203,7 @@ async def _ended_before(
     if state == end.state:
         return claim.step_id if state == StepState.QUEUED else await _next(connection, claim)
     if end.state is StepState.QUEUED and state == StepState.CANCELLED:
-        return None
+        raise CancelRequested
     raise Stale
 
 

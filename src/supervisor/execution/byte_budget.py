@@ -1,4 +1,4 @@
-"""How many bytes of finished images this worker may hold while the store takes its time."""
+"""How many bytes of images a worker may keep in memory while the store takes its time."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import anyio
 
 
 class ByteBudget:
-    """A byte budget in memory, shared by all steps of a worker.
+    """One budget for all steps of a worker.
 
-    A reader that cannot get room stops reading, so the runner blocks on its pipe: back pressure
-    reaches the place where the bytes are made. While it is full nothing new is claimed. Full is
-    where somebody waits, however few bytes are left: no two images are of one size, and the last
-    that fitted hardly ever fills it to the byte.
+    A reader that gets no room stops reading, so its runner blocks on the pipe: the pressure reaches
+    the place where the bytes are made. While the budget is full, the worker claims nothing. It is
+    full while a task waits for room, however few bytes are left: images differ in size, so the last
+    one that fits hardly ever fills it to the byte.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -29,10 +29,10 @@ class ByteBudget:
 
     @asynccontextmanager
     async def reserve(self, size: int) -> AsyncIterator[None]:
-        """Account for `size` bytes. One image always fits into an empty budget."""
+        """Count `size` bytes as used. One image always fits into an empty budget."""
         async with self._room:
             while self.used_bytes and self.used_bytes + size > self._limit:
-                # Not before: whoever only waits for its turn to ask finds room, and fills nothing.
+                # Counted here only: a task that waits for the lock above may yet find room.
                 self._waiting += 1
                 try:
                     await self._room.wait()

@@ -1,12 +1,15 @@
-"""What a worker lends to each of its steps, and what the parts of one step's driver share."""
+"""What a worker lends to each of its steps, and what the parts of one execution share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from shared.artifact_store import ArtifactStore
+from shared.errors import InfraUnavailable
+from shared.retry import retry
 from shared.settings import Settings
 from shared.states import Reason
 from shared.step_store import Claim, StepStore
@@ -21,6 +24,12 @@ from supervisor.processes.tree import ProcessTree
 from supervisor.recording.event_recorder import EventRecorder
 from supervisor.slots.runner_pool import RunnerPool
 from supervisor.slots.table import Slot
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+DATABASE_RETRY_S = 0.5
 
 
 class Post(Protocol):
@@ -49,10 +58,9 @@ class WorkerContext:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Execution:
-    """The step's side: one claim, from its slot to its verdict.
+    """One claim, from its slot to its verdict: the step's side.
 
-    `evidence` gathers the evidence, `recorder` what is told, `post` is how a part reports to the
-    driver, which alone decides.
+    Parts report facts with `post`; the executor alone decides what follows.
     """
 
     claim: Claim
@@ -61,3 +69,13 @@ class Execution:
     evidence: EvidenceRecorder
     recorder: EventRecorder
     post: Post
+
+    async def retry(
+        self, attempt: Callable[[], Awaitable[T]], pauses: Iterable[float], waiting: str
+    ) -> T:
+        """Attempt until the database and the store do their part; log each failure as `waiting`."""
+
+        def log_failure(error: InfraUnavailable, pause_s: float) -> None:
+            log.warning("%s: %s", waiting, error.message, extra=self.recorder.fields)
+
+        return await retry(attempt, on=InfraUnavailable, pauses=pauses, on_failure=log_failure)

@@ -1,7 +1,7 @@
-"""The memory of one step's device: before it, while its runner lives, and proven back after it.
+"""The memory of one step's device: before the step, while its runner lives, and proven back after.
 
-All readings are the parent's own (OR-001). A device that stops answering is noted as lost; what
-that means for the step is for its state machine to say.
+All readings are the parent's own (OR-001). A device that stops answering is recorded as lost; the
+state machine decides what that means for the step.
 """
 
 from __future__ import annotations
@@ -31,88 +31,91 @@ SAMPLE_EVERY_S = 0.2  # DESIGN §6: the parent's own peak, five times a second
 
 
 class DeviceMonitor:
-    """Reads the device for one try, and gives its slot back: by proof, or to quarantine."""
+    """Reads the device for one execution, and returns its slot: by proof, or to quarantine."""
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
+        self._evidence = execution.evidence
+        self._recorder = execution.recorder
+        self._slot = execution.slot
         self._device = execution.slot.device
         self._slot_returned = False
         self._proof = anyio.CancelScope()
 
     async def update_baseline_idle(self) -> Reading | None:
-        """What is in use before there is a runner: the baseline that its end will be held to."""
-        if (now := await self.read_memory()) is not None:
-            self._execution.slot.baseline.update_idle(unattributed_bytes(self._device, now))
-        return now
+        """Read the device before there is a runner: the baseline for the proof after it."""
+        if (reading := await self.read_memory()) is not None:
+            self._slot.baseline.update_idle(unattributed_bytes(self._device, reading))
+        return reading
 
     async def read_memory(self) -> Reading | None:
-        """What is in use before the runner works; None, and noted, when the device is lost."""
+        """What is in use before the runner works; None when the device is lost."""
+        reading = await self._read(None)
+        if reading is not None:
+            self._evidence.before = reading
+        return reading
+
+    async def check_answers(self, tree: ProcessTree) -> None:
+        """Read the device once: the runner may have died because the device is lost."""
+        await self._read(tree)
+
+    async def _read(self, tree: ProcessTree | None) -> Reading | None:
         try:
-            before = await self._execution.worker.probe.read(self._device, None)
+            return await self._execution.worker.probe.read(self._device, tree)
         except DeviceLost as error:
             self._record_lost(error)
             return None
-        self._execution.evidence.before = before
-        return before
 
-    def check_headroom(self, now: Reading, tree: ProcessTree | None = None) -> EventKind:
-        """Whether the step's need is free `now`: `HEADROOM`, or whether it may wait for it.
+    def check_headroom(self, reading: Reading, tree: ProcessTree | None = None) -> EventKind:
+        """Whether the step's need is free: `HEADROOM`, or whether the step may wait for it.
 
         `tree` is the runner that waits for GO. On the CPU it already holds a part of what its step
         may have; on a GPU it has no context yet.
         """
         claim = self._execution.claim
-        held = tree.rss_bytes() if tree is not None and self._device.kind == "cpu" else 0
-        if now.free_bytes + held >= claim.vram_bytes:
+        own_bytes = tree.rss_bytes() if tree is not None and self._device.kind == "cpu" else 0
+        if reading.free_bytes + own_bytes >= claim.vram_bytes:
             return EventKind.HEADROOM
         if claim.vram_waited_s < self._execution.worker.settings.vram_wait_s:
             return EventKind.VRAM_BUSY
         return EventKind.VRAM_WAIT_OVER
 
-    async def sample_peak(self, tree: ProcessTree, is_current: Callable[[], bool]) -> None:
-        """Note the peak while it goes on; a lost device ends the step."""
-        while is_current():
+    async def sample_peak(self, tree: ProcessTree, runner_may_live: Callable[[], bool]) -> None:
+        """Record the peak while the runner may live; a lost device ends the step."""
+        while runner_may_live():
             try:
-                now = await self._execution.worker.probe.read(self._device, tree)
-            except DeviceLost as error:
-                self._record_lost(error)
-                self._execution.post(EventKind.FAILURE)
-                return
-            except OSError as error:  # /proc cannot be read: five looks a second can miss one
-                log.warning("a look at %s failed: %s", self._execution.slot.id, error)
+                reading = await self._read(tree)
+            except OSError as error:  # /proc cannot be read: one of five samples a second may fail
+                log.warning("a reading of %s failed: %s", self._slot.id, error)
             else:
-                self._execution.evidence.record_memory(now.used_bytes)
+                if reading is None:
+                    self._execution.post(EventKind.FAILURE)
+                    return
+                self._evidence.record_memory(reading.used_bytes)
             await anyio.sleep(SAMPLE_EVERY_S)
-
-    async def check_answers(self, tree: ProcessTree) -> None:
-        """Ask once whether the device is there: the runner may have died because it is not."""
-        try:
-            await self._execution.worker.probe.read(self._device, tree)
-        except DeviceLost as error:
-            self._record_lost(error)
 
     async def verify(self, tree: ProcessTree | None) -> EventKind | None:
         """Wait until the memory is proven back: `VERIFIED`. `RECLAIM_DEADLINE` if it never can be.
 
-        `tree` is None when nothing was ever started. The answer is None after `stop_verifying`.
+        `tree` is None when no runner was ever started. Returns None after `stop_verifying`.
         """
         with self._proof:
             return await self._verify(tree)
         return None
 
     def stop_verifying(self) -> None:
-        """The slot's verdict is there. What its device holds later is other people's business."""
+        """The slot has its verdict. What its device holds later is not this step's."""
         self._proof.cancel()
 
     async def _verify(self, tree: ProcessTree | None) -> EventKind:
-        evidence = self._execution.evidence
         if tree is None:
-            return EventKind.RECLAIM_DEADLINE if evidence.device_lost else EventKind.VERIFIED
+            lost = self._evidence.device_lost
+            return EventKind.RECLAIM_DEADLINE if lost else EventKind.VERIFIED
         try:
             reclaimed = await verify(
                 self._execution.worker.probe,
                 self._device,
-                baseline=self._execution.slot.baseline,
+                baseline=self._slot.baseline,
                 tree=tree,
                 on_reading=self._on_reclaim_reading,
             )
@@ -125,28 +128,24 @@ class DeviceMonitor:
     def free_slot(self) -> None:
         """The slot is clean: it may take the next step at once."""
         self._slot_returned = True
-        self._execution.slot.move(SlotState.FREE)
-        self._execution.worker.on_free(self._execution.slot)
+        self._slot.move(SlotState.FREE)
+        self._execution.worker.on_free(self._slot)
 
     def quarantine_slot(self, tree: ProcessTree | None) -> None:
         """The slot is not proven clean: it takes no work until it is."""
-        evidence, recorder, slot = (
-            self._execution.evidence,
-            self._execution.recorder,
-            self._execution.slot,
-        )
+        evidence = self._evidence
         if tree is not None and (alive := tree.scan()):
-            recorder.record(
+            self._recorder.record(
                 Code.UNKILLABLE,
                 f"{len(alive)} processes of the runner survived SIGKILL",
                 level="ERROR",
                 pids=alive,
             )
-        recorder.record(
+        self._recorder.record(
             Code.GPU_NOT_RECLAIMED,
-            f"slot {slot.id} is out of service: its memory was not proven back",
+            f"slot {self._slot.id} is out of service: its memory was not proven back",
             level="ERROR",
-            slot=slot.id,
+            slot=self._slot.id,
             device_lost=evidence.device_lost,
             leaked_bytes=None if evidence.reclaimed is None else evidence.reclaimed.leaked_bytes,
             **evidence.figures(),
@@ -154,40 +153,38 @@ class DeviceMonitor:
         self._mark_unclean(tree)
 
     def abandon_slot(self, tree: ProcessTree | None) -> None:
-        """The driver failed. Who holds the slot still gives it to quarantine; nothing is told."""
+        """The executor failed. A slot that it still holds goes to quarantine, without an event."""
         if not self._slot_returned:
             self._mark_unclean(tree)
 
     def _mark_unclean(self, tree: ProcessTree | None) -> None:
         self._slot_returned = True
-        slot, lost = self._execution.slot, self._execution.evidence.device_lost
-        slot.move(SlotState.LOST if lost else SlotState.QUARANTINED)
-        self._execution.worker.on_unclean(slot, tree)
+        self._slot.move(SlotState.LOST if self._evidence.device_lost else SlotState.QUARANTINED)
+        self._execution.worker.on_unclean(self._slot, tree)
 
     def _record_reclaimed(self, reclaimed: ReclaimReading, tree: ProcessTree) -> None:
-        execution = self._execution
-        assert execution.evidence.before is not None  # the headroom was checked before the spawn
-        execution.worker.metrics.record_reclaim(self._device, reclaimed.seconds)
-        execution.recorder.record(
+        before = self._evidence.before
+        assert before is not None  # the headroom was checked before the spawn
+        self._execution.worker.metrics.record_reclaim(self._device, reclaimed.seconds)
+        self._recorder.record(
             Code.GPU_RECLAIMED,
-            f"memory of {execution.slot.id} is back",
+            f"memory of {self._slot.id} is back",
             level="DEBUG",
-            **execution.evidence.figures(),
+            **self._evidence.figures(),
         )
-        before, ours = execution.evidence.before, own_pids(tree)
-        if growth_bytes := foreign_growth(self._device, before, reclaimed.now, ours):
-            execution.recorder.record(
+        if growth_bytes := foreign_growth(self._device, before, reclaimed.now, own_pids(tree)):
+            self._recorder.record(
                 Code.GPU_FOREIGN,
-                f"other processes changed their use of {execution.slot.id}",
+                f"other processes changed their use of {self._slot.id}",
                 growth_bytes=growth_bytes,
             )
 
-    def _on_reclaim_reading(self, found: ReclaimReading) -> None:
-        if self._proof.cancel_called:  # a reading that was on its way
+    def _on_reclaim_reading(self, reading: ReclaimReading) -> None:
+        if self._proof.cancel_called:  # a reading that was under way
             return
-        self._execution.evidence.reclaimed = found
-        self._execution.worker.metrics.record_leak(self._device, found.leaked_bytes)
+        self._evidence.reclaimed = reading
+        self._execution.worker.metrics.record_leak(self._device, reading.leaked_bytes)
 
     def _record_lost(self, error: DeviceLost) -> None:
-        log.error("device %s: %s", self._device.id, error, extra=self._execution.recorder.fields)
-        self._execution.evidence.know(device_lost=True)
+        log.error("device %s: %s", self._device.id, error, extra=self._recorder.fields)
+        self._evidence.record_device_lost()

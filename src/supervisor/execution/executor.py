@@ -1,20 +1,20 @@
-"""Carries one claimed step from its slot to its verdict: the machine's effects, done for real.
+"""Carries one claimed step from its slot to its verdict: it performs the machine's effects.
 
 Theory of operation
 -------------------
-One task (`run`) takes events from a queue, asks `lifecycle.advance` what they mean, and performs
-the effects. An effect never waits: what takes time (a transaction, a spawn's READY, a tree that
-ends, memory that comes back) runs in a task of its own and reports by posting an event. So a cancel
-or a fence is acted upon at once, whatever else is under way, and the kill chain depends on neither
-the database nor the runner.
+One task (`run`) takes events from a queue, asks `lifecycle.machine.advance` what they mean, and
+performs the effects. An effect never waits: what takes time (a transaction, a spawn's READY, a tree
+that ends, memory that comes back) runs in a task of its own and posts an event when it is done. So
+a cancel or a fence takes effect at once, whatever else is under way, and the kill chain depends on
+neither the database nor the runner.
 
-Timers belong to the state that armed them. A timer that rang in the moment in which its state was
+A timer belongs to the state that armed it. A timer that fires in the moment in which its state is
 left is recognised by its generation and dropped.
 
-The driver owns the runner, the reservation of the slot and the recorder of its step. It gives all
-three back: the runner when its tree is gone, the slot by proof or to quarantine, the recorder with
-the verdict. `runner_events` listens to the runner, `device_monitor` reads the device, `lease`
-holds the lease and `completer` writes the end; they report, and only this file decides.
+The executor owns the runner, the reservation of the slot and the event recorder of its step. It
+gives all three back: the runner when its tree is gone, the slot by proof or to quarantine, the
+recorder with the verdict. `runner_events` listens to the runner, `device_monitor` reads the device,
+`lease` holds the lease and `completer` writes the end. They report; only this file decides.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from shared.events import Code
 from shared.protocol.messages import Cancel, Go, Lease, RunSpec
 from shared.states import Reason, StepState
 from shared.step_store import AttemptResult, Claim
+from shared.timings import Timings
 from supervisor.execution.completer import write_verdict
 from supervisor.execution.context import Execution, WorkerContext
 from supervisor.execution.device_monitor import DeviceMonitor
@@ -45,6 +46,7 @@ from supervisor.lifecycle.step import Effect, Event, EventKind, IllegalEvent, St
 from supervisor.metrics import labels
 from supervisor.outcomes.evidence import EvidenceRecorder
 from supervisor.processes.child import RunnerProcess, kill
+from supervisor.processes.tree import ProcessTree
 from supervisor.recording.event_recorder import EventRecorder
 from supervisor.recording.progress import ProgressReporter
 from supervisor.recording.timeline import Timeline
@@ -54,8 +56,23 @@ log = logging.getLogger(__name__)
 
 _RUNNER_MAY_LIVE = (StepState.LEASED, StepState.RUNNING, StepState.STOPPING)
 
-# A fact, and for a timer the generation that it was armed in.
+# An event, and for a timer the generation that it was armed in.
 _PostedEvent = tuple[Event, int | None]
+
+
+def _timers(timings: Timings, timeout_s: float) -> dict[Effect, tuple[EventKind, float]]:
+    """What each timer reports, and after how many seconds."""
+    return {
+        Effect.ARM_READY: (EventKind.READY_TIMEOUT, timings.ready_timeout_s),
+        # As long as a verdict is offered. The fence is no bound while renewals get through.
+        Effect.ARM_START: (EventKind.START_TIMEOUT, timings.lease_s),
+        Effect.ARM_TIMEOUT: (EventKind.TIMEOUT, timeout_s),
+        Effect.ARM_EXIT_GRACE: (EventKind.EXIT_GRACE_OVER, timings.exit_grace_s),
+        Effect.ARM_TERM_GRACE: (EventKind.TERM_GRACE_OVER, timings.term_grace_s),
+        Effect.ARM_KILL: (EventKind.KILL_DEADLINE, timings.kill_deadline_s),
+        Effect.ARM_RECLAIM: (EventKind.RECLAIM_DEADLINE, timings.reclaim_deadline_s),
+        Effect.ARM_PUBLISH: (EventKind.PUBLISH_DEADLINE, timings.publish_deadline_s),
+    }
 
 
 class StepExecutor:
@@ -65,6 +82,7 @@ class StepExecutor:
         """`sent` is the boot time at which the claim was sent: the lease counts from then."""
         settings, timings = worker.settings, worker.timings
         self.claim = claim
+        self.fence = Fence(sent=sent, fence_s=timings.fence_s, deadman_s=timings.deadman_s)
         self._slot = slot
         self._worker = worker
         self._step = Step(
@@ -76,15 +94,13 @@ class StepExecutor:
             max_losses=settings.max_losses,
         )
         self._send_event, self._events = anyio.create_memory_object_stream[_PostedEvent](math.inf)
+        self._timers = _timers(timings, claim.timeout_s)
         self._timer: anyio.CancelScope | None = None
         self._generation = 0
-        self._fence = Fence(sent=sent, fence_s=timings.fence_s, deadman_s=timings.deadman_s)
         self._timeline = Timeline()
-        self._end: AttemptResult | None = None
+        self._result: AttemptResult | None = None
         self._evidence = EvidenceRecorder()
-        self._recorder = EventRecorder(
-            claim, worker.store, stale=lambda: self.post(EventKind.LEASE_GONE)
-        )
+        self._recorder = EventRecorder(claim, worker.store, on_stale=self._lose_lease)
         self._progress = ProgressReporter(claim, self._recorder, self._timeline)
         self._execution = Execution(
             claim=claim,
@@ -95,12 +111,21 @@ class StepExecutor:
             post=self.post,
         )
         self._device = DeviceMonitor(self._execution)
-        self._lease = LeaseKeeper(self._execution, self._fence, on_renewed=self._send_lease)
+        self._lease = LeaseKeeper(self._execution, self.fence, on_renewed=self._send_lease)
         self._spec: RunSpec | None = None
         self._runner: RunnerProcess | None = None
         self._listener: RunnerListener | None = None
         self._claimed_at = anyio.current_time()
         self._go_sent_at: float | None = None
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """What a log line about this step must name."""
+        return self._recorder.fields
+
+    @property
+    def _tree(self) -> ProcessTree | None:
+        return None if self._runner is None else self._runner.tree
 
     # Events ---------------------------------------------------------------------------------------
 
@@ -109,12 +134,15 @@ class StepExecutor:
         self._send_event.send_nowait((Event(kind, reason), None))
 
     def cancel(self) -> None:
-        """Somebody asked for the step's end; asking again changes nothing."""
+        """End the step on request; a second request changes nothing."""
         if not self._step.cancel_requested:
             self.post(EventKind.CANCEL)
 
+    def _lose_lease(self) -> None:
+        self.post(EventKind.LEASE_GONE)
+
     async def run(self) -> None:
-        """Drive the step to its verdict. Cancelling this leaves a dirty slot: drain instead."""
+        """Drive the step to its verdict. Cancelling this leaves an unclean slot: drain instead."""
         try:
             async with anyio.create_task_group() as tasks:
                 await self._execute(tasks)
@@ -124,11 +152,11 @@ class StepExecutor:
             self._events.close()
             if self._runner is not None:
                 self._runner.close()
-            trace_execution(self._execution, self._timeline, self._step, self._end)
+            trace_execution(self._execution, self._timeline, self._step, self._result)
 
     async def _execute(self, tasks: TaskGroup) -> None:
         self._tasks = tasks
-        self._uploader = self._make_uploader(tasks)
+        self._uploader = Uploader(self._execution, self.fence, self._progress, tasks)
         tasks.start_soon(self._recorder.run)
         tasks.start_soon(self._lease.renew)
         tasks.start_soon(self._lease.guard, self._runner_may_live)
@@ -139,39 +167,17 @@ class StepExecutor:
         async for event, generation in self._events:
             if generation in (None, self._generation) and self._handle(event):
                 break
-        # Only a wait for memory goes back to the queue without a reason.
-        waits = self._step.state is StepState.QUEUED and self._step.last_reason is None
-        self._end = await write_verdict(self._execution, self._step, vram_wait=waits)
-
-    @property
-    def fields(self) -> dict[str, str]:
-        """What a log line about this step has to name."""
-        return self._recorder.fields
+        self._result = await write_verdict(self._execution, self._step)
 
     def abandon(self) -> None:
-        """`run` failed: end the runner, and hand the slot over to be proven."""
-        tree = None if self._runner is None else self._runner.tree
+        """`run` failed: end the runner, and hand the slot over to be proven clean."""
         self._worker.metrics.driver_failures.labels(**labels(self._slot.device)).inc()
-        if tree is not None:
-            kill(tree)
-        self._device.abandon_slot(tree)
-
-    def _make_uploader(self, tasks: TaskGroup) -> Uploader:
-        return Uploader(
-            self.claim,
-            store=self._worker.store,
-            objects=self._worker.objects,
-            byte_budget=self._worker.byte_budget,
-            fence=self._fence,
-            recorder=self._recorder,
-            evidence=self._evidence,
-            tasks=tasks,
-            stored=self._progress.stored,
-            stale=lambda: self.post(EventKind.LEASE_GONE),
-        )
+        if self._tree is not None:
+            kill(self._tree)
+        self._device.abandon_slot(self._tree)
 
     def _record_claimed(self) -> None:
-        if self.claim.vram_waited_s:  # waiting for memory says so once, not every two seconds
+        if self.claim.vram_waited_s:  # a wait for memory is recorded once, not every two seconds
             return
         self._recorder.record(
             Code.STEP_CLAIMED,
@@ -182,13 +188,13 @@ class StepExecutor:
         )
 
     def _handle(self, event: Event) -> bool:
-        """Advance the machine and perform what it says; True when only the commit is left."""
+        """Advance the machine and perform the effects; True when only the commit is left."""
         before = self._step.state
         try:
             self._step, effects = advance(self._step, event)
         except IllegalEvent:
-            # A bug of ours. The step must still end, so it is reported and dropped, not raised:
-            # raising here would cancel the tasks that own a live runner.
+            # A bug of ours. The step must still end, so the event is logged and dropped, not
+            # raised: raising here would cancel the tasks that own a live runner.
             log.exception("illegal event", extra=self._recorder.fields)
             return False
         self._timeline.record_event(event.kind, self._step.state)
@@ -215,7 +221,6 @@ class StepExecutor:
     # Effects --------------------------------------------------------------------------------------
 
     def _perform(self, effect: Effect) -> None:
-        timings = self._worker.timings
         match effect:
             case Effect.CHECK_HEADROOM:
                 self._tasks.start_soon(self._check_headroom)
@@ -224,11 +229,11 @@ class StepExecutor:
             case Effect.COMMIT_RUNNING:
                 self._tasks.start_soon(self._commit_running)
             case Effect.GO:
-                self._go()
+                self._send_go()
             case Effect.RECORD:
                 self._recorder.record_state(self._step.state)
             case Effect.CANCEL_POLITELY:
-                self._cancel_politely()
+                self._send_cancel()
             case Effect.TERMINATE:
                 self._signal("SIGTERM")
             case Effect.KILL:
@@ -238,35 +243,18 @@ class StepExecutor:
             case Effect.FREE_SLOT:
                 self._device.free_slot()
             case Effect.QUARANTINE_SLOT:
-                self._device.quarantine_slot(None if self._runner is None else self._runner.tree)
+                self._device.quarantine_slot(self._tree)
             case Effect.PUBLISH:
                 self._tasks.start_soon(self._publish)
-            case Effect.ARM_READY:
-                self._arm(EventKind.READY_TIMEOUT, timings.ready_timeout_s)
-            case Effect.ARM_START:
-                # As long as a verdict is offered, too. The fence is none if renewals get through.
-                self._arm(EventKind.START_TIMEOUT, timings.lease_s)
-            case Effect.ARM_TIMEOUT:
-                self._arm(EventKind.TIMEOUT, self.claim.timeout_s)
-            case Effect.ARM_EXIT_GRACE:
-                self._arm(EventKind.EXIT_GRACE_OVER, timings.exit_grace_s)
-            case Effect.ARM_TERM_GRACE:
-                self._arm(EventKind.TERM_GRACE_OVER, timings.term_grace_s)
-            case Effect.ARM_KILL:
-                self._arm(EventKind.KILL_DEADLINE, timings.kill_deadline_s)
-            case Effect.ARM_RECLAIM:
-                self._arm(EventKind.RECLAIM_DEADLINE, timings.reclaim_deadline_s)
-            case Effect.ARM_PUBLISH:
-                self._arm(EventKind.PUBLISH_DEADLINE, timings.publish_deadline_s)
-            case Effect.COMMIT:
-                raise AssertionError("the verdict is written when the last effect is performed")
+            case _:  # a timer
+                self._arm_timer(*self._timers[effect])
 
     def _spawn(self) -> None:
-        assert self._spec is not None  # read before the headroom was looked at
+        assert self._spec is not None  # read before the headroom was checked
         self._protocol = RunnerProtocol(self._spec)
         try:
             self._runner = runner = self._worker.runners.acquire(self._slot.device)
-        except OSError as error:  # no process or no descriptor to be had, for now
+        except OSError as error:  # the host has no process or descriptor left, for now
             log.error("cannot start a runner: %s", error, extra=self._recorder.fields)
             self.post(EventKind.EXIT)
             return
@@ -283,29 +271,19 @@ class StepExecutor:
         self._tasks.start_soon(listener.wait_exit)
         self._tasks.start_soon(self._device.sample_peak, runner.tree, self._runner_may_live)
 
-    def _go(self) -> None:
+    def _send_go(self) -> None:
         assert self._spec is not None
         self._protocol.go_sent()
         self._go_sent_at = anyio.current_time()
         self._worker.metrics.start_seconds.observe(self._go_sent_at - self._claimed_at)
-        self._start_send(Go(spec=self._spec, dies_at=self._fence.dies_at))
+        self._start_send(Go(spec=self._spec, dies_at=self.fence.dies_at))
 
-    def _signal(self, name: str) -> None:
-        """Record the intent, then send. The log line is written before the signal can act."""
-        if self._runner is None:
-            return
-        self._recorder.record(
-            Code.SIGNAL_SENT, f"{name} to the runner", level="WARNING", signal=name
-        )
-        self._evidence.record_signal(name)
-        self._worker.metrics.record_signal(self._slot.device, name)
-        if name == "SIGTERM":
-            self._runner.tree.terminate()
-        else:
-            self._runner.tree.kill()
+    def _send_lease(self) -> None:
+        if self._step.go_sent:
+            self._start_send(Lease(dies_at=self.fence.dies_at))
 
-    def _cancel_politely(self) -> None:
-        """Say so before the signal that follows in the same breath, if the pipe has room."""
+    def _send_cancel(self) -> None:
+        """Send it before the signal that follows in the same moment, if the pipe has room."""
         if self._runner is None:
             return
         try:
@@ -316,10 +294,6 @@ class StepExecutor:
             return
         self._start_send(Cancel())
 
-    def _send_lease(self) -> None:
-        if self._step.go_sent:
-            self._start_send(Lease(dies_at=self._fence.dies_at))
-
     def _start_send(self, message: Go | Cancel | Lease) -> None:
         if self._runner is not None:
             self._tasks.start_soon(self._send, self._runner, message)
@@ -328,12 +302,25 @@ class StepExecutor:
         try:
             await runner.channel.send(message.model_dump())
         except OSError as error:
-            # It is gone, and its exit is the news; or it does not read, and a signal follows.
+            # It is gone, and its exit is reported; or it does not read, and a signal follows.
             log.info("could not tell the runner: %s", error, extra=self._recorder.fields)
+
+    def _signal(self, name: str) -> None:
+        """Record the signal, then send it. The log line is written before the signal can act."""
+        if self._runner is None:
+            return
+        message = f"{name} to the runner"
+        self._recorder.record(Code.SIGNAL_SENT, message, level="WARNING", signal=name)
+        self._evidence.record_signal(name)
+        self._worker.metrics.record_signal(self._slot.device, name)
+        if name == "SIGTERM":
+            self._runner.tree.terminate()
+        else:
+            self._runner.tree.kill()
 
     # Timers ---------------------------------------------------------------------------------------
 
-    def _arm(self, kind: EventKind, seconds: float) -> None:
+    def _arm_timer(self, kind: EventKind, seconds: float) -> None:
         self._drop_timer()
         self._timer = anyio.CancelScope()
         self._tasks.start_soon(self._fire_timer, kind, seconds, self._timer, self._generation)
@@ -362,31 +349,31 @@ class StepExecutor:
         try:
             self._spec = run_spec(self.claim, model_folder=self._worker.model_folder(self.claim))
         except UnreadableStep as error:
-            self._evidence.know(unreadable=str(error))
+            self._evidence.record_unreadable(str(error))
             self.post(EventKind.UNREADABLE)
             return
-        now = await self._device.update_baseline_idle()
-        if now is None:
+        reading = await self._device.update_baseline_idle()
+        if reading is None:
             # Not this step's fault, but a device that comes and goes must not pass it round for
-            # ever: it costs a loss, and a pause, like one that is lost later.
+            # ever: it costs a loss, and a pause, like a device that is lost later.
             self.post(EventKind.FAILURE)
         else:
-            self.post(self._device.check_headroom(now))
+            self.post(self._device.check_headroom(reading))
 
     async def _commit_running(self) -> None:
         assert self._runner is not None  # it said READY
-        found = await commit_running(
+        kind = await commit_running(
             self._execution,
             self._device,
-            self._fence,
+            self.fence,
             tree=self._runner.tree,
-            is_current=lambda: self._step.state is StepState.LEASED,
+            may_start=lambda: self._step.state is StepState.LEASED,
         )
-        if found is not None:
-            self.post(found)
+        if kind is not None:
+            self.post(kind)
 
     async def _await_gone(self) -> None:
-        """Wait for the whole tree, then hand over the classification."""
+        """Wait for the whole tree, then report it with the classification."""
         if self._listener is not None:
             await self._listener.wait_gone()
         if self._runner is not None and not self._evidence.explained:
@@ -394,9 +381,9 @@ class StepExecutor:
         self.post(EventKind.TREE_GONE, self._evidence.classify().reason)
 
     async def _verify(self) -> None:
-        """Report by the generation of `reclaiming`: after its deadline nobody wants to know."""
+        """Report by the generation of `reclaiming`: after its deadline the result is void."""
         generation = self._generation
-        kind = await self._device.verify(None if self._runner is None else self._runner.tree)
+        kind = await self._device.verify(self._tree)
         if kind is not None:
             self._send_event.send_nowait((Event(kind), generation))
 

@@ -1,4 +1,4 @@
-"""Keeps the lease of one try, and its local fence.
+"""Keeps the lease of one execution, and its local fence.
 
 Renewing and giving up are two tasks: a renewal may hang in the database, and the fence must hold
 all the same.
@@ -14,18 +14,19 @@ import anyio
 from shared.errors import InfraUnavailable
 from shared.linux.clock import boottime
 from shared.step_store import Stale
-from supervisor.execution.context import Execution
+from supervisor.execution.context import DATABASE_RETRY_S, Execution
 from supervisor.lifecycle.step import EventKind
 
 log = logging.getLogger(__name__)
 
-_RETRY_S = 0.5
+GUARD_EVERY_S = 0.5
 
 
 class Fence:
-    """Counted from the moment at which the last successful renewal was *sent*.
+    """How long this worker may believe that it owns the step.
 
-    The server gave the lease some time after that, so our end is never later than its end.
+    Counted from the moment at which the last successful renewal was *sent*. The server gave the
+    lease some time after that, so our end is never later than its end.
     """
 
     def __init__(self, *, sent: float, fence_s: float, deadman_s: float) -> None:
@@ -33,7 +34,7 @@ class Fence:
         self._fence_s = fence_s
         self._deadman_s = deadman_s
 
-    def renewed(self, sent: float) -> None:
+    def renew(self, sent: float) -> None:
         self._sent = max(self._sent, sent)
 
     @property
@@ -43,7 +44,7 @@ class Fence:
 
     @property
     def dies_at(self) -> float:
-        """The boot time at which a runner kills itself, told to it with GO and each renewal."""
+        """The boot time at which a runner kills itself; GO and each renewal send it."""
         return self._sent + self._deadman_s
 
     @property
@@ -52,7 +53,7 @@ class Fence:
 
 
 class LeaseKeeper:
-    """`on_renewed` is called after each success, so that the runner's own timer is pushed back."""
+    """`on_renewed` runs after each success; it pushes the runner's own timer back."""
 
     def __init__(
         self, execution: Execution, fence: Fence, *, on_renewed: Callable[[], None]
@@ -62,16 +63,16 @@ class LeaseKeeper:
         self._on_renewed = on_renewed
 
     async def renew(self) -> None:
-        """Renew until cancelled, or until the lease is somebody else's.
+        """Renew until cancelled, or until another worker owns the step.
 
-        Trying goes on past the fence: the runner is gone by then, but what it finished may still be
-        published if the database comes back before anybody swept the step.
+        The attempts go on past the fence. The runner is gone by then, but what it finished may
+        still be published if the database comes back before a rescuer takes the step.
         """
         execution, timings = self._execution, self._execution.worker.timings
         pause_s = timings.lease_renew_s
         while True:
             await anyio.sleep(pause_s)
-            pause_s, sent = _RETRY_S, boottime()
+            pause_s, sent = DATABASE_RETRY_S, boottime()
             try:
                 with anyio.fail_after(timings.lease_renew_s):
                     await execution.worker.store.renew(execution.claim, timings.lease_s)
@@ -82,15 +83,15 @@ class LeaseKeeper:
                 log.warning("the lease could not be renewed", extra=execution.recorder.fields)
                 continue
             pause_s = timings.lease_renew_s
-            self._fence.renewed(sent)
+            self._fence.renew(sent)
             self._on_renewed()
 
     async def guard(self, runner_may_live: Callable[[], bool]) -> None:
-        """End the runner in time for whoever may get the step next, whatever a renewal waits for.
+        """End the runner before the next owner may start one, whatever a renewal waits for.
 
         In short sleeps: the fence's clock runs while the machine is suspended, a sleep's does not.
         """
         while self._fence.holds:  # noqa: ASYNC110 - a clock, not an event
-            await anyio.sleep(min(self._fence.left_s, _RETRY_S))
+            await anyio.sleep(min(self._fence.left_s, GUARD_EVERY_S))
         if runner_may_live():
             self._execution.post(EventKind.LEASE_GONE)

@@ -1,4 +1,4 @@
-"""From a stored step to what its runner is told."""
+"""Builds the specification that a runner gets from the stored step."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class UnreadableStep(Exception):
 def run_spec(claim: Claim, *, model_folder: str | None) -> RunSpec:
     """Everything that the runner needs, checked. Raises `UnreadableStep`.
 
-    A row may be older or newer than this worker. One that does not fit must fail alone: raised
-    inside a driver it would take the whole worker down, again and again.
+    A row may be older or newer than this worker. A row that does not fit must fail alone, and not
+    the executor, again and again.
     """
     facts: dict[str, Any] = {
         "job_id": str(claim.job_id),
@@ -38,7 +38,7 @@ def run_spec(claim: Claim, *, model_folder: str | None) -> RunSpec:
         return _specs.validate_python(facts)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        # The union's own tag is no field of anybody's.
+        # The union's own tag is no field of the step.
         field = ".".join(str(part) for part in first["loc"] if part != claim.type)
         raise UnreadableStep(f"the stored step cannot be run: {field}: {first['msg']}") from None
 
@@ -61,5 +61,5 @@ def _input(artifact: StoredArtifact) -> dict[str, Any]:
 
 
 def _preset(claim: Claim) -> dict[str, Any]:
-    """The runner's part of what was pinned; the limits beside it did their work at create."""
+    """The runner's part of the pinned preset; the limits beside it were checked at create."""
     return {name: claim.preset[name] for name in PresetSpec.model_fields if name in claim.preset}

@@ -1,8 +1,8 @@
-"""Turns what a runner says, and its end, into facts for the state machine.
+"""Turns the frames of a runner, and its end, into facts for the state machine.
 
 Two tasks per runner. `read_frames` reads until the stream ends; `wait_exit` waits for the process.
-An end of the stream is what a death looks like, so it waits for the death, which says more; and a
-death waits a moment for the last frames, which may hold the result.
+The end of a stream may mean a death, so it waits for the death, which says more. A death waits a
+moment for the last frames, which may hold the result.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class RunnerListener:
-    """The ears of one try. `exit_reported` is set when the end of the runner has been reported."""
+    """Listens to the runner of one execution."""
 
     def __init__(
         self,
@@ -48,7 +48,10 @@ class RunnerListener:
         uploader: Uploader,
         inputs: InputSender,
     ) -> None:
-        self._execution = execution
+        self._evidence = execution.evidence
+        self._recorder = execution.recorder
+        self._post = execution.post
+        self._device = execution.slot.device
         self._runner = runner
         self._protocol = protocol
         self._progress = progress
@@ -56,64 +59,59 @@ class RunnerListener:
         self._inputs = inputs
         self._reading = anyio.CancelScope()
         self._all_read = anyio.Event()
-        self.exit_reported = anyio.Event()
+        self._exit_reported = anyio.Event()
 
     async def read_frames(self) -> None:
-        """Hear the runner out."""
+        """Handle every frame until the stream ends."""
         with self._reading:
             try:
                 while (frame := await self._runner.channel.receive()) is not None:
                     await self._handle(self._protocol.accept(frame), frame.body)
             except Truncated as error:
-                self._execution.evidence.know(protocol_error=str(error))
+                self._evidence.record_protocol_error(str(error))
             except FrameError as error:
-                self._execution.evidence.know(protocol_error=str(error))
-                self._execution.post(EventKind.PROTOCOL_ERROR)
+                self._evidence.record_protocol_error(str(error))
+                self._post(EventKind.PROTOCOL_ERROR)
             except Exception as error:
-                # It passed every check, and something of ours tripped over it all the same. That
-                # costs this step, not the worker and the steps beside it.
-                log.exception(
-                    "cannot take what the runner says", extra=self._execution.recorder.fields
-                )
-                self._execution.evidence.know(
-                    protocol_error=f"its words raised {type(error).__name__}"
-                )
-                self._execution.post(EventKind.PROTOCOL_ERROR)
+                # The frame passed every check, and our own code failed on it. That costs this step,
+                # not the worker and the steps beside it.
+                log.exception("cannot take what the runner says", extra=self._recorder.fields)
+                self._evidence.record_protocol_error(f"its words raised {type(error).__name__}")
+                self._post(EventKind.PROTOCOL_ERROR)
         self._all_read.set()
-        # An end is what a death looks like, and the exit status says more. Without a death it is
-        # a runner from which nothing can come any more.
-        with anyio.move_on_after(LAST_FRAMES_S) as stayed:
-            await self.exit_reported.wait()
-        if stayed.cancelled_caught:
-            self._execution.post(EventKind.PROTOCOL_ERROR)
+        # Usually the process died, and its exit status says more. If it lives, nothing can come
+        # from it any more.
+        with anyio.move_on_after(LAST_FRAMES_S) as waiting:
+            await self._exit_reported.wait()
+        if waiting.cancelled_caught:
+            self._post(EventKind.PROTOCOL_ERROR)
 
     async def wait_exit(self) -> None:
-        """Wait for the process to end, and for what it said last."""
-        self._execution.evidence.know(exitcode=await self._runner.wait_exit())
+        """Wait for the process to end, and for its last frames."""
+        self._evidence.record_exit(await self._runner.wait_exit())
         self._uploader.stop_backpressure()
         with anyio.move_on_after(LAST_FRAMES_S):
             await self._all_read.wait()
-        # A descendant may keep the other end open and talk on. It has nothing to say any more.
+        # A descendant may keep the other end open and go on writing. It is not the runner.
         self._reading.cancel()
-        self._execution.post(EventKind.EXIT)
-        self.exit_reported.set()
+        self._post(EventKind.EXIT)
+        self._exit_reported.set()
 
     async def wait_gone(self) -> None:
-        """Wait until the whole tree is gone and its end has been told."""
+        """Wait until the whole tree is gone and the exit was reported."""
         await self._runner.wait_gone()
-        await self.exit_reported.wait()
+        await self._exit_reported.wait()
 
     async def _handle(self, message: FromRunner, body: bytes) -> None:
-        evidence, post = self._execution.evidence, self._execution.post
         match message:
             case Ready():
-                post(EventKind.READY)
+                self._post(EventKind.READY)
             case Progress():
                 self._progress.advance(
                     message.stage, message.item_index, message.step, message.steps
                 )
             case Log():
-                self._execution.recorder.record_runner_log(
+                self._recorder.record_runner_log(
                     message.level,
                     message.code,
                     message.message,
@@ -127,16 +125,15 @@ class RunnerListener:
                 await self._uploader.add(message, body)
             case Result():
                 self._record_peak(message.allocator)
-                evidence.know(result=True)
-                post(EventKind.RESULT)
+                self._evidence.record_result()
+                self._post(EventKind.RESULT)
             case Failure():
                 self._record_peak(message.details)
-                evidence.know(failure=message)
-                post(EventKind.FAILURE)
+                self._evidence.record_failure(message)
+                self._post(EventKind.FAILURE)
 
     def _record_peak(self, figures: dict[str, Any]) -> None:
         """The runner's own peak counts if it is larger than ours, and not larger than possible."""
-        peak = figures.get("allocator_peak_bytes")
-        if isinstance(peak, int):
-            evidence, device = self._execution.evidence, self._execution.slot.device
-            evidence.record_memory(min(peak, device.total_bytes))
+        peak_bytes = figures.get("allocator_peak_bytes")
+        if isinstance(peak_bytes, int):
+            self._evidence.record_memory(min(peak_bytes, self._device.total_bytes))

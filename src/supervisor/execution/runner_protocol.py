@@ -1,9 +1,9 @@
-"""What a runner may say when. Sans-IO: frames in, checked messages out, `FrameError` for a liar.
+"""Which message a runner may send when: frames in, checked messages out, no input or output.
 
-A runner executes other people's models, so nothing it says is taken on trust: READY comes first
-and once; an input is asked for once, one at a time, and only for an item that is not done; an
-artifact is one of the items that were asked for, comes once, has the format, the size and the seed
-that were asked for and the hash that it claims; after RESULT there is silence.
+A runner executes other people's models, so every message is checked: READY comes first and once;
+the runner requests an input once, one at a time, and only for an item that is not done; an artifact
+is one of the requested items, comes once, has the requested format, size and seed, and the hash
+that it claims; after RESULT nothing comes. Everything else is a `FrameError`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from shared.protocol.messages import (
     parse_from_runner,
 )
 
-# A payload of ours has three levels; JSON's own parser would follow hundreds.
+# Our own payloads have three levels; JSON's parser would follow hundreds.
 MAX_DEPTH = 16
 
 
 class RunnerProtocol:
-    """The parent's side of one step's talk with its runner."""
+    """The parent's side of the protocol, for one step."""
 
     def __init__(self, spec: RunSpec) -> None:
         self._spec = spec
@@ -45,15 +45,15 @@ class RunnerProtocol:
         self._go_sent = self._ready = self._ended = False
 
     def go_sent(self) -> None:
-        """GO was sent; from now on the runner may speak of its work."""
+        """GO was sent; from now on the runner may report its work."""
         self._go_sent = True
 
     def input_sent(self) -> None:
-        """The input that was asked for was sent; the next wish may come."""
+        """The requested input was sent; the runner may request the next one."""
         self._requested_item = None
 
     def accept(self, frame: Frame) -> FromRunner:
-        """Return the message in `frame`; raise `FrameError` when it may not be said now."""
+        """Return the message in `frame`; raise `FrameError` when it may not come now."""
         check_storable(frame.header)
         message = parse_from_runner(frame.header)
         if self._ended:
@@ -131,17 +131,17 @@ def expected_image(spec: RunSpec, item: int) -> tuple[tuple[int, int], int | Non
             seed = None if params.seed is None else (params.seed + item) % MAX_SEED
             return (params.width, params.height), seed
         case UpscaleSpec(params=params):
-            given = spec.inputs[item]
-            return (given.width * params.scale, given.height * params.scale), given.seed
+            source = spec.inputs[item]
+            return (source.width * params.scale, source.height * params.scale), source.seed
         case _:
             assert_never(spec)
 
 
 def check_storable(header: dict[str, Any]) -> None:
-    """Raise `FrameError` for what JSON can say and PostgreSQL, or a metric, cannot keep.
+    """Raise `FrameError` for what JSON can hold and PostgreSQL, or a metric, cannot.
 
-    A log line becomes an event. One with a NUL, half a surrogate pair or a NaN in it would fail
-    the transaction, again and again; a number of four hundred digits is no float.
+    A log line becomes an event. A NUL, half a surrogate pair or a NaN in it would fail the
+    transaction again and again; a number of four hundred digits is no float.
     """
     todo: list[tuple[Any, int]] = [(header, 0)]
     while todo:

@@ -1,30 +1,23 @@
-"""Writes down that a step runs, once, and only then is GO allowed: with memory and time to spare.
+"""Writes that a step runs, once. Only then may GO be sent, with memory and time to spare.
 
-The headroom was looked at before there was a runner, minutes ago if that was slow to get ready. Who
-took the memory meanwhile would make this step run out of it, which is final, so it is looked at
-again before each attempt to commit.
+The first check of memory was made before there was a runner, minutes ago if the runner was slow to
+get ready. Whoever took memory meanwhile would make this step run out of it, which is final. So
+memory is read again before each attempt to commit.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
+from itertools import repeat
 
-import anyio
-
-from shared.errors import InfraUnavailable
 from shared.events import Code, NewEvent
 from shared.step_store import Stale
 from supervisor.devices.device import Reading
-from supervisor.execution.context import Execution
+from supervisor.execution.context import DATABASE_RETRY_S, Execution
 from supervisor.execution.device_monitor import DeviceMonitor
 from supervisor.execution.lease import Fence
 from supervisor.lifecycle.step import EventKind
 from supervisor.processes.tree import ProcessTree
-
-log = logging.getLogger(__name__)
-
-_RETRY_S = 0.5
 
 
 async def commit_running(
@@ -33,31 +26,31 @@ async def commit_running(
     fence: Fence,
     *,
     tree: ProcessTree,
-    is_current: Callable[[], bool],
+    may_start: Callable[[], bool],
 ) -> EventKind | None:
     """Commit `running` with what the device holds before the step; return what came of it.
 
-    None when the step is not to run any more, whatever the reason was.
+    None when the step may not start any more, whatever the reason is.
     """
-    await execution.recorder.flush()
-    while is_current():
-        before = await device.read_memory()
-        if before is None:
+
+    async def attempt() -> EventKind | None:
+        if not may_start():
+            return None
+        if (before := await device.read_memory()) is None:
             return EventKind.FAILURE
-        if (found := device.check_headroom(before, tree)) is not EventKind.HEADROOM:
-            return found
+        headroom = device.check_headroom(before, tree)
+        if headroom is not EventKind.HEADROOM:
+            return headroom
         events = _events(execution, before)
-        try:
-            await execution.worker.store.commit_running(execution.claim, events)
-        except Stale:
-            return EventKind.LEASE_GONE
-        except InfraUnavailable as error:
-            log.warning("cannot start yet: %s", error.message, extra=execution.recorder.fields)
-            await anyio.sleep(_RETRY_S)
-        else:
-            execution.recorder.log_events(*events)
-            return EventKind.RUNNING_COMMITTED if fence.holds else EventKind.LEASE_GONE
-    return None
+        await execution.worker.store.commit_running(execution.claim, events)
+        execution.recorder.log_events(*events)
+        return EventKind.RUNNING_COMMITTED if fence.holds else EventKind.LEASE_GONE
+
+    await execution.recorder.flush()
+    try:
+        return await execution.retry(attempt, repeat(DATABASE_RETRY_S), "cannot start yet")
+    except Stale:
+        return EventKind.LEASE_GONE
 
 
 def _events(execution: Execution, before: Reading) -> list[NewEvent]:

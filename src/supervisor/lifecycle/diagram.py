@@ -1,8 +1,8 @@
 """Draw `docs/lifecycle.md` from the table: `python -m supervisor.lifecycle.diagram`.
 
-The page is generated so that it cannot be wrong; a test compares it with the table. The picture
-shows where a step can go. What does not move it (self transitions) is in the list below it only:
-drawn, it would hide everything else.
+The page is generated, so it cannot be wrong; a test compares it with the table. The picture shows
+where a step can go. A row that does not move the step is only in the list below: drawn, such rows
+would hide everything else.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from supervisor.lifecycle.table import TABLE
 
 PAGE = Path(__file__).parents[3] / "docs" / "lifecycle.md"
 
-# Where a step begins: the first of a chain in the queue, the others behind their predecessor.
-INITIAL = (StepState.QUEUED, StepState.PENDING)
-# Mermaid's own choice: a diamond. It stands for `lifecycle.verdict`.
+# A diamond (Mermaid's choice). It stands for `machine.verdict`.
 VERDICT = "verdict"
 VERDICTS = (StepState.SUCCEEDED, StepState.FAILED, StepState.CANCELLED, StepState.QUEUED)
 
@@ -30,27 +28,29 @@ INTRO = """\
 `src/supervisor/lifecycle/table.py`. Do not edit: change the table and run it again. -->
 
 A step is always in exactly one state. Something happens to it (a frame arrives, a process ends, a
-timer rings, somebody cancels), and the table in `src/supervisor/lifecycle/table.py` says where
-it goes and what has to be done. This page is drawn from that table, row by row.
+timer fires, a user cancels), and the table in `src/supervisor/lifecycle/table.py` says where it
+goes and what must be done. This page shows that table, row by row. The first step of a chain begins
+in the queue. The others are `pending` until their predecessor succeeds; PostgreSQL moves those
+(`shared.db`), so the table has no row for them.
 
 How to read it:
 
-- **Events** are facts. Timers are events like any other. An event that has no row in a state is a
-  bug of whoever sent it: it raises `IllegalEvent` and changes nothing. A step that has ended
-  absorbs everything.
-- **Guards** choose among rows of the same state and event: the first row whose guard holds counts.
-- **Changes** happen to the step itself: counters rise, causes are noted. `set_intent_…` notes a
-  cause unless there is one already, so the first cause wins; `override_intent_…` replaces it.
-- **Effects** are what somebody must now do, in the order given. *arm …* starts the timer of the
+- **Events** are facts. Timers are events like any other. An event without a row in a state is a
+  bug of the caller: it raises `IllegalEvent` and changes nothing. A step that has ended absorbs
+  everything.
+- **Guards** choose among rows of the same state and event: the first row whose guard holds applies.
+- **Changes** happen to the step itself: counters rise, causes are set. `set_intent_…` sets a cause
+  unless there is one already, so the first cause wins; `override_intent_…` replaces it.
+- **Effects** are what the executor must now do, in the order given. *arm …* starts the timer of the
   state; leaving the state drops it, arming another replaces it.
-- **verdict** is no state. It stands for the function that looks at what ended the try (our own
-  intent first, then the evidence) and at the counters, and ends the step or returns it to the
+- **verdict** is no state. It stands for the function that looks at what ended the execution (our
+  own intent first, then the evidence) and at the counters, and ends the step or returns it to the
   queue.
 
-A slot is free again only after *free slot*, and out of service after *quarantine slot*; no way
-leads from a spawned runner to the owner's verdict past both. *lease expired* is no exception: the
-owner is gone, somebody else's rescuer applies it, and the slot is verified when its host starts
-again.
+A slot is free again only after *free slot*, and out of service after *quarantine slot*. Once a
+runner was spawned, its owner cannot end the step without one of the two. *lease expired* is no
+exception: the owner is gone, the rescuer of another worker applies it, and the slot is verified
+when a worker starts on its host again.
 """
 
 
@@ -69,7 +69,7 @@ def diagram(table: tuple[Row, ...] = TABLE) -> str:
         if target != row.source:
             arrows.setdefault((row.source, target), []).append(row.kind)
     lines = ["```mermaid", "stateDiagram-v2", f"    state {VERDICT} <<choice>>"]
-    lines += [f"    [*] --> {state}" for state in INITIAL]
+    lines += [f"    [*] --> {StepState.QUEUED}"]
     lines += [
         f"    {source} --> {target}: {', '.join(dict.fromkeys(kinds))}"
         for (source, target), kinds in arrows.items()

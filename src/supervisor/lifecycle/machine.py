@@ -1,30 +1,27 @@
-"""The life of a step, as a table. Sans-IO: no clock, no process, no database.
+"""The life of a step, as a table. It has no clock, no process and no database.
 
 Theory of operation
 -------------------
 `advance(step, event)` looks up `(step.state, event.kind)` in `TABLE` and returns the next `Step`
-and the effects that somebody has to carry out. That somebody is the driver
-(`supervisor.execution.executor`)
-for an owned step, the rescuer for an abandoned one, and the API's cancel statement for one that
-nobody owns. Whatever they do, they do it because a row here says so.
+and the effects that the caller must carry out: the executor
+(`supervisor.execution.executor`) for a step that this worker owns, the rescuer for one whose owner
+is gone or that no worker claims. What waits in the queue or behind an earlier step is moved by SQL
+(`shared.db`), which needs no machine.
 
-* Events are facts: a frame arrived, a process is gone, a timer rang. Timers are events like any
-  other, so no test needs a clock. A timer belongs to the state that armed it; the driver drops it
+* Events are facts: a frame arrived, a process is gone, a timer fired. A timer is an event like any
+  other, so no test needs a clock. A timer belongs to the state that armed it; the executor drops it
   when the state changes.
-* An event for which the table has no row is a bug in the caller: `IllegalEvent` is raised and
-  nothing has changed. The exception is a terminal state, which absorbs everything.
-* A slot is returned to the table only with proof (`VERIFIED`) or taken out of service
-  (`QUARANTINE_SLOT`). No row leaves `reclaiming` without one of the two, and none reaches a
-  verdict after a runner existed without passing `reclaiming`. That is the product's promise, in
-  rows.
-* Three counters, three meanings. `epoch` is only a fence: it makes the writes of a former owner
-  miss. `attempt` rises when GO is sent. `losses` rises when a try ended before or outside of
-  anything the runner did. Both are bounded, so poison cannot circulate.
-* The first cause wins. What ended the step is recorded when `stopping` is entered by our own
-  decision (`intent`); evidence found later does not replace it. Without an intent, the
-  classification that arrives with `TREE_GONE` decides.
-
-Imports are limited to enum, dataclasses, typing and the shared vocabulary of states.
+* An event for which the table has no row is a bug of the caller: `IllegalEvent` is raised and
+  nothing has changed. A terminal state is the exception: it absorbs everything.
+* A slot returns to service only with proof (`VERIFIED`), or is taken out of it
+  (`QUARANTINE_SLOT`). No row leaves `reclaiming` without one of the two, and once a runner existed
+  no row reaches an end without passing `reclaiming`. That is the product's promise, in rows.
+* Three counters have three meanings. `epoch` is only a fence: the writes of a former owner miss.
+  `attempt` rises when GO is sent. `losses` rises when an execution ended before or outside of
+  anything the runner did. The last two are bounded, so a poisonous step cannot circulate.
+* The first cause wins. When we decide to stop a step, the reason is set as its `intent`; evidence
+  found later does not replace it. Without an intent, the classification that arrives with
+  `TREE_GONE` decides.
 """
 
 from __future__ import annotations
@@ -52,7 +49,7 @@ def advance(
     """Return the step after `event` and what must now be done.
 
     Raises `IllegalEvent`, having changed nothing, where the table has no row. `table` is a
-    parameter so that a test can take a row away and see somebody notice.
+    parameter so that a test can take a row away and see a claim fail.
     """
     if step.state in TERMINAL:
         return step, ()
@@ -72,8 +69,6 @@ def _apply(row: Row, step: Step, event: Event) -> tuple[Step, tuple[Effect, ...]
         step = replace(step, signal=Signal.KILL)
     elif E.TERMINATE in row.effects:
         step = replace(step, signal=Signal.TERM)
-    if row.target is S.QUEUED:
-        return _requeued(step), row.effects
     return replace(step, state=row.target), row.effects
 
 
@@ -81,19 +76,19 @@ def _apply(row: Row, step: Step, event: Event) -> tuple[Step, tuple[Effect, ...]
 
 
 def verdict(step: Step) -> Step:
-    """Where a try that ended leads: a terminal state, or back to the queue.
+    """Where an execution that ended leads: to a terminal state, or back to the queue.
 
     Good work is kept even when a cancel came in the meantime. A cancel beats a retry. A drain is
-    our own doing and costs the step nothing, nor does a wait for memory. What is transient is tried
-    again while both bounds allow it; everything else would only fail the same way again.
+    our own decision and costs the step nothing, nor does a wait for memory. A transient failure is
+    tried again while both bounds allow it; any other would only happen again.
     """
     if step.vram_wait and step.intent is None:
-        # Nobody is to blame, and the runner that we ended has no say in it.
+        # What the runner said while we ended it does not count.
         if step.cancel_requested:
             return _ended(step, S.CANCELLED, Reason.CANCELLED)
-        return _requeued(step)
+        return replace(_requeued(step), vram_wait=True)
     reason = outcome(step)
-    if step.state in OWNED:  # what nobody owned was not tried
+    if step.state in OWNED:  # otherwise no execution ended
         step = replace(step, last_reason=reason)
     if reason is Reason.COMPLETED:
         return _ended(step, S.SUCCEEDED, reason)

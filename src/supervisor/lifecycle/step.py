@@ -1,4 +1,4 @@
-"""The words of a step's life: its states, what may happen to it, and what must then be done."""
+"""The vocabulary of the state machine: what a step is, what may happen to it, what then follows."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ S = StepState
 class EventKind(StrEnum):
     """What may happen to a step."""
 
-    PREDECESSOR_SUCCEEDED = "predecessor succeeded"
-    PREDECESSOR_ENDED = "predecessor ended otherwise"
     CLAIMED = "claimed"
     HEADROOM = "headroom"
     VRAM_BUSY = "VRAM busy"
@@ -39,7 +37,7 @@ class EventKind(StrEnum):
     READY_TIMEOUT = "no READY in time"
     START_TIMEOUT = "no start in time"
     TIMEOUT = "timeout"
-    STORE_AWAY = "store away"  # the timeout of a runner that waits for the store
+    STORE_AWAY = "store away"  # the timeout, while the runner waits for the object store
     EXIT_GRACE_OVER = "exit grace over"
     TERM_GRACE_OVER = "term grace over"
     KILL_DEADLINE = "kill deadline"
@@ -51,13 +49,13 @@ K = EventKind
 
 
 class Effect(StrEnum):
-    """What somebody must now do, in the order given."""
+    """What the executor must now do, in the order of the row."""
 
     CHECK_HEADROOM = "check headroom"
     SPAWN = "spawn"
     COMMIT_RUNNING = "commit running"
     GO = "GO"
-    RECORD = "record state"  # durable note of where we are; the kill chain never waits for it long
+    RECORD = "record state"  # in the database; the kill chain does not wait for it
     CANCEL_POLITELY = "polite cancel"
     TERMINATE = "SIGTERM"
     KILL = "SIGKILL"
@@ -65,7 +63,7 @@ class Effect(StrEnum):
     FREE_SLOT = "free slot"
     QUARANTINE_SLOT = "quarantine slot"
     PUBLISH = "publish"
-    COMMIT = "commit"  # the verdict, or the way back to the queue: one transaction
+    COMMIT = "commit"  # the end, or the return to the queue: one transaction
     ARM_READY = "arm ready"
     ARM_START = "arm start deadline"
     ARM_TIMEOUT = "arm timeout"
@@ -88,7 +86,7 @@ class Signal(StrEnum):
 
 
 class SlotVerdict(StrEnum):
-    """The verdict on a step's slot."""
+    """What became of the slot that a step used."""
 
     FREE = "free"
     QUARANTINED = "quarantined"
@@ -96,7 +94,7 @@ class SlotVerdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """Where a step is. The second group belongs to one claim and is reset by a requeue."""
+    """Where a step is. The second group belongs to one claim; a return to the queue resets it."""
 
     state: StepState
     epoch: int = 0
@@ -106,12 +104,12 @@ class Step:
     max_losses: int = 5
     cancel_requested: bool = False
     reason: Reason | None = None  # why it ended; terminal states only
-    last_reason: Reason | None = None  # what ended the latest try
+    last_reason: Reason | None = None  # what ended the latest execution
+    vram_wait: bool = False  # it waits for memory of the device, or is stopped in order to wait
 
     spawned: bool = False
     ready: bool = False
-    go_sent: bool = False  # GO was sent, so `attempt` was charged
-    vram_wait: bool = False  # its memory was taken before GO, so it is to wait for it in the queue
+    go_sent: bool = False  # so `attempt` was charged
     intent: Reason | None = None
     evidence: Reason | None = None
     signal: Signal = Signal.NONE
@@ -120,7 +118,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`reason` is the classification, carried by `TREE_GONE` and `KILL_DEADLINE` alone."""
+    """A fact. Only `TREE_GONE` and `KILL_DEADLINE` carry a `reason`: the classification."""
 
     kind: EventKind
     reason: Reason | None = None
@@ -132,7 +130,7 @@ Change = Callable[[Step, Event], Step]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """`target` None: `verdict` decides. Among rows of one (source, kind), the first that fits."""
+    """One rule. Without a target, `verdict` decides. The first row whose guard holds applies."""
 
     source: StepState
     kind: EventKind
@@ -143,11 +141,11 @@ class Row:
 
 
 class IllegalEvent(Exception):
-    """The table has no row for this event in this state: a bug in whoever sent it."""
+    """The table has no row for this event in this state: the caller has a bug."""
 
 
 def outcome(step: Step) -> Reason:
-    """What ended this try: our own intent first, then the evidence."""
+    """What ended this execution: our own intent first, then the evidence."""
     reason = step.intent or step.evidence
     if reason is None:
         raise IllegalEvent(f"a {step.state} step ended without intent or evidence")

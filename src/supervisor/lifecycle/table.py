@@ -1,4 +1,4 @@
-"""The table of a step's life: every row, and the changes and guards that rows name."""
+"""The table of the state machine: every row, and the changes and guards that rows name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from supervisor.lifecycle.step import (
     outcome,
 )
 
-# Decisions, not observations: they come from an intent or from a bound, never from evidence.
+# Decisions of the supervisor: they come from an intent or from a bound, never from evidence.
 SUPERVISOR_ONLY = frozenset({Reason.CANCELLED, Reason.DRAINED, Reason.ATTEMPTS_EXHAUSTED})
 
 
@@ -53,16 +53,20 @@ def wait_for_vram(step: Step, event: Event) -> Step:
     return replace(step, vram_wait=True)
 
 
+def end_vram_wait(step: Step, event: Event) -> Step:
+    return replace(step, vram_wait=False)
+
+
 def mark_cancel_requested(step: Step, event: Event) -> Step:
     return replace(step, cancel_requested=True)
 
 
 def set_evidence(step: Step, event: Event) -> Step:
-    """Note the classification; a runner that claims what it cannot know has crashed.
+    """Keep the classification. A runner that claims what it cannot know has crashed.
 
-    A frame that says `cancelled` must not cancel what nobody cancelled, `drained` would go round
-    for ever uncharged, and nothing is completed before GO. Not `IllegalEvent`: what a runner says
-    must never stop its own reclaim.
+    A frame that says `cancelled` must not cancel a step without a request, `drained` would return
+    to the queue uncharged for ever, and nothing is completed before GO. `IllegalEvent` is no
+    answer: what a runner says must never stop its own reclaim.
     """
     if event.reason is None:
         raise IllegalEvent(f"{event.kind} must carry the classification")
@@ -81,7 +85,7 @@ def mark_slot_quarantined(step: Step, event: Event) -> Step:
 
 
 def set_intent(reason: Reason) -> Change:
-    """The first cause wins: an intent that is there stays."""
+    """Set why we end the step, unless an earlier cause is set: the first one wins."""
 
     def change(step: Step, event: Event) -> Step:
         return step if step.intent else replace(step, intent=reason)
@@ -91,7 +95,7 @@ def set_intent(reason: Reason) -> Change:
 
 
 def override_intent(reason: Reason) -> Change:
-    """What happened to the lease or the store outweighs what the runner did."""
+    """Replace the cause: a lost lease or a lost store outweighs what the runner did."""
 
     def change(step: Step, event: Event) -> Step:
         return replace(step, intent=reason)
@@ -141,18 +145,31 @@ def not_retryable(step: Step) -> bool:
 
 # The table ----------------------------------------------------------------------------------------
 
-_END_BY_FORCE = (E.RECORD, E.CANCEL_POLITELY, E.TERMINATE, E.ARM_TERM_GRACE)
-_END_BY_ITSELF = (E.RECORD, E.ARM_EXIT_GRACE)
-_CANCEL = set_intent(Reason.CANCELLED)
-_LOST = set_intent(Reason.LEASE_LOST)
+_COMMIT = (E.COMMIT,)
+_GIVE_BACK = (E.FREE_SLOT, E.COMMIT)
+_BY_ITSELF = (E.RECORD, E.ARM_EXIT_GRACE)
+_TERMINATE = (E.CANCEL_POLITELY, E.TERMINATE, E.ARM_TERM_GRACE)
+_BY_FORCE = (E.RECORD, *_TERMINATE)
+_PUBLISH = (E.RECORD, E.PUBLISH, E.ARM_PUBLISH)
+
+_CANCELLED = set_intent(Reason.CANCELLED)
+_CRASHED = set_intent(Reason.RUNNER_CRASHED)
+_DRAINED = set_intent(Reason.DRAINED)
+_INFRA_AWAY = set_intent(Reason.INFRA_UNAVAILABLE)
+_LEASE_LOST = set_intent(Reason.LEASE_LOST)
+_NO_VRAM = set_intent(Reason.INSUFFICIENT_VRAM)
+_TIMED_OUT = set_intent(Reason.TIMEOUT)
+_UNREADABLE = set_intent(Reason.INTERNAL)
+_LEASE_LOST_AFTER_ALL = override_intent(Reason.LEASE_LOST)
+_INFRA_AWAY_AFTER_ALL = override_intent(Reason.INFRA_UNAVAILABLE)
 
 
 def _row(
     source: StepState,
     kind: EventKind,
     target: StepState | None,
-    *changes: Change,
     effects: tuple[Effect, ...] = (),
+    *changes: Change,
     guard: Guard | None = None,
 ) -> Row:
     return Row(
@@ -161,189 +178,74 @@ def _row(
 
 
 TABLE: tuple[Row, ...] = (
-    # A later step of a chain.
-    _row(S.PENDING, K.PREDECESSOR_SUCCEEDED, S.QUEUED, effects=(E.COMMIT,)),
-    _row(S.PENDING, K.PREDECESSOR_ENDED, None, _CANCEL, effects=(E.COMMIT,)),
-    _row(S.PENDING, K.CANCEL, None, mark_cancel_requested, _CANCEL, effects=(E.COMMIT,)),
-    # Waiting for a slot. The claim is made with a slot in hand, so a busy worker hoards nothing.
-    _row(
-        S.QUEUED,
-        K.CLAIMED,
-        S.LEASED,
-        new_epoch,
-        effects=(E.ARM_READY, E.CHECK_HEADROOM),
-    ),
-    _row(S.QUEUED, K.CANCEL, None, mark_cancel_requested, _CANCEL, effects=(E.COMMIT,)),
-    _row(S.QUEUED, K.QUEUE_TIMEOUT, None, set_intent(Reason.TIMEOUT), effects=(E.COMMIT,)),
+    # Waiting for a slot. A worker claims for a slot that is free, so a busy one hoards nothing.
+    _row(S.QUEUED, K.CLAIMED, S.LEASED, (E.ARM_READY, E.CHECK_HEADROOM), new_epoch, end_vram_wait),
+    _row(S.QUEUED, K.CANCEL, None, _COMMIT, mark_cancel_requested, _CANCELLED),
+    _row(S.QUEUED, K.QUEUE_TIMEOUT, None, _COMMIT, _TIMED_OUT),
     # Owned, before GO.
-    _row(S.LEASED, K.HEADROOM, S.LEASED, mark_spawned, effects=(E.SPAWN,), guard=not_spawned),
-    _row(
-        S.LEASED,
-        K.VRAM_BUSY,
-        S.QUEUED,
-        effects=(E.FREE_SLOT, E.COMMIT),
-        guard=not_spawned,
-    ),
-    _row(
-        S.LEASED,
-        K.VRAM_WAIT_OVER,
-        None,
-        set_intent(Reason.INSUFFICIENT_VRAM),
-        effects=(E.FREE_SLOT, E.COMMIT),
-        guard=not_spawned,
-    ),
-    _row(
-        S.LEASED,
-        K.UNREADABLE,
-        None,
-        set_intent(Reason.INTERNAL),
-        effects=(E.FREE_SLOT, E.COMMIT),
-        guard=not_spawned,
-    ),
-    # The same answers to the second look, just before GO. Now there is a runner to be ended first.
-    _row(
-        S.LEASED,
-        K.VRAM_BUSY,
-        S.STOPPING,
-        wait_for_vram,
-        effects=_END_BY_FORCE,
-        guard=is_ready,
-    ),
-    _row(
-        S.LEASED,
-        K.VRAM_WAIT_OVER,
-        S.STOPPING,
-        set_intent(Reason.INSUFFICIENT_VRAM),
-        effects=_END_BY_FORCE,
-        guard=is_ready,
-    ),
-    _row(
-        S.LEASED,
-        K.READY,
-        S.LEASED,
-        mark_ready,
-        effects=(E.COMMIT_RUNNING, E.ARM_START),
-        guard=starting,
-    ),
+    _row(S.LEASED, K.HEADROOM, S.LEASED, (E.SPAWN,), mark_spawned, guard=not_spawned),
+    _row(S.LEASED, K.VRAM_BUSY, None, _GIVE_BACK, wait_for_vram, guard=not_spawned),
+    _row(S.LEASED, K.VRAM_WAIT_OVER, None, _GIVE_BACK, _NO_VRAM, guard=not_spawned),
+    _row(S.LEASED, K.UNREADABLE, None, _GIVE_BACK, _UNREADABLE, guard=not_spawned),
+    # The second check of memory, just before GO. Now there is a runner, which must end first.
+    _row(S.LEASED, K.VRAM_BUSY, S.STOPPING, _BY_FORCE, wait_for_vram, guard=is_ready),
+    _row(S.LEASED, K.VRAM_WAIT_OVER, S.STOPPING, _BY_FORCE, _NO_VRAM, guard=is_ready),
+    _row(S.LEASED, K.READY, S.LEASED, (E.COMMIT_RUNNING, E.ARM_START), mark_ready, guard=starting),
     _row(
         S.LEASED,
         K.RUNNING_COMMITTED,
         S.RUNNING,
+        (E.GO, E.ARM_TIMEOUT),
         charge_attempt,
-        effects=(E.GO, E.ARM_TIMEOUT),
         guard=is_ready,
     ),
-    _row(S.LEASED, K.EXIT, S.STOPPING, charge_loss, effects=_END_BY_ITSELF),
-    _row(S.LEASED, K.FAILURE, S.STOPPING, charge_loss, effects=_END_BY_ITSELF),
-    _row(
-        S.LEASED,
-        K.READY_TIMEOUT,
-        S.STOPPING,
-        charge_loss,
-        set_intent(Reason.RUNNER_CRASHED),
-        effects=_END_BY_FORCE,
-        guard=not_ready,
-    ),
-    # The runner has done its part. A loss all the same, or a database that takes renewals and never
-    # this commit would pass the step round for ever. Where it takes neither the fence comes first.
+    _row(S.LEASED, K.EXIT, S.STOPPING, _BY_ITSELF, charge_loss),
+    _row(S.LEASED, K.FAILURE, S.STOPPING, _BY_ITSELF, charge_loss),
+    _row(S.LEASED, K.READY_TIMEOUT, S.STOPPING, _BY_FORCE, charge_loss, _CRASHED, guard=not_ready),
+    # The runner did its part, and yet it is a loss: a database that takes renewals and never this
+    # commit would pass the step round for ever. If it takes neither, the fence comes first.
     _row(
         S.LEASED,
         K.START_TIMEOUT,
         S.STOPPING,
+        _BY_FORCE,
         charge_loss,
-        set_intent(Reason.INFRA_UNAVAILABLE),
-        effects=_END_BY_FORCE,
+        _INFRA_AWAY,
         guard=is_ready,
     ),
-    _row(
-        S.LEASED,
-        K.PROTOCOL_ERROR,
-        S.STOPPING,
-        charge_loss,
-        set_intent(Reason.RUNNER_CRASHED),
-        effects=_END_BY_FORCE,
-    ),
-    _row(S.LEASED, K.LEASE_GONE, S.STOPPING, charge_loss, _LOST, effects=_END_BY_FORCE),
-    _row(
-        S.LEASED,
-        K.CANCEL,
-        S.STOPPING,
-        mark_cancel_requested,
-        _CANCEL,
-        effects=_END_BY_FORCE,
-    ),
-    _row(S.LEASED, K.DRAIN, S.STOPPING, set_intent(Reason.DRAINED), effects=_END_BY_FORCE),
+    _row(S.LEASED, K.PROTOCOL_ERROR, S.STOPPING, _BY_FORCE, charge_loss, _CRASHED),
+    _row(S.LEASED, K.LEASE_GONE, S.STOPPING, _BY_FORCE, charge_loss, _LEASE_LOST),
+    _row(S.LEASED, K.CANCEL, S.STOPPING, _BY_FORCE, mark_cancel_requested, _CANCELLED),
+    _row(S.LEASED, K.DRAIN, S.STOPPING, _BY_FORCE, _DRAINED),
     # Running.
-    _row(S.RUNNING, K.RESULT, S.STOPPING, effects=_END_BY_ITSELF),
-    _row(S.RUNNING, K.FAILURE, S.STOPPING, effects=_END_BY_ITSELF),
-    _row(S.RUNNING, K.EXIT, S.STOPPING, effects=_END_BY_ITSELF),
-    _row(S.RUNNING, K.TIMEOUT, S.STOPPING, set_intent(Reason.TIMEOUT), effects=_END_BY_FORCE),
-    _row(
-        S.RUNNING,
-        K.STORE_AWAY,
-        S.STOPPING,
-        set_intent(Reason.INFRA_UNAVAILABLE),
-        effects=_END_BY_FORCE,
-    ),
-    _row(
-        S.RUNNING,
-        K.CANCEL,
-        S.STOPPING,
-        mark_cancel_requested,
-        _CANCEL,
-        effects=_END_BY_FORCE,
-    ),
-    _row(S.RUNNING, K.DRAIN, S.STOPPING, set_intent(Reason.DRAINED), effects=_END_BY_FORCE),
-    _row(S.RUNNING, K.LEASE_GONE, S.STOPPING, _LOST, effects=_END_BY_FORCE),
-    _row(
-        S.RUNNING,
-        K.PROTOCOL_ERROR,
-        S.STOPPING,
-        set_intent(Reason.RUNNER_CRASHED),
-        effects=_END_BY_FORCE,
-    ),
-    # Its processes end, or are ended.
-    _row(
-        S.STOPPING,
-        K.EXIT_GRACE_OVER,
-        S.STOPPING,
-        effects=(E.CANCEL_POLITELY, E.TERMINATE, E.ARM_TERM_GRACE),
-        guard=not_signalled,
-    ),
-    _row(
-        S.STOPPING,
-        K.TERM_GRACE_OVER,
-        S.STOPPING,
-        effects=(E.KILL, E.ARM_KILL),
-        guard=term_sent,
-    ),
+    _row(S.RUNNING, K.RESULT, S.STOPPING, _BY_ITSELF),
+    _row(S.RUNNING, K.FAILURE, S.STOPPING, _BY_ITSELF),
+    _row(S.RUNNING, K.EXIT, S.STOPPING, _BY_ITSELF),
+    _row(S.RUNNING, K.TIMEOUT, S.STOPPING, _BY_FORCE, _TIMED_OUT),
+    _row(S.RUNNING, K.STORE_AWAY, S.STOPPING, _BY_FORCE, _INFRA_AWAY),
+    _row(S.RUNNING, K.CANCEL, S.STOPPING, _BY_FORCE, mark_cancel_requested, _CANCELLED),
+    _row(S.RUNNING, K.DRAIN, S.STOPPING, _BY_FORCE, _DRAINED),
+    _row(S.RUNNING, K.LEASE_GONE, S.STOPPING, _BY_FORCE, _LEASE_LOST),
+    _row(S.RUNNING, K.PROTOCOL_ERROR, S.STOPPING, _BY_FORCE, _CRASHED),
+    # Its processes end, or we end them.
+    _row(S.STOPPING, K.EXIT_GRACE_OVER, S.STOPPING, _TERMINATE, guard=not_signalled),
+    _row(S.STOPPING, K.TERM_GRACE_OVER, S.STOPPING, (E.KILL, E.ARM_KILL), guard=term_sent),
     _row(
         S.STOPPING,
         K.KILL_DEADLINE,
         S.RECLAIMING,
+        (E.QUARANTINE_SLOT, E.RECORD, E.VERIFY, E.ARM_RECLAIM),
         set_evidence,
         mark_slot_quarantined,
-        effects=(E.QUARANTINE_SLOT, E.RECORD, E.VERIFY, E.ARM_RECLAIM),
         guard=kill_sent,
     ),
-    _row(
-        S.STOPPING,
-        K.TREE_GONE,
-        S.RECLAIMING,
-        set_evidence,
-        effects=(E.RECORD, E.VERIFY, E.ARM_RECLAIM),
-    ),
-    _row(S.STOPPING, K.CANCEL, S.STOPPING, mark_cancel_requested),
-    _row(  # at the fence there is no time left to wait for it to end by itself
-        S.STOPPING,
-        K.LEASE_GONE,
-        S.STOPPING,
-        effects=(E.CANCEL_POLITELY, E.TERMINATE, E.ARM_TERM_GRACE),
-        guard=not_signalled,
-    ),
+    _row(S.STOPPING, K.TREE_GONE, S.RECLAIMING, (E.RECORD, E.VERIFY, E.ARM_RECLAIM), set_evidence),
+    _row(S.STOPPING, K.CANCEL, S.STOPPING, (), mark_cancel_requested),
+    # At the fence no time is left to wait for the runner to end by itself.
+    _row(S.STOPPING, K.LEASE_GONE, S.STOPPING, _TERMINATE, guard=not_signalled),
     _row(S.STOPPING, K.LEASE_GONE, S.STOPPING),
     _row(S.STOPPING, K.DRAIN, S.STOPPING),
-    # News of what was under way when it began to stop. It changes nothing any more.
+    # Reports of what was under way when the step began to stop. They change nothing any more.
     *(
         _row(state, kind, state)
         for state in (S.STOPPING, S.RECLAIMING, S.PUBLISHING)
@@ -360,75 +262,44 @@ TABLE: tuple[Row, ...] = (
             K.PROTOCOL_ERROR,
         )
     ),
-    # The tree is gone, or given up on. Nobody learns how the step ended before the slot's verdict.
+    # The tree is gone, or given up on. The slot's verdict comes before the end of the step.
     _row(
         S.RECLAIMING,
         K.VERIFIED,
         S.PUBLISHING,
+        (E.FREE_SLOT, *_PUBLISH),
         mark_slot_free,
-        effects=(E.FREE_SLOT, E.RECORD, E.PUBLISH, E.ARM_PUBLISH),
         guard=slot_undecided,
     ),
-    _row(  # it died after the kill deadline: the slot is in quarantine, and returns from there
-        S.RECLAIMING,
-        K.VERIFIED,
-        S.PUBLISHING,
-        effects=(E.RECORD, E.PUBLISH, E.ARM_PUBLISH),
-    ),
-    # A tree that was given up on may die after all.
+    # It died after the kill deadline: the slot is in quarantine and returns from there.
+    _row(S.RECLAIMING, K.VERIFIED, S.PUBLISHING, _PUBLISH),
+    # A tree that was given up on may die later.
     _row(S.RECLAIMING, K.TREE_GONE, S.RECLAIMING),
     _row(S.PUBLISHING, K.TREE_GONE, S.PUBLISHING),
     _row(
         S.RECLAIMING,
         K.RECLAIM_DEADLINE,
         S.PUBLISHING,
+        (E.QUARANTINE_SLOT, *_PUBLISH),
         mark_slot_quarantined,
-        effects=(E.QUARANTINE_SLOT, E.RECORD, E.PUBLISH, E.ARM_PUBLISH),
         guard=slot_undecided,
     ),
-    _row(  # already quarantined at the kill deadline
-        S.RECLAIMING,
-        K.RECLAIM_DEADLINE,
-        S.PUBLISHING,
-        effects=(E.RECORD, E.PUBLISH, E.ARM_PUBLISH),
-    ),
-    _row(S.RECLAIMING, K.CANCEL, S.RECLAIMING, mark_cancel_requested),
+    # The slot went to quarantine at the kill deadline.
+    _row(S.RECLAIMING, K.RECLAIM_DEADLINE, S.PUBLISHING, _PUBLISH),
+    _row(S.RECLAIMING, K.CANCEL, S.RECLAIMING, (), mark_cancel_requested),
     _row(S.RECLAIMING, K.DRAIN, S.RECLAIMING),
     _row(S.RECLAIMING, K.LEASE_GONE, S.RECLAIMING),
-    # Finished images are on their way to the store; the slot already serves somebody else.
-    _row(S.PUBLISHING, K.PUBLISHED, None, effects=(E.COMMIT,)),
-    _row(  # another try would run out of memory, or of time, just the same
-        S.PUBLISHING, K.PUBLISH_DEADLINE, None, effects=(E.COMMIT,), guard=not_retryable
-    ),
-    _row(
-        S.PUBLISHING,
-        K.PUBLISH_DEADLINE,
-        None,
-        charge_loss,
-        override_intent(Reason.INFRA_UNAVAILABLE),
-        effects=(E.COMMIT,),
-    ),
-    _row(
-        S.PUBLISHING,
-        K.LEASE_GONE,
-        None,
-        charge_loss,
-        override_intent(Reason.LEASE_LOST),
-        effects=(E.COMMIT,),
-    ),
-    _row(S.PUBLISHING, K.CANCEL, S.PUBLISHING, mark_cancel_requested),
+    # Finished images are on their way to the store; the slot already serves another step.
+    _row(S.PUBLISHING, K.PUBLISHED, None, _COMMIT),
+    # Another execution would run out of memory, or of time, just the same.
+    _row(S.PUBLISHING, K.PUBLISH_DEADLINE, None, _COMMIT, guard=not_retryable),
+    _row(S.PUBLISHING, K.PUBLISH_DEADLINE, None, _COMMIT, charge_loss, _INFRA_AWAY_AFTER_ALL),
+    _row(S.PUBLISHING, K.LEASE_GONE, None, _COMMIT, charge_loss, _LEASE_LOST_AFTER_ALL),
+    _row(S.PUBLISHING, K.CANCEL, S.PUBLISHING, (), mark_cancel_requested),
     _row(S.PUBLISHING, K.DRAIN, S.PUBLISHING),
-    # The owner is gone. Some other worker's rescuer applies this one, to the stored row.
+    # The owner is gone. The rescuer of another worker applies this row to the stored step.
     *(
-        _row(
-            state,
-            K.LEASE_EXPIRED,
-            None,
-            new_epoch,
-            charge_loss,
-            override_intent(Reason.LEASE_LOST),
-            effects=(E.COMMIT,),
-        )
+        _row(state, K.LEASE_EXPIRED, None, _COMMIT, new_epoch, charge_loss, _LEASE_LOST_AFTER_ALL)
         for state in (S.LEASED, S.RUNNING, S.STOPPING, S.RECLAIMING, S.PUBLISHING)
     ),
 )

@@ -1,11 +1,10 @@
-"""Why a try ended, judged from the evidence. One function, one order (DESIGN §5).
+"""Why an execution ended, from the evidence. One function, one order (DESIGN §5).
 
-The order is from what we know to what we infer. Our own recorded intent comes first and is not
-even asked here: the state machine keeps it. Then a finished result; what we ourselves could not
-read or hand on; the kernel's own out-of-memory counter, since a killed process cannot say why; the
-runner's own report; the device's health; and last the exit status. The *text* of an error is never
-looked at: "CUDA error" is not "out of memory", and a matching word in a traceback has fooled more
-than one scheduler.
+The order is from what we know to what we infer. Our own intent comes first of all, but not here:
+the state machine keeps it. Then a finished result; what we ourselves could not read or send; the
+kernel's own out-of-memory counter, since a killed process cannot say why; the runner's own report;
+the device's health; and last the exit status. The *text* of an error decides nothing: "CUDA error"
+is not "out of memory", and a matching word in a traceback has misled more than one scheduler.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ from shared.states import Reason
 
 
 class InputUnavailable(InfraUnavailable):
-    """A picture of the step before cannot be handed on; `details` name the object."""
+    """A picture of the step before cannot be sent to the runner; `details` name the object."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """What is known of a try whose processes are gone, or given up on."""
+    """What is known of an execution whose processes are gone, or given up on."""
 
     result: bool = False
     failure: Failure | None = None
-    cgroup_oom_kills: int = 0  # how many more than when it started, in the worker's whole group
+    cgroup_oom_kills: int = 0  # how many more than at its start, in the worker's whole group
     we_killed: bool = False  # a SIGKILL of its wait status is ours
     device_lost: bool = False
     exitcode: int | None = None  # None: it never started, or would not die
@@ -40,22 +39,22 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Classification:
+    """The reason, a message for the job's error, and details for a machine."""
+
     reason: Reason
     message: str
     details: dict[str, Any]
 
 
 def classify(evidence: Evidence) -> Classification:
-    """The reason, in words for the job's error, with details for a machine."""
+    """The first explanation that the evidence supports."""
     if evidence.result:
         return Classification(reason=Reason.COMPLETED, message="completed", details={})
     if evidence.unreadable is not None:
         return Classification(reason=Reason.INTERNAL, message=evidence.unreadable, details={})
-    if evidence.input_unavailable is not None:
+    if (error := evidence.input_unavailable) is not None:
         return Classification(
-            reason=Reason.INFRA_UNAVAILABLE,
-            message=evidence.input_unavailable.message,
-            details=evidence.input_unavailable.details,
+            reason=Reason.INFRA_UNAVAILABLE, message=error.message, details=error.details
         )
     details: dict[str, Any] = {"exit": describe_exit(evidence.exitcode)}
     if _killed_for_memory(evidence):
@@ -66,7 +65,7 @@ def classify(evidence: Evidence) -> Classification:
         )
     failure = evidence.failure
     if failure is not None and failure.reason != "cancelled":
-        return _by_itself(failure)
+        return _reported(failure)
     if evidence.device_lost:
         return Classification(
             reason=Reason.GPU_UNHEALTHY,
@@ -75,7 +74,7 @@ def classify(evidence: Evidence) -> Classification:
         )
     if failure is not None:
         # An answer to our own cancel, which may have been for the device's sake.
-        return _by_itself(failure)
+        return _reported(failure)
     if evidence.protocol_error is not None:
         details["protocol"] = evidence.protocol_error
     return Classification(
@@ -85,18 +84,18 @@ def classify(evidence: Evidence) -> Classification:
     )
 
 
-def _by_itself(failure: Failure) -> Classification:
+def _reported(failure: Failure) -> Classification:
     return Classification(
         reason=Reason(failure.reason), message=failure.message, details=dict(failure.details)
     )
 
 
 def _killed_for_memory(evidence: Evidence) -> bool:
-    """Whether the kernel took this very runner.
+    """Whether the kernel killed this very runner for memory.
 
-    The counter belongs to the worker's group, which all slots share: that it rose says that
-    somebody was killed. It was this runner only if it ended by a SIGKILL that we did not send. Two
-    slots may both have been victims.
+    The counter belongs to the worker's group, which all slots share: when it rises, some process
+    was killed. It was this runner only if it ended by a SIGKILL that we did not send. The runners
+    of two slots may both have been killed.
     """
     return (
         evidence.cgroup_oom_kills > 0

@@ -1,4 +1,4 @@
-"""What is known of one try: evidence for its classification, and the figures of OR-001."""
+"""Collects what is known of one execution: evidence for its classification, figures of OR-001."""
 
 from __future__ import annotations
 
@@ -9,54 +9,75 @@ from typing import Any
 
 import anyio
 
+from shared.protocol.messages import Failure
 from supervisor.devices.cgroup import oom_kills
 from supervisor.devices.device import Reading
-from supervisor.outcomes.classify import Classification, Evidence, classify
+from supervisor.outcomes.classify import Classification, Evidence, InputUnavailable, classify
 from supervisor.slots.reclaim import ReclaimReading
 
 
 class EvidenceRecorder:
-    """Filled in as facts arrive; readable at any moment. Memory figures are bytes.
-
-    `waits` is how many times over the runner waits for the store just now, `waited_s` how long it
-    has in all.
-    """
+    """Filled in as facts arrive; readable at any moment. Memory figures are bytes."""
 
     def __init__(self) -> None:
         self._evidence = Evidence()
-        self._oom_kills = oom_kills()
+        self._oom_kills_before = oom_kills()
         self._classification: Classification | None = None
+        self._store_waits = 0  # how many waits for the store hold the runner up just now
+        self._store_waited_s = 0.0
+        self._signals: list[str] = []
         self.before: Reading | None = None
         self.reclaimed: ReclaimReading | None = None
         self.peak_bytes = 0
-        self.waits = 0
-        self.waited_s = 0.0
-        self.signals: list[str] = []
+
+    def record_result(self) -> None:
+        self._evidence = replace(self._evidence, result=True)
+
+    def record_failure(self, failure: Failure) -> None:
+        self._evidence = replace(self._evidence, failure=failure)
+
+    def record_exit(self, exitcode: int | None) -> None:
+        self._evidence = replace(self._evidence, exitcode=exitcode)
+
+    def record_protocol_error(self, message: str) -> None:
+        self._evidence = replace(self._evidence, protocol_error=message)
+
+    def record_device_lost(self) -> None:
+        self._evidence = replace(self._evidence, device_lost=True)
+
+    def record_unreadable(self, message: str) -> None:
+        self._evidence = replace(self._evidence, unreadable=message)
+
+    def record_input_unavailable(self, error: InputUnavailable) -> None:
+        self._evidence = replace(self._evidence, input_unavailable=error)
+
+    def record_memory(self, used_bytes: int) -> None:
+        self.peak_bytes = max(self.peak_bytes, used_bytes)
+
+    def record_signal(self, name: str) -> None:
+        """We are about to send this signal to the runner."""
+        self._signals.append(name)
 
     @property
     def device_lost(self) -> bool:
         return self._evidence.device_lost
 
-    def know(self, **facts: Any) -> None:
-        """Add to the evidence; the names are those of `Evidence`."""
-        self._evidence = replace(self._evidence, **facts)
-
     @property
     def explained(self) -> bool:
-        """Whether what is known says more than how the process ended."""
-        known = self._evidence
-        said = known.failure is not None and known.failure.reason != "cancelled"
-        return known.result or said or known.device_lost
+        """Whether the evidence says more than how the process ended."""
+        evidence = self._evidence
+        failed = evidence.failure is not None and evidence.failure.reason != "cancelled"
+        return evidence.result or failed or evidence.device_lost
 
     def classify(self) -> Classification:
-        """Why the try ended, by what was known when this was asked for the first time.
+        """Why the execution ended, by what was known at the first call.
 
-        Once: the reason that the state machine went by, and the words that the verdict gives for
-        it, are of one judgement. What comes to light while memory is verified is another story.
+        Only once: the state machine's reason and the verdict's message must come from the same
+        classification. What comes to light while memory is verified does not change it.
         """
         if self._classification is None:
-            kills = oom_kills() - self._oom_kills
-            we_killed = "SIGKILL" in self.signals
+            kills = oom_kills() - self._oom_kills_before
+            we_killed = "SIGKILL" in self._signals
             self._classification = classify(
                 replace(self._evidence, cgroup_oom_kills=kills, we_killed=we_killed)
             )
@@ -64,48 +85,42 @@ class EvidenceRecorder:
 
     @contextmanager
     def waiting_for_store(self) -> Iterator[None]:
-        """Inside, the runner cannot go on before the store takes or gives a picture."""
-        self.waits += 1
+        """Inside, the runner cannot go on before the store takes or sends a picture."""
+        self._store_waits += 1
         began = anyio.current_time()
         try:
             yield
         finally:
-            self.waits -= 1
-            self.waited_s += anyio.current_time() - began
+            self._store_waits -= 1
+            self._store_waited_s += anyio.current_time() - began
 
     async def is_time_over(self) -> bool:
-        """To be asked when a runner's time is; False when it waits for the store just then.
+        """Whether the runner used up its time; call it when the timeout fires.
 
-        Its clock stands still while it waits, so this may take as long as it has waited. One that
-        still waits gets no more, so that the device is not held for a store that is away.
+        The runner's clock stands still while it waits for the store, so this may take as long as it
+        has waited. False when it waits just now: it gets no more time, so that the device is not
+        held for a store that is away.
         """
         granted_s = 0.0
-        while not self.waits:
-            more_s = self.waited_s - granted_s
+        while not self._store_waits:
+            more_s = self._store_waited_s - granted_s
             if more_s <= 0:
                 return True
             granted_s += more_s
             await anyio.sleep(more_s)
         return False
 
-    def record_memory(self, used_bytes: int) -> None:
-        self.peak_bytes = max(self.peak_bytes, used_bytes)
-
-    def record_signal(self, name: str) -> None:
-        """We are about to send this one to the runner."""
-        self.signals.append(name)
-
     def figures(self) -> dict[str, Any]:
-        """OR-001 AC-1, as the parent read them; None where it never came to a reading.
+        """OR-001 AC-1, as the parent read them; None where there was no reading.
 
-        `reclaim_seconds` lasts from the tree's end to the last look at the device, which is the one
-        that proved it clean unless there is a `gpu.not_reclaimed` too.
+        `reclaim_seconds` lasts from the tree's end to the last reading of the device, which is the
+        one that proved it clean unless there is a `gpu.not_reclaimed` too.
         """
-        back = self.reclaimed
+        before, after = self.before, self.reclaimed
         return {
-            "gpu_mem_used_before": None if self.before is None else self.before.used_bytes,
-            "gpu_mem_used_after": None if back is None else back.now.used_bytes,
+            "gpu_mem_used_before": None if before is None else before.used_bytes,
+            "gpu_mem_used_after": None if after is None else after.now.used_bytes,
             "peak_gpu_mem_used": self.peak_bytes,
-            "reclaim_seconds": None if back is None else round(back.seconds, 3),
-            "signals": list(self.signals),
+            "reclaim_seconds": None if after is None else round(after.seconds, 3),
+            "signals": list(self._signals),
         }

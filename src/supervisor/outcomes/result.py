@@ -1,8 +1,8 @@
-"""From a finished try to what the database and the user are told of it."""
+"""Builds the record of how an execution ended, for the database and the user."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from shared.events import Code, NewEvent
@@ -14,7 +14,7 @@ from supervisor.lifecycle.step import Step
 from supervisor.outcomes.classify import Classification
 from supervisor.outcomes.memory_report import ABOUT_MEMORY
 
-# A device whose memory is busy is looked at again about this often.
+# A step whose device is busy is claimed again after this long.
 VRAM_RETRY_S = 2.0
 
 _MESSAGES = {
@@ -28,21 +28,26 @@ _MESSAGES = {
 }
 
 
-def retry_delay_s(timings: Timings, tries: int) -> float:
-    """Exponential with full jitter: steps that failed together must not return together."""
-    return backoff_s(tries, first_s=timings.retry_base_s, most_s=timings.retry_cap_s, jitter=1.0)
+def retry_delay_s(timings: Timings, failures: int) -> float:
+    """The pause before a step is tried again. Steps that failed together do not return together."""
+    return backoff_s(failures, first_s=timings.retry_base_s, most_s=timings.retry_cap_s, jitter=1.0)
 
 
 def error_of(claim: Claim, reason: Reason, classification: Classification) -> dict[str, Any]:
-    """The error object of a try: the judgement's own words where it decided, ours otherwise."""
-    if classification.reason is reason:
-        return {
-            "code": reason.value,
-            "message": classification.message,
-            "details": classification.details,
-        }
-    message = _MESSAGES.get(reason, reason.value).format(timeout_s=claim.timeout_s)
+    """The error object: the classification's message where that decided, ours otherwise."""
+    message = classification.message
+    if classification.reason is not reason:
+        message = _MESSAGES.get(reason, reason.value).format(timeout_s=claim.timeout_s)
     return {"code": reason.value, "message": message, "details": classification.details}
+
+
+def exhausted(attempt: int, losses: int, last_error: dict[str, Any] | None) -> dict[str, Any]:
+    """The error of a step that was tried as often as allowed."""
+    return {
+        "code": Reason.ATTEMPTS_EXHAUSTED.value,
+        "message": f"gave up after {attempt} attempts and {losses} losses",
+        "details": {"attempts": attempt, "losses": losses, "last_error": last_error},
+    }
 
 
 def build_result(
@@ -53,25 +58,20 @@ def build_result(
     *,
     figures: dict[str, Any],
     memory: Callable[[], dict[str, Any]],
-    vram_wait: bool,
-    pending: Sequence[NewEvent],
 ) -> AttemptResult:
-    """The one record of how a try ended, for the transaction that writes it.
+    """How the execution that led to `step` ended, with the events that say so.
 
-    `figures` are those of OR-001. `memory` is asked only of a step that lacked some: one that could
-    not be read has no size.
+    `figures` are those of OR-001. `memory` is called only for a step that lacked memory: one that
+    could not be read has no size.
     """
     if step.state is StepState.QUEUED:
-        told = [] if vram_wait else _memory_event(claim, figures)
-        pending = [*pending, *told]
-        return _requeued(claim, step, classification, timings, vram_wait=vram_wait, pending=pending)
+        return _requeued(claim, step, classification, timings, figures)
     assert step.reason is not None
     error = None
     if step.reason is Reason.ATTEMPTS_EXHAUSTED:
         assert step.last_reason is not None
-        error = exhausted(
-            step.attempt, step.losses, error_of(claim, step.last_reason, classification)
-        )
+        last_error = error_of(claim, step.last_reason, classification)
+        error = exhausted(step.attempt, step.losses, last_error)
     elif step.reason is not Reason.COMPLETED:
         error = error_of(claim, step.reason, classification)
         about_memory = memory() if step.reason in ABOUT_MEMORY else {}
@@ -89,32 +89,8 @@ def build_result(
         attempt=step.attempt,
         losses=step.losses,
         error=error,
-        events=[*pending, *_memory_event(claim, figures), finish],
+        events=[*_memory_events(claim, figures), finish],
     )
-
-
-def _memory_event(claim: Claim, figures: dict[str, Any]) -> list[NewEvent]:
-    """What the try's device held before, at most and after; nothing if nobody came to look."""
-    if figures["gpu_mem_used_before"] is None:
-        return []
-    return [
-        NewEvent(
-            code=Code.GPU_MEM,
-            message=f"memory of step {claim.name}, before, at its peak and after",
-            level="DEBUG",
-            step_id=claim.step_id,
-            payload={"at": "end", **figures},
-        )
-    ]
-
-
-def exhausted(attempt: int, losses: int, last_error: dict[str, Any] | None) -> dict[str, Any]:
-    """The error of a step that was tried as often as it may be."""
-    return {
-        "code": Reason.ATTEMPTS_EXHAUSTED.value,
-        "message": f"gave up after {attempt} attempts and {losses} losses",
-        "details": {"attempts": attempt, "losses": losses, "last_error": last_error},
-    }
 
 
 def _requeued(
@@ -122,19 +98,17 @@ def _requeued(
     step: Step,
     classification: Classification,
     timings: Timings,
-    *,
-    vram_wait: bool,
-    pending: Sequence[NewEvent],
+    figures: dict[str, Any],
 ) -> AttemptResult:
     charged = step.attempt + step.losses > claim.attempt + claim.losses
-    if vram_wait:
+    delay_s, error = 0.0, None
+    if step.vram_wait:
         delay_s = VRAM_RETRY_S
-    else:
-        delay_s = retry_delay_s(timings, step.attempt + step.losses) if charged else 0.0
-    error = (
-        error_of(claim, step.last_reason, classification) if step.last_reason and charged else None
-    )
-    retry = NewEvent(
+    elif charged:
+        assert step.last_reason is not None
+        delay_s = retry_delay_s(timings, step.attempt + step.losses)
+        error = error_of(claim, step.last_reason, classification)
+    retry_event = NewEvent(
         code=Code.RETRY,
         message=f"step {claim.name} goes back to the queue: {step.last_reason or 'memory is busy'}",
         level="WARNING",
@@ -147,6 +121,7 @@ def _requeued(
             "last_error": error,
         },
     )
+    events = [retry_event] if step.vram_wait else [*_memory_events(claim, figures), retry_event]
     return AttemptResult(
         state=step.state,
         reason=None,
@@ -154,7 +129,22 @@ def _requeued(
         losses=step.losses,
         error=error,
         delay_s=delay_s,
-        vram_wait=vram_wait,
-        # Waiting for memory says so once, not every two seconds for five minutes.
-        events=[*pending] if vram_wait and claim.vram_waited_s else [*pending, retry],
+        vram_wait=step.vram_wait,
+        # A wait for memory is recorded once, not every two seconds for five minutes.
+        events=[] if step.vram_wait and claim.vram_waited_s else events,
     )
+
+
+def _memory_events(claim: Claim, figures: dict[str, Any]) -> list[NewEvent]:
+    """What the device held before, at most and after; no event if it was never read."""
+    if figures["gpu_mem_used_before"] is None:
+        return []
+    return [
+        NewEvent(
+            code=Code.GPU_MEM,
+            message=f"memory of step {claim.name}, before, at its peak and after",
+            level="DEBUG",
+            step_id=claim.step_id,
+            payload={"at": "end", **figures},
+        )
+    ]

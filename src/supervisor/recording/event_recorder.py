@@ -1,16 +1,16 @@
-"""What a step has to say, written down in order without ever holding the step up.
+"""Writes the events of one step in their order, without ever holding the step up.
 
-Facts are queued here and one task writes them, a transaction per batch. The kill chain must go on
-while the database is away, so nothing waits for this queue except the two moments that have to
-(`commit running` before GO, and the verdict). Progress is coalesced to about 2 Hz, a runner's log
-lines are cut off at 20 a second and counted, and the queue itself is bounded by both.
+Events are queued here and one task writes them, one transaction per batch. The kill chain must go
+on while the database is away, so nothing waits for this queue except the two moments that must
+(`commit running` before GO, and the verdict). Progress is written about twice a second, a runner's
+log lines are cut off at 20 a second and counted, and both bound the queue.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -26,26 +26,30 @@ log = logging.getLogger(__name__)
 
 PROGRESS_EVERY_S = 0.5
 LOGS_PER_S = 20
-_RETRY_S = 1.0
+RETRY_S = 1.0
 
 
 class EventRecorder:
-    """Events and state notes of one claim. `run` writes until `stop`; the rest is `take`n."""
+    """Events and state of one claim. `run` writes them until `drain` returns the rest.
 
-    def __init__(self, claim: Claim, store: StepStore, *, stale: Callable[[], None]) -> None:
+    `on_stale` is called once when the step belongs to another worker; nothing is written then.
+    """
+
+    def __init__(self, claim: Claim, store: StepStore, *, on_stale: Callable[[], None]) -> None:
         self._claim = claim
         self._store = store
-        self._stale = stale
+        self._on_stale = on_stale
         self._events: list[NewEvent] = []
         self._state: StepState | None = None
-        self._progress: dict[str, Any] | None = None
+        self._progress: dict[str, Any] | None = None  # waits to be written
         self._shown = claim.progress
-        self._shown_at = -math.inf
+        self._progress_written_at = -math.inf
         self._stages: set[str] = set()
-        self._logged: tuple[int, int] = (0, 0)  # second, lines in it
+        self._log_second = 0
+        self._log_lines = 0  # in that second
         self._dropped = 0
         self._writing = anyio.Lock()
-        self._wake = anyio.Event()
+        self._wakeup = anyio.Event()
         self._stopped = False
 
     def record(
@@ -56,13 +60,12 @@ class EventRecorder:
         level: str = "INFO",
         item_index: int | None = None,
         **payload: Any,
-    ) -> NewEvent:
-        """Queue a fact, log it, and return it."""
+    ) -> None:
+        """Queue an event, and log it."""
         event = self.make_event(code, message, level=level, item_index=item_index, **payload)
         self._events.append(event)
-        self._wake.set()
+        self._wakeup.set()
         self.log_events(event)
-        return event
 
     def make_event(
         self,
@@ -73,9 +76,9 @@ class EventRecorder:
         item_index: int | None = None,
         **payload: Any,
     ) -> NewEvent:
-        """Make a fact of this step, for whoever writes it in a transaction of its own.
+        """Build an event of this step, for a caller that writes it in a transaction of its own.
 
-        It is in no log before whoever wrote it says so with `told`.
+        The caller logs it with `log_events` once it is written.
         """
         return NewEvent(
             code=code,
@@ -87,50 +90,50 @@ class EventRecorder:
         )
 
     def log_events(self, *events: NewEvent) -> None:
-        """Log facts of this step: the log says what the job's own record says, and when."""
+        """Log events of this step, so that the log says what the job's own record says."""
         for event in events:
-            about = {} if event.item_index is None else {"item_index": event.item_index}
+            item = {} if event.item_index is None else {"item_index": event.item_index}
             log.log(
                 logging.getLevelNamesMapping()[event.level],
                 event.message,
                 extra={
                     "code": str(event.code),
                     "payload": dict(event.payload or {}),
-                    **about,
+                    **item,
                     **self.fields,
                 },
             )
 
     @property
     def fields(self) -> dict[str, str]:
-        """What ties a log line to its job, and to the request that made it."""
+        """What ties a log line to its job, and to the request that created it."""
         claim = self._claim
-        found = {
+        fields = {
             "job_id": str(claim.job_id),
             "step_id": str(claim.step_id),
             "correlation_id": claim.correlation_id,
         }
         if claim.client_request_id is not None:
-            found["client_request_id"] = claim.client_request_id
+            fields["client_request_id"] = claim.client_request_id
         if (trace := parse(claim.traceparent)) is not None:
-            found["trace_id"] = trace.trace_id
-        return found
+            fields["trace_id"] = trace.trace_id
+        return fields
 
     def record_state(self, state: StepState) -> None:
-        """Queue a note of where the step is now; only the latest one counts."""
+        """Queue the state of the step; only the latest one counts."""
         self._state = state
-        self._wake.set()
+        self._wakeup.set()
 
     def record_runner_log(
         self, level: str, code: str, message: str, item_index: int | None, payload: Any
     ) -> None:
-        """Queue a runner's own line, or count it when it has said too much this second."""
+        """Queue a runner's own line, or count it when there were too many this second."""
         second = int(anyio.current_time())
-        if self._logged[0] != second:
+        if self._log_second != second:
             self._record_dropped()
-            self._logged = (second, 0)
-        self._logged = (second, self._logged[1] + 1)
-        if self._logged[1] > LOGS_PER_S:
+            self._log_second, self._log_lines = second, 0
+        self._log_lines += 1
+        if self._log_lines > LOGS_PER_S:
             self._dropped += 1
             return
         self.record(
@@ -143,7 +146,7 @@ class EventRecorder:
         )
 
     def _record_dropped(self) -> None:
-        """Sum up a second that is over. More often, and the summary would be the flood."""
+        """Sum up a second that is over. More often, the summaries would be a flood themselves."""
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             self.record(
@@ -154,13 +157,13 @@ class EventRecorder:
             )
 
     def record_progress(self, progress: StepProgress, **position: Any) -> None:
-        """Queue how far the step is, as its job's progress. What was shown never goes back."""
+        """Queue how far the job is. The number that clients saw never goes back."""
         claim = self._claim
         total = (claim.position + progress.total) / claim.chain_length
         self._shown = max(self._shown, round(total, 4))
         self._begin_stage(position.get("stage"))
         if self._progress is None:
-            self._wake.set()
+            self._wakeup.set()
         self._progress = {
             "progress": self._shown,
             **position,
@@ -169,66 +172,69 @@ class EventRecorder:
         }
 
     def _begin_stage(self, stage: str | None) -> None:
-        """The first word of a stage is written at once, or nobody could tell when it began."""
+        """The first progress of a stage is written at once: it says when the stage began."""
         if stage is None or stage in self._stages:
             return
         self._stages.add(stage)
         if self._progress is not None:
-            self._append_progress()
-        self._shown_at = -math.inf
-        self._wake.set()
+            self._append_progress(self._progress)
+        self._progress_written_at = -math.inf
+        self._wakeup.set()
 
     async def run(self) -> None:
-        """Write what is queued, until `take`. A stale claim is reported once, then it is silent."""
+        """Write what is queued, until `drain` or a stale claim."""
         while not self._stopped:
-            with anyio.move_on_after(self._until_progress_s()):
-                await self._wake.wait()
-            self._wake = anyio.Event()
+            with anyio.move_on_after(self._progress_due_in_s()):
+                await self._wakeup.wait()
+            self._wakeup = anyio.Event()
             await self.flush()
 
-    def _until_progress_s(self) -> float:
-        """Seconds until the progress that waits may be written."""
+    def _progress_due_in_s(self) -> float:
         if self._progress is None:
             return math.inf
-        return max(0.0, self._shown_at + PROGRESS_EVERY_S - anyio.current_time())
+        return max(0.0, self._progress_written_at + PROGRESS_EVERY_S - anyio.current_time())
 
     async def flush(self) -> None:
         """Write everything that is queued by now; keep it and return when the database is away."""
         async with self._writing:
-            self._flush_progress(force=False)
+            self._append_due(everything=False)
             state, events = self._state, self._events
             if state is None and not events:
                 return
             self._state, self._events = None, []
-            if not await self._attempt(lambda: self._store.record(self._claim, state, events)):
+            try:
+                await self._store.record(self._claim, state, events)
+            except Stale:
+                self._stopped = True
+                self._on_stale()
+            except InfraUnavailable as error:
+                log.warning("events wait: %s", error.message, extra=self.fields)
                 self._state, self._events = self._state or state, [*events, *self._events]
-                await anyio.sleep(_RETRY_S)
-                self._wake.set()
+                await anyio.sleep(RETRY_S)
+                self._wakeup.set()
 
-    async def _attempt(self, write: Callable[[], Awaitable[None]]) -> bool:
-        try:
-            await write()
-        except Stale:
-            self._stopped = True
-            self._stale()
-        except InfraUnavailable as error:
-            log.warning("events wait: %s", error.message, extra=self.fields)
-            return False
-        return True
+    async def drain(self) -> list[NewEvent]:
+        """Stop writing and return what is left, for the verdict's own transaction."""
+        self._stopped = True
+        self._wakeup.set()
+        async with self._writing:
+            self._append_due(everything=True)
+            events, self._events, self._state = self._events, [], None
+            return events
 
-    def _flush_progress(self, *, force: bool) -> None:
+    def _append_due(self, *, everything: bool) -> None:
+        """Queue what was held back and is due now: the count of dropped lines, and progress."""
         now = anyio.current_time()
-        if force or int(now) != self._logged[0]:
+        if everything or int(now) != self._log_second:
             self._record_dropped()
-        if self._progress is not None and (force or not self._until_progress_s()):
-            self._append_progress()
-            self._shown_at = now
+        if self._progress is not None and (everything or not self._progress_due_in_s()):
+            self._append_progress(self._progress)
+            self._progress_written_at = now
 
-    def _append_progress(self) -> None:
-        assert self._progress is not None
-        payload, self._progress = self._progress, None
-        # Made here and not by `event`: the item is named in the column *and* stays in the payload,
-        # which is all that a client of the stream folds into its own picture.
+    def _append_progress(self, payload: dict[str, Any]) -> None:
+        self._progress = None
+        # Not by `make_event`: the item is named in the column *and* stays in the payload, which is
+        # all that a client of the stream folds into its own picture.
         self._events.append(
             NewEvent(
                 code=Code.PROGRESS,
@@ -239,12 +245,3 @@ class EventRecorder:
                 payload=payload,
             )
         )
-
-    async def drain(self) -> list[NewEvent]:
-        """Stop writing and hand over what is left, for the verdict's own transaction."""
-        self._stopped = True
-        self._wake.set()
-        async with self._writing:
-            self._flush_progress(force=True)
-            events, self._events, self._state = self._events, [], None
-            return events

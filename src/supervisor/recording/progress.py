@@ -1,4 +1,4 @@
-"""How far one step is, told as it moves."""
+"""Reports how far one step is, as it moves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from supervisor.recording.timeline import Timeline
 
 
 class ProgressReporter:
-    """Folds a runner's frames and its uploads into the step's progress, and has it written."""
+    """Folds a runner's frames and its uploads into the step's progress, and records it."""
 
     def __init__(self, claim: Claim, recorder: EventRecorder, timeline: Timeline) -> None:
         self._progress = StepProgress(claim.type, claim.count, done=set(claim.done_items))
@@ -29,7 +29,7 @@ class ProgressReporter:
             steps=steps,
         )
 
-    def stored(self, item_index: int) -> None:
+    def mark_stored(self, item_index: int) -> None:
         """The item's artifact has its row."""
         self._progress.stored(item_index)
         self.advance("upload", item_index, 1, 1)

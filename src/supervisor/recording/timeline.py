@@ -1,7 +1,7 @@
-"""When what happened in one try. Noted as it happens, read when it is over.
+"""When what happened in one execution. Recorded as it happens, read when it is over.
 
-The driver notes each fact that moved its machine, and how far the runner says it is; nothing else
-has to know that somebody may want to see it. `supervisor.execution.spans` makes spans of it.
+The executor records each event that moved its machine; the progress reporter records the runner's
+stages. `supervisor.execution.spans` makes spans of both, and no other code needs to know of traces.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from supervisor.lifecycle.step import EventKind
 
 
 def _stopwatch() -> Callable[[], int]:
-    """Nanoseconds since 1970 that never go back, whatever is done to the clock meanwhile."""
+    """Nanoseconds since 1970 that never go back, even if the clock is set meanwhile."""
     wall, started = time.time_ns(), time.monotonic_ns()
     return lambda: wall + time.monotonic_ns() - started
 
 
 @dataclass(frozen=True, slots=True)
 class TimelineEvent:
-    """What the machine was told, and where it was then."""
+    """What moved the machine, and its state after that."""
 
     at_ns: int
     kind: EventKind
@@ -31,7 +31,7 @@ class TimelineEvent:
 
 @dataclass(slots=True)
 class Item:
-    """One picture: first word of it, received, stored. None: it never came to that."""
+    """One picture: when it began, when it was received and stored. None: it never was."""
 
     began_ns: int
     received_ns: int | None = None
@@ -47,7 +47,7 @@ class Timeline:
     loaded_ns: int | None = None
 
     def record_event(self, kind: EventKind, state: StepState) -> None:
-        """The machine took a fact and is in this state now."""
+        """The machine took an event and is in this state now."""
         self.events.append(TimelineEvent(self.now(), kind, state))
 
     def record_stage(self, stage: str, item_index: int | None, *, done: bool) -> None:

@@ -32,7 +32,7 @@ from tests.support.stores import (
 from shared.db.engine import Database
 from shared.events import Code
 from shared.states import Reason, StepState
-from shared.step_store import AttemptResult, Claim, OrphanedStep, Stale, StepStore
+from shared.step_store import AttemptResult, CancelRequested, Claim, OrphanedStep, Stale, StepStore
 
 Test = Callable[[Subject], Awaitable[None]]
 Run = Callable[[Test], None]
@@ -280,13 +280,32 @@ def test_an_end_that_is_written_again_counts_once(run: Run, end: AttemptResult) 
     run(test)
 
 
-def test_an_end_that_a_cancel_overtook_and_that_is_written_again_counts_once(run: Run) -> None:
+def test_a_retry_that_a_cancel_overtook_and_that_is_written_again_is_refused(run: Run) -> None:
+    """Its answer was lost, and the cancel ended what was back in the queue."""
+
+    async def test(subject: Subject) -> None:
+        job, taken = await claimed_job(subject)
+        await subject.store.finish(taken, AGAIN)
+        await subject.cancel(job)
+        before = await subject.codes(job)
+        with pytest.raises(CancelRequested):
+            await subject.store.finish(taken, AGAIN)
+        for _ in range(2):
+            cancelled = ended(StepState.CANCELLED, Reason.CANCELLED)
+            assert await subject.store.finish(taken, cancelled) is None
+        assert await subject.codes(job) == before
+
+    run(test)
+
+
+def test_a_cancelled_end_that_is_written_again_counts_once(run: Run) -> None:
     async def test(subject: Subject) -> None:
         job, taken = await claimed_job(subject)
         await subject.cancel(job)
-        assert await subject.store.finish(taken, AGAIN) is None
+        cancelled = ended(StepState.CANCELLED, Reason.CANCELLED)
+        assert await subject.store.finish(taken, cancelled) is None
         before = await subject.codes(job)
-        assert await subject.store.finish(taken, AGAIN) is None
+        assert await subject.store.finish(taken, cancelled) is None
         assert await subject.codes(job) == before
 
     run(test)
@@ -380,15 +399,16 @@ def test_a_cancel_that_the_owner_did_not_see_beats_its_retry_but_not_its_success
     async def test(subject: Subject) -> None:
         job, taken = await claimed_job(subject)
         await subject.cancel(job)
-        again = replace(AGAIN, events=[note(), note(Code.RETRY)])
-        assert await subject.store.finish(taken, again) is None
+        before = await subject.steps(job), await subject.codes(job)
+        with pytest.raises(CancelRequested):
+            await subject.store.finish(taken, replace(AGAIN, events=[note(Code.RETRY)]))
+        assert (await subject.steps(job), await subject.codes(job)) == before
+        cancelled = ended(StepState.CANCELLED, Reason.CANCELLED, events=[note(Code.STEP_FINISH)])
+        assert await subject.store.finish(taken, cancelled) is None
         assert await subject.job(job) == {"status": "cancelled", "reason": "cancelled"}
         codes = await subject.codes(job)
-        assert [code for code in codes if code in ("runner.log", "retry", "step.finish")] == [
-            "runner.log",
-            "step.finish",
-        ]
-        assert codes.count("job.finish") == 1
+        assert (codes.count("step.finish"), codes.count("job.finish")) == (1, 1)
+        assert "retry" not in codes
         other, taken = await claimed_job(subject)
         await subject.cancel(other)
         await subject.store.finish(taken, SUCCESS)

@@ -29,7 +29,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(anyio, "current_time", made)
-    monkeypatch.setattr(recorder_module, "_RETRY_S", 0.01)
+    monkeypatch.setattr(recorder_module, "RETRY_S", 0.01)
     return made
 
 
@@ -40,9 +40,9 @@ class Scene:
         self.store = store
         self.claim = claim
         self.staleness = 0
-        self.recorder = EventRecorder(claim, store, stale=self._stale)
+        self.recorder = EventRecorder(claim, store, on_stale=self._on_stale)
 
-    def _stale(self) -> None:
+    def _on_stale(self) -> None:
         self.staleness += 1
 
     def codes(self) -> list[str]:

@@ -37,21 +37,21 @@ def test_a_runner_dies_at_a_moment_that_no_delay_moves(clock: Clock) -> None:
     assert held.dies_at == 145.0
     clock.now = 140.0  # the worker was stopped before it could say so
     assert held.dies_at == 145.0
-    held.renewed(139.0)
+    held.renew(139.0)
     assert held.dies_at == 189.0
 
 
 def test_a_renewal_counts_from_when_it_was_sent_not_from_when_it_was_answered(clock: Clock) -> None:
     held = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
     clock.now = 130.0
-    held.renewed(110.0)
+    held.renew(110.0)
     assert held.left_s == 20.0
 
 
 def test_an_answer_that_comes_late_does_not_move_the_fence_back(clock: Clock) -> None:
     held = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
-    held.renewed(110.0)
-    held.renewed(105.0)
+    held.renew(110.0)
+    held.renew(105.0)
     assert held.left_s == 50.0
 
 
@@ -59,7 +59,7 @@ def test_a_fence_that_was_passed_holds_again_after_a_late_renewal(clock: Clock) 
     held = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
     clock.now = 140.0
     assert not held.holds
-    held.renewed(139.0)
+    held.renew(139.0)
     assert held.holds
 
 

@@ -12,16 +12,18 @@ import pytest
 
 from shared.errors import InfraUnavailable
 from shared.step_store import Claim
-from supervisor.devices.device import Device, DeviceProbe, Reading
+from supervisor.devices.device import Device, Reading
 from supervisor.execution import lease
 from supervisor.execution import start as module
-from supervisor.execution.context import Execution
+from supervisor.execution.context import Execution, WorkerContext
 from supervisor.execution.device_monitor import DeviceMonitor
 from supervisor.execution.lease import Fence
 from supervisor.execution.start import commit_running
 from supervisor.lifecycle.step import EventKind
+from supervisor.outcomes.evidence import EvidenceRecorder
 from supervisor.processes.tree import ProcessTree
 from supervisor.recording.event_recorder import EventRecorder
+from supervisor.slots.table import Slot
 
 GIB = 1 << 30
 GPU = Device(
@@ -66,7 +68,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     made = Clock()
     monkeypatch.setattr(lease, "boottime", made)
-    monkeypatch.setattr(module, "_RETRY_S", 0.0)
+    monkeypatch.setattr(module, "DATABASE_RETRY_S", 0.0)
     yield made
 
 
@@ -79,7 +81,7 @@ def commit(
     *free: int,
     waited_s: float = 0.0,
     device: Device = GPU,
-    is_current: Callable[[], bool] = lambda: True,
+    may_start: Callable[[], bool] = lambda: True,
 ) -> EventKind | None:
     """Of a step that needs 4 GiB, whose lease was renewed at 95 and is fenced at 135."""
     claim = Claim(
@@ -89,23 +91,22 @@ def commit(
         correlation_id="",
     )  # fmt: skip
     settings = SimpleNamespace(vram_wait_s=300.0)
-    execution = cast(
-        Execution,
-        SimpleNamespace(
-            claim=claim,
-            slot=SimpleNamespace(device=device),
-            worker=SimpleNamespace(
-                store=store, probe=cast(DeviceProbe, Probe(*free)), settings=settings
-            ),
-            evidence=SimpleNamespace(before=None),
-            recorder=EventRecorder(claim, cast(Any, store), stale=lambda: None),
-        ),
-    )
 
     async def main() -> EventKind | None:
-        held = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
+        execution = Execution(
+            claim=claim,
+            slot=Slot(device),
+            worker=cast(
+                WorkerContext,
+                SimpleNamespace(store=store, probe=Probe(*free), settings=settings),
+            ),
+            evidence=EvidenceRecorder(),
+            recorder=EventRecorder(claim, cast(Any, store), on_stale=lambda: None),
+            post=lambda kind, reason=None: None,
+        )
+        fence = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
         return await commit_running(
-            execution, DeviceMonitor(execution), held, tree=TREE, is_current=is_current
+            execution, DeviceMonitor(execution), fence, tree=TREE, may_start=may_start
         )
 
     return anyio.run(main)
@@ -139,7 +140,7 @@ def test_what_its_own_runner_holds_of_the_hosts_memory_is_the_steps() -> None:
 def test_a_step_that_is_stopped_is_not_offered_again() -> None:
     store = Store([away])
     goes_on = [True, False]
-    assert commit(store, 9 * GIB, is_current=lambda: goes_on.pop(0)) is None
+    assert commit(store, 9 * GIB, may_start=lambda: goes_on.pop(0)) is None
     assert len(store.committed) == 1
 
 

@@ -164,7 +164,7 @@ def _check_cause(seen: Watch, before: Step, event: Event, after: Step) -> None:
         assert after.intent is before.intent
     if event.kind not in (K.PUBLISHED, K.PUBLISH_DEADLINE):
         return
-    if before.vram_wait and before.intent is None and after.last_reason is None:
+    if before.vram_wait and after.vram_wait and after.intent is None:
         back = S.CANCELLED if before.cancel_requested else S.QUEUED
         assert (after.state, after.attempt, after.losses) == (back, seen.attempt, seen.losses)
         return
@@ -194,6 +194,7 @@ def _check_words(after: Step) -> None:
             max_attempts=after.max_attempts,
             max_losses=after.max_losses,
             last_reason=after.last_reason,
+            vram_wait=after.vram_wait,
         )
         assert after == kept, "nothing of a claim outlives it"
 
@@ -235,11 +236,11 @@ EVENTS += [Event(kind, reason) for kind in CARRIES for reason in (*Reason, None)
 
 
 class Lifecycle(RuleBasedStateMachine):
-    """One step of a chain and everything that may be said about it."""
+    """One step and everything that may happen to it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.step = Step(state=S.PENDING, max_attempts=2, max_losses=2)
+        self.step = Step(state=S.QUEUED, max_attempts=2, max_losses=2)
         self.watch = Watch()
         self.last: Event | None = None
 
@@ -313,7 +314,7 @@ def successors(situation: Situation) -> list[Situation]:
 def every_situation() -> set[Situation]:
     """Walk to every situation that can be reached, checking every move on the way."""
     found: set[Situation] = set()
-    ahead: list[Situation] = [(Step(state=S.PENDING, max_attempts=2, max_losses=2), Watch())]
+    ahead: list[Situation] = [(Step(state=S.QUEUED, max_attempts=2, max_losses=2), Watch())]
     while ahead:
         situation = ahead.pop()
         if situation not in found:
@@ -324,7 +325,7 @@ def every_situation() -> set[Situation]:
 
 def test_the_invariants_hold_in_every_reachable_situation() -> None:
     situations = every_situation()
-    assert {step.state for step, _ in situations} == set(StepState) - TERMINAL
+    assert {step.state for step, _ in situations} == set(StepState) - TERMINAL - {S.PENDING}
     assert {step.signal for step, _ in situations} == set(Signal)
     assert {step.slot for step, _ in situations} == {*SlotVerdict, None}
     assert max(wait_out(step, watch) for step, watch in situations) == LONGEST_WAIT

@@ -31,8 +31,8 @@ Claim = Callable[[Advance], None]
 S, E, K, R = StepState, Effect, EventKind, Reason
 
 # The counters are all different, and no number is the default: a reset shows.
-PENDING = Step(state=S.PENDING, max_attempts=6, max_losses=7)
-QUEUED = replace(PENDING, state=S.QUEUED, epoch=4, attempt=1, losses=2)
+QUEUED = Step(state=S.QUEUED, epoch=4, attempt=1, losses=2, max_attempts=6, max_losses=7)
+WAITING = replace(QUEUED, vram_wait=True)
 CLAIMED = replace(QUEUED, state=S.LEASED, epoch=5)
 SPAWNED = replace(CLAIMED, spawned=True)
 READY = replace(SPAWNED, ready=True)
@@ -57,7 +57,6 @@ BROKEN = {K.EXIT, K.FAILURE, K.PROTOCOL_ERROR}
 
 # What each situation may be told. Everything else is a bug of whoever says it.
 LEGAL: list[tuple[Step, set[EventKind]]] = [
-    (PENDING, {K.PREDECESSOR_SUCCEEDED, K.PREDECESSOR_ENDED, K.CANCEL}),
     (QUEUED, {K.CLAIMED, K.CANCEL, K.QUEUE_TIMEOUT}),
     (
         CLAIMED,
@@ -132,24 +131,8 @@ def advance() -> Advance:
 # Before a claim -----------------------------------------------------------------------------------
 
 
-def test_a_later_step_is_queued_when_its_predecessor_succeeds(advance: Advance) -> None:
-    moves(advance, PENDING, K.PREDECESSOR_SUCCEEDED, S.QUEUED, (E.COMMIT,))
-
-
-def test_a_later_step_is_cancelled_when_its_predecessor_ends_otherwise(advance: Advance) -> None:
-    moves(
-        advance,
-        PENDING,
-        K.PREDECESSOR_ENDED,
-        S.CANCELLED,
-        (E.COMMIT,),
-        intent=R.CANCELLED,
-        reason=R.CANCELLED,
-    )
-
-
 def test_a_cancel_ends_at_once_what_nobody_owns(advance: Advance) -> None:
-    for step in (PENDING, QUEUED):
+    for step in (QUEUED, WAITING):
         moves(
             advance,
             step,
@@ -178,6 +161,11 @@ def test_a_claim_raises_the_epoch_and_checks_headroom_under_a_timer(advance: Adv
     moves(advance, QUEUED, K.CLAIMED, S.LEASED, (E.ARM_READY, E.CHECK_HEADROOM), epoch=5)
 
 
+def test_a_claim_ends_the_wait_for_memory(advance: Advance) -> None:
+    effects = (E.ARM_READY, E.CHECK_HEADROOM)
+    moves(advance, WAITING, K.CLAIMED, S.LEASED, effects, epoch=5, vram_wait=False)
+
+
 # Leased -------------------------------------------------------------------------------------------
 
 
@@ -188,14 +176,21 @@ def test_a_runner_is_spawned_only_once_headroom_is_there(advance: Advance) -> No
 def test_busy_memory_puts_the_step_back_uncharged_and_its_clean_slot_is_free(
     advance: Advance,
 ) -> None:
-    back_in_queue(advance, CLAIMED, K.VRAM_BUSY, (E.FREE_SLOT, E.COMMIT))
+    back_in_queue(advance, CLAIMED, K.VRAM_BUSY, (E.FREE_SLOT, E.COMMIT), vram_wait=True)
 
 
 def test_a_requested_cancel_is_not_forgotten_on_the_way_back_to_the_queue(
     advance: Advance,
 ) -> None:
-    asked = replace(CLAIMED, cancel_requested=True)
-    back_in_queue(advance, asked, K.VRAM_BUSY, (E.FREE_SLOT, E.COMMIT))
+    moves(
+        advance,
+        replace(CLAIMED, cancel_requested=True),
+        K.VRAM_BUSY,
+        S.CANCELLED,
+        (E.FREE_SLOT, E.COMMIT),
+        vram_wait=True,
+        reason=R.CANCELLED,
+    )
 
 
 def test_memory_that_stays_busy_too_long_fails_the_step_loudly(advance: Advance) -> None:
@@ -623,7 +618,7 @@ def test_what_the_table_lists_is_legal(advance: Advance) -> None:
 
 
 def test_every_state_is_among_the_situations(advance: Advance) -> None:
-    assert {step.state for step in SITUATIONS} == set(StepState) - TERMINAL
+    assert {step.state for step in SITUATIONS} == set(StepState) - TERMINAL - {S.PENDING}
     assert {step.state for step in SITUATIONS} >= OWNED
 
 

@@ -101,7 +101,7 @@ def test_a_step_whose_memory_was_taken_before_go_waits_for_it_uncharged(
     for reason in (R.RUNNER_CRASHED, R.OOM, R.GPU_UNHEALTHY):  # what the runner said as it ended
         for verified in (K.VERIFIED, K.RECLAIM_DEADLINE):
             step = told(advance, QUEUED, *taken, gone(reason), verified, K.PUBLISHED)
-            assert step == Step(state=S.QUEUED, epoch=1)
+            assert step == Step(state=S.QUEUED, epoch=1, vram_wait=True)
 
 
 def test_a_cancel_beats_the_wait_for_memory(advance: Advance) -> None:

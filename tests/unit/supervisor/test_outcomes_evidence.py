@@ -19,15 +19,15 @@ def test_a_kill_of_ours_is_not_the_kernels(
     evidence = EvidenceRecorder()
     if ours:
         evidence.record_signal("SIGKILL")
-    evidence.know(exitcode=-9)
+    evidence.record_exit(-9)
     assert evidence.classify().reason == reason
 
 
 def test_a_try_is_judged_once() -> None:
     evidence = EvidenceRecorder()
-    evidence.know(exitcode=-11)
+    evidence.record_exit(-11)
     classification = evidence.classify()
-    evidence.know(device_lost=True)  # seen while memory was verified, when the reason was out
+    evidence.record_device_lost()  # seen while memory was verified, when the reason was out
     assert evidence.classify() is classification
 
 

@@ -1,4 +1,4 @@
-"""From a finished try to what the database and the user are told."""
+"""From a finished execution to the record for the database and the user."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from uuid import uuid4
 import pytest
 from tests.support.harness import timings_for_tests
 
-from shared.events import Code, NewEvent
 from shared.states import Reason, StepState
 from shared.step_store import AttemptResult, Claim
 from supervisor.lifecycle.step import Step
@@ -39,19 +38,9 @@ def claim(**changes: Any) -> Claim:
     return Claim(**(usual | changes))
 
 
-def end(
-    step: Step, classification: Classification = CRASH, *, vram_wait: bool = False, **changes: Any
-) -> AttemptResult:
-    pending = [NewEvent(code=Code.SIGNAL_SENT, message="")]
+def end(step: Step, **changes: Any) -> AttemptResult:
     return build_result(
-        claim(**changes),
-        step,
-        classification,
-        TIMINGS,
-        figures=FIGURES,
-        memory=lambda: MEMORY,
-        vram_wait=vram_wait,
-        pending=pending,
+        claim(**changes), step, CRASH, TIMINGS, figures=FIGURES, memory=lambda: MEMORY
     )
 
 
@@ -77,7 +66,7 @@ def test_success_has_no_error_and_its_figures_in_the_last_event() -> None:
     done = Step(state=StepState.SUCCEEDED, reason=Reason.COMPLETED, attempt=1)
     ending = end(done)
     assert (ending.state, ending.reason, ending.error) == (done.state, done.reason, None)
-    assert codes(ending) == ["signal.sent", "gpu.mem", "step.finish"]
+    assert codes(ending) == ["gpu.mem", "step.finish"]
     assert FIGURES.items() <= dict(ending.events[-1].payload or {}).items()
     assert ending.events[-1].level == "INFO"
 
@@ -147,14 +136,13 @@ def test_an_uncharged_retry_does_not_wait() -> None:
 
 def test_a_try_that_goes_back_to_the_queue_says_what_its_device_held_as_well() -> None:
     ending = end(Step(state=StepState.QUEUED, attempt=1, last_reason=Reason.RUNNER_CRASHED))
-    assert codes(ending) == ["signal.sent", "gpu.mem", "retry"]
-    assert ending.events[1].payload == {"at": "end", **FIGURES}
+    assert codes(ending) == ["gpu.mem", "retry"]
+    assert ending.events[0].payload == {"at": "end", **FIGURES}
 
 
 def test_waiting_for_memory_is_said_once() -> None:
-    first = end(Step(state=StepState.QUEUED), vram_wait=True)
-    later = end(Step(state=StepState.QUEUED), vram_wait=True, vram_waited_s=3.0)
+    waits = Step(state=StepState.QUEUED, vram_wait=True)
+    first, later = end(waits), end(waits, vram_waited_s=3.0)
     assert first.delay_s == later.delay_s == VRAM_RETRY_S
     assert first.vram_wait
-    assert codes(first) == ["signal.sent", "retry"]
-    assert codes(later) == ["signal.sent"]
+    assert (codes(first), codes(later)) == (["retry"], [])
