@@ -92,7 +92,7 @@ def test_an_abandoned_slot_is_proven_before_it_is_used_again(
         raise_once(bench, monkeypatch, "record", job)
         probe.held["cpu-0"] = 1 << 20  # as if its runner had left it
         bench.slot.baseline.limit_bytes = 0
-        monkeypatch.setattr(bench.slot.baseline, "at_rest", lambda _: 0)
+        monkeypatch.setattr(bench.slot.baseline, "update_idle", lambda _: 0)
         bench.supervisor.notify()
         await bench.in_state("quarantined")
         failures = bench.metrics.registry.get_sample_value("dreamforge_driver_failures_total", GPU)
