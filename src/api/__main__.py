@@ -1,10 +1,10 @@
-"""`python -m api`. Reads the settings first: a wrong one is told before anything heavy loads."""
+"""`python -m api`. It reads the settings first: a wrong one is reported before slow imports."""
 
 from shared.settings import settings_or_exit
 
 if __name__ == "__main__":
     settings = settings_or_exit("api")
 
-    from api.server import serve  # after the settings, see above
+    from api.server import serve  # after the settings: this import is slow
 
     raise SystemExit(serve(settings))

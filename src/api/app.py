@@ -1,4 +1,4 @@
-"""The application: routes, envelope, edge, parts."""
+"""The application: its routes, its middleware, its errors and its parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from api.context import open_context
 from api.metrics import Metrics
 from api.middleware.cors import CrossOriginMiddleware
 from api.middleware.request import RequestMiddleware
-from api.middleware.tracing import Traced
+from api.middleware.tracing import TracingMiddleware
 from api.openapi import page
 from api.openapi.schema import DocumentedApi
 from api.routes import events, health, jobs, models
@@ -44,24 +44,24 @@ def create_app(settings: Settings) -> FastAPI:
         version="1",
         description=DESCRIPTION,
         lifespan=lifespan,
-        docs_url=None,  # its page comes from a CDN; ours is in docs_page
+        docs_url=None,  # FastAPI's page comes from a CDN; ours is api.openapi.page
         redoc_url=None,
         redirect_slashes=False,
         dependencies=[Depends(refuse_in_query)],
         separate_input_output_schemas=False,
-        # FastAPI has a telemetry of its own, which a variable of the environment turns on. It
-        # would record what strangers send, bodies included. Ours is api.middleware.tracing.
+        # FastAPI has its own telemetry, which an environment variable turns on. It would record
+        # request bodies of anyone. Ours is api.middleware.tracing.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     errors.install(app)
     for router in (jobs.router, events.router, models.router, health.router, page.router):
         app.include_router(router)
-    # FastAPI compiles a router's routes when its first request comes. A start is the better time.
+    # FastAPI compiles a router's routes at its first request. Do it at the start instead.
     for _ in iter_route_contexts(app.routes):
         pass
     if settings.otlp_endpoint is not None:
         app.add_middleware(
-            Traced, tracer=lambda: app.state.context.tracer, ratio=settings.trace_ratio
+            TracingMiddleware, tracer=lambda: app.state.context.tracer, ratio=settings.trace_ratio
         )
     app.add_middleware(RequestMiddleware, metrics=metrics, settings=settings)
     if settings.cors_origins:  # last, which makes it the outermost

@@ -1,4 +1,4 @@
-"""What a route works with: the parts of this process, made once, handed down."""
+"""The parts of an api process that routes work with, made once when it starts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Context:
 
 @asynccontextmanager
 async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Context]:
-    """Everything that the routes need, with its background tasks running."""
+    """The parts, with their background tasks running."""
     database = Database(settings.database_url.get_secret_value(), application="dreamforge-api")
     hub = Hub(
         lambda cursors, limit: database.transaction(
@@ -78,8 +78,8 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
 
 
 def _context(request: Request) -> Context:
-    found: Context = request.app.state.context
-    return found
+    context: Context = request.app.state.context
+    return context
 
 
 Ctx = Annotated[Context, Depends(_context)]

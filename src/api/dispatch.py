@@ -1,9 +1,9 @@
-"""The doorbell's sending end, and the only file here that imports Celery.
+"""Wakes workers through the broker; the only file of the api that imports Celery.
 
-A ring says "look at your queue now". It may be lost: workers poll as well, so that costs a second
-and never a job. Hence `ring` returns at once, whatever the broker does. One task sends what is
-waiting, each message in a thread, for at most a second; when the broker hangs, rings pile up to a
-bound and the rest are dropped, counted.
+A notification says that a step waits in a queue. It may be lost: workers poll as well, so a loss
+costs a second and never a job. Hence `notify` returns at once, whatever the broker does. One task
+sends what waits, each message in a thread, for at most a second. When the broker hangs, messages
+wait up to a bound, and the rest are dropped and counted.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 256
 # The longest that one notification may take.
 NOTIFY_TIMEOUT_S = 1.0
-# One is enough while all is well. The others stand in for threads that hang in a dead socket,
-# which end by their own time-outs soon after we stopped waiting for them.
+# One is enough while all is well. The others replace threads that hang in a dead socket: those end
+# by their own time-outs soon after we stopped waiting for them.
 MAX_THREADS = 4
 
 
 class Notifier:
-    """Rings workers through the broker; start `run` in a task group of the process."""
+    """Sends notifications; start `run` in a task group of the process."""
 
     def __init__(self, redis_url: str, *, timeout_s: float, metrics: Metrics) -> None:
         self._celery = Celery("dreamforge", set_as_current=False)
@@ -57,7 +57,7 @@ class Notifier:
         try:
             with anyio.fail_after(self._timeout_s):
                 await to_thread.run_sync(self._connect, abandon_on_cancel=True)
-        except Exception as error:  # whatever a transport raises, the answer is "no"
+        except Exception as error:  # whatever a transport raises, the broker does not answer
             log.warning("broker: %s", type(error).__name__)
             return False
         return True
@@ -73,7 +73,7 @@ class Notifier:
                 await to_thread.run_sync(
                     self._publish, step_id, queue, limiter=limiter, abandon_on_cancel=True
                 )
-        except Exception as error:  # kombu, redis, socket, time-out: all mean "not rung"
+        except Exception as error:  # of kombu, redis, a socket or a time-out: all mean "not sent"
             self._metrics.notifications.labels("failed").inc()
             log.warning(
                 "doorbell: %s; workers will find the step by polling",

@@ -1,4 +1,4 @@
-"""What Prometheus reads from this process. Base units, `dreamforge_` prefix, its own registry."""
+"""The metrics of this process: base units, the prefix `dreamforge_`, a registry of its own."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ class Metrics:
             )  # so that a rate() sees zeros before the first failure
 
     def observe_request(self, route: str, method: str, status: int, duration_s: float) -> None:
-        known = method if method in _METHODS else "other"
-        self._requests.labels(route, known, str(status)).inc()
-        if not route.endswith("/stream"):  # how long somebody watched is no latency
-            self._latency.labels(route, known).observe(duration_s)
+        method = method if method in _METHODS else "other"
+        self._requests.labels(route, method, str(status)).inc()
+        if not route.endswith("/stream"):  # how long a client watched is no latency
+            self._latency.labels(route, method).observe(duration_s)
 
     def count_spans(self, outcome: str, spans: int) -> None:
-        """From any thread."""
+        """May be called from any thread."""
         self._spans.labels(outcome).inc(spans)
 
     def render(self) -> bytes:

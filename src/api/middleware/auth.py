@@ -1,7 +1,7 @@
-"""Who is asking: API keys (`DF_API_KEYS`), or everybody as one user where there are none.
+"""The user of a request, by API key (`DF_API_KEYS`); without keys all are one user.
 
-The edge asks before a body is read or a route is looked for, so an address is closed unless it is
-named here, one that comes later included, and a stranger cannot make us parse anything.
+The request middleware checks before it reads a body or looks for a route. So every address is
+closed unless it is named here, and a request without a key makes us parse nothing.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from shared.settings import Settings
 
 DEFAULT_USER = "default"
 SCHEME = "ApiKey"  # its name in the OpenAPI document
-# Whoever restarts us, and whoever wants to learn what we are, needs no key.
+# Probes need no key, nor does a reader of the documentation.
 _OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 
 
 class Authenticator:
-    """Tells a request's user from its head."""
+    """Finds a request's user by its headers."""
 
     def __init__(self, settings: Settings) -> None:
         self._keys = settings.api_keys
-        # On a loopback address the scraper is on our own machine.
+        # On a loopback address Prometheus runs on our own machine.
         self._open = _OPEN | ({"/metrics"} if is_loopback(settings.api_host) else frozenset())
 
     def check(self, scope: Scope, headers: Headers) -> Unauthorized | None:
-        """Write the user into the scope's state, or say why there is none."""
+        """Write the user into the scope's state, or return why there is none."""
         if not self._keys:
             scope["state"]["user"] = DEFAULT_USER
             return None
@@ -45,7 +45,7 @@ class Authenticator:
         return None
 
 
-# Only describes: the edge has already looked when a route runs.
+# For the OpenAPI document only: the middleware has checked the key before a route runs.
 _BEARER = HTTPBearer(
     auto_error=False,
     scheme_name=SCHEME,

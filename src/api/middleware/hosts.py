@@ -1,9 +1,9 @@
-"""Which names an API without keys answers to.
+"""The host names that an API without keys answers to.
 
-Such an API trusts whoever reaches its loopback address. A web page can: its author lets the page's
-own name resolve to 127.0.0.1 (DNS rebinding), and the browser then takes us for that page's server
-and lets it read everything. It still sends the page's name as `Host`, which gives it away. An
-address is no name and cannot be rebound. With keys a page has none, and any name will do.
+Such an API trusts every process that reaches its loopback address. A web page can reach it: its
+author lets the page's own name resolve to 127.0.0.1 (DNS rebinding), and the browser lets the page
+read everything. The browser still sends the page's name as `Host`, so we refuse that name. An
+address is no name and cannot be rebound. With keys any name will do: the page has no key.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _HOST = re.compile(r"(\[(?P<address>[^\[\]]+)\]|(?P<name>[^\[\]:]+))(:[0-9]{1,5}
 
 
 class HostGuard:
-    """The names of one process."""
+    """Checks the `Host` of requests to one process."""
 
     def __init__(self, settings: Settings) -> None:
         self._guards = not settings.api_keys
         self._allowed = frozenset(settings.allowed_hosts)
 
     def check(self, headers: Headers) -> InvalidInput | None:
-        """Why this request is not for us, if it is not."""
+        """Why this request is refused, if it is."""
         if not self._guards:
             return None
-        given = headers.getlist("host")
-        host = _HOST.fullmatch(given[0]) if len(given) == 1 else None
+        hosts = headers.getlist("host")
+        host = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
         if host is not None:
             name = (host["address"] or host["name"]).lower()
             if is_loopback(name) or name in self._allowed:

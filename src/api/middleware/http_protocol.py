@@ -1,8 +1,8 @@
-"""HTTP/1.1 as uvicorn and h11 speak it, where what we promise begins before there is a request.
+"""HTTP/1.1 as uvicorn and h11 speak it, with what we promise before there is a request.
 
-What is no HTTP gets the one envelope too, with an `X-Request-Id` and a line in the log. Its status
-is 400 and not 422, because RFC 9112 asks for that. And a connection has to come to its point: one
-that sends a head byte by byte, or nothing, would hold an open file for ever.
+Bytes that are no HTTP get our envelope too, with an `X-Request-Id` and a line in the log. The
+status is 400 and not 422, as RFC 9112 demands. And a head must arrive in time: a connection that
+sends it byte by byte, or sends nothing, would hold an open file for ever.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shared.errors import InvalidInput
 log = logging.getLogger(__name__)
 
 # From the connection, or the end of the last answer, to a complete head. Longer than uvicorn's
-# keep-alive, which ends those that say nothing after an answer.
+# keep-alive, which ends connections that send nothing after an answer.
 HEAD_TIMEOUT_S = 30.0
 
 
@@ -42,11 +42,11 @@ class Protocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn found that this is no HTTP; `msg` is its own text."""
-        if not self._in_an_answer():  # else: cut it, so that it shows
+        if not self._in_an_answer():  # an answer that has begun is cut, so that the client sees it
             correlation_id = uuid4().hex
             log.warning("not HTTP", extra={"correlation_id": correlation_id})
             self.transport.write(_not_http(correlation_id))
-        if self.cycle is not None:  # a broken body: whoever reads it need not wait, nor answer
+        if self.cycle is not None:  # a broken body: end the handler that waits for it
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.close()
@@ -69,7 +69,7 @@ class Protocol(H11Protocol):
 
 
 def _not_http(correlation_id: str) -> bytes:
-    """The whole answer."""
+    """The bytes of the whole answer."""
     answer = envelope(
         InvalidInput("this is not a valid HTTP request"),
         correlation_id,

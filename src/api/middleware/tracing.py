@@ -1,17 +1,16 @@
-"""Traced requests. One that makes a job is the root of all that is done for it.
+"""Spans of requests. A request that makes a job is the root of all spans of that job.
 
 Who decides what is traced
 --------------------------
-The operator, by `DF_TRACE_RATIO`: of each hundred requests at most so many, drawn by chance. What a
-caller sends (`traceparent`) can join our spans to its own trace, and can ask *not* to be traced; it
-cannot ask for more than its share. So the draw does not look at the trace's id, which the caller
-chooses: ratio samplers that do can be made to sample always. With the ratio at 1 the caller's flag
-decides alone.
+The operator decides, by `DF_TRACE_RATIO`: that share of requests, drawn at random. A caller's
+`traceparent` can join our spans to its own trace, and can ask *not* to be traced. It cannot ask for
+more than its share, so the draw ignores the trace's id, which the caller chooses: a sampler that
+uses the id can be made to sample always. With the ratio at 1 the caller's flag decides alone.
 
-A request that only reads joins a trace, and never begins one: clients that poll would bury the
-jobs. Streams, probes and `/metrics` are not traced at all: how long somebody watches is no latency,
-and a probe's every few seconds say nothing that its answer does not. What the edge refuses (no key,
-a foreign host, too large) never comes here, so a stranger makes no spans.
+A request that only reads joins a trace and never begins one: clients that poll would hide the
+jobs. Streams, probes and `/metrics` are not traced: how long a client watches is no latency, and a
+probe's span says nothing that its answer does not. Requests that the outer middleware refuses (no
+key, a foreign host, too large) never come here, so a caller without a key makes no spans.
 """
 
 from __future__ import annotations
@@ -32,27 +31,27 @@ _READS = {"GET", "HEAD", "OPTIONS"}
 
 
 def traceparent_of(request: Request) -> str | None:
-    """What the worker goes on with, for the job's row."""
-    found: str | None = getattr(request.state, "traceparent", None)
-    return found
+    """The traceparent that the job's row keeps, for the worker's spans."""
+    traceparent: str | None = getattr(request.state, "traceparent", None)
+    return traceparent
 
 
 def trace_id_of(scope: Scope) -> str | None:
-    """For log lines."""
-    found = parse(scope.get("state", {}).get("traceparent"))
-    return None if found is None else found.trace_id
+    """The id of the request's trace, for log lines."""
+    traceparent = parse(scope.get("state", {}).get("traceparent"))
+    return None if traceparent is None else traceparent.trace_id
 
 
-def about_job(request: Request, created: Created) -> None:
-    """Name the job that this request made, or made before, on its span."""
+def set_job(request: Request, created: Created) -> None:
+    """Name the job that this request made, or an earlier one with its key made, on the span."""
     request.state.span_attributes = {
         "dreamforge.job.id": str(created.id),
         "dreamforge.replayed": created.replayed,
     }
 
 
-class Traced:
-    """ASGI middleware, inside the edge and only where tracing is on."""
+class TracingMiddleware:
+    """ASGI middleware inside `RequestMiddleware`, installed only where tracing is on."""
 
     def __init__(
         self,
@@ -62,14 +61,14 @@ class Traced:
         ratio: float,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """`tracer` is asked per request: the application is built before its parts are opened."""
+        """`tracer` is called per request: the application is built before its parts are opened."""
         self._app = app
         self._tracer = tracer
         self._ratio = ratio
         self._draw = draw
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not _of_interest(scope["path"]):
+        if scope["type"] != "http" or not _is_traced(scope["path"]):
             await self._app(scope, receive, send)
             return
         tracer = self._tracer()
@@ -79,7 +78,7 @@ class Traced:
         parent = incoming(Headers(scope=scope).getlist("traceparent"))
         if not self._sampled(scope["method"], parent):
             if parent is not None:  # the caller can still find our log lines by it
-                _keep(scope, replace(parent, sampled=False))
+                _remember(scope, replace(parent, sampled=False))
             await self._app(scope, receive, send)
             return
         await self._trace(tracer, parent, scope, receive, send)
@@ -92,34 +91,34 @@ class Traced:
     async def _trace(
         self, tracer: Tracer, parent: Traceparent | None, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        span, status, broke = tracer.begin(scope["method"], parent), 0, None
-        _keep(scope, span.traceparent)
+        span, status, error_type = tracer.begin(scope["method"], parent), 0, None
+        _remember(scope, span.traceparent)
 
-        async def noting(message: Message) -> None:
+        async def send_and_record(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, noting)
-        except Exception as error:  # the edge answers, outside of us
-            broke = type(error).__name__
+            await self._app(scope, receive, send_and_record)
+        except Exception as error:  # the request middleware, outside of us, answers
+            error_type = type(error).__name__
             raise
         finally:
-            _end(span, scope, status, broke)
+            _end(span, scope, status, error_type)
 
 
-def _of_interest(path: str) -> bool:
+def _is_traced(path: str) -> bool:
     return path.startswith("/v1/") and not path.endswith("/stream")
 
 
-def _keep(scope: Scope, traceparent: Traceparent) -> None:
+def _remember(scope: Scope, traceparent: Traceparent) -> None:
     scope.setdefault("state", {})["traceparent"] = str(traceparent)
 
 
-def _end(span: OpenSpan, scope: Scope, status: int, broke: str | None) -> None:
-    """No status and nothing broke: the client went away, which is no error of ours."""
+def _end(span: OpenSpan, scope: Scope, status: int, error_type: str | None) -> None:
+    """Neither status nor error: the client disconnected, which is no error of ours."""
     state, route = scope["state"], getattr(scope.get("route"), "path_format", None)
     attributes: dict[str, Value] = {
         "http.request.method": scope["method"],
@@ -132,7 +131,7 @@ def _end(span: OpenSpan, scope: Scope, status: int, broke: str | None) -> None:
     if (job := scope.get("path_params", {}).get("job_id")) is not None:
         attributes["dreamforge.job.id"] = job
     attributes |= state.get("span_attributes", {})
-    error = broke or (str(status) if status >= 500 else None)
+    error = error_type or (str(status) if status >= 500 else None)
     if error is not None:
         attributes["error.type"] = error
     span.end(f"{scope['method']} {route or 'unmatched'}", attributes, error)

@@ -102,7 +102,7 @@ async def create_job(
         ),
     )
     created = await create(context, submission.job, caller)
-    tracing.about_job(request, created)
+    tracing.set_job(request, created)
     response.headers["Location"] = f"/v1/jobs/{created.id}"
     if created.replayed:
         response.headers["Idempotent-Replayed"] = "true"

@@ -15,7 +15,7 @@ from tests.support.spans import Recorder, Seen, only
 from api import errors
 from api.metrics import Metrics
 from api.middleware.request import RequestMiddleware
-from api.middleware.tracing import Traced, traceparent_of
+from api.middleware.tracing import TracingMiddleware, traceparent_of
 from shared.auth import parse_api_keys
 from shared.settings import Settings
 from shared.telemetry.traceparent import parse
@@ -70,7 +70,7 @@ def traced(
         pass
 
     settings = Settings.model_construct(api_keys=parse_api_keys(keys))
-    app.add_middleware(Traced, tracer=lambda: recorder.tracer, ratio=ratio, draw=draw)
+    app.add_middleware(TracingMiddleware, tracer=lambda: recorder.tracer, ratio=ratio, draw=draw)
     app.add_middleware(RequestMiddleware, metrics=Metrics(), settings=settings)
 
     async def main() -> list[httpx.Response]:
