@@ -1,7 +1,7 @@
-"""What answers look like, in the OpenAPI document.
+"""Examples of answers for the OpenAPI document.
 
-Each is made by the class or function that makes the real one, so an example cannot say what the
-API would not. One story runs through them: two pictures of a red apple, enlarged.
+Each is made by the class or function that makes the real answer, so an example cannot differ in
+form from what the API sends. All tell of one job: two pictures of a red apple, enlarged.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ _STORED = {
     "s3_key": f"dreamforge/default/jobs/{JOB}/generate/1769860808000_0_512x512_{SEED}.png",
     "sha256": SHA256,
 }
-# A stream that a client came back to, of a job that runs into its time limit at the second picture.
+# What a client gets that reconnects, of a job that exceeds its time limit at the second picture.
 EVENTS = [
     _event(8, Code.ARTIFACT_WRITTEN, "item 0 stored", _STORED, item_index=0),
     _event(9, Code.PROGRESS, "76%", _AT_ITEM_1, level="DEBUG", item_index=1),

@@ -9,7 +9,7 @@ from typing import Any
 
 Schema = Mapping[str, Any]
 
-# What bounds a value, and how a reader says it.
+# The bounds of a value, as text for readers.
 _BOUNDS = (
     ("minimum", "≥ {}"),
     ("exclusiveMinimum", "> {}"),
@@ -45,7 +45,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def kind(schema: Schema) -> str:
-    """A type in a few words, with its bounds and default; other schemas as links."""
+    """A type in short, with its bounds and default; other schemas as links."""
     phrases = [_form(schema)]
     phrases += [text.format(_number(schema[name])) for name, text in _BOUNDS if name in schema]
     if schema.get("default") is not None:

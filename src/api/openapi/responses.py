@@ -1,4 +1,4 @@
-"""How the operations document their answers: media types, examples, headers, links."""
+"""The documented answers of operations: media types, examples, headers, links."""
 
 from __future__ import annotations
 
@@ -22,20 +22,15 @@ def answers(
     links: Mapping[str, Any] | None = None,
 ) -> Responses:
     """The `responses` of an operation that answers JSON, with one example or `several` by name."""
-    media = {"example": example} if several is None else {"examples": _named(several)}
-    found: dict[str, Any] = {
-        "description": description,
-        "content": {"application/json": media},
-    }
+    media = {"example": example}
+    if several is not None:
+        media = {"examples": {name: {"value": value} for name, value in several.items()}}
+    answer: dict[str, Any] = {"description": description, "content": {"application/json": media}}
     if headers is not None:
-        found["headers"] = dict(headers)
+        answer["headers"] = dict(headers)
     if links is not None:
-        found["links"] = dict(links)
-    return {status: found}
-
-
-def _named(several: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: {"value": value} for name, value in several.items()}
+        answer["links"] = dict(links)
+    return {status: answer}
 
 
 # Links: where an answer leads ---------------------------------------------------------------------
@@ -70,7 +65,7 @@ def create_link(place: str) -> dict[str, Any]:
 
 # Answers that are no JSON -------------------------------------------------------------------------
 
-# What a client that saw event 7 gets.
+# What a client gets that has seen event 7.
 _STREAM = b"".join(
     (
         OPENING,
@@ -81,7 +76,7 @@ _STREAM = b"".join(
 ).decode()
 _LOG = b"".join(map(log_line, examples.EVENTS)).decode()
 
-# OpenAPI 3.1 has no word for a sequence of events; tools take the schema for that of each.
+# OpenAPI 3.1 cannot describe a sequence of events; tools read the schema as that of each event.
 _MESSAGE = {
     "type": "object",
     "description": "one event of the stream",

@@ -1,5 +1,5 @@
-"""The OpenAPI document as FastAPI makes it, and what it cannot know: headers that the edge gives
-and takes, and the forms of what is inside a stream and a log."""
+"""The OpenAPI document: FastAPI's, completed by what FastAPI cannot know: the headers that
+`RequestMiddleware` reads and sends, and the forms of events in a stream and a log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from api.middleware.request import CLIENT_REQUEST_ID_PATTERN
-from api.schemas import responses
+from api.schemas.responses import Event, LogLine
 
 _PARAMETERS = {
     "ClientRequestId": {
@@ -41,7 +41,7 @@ _EVERY_RESPONSE = {
 
 
 class DocumentedApi(FastAPI):
-    """FastAPI with a document that says all of it."""
+    """FastAPI with a complete document."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -66,7 +66,7 @@ def _by_id(document: Mapping[str, Any]) -> dict[str | None, Any]:
 
 
 def _add_components(components: dict[str, Any]) -> None:
-    for model in (responses.Event, responses.LogLine):
+    for model in (Event, LogLine):
         components["schemas"][model.__name__] = model.model_json_schema()
     components |= {"parameters": _PARAMETERS, "headers": _HEADERS}
 
@@ -79,10 +79,10 @@ def _add_headers(operation: dict[str, Any]) -> None:
         response["headers"] = {**response.get("headers", {}), **_EVERY_RESPONSE}
 
 
-def _restore_examples(operation: Mapping[str, Any], given: Mapping[int | str, Any]) -> None:
-    """Put examples in as they were given: FastAPI leaves out every name whose value is null, in
-    them as well, and `"error": null` is what most people want to know."""
-    for status, response in given.items():
+def _restore_examples(operation: Mapping[str, Any], responses: Mapping[int | str, Any]) -> None:
+    """Put examples in unchanged: FastAPI drops every name whose value is null, in examples too, and
+    readers need to see `"error": null`."""
+    for status, response in responses.items():
         for kind, media in response.get("content", {}).items():
             shown = operation["responses"][str(status)]["content"][kind]
             shown |= {name: media[name] for name in ("example", "examples") if name in media}

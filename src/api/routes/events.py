@@ -48,7 +48,7 @@ async def get_progress(job_id: JobId, context: Ctx, user: User) -> responses.Pro
 
     async def work(connection: Connection) -> responses.ProgressOut:
         job = await find_job(connection, job_id, user)
-        return progress.view(
+        return progress.progress_of(
             job,
             (await jobs.steps_of(connection, [job_id]))[job_id],
             finished=await artifacts.finished_items(connection, job_id),
@@ -80,10 +80,10 @@ async def stream_progress(
     ] = None,
 ) -> Response:
     """From the event after `Last-Event-ID`, or the first one, to the job's end; then it closes."""
-    seen = _seq(last_event_id if last_event_id is not None else after)
+    seen = _parse_seq(last_event_id if last_event_id is not None else after)
     job = await context.database.transaction(partial(find_job, job_id=job_id, user=user))
     if job.ended and seen >= job.event_seq:
-        return Response(status_code=204)  # an EventSource stops at this, and at nothing else
+        return Response(status_code=204)  # the only answer that makes an EventSource stop
     if seen > job.event_seq:
         raise _beyond(seen, job.event_seq)
     stream = ProgressStream(
@@ -97,7 +97,7 @@ async def stream_progress(
     operation_id="get_logs",
     summary="Everything that happened to a job (NDJSON)",
     response_class=Response,
-    responses=NDJSON | documented(NO_SUCH_JOB, logs.no_moment()),
+    responses=NDJSON | documented(NO_SUCH_JOB, logs.invalid_moment()),
 )
 async def get_logs(
     job_id: JobId, query: Annotated[LogsQuery, Query()], context: Ctx, user: User
@@ -118,8 +118,8 @@ def _reader(context: Context) -> Callable[[UUID, int, int], Awaitable[list[Event
     return read
 
 
-def _seq(text: str | None) -> int:
-    """0 for none: from the beginning. Raises `InvalidInput`."""
+def _parse_seq(text: str | None) -> int:
+    """The `seq` that a client saw last, 0 for none. Raises `InvalidInput`."""
     if not text:  # an EventSource that has seen nothing may send an empty one
         return 0
     if text.isascii() and text.isdecimal() and len(text) <= 18:

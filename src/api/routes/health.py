@@ -1,4 +1,4 @@
-"""Is it alive, is it ready, what does it count."""
+"""Whether the process is alive, whether it is ready, and its metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shared.errors import InfraUnavailable
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["probes"])
 
-# To who asks, a probe that hangs is a dead process. Most give up after some seconds.
+# A probe that hangs passes for a dead process: most callers give up after some seconds.
 CHECK_TIMEOUT_S = 2.0
 
 

@@ -114,7 +114,7 @@ async def create_job(
     operation_id="list_jobs",
     summary="List jobs, newest first",
     responses=answers("One page.", examples.PAGE, links=job_links("/jobs/0/id"))
-    | documented(pagination.not_ours()),
+    | documented(pagination.invalid_cursor()),
 )
 async def list_jobs(
     query: Annotated[ListQuery, Query()], context: Ctx, user: User

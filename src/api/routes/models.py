@@ -1,4 +1,4 @@
-"""The registry: which models there are, and what each accepts."""
+"""The registered models, and what each accepts."""
 
 from __future__ import annotations
 

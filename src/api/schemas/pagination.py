@@ -12,8 +12,8 @@ from shared.errors import InvalidInput
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _SIZE_BYTES = 8 + 16
-# Every text of this form is a cursor, and no other: 24 bytes of base64, without padding. The first
-# byte is 0, 1 or 2: later moments, from the year 8820 on, are more than `datetime` can hold.
+# The form of every cursor and of nothing else: 24 bytes of base64, without padding. The first byte
+# is 0, 1 or 2: later moments, from the year 8820 on, are more than `datetime` can hold.
 CURSOR_PATTERN = "^A[A-Za-v][A-Za-z0-9_-]{30}$"
 
 
@@ -33,8 +33,8 @@ def decode(cursor: str) -> tuple[datetime, UUID]:
                 return moment, job_id
     except (binascii.Error, UnicodeEncodeError, OverflowError):
         pass
-    raise not_ours()
+    raise invalid_cursor()
 
 
-def not_ours() -> InvalidInput:
+def invalid_cursor() -> InvalidInput:
     return InvalidInput("cursor: not a `next_cursor` of an earlier page", field="cursor")

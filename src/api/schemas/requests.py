@@ -1,5 +1,5 @@
-"""What clients send. Unknown fields are refused, types are not converted: a typing mistake that
-is silently ignored costs its author a picture and an afternoon."""
+"""What clients send. Unknown fields are refused and types are not converted: a typing mistake that
+is ignored would make another picture than its author wants."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Strict(BaseModel):
 
 
 def _storable(text: str) -> str:
-    """PostgreSQL stores every text that is one: UTF-8, and no NUL."""
+    """Refuse what PostgreSQL cannot store: NUL, and what has no UTF-8 form."""
     if "\0" in text:
         raise ValueError("must not contain NUL characters")
     try:

@@ -1,4 +1,4 @@
-"""What clients get. Additions are free, removals are not."""
+"""What clients get. A field may be added, and none removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what is stored to what is shown."""
+"""Stored rows as the answers that clients get."""
 
 from __future__ import annotations
 

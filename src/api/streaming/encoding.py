@@ -1,4 +1,4 @@
-"""An event as clients see it: a line of the log, or a message of the stream."""
+"""Events as clients get them: a line of the log, or a message of the stream."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def log_line(event: Event) -> bytes:
 
 
 def sse_message(event: Event) -> bytes:
-    """One SSE message; its id is the event's `seq`, which `Last-Event-ID` gives back."""
+    """One SSE message; its id is the event's `seq`, which a client sends as `Last-Event-ID`."""
     data = {"seq": event.seq, **_common(event)}
     data |= {"item_index": event.item_index, "payload": event.payload}
     return format_sse_event(data_str=_json(data), event=stream_name(event.code), id=str(event.seq))

@@ -1,18 +1,18 @@
-"""One reader for everybody who watches.
+"""One database reader for all streams.
 
 Theory of operation
 -------------------
 A thousand clients must not mean a thousand database readers. The hub knows which jobs are watched
-and how far each has been read; every 250 ms one statement asks for all that is new, and each event
-is encoded once and handed to the subscribers of its job.
+and how far each has been read. Every 250 ms one statement reads all new events; the hub encodes
+each event once and gives it to the subscribers of its job.
 
-A subscriber first joins, which fixes the `seq` from which the hub will serve it, and then reads
-what lies before that from the database by itself (`api.streaming.sse`). So nothing falls between
-the two:
-what is committed before the join is history, what comes after it is live.
+A subscriber first joins, which fixes the `seq` from which the hub serves it. Then it reads earlier
+events from the database by itself (`api.streaming.sse`). So no event falls between the two: events
+committed before the join are history, later ones are live.
 
-Each subscriber has a bounded buffer. A client that does not read fills it, and is ended: it comes
-back with `Last-Event-ID` and has lost nothing. The hub never waits for anybody.
+Each subscriber has a bounded buffer. A client that does not read fills it, and the hub ends its
+stream: the client comes back with `Last-Event-ID` and has lost nothing. The hub never waits for a
+client.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from shared.errors import InfraUnavailable
 log = logging.getLogger(__name__)
 
 POLL_S = 0.25
-# While PostgreSQL is away: streams stay open, and it is not asked four times a second.
+# The pause while PostgreSQL is away: streams stay open, and reads are few.
 AWAY_S = 1.0
-# Per job and statement; a chatty job gets more in the next round, at once.
+# Per job and statement. A job with more events gets the next round at once.
 PAGE = 200
 BUFFER = 512
 
@@ -62,7 +62,7 @@ class Subscriber:
     _ready: anyio.Event = field(default_factory=anyio.Event)
 
     def push(self, message: Message) -> bool:
-        """Take a message, unless the buffer is full: then False, once, and no more after it."""
+        """Buffer a message. False when the buffer is full, once; later messages are dropped."""
         if self.lagged:
             return True
         self.lagged = len(self._buffer) >= BUFFER
@@ -75,19 +75,19 @@ class Subscriber:
         self.closing = True
         self._ready.set()
 
-    async def take(self, timeout_s: float) -> list[Message]:
-        """What has arrived within `timeout_s`; empty when nothing has, or at the end."""
+    async def receive(self, timeout_s: float) -> list[Message]:
+        """The messages that arrive within `timeout_s`; empty when none does, or at the end."""
         with anyio.move_on_after(timeout_s):
             await self._ready.wait()
-        taken, self._buffer = self._buffer, []
+        messages, self._buffer = self._buffer, []
         if not (self.lagged or self.closing):
             self._ready = anyio.Event()
-        return taken
+        return messages
 
 
 @dataclass(eq=False, slots=True)
 class _Watch:
-    """A watched job: how far it has been read, and for whom."""
+    """A watched job: how far it has been read, and its subscribers."""
 
     cursor: int
     subscribers: set[Subscriber] = field(default_factory=set)
@@ -132,14 +132,14 @@ class Hub:
             del self._watches[subscriber.job_id]
 
     def close(self) -> None:
-        """End every stream, those to come too: the process is going."""
+        """End every stream, later ones too: the process ends."""
         self._closing = True
         for watch in self._watches.values():
             for subscriber in watch.subscribers:
                 subscriber.close()
 
     async def run(self) -> None:
-        """Read and hand out, until cancelled."""
+        """Read events and push them to subscribers, until cancelled."""
         while True:
             if not self._watches:
                 self._wake = anyio.Event()
@@ -149,7 +149,7 @@ class Hub:
             except InfraUnavailable as error:
                 log.warning("streams wait: %s", error.message)
                 pause_s = AWAY_S
-            except Exception:  # a bug in one round must not silence every stream for good
+            except Exception:  # a bug in one round must not end every stream for good
                 log.exception("streams: a round failed")
                 pause_s = AWAY_S
             await anyio.sleep(pause_s)
@@ -157,16 +157,16 @@ class Hub:
     async def _round(self) -> float:
         """One statement for all watched jobs; returns how long to wait before the next."""
         watches = dict(self._watches)
-        found = await self._read({job: watch.cursor for job, watch in watches.items()}, PAGE)
+        events = await self._read({job: watch.cursor for job, watch in watches.items()}, PAGE)
         counts: Counter[UUID] = Counter()
-        for event in found:
+        for event in events:
             counts[event.job_id] += 1
-            # To the watch that asked. Everybody may have left it while we read, and somebody else
-            # joined at another cursor: that is a new watch, and its page is the next one.
-            self._hand_out(watches[event.job_id], event)
+            # To the watch of this read. Its subscribers may all have left since, and others joined
+            # at another cursor: they have a new watch, whose first page comes with the next read.
+            self._publish(watches[event.job_id], event)
         return 0.0 if counts and max(counts.values()) >= PAGE else self._poll_s
 
-    def _hand_out(self, watch: _Watch, event: Event) -> None:
+    def _publish(self, watch: _Watch, event: Event) -> None:
         watch.cursor = event.seq
         message = Message(event.seq, event.code, sse_message(event))
         for subscriber in watch.subscribers:

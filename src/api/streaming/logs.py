@@ -73,8 +73,8 @@ def parse_moment(text: str) -> datetime:
             moment = moment.replace(tzinfo=UTC)
         return moment.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise no_moment() from None
+        raise invalid_moment() from None
 
 
-def no_moment() -> InvalidInput:
+def invalid_moment() -> InvalidInput:
     return InvalidInput("since_ts: must be ISO 8601, like 2026-01-31T12:00:00Z", field="since_ts")

@@ -1,8 +1,8 @@
-"""What `GET …/progress` says, from what is recorded. Pure.
+"""The answer of `GET …/progress`, from what is recorded. Pure.
 
-An item of a job with several steps counts each step equally. The aggregate is the worker's own
-figure, which never goes back; items are the highest that was ever reported of them. What a step
-that succeeded has reported may be gone from the record by now, and does not matter any more.
+An item of a job with several steps counts each step equally. The job's figure is the worker's own,
+which never goes back. An item's figure is the highest that was reported for it. Reports of a step
+that has succeeded may be pruned, and are not needed: all its items count as done.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ QUEUE = "queue"
 LOAD = "load"
 
 
-def view(
+def progress_of(
     job: Job,
     steps: Sequence[Step],
     *,
@@ -31,8 +31,8 @@ def view(
 ) -> ProgressOut:
     """`finished` items have an artifact, `reached` is (step, item) -> 0..1; of the events
     `step.start` and `progress` the newest of each."""
-    told = {} if last is None else (last.payload or {})
-    whole = 1.0 if job.status is Status.SUCCEEDED else float(told.get("progress") or 0.0)
+    payload = {} if last is None else (last.payload or {})
+    whole = 1.0 if job.status is Status.SUCCEEDED else float(payload.get("progress") or 0.0)
     return ProgressOut(
         progress=min(1.0, max(0.0, whole)),
         status=job.status,
@@ -46,10 +46,10 @@ def view(
 
 
 def stages(steps: Sequence[Step]) -> list[StageWeight]:
-    """The documented weights, shared out equally among the steps of a chain.
+    """The documented weights, divided equally among the steps of a chain.
 
-    Each step waits for a slot first. That is a stage, and counts nothing: nobody can tell how long
-    it takes, and a number that stands still at 10 % says less than one that stands still at 0.
+    Each step first waits for a slot. That is a stage of weight 0: how long it takes is unknown, and
+    a number that stands still at 10 % says less than one that stands still at 0.
     """
     return [
         StageWeight(step=step.name, name=name, weight=round(weight / len(steps), 6))
@@ -61,14 +61,14 @@ def stages(steps: Sequence[Step]) -> list[StageWeight]:
 def _stage(
     job: Job, steps: Sequence[Step], started: Event | None, last: Event | None
 ) -> str | None:
-    """What the step whose turn it is does. An event of the step before it, or of an earlier try,
-    says nothing about that."""
+    """What the current step does. An event of the step before it, or of an earlier attempt, does
+    not say that."""
     if job.ended:
         return None
     if not any(step.status is Status.RUNNING for step in steps):
         return QUEUE  # the first one, or the next one of a chain
     if last is None or (started is not None and last.seq < started.seq):
-        return LOAD  # its process has begun and said nothing yet
+        return LOAD  # its process has begun and reported nothing yet
     stage: str | None = (last.payload or {}).get("stage")
     return stage
 

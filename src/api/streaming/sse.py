@@ -1,8 +1,8 @@
-"""One client's progress stream: history, then live, then the end.
+"""One client's progress stream: history, then live events, then the end.
 
-The verdict writes [`error`], `job.finish`, `progress`, in that order; after that `progress` the
-stream closes. A client that reconnects at the end of a job that has ended gets 204 (in the route),
-which is how an EventSource learns to stop.
+A job ends with the events [`error`], `job.finish`, `progress`, in that order; after that `progress`
+the stream closes. A client that has all events of an ended job and connects again gets 204 (from
+the route), which makes an EventSource stop.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 15.0
 HEARTBEAT = b": still here\n\n"
-# First bytes at once, so that proxies and clients see a living stream; then how soon to come back.
+# Sent at once, so that proxies and clients see a living stream. It says how soon to reconnect.
 OPENING = b"retry: 1000\n\n"
 PAGE = 200
 
@@ -52,7 +52,7 @@ class ProgressStream:
         self._job = job
         self._sent = after
         self._finish_seen = False
-        self._over = False
+        self._ended = False
         self._hub = hub
         self._read_page = read_page
         self._metrics = metrics
@@ -72,7 +72,7 @@ class ProgressStream:
                     async for data in live:
                         yield data
         except InfraUnavailable as error:
-            # A stream that ends before its job makes the client come back with Last-Event-ID.
+            # A client whose stream ends before the job reconnects with Last-Event-ID.
             log.warning("stream ends early: %s", error.message)
         finally:
             self._metrics.sse_clients.dec()
@@ -80,39 +80,39 @@ class ProgressStream:
                 self._hub.leave(subscriber)
 
     async def _history(self, until: int) -> AsyncGenerator[bytes]:
-        """What was committed before we joined. Memory: one page, whatever the job's length."""
+        """Events committed before we joined. Memory: one page, whatever the job's length."""
         while self._sent < until:
             page = await self._read_page(self._job.id, self._sent, PAGE)
             if not page:
                 return
             for event in page:
                 if event.seq <= until:
-                    yield self._pass(Message(event.seq, event.code, sse_message(event)))
-                    # A page from memory never suspends: let a disconnect be noticed.
+                    yield self._mark_sent(Message(event.seq, event.code, sse_message(event)))
+                    # Sending from memory never suspends: give a disconnect its turn.
                     await checkpoint()
             self._sent = page[-1].seq if page[-1].seq <= until else until
 
     async def _live(self, subscriber: Subscriber) -> AsyncGenerator[bytes]:
-        while not self._over:
-            taken = await subscriber.take(self._heartbeat_s)
-            for message in taken:
-                if message.seq > self._sent and not self._over:
-                    yield self._pass(message)
+        while not self._ended:
+            messages = await subscriber.receive(self._heartbeat_s)
+            for message in messages:
+                if message.seq > self._sent and not self._ended:
+                    yield self._mark_sent(message)
             if subscriber.lagged or subscriber.closing:
                 return
-            if not taken:
+            if not messages:
                 yield HEARTBEAT
 
-    def _pass(self, message: Message) -> bytes:
+    def _mark_sent(self, message: Message) -> bytes:
         self._sent = message.seq
-        self._over = self._finish_seen and message.code == Code.PROGRESS
+        self._ended = self._finish_seen and message.code == Code.PROGRESS
         self._finish_seen = self._finish_seen or message.code == Code.JOB_FINISH
         return message.data
 
 
 class EventStreamResponse(StreamingResponse):
-    """`text/event-stream` that closes its generator before it returns, and not when memory is
-    collected: what a client held is free the moment it is gone."""
+    """`text/event-stream` that closes its generator before it returns, not when memory is
+    collected: what a client used is free as soon as the client is gone."""
 
     media_type = "text/event-stream"
 

@@ -154,7 +154,7 @@ def test_a_second_client_of_a_watched_job_gets_all_even_with_an_older_snapshot()
         stale = log.job(job_id)
         first = hub.join(job_id, 1)
         log.write(job_id, *["progress"] * 5)
-        while not await first.take(1):
+        while not await first.receive(1):
             pass
         found: list[bytes] = []
         async with anyio.create_task_group() as tasks:
@@ -186,7 +186,7 @@ def test_a_page_that_was_read_for_a_watch_that_is_gone_is_not_handed_to_the_next
         log.before_return = swap
         while not swapped:
             await anyio.sleep(FAST_S)
-        got = await swapped[0].take(1)
+        got = await swapped[0].receive(1)
         assert [message.seq for message in got] == [6, 7, 8, 9, 10]
         hub.leave(swapped[0])
 
@@ -200,7 +200,7 @@ def test_one_statement_serves_all_clients_of_all_jobs() -> None:
             log.write(job_id, "progress")
         subscribers = [hub.join(job_id, 0) for job_id in job_ids for _ in range(10)]
         for subscriber in subscribers:
-            assert [m.seq for m in await subscriber.take(1)] == [1]
+            assert [m.seq for m in await subscriber.receive(1)] == [1]
         assert log.reads < 20
         messages = {id(s) for s in subscribers}
         assert len(messages) == hub.clients == 200
@@ -221,12 +221,12 @@ def test_a_client_that_does_not_read_is_ended_and_the_others_are_not() -> None:
             log.write(job_id, *["progress"] * (BUFFER // 2))
             target = len(log.jobs[job_id])
             while not got or got[-1] < target:
-                got += [message.seq for message in await quick.take(1)]
+                got += [message.seq for message in await quick.receive(1)]
         assert got == list(range(2, len(log.jobs[job_id]) + 1))
         assert slow.lagged
         assert not quick.lagged
         # What it had is still in order: it resumes after the last that it was sent.
-        assert [m.seq for m in await slow.take(1)] == list(range(2, BUFFER + 2))
+        assert [m.seq for m in await slow.receive(1)] == list(range(2, BUFFER + 2))
         hub.leave(slow)
         hub.leave(quick)
 
@@ -256,7 +256,7 @@ def test_streams_survive_an_absent_database(monkeypatch: pytest.MonkeyPatch) -> 
         while log.reads < 3:
             await anyio.sleep(FAST_S)
         log.away = False
-        assert [m.seq for m in await subscriber.take(1)] == [1]
+        assert [m.seq for m in await subscriber.receive(1)] == [1]
         hub.leave(subscriber)
 
     with_hub(scenario)

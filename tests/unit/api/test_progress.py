@@ -10,8 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from api.schemas.responses import ProgressOut
-from api.streaming.progress import stages
-from api.streaming.progress import view as view_of
+from api.streaming.progress import progress_of, stages
 from shared.db.events import Event
 from shared.db.jobs import Job, Step
 from shared.states import Reason, Status, StepState
@@ -64,7 +63,7 @@ def view(
     started: Event | None = None,
     last: Event | None = None,
 ) -> ProgressOut:
-    return view_of(
+    return progress_of(
         job, steps, finished=finished or {}, reached=reached or {}, started=started, last=last
     )
 
