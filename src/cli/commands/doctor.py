@@ -9,6 +9,7 @@ from cli.terminal.output import print_line
 def doctor() -> None:
     """Check this machine and say what to do about each finding; exit 1 when something is wrong."""
     from cli.doctor import machine, stack
+    from cli.doctor.finding import Level
     from cli.errors import Failure
 
     environ = config.with_running_stack(config.effective())
@@ -20,6 +21,6 @@ def doctor() -> None:
         print_line(f"{finding.level.value:<5} {finding.subject}: {finding.text}")
         if finding.advice:
             print_line(f"      -> {finding.advice}")
-        wrong += finding.level is machine.Level.WRONG
+        wrong += finding.level is Level.WRONG
     if wrong:
         raise Failure(f"{wrong} of these need your attention", exit_code=1)

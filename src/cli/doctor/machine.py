@@ -1,4 +1,4 @@
-"""What `doctor` looks at first: the machine. A check never raises: a failed look is a finding."""
+"""What the doctor checks first: the machine."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from enum import Enum
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
+from cli.doctor.finding import Finding, note, ok, wrong
 from cli.errors import StackError
 from cli.stack import broker, postgres, store
 
@@ -22,73 +21,51 @@ OUR_PACKAGES = ("api", "supervisor", "runner", "shared", "cli")
 _NVIDIA_SMI_TIMEOUT_S = 20.0
 
 
-class Level(Enum):
-    OK = "ok"
-    NOTE = "note"
-    WRONG = "WRONG"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    level: Level
-    subject: str
-    text: str
-    advice: str = ""
-
-
 def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """The machine itself: interpreter, platform, packages, GPU."""
+    """Interpreter, platform, packages, GPU."""
     yield python(sys.version_info[:2])
     yield machine(platform.system(), platform.machine())
     yield from packages()
     yield from embedded(environ)
     yield gpu(environ)
-    yield Finding(level=Level.OK, subject="Docker", text="not needed")
+    yield ok("Docker", "not needed")
 
 
-def python(found: tuple[int, int]) -> Finding:
-    text = ".".join(map(str, found))
-    if OLDEST <= found <= NEWEST:
-        return Finding(level=Level.OK, subject="Python", text=text)
-    return Finding(
-        level=Level.WRONG,
-        subject="Python",
-        text=f"{text} is not supported",
-        advice="use Python 3.11, 3.12 or 3.13",
-    )
+def python(version: tuple[int, int]) -> Finding:
+    text = ".".join(map(str, version))
+    if OLDEST <= version <= NEWEST:
+        return ok("Python", text)
+    return wrong("Python", f"{text} is not supported", "use Python 3.11, 3.12 or 3.13")
 
 
 def machine(system: str, architecture: str) -> Finding:
     text = f"{system} on {architecture}"
     if system == "Linux":
-        return Finding(level=Level.OK, subject="Platform", text=text)
-    return Finding(
-        level=Level.WRONG,
-        subject="Platform",
-        text=f"{text}: the worker needs Linux (process groups, pidfd, /proc)",
-        advice="run the worker on a Linux host; the command line works from here (DF_API_BASE)",
+        return ok("Platform", text)
+    return wrong(
+        "Platform",
+        f"{text}: the worker needs Linux (process groups, pidfd, /proc)",
+        "run the worker on a Linux host; the command line works from here (DF_API_BASE)",
     )
 
 
 def packages() -> Iterator[Finding]:
-    """Something else under one of our names."""
+    """A package of another project under one of our names."""
     ours = Path(__file__).parents[2]
-    conflicts = [name for name in OUR_PACKAGES if _home_of(name) != ours]
-    conflicts += [name for name in OUR_PACKAGES if name not in conflicts and _installed(name)]
+    conflicts = [name for name in OUR_PACKAGES if _folder_of(name) != ours or _installed(name)]
     for name in conflicts:
-        yield Finding(
-            level=Level.WRONG,
-            subject="Packages",
-            text=f"another package named {name!r} is installed in this environment",
-            advice=f"pip uninstall {name}, or give dreamforge a virtual environment of its own",
+        yield wrong(
+            "Packages",
+            f"another package named {name!r} is installed in this environment",
+            f"pip uninstall {name}, or give dreamforge a virtual environment of its own",
         )
     if not conflicts:
-        yield Finding(level=Level.OK, subject="Packages", text="no package has one of our names")
+        yield ok("Packages", "no package has one of our names")
 
 
 def embedded(environ: Mapping[str, str]) -> Iterator[Finding]:
     """The packages that bring the parts which no setting names; an image has none of them."""
-    for setting, binaries in (
+    for setting, find_binary in (
         ("DF_DATABASE_URL", postgres.binaries),
         ("DF_REDIS_URL", broker.binary),
         ("DF_S3_ENDPOINT", store.binary),
@@ -96,48 +73,43 @@ def embedded(environ: Mapping[str, str]) -> Iterator[Finding]:
         if environ.get(setting):
             continue
         try:
-            path = binaries()
+            yield ok("Embedded part", str(find_binary()))
         except StackError as error:
-            yield Finding(level=Level.WRONG, subject="Packages", text=str(error))
-            continue
-        yield Finding(level=Level.OK, subject="Embedded part", text=str(path))
+            yield wrong("Packages", str(error))
 
 
 def gpu(environ: Mapping[str, str]) -> Finding:
-    """What nvidia-smi says. NVML itself is the worker's: its calls can hang."""
-    wanted = environ.get("DF_DEVICE", "auto")
+    """What nvidia-smi says. Only the worker calls NVML itself: its calls can hang."""
     program = shutil.which("nvidia-smi")
-    found = _ask_nvidia_smi(program) if program else ""
-    if found:
-        return Finding(level=Level.OK, subject="GPU", text=found)
+    devices = _query_nvidia_smi(program) if program else ""
+    if devices:
+        return ok("GPU", devices)
     text = f"{program} finds none" if program else "no NVIDIA driver (nvidia-smi is not installed)"
-    if wanted == "cuda":
-        return Finding(
-            level=Level.WRONG,
-            subject="GPU",
-            text=f"{text}, and DF_DEVICE=cuda",
-            advice="install the NVIDIA driver, or set DF_DEVICE=cpu",
+    if environ.get("DF_DEVICE", "auto") == "cuda":
+        return wrong(
+            "GPU",
+            f"{text}, and DF_DEVICE=cuda",
+            "install the NVIDIA driver, or set DF_DEVICE=cpu",
         )
-    return Finding(
-        level=Level.NOTE,
-        subject="GPU",
-        text=f"{text}: pictures are made on the CPU, slowly",
-        advice="install the NVIDIA driver to use a GPU",
+    return note(
+        "GPU",
+        f"{text}: pictures are made on the CPU, slowly",
+        "install the NVIDIA driver to use a GPU",
     )
 
 
-def _ask_nvidia_smi(program: str) -> str:
+def _query_nvidia_smi(program: str) -> str:
     query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
-        asked = subprocess.run(  # noqa: S603 - argv is ours
+        answer = subprocess.run(  # noqa: S603 - argv is ours
             query, capture_output=True, text=True, timeout=_NVIDIA_SMI_TIMEOUT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return "; ".join(asked.stdout.split("\n")).strip("; ") if asked.returncode == 0 else ""
+    return "; ".join(answer.stdout.split("\n")).strip("; ") if answer.returncode == 0 else ""
 
 
-def _home_of(name: str) -> Path | None:
+def _folder_of(name: str) -> Path | None:
     spec = find_spec(name)
     return Path(spec.origin).parent.parent if spec and spec.origin else None
 

@@ -1,11 +1,11 @@
-"""What `doctor` looks at next: the stack, the parts that it uses, the services, the models."""
+"""What the doctor checks next: the stack, the parts that it uses, the services, the models."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from cli.doctor.machine import Finding, Level
+from cli.doctor.finding import Finding, note, ok, wrong
 from cli.errors import StackError
 from cli.stack import external
 from cli.stack.external import ExternalPart
@@ -15,21 +15,21 @@ from cli.state_dir import StateDir, port_is_free
 
 def examine(environ: Mapping[str, str], home: StateDir) -> Iterator[Finding]:
     """The stack of `home`, running or not, and what `environ` names."""
-    running = home.holder()
-    yield stack(home, running)
+    pid = home.holder()
+    yield stack(home, pid)
     yield from parts(environ)
-    yield from services(environ, running=running is not None)
+    yield from services(environ, running=pid is not None)
     yield from models(Path(environ.get("DF_MODELS_DIR") or home.path / "models"))
 
 
-def stack(home: StateDir, running: str | None) -> Finding:
-    text = f"{home.path}: " + (f"runs (pid {running})" if running else "nothing runs")
-    advice = "" if running else "`dreamforge up` starts everything"
-    return Finding(level=Level.OK, subject="Stack", text=text, advice=advice)
+def stack(home: StateDir, pid: str | None) -> Finding:
+    if pid:
+        return ok("Stack", f"{home.path}: runs (pid {pid})")
+    return ok("Stack", f"{home.path}: nothing runs", "`dreamforge up` starts everything")
 
 
 def parts(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Each part that a setting or a running stack names: is somebody there?"""
+    """Whether each part that a setting or a running stack names can be reached."""
     for setting, find in (
         ("DF_DATABASE_URL", external.database),
         ("DF_REDIS_URL", external.broker),
@@ -38,13 +38,23 @@ def parts(environ: Mapping[str, str]) -> Iterator[Finding]:
         try:
             part = find(environ)
         except StackError as error:
-            yield Finding(level=Level.WRONG, subject="Settings", text=str(error))
+            yield wrong("Settings", str(error))
             continue
         if part is None:
-            text = f"{setting} is not set: `dreamforge up` starts its own"
-            yield Finding(level=Level.OK, subject="Part", text=text)
+            yield ok("Part", f"{setting} is not set: `dreamforge up` starts its own")
         else:
-            yield _reached(part)
+            yield _check_reachable(part)
+
+
+def _check_reachable(part: ExternalPart) -> Finding:
+    why = part.unreachable()
+    if why is None:
+        return ok(part.title, f"listens at {part.address} ({part.setting})")
+    return wrong(
+        part.title,
+        why,
+        f"start it, or correct {part.setting}; unset, `dreamforge up` starts its own",
+    )
 
 
 def services(environ: Mapping[str, str], *, running: bool) -> Iterator[Finding]:
@@ -52,18 +62,16 @@ def services(environ: Mapping[str, str], *, running: bool) -> Iterator[Finding]:
         setting = f"DF_{name.upper()}_PORT"
         value = environ.get(setting) or default
         if not value.isdecimal() or int(value) > 65535:
-            text = f"{setting} is no port number"
-            yield Finding(level=Level.WRONG, subject=name, text=text)
+            yield wrong(name, f"{setting} is no port number")
         elif (why := http_not_ready(f"127.0.0.1:{value}", "/readyz")) is None:
-            yield Finding(level=Level.OK, subject=name, text=f"ready at port {value}")
+            yield ok(name, f"ready at port {value}")
         elif not running and port_is_free("127.0.0.1", int(value)):
-            yield Finding(level=Level.OK, subject=name, text=f"port {value} is free for it")
+            yield ok(name, f"port {value} is free for it")
         else:
-            yield Finding(
-                level=Level.WRONG,
-                subject=name,
-                text=f"port {value} ({setting}): {why}",
-                advice=f"end what uses the port, set {setting}, or look into its log",
+            yield wrong(
+                name,
+                f"port {value} ({setting}): {why}",
+                f"end what uses the port, set {setting}, or look into its log",
             )
 
 
@@ -78,36 +86,19 @@ def models(root: Path) -> Iterator[Finding]:
     for folder in folders:
         try:
             check_installed(folder, checkpoint_sha256=read_model(folder).checkpoint_sha256)
+            yield ok("Model", str(folder))
         except ModelUnavailable as error:
-            yield Finding(
-                level=Level.WRONG,
-                subject="Model",
-                text=f"{folder}: {error.message}",
-                advice="install it again with `dreamforge model import`",
+            yield wrong(
+                "Model",
+                f"{folder}: {error.message}",
+                "install it again with `dreamforge model import`",
             )
-        else:
-            yield Finding(level=Level.OK, subject="Model", text=str(folder))
     if not folders:
         shipped = (
             ", ".join(folder.name for folder in bundled_models()) or "a tiny one that draws noise"
         )
-        yield Finding(
-            level=Level.NOTE,
-            subject="Model",
-            text=f"none in {root} yet; `dreamforge up` brings {shipped}",
-            advice="`dreamforge model import FOLDER` registers a real one",
+        yield note(
+            "Model",
+            f"none in {root} yet; `dreamforge up` brings {shipped}",
+            "`dreamforge model import FOLDER` registers a real one",
         )
-
-
-def _reached(part: ExternalPart) -> Finding:
-    why = part.unreachable()
-    if why is None:
-        return Finding(
-            level=Level.OK, subject=part.title, text=f"listens at {part.address} ({part.setting})"
-        )
-    return Finding(
-        level=Level.WRONG,
-        subject=part.title,
-        text=why,
-        advice=f"start it, or correct {part.setting}; unset, `dreamforge up` starts its own",
-    )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cli.doctor import machine, stack
-from cli.doctor.machine import Finding, Level
+from cli.doctor.finding import Finding, Level
 from cli.errors import StackError
 from cli.main import run
 from cli.stack import broker, postgres, store
@@ -50,9 +50,7 @@ def test_what_nvidia_smi_says_is_shown(tmp_path: Path, monkeypatch: pytest.Monke
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
     found = machine.gpu({"DF_DEVICE": "cuda"})
-    assert found == Finding(
-        level=Level.OK, subject="GPU", text="Card 1, 24 GiB, 570; Card 2, 24 GiB, 570"
-    )
+    assert found == Finding(Level.OK, "GPU", "Card 1, 24 GiB, 570; Card 2, 24 GiB, 570")
     program.write_text("#!/bin/sh\necho 'driver mismatch'\nexit 9\n")
     assert machine.gpu({}).level is Level.NOTE
 
