@@ -1,16 +1,16 @@
-"""The parts themselves, for commands of the operator that the API has no endpoint for.
+"""Database and broker themselves, for operator commands that the API has no endpoint for.
 
 Addresses come from the environment, `.env`, or the `dreamforge up` that runs on our DF_HOME.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING, TypeVar
 
 from cli import config
-from cli.errors import Failure
+from cli.errors import USAGE, Failure
 
 if TYPE_CHECKING:  # at run time the clients cost a quarter of a second
     from shared.db.engine import Connection
@@ -18,10 +18,6 @@ if TYPE_CHECKING:  # at run time the clients cost a quarter of a second
     from shared.settings import Settings
 
 T = TypeVar("T")
-
-
-def environ() -> dict[str, str]:
-    return config.with_running_stack(config.effective())
 
 
 def require(environ: Mapping[str, str], name: str) -> str:
@@ -35,25 +31,27 @@ def require(environ: Mapping[str, str], name: str) -> str:
     return value
 
 
-def settings(environ: Mapping[str, str]) -> Settings:
-    """Every setting, or Failure with a line per one that is missing or wrong."""
+def settings(environ: Mapping[str, str], *, exit_code: int = USAGE) -> Settings:
+    """Every setting of the services, or Failure with a line per one that is missing or wrong."""
     from pydantic import ValidationError
 
     from shared.settings import Settings, describe, describe_removed
 
     if lines := describe_removed(environ):
-        raise Failure("\n".join(lines))
-
+        raise Failure("\n".join(lines), exit_code=exit_code)
+    values = {
+        name.removeprefix("DF_").lower(): value
+        for name, value in environ.items()
+        if name.startswith("DF_")
+    }
     try:
-        return Settings.model_validate(
-            {
-                name.removeprefix("DF_").lower(): value
-                for name, value in environ.items()
-                if name.startswith("DF_")
-            }
-        )
+        return Settings.model_validate(values)
     except ValidationError as error:
-        raise Failure("\n".join(describe(error))) from None
+        raise Failure("\n".join(describe(error)), exit_code=exit_code) from None
+
+
+def database_url(environ: Mapping[str, str]) -> str:
+    return require(environ, "DF_DATABASE_URL")
 
 
 def transaction(database_url: str, work: Callable[[Connection], Awaitable[T]]) -> T:
@@ -72,12 +70,7 @@ def transaction(database_url: str, work: Callable[[Connection], Awaitable[T]]) -
     return anyio.run(main)
 
 
-@contextmanager
-def dead_messages(redis_url: str) -> Iterator[DeadMessages]:
+def dead_messages(redis_url: str) -> closing[DeadMessages]:
     from shared.dispatch.dead_letters import DeadMessages
 
-    found = DeadMessages(redis_url)
-    try:
-        yield found
-    finally:
-        found.close()
+    return closing(DeadMessages(redis_url))

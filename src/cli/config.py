@@ -14,9 +14,14 @@ def effective() -> dict[str, str]:
     """Our environment over the `DF_*` lines of `.env` over the secrets, as a service reads them."""
     from dotenv import dotenv_values
 
-    found = dotenv_values(".env")
-    ours = {name: value for name, value in found.items() if name.startswith("DF_") and value}
-    return {**secrets_in(SECRETS_DIR), **ours, **os.environ}
+    lines = dotenv_values(".env").items()
+    dotenv = {name: value for name, value in lines if name.startswith("DF_") and value}
+    return {**secrets_in(SECRETS_DIR), **dotenv, **os.environ}
+
+
+def environ() -> dict[str, str]:
+    """`effective`, completed by the settings of the stack that runs on our DF_HOME."""
+    return with_running_stack(effective())
 
 
 def home(environ: Mapping[str, str]) -> StateDir:

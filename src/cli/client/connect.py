@@ -14,5 +14,5 @@ def connect() -> Client:
     """A client of the API at DF_API_BASE, or of the stack that runs on our DF_HOME."""
     from cli.client.http import Client
 
-    environ = config.with_running_stack(config.effective())
+    environ = config.environ()
     return Client(config.api_base(environ), config.api_key(environ))

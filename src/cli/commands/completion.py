@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from cli.client.connect import connect
+from cli.errors import Failure
+
 # Somebody's finger is on the key.
 _TIMEOUT_S = 1.0
 _JOBS = 20
@@ -31,8 +34,6 @@ def _fitting(offers: Offers, incomplete: str) -> Offers:
 
 
 def _get(path: str, **params: Any) -> dict[str, Any]:
-    from cli.client.connect import connect
-    from cli.errors import Failure
 
     try:
         with connect() as client:

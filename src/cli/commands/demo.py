@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import config
+from cli.errors import Failure
 from cli.models.vocabulary import prompt_matches
+from cli.stack import signals
 from cli.terminal.output import print_line, print_note
 from cli.terminal.tables import print_table
 
@@ -30,7 +31,6 @@ def demo(
     ] = False,
 ) -> None:
     """Start everything, draw one picture, say how long it took, stop everything."""
-    from cli.stack import signals
     from cli.stack.stack import run_stack
 
     if list_:
@@ -46,8 +46,6 @@ def _draw(stack: Stack, api_key: str | None, prompt: str, seed: int, folder: Pat
     from cli.client.jobs import create
     from cli.client.results import download, require_succeeded
     from cli.client.sse import follow_events, read_in_background
-    from cli.errors import Failure
-    from cli.stack import signals
     from cli.terminal.progress_bar import show_progress
     from cli.terminal.stage_times import stage_times
 
@@ -55,11 +53,8 @@ def _draw(stack: Stack, api_key: str | None, prompt: str, seed: int, folder: Pat
     with Client(stack.api_base, api_key) as client:
         job = create(client, prompt, model=stack.model.id, seed=seed)
         try:
-            seen = list(
-                show_progress(
-                    read_in_background(follow_events(client, job["id"]), stack.manager.tick)
-                )
-            )
+            events = read_in_background(follow_events(client, job["id"]), stack.manager.tick)
+            seen = list(show_progress(events))
         except signals.Interrupt:
             # Else the next start would draw it first. The first signal is the only one that raises.
             with contextlib.suppress(Failure):
@@ -87,19 +82,11 @@ def warn(stack: Stack, prompt: str) -> None:
 
 
 def _print_vocabulary() -> None:
-    import sys
-
-    from cli.errors import Failure
     from cli.models.install import bundled_models
     from cli.models.vocabulary import read_vocabulary
 
-    words: Sequence[str] = [
-        word for folder in bundled_models()[:1] for word in read_vocabulary(folder)
-    ]
+    words = [word for folder in bundled_models()[:1] for word in read_vocabulary(folder)]
     if not words:
         raise Failure("no trained demo model ships with this build: it draws noise for any prompt")
-    _write_lines(sys.stdout, words)
-
-
-def _write_lines(stream: Any, lines: Iterable[str]) -> None:
-    stream.writelines(f"{line}\n" for line in lines)
+    for word in words:
+        print_line(word)

@@ -1,6 +1,6 @@
-"""`dreamforge dlq …`: what was given up. Jobs from PostgreSQL, unreadable messages from the broker.
+"""`dreamforge dlq …`: dead letters. Jobs from PostgreSQL, unreadable messages from the broker.
 
-It speaks to both directly: this is the operator's tool, and the API has no endpoint for it.
+The commands speak to both directly: dead letters are the operator's, the API has no endpoint.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from uuid import UUID
 
 import typer
 
-from cli import backends
+from cli import backends, config
 from cli.commands.options import Out
 from cli.errors import Failure
 from cli.terminal.output import Output, print_json, print_note
-from cli.terminal.tables import print_pairs, print_table
+from cli.terminal.tables import print_pairs, print_record, print_table
 
 if TYPE_CHECKING:
     from shared.db.dead_letters import DeadJob
@@ -35,20 +35,20 @@ def list_(
     """List dead letters: jobs first, the latest on top."""
     from shared.db import dead_letters
 
-    environ = backends.environ()
+    environ = config.environ()
     jobs = backends.transaction(
-        backends.require(environ, "DF_DATABASE_URL"), partial(dead_letters.page, limit=limit)
+        backends.database_url(environ), partial(dead_letters.page, limit=limit)
     )
-    messages, away = _messages(environ)
-    if away:
-        print_note(f"unreadable messages are not shown: {away}")
+    messages, problem = _messages(environ)
+    if problem:
+        print_note(f"unreadable messages are not shown: {problem}")
     letters = [*map(_job, jobs), *map(_message, messages)]
     if output is Output.JSON:
-        print_json({"dead_letters": letters, "messages_shown": not away})
+        print_json({"dead_letters": letters, "messages_shown": not problem})
         return
     print_table(
         ("kind", "id", "since", "what happened"),
-        [(of["kind"], of["id"], of["since"], _cell(of["reason"])) for of in letters],
+        [(row["kind"], row["id"], row["since"], _cell(row["reason"])) for row in letters],
     )
 
 
@@ -57,21 +57,20 @@ def show(letter: Letter, output: Out = Output.TABLE) -> None:
     """Show one: a job's request and last error, or what a message held."""
     from shared.db import dead_letters
 
-    environ = backends.environ()
-    found = _find_message(environ, letter)
-    if found is not None:
-        shown = _message(found)
+    environ = config.environ()
+    message = _find_message(environ, letter)
+    if message is not None:
+        record = _message(message)
     else:
-        url, job_id = backends.require(environ, "DF_DATABASE_URL"), _job_id(letter)
+        url, job_id = backends.database_url(environ), _job_id(letter)
         job = backends.transaction(url, partial(dead_letters.get, job_id=job_id))
         replays = backends.transaction(url, partial(dead_letters.replays_of, job_id=job_id))
-        shown = _job(job) | {
+        record = _job(job) | {
             "replays": [{"id": str(id_), "status": status.value} for id_, status in replays]
         }
-    if output is Output.JSON:
-        print_json(shown)
-    else:
-        print_pairs(*((name, _words(value)) for name, value in shown.items()))
+    if output is Output.TABLE:
+        record = {name: _as_text(value) for name, value in record.items()}
+    print_record(record, output)
 
 
 @app.command()
@@ -79,34 +78,29 @@ def replay(job: Letter, output: Out = Output.TABLE) -> None:
     """Make a new job of a dead one's request. The dead one stays as it is."""
     from shared.db import dead_letters
 
-    environ = backends.environ()
+    environ = config.environ()
     created = backends.transaction(
-        backends.require(environ, "DF_DATABASE_URL"),
+        backends.database_url(environ),
         partial(dead_letters.replay, job_id=_job_id(job)),
     )
-    # Nobody rings: a worker finds it with its next poll.
-    shown = {"id": str(created.id), "status": "queued", "replay_of": job}
-    if output is Output.JSON:
-        print_json(shown)
-    else:
-        print_pairs(*shown.items())
+    # No notification is sent: a worker finds the job with its next poll.
+    print_record({"id": str(created.id), "status": "queued", "replay_of": job}, output)
 
 
 @app.command()
 def drop(letter: Letter, output: Out = Output.TABLE) -> None:
     """Delete one for good: a job with its events and pictures, or a message."""
-
-    environ = backends.environ()
+    environ = config.environ()
+    kind, objects = "message", 0
     if _find_message(environ, letter) is not None:
         with backends.dead_messages(backends.require(environ, "DF_REDIS_URL")) as messages:
             messages.drop(letter)
-        shown: dict[str, Any] = {"id": letter, "kind": "message", "objects": 0}
     else:
-        shown = {"id": letter, "kind": "job", "objects": _drop_job(environ, _job_id(letter))}
+        kind, objects = "job", _drop_job(environ, _job_id(letter))
     if output is Output.JSON:
-        print_json({**shown, "dropped": True})
+        print_json({"id": letter, "kind": kind, "objects": objects, "dropped": True})
     else:
-        print_pairs(("dropped", letter), ("kind", shown["kind"]), ("objects", shown["objects"]))
+        print_pairs(("dropped", letter), ("kind", kind), ("objects", objects))
 
 
 def _drop_job(environ: dict[str, str], job_id: UUID) -> int:
@@ -141,7 +135,7 @@ def _drop_job(environ: dict[str, str], job_id: UUID) -> int:
 
 
 def _messages(environ: dict[str, str]) -> tuple[list[DeadMessage], str]:
-    """The broker's list, and why it is not shown. A broker that is away hides no dead job."""
+    """The broker's list, and why there is none. A broker that is away hides no dead job."""
     from shared.errors import InfraUnavailable
 
     url = environ.get("DF_REDIS_URL")
@@ -198,7 +192,7 @@ def _cell(text: str) -> str:
     return line if len(line) <= _CELL_CHARACTERS else f"{line[: _CELL_CHARACTERS - 1]}…"
 
 
-def _words(value: Any) -> Any:
+def _as_text(value: Any) -> Any:
     import json
 
     return json.dumps(value) if isinstance(value, dict | list) else value

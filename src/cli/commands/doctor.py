@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cli import config
+from cli.errors import Failure
 from cli.terminal.output import print_line
 
 
@@ -10,9 +11,8 @@ def doctor() -> None:
     """Check this machine and say what to do about each finding; exit 1 when something is wrong."""
     from cli.doctor import machine, stack
     from cli.doctor.finding import Level
-    from cli.errors import Failure
 
-    environ = config.with_running_stack(config.effective())
+    environ = config.environ()
     wrong = 0
     for finding in (
         *machine.examine(environ),

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.client.connect import connect
 from cli.commands.options import Out, Preset
+from cli.errors import Failure
 from cli.terminal.output import Output, print_json, print_line, print_note
 from cli.terminal.tables import print_pairs
 
@@ -27,30 +29,29 @@ def inspect(
     """Print what a picture says about its own making; with --rerun make it again."""
     from cli.pictures.reader import read_picture
 
-    found = read_picture(picture)
+    text = read_picture(picture)
     if rerun:
-        _rerun(picture, found, preset, out, output)
+        _rerun(picture, text, preset, out, output)
     else:
-        _print(picture, found, output)
+        _print(picture, text, output)
 
 
-def _print(picture: Path, found: PictureText, output: Output) -> None:
-    from cli.errors import Failure
+def _print(picture: Path, text: PictureText, output: Output) -> None:
     from cli.pictures.reader import parse_metadata
 
-    if found.parameters is None and found.dreamforge is None:
+    if text.parameters is None and text.dreamforge is None:
         raise Failure(f"{picture}: says nothing about its making")
     if output is Output.JSON:
-        print_json(found.model_dump(mode="json"))
+        print_json(text.model_dump(mode="json"))
         return
-    if found.dreamforge is None:  # another tool's: the text is all there is
-        print_line(found.parameters)
+    if text.dreamforge is None:  # another tool's: the text is all there is
+        print_line(text.parameters)
         return
-    facts = parse_metadata(picture, found)
+    facts = parse_metadata(picture, text)
     print_pairs(
         ("prompt", facts.prompt),
         ("negative prompt", facts.negative_prompt or None),
-        ("size", f"{found.width}x{found.height}"),
+        ("size", f"{text.width}x{text.height}"),
         ("enlarged", facts.upscale and f"{facts.upscale.scale} times by {facts.upscale.impl}"),
         ("steps", facts.steps),
         ("guidance", repr(facts.guidance).removesuffix(".0")),
@@ -66,29 +67,28 @@ def _print(picture: Path, found: PictureText, output: Output) -> None:
 
 
 def _rerun(
-    picture: Path, found: PictureText, preset: str | None, folder: Path, output: Output
+    picture: Path, text: PictureText, preset: str | None, folder: Path, output: Output
 ) -> None:
     from cli.client import jobs
-    from cli.client.connect import connect
     from cli.pictures.reader import parse_metadata
     from cli.pictures.rerun import build_request, find_model, find_upscaler
 
-    facts = parse_metadata(picture, found)
+    facts = parse_metadata(picture, text)
     with connect() as client:
         model, upscaler = find_model(client, facts.model), find_upscaler(client, facts)
-        fields = build_request(facts, found.format, preset, upscaler=upscaler)
+        fields = build_request(facts, text.format, preset, upscaler=upscaler)
         job = jobs.create(client, facts.prompt, model=model, **fields)
         job = jobs.follow(client, job["id"])
         paths = jobs.save_and_print(client, job, facts.prompt, folder, output)
     for path in paths:
-        print_note(_compared(picture, found, path))
+        print_note(_compared(picture, text, path))
 
 
-def _compared(picture: Path, found: PictureText, again: Path) -> str:
+def _compared(picture: Path, text: PictureText, again: Path) -> str:
     from cli.pictures.reader import read_picture
     from cli.pictures.rerun import differences, same_pixels
 
     if same_pixels(picture, again):
         return "the same picture, pixel for pixel"
-    changed = ", ".join(differences(found, read_picture(again)))
+    changed = ", ".join(differences(text, read_picture(again)))
     return f"not the same pixels: now {changed or 'perhaps another device; nothing else differs'}"

@@ -1,8 +1,8 @@
-"""`dreamforge model verify|enable|disable|remove`: what an operator does with models that are here.
+"""`dreamforge model verify|enable|disable|remove`: what an operator does with installed models.
 
-`verify` reads this host's disk and nothing else. The others change the registry, and a worker takes
-notice with its next look at it (10 s). A model that does not verify is reported and left as it is:
-the same folder may be sound on another host, so what to do is the operator's decision.
+`verify` reads this host's disk and nothing else. The others change the registry, which a worker
+reads every 10 s. A model that does not verify is reported and left as it is: the same folder may be
+sound on another host, so the operator decides what to do.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from uuid import UUID
 
 import typer
 
-from cli import backends
+from cli import backends, config
 from cli.commands.options import Out
 from cli.errors import JOB_FAILED, Failure
 from cli.terminal.output import Output, print_json, print_note
-from cli.terminal.tables import print_pairs, print_table
+from cli.terminal.tables import print_record, print_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,15 +37,17 @@ def verify(
     """Read every byte of the models on this host and compare it with their descriptors."""
     from cli.models.install import models_dir
 
-    root = models_dir(backends.environ())
-    found = [_verified(folder) for folder in _folders(root, model)]
-    if model is not None and not found:
+    root = models_dir(config.environ())
+    reports = [_verify_folder(folder) for folder in _folders(root, model)]
+    if model is not None and not reports:
         raise Failure(f"no model {model} in {root}", hint="`dreamforge model list` shows them")
     if output is Output.JSON:
-        print_json({"models": found})
+        print_json({"models": reports})
     else:
-        print_table(("model", "state"), [(of["model"], of["problem"] or "sound") for of in found])
-    if any(of["problem"] for of in found):
+        print_table(
+            ("model", "state"), [(row["model"], row["problem"] or "sound") for row in reports]
+        )
+    if any(row["problem"] for row in reports):
         raise typer.Exit(JOB_FAILED)
 
 
@@ -70,21 +72,18 @@ def remove(
     from cli.models.install import models_dir
     from cli.models.store import lock_model, remove_model
 
-    environ = backends.environ()
-    url, root = backends.require(environ, "DF_DATABASE_URL"), models_dir(environ)
+    environ = config.environ()
+    url, root = backends.database_url(environ), models_dir(environ)
     row, deleted = backends.transaction(url, partial(_retire, reference=model, force=force))
     place = root / row.kind / f"{row.name}@{row.version}"
     with lock_model(root, place.name):
         here = remove_model(place, root)
-    done = {
+    record = {
         "model": f"{row.name}@{row.version}",
         "files": "removed" if here else "not on this host",
         "registry": "removed" if deleted else "disabled; past jobs name it",
     }
-    if output is Output.JSON:
-        print_json(done)
-    else:
-        print_pairs(*done.items())
+    print_record(record, output)
 
 
 def _folders(root: Path, model: str | None) -> list[Path]:
@@ -92,7 +91,7 @@ def _folders(root: Path, model: str | None) -> list[Path]:
     return sorted(path for path in root.glob("[!.]*/*@*") if path.match(pattern))
 
 
-def _verified(folder: Path) -> dict[str, Any]:
+def _verify_folder(folder: Path) -> dict[str, Any]:
     from shared.errors import ModelUnavailable
     from shared.models.verify import read_model, verify_model
 
@@ -107,7 +106,7 @@ def _verified(folder: Path) -> dict[str, Any]:
 
 def _switch(reference: str, *, on: bool) -> None:
 
-    url = backends.require(backends.environ(), "DF_DATABASE_URL")
+    url = backends.database_url(config.environ())
     row = backends.transaction(url, partial(_set_enabled, reference=reference, on=on))
     print_note(f"{row.name}@{row.version} is {'enabled' if on else 'disabled'}")
 
@@ -135,7 +134,7 @@ async def _retire(connection: Connection, *, reference: str, force: bool) -> tup
 
 
 async def _find(connection: Connection, reference: str) -> Model:
-    """The one model that is meant; of a bare name there must be one version."""
+    """The model of this reference. A name without a version must have one version only."""
     from shared.db import models
 
     try:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.client.connect import connect
 from cli.commands.model_download import download, import_
 from cli.commands.model_upkeep import disable, enable, remove, verify
 from cli.commands.options import Out
@@ -21,7 +22,6 @@ app.command("import")(import_)
 @app.command("list")
 def list_(output: Out = Output.TABLE) -> None:
     """List the models that the API offers."""
-    from cli.client.connect import connect
 
     with connect() as client:
         found = client.get("/v1/models")
@@ -49,7 +49,6 @@ def get(
     output: Out = Output.TABLE,
 ) -> None:
     """Show one model and what it accepts."""
-    from cli.client.connect import connect
 
     with connect() as client:
         found = client.get(f"/v1/models/{client.model_id(model)}")

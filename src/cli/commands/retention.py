@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import backends
+from cli import backends, config
 from cli.commands.options import Out
 from cli.errors import Failure
 from cli.terminal.output import Output, print_json
@@ -44,7 +44,7 @@ def _prune(dry_run: bool) -> Pruned:
     from shared.object_store import open_store
     from shared.retention import prune
 
-    settings = backends.settings(backends.environ())
+    settings = backends.settings(config.environ())
 
     async def main() -> Pruned | None:
         database = Database(

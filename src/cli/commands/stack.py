@@ -8,6 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 from cli import config
+from cli.errors import Failure
+from cli.stack import signals
 from cli.terminal.output import print_note
 from cli.terminal.tables import print_table
 
@@ -19,7 +21,6 @@ _TICK_S = 0.2
 
 def up() -> None:
     """Run everything in the foreground, with its data in DF_HOME; Ctrl-C stops it."""
-    from cli.stack import signals
     from cli.stack.stack import run_stack
 
     environ = config.effective()
@@ -48,8 +49,6 @@ def worker() -> None:
 def migrate() -> None:
     """Bring the schema of DF_DATABASE_URL to this release."""
     from migrations.upgrade import upgrade
-
-    from cli.errors import Failure
 
     url = config.effective().get("DF_DATABASE_URL")
     if not url:

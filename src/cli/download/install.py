@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from cli import backends
+from cli import backends, config
 from cli.download.engine import DownloadRequest, download
 from cli.download.progress import progress_display
 from cli.download.source import ResolvedModel
@@ -43,8 +43,8 @@ def install(resolved: ResolvedModel, options: InstallOptions) -> dict[str, Any]:
 
     Raises `Failure`, `ModelUnavailable`, `InfraUnavailable`.
     """
-    environ = backends.environ()
-    url = backends.require(environ, "DF_DATABASE_URL")
+    environ = config.environ()
+    url = backends.database_url(environ)
     request = DownloadRequest(
         resolved=resolved,
         name=_validate(Name, options.name or resolved.name, "name"),

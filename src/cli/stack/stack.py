@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cli.errors import StackError
+from cli import backends
+from cli.errors import STACK_FAILED, StackError
 from cli.stack import seed_models
 from cli.stack.infrastructure import Address, manage_processes, plan
 from cli.stack.process_manager import ProcessManager
@@ -37,7 +38,7 @@ def run_stack(
     with manage_processes(home, notify) as manager:
         planned = plan(home, environ)
         environ = {**environ, **planned.environment}
-        settings = _settings(environ)
+        settings = backends.settings(environ, exit_code=STACK_FAILED)
         both = api, worker = services(settings, environ, home)
         for service in both:
             service.require_free_port()
@@ -67,26 +68,6 @@ def run_stack(
                 ),
                 model=model,
             )
-
-
-def _settings(environ: Mapping[str, str]) -> Settings:
-    """The settings that our services will read, checked before anything is started."""
-    from pydantic import ValidationError
-
-    from shared.settings import Settings, describe, describe_removed
-
-    if lines := describe_removed(environ):
-        raise StackError("\n".join(lines))
-
-    given: dict[str, Any] = {
-        name.removeprefix("DF_").lower(): value
-        for name, value in environ.items()
-        if name.startswith("DF_")
-    }
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        raise StackError("\n".join(describe(error))) from None
 
 
 def _prepare(settings: Settings, manager: ProcessManager, environ: Mapping[str, str]) -> SeedModel:
