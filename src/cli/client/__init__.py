@@ -1,0 +1,1 @@
+"""Speak to the HTTP API: create jobs, follow them, save what they made."""

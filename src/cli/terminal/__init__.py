@@ -1,0 +1,1 @@
+"""Print results, notes and progress."""
