@@ -45,13 +45,14 @@ import json, sys
 from pathlib import Path
 import pydantic
 from cli.download.install import Kind
-from shared.models.describe import describe_folder
+from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import Source, parameter_problems, parameters_schema
 from shared.presets import Preset, preset
 
 folder = Path(sys.argv[1])
 (folder / "model_index.json").write_text(json.dumps({"_class_name": "InventedPipeline"}))
-model = describe_folder(folder, name="m", version="1", source=Source(uri="test:"))
+given = DescriptorInput(name="m", version="1", source=Source(uri="test:"))
+model = describe_folder(folder, given)
 assert model.kind == "invented"
 assert model.defaults.width == 640 and model.defaults.steps == 7, model.defaults
 rules = parameters_schema(model)["properties"]
