@@ -1,0 +1,1 @@
+"""The pipe between runner and worker: messages, and the pictures that a step starts from."""

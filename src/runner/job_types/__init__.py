@@ -1,0 +1,1 @@
+"""The job types, generate and upscale, behind one interface."""

@@ -1,0 +1,1 @@
+"""The implementations of `upscale`: by resampling, by a GAN, by diffusion."""

@@ -1,0 +1,1 @@
+"""Model folders: describe, check, recognise; and what differs between families."""

@@ -1,0 +1,1 @@
+"""What supervisor and runner tell each other: messages, in length-prefixed frames."""
