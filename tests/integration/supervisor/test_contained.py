@@ -259,7 +259,7 @@ def test_a_kill_does_not_need_to_see_everybody(monkeypatch: pytest.MonkeyPatch) 
             def blind(tree: ProcessTree) -> list[int]:
                 raise OSError("no more descriptors")
 
-            patched.setattr(ProcessTree, "observe", blind)
+            patched.setattr(ProcessTree, "scan", blind)
             with pytest.raises(OSError, match="descriptors"):
                 tree.kill()
         await bench.ended(job)
