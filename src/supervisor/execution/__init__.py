@@ -1,0 +1,1 @@
+"""Carries a claimed step from its slot to its verdict."""

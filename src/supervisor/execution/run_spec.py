@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from shared.protocol.messages import InputSpec, PresetSpec, RunSpec
-from shared.step_store import Claim, StoredArtifact
+from shared.step_store import Claim
 
 _specs: TypeAdapter[RunSpec] = TypeAdapter(RunSpec)
 
@@ -28,12 +28,18 @@ def run_spec(claim: Claim, *, model_folder: str | None) -> RunSpec:
         "step_name": claim.name,
         "type": claim.type,
         "model": _model(claim, model_folder),
-        "preset": _preset(claim),
+        # The runner's part of the pinned preset; the limits beside it were checked at create.
+        "preset": {
+            name: claim.preset[name] for name in PresetSpec.model_fields if name in claim.preset
+        },
         "params": claim.params,
         "done_items": list(claim.done_items),
     }
     if claim.type == "upscale":
-        facts["inputs"] = [_input(each) for each in claim.inputs]
+        facts["inputs"] = [
+            {name: getattr(artifact, name) for name in InputSpec.model_fields}
+            for artifact in claim.inputs
+        ]
     try:
         return _specs.validate_python(facts)
     except ValidationError as error:
@@ -54,12 +60,3 @@ def _model(claim: Claim, folder: str | None) -> dict[str, Any] | None:
         "folder": folder,
         "checkpoint_sha256": claim.model.checkpoint_sha256,
     }
-
-
-def _input(artifact: StoredArtifact) -> dict[str, Any]:
-    return {name: getattr(artifact, name) for name in InputSpec.model_fields}
-
-
-def _preset(claim: Claim) -> dict[str, Any]:
-    """The runner's part of the pinned preset; the limits beside it were checked at create."""
-    return {name: claim.preset[name] for name in PresetSpec.model_fields if name in claim.preset}

@@ -111,13 +111,7 @@ class RunnerListener:
                     message.stage, message.item_index, message.step, message.steps
                 )
             case Log():
-                self._recorder.record_runner_log(
-                    message.level,
-                    message.code,
-                    message.message,
-                    message.item_index,
-                    message.payload,
-                )
+                self._recorder.record_runner_log(message)
             case Want():
                 self._inputs.request(message.item_index)
             case Artifact():

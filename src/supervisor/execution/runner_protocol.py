@@ -62,6 +62,8 @@ class RunnerProtocol:
             raise FrameError(f"{message.type} with a body of {len(frame.body)} bytes")
         if isinstance(message, Ready) == self._ready and not isinstance(message, Failure):
             raise FrameError(f"{message.type} {'again' if self._ready else 'before ready'}")
+        if not self._go_sent and isinstance(message, (Progress, Want, Artifact, Result)):
+            raise FrameError(f"{message.type} before go")
         match message:
             case Ready():
                 self._check_interface(message)
@@ -85,16 +87,12 @@ class RunnerProtocol:
             )
 
     def _check_progress(self, message: Progress) -> None:
-        if not self._go_sent:
-            raise FrameError("progress before go")
         if message.step > message.steps:
             raise FrameError(f"progress step {message.step} of {message.steps}")
         if message.item_index is not None and message.item_index not in self._items:
             raise FrameError(f"progress of item {message.item_index} of {len(self._items)}")
 
     def _check_want(self, message: Want) -> None:
-        if not self._go_sent:
-            raise FrameError("want before go")
         if self._requested_item is not None:
             raise FrameError(f"a second want while item {self._requested_item} is on its way")
         if message.item_index not in self._requestable:
@@ -103,8 +101,6 @@ class RunnerProtocol:
         self._requested_item = message.item_index
 
     def _check_artifact(self, message: Artifact, body: bytes) -> None:
-        if not self._go_sent:
-            raise FrameError("artifact before go")
         if message.item_index not in self._open:
             raise FrameError(f"artifact for item {message.item_index}, which is not open")
         size, seed = expected_image(self._spec, message.item_index)
@@ -117,8 +113,6 @@ class RunnerProtocol:
         self._open.discard(message.item_index)
 
     def _check_result(self, message: Result) -> None:
-        if not self._go_sent:
-            raise FrameError("result before go")
         if self._open:
             raise FrameError(f"result with {len(self._open)} items missing")
         self._ended = True

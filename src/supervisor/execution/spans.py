@@ -1,20 +1,20 @@
-"""The spans of a try, made of its timeline when it is over, and of what the rescuer decided.
+"""The spans of an execution, made of its timeline when it is over, and of what the rescuer decided.
 
     generate                  from the moment it could be claimed to its verdict
     ├─ queue                  until the claim
     ├─ start                  until GO: headroom, spawn or standby, READY, `running` committed
-    ├─ run                    until the runner ends, or is told to
+    ├─ run                    until the runner ends, or we begin to end it
     │  ├─ load
-    │  └─ item 0 …            from its first word to the whole picture
+    │  └─ item 0 …            from its first progress to the whole picture
     ├─ stop                   until its whole tree is gone
     ├─ reclaim                until the memory is proven back
     ├─ publish                until the last picture has its row
     ├─ verdict                until it is written
     └─ upload 0 …             from the picture to its row; beside the others
 
-The parent of all is the request that made the job, whoever answered it and whenever. Nothing is
-held open while a step runs, so a worker that is killed leaves no half a trace: that try is missing,
-and the rescuer says why. No prompt, no user and no key is in any attribute.
+The parent of all is the request that created the job. No span is held open while a step runs, so a
+worker that is killed leaves no half a trace: that execution is missing, and the span of the rescuer
+says why. No prompt, no user and no key is in any attribute.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from shared.states import Reason, StepState
-from shared.step_store import AttemptResult, Claim, OrphanedStep
+from shared.step_store import AttemptResult, OrphanedStep
 from shared.telemetry.spans import Span, Tracer, Value
 from shared.telemetry.traceparent import parse
 from supervisor.execution.context import Execution
@@ -46,68 +46,70 @@ _FIGURES = ("gpu_mem_used_before", "gpu_mem_used_after", "peak_gpu_mem_used")
 
 
 def trace_execution(
-    execution: Execution, timeline: Timeline, step: Step, end: AttemptResult | None
+    execution: Execution, timeline: Timeline, step: Step, result: AttemptResult | None
 ) -> None:
-    """Hand over what there is to see of a try. `end` is None where it was not ours to write.
+    """Emit the spans of an execution. `result` is None when the verdict was not ours to write.
 
-    Never raises: whatever is wrong here has to cost a trace and nothing else.
+    Never raises: an error here may cost a trace and nothing else.
     """
-    tracer, parent = execution.worker.tracer, parse(execution.claim.traceparent)
-    if (
-        tracer is None
-        or parent is None
-        or not parent.sampled
-        or _says_nothing(execution.claim, end)
-    ):
-        return
-    try:
-        tracer.emit(span_of(execution, timeline, step, end), parent)
-    except Exception:
-        log.exception("the try could not be traced", extra=execution.recorder.fields)
-
-
-def trace_rescue(tracer: Tracer | None, found: OrphanedStep, end: AttemptResult) -> None:
-    """Hand over what became of a step whose owner is gone; the rest of its try is with that one."""
-    parent = parse(found.traceparent)
+    tracer, claim = execution.worker.tracer, execution.claim
+    parent = parse(claim.traceparent)
     if tracer is None or parent is None or not parent.sampled:
         return
-    now = time.time_ns()
-    reason = Reason.LEASE_LOST if end.reason is None else end.reason
-    attributes: dict[str, Value] = {
-        "dreamforge.job.id": str(found.job_id),
-        "dreamforge.step.id": str(found.id),
-        "dreamforge.step.name": found.name,
-        "dreamforge.correlation_id": found.correlation_id,
-        "dreamforge.attempt": end.attempt,
-        "dreamforge.losses": end.losses,
-    }
+    if result is not None and result.vram_wait and claim.vram_waited_s > 0:
+        return  # it reads a busy device every two seconds; one trace of that is enough
     try:
-        error = _error(end, reason)
-        attributes |= _outcome(end.state, reason, error)
-        swept = Span(
-            name=f"sweep {found.name}", start_ns=now, end_ns=now, attributes=attributes, error=error
-        )
-        tracer.emit(swept, parent)
+        tracer.emit(_span_of(execution, timeline, step, result), parent)
     except Exception:
-        log.exception("the sweep could not be traced", extra={"job_id": str(found.job_id)})
+        log.exception("the execution could not be traced", extra=execution.recorder.fields)
 
 
-def span_of(
-    execution: Execution, timeline: Timeline, step: Step, end: AttemptResult | None
+def trace_rescue(tracer: Tracer | None, orphan: OrphanedStep, result: AttemptResult) -> None:
+    """Emit a span that says what became of a step whose owner is gone."""
+    parent = parse(orphan.traceparent)
+    if tracer is None or parent is None or not parent.sampled:
+        return
+    now_ns = time.time_ns()
+    reason = result.reason or Reason.LEASE_LOST
+    try:
+        error = _error(result, reason)
+        span = Span(
+            name=f"sweep {orphan.name}",
+            start_ns=now_ns,
+            end_ns=now_ns,
+            attributes={
+                "dreamforge.job.id": str(orphan.job_id),
+                "dreamforge.step.id": str(orphan.id),
+                "dreamforge.step.name": orphan.name,
+                "dreamforge.correlation_id": orphan.correlation_id,
+                "dreamforge.attempt": result.attempt,
+                "dreamforge.losses": result.losses,
+                **_outcome(result.state, reason, error),
+            },
+            error=error,
+        )
+        tracer.emit(span, parent)
+    except Exception:
+        log.exception("the rescue could not be traced", extra={"job_id": str(orphan.job_id)})
+
+
+def _span_of(
+    execution: Execution, timeline: Timeline, step: Step, result: AttemptResult | None
 ) -> Span:
-    """The try as a tree of spans."""
+    """The execution as a tree of spans."""
     claim, over_ns = execution.claim, timeline.now()
     claimed_ns = timeline.events[0].at_ns if timeline.events else over_ns
     due_ns = claimed_ns - round(max(claim.queued_s, claim.vram_waited_s) * 1e9)
-    reason = _reason(step, end)
-    error = _error(end, reason)
+    reason = _reason(step, result)
+    error = _error(result, reason)
+    state = None if result is None else result.state
     return Span(
         name=claim.name,
         start_ns=due_ns,
         end_ns=over_ns,
-        attributes=_about(execution, step) | _outcome(end.state if end else None, reason, error),
+        attributes=_attributes(execution, step) | _outcome(state, reason, error),
         error=error,
-        events=[(fact.at_ns, fact.kind.value) for fact in timeline.events],
+        events=[(event.at_ns, event.kind.value) for event in timeline.events],
         children=[
             Span(name="queue", start_ns=due_ns, end_ns=claimed_ns),
             *_phases(timeline, over_ns, error),
@@ -117,48 +119,39 @@ def span_of(
 
 
 def _phases(timeline: Timeline, over_ns: int, error: str | None) -> Iterator[Span]:
-    """One span per state, in which the machine stays for some facts."""
+    """One span per state; the machine may stay in a state for several events."""
     moves = [
-        fact
-        for before, fact in zip([None, *timeline.events], timeline.events, strict=False)
-        if before is None or before.state is not fact.state
+        event
+        for before, event in zip([None, *timeline.events], timeline.events, strict=False)
+        if before is None or before.state is not event.state
     ]
-    ends = [*(fact.at_ns for fact in moves[1:]), over_ns]
-    for fact, end_ns in zip(moves, ends, strict=True):
-        inside = list(_inside_run(timeline, end_ns, error)) if fact.state == "running" else []
+    ends = [*(event.at_ns for event in moves[1:]), over_ns]
+    for event, end_ns in zip(moves, ends, strict=True):
+        running = event.state is StepState.RUNNING
         yield Span(
-            name=_PHASES.get(fact.state, "verdict"),
-            start_ns=fact.at_ns,
+            name=_PHASES.get(event.state, "verdict"),
+            start_ns=event.at_ns,
             end_ns=end_ns,
-            children=inside,
+            children=list(_inside_run(timeline, end_ns, error)) if running else [],
         )
 
 
 def _inside_run(timeline: Timeline, end_ns: int, error: str | None) -> Iterator[Span]:
-    """What did not come to its end goes on to the end of the run, with the error of the try."""
+    """The load and each item. One that was not finished lasts to the end, with its error."""
+    stages: list[tuple[str, int, int | None, dict[str, Value]]] = []
     if timeline.loading_ns is not None:
-        yield _cut("load", timeline.loading_ns, timeline.loaded_ns, end_ns, error)
+        stages.append(("load", timeline.loading_ns, timeline.loaded_ns, {}))
     for index, item in sorted(timeline.items.items()):
         attributes: dict[str, Value] = {"dreamforge.item_index": index}
-        yield _cut(f"item {index}", item.began_ns, item.received_ns, end_ns, error, attributes)
-
-
-def _cut(
-    name: str,
-    start_ns: int,
-    done_ns: int | None,
-    end_ns: int,
-    error: str | None,
-    attributes: dict[str, Value] | None = None,
-) -> Span:
-    finished = done_ns is not None
-    return Span(
-        name=name,
-        start_ns=start_ns,
-        end_ns=max(start_ns, end_ns) if done_ns is None else done_ns,
-        attributes=attributes or {},
-        error=None if finished else error,
-    )
+        stages.append((f"item {index}", item.began_ns, item.received_ns, attributes))
+    for name, start_ns, done_ns, attributes in stages:
+        yield Span(
+            name=name,
+            start_ns=start_ns,
+            end_ns=max(start_ns, end_ns) if done_ns is None else done_ns,
+            attributes=attributes,
+            error=error if done_ns is None else None,
+        )
 
 
 def _uploads(timeline: Timeline) -> Iterator[Span]:
@@ -172,9 +165,9 @@ def _uploads(timeline: Timeline) -> Iterator[Span]:
             )
 
 
-def _about(execution: Execution, step: Step) -> dict[str, Value]:
+def _attributes(execution: Execution, step: Step) -> dict[str, Value]:
     claim, device, figures = execution.claim, execution.slot.device, execution.evidence.figures()
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "dreamforge.job.id": str(claim.job_id),
         "dreamforge.step.id": str(claim.step_id),
         "dreamforge.step.name": claim.name,
@@ -189,34 +182,29 @@ def _about(execution: Execution, step: Step) -> dict[str, Value]:
         "dreamforge.preset": claim.preset.get("name"),
         "dreamforge.model": claim.model and f"{claim.model.name}@{claim.model.version}",
         "dreamforge.signals": ",".join(figures["signals"]) or None,
+        **{f"dreamforge.{name}": figures[name] for name in _FIGURES},
     }
-    found |= {f"dreamforge.{name}": figures[name] for name in _FIGURES}
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _outcome(state: StepState | None, reason: Reason | None, error: str | None) -> dict[str, Value]:
-    found: dict[str, Value] = {"dreamforge.outcome": "stale" if state is None else state.value}
+    values: dict[str, Value] = {"dreamforge.outcome": "stale" if state is None else state.value}
     if reason is not None:
-        found["dreamforge.reason"] = reason.value
+        values["dreamforge.reason"] = reason.value
         if error is not None:
-            found["error.type"] = reason.value
-    return found
+            values["error.type"] = reason.value
+    return values
 
 
-def _reason(step: Step, end: AttemptResult | None) -> Reason | None:
-    """Why it ended; None when it goes back because the memory is busy."""
-    if end is None:
+def _reason(step: Step, result: AttemptResult | None) -> Reason | None:
+    """Why it ended; None when it returns to the queue because the memory is busy."""
+    if result is None:
         return Reason.LEASE_LOST
-    return end.reason or (None if end.vram_wait else step.last_reason)
+    return result.reason or (None if result.vram_wait else step.last_reason)
 
 
-def _error(end: AttemptResult | None, reason: Reason | None) -> str | None:
+def _error(result: AttemptResult | None, reason: Reason | None) -> str | None:
     if reason is None or reason in _NO_ERROR:
         return None
-    message = (end.error or {}).get("message") if end is not None else None
+    message = (result.error or {}).get("message") if result is not None else None
     return str(message or reason.value)
-
-
-def _says_nothing(claim: Claim, end: AttemptResult | None) -> bool:
-    """It looks at a busy device every two seconds; the first look is enough to know."""
-    return end is not None and end.vram_wait and claim.vram_waited_s > 0

@@ -1,0 +1,1 @@
+"""The state machine of a step: a table, and the function that applies it."""

@@ -1,0 +1,1 @@
+"""Says how an execution ended, and why."""

@@ -10,7 +10,7 @@ is not "out of memory", and a matching word in a traceback has misled more than 
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from shared.errors import InfraUnavailable
@@ -37,57 +37,41 @@ class Evidence:
     input_unavailable: InputUnavailable | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Classification:
     """The reason, a message for the job's error, and details for a machine."""
 
     reason: Reason
     message: str
-    details: dict[str, Any]
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 def classify(evidence: Evidence) -> Classification:
     """The first explanation that the evidence supports."""
     if evidence.result:
-        return Classification(reason=Reason.COMPLETED, message="completed", details={})
+        return Classification(Reason.COMPLETED, "completed")
     if evidence.unreadable is not None:
-        return Classification(reason=Reason.INTERNAL, message=evidence.unreadable, details={})
+        return Classification(Reason.INTERNAL, evidence.unreadable)
     if (error := evidence.input_unavailable) is not None:
-        return Classification(
-            reason=Reason.INFRA_UNAVAILABLE, message=error.message, details=error.details
-        )
+        return Classification(Reason.INFRA_UNAVAILABLE, error.message, error.details)
     details: dict[str, Any] = {"exit": describe_exit(evidence.exitcode)}
     if _killed_for_memory(evidence):
         return Classification(
-            reason=Reason.HOST_OOM,
-            message="the host's memory ran out and the kernel killed the runner",
-            details=details | {"oom_kills": evidence.cgroup_oom_kills},
+            Reason.HOST_OOM,
+            "the host's memory ran out and the kernel killed the runner",
+            details | {"oom_kills": evidence.cgroup_oom_kills},
         )
     failure = evidence.failure
-    if failure is not None and failure.reason != "cancelled":
-        return _reported(failure)
+    # "cancelled" answers our own cancel, which may have been for the device's sake.
+    if failure is not None and (failure.reason != "cancelled" or not evidence.device_lost):
+        return Classification(Reason(failure.reason), failure.message, dict(failure.details))
     if evidence.device_lost:
-        return Classification(
-            reason=Reason.GPU_UNHEALTHY,
-            message="the GPU stopped answering while the step ran",
-            details=details,
-        )
-    if failure is not None:
-        # An answer to our own cancel, which may have been for the device's sake.
-        return _reported(failure)
+        message = "the GPU stopped answering while the step ran"
+        return Classification(Reason.GPU_UNHEALTHY, message, details)
     if evidence.protocol_error is not None:
         details["protocol"] = evidence.protocol_error
-    return Classification(
-        reason=Reason.RUNNER_CRASHED,
-        message=f"the runner ended without a result ({details['exit']})",
-        details=details,
-    )
-
-
-def _reported(failure: Failure) -> Classification:
-    return Classification(
-        reason=Reason(failure.reason), message=failure.message, details=dict(failure.details)
-    )
+    message = f"the runner ended without a result ({details['exit']})"
+    return Classification(Reason.RUNNER_CRASHED, message, details)
 
 
 def _killed_for_memory(evidence: Evidence) -> bool:

@@ -1,0 +1,1 @@
+"""Records what happens to a step: events, progress and times."""

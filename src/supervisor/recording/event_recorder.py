@@ -18,6 +18,7 @@ import anyio
 from shared.errors import InfraUnavailable
 from shared.events import Code, NewEvent
 from shared.progress import StepProgress
+from shared.protocol.messages import Log
 from shared.states import StepState
 from shared.step_store import Claim, Stale, StepStore
 from shared.telemetry.traceparent import parse
@@ -124,9 +125,7 @@ class EventRecorder:
         self._state = state
         self._wakeup.set()
 
-    def record_runner_log(
-        self, level: str, code: str, message: str, item_index: int | None, payload: Any
-    ) -> None:
+    def record_runner_log(self, line: Log) -> None:
         """Queue a runner's own line, or count it when there were too many this second."""
         second = int(anyio.current_time())
         if self._log_second != second:
@@ -138,11 +137,11 @@ class EventRecorder:
             return
         self.record(
             Code.RUNNER_LOG,
-            message,
-            level=level,
-            item_index=item_index,
-            runner_code=code,
-            data=payload,
+            line.message,
+            level=line.level,
+            item_index=line.item_index,
+            runner_code=line.code,
+            data=line.payload,
         )
 
     def _record_dropped(self) -> None:

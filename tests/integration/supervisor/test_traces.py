@@ -208,4 +208,4 @@ def test_a_tracer_that_fails_costs_a_line_in_the_log_and_no_job(
             assert step.state is StepState.SUCCEEDED
 
     anyio.run(main)
-    assert "the try could not be traced" in caplog.text
+    assert "the execution could not be traced" in caplog.text

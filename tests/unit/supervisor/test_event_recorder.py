@@ -12,6 +12,7 @@ from tests.support.memory_store import MemoryStepStore, Work
 
 from shared.events import Code
 from shared.progress import StepProgress
+from shared.protocol.messages import Log
 from shared.states import StepState
 from shared.step_store import Claim, ClaimRequest
 from supervisor.recording import event_recorder as recorder_module
@@ -54,7 +55,7 @@ class Scene:
 
     def log(self, lines: int) -> None:
         for _ in range(lines):
-            self.recorder.record_runner_log("INFO", "x", "said", None, None)
+            self.recorder.record_runner_log(Log(level="INFO", code="x", message="said"))
 
 
 def play(test: Callable[[Scene], Awaitable[None]], **changes: object) -> None:
