@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from shared.models.descriptor import PartSize
 from shared.states import Reason, Status
@@ -22,7 +22,7 @@ Moment = Annotated[
     PlainSerializer(iso),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
-Id = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
+Id = Annotated[str, BeforeValidator(str), Field(json_schema_extra={"format": "uuid"})]
 
 
 class Envelope(BaseModel):
