@@ -1,8 +1,8 @@
 """`/healthz`, `/readyz` and `/metrics` of the worker, on its own event loop.
 
-The probes stay open: whoever restarts us has no key. `/metrics` wants one of `DF_API_KEYS` when the
-address can be reached from other machines (PRODUCT §2); without keys no worker listens on such a
-one (`worker.check_port`).
+The probes need no key: a process manager has none. `/metrics` needs one of `DF_API_KEYS` when other
+machines can reach the address (PRODUCT §2). Without keys no worker listens on such an address
+(`worker.check_port`).
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ Check = Callable[[], Awaitable[None]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Health:
-    """What the worker's probes look at. `checks` raise `InfraUnavailable`."""
+    """What the worker's probes report. `checks` raise `InfraUnavailable`."""
 
     metrics: Metrics
     slots: SlotTable
     checks: dict[str, Check]
     draining: Callable[[], bool]
-    keys: tuple[ApiKey, ...] = ()  # any of them opens `/metrics`; empty where it is open
+    keys: tuple[ApiKey, ...] = ()  # any of them may read `/metrics`; empty where no key is needed
 
-    async def down(self) -> dict[str, str]:
-        """What keeps this worker from being ready, by part; empty when nothing does."""
+    async def problems(self) -> dict[str, str]:
+        """Why this worker is not ready, by part; empty when it is."""
         problems = {}
         for name, check in self.checks.items():
             try:
@@ -70,7 +70,7 @@ def create_app(health: Health) -> Starlette:
             for slot in health.slots
             if slot.device.pid_check_result
         }
-        down = await health.down()
+        down = await health.problems()
         body: dict[str, Any] = (
             {"status": "not ready", "down": down} if down else {"status": "ready"}
         )
@@ -103,7 +103,7 @@ def _refused(refusal: Unauthorized) -> Response:
 
 
 async def serve(app: Starlette, host: str, port: int) -> None:
-    """Serve until cancelled. Signals stay with the main thread, so none are installed here."""
+    """Serve until cancelled. The main thread handles signals, so none are installed here."""
     config = uvicorn.Config(app, host=host, port=port, log_config=None, lifespan="off")
     server = uvicorn.Server(config)
     try:

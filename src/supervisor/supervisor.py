@@ -1,15 +1,15 @@
-"""The worker's heart: matches free slots with due steps, and looks after what it owns.
+"""The worker's core: gives due steps to free slots, and runs what the worker does all the time.
 
 Everything here runs on one thread's event loop, the supervisor thread, which lives as long as the
 process: the kernel kills a runner when the *thread* that started it ends.
 
-    claim loop     a free slot, then a claim; woken by the doorbell, a freed slot, or the poll
+    claim loop     a free slot, then a claim; woken by a notification, a freed slot, or the poll
     executors      one per claimed step
     cancel watch   one statement a second for all owned steps
-    keepers        presence and models, rescuer, gauges; `SlotReconciler` for unproven slots
+    maintenance    rescuer, gauges; `SlotReconciler` for unproven slots
 
-A worker that is told to stop drains: no new claim, running steps get `drain_s` to finish, then they
-are stopped and go back to the queue uncharged. It ends when every executor has ended.
+A worker that gets SIGTERM drains: no new claim, and running steps get `drain_s` to finish. Then
+they are stopped and go back to the queue uncharged. It ends when every executor has ended.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ports:
-    """What the supervisor is given: the outside world, and what this host can run."""
+    """The outside world of a supervisor, and what this host can run."""
 
     store: StepStore
     objects: ArtifactStore
@@ -57,12 +57,12 @@ class Ports:
     runners: RunnerPool
     models: Callable[[], tuple[UUID, ...]]
     model_folder: Callable[[PinnedModel], Path]
-    survivors: Callable[[], list[int]]  # of dead workers, alive though they were killed
+    survivors: Callable[[], list[int]]  # processes of dead workers that SIGKILL did not end
     tracer: Tracer | None = None
 
 
 class Supervisor:
-    """`run` until `drain` is called and everything that was owned has ended."""
+    """`run` until `drain` is called and every owned step has ended."""
 
     def __init__(
         self,
@@ -83,12 +83,10 @@ class Supervisor:
         self._metrics = metrics
         self.byte_budget = ByteBudget(settings.spool_bytes)
         self.executors: set[StepExecutor] = set()
-        self._unacknowledged_until = (
-            0.0  # boot time until which a claim without an answer may turn up
-        )
-        self._abandoned: set[tuple[UUID, int]] = (
-            set()
-        )  # claims whose executor failed, by step and epoch
+        # Boot time until which a claim may exist whose answer was lost.
+        self._unacknowledged_until = 0.0
+        # Claims whose executor failed, by step and epoch.
+        self._abandoned: set[tuple[UUID, int]] = set()
         self._wakeup = anyio.Event()
         self._draining = anyio.Event()
         self._reconciler = SlotReconciler(
@@ -117,12 +115,12 @@ class Supervisor:
     # From outside ---------------------------------------------------------------------------------
 
     def notify(self) -> None:
-        """Somebody says that there is work. Only a hint: the claim decides."""
+        """Look for work now. Only a hint: the claim decides."""
         self._metrics.notifications.inc()
         self._wakeup.set()
 
     def drain(self) -> None:
-        """Stop claiming; `run` returns when what is owned has ended."""
+        """Stop claiming; `run` returns when every owned step has ended."""
         self._draining.set()
         self._wakeup.set()
 
@@ -133,8 +131,8 @@ class Supervisor:
     async def run(self) -> None:
         """Serve until drained. Every slot is verified before the first claim.
 
-        However it ends, none of its processes is left when it has: the caller may let go of the
-        locks that say whose the devices are.
+        However it ends, none of its processes is left, so the caller may release the locks of the
+        devices.
         """
         try:
             await self._serve()
@@ -167,7 +165,7 @@ class Supervisor:
         while not self.draining:
             self._wakeup = anyio.Event()
             if not await self._claim_one(executors):
-                # Jitter keeps the polls of many workers from falling into step.
+                # Jitter keeps the polls of many workers from coinciding.
                 pause_s = self._timings.poll_s * random.uniform(0.8, 1.2)  # noqa: S311
                 with anyio.move_on_after(pause_s):
                     await self._wakeup.wait()
@@ -175,8 +173,8 @@ class Supervisor:
     async def _claim_one(self, executors: TaskGroup) -> bool:
         """Claim a step for some free slot; False when there is no slot, no work, or no database.
 
-        Every kind of free slot is tried: work that fits none of the CPU's must not wait behind it
-        while a GPU is free.
+        Every kind of free slot is tried: a step for a GPU must not wait behind a CPU slot that it
+        does not fit.
         """
         await self._release_unacknowledged()
         models = self._ports.models()
@@ -200,13 +198,13 @@ class Supervisor:
         try:
             return await self._ports.store.claim(self._claim_request(slot, models))
         except InfraUnavailable as error:
-            # It may be committed all the same, or be in a moment.
+            # The claim may be committed all the same, now or in a moment.
             self._unacknowledged_until = boottime() + self._timings.lease_s
             log.warning("cannot claim: %s", error.message)
             return None
 
     async def _release_unacknowledged(self) -> None:
-        """Nobody drives a claim whose answer was lost, and until its lease ends nobody else may."""
+        """Put back claims whose answer was lost: they have no executor, and block their step."""
         if boottime() > self._unacknowledged_until:
             return
         known = self._abandoned | {_claimed(executor) for executor in self.executors}
@@ -221,13 +219,13 @@ class Supervisor:
         try:
             await executor.run()
         except Exception:
-            # One step's trouble, whatever it is. Its slot is proven before it is used again, and
-            # the step itself comes back through the rescuer when its lease ends.
+            # One failed executor must not end the others. Its slot is proven before the next use,
+            # and the rescuer takes the step when its lease ends.
             log.exception("the executor of the step failed", extra=executor.fields)
             self._abandoned.add(_claimed(executor))
             executor.abandon()
         finally:
-            # Not by step: one that went back to the queue may be ours again already.
+            # Not by step: a step that went back to the queue may have a new executor already.
             self.executors.remove(executor)
             self._wakeup.set()
 
@@ -251,13 +249,13 @@ class Supervisor:
             self._ports.runners.prewarm(slot.device)
         self._wakeup.set()
 
-    # Keepers --------------------------------------------------------------------------------------
+    # Maintenance ----------------------------------------------------------------------------------
 
     async def _watch_cancels(self) -> None:
         if self.executors:
-            asked = await self._ports.store.requested_cancels(self.worker_id)
+            cancelled = await self._ports.store.requested_cancels(self.worker_id)
             for executor in self.executors:
-                if executor.claim.step_id in asked:
+                if executor.claim.step_id in cancelled:
                     executor.cancel()
 
     async def _stop_late_executors(self) -> None:
@@ -276,13 +274,16 @@ def _claimed(executor: StepExecutor) -> tuple[UUID, int]:
 
 
 async def repeat_every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
-    """Do `work` again and again. A part that is away, or a host that is short of something, is
-    logged and tried again next time: neither is worth the steps that run."""
+    """Do `work` again and again.
+
+    A service that is away, or a host that is short of a resource, is logged and tried again next
+    time: neither must end the steps that run.
+    """
     while True:
         try:
             await work()
         except InfraUnavailable as error:
-            log.warning("%s: %s", getattr(work, "__name__", "keeper"), error.message)
+            log.warning("%s: %s", work.__name__, error.message)
         except OSError as error:
-            log.error("%s: %s", getattr(work, "__name__", "keeper"), error)
+            log.error("%s: %s", work.__name__, error)
         await anyio.sleep(seconds)

@@ -10,45 +10,33 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from collections.abc import Callable
 from functools import partial
-from uuid import UUID, uuid4
 
 import anyio
-import psutil
 
 from runner import entry as runner_entry
 from shared.auth import is_loopback
-from shared.db.engine import Database
 from shared.db.step_store import PostgresStepStore
 from shared.errors import InfraUnavailable
-from shared.linux.file_lock import FileLock, LockTaken, LockUnusable
 from shared.linux.prctl import adopt_orphans, hide_from_runners
 from shared.linux.proc import lists_children
-from shared.object_store import ObjectStore, open_store
 from shared.readiness import NotReady, wait_for_parts
 from shared.retention import prune
 from shared.settings import Settings, forget_secrets, settings_or_exit
 from shared.states import DEFAULT_QUEUE
 from shared.telemetry.log_format import configure_logging
 from shared.telemetry.setup import open_tracer
-from shared.telemetry.spans import Tracer
 from shared.timings import TIMINGS, Timings
 from supervisor import health
-from supervisor.devices.device import Device, DeviceLost, DeviceProbe
-from supervisor.devices.discovery import open_probe
-from supervisor.devices.ownership import DeviceLocks, ExclusiveProbe
 from supervisor.dispatch.consumer import consume
 from supervisor.maintenance.pruner import Pruner
 from supervisor.membership.heartbeat import Presence
 from supervisor.membership.local_models import LocalModels
 from supervisor.membership.registration import register_exclusive
 from supervisor.metrics import Metrics
-from supervisor.processes.child import start_tracker
-from supervisor.processes.orphans import kill_orphans, remove_dead_lock
-from supervisor.processes.tree import is_alive
-from supervisor.processes.worker_mark import worker_lock, worker_mark
+from supervisor.processes.orphans import remove_dead_lock
+from supervisor.resources import WorkerResources, open_resources
 from supervisor.slots.runner_pool import RunnerPool
 from supervisor.slots.table import SlotTable
 from supervisor.supervisor import Ports, Supervisor, repeat_every
@@ -86,7 +74,7 @@ def main(timings: Timings = TIMINGS) -> int:
 
 
 def check_kernel() -> None:
-    """Raise `NotReady` where a runner's processes could not be found."""
+    """Raise `NotReady` where the kernel does not list a process's children."""
     if not lists_children():
         raise NotReady(
             "/proc lists no children of a process, so what a runner starts could not be ended; "
@@ -95,7 +83,7 @@ def check_kernel() -> None:
 
 
 def check_port(settings: Settings) -> None:
-    """Raise `NotReady` for an address that may not, or cannot, be listened on."""
+    """Raise `NotReady` for an address that the worker may not, or cannot, listen on."""
     if not (settings.api_keys or is_loopback(settings.worker_host)):
         raise NotReady(
             f"DF_WORKER_HOST={settings.worker_host} would show the worker to the network without "
@@ -110,13 +98,6 @@ def check_port(settings: Settings) -> None:
                 f"port {settings.worker_port} on {settings.worker_host}: {error.strerror}; "
                 "set DF_WORKER_PORT to another one"
             ) from None
-
-
-def open_database(settings: Settings) -> Database:
-    # A connection per slot that writes, one each for claims, leases, cancels, sweeps and presence.
-    return Database(
-        settings.database_url.get_secret_value(), pool_size=8, application="dreamforge-worker"
-    )
 
 
 class SupervisorThread:
@@ -162,142 +143,70 @@ class SupervisorThread:
             log.exception("the supervisor failed")
             self.failure = f"the supervisor failed: {error!r}"
         if self.failure is not None:
-            # Without a supervisor the process is useless; the consumer must not go on hearing.
+            # Without a supervisor the process is useless: the consumer must end too.
             os.kill(os.getpid(), signal.SIGTERM)
 
     async def _serve(self) -> None:
-        settings, worker_id = self._settings, uuid4()
-        database, objects = open_database(settings), open_store(settings)
-        tracer = open_tracer(settings, "dreamforge-worker", self._metrics.count_spans)
-        with ExitStack() as held:
-            try:
-                own = FileLock(worker_lock(settings.lock_dir, worker_id))
-                held.callback(own.remove)
-                orphans = await anyio.to_thread.run_sync(kill_orphans, settings.lock_dir)
-            except LockUnusable as error:
-                raise NotReady(f"DF_LOCK_DIR: {error}; remove it, or set another folder") from None
-            start_tracker()
-            locks = DeviceLocks()
-            held.callback(locks.release)
-            probe = ExclusiveProbe(
-                open_probe(settings, worker_mark(settings.lock_dir, worker_id)), locks
-            )
-            try:
-                devices = await find_devices(probe)
-                locks.acquire(settings.lock_dir, devices)
-                keep = partial(refresh_locks, own, locks)
-                await self._supervise(
-                    worker_id, database, objects, probe, devices, keep, orphans, tracer
-                )
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await close_parts(probe, database, tracer)
+        tracer = open_tracer(self._settings, "dreamforge-worker", self._metrics.count_spans)
+        async with open_resources(self._settings, tracer) as resources:
+            await self._supervise(resources)
 
-    async def _supervise(
-        self,
-        worker_id: UUID,
-        database: Database,
-        objects: ObjectStore,
-        probe: DeviceProbe,
-        devices: list[Device],
-        keep_locks: Callable[[], Awaitable[object]],
-        orphans: list[psutil.Process],
-        tracer: Tracer | None,
-    ) -> None:
-        settings, metrics, slots = self._settings, self._metrics, SlotTable(devices)
-        models = LocalModels(database, settings.models_dir)
-        ports = Ports(
-            store=PostgresStepStore(database),
-            objects=objects,
-            probe=probe,
-            runners=RunnerPool(
-                runner_entry.main,
-                worker_mark=worker_mark(settings.lock_dir, worker_id),
-                standby=settings.standby,
-            ),
-            models=lambda: tuple(models.checksums),
-            model_folder=models.folder,
-            survivors=lambda: [orphan.pid for orphan in orphans if is_alive(orphan)],
-            tracer=tracer,
-        )
-        supervisor = Supervisor(worker_id, settings, ports, metrics, slots, self._timings)
-        presence = Presence(worker_id, database, slots, models)
+    async def _supervise(self, resources: WorkerResources) -> None:
+        slots = SlotTable(resources.devices)
+        models = LocalModels(resources.database, self._settings.models_dir)
+        supervisor = self._build_supervisor(resources, slots, models)
+        presence = Presence(resources.worker_id, resources.database, slots, models)
         self._loop, self._supervisor = asyncio.get_running_loop(), supervisor
         await register_exclusive(
             presence,
-            is_dead=partial(remove_dead_lock, settings.lock_dir),
+            is_dead=partial(remove_dead_lock, self._settings.lock_dir),
             stopping=self._draining.is_set,
         )
-        if self._draining.is_set():
-            return
+        if not self._draining.is_set():
+            await self._run_supervisor(resources, supervisor, presence)
+
+    def _build_supervisor(
+        self, resources: WorkerResources, slots: SlotTable, models: LocalModels
+    ) -> Supervisor:
+        ports = Ports(
+            store=PostgresStepStore(resources.database),
+            objects=resources.objects,
+            probe=resources.probe,
+            runners=RunnerPool(
+                runner_entry.main, worker_mark=resources.mark, standby=self._settings.standby
+            ),
+            models=lambda: tuple(models.checksums),
+            model_folder=models.folder,
+            survivors=resources.survivors,
+            tracer=resources.tracer,
+        )
+        return Supervisor(
+            resources.worker_id, self._settings, ports, self._metrics, slots, self._timings
+        )
+
+    async def _run_supervisor(
+        self, resources: WorkerResources, supervisor: Supervisor, presence: Presence
+    ) -> None:
+        settings, heartbeat_s = self._settings, self._timings.heartbeat_s
+        database, objects = resources.database, resources.objects
         app = health.create_app(
             health.Health(
-                metrics=metrics,
-                slots=slots,
+                metrics=self._metrics,
+                slots=supervisor.slots,
                 checks={"postgresql": database.ping, "object store": objects.ping},
                 draining=lambda: supervisor.draining,
                 keys=() if is_loopback(settings.worker_host) else settings.api_keys,
             )
         )
+        pruner = Pruner(partial(prune, database, objects, settings), self._metrics)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(health.serve, app, settings.worker_host, settings.worker_port)
-            tasks.start_soon(repeat_every, self._timings.heartbeat_s, presence.heartbeat)
-            tasks.start_soon(repeat_every, self._timings.heartbeat_s, keep_locks)
-            tasks.start_soon(Pruner(partial(prune, database, objects, settings), metrics).keep)
+            tasks.start_soon(repeat_every, heartbeat_s, presence.heartbeat)
+            tasks.start_soon(repeat_every, heartbeat_s, resources.refresh_locks)
+            tasks.start_soon(pruner.run)
             await supervisor.run()
             tasks.cancel_scope.cancel()
         try:
             await presence.deregister()
         except InfraUnavailable as error:
-            log.warning("left without a good-bye: %s", error.message)
-
-
-async def close_parts(probe: DeviceProbe, database: Database, tracer: Tracer | None) -> None:
-    """Let go of everything. Traces go out meanwhile, so that they cost the stop grace nothing."""
-    async with anyio.create_task_group() as tasks:
-        if tracer is not None:
-            tasks.start_soon(anyio.to_thread.run_sync, tracer.close)
-        await probe.close()
-        await database.close()
-
-
-async def find_devices(probe: DeviceProbe) -> list[Device]:
-    """The devices of this host; there must be one."""
-    try:
-        devices = await probe.devices()
-    except DeviceLost as error:
-        raise NotReady(f"DF_DEVICE: {error}; DF_DEVICE=cpu serves the CPU alone") from error
-    if not devices:
-        raise NotReady("DF_DEVICE: NVML lists no GPU to serve; set DF_DEVICE=cpu to serve the CPU")
-    async with anyio.create_task_group() as tasks:
-        for device in devices:
-            if device.lost:
-                log.error("GPU %s is lost: %s", device.id, device.lost)
-            elif device.kind != "cpu":
-                tasks.start_soon(log_foreign_use, probe, device)
-    return devices
-
-
-async def log_foreign_use(probe: DeviceProbe, device: Device) -> None:
-    """Say what is in use before we do anything: it is counted as foreign, and nobody proves it."""
-    try:
-        now = await probe.read(device, None)
-    except DeviceLost as error:
-        log.error("GPU %s is lost: %s", device.id, error)
-        return
-    log.info(
-        "GPU %s: %d of %d bytes are in use at the start, by processes %s; they count as foreign",
-        device.id,
-        now.used_bytes,
-        now.total_bytes,
-        now.holders or "that NVML does not list",
-    )
-
-
-async def refresh_locks(own: FileLock, locks: DeviceLocks) -> None:
-    """Keep the files of our locks young: /tmp is cleared of old ones on many hosts."""
-    try:
-        own.refresh()
-    except LockTaken as taken:  # who looks for orphans holds it for a moment
-        log.error("the worker's own lock was removed, and process %s has it", taken.holder)
-    locks.refresh()
+            log.warning("left without deregistering: %s", error.message)

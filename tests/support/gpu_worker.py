@@ -14,7 +14,7 @@ def main() -> int:
 
     from runner import entry
     from shared.settings import Settings
-    from supervisor import worker
+    from supervisor import resources, worker
     from supervisor.devices.gpu import GpuProbe
 
     def open_probe(settings: Settings, worker_mark: str) -> GpuProbe:
@@ -23,7 +23,7 @@ def main() -> int:
         )
 
     with (
-        patch.object(worker, "open_probe", open_probe),
+        patch.object(resources, "open_probe", open_probe),
         patch.object(entry, "main", runners.main),
     ):
         return worker.main(quick_timings.from_environment(heartbeat_s=0.5))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import anyio
+
+from shared.readiness import NotReady
 from shared.settings import Settings
 from supervisor.devices.cpu import CpuProbe
-from supervisor.devices.device import Device, DeviceProbe, Reading
+from supervisor.devices.device import Device, DeviceLost, DeviceProbe, Reading
 from supervisor.devices.gpu import GpuProbe
 from supervisor.processes.tree import ProcessTree
 
@@ -31,8 +34,41 @@ def open_probe(settings: Settings, worker_mark: str) -> DeviceProbe:
     return CombinedProbe(probes)
 
 
+async def find_devices(probe: DeviceProbe) -> list[Device]:
+    """The devices of this host. Raises `NotReady` when there is none."""
+    try:
+        devices = await probe.devices()
+    except DeviceLost as error:
+        raise NotReady(f"DF_DEVICE: {error}; DF_DEVICE=cpu serves the CPU alone") from error
+    if not devices:
+        raise NotReady("DF_DEVICE: NVML lists no GPU to serve; set DF_DEVICE=cpu to serve the CPU")
+    async with anyio.create_task_group() as tasks:
+        for device in devices:
+            if device.lost:
+                log.error("GPU %s is lost: %s", device.id, device.lost)
+            elif device.kind != "cpu":
+                tasks.start_soon(_log_foreign_use, probe, device)
+    return devices
+
+
+async def _log_foreign_use(probe: DeviceProbe, device: Device) -> None:
+    """Log the memory in use before the first step: it counts as foreign."""
+    try:
+        now = await probe.read(device, None)
+    except DeviceLost as error:
+        log.error("GPU %s is lost: %s", device.id, error)
+        return
+    log.info(
+        "GPU %s: %d of %d bytes are in use at the start, by processes %s; they count as foreign",
+        device.id,
+        now.used_bytes,
+        now.total_bytes,
+        now.holders or "that NVML does not list",
+    )
+
+
 class CombinedProbe:
-    """`DeviceProbe` over one probe per kind of device."""
+    """`DeviceProbe` over one probe for each kind of device."""
 
     def __init__(self, probes: dict[str, DeviceProbe]) -> None:
         self._probes = probes

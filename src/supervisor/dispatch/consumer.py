@@ -1,16 +1,15 @@
-"""The Celery edge of the worker, and the only file here that knows Celery.
+"""The worker's Celery consumer: turns messages into notifications of the supervisor.
 
-Redis is a doorbell. A message says "look": it is acknowledged at once, the thin task passes the
-hint to the supervisor and returns in a millisecond. Whether there is a step, and whose it is,
-PostgreSQL decides. That is why a lost, doubled, late or forged message can do no harm.
+A message only notifies: "look for work". It is acknowledged at once; the task passes the
+notification to the supervisor and returns in a millisecond. PostgreSQL decides whether there is a
+step, and whose it is. So a lost, doubled, late or forged message does no harm.
 
-A message that cannot be read is *buried*: kept on the broker's list `dreamforge.dlq`, counted, and
-acknowledged. Celery has no hook for what is no envelope at all: kombu parses inside its poll, and
-what that raises ends the worker. Hence our transport, which is kombu's with a look before delivery.
+An unreadable message becomes a *dead letter*: kept on the broker's list `dreamforge.dlq`, counted,
+and acknowledged. What is no envelope at all never reaches Celery's hooks: `kombu_transport`.
 
-Celery keeps the main thread and all signals; the supervisor has a thread of its own, started after
+Celery keeps the main thread and all signals. The supervisor has a thread of its own, started after
 the pool and drained before it by `SupervisorStep`. Never prefork: its children are daemonic and may
-have no children of their own. Never solo: the consumer would stop hearing while a task runs.
+have no children of their own. Never solo: the consumer would receive nothing while a task runs.
 """
 
 from __future__ import annotations
@@ -35,17 +34,17 @@ from supervisor.dispatch.kombu_transport import DeadLetterHandler, reason_text
 
 log = logging.getLogger(__name__)
 
-CONCURRENCY = 2  # the task only passes a hint on
+CONCURRENCY = 2  # the task only notifies
 
 
 class SupervisorControl(Protocol):
-    """The supervisor thread, as the consumer sees it."""
+    """What the consumer needs of the supervisor's thread."""
 
     def start(self) -> None:
         """Start the thread."""
 
     def notify(self) -> None:
-        """Pass a hint on; callable from any thread, never waits."""
+        """Have it look for work; callable from any thread, never waits."""
 
     def drain(self) -> None:
         """Stop claiming, let owned steps end, wait for the thread."""
@@ -55,31 +54,31 @@ class SupervisorControl(Protocol):
 
 
 def consume(
-    redis_url: str, queues: tuple[str, ...], supervised: SupervisorControl, name: str
+    redis_url: str, queues: tuple[str, ...], supervisor: SupervisorControl, name: str
 ) -> int:
-    """Consume doorbell messages until a signal ends the process; return its exit code."""
-    # Celery configures logging unless somebody listens to this; ours is configured already.
+    """Consume notifications until a signal ends the process; return its exit code."""
+    # Celery configures logging unless this signal has a receiver; ours is configured already.
     signals.setup_logging.connect(_keep_logging)
-    # Two lines for each doorbell message say nothing about a job.
+    # Two lines for each message would say nothing about a job.
     for chatty in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # Root is what a container runs as, and with JSON alone no message can execute anything.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     app = Celery("dreamforge", set_as_current=False)
     app.conf.update(celery_settings(redis_url))
-    dead_letter = _dead_letter_handler(DeadMessages(redis_url), supervised)
+    dead_letter = _dead_letter_handler(DeadMessages(redis_url), supervisor)
     app.conf.broker_transport = f"{kombu_transport.__name__}:CheckedTransport"
     if urlsplit(redis_url).scheme == "rediss":
-        # Naming a transport hides the scheme from kombu, which would then speak plain text. What
-        # the URL's query says of certificates still counts, and wins.
+        # A named transport hides the scheme from kombu, which would then send plain text. What the
+        # URL's query says of certificates still wins.
         app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
     app.conf.broker_transport_options = app.conf.broker_transport_options | {
         "dead_letter": dead_letter
     }
     app.conf.worker_consumer = _consumer_for(dead_letter)
-    # Not shared: else celery would hand it on to every other application of this process.
-    app.task(name=TASK_NAME, ignore_result=True, shared=False)(_thin_task(supervised))
-    app.steps["worker"].add(_step_for(supervised))
+    # Not shared: else Celery would register it with every other application of this process.
+    app.task(name=TASK_NAME, ignore_result=True, shared=False)(_notify_task(supervisor))
+    app.steps["worker"].add(_step_for(supervisor))
     worker: Worker = app.Worker(
         hostname=name,
         pool="threads",
@@ -100,41 +99,41 @@ def _keep_logging(**_: Any) -> None:
     """Leave the handlers and levels as they are."""
 
 
-def _thin_task(supervised: SupervisorControl) -> Any:
-    def look(step_id: str | None = None) -> None:
-        supervised.notify()
+def _notify_task(supervisor: SupervisorControl) -> Any:
+    def notify(step_id: str | None = None) -> None:
+        supervisor.notify()
 
-    return look
+    return notify
 
 
-def _step_for(supervised: SupervisorControl) -> type[bootsteps.StartStopStep]:
+def _step_for(supervisor: SupervisorControl) -> type[bootsteps.StartStopStep]:
     class SupervisorStep(bootsteps.StartStopStep):  # type: ignore[misc]
         """Starts the supervisor thread once the pool runs; drains it before the pool stops."""
 
         requires = ("celery.worker.components:Pool",)
 
         def start(self, worker: Worker) -> None:
-            supervised.start()
+            supervisor.start()
 
         def stop(self, worker: Worker) -> None:
-            supervised.drain()
+            supervisor.drain()
 
-        # A second signal. Nobody is in a hurry enough to leave a device dirty: it drains just the
-        # same. Who cannot wait sends SIGKILL; the kernel then ends the runners with us, and the
-        # rescuer of another worker takes their steps.
+        # A second signal drains just the same: no hurry justifies an unverified device. An operator
+        # who cannot wait sends SIGKILL; the kernel then ends the runners with us, and the rescuer
+        # of another worker takes their steps.
         def terminate(self, worker: Worker) -> None:
-            supervised.drain()
+            supervisor.drain()
 
     return SupervisorStep
 
 
-# Messages that cannot be read ---------------------------------------------------------------------
+# Dead letters -------------------------------------------------------------------------------------
 
 
-def _dead_letter_handler(dead: DeadMessages, supervised: SupervisorControl) -> DeadLetterHandler:
+def _dead_letter_handler(dead: DeadMessages, supervisor: SupervisorControl) -> DeadLetterHandler:
     def dead_letter(message: DeadMessage) -> None:
         log.error("%s: a message cannot be read: %s", message.queue, message.reason)
-        supervised.count_dead_letter()
+        supervisor.count_dead_letter()
         try:
             dead.add(message)
         except InfraUnavailable as error:
@@ -144,7 +143,7 @@ def _dead_letter_handler(dead: DeadMessages, supervised: SupervisorControl) -> D
 
 
 def _consumer_for(dead_letter: DeadLetterHandler) -> type[Consumer]:
-    """Celery's consumer, with everything that it would log and forget buried instead."""
+    """Celery's consumer, but every message that it would log and drop becomes a dead letter."""
 
     class DeadLetterConsumer(Consumer):  # type: ignore[misc]
         def on_decode_error(self, message: Any, exc: Exception) -> None:
@@ -166,13 +165,12 @@ def _consumer_for(dead_letter: DeadLetterHandler) -> type[Consumer]:
                 try:
                     handle(message)
                 except KeyError as error:
-                    # kombu lists it among its connection errors; the message would come back, and
-                    # cost the connection, for ever.
+                    # kombu counts it as a connection error: the message would come back, and cost
+                    # the connection, for ever.
                     self._dead_letter(message, error)
                 except self.connection_errors:
                     raise
-                # Headers that are not what Celery expects of them raise whatever comes to its mind,
-                # and would end the worker.
+                # Headers that Celery does not expect raise any exception, and would end the worker.
                 except Exception as error:
                     self._dead_letter(message, error)
 

@@ -1,7 +1,7 @@
-"""kombu's Redis transport with a look before delivery.
+"""kombu's Redis transport, with a check before it delivers a message.
 
-Celery has no hook for what is no envelope at all: kombu parses inside its poll, and what that
-raises ends the worker.
+Celery has no hook for a list element that is no envelope: kombu parses inside its poll, and an
+exception there ends the worker.
 """
 
 from __future__ import annotations
@@ -18,37 +18,39 @@ DeadLetterHandler = Callable[[DeadMessage], None]
 
 
 class CheckedChannel(redis.Channel):  # type: ignore[misc]
+    """kombu's, for which a list element that is no JSON is a dead letter."""
+
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)
         except ValueError as error:
-            # What was popped is no JSON. The error carries it: text, or bytes that are no UTF-8.
+            # The error carries what was popped: text, or bytes that are no UTF-8.
             body = getattr(error, "doc", getattr(error, "object", ""))
             self._dead_letter(dead_message(queue="", reason=reason_text(error), body=body))
             return True
 
     @property
     def _dead_letter(self) -> DeadLetterHandler:
-        found: DeadLetterHandler = self.connection.client.transport_options["dead_letter"]
-        return found
+        handler: DeadLetterHandler = self.connection.client.transport_options["dead_letter"]
+        return handler
 
 
 class CheckedTransport(redis.Transport):  # type: ignore[misc]
-    """kombu's, for which an element of a queue's list that is no envelope is a dead message."""
+    """kombu's, for which a list element that is no envelope is a dead letter."""
 
     Channel = CheckedChannel
 
     def _deliver(self, message: Any, queue: str) -> None:
-        wrong = _not_an_envelope(message)
-        if wrong is None:
+        problem = envelope_problem(message)
+        if problem is None:
             super()._deliver(message, queue)
         else:
             dead_letter: DeadLetterHandler = self.client.transport_options["dead_letter"]
-            dead_letter(dead_message(queue=queue, reason=wrong, body=message))
+            dead_letter(dead_message(queue=queue, reason=problem, body=message))
 
 
-def _not_an_envelope(message: Any) -> str | None:
-    """What kombu would trip over, None when it can make a message of it."""
+def envelope_problem(message: Any) -> str | None:
+    """Why kombu cannot make a message of it; None when it can."""
     if not isinstance(message, dict):
         return "no envelope"
     properties = message.get("properties")

@@ -1,8 +1,8 @@
-"""The daily pass over what is past its age, in every worker.
+"""The daily pass over rows and objects past their age, in every worker.
 
-There is no leader: whoever's turn comes first makes the pass, the others find the lock taken, or
-nothing to do. The turns are drawn at random, so that workers started together do not meet. The
-first comes within an hour of the start, so a worker that is restarted every day prunes as well.
+There is no leader: the first worker whose turn comes makes the pass, the others find the lock taken
+or nothing to do. The turns are drawn at random, so that workers started together do not collide.
+The first comes within an hour of the start, so a worker that is restarted every day prunes as well.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ JITTER = 0.1
 
 
 class Pruner:
-    """`keep` until cancelled. `prune` makes a pass, or returns None where another one is made."""
+    """`run` until cancelled. `prune` makes a pass; None means that another worker makes one."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Pruner:
         self._metrics = metrics
         self._sleep = sleep
 
-    async def keep(self) -> None:
+    async def run(self) -> None:
         await self._sleep(random.uniform(0, FIRST_WITHIN_S))  # noqa: S311 - jitter
         while True:
             await self._pass()
@@ -48,8 +48,7 @@ class Pruner:
     async def _pass(self) -> None:
         try:
             pruned = await self._prune()
-        # Whatever is wrong with old rows, the steps that run now must not suffer for it.
-        except Exception:
+        except Exception:  # trouble with old rows must not end the steps that run now
             self._metrics.prunes.labels(outcome="failed").inc()
             log.exception("pruning failed; tried again tomorrow")
             return

@@ -1,4 +1,7 @@
-"""Steps whose owner is gone, and steps that nobody claims. Every worker sweeps; no leader."""
+"""Rescues steps whose owner is gone, and ends steps that no worker claims.
+
+Every worker does this; there is no leader.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,12 @@ from supervisor.outcomes.result import exhausted, retry_delay_s
 
 log = logging.getLogger(__name__)
 
-# One pass ends after this many, so that a flood of abandoned steps does not starve the rest.
-PASS = 100
+# One pass ends after so many steps, so that a flood of orphaned steps does not starve the rest.
+STEPS_PER_PASS = 100
 
 
 class Rescuer:
-    """Applies the table's rows for an owner that is gone to the stored steps."""
+    """Applies the lifecycle table's rows for a lost owner to the stored steps."""
 
     def __init__(
         self,
@@ -42,7 +45,7 @@ class Rescuer:
         self._settings = settings
         self._timings = timings
         self._metrics = metrics
-        # By step: a transaction that is repeated decides again, and one that fails decided nothing.
+        # By step: a repeated transaction decides again, and a failed one has decided nothing.
         self._decided: dict[UUID, tuple[OrphanedStep, AttemptResult]] = {}
 
     async def rescue(self) -> int:
@@ -55,15 +58,15 @@ class Rescuer:
         return expired + late
 
     async def _repeat(self, rescue_one: Callable[[], Awaitable[UUID | None]]) -> int:
-        for count in range(PASS):
+        for count in range(STEPS_PER_PASS):
             if (step_id := await rescue_one()) is None:
                 return count
-            # One at a time: the next one may find PostgreSQL away, and this one is written.
-            found, end = self._decided[step_id]
+            # One at a time: PostgreSQL may be away for the next step, and this one is written.
+            orphan, end = self._decided[step_id]
             self._count(end)
-            _log_events(found, end)
-            trace_rescue(self._tracer, found, end)
-        return PASS
+            _log_events(orphan, end)
+            trace_rescue(self._tracer, orphan, end)
+        return STEPS_PER_PASS
 
     def _count(self, end: AttemptResult) -> None:
         self._metrics.rescues.inc()
@@ -71,33 +74,33 @@ class Rescuer:
             self._metrics.retries.labels(reason=Reason.LEASE_LOST).inc()
             return
         self._metrics.steps.labels(reason=end.reason).inc()
-        # No step that is swept has succeeded, and none of its chain runs after it.
+        # A rescued step has not succeeded, so no later step of its chain runs.
         status = STATUS_OF[end.state]
         self._metrics.jobs_finished.labels(status=status, reason=end.reason).inc()
         if end.reason is Reason.ATTEMPTS_EXHAUSTED:
             self._metrics.dead_letters.labels(kind="job").inc()
 
-    def _lease_expired(self, found: OrphanedStep) -> AttemptResult:
-        step, _ = advance(self._step(found), Event(EventKind.LEASE_EXPIRED))
+    def _lease_expired(self, orphan: OrphanedStep) -> AttemptResult:
+        step, _ = advance(self._step(orphan), Event(EventKind.LEASE_EXPIRED))
         lost: dict[str, Any] = {
             "code": Reason.LEASE_LOST.value,
             "message": "the worker that ran the step was not heard of until its lease ended",
-            "details": {"state": found.state, "epoch": found.epoch},
+            "details": {"state": orphan.state, "epoch": orphan.epoch},
         }
-        return self._end(found, step, lost, Code.LEASE_EXPIRED)
+        return self._end(orphan, step, lost, Code.LEASE_EXPIRED)
 
-    def _unclaimed(self, found: OrphanedStep) -> AttemptResult:
-        step, _ = advance(self._step(found), Event(EventKind.QUEUE_TIMEOUT))
+    def _unclaimed(self, orphan: OrphanedStep) -> AttemptResult:
+        step, _ = advance(self._step(orphan), Event(EventKind.QUEUE_TIMEOUT))
         late: dict[str, Any] = {
             "code": Reason.TIMEOUT.value,
             "message": f"no worker claimed the step within {self._settings.queue_timeout_s:g} s; "
             "check that a worker serves its queue, device and model",
             "details": {"queue_timeout_s": self._settings.queue_timeout_s},
         }
-        return self._end(found, step, late, Code.STEP_FINISH)
+        return self._end(orphan, step, late, Code.STEP_FINISH)
 
     def _end(
-        self, found: OrphanedStep, step: Step, error: dict[str, Any], code: Code
+        self, orphan: OrphanedStep, step: Step, error: dict[str, Any], code: Code
     ) -> AttemptResult:
         if step.reason is Reason.ATTEMPTS_EXHAUSTED:
             error = exhausted(step.attempt, step.losses, error)
@@ -111,11 +114,11 @@ class Rescuer:
         delay_s = retry_delay_s(self._timings, step.attempt + step.losses) if requeued else 0.0
         fact = NewEvent(
             code=code,
-            message=f"step {found.name}: {error['message']}",
+            message=f"step {orphan.name}: {error['message']}",
             level="WARNING" if requeued else "ERROR",
-            step_id=found.id,
+            step_id=orphan.id,
             payload={
-                "step": found.name,
+                "step": orphan.name,
                 "state": step.state,
                 "attempt": step.attempt,
                 "losses": step.losses,
@@ -132,22 +135,22 @@ class Rescuer:
             delay_s=delay_s,
             events=[fact],
         )
-        self._decided[found.id] = found, end
+        self._decided[orphan.id] = orphan, end
         return end
 
-    def _step(self, found: OrphanedStep) -> Step:
+    def _step(self, orphan: OrphanedStep) -> Step:
         return Step(
-            state=found.state,
-            epoch=found.epoch,
-            attempt=found.attempt,
-            losses=found.losses,
+            state=orphan.state,
+            epoch=orphan.epoch,
+            attempt=orphan.attempt,
+            losses=orphan.losses,
             max_attempts=self._settings.max_attempts,
             max_losses=self._settings.max_losses,
-            cancel_requested=found.cancel_requested,
+            cancel_requested=orphan.cancel_requested,
         )
 
 
-def _log_events(found: OrphanedStep, end: AttemptResult) -> None:
+def _log_events(orphan: OrphanedStep, end: AttemptResult) -> None:
     for fact in end.events:
         log.log(
             logging.getLevelNamesMapping()[fact.level],
@@ -155,8 +158,8 @@ def _log_events(found: OrphanedStep, end: AttemptResult) -> None:
             extra={
                 "code": str(fact.code),
                 "payload": dict(fact.payload or {}),
-                "job_id": str(found.job_id),
-                "step_id": str(found.id),
-                "correlation_id": found.correlation_id,
+                "job_id": str(orphan.job_id),
+                "step_id": str(orphan.id),
+                "correlation_id": orphan.correlation_id,
             },
         )

@@ -19,8 +19,8 @@ from shared.timings import TIMINGS
 from supervisor.devices import nvml_client
 from supervisor.devices.device import DeviceProbe
 from supervisor.processes import child
+from supervisor.resources import close_connections
 from supervisor.slots import runner_pool
-from supervisor.worker import close_parts
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "worker.md"
 WAITS = ("exit_grace_s", "term_grace_s", "kill_deadline_s", "reclaim_deadline_s",
@@ -55,7 +55,7 @@ def test_sending_the_last_spans_goes_on_beside_a_longer_wait() -> None:
             sent.append(said.wait(20))  # in vain, if the good-bye came after us
 
     async def main() -> None:
-        await close_parts(
+        await close_connections(
             cast("DeviceProbe", Part()), cast("Database", Part()), cast("Tracer", Spans())
         )
 

@@ -16,8 +16,9 @@ from shared.linux.proc import lists_children
 from shared.readiness import NotReady
 from supervisor import worker
 from supervisor.devices.device import Device, DeviceLost
+from supervisor.devices.discovery import find_devices
 from supervisor.devices.ownership import DeviceLocks, ExclusiveProbe, device_lock
-from supervisor.worker import check_kernel, find_devices
+from supervisor.worker import check_kernel
 
 
 def device(kind: str, id: str) -> Device:

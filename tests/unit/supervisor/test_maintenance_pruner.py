@@ -41,7 +41,7 @@ def keep(outcomes: Sequence[Outcome]) -> tuple[list[str], list[float], Metrics]:
                 return outcome
 
     with pytest.raises(Enough):
-        anyio.run(Pruner(prune, metrics, sleep=sleep).keep)
+        anyio.run(Pruner(prune, metrics, sleep=sleep).run)
     return done, slept, metrics
 
 

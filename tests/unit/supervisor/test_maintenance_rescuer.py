@@ -119,7 +119,7 @@ def test_a_step_that_nobody_claims_fails_and_says_what_to_check() -> None:
 
 
 def test_one_pass_takes_all_there_are_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rescuer_module, "PASS", 3)
+    monkeypatch.setattr(rescuer_module, "STEPS_PER_PASS", 3)
 
     async def test(store: MemoryStepStore, rescuer: Rescuer, metrics: Metrics) -> None:
         for _ in range(4):

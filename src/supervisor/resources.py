@@ -1,0 +1,114 @@
+"""What a worker opens at its start and closes at its end: connections, locks, devices."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+import anyio
+import psutil
+
+from shared.db.engine import Database
+from shared.linux.file_lock import FileLock, LockTaken, LockUnusable
+from shared.object_store import ObjectStore, open_store
+from shared.readiness import NotReady
+from shared.settings import Settings
+from shared.telemetry.spans import Tracer
+from supervisor.devices.device import Device, DeviceProbe
+from supervisor.devices.discovery import find_devices, open_probe
+from supervisor.devices.ownership import DeviceLocks, ExclusiveProbe
+from supervisor.processes.child import start_tracker
+from supervisor.processes.orphans import kill_orphans
+from supervisor.processes.tree import is_alive
+from supervisor.processes.worker_mark import worker_lock, worker_mark
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerResources:
+    """The open resources of one worker. `orphans` are processes that survived SIGKILL."""
+
+    worker_id: UUID
+    mark: str
+    database: Database
+    objects: ObjectStore
+    tracer: Tracer | None
+    probe: DeviceProbe
+    devices: list[Device]
+    worker_lock: FileLock
+    device_locks: DeviceLocks
+    orphans: list[psutil.Process]
+
+    def survivors(self) -> list[int]:
+        """Pids of orphans that still live."""
+        return [orphan.pid for orphan in self.orphans if is_alive(orphan)]
+
+    async def refresh_locks(self) -> None:
+        """Keep the files of our locks young: many hosts delete old files of /tmp."""
+        try:
+            self.worker_lock.refresh()
+        except LockTaken as taken:  # a worker that looks for orphans holds it for a moment
+            log.error("the worker's own lock was removed, and process %s has it", taken.holder)
+        self.device_locks.refresh()
+
+
+@asynccontextmanager
+async def open_resources(
+    settings: Settings, tracer: Tracer | None
+) -> AsyncIterator[WorkerResources]:
+    """Take the locks, kill the orphans of dead workers, find the devices; close all at the end.
+
+    Raises `NotReady`.
+    """
+    worker_id = uuid4()
+    mark = worker_mark(settings.lock_dir, worker_id)
+    database, objects = _open_database(settings), open_store(settings)
+    with ExitStack() as locks:
+        try:
+            own_lock = FileLock(worker_lock(settings.lock_dir, worker_id))
+            locks.callback(own_lock.remove)
+            orphans = await anyio.to_thread.run_sync(kill_orphans, settings.lock_dir)
+        except LockUnusable as error:
+            raise NotReady(f"DF_LOCK_DIR: {error}; remove it, or set another folder") from None
+        start_tracker()
+        device_locks = DeviceLocks()
+        locks.callback(device_locks.release)
+        probe = ExclusiveProbe(open_probe(settings, mark), device_locks)
+        try:
+            devices = await find_devices(probe)
+            device_locks.acquire(settings.lock_dir, devices)
+            yield WorkerResources(
+                worker_id=worker_id,
+                mark=mark,
+                database=database,
+                objects=objects,
+                tracer=tracer,
+                probe=probe,
+                devices=devices,
+                worker_lock=own_lock,
+                device_locks=device_locks,
+                orphans=orphans,
+            )
+        finally:
+            with anyio.CancelScope(shield=True):
+                await close_connections(probe, database, tracer)
+
+
+def _open_database(settings: Settings) -> Database:
+    # A connection per slot that writes, one each for claims, leases, cancels, rescues and presence.
+    return Database(
+        settings.database_url.get_secret_value(), pool_size=8, application="dreamforge-worker"
+    )
+
+
+async def close_connections(probe: DeviceProbe, database: Database, tracer: Tracer | None) -> None:
+    """Close all. Traces are sent at the same time, so that they add nothing to the stop grace."""
+    async with anyio.create_task_group() as tasks:
+        if tracer is not None:
+            tasks.start_soon(anyio.to_thread.run_sync, tracer.close)
+        await probe.close()
+        await database.close()
