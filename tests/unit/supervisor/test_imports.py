@@ -17,6 +17,7 @@ CARRIED = {
     "anyio", "psutil", "pynvml", "prometheus_client",
     "pydantic", "pydantic_core", "pydantic_settings", "annotated_types", "dotenv",
     "typing_extensions", "typing_inspection",
+    "jsonschema", "jsonschema_specifications", "referencing", "rpds", "attr", "attrs", "idna",
     "pytest", "_pytest", "pluggy", "iniconfig", "pygments", "py", "pytest_timeout",
 }  # fmt: skip
 
