@@ -1,0 +1,1 @@
+"""The Celery edge: messages from the broker become notifications or dead letters."""

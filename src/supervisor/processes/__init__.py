@@ -1,0 +1,1 @@
+"""Child processes: started, read, scanned, killed, and found again after a crash."""

@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection
 import anyio
 
 from shared.linux.child import child_main, keeps
+from shared.retry import backoff
 from supervisor.processes.channel import Channel
 from supervisor.processes.stdio import OutputReader
 from supervisor.processes.tree import ProcessTree, all_trees
@@ -102,14 +103,14 @@ class RunnerProcess:
 
     async def wait_gone(self) -> None:
         """Wait until the whole tree is gone: two scans in a row found it so."""
-        pause_s, clean = _SCAN_FIRST_S, 0
+        pauses, clean = _scan_pauses(), 0
         while True:
             clean = clean + 1 if self.tree.is_gone() and self._process.exitcode is not None else 0
             if clean == 2:
                 return
-            await anyio.sleep(pause_s)
-            # A tree that still grows is scanned, and if need be killed, without a longer pause.
-            pause_s = _SCAN_FIRST_S if self.tree.has_newcomers else min(2 * pause_s, SCAN_MOST_S)
+            await anyio.sleep(next(pauses))
+            if self.tree.has_newcomers:  # it still grows: scan, and if need be kill, without delay
+                pauses = _scan_pauses()
 
     def close(self) -> None:
         """Close the descriptors, when the tree is gone or the wait for it was given up.
@@ -123,6 +124,10 @@ class RunnerProcess:
             self._process.close()
             if self.tree.is_gone():
                 self.tree.unregister()
+
+
+def _scan_pauses() -> Iterator[float]:
+    return backoff(first_s=_SCAN_FIRST_S, most_s=SCAN_MOST_S)
 
 
 async def kill_all_trees() -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import anyio
 
+from shared.retry import backoff
 from supervisor.devices.device import Device, DeviceProbe, Reading
 from supervisor.processes.tree import ProcessTree, all_pids
 from supervisor.slots.baseline import Baseline
@@ -83,7 +84,7 @@ async def verify(
     limit_bytes = baseline.limit_bytes
     assert limit_bytes is not None  # read before any step could touch the device
     started = anyio.current_time()
-    pause_s, clean = _POLL_FIRST_S, 0
+    pauses, clean = backoff(first_s=_POLL_FIRST_S, most_s=_POLL_MOST_S), 0
     while True:
         # A process that SIGKILL has not ended yet may allocate again.
         gone = tree is None or tree.is_gone()
@@ -96,5 +97,5 @@ async def verify(
         if clean == 2:
             baseline.update_verified(unattributed_bytes(device, now))
             return reading
+        pause_s = next(pauses)
         await anyio.sleep(_POLL_FIRST_S if clean else pause_s)
-        pause_s = min(2 * pause_s, _POLL_MOST_S)
