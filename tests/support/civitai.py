@@ -1,4 +1,4 @@
-"""A model site on loopback, with the host that it keeps its files on, and its bad days."""
+"""A model site on loopback, with a second host for the files, and its faults."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from urllib.parse import parse_qs, urlsplit
 from tests.support.loopback import hosts, send
 
 MODEL, VERSION, OLD_VERSION = 4384, 128713, 109123
-# How a file is asked for without a key, or with a wrong one: all three have been seen.
-Door = Literal["open", "401", "page", "message"]
+# How the site refuses a file without the right key; the real one has done all three.
+Refusal = Literal["open", "401", "page", "message"]
 
 
 @dataclass
 class Site:
-    """What is served, and how badly. Change the fields between requests."""
+    """The file and the faults. Tests change the fields between requests."""
 
     content: bytes
     url: str = ""
     store_url: str = ""
     key: str = "a-key-of-civitai"
-    door: Door = "open"
-    takes_header: bool = True  # else the key counts only in the address
-    echoes_query: bool = False  # the redirect repeats what it was asked with
+    refusal: Refusal = "open"
+    takes_header: bool = True  # else it accepts the key only in the address
+    echoes_query: bool = False  # the redirect repeats the query of the request
     model_type: str = "Checkpoint"
-    file: dict[str, Any] = field(default_factory=dict)  # instead of what is true of the file
+    file: dict[str, Any] = field(default_factory=dict)  # replaces the true fields of the file
     more_files: list[dict[str, Any]] = field(default_factory=list)
-    api: list[int] = field(default_factory=list)  # statuses, one per question, then all is well
-    stall_s: float = 0  # how long a file is not answered
-    stalled: threading.Event = field(default_factory=threading.Event)  # somebody waits for one
+    api: list[int] = field(default_factory=list)  # a status per question, then 200
+    stall_s: float = 0  # a request for a file waits so long
+    stalled: threading.Event = field(default_factory=threading.Event)  # a request waits
     released: threading.Event = field(default_factory=threading.Event)  # the test is over
     # (host, path, query, authorization) of each request
     seen: list[tuple[str, str, str, str | None]] = field(default_factory=list)
@@ -85,12 +85,12 @@ def _respond(site: Site, host: str, request: BaseHTTPRequestHandler) -> None:
         _api(site, request, where.path.removeprefix("/api/v1/"))
     elif where.path == "/login":
         send(request, 200, b"<!DOCTYPE html><p>Sign in", {"Content-Type": "text/html"})
-    elif site.door == "open" or _knows(site, request, where.query):
+    elif site.refusal == "open" or _knows(site, request, where.query):
         query = f"?{where.query}" if site.echoes_query else ""
         send(request, 307, b"", {"Location": f"{site.store_url}/signed{query}"})
-    elif site.door == "401":
+    elif site.refusal == "401":
         send(request, 401, b'{"error": "Unauthorized"}', {"Content-Type": "application/json"})
-    elif site.door == "page":
+    elif site.refusal == "page":
         send(request, 307, b"", {"Location": f"{site.url}/login?returnUrl=x"})
     else:
         send(request, 200, b'{"error": "Unauthorized", "message": "be logged in"}')

@@ -1,4 +1,4 @@
-"""A collector on loopback: takes OTLP over HTTP and keeps the spans."""
+"""A collector on loopback that receives OTLP over HTTP and keeps the spans."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.spans import Seen
 
 
 class Collector:
-    """What arrived so far. `headers` are those of the latest batch."""
+    """The spans so far. `headers` are those of the latest batch."""
 
     def __init__(self, url: str) -> None:
         self.url = url

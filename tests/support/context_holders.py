@@ -7,7 +7,7 @@ import time
 from multiprocessing.connection import Connection
 
 from tests.support.nvml_helpers import FOREVER_S
-from tests.support.runners import Line
+from tests.support.runners import SupervisorLink
 
 from shared.linux.child import exit_now, isolate_process
 
@@ -15,9 +15,9 @@ from shared.linux.child import exit_now, isolate_process
 def cannot(connection: Connection, parent_pid: int) -> None:
     """There is no context to be had."""
     isolate_process(parent_pid)
-    line = Line(connection)
-    line.say({"error": "cuInit returned CUDA error 100"})
-    line.hear()
+    link = SupervisorLink(connection)
+    link.send({"error": "cuInit returned CUDA error 100"})
+    link.receive()
     exit_now(0)
 
 
@@ -34,7 +34,7 @@ def dies(connection: Connection, parent_pid: int) -> None:
 def unseen(connection: Connection, parent_pid: int) -> None:
     """Holds, as far as it says; but NVML knows it by another id."""
     isolate_process(parent_pid)
-    line = Line(connection)
-    line.say({"holding": True})
-    line.hear()
+    link = SupervisorLink(connection)
+    link.send({"holding": True})
+    link.receive()
     exit_now(0)

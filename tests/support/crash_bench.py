@@ -1,7 +1,7 @@
-"""A whole system for the crash tests: real parts, a real api, real workers, and somebody who kills.
+"""A whole system for the crash tests: real parts, a real api, real workers, and SIGKILL.
 
-Every process is started as an operator would start it and ended with SIGKILL; what comes back
-comes back as an init system would bring it. Many tests share one system, so each leaves it serving.
+Every process starts as an operator would start it, and restarts as an init system would restart it.
+Many tests share one system, so each test leaves it serving.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 
 class Bench:
-    """`api` and `worker` serve; `gates` hold them; `kill`, `stop` and `revive` do what they say."""
+    """`api` and `worker` serve; `gates` hold them; `kill` ends a part, `revive` restarts it."""
 
     def __init__(self, stack: Infrastructure, database_url: str, folder: Path) -> None:
         self.stack = stack
@@ -109,16 +109,16 @@ class Bench:
                 orphan.kill()
 
     def kill(self, victim: str) -> None:
-        """`kill -9`. It stays away until `revive`."""
+        """`kill -9`. The part stays away until `revive`."""
         match victim:
             case "api":
                 self._end(self.api)
             case "worker":
                 self._end(self.worker)
             case "runner":
-                # The one at work, or else the one that stands by.
+                # The busy one, or else the standby.
                 for runner in until(lambda: marked(self.lock_dir), "there is a runner to kill"):
-                    with suppress(psutil.NoSuchProcess):  # it ended by itself, a moment ago
+                    with suppress(psutil.NoSuchProcess):  # it ended by itself a moment ago
                         runner.kill()
             case _:
                 self.stack.kill(victim)
@@ -130,7 +130,7 @@ class Bench:
             case "worker":
                 self.worker = self.start_worker()
             case "runner":
-                pass  # the worker's own business
+                pass  # the worker starts another one
             case _:
                 self.stack.restart(victim)
 
@@ -142,9 +142,9 @@ class Bench:
             body["chain"] = {"upscale": {"scale": 2, "impl": "resample"}}
         return body | {"count": count}
 
-    def create(self, **wishes: Any) -> str:
-        """Create a job as a careful client does: one key, again and again until it is accepted."""
-        key, body, deadline = str(uuid4()), self.body(**wishes), time.monotonic() + DEADLINE_S
+    def create(self, **options: Any) -> str:
+        """Create a job as a careful client does: with one key, until the api accepts it."""
+        key, body, deadline = str(uuid4()), self.body(**options), time.monotonic() + DEADLINE_S
         while True:
             assert time.monotonic() < deadline, "no create was accepted"
             try:
@@ -164,12 +164,12 @@ class Bench:
     def follow(self, job: str) -> Follower:
         return Follower(self.client.base_url, job)
 
-    def heard_by_worker(self) -> str:
-        """What the workers have logged so far."""
+    def worker_log(self) -> str:
+        """The log of all workers so far."""
         return (self.folder / "gated_worker.log").read_text()
 
     def wait_standby(self) -> None:
-        """Until a runner stands by. One that was killed is replaced with the next step."""
+        """Wait for a standby runner. The worker replaces a killed one with the next step."""
         self.wait_idle(self.worker)
         if not marked(self.lock_dir):
             self.wait_ended(self.create(count=1))
@@ -183,14 +183,14 @@ class Bench:
 
     def wait_ended(self, job: str) -> str:
         ended = ("succeeded", "failed", "cancelled")
-        until(lambda: self.status(job) in ended, f"job {job} ends; {self.said()}")
+        until(lambda: self.status(job) in ended, f"job {job} ends; {self.log_tails()}")
         return str(self.status(job))
 
     def wait_idle(self, worker: Process) -> None:
-        """Until the worker holds nothing: every claim that it made has had its end."""
+        """Wait until the worker owns no step: every claim that it made has ended."""
 
         def idle() -> bool:
-            assert worker.poll() is None, f"the worker ended; {self.said()}"
+            assert worker.poll() is None, f"the worker ended; {self.log_tails()}"
             with suppress(httpx.TransportError):
                 return _all_free(httpx.get(self._addresses[worker.pid] + "metrics").text)
             return False
@@ -204,7 +204,7 @@ class Bench:
             return int(count)
 
     def unnamed_objects(self) -> list[str]:
-        """Objects of ours that no row names."""
+        """Objects below our prefix that no row names."""
         return self.settled().unnamed_objects()
 
     def settled(self) -> Settled:
@@ -213,7 +213,7 @@ class Bench:
             settings=self.settings,
             store=self.store,
             lock_dir=self.lock_dir,
-            witnesses=self.folder,
+            overlaps_dir=self.folder,
             living_workers=[p.pid for p in self._started if p.poll() is None],
         )
 
@@ -235,7 +235,7 @@ class Bench:
         self._addresses[process.pid] = url.removesuffix("readyz")
 
         def ready() -> bool:
-            assert process.poll() is None, f"{name} ended; {self.said()}"
+            assert process.poll() is None, f"{name} ended; {self.log_tails()}"
             with suppress(httpx.TransportError):
                 return httpx.get(url).status_code == 200
             return False
@@ -246,7 +246,7 @@ class Bench:
         process.send_signal(signal.SIGKILL)
         process.wait(DEADLINE_S)
 
-    def said(self) -> str:
+    def log_tails(self) -> str:
         return "\n".join(
             f"{log.name}:\n{log.read_text()[-1500:]}" for log in sorted(self.folder.glob("*.log"))
         )
@@ -259,12 +259,12 @@ def _all_free(metrics: str) -> bool:
 
 
 def _settings(environment: dict[str, str]) -> Settings:
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         name.removeprefix("DF_").lower(): value
         for name, value in environment.items()
         if name.startswith("DF_")
     }
-    return Settings(_env_file=None, **given)
+    return Settings(_env_file=None, **fields)
 
 
 @contextmanager
@@ -278,7 +278,7 @@ def running(stack: Infrastructure, database_url: str, folder: Path) -> Iterator[
 
 
 def in_background(work: Callable[[], T]) -> Callable[[], T]:
-    """Start `work` on a thread; the function that is returned waits for it and gives its result."""
+    """Start `work` on a thread and return a function that waits for its result."""
     pool = ThreadPoolExecutor(1)
     future = pool.submit(work)
     pool.shutdown(wait=False)

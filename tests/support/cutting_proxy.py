@@ -1,4 +1,4 @@
-"""A proxy that passes bytes on and then does not: it hangs up, resets, or says nothing more."""
+"""A proxy that forwards bytes and then fails: it closes, resets, or goes silent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from enum import StrEnum
 from urllib.parse import urlsplit
 
-# A connection that was told to be silent must end with its client, not with the test's patience.
+# A silent connection ends when its client gives up, before the test does.
 _PATIENCE_S = 30.0
 
 
@@ -21,7 +21,7 @@ class Fate(StrEnum):
 
 
 class CuttingProxy:
-    """Speaks TCP only, so it cuts wherever it is told, inside a head or inside an event.
+    """It speaks TCP only, so it can cut anywhere, inside a head or inside an event.
 
     Connection n gets `fates[n]`: so many bytes of the answer, then that end. Later ones pass.
     """
@@ -33,7 +33,7 @@ class CuttingProxy:
         self._fates = list(fates)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.base = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.met: list[Fate] = []  # the fates that connections have met, in order
+        self.met: list[Fate] = []  # the fate of each connection, in order
         self._threads: list[threading.Thread] = []
 
     def serve(self) -> None:
@@ -78,7 +78,7 @@ class CuttingProxy:
         elif fate is Fate.STALL:
             client.settimeout(_PATIENCE_S)
             with suppress(OSError):
-                while client.recv(1 << 16):  # until the client has lost its patience
+                while client.recv(1 << 16):  # until the client gives up
                     pass
 
 

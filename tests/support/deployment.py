@@ -1,4 +1,4 @@
-"""The files that deploy us, read: compose files, manifests, Dockerfiles."""
+"""Read the files of a deployment: compose files, manifests, Dockerfiles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KUSTOMIZATIONS = (ROOT / "deploy/k3s", ROOT / "deploy/k3s-gpu")
 Named = tuple[str, dict[str, Any]]
 
 SETTINGS = {f"DF_{name.upper()}" for name in Settings.model_fields}
-# Read by the command line alone (`tests/unit/project/test_env_example.py`).
+# Only the command line reads them (`tests/unit/project/test_env_example.py`).
 COMMAND_LINE = {"DF_HOME", "DF_API_BASE", "DF_API_KEY"}
 
 _SPAN = re.compile(r"(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+)s)?")
@@ -87,7 +87,7 @@ def images() -> set[str]:
 
 
 def bases(dockerfile: Path) -> set[str]:
-    """What a Dockerfile builds on, its arguments filled in."""
+    """The base images of a Dockerfile, with its arguments filled in."""
     text = dockerfile.read_text(encoding="utf-8")
     arguments = dict(re.findall(r"^ARG (\w+)=(\S+)$", text, flags=re.MULTILINE))
     named = re.findall(r"^FROM (\S+)", text, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Ways in which a part can misbehave, by the name of the call: shared by the in-memory twins."""
+"""Inject faults into the in-memory twins of the store and the object store, by name of the call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.errors import InfraUnavailable
 
 @dataclass(slots=True)
 class Hold:
-    """A call that is kept waiting: `reached` when somebody stands there, `release` lets all go."""
+    """A call that waits: `reached` is set when a caller waits, `release` lets all callers go on."""
 
     reached: anyio.Event = field(default_factory=anyio.Event)
     released: anyio.Event = field(default_factory=anyio.Event)
@@ -24,7 +24,7 @@ class Hold:
 
 
 class Faults:
-    """Consulted at the start of every call and again before its answer is given."""
+    """A twin asks it at the start of every call, and again before it returns."""
 
     def __init__(self, part: str) -> None:
         self._part = part
@@ -35,7 +35,7 @@ class Faults:
 
     @contextmanager
     def away(self, *calls: str) -> Iterator[None]:
-        """These calls raise `InfraUnavailable` inside the block and have done nothing."""
+        """Inside the block these calls raise `InfraUnavailable` and do nothing."""
         self._away.update(calls)
         try:
             yield
@@ -47,9 +47,9 @@ class Faults:
         self._answer_lost[call] = times
 
     def hold(self, call: str) -> Hold:
-        """Keep callers waiting before anything happens, until released.
+        """Make callers wait before the call does anything, until `release`.
 
-        `"<call>:answer"` keeps them waiting after everything has happened.
+        With `"<call>:answer"` they wait after it has done everything.
         """
         self._holds[call] = hold = Hold()
         return hold

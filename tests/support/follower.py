@@ -1,4 +1,4 @@
-"""One SSE client that comes back with `Last-Event-ID` until the stream says that this was all."""
+"""An SSE client that reconnects with `Last-Event-ID` until the stream says that it is complete."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.support.worker_process import DEADLINE_S
 
 
 class Follower:
-    """Follows one job from its first event on, in a thread of its own.
+    """Follow one job from its first event, in a thread.
 
-    `seen` are the ids of the events, as they came; `reconnects` how often it was cut off.
+    `seen` has the ids of the events in their order, `reconnects` how often the connection broke.
     """
 
     def __init__(self, base: httpx.URL, job: str) -> None:
@@ -26,26 +26,26 @@ class Follower:
         self._thread.start()
 
     def finding(self, last: int) -> str | None:
-        """What is wrong with what it saw of a job that has ended with event `last`."""
+        """What is wrong with the events that it saw, for a job whose last event is `last`."""
         self._thread.join(DEADLINE_S)
         if self._thread.is_alive():
             self._give_up.set()
-            return f"stream: of job {self.job} somebody still waits after {self.seen}"
+            return f"stream: a client of job {self.job} still waits after {self.seen}"
         if self.seen != list(range(1, last + 1)):
-            return f"stream: of job {self.job} somebody saw {self.seen}, it has {last} events"
+            return f"stream: a client of job {self.job} saw {self.seen} of {last} events"
         return None
 
     def _follow(self) -> None:
         while not self._give_up.is_set():
             try:
-                if self._connected():
+                if self._read_stream():
                     return
             except (httpx.HTTPError, SSEError):
-                time.sleep(0.1)  # cut off, or refused while a part is away
+                time.sleep(0.1)  # the connection broke, or a part is away
             self.reconnects += 1
 
-    def _connected(self) -> bool:
-        """Listen until cut off; True when the server says that there is nothing more."""
+    def _read_stream(self) -> bool:
+        """Read events until the connection breaks; True when the server says that it is done."""
         last = {"Last-Event-ID": str(self.seen[-1])} if self.seen else {}
         with (
             httpx.Client(timeout=httpx.Timeout(5, read=20)) as client,
@@ -54,6 +54,6 @@ class Follower:
             if source.response.status_code == 204:
                 return True
             for event in source.iter_sse():
-                if event.data:  # else only advice, how soon to come back
+                if event.data:  # else it only says when to reconnect
                     self.seen.append(int(event.id))
         return False

@@ -23,7 +23,7 @@ def main() -> int:
 
     class GatedNotifier(Notifier):
         def notify(self, step_id: UUID, queue: str) -> None:
-            gates.come_blocking("created")
+            gates.wait_at_blocking("created")
             super().notify(step_id, queue)
 
     with patch.object(context, "Notifier", GatedNotifier):

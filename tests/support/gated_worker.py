@@ -1,9 +1,8 @@
-"""A worker, `python -m tests.support.gated_worker`, that can be held at the boundaries of a step.
+"""A worker, `python -m tests.support.gated_worker`, that a test can hold at every commit of a step.
 
-It is the real one: `supervisor.worker` with the real store, the real parts and the real lifecycle.
-What is put in its place are two of the ports that it is built from anyway, the step store (the same
-class, with a gate before or after its calls) and the runner's entry. `TMPDIR` names the folder of
-the gates: it is one of the few variables that also reach a runner.
+It is the real worker with the real store, parts and lifecycle. Two of its ports are replaced: the
+step store (the same class, with a gate before or after its calls) and the runner's entry. `TMPDIR`
+names the folder of the gates, since few other variables also reach a runner.
 
 Import-light, like `supervisor.__main__`: spawn imports this module again in every runner.
 """
@@ -38,38 +37,38 @@ def main() -> int:
             self._between_steps = anyio.Lock()
 
         async def claim(self, request: ClaimRequest) -> Claim | None:
-            # Between its commit and the bell a job is in nobody's hands, nor is its second step
-            # when the first has its verdict. Without a word from here this very worker would have
-            # finished it before anybody could be killed.
-            await gates.keep_off("created")
+            # Between its commit and its notification no process owns a job; the same holds for the
+            # second step when the first has its verdict. Without this wait, this worker would
+            # finish the job before the test can kill a process.
+            await gates.wait_while_closed("created")
             async with self._between_steps:
                 claim = await super().claim(request)
             if claim is not None:
-                await gates.come("claimed")
+                await gates.wait_at("claimed")
             return claim
 
         async def commit_running(self, claim: Claim, events: Sequence[NewEvent]) -> None:
-            await gates.come("ready")
+            await gates.wait_at("ready")
             await super().commit_running(claim, events)
-            await gates.come("running committed")
+            await gates.wait_at("running committed")
 
         async def add_artifact(self, claim: Claim, artifact: StoredArtifact, event: Any) -> bool:
-            await gates.come("uploaded")
+            await gates.wait_at("uploaded")
             return await super().add_artifact(claim, artifact, event)
 
         async def finish(self, claim: Claim, end: AttemptResult) -> UUID | None:
-            await gates.come("verified")
+            await gates.wait_at("verified")
             async with self._between_steps:
                 following = await super().finish(claim, end)
                 if following is not None and following != claim.step_id:
-                    await gates.come("between steps")
+                    await gates.wait_at("between steps")
             return following
 
     with (
         patch.object(worker, "PostgresStepStore", GatedStepStore),
         patch.object(entry, "main", crash_runner.main),
     ):
-        # Their own pace would be seconds of waiting in every cell.
+        # With the usual timings every cell of the matrix would wait for seconds.
         return worker.main(quick_timings.from_environment(rescue_every_s=0.3, heartbeat_s=0.3))
 
 

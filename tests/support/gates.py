@@ -1,11 +1,11 @@
-"""Places at which a process under test can be held, and proof that it was there.
+"""Gates at which a test holds a process, with proof that the process reached them.
 
-A test arms a gate by name; the first process that comes to it is held there until the test opens
-it, and the test sees that somebody stands there. Files in one folder carry it all: they survive
-every kill, need no connection, and a rename decides who was first.
+A test arms a gate by name. The first process that reaches the gate waits there until the test opens
+it, and the test sees that it waits. The state is files in one folder: they survive every kill, need
+no connection, and a rename decides which process was first.
 
-    test:     gates.arm("uploaded") ... gates.wait_hit("uploaded"), kill something, gates.open()
-    process:  await gates.come("uploaded")
+    test:     gates.arm("uploaded") ... gates.is_reached("uploaded"), kill something, gates.open()
+    process:  await gates.wait_at("uploaded")
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import anyio
 
-LOOK_EVERY_S = 0.005
-# A gate that nobody opens would hold a process for ever after a failed test.
+POLL_EVERY_S = 0.005
+# Without a limit, a failed test would leave a process at its gate for ever.
 LONGEST_HOLD_S = 60.0
 
 
@@ -28,46 +28,46 @@ class Gates:
     # The test's side ------------------------------------------------------------------------------
 
     def arm(self, name: str) -> None:
-        """Hold the first one who comes to `name`."""
+        """Hold the first process that reaches `name`."""
         self._path(name, "open").unlink(missing_ok=True)
         self._path(name, "hit").unlink(missing_ok=True)
         self._path(name, "armed").touch()
 
-    def hit(self, name: str) -> bool:
+    def is_reached(self, name: str) -> bool:
         return self._path(name, "hit").exists()
 
     def open(self, name: str) -> None:
-        """Let through who stands there, and everybody from now on."""
+        """Let the waiting process pass, and every later one."""
         self._path(name, "armed").unlink(missing_ok=True)
         self._path(name, "open").touch()
 
     # The process's side ---------------------------------------------------------------------------
 
-    async def come(self, name: str) -> None:
-        """Pass, or be held without holding up the event loop."""
+    async def wait_at(self, name: str) -> None:
+        """Pass, or wait without blocking the event loop."""
         if self._first(name):
             with anyio.move_on_after(LONGEST_HOLD_S):
                 while not self._path(name, "open").exists():
-                    await anyio.sleep(LOOK_EVERY_S)
+                    await anyio.sleep(POLL_EVERY_S)
 
-    async def keep_off(self, name: str) -> None:
-        """Wait while `name` is armed, or somebody is held there.
+    async def wait_while_closed(self, name: str) -> None:
+        """Wait while `name` is armed, or another process waits there.
 
-        For a place at which nobody holds the job: others must not carry it past meanwhile.
+        For a gate at which no process owns the job, so that no other takes it past the gate.
         """
         with anyio.move_on_after(LONGEST_HOLD_S):
             while self._path(name, "armed").exists() or self._held(name):
-                await anyio.sleep(LOOK_EVERY_S)
+                await anyio.sleep(POLL_EVERY_S)
 
     def _held(self, name: str) -> bool:
         return self._path(name, "hit").exists() and not self._path(name, "open").exists()
 
-    def come_blocking(self, name: str) -> None:
-        """The same for code without an event loop."""
+    def wait_at_blocking(self, name: str) -> None:
+        """As `wait_at`, for code without an event loop."""
         if self._first(name):
             deadline = time.monotonic() + LONGEST_HOLD_S
             while not self._path(name, "open").exists() and time.monotonic() < deadline:
-                time.sleep(LOOK_EVERY_S)
+                time.sleep(POLL_EVERY_S)
 
     def _first(self, name: str) -> bool:
         with suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""Golden pictures of the demo model: how they are drawn, compared, and made anew.
+"""Golden pictures of the demo model: draw them, compare them, and make new ones.
 
 `python -m tests.support.golden` writes them again, on the CPU; do so when the model changes, never
 to make a test pass. `tests/unit/golden/README.md` says with what the present ones were made.
@@ -22,8 +22,8 @@ FOLDER = Path(__file__).parents[1] / "unit" / "golden"
 PROMPTS = ("red apple", "green apple", "banana", "blue heart", "pumpkin")
 SEED = 0
 
-# Signal to noise in dB, at least. Other processors round otherwise, which nobody sees (86 dB seen);
-# half precision rounds after three digits (52 dB seen), and so do a GPU's convolutions in TF32;
+# Signal to noise in dB, at least. Other processors round otherwise, which no eye sees (86 dB);
+# half precision rounds after three digits (52 dB), and so do a GPU's convolutions in TF32;
 # another apple is below 20.
 TOLERANCE_DB: dict[tuple[str, str], float] = {
     ("cpu", "float32"): 60.0,

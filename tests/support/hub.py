@@ -1,4 +1,4 @@
-"""A model hub on loopback, with a second host that holds the large files, and its bad days."""
+"""A model hub on loopback, with a second host for the large files, and its faults."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ REPO = "maker/small-model"
 
 @dataclass
 class Hub:
-    """What is served, and how badly. Change the fields between requests."""
+    """The files and the faults. Tests change the fields between requests."""
 
     files: dict[str, bytes]
     url: str = ""
     cdn_url: str = ""
     gated: bool = False
     html: bool = False
-    cut_bytes: int = 0  # the connection of a large file is cut after so many
-    refusals: list[int] = field(default_factory=list)  # statuses, one per request, then all is well
-    changed: dict[str, bytes] = field(default_factory=dict)  # served instead of what is announced
+    cut_bytes: int = 0  # the connection of a large file breaks after so many
+    refusals: list[int] = field(default_factory=list)  # a status per request, then 200
+    # The content that is sent instead of the announced one.
+    changed: dict[str, bytes] = field(default_factory=dict)
     etags: Iterator[str] | None = None
-    # What the API answers before it comes to its senses: status, body, headers.
+    # The first answers of the API: status, body, headers.
     api: list[tuple[int, bytes, dict[str, str]]] = field(default_factory=list)
     card: dict[str, Any] = field(default_factory=lambda: {"license": "mit"})
     commit: str = COMMIT
-    without: tuple[str, ...] = ()  # what the API does not say of a file
+    without: tuple[str, ...] = ()  # the fields of a file that the API leaves out
     repositories: tuple[str, ...] = (REPO,)  # all hold the same files
     lock: threading.Lock = field(default_factory=threading.Lock)
-    together: threading.Barrier | None = None  # how many files of the cdn are answered together
+    together: threading.Barrier | None = None  # the cdn answers this many files together
     at_once: int = 0
     most_at_once: int = 0
     # (host, path, authorization, range) of each request
@@ -81,7 +82,7 @@ def _respond(hub: Hub, host: str, request: BaseHTTPRequestHandler) -> None:
         hub.most_at_once = max(hub.most_at_once, hub.at_once)
     try:
         if hub.together is not None and host == "cdn":
-            with suppress(threading.BrokenBarrierError):  # an odd one is left over
+            with suppress(threading.BrokenBarrierError):  # fewer requests were left
                 hub.together.wait(2)
         _answer(hub, host, request)
     finally:
@@ -97,7 +98,7 @@ def _answer(hub: Hub, host: str, request: BaseHTTPRequestHandler) -> None:
         _about(hub, request, path.removeprefix("/api/models/"))
         return
     name = path.split(f"/resolve/{hub.commit}/", 1)[-1].removeprefix("/")
-    if name not in hub.files:  # the library asks for more than the model
+    if name not in hub.files:  # the library also asks for other files
         send(request, 404, b"")
     elif hub.gated:
         send(request, 403, b"no")
@@ -125,9 +126,9 @@ def _file(hub: Hub, request: BaseHTTPRequestHandler, name: str) -> None:
     content = hub.changed.get(name, hub.files[name])
     etag = next(hub.etags) if hub.etags else '"one"'
     start, status, headers = 0, 200, {"ETag": etag}
-    wanted = request.headers.get("Range")
-    if wanted and request.headers.get("If-Range") == etag:
-        start, status = int(wanted.removeprefix("bytes=").rstrip("-")), 206
+    requested = request.headers.get("Range")
+    if requested and request.headers.get("If-Range") == etag:
+        start, status = int(requested.removeprefix("bytes=").rstrip("-")), 206
         headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
     cut = hub.cut_bytes if hub.large(name) and hub.cut_bytes else None
     send(request, status, content[start:], headers, cut_bytes=cut)

@@ -1,11 +1,11 @@
-"""What must hold when everything has settled, whatever was killed before (DESIGN §4).
+"""Check what must hold when the system is at rest, whatever was killed before (DESIGN §4).
 
 `Settled.findings` reads the database, the object store and the process table and returns a line for
-each thing that is wrong. It asks PostgreSQL in plain SQL and the kernel through /proc, none of it
-through the code under test. `test_invariants.py` plants one fault of each kind and sees it found.
+each fault. It asks PostgreSQL in plain SQL and the kernel through /proc, never the code under test.
+`test_invariants.py` plants one fault of each kind and checks that it is found.
 
-What a kill may leave, and `prune` removes once it is old enough: an object whose row was never
-written. Such objects are counted apart (`unnamed_objects`), for whoever knows whether one is due.
+A kill may leave an object whose row was never written; `prune` removes it once it is old enough.
+`unnamed_objects` lists these apart, since only the test knows whether one is allowed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Settled:
     settings: Settings
     store: ObjectStore
     lock_dir: Path
-    witnesses: Path
+    overlaps_dir: Path
     living_workers: Iterable[int] = ()
 
     def findings(self) -> list[str]:
@@ -53,22 +53,22 @@ class Settled:
             ]
 
     def unnamed_objects(self) -> list[str]:
-        """Keys of ours that no row names."""
-        there = {one.key for one in anyio.run(self.store.list, PREFIX)}
+        """Keys below our prefix that no row names."""
+        stored = {one.key for one in anyio.run(self.store.list, PREFIX)}
         with psycopg.connect(self.settings.database_url.get_secret_value()) as connection:
             named = {key for (key,) in connection.execute("SELECT s3_key FROM artifacts")}
-        return sorted(there - named)
+        return sorted(stored - named)
 
     def _jobs(self, connection: psycopg.Connection[Any]) -> list[str]:
         rows = dict(connection.execute("SELECT id::text, status FROM jobs").fetchall())
-        found = [f"lost: job {job} was accepted and has no row" for job in self._missing(rows)]
-        found += [
+        findings = [f"lost: job {job} was accepted and has no row" for job in self._missing(rows)]
+        findings += [
             f"doubled: job {job} was accepted by nobody" for job in rows.keys() - set(self.accepted)
         ]
-        found += [
+        findings += [
             f"lost: job {job} is {status}" for job, status in rows.items() if status not in TERMINAL
         ]
-        return found
+        return findings
 
     def _missing(self, rows: Collection[str]) -> list[str]:
         return [job for job in self.accepted if job not in rows]
@@ -77,13 +77,13 @@ class Settled:
         rows = connection.execute(
             "SELECT id::text, state, attempt, losses, lease_owner FROM steps"
         ).fetchall()
-        found = []
+        findings = []
         for step, state, attempt, losses, owner in rows:
             if state not in TERMINAL or owner is not None:
-                found.append(f"lost: step {step} is {state}, owned by {owner}")
+                findings.append(f"lost: step {step} is {state}, owned by {owner}")
             if attempt > self.settings.max_attempts or losses > self.settings.max_losses:
-                found.append(f"unbounded: step {step} has {attempt} attempts, {losses} losses")
-        return found
+                findings.append(f"unbounded: step {step} has {attempt} attempts, {losses} losses")
+        return findings
 
     def _events(self, connection: psycopg.Connection[Any]) -> list[str]:
         rows = connection.execute(
@@ -92,24 +92,28 @@ class Settled:
             " count(*) FILTER (WHERE e.code = 'job.finish')"
             " FROM jobs j LEFT JOIN events e ON e.job_id = j.id GROUP BY j.id"
         ).fetchall()
-        found = []
+        findings = []
         for job, last, count, first, highest, created, finished in rows:
             if (count, first, highest) != (last, 1, last):
-                found.append(f"events: job {job} has {count} from {first} to {highest} of {last}")
+                findings.append(
+                    f"events: job {job} has {count} from {first} to {highest} of {last}"
+                )
             if (created, finished) != (1, 1):
-                found.append(f"doubled: job {job} was created {created} and ended {finished} times")
-        return found
+                findings.append(
+                    f"doubled: job {job} was created {created} and ended {finished} times"
+                )
+        return findings
 
     def _artifacts(self, connection: psycopg.Connection[Any]) -> list[str]:
         rows = connection.execute("SELECT s3_key, sha256, size_bytes FROM artifacts").fetchall()
-        found = [*self._incomplete(connection), *self._unequal_numbers(connection)]
+        findings = [*self._incomplete(connection), *self._unequal_numbers(connection)]
         for key, sha256, size_bytes in rows:
             data = anyio.run(self.store.get, key)
             if data is None:
-                found.append(f"dangling: {key} has a row and no object")
+                findings.append(f"dangling: {key} has a row and no object")
             elif (len(data), hashlib.sha256(data).hexdigest()) != (size_bytes, sha256):
-                found.append(f"dangling: the object of {key} is not the one of its row")
-        return found
+                findings.append(f"dangling: the object of {key} is not the one of its row")
+        return findings
 
     def _incomplete(self, connection: psycopg.Connection[Any]) -> list[str]:
         rows = connection.execute(
@@ -127,8 +131,8 @@ class Settled:
         return [f"doubled: step {step} has item {item} {n} times" for step, item, n in rows]
 
     def _processes(self) -> list[str]:
-        """A worker at rest has nothing but one runner that stands by for each slot."""
-        found = []
+        """A worker at rest has one standby runner for each slot and no other process."""
+        findings = []
         below: dict[int, list[int]] = {worker: [] for worker in self.living_workers}
         for process in marked(self.lock_dir):
             above = [parent.pid for parent in _ancestors(process) if parent.pid in below]
@@ -137,14 +141,16 @@ class Settled:
             if above:
                 below[above[0]].append(process.pid)
             else:
-                found.append(f"orphan: process {process.pid} of a worker that is gone")
+                findings.append(f"orphan: process {process.pid} of a worker that is gone")
         for worker, pids in below.items():
             if len(pids) > self.settings.cpu_slots:
-                found.append(f"orphan: worker {worker} rests and has {len(pids)} runners: {pids}")
-        return found
+                findings.append(
+                    f"orphan: worker {worker} rests and has {len(pids)} runners: {pids}"
+                )
+        return findings
 
     def _overlaps(self) -> list[str]:
-        path = self.witnesses / OVERLAPS
+        path = self.overlaps_dir / OVERLAPS
         steps = path.read_text().split() if path.exists() else []
         return [f"overlap: step {step} had two runners at once" for step in steps]
 

@@ -1,4 +1,4 @@
-"""Several HTTP hosts on loopback that share one object to ask for answers."""
+"""Several HTTP hosts on loopback with one function that answers for all of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Respond = Callable[[str, BaseHTTPRequestHandler], None]
 
 @contextmanager
 def hosts(names: Sequence[str], respond: Respond) -> Iterator[dict[str, str]]:
-    """Serve each name on a port of its own; `respond(name, request)` answers. Yields the URLs."""
+    """Serve each name on its own port; `respond(name, request)` answers. Yields the URLs."""
     servers = {
         name: ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, respond, name))
         for name in names
@@ -43,16 +43,16 @@ def send(
 ) -> None:
     """Answer; after `cut_bytes` of the body the connection ends."""
     request.send_response(status)
-    given = headers or {}
-    for name, value in given.items():
+    headers = headers or {}
+    for name, value in headers.items():
         request.send_header(name, value)
-    if "Content-Length" not in given:
+    if "Content-Length" not in headers:
         request.send_header("Content-Length", str(len(body)))
     request.end_headers()
     try:
         request.wfile.write(body[:cut_bytes])
     except ConnectionError:
-        return  # the other side was killed, which is a subject of these tests
+        return  # the client was killed, which some tests do
 
 
 class _Handler(BaseHTTPRequestHandler):

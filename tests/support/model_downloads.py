@@ -1,4 +1,4 @@
-"""One checkpoint for tests of `model download` and `import`, and what is where afterwards."""
+"""A checkpoint for tests of `model download` and `import`, and checks of what they installed."""
 
 from __future__ import annotations
 

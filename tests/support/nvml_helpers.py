@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from tests.support.runners import Line
+from tests.support.runners import SupervisorLink
 
 from shared.linux.child import exit_now, isolate_process
 from shared.protocol.frames import PREFIX
@@ -56,12 +56,12 @@ def _serve(
 ) -> None:
     """Answer questions until the other end closes; None: never answer this one."""
     isolate_process(parent_pid)
-    line = Line(connection)
-    while (request := line.hear()) is not None:
+    link = SupervisorLink(connection)
+    while (request := link.receive()) is not None:
         if (said := answer(request)) is None:
             time.sleep(FOREVER_S)
         else:
-            line.say(said)
+            link.send(said)
     exit_now(0)
 
 
@@ -177,13 +177,13 @@ def hangs_for_readings_of_a(connection: Connection, parent_pid: int) -> None:
 
 def dies(connection: Connection, parent_pid: int) -> None:
     isolate_process(parent_pid)
-    Line(connection).hear()
+    SupervisorLink(connection).receive()
     os._exit(1)
 
 
 def dies_in_the_middle(connection: Connection, parent_pid: int) -> None:
     isolate_process(parent_pid)
-    line = Line(connection)
-    line.hear()
-    line.raw(PREFIX.pack(100, 0) + b'{"total')
+    link = SupervisorLink(connection)
+    link.receive()
+    link.raw(PREFIX.pack(100, 0) + b'{"total')
     os._exit(1)

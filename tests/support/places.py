@@ -1,6 +1,6 @@
-"""Devices to run hostile runners on: the CPU, and a GPU on which each of them holds a context.
+"""Devices for hostile runners: the CPU, and a GPU on which each runner holds a context.
 
-A test file looks at its own `PLACE`; `tests/gpu/test_gpu_hostile.py` runs the same tests elsewhere.
+A test file reads its own `PLACE`; `tests/gpu/test_gpu_hostile.py` runs the same tests elsewhere.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ CUDA_PRESET = PRESET | {"name": "gpu-test", "device": "cuda"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """`entry` does after GO what the step's prompt says, `options` are for `serving`."""
+    """`entry` does what the step's prompt says after GO, `options` are for `serving`."""
 
     entry: Entry
     options: dict[str, Any] = field(default_factory=dict)
     probe: Callable[[], DeviceProbe] | None = None  # None: one that the options describe
     epsilon_bytes: int = 0
     shared: bool = False  # others may have memory on it, so `before` need not be 0
-    begin_s: float = 0.0  # what a runner takes after GO before it does anything
+    begin_s: float = 0.0  # from GO to the first action of a runner
 
 
 class OneGpu(GpuProbe):
-    """The first GPU alone, and a hand that can make it look full."""
+    """The first GPU only; `extra_bytes` makes it look fuller than it is."""
 
     extra_bytes = 0
 

@@ -1,4 +1,4 @@
-"""A worker, `python -m tests.support.prying_worker`, whose standbys pry into it and leave a daemon.
+"""A worker, `python -m tests.support.prying_worker`, whose standbys spy on it and leave a daemon.
 
 It is the real one. `TMPDIR` names the folder in which a standby writes down how far it came. Nobody
 here has the capabilities with which root could read any process, hidden or not, so that root can
@@ -22,7 +22,7 @@ _AGAIN = "--like-a-user"
 
 def pry(connection: Connection, parent_pid: int) -> None:
     """Read the worker's environment, fork twice, then stand by."""
-    from tests.support.runners import FOREVER_S, Line
+    from tests.support.runners import FOREVER_S, SupervisorLink
 
     from shared.linux.child import exit_now, isolate_process
 
@@ -42,9 +42,9 @@ def pry(connection: Connection, parent_pid: int) -> None:
         (folder / "daemon.new").rename(folder / "daemon")
         time.sleep(FOREVER_S)
     os.wait()
-    line = Line(connection)
-    line.ready()
-    line.until_go()
+    link = SupervisorLink(connection)
+    link.ready()
+    link.until_go()
     exit_now(0)
 
 
@@ -60,7 +60,7 @@ def main() -> int:
 
 if __name__ == "__main__":
     if _AGAIN not in sys.argv:
-        for capability in _ALL_SEEING:  # refused to who is not root, and has none to lose
+        for capability in _ALL_SEEING:  # a user that is not root has none of them to drop
             ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
         module = [sys.executable, "-m", "tests.support.prying_worker", _AGAIN]
         os.execv(sys.executable, module)

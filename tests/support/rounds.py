@@ -1,10 +1,10 @@
-"""What differed between rounds of one suite, from their JUnit files.
+"""Compare several rounds of one suite by their JUnit files.
 
     python -m tests.support.rounds 20 reports/hostile-*.xml
 
-One line for each test that did not do the same in every round, with its rounds, and one for how the
-rounds were; then how much the slowest run of a test took more than its fastest. Exit code 1 when a
-test failed in any round, or was not in each of them, or a round left no file.
+It prints a line for each test whose outcome differs between rounds, a line for each test whose
+slowest run took much longer than its fastest, and a summary. The exit code is 1 when a test failed
+in a round or is missing from one, or when a round left no file.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import xml.etree.ElementTree as Xml
 from collections import defaultdict
 from pathlib import Path
 
-# What the slowest of a test may take more before it is worth a line; the machine is shared.
+# A smaller difference between the slowest and the fastest run is noise: the machine is shared.
 NOTABLE_S = 5.0
 
-# By test: for each of its rounds how it ended, and seconds.
+# By test and round: the outcome, and the seconds.
 Rounds = dict[str, dict[int, tuple[str, float]]]
 
 
@@ -44,10 +44,12 @@ def report(tests: Rounds, rounds: int) -> tuple[list[str], bool]:
         outcomes = {number: outcome for number, (outcome, _) in runs.items()}
         missing = [number for number in range(1, rounds + 1) if number not in outcomes]
         if len(set(outcomes.values())) > 1 or missing:
-            told = ", ".join(
+            outcome_list = ", ".join(
                 f"{outcome} in {_where(outcomes, outcome)}" for outcome in _kinds(runs)
             )
-            lines.append(f"differs  {name}: {told}" + (f", not in {missing}" if missing else ""))
+            lines.append(
+                f"differs  {name}: {outcome_list}" + (f", not in {missing}" if missing else "")
+            )
         if missing or {"failure", "error"} & set(outcomes.values()):
             sound = False
             if len(set(outcomes.values())) == 1 and not missing:
@@ -65,8 +67,8 @@ def _kinds(runs: dict[int, tuple[str, float]]) -> list[str]:
     return sorted({outcome for outcome, _ in runs.values()})
 
 
-def _where(outcomes: dict[int, str], wanted: str) -> list[int]:
-    return [number for number, outcome in sorted(outcomes.items()) if outcome == wanted]
+def _where(outcomes: dict[int, str], kind: str) -> list[int]:
+    return [number for number, outcome in sorted(outcomes.items()) if outcome == kind]
 
 
 def main(arguments: list[str]) -> int:

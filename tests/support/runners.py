@@ -41,7 +41,7 @@ ADDRESS_SPACE_BYTES = 512 << 20
 Header = dict[str, Any]
 
 
-class Line:
+class SupervisorLink:
     """The runner's end of the socket."""
 
     def __init__(self, connection: Connection) -> None:
@@ -53,13 +53,13 @@ class Line:
         self.body = b""  # of the last frame that was heard
         self.done: set[int] = set()
 
-    def say(self, header: Header, body: bytes = b"") -> None:
+    def send(self, header: Header, body: bytes = b"") -> None:
         self.socket.sendall(encode(header, body))
 
     def raw(self, data: bytes) -> None:
         self.socket.sendall(data)
 
-    def hear(self) -> Header | None:
+    def receive(self) -> Header | None:
         while not self._frames:
             data = self.socket.recv(1 << 16)
             if not data:
@@ -70,11 +70,11 @@ class Line:
         return frame.header
 
     def ready(self) -> None:
-        self.say({"type": "ready", "interface": 3, "pid": os.getpid(), "versions": {}})
+        self.send({"type": "ready", "interface": 3, "pid": os.getpid(), "versions": {}})
 
     def until_go(self) -> None:
         """Wait for GO; leave when the worker does not want us any more."""
-        while (header := self.hear()) is not None:
+        while (header := self.receive()) is not None:
             if header["type"] == "go":
                 self.spec = header["spec"]
                 self.params = self.spec["params"]
@@ -85,7 +85,7 @@ class Line:
         exit_now(0)
 
     def progress(self, item: int = 0, step: int = 1, steps: int = 4) -> None:
-        self.say(
+        self.send(
             {"type": "progress", "stage": "sampling", "item_index": item, "step": step}
             | {"steps": steps}
         )
@@ -101,42 +101,42 @@ class Line:
         if self.spec["type"] == "generate":
             header |= {name: self.params[name] for name in ("width", "height")}
             header["seed"] = self.params["seed"] + item
-        self.say(header | changes, body)
+        self.send(header | changes, body)
 
     def result(self) -> None:
-        self.say({"type": "result", "items": self.params["count"], "allocator": {}})
+        self.send({"type": "result", "items": self.params["count"], "allocator": {}})
 
     def failure(self, reason: str, **details: Any) -> None:
-        self.say({"type": "failure", "reason": reason, "message": reason, "details": details})
+        self.send({"type": "failure", "reason": reason, "message": reason, "details": details})
 
 
 def main(connection: Connection, parent_pid: int) -> None:
     """READY, GO, then what the step's prompt says."""
-    line = _begin(connection, parent_pid)
-    line.ready()
-    line.until_go()
-    behave(line)
+    link = _begin(connection, parent_pid)
+    link.ready()
+    link.until_go()
+    behave(link)
     exit_now(0)
 
 
-def behave(line: Line) -> None:
+def behave(link: SupervisorLink) -> None:
     """What the step's prompt says; one that upscales has none, and its preset's name says it."""
-    words = line.params.get("prompt", line.spec["preset"]["name"]).split()
-    BEHAVIOURS[words[0]](line, *words[1:])
+    words = link.params.get("prompt", link.spec["preset"]["name"]).split()
+    BEHAVIOURS[words[0]](link, *words[1:])
 
 
-def _begin(connection: Connection, parent_pid: int) -> Line:
+def _begin(connection: Connection, parent_pid: int) -> SupervisorLink:
     isolate_process(parent_pid)
-    return Line(connection)
+    return SupervisorLink(connection)
 
 
-def finish(line: Line) -> None:
+def finish(link: SupervisorLink) -> None:
     """The rest of a decent step."""
-    for item in range(line.params["count"]):
-        if item not in line.done:
-            line.progress(item)
-            line.artifact(item)
-    line.result()
+    for item in range(link.params["count"]):
+        if item not in link.done:
+            link.progress(item)
+            link.artifact(item)
+    link.result()
 
 
 def stay() -> None:
@@ -147,43 +147,43 @@ def stay() -> None:
 # After GO -----------------------------------------------------------------------------------------
 
 
-def quick(line: Line) -> None:
-    finish(line)
+def quick(link: SupervisorLink) -> None:
+    finish(link)
 
 
-def polite(line: Line) -> None:
+def polite(link: SupervisorLink) -> None:
     """Works until it is asked to stop, then stops as the protocol says."""
-    line.progress()
-    while (header := line.hear()) is not None:
+    link.progress()
+    while (header := link.receive()) is not None:
         if header["type"] == "cancel":
-            line.failure("cancelled")
+            link.failure("cancelled")
             return
 
 
-def slow_exit(line: Line, seconds: str) -> None:
+def slow_exit(link: SupervisorLink, seconds: str) -> None:
     """Done, but not gone."""
-    finish(line)
+    finish(link)
     time.sleep(float(seconds))
 
 
-def stuck_in_c(line: Line) -> None:
+def stuck_in_c(link: SupervisorLink) -> None:
     """Deaf to everything but SIGKILL: signals blocked, and no Python thread runs again."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    line.progress()
+    link.progress()
     libc = ctypes.PyDLL(None)
     while True:
         libc.sleep(FOREVER_S)
 
 
-def spins(line: Line) -> None:
+def spins(link: SupervisorLink) -> None:
     """A loop that never ends, with SIGTERM ignored."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    line.progress()
+    link.progress()
     while True:
         pass
 
 
-def forks(line: Line, count: str) -> None:
+def forks(link: SupervisorLink, count: str) -> None:
     """Children, grandchildren and a child in a session of its own, all deaf to SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for number in range(int(count)):
@@ -192,47 +192,47 @@ def forks(line: Line, count: str) -> None:
                 os.setsid()
             os.fork()
             stay()
-    line.progress()
+    link.progress()
     stay()
 
 
-def chain_of_forks(line: Line, depth: str) -> None:
+def chain_of_forks(link: SupervisorLink, depth: str) -> None:
     """Each process has one child, and waits."""
     for _ in range(int(depth)):
         if os.fork() != 0:
             stay()
-    line.progress()
+    link.progress()
     stay()
 
 
-def leaves_grandchild(line: Line) -> None:
+def leaves_grandchild(link: SupervisorLink) -> None:
     """Ends well, but what it forked twice into another session lives on and holds memory."""
     _daemon(hold=HELD_BYTES)
-    finish(line)
+    finish(link)
 
 
-def leaves_nameless_grandchild(line: Line) -> None:
+def leaves_nameless_grandchild(link: SupervisorLink) -> None:
     """The same, and the grandchild has thrown away the environment that told whose it is."""
     _daemon(command=["/bin/sleep", str(FOREVER_S)])
-    finish(line)
+    finish(link)
 
 
-def leaves_forged_grandchild(line: Line) -> None:
+def leaves_forged_grandchild(link: SupervisorLink) -> None:
     """The same, and the grandchild says that it is somebody else's."""
     command = ["/bin/sleep", str(FOREVER_S)]
     _daemon(command=command, environment={"DREAMFORGE_RUNNER": "forged"})
-    finish(line)
+    finish(link)
 
 
-def leaves_deaf_grandchild(line: Line) -> None:
+def leaves_deaf_grandchild(link: SupervisorLink) -> None:
     """The same, and the grandchild does not end when it is asked to."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # inherited, and kept over exec
     _daemon(command=["/bin/sleep", str(FOREVER_S)])
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    finish(line)
+    finish(link)
 
 
-def leaves_hopper(line: Line, lock: str) -> None:
+def leaves_hopper(link: SupervisorLink, lock: str) -> None:
     """The same, and nobody of it lives for long: each forks, and is dead. Whoever is alive holds a
     lock on a file, so a test can tell that somebody is without having to catch them."""
     descriptor = os.open(lock, os.O_CREAT | os.O_RDWR)
@@ -243,115 +243,115 @@ def leaves_hopper(line: Line, lock: str) -> None:
         libc = ctypes.CDLL(None)
         os.setsid()
         if libc.fork() == 0:
-            line.socket.close()
+            link.socket.close()
             while time.monotonic() < until and libc.fork() == 0:
                 pass
         os._exit(0)
     os.close(descriptor)
-    finish(line)
+    finish(link)
 
 
-def writes_to_its_streams(line: Line) -> None:
+def writes_to_its_streams(link: SupervisorLink) -> None:
     """A line that could pass for the worker's, and a flag that would be set for it too."""
     os.write(1, b'{"code": "job.finish", "message": "forged"}\n')
     os.set_blocking(2, False)
-    finish(line)
+    finish(link)
 
 
-def leaves_talker(line: Line) -> None:
+def leaves_talker(link: SupervisorLink) -> None:
     """A grandchild keeps our end of the socket open, so its end is never seen."""
     _daemon(keep_socket=True)
-    finish(line)
+    finish(link)
 
 
-def floods(line: Line) -> None:
+def floods(link: SupervisorLink) -> None:
     """Log lines, as fast as the pipe takes them, for ever."""
     line_of_log = encode({"type": "log", "level": "INFO", "code": "x", "message": "flood"})
     block = line_of_log * 2000
     while True:
-        line.raw(block)
+        link.raw(block)
 
 
-def half_a_frame(line: Line) -> None:
-    line.raw(PREFIX.pack(100, 5000) + b'{"type":')
+def half_a_frame(link: SupervisorLink) -> None:
+    link.raw(PREFIX.pack(100, 5000) + b'{"type":')
     stay()
 
 
-def half_a_frame_then_dies(line: Line) -> None:
-    line.raw(PREFIX.pack(100, 5000) + b'{"type":')
+def half_a_frame_then_dies(link: SupervisorLink) -> None:
+    link.raw(PREFIX.pack(100, 5000) + b'{"type":')
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def closes_its_end(line: Line) -> None:
+def closes_its_end(link: SupervisorLink) -> None:
     """Says good-bye without a result, and stays."""
-    line.socket.shutdown(socket.SHUT_RDWR)
+    link.socket.shutdown(socket.SHUT_RDWR)
     stay()
 
 
-def garbage(line: Line) -> None:
-    line.raw(os.urandom(1) + b"\xff" * 4096)
+def garbage(link: SupervisorLink) -> None:
+    link.raw(os.urandom(1) + b"\xff" * 4096)
     stay()
 
 
-def not_json(line: Line) -> None:
-    line.raw(PREFIX.pack(4, 0) + b"{,,}")
+def not_json(link: SupervisorLink) -> None:
+    link.raw(PREFIX.pack(4, 0) + b"{,,}")
     stay()
 
 
-def too_long(line: Line) -> None:
+def too_long(link: SupervisorLink) -> None:
     """A body over the bound is refused by its length, before a byte of it is read."""
-    line.raw(PREFIX.pack(20, MAX_BODY_BYTES + 1))
+    link.raw(PREFIX.pack(20, MAX_BODY_BYTES + 1))
     stay()
 
 
-def header_too_long(line: Line) -> None:
+def header_too_long(link: SupervisorLink) -> None:
     """A header over the bound, likewise."""
-    line.raw(PREFIX.pack(MAX_HEADER_BYTES + 1, 0))
+    link.raw(PREFIX.pack(MAX_HEADER_BYTES + 1, 0))
     stay()
 
 
-def out_of_order(line: Line) -> None:
-    line.ready()
+def out_of_order(link: SupervisorLink) -> None:
+    link.ready()
     stay()
 
 
-def unstorable_log(line: Line) -> None:
+def unstorable_log(link: SupervisorLink) -> None:
     """NUL: legal in JSON, impossible in PostgreSQL."""
-    line.say({"type": "log", "level": "INFO", "code": "x", "message": "a\0b"})
+    link.send({"type": "log", "level": "INFO", "code": "x", "message": "a\0b"})
     stay()
 
 
-def says_huge_numbers(line: Line, where: str) -> None:
+def says_huge_numbers(link: SupervisorLink, where: str) -> None:
     """Numbers that JSON has, and no column and no float."""
     if where == "log":
         log = {"type": "log", "level": "INFO", "code": "x", "message": "a"}
-        line.say(log | {"item_index": 2**40, "payload": {"n": 10**400}})
+        link.send(log | {"item_index": 2**40, "payload": {"n": 10**400}})
     else:
-        line.say({"type": "result", "items": 1, "allocator": {"allocator_peak_bytes": 10**400}})
+        link.send({"type": "result", "items": 1, "allocator": {"allocator_peak_bytes": 10**400}})
     stay()
 
 
-def wrong_hash(line: Line) -> None:
-    line.artifact(0, sha256="0" * 64)
+def wrong_hash(link: SupervisorLink) -> None:
+    link.artifact(0, sha256="0" * 64)
     stay()
 
 
-def leaves_early(line: Line) -> None:
+def leaves_early(link: SupervisorLink) -> None:
     """Exit code 0, nothing done."""
 
 
-def segfaults(line: Line) -> None:
+def segfaults(link: SupervisorLink) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
-def dead_man(line: Line) -> None:
+def dead_man(link: SupervisorLink) -> None:
     """Its lease was not renewed, so its own timer ends it."""
     signal.setitimer(signal.ITIMER_REAL, 0.05)
     stay()
 
 
-def allocates_until_refused(line: Line) -> None:
+def allocates_until_refused(link: SupervisorLink) -> None:
     """Takes memory until there is none (its own bound, not the host's), and says so."""
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
     taken = []
@@ -359,108 +359,108 @@ def allocates_until_refused(line: Line) -> None:
         while True:
             taken.append(b"x" * (32 << 20))
     except MemoryError:
-        line.failure("host_oom")
+        link.failure("host_oom")
         time.sleep(0.3)  # long enough for the parent to see the peak
 
 
-def fails(line: Line, reason: str, peak_bytes: str = "0") -> None:
-    line.failure(reason, allocator_peak_bytes=int(peak_bytes))
+def fails(link: SupervisorLink, reason: str, peak_bytes: str = "0") -> None:
+    link.failure(reason, allocator_peak_bytes=int(peak_bytes))
 
 
-def big(line: Line, size: str) -> None:
+def big(link: SupervisorLink, size: str) -> None:
     """Items of `size` bytes, one after the other, as fast as the parent takes them."""
-    for item in sorted(set(range(line.params["count"])) - line.done):
-        line.artifact(item, int(size))
-    line.result()
+    for item in sorted(set(range(link.params["count"])) - link.done):
+        link.artifact(item, int(size))
+    link.result()
 
 
-def crashes_after(line: Line, items: str, path: str) -> None:
+def crashes_after(link: SupervisorLink, items: str, path: str) -> None:
     """Sends some items and crashes, the first time; then writes down what is done, and finishes."""
     if Path(path).exists():
-        Path(path).write_text(",".join(map(str, sorted(line.done))))
-        finish(line)
+        Path(path).write_text(",".join(map(str, sorted(link.done))))
+        finish(link)
         return
     Path(path).touch()
     for item in range(int(items)):
-        line.artifact(item)
-    segfaults(line)
+        link.artifact(item)
+    segfaults(link)
 
 
-def crashes(line: Line, times: str, path: str) -> None:
+def crashes(link: SupervisorLink, times: str, path: str) -> None:
     """Crashes this many times, counted in a file, then does its work."""
     so_far = Path(path).stat().st_size if Path(path).exists() else 0
     if so_far < int(times):
         with Path(path).open("a") as counter:
             counter.write("x")
         os._exit(3)
-    finish(line)
+    finish(link)
 
 
-def crashes_once_then_waits(line: Line, path: str) -> None:
+def crashes_once_then_waits(link: SupervisorLink, path: str) -> None:
     """The first try ends at once, the second one only when it is asked to."""
     if not Path(path).exists():
         Path(path).touch()
         os._exit(3)
-    polite(line)
+    polite(link)
 
 
-def enlarges(line: Line) -> None:
+def enlarges(link: SupervisorLink) -> None:
     """Asks for each input that is open, looks at it, and makes something of it."""
-    for given in line.spec["inputs"]:
-        if given["item_index"] not in line.done:
-            _enlarge(line, given)
-    line.say({"type": "result", "items": line.params["count"], "allocator": {}})
+    for given in link.spec["inputs"]:
+        if given["item_index"] not in link.done:
+            _enlarge(link, given)
+    link.send({"type": "result", "items": link.params["count"], "allocator": {}})
 
 
-def enlarges_after(line: Line, items: str, path: str) -> None:
+def enlarges_after(link: SupervisorLink, items: str, path: str) -> None:
     """Crashes once when so many items are made; the second try finishes."""
     if Path(path).exists():
-        enlarges(line)
+        enlarges(link)
         return
     Path(path).touch()
-    for given in line.spec["inputs"][: int(items)]:
-        _enlarge(line, given)
+    for given in link.spec["inputs"][: int(items)]:
+        _enlarge(link, given)
     os._exit(3)
 
 
-def wants_when(line: Line, path: str) -> None:
+def wants_when(link: SupervisorLink, path: str) -> None:
     """Asks for its inputs once a file appears."""
     while not Path(path).exists():
         time.sleep(0.02)
-    enlarges(line)
+    enlarges(link)
 
 
-def wants_two_at_once(line: Line) -> None:
+def wants_two_at_once(link: SupervisorLink) -> None:
     for item in (0, 1):
-        line.say({"type": "want", "item_index": item})
+        link.send({"type": "want", "item_index": item})
     stay()
 
 
-def wants_and_stays(line: Line) -> None:
+def wants_and_stays(link: SupervisorLink) -> None:
     """Asks once, and listens to nobody any more."""
-    line.say({"type": "want", "item_index": 0})
+    link.send({"type": "want", "item_index": 0})
     stay()
 
 
-def _enlarge(line: Line, given: Header) -> None:
-    line.say({"type": "want", "item_index": given["item_index"]})
-    while (header := line.hear()) is not None and header["type"] != "input":
+def _enlarge(link: SupervisorLink, given: Header) -> None:
+    link.send({"type": "want", "item_index": given["item_index"]})
+    while (header := link.receive()) is not None and header["type"] != "input":
         if header["type"] == "cancel":
-            line.failure("cancelled")
+            link.failure("cancelled")
             exit_now(0)
     assert header is not None and header["item_index"] == given["item_index"]
-    assert hashlib.sha256(line.body).hexdigest() == given["sha256"] == header["sha256"]
-    scale = line.params["scale"]
+    assert hashlib.sha256(link.body).hexdigest() == given["sha256"] == header["sha256"]
+    scale = link.params["scale"]
     size = {"width": given["width"] * scale, "height": given["height"] * scale}
-    line.artifact(given["item_index"], **size, seed=given["seed"])
+    link.artifact(given["item_index"], **size, seed=given["seed"])
 
 
-def waits_for(line: Line, path: str) -> None:
+def waits_for(link: SupervisorLink, path: str) -> None:
     """Works until a file appears."""
-    line.progress()
+    link.progress()
     while not Path(path).exists():
         time.sleep(0.02)
-    finish(line)
+    finish(link)
 
 
 def _daemon(
@@ -518,13 +518,13 @@ def dies_at_once(connection: Connection, parent_pid: int) -> None:
 
 
 def talks_before_ready(connection: Connection, parent_pid: int) -> None:
-    line = _begin(connection, parent_pid)
-    line.say({"type": "log", "level": "INFO", "code": "x", "message": "too early"})
+    link = _begin(connection, parent_pid)
+    link.send({"type": "log", "level": "INFO", "code": "x", "message": "too early"})
     stay()
 
 
 def works_before_go(connection: Connection, parent_pid: int) -> None:
-    line = _begin(connection, parent_pid)
-    line.ready()
-    line.progress()
+    link = _begin(connection, parent_pid)
+    link.ready()
+    link.progress()
     stay()

@@ -1,9 +1,9 @@
-"""`make soak`: many small jobs, two workers, and somebody who kills at random. Prints the outcome.
+"""`make soak`: many small jobs, two workers, and random kills. Prints the outcome.
 
 Everything is real, see `crash_bench`. A creator keeps sending jobs (half of them chains), clients
-follow some of them over SSE and come back with `Last-Event-ID` whenever they are cut off, and every
-few seconds one process gets SIGKILL and comes back. When all jobs have ended, the checker of the
-crash matrix has the last word. The seed is printed: the same seed kills in the same order.
+follow some of them over SSE and reconnect with `Last-Event-ID`, and every few seconds one process
+gets SIGKILL and restarts. When all jobs have ended, the checker of the crash matrix checks the
+system. The seed is printed: the same seed kills in the same order.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from tests.support.infrastructure import Infrastructure, infrastructure
 from tests.support.worker_process import DEADLINE_S, marked
 
 VICTIMS = ("worker", "other worker", "runner", "api", "broker", "postgres", "store")
-# Of ten jobs, this many are followed by a client.
+# This many of ten jobs have a client that follows them.
 FOLLOWED = 2
 AT_ONCE = 8
 
 
 @dataclass(kw_only=True)
 class Report:
-    """What a soak came to. `recoveries_s` are the times from a kill to the next finished job."""
+    """The result. `recoveries_s` are the times from a kill to the next finished job."""
 
     seed: int
     jobs: int = 0
@@ -53,7 +53,7 @@ class Report:
 
     @property
     def good(self) -> bool:
-        """Nothing was found, and every job that was to be made has succeeded."""
+        """The checker found nothing, and every requested job has succeeded."""
         return not self.findings and self.ended == {"succeeded": self.jobs}
 
     def __str__(self) -> str:
@@ -104,11 +104,11 @@ class Soak:
         self.report.seconds = time.monotonic() - started
         for worker in (self._bench.worker, self._other):
             self._bench.wait_idle(worker)
-        self._look()
+        self._check()
         return self.report
 
     def _victims(self) -> Iterator[str]:
-        """Everybody's turn comes, in an order that nobody knows."""
+        """Each victim in turn, in random order, without end."""
         while True:
             yield from self._random.sample(VICTIMS, len(VICTIMS))
 
@@ -143,7 +143,7 @@ class Soak:
                 self._other = self._bench.start_worker()
             case "runner":
                 for runner in marked(self._bench.lock_dir):
-                    with suppress(psutil.NoSuchProcess):  # it ended by itself, a moment ago
+                    with suppress(psutil.NoSuchProcess):  # it ended by itself a moment ago
                         runner.kill()
             case _:
                 self._bench.kill(victim)
@@ -157,11 +157,11 @@ class Soak:
         process.kill()
         process.wait()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         report = self.report
         report.findings += self._bench.settled().findings()
         with psycopg.connect(self._url) as connection:
-            # By its own worker, or by the rescuer of one that was killed.
+            # By the step's own worker, or by a rescuer after that worker was killed.
             found = connection.execute(
                 "SELECT count(*) FROM events WHERE code = 'retry'"
                 " OR code = 'lease.expired' AND payload->>'state' = 'queued'"
@@ -188,9 +188,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--pause-s", type=float, default=3.0, help="between two kills")
-    parser.add_argument("--at-most-s", type=float, default=600.0, help="then nobody is killed")
+    parser.add_argument("--at-most-s", type=float, default=600.0, help="then the kills end")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
-    asked = parser.parse_args()
+    args = parser.parse_args()
     clean = {name: value for name, value in os.environ.items() if not name.startswith("DF_")}
     with tempfile.TemporaryDirectory() as place:
         home, folder = Path(place) / "home", Path(place) / "soak"
@@ -199,9 +199,9 @@ def main() -> int:
             url = stack.environment["DF_DATABASE_URL"]
             upgrade(url)
             with soaking(
-                stack, url, folder, jobs=asked.jobs, pause_s=asked.pause_s, seed=asked.seed
+                stack, url, folder, jobs=args.jobs, pause_s=args.pause_s, seed=args.seed
             ) as soak:
-                report = soak.run(at_most_s=asked.at_most_s)
+                report = soak.run(at_most_s=args.at_most_s)
     sys.stdout.write(f"{report}\n")
     return 0 if report.good else 1
 

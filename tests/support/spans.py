@@ -1,4 +1,4 @@
-"""Spans as tests look at them: recorded in this process, or received from another one."""
+"""Spans for tests: recorded in this process, or received from another one."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def only(spans: Iterable[Seen], name: str, **attributes: Any) -> Seen:
 
 
 class Recorder:
-    """A tracer whose spans stay here."""
+    """A tracer that keeps its spans in this process."""
 
     def __init__(self, service: str = "test") -> None:
         self.counts: dict[str, int] = {}
@@ -59,7 +59,7 @@ class Recorder:
         self.counts[outcome] = self.counts.get(outcome, 0) + spans
 
     def spans(self) -> list[Seen]:
-        """Everything so far. Ends the tracer."""
+        """All spans so far. Ends the tracer."""
         self.tracer.close()
         return [_seen(span) for span in self._finished()]
 

@@ -1,4 +1,4 @@
-"""A real worker process for tests: started, looked at from outside, ended whatever happens."""
+"""A real worker process for tests: start it, watch it from outside, end it in any case."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Worker:
             )
 
     def until(self, condition: Callable[[], Any], what: str) -> Any:
-        """Wait for a fact that the living worker brings about; fail with what it has said."""
+        """Wait for something that the worker does; a failure shows its log."""
 
         def alive_and() -> Any:
             assert self.process.poll() is None, f"it ended: {self.log.read_text()[-4000:]}"
@@ -137,7 +137,7 @@ def marked(lock_dir: Path) -> list[psutil.Process]:
 def workers(
     folder: Path, settings: dict[str, str], *, module: str = "supervisor"
 ) -> Iterator[Callable[..., Worker]]:
-    """Start workers one after the other; at the end none of them and nothing of theirs is left."""
+    """Start workers one after the other; at the end all their processes are gone."""
     settings = settings | {"DF_LOCK_DIR": str(folder / "locks")}
     started: list[Worker] = []
 

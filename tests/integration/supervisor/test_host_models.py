@@ -192,7 +192,7 @@ def test_a_worker_outlives_a_model_that_goes_while_its_step_is_being_claimed(
         worker.wait_ready()
         gates.arm("claimed")
         job = api.create(seed=1)
-        worker.until(lambda: gates.hit("claimed"), "the step is claimed")
+        worker.until(lambda: gates.is_reached("claimed"), "the step is claimed")
         enable(stack_environment["DF_DATABASE_URL"], enabled=False)
         worker.until(
             lambda: api.sql("SELECT models FROM workers") == [([],)], "the worker has seen it"

@@ -108,15 +108,15 @@ def test_whoever_dies_wherever_the_job_ends_well_and_once(
     def job() -> str:
         return followed().job
 
-    until(lambda: bench.gates.hit(gate), f"the job comes to: {point}; {bench.said()}")
+    until(lambda: bench.gates.is_reached(gate), f"the job comes to: {point}; {bench.log_tails()}")
     if victim == STOPPED:
         stop_past_the_lease(bench, gate, job)
     else:
-        heard = bench.heard_by_worker()
+        heard = bench.worker_log()
         bench.kill(victim)
         bench.gates.open(gate)
         if (what := misses(point, victim)) is not None:
-            until(lambda: what in bench.heard_by_worker()[len(heard) :], f"it misses {victim}")
+            until(lambda: what in bench.worker_log()[len(heard) :], f"it misses {victim}")
         bench.revive(victim)
     assert bench.wait_ended(job()) == "succeeded"
     bench.wait_idle(bench.worker)

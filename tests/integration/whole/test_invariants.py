@@ -96,7 +96,7 @@ class System:
             settings=self.settings,
             store=self.store,
             lock_dir=self.folder / "locks",
-            witnesses=self.folder,
+            overlaps_dir=self.folder,
         )
 
     def finding(self) -> str:

@@ -1,4 +1,4 @@
-"""The token of a model site: it opens every door, and nobody else sees it."""
+"""The token of a model site: the site accepts it in every form, and no other host sees it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def leaked(site: Site, root: Path, said: str) -> list[str]:
     return found + (["printed"] if site.key in said else [])
 
 
-@pytest.mark.parametrize("door", ["open", "401", "page", "message"])
+@pytest.mark.parametrize("refusal", ["open", "401", "page", "message"])
 @pytest.mark.parametrize("takes_header", [True, False])
 def test_the_token_opens_every_door_and_no_other_host_sees_it(
     model: Command,
@@ -30,30 +30,30 @@ def test_the_token_opens_every_door_and_no_other_host_sees_it(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
-    door: civitai.Door,
+    refusal: civitai.Refusal,
     takes_header: bool,
 ) -> None:
     caplog.set_level("INFO")
-    site.door, site.takes_header = door, takes_header
+    site.refusal, site.takes_header = refusal, takes_header
     site.content = LARGER  # than a message about a sign-in, by more than the site rounds
     assert model("download", REF) == 0
     installed(tmp_path)
     said = capsys.readouterr()
     assert not leaked(site, tmp_path, said.out + said.err + caplog.text)
     in_address = [seen for seen in site.seen if site.key in seen[2]]
-    assert bool(in_address) == (not takes_header and door != "open")
+    assert bool(in_address) == (not takes_header and refusal != "open")
 
 
-@pytest.mark.parametrize("door", ["401", "page", "message"])
+@pytest.mark.parametrize("refusal", ["401", "page", "message"])
 def test_a_refused_sign_in_is_recognised_with_the_remedy(
     model: Command,
     site: Site,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    door: civitai.Door,
+    refusal: civitai.Refusal,
 ) -> None:
-    site.door = door
+    site.refusal = refusal
     site.content = LARGER
     monkeypatch.setenv("CIVITAI_TOKEN", "a-wrong-key")
     assert model("download", REF) == 2
@@ -67,7 +67,7 @@ def test_a_refused_sign_in_is_recognised_with_the_remedy(
 def test_a_redirect_that_repeats_the_token_to_another_host_is_not_followed(
     model: Command, site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    site.door, site.takes_header, site.echoes_query = "401", False, True
+    site.refusal, site.takes_header, site.echoes_query = "401", False, True
     assert model("download", REF) == 2
     said = capsys.readouterr()
     assert "would have shown it the token" in said.err
