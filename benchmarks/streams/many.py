@@ -45,7 +45,7 @@ BODY = {"type": "generate", "prompt": "a red apple"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """`transactions_s`: per second, of everybody in this database, while nothing happens."""
+    """`transactions_s`: per second, of all sessions of this database, while nothing happens."""
 
     rss_mib: float
     connections: int

@@ -76,7 +76,7 @@ class Notifier:
         except Exception as error:  # of kombu, redis, a socket or a time-out: all mean "not sent"
             self._metrics.notifications.labels("failed").inc()
             log.warning(
-                "doorbell: %s; workers will find the step by polling",
+                "broker: not notified, %s; workers will find the step by polling",
                 type(error).__name__,
                 extra={"step_id": str(step_id)},
             )

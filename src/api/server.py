@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 EXIT_NOT_READY = 1
 EXIT_MISCONFIGURED = 2
-# Requests in flight at the end get this long; streams are told to end at once.
+# Requests in flight at the end get this long; streams end at once.
 GRACEFUL_S = 10
 # A client that does not read keeps its connection this long, then the kernel ends it.
 UNREAD_TIMEOUT_MS = 30_000

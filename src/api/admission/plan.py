@@ -38,7 +38,7 @@ _BY_MODEL = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Caller:
-    """Who asks, and under which ids."""
+    """The user of a request, and the ids that it came with."""
 
     user: str
     correlation_id: str

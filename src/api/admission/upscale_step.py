@@ -90,7 +90,7 @@ def _check_pixels(request: Upscale, params: GenerateParams, resolved: Resolved) 
 
 
 def _check_input(params: GenerateParams, upscaler: Model) -> None:
-    """The upscaler's schema is about the sides of what it is given."""
+    """Check the first step's picture: an upscaler's schema bounds the sides of its input."""
     rules = upscaler.parameters_schema["properties"]
     for side in ("width", "height"):
         value, rule = getattr(params, side), rules[side]

@@ -171,7 +171,7 @@ def test_many_clients_of_one_job_see_the_same(api: Api) -> None:
     threads = [threading.Thread(target=watch) for _ in range(20)]
     for thread in threads:
         thread.start()
-    until(lambda: clients(api) == 20, "everybody watches")
+    until(lambda: clients(api) == 20, "all clients watch")
     api.progress(job, *[0.5] * 50)
     api.finish(job)
     for thread in threads:
@@ -195,12 +195,12 @@ def test_a_hundred_clients_cost_the_database_one_reader(api: Api) -> None:
     seen: Counter[str] = Counter()
     counting = threading.Lock()
 
-    everybody = httpx.Client(
+    clients_of_all = httpx.Client(
         base_url=api.base, timeout=60, trust_env=False, limits=httpx.Limits(max_connections=None)
     )
 
     def watch(job: str) -> None:
-        with everybody.stream("GET", f"/v1/jobs/{job}/progress/stream") as answer:
+        with clients_of_all.stream("GET", f"/v1/jobs/{job}/progress/stream") as answer:
             found = len(list(parse(answer.iter_lines())))
         with counting:
             seen[f"{job} {found}"] += 1
@@ -208,7 +208,7 @@ def test_a_hundred_clients_cost_the_database_one_reader(api: Api) -> None:
     threads = [threading.Thread(target=watch, args=(job,)) for job in jobs for _ in range(20)]
     for thread in threads:
         thread.start()
-    until(lambda: clients(api) == 100, "everybody watches")
+    until(lambda: clients(api) == 100, "all clients watch")
     _, before = database_cost(api)
     threading.Event().wait(16 * hub.POLL_S)  # nothing to wait for: this is what is measured
     connections, after = database_cost(api)
@@ -218,7 +218,7 @@ def test_a_hundred_clients_cost_the_database_one_reader(api: Api) -> None:
         api.finish(job)
     for thread in threads:
         thread.join(60)
-    everybody.close()
+    clients_of_all.close()
     assert seen == {f"{job} {1 + 1 + 2}": 20 for job in jobs}
     # The reader's connection, and what the pool keeps of the hundred that looked their job up; some
     # of those look-ups PostgreSQL counts late.

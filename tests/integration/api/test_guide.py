@@ -51,7 +51,7 @@ def blocks(title: str, language: str) -> list[str]:
 
 @dataclass
 class Reader:
-    """Somebody with a terminal."""
+    """A reader of the guide at a terminal."""
 
     api: Api
     folder: Path
@@ -113,7 +113,7 @@ def keys_of(value: Any) -> Any:
             return None
 
 
-def test_the_page_has_no_snippet_that_nobody_runs() -> None:
+def test_every_snippet_of_the_page_is_run() -> None:
     titles = re.findall(r"^## (.+)$", GUIDE, flags=re.MULTILINE)
     found = [
         (title, language)

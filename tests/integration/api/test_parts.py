@@ -91,7 +91,7 @@ def test_a_create_whose_commit_was_not_answered_is_read_back(
         if made:
             assert answer.json()["job"]["id"] == made[0]
             rung = 'dreamforge_doorbell_rings_total{outcome="sent"}'
-            until(lambda: metric(api, rung) == 1, "its doorbell rings")
+            until(lambda: metric(api, rung) == 1, "the broker gets its message")
 
 
 def test_without_the_broker_jobs_are_accepted_at_once(api: Api, stack: Infrastructure) -> None:
@@ -110,7 +110,7 @@ def test_without_the_broker_jobs_are_accepted_at_once(api: Api, stack: Infrastru
     api.create()
     until(
         lambda: metric(api, 'dreamforge_doorbell_rings_total{outcome="sent"}') == 1,
-        "the next ring is heard",
+        "the next message is sent",
     )
 
 

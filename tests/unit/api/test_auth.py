@@ -1,4 +1,4 @@
-"""Who gets in, on the edge alone."""
+"""Which requests the middleware lets in, on an application of its own."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def send(
     @app.get("/metrics")
     @app.get("/healthz")
     @app.get("/readyz")
-    async def anybody() -> str:
-        return "anybody"
+    async def unprotected() -> str:
+        return "unprotected"
 
     settings = Settings.model_construct(api_keys=parse_api_keys(keys), api_host=host)
     app.add_middleware(RequestMiddleware, metrics=Metrics(), settings=settings)
@@ -102,7 +102,7 @@ def test_without_keys_everybody_is_default_whatever_they_send() -> None:
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_probes_are_open(path: str, host: str) -> None:
-    assert send(path, host=host).json() == "anybody"
+    assert send(path, host=host).json() == "unprotected"
     assert send(path, "Bearer wrong", host=host).status_code == 200
 
 

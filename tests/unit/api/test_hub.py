@@ -1,4 +1,4 @@
-"""The hub and the stream: nothing lost, nothing twice, nobody waits for a slow client."""
+"""The hub and the stream: nothing lost, nothing twice, no client waits for a slow one."""
 
 from __future__ import annotations
 

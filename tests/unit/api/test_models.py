@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from uuid import uuid4
-
 import pytest
+from tests.support.model_rows import model_row
 
 from api.admission.models import choose_model, find_model
 from shared.db.models import Model
 from shared.errors import InvalidInput, ModelUnavailable
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def model(name: str, version: str, *, enabled: bool = True, capability: str = "generate") -> Model:
-    return Model(
-        id=uuid4(),
-        name=name,
-        version=version,
-        kind="sd",
-        enabled=enabled,
-        checkpoint_sha256="0" * 64,
-        descriptor={},
-        parameters_schema={},
-        capabilities=[capability],
-        created_at=NOW,
-        updated_at=NOW,
-    )
-
-
-NEWER, OLDER, OTHER = model("apple", "2"), model("apple", "1"), model("pear", "1")
-UPSCALER = model("gan", "1", capability="upscale")
+NEWER, OLDER, OTHER = model_row(version="2"), model_row(), model_row(name="pear")
+UPSCALER = model_row(name="gan", capabilities=["upscale"])
 ALL = [NEWER, OLDER, UPSCALER, OTHER]  # of each name the newest first, as the registry lists them
 
 
@@ -66,7 +45,7 @@ def test_the_request_comes_before_the_default() -> None:
 
 
 def test_the_only_model_that_can_needs_no_name() -> None:
-    off = model("off", "1", enabled=False)
+    off = model_row(name="off", enabled=False)
     assert choose([off, UPSCALER, OTHER]) is OTHER
 
 
@@ -81,7 +60,7 @@ def test_several_models_are_not_chosen_between() -> None:
         ([], None, None, "no model is installed"),
         (ALL, "plum", None, "model_id: no such model"),
         (ALL, None, "plum", "DF_DEFAULT_MODEL"),
-        ([model("off", "1", enabled=False)], "off", None, "off@1 is disabled"),
+        ([model_row(name="off", enabled=False)], "off", None, "off@1 is disabled"),
     ],
 )
 def test_a_model_that_is_not_there_or_disabled_is_unavailable(

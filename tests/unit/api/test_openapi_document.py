@@ -175,7 +175,7 @@ def test_the_example_of_a_stream_has_every_kind_of_event_and_each_is_one() -> No
         assert accepts(inner, data)
         assert set(data) == set(DOCUMENT["components"]["schemas"]["Event"]["properties"])
     of_job = [json.loads(m["data"])["step_id"] for m in messages[-3:]]
-    assert of_job == [None, None, None]  # the verdict is the job's
+    assert of_job == [None, None, None]  # the last events are the job's
 
 
 def test_the_example_of_a_log_is_lines_of_its_schema() -> None:

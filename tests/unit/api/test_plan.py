@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from tests.support.model_rows import model_row
 
 from api.admission.capacity import check_capacity
 from api.admission.plan import Caller, plan_job
@@ -34,7 +34,6 @@ from shared.presets import preset
 from shared.settings import Settings
 
 PRESETS = Path(__file__).parents[3] / "src" / "shared" / "presets_data"
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MODEL_ID, UPSCALER_ID = uuid4(), uuid4()
 CALLER = Caller(
     user="default", correlation_id="c", client_request_id="mine", traceparent=None, key=None
@@ -60,17 +59,11 @@ def model(**changes: Any) -> Model:
     facts: dict[str, Any] = {
         "id": MODEL_ID,
         "name": "tiny",
-        "version": "1",
-        "kind": "sd",
-        "enabled": True,
         "checkpoint_sha256": descriptor.checkpoint_sha256,
         "descriptor": descriptor.model_dump(mode="json"),
         "parameters_schema": parameters_schema(descriptor),
-        "capabilities": ["generate"],
-        "created_at": NOW,
-        "updated_at": NOW,
     }
-    return Model(**(facts | changes))
+    return model_row(**(facts | changes))
 
 
 MODEL = model()
@@ -381,7 +374,7 @@ def worker(
     queue: str = "default",
     models: Mapping[UUID, str] | None = None,
 ) -> Worker:
-    """With a verified copy of the model that everybody asks for here, unless it says otherwise."""
+    """A worker with a verified copy of `MODEL`, or of `models`."""
     slot = Slot(
         id="0",
         device=device,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from tests.support.model_rows import model_row
 
 from api.admission.upscalers import choose_upscaler
 from api.schemas.requests import Upscale
@@ -14,22 +14,14 @@ from shared.db.models import Model
 from shared.db.workers import Worker
 from shared.errors import InvalidInput, ModelUnavailable
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
 
 def model(name: str, kind: str, scale: int | None, *, enabled: bool = True) -> Model:
-    return Model(
-        id=uuid4(),
+    return model_row(
         name=name,
-        version="1",
         kind=kind,
         enabled=enabled,
-        checkpoint_sha256="0" * 64,
         descriptor={"scale": scale},
-        parameters_schema={},
         capabilities=["upscale" if scale else "generate"],
-        created_at=NOW,
-        updated_at=NOW,
     )
 
 
