@@ -26,7 +26,7 @@ from cli.presets.measure import build_subject
 from runner.diffusion.tiny import build
 from runner.images.sender import ImageSender
 from runner.ipc.inputs import Inputs
-from runner.job_types import generate
+from runner.job_types import base, generate
 from runner.job_types.base import Context
 from runner.process.cancellation import Stop
 from shared.models.verify import read_model
@@ -41,14 +41,14 @@ WAIT_S = 0.2
 class InTurn(ImageSender):
     """Finishes each picture before the next is begun."""
 
-    def put(self, item_index: int, finish: Callable[[], None]) -> None:
-        super().put(item_index, finish)
+    def submit(self, item_index: int, finish: Callable[[], None]) -> None:
+        super().submit(item_index, finish)
         self._settle()
 
 
 @contextmanager
 def finishing(kind: type[ImageSender]) -> Iterator[None]:
-    with patch.object(generate, "ImageSender", kind):
+    with patch.object(base, "ImageSender", kind):
         yield
 
 

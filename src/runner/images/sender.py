@@ -1,11 +1,11 @@
-"""Encode and send one picture while the next one is sampled, or enlarged.
+"""Encode and send one picture while the next one is made.
 
-One thread, and one picture at most that is with it: whoever brings the next waits until it is gone.
-So memory holds one picture more than without, and the sampler is never more than one ahead. zlib
-and SHA-256 let go of the interpreter's lock, so both threads really run.
+One thread, with one picture at most: `submit` waits for the picture before. So memory holds one
+picture more than without, and the sampler is never more than one ahead. zlib and SHA-256 release
+the interpreter's lock, so both threads really run.
 
-Nothing is left behind: leaving the block waits for the picture that is on its way, also when the
-step was cancelled, because a finished item stays retrievable.
+The end of the block waits for the picture that is on its way, also when the step was cancelled: a
+finished item stays retrievable.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ImageNotSent(Exception):
 
 
 class ImageSender:
-    """Use as a context manager; `put` and the end of the block raise `ImageNotSent`."""
+    """Use as a context manager; `submit` and the end of the block raise `ImageNotSent`."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="finish")
@@ -43,8 +43,8 @@ class ImageSender:
     def __enter__(self) -> Self:
         return self
 
-    def put(self, item_index: int, finish: Callable[[], None]) -> None:
-        """Hand one picture over; waits for the one before."""
+    def submit(self, item_index: int, finish: Callable[[], None]) -> None:
+        """Start `finish` for one picture; waits for the one before."""
         self._settle()
         self._last = item_index, self._thread.submit(finish)
 
@@ -73,17 +73,17 @@ class ImageSender:
             raise ImageNotSent(item_index) from error
 
 
-def send(
+def encode_and_send(
     image: Image,
     item_index: int,
     seed: int,
     params: GenerateParams | EnlargeParams,
-    texts: EmbeddedMetadata,
+    metadata: EmbeddedMetadata,
     emit: Emit,
 ) -> None:
-    """Encode a finished picture as `params` say, with `texts` if they want any, and send it."""
-    written = texts if params.embed_metadata else None
-    data = encode_image(image, params.format, written, jpeg_quality=params.jpeg_quality)
+    """Encode a finished picture as `params` say, with `metadata` if they want it, and send it."""
+    embedded = metadata if params.embed_metadata else None
+    data = encode_image(image, params.format, embedded, jpeg_quality=params.jpeg_quality)
     artifact = Artifact(
         item_index=item_index,
         format=params.format,

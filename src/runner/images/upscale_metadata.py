@@ -22,7 +22,7 @@ class UpscaleFacts:
     upscaler made, `size` what it was then brought to."""
 
     spec: UpscaleSpec
-    given: InputSpec
+    source: InputSpec
     upscaler: str
     native: tuple[int, int]
     size: tuple[int, int]
@@ -44,12 +44,12 @@ def _parameters(facts: UpscaleFacts) -> str:
 
 
 def _full(facts: UpscaleFacts) -> dict[str, Any]:
-    spec, given, model = facts.spec, facts.given, facts.spec.model
+    spec, source, model = facts.spec, facts.source, facts.spec.model
     return {
         **(facts.before.dreamforge or {}),
         "schema_version": SCHEMA_VERSION,
         "type": spec.type,
-        "seed": given.seed,
+        "seed": source.seed,
         "width": facts.size[0],
         "height": facts.size[1],
         **encoding_facts(spec.params.format, spec.params.jpeg_quality),
@@ -57,7 +57,7 @@ def _full(facts: UpscaleFacts) -> dict[str, Any]:
         "job_id": spec.job_id,
         "step": spec.step_name,
         "step_id": spec.step_id,
-        "item_index": given.item_index,
+        "item_index": source.item_index,
         "software": facts.versions,
         "upscale": {
             "scale": spec.params.scale,
@@ -66,5 +66,5 @@ def _full(facts: UpscaleFacts) -> dict[str, Any]:
             "native_height": facts.native[1],
             "model": None if model is None else model.model_dump(mode="json", exclude={"folder"}),
         },
-        "input": {"sha256": given.sha256, "width": given.width, "height": given.height},
+        "input": {"sha256": source.sha256, "width": source.width, "height": source.height},
     }

@@ -1,11 +1,9 @@
-"""The `generate` job type: one load, then the items of the batch one after another.
-
-A picture is encoded and sent while the next one is sampled (`runner.images.sender`).
-"""
+"""The `generate` job type: one load, then the items of the batch one after another."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,19 +11,18 @@ from runner.diffusion.model_folder import guard_unchanged
 from runner.diffusion.pipelines import TextToImage, load
 from runner.diffusion.prompts import Truncation, find_truncations
 from runner.images.metadata import GenerationFacts, describe_generation
-from runner.images.sender import ImageSender, send
+from runner.images.sender import encode_and_send
 from runner.ipc.channel import Emit
-from runner.job_types.base import Context
+from runner.job_types.base import Context, item_progress, run_items
 from shared.limits import MAX_SEED
 from shared.models.verify import check_installed, weights_hash
-from shared.protocol.messages import GenerateParams, GenerateSpec, Log, Progress, Stage
+from shared.protocol.messages import GenerateParams, GenerateSpec, Log, Progress
 
-# Of the words that were cut, in the message; all of them are in the payload.
-MAX_SHOWN = 200
+MAX_SHOWN = 200  # characters of what was cut, in the message; the payload has all
 
 
 class Generate:
-    """Text to image with one of the pipelines of `runner.diffusion.pipelines`."""
+    """Text to image with a pipeline of `runner.diffusion.pipelines`."""
 
     def __init__(self) -> None:
         self._pipeline: TextToImage | None = None
@@ -33,9 +30,8 @@ class Generate:
         self._weights_sha256 = ""
 
     def prepare(self, ctx: Context[GenerateSpec]) -> None:
-        spec = ctx.spec
+        spec, folder = ctx.spec, Path(ctx.spec.model.folder)
         ctx.emit(Progress(stage="load", step=0, steps=1))
-        folder = Path(spec.model.folder)
         self._ctx = ctx
         with guard_unchanged(folder):
             # The headers only: every hash was verified when the model was installed.
@@ -51,48 +47,46 @@ class Generate:
         assert self._ctx is not None and self._pipeline is not None, "run before prepare"
         self._pipeline.check(params)
         if self._ctx.spec.preset.vae_tiling and not self._pipeline.tiled:
-            emit(_untiled())
-        for cut in find_truncations(self._pipeline, params):
-            emit(_cut(cut))
-        todo = [i for i in range(params.count) if i not in self._ctx.spec.done_items]
-        with ImageSender() as finisher:
-            for index in todo:
-                self._ctx.stop.check()
-                self._item(index, params, emit, finisher)
-        return len(todo)
+            text = (
+                "this pipeline cannot decode in tiles: it may need more memory than the preset says"
+            )
+            emit(Log(level="WARNING", code="preset.no_tiles", message=text))
+        for truncation in find_truncations(self._pipeline, params):
+            emit(_truncated(truncation))
+        return run_items(self._ctx, params.count, partial(self._item, params, emit))
 
     def cleanup(self) -> None:
         self._pipeline = None
         self._ctx = None
 
-    def _item(self, index: int, params: GenerateParams, emit: Emit, finisher: ImageSender) -> None:
+    def _item(self, params: GenerateParams, emit: Emit, index: int) -> Callable[[], None]:
         assert self._ctx is not None and self._pipeline is not None
-        ctx = self._ctx
-        seed = seed_of(params.seed, index)
+        ctx, pipeline, seed = self._ctx, self._pipeline, seed_of(params.seed, index)
 
         def on_step(step: int, steps: int) -> None:
-            emit(_progress("sampling", index, step, steps))
+            emit(item_progress("sampling", index, step, steps))
             if step == steps:
-                emit(_progress("decode", index, 0, 1))
+                emit(item_progress("decode", index, 0, 1))
             ctx.stop.check()
 
-        emit(_progress("sampling", index, 0, params.steps))
-        image, blocked = self._pipeline.picture(params, seed, on_step)
+        emit(item_progress("sampling", index, 0, params.steps))
+        image, blocked = pipeline.picture(params, seed, on_step)
         if blocked:
-            emit(_blocked(index))
+            text = "the model's safety checker replaced this picture with a black one"
+            emit(Log(level="WARNING", code="safety.blocked", message=text, item_index=index))
         facts = GenerationFacts(
             spec=ctx.spec,
             item_index=index,
             seed=seed,
             weights_sha256=self._weights_sha256,
-            scheduler=self._pipeline.scheduler,
-            sampler=self._pipeline.scheduler_class,
-            sampler_options=self._pipeline.scheduler_options,
+            scheduler=pipeline.scheduler,
+            sampler=pipeline.scheduler_class,
+            sampler_options=pipeline.scheduler_options,
             versions=ctx.versions,
         )
-        emit(_progress("decode", index, 1, 1))
-        told = describe_generation(facts, *image.size)
-        finisher.put(index, partial(send, image, index, seed, params, told, emit))
+        emit(item_progress("decode", index, 1, 1))
+        metadata = describe_generation(facts, *image.size)
+        return partial(encode_and_send, image, index, seed, params, metadata, emit)
 
 
 def seed_of(seed: int | None, index: int) -> int:
@@ -102,21 +96,7 @@ def seed_of(seed: int | None, index: int) -> int:
     return (seed + index) % MAX_SEED
 
 
-def _progress(stage: Stage, index: int, step: int, steps: int) -> Progress:
-    return Progress(stage=stage, item_index=index, step=step, steps=steps)
-
-
-def _blocked(index: int) -> Log:
-    text = "the model's safety checker replaced this picture with a black one"
-    return Log(level="WARNING", code="safety.blocked", message=text, item_index=index)
-
-
-def _untiled() -> Log:
-    text = "this pipeline cannot decode in tiles: it may need more memory than the preset says"
-    return Log(level="WARNING", code="preset.no_tiles", message=text)
-
-
-def _cut(cut: Truncation) -> Log:
+def _truncated(cut: Truncation) -> Log:
     text = (
         f"{cut.field}: {cut.reader} reads {cut.limit} tokens of {cut.tokens}; "
         f"not read: {cut.words[:MAX_SHOWN]!r}"

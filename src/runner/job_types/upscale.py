@@ -1,11 +1,9 @@
-"""The `upscale` job type: the pictures of the step before, one after another, made larger.
-
-A picture is encoded and sent while the next one is enlarged (`runner.images.sender`).
-"""
+"""The `upscale` job type: the pictures of the step before, one after another, made larger."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +12,10 @@ from PIL.Image import Image
 
 from runner.diffusion.model_folder import guard_unchanged
 from runner.images.metadata import EmbeddedMetadata, read_metadata
-from runner.images.sender import ImageSender, send
+from runner.images.sender import encode_and_send
 from runner.images.upscale_metadata import UpscaleFacts, describe_upscale
 from runner.ipc.channel import Emit
-from runner.job_types.base import Context
+from runner.job_types.base import Context, item_progress, run_items
 from runner.upscalers.base import Upscaler
 from runner.upscalers.diffusion import DiffusionUpscaler
 from runner.upscalers.gan import GanUpscaler
@@ -28,10 +26,8 @@ from shared.protocol.messages import (
     GanParams,
     InputSpec,
     Log,
-    ModelSpec,
     Progress,
     ResampleParams,
-    Stage,
     UpscaleParams,
     UpscaleSpec,
 )
@@ -40,28 +36,22 @@ _PILLOW_FORMATS = {"png": "PNG", "jpg": "JPEG"}
 
 
 def load(spec: UpscaleSpec) -> Upscaler:
-    """What the step asks for. Raises `ModelUnavailable` when its files are not as promised."""
-    if isinstance(spec.params, ResampleParams):
-        return ResampleUpscaler(spec.params)
-    assert spec.model is not None, "the spec was checked on arrival"
-    folder = Path(spec.model.folder)
-    with guard_unchanged(folder):
-        check_installed(folder, checkpoint_sha256=spec.model.checkpoint_sha256)
-        return _loaded(spec, spec.model)
-
-
-def _loaded(spec: UpscaleSpec, model: ModelSpec) -> Upscaler:
+    """The upscaler of the step. Raises `ModelUnavailable` when its files are not as promised."""
     match spec.params:
-        case GanParams() as params:
-            return GanUpscaler(model, params, spec.preset)
-        case DiffusionParams() as params:
-            return DiffusionUpscaler(model, params, spec.preset)
-        case ResampleParams():
-            raise AssertionError("resampling loads nothing")
+        case ResampleParams() as params:
+            return ResampleUpscaler(params)
+        case GanParams() | DiffusionParams() as params:
+            model = spec.model
+            assert model is not None, "the spec was checked on arrival"
+            with guard_unchanged(Path(model.folder)):
+                check_installed(Path(model.folder), checkpoint_sha256=model.checkpoint_sha256)
+                if isinstance(params, GanParams):
+                    return GanUpscaler(model, params, spec.preset)
+                return DiffusionUpscaler(model, params, spec.preset)
 
 
 class Upscale:
-    """Image to larger image with what `load` gives. Seeds stay those of the inputs."""
+    """Image to larger image with the upscaler of `load`. Seeds stay those of the inputs."""
 
     def __init__(self) -> None:
         self._ctx: Context[UpscaleSpec] | None = None
@@ -75,62 +65,53 @@ class Upscale:
 
     def run(self, params: UpscaleParams, emit: Emit) -> int:
         assert self._ctx is not None, "run before prepare"
-        todo = [i for i in range(params.count) if i not in self._ctx.spec.done_items]
-        with ImageSender() as finisher:
-            for index in todo:
-                self._ctx.stop.check()
-                self._item(index, params, emit, finisher)
-        return len(todo)
+        return run_items(self._ctx, params.count, partial(self._item, params, emit))
 
     def cleanup(self) -> None:
         self._ctx = None
         self._upscaler = None
 
-    def _item(self, index: int, params: UpscaleParams, emit: Emit, finisher: ImageSender) -> None:
+    def _item(self, params: UpscaleParams, emit: Emit, index: int) -> Callable[[], None]:
         assert self._ctx is not None and self._upscaler is not None
-        ctx, given = self._ctx, self._ctx.spec.inputs[index]
+        ctx, source = self._ctx, self._ctx.spec.inputs[index]
 
         def on_step(done: int, total: int) -> None:
-            emit(_progress("sampling", index, done, total))
+            emit(item_progress("sampling", index, done, total))
             ctx.stop.check()
 
-        emit(_progress("sampling", index, 0, 1))
-        image, texts = open_input(ctx.inputs.pull(index), given)
-        larger = self._upscaler.enlarge(image, given, on_step)
-        emit(_progress("decode", index, 0, 1))
+        emit(item_progress("sampling", index, 0, 1))
+        image, before = open_input(ctx.inputs.pull(index), source)
+        larger = self._upscaler.enlarge(image, source, on_step)
+        emit(item_progress("decode", index, 0, 1))
         native, size = larger.size, (image.width * params.scale, image.height * params.scale)
         if native != size:
             emit(_resampled(index, native, size))
             larger = resample(larger, size)
         facts = UpscaleFacts(
             spec=ctx.spec,
-            given=given,
+            source=source,
             upscaler=self._upscaler.name,
             native=native,
             size=size,
-            before=texts,
+            before=before,
             versions=ctx.versions,
         )
-        emit(_progress("decode", index, 1, 1))
-        told = describe_upscale(facts)
-        finisher.put(index, partial(send, larger, index, given.seed, params, told, emit))
+        emit(item_progress("decode", index, 1, 1))
+        metadata = describe_upscale(facts)
+        return partial(encode_and_send, larger, index, source.seed, params, metadata, emit)
 
 
-def open_input(data: bytes, given: InputSpec) -> tuple[Image, EmbeddedMetadata]:
+def open_input(data: bytes, source: InputSpec) -> tuple[Image, EmbeddedMetadata]:
     """The picture in a file of the step before, and what it says about itself.
 
-    Its bytes are the right ones, but another process made them: the format and the size are looked
-    at before anything is decoded. Raises ValueError or OSError for a file that is not as promised.
+    Its bytes are the right ones, but another process made them: format and size are compared before
+    anything is decoded. Raises ValueError or OSError for a file that is not as promised.
     """
-    image = PIL.Image.open(io.BytesIO(data), formats=[_PILLOW_FORMATS[given.format]])
-    if image.size != (given.width, given.height):
+    image = PIL.Image.open(io.BytesIO(data), formats=[_PILLOW_FORMATS[source.format]])
+    if image.size != (source.width, source.height):
         raise ValueError(f"the input is {image.width}x{image.height} pixels, not as its row says")
     image.load()
     return image, read_metadata(image)
-
-
-def _progress(stage: Stage, index: int, step: int, steps: int) -> Progress:
-    return Progress(stage=stage, item_index=index, step=step, steps=steps)
 
 
 def _resampled(index: int, native: tuple[int, int], size: tuple[int, int]) -> Log:

@@ -19,5 +19,5 @@ class Upscaler(Protocol):
     @property
     def name(self) -> str: ...
 
-    def enlarge(self, image: Image, given: InputSpec, on_step: OnStep) -> Image:
+    def enlarge(self, image: Image, source: InputSpec, on_step: OnStep) -> Image:
         """`image` at the implementation's own scale, with its alpha if it has one."""

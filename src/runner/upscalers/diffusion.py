@@ -42,7 +42,7 @@ class DiffusionUpscaler:
             enable_tiling(self._pipeline)
         PLACEMENTS[preset.offload](self._pipeline, preset.device)
 
-    def enlarge(self, image: Image, given: InputSpec, on_step: OnStep) -> Image:
+    def enlarge(self, image: Image, source: InputSpec, on_step: OnStep) -> Image:
         """`image` at the pipeline's own scale; `on_step` after each sampling step."""
         params = self._params
 
@@ -56,7 +56,7 @@ class DiffusionUpscaler:
             num_inference_steps=params.steps,
             guidance_scale=params.guidance,
             # On the CPU on purpose: the same seed starts from the same noise on every device.
-            generator=torch.Generator("cpu").manual_seed(given.seed),
+            generator=torch.Generator("cpu").manual_seed(source.seed),
             callback=after,
         )
         result: Image = output.images[0]

@@ -43,7 +43,7 @@ class GanUpscaler:
         self._network = _load(Path(model.folder) / ONE_FILE, params.native_scale)
         self._network.to(self._device, self._dtype).eval()
 
-    def enlarge(self, image: Image, _given: InputSpec, on_step: OnStep) -> Image:
+    def enlarge(self, image: Image, _source: InputSpec, on_step: OnStep) -> Image:
         """`image` at the network's own scale; `on_step` after each tile, and it may raise."""
         colours = _tensor(image.convert("RGB"))
         with torch.inference_mode():

@@ -33,7 +33,7 @@ class ResampleUpscaler:
     def __init__(self, params: ResampleParams) -> None:
         self._scale = params.scale
 
-    def enlarge(self, image: Image, _given: InputSpec, on_step: OnStep) -> Image:
+    def enlarge(self, image: Image, _source: InputSpec, on_step: OnStep) -> Image:
         larger = resample(image, (image.width * self._scale, image.height * self._scale))
         on_step(1, 1)
         return larger
