@@ -84,7 +84,7 @@ class Supervisor:
         self.byte_budget = ByteBudget(settings.spool_bytes)
         self.executors: set[StepExecutor] = set()
         # Boot time until which a claim may exist whose answer was lost.
-        self._unacknowledged_until = 0.0
+        self.unacknowledged_until = 0.0
         # Claims whose executor failed, by step and epoch.
         self._abandoned: set[tuple[UUID, int]] = set()
         self._wakeup = anyio.Event()
@@ -199,13 +199,13 @@ class Supervisor:
             return await self._ports.store.claim(self._claim_request(slot, models))
         except InfraUnavailable as error:
             # The claim may be committed all the same, now or in a moment.
-            self._unacknowledged_until = boottime() + self._timings.lease_s
+            self.unacknowledged_until = boottime() + self._timings.lease_s
             log.warning("cannot claim: %s", error.message)
             return None
 
     async def _release_unacknowledged(self) -> None:
         """Put back claims whose answer was lost: they have no executor, and block their step."""
-        if boottime() > self._unacknowledged_until:
+        if boottime() > self.unacknowledged_until:
             return
         known = self._abandoned | {_claimed(executor) for executor in self.executors}
         try:

@@ -1,6 +1,6 @@
 """An error of our own costs one step, or the whole worker, but never a dirty slot.
 
-Each test makes one part raise what nobody foresaw. Real processes, in-memory parts.
+Each test makes one part raise an unforeseen error. Real processes, in-memory parts.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def raise_once(bench: Bench, monkeypatch: pytest.MonkeyPatch, call: str, job: UU
 
 
 @pytest.mark.parametrize("call", ["commit_running", "record", "add_artifact", "finish"])
-def test_a_driver_that_fails_takes_nothing_along_and_its_step_is_tried_again(
+def test_an_executor_that_fails_takes_nothing_along_and_its_step_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     async def test(bench: Bench) -> None:
@@ -60,8 +60,9 @@ def test_a_driver_that_fails_takes_nothing_along_and_its_step_is_tried_again(
         job = bench.work("leaves_nameless_grandchild")
         job_id = bench.store.create(job)
         raise_once(bench, monkeypatch, call, job_id)
-        # As after a claim without an answer: what nobody drives is put back at once, but not this.
-        bench.supervisor._unacknowledged_until = math.inf
+        # As after a claim without an answer: a step without an executor is put back at once, but
+        # not this one.
+        bench.supervisor.unacknowledged_until = math.inf
         bench.supervisor.notify()
         step = await bench.ended(job_id)
         assert step.state is StepState.SUCCEEDED

@@ -1,4 +1,4 @@
-"""How a step gets what the one before it made: by the worker, one at a time, checked, or not."""
+"""How a step gets the pictures of the step before: by the worker, one at a time, checked."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def upscaled(bench: Bench, job: UUID) -> list[int]:
 def last_error(bench: Bench, job: UUID) -> dict[str, Any]:
     error = bench.job(job).error
     assert error is not None and error["code"] == Reason.ATTEMPTS_EXHAUSTED
-    found: dict[str, Any] = error["details"]["last_error"]
-    return found
+    last_error: dict[str, Any] = error["details"]["last_error"]
+    return last_error
 
 
 def key_of(bench: Bench, job: UUID, item: int = 0) -> str:
@@ -54,9 +54,9 @@ def test_each_item_of_a_chain_is_handed_on_and_keeps_its_seed() -> None:
         job = bench.chain("enlarges", count=3)
         await bench.ended(job)
         assert states(bench, job) == [StepState.SUCCEEDED] * 2
-        made = {item: a for (_, item), a in bench.job(job).artifacts.items() if a.width == 128}
-        assert {item: a.seed for item, a in made.items()} == {0: 7, 1: 8, 2: 9}
-        assert all("/upscale/" in a.s3_key for a in made.values())
+        enlarged = {item: a for (_, item), a in bench.job(job).artifacts.items() if a.width == 128}
+        assert {item: a.seed for item, a in enlarged.items()} == {0: 7, 1: 8, 2: 9}
+        assert all("/upscale/" in a.s3_key for a in enlarged.values())
         shown = [dict(e.payload or {})["progress"] for e in bench.events(job, Code.PROGRESS)]
         assert shown == sorted(shown)
         assert bench.spool_bytes == 0

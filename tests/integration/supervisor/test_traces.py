@@ -67,15 +67,15 @@ def test_a_try_is_one_tree_below_the_request_that_made_its_job() -> None:
 
 
 def test_a_try_names_its_job_device_preset_and_outcome_and_no_prompt() -> None:
-    found: list[tuple[UUID, UUID]] = []
+    steps: list[tuple[UUID, UUID]] = []
 
     async def test(bench: Bench) -> None:
         job = submit(bench, "quick")
         step = await bench.ended(job)
-        found.append((job, step.id))
+        steps.append((job, step.id))
 
     spans = traced(test)
-    ((job, step),) = found
+    ((job, step),) = steps
     about = only(spans, "generate").attributes
     expected = {
         "dreamforge.job.id": str(job),
@@ -106,7 +106,7 @@ def test_a_try_that_fails_is_an_error_with_its_code(prompt: str, reason: str) ->
     assert tried.attributes["dreamforge.outcome"] == "failed"
 
 
-def test_each_try_of_a_step_is_a_span_of_the_one_trace(tmp_path: Any) -> None:
+def test_each_execution_of_a_step_is_a_span_of_the_one_trace(tmp_path: Any) -> None:
     async def test(bench: Bench) -> None:
         await bench.ended(submit(bench, f"crashes 1 {tmp_path / 'count'}"))
 
@@ -114,11 +114,11 @@ def test_each_try_of_a_step_is_a_span_of_the_one_trace(tmp_path: Any) -> None:
         (span for span in traced(test) if span.name == "generate"),
         key=lambda span: span.start_ns,
     )
-    told = [
+    outcomes = [
         (span.attributes["dreamforge.attempt"], span.attributes["dreamforge.outcome"], span.failed)
         for span in tries
     ]
-    assert told == [(1, "queued", True), (2, "succeeded", False)]
+    assert outcomes == [(1, "queued", True), (2, "succeeded", False)]
     assert {span.parent for span in tries} == {REQUEST}
 
 
@@ -135,7 +135,7 @@ def test_a_cancel_is_no_error_and_shows_the_signal_and_the_item_that_it_cut() ->
     assert "SIGKILL" in tried.attributes["dreamforge.signals"]
     assert "cancel" in tried.events
     stop = only(spans, "stop")
-    assert stop.end_ns - stop.start_ns >= 0.3e9  # the grace that it was given
+    assert stop.end_ns - stop.start_ns >= 0.3e9  # its term grace
 
 
 @pytest.mark.parametrize("traceparent", [None, "nonsense", f"00-{TRACE}-{REQUEST}-00"])
@@ -186,7 +186,7 @@ def test_a_worker_that_lost_its_step_says_stale_and_the_sweeper_why() -> None:
 
 
 class Broken:
-    """A tracer that raises whatever it is asked."""
+    """A tracer that raises at every call."""
 
     def begin(self, *_: Any) -> Any:
         raise RuntimeError

@@ -1,4 +1,4 @@
-"""What a step has to say: in order, coalesced, bounded, and never in anybody's way."""
+"""The events of a step are written in order, coalesced, bounded, and never hold it up."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(anyio, "current_time", made)
+    clock = Clock()
+    monkeypatch.setattr(anyio, "current_time", clock)
     monkeypatch.setattr(recorder_module, "RETRY_S", 0.01)
-    return made
+    return clock
 
 
 class Scene:
-    """A claimed step, its recorder, and how often the recorder said that it is stale."""
+    """A claimed step, its recorder, and how often the recorder reported it stale."""
 
     def __init__(self, store: MemoryStepStore, claim: Claim) -> None:
         self.store = store
@@ -196,7 +196,7 @@ def test_lines_over_the_limit_are_counted_and_summed_up_once_a_second(clock: Clo
     play(test)
 
 
-def test_what_was_dropped_last_is_told_with_the_verdict(clock: Clock) -> None:
+def test_what_was_dropped_last_is_written_with_the_verdict(clock: Clock) -> None:
     async def test(scene: Scene) -> None:
         scene.log(LOGS_PER_S + 3)
         await scene.recorder.flush()
@@ -206,7 +206,7 @@ def test_what_was_dropped_last_is_told_with_the_verdict(clock: Clock) -> None:
     play(test)
 
 
-# The database is away, or somebody else's ---------------------------------------------------------
+# The database is away, or the step belongs to another worker -------------------------------------
 
 
 def test_facts_wait_for_the_database_in_their_order(clock: Clock) -> None:
@@ -251,7 +251,7 @@ def test_a_stale_claim_is_reported_and_ends_the_writing(clock: Clock) -> None:
     play(test)
 
 
-def test_a_journal_that_runs_writes_by_itself(clock: Clock) -> None:
+def test_a_recorder_that_runs_writes_by_itself(clock: Clock) -> None:
     async def test(scene: Scene) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(scene.recorder.run)

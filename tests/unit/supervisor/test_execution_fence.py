@@ -20,47 +20,47 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(lease, "boottime", made)
-    return made
+    clock = Clock()
+    monkeypatch.setattr(lease, "boottime", clock)
+    return clock
 
 
 def test_a_fence_holds_until_its_time_after_the_renewal_was_sent(clock: Clock) -> None:
-    held = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
-    assert (held.left_s, held.holds) == (35.0, True)
+    fence = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
+    assert (fence.left_s, fence.holds) == (35.0, True)
     clock.now = 135.0
-    assert (held.left_s, held.holds) == (0.0, False)
+    assert (fence.left_s, fence.holds) == (0.0, False)
 
 
 def test_a_runner_dies_at_a_moment_that_no_delay_moves(clock: Clock) -> None:
-    held = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
-    assert held.dies_at == 145.0
+    fence = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
+    assert fence.dies_at == 145.0
     clock.now = 140.0  # the worker was stopped before it could say so
-    assert held.dies_at == 145.0
-    held.renew(139.0)
-    assert held.dies_at == 189.0
+    assert fence.dies_at == 145.0
+    fence.renew(139.0)
+    assert fence.dies_at == 189.0
 
 
 def test_a_renewal_counts_from_when_it_was_sent_not_from_when_it_was_answered(clock: Clock) -> None:
-    held = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
+    fence = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
     clock.now = 130.0
-    held.renew(110.0)
-    assert held.left_s == 20.0
+    fence.renew(110.0)
+    assert fence.left_s == 20.0
 
 
 def test_an_answer_that_comes_late_does_not_move_the_fence_back(clock: Clock) -> None:
-    held = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
-    held.renew(110.0)
-    held.renew(105.0)
-    assert held.left_s == 50.0
+    fence = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
+    fence.renew(110.0)
+    fence.renew(105.0)
+    assert fence.left_s == 50.0
 
 
 def test_a_fence_that_was_passed_holds_again_after_a_late_renewal(clock: Clock) -> None:
-    held = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
+    fence = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
     clock.now = 140.0
-    assert not held.holds
-    held.renew(139.0)
-    assert held.holds
+    assert not fence.holds
+    fence.renew(139.0)
+    assert fence.holds
 
 
 def test_the_clock_is_the_one_that_counts_through_a_suspended_machine(

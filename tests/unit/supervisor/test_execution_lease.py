@@ -29,13 +29,13 @@ def test_a_renewal_counts_from_when_it_was_sent_though_its_answer_comes_late(
 ) -> None:
     clock = Clock()
     monkeypatch.setattr(lease, "boottime", clock)
-    held = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
-    told: list[float] = []
+    fence = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
+    deadlines: list[float] = []
     posted: list[EventKind] = []
 
     class Store:
         async def renew(self, claim: Claim, lease_s: float) -> None:
-            if told:
+            if deadlines:
                 raise Stale
             clock.now += 7.0  # on its way there and back
 
@@ -47,8 +47,8 @@ def test_a_renewal_counts_from_when_it_was_sent_though_its_answer_comes_late(
             post=posted.append,
         ),
     )
-    keeper = LeaseKeeper(execution, held, on_renewed=lambda: told.append(held.dies_at))
+    keeper = LeaseKeeper(execution, fence, on_renewed=lambda: deadlines.append(fence.dies_at))
     anyio.run(keeper.renew)
-    assert told == [150.0]
-    assert held.left_s == 33.0
+    assert deadlines == [150.0]
+    assert fence.left_s == 33.0
     assert posted == [EventKind.LEASE_GONE]

@@ -84,28 +84,30 @@ def began(done: tuple[int, ...] = (), **changes: Any) -> RunnerProtocol:
 
 
 def with_go(spec: RunSpec) -> RunnerProtocol:
-    talk = RunnerProtocol(spec)
-    talk.accept(Frame(READY))
-    talk.go_sent()
-    return talk
+    protocol = RunnerProtocol(spec)
+    protocol.accept(Frame(READY))
+    protocol.go_sent()
+    return protocol
 
 
 def want(item: int) -> dict[str, Any]:
     return {"type": "want", "item_index": item}
 
 
-def refused(talk: RunnerProtocol, header: dict[str, Any], words: str, body: bytes = b"") -> None:
-    with pytest.raises(FrameError, match=words):
-        talk.accept(Frame(header, body))
+def refused(
+    protocol: RunnerProtocol, header: dict[str, Any], message: str, body: bytes = b""
+) -> None:
+    with pytest.raises(FrameError, match=message):
+        protocol.accept(Frame(header, body))
 
 
 def test_a_decent_step_is_heard_to_its_end() -> None:
-    talk = began(count=2)
+    protocol = began(count=2)
     for item in (1, 0):
-        talk.accept(Frame(PROGRESS | {"item_index": item}))
-        talk.accept(Frame(artifact(item), BODY))
-    talk.accept(Frame(LOG))
-    assert isinstance(talk.accept(Frame(RESULT)), Result)
+        protocol.accept(Frame(PROGRESS | {"item_index": item}))
+        protocol.accept(Frame(artifact(item), BODY))
+    protocol.accept(Frame(LOG))
+    assert isinstance(protocol.accept(Frame(RESULT)), Result)
 
 
 @pytest.mark.parametrize("header", [LOG, PROGRESS, RESULT, artifact()])
@@ -117,21 +119,21 @@ def test_nothing_but_a_failure_comes_before_ready(header: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("header", [PROGRESS, RESULT, artifact()])
 def test_no_work_is_spoken_of_before_go(header: dict[str, Any]) -> None:
-    talk = RunnerProtocol(spec())
-    talk.accept(Frame(READY))
-    talk.accept(Frame(LOG))
-    refused(talk, header, "before go", BODY if header["type"] == "artifact" else b"")
+    protocol = RunnerProtocol(spec())
+    protocol.accept(Frame(READY))
+    protocol.accept(Frame(LOG))
+    refused(protocol, header, "before go", BODY if header["type"] == "artifact" else b"")
 
 
 def test_an_input_is_asked_for_once_one_at_a_time_and_only_for_what_is_open() -> None:
-    talk = with_go(upscale(done=(2,), count=4))
-    refused(talk, want(2), "not to be had")
-    refused(talk, want(4), "not to be had")
-    talk.accept(Frame(want(0)))
-    refused(talk, want(1), "while item 0 is on its way")
-    talk.input_sent()
-    refused(talk, want(0), "not to be had")
-    talk.accept(Frame(want(1)))
+    protocol = with_go(upscale(done=(2,), count=4))
+    refused(protocol, want(2), "not to be had")
+    refused(protocol, want(4), "not to be had")
+    protocol.accept(Frame(want(0)))
+    refused(protocol, want(1), "while item 0 is on its way")
+    protocol.input_sent()
+    refused(protocol, want(0), "not to be had")
+    protocol.accept(Frame(want(1)))
 
 
 def test_nobody_asks_for_inputs_before_go_or_without_a_step_before() -> None:
@@ -151,8 +153,8 @@ def test_an_enlarged_picture_is_as_large_as_asked_and_keeps_its_seed(
 
 def test_a_runner_of_another_interface_is_not_talked_to() -> None:
     for interface in (INTERFACE - 1, INTERFACE + 1):
-        said = f"a runner of interface {interface}, this worker speaks {INTERFACE}"
-        refused(RunnerProtocol(spec()), READY | {"interface": interface}, said)
+        message = f"a runner of interface {interface}, this worker speaks {INTERFACE}"
+        refused(RunnerProtocol(spec()), READY | {"interface": interface}, message)
 
 
 def test_ready_comes_once() -> None:
@@ -162,14 +164,14 @@ def test_ready_comes_once() -> None:
 @pytest.mark.parametrize("last", [RESULT, FAILURE])
 @pytest.mark.parametrize("header", [LOG, PROGRESS, RESULT, FAILURE])
 def test_after_the_end_there_is_silence(last: dict[str, Any], header: dict[str, Any]) -> None:
-    talk = began()
-    talk.accept(Frame(artifact(), BODY))
-    talk.accept(Frame(last))
-    refused(talk, header, "after the end")
+    protocol = began()
+    protocol.accept(Frame(artifact(), BODY))
+    protocol.accept(Frame(last))
+    refused(protocol, header, "after the end")
 
 
 @pytest.mark.parametrize(
-    ("header", "words"),
+    ("header", "message"),
     [
         (artifact(1), "not open"),
         (artifact(format="jpg"), "jpg"),
@@ -181,29 +183,29 @@ def test_after_the_end_there_is_silence(last: dict[str, Any], header: dict[str, 
         (artifact() | {"extra": 1}, "extra"),
     ],
 )
-def test_an_image_is_the_one_that_was_asked_for(header: dict[str, Any], words: str) -> None:
-    refused(began(), header, words, BODY)
+def test_an_image_is_the_one_that_was_asked_for(header: dict[str, Any], message: str) -> None:
+    refused(began(), header, message, BODY)
 
 
 def test_an_item_comes_once_and_not_when_it_is_done() -> None:
-    talk = began(done=(1,), count=2)
-    refused(talk, artifact(1), "not open", BODY)
-    talk.accept(Frame(artifact(0), BODY))
-    refused(talk, artifact(0), "not open", BODY)
+    protocol = began(done=(1,), count=2)
+    refused(protocol, artifact(1), "not open", BODY)
+    protocol.accept(Frame(artifact(0), BODY))
+    refused(protocol, artifact(0), "not open", BODY)
 
 
 def test_a_result_comes_with_every_item() -> None:
-    talk = began(done=(1,), count=3)
-    talk.accept(Frame(artifact(0), BODY))
-    refused(talk, RESULT, "1 items missing")
-    talk.accept(Frame(artifact(2), BODY))
-    talk.accept(Frame(RESULT))
+    protocol = began(done=(1,), count=3)
+    protocol.accept(Frame(artifact(0), BODY))
+    refused(protocol, RESULT, "1 items missing")
+    protocol.accept(Frame(artifact(2), BODY))
+    protocol.accept(Frame(RESULT))
 
 
 def test_seeds_wrap_where_json_numbers_end() -> None:
-    talk = began(seed=MAX_SEED - 1, count=2)
-    talk.accept(Frame(artifact(0, seed=MAX_SEED - 1), BODY))
-    talk.accept(Frame(artifact(1, seed=0), BODY))
+    protocol = began(seed=MAX_SEED - 1, count=2)
+    protocol.accept(Frame(artifact(0, seed=MAX_SEED - 1), BODY))
+    protocol.accept(Frame(artifact(1, seed=0), BODY))
 
 
 def test_without_a_seed_asked_for_any_is_taken() -> None:
@@ -216,7 +218,7 @@ def test_only_an_image_has_a_body(header: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"step": 5}, "step 5 of 4"),
         ({"item_index": 1}, "item 1 of 1"),
@@ -225,8 +227,8 @@ def test_only_an_image_has_a_body(header: dict[str, Any]) -> None:
         ({"stage": "dreaming"}, "stage"),
     ],
 )
-def test_progress_stays_within_its_bounds(changes: dict[str, Any], words: str) -> None:
-    refused(began(), PROGRESS | changes, words)
+def test_progress_stays_within_its_bounds(changes: dict[str, Any], message: str) -> None:
+    refused(began(), PROGRESS | changes, message)
 
 
 # What PostgreSQL cannot keep ----------------------------------------------------------------------
@@ -240,7 +242,7 @@ def nested(levels: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("payload", "words"),
+    ("payload", "message"),
     [
         ({"x": "a\0b"}, "NUL"),
         ({"a\0b": 1}, "NUL"),
@@ -255,9 +257,9 @@ def nested(levels: int) -> Any:
     ],
 )
 def test_what_cannot_be_stored_is_refused_wherever_it_is(
-    payload: dict[str, Any], words: str
+    payload: dict[str, Any], message: str
 ) -> None:
-    refused(began(), LOG | {"payload": payload}, words)
+    refused(began(), LOG | {"payload": payload}, message)
 
 
 def test_what_can_be_stored_is_let_through() -> None:

@@ -1,4 +1,4 @@
-"""The last look before GO: memory, ownership, time."""
+"""The last checks before GO: memory, ownership, time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TREE = cast(ProcessTree, SimpleNamespace(rss_bytes=lambda: GIB))
 
 
 class Store:
-    """Takes each commit as `answers` says; what it was given is in `committed`."""
+    """Takes each commit as `answers` says; what was committed is in `committed`."""
 
     def __init__(self, answers: list[Callable[[], None]]) -> None:
         self._answers = answers
@@ -46,7 +46,7 @@ class Store:
 
 
 class Probe:
-    """Says each of these free bytes once, and the last one for ever."""
+    """Reads each of these free bytes once, and the last one for ever."""
 
     def __init__(self, *free: int) -> None:
         self._free = list(free)
@@ -66,10 +66,10 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
-    made = Clock()
-    monkeypatch.setattr(lease, "boottime", made)
+    clock = Clock()
+    monkeypatch.setattr(lease, "boottime", clock)
     monkeypatch.setattr(module, "DATABASE_RETRY_S", 0.0)
-    yield made
+    yield clock
 
 
 def away() -> None:

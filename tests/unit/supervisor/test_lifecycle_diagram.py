@@ -13,8 +13,8 @@ ARROW = re.compile(r"^    (\S+) --> (\S+?)(?:: (.+))?$")
 
 
 def arrows(text: str) -> list[tuple[str, str, str]]:
-    found = [ARROW.match(line) for line in text.splitlines()]
-    return [(m[1], m[2], m[3] or "") for m in found if m]
+    matches = [ARROW.match(line) for line in text.splitlines()]
+    return [(m[1], m[2], m[3] or "") for m in matches if m]
 
 
 def test_the_page_is_what_the_table_generates() -> None:

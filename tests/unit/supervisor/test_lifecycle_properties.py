@@ -1,13 +1,13 @@
 """What holds for every step, whatever happens to it, in whatever order and how often.
 
-`Watch` stands beside a step, sees every move and asserts the invariants of DESIGN §4, as far as
+`Watch` accompanies a step, sees every move and asserts the invariants of DESIGN §4, as far as
 they are pure. It remembers what a `Step` itself does not say: which timer runs, which signals went
 out, what became of the slot. Two tests drive it:
 
 * hypothesis, with random events: illegal ones, duplicates, any order, many claims in a row;
 * a walk through every reachable situation with small bounds, which leaves nothing to chance.
 
-Neither models the world. What cannot happen there may happen here, and must be refused or borne.
+Neither models the world. What cannot happen there may happen here, and must be refused or survived.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from supervisor.lifecycle.table import TABLE
 S, E, K, R = StepState, Effect, EventKind, Reason
 Effects = tuple[Effect, ...]
 
-RINGS = {
+FIRES = {
     E.ARM_READY: K.READY_TIMEOUT,
     E.ARM_START: K.START_TIMEOUT,
     E.ARM_TIMEOUT: K.TIMEOUT,
@@ -87,7 +87,7 @@ def observe(watch: Watch, before: Step, event: Event, after: Step, effects: Effe
 
 def _timer(running: Effect | None, before: Step, after: Step, effects: Effects) -> Effect | None:
     """A timer belongs to its state: leaving drops it, arming another replaces it."""
-    armed = [effect for effect in effects if effect in RINGS]
+    armed = [effect for effect in effects if effect in FIRES]
     assert len(armed) <= 1
     if armed:
         return armed[0]
@@ -103,18 +103,18 @@ def _check_counters(before: Step, event: Event, after: Step, effects: Effects) -
     assert 0 <= after.attempt <= after.max_attempts
     # One more than the bound: a try may be lost twice, before GO and while it is published.
     assert 0 <= after.losses <= after.max_losses + 1
-    if after.state is S.QUEUED:  # so another try is always one that may be made
+    if after.state is S.QUEUED:  # so another execution is always one that may be made
         assert after.attempt < after.max_attempts
         assert after.losses < after.max_losses
 
 
 def _check_timers(seen: Watch, after: Step) -> None:
-    """Every owned step waits under one timer whose ring it can take, and under no other."""
+    """Every owned step waits under one timer that it can take, and under no other."""
     if after.state not in OWNED:
         assert seen.timer is None
         return
     assert seen.timer is not None
-    assert takes_rings(after) == {seen.timer}
+    assert takes_timers(after) == {seen.timer}
 
 
 def _check_order(seen: Watch) -> None:
@@ -199,7 +199,7 @@ def _check_words(after: Step) -> None:
         assert after == kept, "nothing of a claim outlives it"
 
 
-def ring(kind: EventKind) -> Event:
+def fire(kind: EventKind) -> Event:
     return Event(kind, R.RUNNER_CRASHED if kind in CARRIES else None)
 
 
@@ -212,21 +212,21 @@ def is_legal(step: Step, event: Event) -> bool:
 
 
 @cache
-def takes_rings(step: Step) -> frozenset[Effect]:
-    """The timers whose ring is legal now."""
-    return frozenset(timer for timer, kind in RINGS.items() if is_legal(step, ring(kind)))
+def takes_timers(step: Step) -> frozenset[Effect]:
+    """The timers that may fire now."""
+    return frozenset(timer for timer, kind in FIRES.items() if is_legal(step, fire(kind)))
 
 
 def wait_out(step: Step, watch: Watch) -> int:
-    """How many timers must ring, with no other news at all, until nobody owns the step."""
-    rings = 0
+    """How many timers must fire, with no other event at all, until no worker owns the step."""
+    fired = 0
     while watch.timer is not None:
-        event = ring(RINGS[watch.timer])
+        event = fire(FIRES[watch.timer])
         after, effects = advance(step, event)
         watch = observe(watch, step, event, after, effects)
-        step, rings = after, rings + 1
-        assert rings <= LONGEST_WAIT
-    return rings
+        step, fired = after, fired + 1
+        assert fired <= LONGEST_WAIT
+    return fired
 
 
 # Random walks -------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.watch = Watch()
         self.last: Event | None = None
 
-    def tell(self, event: Event) -> None:
+    def apply(self, event: Event) -> None:
         before = replace(self.step)
         try:
             after, effects = advance(self.step, event)
@@ -260,20 +260,20 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule(event=st.sampled_from(EVENTS))
     def something_happens(self, event: Event) -> None:
-        self.tell(event)
+        self.apply(event)
 
     # Most random events are illegal; without this rule no walk would come far.
     @precondition(lambda self: self.step.state not in TERMINAL)
     @rule(data=st.data())
     def something_possible_happens(self, data: st.DataObject) -> None:
         possible = [event for event in EVENTS if is_legal(self.step, event)]
-        self.tell(data.draw(st.sampled_from(possible)))
+        self.apply(data.draw(st.sampled_from(possible)))
 
     @precondition(lambda self: self.last is not None)
     @rule()
     def the_same_happens_again(self) -> None:
         assert self.last is not None
-        self.tell(self.last)
+        self.apply(self.last)
 
     @invariant()
     def the_wait_is_bounded(self) -> None:
@@ -297,7 +297,7 @@ Situation = tuple[Step, Watch]
 
 def successors(situation: Situation) -> list[Situation]:
     before, watch = situation
-    found = []
+    reached = []
     for event in FEW_EVENTS:
         try:
             after, effects = advance(before, event)
@@ -306,21 +306,21 @@ def successors(situation: Situation) -> list[Situation]:
         seen = observe(watch, before, event, after, effects)
         if after.state not in TERMINAL:
             # The epoch only counts and the latest reason only informs: neither decides anything.
-            found.append((replace(after, epoch=0, last_reason=None), seen))
-    return found
+            reached.append((replace(after, epoch=0, last_reason=None), seen))
+    return reached
 
 
 @cache
 def every_situation() -> set[Situation]:
     """Walk to every situation that can be reached, checking every move on the way."""
-    found: set[Situation] = set()
+    situations: set[Situation] = set()
     ahead: list[Situation] = [(Step(state=S.QUEUED, max_attempts=2, max_losses=2), Watch())]
     while ahead:
         situation = ahead.pop()
-        if situation not in found:
-            found.add(situation)
+        if situation not in situations:
+            situations.add(situation)
             ahead.extend(successors(situation))
-    return found
+    return situations
 
 
 def test_the_invariants_hold_in_every_reachable_situation() -> None:

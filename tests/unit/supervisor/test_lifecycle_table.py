@@ -37,7 +37,7 @@ CLAIMED = replace(QUEUED, state=S.LEASED, epoch=5)
 SPAWNED = replace(CLAIMED, spawned=True)
 READY = replace(SPAWNED, ready=True)
 RUNNING = replace(READY, state=S.RUNNING, attempt=2, go_sent=True)
-FINISHING = replace(RUNNING, state=S.STOPPING)  # nobody has signalled it yet
+FINISHING = replace(RUNNING, state=S.STOPPING)  # not signalled yet
 TERMINATED = replace(FINISHING, signal=Signal.TERM, intent=R.TIMEOUT)
 KILLED = replace(TERMINATED, signal=Signal.KILL)
 GONE = replace(FINISHING, state=S.RECLAIMING, evidence=R.COMPLETED)
@@ -55,7 +55,7 @@ LATE_NEWS |= {K.FAILURE, K.EXIT, K.PROTOCOL_ERROR, K.UNREADABLE}
 OUTSIDE = {K.CANCEL, K.DRAIN, K.LEASE_GONE, K.LEASE_EXPIRED}  # come at any time to an owned step
 BROKEN = {K.EXIT, K.FAILURE, K.PROTOCOL_ERROR}
 
-# What each situation may be told. Everything else is a bug of whoever says it.
+# The events that each situation may take. Any other one is a bug of the caller.
 LEGAL: list[tuple[Step, set[EventKind]]] = [
     (QUEUED, {K.CLAIMED, K.CANCEL, K.QUEUE_TIMEOUT}),
     (
@@ -95,9 +95,9 @@ def moves(
     **changed: object,
 ) -> None:
     """Assert the move: this state, these effects in this order, these fields and no others."""
-    given = event(happened) if isinstance(happened, EventKind) else happened
+    taken = event(happened) if isinstance(happened, EventKind) else happened
     expected = replace(step, state=state, **changed)  # type: ignore[arg-type]
-    assert advance(step, given) == (expected, effects)
+    assert advance(step, taken) == (expected, effects)
 
 
 def back_in_queue(
@@ -108,7 +108,7 @@ def back_in_queue(
     **changed: object,
 ) -> None:
     """Assert a requeue: nothing of the claim is left but the counters and the latest reason."""
-    given = event(happened) if isinstance(happened, EventKind) else happened
+    taken = event(happened) if isinstance(happened, EventKind) else happened
     kept = Step(
         state=S.QUEUED,
         epoch=step.epoch,
@@ -120,7 +120,7 @@ def back_in_queue(
         last_reason=step.last_reason,
     )
     expected = replace(kept, **changed)  # type: ignore[arg-type]
-    assert advance(step, given) == (expected, effects)
+    assert advance(step, taken) == (expected, effects)
 
 
 @pytest.fixture

@@ -54,11 +54,11 @@ def test_a_kill_from_outside_without_a_want_of_memory_is_a_crash() -> None:
 
 
 def test_the_text_of_an_error_decides_nothing() -> None:
-    words = "CUDA error: out of memory"
-    failure = Failure(reason="provider_error", message=words, details={})
-    classification = classify(Evidence(failure=failure, exitcode=1, protocol_error=words))
+    message = "CUDA error: out of memory"
+    failure = Failure(reason="provider_error", message=message, details={})
+    classification = classify(Evidence(failure=failure, exitcode=1, protocol_error=message))
     assert classification.reason is Reason.PROVIDER_ERROR
-    assert classification.message == words
+    assert classification.message == message
 
 
 def test_a_crash_says_how_it_exited_and_what_was_wrong_with_what_it_said() -> None:
@@ -68,7 +68,7 @@ def test_a_crash_says_how_it_exited_and_what_was_wrong_with_what_it_said() -> No
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "message"),
     [
         (None, "no exit status"),
         (0, "exit code 0"),
@@ -78,8 +78,8 @@ def test_a_crash_says_how_it_exited_and_what_was_wrong_with_what_it_said() -> No
         (-63, "signal 63"),
     ],
 )
-def test_an_exit_status_is_put_in_words(code: int | None, words: str) -> None:
-    assert describe_exit(code) == words
+def test_an_exit_status_is_put_in_words(code: int | None, message: str) -> None:
+    assert describe_exit(code) == message
 
 
 def test_a_fired_dead_man_timer_is_named() -> None:

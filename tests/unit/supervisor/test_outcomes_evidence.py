@@ -1,4 +1,4 @@
-"""One try's own record: what it knows and what it makes of it."""
+"""The evidence of one execution, and what is made of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_kill_of_ours_is_not_the_kernels(
     assert evidence.classify().reason == reason
 
 
-def test_a_try_is_judged_once() -> None:
+def test_an_execution_is_classified_once() -> None:
     evidence = EvidenceRecorder()
     evidence.record_exit(-11)
     classification = evidence.classify()
@@ -44,9 +44,9 @@ def test_the_time_of_a_runner_stands_still_while_it_waits_for_the_store() -> Non
         assert await evidence.is_time_over()
         with evidence.waiting_for_store():
             await anyio.sleep(0.05)
-        asked = anyio.current_time()
+        started = anyio.current_time()
         assert await evidence.is_time_over()
-        assert anyio.current_time() - asked >= 0.05
+        assert anyio.current_time() - started >= 0.05
 
     anyio.run(test)
 

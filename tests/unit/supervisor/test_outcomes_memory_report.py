@@ -1,4 +1,4 @@
-"""What a user is told when device memory did not suffice."""
+"""What a user reads when device memory did not suffice."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_corrected_estimate_is_named_and_compared_with_corrected_ones() -> Non
     assert memory_report(corrected, None, 0, ALL)["vram_factor"] == 0.5
     assert "vram_factor" not in memory_report(claim(), None, 0, ALL)
     need = preset("gpu-24gb").budget_for("sdxl", PIXELS).vram_bytes
-    # Its own preset needs as much as was asked for once both are corrected: it is no smaller one.
+    # Its own preset needs as much as the request did once both are corrected: it is no smaller one.
     own = [preset("gpu-24gb")]
     assert next_smaller(claim(vram_bytes=need, vram_factor=1.0), own) is None
     assert next_smaller(claim(vram_bytes=need // 2, vram_factor=0.5), own) is None
@@ -60,11 +60,11 @@ def test_the_numbers_say_what_was_needed_there_and_held_by_whom() -> None:
     before = Reading(
         total_bytes=24 * GIB, used_bytes=20 * GIB, free_bytes=4 * GIB, holders={77: 20 * GIB}
     )
-    told = memory_report(claim(), before, 5, ALL)
-    assert told["preset"] == f"gpu-24gb@{preset('gpu-24gb').version}"
-    assert (told["need_bytes"], told["peak_bytes"]) == (12 * GIB, 5)
-    assert (told["total_bytes"], told["available_bytes"]) == (24 * GIB, 4 * GIB)
-    assert told["holders"] == {"77": 20 * GIB}
+    report = memory_report(claim(), before, 5, ALL)
+    assert report["preset"] == f"gpu-24gb@{preset('gpu-24gb').version}"
+    assert (report["need_bytes"], report["peak_bytes"]) == (12 * GIB, 5)
+    assert (report["total_bytes"], report["available_bytes"]) == (24 * GIB, 4 * GIB)
+    assert report["holders"] == {"77": 20 * GIB}
 
 
 def test_without_a_reading_there_is_still_advice() -> None:
@@ -83,11 +83,11 @@ def test_the_next_smaller_preset_is_of_the_same_device_and_needs_less() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [({}, "offload 'model'"), ({"offload": "model"}, "offload 'sequential'")],
 )
-def test_offload_goes_one_level_further(changes: dict[str, Any], words: str) -> None:
-    assert words in recommendation(claim(**changes), ALL)
+def test_offload_goes_one_level_further(changes: dict[str, Any], message: str) -> None:
+    assert message in recommendation(claim(**changes), ALL)
     assert "fewer pixels than 1024x768" in recommendation(claim(**changes), ALL)
 
 
