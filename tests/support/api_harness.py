@@ -19,8 +19,8 @@ from api.app import create_app
 from api.server import Server, bind, server_config
 from shared.db import artifacts, events, jobs, models, workers
 from shared.db.engine import Connection, Database
-from shared.db.events import NewEvent
 from shared.db.models import Model
+from shared.events import NewEvent
 from shared.models.descriptor import (
     Defaults,
     Limits,
@@ -119,7 +119,7 @@ class Api:
         return found
 
     def append(self, job_id: str, *new: NewEvent) -> int:
-        return self.transaction(lambda c: events.append(c, UUID(job_id), new))
+        return self.transaction(lambda c: events.append_events(c, UUID(job_id), new))
 
     def progress(self, job_id: str, *values: float, **payload: Any) -> int:
         """Write `progress` events as a worker does."""

@@ -53,8 +53,8 @@ async def get_progress(job_id: JobId, context: Ctx, user: User) -> responses.Pro
             (await jobs.steps_of(connection, [job_id]))[job_id],
             finished=await artifacts.finished_items(connection, job_id),
             reached=await best_item_progress(connection, job_id),
-            started=await events.last_of(connection, job_id, Code.STEP_START),
-            last=await events.last_of(connection, job_id, Code.PROGRESS),
+            started=await events.last_event(connection, job_id, Code.STEP_START),
+            last=await events.last_event(connection, job_id, Code.PROGRESS),
         )
 
     return await context.database.transaction(work)

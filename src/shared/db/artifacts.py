@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db.tables import artifacts, steps
+from shared.db.tables import artifacts, columns_of, steps
 from shared.step_store import StoredArtifact
 
 
@@ -31,7 +31,7 @@ class Artifact:
     created_at: datetime
 
 
-_COLUMNS = [column for column in artifacts.c if column.name != "schema_version"]
+_COLUMNS = columns_of(artifacts, Artifact)
 
 
 async def insert_artifact(

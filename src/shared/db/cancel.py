@@ -11,10 +11,10 @@ from uuid import UUID
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db import events, jobs
-from shared.db.tables import jobs as jobs_table
-from shared.db.tables import steps
-from shared.events import Code
+from shared.db import jobs
+from shared.db import tables as t
+from shared.db.events import append_events
+from shared.events import Code, NewEvent
 from shared.states import OWNED, Reason, Status, StepState
 from shared.step_store import CANCELLED_ERROR
 
@@ -36,8 +36,8 @@ async def request_cancel(
     if job["status"] in jobs.ENDED:
         return False
     await connection.execute(
-        update(jobs_table)
-        .where(jobs_table.c.id == job_id, jobs_table.c.cancel_requested_at.is_(None))
+        update(t.jobs)
+        .where(t.jobs.c.id == job_id, t.jobs.c.cancel_requested_at.is_(None))
         .values(cancel_requested_at=func.clock_timestamp())
     )
     states = await _lock_steps(connection, job_id)
@@ -62,8 +62,8 @@ async def end_waiting_steps(
     Also what happens to the rest of a chain when one of its steps ends otherwise than succeeded.
     """
     ended = await connection.execute(
-        update(steps)
-        .where(steps.c.job_id == job_id, steps.c.state.in_(WAITING))
+        update(t.steps)
+        .where(t.steps.c.job_id == job_id, t.steps.c.state.in_(WAITING))
         .values(
             state=StepState.CANCELLED,
             reason=Reason.CANCELLED,
@@ -71,15 +71,15 @@ async def end_waiting_steps(
             finished_at=func.clock_timestamp(),
             updated_at=func.clock_timestamp(),
         )
-        .returning(steps.c.id, steps.c.name, steps.c.position)
+        .returning(t.steps.c.id, t.steps.c.name, t.steps.c.position)
     )
     rows = sorted(ended.all(), key=lambda row: row.position)
     if rows:
-        await events.append(
+        await append_events(
             connection,
             job_id,
             [
-                events.NewEvent(
+                NewEvent(
                     code=Code.STEP_FINISH,
                     message=f"step {row.name}: {message}",
                     step_id=row.id,
@@ -97,9 +97,9 @@ async def end_waiting_steps(
 
 async def _lock_steps(connection: AsyncConnection, job_id: UUID) -> list[StepState]:
     rows = await connection.execute(
-        select(steps.c.state)
-        .where(steps.c.job_id == job_id)
-        .order_by(steps.c.id)
+        select(t.steps.c.state)
+        .where(t.steps.c.job_id == job_id)
+        .order_by(t.steps.c.id)
         .with_for_update(key_share=True)
     )
     return [StepState(row.state) for row in rows]
@@ -107,22 +107,22 @@ async def _lock_steps(connection: AsyncConnection, job_id: UUID) -> list[StepSta
 
 async def _ask_owners(connection: AsyncConnection, job_id: UUID) -> None:
     asked = await connection.execute(
-        update(steps)
+        update(t.steps)
         .where(
-            steps.c.job_id == job_id,
-            steps.c.state.in_(OWNED),
-            steps.c.cancel_requested_at.is_(None),
+            t.steps.c.job_id == job_id,
+            t.steps.c.state.in_(OWNED),
+            t.steps.c.cancel_requested_at.is_(None),
         )
         .values(cancel_requested_at=func.clock_timestamp(), updated_at=func.clock_timestamp())
-        .returning(steps.c.id, steps.c.name)
+        .returning(t.steps.c.id, t.steps.c.name)
     )
     rows = asked.all()
     if rows:
-        await events.append(
+        await append_events(
             connection,
             job_id,
             [
-                events.NewEvent(
+                NewEvent(
                     code=Code.CANCEL_REQUESTED,
                     message=f"step {row.name} is asked to stop",
                     step_id=row.id,

@@ -17,10 +17,10 @@ from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db import events
+from shared.db.events import append_events
 from shared.db.tables import jobs, steps
 from shared.errors import Conflict
-from shared.events import Code
+from shared.events import Code, NewEvent
 from shared.states import Status, StepState
 
 # The winner's row can expire and be cleared between our insert and our look at it. Once is
@@ -215,11 +215,11 @@ async def _insert_steps(connection: AsyncConnection, new: NewJob) -> None:
             for position, step in enumerate(new.steps)
         ],
     )
-    await events.append(
+    await append_events(
         connection,
         new.id,
         [
-            events.NewEvent(
+            NewEvent(
                 code=Code.JOB_CREATED,
                 message=f"{new.type} job of {new.count} accepted",
                 payload={

@@ -15,9 +15,10 @@ from uuid import UUID, uuid4
 from sqlalchemy import Row, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db import jobs as job_log
+from shared.db import jobs
+from shared.db import tables as t
 from shared.db.create_job import Created, NewJob, NewStep, create_job
-from shared.db.tables import artifacts, jobs, models, steps
+from shared.db.tables import columns_of, read
 from shared.errors import Conflict, ModelUnavailable, NotFound
 from shared.states import Reason, Status
 
@@ -36,9 +37,9 @@ class DeadJob:
     replay_of: UUID | None
 
 
-_COLUMNS = tuple(jobs.c[name] for name in DeadJob.__slots__)
+_COLUMNS = columns_of(t.jobs, DeadJob)
 # By status as well as by reason: the index on (status, updated_at) then finds them.
-_DEAD = (jobs.c.status == Status.FAILED) & (jobs.c.reason == Reason.ATTEMPTS_EXHAUSTED)
+_DEAD = (t.jobs.c.status == Status.FAILED) & (t.jobs.c.reason == Reason.ATTEMPTS_EXHAUSTED)
 
 
 async def page(connection: AsyncConnection, *, limit: int) -> list[DeadJob]:
@@ -46,7 +47,7 @@ async def page(connection: AsyncConnection, *, limit: int) -> list[DeadJob]:
     rows = await connection.execute(
         select(*_COLUMNS)
         .where(_DEAD)
-        .order_by(jobs.c.updated_at.desc(), jobs.c.id.desc())
+        .order_by(t.jobs.c.updated_at.desc(), t.jobs.c.id.desc())
         .limit(limit)
     )
     return [DeadJob(**row) for row in rows.mappings()]
@@ -54,7 +55,7 @@ async def page(connection: AsyncConnection, *, limit: int) -> list[DeadJob]:
 
 async def get(connection: AsyncConnection, job_id: UUID) -> DeadJob:
     """Raises `NotFound` when there is no such job, or it is not dead."""
-    rows = await connection.execute(select(*_COLUMNS).where(_DEAD, jobs.c.id == job_id))
+    rows = await connection.execute(select(*_COLUMNS).where(_DEAD, t.jobs.c.id == job_id))
     found = rows.mappings().first()
     if found is None:
         raise NotFound(f"{job_id} is not on the dead-letter list")
@@ -64,9 +65,9 @@ async def get(connection: AsyncConnection, job_id: UUID) -> DeadJob:
 async def replays_of(connection: AsyncConnection, job_id: UUID) -> list[tuple[UUID, Status]]:
     """The jobs that were made from this one, oldest first."""
     rows = await connection.execute(
-        select(jobs.c.id, jobs.c.status)
-        .where(jobs.c.replay_of == job_id)
-        .order_by(jobs.c.created_at, jobs.c.id)
+        select(t.jobs.c.id, t.jobs.c.status)
+        .where(t.jobs.c.replay_of == job_id)
+        .order_by(t.jobs.c.created_at, t.jobs.c.id)
     )
     return [(row.id, Status(row.status)) for row in rows]
 
@@ -78,30 +79,25 @@ async def replay(connection: AsyncConnection, job_id: UUID) -> Created:
     its model was disabled or is another checkpoint by now, so that the new job could never run.
     """
     # The job's lock makes replays of one job take turns, and keeps a `drop` out until our commit.
-    await job_log.lock(connection, job_id)
+    await jobs.lock(connection, job_id)
     await get(connection, job_id)
     for replayed, status in await replays_of(connection, job_id):
-        if status not in job_log.ENDED:
+        if status not in jobs.ENDED:
             raise Conflict(f"job {replayed} is a replay of {job_id} and has not ended yet")
-    row = (await connection.execute(select(jobs).where(jobs.c.id == job_id))).one()
+    row = (await connection.execute(select(t.jobs).where(t.jobs.c.id == job_id))).one()
     found = await connection.execute(
-        select(steps, models.c.name.label("model"), models.c.enabled)
-        .add_columns(models.c.version, models.c.checkpoint_sha256.label("current_sha256"))
-        .outerjoin(models, models.c.id == steps.c.model_id)
-        .where(steps.c.job_id == job_id)
-        .order_by(steps.c.position)
+        select(t.steps, t.models.c.name.label("model"), t.models.c.enabled)
+        .add_columns(t.models.c.version, t.models.c.checkpoint_sha256.label("current_sha256"))
+        .outerjoin(t.models, t.models.c.id == t.steps.c.model_id)
+        .where(t.steps.c.job_id == job_id)
+        .order_by(t.steps.c.position)
     )
     return await create_job(
         connection,
-        NewJob(
+        read(
+            NewJob,
+            row,
             id=uuid4(),
-            type=row.type,
-            user=row.user,
-            request=row.request,
-            count=row._mapping["count"],  # `Row.count` is a method
-            correlation_id=row.correlation_id,
-            client_request_id=row.client_request_id,
-            traceparent=row.traceparent,
             replay_of=job_id,
             steps=[_again(step) for step in found],
         ),
@@ -112,19 +108,7 @@ def _again(step: Row[Any]) -> NewStep:
     """The same step, not begun. Raises `ModelUnavailable`."""
     if step.model_id is not None:
         _check_model(step)
-    return NewStep(
-        id=uuid4(),
-        name=step.name,
-        type=step.type,
-        params=step.params,
-        queue=step.queue,
-        device=step.device,
-        preset=step.preset,
-        vram_bytes=step.vram_bytes,
-        timeout_s=step.timeout_s,
-        model_id=step.model_id,
-        checkpoint_sha256=step.checkpoint_sha256,
-    )
+    return read(NewStep, step, id=uuid4())
 
 
 def _check_model(step: Row[Any]) -> None:
@@ -143,11 +127,13 @@ async def drop(connection: AsyncConnection, job_id: UUID) -> list[str]:
 
     Raises `NotFound`. A caller that dies before it has deleted the objects leaves them to `prune`.
     """
-    await job_log.lock(connection, job_id)
+    await jobs.lock(connection, job_id)
     await get(connection, job_id)
     keys = await connection.scalars(
-        select(artifacts.c.s3_key).where(artifacts.c.job_id == job_id).order_by(artifacts.c.s3_key)
+        select(t.artifacts.c.s3_key)
+        .where(t.artifacts.c.job_id == job_id)
+        .order_by(t.artifacts.c.s3_key)
     )
     found = list(keys)
-    await connection.execute(delete(jobs).where(jobs.c.id == job_id))
+    await connection.execute(delete(t.jobs).where(t.jobs.c.id == job_id))
     return found

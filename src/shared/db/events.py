@@ -26,9 +26,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db.tables import events, jobs
-from shared.events import Code
-from shared.events import NewEvent as NewEvent  # its home is there; SQL callers find it here
+from shared.db.tables import columns_of, events, jobs
+from shared.events import Code, NewEvent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +45,7 @@ class Event:
     payload: dict[str, Any] | None
 
 
-async def append(connection: AsyncConnection, job_id: UUID, new: Sequence[NewEvent]) -> int:
+async def append_events(connection: AsyncConnection, job_id: UUID, new: Sequence[NewEvent]) -> int:
     """Record events and return the last `seq`. Takes the job's row lock until commit.
 
     The counter lives in an unindexed column, so its update stays HOT; do not touch an indexed
@@ -80,17 +79,7 @@ async def append(connection: AsyncConnection, job_id: UUID, new: Sequence[NewEve
     return last
 
 
-_COLUMNS = (
-    events.c.job_id,
-    events.c.seq,
-    events.c.ts,
-    events.c.level,
-    events.c.code,
-    events.c.message,
-    events.c.step_id,
-    events.c.item_index,
-    events.c.payload,
-)
+_COLUMNS = columns_of(events, Event)
 
 
 async def page(
@@ -131,7 +120,7 @@ async def tail(
     return 0 if first is None else int(first) - 1
 
 
-async def last_of(connection: AsyncConnection, job_id: UUID, code: str) -> Event | None:
+async def last_event(connection: AsyncConnection, job_id: UUID, code: str) -> Event | None:
     """The newest event of a job with this code."""
     rows = await connection.execute(
         select(*_COLUMNS)

@@ -16,9 +16,9 @@ from uuid import UUID
 from sqlalchemy import RowMapping, Select, case, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db import events
-from shared.db.tables import artifacts, jobs, steps
-from shared.events import Code
+from shared.db.events import append_events, last_event
+from shared.db.tables import artifacts, columns_of, jobs, read, steps
+from shared.events import Code, NewEvent
 from shared.states import STATUS_OF, Reason, Status, StepState
 
 ENDED = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
@@ -87,30 +87,15 @@ def _completed() -> Any:
 
 
 def _jobs() -> Select[Any]:
-    return select(
-        jobs.c.id,
-        jobs.c.type,
-        jobs.c.user,
-        jobs.c.status,
-        jobs.c.reason,
-        jobs.c.error,
-        jobs.c.count,
-        _completed(),
-        jobs.c.event_seq,
-        jobs.c.created_at,
-        jobs.c.updated_at,
-        jobs.c.finished_at,
-        jobs.c.cancel_requested_at,
-    )
+    return select(*columns_of(jobs, Job), _completed())
 
 
 def _job(row: RowMapping) -> Job:
-    reason = row["reason"]
-    known = {
-        "status": Status(row["status"]),
-        "reason": None if reason is None else Reason(reason),
-    }
-    return Job(**{**row, **known})
+    return read(Job, row, status=Status(row["status"]), reason=_reason(row["reason"]))
+
+
+def _reason(text: str | None) -> Reason | None:
+    return None if text is None else Reason(text)
 
 
 async def get(connection: AsyncConnection, job_id: UUID, *, user: str | None = None) -> Job | None:
@@ -125,31 +110,15 @@ async def get(connection: AsyncConnection, job_id: UUID, *, user: str | None = N
 async def steps_of(connection: AsyncConnection, job_ids: Sequence[UUID]) -> dict[UUID, list[Step]]:
     """The steps of each of these jobs, in their order."""
     rows = await connection.execute(
-        select(
-            steps.c.job_id,
-            steps.c.id,
-            steps.c.name,
-            steps.c.type,
-            steps.c.state,
-            steps.c.reason,
-            steps.c.attempt,
-        )
+        select(steps.c.job_id, *columns_of(steps, Step))
         .where(steps.c.job_id.in_(job_ids))
         .order_by(steps.c.job_id, steps.c.position)
     )
-    found: dict[UUID, list[Step]] = {job_id: [] for job_id in job_ids}
+    by_job: dict[UUID, list[Step]] = {job_id: [] for job_id in job_ids}
     for row in rows:
-        found[row.job_id].append(
-            Step(
-                id=row.id,
-                name=row.name,
-                type=row.type,
-                state=StepState(row.state),
-                reason=None if row.reason is None else Reason(row.reason),
-                attempt=row.attempt,
-            )
-        )
-    return found
+        step = read(Step, row, state=StepState(row.state), reason=_reason(row.reason))
+        by_job[row.job_id].append(step)
+    return by_job
 
 
 async def page(
@@ -213,13 +182,13 @@ async def finish_job(
     if done.rowcount == 0:
         return False
     facts = [
-        events.NewEvent(
+        NewEvent(
             code=Code.JOB_FINISH,
             message=f"job {status}: {reason}",
             level="INFO" if status is not Status.FAILED else "ERROR",
             payload={"status": status, "reason": reason},
         ),
-        events.NewEvent(
+        NewEvent(
             code=Code.PROGRESS,
             message="progress at the end",
             payload=await _final_progress(connection, job_id, status),
@@ -228,14 +197,14 @@ async def finish_job(
     if error is not None:
         facts.insert(
             0,
-            events.NewEvent(
+            NewEvent(
                 code=Code.ERROR,
                 message=str(error.get("message", reason)),
                 level="ERROR" if status is Status.FAILED else "WARNING",
                 payload=error,
             ),
         )
-    await events.append(connection, job_id, facts)
+    await append_events(connection, job_id, facts)
     return True
 
 
@@ -243,7 +212,7 @@ async def _final_progress(
     connection: AsyncConnection, job_id: UUID, status: Status
 ) -> dict[str, Any]:
     """The closing payload; never lower than anything that was sent, 1.0 for a success."""
-    sent = await events.last_of(connection, job_id, Code.PROGRESS)
+    sent = await last_event(connection, job_id, Code.PROGRESS)
     before = 0.0 if sent is None else float((sent.payload or {}).get("progress", 0.0))
     row = (
         await connection.execute(select(jobs.c.count, _completed()).where(jobs.c.id == job_id))

@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db.tables import models, steps
+from shared.db.tables import columns_of, models, steps
 from shared.models.descriptor import ModelDescriptor, parameters_schema
 from shared.states import TERMINAL
 
@@ -31,7 +31,7 @@ class Model:
     updated_at: datetime
 
 
-_COLUMNS = [column for column in models.c if column.name != "schema_version"]
+_COLUMNS = columns_of(models, Model)
 
 
 async def upsert_model(connection: AsyncConnection, descriptor: ModelDescriptor) -> Model:

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Row, func, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db.tables import jobs, steps
+from shared.db.tables import jobs, read, steps
 from shared.db.transitions import end_step
 from shared.states import StepState
 from shared.step_store import AttemptResult, OrphanedStep
@@ -71,20 +71,14 @@ async def release_unacknowledged(
 
 
 async def _end(connection: AsyncConnection, row: Row[Any], decide: Decide) -> UUID:
-    found = OrphanedStep(
-        id=row.id,
-        job_id=row.job_id,
-        name=row.name,
+    orphan = read(
+        OrphanedStep,
+        row,
         state=StepState(row.state),
-        epoch=row.epoch,
-        attempt=row.attempt,
-        losses=row.losses,
         cancel_requested=row.cancel_requested_at is not None,
-        correlation_id=row.correlation_id,
-        traceparent=row.traceparent,
     )
-    await end_step(connection, row, decide(found))
-    return found.id
+    await end_step(connection, row, decide(orphan))
+    return orphan.id
 
 
 async def _first(connection: AsyncConnection, condition: ColumnElement[bool]) -> Row[Any] | None:

@@ -20,16 +20,15 @@ from uuid import UUID
 from sqlalchemy import Row, Select, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db import events as event_log
-from shared.db import jobs as job_log
-from shared.db import rescue
+from shared.db import jobs, rescue
+from shared.db import tables as t
 from shared.db.artifacts import insert_artifact
 from shared.db.engine import Database
-from shared.db.events import NewEvent
+from shared.db.events import append_events, last_event
 from shared.db.in_doubt import InDoubtWrites
-from shared.db.tables import artifacts, jobs, models, steps
+from shared.db.tables import columns_of, read
 from shared.db.transitions import end_step, seconds_from_now
-from shared.events import Code
+from shared.events import Code, NewEvent
 from shared.models.descriptor import parts_of
 from shared.states import OWNED, Status, StepState
 from shared.step_store import (
@@ -64,22 +63,22 @@ class PostgresStepStore:
                 # Our own commit of a moment ago, whose answer was lost; or it is being stopped.
                 return
             await connection.execute(
-                update(steps)
-                .where(steps.c.id == claim.step_id)
+                update(t.steps)
+                .where(t.steps.c.id == claim.step_id)
                 .values(
                     state=StepState.RUNNING,
-                    attempt=steps.c.attempt + 1,
-                    started_at=func.coalesce(steps.c.started_at, func.now()),
+                    attempt=t.steps.c.attempt + 1,
+                    started_at=func.coalesce(t.steps.c.started_at, func.now()),
                     vram_wait_since=None,
                     updated_at=func.now(),
                 )
             )
             await connection.execute(
-                update(jobs)
-                .where(jobs.c.id == claim.job_id, jobs.c.status == Status.QUEUED)
+                update(t.jobs)
+                .where(t.jobs.c.id == claim.job_id, t.jobs.c.status == Status.QUEUED)
                 .values(status=Status.RUNNING, updated_at=func.now())
             )
-            await event_log.append(connection, claim.job_id, events)
+            await append_events(connection, claim.job_id, events)
 
         await self._database.transaction(work)
 
@@ -90,13 +89,13 @@ class PostgresStepStore:
             await lock_owned(connection, claim)
             if state is not None:
                 await connection.execute(
-                    update(steps)
-                    .where(steps.c.id == claim.step_id)
+                    update(t.steps)
+                    .where(t.steps.c.id == claim.step_id)
                     .values(state=state, updated_at=func.now())
                 )
             left = await self._in_doubt.not_yet_written(connection, claim, events)
             if left:
-                last_seq = await event_log.append(connection, claim.job_id, left)
+                last_seq = await append_events(connection, claim.job_id, left)
                 self._in_doubt.register(claim, last_seq, left)
 
         await self._database.transaction(work)
@@ -107,10 +106,10 @@ class PostgresStepStore:
             # One statement on the step alone: it takes no job lock, so a stream of events cannot
             # delay it, and the condition is on the very row that it locks.
             renewed = await connection.execute(
-                update(steps)
+                update(t.steps)
                 .where(_owned_by(claim))
                 .values(lease_expires_at=seconds_from_now(lease_s))
-                .returning(steps.c.id)
+                .returning(t.steps.c.id)
             )
             if renewed.first() is None:
                 raise Stale
@@ -119,7 +118,7 @@ class PostgresStepStore:
 
     async def add_artifact(self, claim: Claim, artifact: StoredArtifact, event: NewEvent) -> bool:
         async def work(connection: AsyncConnection) -> bool:
-            await job_log.lock(connection, claim.job_id)
+            await jobs.lock(connection, claim.job_id)
             if await _key_of(connection, claim, artifact.item_index) == artifact.s3_key:
                 return True  # our own commit of a moment ago, whose answer was lost
             await lock_owned(connection, claim)
@@ -131,7 +130,7 @@ class PostgresStepStore:
                 artifact=artifact,
             )
             if inserted:
-                await event_log.append(connection, claim.job_id, [event])
+                await append_events(connection, claim.job_id, [event])
             return inserted
 
         return await self._database.transaction(work)
@@ -159,8 +158,8 @@ class PostgresStepStore:
     async def requested_cancels(self, worker_id: UUID) -> set[UUID]:
         async def work(connection: AsyncConnection) -> set[UUID]:
             found = await connection.scalars(
-                select(steps.c.id).where(
-                    steps.c.lease_owner == worker_id, steps.c.cancel_requested_at.is_not(None)
+                select(t.steps.c.id).where(
+                    t.steps.c.lease_owner == worker_id, t.steps.c.cancel_requested_at.is_not(None)
                 )
             )
             return set(found)
@@ -198,7 +197,7 @@ async def _ended_before(
     A new owner or a rescuer would have raised the epoch.
     """
     state = await connection.scalar(
-        select(steps.c.state).where(steps.c.id == claim.step_id, steps.c.epoch == claim.epoch)
+        select(t.steps.c.state).where(t.steps.c.id == claim.step_id, t.steps.c.epoch == claim.epoch)
     )
     if state == end.state:
         return claim.step_id if state == StepState.QUEUED else await _next(connection, claim)
@@ -210,37 +209,37 @@ async def _ended_before(
 async def _next(connection: AsyncConnection, claim: Claim) -> UUID | None:
     """The step after this one, if its turn came."""
     return await connection.scalar(
-        select(steps.c.id).where(
-            steps.c.job_id == claim.job_id,
-            steps.c.position == claim.position + 1,
-            steps.c.state != StepState.CANCELLED,
+        select(t.steps.c.id).where(
+            t.steps.c.job_id == claim.job_id,
+            t.steps.c.position == claim.position + 1,
+            t.steps.c.state != StepState.CANCELLED,
         )
     )
 
 
 async def _key_of(connection: AsyncConnection, claim: Claim, item_index: int) -> str | None:
     return await connection.scalar(
-        select(artifacts.c.s3_key).where(
-            artifacts.c.job_id == claim.job_id,
-            artifacts.c.step_id == claim.step_id,
-            artifacts.c.item_index == item_index,
+        select(t.artifacts.c.s3_key).where(
+            t.artifacts.c.job_id == claim.job_id,
+            t.artifacts.c.step_id == claim.step_id,
+            t.artifacts.c.item_index == item_index,
         )
     )
 
 
 def _owned_by(claim: Claim) -> Any:
     return (
-        (steps.c.id == claim.step_id)
-        & (steps.c.epoch == claim.epoch)
-        & steps.c.state.in_(sorted(OWNED))
+        (t.steps.c.id == claim.step_id)
+        & (t.steps.c.epoch == claim.epoch)
+        & t.steps.c.state.in_(sorted(OWNED))
     )
 
 
 async def lock_owned(connection: AsyncConnection, claim: Claim) -> Row[Any]:
     """Lock the job, then the step, and return the step's row; raise `Stale` if it is not ours."""
-    await job_log.lock(connection, claim.job_id)
+    await jobs.lock(connection, claim.job_id)
     found = await connection.execute(
-        select(steps).where(_owned_by(claim)).with_for_update(key_share=True)
+        select(t.steps).where(_owned_by(claim)).with_for_update(key_share=True)
     )
     row = found.first()
     if row is None:
@@ -250,19 +249,19 @@ async def lock_owned(connection: AsyncConnection, claim: Claim) -> Row[Any]:
 
 def _due(request: ClaimRequest) -> Select[Any]:
     return (
-        select(steps.c.id.label("step_id"), jobs.c.id.label("job_id"))
-        .join(jobs, jobs.c.id == steps.c.job_id)
+        select(t.steps.c.id.label("step_id"), t.jobs.c.id.label("job_id"))
+        .join(t.jobs, t.jobs.c.id == t.steps.c.job_id)
         .where(
-            steps.c.state == StepState.QUEUED,
-            steps.c.queue.in_(request.queues),
-            steps.c.device == request.device,
-            steps.c.run_at <= func.now(),
-            steps.c.vram_bytes <= request.capacity_bytes,
-            or_(steps.c.model_id.is_(None), steps.c.model_id.in_(request.models)),
+            t.steps.c.state == StepState.QUEUED,
+            t.steps.c.queue.in_(request.queues),
+            t.steps.c.device == request.device,
+            t.steps.c.run_at <= func.now(),
+            t.steps.c.vram_bytes <= request.capacity_bytes,
+            or_(t.steps.c.model_id.is_(None), t.steps.c.model_id.in_(request.models)),
         )
-        .order_by(steps.c.run_at, steps.c.id)
+        .order_by(t.steps.c.run_at, t.steps.c.id)
         .limit(1)
-        .with_for_update(of=(jobs, steps), key_share=True, skip_locked=True)
+        .with_for_update(of=(t.jobs, t.steps), key_share=True, skip_locked=True)
     )
 
 
@@ -272,54 +271,46 @@ async def _claim(connection: AsyncConnection, request: ClaimRequest) -> Claim | 
         return None
     claimed = (
         await connection.execute(
-            update(steps)
-            .where(steps.c.id == due.step_id)
+            update(t.steps)
+            .where(t.steps.c.id == due.step_id)
             .values(
                 state=StepState.LEASED,
-                epoch=steps.c.epoch + 1,
+                epoch=t.steps.c.epoch + 1,
                 lease_owner=request.worker_id,
                 lease_expires_at=seconds_from_now(request.lease_s),
                 updated_at=func.now(),
             )
             .returning(
-                *steps.c,
-                func.coalesce(func.extract("epoch", func.now() - steps.c.vram_wait_since), 0).label(
-                    "vram_waited_s"
-                ),
-                func.extract("epoch", func.now() - steps.c.run_at).label("queued_s"),
+                *t.steps.c,
+                func.coalesce(
+                    func.extract("epoch", func.now() - t.steps.c.vram_wait_since), 0
+                ).label("vram_waited_s"),
+                func.extract("epoch", func.now() - t.steps.c.run_at).label("queued_s"),
             )
         )
     ).one()
-    job = (await connection.execute(select(jobs).where(jobs.c.id == due.job_id))).one()
+    job = (await connection.execute(select(t.jobs).where(t.jobs.c.id == due.job_id))).one()
     position, chain_length = (
         await connection.execute(
-            select(func.count().filter(steps.c.position < claimed.position), func.count()).where(
-                steps.c.job_id == due.job_id
+            select(func.count().filter(t.steps.c.position < claimed.position), func.count()).where(
+                t.steps.c.job_id == due.job_id
             )
         )
     ).one()
-    shown = await event_log.last_of(connection, due.job_id, Code.PROGRESS)
+    shown = await last_event(connection, due.job_id, Code.PROGRESS)
     done = await connection.scalars(
-        select(artifacts.c.item_index)
-        .where(artifacts.c.job_id == due.job_id, artifacts.c.step_id == due.step_id)
-        .order_by(artifacts.c.item_index)
+        select(t.artifacts.c.item_index)
+        .where(t.artifacts.c.job_id == due.job_id, t.artifacts.c.step_id == due.step_id)
+        .order_by(t.artifacts.c.item_index)
     )
-    return Claim(
+    return read(
+        Claim,
+        claimed,
         step_id=claimed.id,
-        job_id=job.id,
         user=job.user,
-        epoch=claimed.epoch,
-        attempt=claimed.attempt,
-        losses=claimed.losses,
         cancel_requested=claimed.cancel_requested_at is not None,
         vram_waited_s=float(claimed.vram_waited_s),
-        name=claimed.name,
-        type=claimed.type,
-        params=claimed.params,
         count=job._mapping["count"],  # `Row.count` is a method
-        preset=claimed.preset,
-        vram_bytes=claimed.vram_bytes,
-        timeout_s=claimed.timeout_s,
         model=await _pinned_model(connection, claimed),
         correlation_id=job.correlation_id,
         client_request_id=job.client_request_id,
@@ -336,14 +327,13 @@ async def _claim(connection: AsyncConnection, request: ClaimRequest) -> Claim | 
 async def _pinned_model(connection: AsyncConnection, step: Row[Any]) -> PinnedModel | None:
     if step.model_id is None:
         return None
-    found = (await connection.execute(select(models).where(models.c.id == step.model_id))).one()
-    return PinnedModel(
-        id=found.id,
-        name=found.name,
-        version=found.version,
-        kind=found.kind,
+    query = select(t.models).where(t.models.c.id == step.model_id)
+    model = (await connection.execute(query)).one()
+    return read(
+        PinnedModel,
+        model,
         checkpoint_sha256=step.checkpoint_sha256,
-        parts=parts_of(found.descriptor),
+        parts=parts_of(model.descriptor),
     )
 
 
@@ -353,9 +343,9 @@ async def _inputs(connection: AsyncConnection, step: Row[Any]) -> tuple[StoredAr
     if step.position == 0:
         return ()
     rows = await connection.execute(
-        select(*(artifacts.c[name] for name in StoredArtifact.__slots__))
-        .join(steps, steps.c.id == artifacts.c.step_id)
-        .where(steps.c.job_id == step.job_id, steps.c.position == step.position - 1)
-        .order_by(artifacts.c.item_index)
+        select(*columns_of(t.artifacts, StoredArtifact))
+        .join(t.steps, t.steps.c.id == t.artifacts.c.step_id)
+        .where(t.steps.c.job_id == step.job_id, t.steps.c.position == step.position - 1)
+        .order_by(t.artifacts.c.item_index)
     )
     return tuple(StoredArtifact(**row) for row in rows.mappings())

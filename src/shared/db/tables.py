@@ -6,9 +6,10 @@ machine already guarantees, so that a hand-written UPDATE at 3 a.m. cannot make 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     BigInteger,
@@ -22,6 +23,8 @@ from sqlalchemy import (
     Integer,
     MetaData,
     PrimaryKeyConstraint,
+    Row,
+    RowMapping,
     Table,
     Text,
     UniqueConstraint,
@@ -31,6 +34,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 from shared.states import OWNED, TERMINAL, Reason, Status, StepState
+
+T = TypeVar("T")
 
 metadata = MetaData(
     naming_convention={
@@ -257,3 +262,18 @@ workers = Table(
     _now("heartbeat_at"),
     _schema_version(),
 )
+
+
+# Records ------------------------------------------------------------------------------------------
+
+
+def columns_of(table: Table, record: type) -> list[Column[Any]]:
+    """The columns that have the names of a dataclass's fields."""
+    return [table.c[field.name] for field in fields(record) if field.name in table.c]
+
+
+def read(record: type[T], row: Row[Any] | RowMapping | Mapping[str, Any], **values: Any) -> T:
+    """A dataclass from the columns with its fields' names; `values` are those of other fields."""
+    columns = row._mapping if isinstance(row, Row) else row
+    names = {field.name for field in fields(record)}  # type: ignore[arg-type]
+    return record(**({name: columns[name] for name in names & columns.keys()} | values))

@@ -10,8 +10,8 @@ from sqlalchemy import Row, func, literal, select, update
 from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db import events as event_log
 from shared.db.cancel import end_waiting_steps
+from shared.db.events import append_events
 from shared.db.jobs import finish_job
 from shared.db.tables import jobs, steps
 from shared.states import STATUS_OF, TERMINAL, Reason, Status, StepState
@@ -49,7 +49,7 @@ async def end_step(connection: AsyncConnection, row: Row[Any], end: AttemptResul
             updated_at=func.now(),
         )
     )
-    await event_log.append(connection, row.job_id, end.events)
+    await append_events(connection, row.job_id, end.events)
     if requeued:
         # A job whose try ended shows as queued again: nothing of it runs.
         await connection.execute(

@@ -7,16 +7,16 @@ slot has. A worker that stopped without a word is gone once its heartbeat is `LI
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import RowMapping, delete, func, select, update
+from sqlalchemy import RowMapping, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db.tables import workers
+from shared.db.tables import read, workers
 
 LIVE_S = 30.0
 # Any fixed number: it names "a worker enters" among the advisory locks of this database.
@@ -104,14 +104,6 @@ async def owners_of(
     ]
 
 
-async def heartbeat(connection: AsyncConnection, worker_id: UUID) -> bool:
-    """Say "still here"; False when the row is gone, and must be written anew."""
-    beaten = await connection.execute(
-        update(workers).where(workers.c.id == worker_id).values(heartbeat_at=func.clock_timestamp())
-    )
-    return beaten.rowcount == 1
-
-
 async def leave(connection: AsyncConnection, worker_id: UUID) -> None:
     """A worker that drained says good-bye, so that nobody waits for its heartbeat to age."""
     await connection.execute(delete(workers).where(workers.c.id == worker_id))
@@ -145,35 +137,16 @@ def largest_slot_bytes(live: Sequence[Worker], *, device: str, queue: str) -> in
 
 
 def _slot_to_json(slot: Slot) -> dict[str, Any]:
-    return {
-        "id": slot.id,
-        "device": slot.device,
-        "class": slot.device_class,
-        "capacity_bytes": slot.capacity_bytes,
-        "state": slot.state,
-        "free_bytes": slot.free_bytes,
-        "holders": dict(slot.holders),
-    }
+    values = asdict(slot)
+    return {"class": values.pop("device_class"), **values}
 
 
 def _worker(row: RowMapping) -> Worker:
-    return Worker(
-        id=row["id"],
-        host=row["host"],
-        version=row["version"],
+    return read(
+        Worker,
+        row,
         queues=tuple(row["queues"]),
-        slots=tuple(
-            Slot(
-                id=slot["id"],
-                device=slot["device"],
-                device_class=slot["class"],
-                capacity_bytes=slot["capacity_bytes"],
-                state=slot["state"],
-                free_bytes=slot.get("free_bytes"),  # a worker of an older release says neither
-                holders=slot.get("holders", {}),
-            )
-            for slot in row["slots"]
-        ),
+        # A worker of another release may say less of a slot, or more.
+        slots=tuple(read(Slot, slot, device_class=slot["class"]) for slot in row["slots"]),
         models={UUID(model["id"]): model["checkpoint_sha256"] for model in row["models"]},
-        heartbeat_at=row["heartbeat_at"],
     )

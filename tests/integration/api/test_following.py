@@ -18,7 +18,7 @@ import pytest
 from tests.support.api_harness import Api, running_api, until
 
 from api.streaming import hub
-from shared.db.events import NewEvent
+from shared.events import NewEvent
 from shared.states import Reason, Status
 
 OOM = {"code": "oom", "message": "not enough memory", "details": {"peak_bytes": 5}}
