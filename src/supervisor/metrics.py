@@ -6,7 +6,7 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from shared.states import TRANSIENT
+from shared.states import TRANSIENT, Reason, Status
 from supervisor.devices.device import Device, Reading
 
 _GPU = ("gpu", "uuid")
@@ -125,6 +125,15 @@ class Metrics:
     def count_spans(self, outcome: str, spans: int) -> None:
         """Count spans; may be called from any thread."""
         self._spans.labels(outcome=outcome).inc(spans)
+
+    def record_end(self, reason: Reason, *, job: tuple[Status, Reason] | None) -> None:
+        """Count a step that ended, and how its `job` ended if it did."""
+        self.steps.labels(reason=reason).inc()
+        if reason is Reason.ATTEMPTS_EXHAUSTED:
+            self.dead_letters.labels(kind="job").inc()
+        if job is not None:
+            status, job_reason = job
+            self.jobs_finished.labels(status=status, reason=job_reason).inc()
 
     def record_leak(self, device: Device, leaked_bytes: int) -> None:
         """Show what a step that has ended still holds on its device, by the latest reading."""

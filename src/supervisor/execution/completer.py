@@ -85,12 +85,8 @@ def _count(execution: Execution, step: Step, result: AttemptResult, following: U
     if result.reason is None:
         metrics.retries.labels(reason=step.last_reason or "vram_busy").inc()
         return
-    metrics.steps.labels(reason=result.reason).inc()
-    if result.reason is Reason.ATTEMPTS_EXHAUSTED:
-        metrics.dead_letters.labels(kind="job").inc()
-    if following is None:
-        status, reason = _job_end(execution.claim, result.state, result.reason)
-        metrics.jobs_finished.labels(status=status, reason=reason).inc()
+    job_end = _job_end(execution.claim, result.state, result.reason)
+    metrics.record_end(result.reason, job=job_end if following is None else None)
 
 
 def _job_end(claim: Claim, state: StepState, reason: Reason) -> tuple[Status, Reason]:

@@ -5,7 +5,6 @@ Every worker does this; there is no leader.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
@@ -13,7 +12,7 @@ from uuid import UUID
 from shared.events import Code, NewEvent
 from shared.settings import Settings
 from shared.states import STATUS_OF, Reason, StepState
-from shared.step_store import AttemptResult, OrphanedStep, StepStore
+from shared.step_store import CANCELLED_ERROR, AttemptResult, OrphanedStep, StepStore
 from shared.telemetry.spans import Tracer
 from shared.timings import TIMINGS, Timings
 from supervisor.execution.spans import trace_rescue
@@ -21,8 +20,7 @@ from supervisor.lifecycle.machine import advance
 from supervisor.lifecycle.step import Event, EventKind, Step
 from supervisor.metrics import Metrics
 from supervisor.outcomes.result import exhausted, retry_delay_s
-
-log = logging.getLogger(__name__)
+from supervisor.recording.event_recorder import log_events
 
 # One pass ends after so many steps, so that a flood of orphaned steps does not starve the rest.
 STEPS_PER_PASS = 100
@@ -64,7 +62,14 @@ class Rescuer:
             # One at a time: PostgreSQL may be away for the next step, and this one is written.
             orphan, end = self._decided[step_id]
             self._count(end)
-            _log_events(orphan, end)
+            log_events(
+                end.events,
+                {
+                    "job_id": str(orphan.job_id),
+                    "step_id": str(orphan.id),
+                    "correlation_id": orphan.correlation_id,
+                },
+            )
             trace_rescue(self._tracer, orphan, end)
         return STEPS_PER_PASS
 
@@ -73,12 +78,8 @@ class Rescuer:
         if end.reason is None:
             self._metrics.retries.labels(reason=Reason.LEASE_LOST).inc()
             return
-        self._metrics.steps.labels(reason=end.reason).inc()
         # A rescued step has not succeeded, so no later step of its chain runs.
-        status = STATUS_OF[end.state]
-        self._metrics.jobs_finished.labels(status=status, reason=end.reason).inc()
-        if end.reason is Reason.ATTEMPTS_EXHAUSTED:
-            self._metrics.dead_letters.labels(kind="job").inc()
+        self._metrics.record_end(end.reason, job=(STATUS_OF[end.state], end.reason))
 
     def _lease_expired(self, orphan: OrphanedStep) -> AttemptResult:
         step, _ = advance(self._step(orphan), Event(EventKind.LEASE_EXPIRED))
@@ -105,11 +106,7 @@ class Rescuer:
         if step.reason is Reason.ATTEMPTS_EXHAUSTED:
             error = exhausted(step.attempt, step.losses, error)
         elif step.reason is Reason.CANCELLED:
-            error = {
-                "code": Reason.CANCELLED.value,
-                "message": "the job was cancelled on request",
-                "details": {},
-            }
+            error = CANCELLED_ERROR
         requeued = step.state is StepState.QUEUED
         delay_s = retry_delay_s(self._timings, step.attempt + step.losses) if requeued else 0.0
         fact = NewEvent(
@@ -147,19 +144,4 @@ class Rescuer:
             max_attempts=self._settings.max_attempts,
             max_losses=self._settings.max_losses,
             cancel_requested=orphan.cancel_requested,
-        )
-
-
-def _log_events(orphan: OrphanedStep, end: AttemptResult) -> None:
-    for fact in end.events:
-        log.log(
-            logging.getLevelNamesMapping()[fact.level],
-            fact.message,
-            extra={
-                "code": str(fact.code),
-                "payload": dict(fact.payload or {}),
-                "job_id": str(orphan.job_id),
-                "step_id": str(orphan.id),
-                "correlation_id": orphan.correlation_id,
-            },
         )

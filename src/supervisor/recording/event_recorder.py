@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import anyio
@@ -28,6 +28,22 @@ log = logging.getLogger(__name__)
 PROGRESS_EVERY_S = 0.5
 LOGS_PER_S = 20
 RETRY_S = 1.0
+
+
+def log_events(events: Iterable[NewEvent], fields: Mapping[str, str]) -> None:
+    """Log events of a step, so that the log says what the job's own record says."""
+    for event in events:
+        item = {} if event.item_index is None else {"item_index": event.item_index}
+        log.log(
+            logging.getLevelNamesMapping()[event.level],
+            event.message,
+            extra={
+                "code": str(event.code),
+                "payload": dict(event.payload or {}),
+                **item,
+                **fields,
+            },
+        )
 
 
 class EventRecorder:
@@ -91,19 +107,8 @@ class EventRecorder:
         )
 
     def log_events(self, *events: NewEvent) -> None:
-        """Log events of this step, so that the log says what the job's own record says."""
-        for event in events:
-            item = {} if event.item_index is None else {"item_index": event.item_index}
-            log.log(
-                logging.getLevelNamesMapping()[event.level],
-                event.message,
-                extra={
-                    "code": str(event.code),
-                    "payload": dict(event.payload or {}),
-                    **item,
-                    **self.fields,
-                },
-            )
+        """Log events of this step that are written."""
+        log_events(events, self.fields)
 
     @property
     def fields(self) -> dict[str, str]:
