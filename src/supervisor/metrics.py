@@ -76,7 +76,7 @@ class Metrics:
             "dreamforge_pids_map", "1 where the process ids that the device lists are ours", _GPU
         )
         self.quarantines = counter("dreamforge_quarantines", "Slots taken out of service", _GPU)
-        self.driver_failures = counter(
+        self.executor_failures = counter(
             "dreamforge_driver_failures",
             "Steps left to the rescuer because of an error of the worker's own",
             _GPU,
@@ -110,7 +110,7 @@ class Metrics:
     def init_device(self, device: Device) -> None:
         """Show a device's counters as 0: a first quarantine must be a rise, or no alert fires."""
         gpu = labels(device)
-        for counter in (self.quarantines, self.driver_failures, self.reclaim_seconds):
+        for counter in (self.quarantines, self.executor_failures, self.reclaim_seconds):
             counter.labels(**gpu)
         self.leaked_bytes.labels(**gpu).set(0)
         for name in ("SIGTERM", "SIGKILL"):

@@ -171,7 +171,7 @@ class StepExecutor:
 
     def abandon(self) -> None:
         """`run` failed: end the runner, and hand the slot over to be proven clean."""
-        self._worker.metrics.driver_failures.labels(**labels(self._slot.device)).inc()
+        self._worker.metrics.executor_failures.labels(**labels(self._slot.device)).inc()
         if self._tree is not None:
             kill(self._tree)
         self._device.abandon_slot(self._tree)

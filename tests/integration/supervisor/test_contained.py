@@ -145,7 +145,7 @@ def test_a_host_whose_processes_cannot_be_listed_costs_no_step_that_runs(
             raise OSError("no more descriptors")
 
         def failures() -> float:
-            families = bench.metrics.driver_failures.collect()
+            families = bench.metrics.executor_failures.collect()
             return sum(s.value for f in families for s in f.samples if s.name.endswith("_total"))
 
         with monkeypatch.context() as patched:
