@@ -36,7 +36,7 @@ def api_base(environ: Mapping[str, str]) -> str:
 
 
 def api_key(environ: Mapping[str, str]) -> str | None:
-    """The key to show to the API: DF_API_KEY, which is one of those whose hashes it knows."""
+    """The key for the API, from DF_API_KEY. The API knows the hashes of its keys."""
     return environ.get("DF_API_KEY") or None
 
 

@@ -1,4 +1,4 @@
-"""What ends a command: one message, a hint, an exit code. `entry.main` turns it into lines."""
+"""What ends a command: one message, a hint, an exit code. `main.run` prints them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _HINTS = {
     "rate_limited": "wait as long as `retry_after_s` says, then send the same again",
     "internal": "a bug of ours: please report it, with the correlation id",
 }
-# Nothing that is wrong with the request.
+# The request is not wrong: the same one may work later.
 _LATER = {"infra_unavailable", "rate_limited", "internal"}
-# Whoever looks after the API finds these in its log by the correlation id.
+# The operator finds these in the log of the API by the correlation id.
 _LOGGED = {"infra_unavailable", "internal"}
 
 
@@ -81,7 +81,7 @@ def first_problem(error: ValidationError) -> str:
 
 
 def _details(message: str, details: Any) -> list[str]:
-    """What the message does not say already, a line each."""
+    """The details that the message does not hold already, a line each."""
     if not isinstance(details, Mapping):
         return []
     if "errors" not in details:

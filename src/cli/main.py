@@ -73,12 +73,12 @@ def _options(
 
 
 def main() -> None:
-    """The console script. Exit codes: failures.py; 128 + n after signal n."""
+    """The console script. Exit codes: errors.py; 128 + n after signal n."""
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line and return its exit code; what we foresaw is lines, never a trace."""
+    """Run one command line; returns its exit code. An expected failure is lines, never a trace."""
     try:
         app(arguments, prog_name="dreamforge")
     except SystemExit as end:  # how the command line library ends, well or not

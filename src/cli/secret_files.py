@@ -2,7 +2,7 @@
 
 The same folder serves `compose.yaml` (files that become /run/secrets/NAME) and `deploy/k3s`
 (files of a generator). Names that begin with `df_` are settings; the rest is for the three servers,
-and `api_key` for people: it is the only one that no service gets.
+and `api_key` for people: no service gets that one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ POSTGRES, REDIS = "postgres:5432", "redis:6379"
 
 
 def contents(token: Callable[[], str] = lambda: secrets.token_hex(32)) -> dict[str, str]:
-    """Every file's text by name. `token` is asked once per credential, for letters and digits."""
+    """Every file's text by name. `token` makes one credential of letters and digits."""
     postgres, redis, s3_key, s3_secret, key = (token() for _ in range(5))
     return {
         "df_database_url": f"postgresql://dreamforge:{postgres}@{POSTGRES}/dreamforge",
@@ -38,14 +38,14 @@ def contents(token: Callable[[], str] = lambda: secrets.token_hex(32)) -> dict[s
 def write(folder: Path, files: dict[str, str]) -> None:
     """Write them all, or none where one is there already. Raises `Failure`, `OSError`.
 
-    A password that is replaced here would still be the old one in PostgreSQL. The folder lets
-    nobody but its owner in (0700). The files in it are 0644, since a container's user, which is
-    another one, reads the file that is mounted into it; `api_key` is mounted nowhere and 0600.
+    A password that is replaced here would still be the old one in PostgreSQL. Only the owner may
+    enter the folder (0700). The files in it are 0644, because a container's user is another one
+    and reads the file that is mounted into it; `api_key` is mounted nowhere and 0600.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if found := sorted(files.keys() & {path.name for path in folder.iterdir()}):
+    if present := sorted(files.keys() & {path.name for path in folder.iterdir()}):
         raise Failure(
-            f"{folder} has secrets already ({', '.join(found)}): nothing was changed",
+            f"{folder} has secrets already ({', '.join(present)}): nothing was changed",
             hint="PostgreSQL and the store know the old ones; name another folder for other ones",
         )
     folder.chmod(0o700)
@@ -53,5 +53,5 @@ def write(folder: Path, files: dict[str, str]) -> None:
         mode = 0o600 if name == KEY else 0o644
         fd = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(fd, "w") as file:
-            os.fchmod(fd, mode)  # whatever the umask says
-            file.write(text)  # and no line end, which some reader would take for a part of it
+            os.fchmod(fd, mode)  # also where the umask says less
+            file.write(text)  # no line end: some readers would take it for a part of the secret

@@ -3,7 +3,7 @@
 lock               held (flock) while a stack lives, holds its pid; the kernel frees it on death
 credentials.json   0600, made once
 ports.json         ports of the infrastructure, chosen once and kept while they are free
-children.json      who was started: see leftovers.py
+children.json      which processes were started: see orphans.py
 logs/              one file per part
 postgres/ broker/ store/   the data of the parts
 """
@@ -59,10 +59,10 @@ class StateDir:
     def read(self, name: str) -> dict[str, Any]:
         """A small JSON file of ours; empty where there is none or where a crash cut it short."""
         try:
-            found = json.loads((self.path / name).read_text())
+            content = json.loads((self.path / name).read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return content if isinstance(content, dict) else {}
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Replace the file in one step; 0600 from its first byte."""
@@ -73,7 +73,7 @@ class StateDir:
         draft.replace(self.path / name)
 
     def credential(self, name: str) -> str:
-        """A random secret, the same for ever after."""
+        """A random secret, made once."""
         known = self.read("credentials.json")
         if name not in known:
             known[name] = secrets.token_hex(20)
@@ -81,7 +81,7 @@ class StateDir:
         return str(known[name])
 
     def port(self, name: str) -> int:
-        """The port of an infrastructure part: the one it had, another where somebody took it."""
+        """The port of an infrastructure part: the one it had, or another if that is taken."""
         known = self.read("ports.json")
         if name not in known or not port_is_free("127.0.0.1", known[name]):
             known[name] = self._choose(set(known.values()))
@@ -108,7 +108,7 @@ class StateDir:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the only stack on this folder, or raise with one line that names who is."""
+        """Be the only stack on this folder, or raise InUse with the pid of the other one."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / "lock").open("a+")
@@ -140,7 +140,7 @@ def port_is_free(host: str, port: int) -> bool:
 
 
 def reachable(host: str) -> str:
-    """The address at which to knock for a server that binds `host`."""
+    """The address at which a server that binds `host` can be reached."""
     everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not to bind
     host = everywhere.get(host, host)
     return f"[{host}]" if ":" in host else host

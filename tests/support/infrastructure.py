@@ -24,19 +24,22 @@ class Infrastructure:
     @property
     def pids(self) -> dict[str, int]:
         """Of the parts that we run: `postgres`, `broker`, `store`."""
-        return self.manager.pids()
+        return {name: managed.child.pid for name, managed in self.manager.parts.items()}
 
     def kill(self, name: str) -> None:
         """`kill -9` the part's main process and reap it; it stays down until `restart`."""
-        self.manager.kill(name)
+        self.manager.parts[name].child.kill()
 
     def stop(self, name: str) -> None:
         """Stop the part politely; it stays down until `restart`."""
-        self.manager.stop_part(name)
+        managed = self.manager.parts[name]
+        managed.child.stop(managed.part.stop_signal, managed.part.stop_grace_s)
 
     def restart(self, name: str) -> None:
-        """Start the part on its old port and wait until it serves."""
-        self.manager.restart(name)
+        """Start the part on its old port and wait until it serves; stop it first if it runs."""
+        if self.manager.parts[name].child.exit_code is None:
+            self.stop(name)
+        self.manager.start([self.manager.parts[name].part])
 
 
 @contextmanager

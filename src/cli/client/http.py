@@ -15,8 +15,8 @@ from cli.errors import Failure, Refusal, Unreachable
 
 _TIMEOUT = httpx.Timeout(30.0, connect=3.0)
 _CHUNK_BYTES = 1 << 16
-# What a proxy says, in HTML or whatever it likes, while the API behind it starts again.
-_PROXYS = {502, 503, 504}
+# What a proxy answers while the API behind it starts again; the body is anything.
+_PROXY_STATUSES = {502, 503, 504}
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -30,7 +30,7 @@ class Client:
             raise Failure("DF_API_KEY is no key: it has characters that no header can carry")
         if urlsplit(api_base).scheme not in ("http", "https"):
             raise Failure(f"DF_API_BASE is no address, it needs http:// or https://: {api_base}")
-        # A proxy set for the outside world must not be asked for our own host.
+        # Requests to our own host do not go through a proxy that is set for other hosts.
         trust_env = urlsplit(api_base).hostname not in _LOOPBACK
         try:
             self.http = httpx.Client(
@@ -46,7 +46,7 @@ class Client:
         self.http.close()
 
     def get(self, path: str, **params: Any) -> Any:
-        return self._json(self.http.build_request("GET", path, params=_given(params)))
+        return self._json(self.http.build_request("GET", path, params=_without_none(params)))
 
     def post(self, path: str, body: Mapping[str, Any] | None = None, key: str | None = None) -> Any:
         headers = {"Idempotency-Key": key} if key else {}
@@ -54,7 +54,7 @@ class Client:
 
     def lines(self, path: str, **params: Any) -> Iterator[str]:
         """The lines of an NDJSON answer, as they come."""
-        request = self.http.build_request("GET", path, params=_given(params))
+        request = self.http.build_request("GET", path, params=_without_none(params))
         with self._sent(request, stream=True) as answer:
             yield from answer.iter_lines()
 
@@ -64,7 +64,7 @@ class Client:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
             httpx.Client(timeout=_TIMEOUT, trust_env=self.http.trust_env) as plain,
-            _translated(_origin(url)),
+            _as_unreachable(_origin(url)),
             plain.stream("GET", url) as answer,
         ):
             if answer.status_code != httpx.codes.OK:
@@ -80,9 +80,9 @@ class Client:
         """A model's id by id, name or name@version; the newest version of a name."""
         if _is_uuid(name):
             return name
-        wanted, _, version = name.partition("@")
+        wanted_name, _, version = name.partition("@")
         for model in self.get("/v1/models")["models"]:
-            if model["name"] == wanted and version in ("", model["version"]):
+            if model["name"] == wanted_name and version in ("", model["version"]):
                 return str(model["id"])
         raise Failure(f"there is no model {name}", hint="`dreamforge model list` shows them")
 
@@ -95,7 +95,7 @@ class Client:
 
     @contextmanager
     def _sent(self, request: httpx.Request, *, stream: bool = False) -> Iterator[httpx.Response]:
-        with _translated(self.api_base):
+        with _as_unreachable(self.api_base):
             answer = self.http.send(request, stream=stream)
             try:
                 raise_for_envelope(answer, self.api_base)
@@ -115,7 +115,7 @@ def raise_for_envelope(answer: httpx.Response, api_base: str) -> None:
         envelope = None
     if isinstance(envelope, dict) and "code" in envelope:
         raise Refusal(envelope, retry_after_s=_seconds(answer.headers.get("Retry-After", "")))
-    if answer.status_code in _PROXYS:
+    if answer.status_code in _PROXY_STATUSES:
         raise Unreachable(api_base, f"a proxy answered {answer.status_code} in its place")
     raise Failure(f"{api_base} answered {answer.status_code}: is it Dream Forge's API?")
 
@@ -126,7 +126,7 @@ def _seconds(text: str) -> float:
 
 
 @contextmanager
-def _translated(address: str) -> Iterator[None]:
+def _as_unreachable(address: str) -> Iterator[None]:
     try:
         yield
     except httpx.TransportError as error:
@@ -139,7 +139,7 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def _given(params: Mapping[str, Any]) -> dict[str, Any]:
+def _without_none(params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in params.items() if value is not None}
 
 

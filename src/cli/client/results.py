@@ -1,4 +1,4 @@
-"""After the end of a job: its verdict as an exit code, its pictures as files."""
+"""After the end of a job: its status as an exit code, its pictures as files."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def require_succeeded(job: Mapping[str, Any]) -> None:
 def download(client: Client, job_id: str, prompt: str, folder: Path) -> list[Path]:
     """Save each item of the job to `folder` as <prompt>-<seed>.<format>; returns the paths.
 
-    Of a chain that is the picture of the last step that finished the item: the enlarged one, or
-    the small one where enlarging it failed. The API lists all of them, in the order of the steps.
+    Of a chain it is the picture of the last step that finished the item: the enlarged one, or the
+    small one where enlarging it failed. The API lists all of them, in the order of the steps.
     """
-    found = client.get(f"/v1/jobs/{job_id}/artifacts")["artifacts"]
-    furthest = {artifact["item_index"]: artifact for artifact in found}
+    artifacts = client.get(f"/v1/jobs/{job_id}/artifacts")["artifacts"]
+    last = {artifact["item_index"]: artifact for artifact in artifacts}
     paths: list[Path] = []
-    for _, artifact in sorted(furthest.items()):
+    for _, artifact in sorted(last.items()):
         path = folder / f"{slug(prompt)}-{artifact['seed']}.{artifact['format']}"
         client.save(artifact["url"], path)
         paths.append(path)
@@ -43,6 +43,6 @@ def download(client: Client, job_id: str, prompt: str, folder: Path) -> list[Pat
 
 
 def slug(prompt: str) -> str:
-    """A prompt as part of a file name: its words, as long as a file name can bear."""
+    """A prompt as part of a file name: its words, cut to a length that every disk takes."""
     words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-_")
     return words[:_SLUG_CHARACTERS].rstrip("-_") or "picture"

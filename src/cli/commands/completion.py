@@ -10,7 +10,7 @@ from typing import Any
 from cli.client.connect import connect
 from cli.errors import Failure
 
-# Somebody's finger is on the key.
+# A person waits for the Tab.
 _TIMEOUT_S = 1.0
 _JOBS = 20
 Offers = list[tuple[str, str]]  # what is completed to, and what the shell shows beside it
@@ -25,8 +25,8 @@ def job_ids(incomplete: str) -> Offers:
 
 def models(incomplete: str) -> Offers:
     """Models by name and version."""
-    found = _get("/v1/models").get("models", [])
-    return _fitting([(f"{m['name']}@{m['version']}", m["kind"]) for m in found], incomplete)
+    models = _get("/v1/models").get("models", [])
+    return _fitting([(f"{m['name']}@{m['version']}", m["kind"]) for m in models], incomplete)
 
 
 def _fitting(offers: Offers, incomplete: str) -> Offers:

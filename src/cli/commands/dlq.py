@@ -15,7 +15,7 @@ from cli import backends, config
 from cli.commands.options import Out
 from cli.errors import Failure
 from cli.terminal.output import Output, print_json, print_note
-from cli.terminal.tables import print_pairs, print_record, print_table
+from cli.terminal.tables import print_list, print_pairs, print_record
 
 if TYPE_CHECKING:
     from shared.db.dead_letters import DeadJob
@@ -43,10 +43,9 @@ def list_(
     if problem:
         print_note(f"unreadable messages are not shown: {problem}")
     letters = [*map(_job, jobs), *map(_message, messages)]
-    if output is Output.JSON:
-        print_json({"dead_letters": letters, "messages_shown": not problem})
-        return
-    print_table(
+    print_list(
+        {"dead_letters": letters, "messages_shown": not problem},
+        output,
         ("kind", "id", "since", "what happened"),
         [(row["kind"], row["id"], row["since"], _cell(row["reason"])) for row in letters],
     )

@@ -9,8 +9,8 @@ import typer
 
 from cli.client.connect import connect
 from cli.commands.options import JobId, JobOptions, Level, Out, Save, Wait, takes
-from cli.terminal.output import Output, print_json, print_line, print_note
-from cli.terminal.tables import print_table
+from cli.terminal.output import Output, print_line, print_note
+from cli.terminal.tables import print_list
 
 if TYPE_CHECKING:
     from cli.client.http import Client
@@ -84,15 +84,11 @@ def list_(
     output: Out = Output.TABLE,
 ) -> None:
     """List jobs, newest first."""
-
     with connect() as client:
         page = client.get("/v1/jobs", status=status, limit=limit, cursor=cursor)
-    if output is Output.JSON:
-        print_json(page)
-        return
     rows = [(job["id"], job["status"], job["type"], job["created_at"]) for job in page["jobs"]]
-    print_table(("job", "status", "type", "created"), rows)
-    if page.get("next_cursor"):
+    print_list(page, output, ("job", "status", "type", "created"), rows)
+    if page.get("next_cursor") and output is Output.TABLE:
         print_note(f"there are more: --cursor {page['next_cursor']}")
 
 
@@ -102,8 +98,7 @@ def watch(job: JobId, download: Save = None, output: Out = Output.TABLE) -> None
     from cli.client import jobs
 
     with connect() as client:
-        found = jobs.follow(client, job)
-        jobs.save_and_print(client, found, job, download, output)
+        jobs.save_and_print(client, jobs.follow(client, job), job, download, output)
 
 
 @app.command()
@@ -144,16 +139,12 @@ def artifacts(job: JobId, download: Save = None, output: Out = Output.TABLE) -> 
     from cli.client.results import download as save
 
     with connect() as client:
-        found = client.get(f"/v1/jobs/{job}/artifacts")
-        if output is Output.JSON:
-            print_json(found)
-        else:
-            rows = [
-                (item["step"], item["item_index"], item["width"], item["height"], item["seed"])
-                for item in found["artifacts"]
-            ]
-            print_table(("step", "item", "width", "height", "seed"), rows)
-            for item in found["artifacts"]:
+        listing = client.get(f"/v1/jobs/{job}/artifacts")
+        columns = ("step", "item_index", "width", "height", "seed")
+        rows = [[item[column] for column in columns] for item in listing["artifacts"]]
+        print_list(listing, output, ("step", "item", "width", "height", "seed"), rows)
+        if output is Output.TABLE:
+            for item in listing["artifacts"]:
                 print_line(item["url"])
         if download:
             save(client, job, job, download)

@@ -16,8 +16,8 @@ import typer
 from cli import backends, config
 from cli.commands.options import Out
 from cli.errors import JOB_FAILED, Failure
-from cli.terminal.output import Output, print_json, print_note
-from cli.terminal.tables import print_record, print_table
+from cli.terminal.output import Output, print_note
+from cli.terminal.tables import print_list, print_record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,12 +41,8 @@ def verify(
     reports = [_verify_folder(folder) for folder in _folders(root, model)]
     if model is not None and not reports:
         raise Failure(f"no model {model} in {root}", hint="`dreamforge model list` shows them")
-    if output is Output.JSON:
-        print_json({"models": reports})
-    else:
-        print_table(
-            ("model", "state"), [(row["model"], row["problem"] or "sound") for row in reports]
-        )
+    rows = [(row["model"], row["problem"] or "sound") for row in reports]
+    print_list({"models": reports}, output, ("model", "state"), rows)
     if any(row["problem"] for row in reports):
         raise typer.Exit(JOB_FAILED)
 

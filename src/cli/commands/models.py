@@ -1,4 +1,4 @@
-"""`dreamforge model …`: what the API knows, and folders brought in from this host."""
+"""`dreamforge model …`: what the API offers, and the models of this host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cli.commands.model_download import download, import_
 from cli.commands.model_upkeep import disable, enable, remove, verify
 from cli.commands.options import Out
 from cli.terminal.output import Output, print_json
-from cli.terminal.tables import print_pairs, print_table
+from cli.terminal.tables import print_list, print_pairs, print_table
 
 app = typer.Typer(no_args_is_help=True, help="Bring in, list, check and remove models.")
 for command in (download, verify, enable, disable, remove):
@@ -22,25 +22,19 @@ app.command("import")(import_)
 @app.command("list")
 def list_(output: Out = Output.TABLE) -> None:
     """List the models that the API offers."""
-
     with connect() as client:
-        found = client.get("/v1/models")
-    if output is Output.JSON:
-        print_json(found)
-        return
-    print_table(
-        ("model", "kind", "installed", "enabled", "id"),
-        [
-            (
-                f"{model['name']}@{model['version']}",
-                model["kind"],
-                _yes(model["installed"]),
-                _yes(model["enabled"]),
-                model["id"],
-            )
-            for model in found["models"]
-        ],
+        listing = client.get("/v1/models")
+    rows = (
+        (
+            f"{model['name']}@{model['version']}",
+            model["kind"],
+            _yes(model["installed"]),
+            _yes(model["enabled"]),
+            model["id"],
+        )
+        for model in listing["models"]
     )
+    print_list(listing, output, ("model", "kind", "installed", "enabled", "id"), rows)
 
 
 @app.command()
@@ -49,16 +43,14 @@ def get(
     output: Out = Output.TABLE,
 ) -> None:
     """Show one model and what it accepts."""
-
     with connect() as client:
-        found = client.get(f"/v1/models/{client.model_id(model)}")
+        record = client.get(f"/v1/models/{client.model_id(model)}")
     if output is Output.JSON:
-        print_json(found)
+        print_json(record)
         return
-    print_pairs(
-        *((name, found[name]) for name in ("id", "name", "version", "kind", "installed", "enabled"))
-    )
-    rules = found["parameters_schema"].get("properties", {})
+    names = ("id", "name", "version", "kind", "installed", "enabled")
+    print_pairs(*((name, record[name]) for name in names))
+    rules = record["parameters_schema"].get("properties", {})
     print_table(("parameter", "accepts", "default"), [_rule(name, rules[name]) for name in rules])
 
 

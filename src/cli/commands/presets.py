@@ -9,7 +9,7 @@ import typer
 
 from cli.commands.options import Height, Out, Width
 from cli.terminal.output import Output, print_json, print_line
-from cli.terminal.tables import print_pairs, print_table
+from cli.terminal.tables import print_list, print_pairs, print_table
 
 app = typer.Typer(no_args_is_help=True, help="Limits and memory needs per class of device.")
 
@@ -24,65 +24,61 @@ def list_(output: Out = Output.TABLE) -> None:
     """List the presets of this release and those of DF_PRESETS_DIR."""
     from cli.presets.catalogue import gigabytes, load_presets, megapixels
 
-    found = load_presets()
-    if output is Output.JSON:
-        print_json([preset.model_dump(mode="json") for preset in found.values()])
-        return
-    print_table(
+    presets = load_presets().values()
+    rows = (
+        (
+            f"{preset.name}@{preset.version}",
+            preset.device,
+            gigabytes(preset.memory_bytes),
+            preset.dtype,
+            megapixels(preset.max_pixels),
+            megapixels(preset.max_pixels_for(None)),
+            preset.max_steps,
+            f"{preset.timeout_s:g} s",
+        )
+        for preset in presets
+    )
+    print_list(
+        [preset.model_dump(mode="json") for preset in presets],
+        output,
         ("preset", "device", "memory", "dtype", "largest", "enlarged", "steps", "timeout"),
-        [
-            (
-                f"{preset.name}@{preset.version}",
-                preset.device,
-                gigabytes(preset.memory_bytes),
-                preset.dtype,
-                megapixels(preset.max_pixels),
-                megapixels(preset.max_pixels_for(None)),
-                preset.max_steps,
-                f"{preset.timeout_s:g} s",
-            )
-            for preset in found.values()
-        ],
+        rows,
     )
 
 
 @app.command()
-def show(preset: PresetName, output: Out = Output.TABLE) -> None:
+def show(name: PresetName, output: Out = Output.TABLE) -> None:
     """Show one preset and what it says about each kind of model."""
     from cli.presets.catalogue import get_preset, gigabytes, load_presets, megapixels
 
-    found = get_preset(load_presets(), preset)
+    preset = get_preset(load_presets(), name)
     if output is Output.JSON:
-        print_json(found.model_dump(mode="json"))
+        print_json(preset.model_dump(mode="json"))
         return
-    print_pairs(*((name, value) for name, value in found if name != "kinds"))
-    print_table(
-        ("kind", "dtype", "offload", "memory", "per MP", "decode, per MP", "tiles", "largest"),
-        [
+    print_pairs(*((field, value) for field, value in preset if field != "kinds"))
+    rows = []
+    for kind, need in preset.kinds.items():
+        spec, decode_bytes = preset.budget_for(kind).spec, need.decode_bytes_per_pixel
+        rows.append(
             (
                 kind,
                 spec.dtype,
                 spec.offload,
                 gigabytes(need.base_bytes),
                 gigabytes(need.bytes_per_pixel * 10**6),
-                gigabytes(need.decode_bytes_per_pixel * 10**6)
-                if need.decode_bytes_per_pixel
-                else "-",
-                "yes" if spec.vae_tiling and need.decode_bytes_per_pixel else "-",
-                megapixels(found.max_pixels_for(kind)),
+                gigabytes(decode_bytes * 10**6) if decode_bytes else "-",
+                "yes" if spec.vae_tiling and decode_bytes else "-",
+                megapixels(preset.max_pixels_for(kind)),
             )
-            for kind, need in found.kinds.items()
-            for spec in (found.budget_for(kind).spec,)
-        ],
+        )
+    print_table(
+        ("kind", "dtype", "offload", "memory", "per MP", "decode, per MP", "tiles", "largest"), rows
     )
 
 
 @app.command()
 def fit(
-    model: ModelOrFolder,
-    width: Width = None,
-    height: Height = None,
-    output: Out = Output.TABLE,
+    model: ModelOrFolder, width: Width = None, height: Height = None, output: Out = Output.TABLE
 ) -> None:
     """Say which presets can make a picture of this size with a model; default: its own size.
 
@@ -91,22 +87,18 @@ def fit(
     from cli.presets.catalogue import check_preset, gigabytes, load_presets, load_workload
 
     workload = load_workload(model, width, height)
-    rows = [check_preset(preset, workload) for preset in load_presets().values()]
-    if output is Output.JSON:
-        print_json([row.as_json() for row in rows])
-        return
-    print_table(
-        ("preset", "needs", "has", workload.size),
-        [
-            (
-                row.preset.name,
-                "-" if row.need_bytes is None else gigabytes(row.need_bytes),
-                gigabytes(row.preset.memory_bytes),
-                row.problem or "fits",
-            )
-            for row in rows
-        ],
+    fits = [check_preset(preset, workload) for preset in load_presets().values()]
+    rows = (
+        (
+            fit.preset.name,
+            "-" if fit.need_bytes is None else gigabytes(fit.need_bytes),
+            gigabytes(fit.preset.memory_bytes),
+            fit.problem or "fits",
+        )
+        for fit in fits
     )
+    heads = ("preset", "needs", "has", workload.size)
+    print_list([fit.as_json() for fit in fits], output, heads, rows)
 
 
 @app.command()
@@ -142,9 +134,6 @@ def measure(
         )
         return
     print_table(("pixels", "peak"), [(peak.pixels, gigabytes(peak.peak_bytes)) for peak in peaks])
-    for line in (
-        f"[kinds.{kind}]",
-        f"base_bytes = {need.base_bytes}",
-        f"bytes_per_pixel = {need.bytes_per_pixel}",
-    ):
-        print_line(line)
+    print_line(f"[kinds.{kind}]")
+    print_line(f"base_bytes = {need.base_bytes}")
+    print_line(f"bytes_per_pixel = {need.bytes_per_pixel}")

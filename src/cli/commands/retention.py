@@ -1,4 +1,4 @@
-"""`dreamforge prune`: one pass of what each worker does once a day."""
+"""`dreamforge prune`: one pass of the pruning that a worker does once a day."""
 
 from __future__ import annotations
 

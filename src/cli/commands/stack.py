@@ -38,12 +38,12 @@ def up() -> None:
 
 def api() -> None:
     """Run the API alone, against the DF_* settings."""
-    _become("api")
+    _exec_service("api")
 
 
 def worker() -> None:
     """Run the worker alone, against the DF_* settings."""
-    _become("supervisor")
+    _exec_service("supervisor")
 
 
 def migrate() -> None:
@@ -57,7 +57,7 @@ def migrate() -> None:
     print_note("the schema is up to date")
 
 
-def _become(module: str) -> None:
+def _exec_service(module: str) -> None:
     # The same process, so that a service manager signals the service itself. -P: a folder of that
     # name in the current directory is not our package.
     os.execv(sys.executable, [sys.executable, "-P", "-m", module])  # noqa: S606 - ourselves

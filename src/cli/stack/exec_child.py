@@ -1,4 +1,4 @@
-"""The first program of every child: it sets the child up, then becomes what was asked for.
+"""The first program of every child: it sets the child up, then executes the real program.
 
     python -I -S exec_child.py PARENT UID:GID:CAPABILITY PROGRAM ARGUMENT...
 
@@ -8,7 +8,7 @@ began to warn of.
 
 It dies with its parent (PR_SET_PDEATHSIG, which a change of user would clear, hence the order) and
 takes another user's identity where one is given. A capability, where one is given, is kept as an
-ambient one: identity.py says what for. SECBIT_NO_SETUID_FIXUP is needed with it, because access(2),
+ambient one: run_as.py says what for. SECBIT_NO_SETUID_FIXUP is needed with it, because access(2),
 with which postgres looks for its own binary, ignores the capabilities of a non-root user otherwise.
 """
 
@@ -45,14 +45,14 @@ def main() -> None:
     if identity:
         uid, gid, capability = (int(part) if part else None for part in identity.split(":"))
         assert uid is not None and gid is not None, "an identity without a user"
-        _assume(uid, gid, capability)
+        _become_user(uid, gid, capability)
     _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
     if os.getppid() != int(parent):  # it died before the line above could matter
         sys.exit(1)
-    os.execv(argv[0], argv)  # noqa: S606 - that is what we are for
+    os.execv(argv[0], argv)  # noqa: S606 - argv is ours
 
 
-def _assume(uid: int, gid: int, capability: int | None) -> None:
+def _become_user(uid: int, gid: int, capability: int | None) -> None:
     if capability is not None:
         _check(_libc.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0))
     os.setgroups([])

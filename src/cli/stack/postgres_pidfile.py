@@ -1,7 +1,7 @@
 """What a killed postmaster leaves in its data folder, and why the next one may refuse to start.
 
 postgres reads `postmaster.pid` and asks two things. Is that pid alive? `kill(pid, 0)` says yes for
-a zombie too, and after `kill -9` of the keeper the zombie belongs to pid 1, which in many
+a zombie too, and after `kill -9` of our own process the zombie belongs to pid 1, which in many
 containers reaps late or never. And is its shared memory attached? That one must stay: a backend
 that outlives its postmaster by a moment still writes to the files.
 So the file is not removed. Once the pid is gone or a zombie, it is replaced by our own: postgres
@@ -21,7 +21,7 @@ _PID_LINE, _SHARED_MEMORY_LINE = 0, 6
 
 
 def replace_stale(data: Path) -> None:
-    """Make a data folder whose postmaster was killed fit for the next one."""
+    """Replace the pid of a killed postmaster, so that the next one starts on this data folder."""
     pidfile = data / "postmaster.pid"
     try:
         lines = pidfile.read_text().split("\n")
@@ -29,7 +29,7 @@ def replace_stale(data: Path) -> None:
     except (FileNotFoundError, ValueError):
         return
     if processes.find_living(pid) is not None:
-        return  # postgres says it better
+        return  # postgres refuses to start and says why
     _wait_detached(lines)
     with pidfile.open("r+") as file:  # in place: it keeps its owner
         file.write("\n".join([str(os.getpid()), *lines[1:]]))

@@ -1,9 +1,9 @@
-"""Starts parts in order, watches them, stops them in reverse.
+"""Start parts in order, watch them, stop them in reverse.
 
-Rules. A child is spawned and noted in one step that no signal can divide. A part counts as started
-when it *serves*, not when it runs. `tick` never blocks for long: restarts happen when their time
-has come. `stop` may be called at any moment and as often as one likes, and when it returns there
-is no process left. All calls come from the main thread (launch.py says why).
+Rules. A child is spawned and recorded in one step that no signal can divide. A part counts as
+started when it *serves*, not when it runs. `tick` never blocks for long: restarts happen when their
+time has come. `stop` may be called at any moment and as often as one likes, and when it returns no
+process is left. All calls come from the main thread (child.py says why).
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from cli.errors import StackError
-from cli.stack import child as launch
 from cli.stack import orphans, signals
-from cli.stack.child import Child
+from cli.stack.child import Child, last_lines, spawn
 from cli.stack.part import MARKER, Command, Part
 from cli.stack.restart_policy import LIMIT, WINDOW_S, RestartPolicy
 from cli.state_dir import StateDir
@@ -29,7 +28,9 @@ _HELPER_GRACE_S = 2.0
 
 
 @dataclass(kw_only=True)
-class _ManagedPart:
+class ManagedPart:
+    """A part, its present process, and when it is started or judged again."""
+
     part: Part
     child: Child
     restarts: RestartPolicy = field(default_factory=RestartPolicy)
@@ -43,17 +44,15 @@ class ProcessManager:
     def __init__(self, home: StateDir, notify: Callable[[str], None]) -> None:
         self._home = home
         self._notify = notify
-        self._parts: dict[str, _ManagedPart] = {}
+        self.parts: dict[str, ManagedPart] = {}
         self._helper: Child | None = None
-
-    # Starting --------------------------------------------------------------------------------
 
     def start(self, parts: Sequence[Part]) -> None:
         """Prepare and spawn each in order, then wait until all of them serve."""
         for part in parts:
             self._spawn(part)
         for part in parts:
-            self._wait_ready(self._parts[part.name])
+            self._wait_ready(self.parts[part.name])
 
     def marked(self, environ: Mapping[str, str]) -> dict[str, str]:
         """An environment by which the next start would know the process as ours."""
@@ -75,24 +74,20 @@ class ProcessManager:
         part.prepare(partial(self.run, log=part.name))
         with signals.defer():
             child = self._launch(part.command(), part.name)
-            known = self._parts.get(part.name)
-            if known is None:
-                self._parts[part.name] = _ManagedPart(part=part, child=child)
-            else:
-                known.child, known.restart_at = child, None
-            self._note()
+            managed = self.parts.setdefault(part.name, ManagedPart(part=part, child=child))
+            managed.child, managed.restart_at = child, None
+            self._record_children()
 
     def _launch(self, command: Command, log: str) -> Child:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("children die with the thread that spawned them: use the main one")
-        return launch.spawn(command, self._home.log(log))
+        return spawn(command, self._home.log(log))
 
-    def _note(self) -> None:
-        orphans.record_children(
-            self._home, {name: managed.child for name, managed in self._parts.items()}
-        )
+    def _record_children(self) -> None:
+        children = {name: managed.child for name, managed in self.parts.items()}
+        orphans.record_children(self._home, children)
 
-    def _wait_ready(self, managed: _ManagedPart) -> None:
+    def _wait_ready(self, managed: ManagedPart) -> None:
         deadline = time.monotonic() + managed.part.ready_timeout_s
         while (reason := managed.part.not_ready()) is not None:
             if managed.child.exit_code is not None:
@@ -107,11 +102,9 @@ class ProcessManager:
                 )
             time.sleep(_POLL_S)
 
-    # Watching --------------------------------------------------------------------------------
-
     def tick(self) -> None:
-        """Look after every part once; raises StackError when one cannot be kept alive."""
-        for managed in self._parts.values():
+        """Check every part once; raises StackError when one cannot be kept alive."""
+        for managed in self.parts.values():
             if managed.restart_at is not None:
                 if time.monotonic() >= managed.restart_at:
                     self._spawn(managed.part)
@@ -121,7 +114,7 @@ class ProcessManager:
             elif managed.ready_by is not None:
                 self._check_restart(managed, managed.ready_by)
 
-    def _on_death(self, managed: _ManagedPart) -> None:
+    def _on_death(self, managed: ManagedPart) -> None:
         managed.ready_by = None
         title, child = managed.part.title, managed.child
         delay_s = managed.restarts.record_death(time.monotonic())
@@ -136,37 +129,13 @@ class ProcessManager:
         )
         managed.restart_at = time.monotonic() + delay_s
 
-    def _check_restart(self, managed: _ManagedPart, ready_by: float) -> None:
+    def _check_restart(self, managed: ManagedPart, ready_by: float) -> None:
         if (reason := managed.part.not_ready()) is None:
             managed.ready_by = None
             self._notify(f"{managed.part.title} is back (pid {managed.child.pid})")
         elif time.monotonic() >= ready_by:
             self._notify(f"{managed.part.title} runs but does not serve, killing it: {reason}")
             managed.child.stop(managed.part.stop_signal, 0.0)
-
-    # One part at a time (crash tests) ------------------------------------------------------------
-
-    def pids(self) -> dict[str, int]:
-        return {name: managed.child.pid for name, managed in self._parts.items()}
-
-    def kill(self, name: str) -> None:
-        """SIGKILL the part's first process, as a crash would."""
-        self._parts[name].child.kill()
-
-    def stop_part(self, name: str) -> None:
-        """Stop it in its own polite way."""
-        managed = self._parts[name]
-        managed.child.stop(managed.part.stop_signal, managed.part.stop_grace_s)
-
-    def restart(self, name: str) -> None:
-        """Start it again where it was, stopping it first if it runs, and wait until it serves."""
-        managed = self._parts[name]
-        if managed.child.exit_code is None:
-            self.stop_part(name)
-        self._spawn(managed.part)
-        self._wait_ready(managed)
-
-    # Stopping --------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """End everything in reverse order. One more signal from the user kills without waiting."""
@@ -175,17 +144,17 @@ class ProcessManager:
             if self._helper is not None:
                 self._helper.stop(signal.SIGTERM, _HELPER_GRACE_S)
                 self._helper = None
-            for managed in reversed(self._parts.values()):
+            for managed in reversed(self.parts.values()):
                 managed.child.stop(
                     managed.part.stop_signal,
                     managed.part.stop_grace_s,
                     skip_grace=lambda: signals.count_received() > before,
                 )
-            self._parts.clear()
+            self.parts.clear()
             orphans.end_all(self._home)
-            self._note()
+            self._record_children()
 
 
 def _evidence(child: Child) -> str:
-    lines = launch.last_lines(child.log)
+    lines = last_lines(child.log)
     return f"\n  {child.log} ends with:\n{lines}" if lines else f"; its log is {child.log}"

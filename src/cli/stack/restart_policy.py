@@ -1,8 +1,10 @@
-"""When a part that died is started again: backoff, and five deaths in a minute are the end."""
+"""When a part that died is started again: with a backoff, and not after five deaths in a minute."""
 
 from __future__ import annotations
 
 from collections import deque
+
+from shared.retry import backoff_s
 
 LIMIT = 5
 WINDOW_S = 60.0
@@ -11,7 +13,7 @@ BASE_S = 0.5
 
 
 class RestartPolicy:
-    """The deaths of one part within the last minute. Pure: the caller brings the time."""
+    """The deaths of one part within the last minute. Pure: the caller gives the time."""
 
     def __init__(self) -> None:
         self._at: deque[float] = deque(maxlen=LIMIT)
@@ -20,4 +22,6 @@ class RestartPolicy:
         """Count a death; seconds until the next start, or None when it was one too many."""
         self._at.append(now)
         recent = [at for at in self._at if now - at <= WINDOW_S]
-        return None if len(recent) >= LIMIT else BASE_S * 2 ** (len(recent) - 1)
+        if len(recent) >= LIMIT:
+            return None
+        return backoff_s(len(recent), first_s=BASE_S, most_s=WINDOW_S)

@@ -1,7 +1,7 @@
-"""Who PostgreSQL runs as: postgres refuses root, so root's stack gives it to another user.
+"""The user that PostgreSQL runs as: postgres refuses root, so root's stack takes another user.
 
-The user is the owner of the data folder, `nobody` where there is none yet. As an ordinary user
-nothing changes hands.
+That is the owner of the data folder, `nobody` where there is none yet. An ordinary user's stack
+runs PostgreSQL as that user.
 
 `nobody` cannot walk into a clone below a closed folder such as /root. There the child keeps one
 single capability, CAP_DAC_READ_SEARCH (enter and read); a container's root often lacks that one and
@@ -42,7 +42,7 @@ def for_database(binary: Path, data: Path) -> Identity | None:
         return None
     owner = data.stat() if data.exists() else None
     uid, gid = (owner.st_uid, owner.st_gid) if owner and owner.st_uid else (NOBODY, NOBODY)
-    capability = None if _open_to_all(binary) and _open_to_all(data) else _reader()
+    capability = None if _open_to_all(binary) and _open_to_all(data) else _capability_to_read()
     _require(CAP_SETUID, CAP_SETGID, CAP_CHOWN)
     return Identity(uid=uid, gid=gid, capability=capability)
 
@@ -52,7 +52,7 @@ def _open_to_all(path: Path) -> bool:
     return all(folder.stat().st_mode & 0o001 for folder in folders if folder.exists())
 
 
-def _reader() -> int:
+def _capability_to_read() -> int:
     _require(CAP_SETPCAP)
     capability = CAP_DAC_READ_SEARCH if _have(CAP_DAC_READ_SEARCH) else CAP_DAC_OVERRIDE
     _require(capability)

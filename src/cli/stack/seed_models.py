@@ -1,4 +1,4 @@
-"""The models that a stack has before anybody installs one.
+"""The models that a stack has before the operator installs one.
 
 Those that ship with the project (`models/<kind>/<name>@<version>`) are copied into DF_MODELS_DIR
 and registered. Where none ships, a tiny pipeline with random weights is built: it draws noise, but
@@ -36,7 +36,7 @@ class SeedModel:
 def install_seed_models(
     settings: Settings, manager: ProcessManager, environ: Mapping[str, str]
 ) -> SeedModel:
-    """Install and register what there is; the first of them is the one for a first picture."""
+    """Install and register what ships; returns the first of them, for the first picture."""
     root = settings.models_dir.absolute()
     folders = [install(folder, root) for folder in bundled_models()]
     trained = bool(folders)

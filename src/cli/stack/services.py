@@ -1,7 +1,7 @@
-"""Our two services as parts: `python -m api` and `python -m supervisor`, real processes.
+"""Our two services as parts: `python -m api` and `python -m supervisor`.
 
 They get the caller's environment plus the settings of the stack. `-P` keeps the current folder
-from the module path: a folder named `api` in somebody's project is not our api.
+from the module path: a folder named `api` in another project is not our api.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Service:
         self._environ = {**environ, MARKER: str(home.path)}
 
     def prepare(self, helper: Helper) -> None:
-        """Nothing: what a service needs is made before it (migrations, bucket, models)."""
+        """Nothing: the stack makes what a service needs before it (schema, bucket, models)."""
 
     def require_free_port(self) -> None:
         if not port_is_free(self._host, self._port):
@@ -76,7 +76,7 @@ class Service:
 def services(
     settings: Settings, environ: Mapping[str, str], home: StateDir
 ) -> tuple[Service, Service]:
-    """The two, with ports chosen where a setting says 0."""
+    """Api and worker, with ports chosen where a setting says 0."""
     api_port = settings.api_port or home.port("api")
     worker_port = settings.worker_port or home.port("worker")
     environ = {**environ, "DF_API_PORT": str(api_port), "DF_WORKER_PORT": str(worker_port)}

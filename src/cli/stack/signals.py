@@ -1,12 +1,12 @@
 """Ctrl-C, SIGTERM and SIGHUP, at any moment, without losing a child.
 
-Outside `defer()` the first signal raises `Interrupt` in the main thread: whatever is blocking,
-a socket or a poll, ends at once. Inside `defer()` (a child is being spawned and noted, or all are
-being stopped) it is only counted and raised on the way out. Only the first one ever raises: the
-unwinding that it started must not be cut short by the next. The others are counted, and `stop`
-reads the count to skip its patience.
+Outside `defer()` the first signal raises `Interrupt` in the main thread: a wait for a socket or a
+poll ends at once. Inside `defer()` (a child is being spawned and recorded, or all are being
+stopped) it is only counted, and raised on the way out. Only the first one ever raises: the next
+must not cut short the unwinding that it started. The others are counted, and the process manager
+reads the count to skip its grace periods.
 
-If all this fails, PR_SET_PDEATHSIG (launch.py) takes the children along with us.
+If all this fails, PR_SET_PDEATHSIG (exec_child.py) ends the children with us.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _on_signal(signum: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def handle() -> Iterator[None]:
-    """Install the handlers for the length of a command; main thread only."""
+    """Handle the signals for the length of a command; main thread only."""
     global _state
     _state = _State()
     before = {signum: signal.signal(signum, _on_signal) for signum in SIGNALS}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # at run time the settings library costs a quarter of a secon
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """Everything serves. `model` is what a first picture is made with."""
+    """A stack that serves. `model` makes the first picture."""
 
     manager: ProcessManager
     api_base: str
@@ -34,7 +34,7 @@ class Stack:
 def run_stack(
     home: StateDir, environ: Mapping[str, str], notify: Callable[[str], None]
 ) -> Iterator[Stack]:
-    """Bring all up, in order, and take all down. Raises StackError with what to do."""
+    """Start everything in order, and stop it at the end. Raises StackError with what to do."""
     with manage_processes(home, notify) as manager:
         planned = plan(home, environ)
         environ = {**environ, **planned.environment}
@@ -49,22 +49,18 @@ def run_stack(
         model = _prepare(settings, manager, environ)
         notify("starting api and worker")
         manager.start(both)
-        api_base = f"http://{api.address()}"
+        api_base, worker_base = f"http://{api.address()}", f"http://{worker.address()}"
         with _published(home, planned.environment | api.environment() | worker.environment()):
             yield Stack(
                 manager=manager,
                 api_base=api_base,
                 addresses=(
-                    Address(title="API", where=api_base, note="DF_API_PORT"),
-                    Address(title="API reference", where=f"{api_base}/docs"),
-                    Address(
-                        title="Worker metrics",
-                        where=f"http://{worker.address()}/metrics",
-                        note="DF_WORKER_PORT",
-                    ),
+                    Address("API", api_base, "DF_API_PORT"),
+                    Address("API reference", f"{api_base}/docs"),
+                    Address("Worker metrics", f"{worker_base}/metrics", "DF_WORKER_PORT"),
                     *planned.addresses,
-                    Address(title="Models", where=str(settings.models_dir)),
-                    Address(title="Data and logs", where=str(home.path), note="DF_HOME"),
+                    Address("Models", str(settings.models_dir)),
+                    Address("Data and logs", str(home.path), "DF_HOME"),
                 ),
                 model=model,
             )

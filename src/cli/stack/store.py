@@ -81,9 +81,9 @@ class Store:
 def binary() -> Path:
     # The package installs one program into the environment's scripts folder, which need not be on
     # the PATH when the interpreter was called by its full name.
-    found = Path(sysconfig.get_path("scripts")) / "juicefs"
-    if found.exists():
-        return found
+    program = Path(sysconfig.get_path("scripts")) / "juicefs"
+    if program.exists():
+        return program
     elsewhere = shutil.which("juicefs")
     if elsewhere is None:
         raise StackError(

@@ -11,12 +11,12 @@ from cli.terminal.console import err
 from cli.terminal.output import print_note
 
 Event = dict[str, Any]
-# How it ended is said once, by the command.
-_VERDICT = {"error", "step.finish", "job.finish"}
+# The command itself prints how the job ended.
+_ENDINGS = {"error", "step.finish", "job.finish"}
 
 
 def show_progress(events: Iterable[Event]) -> Iterator[Event]:
-    """Pass the events on, showing how far the job is: stage, item, percent, time left."""
+    """Yield the events, and show how far the job is: stage, item, percent, time left."""
     if not err.is_terminal:
         yield from _as_lines(events)
         return
@@ -73,7 +73,7 @@ def _item(payload: dict[str, Any]) -> str:
 
 
 def _note(event: Event) -> str:
-    """The line for an event that a person wants to hear of."""
-    if event["code"] in _VERDICT:
+    """The line for an event that tells of a problem on the way; empty for others."""
+    if event["code"] in _ENDINGS:
         return ""
     return str(event["message"]) if event["level"] in {"WARNING", "ERROR"} else ""

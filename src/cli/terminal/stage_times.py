@@ -47,7 +47,7 @@ def _marks(events: Iterable[Mapping[str, Any]]) -> dict[str, datetime]:
                 marks.setdefault("claimed", at)
             case "step.start":
                 marks.setdefault("started", at)
-            # Progress is written late: after the artifact it tells of what was before it.
+            # Progress is written late: after the artifact it is about what was before it.
             case "progress" if stage == "sampling" and "written" not in marks:
                 marks.setdefault("loaded", at)
             case "progress" if stage == "decode" and "written" not in marks:

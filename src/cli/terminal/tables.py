@@ -23,6 +23,16 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         _print_cells(line, widths)
 
 
+def print_list(
+    value: Any, output: Output, heads: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> None:
+    """Print a result as JSON, or its rows below their heads."""
+    if output is Output.JSON:
+        print_json(value)
+    else:
+        print_table(heads, rows)
+
+
 def print_pairs(*rows: tuple[str, Any]) -> None:
     """Print names and values; those without a value are left out."""
     width = max((len(name) for name, _ in rows), default=0)
