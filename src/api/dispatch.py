@@ -18,6 +18,7 @@ from celery import Celery
 
 from api.metrics import Metrics
 from shared.dispatch.celery_settings import TASK_NAME, celery_queue, publisher_settings
+from shared.errors import InfraUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -52,15 +53,13 @@ class Notifier:
         async for step_id, queue in self._waiting:
             await self._deliver(step_id, queue, limiter)
 
-    async def ping(self) -> bool:
-        """Whether the broker answers; for readiness."""
+    async def ping(self) -> None:
+        """Raises `InfraUnavailable` when the broker does not answer."""
         try:
             with anyio.fail_after(self._timeout_s):
                 await to_thread.run_sync(self._connect, abandon_on_cancel=True)
         except Exception as error:  # whatever a transport raises, the broker does not answer
-            log.warning("broker: %s", type(error).__name__)
-            return False
-        return True
+            raise InfraUnavailable(f"the broker: {type(error).__name__}") from error
 
     async def close(self) -> None:
         self._send.close()

@@ -19,6 +19,7 @@ from api.metrics import Metrics
 from api.middleware.http_protocol import Protocol
 from shared import readiness
 from shared.auth import is_loopback
+from shared.errors import InfraUnavailable
 from shared.readiness import NotReady
 from shared.settings import Settings, forget_secrets
 from shared.telemetry.log_format import configure_logging
@@ -121,7 +122,9 @@ async def _wait_for_services(settings: Settings) -> None:
     await readiness.wait_for_parts(settings)
     url = settings.redis_url.get_secret_value()
     notifier = Notifier(url, timeout_s=NOTIFY_TIMEOUT_S, metrics=Metrics())
-    if not await notifier.ping():
+    try:
+        await notifier.ping()
+    except InfraUnavailable:
         log.warning(
             "DF_REDIS_URL: the broker at %s cannot be reached; workers find jobs by polling",
             readiness.address_of(url),

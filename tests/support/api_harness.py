@@ -1,4 +1,4 @@
-"""A real API on a real socket for tests, and a hand in its database to play the worker."""
+"""A real API on a real socket, and writes to its database that play the worker."""
 
 from __future__ import annotations
 

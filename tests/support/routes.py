@@ -1,4 +1,4 @@
-"""Everything that our two services answer to."""
+"""Every address that our two services answer to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from supervisor.slots.table import SlotTable
 
 
 def routes(app: Starlette) -> set[str]:
-    """Everything that the application answers to, what its OpenAPI document hides included."""
+    """Every address of the application, those that its OpenAPI document hides included."""
     found = set()
     for route in iter_route_contexts(app.routes):
         # HEAD comes with each plain GET.

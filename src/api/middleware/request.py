@@ -33,6 +33,8 @@ _CLIENT_REQUEST_ID = re.compile(CLIENT_REQUEST_ID_PATTERN.removesuffix("$") + r"
 
 
 class RequestMiddleware:
+    """Wraps the application: every request passes here before its route is looked up."""
+
     def __init__(
         self,
         app: ASGIApp,

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 from fastapi import APIRouter, Response
 
-from api.context import Context, Ctx
+from api.context import Ctx
 from api.metrics import CONTENT_TYPE
 from api.middleware.auth import SCHEME
 from api.openapi import examples
@@ -54,7 +54,7 @@ async def get_readiness(context: Ctx) -> responses.Ready:
     async with anyio.create_task_group() as checks:
         checks.start_soon(_check, "database", context.database.ping, down)
         checks.start_soon(_check, "store", context.store.ping, down)
-        checks.start_soon(_check, "broker", _broker(context), degraded)
+        checks.start_soon(_check, "broker", context.notifier.ping, degraded)
     if down:
         raise InfraUnavailable(f"down: {', '.join(sorted(down))}", down=sorted(down))
     return responses.Ready(degraded=degraded or None)
@@ -77,14 +77,6 @@ async def get_metrics(context: Ctx) -> Response:
     except (InfraUnavailable, TimeoutError):
         context.metrics.queue_depth.set(float("nan"))  # unknown is not the last known
     return Response(context.metrics.render(), media_type=CONTENT_TYPE)
-
-
-def _broker(context: Context) -> Callable[[], Awaitable[None]]:
-    async def ping() -> None:
-        if not await context.notifier.ping():
-            raise InfraUnavailable("the broker does not answer")
-
-    return ping
 
 
 async def _check(name: str, ping: Callable[[], Awaitable[object]], failed: list[str]) -> None:
