@@ -85,7 +85,7 @@ def _perform(go: Go, channel: Channel, versions: dict[str, str]) -> Result | Fai
         target=_listen, args=(channel, stop, inputs), name="listen", daemon=True
     )
     listener.start()
-    _configure(go.spec.preset)
+    configure_torch(go.spec.preset)
     with release_memory(go.spec.preset.device) as memory:
         emit = ProgressEmitter(channel)
         ctx = Context(spec=go.spec, emit=emit, stop=stop, versions=versions, inputs=inputs)
@@ -143,7 +143,7 @@ KERNELS: dict[Attention, frozenset[Attention]] = {
 }
 
 
-def _configure(preset: PresetSpec) -> None:
+def configure_torch(preset: PresetSpec) -> None:
     """Threads and kernels as the preset says; the same bytes for the same seed on one device."""
     torch.set_num_threads(preset.threads)
     # The switches are called `cuda` and hold for the CPU as well.

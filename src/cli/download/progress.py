@@ -25,13 +25,13 @@ class ProgressBars:
     """Each bar disappears when its file is complete: a model has more files than a window lines."""
 
     def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+        self.progress = progress
 
     def begin(self, path: str, total_bytes: int | None) -> OnBytes:
-        task = self._progress.add_task(path, total=total_bytes)
+        task = self.progress.add_task(path, total=total_bytes)
 
         def on_bytes(here: int) -> None:
-            self._progress.update(task, completed=here, visible=here != total_bytes)
+            self.progress.update(task, completed=here, visible=here != total_bytes)
 
         return on_bytes
 

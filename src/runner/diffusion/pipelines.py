@@ -118,7 +118,7 @@ class TextToImage:
         """
 
         output = self._pipeline(
-            **self._arguments(params),
+            **self.arguments(params),
             **self._callback(params, on_step),
             # On the CPU on purpose: the same seed starts from the same noise on every device.
             generator=torch.Generator("cpu").manual_seed(seed),
@@ -146,12 +146,13 @@ class TextToImage:
             return {"callback": older, "callback_steps": 1}
         return {}  # nothing to see of its steps: it can be stopped between two pictures, or killed
 
-    def _arguments(self, params: GenerateParams) -> Arguments:
+    def arguments(self, params: GenerateParams) -> Arguments:
+        """The request in the pipeline's words, as far as the pipeline takes it."""
         return {name: v for name, v in self._given(params).items() if name in self.parameters}
 
     def _given(self, params: GenerateParams) -> Arguments:
         """All that the request says, in the pipeline's words."""
-        guidance = self._guidance_name()
+        guidance = self.guidance_name()
         given: Arguments = FIXED_ARGUMENTS | {
             "prompt": params.prompt,
             "width": params.width,
@@ -167,7 +168,8 @@ class TextToImage:
             given["max_sequence_length"] = self.text_tokens
         return given
 
-    def _guidance_name(self) -> str:
+    def guidance_name(self) -> str:
+        """The parameter of this pipeline that means guidance."""
         for name in GUIDANCE_NAMES:
             if name in self.parameters and isinstance(self.parameters[name].default, float | int):
                 return name

@@ -37,18 +37,19 @@ def arm_lease_timer(until: float) -> None:
     """
     s, ns = divmod(max(1, int(until * _NS)), _NS)  # 0 would disarm it
     when = _Itimerspec(_Timespec(0, 0), _Timespec(s, ns))
-    _call("timer_settime", _timer(), _TIMER_ABSTIME, ctypes.byref(when), None)
+    call_librt("timer_settime", process_timer(), _TIMER_ABSTIME, ctypes.byref(when), None)
 
 
 @cache
-def _timer() -> ctypes.c_void_p:
+def process_timer() -> ctypes.c_void_p:
     """The process's one timer. Without a `sigevent` it sends SIGALRM."""
     made = ctypes.c_void_p()
-    _call("timer_create", time.CLOCK_BOOTTIME, None, ctypes.byref(made))
+    call_librt("timer_create", time.CLOCK_BOOTTIME, None, ctypes.byref(made))
     return made
 
 
-def _call(name: str, *arguments: object) -> None:
+def call_librt(name: str, *arguments: object) -> None:
+    """Call a function of librt; raises `OSError` when it fails."""
     if getattr(ctypes.CDLL(_LIBRARY, use_errno=True), name)(*arguments):
         code = ctypes.get_errno()
         raise OSError(code, f"{name}: {os.strerror(code)}")

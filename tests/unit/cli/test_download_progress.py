@@ -23,7 +23,7 @@ def seen_in_terminal(monkeypatch: pytest.MonkeyPatch, *, finish: bool) -> str:
             weights(4_000_000)
         paper = Console(file=io.StringIO(), width=100)
         with paper.capture() as shown:
-            paper.print(display._progress.get_renderable())
+            paper.print(display.progress.get_renderable())
         return shown.get()
 
 

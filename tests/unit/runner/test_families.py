@@ -94,8 +94,11 @@ def test_a_pipeline_that_prefers_sizes_of_its_own_draws_at_the_one_asked_for(
     folder, descriptor = model("pixart")
     pipeline = load(descriptor.kind, folder, CPU, None)
 
+    whole = diffusers.PixArtSigmaPipeline.from_pretrained(folder)
+    whole.set_progress_bar_config(disable=True)
+
     def drawn(*, binning: bool) -> Any:
-        image = pipeline._pipeline(
+        image = whole(
             prompt=params().prompt,
             width=64,
             height=48,
@@ -188,7 +191,7 @@ def test_what_is_known_of_auto_is_what_diffusers_has() -> None:
         loaded = TextToImage(SimpleNamespace(), ROWS["auto"], None)
         with patch.object(TextToImage, "parameters", takes):
             loaded.check(params())
-            assert takes.keys() & set(GUIDANCE_NAMES) >= {loaded._guidance_name()}, name
+            assert takes.keys() & set(GUIDANCE_NAMES) >= {loaded.guidance_name()}, name
 
 
 @pytest.mark.parametrize("lacking", ["guidance_scale", "num_inference_steps", "width"])
@@ -210,7 +213,7 @@ def test_guidance_goes_by_the_name_that_means_it() -> None:
     qwen = TextToImage(SimpleNamespace(), ROWS["auto"], None)
     takes = inspect.signature(diffusers.QwenImagePipeline.__call__).parameters
     with patch.object(TextToImage, "parameters", takes):
-        asked = qwen._arguments(params(guidance=4.0))
+        asked = qwen.arguments(params(guidance=4.0))
     assert (asked["true_cfg_scale"], asked["negative_prompt"]) == (4.0, " ")
     assert "guidance_scale" not in asked
 

@@ -53,7 +53,7 @@ class Worker:
     def __init__(self, *files: bytes, form: Format = "png", **params: Any) -> None:
         self.sent: list[tuple[FromRunner, bytes]] = []
         self.stop = Stop()
-        self._files = files
+        self.files = files
         given = [_given(data, item, form) for item, data in enumerate(files)]
         self.spec = UpscaleSpec(
             job_id="job",
@@ -63,10 +63,10 @@ class Worker:
             params=ResampleParams(**({"scale": 2, "count": len(files), "format": form} | params)),
             inputs=given,
         )
-        self.inputs = Inputs(self.spec, self._answer, self.stop)
+        self.inputs = Inputs(self.spec, self.answer, self.stop)
 
-    def _answer(self, want: Want) -> None:
-        data = self._files[want.item_index]
+    def answer(self, want: Want) -> None:
+        data = self.files[want.item_index]
         digest = hashlib.sha256(data).hexdigest()
         self.inputs.deliver(Input(item_index=want.item_index, sha256=digest), data)
 
@@ -249,8 +249,8 @@ def test_a_file_that_is_not_the_promised_picture_is_refused(
     worker = Worker(png)
     given = worker.spec.inputs[0]
     worker.spec.inputs[0] = given.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})
-    worker.inputs = Inputs(worker.spec, worker._answer, worker.stop)
-    worker._files = (data,)
+    worker.inputs = Inputs(worker.spec, worker.answer, worker.stop)
+    worker.files = (data,)
     with pytest.raises((ValueError, OSError), match=error):
         worker.run()
 

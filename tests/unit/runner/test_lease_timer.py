@@ -1,6 +1,6 @@
-"""What a runner asks of the kernel for its own end.
+"""The dead-man timer of a runner, as the kernel gets it.
 
-That the timer fires is shown with whole runners (`tests/integration/runner/test_session.py`). Any
+That the timer fires is tested with whole runners (`tests/integration/runner/test_session.py`). Any
 clock would do there: they differ only on a machine that was suspended.
 """
 
@@ -18,14 +18,14 @@ from runner.process.lease_timer import arm_lease_timer
 def test_the_timer_is_a_moment_of_the_clock_that_counts_through_a_suspended_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: dict[str, tuple[Any, ...]] = {}
-    monkeypatch.setattr(lease_timer, "_call", lambda name, *given: asked.update({name: given}))
-    lease_timer._timer.cache_clear()
+    calls: dict[str, tuple[Any, ...]] = {}
+    monkeypatch.setattr(lease_timer, "call_librt", lambda name, *args: calls.update({name: args}))
+    lease_timer.process_timer.cache_clear()
     try:
         arm_lease_timer(5.25)
     finally:
-        lease_timer._timer.cache_clear()  # no real timer was made
-    assert asked["timer_create"][0] == time.CLOCK_BOOTTIME
-    _, absolute, when, _ = asked["timer_settime"]
+        lease_timer.process_timer.cache_clear()  # no real timer was made
+    assert calls["timer_create"][0] == time.CLOCK_BOOTTIME
+    _, absolute, when, _ = calls["timer_settime"]
     value = when._obj.value
     assert (absolute, value.s, value.ns) == (1, 5, 250_000_000)  # TIMER_ABSTIME of time.h

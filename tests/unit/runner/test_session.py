@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from runner.session import KERNELS, _configure
+from runner.session import KERNELS, configure_torch
 from shared.protocol.messages import Attention, PresetSpec
 
 CUDA: Any = torch.backends.cuda  # its switches have no types
@@ -41,7 +41,7 @@ def _as_before() -> Iterator[None]:
 def test_a_kernel_has_those_behind_it_that_can_do_what_it_cannot(
     attention: Attention, on: set[str]
 ) -> None:
-    _configure(
+    configure_torch(
         PresetSpec(
             name="x", version=1, device="cpu", dtype="float32", threads=1, attention=attention
         )
