@@ -1,4 +1,4 @@
-"""Names in the documentation exist: files, folders, modules, what is in them, rooms, settings."""
+"""Names in the documentation exist: files, modules, what is in them, rooms, settings."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ _FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`\n]+)`")
 _PATH = re.compile(r"[\w.-]+(?:/[\w.@-]+)+/?")
 _MODULE = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.\w+)+")
+# A way in, as a package's README has it: `executor.StepExecutor`; not a command.
+_WAY = re.compile(r"(?<![\w./])(?<!-m )[a-z_]+\.\w+(?![\w./])")
 _TOP = {*PACKAGES, "src", "tests", "docs", "deploy", "migrations", "benchmarks", "training"}
 
 
@@ -95,3 +97,19 @@ def test_the_map_shows_every_room() -> None:
         package: {init.parent.name for init in (ROOT / "src" / package).glob("*/__init__.py")}
         for package in PACKAGES
     }
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_lists_its_rooms_and_modules_with_ways_in_that_exist(package: str) -> None:
+    place = ROOT / "src" / package
+    listed, ways = set(), set()
+    for line in (place / "README.md").read_text(encoding="utf-8").split("```")[1].splitlines():
+        if line.strip():
+            names, *_, last = re.split(r"\s{2,}", line)
+            listed |= set(names.split(", "))
+            room = f"{names[:-1]}." if names.endswith("/") else ""
+            ways |= {f"{package}.{room}{way}" for way in _WAY.findall(last)}
+    modules = {path.stem for path in place.glob("*.py") if not path.stem.startswith("__")}
+    rooms = {f"{init.parent.name}/" for init in place.glob("*/__init__.py")}
+    assert listed == modules | rooms
+    assert sorted(way for way in ways if not _defined(way.split("."))) == []
