@@ -60,26 +60,26 @@ class Rescuer:
             if (step_id := await rescue_one()) is None:
                 return count
             # One at a time: PostgreSQL may be away for the next step, and this one is written.
-            orphan, end = self._decided[step_id]
-            self._count(end)
+            orphan, result = self._decided[step_id]
+            self._count(result)
             log_events(
-                end.events,
+                result.events,
                 {
                     "job_id": str(orphan.job_id),
                     "step_id": str(orphan.id),
                     "correlation_id": orphan.correlation_id,
                 },
             )
-            trace_rescue(self._tracer, orphan, end)
+            trace_rescue(self._tracer, orphan, result)
         return STEPS_PER_PASS
 
-    def _count(self, end: AttemptResult) -> None:
+    def _count(self, result: AttemptResult) -> None:
         self._metrics.rescues.inc()
-        if end.reason is None:
+        if result.reason is None:
             self._metrics.retries.labels(reason=Reason.LEASE_LOST).inc()
             return
         # A rescued step has not succeeded, so no later step of its chain runs.
-        self._metrics.record_end(end.reason, job=(STATUS_OF[end.state], end.reason))
+        self._metrics.record_end(result.reason, job=(STATUS_OF[result.state], result.reason))
 
     def _lease_expired(self, orphan: OrphanedStep) -> AttemptResult:
         step, _ = advance(self._step(orphan), Event(EventKind.LEASE_EXPIRED))
@@ -88,7 +88,7 @@ class Rescuer:
             "message": "the worker that ran the step was not heard of until its lease ended",
             "details": {"state": orphan.state, "epoch": orphan.epoch},
         }
-        return self._end(orphan, step, lost, Code.LEASE_EXPIRED)
+        return self._result(orphan, step, lost, Code.LEASE_EXPIRED)
 
     def _unclaimed(self, orphan: OrphanedStep) -> AttemptResult:
         step, _ = advance(self._step(orphan), Event(EventKind.QUEUE_TIMEOUT))
@@ -98,9 +98,9 @@ class Rescuer:
             "check that a worker serves its queue, device and model",
             "details": {"queue_timeout_s": self._settings.queue_timeout_s},
         }
-        return self._end(orphan, step, late, Code.STEP_FINISH)
+        return self._result(orphan, step, late, Code.STEP_FINISH)
 
-    def _end(
+    def _result(
         self, orphan: OrphanedStep, step: Step, error: dict[str, Any], code: Code
     ) -> AttemptResult:
         if step.reason is Reason.ATTEMPTS_EXHAUSTED:
@@ -109,7 +109,7 @@ class Rescuer:
             error = CANCELLED_ERROR
         requeued = step.state is StepState.QUEUED
         delay_s = retry_delay_s(self._timings, step.attempt + step.losses) if requeued else 0.0
-        fact = NewEvent(
+        event = NewEvent(
             code=code,
             message=f"step {orphan.name}: {error['message']}",
             level="WARNING" if requeued else "ERROR",
@@ -123,17 +123,17 @@ class Rescuer:
                 "last_error": error,
             },
         )
-        end = AttemptResult(
+        result = AttemptResult(
             state=step.state,
             reason=step.reason,
             attempt=step.attempt,
             losses=step.losses,
             error=error,
             delay_s=delay_s,
-            events=[fact],
+            events=[event],
         )
-        self._decided[orphan.id] = orphan, end
-        return end
+        self._decided[orphan.id] = orphan, result
+        return result
 
     def _step(self, orphan: OrphanedStep) -> Step:
         return Step(
