@@ -19,7 +19,7 @@ from shared.settings import Settings
 from shared.telemetry.spans import Tracer
 from supervisor.devices.device import Device, DeviceProbe
 from supervisor.devices.discovery import find_devices, open_probe
-from supervisor.devices.ownership import DeviceLocks, ExclusiveProbe
+from supervisor.devices.ownership import DeviceLocks
 from supervisor.processes.child import start_tracker
 from supervisor.processes.orphans import kill_orphans
 from supervisor.processes.tree import is_alive
@@ -77,7 +77,7 @@ async def open_resources(
         start_tracker()
         device_locks = DeviceLocks()
         locks.callback(device_locks.release)
-        probe = ExclusiveProbe(open_probe(settings, mark), device_locks)
+        probe = open_probe(settings, mark, device_locks)
         try:
             devices = await find_devices(probe)
             device_locks.acquire(settings.lock_dir, devices)

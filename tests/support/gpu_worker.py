@@ -15,12 +15,15 @@ def main() -> int:
     from runner import entry
     from shared.settings import Settings
     from supervisor import resources, worker
+    from supervisor.devices.discovery import CombinedProbe
     from supervisor.devices.gpu import GpuProbe
+    from supervisor.devices.ownership import DeviceLocks
 
-    def open_probe(settings: Settings, worker_mark: str) -> GpuProbe:
-        return GpuProbe(
+    def open_probe(settings: Settings, worker_mark: str, locks: DeviceLocks) -> CombinedProbe:
+        gpus = GpuProbe(
             worker_mark, entry=nvml_helpers.healthy, context_holder_entry=context_holders.cannot
         )
+        return CombinedProbe({"cuda": gpus}, locks)
 
     with (
         patch.object(resources, "open_probe", open_probe),

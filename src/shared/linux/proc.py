@@ -21,8 +21,8 @@ def lists_children(proc: Path = Path("/proc")) -> bool:
 def children_of(pid: int) -> set[int]:
     """Direct children of a process, over all of its threads; empty when it is gone.
 
-    Raises `OSError` when they cannot be read for another reason: that nobody was seen does not
-    prove that nobody is there.
+    Raises `OSError` when they cannot be read for another reason: an empty answer would then pass
+    for a proof that there are none.
     """
     children: set[int] = set()
     with suppress(*_GONE):

@@ -12,6 +12,7 @@ from shared.settings import Settings
 from supervisor.devices.cpu import CpuProbe
 from supervisor.devices.device import Device, DeviceLost, DeviceProbe, Reading
 from supervisor.devices.gpu import GpuProbe
+from supervisor.devices.ownership import DeviceLocks
 from supervisor.processes.tree import ProcessTree
 
 log = logging.getLogger(__name__)
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
-def open_probe(settings: Settings, worker_mark: str) -> DeviceProbe:
+def open_probe(settings: Settings, worker_mark: str, locks: DeviceLocks) -> DeviceProbe:
     """`auto` serves the CPU, and the GPUs where NVIDIA's driver is loaded.
 
     A step's preset names the kind of device, so a CPU slot beside GPUs takes no work from them: it
@@ -31,7 +32,7 @@ def open_probe(settings: Settings, worker_mark: str) -> DeviceProbe:
     if settings.device == "cuda" or (settings.device == "auto" and _DRIVER.exists()):
         probes["cuda"] = GpuProbe(worker_mark)
     log.info("DF_DEVICE=%s: this host serves %s", settings.device, " and ".join(probes))
-    return CombinedProbe(probes)
+    return CombinedProbe(probes, locks)
 
 
 async def find_devices(probe: DeviceProbe) -> list[Device]:
@@ -68,15 +69,18 @@ async def _log_foreign_use(probe: DeviceProbe, device: Device) -> None:
 
 
 class CombinedProbe:
-    """`DeviceProbe` over one probe for each kind of device."""
+    """`DeviceProbe` with one probe for each kind; a GPU that two workers own counts as lost."""
 
-    def __init__(self, probes: dict[str, DeviceProbe]) -> None:
+    def __init__(self, probes: dict[str, DeviceProbe], locks: DeviceLocks) -> None:
         self._probes = probes
+        self._locks = locks
 
     async def devices(self) -> list[Device]:
         return [device for probe in self._probes.values() for device in await probe.devices()]
 
     async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
+        if conflict := self._locks.conflicts.get(device.id):
+            raise DeviceLost(f"GPU {device.id} is owned twice: {conflict}")
         return await self._probes[device.kind].read(device, tree)
 
     async def close(self) -> None:

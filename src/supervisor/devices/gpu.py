@@ -1,4 +1,4 @@
-"""GPUs through NVML, asked in helper processes and never waited for without a deadline.
+"""GPUs through NVML, which helper processes call, and never without a deadline.
 
 When a GPU is first listed, a helper process holds a CUDA context on it, and the probe checks
 whether NVML lists that process by the pid that the worker knows. Only then are process ids

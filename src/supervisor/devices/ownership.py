@@ -2,8 +2,8 @@
 
 A lock's file can be removed under its owner, and another worker may lock the new one. Then two
 workers own a GPU, and neither can prove whose memory is on it. The worker that detects this reports
-it and treats the GPU as lost: its step ends and is tried elsewhere, and its slot takes no work
-until the lock returns.
+it, and its probe treats the GPU as lost: its step ends and is tried elsewhere, and its slot takes
+no work until the lock returns.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from pathlib import Path
 
 from shared.linux.file_lock import FileLock, LockTaken, LockUnusable
 from shared.readiness import NotReady
-from supervisor.devices.device import Device, DeviceLost, DeviceProbe, Reading
-from supervisor.processes.tree import ProcessTree
+from supervisor.devices.device import Device
 
 log = logging.getLogger(__name__)
 
@@ -64,22 +63,3 @@ def _acquire(folder: Path, device: Device) -> FileLock:
         ) from None
     except LockUnusable as error:
         raise NotReady(f"DF_LOCK_DIR: {error}; remove it, or set another folder") from None
-
-
-class ExclusiveProbe:
-    """`DeviceProbe` for which a GPU that two workers own is lost."""
-
-    def __init__(self, probe: DeviceProbe, locks: DeviceLocks) -> None:
-        self._probe = probe
-        self._locks = locks
-
-    async def devices(self) -> list[Device]:
-        return await self._probe.devices()
-
-    async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
-        if conflict := self._locks.conflicts.get(device.id):
-            raise DeviceLost(f"GPU {device.id} is owned twice: {conflict}")
-        return await self._probe.read(device, tree)
-
-    async def close(self) -> None:
-        await self._probe.close()

@@ -16,8 +16,8 @@ from shared.linux.proc import lists_children
 from shared.readiness import NotReady
 from supervisor import worker
 from supervisor.devices.device import Device, DeviceLost
-from supervisor.devices.discovery import find_devices
-from supervisor.devices.ownership import DeviceLocks, ExclusiveProbe, device_lock
+from supervisor.devices.discovery import CombinedProbe, find_devices
+from supervisor.devices.ownership import DeviceLocks, device_lock
 from supervisor.worker import check_kernel
 
 
@@ -88,7 +88,7 @@ def test_a_gpu_whose_lock_somebody_else_has_as_well_is_lost_until_it_is_ours_aga
     cpu, gpu = device("cpu", "cpu-0"), device("cuda", "GPU-a")
     locks = DeviceLocks()
     locks.acquire(tmp_path, [cpu, gpu])
-    probe = ExclusiveProbe(FakeProbe(), locks)
+    probe = CombinedProbe({"cpu": FakeProbe(), "cuda": FakeProbe()}, locks)
     device_lock(tmp_path, "GPU-a").unlink()
     second = FileLock(device_lock(tmp_path, "GPU-a"))
     locks.refresh()
