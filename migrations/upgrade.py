@@ -11,7 +11,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from shared.db.engine import sync_url
+from shared.db.engine import driver_url
 from shared.errors import InfraUnavailable
 
 # Any fixed number: it names "Dream Forge migrates" among the advisory locks of this database.
@@ -38,7 +38,7 @@ _CONNECT = {
 def alembic_config(database_url: str) -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
-    config.attributes["database_url"] = sync_url(database_url)
+    config.attributes["database_url"] = driver_url(database_url)
     return config
 
 
@@ -48,7 +48,7 @@ def upgrade(database_url: str) -> None:
     Raises `InfraUnavailable` when the server cannot be reached, or the first one takes too long.
     """
     config = alembic_config(database_url)
-    engine = create_engine(sync_url(database_url), connect_args=_CONNECT)
+    engine = create_engine(driver_url(database_url), connect_args=_CONNECT)
     try:
         with engine.connect() as connection:
             _wait_for_turn(connection)

@@ -65,8 +65,8 @@ async def prune(
 
     Raises `InfraUnavailable`; what was done until then stays done, and the next pass does the rest.
     """
-    async with database.alone(rows.ADVISORY_LOCK) as alone:
-        if not alone:
+    async with database.try_lock(rows.ADVISORY_LOCK) as acquired:
+        if not acquired:
             return None
         # No row is deleted while its object cannot be.
         await objects.ping()

@@ -226,7 +226,7 @@ class Api:
             slots=[slot],
             models={model.id: model.checkpoint_sha256 for model in models_},
         )
-        self.transaction(lambda c: workers.upsert_worker(c, row))
+        self.transaction(lambda c: workers.upsert(c, row))
         return row.id
 
 

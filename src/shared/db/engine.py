@@ -1,19 +1,18 @@
 """Connections and transactions.
 
-`Database.transaction` is the only way to the tables. It runs a function in one short transaction,
-repeats it when PostgreSQL picked it as the victim of a deadlock or a serialization conflict (both
-mean "nothing happened, try again"), and turns "the server is away" into `InfraUnavailable`, so that
-no caller ever sees a driver's exception for either. A server that is too slow is away as well: a
-row that a migration holds must cost a worker a retry, not its process with every runner in it.
+`Database.transaction` is the only way to the tables. It runs a function in one short transaction.
+It repeats the function after a deadlock or a serialization conflict, since nothing was written
+then. A server that is away or too slow becomes `InfraUnavailable`, so no caller handles the
+driver's exceptions. Too slow counts as away: a row that a migration locks must cost a worker a
+retry, not its process with every runner in it.
 
-The function may run more than once: it must do nothing but SQL. No network and no GPU work happens
-inside a session.
+The function may run more than once, so it does nothing but SQL: no network, no GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from itertools import islice
 from typing import TypeVar
 
@@ -32,7 +31,7 @@ Connection = AsyncConnection
 
 # Deadlock and serialization failures repeat at most this often; five collisions in a row mean a
 # bug in the lock order, which must surface, not spin.
-MAX_TRIES = 5
+MAX_ATTEMPTS = 5
 _RETRY_SQLSTATES = {"40001", "40P01"}
 # Classes 08 (connection), 53 (resources: too many connections), 57P (shutting down, crash), 58 (its
 # disk); and a server that only reads, which is a standby, or a primary that was replaced.
@@ -42,7 +41,7 @@ _AWAY_PREFIXES = ("08", "53", "57P", "58", "25006")
 _LATE_SQLSTATES = {"57014", "55P03", "25P03"}
 # The server keeps its own time-outs only while it runs. One that hangs is given up after this: more
 # than a statement may take, and less than the fence of the usual lease.
-PATIENCE_S = 20.0
+ANSWER_TIMEOUT_S = 20.0
 
 
 class Database:
@@ -50,7 +49,7 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = 5, application: str = "dreamforge") -> None:
         self._engine: AsyncEngine = create_async_engine(
-            _driver_url(url),
+            driver_url(url),
             pool_size=pool_size,
             max_overflow=5,
             pool_timeout=5,
@@ -59,8 +58,8 @@ class Database:
             connect_args={
                 "connect_timeout": 3,
                 "application_name": application,
-                # A statement that takes this long is a bug or a sick server; either way the lease
-                # of whoever waits for it is in danger.
+                # A statement that takes this long is a bug or a sick server; either way it
+                # endangers the lease of the worker that waits for it.
                 "options": "-c statement_timeout=15000 -c idle_in_transaction_session_timeout=15000"
                 " -c lock_timeout=10000",
                 "keepalives_idle": 5,
@@ -71,49 +70,35 @@ class Database:
         )
 
     async def transaction(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Run `work` in one transaction and return its value; see the module for what is retried.
+        """Run `work` in one transaction and return its value.
 
-        Raises `InfraUnavailable` when the server cannot be reached. The commit's outcome is then
-        unknown: who must know reads it back by id and epoch.
+        Raises `InfraUnavailable`. It is then unknown whether the commit happened: a caller that
+        must know reads it back by id and epoch.
         """
 
         async def attempt() -> T:
-            try:
-                with anyio.fail_after(PATIENCE_S):
-                    async with self._engine.begin() as connection:
-                        return await work(connection)
-            except (TimeoutError, PoolTimeout, DBAPIError) as error:
-                if (away := _away(error)) is not None:
-                    raise away from error
-                raise
+            with _translate_errors(), anyio.fail_after(ANSWER_TIMEOUT_S):
+                async with self._engine.begin() as connection:
+                    return await work(connection)
 
-        pauses = islice(backoff(first_s=0.04, most_s=1.0, jitter=1.0), MAX_TRIES - 1)
+        pauses = islice(backoff(first_s=0.04, most_s=1.0, jitter=1.0), MAX_ATTEMPTS - 1)
         return await retry(attempt, on=DBAPIError, pauses=pauses, on_failure=_raise_unless_conflict)
 
     @asynccontextmanager
-    async def alone(self, key: int) -> AsyncIterator[bool]:
-        """Hold the advisory lock `key` of this database; False when somebody else has it.
+    async def try_lock(self, key: int) -> AsyncIterator[bool]:
+        """Hold the advisory lock `key` of this database; False when another process holds it.
 
-        It belongs to a connection of its own, which is idle meanwhile: a process that dies frees
-        it, and so does a connection that breaks, unnoticed. Guard with it what may be done twice.
+        The lock belongs to a connection of its own, which is idle meanwhile. It is lost, unnoticed,
+        when that connection breaks: guard with it only what may be done twice.
         """
-        async with AsyncExitStack() as held:
-            yield await self._take(held, key)
-
-    async def _take(self, held: AsyncExitStack, key: int) -> bool:
-        """Take the lock until `held` is closed, if it is free."""
-        try:
-            with anyio.fail_after(PATIENCE_S):
-                plain = await held.enter_async_context(self._engine.connect())
+        async with AsyncExitStack() as stack:
+            with _translate_errors(), anyio.fail_after(ANSWER_TIMEOUT_S):
+                plain = await stack.enter_async_context(self._engine.connect())
                 connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
-                taken = bool(await connection.scalar(select(func.pg_try_advisory_lock(key))))
-        except (TimeoutError, PoolTimeout, DBAPIError) as error:
-            if (away := _away(error)) is not None:
-                raise away from error
-            raise
-        if taken:
-            held.push_async_callback(_unlock, connection, key)
-        return taken
+                acquired = bool(await connection.scalar(select(func.pg_try_advisory_lock(key))))
+            if acquired:
+                stack.push_async_callback(_unlock, connection, key)
+            yield acquired
 
     async def ping(self) -> None:
         """Raise `InfraUnavailable` unless the server answers a trivial statement."""
@@ -124,33 +109,37 @@ class Database:
 
 
 async def _unlock(connection: AsyncConnection, key: int) -> None:
-    """Free the lock, also when we are being cancelled, but not at any price."""
+    """Free the lock, also while this task is being cancelled, but within a time limit."""
     with anyio.CancelScope(shield=True):
         try:
-            with anyio.fail_after(PATIENCE_S):
+            with anyio.fail_after(ANSWER_TIMEOUT_S):
                 await connection.execute(select(func.pg_advisory_unlock(key)))
         except (TimeoutError, DBAPIError):
             # Never back into the pool with a lock; a connection that ends frees it.
             await connection.invalidate()
 
 
-def _away(error: Exception) -> InfraUnavailable | None:
-    """What the caller is told when the server is not there or too slow; None when we are wrong."""
-    match error:
-        case TimeoutError():
-            return InfraUnavailable("PostgreSQL did not answer in time")
-        case PoolTimeout():
-            return InfraUnavailable("PostgreSQL: no connection became free in time")
-        case DBAPIError() if _sqlstate(error) in _LATE_SQLSTATES:
-            return InfraUnavailable("PostgreSQL did not answer in time")
-        case DBAPIError() if is_away(error):
-            return InfraUnavailable("PostgreSQL cannot be reached")
-        case _:
-            return None
+@contextmanager
+def _translate_errors() -> Iterator[None]:
+    """Raise `InfraUnavailable` for a server that is away or too slow; other errors pass."""
+    try:
+        yield
+    except (TimeoutError, PoolTimeout, DBAPIError) as error:
+        if (problem := _problem(error)) is None:
+            raise
+        raise InfraUnavailable(problem) from error
 
 
-def is_away(error: DBAPIError) -> bool:
-    """Whether the statement failed because the server is not there, rather than because of it."""
+def _problem(error: TimeoutError | PoolTimeout | DBAPIError) -> str | None:
+    """What is wrong with the server; None when the statement itself is wrong."""
+    if isinstance(error, PoolTimeout):
+        return "PostgreSQL: no connection became free in time"
+    if isinstance(error, TimeoutError) or _sqlstate(error) in _LATE_SQLSTATES:
+        return "PostgreSQL did not answer in time"
+    return "PostgreSQL cannot be reached" if _is_unreachable(error) else None
+
+
+def _is_unreachable(error: DBAPIError) -> bool:
     sqlstate = _sqlstate(error)
     if sqlstate is None:  # the driver itself gave up: refused, reset, timed out
         return error.connection_invalidated or type(error.orig).__name__ in {
@@ -169,11 +158,7 @@ def _sqlstate(error: Exception) -> str | None:
     return getattr(getattr(error, "orig", None), "sqlstate", None)
 
 
-def _driver_url(url: str) -> str:
+def driver_url(url: str) -> str:
+    """The address with the driver's name in it, as SQLAlchemy and Alembic want it."""
     scheme, rest = url.split("://", 1)
     return url if "+" in scheme else f"postgresql+psycopg://{rest}"
-
-
-def sync_url(url: str) -> str:
-    """The same address for Alembic, which works synchronously with the same driver."""
-    return _driver_url(url)

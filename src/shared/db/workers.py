@@ -57,7 +57,7 @@ class Worker:
         return self.models.get(model_id) == checkpoint_sha256
 
 
-async def upsert_worker(connection: AsyncConnection, worker: Worker) -> None:
+async def upsert(connection: AsyncConnection, worker: Worker) -> None:
     """Write all of a worker's row, its heartbeat included."""
     facts = {
         "host": worker.host,
@@ -79,17 +79,17 @@ async def upsert_worker(connection: AsyncConnection, worker: Worker) -> None:
     )
 
 
-async def enter(
-    connection: AsyncConnection, worker: Worker, *, alone_on: Collection[str]
+async def register_exclusive(
+    connection: AsyncConnection, worker: Worker, *, devices: Collection[str]
 ) -> list[Worker]:
     """Write a worker's first row, unless live ones show one of these devices; then return those.
 
     One worker at a time, so that of two that start together the second sees the first.
     """
     await connection.execute(select(func.pg_advisory_xact_lock(_ENTERING)))
-    owners = await owners_of(connection, alone_on, but=worker.id)
+    owners = await owners_of(connection, devices, but=worker.id)
     if not owners:
-        await upsert_worker(connection, worker)
+        await upsert(connection, worker)
     return owners
 
 
@@ -104,7 +104,7 @@ async def owners_of(
     ]
 
 
-async def leave(connection: AsyncConnection, worker_id: UUID) -> None:
+async def deregister(connection: AsyncConnection, worker_id: UUID) -> None:
     """A worker that drained says good-bye, so that nobody waits for its heartbeat to age."""
     await connection.execute(delete(workers).where(workers.c.id == worker_id))
 

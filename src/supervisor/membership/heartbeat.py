@@ -43,16 +43,14 @@ class Presence:
         await self._models.refresh()
         worker = self._row()
         return await self._database.transaction(
-            lambda connection: workers.enter(connection, worker, alone_on=self.gpus)
+            lambda connection: workers.register_exclusive(connection, worker, devices=self.gpus)
         )
 
     async def heartbeat(self) -> None:
         """Refresh the models, then write the whole row: it is small, and always complete."""
         await self._models.refresh()
         worker = self._row()
-        await self._database.transaction(
-            lambda connection: workers.upsert_worker(connection, worker)
-        )
+        await self._database.transaction(lambda connection: workers.upsert(connection, worker))
         if self.gpus:
             await self._report_shared_gpus()
 
@@ -71,12 +69,14 @@ class Presence:
 
     async def deregister_dead(self, other: workers.Worker) -> None:
         """Delete the row of a worker that died."""
-        await self._database.transaction(lambda connection: workers.leave(connection, other.id))
+        await self._database.transaction(
+            lambda connection: workers.deregister(connection, other.id)
+        )
 
     async def deregister(self) -> None:
         """Delete our row, so that no worker waits for our heartbeat to age."""
         await self._database.transaction(
-            lambda connection: workers.leave(connection, self._worker_id)
+            lambda connection: workers.deregister(connection, self._worker_id)
         )
 
     def _row(self) -> workers.Worker:

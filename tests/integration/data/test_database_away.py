@@ -94,7 +94,7 @@ def test_a_standby_that_took_the_address_over_is_not_the_database(database_url: 
 def test_a_server_that_hangs_is_given_up(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(engine, "ANSWER_TIMEOUT_S", 0.5)
     stopped: list[int] = []
 
     async def work(connection: AsyncConnection) -> None:
@@ -116,14 +116,14 @@ def test_a_lock_is_given_up_with_a_server_that_hangs(
     database_url: str, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """Whoever holds it must come away, also when it is being cancelled."""
-    monkeypatch.setattr(engine, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(engine, "ANSWER_TIMEOUT_S", 0.5)
 
     async def main() -> int:
         database = Database(database_url)
         try:
             with anyio.CancelScope() as scope:
-                async with database.alone(LOCK) as alone:
-                    assert alone
+                async with database.try_lock(LOCK) as acquired:
+                    assert acquired
                     backend = holder_of(database_url)
                     os.kill(backend, signal.SIGSTOP)
                     if how == "cancelled":
@@ -136,8 +136,8 @@ def test_a_lock_is_given_up_with_a_server_that_hangs(
     async def again() -> bool:
         database = Database(database_url)
         try:
-            async with database.alone(LOCK) as alone:
-                return alone
+            async with database.try_lock(LOCK) as acquired:
+                return acquired
         finally:
             await database.close()
 

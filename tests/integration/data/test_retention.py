@@ -297,8 +297,8 @@ def test_one_pruner_at_a_time_and_the_lock_is_free_after_it(api: Api) -> None:
         first, second = Database(url), Database(url)
         store = open_store(api.settings)
         try:
-            async with first.alone(rows.ADVISORY_LOCK) as alone:
-                assert alone
+            async with first.try_lock(rows.ADVISORY_LOCK) as acquired:
+                assert acquired
                 during = await prune(second, store, api.settings)
             return during, await prune(second, store, api.settings)
         finally:
@@ -317,11 +317,11 @@ def test_a_lock_is_free_when_its_holder_failed(api: Api) -> None:
         other = Database(api.settings.database_url.get_secret_value())
         try:
             with pytest.raises(RuntimeError):
-                async with database.alone(1) as alone:
-                    assert alone
+                async with database.try_lock(1) as acquired:
+                    assert acquired
                     raise RuntimeError
-            async with other.alone(1) as alone:
-                assert alone
+            async with other.try_lock(1) as acquired:
+                assert acquired
         finally:
             await database.close()
             await other.close()

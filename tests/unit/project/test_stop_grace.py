@@ -34,16 +34,16 @@ def test_the_page_names_the_stop_grace_of_the_defaults() -> None:
 
 
 def test_waits_that_are_no_settings_are_those_of_whoever_waits() -> None:
-    assert timings.CLAIM_IN_FLIGHT_S == engine.PATIENCE_S
+    assert timings.CLAIM_IN_FLIGHT_S == engine.ANSWER_TIMEOUT_S
     assert timings.READING_IN_FLIGHT_S == nvml_client.START_S + nvml_client.END_S
     assert timings.LEAVING_S == (
-        runner_pool.CLOSE_S + child.KILL_ALL_S + engine.PATIENCE_S + nvml_client.END_S
+        runner_pool.CLOSE_S + child.KILL_ALL_S + engine.ANSWER_TIMEOUT_S + nvml_client.END_S
     )
 
 
 def test_sending_the_last_spans_goes_on_beside_a_longer_wait() -> None:
     """So it adds nothing to the total."""
-    assert spans.FLUSH_S <= engine.PATIENCE_S
+    assert spans.FLUSH_S <= engine.ANSWER_TIMEOUT_S
     said, sent = threading.Event(), []
 
     class Part:

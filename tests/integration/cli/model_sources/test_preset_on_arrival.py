@@ -17,7 +17,7 @@ from tests.support.model_downloads import REF, Command, installed, nothing_insta
 from cli import backends
 from cli.models import availability
 from shared.db.models import list_models
-from shared.db.workers import Slot, Worker, leave, upsert_worker
+from shared.db.workers import Slot, Worker, deregister, upsert
 
 
 @pytest.mark.parametrize(
@@ -36,11 +36,11 @@ def test_the_gpus_of_the_live_workers_decide_which_preset_is_the_default(
     ]
     worker = Worker(id=uuid4(), host="h", version="1", queues=("default",), slots=slots, models={})
     url = stack_environment["DF_DATABASE_URL"]
-    backends.transaction(url, partial(upsert_worker, worker=worker))
+    backends.transaction(url, partial(upsert, worker=worker))
     try:
         assert model("download", REF) == 0
     finally:
-        backends.transaction(url, partial(leave, worker_id=worker.id))
+        backends.transaction(url, partial(deregister, worker_id=worker.id))
     assert installed(tmp_path).default_preset == preset
 
 
@@ -52,7 +52,7 @@ def test_the_command_waits_until_a_worker_has_looked_at_the_model(
 ) -> None:
     url = stack_environment["DF_DATABASE_URL"]
     idle = Worker(id=uuid4(), host="h", version="1", queues=("default",), slots=[], models={})
-    backends.transaction(url, partial(upsert_worker, worker=idle))
+    backends.transaction(url, partial(upsert, worker=idle))
     looks = 0
 
     def look(_: float) -> None:
@@ -60,7 +60,7 @@ def test_the_command_waits_until_a_worker_has_looked_at_the_model(
         looks += 1
         (row,) = backends.transaction(url, list_models)
         has = replace(idle, models={row.id: row.checkpoint_sha256})
-        backends.transaction(url, partial(upsert_worker, worker=has))
+        backends.transaction(url, partial(upsert, worker=has))
 
     try:
         assert model("download", REF, "-o", "json") == 0
@@ -73,7 +73,7 @@ def test_the_command_waits_until_a_worker_has_looked_at_the_model(
         assert json.loads(capsys.readouterr().out)["installed"] is True
         assert looks == 1
     finally:
-        backends.transaction(url, partial(leave, worker_id=idle.id))
+        backends.transaction(url, partial(deregister, worker_id=idle.id))
 
 
 def test_a_preset_that_cannot_hold_the_model_is_refused_before_it_is_installed(
