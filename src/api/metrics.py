@@ -64,9 +64,7 @@ class Metrics:
         )
         self.jobs_finished.labels("cancelled", "cancelled")
         for outcome in ("sent", "failed", "dropped"):
-            self.notifications.labels(
-                outcome
-            )  # so that a rate() sees zeros before the first failure
+            self.notifications.labels(outcome)  # a rate() needs zeros before the first failure
 
     def observe_request(self, route: str, method: str, status: int, duration_s: float) -> None:
         method = method if method in _METHODS else "other"

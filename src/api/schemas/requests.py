@@ -3,11 +3,12 @@ is ignored would make another picture than its author wants."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from api.schemas.pagination import CURSOR_PATTERN
+from api.schemas.responses import Level
 from shared.limits import (
     MAX_COUNT,
     MAX_GUIDANCE,
@@ -17,24 +18,17 @@ from shared.limits import (
     MAX_STEPS,
     MIN_SIDE,
 )
+from shared.models.families import SCHEDULERS
 from shared.states import Status
 
 MAX_NAME_CHARACTERS = 256
 MAX_PAGE = 200
 MAX_TAIL = 10_000
 
-Scheduler = Literal[
-    "ddim",
-    "pndm",
-    "euler",
-    "euler_a",
-    "heun",
-    "dpmpp_2m",
-    "dpmpp_2m_karras",
-    "dpmpp_2m_sde_karras",
-    "unipc",
-    "flow_match_euler",
-]
+if TYPE_CHECKING:
+    Scheduler = str
+else:  # pydantic lists the names of the registry, which a type checker cannot read
+    Scheduler = Literal[SCHEDULERS]
 
 
 class Strict(BaseModel):
@@ -191,6 +185,4 @@ class LogsQuery(BaseModel):
         examples=["2026-01-31T12:00:00Z"],
         json_schema_extra={"format": "date-time"},
     )
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] | None = Field(
-        default=None, description="this level and above"
-    )
+    level: Level | None = Field(default=None, description="this level and above")

@@ -22,6 +22,7 @@ Moment = Annotated[
     PlainSerializer(iso),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
+Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 Id = Annotated[str, BeforeValidator(str), Field(json_schema_extra={"format": "uuid"})]
 
 
@@ -150,7 +151,7 @@ class LogLine(BaseModel):
     """One event, as a line of the log."""
 
     ts: Moment
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+    level: Level
     code: str = Field(description="what happened: `job.created`, `progress`, `job.finish`, …")
     message: str = Field(description="for people")
     job_id: Id
@@ -166,7 +167,7 @@ class Event(BaseModel):
 
     seq: int = Field(ge=1, description="the `id` of the message: from 1, without gaps")
     ts: Moment
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+    level: Level
     code: str = Field(description="what happened: `job.created`, `progress`, `job.finish`, …")
     message: str = Field(description="for people")
     job_id: Id

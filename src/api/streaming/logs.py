@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
+from typing import get_args
 
 from api.schemas.requests import LogsQuery
+from api.schemas.responses import Level
 from api.streaming.encoding import log_line
 from shared.db import events
 from shared.db.engine import Database
@@ -14,7 +16,7 @@ from shared.db.jobs import Job
 from shared.errors import InvalidInput
 
 PAGE = 500
-LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+LEVELS: tuple[Level, ...] = get_args(Level)
 
 
 class JobLog:
