@@ -1,4 +1,4 @@
-"""What a real worker tells, as clients of the API get it: nothing is lost between the two."""
+"""What a real worker records reaches the clients of the API complete."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""Every point of a job's way, and somebody is killed there: nothing is lost, nothing is doubled.
+"""Kill a process at every point of a job: no job is lost, none runs twice.
 
-A cell of the matrix is a point and a victim. The job is brought to the point and held there; that
-it got there is proven by the gate, and a cell whose point nobody reached fails. Then the victim
-gets SIGKILL, the gate opens, those who need the victim miss it, and it comes back as an init system
-would bring it. The job must end as it should, `Settled.findings` must have nothing to say, and a
-client that follows the job over SSE must have seen each of its events once and in order.
+A cell of the matrix is a point and a victim. A gate holds the job at the point; a cell whose gate
+no process reaches fails. Then the victim gets SIGKILL, the gate opens, the other processes notice
+that the victim is away, and it restarts as an init system would restart it. The job must succeed,
+`Settled.findings` must be empty, and a client that follows the job over SSE must have seen each of
+its events once and in order.
 
-How the points are reached. The processes are the real ones, wired from the real parts; in their
-place stand two things that are injected anyway: a step store that waits at a gate before or after
-its own real calls, and a runner that waits at one in the middle of an item. So a point is exactly
-between two writes, whatever the machine's speed, and `src/` knows nothing of it. (A debugger would
-stop all threads at once, which is what SIGSTOP is for; a proxy sees bytes, not boundaries.)
+How the points are reached. The processes are real. Two injected ports are replaced: a step store
+that waits at a gate before or after its real calls, and a runner that waits in the middle of an
+item. So a point is exactly between two writes, whatever the machine's speed, and `src/` has no code
+for it. (A debugger would stop all threads at once, which SIGSTOP does too; a proxy sees bytes, not
+boundaries.)
 
 CI runs the cells of `EVERY_DAY`: each point and each victim. `make crash-matrix` runs all and
 prints a table (`tests/integration/conftest.py`).
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(240)
 
 # The point, and the gate at which a job is held there.
 POINTS = {
-    "create commit, doorbell": "created",
+    "create commit, notification": "created",
     "claim, spawn": "claimed",
     "READY, running commit": "ready",
     "running commit, GO": "running committed",
@@ -44,8 +44,8 @@ POINTS = {
 STOPPED = "worker stopped"
 VICTIMS = ("api", "worker", "runner", "broker", "postgres", "store", STOPPED)
 EVERY_DAY = {
-    ("create commit, doorbell", "api"),
-    ("create commit, doorbell", "postgres"),
+    ("create commit, notification", "api"),
+    ("create commit, notification", "postgres"),
     ("claim, spawn", "worker"),
     ("claim, spawn", "broker"),
     ("READY, running commit", "postgres"),
@@ -61,11 +61,11 @@ EVERY_DAY = {
     ("step 1, step 2", "worker"),
     ("step 1, step 2", "broker"),
 }
-# A worker that is killed between an upload and its row, or stopped there until the step is somebody
-# else's, leaves an object that no row names; `prune` is for these. When the RESULT is heard, the
-# last upload may still be on its way. So does a PostgreSQL that is away between the two for longer
-# than the lease, which on a slow machine it is: whether the row is there nobody can tell then, and
-# an object that has one must not be deleted.
+# A worker that is killed between an upload and its row, or stopped there until another worker owns
+# the step, leaves an object that no row names; `prune` removes it. The last upload may still run
+# when the RESULT arrives. A PostgreSQL that is away there for longer than the lease (on a slow
+# machine it is) leaves one too: the worker cannot know whether the row was written, and an object
+# with a row must not be deleted.
 LEAVES_AN_OBJECT = {
     (point, victim) for point in ("upload, row", "RESULT, verify") for victim in ("worker", STOPPED)
 } | {(point, "postgres") for point in POINTS if point != "verify, verdict"}
@@ -96,7 +96,7 @@ def cells() -> list[object]:
 
 
 @pytest.mark.parametrize(("point", "victim"), cells())
-def test_whoever_dies_wherever_the_job_ends_well_and_once(
+def test_a_job_succeeds_once_whichever_process_dies_at_whichever_point(
     bench: Bench, point: str, victim: str
 ) -> None:
     gate = POINTS[point]
@@ -112,11 +112,11 @@ def test_whoever_dies_wherever_the_job_ends_well_and_once(
     if victim == STOPPED:
         stop_past_the_lease(bench, gate, job)
     else:
-        heard = bench.worker_log()
+        before = bench.worker_log()
         bench.kill(victim)
         bench.gates.open(gate)
         if (what := misses(point, victim)) is not None:
-            until(lambda: what in bench.worker_log()[len(heard) :], f"it misses {victim}")
+            until(lambda: what in bench.worker_log()[len(before) :], f"it misses {victim}")
         bench.revive(victim)
     assert bench.wait_ended(job()) == "succeeded"
     bench.wait_idle(bench.worker)
@@ -130,9 +130,9 @@ def test_whoever_dies_wherever_the_job_ends_well_and_once(
 
 
 def misses(point: str, victim: str) -> str | None:
-    """What a worker says that goes on without this part; None where it does not need it any more.
+    """What a worker logs when it misses this part; None where it no longer needs the part.
 
-    A part that is back before anybody looked for it was never away.
+    The test waits for it, since a part that restarts before the worker needs it was never away.
     """
     if victim == "postgres":
         return "PostgreSQL"
@@ -142,12 +142,12 @@ def misses(point: str, victim: str) -> str | None:
 
 
 def stop_past_the_lease(bench: Bench, gate: str, job: Callable[[], str]) -> None:
-    """SIGSTOP the worker, let another one finish its job, SIGCONT it: it writes nothing more."""
+    """SIGSTOP the worker, let another one finish the job, SIGCONT it: it must write nothing."""
     stopped = bench.worker
     stopped.send_signal(signal.SIGSTOP)
     other = bench.start_worker()
     try:
-        if gate == "created":  # the job is still in the api's hands
+        if gate == "created":  # the api still holds the job
             bench.gates.open(gate)
         bench.wait_ended(job())
         written = bench.events_of(job())

@@ -1,7 +1,7 @@
 """Broker, database and store go away and come back under a living worker; its jobs end well.
 
-The api, the worker and the parts are real; the runners do what the prompt says. Nothing is started
-again but the part: who needs it finds it by itself, and no step is charged for what it waited.
+The api, the worker and the parts are real; the runners do what the prompt says. Only the part is
+restarted: its clients reconnect by themselves, and no step is charged for the time that it waited.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ SETTINGS = {
     "DF_DEVICE": "cpu",
     "DF_DRAIN_S": "0",
 }
-# With the usual lease, longer than any part is away here: nobody may be swept. Patience itself is
-# tested elsewhere.
+# The usual lease is longer than any part is away here, so no step may be rescued. Other tests test
+# the lease itself.
 RENEW_S = 0.5
-BY_POLLING, BY_THE_BELL = 0.1, 3600.0
-BELL_S = 1.0  # what a create may wait for the broker
-DOORBELLS = "dreamforge_doorbells_total"
+BY_POLLING, BY_NOTIFICATION = 0.1, 3600.0
+MAX_CREATE_WAIT_S = 1.0  # for the broker
+NOTIFICATIONS = "dreamforge_doorbells_total"
 
 
 class Fabric:
@@ -76,7 +76,7 @@ class Fabric:
             list(made),
         )
 
-    def held(self, *, count: int = 1) -> tuple[str, Path]:
+    def waiting_job(self, *, count: int = 1) -> tuple[str, Path]:
         """A job that runs until its file appears."""
         file = self.folder / uuid4().hex
         job = self.create(f"waits_for {file}", count=count)
@@ -84,7 +84,7 @@ class Fabric:
         return job, file
 
     def notify(self, *step_ids: str) -> None:
-        """What the doorbell says, from somebody who may say anything."""
+        """Send notifications as the api does; the step ids may be wrong."""
         with Celery("test", set_as_current=False) as celery:
             celery.conf.update(publisher_settings(self.stack.environment["DF_REDIS_URL"], 1.0))
             for step_id in step_ids:
@@ -118,19 +118,19 @@ def fabric(
 # The broker ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("poll_s", [BY_THE_BELL], indirect=True)
-def test_the_consumer_hears_again_after_flushall_and_after_the_broker_was_killed(
+@pytest.mark.parametrize("poll_s", [BY_NOTIFICATION], indirect=True)
+def test_the_consumer_gets_messages_again_after_flushall_and_after_the_broker_was_killed(
     fabric: Fabric,
 ) -> None:
-    """This worker does not poll: what runs here was heard."""
+    """This worker does not poll, so each of these jobs runs because of its message."""
     fabric.ended(fabric.create())
     with redis.Redis.from_url(fabric.stack.environment["DF_REDIS_URL"]) as broker:
         broker.flushall()
     fabric.ended(fabric.create())
     fabric.stack.kill("broker")
-    unheard = fabric.create()
+    without_broker = fabric.create()
     fabric.stack.restart("broker")
-    fabric.ended(fabric.create(), unheard)
+    fabric.ended(fabric.create(), without_broker)
 
 
 def test_without_a_broker_jobs_run_and_a_message_in_flight_makes_no_second_one(
@@ -145,34 +145,34 @@ def test_without_a_broker_jobs_run_and_a_message_in_flight_makes_no_second_one(
     os.kill(fabric.worker.process.pid, signal.SIGCONT)
     try:
         started = time.monotonic()
-        unrung = [fabric.create() for _ in range(3)]
+        without_broker = [fabric.create() for _ in range(3)]
         assert time.monotonic() - started < 3
-        fabric.ended(in_flight, *unrung)
+        fabric.ended(in_flight, *without_broker)
     finally:
         fabric.stack.restart("broker")
-    before = fabric.events(in_flight, *unrung)
-    heard = fabric.worker.metric(DOORBELLS)
-    fabric.worker.until(lambda: _heard_more(fabric, heard), "the bell is heard again")
-    assert fabric.events(in_flight, *unrung) == before
+    before = fabric.events(in_flight, *without_broker)
+    received = fabric.worker.metric(NOTIFICATIONS)
+    fabric.worker.until(lambda: _received_more(fabric, received), "messages arrive again")
+    assert fabric.events(in_flight, *without_broker) == before
 
 
-def _heard_more(fabric: Fabric, than: float) -> bool:
+def _received_more(fabric: Fabric, than: float) -> bool:
     fabric.notify(str(uuid4()))
-    return fabric.worker.metric(DOORBELLS) > than
+    return fabric.worker.metric(NOTIFICATIONS) > than
 
 
-@pytest.mark.parametrize("poll_s", [BY_THE_BELL], indirect=True)
+@pytest.mark.parametrize("poll_s", [BY_NOTIFICATION], indirect=True)
 def test_messages_for_what_is_not_to_be_run_do_no_harm(fabric: Fabric) -> None:
-    running, file = fabric.held()
+    running, file = fabric.waiting_job()
     cancelled = fabric.create()
     fabric.api.client.post(f"/v1/jobs/{cancelled}/cancel").raise_for_status()
     before = fabric.events(running, cancelled)
-    heard = fabric.worker.metric(DOORBELLS)
+    received = fabric.worker.metric(NOTIFICATIONS)
     false = [str(fabric.api.step_of(job)) for job in (running, running, cancelled)]
     false += [str(uuid4()), "no id at all", ""]
     fabric.notify(*false)
     fabric.worker.until(
-        lambda: fabric.worker.metric(DOORBELLS) >= heard + len(false), "all are heard"
+        lambda: fabric.worker.metric(NOTIFICATIONS) >= received + len(false), "all have arrived"
     )
     assert fabric.events(running, cancelled) == before
     file.touch()
@@ -196,28 +196,28 @@ def test_a_worker_starts_and_stops_while_the_broker_is_away(fabric: Fabric) -> N
         fabric.stack.restart("broker")
 
 
-def test_a_broker_that_hangs_costs_nobody_a_job_and_a_create_a_second(fabric: Fabric) -> None:
-    """It keeps its connections and says nothing: there is no error for anybody to see."""
+def test_a_broker_that_hangs_costs_no_job_and_a_create_a_second(fabric: Fabric) -> None:
+    """It keeps its connections and sends nothing, so its clients get no error."""
     fabric.ended(fabric.create())
     broker = fabric.stack.pids["broker"]
     os.kill(broker, signal.SIGSTOP)
     try:
         started = time.monotonic()
         made = [fabric.create() for _ in range(3)]
-        assert time.monotonic() - started < 3 * (BELL_S + 1)
+        assert time.monotonic() - started < 3 * (MAX_CREATE_WAIT_S + 1)
         fabric.ended(*made)
     finally:
         os.kill(broker, signal.SIGCONT)
-    heard = fabric.worker.metric(DOORBELLS)
-    fabric.worker.until(lambda: _heard_more(fabric, heard), "the bell is heard again")
+    received = fabric.worker.metric(NOTIFICATIONS)
+    fabric.worker.until(lambda: _received_more(fabric, received), "messages arrive again")
 
 
 @pytest.mark.crash_matrix
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("poll_s", [BY_THE_BELL], indirect=True)
+@pytest.mark.parametrize("poll_s", [BY_NOTIFICATION], indirect=True)
 @pytest.mark.parametrize("how", ["dead", "hanging"])
 def test_a_minute_without_the_broker_is_slept_through(fabric: Fabric, how: str) -> None:
-    """This worker does not poll: what runs afterwards was heard by a consumer that came back."""
+    """This worker does not poll, so later jobs run because the consumer has reconnected."""
     fabric.ended(fabric.create())
     broker = fabric.stack.pids["broker"]
     if how == "dead":
@@ -229,7 +229,7 @@ def test_a_minute_without_the_broker_is_slept_through(fabric: Fabric, how: str) 
         while time.monotonic() < over:
             began = time.monotonic()
             made.append(fabric.create())
-            assert time.monotonic() - began < BELL_S + 1
+            assert time.monotonic() - began < MAX_CREATE_WAIT_S + 1
             time.sleep(5)  # the minute is the subject
     finally:
         if how == "dead":
@@ -246,13 +246,13 @@ def test_a_minute_without_the_broker_is_slept_through(fabric: Fabric, how: str) 
 def test_a_step_runs_on_while_the_database_is_away_and_is_written_when_it_is_back(
     fabric: Fabric,
 ) -> None:
-    job, file = fabric.held(count=2)
+    job, file = fabric.waiting_job(count=2)
     runner = fabric.worker.wait_runner()
     fabric.stack.kill("postgres")
     refused = fabric.api.client.post("/v1/jobs", json={"type": "generate", "prompt": "quick"})
     assert (refused.status_code, refused.json()["code"]) == (503, "infra_unavailable")
     assert int(refused.headers["Retry-After"]) > 0
-    file.touch()  # its pictures are finished while nobody can write them down
+    file.touch()  # its pictures are finished while no row can be written
     fabric.worker.until(lambda: not runner.is_running(), "its runner has done its work and left")
     fabric.stack.restart("postgres")
     fabric.ended(job, fabric.create())
@@ -263,11 +263,11 @@ def test_a_step_runs_on_while_the_database_is_away_and_is_written_when_it_is_bac
 
 
 def test_pictures_wait_for_the_store_without_holding_the_device(fabric: Fabric) -> None:
-    waiting, file = fabric.held(count=2)
+    waiting, file = fabric.waiting_job(count=2)
     fabric.stack.kill("store")
     file.touch()
     # The only slot serves another step before the first one has its verdict.
-    running, other = fabric.held()
+    running, other = fabric.waiting_job()
     assert fabric.status(waiting) == "running"
     fabric.stack.restart("store")
     fabric.ended(waiting)

@@ -1,4 +1,4 @@
-"""PRODUCT §6 on a real api and a real worker: every series that it names, every field of a log."""
+"""PRODUCT §6 on a real api and a real worker: every named series, every field of the log."""
 
 from __future__ import annotations
 
