@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from itertools import repeat
 from pathlib import Path
 
 from alembic import command
@@ -13,14 +14,15 @@ from sqlalchemy.exc import OperationalError
 
 from shared.db.engine import driver_url
 from shared.errors import InfraUnavailable
+from shared.retry import within
 
 # Any fixed number: it names "Dream Forge migrates" among the advisory locks of this database.
 ADVISORY_LOCK = 0x44464D49
-# A migration that waits for a table's lock makes everybody wait behind it, claims and creates too.
+# A migration that waits for a table's lock makes claims and creates wait behind it.
 LOCK_TIMEOUT_S = 5.0
 # Longer than any migration of ours should take; one that hangs must not make the next one hang.
 TURN_TIMEOUT_S = 600.0
-_LOOK_EVERY_S = 0.5
+LOOK_EVERY_S = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -68,21 +70,20 @@ def upgrade(database_url: str) -> None:
 
 
 def _wait_for_turn(connection: Connection) -> None:
-    """Take the advisory lock. Asked for again and again, each time in a transaction of its own: one
-    that waited would be waited for by `CREATE INDEX CONCURRENTLY`, and say nothing meanwhile."""
-    deadline = time.monotonic() + TURN_TIMEOUT_S
-    told = False
-    while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": ADVISORY_LOCK}):
+    """Take the advisory lock, by polling. Each attempt is a transaction of its own: `CREATE INDEX
+    CONCURRENTLY` would wait for one that waits, and nothing would be logged meanwhile."""
+    attempts = within(TURN_TIMEOUT_S, repeat(LOOK_EVERY_S))
+    for number, pause_s in enumerate(attempts):
+        if connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": ADVISORY_LOCK}):
+            return
         connection.commit()
-        if time.monotonic() > deadline:
-            raise InfraUnavailable(
-                f"somebody else has been migrating this database for {TURN_TIMEOUT_S:g} s; "
-                "look for another `dreamforge migrate`, or its session in pg_stat_activity"
-            )
-        if not told:
-            log.warning("somebody else migrates this database: waiting for them to finish")
-            told = True
-        time.sleep(_LOOK_EVERY_S)
+        if number == 0:
+            log.warning("another process migrates this database: waiting for it to finish")
+        time.sleep(pause_s)
+    raise InfraUnavailable(
+        f"another process has been migrating this database for {TURN_TIMEOUT_S:g} s; "
+        "look for another `dreamforge migrate`, or its session in pg_stat_activity"
+    )
 
 
 def check(database_url: str) -> None:

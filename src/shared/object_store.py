@@ -1,4 +1,4 @@
-"""The object store: images in, presigned addresses out.
+"""The object store: it takes pictures and gives presigned URLs.
 
 The `minio` client is synchronous, so each call runs in a worker thread, a few at a time, with
 timeouts on its connections: a store that hangs costs a thread for seconds, never an event loop.
@@ -138,7 +138,7 @@ class ObjectStore:
             raise InfraUnavailable(f"the object store has no bucket {self.bucket!r}")
 
     def presign(self, key: str, ttl_s: float) -> str:
-        """A URL that reads the object until `ttl_s` from now. Signs locally, asks nobody."""
+        """A URL that reads the object until `ttl_s` from now. Signed locally, without a request."""
         return self._public.presigned_get_object(self.bucket, key, expires=timedelta(seconds=ttl_s))
 
     def _put_and_prove(self, key: str, data: bytes, content_type: str, sha256: str) -> None:
@@ -236,6 +236,6 @@ def _client(settings: Settings, endpoint: str, pool: urllib3.PoolManager) -> Min
         access_key=settings.s3_access_key.get_secret_value(),
         secret_key=settings.s3_secret_key.get_secret_value(),
         secure=address.scheme == "https",
-        region=settings.s3_region,  # given, so that signing needs no look-up of the bucket's region
+        region=settings.s3_region,  # without it signing asks the store for the bucket's region
         http_client=pool,
     )

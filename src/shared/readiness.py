@@ -1,7 +1,7 @@
 """Before a service serves: PostgreSQL with our schema, and the store with our bucket.
 
-Each gets `DF_STARTUP_TIMEOUT_S` to appear, since everything may be starting at once. The broker is
-only a doorbell: its absence is no reason to stay away.
+A service waits `DF_STARTUP_TIMEOUT_S` for each, since everything may start at once. It does not
+wait for the broker, which only makes workers faster.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ async def _wait(
 
 def _cause(error: InfraUnavailable) -> str:
     """What PostgreSQL itself said, when it answered: an unknown database, a wrong password."""
-    _, fatal, words = str(error.__cause__ or "").partition("FATAL:")
-    return f" ({words.splitlines()[0].strip()})" if fatal else ""
+    _, fatal, answer = str(error.__cause__ or "").partition("FATAL:")
+    return f" ({answer.splitlines()[0].strip()})" if fatal else ""
 
 
 def address_of(url: str) -> str:

@@ -5,8 +5,8 @@ What dies in between leaves an object that no row names, and the last part of ev
 those. Jobs go after their artifacts, for the settings say that jobs are kept at least as long.
 
 An object that no row names is deleted only when it is older than any upload can still wait for its
-row (`Timings.orphan_age_s`). Younger ones may be on their way. Only keys under our prefix are
-looked at; whoever shares a bucket between two installations must not share the prefix.
+row (`Timings.orphan_age_s`). Younger ones may belong to an upload that goes on. A pass reads only
+keys under our prefix, so two installations must not share a bucket.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PREFIX = "dreamforge/"
-# Rows per transaction: some tenths of a second, so that nobody waits for a lock, and statements
-# stay far below their time-out of 15 s. A job takes its steps and remaining events along.
+# Rows per transaction: some tenths of a second, so that no other transaction waits for long, and
+# statements stay far below their time-out of 15 s. Steps and remaining events go with their job.
 ARTIFACTS, EVENTS, JOBS = 500, 5000, 100
 OBJECTS = 1000  # S3 lists so many at once
 
@@ -143,9 +143,9 @@ class _Pass:
                 raise InfraUnavailable("the object store does not list from a key on")
             after = page[-1].key
             old = [
-                found.key
-                for found in page
-                if found.modified_at is not None and found.modified_at < limit
+                stored.key
+                for stored in page
+                if stored.modified_at is not None and stored.modified_at < limit
             ]
             if old:
                 known = await self._database.transaction(partial(rows.named, keys=old))

@@ -277,11 +277,11 @@ class Settings(BaseSettings):
     @property
     def otlp_headers_sent(self) -> Mapping[str, str]:
         """What goes to the collector with each batch. Secret."""
-        found = {}
+        headers = {}
         for each in _listed(self.otlp_headers) if self.otlp_headers is not None else ():
             name, _, value = each.partition("=")
-            found[name.strip()] = value.strip()
-        return found
+            headers[name.strip()] = value.strip()
+        return headers
 
 
 def _importable(name: str) -> bool:

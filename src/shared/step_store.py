@@ -1,9 +1,8 @@
 """What a worker holds while it owns a step, and what it reports back.
 
-`StepStore` is the seam between the supervisor and the system of record: `shared.db.step_store` is
-the
-real one. Every write names the claim's id and epoch; a store that finds somebody else's epoch, or
-a state that nobody owns, raises `Stale` and has written nothing.
+`StepStore` is the interface between the supervisor and the system of record, and
+`shared.db.step_store` implements it. Every write names the claim's id and epoch. A store that
+finds another epoch, or a state without an owner, raises `Stale` and has written nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from shared.events import NewEvent
 from shared.models.descriptor import PartSize
 from shared.states import Reason, StepState
 
-# The `error` of every job and step that ended because somebody asked for it.
+# The `error` of every job and step that ended on request.
 CANCELLED_ERROR: dict[str, Any] = {
     "code": Reason.CANCELLED.value,
     "message": "the job was cancelled on request",
@@ -26,7 +25,7 @@ CANCELLED_ERROR: dict[str, Any] = {
 
 
 class Stale(Exception):
-    """The step belongs to somebody else by now. Not an error: stop, clean up, write nothing."""
+    """Another worker owns the step by now. Not an error: stop, clean up, write nothing."""
 
 
 class CancelRequested(Exception):
@@ -35,7 +34,7 @@ class CancelRequested(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClaimRequest:
-    """A free slot looking for work."""
+    """What a free slot can run."""
 
     worker_id: UUID
     queues: tuple[str, ...]
@@ -104,7 +103,7 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttemptResult:
-    """How a try ended. `state` is terminal, or `queued` for another try after `delay_s`."""
+    """How an attempt ended. `state` is terminal, or `queued` for the next one after `delay_s`."""
 
     state: StepState
     reason: Reason | None  # terminal states only
@@ -118,7 +117,7 @@ class AttemptResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OrphanedStep:
-    """A stored step that nobody looks after, as the rescuer finds it. Its locks are held."""
+    """A stored step without a living owner, as the rescuer finds it. Its locks are held."""
 
     id: UUID
     job_id: UUID
@@ -166,9 +165,9 @@ class StepStore(Protocol):
     async def release_unacknowledged(
         self, worker_id: UUID, known: Collection[tuple[UUID, int]]
     ) -> int:
-        """Put back, uncharged and with a new epoch, what this worker claimed without hearing of it.
+        """Requeue, uncharged and with a new epoch, steps whose claim this worker got no answer for.
 
-        `known` are the steps and epochs of the claims that it did hear of. Returns how many.
+        `known` are the steps and epochs of the claims that were answered. Returns how many.
         """
 
     async def rescue_expired(self, decide: Callable[[OrphanedStep], AttemptResult]) -> UUID | None:
@@ -180,4 +179,4 @@ class StepStore(Protocol):
     async def rescue_unclaimed(
         self, decide: Callable[[OrphanedStep], AttemptResult], after_s: float
     ) -> UUID | None:
-        """End one step that has been due for `after_s` seconds and that nobody claimed."""
+        """End one step that no worker has claimed within `after_s` seconds."""

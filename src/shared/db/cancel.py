@@ -1,7 +1,7 @@
-"""Cancel is a request; whoever owns a step finalises it.
+"""Cancel is a request; the worker that owns a step finalises it.
 
-What nobody owns ends here and now. An owned step gets a mark that its worker sees within a second:
-only the owner can prove that the memory is back, so only the owner may say `cancelled`.
+Steps without an owner end at once. An owned step gets a mark, which its worker sees within a
+second: only the owner can prove that the memory is back, so only the owner writes `cancelled`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ WAITING = frozenset({StepState.PENDING, StepState.QUEUED})
 async def request_cancel(
     connection: AsyncConnection, job_id: UUID, *, user: str | None = None
 ) -> bool | None:
-    """Cancel what waits, ask the owner of what runs; None when there is no such job.
+    """Cancel the steps that wait, mark the one that runs; None when there is no such job.
 
     True when this call ended the job; its owner ends it otherwise, or it had ended before.
 
-    Idempotent: a job that has ended, or has been asked already, stays as it is.
+    Idempotent: a job that has ended, or was marked before, stays as it is.
     """
     job = await jobs.lock(connection, job_id, user=user)
     if job is None:
@@ -43,7 +43,7 @@ async def request_cancel(
     states = await _lock_steps(connection, job_id)
     await end_waiting_steps(connection, job_id)
     if any(state in OWNED for state in states):
-        await _ask_owners(connection, job_id)
+        await _mark_owned_steps(connection, job_id)
         return False
     return await jobs.finish_job(
         connection,
@@ -57,7 +57,7 @@ async def request_cancel(
 async def end_waiting_steps(
     connection: AsyncConnection, job_id: UUID, *, message: str = "cancelled before it started"
 ) -> int:
-    """Every step that nobody owns becomes `cancelled`; returns how many. The job's row is locked.
+    """Every step without an owner becomes `cancelled`; returns how many. The job's row is locked.
 
     Also what happens to the rest of a chain when one of its steps ends otherwise than succeeded.
     """
@@ -105,8 +105,8 @@ async def _lock_steps(connection: AsyncConnection, job_id: UUID) -> list[StepSta
     return [StepState(row.state) for row in rows]
 
 
-async def _ask_owners(connection: AsyncConnection, job_id: UUID) -> None:
-    asked = await connection.execute(
+async def _mark_owned_steps(connection: AsyncConnection, job_id: UUID) -> None:
+    marked = await connection.execute(
         update(t.steps)
         .where(
             t.steps.c.job_id == job_id,
@@ -116,7 +116,7 @@ async def _ask_owners(connection: AsyncConnection, job_id: UUID) -> None:
         .values(cancel_requested_at=func.clock_timestamp(), updated_at=func.clock_timestamp())
         .returning(t.steps.c.id, t.steps.c.name)
     )
-    rows = asked.all()
+    rows = marked.all()
     if rows:
         await append_events(
             connection,

@@ -56,7 +56,7 @@ class NewStep:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewJob:
-    """A job to be. `steps` run in this order; the first one may be claimed at once."""
+    """A job to insert. `steps` run in this order; the first one may be claimed at once."""
 
     id: UUID
     type: str
@@ -73,7 +73,7 @@ class NewJob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Created:
-    """What the client is told. `first_step_id` is None when the answer is an earlier one's."""
+    """The job of an answer. `first_step_id` is None when an earlier request made the job."""
 
     id: UUID
     type: str
@@ -106,18 +106,18 @@ async def create_job(connection: AsyncConnection, new: NewJob) -> Created:
 async def find_by_key(
     connection: AsyncConnection, user: str, key: IdempotencyKey
 ) -> Created | None:
-    """The job that this key made and has not forgotten.
+    """The job that was made with this key, until the key expires.
 
     Raises `Conflict` when its request was another one.
     """
-    found = await connection.execute(
+    rows = await connection.execute(
         select(jobs.c.id, jobs.c.type, jobs.c.created_at, jobs.c.fingerprint).where(
             jobs.c.user == user,
             jobs.c.key_hash == key.key_hash,
             jobs.c.key_expires_at > func.clock_timestamp(),
         )
     )
-    row = found.first()
+    row = rows.first()
     if row is None:
         return None
     if row.fingerprint != key.fingerprint:
@@ -131,7 +131,7 @@ async def find_by_key(
 
 
 async def find_created(connection: AsyncConnection, new: NewJob) -> Created | None:
-    """Whether `new` is there after all: its commit was not answered."""
+    """`new`, if it was committed after all: the answer of its commit was lost."""
     created_at = await connection.scalar(select(jobs.c.created_at).where(jobs.c.id == new.id))
     return None if created_at is None else _created(new, created_at)
 

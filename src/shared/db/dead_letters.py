@@ -1,8 +1,8 @@
-"""Dead letters: jobs that were tried as often as they may be.
+"""Dead letters: jobs that failed after the last attempt they may have.
 
-A dead job stays what it is. `replay` makes another one from what the first had pinned, so it runs
-with the same preset, limits and checkpoint; `drop` deletes the rows, and says which objects no row
-names any more, so that the caller can delete those after the commit, never before.
+`replay` makes another job from what the dead one had pinned: the same preset, limits and
+checkpoint. `drop` deletes the rows and returns the keys of objects that no row names any more. The
+caller deletes those after the commit, never before.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ async def page(connection: AsyncConnection, *, limit: int) -> list[DeadJob]:
 async def get(connection: AsyncConnection, job_id: UUID) -> DeadJob:
     """Raises `NotFound` when there is no such job, or it is not dead."""
     rows = await connection.execute(select(*_COLUMNS).where(_DEAD, t.jobs.c.id == job_id))
-    found = rows.mappings().first()
-    if found is None:
+    row = rows.mappings().first()
+    if row is None:
         raise NotFound(f"{job_id} is not on the dead-letter list")
-    return DeadJob(**found)
+    return DeadJob(**row)
 
 
 async def replays_of(connection: AsyncConnection, job_id: UUID) -> list[tuple[UUID, Status]]:
@@ -85,7 +85,7 @@ async def replay(connection: AsyncConnection, job_id: UUID) -> Created:
         if status not in jobs.ENDED:
             raise Conflict(f"job {replayed} is a replay of {job_id} and has not ended yet")
     row = (await connection.execute(select(t.jobs).where(t.jobs.c.id == job_id))).one()
-    found = await connection.execute(
+    pinned_steps = await connection.execute(
         select(t.steps, t.models.c.name.label("model"), t.models.c.enabled)
         .add_columns(t.models.c.version, t.models.c.checkpoint_sha256.label("current_sha256"))
         .outerjoin(t.models, t.models.c.id == t.steps.c.model_id)
@@ -99,7 +99,7 @@ async def replay(connection: AsyncConnection, job_id: UUID) -> Created:
             row,
             id=uuid4(),
             replay_of=job_id,
-            steps=[_again(step) for step in found],
+            steps=[_again(step) for step in pinned_steps],
         ),
     )
 
@@ -134,6 +134,6 @@ async def drop(connection: AsyncConnection, job_id: UUID) -> list[str]:
         .where(t.artifacts.c.job_id == job_id)
         .order_by(t.artifacts.c.s3_key)
     )
-    found = list(keys)
+    orphaned = list(keys)
     await connection.execute(delete(t.jobs).where(t.jobs.c.id == job_id))
-    return found
+    return orphaned

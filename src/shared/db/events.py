@@ -128,8 +128,8 @@ async def last_event(connection: AsyncConnection, job_id: UUID, code: str) -> Ev
         .order_by(events.c.seq.desc())
         .limit(1)
     )
-    found = rows.mappings().first()
-    return None if found is None else Event(**found)
+    row = rows.mappings().first()
+    return None if row is None else Event(**row)
 
 
 # Two arrays and not a list of rows: the text of the statement is the same for one watched job and

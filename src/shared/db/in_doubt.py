@@ -1,9 +1,10 @@
-"""Facts whose commit was not answered: they may be written, and must not be written twice.
+"""Events whose commit was not answered: they may be written, and must not be written twice.
 
-A connection that breaks during a commit leaves its owner in doubt. The next write of the same claim
-finds out, under the job's lock. The transaction in doubt held that lock too, so its events, if they
-are there, begin at the very `seq` that it was given; if not, something else is there, or nothing.
-Only a claim's owner writes events of these codes for its step, so one look at that place decides.
+When a connection breaks during a commit, its owner does not know whether the commit happened. The
+next write of the same claim finds out, under the job's lock. The transaction in doubt held that
+lock too, so its events, if they are written, begin at the `seq` that it had; otherwise another
+event has that `seq`, or none. Only a claim's owner writes events of these codes for its step, so
+one look at that `seq` decides.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class _Batch:
 
 
 class InDoubtWrites:
-    """What each claim has sent since it last heard that something was committed."""
+    """What each claim has sent since its last commit that was answered."""
 
     def __init__(self) -> None:
         self._sent: dict[tuple[UUID, int], list[_Batch]] = {}
@@ -37,7 +38,7 @@ class InDoubtWrites:
     ) -> Sequence[NewEvent]:
         """Those of `events` that are not written yet. The caller holds the job's lock.
 
-        Whoever tries again sends the same events first, in the same order, and perhaps more.
+        A repeated write sends the same events first, in the same order, and perhaps more.
         """
         written = []
         for batch in self._sent.get(_key(claim), ()):
@@ -53,7 +54,7 @@ class InDoubtWrites:
         self._sent.setdefault(_key(claim), []).append(batch)
 
     def settle(self, claim: Claim) -> None:
-        """What was sent is written, or nobody will ask again."""
+        """A commit was answered, or no other write will follow."""
         self._sent.pop(_key(claim), None)
 
 
@@ -63,7 +64,7 @@ def _key(claim: Claim) -> tuple[UUID, int]:
 
 async def _is_written(connection: AsyncConnection, claim: Claim, batch: _Batch) -> bool:
     first = batch.events[0]
-    found = await connection.scalar(
+    seq = await connection.scalar(
         select(table.c.seq).where(
             table.c.job_id == claim.job_id,
             table.c.seq == batch.seq,
@@ -72,4 +73,4 @@ async def _is_written(connection: AsyncConnection, claim: Claim, batch: _Batch) 
             table.c.message == first.message,
         )
     )
-    return found is not None
+    return seq is not None

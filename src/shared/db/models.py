@@ -64,9 +64,9 @@ async def list_models(connection: AsyncConnection) -> list[Model]:
 
 
 async def get_model(connection: AsyncConnection, model_id: UUID) -> Model | None:
-    row = (await connection.execute(select(*_COLUMNS).where(models.c.id == model_id))).mappings()
-    found = row.first()
-    return None if found is None else Model(**found)
+    rows = await connection.execute(select(*_COLUMNS).where(models.c.id == model_id))
+    row = rows.mappings().first()
+    return None if row is None else Model(**row)
 
 
 async def find_models(

@@ -20,7 +20,7 @@ _UNFINISHED = [status for status in Status if status not in ENDED]
 
 
 async def lock_user(connection: AsyncConnection, user: str) -> None:
-    """Let nobody else create for this user until the transaction ends."""
+    """Make other creates of this user wait until the transaction ends."""
     await connection.execute(select(func.pg_advisory_xact_lock(_CREATING, func.hashtext(user))))
 
 

@@ -1,7 +1,7 @@
-"""Steps that nobody looks after: an expired lease, a queue that nobody serves, a claim unheard of.
+"""Steps without a living owner: an expired lease, no claim in time, a claim without an answer.
 
-Every worker runs these; `SKIP LOCKED` keeps them out of each other's way, so there is no leader.
-One step per transaction: a step that cannot be swept must not hold up the others.
+Every worker runs these. `SKIP LOCKED` keeps workers from waiting for each other, so no leader is
+needed. One step per transaction: a step that cannot be swept must not hold up the others.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ async def expired_lease(connection: AsyncConnection, decide: Decide) -> UUID | N
 
 
 async def unclaimed(connection: AsyncConnection, decide: Decide, *, after_s: float) -> UUID | None:
-    """End one step that has been due for `after_s` seconds without anybody claiming it."""
+    """End one step that no worker has claimed within `after_s` seconds."""
     limit = func.now() - literal(timedelta(seconds=after_s), INTERVAL)
     row = await _first(connection, (steps.c.state == StepState.QUEUED) & (steps.c.run_at < limit))
     return None if row is None else await _end(connection, row, decide)
@@ -44,10 +44,10 @@ async def unclaimed(connection: AsyncConnection, decide: Decide, *, after_s: flo
 async def release_unacknowledged(
     connection: AsyncConnection, worker_id: UUID, known: Collection[tuple[UUID, int]]
 ) -> UUID | None:
-    """Put one step back that `worker_id` claimed in a transaction whose answer it never had.
+    """Requeue one step that `worker_id` claimed in a transaction whose answer was lost.
 
-    Nothing was started for it, so nothing is charged. The epoch rises, for the case that somebody
-    heard of it after all.
+    Nothing was started for it, so nothing is charged. The epoch rises, in case the worker got the
+    answer after all.
     """
     row = await _first(
         connection,
@@ -82,7 +82,7 @@ async def _end(connection: AsyncConnection, row: Row[Any], decide: Decide) -> UU
 
 
 async def _first(connection: AsyncConnection, condition: ColumnElement[bool]) -> Row[Any] | None:
-    found = await connection.execute(
+    rows = await connection.execute(
         select(steps, jobs.c.correlation_id, jobs.c.traceparent)
         .join(jobs, jobs.c.id == steps.c.job_id)
         .where(condition)
@@ -90,4 +90,4 @@ async def _first(connection: AsyncConnection, condition: ColumnElement[bool]) ->
         .limit(1)
         .with_for_update(of=(jobs, steps), key_share=True, skip_locked=True)
     )
-    return found.first()
+    return rows.first()

@@ -4,8 +4,8 @@ Age counts from the end of the job, by PostgreSQL's clock, so a long batch loses
 still runs. A terminal job's `updated_at` is the moment of its verdict and is indexed with the
 status, which is what finds the old ones.
 
-Each function deletes one batch in one transaction, passes over rows that somebody holds, and does
-no harm when it is done twice or by two at once.
+Each function deletes one batch in one transaction and skips rows that are locked. It does no harm
+when it runs twice, or in two processes at once.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ ADVISORY_LOCK = 0x44465052
 # [`error`], `job.finish`, `progress`: what a stream and the progress page still show of a job
 # whose events are gone. They stay until the job goes.
 VERDICT_EVENTS = 3
-# A worker that was killed cannot take its row back. It counts as gone after `presence.LIVE_S`; the
-# row stays a day, so that somebody who looks in the morning sees what ran in the night.
+# A worker that was killed cannot delete its row. It counts as gone after `workers.LIVE_S`; the row
+# stays a day, so that an operator sees in the morning what ran in the night.
 DEAD_WORKER_S = 24 * 3600.0
 
 
@@ -59,7 +59,7 @@ async def due(
     connection: AsyncConnection, *, artifacts_s: float, events_s: float, jobs_s: float
 ) -> Due:
     """What a pass would delete now. Events that go with their job are counted with it."""
-    found = await connection.execute(
+    counts = await connection.execute(
         select(
             select(func.count())
             .select_from(artifacts.join(jobs))
@@ -83,7 +83,7 @@ async def due(
             .label("workers"),
         )
     )
-    return Due(**found.mappings().one())
+    return Due(**counts.mappings().one())
 
 
 async def delete_artifacts(connection: AsyncConnection, *, age_s: float, limit: int) -> list[str]:
@@ -119,8 +119,7 @@ async def delete_events(connection: AsyncConnection, *, age_s: float, limit: int
 async def delete_jobs(connection: AsyncConnection, *, age_s: float, limit: int) -> int:
     """Delete a batch of jobs with their steps and events; return how many.
 
-    A job that has artifacts is not touched: its objects would be named by nobody before anybody
-    had read their keys.
+    A job that has artifacts stays: without its rows the keys of its objects would be lost.
     """
     batch = (
         select(jobs.c.id)
@@ -133,9 +132,9 @@ async def delete_jobs(connection: AsyncConnection, *, age_s: float, limit: int) 
 
 
 async def delete_workers(connection: AsyncConnection) -> int:
-    """Delete the rows of workers that died without a good-bye; return how many.
+    """Delete the rows of workers that were killed; return how many.
 
-    One that lives after all, and could not reach us for a day, writes its row anew.
+    A worker that lives, and could not reach PostgreSQL for a day, writes its row anew.
     """
     done = await connection.execute(delete(workers).where(_dead_worker()))
     return done.rowcount
@@ -143,5 +142,5 @@ async def delete_workers(connection: AsyncConnection) -> int:
 
 async def named(connection: AsyncConnection, keys: Sequence[str]) -> set[str]:
     """Those of these keys that a row names."""
-    found = await connection.scalars(select(artifacts.c.s3_key).where(artifacts.c.s3_key.in_(keys)))
-    return set(found)
+    key = artifacts.c.s3_key
+    return set(await connection.scalars(select(key).where(key.in_(keys))))

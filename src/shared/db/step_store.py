@@ -3,7 +3,7 @@
 Rules of this file
 ------------------
 * Lock order: the job's row first (`FOR NO KEY UPDATE`, never `FOR UPDATE`: an insert of a child row
-  needs a key share lock on it), then its steps by id. Everybody who follows it cannot deadlock.
+  needs a key share lock on it), then its steps by id. Transactions that follow it cannot deadlock.
 * Ownership is checked in a statement of its own, *after* the job's lock is held. Under READ
   COMMITTED a condition on `steps` inside the statement that waits for the job's lock would be
   judged by that statement's old snapshot: a rescuer that committed meanwhile would go unseen.
@@ -157,12 +157,12 @@ class PostgresStepStore:
 
     async def requested_cancels(self, worker_id: UUID) -> set[UUID]:
         async def work(connection: AsyncConnection) -> set[UUID]:
-            found = await connection.scalars(
+            step_ids = await connection.scalars(
                 select(t.steps.c.id).where(
                     t.steps.c.lease_owner == worker_id, t.steps.c.cancel_requested_at.is_not(None)
                 )
             )
-            return set(found)
+            return set(step_ids)
 
         return await self._database.transaction(work)
 
@@ -238,10 +238,10 @@ def _owned_by(claim: Claim) -> Any:
 async def lock_owned(connection: AsyncConnection, claim: Claim) -> Row[Any]:
     """Lock the job, then the step, and return the step's row; raise `Stale` if it is not ours."""
     await jobs.lock(connection, claim.job_id)
-    found = await connection.execute(
+    rows = await connection.execute(
         select(t.steps).where(_owned_by(claim)).with_for_update(key_share=True)
     )
-    row = found.first()
+    row = rows.first()
     if row is None:
         raise Stale
     return row

@@ -1,4 +1,4 @@
-"""The end of a try: the step's row, its events, and what that means for its job."""
+"""The end of an attempt: the step's row, its events, and what that means for its job."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def seconds_from_now(seconds: float) -> Any:
 
 
 async def end_step(connection: AsyncConnection, row: Row[Any], end: AttemptResult) -> UUID | None:
-    """Write a try's end to a step whose locks are held, and settle its job if that decides it.
+    """Write an attempt's end to a step whose locks are held, and settle its job.
 
     Returns the id of the step that became claimable: this one again, or its successor.
     """
@@ -35,7 +35,7 @@ async def end_step(connection: AsyncConnection, row: Row[Any], end: AttemptResul
         .values(
             state=end.state,
             reason=end.reason,
-            # What ended an earlier try stays known while nothing new ended this one.
+            # The error of an earlier attempt stays, unless this one has its own.
             error=steps.c.error if requeued and end.error is None else end.error,
             attempt=end.attempt,
             losses=end.losses,
@@ -51,7 +51,7 @@ async def end_step(connection: AsyncConnection, row: Row[Any], end: AttemptResul
     )
     await append_events(connection, row.job_id, end.events)
     if requeued:
-        # A job whose try ended shows as queued again: nothing of it runs.
+        # A job whose attempt ended shows as queued again: nothing of it runs.
         await connection.execute(
             update(jobs)
             .where(jobs.c.id == row.job_id, jobs.c.status == Status.RUNNING)
@@ -65,8 +65,8 @@ async def settle_job(connection: AsyncConnection, job_id: UUID) -> UUID | None:
     """Move a job on after one of its steps ended; return the id of a step that may now be claimed.
 
     The caller holds the job's row lock. Later steps of a chain run only after every earlier one
-    succeeded and nobody asked for a cancel; otherwise they are cancelled. When nothing is left to
-    do, the first step that did not succeed decides the job.
+    succeeded and no cancel was requested; otherwise they are cancelled. When nothing is left
+    to do, the first step that did not succeed decides the job.
     """
     rows = (
         await connection.execute(
@@ -108,8 +108,8 @@ async def settle_job(connection: AsyncConnection, job_id: UUID) -> UUID | None:
 
 
 async def _cancel_requested(connection: AsyncConnection, job_id: UUID) -> bool:
-    asked = await connection.scalar(select(jobs.c.cancel_requested_at).where(jobs.c.id == job_id))
-    return asked is not None
+    moment = await connection.scalar(select(jobs.c.cancel_requested_at).where(jobs.c.id == job_id))
+    return moment is not None
 
 
 async def _queue_if_first(connection: AsyncConnection, rows: Any, step: Row[Any]) -> UUID | None:

@@ -1,7 +1,7 @@
-"""Presence: what each worker says of itself, every few seconds.
+"""The workers' table: each worker writes its row every few seconds.
 
-With it the API refuses at once what no live worker could ever hold, and says how much the largest
-slot has. A worker that stopped without a word is gone once its heartbeat is `LIVE_S` old.
+The API reads it to refuse at once what no live worker could hold, and to say how much the largest
+slot has. A worker that was killed counts as gone once its heartbeat is `LIVE_S` old.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.db.tables import read, workers
 
 LIVE_S = 30.0
-# Any fixed number: it names "a worker enters" among the advisory locks of this database.
-_ENTERING = 0x4446454E
+# Any fixed number: it names "a worker registers" among the advisory locks of this database.
+_REGISTERING = 0x4446454E
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +86,7 @@ async def register_exclusive(
 
     One worker at a time, so that of two that start together the second sees the first.
     """
-    await connection.execute(select(func.pg_advisory_xact_lock(_ENTERING)))
+    await connection.execute(select(func.pg_advisory_xact_lock(_REGISTERING)))
     owners = await owners_of(connection, devices, but=worker.id)
     if not owners:
         await upsert(connection, worker)
@@ -105,12 +105,12 @@ async def owners_of(
 
 
 async def deregister(connection: AsyncConnection, worker_id: UUID) -> None:
-    """A worker that drained says good-bye, so that nobody waits for its heartbeat to age."""
+    """Delete the row of a worker that ends, so that its heartbeat need not age."""
     await connection.execute(delete(workers).where(workers.c.id == worker_id))
 
 
 async def live_workers(connection: AsyncConnection, *, within_s: float = LIVE_S) -> list[Worker]:
-    """Workers heard of in the last `within_s` seconds of PostgreSQL's clock, oldest first."""
+    """Workers whose heartbeat is younger than `within_s` by PostgreSQL's clock, oldest first."""
     rows = await connection.execute(
         select(workers)
         .where(workers.c.heartbeat_at > func.clock_timestamp() - timedelta(seconds=within_s))

@@ -1,7 +1,7 @@
-"""The doorbell's wiring: what `api` and `supervisor` must agree on to ring and to hear it.
+"""What `api` and `supervisor` must agree on to send and receive notifications.
 
-PostgreSQL is the truth and Redis only rings, so a lost message costs latency, never a job. Celery
-itself is imported in the two dispatch files only; here are plain values.
+PostgreSQL has the jobs and Redis only wakes workers, so a lost message costs latency, never a job.
+Only the two dispatch modules import Celery; here are plain values.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Doorbell messages that nobody could read, kept on a list of the broker.
+"""Notifications that a worker could not read, kept on a list of the broker.
 
-Nothing depends on them: the job that such a message may have meant is found by polling. They are
-kept because somebody or something writes to our queues, and an operator wants to see what. So the
-list is bounded, a broker that is away loses an entry, and nothing of it is ever executed.
+No job depends on them: workers find jobs by polling as well. An operator reads the list to see what
+else writes to our queues. So the list is bounded, an entry is lost when the broker is away, and
+nothing of it is ever executed.
 """
 
 from __future__ import annotations
@@ -94,14 +94,14 @@ class DeadMessages:
 
 
 def _read(raw: bytes) -> DeadMessage:
-    """An entry; what somebody else wrote there is shown too, under an id made from its bytes."""
+    """An entry of the list. What another program wrote gets an id made from its bytes."""
     fields = ("id", "received_at", "queue", "reason", "body")
     try:
-        found = json.loads(raw)
+        entry = json.loads(raw)
     except ValueError:
-        found = None
-    if isinstance(found, Mapping) and all(isinstance(found.get(name), str) for name in fields):
-        return DeadMessage(**{name: cast("Any", found)[name] for name in fields})
+        entry = None
+    if isinstance(entry, Mapping) and all(isinstance(entry.get(name), str) for name in fields):
+        return DeadMessage(**{name: cast("Any", entry)[name] for name in fields})
     return DeadMessage(
         id=sha256(raw).hexdigest()[:32],
         received_at="",

@@ -1,10 +1,9 @@
 """Hands spans to OpenTelemetry, and the only file that imports it. Loaded when tracing is on.
 
-What is sampled was decided before a span is begun (`api.middleware.tracing`), so the sampler here
-takes all.
-The SDK's batching is what keeps a collector out of everybody's way: a queue of 2048 spans, a thread
-that empties it, and a span that finds no room is dropped. Neither it nor its settings are global:
-what other libraries of the process do with OpenTelemetry is theirs.
+`api.middleware.tracing` decides what is sampled before a span begins, so the sampler here takes
+all. The SDK sends batches: a queue of 2048 spans and a thread that empties it. A span that finds
+no room is dropped, so no request waits for a collector. Nothing here is global: other libraries of
+the process may use OpenTelemetry in their own way.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""Spans as plain data, and the door to whoever records them. Off unless `DF_OTLP_ENDPOINT` is set.
+"""Spans as plain data, and the interface of what records them.
 
-What happened is described here without a tracing library, mostly when it is over: a worker derives
-a try's spans from its timeline and hands them over in one call. So no span is held open, nothing is
-carried from task to task, and with tracing off nothing of it is loaded. `shared.telemetry.otel`,
-which
-`open_tracer` loads, is the only file that knows OpenTelemetry.
+A worker builds the spans of an attempt from its timeline when the attempt is over, and emits them
+in one call. So no span stays open, no task passes one to another, and nothing is loaded while
+tracing is off. Only `shared.telemetry.otel` imports OpenTelemetry.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ Count = Callable[[str, int], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Span:
-    """Something that took its time. Moments are nanoseconds since 1970; `error` says it failed."""
+    """Work with a begin and an end. Moments are nanoseconds since 1970; `error` says it failed."""
 
     name: str
     start_ns: int
@@ -38,14 +36,14 @@ class Span:
 
 
 class OpenSpan(Protocol):
-    """A span that goes on: what happens below it needs its name before it has ended."""
+    """A span that has not ended. Spans below it need its id already."""
 
     @property
     def traceparent(self) -> Traceparent:
-        """What others put below this span."""
+        """The parent for spans below this one."""
 
     def end(self, name: str, attributes: Mapping[str, Value], error: str | None) -> None:
-        """It is over, and this is what it was."""
+        """End the span with its final name."""
 
 
 class Tracer(Protocol):
@@ -53,7 +51,7 @@ class Tracer(Protocol):
     that is away: what it does not take is dropped, and counted."""
 
     def begin(self, name: str, parent: Traceparent | None) -> OpenSpan:
-        """A request that we answer, from now on."""
+        """Begin the span of a request."""
 
     def emit(self, span: Span, parent: Traceparent) -> None:
         """Work that was done for `parent`, possibly hours after it, in another process."""

@@ -1,6 +1,6 @@
 """Which trace something belongs to, as W3C Trace Context writes it in one header.
 
-Only text is looked at here, so whoever keeps or passes it on needs no tracing library.
+This module reads only text, so code that stores or sends it needs no tracing library.
 https://www.w3.org/TR/trace-context/#traceparent-header
 """
 
@@ -17,7 +17,7 @@ _NO_VERSION = "ff"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Traceparent:
-    """A span somewhere, and whether anybody records its trace. Ids are lower-case hex."""
+    """A span of any process, and whether its trace is recorded. Ids are lower-case hex."""
 
     trace_id: str
     span_id: str
@@ -32,10 +32,10 @@ def parse(text: str | None) -> Traceparent | None:
 
     A version that we do not know is read as far as we know it, and nothing may follow in ours.
     """
-    found = _SHAPE.fullmatch(text or "")
-    if found is None:
+    match = _SHAPE.fullmatch(text or "")
+    if match is None:
         return None
-    version, trace_id, span_id, flags, more = found.groups()
+    version, trace_id, span_id, flags, more = match.groups()
     if version == _NO_VERSION or (version == "00" and more is not None):
         return None
     if not (int(trace_id, 16) and int(span_id, 16)):

@@ -105,12 +105,12 @@ def test_whoever_comes_second_waits_says_so_and_does_not_wait_for_ever(
     url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(migration, "TURN_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(migration, "_LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(migration, "LOOK_EVERY_S", 0.05)
     with psycopg.connect(url, autocommit=True) as first:
         first.execute("SELECT pg_advisory_lock(%s)", (migration.ADVISORY_LOCK,))
         with caplog.at_level(logging.WARNING), pytest.raises(InfraUnavailable, match=r"for 0\.5 s"):
             migration.upgrade(url)
-        assert caplog.text.count("somebody else migrates") == 1
+        assert caplog.text.count("another process migrates") == 1
         monkeypatch.setattr(migration, "TURN_TIMEOUT_S", 60.0)
         second = threading.Thread(target=migration.upgrade, args=(url,))
         second.start()
@@ -124,7 +124,7 @@ def test_whoever_comes_second_waits_says_so_and_does_not_wait_for_ever(
 
 def _until_asked(url: str, caplog: pytest.LogCaptureFixture) -> None:
     deadline = time.monotonic() + 60
-    while caplog.text.count("somebody else migrates") < 2:
+    while caplog.text.count("another process migrates") < 2:
         assert time.monotonic() < deadline, "the second one did not wait"
         time.sleep(0.01)
 
