@@ -40,10 +40,10 @@ BODY: dict[str, Any] = {"type": "generate", "prompt": "a red apple"}
 
 
 def settings_of(environment: Mapping[str, str], **changes: Any) -> Settings:
-    given: dict[str, Any] = {
+    values: dict[str, Any] = {
         name.removeprefix("DF_").lower(): value for name, value in environment.items()
     }
-    return Settings(**(given | changes))
+    return Settings(**(values | changes))
 
 
 def until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
@@ -115,8 +115,8 @@ class Api:
         """Its first step."""
         query = "SELECT id FROM steps WHERE job_id = %s ORDER BY position LIMIT 1"
         ((step_id,),) = self.sql(query, job_id)
-        found: UUID = step_id
-        return found
+        assert isinstance(step_id, UUID)
+        return step_id
 
     def append(self, job_id: str, *new: NewEvent) -> int:
         return self.transaction(lambda c: events.append_events(c, UUID(job_id), new))

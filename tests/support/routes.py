@@ -13,11 +13,11 @@ from supervisor.slots.table import SlotTable
 
 def routes(app: Starlette) -> set[str]:
     """Every address of the application, those that its OpenAPI document hides included."""
-    found = set()
+    addresses = set()
     for route in iter_route_contexts(app.routes):
         # HEAD comes with each plain GET.
-        found |= {f"{method} {route.path}" for method in (route.methods or set()) - {"HEAD"}}
-    return found
+        addresses |= {f"{method} {route.path}" for method in (route.methods or set()) - {"HEAD"}}
+    return addresses
 
 
 def api_routes() -> set[str]:

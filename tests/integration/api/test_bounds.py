@@ -1,4 +1,4 @@
-"""The bounds of the API, held by PostgreSQL's rows, against creates at the same instant."""
+"""The bounds of the API, counted in PostgreSQL's rows, against creates at the same instant."""
 
 from __future__ import annotations
 

@@ -160,13 +160,13 @@ def test_a_client_that_goes_away_frees_everything(api: Api) -> None:
 
 def test_many_clients_of_one_job_see_the_same(api: Api) -> None:
     job = api.create()
-    found: list[list[int]] = []
+    streams: list[list[int]] = []
 
     def watch() -> None:
         with httpx.Client(base_url=api.base, timeout=30) as client:
             other = Api(api.base, client, api.settings, api.server)
             with stream(other, job) as events:
-                found.append([event["seq"] for event in events])
+                streams.append([event["seq"] for event in events])
 
     threads = [threading.Thread(target=watch) for _ in range(20)]
     for thread in threads:
@@ -176,7 +176,7 @@ def test_many_clients_of_one_job_see_the_same(api: Api) -> None:
     api.finish(job)
     for thread in threads:
         thread.join(30)
-    assert found == [list(range(1, 54))] * 20
+    assert streams == [list(range(1, 54))] * 20
 
 
 def database_cost(api: Api) -> tuple[int, int]:
@@ -201,9 +201,9 @@ def test_a_hundred_clients_cost_the_database_one_reader(api: Api) -> None:
 
     def watch(job: str) -> None:
         with clients_of_all.stream("GET", f"/v1/jobs/{job}/progress/stream") as answer:
-            found = len(list(parse(answer.iter_lines())))
+            count = len(list(parse(answer.iter_lines())))
         with counting:
-            seen[f"{job} {found}"] += 1
+            seen[f"{job} {count}"] += 1
 
     threads = [threading.Thread(target=watch, args=(job,)) for job in jobs for _ in range(20)]
     for thread in threads:

@@ -85,13 +85,13 @@ def reader(stack: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> I
     ours = {"DF_MODELS_DIR": str(folder / "models"), "DF_LOCK_DIR": str(folder / "locks")}
     ours |= {"DF_WORKER_PORT": "0", "DF_DEVICE": "cpu", "DF_DRAIN_S": "0"}
     log = folder / "worker.log"
-    with log.open("wb") as said:
+    with log.open("wb") as output:
         worker = subprocess.Popen(
             [sys.executable, "-P", "-m", "supervisor"],
             env=inherited | stack.environment | ours,
             cwd=folder,
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
         )
     try:
         with running_api(stack.environment) as api:
@@ -115,12 +115,12 @@ def keys_of(value: Any) -> Any:
 
 def test_every_snippet_of_the_page_is_run() -> None:
     titles = re.findall(r"^## (.+)$", GUIDE, flags=re.MULTILINE)
-    found = [
+    snippets = [
         (title, language)
         for title in titles
         for language in re.findall(r"^```(sh|python)$", section(title), flags=re.MULTILINE)
     ]
-    assert found == SNIPPETS
+    assert snippets == SNIPPETS
 
 
 def section(title: str) -> str:
@@ -145,20 +145,20 @@ def test_watch_shows_the_job_to_its_end(reader: Reader) -> None:
     assert data[-1]["payload"]["progress"] == 1.0
     shown = json.loads(re.findall(r"^data: (.+)$", section("Watch"), flags=re.MULTILINE)[0])
     # The last one has every name, and is of no item.
-    told = [event for event in data[:-1] if event["code"] == "progress"]
-    of_items = [event for event in told if event["item_index"] is not None]
+    reports = [event for event in data[:-1] if event["code"] == "progress"]
+    of_items = [event for event in reports if event["item_index"] is not None]
     assert of_items
     assert all(keys_of(event) == keys_of(shown) for event in of_items)
 
 
 def test_fetch_lists_pictures_that_can_be_fetched(reader: Reader) -> None:
-    found = json.loads(reader.sh("Fetch"))["artifacts"]
+    artifacts = json.loads(reader.sh("Fetch"))["artifacts"]
     (shown,) = json.loads(blocks("Fetch", "json")[0])["artifacts"]
-    assert shown.keys() <= found[0].keys()
-    assert [each["seed"] for each in found] == [42, 43]  # as the page says of `seed`
-    assert found[0]["seed"] == shown["seed"]
-    picture = reader.api.client.get(found[0]["url"]).content
-    assert hashlib.sha256(picture).hexdigest() == found[0]["sha256"]
+    assert shown.keys() <= artifacts[0].keys()
+    assert [each["seed"] for each in artifacts] == [42, 43]  # as the page says of `seed`
+    assert artifacts[0]["seed"] == shown["seed"]
+    picture = reader.api.client.get(artifacts[0]["url"]).content
+    assert hashlib.sha256(picture).hexdigest() == artifacts[0]["sha256"]
 
 
 def test_enlarge_makes_a_job_of_two_steps(reader: Reader) -> None:

@@ -58,7 +58,7 @@ def unharmed(api: Api) -> None:
 
 def field(name: str, value: str) -> bytes:
     """A create request whose field `name` is this text, unchecked."""
-    rest = {key: given for key, given in BODY.items() if key != name}
+    rest = {key: value for key, value in BODY.items() if key != name}
     return f'{json.dumps(rest)[:-1]}, "{name}": {value}}}'.encode()
 
 
@@ -99,7 +99,7 @@ BODIES = {
 }
 
 
-# What is said of each, from its beginning.
+# How the message about each begins.
 MESSAGES = {
     "an integer of 400 digits": "seed: Input should be less than",
     "an integer beyond Python's own limit": "a whole number in the body has too many digits",
@@ -173,13 +173,13 @@ HEADERS = {
 @pytest.mark.parametrize("name", HEADERS)
 def test_a_hostile_header_is_refused_and_never_given_back(api: Api, name: str) -> None:
     body = json.dumps(BODY).encode()
-    given = HEADERS[name]
-    if b"-Length" not in given and b"Encoding" not in given:
-        given += b"\r\nContent-Length: %d" % len(body)
+    header = HEADERS[name]
+    if b"-Length" not in header and b"Encoding" not in header:
+        header += b"\r\nContent-Length: %d" % len(body)
     answer = talk(
         api,
         b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-        b"Content-Type: application/json\r\n" + given + b"\r\n\r\n" + body,
+        b"Content-Type: application/json\r\n" + header + b"\r\n\r\n" + body,
     )
     enveloped(answer, 400, 422)
     assert b"set-cookie" not in answer.lower()
@@ -330,9 +330,9 @@ def enveloped(answer: bytes, *statuses: int) -> dict[str, Any]:
     assert headers["content-type"] == "application/json"
     assert headers["content-length"] == str(len(body))
     assert "location" not in headers
-    found: dict[str, Any] = json.loads(body)
-    assert found["correlation_id"] == headers["x-request-id"]
-    return found
+    envelope: dict[str, Any] = json.loads(body)
+    assert envelope["correlation_id"] == headers["x-request-id"]
+    return envelope
 
 
 def talk(api: Api, request: bytes) -> bytes:

@@ -280,8 +280,8 @@ def test_a_waiting_job_is_cancelled_at_once_with_its_verdict_and_only_once(api: 
     assert api.client.post(f"/v1/jobs/{job}/cancel").json() == shown
     codes = [code for (code,) in api.sql("SELECT code FROM events ORDER BY seq")]
     assert codes == ["job.created", "step.finish", "error", "job.finish", "progress"]
-    ((said,),) = api.sql("SELECT payload FROM events WHERE code = 'step.finish'")
-    assert said == {"step": "generate", "state": "cancelled", "reason": "cancelled"}
+    ((payload,),) = api.sql("SELECT payload FROM events WHERE code = 'step.finish'")
+    assert payload == {"step": "generate", "state": "cancelled", "reason": "cancelled"}
 
 
 def test_a_running_job_is_asked_once_and_left_to_its_owner(api: Api) -> None:
@@ -291,8 +291,10 @@ def test_a_running_job_is_asked_once_and_left_to_its_owner(api: Api) -> None:
         shown = api.client.post(f"/v1/jobs/{job}/cancel").json()
         assert shown["finished_at"] is None
         assert shown["cancel_requested_at"] is not None
-    ((state, asked),) = api.sql("SELECT state, cancel_requested_at IS NOT NULL FROM steps")
-    assert (state, asked) == ("running", True)
+    ((state, cancel_requested),) = api.sql(
+        "SELECT state, cancel_requested_at IS NOT NULL FROM steps"
+    )
+    assert (state, cancel_requested) == ("running", True)
     assert api.sql("SELECT count(*) FROM events WHERE code = 'cancel.requested'") == [(1,)]
 
 

@@ -258,7 +258,7 @@ def test_the_process_serves_and_ends_cleanly_with_an_open_stream(
 
 
 @pytest.mark.parametrize(
-    ("changes", "words", "code"),
+    ("changes", "message", "code"),
     [
         ({"DF_API_PORT": "taken"}, "DF_API_PORT: ", 2),
         ({"DF_S3_SECRET_KEY": "wrong"}, "DF_S3_ACCESS_KEY, DF_S3_SECRET_KEY: ", 1),
@@ -268,7 +268,7 @@ def test_the_process_serves_and_ends_cleanly_with_an_open_stream(
     ],
 )
 def test_a_wrong_setting_ends_the_start_with_one_line(
-    stack_environment: dict[str, str], changes: dict[str, str], words: str, code: int
+    stack_environment: dict[str, str], changes: dict[str, str], message: str, code: int
 ) -> None:
     base = stack_environment["DF_DATABASE_URL"].rpartition("/")[0]
     changes = {name: value.replace("{base}", base) for name, value in changes.items()}
@@ -280,7 +280,7 @@ def test_a_wrong_setting_ends_the_start_with_one_line(
             refused.kill()
     (line,) = errors.splitlines()
     assert line.startswith("api: ")
-    assert words in line
+    assert message in line
     assert refused.returncode == code
     assert stack_environment["DF_S3_SECRET_KEY"] not in line
 

@@ -72,7 +72,7 @@ def test_a_key_makes_its_name_the_user(name: str, scheme: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "authorization",
     [
         (),
         ("",),
@@ -90,8 +90,8 @@ def test_a_key_makes_its_name_the_user(name: str, scheme: str) -> None:
         ("Bearer " + "x" * 60_000,),
     ],
 )
-def test_anything_else_gets_the_same_answer(given: tuple[str, ...]) -> None:
-    refused(send("/who", *[value.encode("latin-1") for value in given]))
+def test_anything_else_gets_the_same_answer(authorization: tuple[str, ...]) -> None:
+    refused(send("/who", *[value.encode("latin-1") for value in authorization]))
 
 
 def test_without_keys_everybody_is_default_whatever_they_send() -> None:

@@ -117,20 +117,20 @@ def test_any_other_page_cannot(origin: str) -> None:
     answer = send("GET", "/healthz", {"Origin": origin})
     assert granted(answer) is None
     assert answer.headers["Vary"] == "Origin"  # or a cache would hand out another page's answer
-    asked = {"Origin": origin, "Access-Control-Request-Method": "GET"}
-    refused = send("OPTIONS", "/healthz", asked)
+    headers = {"Origin": origin, "Access-Control-Request-Method": "GET"}
+    refused = send("OPTIONS", "/healthz", headers)
     assert (refused.status_code, granted(refused)) == (405, None)
     assert refused.json()["code"] == "method_not_allowed"
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
 def test_a_preflight_needs_no_key_and_names_what_may_be_sent(method: str) -> None:
-    asked = {
+    headers = {
         "Origin": PAGE,
         "Access-Control-Request-Method": method,
         "Access-Control-Request-Headers": "x-unknown",
     }
-    answer = send("OPTIONS", "/v1/jobs", asked, keys=f"shop:{'0' * 64}")
+    answer = send("OPTIONS", "/v1/jobs", headers, keys=f"shop:{'0' * 64}")
     assert (answer.status_code, granted(answer), answer.content) == (204, PAGE, b"")
     assert answer.headers["Access-Control-Allow-Methods"] == "GET, POST"
     assert answer.headers["Access-Control-Max-Age"] == "600"
@@ -183,6 +183,6 @@ def test_several_origins_are_read() -> None:
 
 
 def read(origins: str) -> Settings:
-    given = {"s3_endpoint": "http://x", "s3_access_key": "x", "s3_secret_key": "x"}
+    facts = {"s3_endpoint": "http://x", "s3_access_key": "x", "s3_secret_key": "x"}
     urls = {"database_url": "postgresql://x", "redis_url": "redis://x"}
-    return Settings.model_validate(given | urls | {"cors_origins": origins})
+    return Settings.model_validate(facts | urls | {"cors_origins": origins})

@@ -92,10 +92,10 @@ def test_with_keys_any_name_will_do() -> None:
 
 @pytest.mark.parametrize("text", ["*", "a.b:80", "https://a.b", "A.b", "a..b", "a b", "[::1]"])
 def test_what_is_no_name_is_refused_at_start(text: str) -> None:
-    given = {"s3_endpoint": "http://x", "s3_access_key": "x", "s3_secret_key": "x"}
+    facts = {"s3_endpoint": "http://x", "s3_access_key": "x", "s3_secret_key": "x"}
     urls = {"database_url": "postgresql://x", "redis_url": "redis://x"}
-    Settings.model_validate(given | urls | {"allowed_hosts": "a.b, c-d.e_f"})
+    Settings.model_validate(facts | urls | {"allowed_hosts": "a.b, c-d.e_f"})
     with pytest.raises(ValidationError) as caught:
-        Settings.model_validate(given | urls | {"allowed_hosts": text})
+        Settings.model_validate(facts | urls | {"allowed_hosts": text})
     (error,) = caught.value.errors()
     assert error["loc"] == ("allowed_hosts",)

@@ -54,10 +54,10 @@ class Log:
         self.reads += 1
         if self.away:
             raise InfraUnavailable("away")
-        found = [e for job, seq in cursors.items() for e in self.jobs.get(job, [])[seq:][:limit]]
+        events = [e for job, seq in cursors.items() for e in self.jobs.get(job, [])[seq:][:limit]]
         await anyio.lowlevel.checkpoint()
         self.before_return()
-        return found
+        return events
 
     async def page(self, job_id: UUID, after: int, limit: int) -> list[Event]:
         if self.away:
@@ -118,18 +118,18 @@ def test_history_and_live_join_without_gap_or_repeat_and_end_at_the_last_progres
     async def scenario(hub: Hub, log: Log) -> None:
         job_id = uuid4()
         log.write(job_id, *["progress"] * 450)
-        found: list[bytes] = []
+        received: list[bytes] = []
         async with anyio.create_task_group() as tasks:
 
             async def client() -> None:
-                found.extend(await collect(stream_of(hub, log, log.job(job_id), after=3)))
+                received.extend(await collect(stream_of(hub, log, log.job(job_id), after=3)))
 
             tasks.start_soon(client)
             for _ in range(60):
                 await anyio.sleep(FAST_S)
                 log.write(job_id, "progress", "log")
             log.write(job_id, "error", "job.finish", "progress", "late")
-        assert seqs(found) == list(range(4, 450 + 120 + 3 + 1))
+        assert seqs(received) == list(range(4, 450 + 120 + 3 + 1))
         assert hub.clients == 0
 
     with_hub(scenario)
@@ -139,9 +139,9 @@ def test_a_job_that_has_ended_is_replayed_without_the_hub() -> None:
     async def scenario(hub: Hub, log: Log) -> None:
         job_id = uuid4()
         log.write(job_id, *["progress"] * 300, "job.finish", "progress")
-        found = await collect(stream_of(hub, log, log.job(job_id, Status.SUCCEEDED), after=299))
-        assert seqs(found) == [300, 301, 302]
-        assert found[0] == OPENING
+        received = await collect(stream_of(hub, log, log.job(job_id, Status.SUCCEEDED), after=299))
+        assert seqs(received) == [300, 301, 302]
+        assert received[0] == OPENING
         assert log.reads == 0
 
     with_hub(scenario)
@@ -156,17 +156,17 @@ def test_a_second_client_of_a_watched_job_gets_all_even_with_an_older_snapshot()
         log.write(job_id, *["progress"] * 5)
         while not await first.receive(1):
             pass
-        found: list[bytes] = []
+        received: list[bytes] = []
         async with anyio.create_task_group() as tasks:
 
             async def client() -> None:
-                found.extend(await collect(stream_of(hub, log, stale)))
+                received.extend(await collect(stream_of(hub, log, stale)))
 
             tasks.start_soon(client)
             await anyio.sleep(FAST_S)
             log.write(job_id, "job.finish", "progress")
         hub.leave(first)
-        assert seqs(found) == list(range(1, 9))
+        assert seqs(received) == list(range(1, 9))
 
     with_hub(scenario)
 

@@ -55,7 +55,7 @@ def test_several_models_are_not_chosen_between() -> None:
 
 
 @pytest.mark.parametrize(
-    ("models", "reference", "default", "words"),
+    ("models", "reference", "default", "message"),
     [
         ([], None, None, "no model is installed"),
         (ALL, "plum", None, "model_id: no such model"),
@@ -64,7 +64,7 @@ def test_several_models_are_not_chosen_between() -> None:
     ],
 )
 def test_a_model_that_is_not_there_or_disabled_is_unavailable(
-    models: list[Model], reference: str | None, default: str | None, words: str
+    models: list[Model], reference: str | None, default: str | None, message: str
 ) -> None:
-    with pytest.raises(ModelUnavailable, match=words):
+    with pytest.raises(ModelUnavailable, match=message):
         choose(models, reference, default)

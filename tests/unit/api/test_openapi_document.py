@@ -81,10 +81,10 @@ def test_operation_ids_are_method_names() -> None:
 def test_every_operation_documents_its_errors_in_the_envelope(
     name: str, operation: dict[str, Any]
 ) -> None:
-    wanted = {"422", "500", "503"} | ({"404"} if "{" in name else set())
-    wanted |= set() if name in {"GET /healthz", "GET /readyz"} else {"401"}
-    assert wanted <= set(operation["responses"])
-    for status in wanted:
+    statuses = {"422", "500", "503"} | ({"404"} if "{" in name else set())
+    statuses |= set() if name in {"GET /healthz", "GET /readyz"} else {"401"}
+    assert statuses <= set(operation["responses"])
+    for status in statuses:
         content = operation["responses"][status]["content"]["application/json"]
         assert content["schema"] == {"$ref": "#/components/schemas/Envelope"}
         assert all(
@@ -126,10 +126,10 @@ MEDIA_OF = {where: media for where, _, media in MEDIA}
 def test_every_answer_has_examples_that_its_schema_accepts(
     where: str, kind: str, media: dict[str, Any]
 ) -> None:
-    found = examples_of(media)
-    assert found
+    values = examples_of(media)
+    assert values
     if kind == "application/json":
-        assert all(accepts(media["schema"], each) for each in found)
+        assert all(accepts(media["schema"], each) for each in values)
 
 
 def test_what_is_null_in_an_answer_is_null_in_its_example() -> None:

@@ -143,9 +143,9 @@ def test_the_models_own_limits_are_checked_before_the_job_exists(
 ) -> None:
     error = refusal(**body)
     assert isinstance(error, InvalidInput)
-    (found,) = error.details["errors"]
-    assert found["field"] == field
-    assert limit is None or found[rule] == limit
+    (finding,) = error.details["errors"]
+    assert finding["field"] == field
+    assert limit is None or finding[rule] == limit
     assert "tiny@1" in error.message
 
 
@@ -214,9 +214,9 @@ def test_a_large_checkpoint_needs_more_than_its_kind_usually_does() -> None:
     """Stable Diffusion 1.5 in full on the CPU, whose figure is for small models."""
     full = model()
     full.descriptor["parts"] = {"unet": {"numbers": 1_070_000_000, "largest": 1}}
-    asked = plan(full, width=64, height=64).steps[0].vram_bytes
+    vram_bytes = plan(full, width=64, height=64).steps[0].vram_bytes
     cpu = preset("cpu")
-    assert asked == cpu.overhead_bytes + 4 * 1_070_000_000 + 5000 * 64 * 64
+    assert vram_bytes == cpu.overhead_bytes + 4 * 1_070_000_000 + 5000 * 64 * 64
     assert plan(width=64, height=64).steps[0].vram_bytes < 2 * 10**9
     enlarging_full = upscaler("sd_upscale", 4)
     enlarging_full.descriptor["parts"] = {"unet": {"numbers": 10**10, "largest": 1}}
@@ -304,7 +304,7 @@ def test_an_upscaler_is_pinned_with_its_checkpoint_and_its_own_scale() -> None:
     step = enlarging(chosen, "gan")
     assert (step.model_id, step.checkpoint_sha256) == (chosen.id, chosen.checkpoint_sha256)
     assert step.preset == preset("cpu").budget_for("esrgan", 0).pinned
-    # What it makes on the way is larger than what was asked for.
+    # Its own picture, on the way, is larger than the result.
     assert step.vram_bytes == preset("cpu").budget_for("esrgan", 64 * 48 * 16).vram_bytes
     assert (step.params["scale"], step.params["native_scale"]) == (2, 4)
 
@@ -326,10 +326,10 @@ def test_an_upscaler_does_not_generate() -> None:
 
 
 def wide() -> Model:
-    found = model()
+    row = model()
     for side in ("width", "height"):
-        found.parameters_schema["properties"][side]["maximum"] = 4096
-    return found
+        row.parameters_schema["properties"][side]["maximum"] = 4096
+    return row
 
 
 def test_more_pixels_than_the_preset_allows_are_refused_with_its_limit() -> None:

@@ -148,9 +148,9 @@ def test_a_body_that_is_no_request_is_invalid_input(
     response = send(
         "POST", "/echo", content=content, headers={"Content-Type": "application/json"} | headers
     )
-    found = check_envelope(response, 422, "invalid_input")
-    assert message in found["message"]
-    assert found["details"]["errors"] == [{"field": "", "message": found["message"]}]
+    answer = check_envelope(response, 422, "invalid_input")
+    assert message in answer["message"]
+    assert answer["details"]["errors"] == [{"field": "", "message": answer["message"]}]
 
 
 def test_findings_name_field_and_limit_and_never_repeat_the_input() -> None:
@@ -166,9 +166,9 @@ def test_findings_name_field_and_limit_and_never_repeat_the_input() -> None:
 def test_a_body_of_a_hundred_wrong_fields_gets_a_bounded_answer() -> None:
     body = {"type": "generate", "prompt": "x"} | {f"{i}": 0 for i in range(100)}
     response = send("POST", "/echo", json=body)
-    found = check_envelope(response, 422, "invalid_input")
-    assert len(found["details"]["errors"]) == errors.MAX_ERRORS
-    assert "(and 99 more)" in found["message"]
+    answer = check_envelope(response, 422, "invalid_input")
+    assert len(answer["details"]["errors"]) == errors.MAX_ERRORS
+    assert "(and 99 more)" in answer["message"]
 
 
 def test_a_body_over_the_limit_is_refused_announced_or_not() -> None:
@@ -180,9 +180,9 @@ def test_a_body_over_the_limit_is_refused_announced_or_not() -> None:
         response = send(
             "POST", "/echo", content=content, headers={"Content-Type": "application/json"}
         )
-        found = check_envelope(response, 413, "payload_too_large")
-        assert found["details"] == {"maximum": LIMIT_BYTES}
-        assert found["message"] == "the request body is over 1000 bytes"
+        answer = check_envelope(response, 413, "payload_too_large")
+        assert answer["details"] == {"maximum": LIMIT_BYTES}
+        assert answer["message"] == "the request body is over 1000 bytes"
 
 
 def test_a_body_of_exactly_the_limit_is_read() -> None:
@@ -229,9 +229,9 @@ def test_the_clients_own_id_is_returned_and_handed_on() -> None:
     assert response.json() == {"client": "order-4711/2", "ours": response.headers["X-Request-Id"]}
 
 
-@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "caf\u00e9", "a\tb"])
-def test_a_clients_id_that_could_garble_a_log_is_refused(given: str) -> None:
-    response = send("GET", "/ids", headers={"X-Client-Request-Id": given.encode("latin-1")})
+@pytest.mark.parametrize("client_id", ["", "a b", "x" * 129, "caf\u00e9", "a\tb"])
+def test_a_clients_id_that_could_garble_a_log_is_refused(client_id: str) -> None:
+    response = send("GET", "/ids", headers={"X-Client-Request-Id": client_id.encode("latin-1")})
     check_envelope(response, 422, "invalid_input")
     assert "X-Client-Request-Id" not in response.headers
 

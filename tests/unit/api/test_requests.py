@@ -17,11 +17,11 @@ def refused(**changes: Any) -> dict[str, Any]:
     """The one finding about GOOD with these changes."""
     with pytest.raises(ValidationError) as caught:
         CreateJob.model_validate(GOOD | changes)
-    (found,) = caught.value.errors()
+    (finding,) = caught.value.errors()
     return {
-        "field": ".".join(map(str, found["loc"])),
-        **found.get("ctx", {}),
-        "type": found["type"],
+        "field": ".".join(map(str, finding["loc"])),
+        **finding.get("ctx", {}),
+        "type": finding["type"],
     }
 
 
@@ -86,9 +86,9 @@ def test_values_up_to_the_limits_are_accepted(field: str, value: Any) -> None:
 def test_a_value_beyond_a_limit_is_refused_with_field_and_limit(
     field: str, value: Any, limit: dict[str, Any]
 ) -> None:
-    found = refused(**{field: value})
-    assert found["field"] == field
-    assert limit.items() <= found.items()
+    finding = refused(**{field: value})
+    assert finding["field"] == field
+    assert limit.items() <= finding.items()
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def never() -> float:
 
 
 def traced(
-    *asked: Ask, ratio: float = 0.5, draw: Callable[[], float] = always, keys: str = ""
+    *requests: Ask, ratio: float = 0.5, draw: Callable[[], float] = always, keys: str = ""
 ) -> tuple[list[Seen], list[httpx.Response]]:
     """The spans of these requests, and their answers."""
     recorder = Recorder()
@@ -76,7 +76,7 @@ def traced(
     async def main() -> list[httpx.Response]:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            return [await client.request(m, path, headers=given) for m, path, given in asked]
+            return [await client.request(m, path, headers=headers) for m, path, headers in requests]
 
     answers = anyio.run(main)
     return recorder.spans(), answers
@@ -105,11 +105,11 @@ def test_a_callers_trace_is_joined() -> None:
     assert answer.json()["kept"] == f"00-{TRACE}-{span.span_id}-01"
 
 
-@pytest.mark.parametrize("given", [{}, {"traceparent": SAMPLED}, {"traceparent": CRAFTED}])
+@pytest.mark.parametrize("headers", [{}, {"traceparent": SAMPLED}, {"traceparent": CRAFTED}])
 def test_nothing_that_a_caller_sends_makes_more_than_its_share_traced(
-    given: dict[str, str],
+    headers: dict[str, str],
 ) -> None:
-    spans, _ = traced(("POST", "/v1/jobs", given), ratio=0.5, draw=never)
+    spans, _ = traced(("POST", "/v1/jobs", headers), ratio=0.5, draw=never)
     assert spans == []
 
 
@@ -128,9 +128,9 @@ def test_what_was_not_drawn_is_kept_as_not_sampled() -> None:
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
 def test_the_ends_of_the_ratio_are_none_and_all(ratio: float) -> None:
-    asked: Ask = ("POST", "/v1/jobs", {})
-    assert len(traced(*[asked] * 3, ratio=ratio, draw=never)[0]) == 3 * ratio
-    assert len(traced(asked, ratio=ratio, draw=always)[0]) == ratio
+    requests: Ask = ("POST", "/v1/jobs", {})
+    assert len(traced(*[requests] * 3, ratio=ratio, draw=never)[0]) == 3 * ratio
+    assert len(traced(requests, ratio=ratio, draw=always)[0]) == ratio
 
 
 def test_a_read_joins_a_trace_and_begins_none() -> None:
@@ -143,18 +143,21 @@ def test_a_read_joins_a_trace_and_begins_none() -> None:
 
 
 def test_streams_and_probes_are_not_traced_even_if_a_caller_wants_it() -> None:
-    wanted = {"traceparent": SAMPLED}
-    asked: list[Ask] = [
-        ("GET", "/v1/jobs/1/progress/stream", wanted),
-        ("GET", "/healthz", wanted),
+    headers = {"traceparent": SAMPLED}
+    requests: list[Ask] = [
+        ("GET", "/v1/jobs/1/progress/stream", headers),
+        ("GET", "/healthz", headers),
     ]
-    assert traced(*asked, ratio=1)[0] == []
+    assert traced(*requests, ratio=1)[0] == []
 
 
 def test_who_has_no_key_makes_no_span() -> None:
     keyed = {"traceparent": SAMPLED, "Authorization": "Bearer secret"}
-    asked: list[Ask] = [("POST", "/v1/jobs", {"traceparent": SAMPLED}), ("POST", "/v1/jobs", keyed)]
-    spans, answers = traced(*asked, ratio=1, keys=KEYS)
+    requests: list[Ask] = [
+        ("POST", "/v1/jobs", {"traceparent": SAMPLED}),
+        ("POST", "/v1/jobs", keyed),
+    ]
+    spans, answers = traced(*requests, ratio=1, keys=KEYS)
     assert [answer.status_code for answer in answers] == [401, 200]
     assert len(spans) == 1
 
@@ -171,5 +174,5 @@ def test_the_requests_log_line_names_its_trace(caplog: pytest.LogCaptureFixture)
     with caplog.at_level("INFO", "api.middleware.request"):
         traced(("POST", "/v1/jobs", {"traceparent": SAMPLED}), ("POST", "/v1/jobs", {}), ratio=1)
         traced(("POST", "/v1/jobs", {}), draw=never)
-    told = [vars(record).get("trace_id") for record in caplog.records]
-    assert told[0] == TRACE and len(str(told[1])) == 32 and told[2] is None
+    trace_ids = [vars(record).get("trace_id") for record in caplog.records]
+    assert trace_ids[0] == TRACE and len(str(trace_ids[1])) == 32 and trace_ids[2] is None

@@ -32,7 +32,7 @@ DIFFUSION_4 = model("diffusion4", "sd_upscale", 4)
 ALL = [SD, GAN_2, GAN_4, DIFFUSION_2, DIFFUSION_4]
 
 
-def asked(**changes: Any) -> Upscale:
+def upscale(**changes: Any) -> Upscale:
     return Upscale.model_validate({"scale": 2} | changes)
 
 
@@ -60,24 +60,24 @@ def worker(*models: Model) -> Worker:
 def test_auto_prefers_the_right_scale_then_a_gan(
     there: list[Model], scale: int, strict: bool, chosen: Model
 ) -> None:
-    assert choose_upscaler(asked(scale=scale, strict_scale=strict), there, []) is chosen
+    assert choose_upscaler(upscale(scale=scale, strict_scale=strict), there, []) is chosen
 
 
 @pytest.mark.parametrize(("impl", "chosen"), [("gan", GAN_2), ("diffusion", DIFFUSION_2)])
 def test_an_implementation_that_is_named_is_kept_to(impl: str, chosen: Model) -> None:
-    assert choose_upscaler(asked(impl=impl), ALL, []) is chosen
-    assert choose_upscaler(asked(impl="resample"), ALL, []) is None
+    assert choose_upscaler(upscale(impl=impl), ALL, []) is chosen
+    assert choose_upscaler(upscale(impl="resample"), ALL, []) is None
 
 
 @pytest.mark.parametrize(
     "reference", ["gan4", "gan4@1", str(GAN_4.id)], ids=["name", "version", "id"]
 )
 def test_an_upscaler_that_is_named_is_taken_whatever_else_there_is(reference: str) -> None:
-    assert choose_upscaler(asked(model_id=reference), ALL, []) is GAN_4
+    assert choose_upscaler(upscale(model_id=reference), ALL, []) is GAN_4
 
 
 @pytest.mark.parametrize(
-    ("there", "request_", "field", "words"),
+    ("there", "request_", "field", "message"),
     [
         ([SD], {}, "impl", "available: resample"),
         ([SD], {"impl": "gan"}, "impl", "'gan' is not available; available: resample"),
@@ -91,24 +91,24 @@ def test_an_upscaler_that_is_named_is_taken_whatever_else_there_is(reference: st
     ],
 )
 def test_what_cannot_be_is_refused_with_what_could(
-    there: list[Model], request_: dict[str, Any], field: str, words: str
+    there: list[Model], request_: dict[str, Any], field: str, message: str
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
-        choose_upscaler(asked(**request_), there, [])
+        choose_upscaler(upscale(**request_), there, [])
     assert caught.value.details["field"] == f"chain.upscale.{field}"
-    assert words in caught.value.message
+    assert message in caught.value.message
 
 
 def test_an_unknown_or_disabled_upscaler_is_unavailable() -> None:
     with pytest.raises(ModelUnavailable, match="no such model"):
-        choose_upscaler(asked(model_id="nope"), ALL, [])
+        choose_upscaler(upscale(model_id="nope"), ALL, [])
     with pytest.raises(ModelUnavailable, match="disabled"):
-        choose_upscaler(asked(model_id="off"), [model("off", "esrgan", 2, enabled=False)], [])
+        choose_upscaler(upscale(model_id="off"), [model("off", "esrgan", 2, enabled=False)], [])
     with pytest.raises(InvalidInput):
-        choose_upscaler(asked(), [model("off", "esrgan", 2, enabled=False)], [])
+        choose_upscaler(upscale(), [model("off", "esrgan", 2, enabled=False)], [])
 
 
 def test_an_upscaler_that_no_living_worker_has_is_not_chosen() -> None:
-    assert choose_upscaler(asked(), ALL, [worker(SD, DIFFUSION_2)]) is DIFFUSION_2
+    assert choose_upscaler(upscale(), ALL, [worker(SD, DIFFUSION_2)]) is DIFFUSION_2
     with pytest.raises(InvalidInput, match=r"available: resample$"):
-        choose_upscaler(asked(), ALL, [worker(SD)])
+        choose_upscaler(upscale(), ALL, [worker(SD)])
