@@ -141,13 +141,13 @@ def test_a_slot_that_becomes_free_during_a_drain_gets_no_standby(
     async def test(bench: Bench) -> None:
         job = bench.submit(f"waits_for {tmp_path / 'go'}")
         await bench.running(job)
-        prepared: list[Device] = []
-        monkeypatch.setattr(bench.runners, "prepare", prepared.append)
+        prewarmed: list[Device] = []
+        monkeypatch.setattr(bench.runners, "prewarm", prewarmed.append)
         bench.supervisor.drain()
         (tmp_path / "go").touch()
         assert (await bench.ended(job)).state is StepState.SUCCEEDED
         await bench.in_state("free")
-        assert prepared == []
+        assert prewarmed == []
 
     serve(test, drain_s=60.0, standby=True)
 
