@@ -11,8 +11,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 def total_bytes() -> int:
     """The most that this worker may use."""
-    limit = _number("memory.max")
     total = int(psutil.virtual_memory().total)
+    limit = _number("memory.max")
     return total if limit is None else min(total, limit)
 
 
@@ -27,33 +27,23 @@ def free_bytes() -> int:
 
 def oom_kills() -> int:
     """How many processes of our control group the kernel has killed for lack of memory."""
-    path = _own_group()
-    if path is None:
-        return 0
-    try:
-        lines = (path / "memory.events").read_text().splitlines()
-    except OSError:
-        return 0
-    counters = dict(line.split() for line in lines)
+    events = _read("memory.events") or ""
+    counters = dict(line.split() for line in events.splitlines())
     return int(counters.get("oom_kill", 0))
 
 
 def _number(name: str) -> int | None:
-    """A number from our control group; None where there is no limit or no such file."""
-    path = _own_group()
-    if path is None:
-        return None
-    try:
-        text = (path / name).read_text().strip()
-    except OSError:
-        return None
-    return None if text == "max" else int(text)
+    """A number of our control group; None where there is no limit or no such file."""
+    text = _read(name)
+    return None if text is None or text == "max" else int(text)
 
 
-def _own_group() -> Path | None:
+def _read(name: str) -> str | None:
+    """A file of our control group; None where there is no group or no such file."""
     try:
-        entries = Path("/proc/self/cgroup").read_text().splitlines()
+        for entry in Path("/proc/self/cgroup").read_text().splitlines():
+            if entry.startswith("0::"):
+                return (_CGROUP / entry[3:].lstrip("/") / name).read_text().strip()
     except OSError:
         return None
-    own = next((entry[3:] for entry in entries if entry.startswith("0::")), None)
-    return None if own is None else _CGROUP / own.lstrip("/")
+    return None

@@ -40,8 +40,7 @@ CONCURRENCY = 2  # the task only notifies
 class SupervisorControl(Protocol):
     """What the consumer needs of the supervisor's thread."""
 
-    def start(self) -> None:
-        """Start the thread."""
+    def start(self) -> None: ...
 
     def notify(self) -> None:
         """Have it look for work; callable from any thread, never waits."""
@@ -121,8 +120,7 @@ def _step_for(supervisor: SupervisorControl) -> type[bootsteps.StartStopStep]:
         # A second signal drains just the same: no hurry justifies an unverified device. An operator
         # who cannot wait sends SIGKILL; the kernel then ends the runners with us, and the rescuer
         # of another worker takes their steps.
-        def terminate(self, worker: Worker) -> None:
-            supervisor.drain()
+        terminate = stop
 
     return SupervisorStep
 

@@ -68,13 +68,10 @@ def _marked(lock_dir: Path) -> Iterator[tuple[psutil.Process, UUID]]:
 
 
 def _worker_lives(lock_dir: Path, worker: UUID) -> bool:
-    path = worker_lock(lock_dir, worker)
-    if not path.exists():
-        return False
-    try:
-        FileLock(path).release()  # the file stays, for `remove_dead_lock`
-    except LockTaken:
-        return True
+    lock = _take_free_lock(lock_dir, worker)
+    if lock is None:
+        return worker_lock(lock_dir, worker).exists()
+    lock.release()  # the file stays, for `remove_dead_lock`
     return False
 
 
@@ -83,11 +80,17 @@ def remove_dead_lock(lock_dir: Path, worker: UUID) -> bool:
 
     True proves that the worker is dead: the kernel released the lock. The next call finds none.
     """
-    path = worker_lock(lock_dir, worker)
-    if not path.exists():
+    lock = _take_free_lock(lock_dir, worker)
+    if lock is None:
         return False
-    try:
-        FileLock(path).remove()
-    except LockTaken:
-        return False
+    lock.remove()
     return True
+
+
+def _take_free_lock(lock_dir: Path, worker: UUID) -> FileLock | None:
+    """The lock that a dead worker left; None when the worker holds it, or there is no file."""
+    path = worker_lock(lock_dir, worker)
+    try:
+        return FileLock(path) if path.exists() else None
+    except LockTaken:
+        return None

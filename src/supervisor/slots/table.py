@@ -24,22 +24,13 @@ class SlotState(StrEnum):
     LOST = "lost"
 
 
-_MOVES: frozenset[tuple[SlotState, SlotState]] = frozenset(
-    {
-        (SlotState.VERIFYING, SlotState.FREE),
-        (SlotState.VERIFYING, SlotState.QUARANTINED),
-        (SlotState.VERIFYING, SlotState.LOST),
-        (SlotState.FREE, SlotState.HELD),
-        (SlotState.FREE, SlotState.LOST),
-        (SlotState.HELD, SlotState.FREE),
-        (SlotState.HELD, SlotState.QUARANTINED),
-        (SlotState.HELD, SlotState.LOST),
-        (SlotState.QUARANTINED, SlotState.FREE),
-        (SlotState.QUARANTINED, SlotState.LOST),
-        (SlotState.LOST, SlotState.FREE),
-        (SlotState.LOST, SlotState.QUARANTINED),
-    }
-)
+_MOVES: dict[SlotState, frozenset[SlotState]] = {
+    SlotState.VERIFYING: frozenset({SlotState.FREE, SlotState.QUARANTINED, SlotState.LOST}),
+    SlotState.FREE: frozenset({SlotState.HELD, SlotState.LOST}),
+    SlotState.HELD: frozenset({SlotState.FREE, SlotState.QUARANTINED, SlotState.LOST}),
+    SlotState.QUARANTINED: frozenset({SlotState.FREE, SlotState.LOST}),
+    SlotState.LOST: frozenset({SlotState.FREE, SlotState.QUARANTINED}),
+}
 
 
 class IllegalMove(Exception):
@@ -58,7 +49,7 @@ class Slot:
         return self.device.id
 
     def move(self, state: SlotState) -> None:
-        if (self.state, state) not in _MOVES:
+        if state not in _MOVES[self.state]:
             raise IllegalMove(f"slot {self.id} cannot go from {self.state} to {state}")
         self.state = state
 
