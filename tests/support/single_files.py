@@ -78,8 +78,8 @@ def read(folder: Path, part: str) -> Weights:
 
 
 def config(folder: Path, part: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / part / "config.json").read_text())
-    return found
+    settings: dict[str, Any] = json.loads((folder / part / "config.json").read_text())
+    return settings
 
 
 def prefixed(prefix: str, weights: Weights) -> Weights:
@@ -139,7 +139,7 @@ def _clip(weights: Weights) -> Weights:
 
 
 def _open_clip(weights: Weights) -> Weights:
-    found: Weights = {}
+    converted: Weights = {}
     fused: dict[str, Weights] = {}
     for name, value in weights.items():
         name = name.removeprefix("text_model.")
@@ -147,13 +147,13 @@ def _open_clip(weights: Weights) -> Weights:
             layer, part, what = match.groups()
             fused.setdefault(f"{layer}.self_attn.in_proj_{what}", {})[part] = value
         elif name == "text_projection.weight":
-            found["text_projection"] = value.T
+            converted["text_projection"] = value.T
         else:
-            found[renamed(name, OPEN_CLIP)] = value
+            converted[renamed(name, OPEN_CLIP)] = value
     for name, parts in fused.items():
         theirs = renamed(name, OPEN_CLIP).replace(".self_attn.", ".attn.")
-        found[theirs] = torch.cat([parts[part] for part in "qkv"])
-    return found
+        converted[theirs] = torch.cat([parts[part] for part in "qkv"])
+    return converted
 
 
 def _unet(folder: Path) -> Weights:
@@ -201,12 +201,12 @@ def _inside(part: str, tail: str) -> str:
 
 def _vae(folder: Path) -> Weights:
     blocks = len(config(folder, "vae")["block_out_channels"])
-    found: Weights = {}
+    converted: Weights = {}
     for name, value in read(folder, "vae").items():
         # There the attention's projections are 1x1 convolutions.
         square = "attentions" in name and "to_" in name and name.endswith("weight")
-        found[_vae_name(name, blocks)] = value[:, :, None, None] if square else value
-    return found
+        converted[_vae_name(name, blocks)] = value[:, :, None, None] if square else value
+    return converted
 
 
 def _vae_name(name: str, blocks: int) -> str:
@@ -218,12 +218,12 @@ def _vae_name(name: str, blocks: int) -> str:
     name = re.sub(r"down_blocks\.(\d)\.resnets", r"down.\1.block", name)
     name = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", name)
     # The decoder's blocks are counted from the picture's side.
-    found = re.search(r"up_blocks\.(\d)\.", name)
-    if found is None:
+    match = re.search(r"up_blocks\.(\d)\.", name)
+    if match is None:
         return name
-    level = blocks - 1 - int(found[1])
-    name = name.replace(f"up_blocks.{found[1]}.resnets", f"up.{level}.block")
-    return name.replace(f"up_blocks.{found[1]}.upsamplers.0", f"up.{level}.upsample")
+    level = blocks - 1 - int(match[1])
+    name = name.replace(f"up_blocks.{match[1]}.resnets", f"up.{level}.block")
+    return name.replace(f"up_blocks.{match[1]}.upsamplers.0", f"up.{level}.upsample")
 
 
 MMDIT_ENDS = {
@@ -255,21 +255,21 @@ MMDIT_FUSED = {
 def _mmdit(folder: Path) -> Weights:
     weights = read(folder, "transformer")
     last = int(config(folder, "transformer")["num_layers"]) - 1
-    found: Weights = {}
+    converted: Weights = {}
     for number in range(last + 1):
         for block, parts in MMDIT_FUSED.items():
             for what in ("weight", "bias"):
                 fused = [weights.pop(f"transformer_blocks.{number}.attn.{p}.{what}") for p in parts]
-                found[f"joint_blocks.{number}.{block}.attn.qkv.{what}"] = torch.cat(fused)
+                converted[f"joint_blocks.{number}.{block}.attn.qkv.{what}"] = torch.cat(fused)
     for name, value in weights.items():
         # The last block's context, and the output, have shift before scale.
         if name.startswith((f"transformer_blocks.{last}.norm1_context", "norm_out")):
             value = torch.cat(list(reversed(value.chunk(2))))
         if match := re.fullmatch(r"transformer_blocks\.(\d+)\.(.*)", name):
-            found[f"joint_blocks.{match[1]}.{renamed(match[2], MMDIT_BLOCK)}"] = value
+            converted[f"joint_blocks.{match[1]}.{renamed(match[2], MMDIT_BLOCK)}"] = value
         else:
-            found[renamed(name, MMDIT_ENDS)] = value
-    return found
+            converted[renamed(name, MMDIT_ENDS)] = value
+    return converted
 
 
 FLUX_ENDS = {
@@ -329,23 +329,23 @@ def flux(folder: Path) -> Weights:
 
 def flux_transformer(folder: Path) -> Weights:
     weights = read(folder, "transformer")
-    found: Weights = {}
+    converted: Weights = {}
     for ours, theirs in FLUX_BLOCKS.items():
         for name, parts in FLUX_FUSED[ours].items():
             for what in ("weight", "bias"):
                 pieces = [weights.pop(f"{ours}.0.{part}.{what}") for part in parts]
-                found[f"{theirs}.0.{name}.{what}"] = torch.cat(pieces)
+                converted[f"{theirs}.0.{name}.{what}"] = torch.cat(pieces)
     for name, value in weights.items():
         block, _, rest = name.partition(".0.")
         if block == "transformer_blocks":
-            found[f"double_blocks.0.{renamed(rest, FLUX_DOUBLE)}"] = value
+            converted[f"double_blocks.0.{renamed(rest, FLUX_DOUBLE)}"] = value
         elif block == "single_transformer_blocks":
-            found[f"single_blocks.0.{renamed(rest, FLUX_SINGLE)}"] = value
+            converted[f"single_blocks.0.{renamed(rest, FLUX_SINGLE)}"] = value
         else:
             if name.startswith("norm_out"):  # shift before scale
                 value = torch.cat(list(reversed(value.chunk(2))))
-            found[renamed(name, FLUX_ENDS)] = value
-    return found
+            converted[renamed(name, FLUX_ENDS)] = value
+    return converted
 
 
 CONVERTERS: dict[str, Callable[[Path], Weights]] = {

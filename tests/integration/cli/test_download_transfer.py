@@ -80,8 +80,8 @@ def rest(headers: dict[str, str], *, start: int | None = None, cut: int | None =
     """Go on where the request says, or at `start`."""
 
     def answer(request: Request) -> None:
-        asked = request.headers.get("Range", "bytes=0-")
-        begin = int(asked.removeprefix("bytes=").removesuffix("-")) if start is None else start
+        requested = request.headers.get("Range", "bytes=0-")
+        begin = int(requested.removeprefix("bytes=").removesuffix("-")) if start is None else start
         place = {"Content-Range": f"bytes {begin}-{len(CONTENT) - 1}/{len(CONTENT)}"}
         send(request, 206, CONTENT[begin:], place | headers, cut_bytes=cut)
 

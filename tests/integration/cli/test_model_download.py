@@ -100,8 +100,8 @@ def test_the_token_goes_to_the_hub_only_and_into_no_file_or_line(
     assert {seen[2] for seen in large_requests(hub)} == {None}
     hub.gated = True
     assert download(REF, "--name", "other") == 2
-    said = capsys.readouterr()
-    assert SECRET not in said.out + said.err
+    output = capsys.readouterr()
+    assert SECRET not in output.out + output.err
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or SECRET.encode() not in path.read_bytes()
 
@@ -311,15 +311,15 @@ def bring(download: Command, tmp_path: Path) -> Iterator[Callable[[str], float]]
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        tell, told = process.stdin, process.stdout
+        delays, results = process.stdin, process.stdout
 
         def bring(kill_after_s: str) -> float:
-            tell.write(f"{kill_after_s}\n")
-            tell.flush()
-            return float(told.readline())
+            delays.write(f"{kill_after_s}\n")
+            delays.flush()
+            return float(results.readline())
 
         yield bring
-        tell.close()
+        delays.close()
 
 
 @pytest.mark.parametrize("replacing", [False, True], ids=["new", "replacing another revision"])
@@ -372,9 +372,9 @@ def test_a_hub_that_proves_nothing_installs_nothing_and_is_a_line(
     for name, value in change.items():
         setattr(hub, name, value)
     assert download(REF) in (2, 3)
-    said = capsys.readouterr().err
-    assert says in said
-    assert "Traceback" not in said
+    output = capsys.readouterr().err
+    assert says in output
+    assert "Traceback" not in output
     assert nothing_installed(tmp_path)
 
 
@@ -416,7 +416,7 @@ def test_two_downloads_of_one_model_wait_for_each_other(
     both = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]
     installed(tmp_path)
-    first = [path for _, path, _, wanted in large_requests(hub) if wanted is None]
+    first = [path for _, path, _, byte_range in large_requests(hub) if byte_range is None]
     assert len(first) == len(set(first)), "a file was fetched by both"
 
 

@@ -51,8 +51,8 @@ def test_a_changed_byte_is_found_and_named(
     weights.write_bytes(content)
     capsys.readouterr()
     assert model("verify", "dreamforge-demo", "-o", "json") == 1
-    (found,) = json.loads(capsys.readouterr().out)["models"]
-    assert found["problem"] == "vae/diffusion_pytorch_model.safetensors: its content has changed"
+    (state,) = json.loads(capsys.readouterr().out)["models"]
+    assert state["problem"] == "vae/diffusion_pytorch_model.safetensors: its content has changed"
 
 
 def test_verify_of_a_model_that_is_not_here_says_so(

@@ -24,14 +24,14 @@ def measure(folder: Path, *sizes: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_peaks_of_two_sizes_become_the_figures_of_a_preset() -> None:
-    done = measure(DEMO, "64x64", "384x384")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    small, large = (peak["peak_bytes"] for peak in found["peaks"])
-    assert found["kind"] == "sd"
+    process = measure(DEMO, "64x64", "384x384")
+    assert process.returncode == 0, process.stderr
+    report = json.loads(process.stdout)
+    small, large = (peak["peak_bytes"] for peak in report["peaks"])
+    assert report["kind"] == "sd"
     # Python, torch and the weights; then a decoder that has many channels for each pixel.
     assert 200 << 20 < small < large < 2 << 30
-    assert found["bytes_per_pixel"] * (384 * 384 - 64 * 64) >= (large - small) // 2
+    assert report["bytes_per_pixel"] * (384 * 384 - 64 * 64) >= (large - small) // 2
 
 
 BUILD = """
@@ -54,12 +54,12 @@ def upscalers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("kind", ["esrgan", "sd_upscale"])
 def test_an_upscaler_is_measured_by_what_it_makes(upscalers: Path, kind: str) -> None:
-    done = measure(upscalers / kind, "32x32", "128x64")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["kind"] == kind
-    assert [peak["pixels"] for peak in found["peaks"]] == [16 * 32 * 32, 16 * 128 * 64]
-    assert all(peak["peak_bytes"] > 200 << 20 for peak in found["peaks"])
+    process = measure(upscalers / kind, "32x32", "128x64")
+    assert process.returncode == 0, process.stderr
+    report = json.loads(process.stdout)
+    assert report["kind"] == kind
+    assert [peak["pixels"] for peak in report["peaks"]] == [16 * 32 * 32, 16 * 128 * 64]
+    assert all(peak["peak_bytes"] > 200 << 20 for peak in report["peaks"])
 
 
 @pytest.mark.parametrize("program", ["api", "supervisor"])
@@ -75,11 +75,11 @@ def test_a_service_does_not_start_with_a_wrong_preset(tmp_path: Path, program: s
         "DF_S3_ACCESS_KEY": "none",
         "DF_S3_SECRET_KEY": "none",
     }
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", program], capture_output=True, text=True, env=env, cwd=tmp_path
     )
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+    assert process.returncode == 2
+    (line,) = process.stderr.splitlines()
     assert "DF_PRESETS_DIR: mine.toml: dtpye: no such field; there are name, version" in line
 
 
@@ -87,6 +87,6 @@ def test_a_model_that_cannot_be_run_is_said_in_the_runners_words(tmp_path: Path)
     folder = tmp_path / "broken"
     shutil.copytree(DEMO, folder)
     (folder / "vocabulary.txt").unlink()
-    done = measure(folder)
-    assert done.returncode == 2
-    assert "vocabulary.txt: missing" in done.stderr
+    process = measure(folder)
+    assert process.returncode == 2
+    assert "vocabulary.txt: missing" in process.stderr

@@ -43,8 +43,8 @@ def test_the_base_of_a_family_is_the_one_of_the_installed_diffusers(name: BaseMo
 
 
 def test_a_folder_gives_its_configuration_and_the_weights_that_lack() -> None:
-    found = resolve_config(checkpoint("unet", "text_encoder"), str(bundled_models()[0]))
-    paths = {file.path for file in found.files}
+    resolved = resolve_config(checkpoint("unet", "text_encoder"), str(bundled_models()[0]))
+    paths = {file.path for file in resolved.files}
     assert {path for path in paths if path.endswith(".safetensors")} == {
         "config/vae/diffusion_pytorch_model.safetensors"
     }
@@ -55,8 +55,8 @@ def test_a_folder_gives_its_configuration_and_the_weights_that_lack() -> None:
 def test_weights_of_what_is_no_part_of_the_family_are_left(tmp_path: Path) -> None:
     shutil.copytree(bundled_models()[0], tmp_path / "folder")
     shutil.copytree(tmp_path / "folder/vae", tmp_path / "folder/vae_1_0")
-    found = resolve_config(checkpoint("unet", "text_encoder"), str(tmp_path / "folder"))
-    assert [file.path for file in found.files if file.path.endswith(".safetensors")] == [
+    resolved = resolve_config(checkpoint("unet", "text_encoder"), str(tmp_path / "folder"))
+    assert [file.path for file in resolved.files if file.path.endswith(".safetensors")] == [
         "config/vae/diffusion_pytorch_model.safetensors"
     ]
 

@@ -74,8 +74,8 @@ def test_a_sound_list_passes() -> None:
 
 
 def test_a_checkpoint_that_comes_alone_gets_the_name_that_such_files_have_here() -> None:
-    found = rename_lone_checkpoint(listed("sub/sd_xl_base.safetensors", "LICENSE"))
-    assert [each.path for each in found.files] == ["model.safetensors", "LICENSE"]
+    renamed = rename_lone_checkpoint(listed("sub/sd_xl_base.safetensors", "LICENSE"))
+    assert [each.path for each in renamed.files] == ["model.safetensors", "LICENSE"]
     whole = listed("model_index.json", "unet/x.safetensors")
     assert rename_lone_checkpoint(whole) is whole
     assert find_lone_checkpoint(whole.files) is None

@@ -42,9 +42,9 @@ def test_the_demo_says_what_its_model_cannot_do(
 ) -> None:
     (tmp_path / "vocabulary.txt").write_text("red apple\n")
     assert _warned(tmp_path, "an apple", capsys, trained=True) == ""
-    said = _warned(tmp_path, "the sea", capsys, trained=True)
-    assert "--list" in said
-    assert "dreamforge model import" in said
+    warning = _warned(tmp_path, "the sea", capsys, trained=True)
+    assert "--list" in warning
+    assert "dreamforge model import" in warning
     assert _warned(tmp_path, "an apple", capsys, trained=False) == "untrained weights: noise\n"
 
 

@@ -71,7 +71,7 @@ def with_chunk(path: Path, kind: bytes, data: bytes) -> Path:
     return path
 
 
-def said(capsys: pytest.CaptureFixture[str], path: Path, *options: str) -> str:
+def inspect_output(capsys: pytest.CaptureFixture[str], path: Path, *options: str) -> str:
     assert run(["inspect", str(path), *options]) == 0
     return capsys.readouterr().out
 
@@ -79,20 +79,20 @@ def said(capsys: pytest.CaptureFixture[str], path: Path, *options: str) -> str:
 def test_a_picture_of_ours_is_shown_as_a_table_and_as_json(
     png: Save, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown = said(capsys, png())
+    shown = inspect_output(capsys, png())
     own = "the model's own (DDIMScheduler)"
     for line in ("a \u732b", "16x8", own, "m@1 (sd)", HASH, "generate, item 3"):
         assert line in shown
-    assert "12.3456789" in said(capsys, png(OURS | {"guidance": 12.3456789}))
-    found = json.loads(said(capsys, png(), "--output", "json"))
-    assert (found["dreamforge"], found["parameters"]) == (OURS, "a cat\nSteps: 20")
+    assert "12.3456789" in inspect_output(capsys, png(OURS | {"guidance": 12.3456789}))
+    picture = json.loads(inspect_output(capsys, png(), "--output", "json"))
+    assert (picture["dreamforge"], picture["parameters"]) == (OURS, "a cat\nSteps: 20")
 
 
 def test_another_tools_picture_shows_its_text_and_cannot_be_repeated(
     png: Save, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = png(dreamforge=None)
-    assert said(capsys, path) == "a cat\nSteps: 20\n"
+    assert inspect_output(capsys, path) == "a cat\nSteps: 20\n"
     assert run(["inspect", str(path), "--rerun"]) == USAGE
     assert "not made by Dream Forge" in capsys.readouterr().err
 
@@ -187,9 +187,9 @@ def test_a_rerun_asks_for_the_items_own_seed_once(png: Save) -> None:
     full = parse_metadata(
         path := png(wrong(negative_prompt="n", scheduler="euler")), read_picture(path)
     )
-    asked = build_request(full, "jpg", "gpu-8gb")
-    assert (asked["negative_prompt"], asked["scheduler"]) == ("n", "euler")
-    assert (asked["format"], asked["preset"]) == ("jpg", "gpu-8gb")
+    request = build_request(full, "jpg", "gpu-8gb")
+    assert (request["negative_prompt"], request["scheduler"]) == ("n", "euler")
+    assert (request["format"], request["preset"]) == ("jpg", "gpu-8gb")
 
 
 def test_a_rerun_of_an_enlarged_picture_asks_for_both_steps(
@@ -202,10 +202,10 @@ def test_a_rerun_of_an_enlarged_picture_asks_for_both_steps(
         input={"sha256": HASH, "width": 8, "height": 4},
     )
     path = png(enlarged)
-    assert "2 times by resample" in said(capsys, path)
-    asked = build_request(parse_metadata(path, read_picture(path)), "png", None)
-    assert (asked["width"], asked["height"], asked["seed"]) == (8, 4, 42)
-    assert asked["chain"] == {"upscale": {"scale": 2, "impl": "resample"}}
+    assert "2 times by resample" in inspect_output(capsys, path)
+    request = build_request(parse_metadata(path, read_picture(path)), "png", None)
+    assert (request["width"], request["height"], request["seed"]) == (8, 4, 42)
+    assert request["chain"] == {"upscale": {"scale": 2, "impl": "resample"}}
     for half in (wrong(type="upscale"), wrong(type="video")):
         path = png(half)
         with pytest.raises(Failure, match="which cannot be repeated"):
@@ -241,10 +241,10 @@ def test_the_model_is_found_by_its_checkpoint_and_by_nothing_else(png: Save) -> 
 def test_what_the_runner_writes_is_what_inspect_reads(form: Any, tmp_path: Path) -> None:
     path = tmp_path / f"picture.{form}"
     path.write_bytes(encoded(about := facts(prompt="a \u732b"), form))
-    found = read_picture(path)
-    assert found.parameters == parameters_text(about, 16, 8)
-    assert found.dreamforge == full_metadata(about, 16, 8)
-    assert (found.format, parse_metadata(path, found).prompt) == (form, "a \u732b")
+    picture = read_picture(path)
+    assert picture.parameters == parameters_text(about, 16, 8)
+    assert picture.dreamforge == full_metadata(about, 16, 8)
+    assert (picture.format, parse_metadata(path, picture).prompt) == (form, "a \u732b")
 
 
 def test_the_model_that_enlarged_a_picture_is_found_by_its_checkpoint_too(png: Save) -> None:

@@ -52,9 +52,9 @@ def test_fit_says_for_a_folder_what_each_preset_would_need(
 
 def described(folder: Path, **facts: Any) -> str:
     """A folder with nothing but what a model says about itself."""
-    told = json.loads((DEMO / "dreamforge.json").read_text()) | facts
+    descriptor = json.loads((DEMO / "dreamforge.json").read_text()) | facts
     folder.mkdir()
-    (folder / "dreamforge.json").write_text(json.dumps(told))
+    (folder / "dreamforge.json").write_text(json.dumps(descriptor))
     return str(folder)
 
 

@@ -84,6 +84,6 @@ def test_what_a_site_calls_a_file_does_not_speak_to_the_terminal(
 ) -> None:
     site.more_files = [{"name": "\x1b]0;owned\x07.zip"}]
     assert model("download", REF) == 0
-    said = capsys.readouterr().err
-    assert "\x1b" not in said
-    assert r"\x1b]0;owned\x07.zip" in said
+    errors = capsys.readouterr().err
+    assert "\x1b" not in errors
+    assert r"\x1b]0;owned\x07.zip" in errors

@@ -34,8 +34,8 @@ def test_a_checkpoint_is_proven_completed_and_installed(
     model: Command, site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert model("download", REF, "-o", "json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["kind"], found["layout"], found["preset"]) == ("sd", "single_file", "cpu")
+    report = json.loads(capsys.readouterr().out)
+    assert (report["kind"], report["layout"], report["preset"]) == ("sd", "single_file", "cpu")
     descriptor = installed(tmp_path)
     assert (descriptor.source.uri, descriptor.source.revision) == (REF, str(VERSION))
     assert descriptor.config_source is not None
@@ -192,6 +192,6 @@ def test_a_downloaded_checkpoint_draws(
     assert model("download", REF) == 0
     assert installed(tmp_path).layout == "single_file"
     pipeline = load("sd", tmp_path / "sd" / KEY, CPU, None, layout="single_file")
-    asked = GenerateParams(prompt="a cat", width=64, height=48, steps=1, guidance=3.0)
-    image, _ = pipeline.picture(asked, 1, lambda done, total: None)
+    request = GenerateParams(prompt="a cat", width=64, height=48, steps=1, guidance=3.0)
+    image, _ = pipeline.picture(request, 1, lambda done, total: None)
     assert image.size == (64, 48)

@@ -20,11 +20,11 @@ def test_a_file_of_this_host_is_imported_and_says_what_it_is(
     source = tmp_path / "my checkpoint (v2).safetensors"
     source.write_bytes(SD1)
     assert model("import", str(source), "--config", str(bundled_models()[0]), "-o", "json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["kind"] == "sd"
+    report = json.loads(capsys.readouterr().out)
+    assert report["kind"] == "sd"
     digest = hashlib.sha256(f"{hashlib.sha256(SD1).hexdigest()}  model.safetensors\n".encode())
-    assert found["name"] == f"my-checkpoint-v2@{digest.hexdigest()[:12]}"
-    descriptor = installed(tmp_path, found["name"])
+    assert report["name"] == f"my-checkpoint-v2@{digest.hexdigest()[:12]}"
+    descriptor = installed(tmp_path, report["name"])
     assert descriptor.source.uri == "import:my checkpoint (v2).safetensors"
 
 

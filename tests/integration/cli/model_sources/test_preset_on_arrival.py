@@ -64,9 +64,9 @@ def test_the_command_waits_until_a_worker_has_looked_at_the_model(
 
     try:
         assert model("download", REF, "-o", "json") == 0
-        said = capsys.readouterr()
-        assert json.loads(said.out)["installed"] is False
-        assert "no live worker has it" in said.err
+        output = capsys.readouterr()
+        assert json.loads(output.out)["installed"] is False
+        assert "no live worker has it" in output.err
         monkeypatch.setattr(availability, "WAIT_S", 60)
         monkeypatch.setattr(time, "sleep", look)  # what a worker does in the meantime
         assert model("download", REF, "-o", "json") == 0

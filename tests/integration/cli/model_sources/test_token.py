@@ -10,16 +10,16 @@ from tests.support.civitai import Site
 from tests.support.model_downloads import LARGER, REF, Command, installed, nothing_installed
 
 
-def leaked(site: Site, root: Path, said: str) -> list[str]:
+def leaked(site: Site, root: Path, output: str) -> list[str]:
     """Where the key shows that must not see it."""
-    found = [
+    leaks = [
         f"to {host}: {path}"
         for host, path, query, auth in site.seen
         if host == "store" and site.key in f"{path}{query}{auth}"
     ]
     files = [path for path in root.rglob("*") if path.is_file()]
-    found += [str(path) for path in files if site.key.encode() in path.read_bytes()]
-    return found + (["printed"] if site.key in said else [])
+    leaks += [str(path) for path in files if site.key.encode() in path.read_bytes()]
+    return leaks + (["printed"] if site.key in output else [])
 
 
 @pytest.mark.parametrize("refusal", ["open", "401", "page", "message"])
@@ -38,8 +38,8 @@ def test_the_token_opens_every_door_and_no_other_host_sees_it(
     site.content = LARGER  # than a message about a sign-in, by more than the site rounds
     assert model("download", REF) == 0
     installed(tmp_path)
-    said = capsys.readouterr()
-    assert not leaked(site, tmp_path, said.out + said.err + caplog.text)
+    output = capsys.readouterr()
+    assert not leaked(site, tmp_path, output.out + output.err + caplog.text)
     in_address = [seen for seen in site.seen if site.key in seen[2]]
     assert bool(in_address) == (not takes_header and refusal != "open")
 
@@ -57,10 +57,10 @@ def test_a_refused_sign_in_is_recognised_with_the_remedy(
     site.content = LARGER
     monkeypatch.setenv("CIVITAI_TOKEN", "a-wrong-key")
     assert model("download", REF) == 2
-    said = capsys.readouterr()
-    assert "most likely it wants a sign-in" in said.err
-    assert "set CIVITAI_TOKEN to a key" in said.err
-    assert "a-wrong-key" not in said.out + said.err
+    output = capsys.readouterr()
+    assert "most likely it wants a sign-in" in output.err
+    assert "set CIVITAI_TOKEN to a key" in output.err
+    assert "a-wrong-key" not in output.out + output.err
     assert nothing_installed(tmp_path)
 
 
@@ -69,9 +69,9 @@ def test_a_redirect_that_repeats_the_token_to_another_host_is_not_followed(
 ) -> None:
     site.refusal, site.takes_header, site.echoes_query = "401", False, True
     assert model("download", REF) == 2
-    said = capsys.readouterr()
-    assert "would have shown it the token" in said.err
-    assert not leaked(site, tmp_path, said.out + said.err)
+    output = capsys.readouterr()
+    assert "would have shown it the token" in output.err
+    assert not leaked(site, tmp_path, output.out + output.err)
 
 
 @pytest.mark.parametrize("token", ["two words", "\u201cquoted\u201d", "line\nbreak"])
@@ -81,6 +81,6 @@ def test_what_no_request_can_carry_is_no_token(
     for name, reference in (("CIVITAI_TOKEN", REF), ("HF_TOKEN", "hf:a/b")):
         monkeypatch.setenv(name, token)
         assert model("download", reference) == 2
-        said = capsys.readouterr().err
-        assert f"{name} is no token" in said
-        assert token not in said
+        output = capsys.readouterr().err
+        assert f"{name} is no token" in output
+        assert token not in output
