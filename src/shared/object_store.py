@@ -51,14 +51,13 @@ class StoreMismatch(InfraUnavailable):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredObject:
-    """What the store says of one object. A listing has no `sha256` and no `content_type`."""
+    """What the store says of one object. A listing has no `sha256`."""
 
     key: str
     size_bytes: int
     etag: str
     modified_at: datetime | None
     sha256: str | None = None
-    content_type: str | None = None
 
 
 class ObjectStore:
@@ -105,9 +104,6 @@ class ObjectStore:
         """The object's bytes, or the first so many of them; None when there is no such object."""
         return await self._run(lambda: self._read(key, at_most_bytes))
 
-    async def stat(self, key: str) -> StoredObject | None:
-        return await self._run(lambda: self._stat(key))
-
     async def delete(self, key: str) -> None:
         """Delete an object; one that is not there is deleted already."""
         await self._run(lambda: self._client.remove_object(self.bucket, key))
@@ -116,21 +112,12 @@ class ObjectStore:
         """Up to `limit` objects whose key begins with `prefix` and comes after `after`, by key."""
 
         def work() -> list[StoredObject]:
-            found = self._client.list_objects(
+            objects = self._client.list_objects(
                 self.bucket, prefix=prefix, recursive=True, start_after=after or None
             )
-            return [_listed(one) for one in islice(found, limit)]
+            return [_stored(each) for each in islice(objects, limit)]
 
         return await self._run(work)
-
-    async def list(self, prefix: str) -> list[StoredObject]:
-        """Every object whose key begins with `prefix`, by key."""
-        return await self._run(
-            lambda: [
-                _listed(found)
-                for found in self._client.list_objects(self.bucket, prefix, recursive=True)
-            ]
-        )
 
     async def ping(self) -> None:
         """Raise `InfraUnavailable` unless the store answers and our bucket is there."""
@@ -151,30 +138,23 @@ class ObjectStore:
             metadata={SHA256_META: sha256},
             part_size=PART_BYTES,
         )
-        found = self._stat(key)
-        if found is None or (found.size_bytes, found.sha256) != (len(data), sha256):
+        stored = self._stat(key)
+        if stored is None or (stored.size_bytes, stored.sha256) != (len(data), sha256):
             raise StoreMismatch(f"the object store does not hold {key} as it was sent")
-        if found.etag == hashlib.md5(data, usedforsecurity=False).hexdigest():
+        if stored.etag == hashlib.md5(data, usedforsecurity=False).hexdigest():
             return
         if self._read(key) != data:
             raise StoreMismatch(f"the object store returned other bytes for {key}")
 
     def _stat(self, key: str) -> StoredObject | None:
         try:
-            found = self._client.stat_object(self.bucket, key)
+            stat = self._client.stat_object(self.bucket, key)
         except S3Error as error:
             if error.code in _MISSING:
                 return None
             raise
-        metadata = {name.lower(): value for name, value in (found.metadata or {}).items()}
-        return StoredObject(
-            key=key,
-            size_bytes=found.size or 0,
-            etag=(found.etag or "").strip('"'),
-            modified_at=found.last_modified,
-            sha256=metadata.get(SHA256_META),
-            content_type=found.content_type,
-        )
+        metadata = {name.lower(): value for name, value in (stat.metadata or {}).items()}
+        return _stored(stat, key=key, sha256=metadata.get(SHA256_META))
 
     def _read(self, key: str, at_most_bytes: int | None = None) -> bytes | None:
         try:
@@ -202,12 +182,13 @@ class ObjectStore:
             raise InfraUnavailable("the object store cannot be reached") from error
 
 
-def _listed(found: Object) -> StoredObject:
+def _stored(answer: Object, *, key: str | None = None, sha256: str | None = None) -> StoredObject:
     return StoredObject(
-        key=found.object_name or "",
-        size_bytes=found.size or 0,
-        etag=(found.etag or "").strip('"'),
-        modified_at=found.last_modified,
+        key=key or answer.object_name or "",
+        size_bytes=answer.size or 0,
+        etag=(answer.etag or "").strip('"'),
+        modified_at=answer.last_modified,
+        sha256=sha256,
     )
 
 

@@ -20,6 +20,7 @@ import anyio
 import psutil
 import psycopg
 from tests.support.crash_runner import OVERLAPS
+from tests.support.stored_objects import stored_keys
 from tests.support.worker_process import marked
 
 from shared.object_store import ObjectStore
@@ -54,7 +55,7 @@ class Settled:
 
     def unnamed_objects(self) -> list[str]:
         """Keys below our prefix that no row names."""
-        stored = {one.key for one in anyio.run(self.store.list, PREFIX)}
+        stored = set(anyio.run(stored_keys, self.store, PREFIX))
         with psycopg.connect(self.settings.database_url.get_secret_value()) as connection:
             named = {key for (key,) in connection.execute("SELECT s3_key FROM artifacts")}
         return sorted(stored - named)

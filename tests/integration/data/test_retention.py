@@ -12,6 +12,7 @@ from uuid import uuid4
 import anyio
 import pytest
 from tests.support.api_harness import Api, running_api
+from tests.support.stored_objects import stored_keys
 
 from cli.main import run
 from shared import retention
@@ -36,8 +37,8 @@ def api(stack_environment: dict[str, str]) -> Iterator[Api]:
 
 async def _empty(store: ObjectStore) -> None:
     await store.ensure_bucket()
-    for found in await store.list(""):
-        await store.delete(found.key)
+    for key in await stored_keys(store):
+        await store.delete(key)
 
 
 def with_store(api: Api, work: Callable[[ObjectStore], Awaitable[Any]]) -> Any:
@@ -102,8 +103,7 @@ def pass_over(
 
 
 def keys(api: Api) -> set[str]:
-    found: list[StoredObject] = with_store(api, lambda store: store.list(""))
-    return {one.key for one in found}
+    return set(with_store(api, stored_keys))
 
 
 def ended(api: Api, age_s: float, count: int = 1) -> str:
