@@ -177,7 +177,7 @@ def test_memory_of_a_grandchild_counts_as_the_steps_own() -> None:
     serve(test, exit_grace_s=1.0)
 
 
-# Deaf runners -------------------------------------------------------------------------------------
+# Runners that ignore signals ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("prompt", ["stuck_in_c", "spins", "forks 6", "chain_of_forks 30"])
@@ -253,7 +253,7 @@ def test_intent_is_on_record_before_memory_is_back() -> None:
     serve(test, timeout_s=0.3)
 
 
-# Liars --------------------------------------------------------------------------------------------
+# Runners that break the protocol ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
