@@ -51,10 +51,10 @@ app.command()(stack.migrate)
 app.command()(secrets.secrets)
 
 
-def _version(asked: bool) -> None:
+def _version(requested: bool) -> None:
     from importlib.metadata import PackageNotFoundError, version
 
-    if asked:
+    if requested:
         try:
             number = version("dreamforge")
         except PackageNotFoundError:  # run from a clone that was not installed

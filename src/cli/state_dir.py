@@ -67,9 +67,7 @@ class StateDir:
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Replace the file in one step; 0600 from its first byte."""
         draft = self.path / f"{name}.new"
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(fd, "w") as file:
-            json.dump(content, file, indent=2)
+        write_private(draft, json.dumps(content, indent=2))
         draft.replace(self.path / name)
 
     def credential(self, name: str) -> str:
@@ -125,6 +123,13 @@ class StateDir:
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, from its first byte on."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "w") as file:
+        file.write(text)
 
 
 def port_is_free(host: str, port: int) -> bool:

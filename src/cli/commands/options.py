@@ -137,8 +137,8 @@ def takes(
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
-            given = {option.name: values.pop(option.name) for option in options}
-            command(record(**given), **values)
+            fields_of_record = {option.name: values.pop(option.name) for option in options}
+            command(record(**fields_of_record), **values)
 
         others = [other.replace(kind=inspect.Parameter.KEYWORD_ONLY) for other in others]
         run.__signature__ = inspect.Signature([*options, *others])  # type: ignore[attr-defined]

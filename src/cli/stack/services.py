@@ -9,11 +9,12 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.errors import StackError
-from cli.stack.part import MARKER, Command, Helper, http_not_ready
+from cli.stack.part import MARKER, Command, Helper, Part, http_not_ready
 from cli.state_dir import StateDir, port_is_free, reachable
 from shared.timings import TIMINGS
 
@@ -21,45 +22,34 @@ if TYPE_CHECKING:  # at run time the settings library costs a quarter of a secon
     from shared.settings import Settings
 
 
-class Service:
+@dataclass(kw_only=True, repr=False)  # `environ` holds secrets
+class Service(Part):
     """`api` or `worker`."""
 
-    stop_signal = signal.SIGTERM
-    ready_timeout_s = 90.0  # a worker imports torch to fill its standby
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        module: str,
-        host: str,
-        port: int,
-        stop_grace_s: float,
-        environ: Mapping[str, str],
-        home: StateDir,
-    ) -> None:
-        self.name = name
-        self.title = name
-        self.stop_grace_s = stop_grace_s
-        self._module = module
-        self._host = host
-        self._port = port
-        self._environ = {**environ, MARKER: str(home.path)}
+    name: str
+    title: str
+    module: str
+    host: str
+    port: int
+    stop_grace_s: float
+    environ: Mapping[str, str]
+    stop_signal: signal.Signals = signal.SIGTERM
+    ready_timeout_s: float = 90.0  # a worker imports torch to fill its standby
 
     def prepare(self, helper: Helper) -> None:
         """Nothing: the stack makes what a service needs before it (schema, bucket, models)."""
 
     def require_free_port(self) -> None:
-        if not port_is_free(self._host, self._port):
+        if not port_is_free(self.host, self.port):
             raise StackError(
-                f"port {self._port} for the {self.name} is taken: end what uses it, or set "
+                f"port {self.port} for the {self.name} is taken: end what uses it, or set "
                 f"DF_{self.name.upper()}_PORT to another port"
             )
 
     def command(self) -> Command:
         return Command(
-            argv=(sys.executable, "-P", "-m", self._module),
-            environ=self._environ,
+            argv=(sys.executable, "-P", "-m", self.module),
+            environ=self.environ,
             cwd=Path.cwd(),
         )
 
@@ -67,10 +57,10 @@ class Service:
         return http_not_ready(self.address(), "/readyz")
 
     def address(self) -> str:
-        return f"{reachable(self._host)}:{self._port}"
+        return f"{reachable(self.host)}:{self.port}"
 
     def environment(self) -> dict[str, str]:
-        return {f"DF_{self.name.upper()}_PORT": str(self._port)}
+        return {f"DF_{self.name.upper()}_PORT": str(self.port)}
 
 
 def services(
@@ -79,24 +69,29 @@ def services(
     """Api and worker, with ports chosen where a setting says 0."""
     api_port = settings.api_port or home.port("api")
     worker_port = settings.worker_port or home.port("worker")
-    environ = {**environ, "DF_API_PORT": str(api_port), "DF_WORKER_PORT": str(worker_port)}
+    environ = {
+        **environ,
+        "DF_API_PORT": str(api_port),
+        "DF_WORKER_PORT": str(worker_port),
+        MARKER: str(home.path),
+    }
     api = Service(
         name="api",
+        title="api",
         module="api",
         host=settings.api_host,
         port=api_port,
         stop_grace_s=10.0,  # open streams are cut, clients resume them
         environ=environ,
-        home=home,
     )
     worker = Service(
         name="worker",
+        title="worker",
         module="supervisor",
         host=settings.worker_host,
         port=worker_port,
         # Running steps may finish; publishing to a store that is down is not waited for.
         stop_grace_s=settings.drain_s + TIMINGS.term_grace_s + TIMINGS.kill_deadline_s + 10.0,
         environ=environ,
-        home=home,
     )
     return api, worker

@@ -8,30 +8,19 @@ absolute path, and the state folder may have been moved.
 from __future__ import annotations
 
 import shutil
-import signal
 import sysconfig
 from pathlib import Path
 
 from cli.errors import StackError
-from cli.stack.part import Command, Helper, bare_environ, http_not_ready
-from cli.state_dir import StateDir
+from cli.stack.part import Command, Helper, LocalServer, http_not_ready
 
 ACCESS_KEY = "dreamforge"
 _META = "sqlite3://meta.db"  # relative to the working folder
 
 
-class Store:
+class Store(LocalServer):
     name = "store"
     title = "S3 store"
-    stop_signal = signal.SIGTERM
-    stop_grace_s = 10.0
-    ready_timeout_s = 30.0
-
-    def __init__(self, home: StateDir) -> None:
-        self._home = home
-        self._port = home.port(self.name)
-        self._secret = home.credential(self.name)
-        self._folder = home.folder(self.name)
 
     def prepare(self, helper: Helper) -> None:
         done = self._folder / "formatted"
@@ -52,30 +41,21 @@ class Store:
     def not_ready(self) -> str | None:
         return http_not_ready(self.address(), "/minio/health/ready")
 
-    def address(self) -> str:
-        return f"127.0.0.1:{self._port}"
-
     def environment(self) -> dict[str, str]:
         return {
-            "DF_S3_ENDPOINT": self._endpoint(),
+            "DF_S3_ENDPOINT": f"http://{self.address()}",
             "DF_S3_ACCESS_KEY": ACCESS_KEY,
-            "DF_S3_SECRET_KEY": self._secret,
+            "DF_S3_SECRET_KEY": self._password,
         }
-
-    def _endpoint(self) -> str:
-        return f"http://{self.address()}"
 
     def _blocks(self) -> tuple[str, ...]:
         return ("--storage", "file", "--bucket", f"{self._folder / 'blocks'}/")
 
     def _run(self, *arguments: str) -> Command:
-        environ = bare_environ(self._home, self._folder)
-        environ |= {"MINIO_ROOT_USER": ACCESS_KEY, "MINIO_ROOT_PASSWORD": self._secret}
-        return Command(
-            argv=(str(binary()), "--no-agent", "--no-color", *arguments),
-            environ=environ,
-            cwd=self._folder,
-        )
+        return self._command(
+            str(binary()), "--no-agent", "--no-color", *arguments,
+            MINIO_ROOT_USER=ACCESS_KEY, MINIO_ROOT_PASSWORD=self._password,
+        )  # fmt: skip
 
 
 def binary() -> Path:

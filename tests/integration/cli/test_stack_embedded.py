@@ -1,4 +1,4 @@
-"""The embedded infrastructure with its real processes: start, crash, Ctrl-C, leftovers."""
+"""The embedded infrastructure with its real processes: start, crash, Ctrl-C, orphans."""
 
 import os
 import re
@@ -23,7 +23,7 @@ from cli.stack.child import Child
 from cli.stack.part import MARKER
 from cli.state_dir import StateDir
 
-_KEEPER = """
+_OWNER = """
 import pathlib, sys, time
 from cli.stack import signals
 from cli.stack.child import Child
@@ -52,20 +52,20 @@ def _until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) ->
         time.sleep(0.02)
 
 
-def _keeper(home: Path) -> subprocess.Popen[str]:
+def _start_owner(home: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", _KEEPER, str(home)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _OWNER, str(home)], stdout=subprocess.PIPE, text=True
     )
 
 
-def _wait_ready(keeper: subprocess.Popen[str]) -> set[psutil.Process]:
-    """Everything that the keeper started, its descendants included."""
-    assert keeper.stdout is not None
-    for line in keeper.stdout:
+def _wait_ready(owner: subprocess.Popen[str]) -> set[psutil.Process]:
+    """Everything that the owner started, its descendants included."""
+    assert owner.stdout is not None
+    for line in owner.stdout:
         if line.startswith("ready"):
-            process = psutil.Process(keeper.pid)
+            process = psutil.Process(owner.pid)
             return processes.family(process) - {process}
-    raise AssertionError("the keeper ended before it was ready")
+    raise AssertionError("the owner ended before it was ready")
 
 
 def _without_broker(stack: Infrastructure) -> dict[str, str]:
@@ -144,7 +144,7 @@ def test_postgres_never_runs_as_root_and_its_folder_is_closed(stack: Infrastruct
 
 def test_a_second_stack_on_the_folder_is_refused(stack: Infrastructure) -> None:
     second = subprocess.run(
-        [sys.executable, "-c", _KEEPER, str(stack.home.path)], capture_output=True, text=True
+        [sys.executable, "-c", _OWNER, str(stack.home.path)], capture_output=True, text=True
     )
     assert second.returncode == 1
     assert f"(pid {os.getpid()})" in second.stderr.strip().splitlines()[-1]
@@ -172,11 +172,11 @@ def test_a_part_that_is_there_is_used_instead_of_ours(
         assert any(row.note == "from DF_S3_ENDPOINT" for row in other.addresses)
 
 
-def test_kill_9_of_the_keeper_leaves_nothing_and_the_data_survives(tmp_path: Path) -> None:
-    with _keeper(tmp_path) as keeper:
-        children = _wait_ready(keeper)
+def test_kill_9_of_the_owner_leaves_nothing_and_the_data_survives(tmp_path: Path) -> None:
+    with _start_owner(tmp_path) as owner:
+        children = _wait_ready(owner)
         assert len(children) > 3  # PostgreSQL has processes of its own
-        keeper.kill()
+        owner.kill()
     assert processes.wait_gone(children, 30.0) == set()
     with infrastructure(tmp_path, {}) as again:
         assert _query(again.environment) == "dreamforge"
@@ -187,7 +187,7 @@ def test_every_part_keeps_the_marker_by_which_it_would_be_found(stack: Infrastru
     assert found == dict.fromkeys(stack.pids, str(stack.home.path))
 
 
-def test_leftovers_are_found_by_note_or_by_marker_and_ended(
+def test_orphans_are_found_by_record_or_by_marker_and_ended(
     stack: Infrastructure, tmp_path: Path
 ) -> None:
     home = StateDir(tmp_path)
@@ -204,12 +204,12 @@ def test_leftovers_are_found_by_note_or_by_marker_and_ended(
         said: list[str] = []
         with infrastructure(tmp_path, _without_broker(stack), said.append):
             assert ours.wait(0) == unnoted.wait(0) == -signal.SIGKILL
-            assert stranger.poll() is None  # its number is in our note, its marker is not ours
+            assert stranger.poll() is None  # its number is in our record, its marker is not ours
         stranger.kill()
     assert said == ["ended 2 processes that an earlier start had left behind"]
 
 
-def test_a_note_of_another_boot_is_not_believed(
+def test_a_record_of_another_boot_is_not_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "with_environ", lambda name, value: set())
@@ -245,23 +245,23 @@ def test_a_descendant_that_left_its_session_is_gone_after_the_end(
 def test_a_signal_at_any_moment_leaves_no_process(
     tmp_path: Path, moment: str, sent: signal.Signals
 ) -> None:
-    with _keeper(tmp_path) as keeper:
+    with _start_owner(tmp_path) as owner:
         if moment == "ready":
-            _wait_ready(keeper)
+            _wait_ready(owner)
         else:
             _until((tmp_path / moment).exists, moment)
-        started = processes.family(psutil.Process(keeper.pid))
-        keeper.send_signal(sent)
-        assert keeper.wait(30) == 128 + sent
+        started = processes.family(psutil.Process(owner.pid))
+        owner.send_signal(sent)
+        assert owner.wait(30) == 128 + sent
     assert processes.wait_gone(started, 0.0) == set()
     assert processes.with_environ(MARKER, str(tmp_path)) == set()
 
 
 def test_an_interrupted_first_start_does_not_spoil_the_next(tmp_path: Path) -> None:
-    with _keeper(tmp_path) as keeper:
+    with _start_owner(tmp_path) as owner:
         _until((tmp_path / "postgres/data.new/global").exists, "initdb")
-        keeper.send_signal(signal.SIGINT)
-        keeper.wait(30)
+        owner.send_signal(signal.SIGINT)
+        owner.wait(30)
     with infrastructure(tmp_path, {}) as again:
         assert _query(again.environment) == "dreamforge"
 
