@@ -1,13 +1,13 @@
-"""One step, from READY to RESULT. The file is the runner's flow; `runner.entry` came before it.
+"""One step, from READY to RESULT: the flow of the runner. `runner.entry` came before it.
 
 The garbage collector is off while torch and the pipelines are imported, and what they left is
 frozen afterwards: 400,000 objects that live for ever are then never walked again.
 
-    READY -> wait for GO -> arm the dead-man timer, obey signals, listen
+    READY -> wait for GO -> arm the lease timer, handle signals, listen
           -> prepare, run, cleanup (`runner.job_types.base.Job`) -> free memory -> RESULT or FAILURE
 
-Before GO nothing touches the device: a runner that waits on standby must not hold a context on a
-GPU that somebody else is measuring. Before GO a SIGTERM simply kills.
+Before GO nothing touches the device: a runner on standby must not hold a context on a GPU that the
+worker is measuring. Before GO a SIGTERM simply kills.
 """
 
 # ruff: noqa: E402 - the collector must be off before the imports, that is the point
@@ -32,7 +32,7 @@ from runner.ipc.inputs import Inputs
 from runner.job_types.base import Context
 from runner.job_types.registry import JOB_TYPES
 from runner.process.cancellation import Stop, handle_sigterm
-from runner.process.lease_timer import arm_lease_timer
+from runner.process.lease_timer import LeaseTimer
 from runner.process.memory import Memory, release_memory
 from shared.protocol.frames import FrameError
 from shared.protocol.messages import (
@@ -65,7 +65,7 @@ def serve(fd: int) -> int:
     channel.send(Ready(interface=INTERFACE, pid=os.getpid(), versions=versions))
     first = channel.receive()
     if first is None:
-        return 0  # a standby that nobody needed
+        return 0  # a standby that no step needed
     match first[0]:
         case Go() as go:
             channel.send(_perform(go, channel, versions))
@@ -77,12 +77,13 @@ def serve(fd: int) -> int:
 
 
 def _perform(go: Go, channel: Channel, versions: dict[str, str]) -> Result | Failure:
-    arm_lease_timer(go.dies_at)
+    timer = LeaseTimer()
+    timer.arm(go.dies_at)
     stop = Stop()
     handle_sigterm(stop)
     inputs = Inputs(go.spec, channel.send, stop)
     listener = threading.Thread(
-        target=_listen, args=(channel, stop, inputs), name="listen", daemon=True
+        target=_listen, args=(channel, timer, stop, inputs), name="listen", daemon=True
     )
     listener.start()
     configure_torch(go.spec.preset)
@@ -114,13 +115,13 @@ def _attempt(ctx: Context[Any], emit: ProgressEmitter, memory: Memory) -> Result
         job.cleanup()
 
 
-def _listen(channel: Channel, stop: Stop, inputs: Inputs) -> None:
-    """Obey the worker while the step runs. Without a worker to obey, the step ends."""
+def _listen(channel: Channel, timer: LeaseTimer, stop: Stop, inputs: Inputs) -> None:
+    """Obey the worker while the step runs. When the worker is gone, the step ends."""
     try:
         while (received := channel.receive()) is not None:
             match received:
                 case Lease() as lease, _:
-                    arm_lease_timer(lease.dies_at)
+                    timer.arm(lease.dies_at)
                 case Cancel(), _:
                     stop.request()
                 case Input() as message, body:
@@ -159,7 +160,7 @@ def configure_torch(preset: PresetSpec) -> None:
 
 
 class ProgressEmitter:
-    """Sends, and remembers where the job is, so that a failure can say what it happened in."""
+    """Sends messages, and keeps where the job is: a failure says what it happened in."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -181,11 +182,11 @@ DOING: dict[Stage, str] = {
 
 
 def installed_versions() -> dict[str, str]:
-    """What made the picture; part of its metadata and of READY."""
-    found = {"python": platform.python_version()}
+    """What makes the picture; part of its metadata and of READY."""
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:  # dreamforge itself, when run from a bare source tree
             continue
-    return found
+    return versions

@@ -22,7 +22,7 @@ from typing import Any
 from tests.support.gates import Gates
 from tests.support.runners import SupervisorLink
 
-from runner.process.lease_timer import arm_lease_timer
+from runner.process.lease_timer import LeaseTimer
 from shared.linux.child import exit_now, isolate_process
 
 OVERLAPS = "overlaps"
@@ -49,7 +49,8 @@ class Step:
         self._folder = Path(os.environ["TMPDIR"])
         self._gates = Gates(self._folder)
         self._inputs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        arm_lease_timer(go["dies_at"])
+        self._timer = LeaseTimer()
+        self._timer.arm(go["dies_at"])
         self._lock_step()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -103,7 +104,7 @@ class Step:
         while (header := self._link.receive()) is not None:
             match header["type"]:
                 case "lease":
-                    arm_lease_timer(header["dies_at"])
+                    self._timer.arm(header["dies_at"])
                 case "input":
                     self._inputs.put(header)
                 case "cancel":

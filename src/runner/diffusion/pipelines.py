@@ -1,10 +1,8 @@
-"""The table of model kinds: which stock diffusers class loads one, and how it is called.
+"""The text-to-image pipelines of diffusers: load one as a preset says, and sample with it.
 
-The job's flow has no branch per family; what differs between families is data in `FAMILIES`.
-Weights come from a local folder, safetensors only, nothing is looked up anywhere else. The folder
-has been checked before (`shared.models.verify.check_folder`): no pickle, no code, no foreign
-module in
-`model_index.json`.
+The flow has no branch for a family: what differs is in `shared.models.families`. Weights come from
+a local folder, safetensors only, and nothing is looked up elsewhere. The folder was checked before
+(`shared.models.folder.check_folder`): no pickle, no code, no foreign module in `model_index.json`.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from tqdm.std import tqdm  # type: ignore[import-untyped]
 
 from runner.diffusion.schedulers import replace_scheduler, start_at_first_level
 from shared.models.families import FAMILIES, ModelFamily, family_of
-from shared.models.folder import CONFIG, Layout, list_files
+from shared.models.folder import CONFIG, INDEX, Layout, list_files
 from shared.models.weights import variant_of
 from shared.protocol.messages import GenerateParams, PresetSpec
 
@@ -34,18 +32,18 @@ Arguments = dict[str, Any]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-# Given to every pipeline that has such a parameter: what a request says is drawn, at its own size
-# (some would pick a size they like and resize) and with its own words (some would edit them, with
-# libraries that we do not ship).
+# For every pipeline that has such a parameter: it draws at the requested size (some would pick a
+# size that they like and resize) and from the words of the request (some would edit them, with
+# libraries that are not installed).
 FIXED_ARGUMENTS: Arguments = {"use_resolution_binning": False, "clean_caption": False}
 
 # What pipelines call the strength of guidance. Where the first has no number by default, it is for
 # distilled relatives, and one of the others is what a request means.
 GUIDANCE_NAMES = ("guidance_scale", "true_cfg_scale", "prior_guidance_scale")
 
-# diffusers resolves its classes at first use, which is where the seconds go. These share nearly all
-# of their modules (50 ms for the last three), so a standby runner has them before it says READY;
-# `auto` imports every pipeline there is (0.9 s) and waits until somebody needs it.
+# diffusers resolves its classes at first use, which takes seconds. These share nearly all of their
+# modules (50 ms for the last three), so a standby runner has them before it says READY; `auto`
+# imports every pipeline there is (0.9 s) and waits until a step needs it.
 PRELOADED = tuple(
     getattr(diffusers, str(family.pipeline))
     for kind, family in FAMILIES.items()
@@ -54,70 +52,62 @@ PRELOADED = tuple(
 
 
 class TextToImage:
-    """A loaded pipeline. `scheduler` is the stable name asked for, None for the folder's own."""
+    """A loaded `pipeline`. `scheduler` is the stable name requested, None for the folder's own."""
 
     def __init__(
         self, pipeline: Any, family: ModelFamily, scheduler: str | None, *, tiled: bool = False
     ) -> None:
-        self._pipeline = pipeline
+        self.pipeline = pipeline
         self._family = family
         self.scheduler = scheduler
         self.tiled = tiled
 
     @property
     def scheduler_class(self) -> str:
-        return type(self._pipeline.scheduler).__name__
+        return type(self.pipeline.scheduler).__name__
 
     @property
     def scheduler_options(self) -> Mapping[str, Any]:
-        """Its configuration: what was asked for, and the model's own."""
-        return dict(self._pipeline.scheduler.config)
-
-    @property
-    def components(self) -> dict[str, Any]:
-        """The parts by name, as diffusers calls them: `unet`, `tokenizer_2`, …"""
-        parts: dict[str, Any] = self._pipeline.components
-        return parts
+        """Its configuration: what was requested over the model's own."""
+        return dict(self.pipeline.scheduler.config)
 
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
         """What a call of this pipeline takes."""
-        return inspect.signature(type(self._pipeline).__call__).parameters
+        return inspect.signature(type(self.pipeline).__call__).parameters
 
     @property
     def text_tokens(self) -> int | None:
         """How many tokens its T5 reads, where it has one and the number is known."""
-        asked = self.parameters.get("max_sequence_length")
-        if asked is None or not isinstance(asked.default, int):
+        parameter = self.parameters.get("max_sequence_length")
+        if parameter is None or not isinstance(parameter.default, int):
             return None
         flag = self._family.guidance_flag
-        if flag is None or getattr(self._pipeline.transformer.config, flag):
-            return asked.default
-        return self._family.tokens_without_guidance or asked.default
+        if flag is None or getattr(self.pipeline.transformer.config, flag):
+            return parameter.default
+        return self._family.tokens_without_guidance or parameter.default
 
     def check(self, params: GenerateParams) -> None:
-        """Raise ValueError for what was asked and this model cannot do; nothing is ignored.
+        """Raise ValueError for what was requested and this model cannot do; nothing is ignored.
 
-        The API has refused it already, by the model's schema, unless a newer diffusers has changed
-        what a pipeline takes.
+        The API refused it by the model's schema, unless a newer diffusers changed what a pipeline
+        takes.
         """
-        given = self._given(params)
-        lacking = [
-            name for name in given if name not in FIXED_ARGUMENTS and name not in self.parameters
-        ]
-        if self._family.max_negative_prompt == 0 and "negative_prompt" in given:
-            lacking.append("negative_prompt")
-        if lacking:
-            raise ValueError(f"{type(self._pipeline).__name__} has no use for a {lacking[0]}")
+        requested = self._requested(params)
+        missing = requested.keys() - FIXED_ARGUMENTS.keys() - self.parameters.keys()
+        if self._family.max_negative_prompt == 0 and "negative_prompt" in requested:
+            missing.add("negative_prompt")
+        for name in requested:
+            if name in missing:
+                raise ValueError(f"{type(self.pipeline).__name__} has no use for a {name}")
 
     def picture(self, params: GenerateParams, seed: int, on_step: OnStep) -> tuple[Image, bool]:
         """Sample and decode one picture; True with it when a safety checker blacked it out.
 
         `on_step(done, total)` runs after each sampling step and may raise to stop. Some schedulers
-        take more sampling steps than were asked for (Heun, PNDM): `total` is what they take.
+        take more sampling steps than were requested (Heun, PNDM): `total` is what they take.
         """
-
-        output = self._pipeline(
+        output = self.pipeline(
             **self.arguments(params),
             **self._callback(params, on_step),
             # On the CPU on purpose: the same seed starts from the same noise on every device.
@@ -126,14 +116,18 @@ class TextToImage:
         blocked = bool(any(getattr(output, "nsfw_content_detected", None) or ()))
         image: Image = output.images[0]
         if image.size != (params.width, params.height):
-            # Some pipelines round a size they do not like. We never change what was asked for.
+            # Some pipelines round a size. What was requested is never changed.
             raise ValueError(f"the pipeline made {image.width}x{image.height} pixels instead")
         return image, blocked
+
+    def arguments(self, params: GenerateParams) -> Arguments:
+        """What the pipeline is called with for a request."""
+        return {name: v for name, v in self._requested(params).items() if name in self.parameters}
 
     def _callback(self, params: GenerateParams, on_step: OnStep) -> Arguments:
         """How this pipeline is made to call `on_step`: the newer way, or the older one."""
 
-        def after(pipeline: Any, index: int, _timestep: Any, kwargs: Arguments) -> Arguments:
+        def newer(pipeline: Any, index: int, _timestep: Any, kwargs: Arguments) -> Arguments:
             on_step(index + 1, max(int(pipeline.num_timesteps), index + 1))
             return kwargs
 
@@ -141,39 +135,35 @@ class TextToImage:
             on_step(index + 1, max(params.steps, index + 1))
 
         if "callback_on_step_end" in self.parameters:
-            return {"callback_on_step_end": after}
+            return {"callback_on_step_end": newer}
         if "callback" in self.parameters:
             return {"callback": older, "callback_steps": 1}
-        return {}  # nothing to see of its steps: it can be stopped between two pictures, or killed
+        return {}  # its steps cannot be seen: it can be stopped between two pictures, or killed
 
-    def arguments(self, params: GenerateParams) -> Arguments:
-        """The request in the pipeline's words, as far as the pipeline takes it."""
-        return {name: v for name, v in self._given(params).items() if name in self.parameters}
-
-    def _given(self, params: GenerateParams) -> Arguments:
-        """All that the request says, in the pipeline's words."""
-        guidance = self.guidance_name()
-        given: Arguments = FIXED_ARGUMENTS | {
+    def _requested(self, params: GenerateParams) -> Arguments:
+        """All that the request says, under the names of the pipeline."""
+        guidance_name = next(
+            (name for name in GUIDANCE_NAMES if self._has_number(name)), GUIDANCE_NAMES[0]
+        )
+        arguments: Arguments = FIXED_ARGUMENTS | {
             "prompt": params.prompt,
             "width": params.width,
             "height": params.height,
             "num_inference_steps": params.steps,
-            guidance: params.guidance,
+            guidance_name: params.guidance,
         }
         if params.negative_prompt:  # its default differs from pipeline to pipeline
-            given["negative_prompt"] = params.negative_prompt
-        elif guidance == "true_cfg_scale":  # which is without effect when there is none at all
-            given["negative_prompt"] = " "
+            arguments["negative_prompt"] = params.negative_prompt
+        elif guidance_name == "true_cfg_scale":  # which has no effect when there is none at all
+            arguments["negative_prompt"] = " "
         if self.text_tokens is not None:
-            given["max_sequence_length"] = self.text_tokens
-        return given
+            arguments["max_sequence_length"] = self.text_tokens
+        return arguments
 
-    def guidance_name(self) -> str:
-        """The parameter of this pipeline that means guidance."""
-        for name in GUIDANCE_NAMES:
-            if name in self.parameters and isinstance(self.parameters[name].default, float | int):
-                return name
-        return GUIDANCE_NAMES[0]
+    def _has_number(self, name: str) -> bool:
+        """Whether the pipeline has this parameter, with a number as its default."""
+        parameter = self.parameters.get(name)
+        return parameter is not None and isinstance(parameter.default, float | int)
 
 
 def load(
@@ -199,7 +189,7 @@ def load(
 
 
 def enable_tiling(pipeline: Any) -> bool:
-    """Decode large pictures in tiles, where the pipeline has a VAE that can; say whether."""
+    """Decode large pictures in tiles; False where the pipeline has no VAE that can."""
     vae: Any = getattr(pipeline, "vae", None)
     if not hasattr(vae, "use_tiling"):  # then `enable_tiling` is missing, or only raises
         return False
@@ -207,61 +197,66 @@ def enable_tiling(pipeline: Any) -> bool:
     return True
 
 
-def _from_folder(pipeline: Any, folder: Path, dtype: torch.dtype) -> Any:
-    return pipeline.from_pretrained(
+def load_stock(stock_class: Any, folder: Path, dtype: torch.dtype, **arguments: Any) -> Any:
+    """A pipeline from a folder of diffusers: local, safetensors, the variant that is there."""
+    return stock_class.from_pretrained(
         str(folder),
         dtype=dtype,
         use_safetensors=True,
         local_files_only=True,
         variant=variant_of(list_files(folder)),
-        **_without_missing_checker(folder),
+        **arguments,
     )
 
 
-def _from_single_file(pipeline: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """One file of weights, and `config/`: a folder of the usual layout, with the weights that the
-    file lacks."""
+def _from_folder(stock_class: Any, folder: Path, dtype: torch.dtype) -> Any:
+    return load_stock(stock_class, folder, dtype, **_without_missing_checker(folder))
+
+
+def _from_single_file(stock_class: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """One file of weights, and `config/`, a folder of the usual layout that has the weights that
+    the file lacks."""
     (checkpoint,) = folder.glob("*.safetensors")
     config = folder / CONFIG
-    loaded = pipeline.from_single_file(
+    pipeline = stock_class.from_single_file(
         str(checkpoint),
         config=str(config),
         dtype=dtype,
         local_files_only=True,
         **_without_missing_checker(config),
-        **_beside(config, dtype),
+        **_load_beside(config, dtype),
     )
-    for part in loaded.components.values():
+    for part in pipeline.components.values():
         # diffusers 0.42 leaves a T5 that it has filled as a model in training: dropout would change
         # the prompt at random; and without the weight that its embedding shares, so that the move
         # to the device would fail.
         if isinstance(part, transformers.PreTrainedModel):
             part.tie_weights()
             part.eval()
-    return loaded
+    return pipeline
 
 
-def _beside(config: Path, dtype: torch.dtype) -> Arguments:
-    """The parts that have their own weights below `config`, loaded.
+def _load_beside(config: Path, dtype: torch.dtype) -> Arguments:
+    """The parts that have their own weights below `config`.
 
     `from_single_file` would look there only for some of them, and under one name only.
     """
     libraries = {"diffusers": diffusers, "transformers": transformers}
-    index = json.loads((config / "model_index.json").read_text())
+    index = json.loads((config / INDEX).read_text())
     files = list_files(config)
-    found: Arguments = {}
+    parts: Arguments = {}
     for part, entry in index.items():
-        own = [n for n in files if n.startswith(f"{part}/") and n.endswith(".safetensors")]
-        if own and entry[0] in libraries:
-            found[part] = getattr(libraries[entry[0]], entry[1]).from_pretrained(
+        weights = [n for n in files if n.startswith(f"{part}/") and n.endswith(".safetensors")]
+        if weights and entry[0] in libraries:
+            parts[part] = getattr(libraries[entry[0]], entry[1]).from_pretrained(
                 str(config),
                 subfolder=part,
                 dtype=dtype,
                 use_safetensors=True,
                 local_files_only=True,
-                variant=variant_of(own),
+                variant=variant_of(weights),
             )
-    return found
+    return parts
 
 
 LOADERS: dict[Layout, Callable[[Any, Path, torch.dtype], Any]] = {
@@ -278,7 +273,7 @@ PLACEMENTS: dict[str, Callable[[Any, str], Any]] = {
 
 def _without_missing_checker(folder: Path) -> Arguments:
     """Arguments that load a model whose index names a safety checker that was not shipped."""
-    index = json.loads((folder / "model_index.json").read_text())
+    index = json.loads((folder / INDEX).read_text())
     if "safety_checker" not in index or (folder / "safety_checker").is_dir():
         return {}
     return {"safety_checker": None, "requires_safety_checker": False}

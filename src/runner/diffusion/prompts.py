@@ -46,7 +46,7 @@ def find_truncations(pipeline: TextToImage, params: GenerateParams) -> list[Trun
 
 
 def _tokenizers(pipeline: TextToImage) -> Iterator[tuple[str, Any]]:
-    for name, part in sorted(pipeline.components.items()):
+    for name, part in sorted(pipeline.pipeline.components.items()):
         if name.startswith("tokenizer"):
             for reader, classes in READERS.items():
                 if isinstance(part, classes):

@@ -13,34 +13,32 @@ import diffusers
 import torch
 from PIL.Image import Image
 
-from runner.diffusion.pipelines import DTYPES, PLACEMENTS, enable_tiling, silence_libraries
+from runner.diffusion.pipelines import (
+    DTYPES,
+    PLACEMENTS,
+    enable_tiling,
+    load_stock,
+    silence_libraries,
+)
 from runner.upscalers.base import OnStep
 from runner.upscalers.resample import resample
 from shared.models.families import family_of
-from shared.models.folder import list_files
-from shared.models.weights import variant_of
 from shared.protocol.messages import DiffusionParams, InputSpec, ModelSpec, PresetSpec
 
 
 class DiffusionUpscaler:
-    """A loaded pipeline on its device; `name` is the model's."""
+    """A loaded `pipeline` on its device; `name` is the model's."""
 
     def __init__(self, model: ModelSpec, params: DiffusionParams, preset: PresetSpec) -> None:
         silence_libraries()
         self.name = f"{model.name}@{model.version}"
         self._params = params
         stock_class = getattr(diffusers, str(family_of(model.kind).pipeline))
-        self._pipeline: Any = stock_class.from_pretrained(
-            model.folder,
-            dtype=DTYPES[preset.dtype],
-            use_safetensors=True,
-            local_files_only=True,
-            variant=variant_of(list_files(Path(model.folder))),
-        )
-        self._pipeline.set_progress_bar_config(disable=True)
+        self.pipeline: Any = load_stock(stock_class, Path(model.folder), DTYPES[preset.dtype])
+        self.pipeline.set_progress_bar_config(disable=True)
         if preset.vae_tiling:
-            enable_tiling(self._pipeline)
-        PLACEMENTS[preset.offload](self._pipeline, preset.device)
+            enable_tiling(self.pipeline)
+        PLACEMENTS[preset.offload](self.pipeline, preset.device)
 
     def enlarge(self, image: Image, source: InputSpec, on_step: OnStep) -> Image:
         """`image` at the pipeline's own scale; `on_step` after each sampling step."""
@@ -49,7 +47,7 @@ class DiffusionUpscaler:
         def after(step: int, _timestep: Any, _latents: Any) -> None:
             on_step(min(step + 1, params.steps), params.steps)
 
-        output = self._pipeline(
+        output = self.pipeline(
             prompt=params.prompt,
             negative_prompt=params.negative_prompt or None,
             image=image.convert("RGB"),

@@ -50,7 +50,7 @@ def test_every_weight_of_a_single_file_comes_to_its_place(
     check_installed(single, checkpoint_sha256=described.checkpoint_sha256)
     loaded = load("flux", single, BF16, None, layout="single_file")
     for part in MODELS:
-        compare(loaded.components[part], folder / part)
+        compare(loaded.pipeline.components[part], folder / part)
     shutil.rmtree(single)
 
 

@@ -1,31 +1,43 @@
-"""The dead-man timer of a runner, as the kernel gets it.
+"""What a runner asks of the kernel for its own end.
 
-That the timer fires is tested with whole runners (`tests/integration/runner/test_session.py`). Any
+That the timer fires is shown with whole runners (`tests/integration/runner/test_session.py`). Any
 clock would do there: they differ only on a machine that was suspended.
 """
 
 from __future__ import annotations
 
+import ctypes
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from runner.process import lease_timer
-from runner.process.lease_timer import arm_lease_timer
+from runner.process.lease_timer import LeaseTimer
 
 
 def test_the_timer_is_a_moment_of_the_clock_that_counts_through_a_suspended_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: dict[str, tuple[Any, ...]] = {}
-    monkeypatch.setattr(lease_timer, "call_librt", lambda name, *args: calls.update({name: args}))
-    lease_timer.process_timer.cache_clear()
-    try:
-        arm_lease_timer(5.25)
-    finally:
-        lease_timer.process_timer.cache_clear()  # no real timer was made
+
+    class Library:
+        """In place of librt: no real timer is made."""
+
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def __getattr__(self, name: str) -> Callable[..., int]:
+            return lambda *arguments: calls.update({name: arguments}) or 0
+
+    monkeypatch.setattr(ctypes, "CDLL", Library)
+    LeaseTimer().arm(5.25)
     assert calls["timer_create"][0] == time.CLOCK_BOOTTIME
     _, absolute, when, _ = calls["timer_settime"]
-    value = when._obj.value
+    value = when.contents.value
     assert (absolute, value.s, value.ns) == (1, 5, 250_000_000)  # TIMER_ABSTIME of time.h
+
+
+def test_a_refusal_of_the_kernel_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "CLOCK_BOOTTIME", 99)
+    with pytest.raises(OSError, match="timer_create: Invalid argument"):
+        LeaseTimer()

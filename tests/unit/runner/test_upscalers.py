@@ -240,5 +240,5 @@ def test_a_diffusion_upscaler_decodes_in_tiles_where_the_preset_says_so(tmp_path
     for tiles in (False, True):
         preset = PRESET.model_copy(update={"vae_tiling": tiles})
         upscaler = DiffusionUpscaler(model, params, preset)
-        assert upscaler._pipeline.vae.use_tiling is tiles
+        assert upscaler.pipeline.vae.use_tiling is tiles
         assert enlarged(upscaler, image).size == (128, 96)
