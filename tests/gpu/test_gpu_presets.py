@@ -93,12 +93,12 @@ def test_a_model_of_real_size_stays_within_what_its_preset_says(
     asked = preset(name)
     _, peaks, need = measure_model(folder(kind), asked, SIZES[kind])
     for peak in peaks:
-        said = asked.budget_for(kind, peak.pixels).vram_bytes
+        stated_bytes = asked.budget_for(kind, peak.pixels).vram_bytes
         print(
             f"\n{kind} {name} {peak.pixels} pixels: peak={peak.peak_bytes >> 20} MiB"
-            f" preset={said >> 20} MiB"
+            f" preset={stated_bytes >> 20} MiB"
         )
-        assert peak.peak_bytes <= said
+        assert peak.peak_bytes <= stated_bytes
     print(f"{kind} {name}: base_bytes={need.base_bytes} bytes_per_pixel={need.bytes_per_pixel}")
 
 

@@ -3,7 +3,7 @@
 The same supervisor, kill chain and verification that the CPU suites test, with NVML as the witness
 and CUDA in the runners. `make test-gpu` runs it; it needs torch, anyio, psutil, nvidia-ml-py,
 pytest and pytest-timeout (with pydantic-settings and prometheus-client), no database, broker or
-store. Each test prints what NVML said before, at the peak and after, and how long the memory took
+store. Each test prints what NVML showed before, at the peak and after, and how long the memory took
 to come back.
 
 The GPU must be ours alone where NVML's process ids are not ours (a container).

@@ -32,7 +32,7 @@ def dies(connection: Connection, parent_pid: int) -> None:
 
 
 def unseen(connection: Connection, parent_pid: int) -> None:
-    """Holds, as far as it says; but NVML knows it by another id."""
+    """Reports that it holds a context, but NVML lists it by another id."""
     isolate_process(parent_pid)
     link = SupervisorLink(connection)
     link.send({"holding": True})

@@ -58,10 +58,10 @@ def _serve(
     isolate_process(parent_pid)
     link = SupervisorLink(connection)
     while (request := link.receive()) is not None:
-        if (said := answer(request)) is None:
+        if (response := answer(request)) is None:
             time.sleep(FOREVER_S)
         else:
-            link.send(said)
+            link.send(response)
     exit_now(0)
 
 
@@ -123,7 +123,7 @@ def under_mps(connection: Connection, parent_pid: int) -> None:
 
 
 def idle_mps(connection: Connection, parent_pid: int) -> None:
-    """A daemon that nobody uses is not seen, until the witness becomes its first client."""
+    """A daemon without a client is not seen, until the context holder becomes its first one."""
 
     def answer(request: Answer) -> Answer:
         return _listing(request, [_gpu("GPU-a")]) or _reading(0, mps=True)

@@ -14,7 +14,7 @@ FOREIGN_PID = 1  # init: alive, and never ours
 class FakeProbe:
     """The CPU's probe with a hand on its scale. Bytes by device id, all 0 at first.
 
-    `held` is in use and nobody says by whom; `foreign` is listed as another process's; a device in
+    `held` is in use by no listed process; `foreign` is listed as another process's; a device in
     `lost` does not answer.
     """
 

@@ -119,7 +119,7 @@ def test_a_slot_in_quarantine_says_so_while_it_is_verified_again() -> None:
 
 
 async def readyz(bench: Bench) -> dict[str, Any]:
-    """What the worker's own probe says."""
+    """What the worker's own probe reads."""
     app = create_app(
         Health(
             metrics=bench.metrics,
@@ -135,7 +135,7 @@ async def readyz(bench: Bench) -> dict[str, Any]:
 
 def test_no_slot_is_served_while_an_orphan_of_a_dead_worker_lives() -> None:
     probe, orphans = FakeProbe(), [7]
-    probe.held["cpu-0"] = LEAK_BYTES  # what it holds, and nobody says by whom
+    probe.held["cpu-0"] = LEAK_BYTES  # in use, without a process that is listed for it
 
     async def test(bench: Bench) -> None:
         assert bench.slot.state == "quarantined"
@@ -187,8 +187,7 @@ def test_memory_that_comes_back_after_its_deadline_changes_nothing_about_the_ste
 
 def test_a_reading_that_is_answered_after_the_deadline_is_not_the_steps() -> None:
     class Stuck(LeakyProbe):
-        """After one look at what a dead runner left, answers that come late and are cancelled by
-        nobody."""
+        """After one reading of what a dead runner left, answers that come late, uncancelled."""
 
         looks = 0
         answer = anyio.Event()
@@ -255,7 +254,7 @@ def test_a_slot_is_not_free_while_a_process_survives_sigkill(
     async def test(bench: Bench) -> None:
         with monkeypatch.context() as patched:
             patched.setattr(ProcessTree, "kill", lambda tree: None)
-            # Not even its memory tells that it is there: the device accounts for nobody.
+            # Its memory does not show it either: the device accounts for no process.
             patched.setattr(ProcessTree, "rss_bytes", lambda tree: 0)
             job = bench.submit("stuck_in_c")
             await bench.ended(job)

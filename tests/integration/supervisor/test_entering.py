@@ -31,7 +31,7 @@ def device(name: str, kind: str = "cuda") -> Device:
 
 @dataclass(frozen=True)
 class Host:
-    """Makes workers that say who they are, and looks at what they said."""
+    """Makes workers that register themselves, and reads their rows."""
 
     database: Database
     url: str

@@ -1,4 +1,4 @@
-"""What a worker says that it can run, while people change its models. A real registry and disk."""
+"""Which models a worker reports, while users change them. A real registry and disk."""
 
 from __future__ import annotations
 
@@ -141,9 +141,9 @@ def test_what_is_wrong_with_a_folder_is_said_once(
         with caplog.at_level(logging.WARNING):
             await models.refresh()
             await models.refresh()
-        said = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
-        assert len(said) == 1
-        assert "scheduler/: missing" in said[0]
+        warnings = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+        assert len(warnings) == 1
+        assert "scheduler/: missing" in warnings[0]
 
     play(database_url, root, test)
 

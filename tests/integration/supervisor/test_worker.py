@@ -100,7 +100,7 @@ def test_a_runner_inherits_nothing_of_its_worker(start: Start, settings: dict[st
     assert streams[0] == os.devnull
     assert {name.partition(":")[0] for name in streams[1:]} == {"pipe"}
     theirs = {os.readlink(fd) for fd in Path(f"/proc/{worker.process.pid}/fd").iterdir()}
-    assert streams[1] == streams[2] in theirs  # nobody but the worker reads there
+    assert streams[1] == streams[2] in theirs  # only the worker reads there
     assert streams[1] != os.readlink(f"/proc/{worker.process.pid}/fd/2")
 
 

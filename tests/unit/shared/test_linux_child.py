@@ -73,9 +73,9 @@ def test_runner_dies_with_its_parent() -> None:
     code = (
         "import os, sys, time, shared.linux.child as e\n"
         "parent = os.getpid()\n"
-        "ready, told = os.pipe()\n"
+        "ready, isolated = os.pipe()\n"
         "if os.fork() == 0:\n"
-        "    e.isolate_process(parent); os.write(told, b'x'); time.sleep(60); os._exit(0)\n"
+        "    e.isolate_process(parent); os.write(isolated, b'x'); time.sleep(60); os._exit(0)\n"
         "os.read(ready, 1); os._exit(0)"
     )
     env = {"PYTHONPATH": PYTHONPATH, "PATH": os.environ["PATH"]}

@@ -16,13 +16,13 @@ def script(monkeypatch: pytest.MonkeyPatch, **answers: Any) -> None:
     """Let functions of the library answer so; an exception is raised."""
     for name, answer in ({"nvmlInit": None} | answers).items():
 
-        def said(*_: Any, _answer: Any = answer, **__: Any) -> Any:
+        def call(*_: Any, _answer: Any = answer, **__: Any) -> Any:
             value = _answer(*_) if callable(_answer) else _answer
             if isinstance(value, BaseException):
                 raise value
             return value
 
-        monkeypatch.setattr(pynvml, name, said)
+        monkeypatch.setattr(pynvml, name, call)
 
 
 def failure(value: int) -> Any:

@@ -11,7 +11,7 @@ from celery import Celery
 from supervisor.dispatch import consumer
 
 
-class Nobody:
+class IdleSupervisor:
     def start(self) -> None: ...
     def notify(self) -> None: ...
     def drain(self) -> None: ...
@@ -19,13 +19,16 @@ class Nobody:
 
 
 def test_the_consumer_goes_by_the_name_of_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: dict[str, Any] = {}
+    options_used: dict[str, Any] = {}
 
     class Observed(Celery):  # type: ignore[misc]
         def Worker(self, **options: Any) -> Any:  # noqa: N802 - Celery's own name
-            given.update(options)
+            options_used.update(options)
             return SimpleNamespace(start=lambda: None, exitcode=0)
 
     monkeypatch.setattr(consumer, "Celery", Observed)
-    assert consumer.consume("redis://localhost:1/0", ("default",), Nobody(), "dreamforge@a.1") == 0
-    assert given["hostname"] == "dreamforge@a.1"
+    assert (
+        consumer.consume("redis://localhost:1/0", ("default",), IdleSupervisor(), "dreamforge@a.1")
+        == 0
+    )
+    assert options_used["hostname"] == "dreamforge@a.1"

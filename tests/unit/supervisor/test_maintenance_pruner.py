@@ -1,4 +1,4 @@
-"""The worker's daily pass: spread out, repeated, and never anybody's downfall."""
+"""The worker's daily pass: spread out, repeated, and harmless to the steps when it fails."""
 
 from __future__ import annotations
 

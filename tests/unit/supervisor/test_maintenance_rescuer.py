@@ -1,4 +1,4 @@
-"""What becomes of steps that nobody looks after."""
+"""What becomes of steps whose owner is gone, and of steps that no worker claims."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TIMINGS = timings_for_tests()
 
 
 async def abandoned(store: MemoryStepStore, state: StepState = StepState.RUNNING) -> StoredStep:
-    """A step whose owner was last heard of a lease ago."""
+    """A step whose owner renewed its lease too long ago."""
     job = store.create(Work())
     request = ClaimRequest(
         worker_id=uuid4(),
@@ -50,7 +50,7 @@ def play(test: Callable[[MemoryStepStore, Rescuer, Metrics], Awaitable[None]]) -
     anyio.run(main)
 
 
-def swept(metrics: Metrics) -> float | None:
+def rescued(metrics: Metrics) -> float | None:
     return metrics.registry.get_sample_value("dreamforge_swept_total")
 
 
@@ -70,10 +70,10 @@ def test_a_step_of_a_lost_owner_goes_back_with_a_loss(state: StepState) -> None:
         assert before <= step.run_at <= store.now() + TIMINGS.retry_base_s
         (event,) = [e for e in store.jobs[step.job_id].events if e.code == Code.LEASE_EXPIRED]
         assert event.level == "WARNING"
-        said = dict(event.payload or {})
-        assert (said["losses"], said["last_error"]) == (1, step.error)
-        assert said["last_error"]["code"] == Reason.LEASE_LOST
-        assert swept(metrics) == 1
+        payload = dict(event.payload or {})
+        assert (payload["losses"], payload["last_error"]) == (1, step.error)
+        assert payload["last_error"]["code"] == Reason.LEASE_LOST
+        assert rescued(metrics) == 1
         assert counted(metrics, "retries", reason="lease_lost") == 1
 
     play(test)
@@ -139,7 +139,7 @@ def test_what_was_swept_before_the_database_went_away_is_counted() -> None:
         with store.faults.away("rescue_unclaimed"), pytest.raises(InfraUnavailable):
             await rescuer.rescue()
         assert step.reason is Reason.ATTEMPTS_EXHAUSTED
-        assert swept(metrics) == 1
+        assert rescued(metrics) == 1
         assert counted(metrics, "dead_letters", kind="job") == 1
         assert counted(metrics, "steps", reason="attempts_exhausted") == 1
 

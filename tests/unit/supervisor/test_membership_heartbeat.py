@@ -1,4 +1,4 @@
-"""What a worker's row says of its slots."""
+"""What a worker's row shows of its slots."""
 
 from __future__ import annotations
 

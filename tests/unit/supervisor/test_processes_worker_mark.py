@@ -1,4 +1,4 @@
-"""The marker that says whose a process is."""
+"""The marker that names the worker of a process."""
 
 from __future__ import annotations
 

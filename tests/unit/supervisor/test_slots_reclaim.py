@@ -45,7 +45,7 @@ def reading(used: int, **holders: int) -> Reading:
         (reading(100), reading(100), -64),
         (reading(100), reading(164), 0),  # what is within epsilon is clean
         (reading(100), reading(165), 1),
-        (reading(100), reading(20), -144),  # somebody else gave back
+        (reading(100), reading(20), -144),  # another process freed it
         (reading(100, p7=100), reading(900, p7=900), -64),  # a stranger's growth
         (reading(100, p7=100), reading(900, p7=800), 36),  # and ours beside it
         (reading(900, p7=900), reading(400, p7=100), 236),  # a stranger's end hides nothing
@@ -73,7 +73,7 @@ def test_without_a_map_of_process_ids_only_the_total_counts() -> None:
 
 
 class Tree:
-    """A tree that is alive as long as a test says."""
+    """A tree that is alive as long as a test wants it."""
 
     def __init__(self, alive: int = 0) -> None:
         self.alive = alive  # so many looks at it

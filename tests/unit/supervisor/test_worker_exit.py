@@ -1,4 +1,4 @@
-"""The end of the worker's process, when `main` has returned: at once, whoever is left."""
+"""The end of the worker's process, when `main` has returned: at once, whatever process is left."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ if __name__ == "__main__":
 
 
 def test_a_worker_does_not_wait_for_a_child_that_does_not_die(tmp_path: Path) -> None:
-    script, told, said = (tmp_path / name for name in ("script.py", "out", "err"))
+    script, out_path, err_path = (tmp_path / name for name in ("script.py", "out", "err"))
     script.write_text(SCRIPT)
-    with told.open("wb") as out, said.open("wb") as err:  # a pipe would be the child's as well
+    # Files, since a pipe would be the child's as well.
+    with out_path.open("wb") as out, err_path.open("wb") as err:
         worker = subprocess.Popen(
             [sys.executable, str(script)],
             env={"PYTHONPATH": os.pathsep.join(sys.path), "PATH": os.environ["PATH"]},
@@ -39,8 +40,8 @@ def test_a_worker_does_not_wait_for_a_child_that_does_not_die(tmp_path: Path) ->
         )
     try:
         assert worker.wait(30) == 3
-        os.kill(int(told.read_text()), signal.SIGKILL)  # it lives, and is known
-        assert said.read_text() == "the last words"
+        os.kill(int(out_path.read_text()), signal.SIGKILL)  # it lives, and is known
+        assert err_path.read_text() == "the last words"
     finally:
         with suppress(ProcessLookupError):
             os.killpg(worker.pid, signal.SIGKILL)
