@@ -142,7 +142,7 @@ class StepExecutor:
         self.post(EventKind.LEASE_GONE)
 
     async def run(self) -> None:
-        """Drive the step to its verdict. Cancelling this leaves an unclean slot: drain instead."""
+        """Run the step to its verdict. Cancelling this leaves an unclean slot: drain instead."""
         try:
             async with anyio.create_task_group() as tasks:
                 await self._execute(tasks)
@@ -354,8 +354,8 @@ class StepExecutor:
             return
         reading = await self._device.update_baseline_idle()
         if reading is None:
-            # Not this step's fault, but a device that comes and goes must not pass it round for
-            # ever: it costs a loss, and a pause, like a device that is lost later.
+            # Not this step's fault, but it costs a loss and a pause, like a device that is lost later.
+            # Without, a device that comes and goes would return the step to the queue for ever.
             self.post(EventKind.FAILURE)
         else:
             self.post(self._device.check_headroom(reading))

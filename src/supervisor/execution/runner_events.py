@@ -75,7 +75,7 @@ class RunnerListener:
             except Exception as error:
                 # The frame passed every check, and our own code failed on it. That costs this step,
                 # not the worker and the steps beside it.
-                log.exception("cannot take what the runner says", extra=self._recorder.fields)
+                log.exception("cannot handle a message of the runner", extra=self._recorder.fields)
                 self._evidence.record_protocol_error(f"its words raised {type(error).__name__}")
                 self._post(EventKind.PROTOCOL_ERROR)
         self._all_read.set()

@@ -1,8 +1,8 @@
 """Writes that a step runs, once. Only then may GO be sent, with memory and time to spare.
 
 The first check of memory was made before there was a runner, minutes ago if the runner was slow to
-get ready. Whoever took memory meanwhile would make this step run out of it, which is final. So
-memory is read again before each attempt to commit.
+get ready. Another process may have taken memory since. The step would run out of it, and that is
+final. So memory is read again before each attempt to commit.
 """
 
 from __future__ import annotations

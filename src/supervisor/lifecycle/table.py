@@ -202,8 +202,9 @@ TABLE: tuple[Row, ...] = (
     _row(S.LEASED, K.EXIT, S.STOPPING, _BY_ITSELF, charge_loss),
     _row(S.LEASED, K.FAILURE, S.STOPPING, _BY_ITSELF, charge_loss),
     _row(S.LEASED, K.READY_TIMEOUT, S.STOPPING, _BY_FORCE, charge_loss, _CRASHED, guard=not_ready),
-    # The runner did its part, and yet it is a loss: a database that takes renewals and never this
-    # commit would pass the step round for ever. If it takes neither, the fence comes first.
+    # The runner did its part, and yet it is a loss: with a database that takes renewals and never
+    # this commit, the step would return to the queue for ever. If the database takes neither, the
+    # fence comes first.
     _row(
         S.LEASED,
         K.START_TIMEOUT,
