@@ -354,7 +354,7 @@ class StepExecutor:
             return
         reading = await self._device.update_baseline_idle()
         if reading is None:
-            # Not this step's fault, but it costs a loss and a pause, like a device that is lost later.
+            # Not this step's fault, but it costs a loss and a pause, like a device lost later.
             # Without, a device that comes and goes would return the step to the queue for ever.
             self.post(EventKind.FAILURE)
         else:
