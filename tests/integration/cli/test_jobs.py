@@ -36,7 +36,7 @@ class FakeApi(ThreadingHTTPServer):
         self.cut_after = 100
         self.more: dict[str, Any] = {}  # of its job
         self.refuse: tuple[int, dict[str, Any]] | None = None
-        self.proxy: list[int] = []  # what somebody in front of us answers first, one a request
+        self.proxy: list[int] = []  # what a proxy before us answers first, one a request
 
     def job(self) -> dict[str, Any]:
         error = {"code": "oom", "message": "out of memory", "details": {}}
@@ -188,9 +188,9 @@ def test_a_job_that_failed_is_exit_code_1_with_its_reason(
 ) -> None:
     api.status = "failed"
     assert run(["job", "watch", JOB]) == 1
-    said = capsys.readouterr().err
-    assert f"job {JOB} failed: out of memory (oom)" in said
-    assert f"dreamforge job logs {JOB}" in said
+    printed = capsys.readouterr().err
+    assert f"job {JOB} failed: out of memory (oom)" in printed
+    assert f"dreamforge job logs {JOB}" in printed
 
 
 def test_a_job_that_failed_is_printed_with_what_there_is_of_it_before_it_is_an_error(
@@ -236,9 +236,9 @@ def test_generate_prints_what_was_saved_of_a_job_that_failed(
 ) -> None:
     api.status = "failed"
     assert run(["generate", "a red apple", "--out", str(tmp_path)]) == 1
-    said = capsys.readouterr()
-    assert said.out == f"{tmp_path / 'a-red-apple-7.png'}\n"
-    assert "out of memory (oom)" in said.err
+    printed = capsys.readouterr()
+    assert printed.out == f"{tmp_path / 'a-red-apple-7.png'}\n"
+    assert "out of memory (oom)" in printed.err
 
 
 def test_generate_takes_what_create_takes(
@@ -271,8 +271,8 @@ def test_every_option_reaches_the_request_under_its_name(
         "--format": "jpg", "--upscale": "2", "--upscale-impl": "gan", "--upscaler": "big@1",
         "--model": "tiny", "--preset": "cpu", "--timeout": "9", "--idempotency-key": "k",
     }  # fmt: skip
-    words = [word for option in options.items() for word in option]
-    assert run([*command, "a red apple", *words, "--strict-scale", "--no-metadata"]) == 0
+    arguments = [word for option in options.items() for word in option]
+    assert run([*command, "a red apple", *arguments, "--strict-scale", "--no-metadata"]) == 0
     ((_, _, body, headers),) = [request for request in api.requests if request[0] == "POST"]
     upscale = {"scale": 2, "impl": "gan", "model_id": "big@1", "strict_scale": True}
     assert body == {
@@ -304,9 +304,9 @@ def test_a_create_whose_answer_is_lost_is_sent_again_with_the_same_key(
     monkeypatch.setattr(jobs, "CREATE_PAUSES_S", (0.01, 0.01))
     api.proxy = lost
     assert run(["job", "create", "a red apple", "-o", "json"]) == 0
-    said = capsys.readouterr()
-    assert json.loads(said.out)["id"] == JOB
-    assert said.err.count("trying again in 0.01 s") == 2
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["id"] == JOB
+    assert printed.err.count("trying again in 0.01 s") == 2
     assert len(keys_sent(api)) == 3
     assert len(set(keys_sent(api))) == 1
 
@@ -318,9 +318,9 @@ def test_a_create_that_is_never_answered_is_given_up(
     api.refuse = (503, {"code": "infra_unavailable", "message": "away", "correlation_id": "c1"})
     assert run(["job", "create", "a red apple"]) == 3
     assert len(api.requests) == 3
-    said = capsys.readouterr().err
-    assert "dreamforge: away" in said
-    assert "correlation id: c1" in said
+    printed = capsys.readouterr().err
+    assert "dreamforge: away" in printed
+    assert "correlation id: c1" in printed
 
 
 def test_a_refusal_is_never_sent_again(api: FakeApi) -> None:
@@ -373,15 +373,15 @@ def test_an_api_that_is_not_there_is_exit_code_3_with_its_address(
         base = f"http://127.0.0.1:{server.getsockname()[1]}"
     monkeypatch.setenv("DF_API_BASE", base)
     assert run(["job", "list"]) == 3
-    said = capsys.readouterr().err
-    assert base in said
-    assert "DF_API_BASE" in said
+    printed = capsys.readouterr().err
+    assert base in printed
+    assert "DF_API_BASE" in printed
 
 
 def test_a_server_that_is_not_ours_is_said_to_be(
     api: FakeApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    api.refuse = (500, {"detail": "somebody else"})
+    api.refuse = (500, {"detail": "another server"})
     assert run(["job", "cancel", JOB]) == 2
     assert "answered 500: is it Dream Forge's API?" in capsys.readouterr().err
 
@@ -404,8 +404,8 @@ def test_a_stream_that_is_cut_is_resumed_without_loss_or_repeat(api: FakeApi) ->
     with Client(api.base) as client:
         seen = [event["seq"] for event in sse.follow_events(client, JOB)]
     assert seen == [1, 2, 3, 4, 5, 6, 7]
-    asked = [headers.get("Last-Event-ID") for _, _, _, headers in api.requests]
-    assert asked == [None, "3", "6", "7"]
+    last_ids = [headers.get("Last-Event-ID") for _, _, _, headers in api.requests]
+    assert last_ids == [None, "3", "6", "7"]
 
 
 def test_a_stream_outlives_a_proxy_that_answers_while_its_api_restarts(api: FakeApi) -> None:
@@ -454,13 +454,15 @@ def test_logs_are_ndjson_or_readable(api: FakeApi, capsys: pytest.CaptureFixture
 def offered(shell: str, line: str) -> str:
     """What the installed command offers at the end of this line."""
     words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
-    asked = {
+    completion = {
         "_DREAMFORGE_COMPLETE": f"complete_{shell}",
         "_TYPER_COMPLETE_ARGS": line,
         "_TYPER_COMPLETE_FISH_ACTION": "get-args",
     }
     command = Path(sys.executable).with_name("dreamforge")
-    done = subprocess.run([command], env=os.environ | words | asked, capture_output=True, text=True)
+    done = subprocess.run(
+        [command], env=os.environ | words | completion, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -496,7 +498,7 @@ def test_a_model_that_the_api_does_not_have_is_its_refusal_with_a_hint(
 ) -> None:
     api.refuse = (422, {"code": "model_unavailable", "message": "no such model", "details": {}})
     assert run(["job", "create", "x", "--model", "tiny@2"]) == 2
-    said = capsys.readouterr().err
-    assert "no such model" in said
-    assert "dreamforge model list" in said
+    printed = capsys.readouterr().err
+    assert "no such model" in printed
+    assert "dreamforge model list" in printed
     assert [body["model_id"] for _, _, body, _ in api.requests] == ["tiny@2"]

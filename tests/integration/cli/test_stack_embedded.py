@@ -152,10 +152,10 @@ def test_a_second_stack_on_the_folder_is_refused(stack: Infrastructure) -> None:
 
 
 def test_an_unreachable_external_part_is_one_line(tmp_path: Path) -> None:
-    given = {"DF_REDIS_URL": "redis://:hidden@127.0.0.1:1/0"}
+    named = {"DF_REDIS_URL": "redis://:hidden@127.0.0.1:1/0"}
     with (
         pytest.raises(StackError, match=r"127\.0\.0\.1:1 \(DF_REDIS_URL\)") as caught,
-        infrastructure(tmp_path, given),
+        infrastructure(tmp_path, named),
     ):
         pass
     assert "hidden" not in str(caught.value)
@@ -164,10 +164,10 @@ def test_an_unreachable_external_part_is_one_line(tmp_path: Path) -> None:
 def test_a_part_that_is_there_is_used_instead_of_ours(
     stack: Infrastructure, tmp_path: Path
 ) -> None:
-    given = _without_broker(stack)
-    with infrastructure(tmp_path, given) as other:
+    named = _without_broker(stack)
+    with infrastructure(tmp_path, named) as other:
         assert set(other.pids) == {"broker"}
-        assert other.environment["DF_DATABASE_URL"] == given["DF_DATABASE_URL"]
+        assert other.environment["DF_DATABASE_URL"] == named["DF_DATABASE_URL"]
         assert other.environment["DF_REDIS_URL"] != stack.environment["DF_REDIS_URL"]
         assert any(row.note == "from DF_S3_ENDPOINT" for row in other.addresses)
 
@@ -183,8 +183,8 @@ def test_kill_9_of_the_owner_leaves_nothing_and_the_data_survives(tmp_path: Path
 
 
 def test_every_part_keeps_the_marker_by_which_it_would_be_found(stack: Infrastructure) -> None:
-    found = {name: processes.environ_value(pid, MARKER) for name, pid in stack.pids.items()}
-    assert found == dict.fromkeys(stack.pids, str(stack.home.path))
+    markers = {name: processes.environ_value(pid, MARKER) for name, pid in stack.pids.items()}
+    assert markers == dict.fromkeys(stack.pids, str(stack.home.path))
 
 
 def test_orphans_are_found_by_record_or_by_marker_and_ended(
@@ -201,12 +201,12 @@ def test_orphans_are_found_by_record_or_by_marker_and_ended(
         log = tmp_path / "log"
         children = {"broker": Child(ours, log), "store": Child(stranger, log)}
         orphans.record_children(home, children)
-        said: list[str] = []
-        with infrastructure(tmp_path, _without_broker(stack), said.append):
+        notes: list[str] = []
+        with infrastructure(tmp_path, _without_broker(stack), notes.append):
             assert ours.wait(0) == unnoted.wait(0) == -signal.SIGKILL
             assert stranger.poll() is None  # its number is in our record, its marker is not ours
         stranger.kill()
-    assert said == ["ended 2 processes that an earlier start had left behind"]
+    assert notes == ["ended 2 processes that an earlier start had left behind"]
 
 
 def test_a_record_of_another_boot_is_not_believed(
@@ -270,27 +270,27 @@ def test_a_part_that_dies_is_restarted_and_five_deaths_stop_everything(
     stack: Infrastructure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(restart_policy, "BASE_S", 0.01)
-    said: list[str] = []
+    notes: list[str] = []
     pids: set[int] = set()
     with (
         pytest.raises(StackError, match="Broker died 5 times in 60 s"),
-        infrastructure(tmp_path, _without_broker(stack), said.append) as other,
+        infrastructure(tmp_path, _without_broker(stack), notes.append) as other,
     ):
         for death in range(5):
             pids.add(other.pids["broker"])
             other.kill("broker")
-            _until(partial(_is_back, other, said, death + 1), "restart")
+            _until(partial(_is_back, other, notes, death + 1), "restart")
     assert len(pids) == 5
-    assert [line.splitlines()[0] for line in said if "died" in line] == [
+    assert [line.splitlines()[0] for line in notes if "died" in line] == [
         f"Broker died (killed by SIGKILL), starting it again in {delay:g} s"
         for delay in (0.01, 0.02, 0.04, 0.08)
     ]
     assert all(processes.find_living(pid) is None for pid in pids)
 
 
-def _is_back(stack: Infrastructure, said: list[str], times: int) -> bool:
+def _is_back(stack: Infrastructure, notes: list[str], times: int) -> bool:
     stack.manager.tick()
-    return len([line for line in said if "Broker is back" in line]) >= times
+    return len([line for line in notes if "Broker is back" in line]) >= times
 
 
 def test_a_part_that_cannot_start_says_why_with_its_last_lines(tmp_path: Path) -> None:

@@ -41,11 +41,11 @@ class Running:
         return self.log.read_text()
 
     def wait_for(self, text: str, *, times: int = 1) -> None:
-        def said() -> bool:
+        def printed() -> bool:
             assert self.process.poll() is None, self.text()
             return self.text().count(text) >= times
 
-        _until(said, text, self.log)
+        _until(printed, text, self.log)
 
     def pid(self, part: str) -> int:
         return int(json.loads((self.home / "children.json").read_text())["children"][part][0])
@@ -80,7 +80,7 @@ def _cli(environ: dict[str, str], *arguments: str) -> subprocess.CompletedProces
 
 
 def _start(folder: Path, environ: dict[str, str], *arguments: str) -> Running:
-    log = folder / "said.txt"
+    log = folder / "output.txt"
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "cli", *arguments], env=environ, stdout=file, stderr=file
@@ -204,11 +204,11 @@ def test_presets_are_compared_with_a_model_of_the_running_stack(stack: Running) 
 
 
 def test_doctor_finds_a_running_stack_well(stack: Running) -> None:
-    found = stack.cli("doctor")
-    assert found.returncode == 0, found.stdout
-    assert f"runs (pid {stack.process.pid})" in found.stdout
+    result = stack.cli("doctor")
+    assert result.returncode == 0, result.stdout
+    assert f"runs (pid {stack.process.pid})" in result.stdout
     for part in ("PostgreSQL: listens", "Broker: listens", "S3 store: listens", "api: ready"):
-        assert part in found.stdout
+        assert part in result.stdout
 
 
 @pytest.mark.parametrize("part", ["worker", "postgres"])

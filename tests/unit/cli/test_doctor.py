@@ -32,16 +32,16 @@ def test_pythons_outside_the_supported_range_are_wrong(
 
 def test_another_system_than_linux_is_wrong() -> None:
     assert machine.machine("Linux", "x86_64").level is Level.OK
-    found = machine.machine("Darwin", "arm64")
-    assert (found.level, bool(found.advice)) == (Level.WRONG, True)
+    finding = machine.machine("Darwin", "arm64")
+    assert (finding.level, bool(finding.advice)) == (Level.WRONG, True)
 
 
 def test_no_gpu_is_a_note_unless_one_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert machine.gpu({}).level is Level.NOTE
-    found = machine.gpu({"DF_DEVICE": "cuda"})
-    assert found.level is Level.WRONG
-    assert "DF_DEVICE=cpu" in found.advice
+    finding = machine.gpu({"DF_DEVICE": "cuda"})
+    assert finding.level is Level.WRONG
+    assert "DF_DEVICE=cpu" in finding.advice
 
 
 def test_what_nvidia_smi_says_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,8 +49,8 @@ def test_what_nvidia_smi_says_is_shown(tmp_path: Path, monkeypatch: pytest.Monke
     program.write_text("#!/bin/sh\necho 'Card 1, 24 GiB, 570'\necho 'Card 2, 24 GiB, 570'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
-    found = machine.gpu({"DF_DEVICE": "cuda"})
-    assert found == Finding(Level.OK, "GPU", "Card 1, 24 GiB, 570; Card 2, 24 GiB, 570")
+    finding = machine.gpu({"DF_DEVICE": "cuda"})
+    assert finding == Finding(Level.OK, "GPU", "Card 1, 24 GiB, 570; Card 2, 24 GiB, 570")
     program.write_text("#!/bin/sh\necho 'driver mismatch'\nexit 9\n")
     assert machine.gpu({}).level is Level.NOTE
 
@@ -63,9 +63,9 @@ def test_a_package_that_takes_one_of_our_names_is_found(
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: supervisor\nVersion: 4.3.0\n")
     assert _wrong(list(machine.packages())) == []
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    found = [finding for finding in machine.packages() if finding.level is Level.WRONG]
-    assert ["'supervisor'" in finding.text for finding in found] == [True]
-    assert "pip uninstall supervisor" in found[0].advice
+    conflicts = [finding for finding in machine.packages() if finding.level is Level.WRONG]
+    assert ["'supervisor'" in finding.text for finding in conflicts] == [True]
+    assert "pip uninstall supervisor" in conflicts[0].advice
 
 
 def test_a_server_that_a_setting_replaces_need_not_be_installed(
@@ -88,30 +88,30 @@ def test_a_part_that_does_not_answer_is_wrong_with_address_and_setting() -> None
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"redis://:hidden@127.0.0.1:{server.getsockname()[1]}/0"
         assert _wrong(list(stack.parts({"DF_REDIS_URL": url}))) == []
-    found = _wrong(list(stack.parts({"DF_REDIS_URL": url})))
-    assert len(found) == 1
-    assert "(DF_REDIS_URL)" in found[0]
-    assert "hidden" not in found[0]
+    wrong = _wrong(list(stack.parts({"DF_REDIS_URL": url})))
+    assert len(wrong) == 1
+    assert "(DF_REDIS_URL)" in wrong[0]
+    assert "hidden" not in wrong[0]
 
 
-def test_a_port_that_somebody_else_has_is_wrong() -> None:
+def test_a_port_of_another_program_is_wrong() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
         environ = {"DF_API_PORT": port, "DF_WORKER_PORT": "x"}
-        found = _wrong(list(stack.services(environ, running=False)))
-    assert len(found) == 2
-    assert f"port {port} (DF_API_PORT)" in found[0]
-    assert found[1] == "worker: DF_WORKER_PORT is no port number"
+        wrong = _wrong(list(stack.services(environ, running=False)))
+    assert len(wrong) == 2
+    assert f"port {port} (DF_API_PORT)" in wrong[0]
+    assert wrong[1] == "worker: DF_WORKER_PORT is no port number"
 
 
 def test_a_broken_model_is_named_with_its_file(tmp_path: Path) -> None:
     folder = tmp_path / "sd" / "x@1"
     folder.mkdir(parents=True)
     (folder / "dreamforge.json").write_text("{")
-    found = _wrong(list(stack.models(tmp_path)))
-    assert len(found) == 1
-    assert str(folder) in found[0]
-    assert "dreamforge.json" in found[0]
+    wrong = _wrong(list(stack.models(tmp_path)))
+    assert len(wrong) == 1
+    assert str(folder) in wrong[0]
+    assert "dreamforge.json" in wrong[0]
 
 
 def test_no_model_is_only_a_note(tmp_path: Path) -> None:

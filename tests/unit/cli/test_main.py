@@ -15,8 +15,8 @@ _HEAVY = ("httpx", "pydantic", "sqlalchemy", "psycopg", "rich", "torch", "celery
 
 def test_help_loads_nothing_heavy() -> None:
     script = f"import sys, cli.main; print([m for m in {_HEAVY!r} if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert found.stdout.strip() == "[]", found.stderr
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert loaded.stdout.strip() == "[]", loaded.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["job", "--help"], ["--version"]])
@@ -80,25 +80,25 @@ def test_a_dotenv_file_counts_and_the_environment_counts_more(
     (tmp_path / ".env").write_text("DF_API_PORT=8100\nDF_HOME=/from/file\nOTHER=x\n")
     monkeypatch.setenv("DF_API_PORT", "8200")
     monkeypatch.delenv("DF_HOME", raising=False)
-    found = config.effective()
-    assert found["DF_API_PORT"] == "8200"
-    assert config.home(found).path == Path("/from/file")
-    assert "OTHER" not in found
-    assert config.api_base(found) == "http://127.0.0.1:8200"
+    environ = config.effective()
+    assert environ["DF_API_PORT"] == "8200"
+    assert config.home(environ).path == Path("/from/file")
+    assert "OTHER" not in environ
+    assert config.api_base(environ) == "http://127.0.0.1:8200"
     assert config.api_base({"DF_API_BASE": "http://h:1/"}) == "http://h:1"
     assert config.api_base({"DF_API_HOST": "::"}) == "http://[::1]:8001"
 
 
 def test_a_running_stack_completes_the_environment(tmp_path: Path) -> None:
-    given = {"DF_HOME": str(tmp_path), "DF_REDIS_URL": "redis://mine"}
-    config.home(given).write(
+    own = {"DF_HOME": str(tmp_path), "DF_REDIS_URL": "redis://mine"}
+    config.home(own).write(
         "environment.json", {"DF_REDIS_URL": "redis://theirs", "DF_DATABASE_URL": "postgresql://x"}
     )
-    assert config.with_running_stack(given) == given  # what a killed stack left is stale
-    with config.home(given).lock():
-        found = config.with_running_stack(given)
-    assert found["DF_REDIS_URL"] == "redis://mine"
-    assert found["DF_DATABASE_URL"] == "postgresql://x"
+    assert config.with_running_stack(own) == own  # what a killed stack left is stale
+    with config.home(own).lock():
+        completed = config.with_running_stack(own)
+    assert completed["DF_REDIS_URL"] == "redis://mine"
+    assert completed["DF_DATABASE_URL"] == "postgresql://x"
 
 
 def test_a_command_whose_package_an_image_lacks_ends_with_a_line(

@@ -1,4 +1,4 @@
-"""What somebody in front of a terminal sees of a job, and what a log file gets instead."""
+"""What a person at a terminal sees of a job, and what a log file gets instead."""
 
 from __future__ import annotations
 

@@ -60,6 +60,6 @@ def test_the_command_says_where_the_key_is_and_not_what(
 ) -> None:
     folder = tmp_path / "secrets"
     assert run(["secrets", str(folder)]) == 0
-    said = "".join(capsys.readouterr())
-    assert "api_key" in said.replace("\n", "")
-    assert not [path for path in folder.iterdir() if path.read_text() in said]
+    printed = "".join(capsys.readouterr())
+    assert "api_key" in printed.replace("\n", "")
+    assert not [path for path in folder.iterdir() if path.read_text() in printed]

@@ -42,9 +42,9 @@ def _run(tmp_path: Path, *argv: str, who: Identity | None = None) -> tuple[int, 
 
 
 def test_a_child_leads_its_own_session_with_its_own_environment(tmp_path: Path) -> None:
-    code, said = _run(tmp_path, "/bin/sh", "-c", "env; cut -d' ' -f1,6 /proc/$$/stat; exit 3")
+    code, output = _run(tmp_path, "/bin/sh", "-c", "env; cut -d' ' -f1,6 /proc/$$/stat; exit 3")
     assert code == 3
-    *environ, numbers = said.splitlines()
+    *environ, numbers = output.splitlines()
     assert {line.partition("=")[0] for line in environ} <= {"PATH", "LC_ALL", "PWD", "_"}
     pid, session = numbers.split()
     assert pid == session
@@ -79,8 +79,8 @@ def test_another_user_without_capabilities_cannot_enter_a_closed_folder(tmp_path
     closed.mkdir(mode=0o700)
     (closed / "data").write_text("found")
     script = f"id -u; cat {closed / 'data'}"
-    code, said = _run(tmp_path, "/bin/sh", "-c", script, who=Identity(uid=NOBODY, gid=NOBODY))
-    assert said.splitlines()[0] == str(NOBODY)
+    code, output = _run(tmp_path, "/bin/sh", "-c", script, who=Identity(uid=NOBODY, gid=NOBODY))
+    assert output.splitlines()[0] == str(NOBODY)
     assert code != 0
 
 
@@ -93,9 +93,9 @@ def test_another_user_keeps_the_one_capability_that_opens_its_way(tmp_path: Path
     assert who is not None
     assert who.capability in {CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE}
     script = f"cat {closed / 'data'}; test -r {closed / 'data'} && grep CapEff /proc/self/status"
-    code, said = _run(tmp_path, "/bin/sh", "-c", script, who=who)
+    code, output = _run(tmp_path, "/bin/sh", "-c", script, who=who)
     assert code == 0
-    assert said.split() == ["found", "CapEff:", f"{1 << who.capability:016x}"]
+    assert output.split() == ["found", "CapEff:", f"{1 << who.capability:016x}"]
 
 
 @as_root

@@ -15,10 +15,10 @@ def test_nothing_set_means_nothing_external() -> None:
 
 
 def test_an_address_says_host_and_port_and_no_secret() -> None:
-    found = external.database({"DF_DATABASE_URL": "postgresql://u:secret@db.local/x"})
-    assert found is not None
-    assert found.address == "db.local:5432"
-    assert "secret" not in repr(found)
+    part = external.database({"DF_DATABASE_URL": "postgresql://u:secret@db.local/x"})
+    assert part is not None
+    assert part.address == "db.local:5432"
+    assert "secret" not in repr(part)
 
 
 @pytest.mark.parametrize("value", ["nonsense", "redis://:p@host:port/0", "redis://"])
