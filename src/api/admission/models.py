@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shared.db.models import Model
+from shared.db.models import Model, named
 from shared.errors import InvalidInput, ModelUnavailable
-
-
-def label(model: Model) -> str:
-    return f"{model.name}@{model.version}"
 
 
 def find_model(models: Sequence[Model], reference: str) -> Model | None:
     """The model that `reference` names. Of each name the newest version comes first in `models`."""
-    return next((m for m in models if reference in (str(m.id), m.name, label(m))), None)
+    return next(iter(named(models, reference)), None)
 
 
 def choose_model(
@@ -45,7 +41,7 @@ def _only_model(models: Sequence[Model], job_type: str) -> Model:
             "no model is installed; `dreamforge model import <folder>` registers one"
         )
     if len(usable) > 1:
-        names = [label(model) for model in usable]
+        names = [model.label for model in usable]
         raise InvalidInput(
             f"model_id: there are several models, name one of: {', '.join(names[:10])}",
             field="model_id",
@@ -57,13 +53,13 @@ def _only_model(models: Sequence[Model], job_type: str) -> Model:
 def _check_usable(model: Model, job_type: str) -> None:
     if not model.enabled:
         raise ModelUnavailable(
-            f"model {label(model)} is disabled by the operator; "
+            f"model {model.label} is disabled by the operator; "
             "`GET /v1/models` shows which are not",
             model_id=str(model.id),
         )
     if job_type not in model.capabilities:
         raise InvalidInput(
-            f"model_id: {label(model)} cannot {job_type}; "
+            f"model_id: {model.label} cannot {job_type}; "
             f"it can: {', '.join(model.capabilities) or 'nothing'}",
             field="model_id",
             capabilities=list(model.capabilities),

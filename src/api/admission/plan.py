@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from api.admission.models import label
 from api.admission.resolve import Resolved
 from api.admission.upscale_step import upscale_step
 from api.schemas.requests import CreateJob
@@ -118,7 +117,7 @@ def _check_schema(model: Model, values: dict[str, Any]) -> None:
         return
     first = problems[0]
     raise InvalidInput(
-        f"{first.field}: {first.message} (model {label(model)})",
+        f"{first.field}: {first.message} (model {model.label})",
         errors=[
             {"field": problem.field, "message": problem.message, problem.rule: problem.limit}
             for problem in problems

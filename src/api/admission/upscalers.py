@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from api.admission.models import find_model, label
+from api.admission.models import find_model
 from api.schemas.requests import Upscale
 from shared.db.models import Model
 from shared.db.workers import Worker
@@ -67,7 +67,7 @@ def _best(request: Upscale, usable: Sequence[Model]) -> Model:
     if best is None:
         raise _none_fits(request, usable)
     if len(best) > 1:
-        names = [label(model) for model in best]
+        names = [model.label for model in best]
         raise _invalid(
             "model_id", f"several would do, name one of: {', '.join(names)}", models=names
         )
@@ -79,20 +79,20 @@ def _named(request: Upscale, reference: str, models: Sequence[Model]) -> Model:
     if model is None:
         raise ModelUnavailable("chain.upscale.model_id: no such model; GET /v1/models lists them")
     if CAPABILITY not in model.capabilities:
-        able = [label(each) for each in models if CAPABILITY in each.capabilities]
+        able = [each.label for each in models if CAPABILITY in each.capabilities]
         raise _invalid(
             "model_id",
-            f"{label(model)} cannot upscale; these can: {', '.join(able) or 'none is installed'}",
+            f"{model.label} cannot upscale; these can: {', '.join(able) or 'none is installed'}",
             models=able,
         )
     if not model.enabled:
-        raise ModelUnavailable(f"model {label(model)} is disabled by the operator")
+        raise ModelUnavailable(f"model {model.label} is disabled by the operator")
     if request.impl not in ("auto", impl_of(model)):
-        raise _invalid("impl", f"{label(model)} is a {impl_of(model)} upscaler, not {request.impl}")
+        raise _invalid("impl", f"{model.label} is a {impl_of(model)} upscaler, not {request.impl}")
     if request.strict_scale and scale_of(model) != request.scale:
         raise _invalid(
             "scale",
-            f"{label(model)} makes pictures {scale_of(model)} times as large, and strict_scale "
+            f"{model.label} makes pictures {scale_of(model)} times as large, and strict_scale "
             "allows no other",
             native_scale=scale_of(model),
         )
@@ -101,7 +101,7 @@ def _named(request: Upscale, reference: str, models: Sequence[Model]) -> Model:
 
 def _none_fits(request: Upscale, usable: Sequence[Model]) -> InvalidInput:
     if request.strict_scale and usable:
-        scales = ", ".join(f"{label(model)} ({scale_of(model)})" for model in usable)
+        scales = ", ".join(f"{model.label} ({scale_of(model)})" for model in usable)
         return _invalid(
             "scale",
             f"no upscaler was made for scale {request.scale}, and strict_scale allows no other; "

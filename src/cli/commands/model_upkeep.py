@@ -7,6 +7,7 @@ sound on another host, so the operator decides what to do.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
@@ -133,15 +134,12 @@ async def _find(connection: Connection, reference: str) -> Model:
     """The model of this reference. A name without a version must have one version only."""
     from shared.db import models
 
-    try:
-        row = await models.get_model(connection, UUID(reference))
-        rows = [] if row is None else [row]
-    except ValueError:
-        name, at, version = reference.partition("@")
-        rows = await models.find_models(connection, name, version if at else None)
+    with suppress(ValueError):  # an id in another spelling
+        reference = str(UUID(reference))
+    rows = models.named(await models.list_models(connection), reference)
     if not rows:
         raise Failure(f"no model {reference}", hint="`dreamforge model list` shows them")
     if len(rows) > 1:
-        names = ", ".join(f"{row.name}@{row.version}" for row in rows)
+        names = ", ".join(row.label for row in rows)
         raise Failure(f"{reference} could be any of: {names}", hint="name the version")
     return rows[0]

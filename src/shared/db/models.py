@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -29,6 +30,11 @@ class Model:
     capabilities: list[str]
     created_at: datetime
     updated_at: datetime
+
+    @property
+    def label(self) -> str:
+        """Name and version, as references and messages have them."""
+        return f"{self.name}@{self.version}"
 
 
 _COLUMNS = columns_of(models, Model)
@@ -63,21 +69,9 @@ async def list_models(connection: AsyncConnection) -> list[Model]:
     return [Model(**row) for row in rows.mappings()]
 
 
-async def get_model(connection: AsyncConnection, model_id: UUID) -> Model | None:
-    rows = await connection.execute(select(*_COLUMNS).where(models.c.id == model_id))
-    row = rows.mappings().first()
-    return None if row is None else Model(**row)
-
-
-async def find_models(
-    connection: AsyncConnection, name: str, version: str | None = None
-) -> list[Model]:
-    """Every version of a name, or the one asked for, newest first."""
-    query = select(*_COLUMNS).where(models.c.name == name)
-    if version is not None:
-        query = query.where(models.c.version == version)
-    rows = await connection.execute(query.order_by(models.c.created_at.desc(), models.c.id))
-    return [Model(**row) for row in rows.mappings()]
+def named(rows: Sequence[Model], reference: str) -> list[Model]:
+    """The rows that `reference` names: by id, by name (all its versions), or by `name@version`."""
+    return [row for row in rows if reference in (str(row.id), row.name, row.label)]
 
 
 async def set_enabled(connection: AsyncConnection, model_id: UUID, enabled: bool) -> bool:
