@@ -234,6 +234,23 @@ def test_a_runner_is_gone_when_two_looks_in_a_row_say_so_and_it_ended_itself() -
     assert list(looks) == [(True, 0)]
 
 
+@pytest.mark.parametrize(("has_newcomers", "longest_s"), [(True, 0.01), (False, 0.2)])
+def test_a_tree_that_still_grows_is_scanned_without_longer_pauses(
+    monkeypatch: pytest.MonkeyPatch, has_newcomers: bool, longest_s: float
+) -> None:
+    scans, pauses = iter([False] * 8 + [True] * 2), []
+
+    async def sleep(pause_s: float) -> None:
+        pauses.append(pause_s)
+
+    monkeypatch.setattr(anyio, "sleep", sleep)
+    tree = SimpleNamespace(is_gone=lambda: next(scans), has_newcomers=has_newcomers)
+    runner = SimpleNamespace(tree=tree, _process=SimpleNamespace(exitcode=0))
+    anyio.run(RunnerProcess.wait_gone, cast(RunnerProcess, runner))
+    assert len(pauses) == 9
+    assert max(pauses) == longest_s
+
+
 def test_a_number_that_another_child_of_ours_has_by_now_is_not_collected(table: Table) -> None:
     tree = ProcessTree(ROOT, OURS)
     table.add(1, ROOT)
