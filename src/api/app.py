@@ -50,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
         dependencies=[Depends(refuse_in_query)],
         separate_input_output_schemas=False,
         # FastAPI has its own telemetry, which an environment variable turns on. It would record
-        # request bodies of anyone. Ours is api.middleware.tracing.
+        # whole requests, bodies included. Ours is api.middleware.tracing.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     errors.install(app)

@@ -1,4 +1,4 @@
-"""Create a job in one transaction: its key, resolve, plan, admit, insert; then wake a worker."""
+"""Create a job in one transaction (look up its key, resolve, plan, admit, insert), then notify."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Resolved:
 def resolve(
     body: CreateJob, models: Sequence[Model], live: Sequence[Worker], settings: Settings
 ) -> Resolved:
-    """Raises `InvalidInput` or `ModelUnavailable`, with what there is."""
+    """The models and the preset of `body`. Raises `InvalidInput` or `ModelUnavailable`."""
     model = choose_model(models, body.model_id, default=settings.default_model, job_type=body.type)
     upscale = body.upscale
     name = body.preset or model.descriptor.get("default_preset") or DEFAULT_PRESET

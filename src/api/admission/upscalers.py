@@ -56,7 +56,7 @@ def _is_usable(model: Model, live: Sequence[Worker]) -> bool:
 
 
 def _best(request: Upscale, usable: Sequence[Model]) -> Model:
-    """The first group of the list above that is not empty must have one member."""
+    """The only member of the first group, in the order that the module documents."""
     impls = ("gan", "diffusion") if request.impl == "auto" else (request.impl,)
     groups = (
         [m for m in usable if impl_of(m) == impl and (scale_of(m) == request.scale) is native]

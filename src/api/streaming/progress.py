@@ -29,8 +29,11 @@ def progress_of(
     started: Event | None,
     last: Event | None,
 ) -> ProgressOut:
-    """`finished` items have an artifact, `reached` is (step, item) -> 0..1; of the events
-    `step.start` and `progress` the newest of each."""
+    """A job's progress.
+
+    `finished` items have an artifact, `reached` is (step, item) -> 0..1; `started` and `last` are
+    the newest `step.start` and `progress` events.
+    """
     payload = {} if last is None else (last.payload or {})
     whole = 1.0 if job.status is Status.SUCCEEDED else float(payload.get("progress") or 0.0)
     return ProgressOut(

@@ -1,4 +1,4 @@
-"""The outermost layer and the envelope, on an application of their own."""
+"""The request middleware and the envelope, on an application of their own."""
 
 from __future__ import annotations
 
