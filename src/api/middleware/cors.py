@@ -7,12 +7,16 @@ could not tell a 413 from a network that is down. Cookies are never involved, so
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
+from uuid import uuid4
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+log = logging.getLogger(__name__)
 
 _METHODS = ("GET", "POST")
 _REQUEST_HEADERS = (
@@ -59,5 +63,10 @@ class CrossOriginMiddleware(CORSMiddleware):
         await super().__call__(scope, receive, send)
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        origin = {"Access-Control-Allow-Origin": request_headers["origin"]}
-        return Response(status_code=204, headers=self.preflight_headers | origin)
+        correlation_id = uuid4().hex  # it never reaches the request middleware, which adds this
+        log.info("OPTIONS preflight 204", extra={"correlation_id": correlation_id})
+        own = {
+            "Access-Control-Allow-Origin": request_headers["origin"],
+            "X-Request-Id": correlation_id,
+        }
+        return Response(status_code=204, headers=self.preflight_headers | own)

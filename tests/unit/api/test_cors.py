@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import anyio
@@ -124,7 +125,10 @@ def test_any_other_page_cannot(origin: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
-def test_a_preflight_needs_no_key_and_names_what_may_be_sent(method: str) -> None:
+def test_a_preflight_needs_no_key_and_names_what_may_be_sent(
+    method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     headers = {
         "Origin": PAGE,
         "Access-Control-Request-Method": method,
@@ -134,6 +138,8 @@ def test_a_preflight_needs_no_key_and_names_what_may_be_sent(method: str) -> Non
     assert (answer.status_code, granted(answer), answer.content) == (204, PAGE, b"")
     assert answer.headers["Access-Control-Allow-Methods"] == "GET, POST"
     assert answer.headers["Access-Control-Max-Age"] == "600"
+    (line,) = [each for each in caplog.records if each.name == "api.middleware.cors"]
+    assert vars(line)["correlation_id"] == answer.headers["X-Request-Id"]
     assert "Access-Control-Allow-Credentials" not in answer.headers
     assert "Origin" in answer.headers["Vary"].split(", ")
     allowed = answer.headers["Access-Control-Allow-Headers"].split(", ")
