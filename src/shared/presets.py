@@ -1,10 +1,9 @@
 """Presets: what a step may use on a class of device, by name and version.
 
-A request names one, or takes its model's default. What it comes to for one step is pinned on that
-step at create (`Preset.pinned`, `Preset.vram_for`), so that a later edit of a preset changes no
-accepted job. The files that ship are in `shared/presets_data`; an operator adds a folder of their
-own (`DF_PRESETS_DIR`), which is read once, when a process starts. How the figures were obtained:
-`docs/presets.md`.
+A request names one, or takes its model's default. Create pins the preset's answer for a step
+(`Preset.budget_for`) on that step. The files that ship are in `shared/presets_data`; an operator
+adds a folder (`DF_PRESETS_DIR`), which is read once, when a process starts. docs/presets.md says
+how the figures were obtained.
 """
 
 from __future__ import annotations
@@ -75,11 +74,11 @@ class StepBudget:
 class KindNeed(StrictRecord):
     """What models of one kind need of the device, and how large a picture may be.
 
-    `base_bytes` is what the size of the picture does not change: weights, the device's context. It
-    is that of the usual checkpoint; one that is larger counts by its own weights.
-    `bytes_per_pixel` is added while sampling and `decode_bytes_per_pixel` while the VAE decodes;
-    they come one after the other, so the larger sum counts. Without the latter, the former is
-    taken for both. A kind may differ from the rest of its preset in what has a default here.
+    `base_bytes` does not depend on the picture: weights, the device's context. It is that of the
+    usual checkpoint; a larger one counts by its own weights. `bytes_per_pixel` is added while
+    sampling and `decode_bytes_per_pixel` while the VAE decodes. The larger sum counts, since one
+    follows the other. Without the second figure the first stands for both. A kind may differ from
+    its preset in the fields that have a default here.
     """
 
     base_bytes: int = Field(ge=0)
@@ -228,14 +227,14 @@ def presets(folder: Path | None = None) -> Mapping[str, Preset]:
     Raises `PresetError` for the first file that is no preset.
     """
     shipped = {preset.name: preset for _, preset in _shipped()}
-    found = dict(shipped)
+    known = dict(shipped)
     for file, preset in _own(folder) if folder is not None else ():
-        if preset.name in found:
+        if preset.name in known:
             where = "ships with Dream Forge" if preset.name in shipped else "is in another file"
             raise PresetError(f"{file}: name: {preset.name!r} {where}; choose another name")
-        found[preset.name] = preset
-    # By device and class, the smallest first: the order in which people look for one.
-    ordered = sorted(found.values(), key=lambda p: (p.device, p.memory_bytes, p.name))
+        known[preset.name] = preset
+    # By device and class, the smallest first: the order in which an operator looks for one.
+    ordered = sorted(known.values(), key=lambda p: (p.device, p.memory_bytes, p.name))
     return MappingProxyType({preset.name: preset for preset in ordered})
 
 
@@ -258,9 +257,9 @@ def parse_preset(file: str, text: str) -> Preset:
     except tomllib.TOMLDecodeError as error:
         raise PresetError(f"{file}: not TOML: {error}") from None
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)
-        # A field that is missing is mostly one that was misspelt: name what was written.
-        first = min(found, key=lambda item: item["type"] != "extra_forbidden")
+        problems = error.errors(include_url=False, include_input=False)
+        # A missing field is mostly one that was misspelt: name the field that is there.
+        first = min(problems, key=lambda item: item["type"] != "extra_forbidden")
         where = ".".join(str(part) for part in first["loc"] if part != "[key]")
         problem = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":

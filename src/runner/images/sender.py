@@ -22,7 +22,7 @@ from PIL.Image import Image
 from runner.images.encode import encode_image
 from runner.images.metadata import EmbeddedMetadata
 from runner.ipc.channel import Emit
-from shared.protocol.messages import Artifact, EnlargeParams, GenerateParams
+from shared.protocol.messages import Artifact, OutputParams
 
 
 class ImageNotSent(Exception):
@@ -77,7 +77,7 @@ def encode_and_send(
     image: Image,
     item_index: int,
     seed: int,
-    params: GenerateParams | EnlargeParams,
+    params: OutputParams,
     metadata: EmbeddedMetadata,
     emit: Emit,
 ) -> None:

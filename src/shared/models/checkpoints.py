@@ -1,9 +1,9 @@
-"""What one file of weights is of, from the names and shapes of its tensors.
+"""Recognise a checkpoint in one file by the names and shapes of its tensors.
 
-People trade checkpoints as single files in the names of their original code. The name of such a
-file says nothing that can be relied on, its tensors do: which family it is of, whether it is one of
-the relatives that make no picture from a text alone (inpainting, a LoRA, a ControlNet), and which
-parts of a pipeline it has: files of Flux and SD 3 often come without text encoders.
+Such files are traded with the tensor names of the original code. The name of the file is not
+reliable, its tensors are. They say which base model it was made from, whether it is a relative that
+makes no picture from a text alone (inpainting, a LoRA, a ControlNet), and which parts of a pipeline
+it has: files of Flux and SD 3 often come without text encoders.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from shared.models.safetensors_header import Shapes
 # The width of the text that a U-Net attends to, where the file has no encoder to ask.
 _BASE_OF_WIDTH: dict[int, BaseModelName] = {768: "sd1", 1024: "sd2"}
 
-_REFINER_WIDTH = 2560  # what SDXL's refiner knows of a picture; its base knows 2816 numbers
+_REFINER_WIDTH = 2560  # numbers that SDXL's refiner gets about a picture; its base gets 2816
 
 # In most files the denoiser's names begin with this; files that hold nothing else leave it out.
 _DENOISER = "model.diffusion_model."
 
-# Weights that were packed for another program; a loader that knows nothing of it would read noise.
+# Weights that were packed for another program: a loader that does not know would read noise.
 _PACKED = ("scaled_fp8", "scale_weight", "comfy_quant", "quant_state", "weight_scale")
 # Marks of a checkpoint that was trained otherwise than its family: the makers' scheduler is wrong.
 _TRAINED_OTHERWISE = {
@@ -33,7 +33,7 @@ _TRAINED_OTHERWISE = {
     "edm_vpred.sigma_max": "EDM with v-prediction",
 }
 
-# What people take for a checkpoint, by a piece of a name that only such a file has.
+# Files that are mistaken for a checkpoint, by a piece of a name that only they have.
 _LORA = "a LoRA or its like, which changes a model and is none"
 _CONTROL = "a ControlNet, which steers a model and is none"
 _OTHER_THINGS = {
@@ -60,7 +60,7 @@ _NOT_FLUX_1 = ("single_stream_modulation.lin.weight", "distilled_guidance_layer.
 class Checkpoint:
     """A file that makes pictures from text. `parts`: the components whose weights it has.
 
-    `trained` says how, where that is not as its family was: then its configuration is its own.
+    `trained` says how, where that differs from its base model: then it needs its own configuration.
     """
 
     base_model: BaseModelName
@@ -70,13 +70,13 @@ class Checkpoint:
 
     @property
     def possible_parts(self) -> frozenset[str]:
-        """The components of its family that have weights."""
+        """The components of its kind that have weights."""
         single_file = _single_file(self.kind)
         return frozenset({single_file.denoiser, *single_file.parts})
 
 
 def recognise(name: str, shapes: Shapes) -> Checkpoint:
-    """What the file `name` with these tensors is; `ModelUnavailable` says what it is instead."""
+    """The checkpoint in the file `name`; `ModelUnavailable` says what the file is instead."""
     for tensor in shapes:
         if tensor.rpartition(".")[2] in _PACKED or any(f"{mark}." in tensor for mark in _PACKED):
             raise _refused(name, f"packed for another program ({tensor[:80]}); take the plain one")
@@ -108,8 +108,7 @@ def _single_file(kind: Kind) -> SingleFile:
 
 
 def kinds_of_denoiser(names: Iterable[str]) -> frozenset[Kind]:
-    """What a diffusers folder can be whose U-Net or transformer has these tensors; may be empty,
-    which says nothing."""
+    """The kinds of a diffusers folder whose denoiser has these tensors; none: not known."""
     stems = {name.split(".", 1)[0] for name in names}
     if "single_transformer_blocks" in stems:
         return frozenset({"flux"})

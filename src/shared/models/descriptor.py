@@ -1,8 +1,7 @@
-"""What a model says about itself (`dreamforge.json`), and what that allows a request to ask.
+"""The descriptor of a model (`dreamforge.json`), and the parameters that it allows in a request.
 
 No file is touched here; `shared.models.verify` reads, checks and writes. torch is never imported:
-the
-API and the command line use this.
+the API and the command line use this.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from shared.models.folder import Layout
 from shared.models.parameters import find_problems
 
 Capability = Literal["generate", "upscale"]
-# What a request may not give, because a model has no use for it.
+# What a request may not have, because a model does not use it.
 Unused = Literal["negative_prompt", "guidance"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
@@ -88,8 +87,8 @@ class Defaults(StrictRecord):
 class ModelDescriptor(StrictRecord):
     """The content of `dreamforge.json`. Sizes of pictures are pixels, of files bytes.
 
-    Of an upscaler, `limits` and `defaults` are about the picture that it is given, and `scale` is
-    what it was made for: how many times as large its result is on each side.
+    For an upscaler, `limits` and `defaults` are about its input, and `scale` is the native one: how
+    many times as large each side of its result is.
     """
 
     schema_version: Literal[1] = 1
@@ -102,7 +101,7 @@ class ModelDescriptor(StrictRecord):
     source: Source
     config_source: Source | None = None  # of a single file: where its config/ came from
     files: tuple[ModelFile, ...]
-    # By part, as diffusers calls them. Empty: described by a release that did not count.
+    # By the names of diffusers. Empty: described by a release that did not count.
     parts: dict[str, PartSize] = {}
     checkpoint_sha256: Sha256
     defaults: Defaults
@@ -151,7 +150,7 @@ def parameters_schema(model: ModelDescriptor) -> dict[str, Any]:
     """The part of a request that depends on the model, as JSON Schema 2020-12."""
     defaults, limits, family = model.defaults, model.limits, FAMILIES[model.kind]
     schedulers = family.schedulers if model.schedulers is None else model.schedulers
-    # A bound of nothing: the empty prompt and no guidance are what there is without it.
+    # A bound of zero still allows an empty prompt and no guidance.
     longest = 0 if "negative_prompt" in model.unused else family.max_negative_prompt
     strongest = 0.0 if "guidance" in model.unused else MAX_GUIDANCE
     side = {"multipleOf": family.side_multiple}

@@ -1,6 +1,6 @@
-"""What the names and shapes of an ESRGAN's tensors say of it, without loading it.
+"""Recognise an ESRGAN, and its scale, by the names and shapes of its tensors.
 
-The family goes by three sets of names: the first release and most trained since (`model.0`), the
+The family has three sets of names: the first release and most trained since (`model.0`), the
 later one of the same makers (`conv_first`, `upconv1`, …), and Real-ESRGAN (`conv_up1`, …). Each
 enlarging block doubles both sides; a Real-ESRGAN that was made for less folds its input first
 (pixel unshuffle: more channels in than out).
@@ -36,7 +36,7 @@ def esrgan_scale(shapes: Shapes) -> int | None:
         blocks = len([name for name in shapes if _BLOCK.fullmatch(name)])
         first, last = shapes["conv_first.weight"], shapes["conv_last.weight"]
     elif "model.0.weight" in shapes:
-        layers = [int(found[1]) for name in shapes if (found := _LAYER.fullmatch(name))]
+        layers = [int(match[1]) for name in shapes if (match := _LAYER.fullmatch(name))]
         blocks = (max(layers) + 1 - _OTHER_LAYERS) // _LAYERS_OF_A_BLOCK
         first, last = shapes["model.0.weight"], shapes[f"model.{max(layers)}.weight"]
     else:

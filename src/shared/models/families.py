@@ -24,15 +24,8 @@ BaseModelName = Literal[
 
 # The stable names, by what a model was trained for. `runner.diffusion.schedulers` has the classes.
 DIFFUSION_SCHEDULERS = (
-    "ddim",
-    "pndm",
-    "euler",
-    "euler_a",
-    "heun",
-    "dpmpp_2m",
-    "dpmpp_2m_karras",
-    "dpmpp_2m_sde_karras",
-    "unipc",
+    *("ddim", "pndm", "euler", "euler_a", "heun"),
+    *("dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2m_sde_karras", "unipc"),
 )
 FLOW_SCHEDULERS = ("flow_match_euler",)  # diffusers' Heun takes no sigmas, so Flux refuses it
 SCHEDULERS = DIFFUSION_SCHEDULERS + FLOW_SCHEDULERS
@@ -93,15 +86,15 @@ class ModelFamily:
     single_file: SingleFile | None = None
 
 
-_CLIP = "text_model.embeddings.position_embedding.weight"
+def _encoder(prefix: str, *names: str) -> SingleFilePart:
+    return SingleFilePart(prefix=prefix, signs=tuple(prefix + name for name in names))
+
+
+_CLIP = "transformer.text_model.embeddings.position_embedding.weight"
+_CLIP_L = _encoder("text_encoders.clip_l.", _CLIP)
+_T5 = _encoder("text_encoders.t5xxl.", "transformer.shared.weight")
 _VAE = SingleFilePart(
     signs=("first_stage_model.encoder.conv_in.weight", "vae.encoder.conv_in.weight")
-)
-_CLIP_L = SingleFilePart(
-    prefix="text_encoders.clip_l.", signs=(f"text_encoders.clip_l.transformer.{_CLIP}",)
-)
-_T5 = SingleFilePart(
-    prefix="text_encoders.t5xxl.", signs=("text_encoders.t5xxl.transformer.shared.weight",)
 )
 
 # The autoencoder halves a side three times, hence multiples of 8; the transformers of SD 3 and Flux
@@ -123,12 +116,8 @@ FAMILIES: dict[Kind, ModelFamily] = {
             denoiser="unet",
             parts={
                 "vae": _VAE,
-                "text_encoder": SingleFilePart(
-                    prefix="cond_stage_model.",
-                    signs=(
-                        f"cond_stage_model.transformer.{_CLIP}",
-                        "cond_stage_model.model.token_embedding.weight",
-                    ),
+                "text_encoder": _encoder(
+                    "cond_stage_model.", _CLIP, "model.token_embedding.weight"
                 ),
             },
         ),
@@ -146,13 +135,9 @@ FAMILIES: dict[Kind, ModelFamily] = {
             denoiser="unet",
             parts={
                 "vae": _VAE,
-                "text_encoder": SingleFilePart(
-                    prefix="conditioner.embedders.0.",
-                    signs=(f"conditioner.embedders.0.transformer.{_CLIP}",),
-                ),
-                "text_encoder_2": SingleFilePart(
-                    prefix="conditioner.embedders.1.",
-                    signs=("conditioner.embedders.1.model.positional_embedding",),
+                "text_encoder": _encoder("conditioner.embedders.0.", _CLIP),
+                "text_encoder_2": _encoder(
+                    "conditioner.embedders.1.", "model.positional_embedding"
                 ),
             },
         ),
@@ -175,10 +160,7 @@ FAMILIES: dict[Kind, ModelFamily] = {
             parts={
                 "vae": _VAE,
                 "text_encoder": _CLIP_L,
-                "text_encoder_2": SingleFilePart(
-                    prefix="text_encoders.clip_g.",
-                    signs=(f"text_encoders.clip_g.transformer.{_CLIP}",),
-                ),
+                "text_encoder_2": _encoder("text_encoders.clip_g.", _CLIP),
                 "text_encoder_3": _T5,
             },
         ),

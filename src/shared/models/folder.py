@@ -1,9 +1,7 @@
-"""Files of a model folder, read without trusting them.
+"""The files of a model folder, read without trusting them.
 
-A model is other people's data. Allowed are safetensors and plain configuration; pickles run code
-when they are loaded, so their suffixes are refused by name, with the reason, and everything else
-that is not on the list is refused too. Reading a safetensors header is enough to tell a truncated
-download, a sign-in page saved as a model, or a file made to exhaust memory.
+A model is data of strangers. Safetensors and plain configuration are allowed. A pickle runs code
+when it is loaded, so its suffixes are refused with that reason; every other file is refused too.
 """
 
 from __future__ import annotations
@@ -21,24 +19,24 @@ from shared.models.safetensors_header import tensor_shapes
 
 DESCRIPTOR = "dreamforge.json"
 INDEX = "model_index.json"
-# Of a single-file model: a diffusers folder from which its parts are configured. Weights are there
-# only for parts that the file lacks.
+# Of a single-file model: a diffusers folder that configures its parts. It has weights only for the
+# parts that the file lacks.
 CONFIG = "config/"
 ONE_FILE = "model.safetensors"  # the weights of a network that is no pipeline
 Layout = Literal["diffusers", "single_file", "network"]
-# .model: SentencePiece. Pictures belong to a model card; nothing here ever decodes them.
+# .model: SentencePiece. Pictures belong to a model card; nothing decodes them.
 ALLOWED = frozenset({".safetensors", ".json", ".txt", ".md", ".model", ".png", ".jpg"})
 ALLOWED_NAMES = frozenset({"LICENSE", "NOTICE", "README"})
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".pyc"})
 
-# diffusers imports the module that an index names. These are its own; any other is code by stealth.
+# diffusers imports the module that an index names. Any other than its own would run foreign code.
 LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion", None})
 # Often named by an index and not shipped; the runner loads without it.
 OPTIONAL = frozenset({"safety_checker"})
 CONFIGS_OF_MODELS = "config.json"  # schedulers, tokenizers and processors call theirs otherwise
 
 HASH_CHUNK_BYTES = 1 << 20
-MAX_NAME_BYTES = 255  # of one part of a path, on every file system that we know
+MAX_NAME_BYTES = 255  # of one part of a path, on every usual file system
 MAX_JSON_BYTES = 64 << 20  # the largest tokenizer is 35 MB
 
 
@@ -52,17 +50,17 @@ def check_folder(folder: Path) -> list[str]:
             _check_single_file(files)
             _check_index(folder, files, base=CONFIG)
         case "network":
-            pass  # it has no parts; what it is, its tensors say
+            pass  # it has no parts; its tensors say what it is
     for name in files:
         if name.endswith(".safetensors"):
-            with readable(name):
+            with reading(name):
                 tensor_shapes(folder, name)
     return files
 
 
 def layout_of(files: list[str]) -> Layout:
-    """How the weights lie: a part each in its folder, all in one file beside `config/`, or alone
-    in the one file of a network that needs no other part."""
+    """Where the weights are: each part in its folder, all in one file beside `config/`, or in the
+    one file of a network that has no other part."""
     if INDEX in files:
         return "diffusers"
     if f"{CONFIG}{INDEX}" in files:
@@ -74,10 +72,10 @@ def layout_of(files: list[str]) -> Layout:
 def list_files(folder: Path) -> list[str]:
     """Every file but the descriptor, relative, sorted; `ModelUnavailable` names a bad one.
 
-    A link is refused wherever it points: what it names can change behind our back.
+    A link is refused wherever it points: its target can change without a trace in the folder.
     """
     names = []
-    with readable("the model's folder"):
+    with reading("the model's folder"):
         if not folder.is_dir():
             raise ModelUnavailable("the model's folder is missing on this host")
         for parent, folders, files in os.walk(folder, onerror=_raise):
@@ -87,7 +85,9 @@ def list_files(folder: Path) -> list[str]:
                 if path.is_symlink():
                     raise ModelUnavailable(f"{name}: a link, not a file of this folder", file=name)
                 if entry in files and name != DESCRIPTOR:
-                    _allow(path, name)
+                    check_name(name)
+                    if not path.is_file():
+                        raise ModelUnavailable(f"{name}: missing, or not a regular file", file=name)
                     names.append(name)
     return sorted(names)
 
@@ -97,8 +97,9 @@ def check_name(name: str) -> None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         raise ModelUnavailable(f"{name!r}: a path that leaves the model's folder", file=name)
+    too_long = any(len(part.encode()) > MAX_NAME_BYTES for part in path.parts)
     # Two spellings of one file overwrite each other, and control characters reach terminals.
-    if str(path) != name or not name.isprintable() or _too_long(path):
+    if str(path) != name or not name.isprintable() or too_long:
         raise ModelUnavailable(f"{name!r}: not a plain file name", file=name)
     suffix = path.suffix.lower()
     if suffix in PICKLES:
@@ -115,23 +116,13 @@ def check_name(name: str) -> None:
         )
 
 
-def _too_long(path: PurePosixPath) -> bool:
-    return any(len(part.encode()) > MAX_NAME_BYTES for part in path.parts)
-
-
-def _allow(path: Path, name: str) -> None:
-    check_name(name)
-    if not path.is_file():
-        raise ModelUnavailable(f"{name}: missing, or not a regular file", file=name)
-
-
 def _raise(error: OSError) -> None:
     raise error
 
 
 @contextmanager
-def readable(name: str) -> Iterator[None]:
-    """A file that goes, or may not be read, while we look at it is a model that is not there."""
+def reading(name: str) -> Iterator[None]:
+    """Around reading `name`: a file that vanishes or cannot be read is `ModelUnavailable`."""
     try:
         yield
     except OSError as error:
@@ -141,7 +132,7 @@ def readable(name: str) -> Iterator[None]:
 def hash_file(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     digest = hashlib.sha256()
-    with readable(path.name), path.open("rb") as stream:
+    with reading(path.name), path.open("rb") as stream:
         while chunk := stream.read(HASH_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
@@ -174,7 +165,7 @@ def _check_single_file(files: list[str]) -> None:
 
 
 def _check_index(folder: Path, files: list[str], *, base: str) -> None:
-    """`base` is where the index and the parts lie: nowhere below, or in `config/`."""
+    """`base` is where the index and the parts are: empty for the top, or `config/`."""
     name_of_index = base + INDEX
     index = read_json(folder, name_of_index)
     if not isinstance(index.get("_class_name"), str):
@@ -205,19 +196,19 @@ def model_parts(index: dict[str, Any], files: list[str]) -> set[str]:
 
 
 def _check_component(folder: Path, component: str, files: list[str], *, weights: bool) -> None:
-    """One part of an index. `weights`: whether a model among them must have its own."""
-    mine = [name for name in files if name.startswith(f"{component}/")]
-    if not mine:
+    """One component of an index. `weights`: whether it must have its own, if it is a model."""
+    own = [name for name in files if name.startswith(f"{component}/")]
+    if not own:
         if component.removeprefix(CONFIG) in OPTIONAL:
             return
         raise ModelUnavailable(f"{component}/: missing", file=f"{component}/")
-    found = [name for name in mine if name.endswith(".safetensors")]
-    if weights and f"{component}/{CONFIGS_OF_MODELS}" in mine and not found:
+    tensors = [name for name in own if name.endswith(".safetensors")]
+    if weights and f"{component}/{CONFIGS_OF_MODELS}" in own and not tensors:
         raise ModelUnavailable(f"{component}/: no safetensors file", file=f"{component}/")
-    for name in mine:
+    for name in own:
         if name.endswith(".safetensors.index.json"):
             shards = read_json(folder, name).get("weight_map")
             if not isinstance(shards, dict):
                 raise ModelUnavailable(f"{name}: weight_map must be an object", file=name)
-            for shard in sorted({f"{component}/{part}" for part in shards.values()} - set(found)):
+            for shard in sorted({f"{component}/{part}" for part in shards.values()} - set(tensors)):
                 raise ModelUnavailable(f"{shard}: missing", file=shard)

@@ -1,4 +1,4 @@
-"""Model folders: read their descriptor, check them cheaply or fully, describe new ones.
+"""Check a model's folder against its descriptor, cheaply or fully.
 
     <root>/<kind>/<name>@<version>/dreamforge.json + the files of a diffusers model
 
@@ -25,7 +25,7 @@ from shared.models.folder import (
     hash_file,
     layout_of,
     read_json,
-    readable,
+    reading,
 )
 
 
@@ -35,7 +35,7 @@ def read_model(folder: Path) -> ModelDescriptor:
 
 
 def check_installed(folder: Path, *, checkpoint_sha256: str) -> ModelDescriptor:
-    """Check the folder, its sizes, and that it still is the checkpoint that a step was given."""
+    """Check the folder, its sizes, and that it still is the checkpoint that a step names."""
     descriptor = read_model(folder)
     _check_listed(folder, descriptor, check_folder(folder))
     if descriptor.checkpoint_sha256 != checkpoint_sha256:
@@ -57,9 +57,9 @@ def verify_model(folder: Path, descriptor: ModelDescriptor) -> None:
 
 
 def weights_hash(model: ModelDescriptor) -> str:
-    """By what other tools know a checkpoint: the SHA-256 of its file, where it is only one."""
+    """The hash by which other tools know a checkpoint: that of its one file, if it is one."""
     weights = [file for file in model.files if file.path.endswith(".safetensors")]
-    if model.layout == "single_file":  # what lies below config/ is known by other names
+    if model.layout == "single_file":  # the files below config/ have names of their own
         weights = [file for file in weights if "/" not in file.path]
     return weights[0].sha256 if len(weights) == 1 else model.checkpoint_sha256
 
@@ -83,7 +83,7 @@ def _check_listed(folder: Path, descriptor: ModelDescriptor, found: list[str]) -
         problem = "missing" if name in listed else f"not listed in {DESCRIPTOR}"
         raise ModelUnavailable(f"{name}: {problem}", file=name)
     for name, size_bytes in listed.items():
-        with readable(name):
+        with reading(name):
             actual = (folder / name).stat().st_size
         if actual != size_bytes:
             raise ModelUnavailable(f"{name}: {actual} bytes, should be {size_bytes}", file=name)

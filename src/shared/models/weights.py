@@ -1,11 +1,11 @@
 """Which files of a model's weights are loaded, and how much its parts hold; no weight is read.
 
-A folder may have its weights in several variants, which stand in the files' names ("fp16"), and
-diffusers loads the plain ones unless it is told otherwise. So a folder that has nothing but a
-variant needs to be asked for it, by the names that are there.
+A folder may have its weights in several variants, which stand in the files' names ("fp16").
+diffusers loads the plain ones by default, so a folder with nothing but a variant is loaded by the
+name of that variant.
 
 Numbers are counted, not bytes: a file in float32 takes half of its size in a preset of half
-precision. What is on a device at once is for `shared.presets` to say.
+precision. `shared.presets` says what is on a device at once.
 """
 
 from __future__ import annotations
@@ -46,8 +46,12 @@ def variant_of(files: Iterable[str]) -> str | None:
         return None
     common = set.intersection(*lacking.values())
     if not common:
-        told = ", ".join(f"{part}/ {', '.join(sorted(names))}" for part, names in lacking.items())
-        raise ModelUnavailable(f"no variant of the weights is there for every part; found: {told}")
+        available = ", ".join(
+            f"{part}/ {', '.join(sorted(names))}" for part, names in lacking.items()
+        )
+        raise ModelUnavailable(
+            f"no variant of the weights is there for every part; found: {available}"
+        )
     return min(common)
 
 
@@ -60,9 +64,9 @@ def part_sizes(
     not find by their names.
     """
     below = CONFIG if layout == "single_file" else ""
-    wanted = [name for part in components for name in files if name.startswith(f"{below}{part}/")]
-    _check_names(wanted)
-    loaded = list(_loaded(wanted))
+    listed = [name for part in components for name in files if name.startswith(f"{below}{part}/")]
+    _check_names(listed)
+    loaded = list(_loaded(listed))
     if layout != "diffusers":
         loaded += [name for name in files if "/" not in name and name.endswith(".safetensors")]
     counts: dict[str, list[int]] = {}
@@ -77,10 +81,10 @@ def part_sizes(
 
 
 def _check_names(files: Iterable[str]) -> None:
-    there = _variants(files)
+    variants = _variants(files)
     for name in files:
         part, _, file = name.rpartition("/")
-        if file.endswith(".safetensors") and part not in there:
+        if file.endswith(".safetensors") and part not in variants:
             raise ModelUnavailable(
                 f"{name}: not a name that diffusers loads (model.safetensors, "
                 "diffusion_pytorch_model.safetensors, with a variant or in shards)",
@@ -89,29 +93,29 @@ def _check_names(files: Iterable[str]) -> None:
 
 
 def _variants(files: Iterable[str]) -> dict[str, set[str]]:
-    """Of each part, by its folder: the variants that there are."""
-    found: dict[str, set[str]] = {}
+    """The variants of each part, by its folder."""
+    variants: dict[str, set[str]] = {}
     for name in files:
         part, _, file = name.rpartition("/")
         if part and (match := _WEIGHTS.fullmatch(file)):
-            found.setdefault(part, set()).add(match[1] or _PLAIN)
-    return found
+            variants.setdefault(part, set()).add(match[1] or _PLAIN)
+    return variants
 
 
 def _loaded(files: Sequence[str]) -> Iterator[str]:
-    """Of each part, the files of one variant."""
-    there, chosen = _variants(files), variant_of(files) or _PLAIN
+    """The files of each part that diffusers loads: those of one variant."""
+    variants, chosen = _variants(files), variant_of(files) or _PLAIN
     for name in files:
         part, _, file = name.rpartition("/")
         if match := _WEIGHTS.fullmatch(file):
             # A part without the variant is loaded from its plain weights.
-            wanted = chosen if chosen in there[part] else _PLAIN
-            if (match[1] or _PLAIN) == wanted:
+            variant = chosen if chosen in variants[part] else _PLAIN
+            if (match[1] or _PLAIN) == variant:
                 yield name
 
 
 def _part(file: str, tensor: str) -> str:
-    """The folder, which is how diffusers calls a part; at the top, what the tensor's name says."""
+    """The part that a tensor belongs to: its folder; at the top, the start of its name."""
     if "/" in file:
         return PurePosixPath(file).parent.name
     match = _IN_ONE_FILE.match(tensor)

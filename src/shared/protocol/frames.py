@@ -1,14 +1,14 @@
-"""How a worker and a runner talk: length-prefixed frames of a JSON header and raw bytes.
+"""The frames between a worker and a runner: length-prefixed, a JSON header and raw bytes.
 
     +----------------+----------------+----------------+---------------+
     | header length  | body length    | header         | body          |
     | u32, big end.  | u32, big end.  | UTF-8 JSON     | raw bytes     |
     +----------------+----------------+----------------+---------------+
 
-Sans-IO: `encode` makes bytes, `FrameDecoder` eats them in pieces of any size. The reader never
-trusts the writer. Both lengths are checked *before* anything is buffered for them, the header must
-be one JSON object, and nothing is ever unpickled: a runner executes other people's models, and a
-parent that unpickles what such a process sends has handed over the host.
+Sans-IO: `encode` makes bytes, `FrameDecoder` takes them in pieces of any size. The reader never
+trusts the writer. It checks both lengths *before* it buffers anything for them, the header must be
+one JSON object, and nothing is ever unpickled: a runner executes the models of strangers, and with
+a pickle it could run code in the worker.
 
 Images travel in the body. Against a file, shared memory or base64 in the header this was the
 fastest way measured, and it leaves nothing on a disk when either side is killed.
@@ -31,7 +31,7 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 
 
 class FrameError(Exception):
-    """The other side broke the protocol. The connection is worthless from here on."""
+    """The other side broke the protocol. The connection must not be used any more."""
 
 
 @dataclass(frozen=True, slots=True)

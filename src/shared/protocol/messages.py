@@ -1,13 +1,13 @@
-"""What a worker and a runner say to each other, inside `shared.protocol.frames`.
+"""The messages between a worker and a runner, inside `shared.protocol.frames`.
 
     worker                          runner
       |  <---------- ready ---------  |   imported, waits; no CUDA context yet
       |  ------------ go ---------->  |   RunSpec; `running` is committed
       |  <----- stage, progress ----  |
       |  <-------- artifact --------  |   body = the encoded image
-      |  <---------- want ----------  |   one item of the step before; one open wish at a time
+      |  <---------- want ----------  |   asks for an input; one open request at a time
       |  ---------- input --------->  |   body = that picture
-      |  ---------- lease --------->  |   re-arms the dead-man timer
+      |  ---------- lease --------->  |   re-arms the lease timer
       |  --------- cancel --------->  |   polite; a signal follows
       |  <--- result | failure -----  |   then it exits
 
@@ -66,7 +66,16 @@ class ModelSpec(Message):
     checkpoint_sha256: str
 
 
-class GenerateParams(Message):
+class OutputParams(Message):
+    """How many pictures a step makes, and their files."""
+
+    count: int = Field(default=1, ge=1, le=MAX_COUNT)
+    format: Format = "png"
+    embed_metadata: bool = True
+    jpeg_quality: JpegQuality = JPEG_QUALITY
+
+
+class GenerateParams(OutputParams):
     """A `generate` step with every default filled in. Sizes are pixels."""
 
     prompt: str
@@ -77,20 +86,12 @@ class GenerateParams(Message):
     guidance: float
     scheduler: str | None = None
     seed: int | None = None
-    count: int = Field(default=1, ge=1, le=MAX_COUNT)
-    format: Format = "png"
-    embed_metadata: bool = True
-    jpeg_quality: JpegQuality = JPEG_QUALITY
 
 
-class EnlargeParams(Message):
+class EnlargeParams(OutputParams):
     """What every `upscale` step has: each side times `scale`."""
 
     scale: Literal[2, 4]
-    count: int = Field(default=1, ge=1, le=MAX_COUNT)
-    format: Format = "png"
-    embed_metadata: bool = True
-    jpeg_quality: JpegQuality = JPEG_QUALITY
 
 
 class ResampleParams(EnlargeParams):
@@ -100,14 +101,14 @@ class ResampleParams(EnlargeParams):
 
 
 class GanParams(EnlargeParams):
-    """By a network that knows one scale; resampled if another was asked for."""
+    """By a network that knows one scale; resampled where the request has another."""
 
     impl: Literal["gan"] = "gan"
     native_scale: int = Field(ge=2, le=8)
 
 
 class DiffusionParams(EnlargeParams):
-    """By a diffusion pipeline, which draws again what the prompt says."""
+    """By a diffusion pipeline, which draws the prompt again."""
 
     impl: Literal["diffusion"] = "diffusion"
     native_scale: int = Field(ge=2, le=8)
@@ -186,8 +187,8 @@ RunSpec = Annotated[GenerateSpec | UpscaleSpec, Field(discriminator="type")]
 class Go(Message):
     type: Literal["go"] = "go"
     spec: RunSpec
-    # When the dead-man timer fires unless a lease pushes it back: a moment on CLOCK_BOOTTIME, whose
-    # seconds are the same in every process of this host. A span would count from its receipt.
+    # When the lease timer fires unless a lease pushes it back: a moment of CLOCK_BOOTTIME, which is
+    # the same in every process of this host. A span would count from its receipt.
     dies_at: float
 
 
@@ -201,7 +202,7 @@ class Cancel(Message):
 
 
 class Input(Message):
-    """The picture that was asked for; the frame's body is its file, byte for byte as stored."""
+    """The picture that the runner wanted; the frame's body is its file, byte for byte as stored."""
 
     type: Literal["input"] = "input"
     item_index: ItemIndex
@@ -240,7 +241,7 @@ class Log(Message):
 
 
 class Want(Message):
-    """Asks for the input of one item. The next wish may come when this one was granted."""
+    """Asks for the input of one item; the next request comes after the answer."""
 
     type: Literal["want"] = "want"
     item_index: ItemIndex
@@ -267,7 +268,7 @@ class Result(Message):
 
 
 class Failure(Message):
-    """The runner's own account of why it gives up. The parent classifies, this only informs."""
+    """Why the runner gives up, as it sees it. The worker classifies; this only informs."""
 
     type: Literal["failure"] = "failure"
     reason: Literal["oom", "host_oom", "model_unavailable", "provider_error", "cancelled"]
