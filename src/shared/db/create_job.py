@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.events import append_events
-from shared.db.tables import jobs, steps
+from shared.db.tables import jobs, read, steps, values_of
 from shared.errors import Conflict
 from shared.events import Code, NewEvent
 from shared.states import Status, StepState
@@ -125,9 +125,7 @@ async def find_by_key(
             "this Idempotency-Key was used with another request body; use a new key",
             job_id=str(row.id),
         )
-    return Created(
-        id=row.id, type=row.type, created_at=row.created_at, first_step_id=None, first_queue=None
-    )
+    return read(Created, row._mapping, first_step_id=None, first_queue=None)
 
 
 async def find_created(connection: AsyncConnection, new: NewJob) -> Created | None:
@@ -148,18 +146,7 @@ def _created(new: NewJob, created_at: datetime) -> Created:
 
 async def _insert(connection: AsyncConnection, new: NewJob) -> datetime | None:
     """The job's row; None when its key is taken."""
-    row: dict[str, Any] = {
-        "id": new.id,
-        "type": new.type,
-        "user": new.user,
-        "status": Status.QUEUED,
-        "request": new.request,
-        "count": new.count,
-        "correlation_id": new.correlation_id,
-        "client_request_id": new.client_request_id,
-        "traceparent": new.traceparent,
-        "replay_of": new.replay_of,
-    }
+    row = values_of(jobs, new, status=Status.QUEUED)
     if new.key is not None:
         await _clear_expired(connection, new.user, new.key)
         row |= {
@@ -196,22 +183,13 @@ async def _insert_steps(connection: AsyncConnection, new: NewJob) -> None:
     await connection.execute(
         insert(steps),
         [
-            {
-                "id": step.id,
-                "job_id": new.id,
-                "position": position,
-                "name": step.name,
-                "type": step.type,
-                "params": step.params,
-                "queue": step.queue,
-                "device": step.device,
-                "preset": step.preset,
-                "vram_bytes": step.vram_bytes,
-                "timeout_s": step.timeout_s,
-                "model_id": step.model_id,
-                "checkpoint_sha256": step.checkpoint_sha256,
-                "state": StepState.PENDING if position else StepState.QUEUED,
-            }
+            values_of(
+                steps,
+                step,
+                job_id=new.id,
+                position=position,
+                state=StepState.PENDING if position else StepState.QUEUED,
+            )
             for position, step in enumerate(new.steps)
         ],
     )

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Float,
     Integer,
     Uuid,
@@ -26,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db.tables import columns_of, events, jobs
+from shared.db.tables import columns_of, events, jobs, values_of
 from shared.events import Code, NewEvent
 
 
@@ -59,27 +60,34 @@ async def append_events(connection: AsyncConnection, job_id: UUID, new: Sequence
     )
     last: int = counted.scalar_one()
     if new:
-        first = last - len(new) + 1
         await connection.execute(
             insert(events),
             [
-                {
-                    "job_id": job_id,
-                    "seq": first + offset,
-                    "step_id": event.step_id,
-                    "level": event.level,
-                    "code": event.code,
-                    "message": event.message,
-                    "item_index": event.item_index,
-                    "payload": None if event.payload is None else dict(event.payload),
-                }
-                for offset, event in enumerate(new)
+                values_of(
+                    events,
+                    event,
+                    job_id=job_id,
+                    seq=seq,
+                    payload=None if event.payload is None else dict(event.payload),
+                )
+                for seq, event in enumerate(new, last - len(new) + 1)
             ],
         )
     return last
 
 
 _COLUMNS = columns_of(events, Event)
+
+
+def _matching(
+    job_id: UUID, since: datetime | None, levels: Sequence[str] | None
+) -> ColumnElement[bool]:
+    condition = events.c.job_id == job_id
+    if since is not None:
+        condition &= events.c.ts >= since
+    if levels is not None:
+        condition &= events.c.level.in_(levels)
+    return condition
 
 
 async def page(
@@ -92,11 +100,7 @@ async def page(
     limit: int,
 ) -> list[Event]:
     """One page of a job's events past `after`, ascending."""
-    query = select(*_COLUMNS).where(events.c.job_id == job_id, events.c.seq > after)
-    if since is not None:
-        query = query.where(events.c.ts >= since)
-    if levels is not None:
-        query = query.where(events.c.level.in_(levels))
+    query = select(*_COLUMNS).where(_matching(job_id, since, levels), events.c.seq > after)
     rows = await connection.execute(query.order_by(events.c.seq).limit(limit))
     return [Event(**row) for row in rows.mappings()]
 
@@ -110,11 +114,7 @@ async def tail(
     levels: Sequence[str] | None = None,
 ) -> int:
     """The cursor after which exactly the last `count` matching events follow."""
-    query = select(events.c.seq).where(events.c.job_id == job_id)
-    if since is not None:
-        query = query.where(events.c.ts >= since)
-    if levels is not None:
-        query = query.where(events.c.level.in_(levels))
+    query = select(events.c.seq).where(_matching(job_id, since, levels))
     last = query.order_by(events.c.seq.desc()).limit(count).subquery()
     first = await connection.scalar(select(func.min(last.c.seq)))
     return 0 if first is None else int(first) - 1

@@ -12,9 +12,9 @@ Rules of this file
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Row, Select, func, or_, select, update
@@ -36,51 +36,64 @@ from shared.step_store import (
     CancelRequested,
     Claim,
     ClaimRequest,
-    OrphanedStep,
     PinnedModel,
     Stale,
     StoredArtifact,
 )
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def _in_transaction(
+    method: Callable[Concatenate[PostgresStepStore, AsyncConnection, P], Awaitable[T]],
+) -> Callable[Concatenate[PostgresStepStore, P], Coroutine[Any, Any, T]]:
+    """Run a method of the store in a transaction of its own, which is its first argument."""
+
+    async def run(self: PostgresStepStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.database.transaction(
+            lambda connection: method(self, connection, *args, **kwargs)
+        )
+
+    return run
 
 
 class PostgresStepStore:
     """`StepStore` on the system of record."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
         self._in_doubt = InDoubtWrites()
 
-    async def claim(self, request: ClaimRequest) -> Claim | None:
-        async def work(connection: AsyncConnection) -> Claim | None:
-            return await _claim(connection, request)
+    @_in_transaction
+    async def claim(self, connection: AsyncConnection, request: ClaimRequest) -> Claim | None:
+        return await _claim(connection, request)
 
-        return await self._database.transaction(work)
-
-    async def commit_running(self, claim: Claim, events: Sequence[NewEvent]) -> None:
-        async def work(connection: AsyncConnection) -> None:
-            row = await lock_owned(connection, claim)
-            if row.state != StepState.LEASED:
-                # Our own commit of a moment ago, whose answer was lost; or it is being stopped.
-                return
-            await connection.execute(
-                update(t.steps)
-                .where(t.steps.c.id == claim.step_id)
-                .values(
-                    state=StepState.RUNNING,
-                    attempt=t.steps.c.attempt + 1,
-                    started_at=func.coalesce(t.steps.c.started_at, func.now()),
-                    vram_wait_since=None,
-                    updated_at=func.now(),
-                )
+    @_in_transaction
+    async def commit_running(
+        self, connection: AsyncConnection, claim: Claim, events: Sequence[NewEvent]
+    ) -> None:
+        row = await lock_owned(connection, claim)
+        if row.state != StepState.LEASED:
+            # Our own commit of a moment ago, whose answer was lost; or it is being stopped.
+            return
+        await connection.execute(
+            update(t.steps)
+            .where(t.steps.c.id == claim.step_id)
+            .values(
+                state=StepState.RUNNING,
+                attempt=t.steps.c.attempt + 1,
+                started_at=func.coalesce(t.steps.c.started_at, func.now()),
+                vram_wait_since=None,
+                updated_at=func.now(),
             )
-            await connection.execute(
-                update(t.jobs)
-                .where(t.jobs.c.id == claim.job_id, t.jobs.c.status == Status.QUEUED)
-                .values(status=Status.RUNNING, updated_at=func.now())
-            )
-            await append_events(connection, claim.job_id, events)
-
-        await self._database.transaction(work)
+        )
+        await connection.execute(
+            update(t.jobs)
+            .where(t.jobs.c.id == claim.job_id, t.jobs.c.status == Status.QUEUED)
+            .values(status=Status.RUNNING, updated_at=func.now())
+        )
+        await append_events(connection, claim.job_id, events)
 
     async def record(
         self, claim: Claim, state: StepState | None, events: Sequence[NewEvent]
@@ -98,42 +111,44 @@ class PostgresStepStore:
                 last_seq = await append_events(connection, claim.job_id, left)
                 self._in_doubt.register(claim, last_seq, left)
 
-        await self._database.transaction(work)
+        await self.database.transaction(work)
         self._in_doubt.settle(claim)
 
-    async def renew(self, claim: Claim, lease_s: float) -> None:
-        async def work(connection: AsyncConnection) -> None:
-            # One statement on the step alone: it takes no job lock, so a stream of events cannot
-            # delay it, and the condition is on the very row that it locks.
-            renewed = await connection.execute(
-                update(t.steps)
-                .where(_owned_by(claim))
-                .values(lease_expires_at=seconds_from_now(lease_s))
-                .returning(t.steps.c.id)
-            )
-            if renewed.first() is None:
-                raise Stale
+    @_in_transaction
+    async def renew(self, connection: AsyncConnection, claim: Claim, lease_s: float) -> None:
+        # One statement on the step alone: it takes no job lock, so a stream of events cannot
+        # delay it, and the condition is on the very row that it locks.
+        renewed = await connection.execute(
+            update(t.steps)
+            .where(_owned_by(claim))
+            .values(lease_expires_at=seconds_from_now(lease_s))
+            .returning(t.steps.c.id)
+        )
+        if renewed.first() is None:
+            raise Stale
 
-        await self._database.transaction(work)
-
-    async def add_artifact(self, claim: Claim, artifact: StoredArtifact, event: NewEvent) -> bool:
-        async def work(connection: AsyncConnection) -> bool:
-            await jobs.lock(connection, claim.job_id)
-            if await _key_of(connection, claim, artifact.item_index) == artifact.s3_key:
-                return True  # our own commit of a moment ago, whose answer was lost
-            await lock_owned(connection, claim)
-            inserted = await insert_artifact(
-                connection,
-                job_id=claim.job_id,
-                step_id=claim.step_id,
-                step=claim.name,
-                artifact=artifact,
-            )
-            if inserted:
-                await append_events(connection, claim.job_id, [event])
-            return inserted
-
-        return await self._database.transaction(work)
+    @_in_transaction
+    async def add_artifact(
+        self,
+        connection: AsyncConnection,
+        claim: Claim,
+        artifact: StoredArtifact,
+        event: NewEvent,
+    ) -> bool:
+        await jobs.lock(connection, claim.job_id)
+        if await _key_of(connection, claim, artifact.item_index) == artifact.s3_key:
+            return True  # our own commit of a moment ago, whose answer was lost
+        await lock_owned(connection, claim)
+        inserted = await insert_artifact(
+            connection,
+            job_id=claim.job_id,
+            step_id=claim.step_id,
+            step=claim.name,
+            artifact=artifact,
+        )
+        if inserted:
+            await append_events(connection, claim.job_id, [event])
+        return inserted
 
     async def finish(self, claim: Claim, end: AttemptResult) -> UUID | None:
         async def work(connection: AsyncConnection) -> UUID | None:
@@ -148,45 +163,43 @@ class PostgresStepStore:
             return await end_step(connection, row, replace(end, events=left))
 
         try:
-            following = await self._database.transaction(work)
+            following = await self.database.transaction(work)
         except Stale:
             self._in_doubt.settle(claim)
             raise
         self._in_doubt.settle(claim)
         return following
 
-    async def requested_cancels(self, worker_id: UUID) -> set[UUID]:
-        async def work(connection: AsyncConnection) -> set[UUID]:
-            step_ids = await connection.scalars(
-                select(t.steps.c.id).where(
-                    t.steps.c.lease_owner == worker_id, t.steps.c.cancel_requested_at.is_not(None)
-                )
+    @_in_transaction
+    async def requested_cancels(self, connection: AsyncConnection, worker_id: UUID) -> set[UUID]:
+        step_ids = await connection.scalars(
+            select(t.steps.c.id).where(
+                t.steps.c.lease_owner == worker_id, t.steps.c.cancel_requested_at.is_not(None)
             )
-            return set(step_ids)
-
-        return await self._database.transaction(work)
+        )
+        return set(step_ids)
 
     async def release_unacknowledged(
         self, worker_id: UUID, known: Collection[tuple[UUID, int]]
     ) -> int:
         count = 0
-        while await self._database.transaction(
+        while await self.database.transaction(
             lambda connection: rescue.release_unacknowledged(connection, worker_id, known)
         ):
             count += 1
         return count
 
-    async def rescue_expired(self, decide: Callable[[OrphanedStep], AttemptResult]) -> UUID | None:
-        return await self._database.transaction(
-            lambda connection: rescue.expired_lease(connection, decide)
-        )
-
-    async def rescue_unclaimed(
-        self, decide: Callable[[OrphanedStep], AttemptResult], after_s: float
+    @_in_transaction
+    async def rescue_expired(
+        self, connection: AsyncConnection, decide: rescue.Decide
     ) -> UUID | None:
-        return await self._database.transaction(
-            lambda connection: rescue.unclaimed(connection, decide, after_s=after_s)
-        )
+        return await rescue.expired_lease(connection, decide)
+
+    @_in_transaction
+    async def rescue_unclaimed(
+        self, connection: AsyncConnection, decide: rescue.Decide, after_s: float
+    ) -> UUID | None:
+        return await rescue.unclaimed(connection, decide, after_s=after_s)
 
 
 async def _ended_before(

@@ -267,7 +267,7 @@ workers = Table(
 # Records ------------------------------------------------------------------------------------------
 
 
-def columns_of(table: Table, record: type) -> list[Column[Any]]:
+def columns_of(table: Table, record: Any) -> list[Column[Any]]:
     """The columns that have the names of a dataclass's fields."""
     return [table.c[field.name] for field in fields(record) if field.name in table.c]
 
@@ -277,3 +277,9 @@ def read(record: type[T], row: Row[Any] | RowMapping | Mapping[str, Any], **valu
     columns = row._mapping if isinstance(row, Row) else row
     names = {field.name for field in fields(record)}  # type: ignore[arg-type]
     return record(**({name: columns[name] for name in names & columns.keys()} | values))
+
+
+def values_of(table: Table, record: Any, **values: Any) -> dict[str, Any]:
+    """What to insert for a dataclass: its fields that have a column; `values` are other columns."""
+    names = [column.name for column in columns_of(table, record)]
+    return {name: getattr(record, name) for name in names} | values

@@ -83,27 +83,12 @@ async def settle_job(connection: AsyncConnection, job_id: UUID) -> UUID | None:
         return await _queue_if_first(connection, rows, waiting[0])
     if any(r.state not in TERMINAL and r not in waiting for r in rows):
         return None
-    if broken is None:
-        last = StepState.SUCCEEDED
-        await finish_job(
-            connection, job_id, status=STATUS_OF[last], reason=Reason.COMPLETED, error=None
-        )
-    elif broken.state == StepState.FAILED:
-        await finish_job(
-            connection,
-            job_id,
-            status=STATUS_OF[StepState.FAILED],
-            reason=Reason(broken.reason),
-            error=broken.error,
-        )
-    else:
-        await finish_job(
-            connection,
-            job_id,
-            status=STATUS_OF[StepState.CANCELLED],
-            reason=Reason.CANCELLED,
-            error=CANCELLED_ERROR,
-        )
+    state, reason, error = StepState.SUCCEEDED, Reason.COMPLETED, None
+    if broken is not None and broken.state == StepState.FAILED:
+        state, reason, error = StepState.FAILED, Reason(broken.reason), broken.error
+    elif broken is not None:
+        state, reason, error = StepState.CANCELLED, Reason.CANCELLED, CANCELLED_ERROR
+    await finish_job(connection, job_id, status=STATUS_OF[state], reason=reason, error=error)
     return None
 
 

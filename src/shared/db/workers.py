@@ -16,7 +16,7 @@ from sqlalchemy import RowMapping, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db.tables import read, workers
+from shared.db.tables import read, values_of, workers
 
 LIVE_S = 30.0
 # Any fixed number: it names "a worker registers" among the advisory locks of this database.
@@ -59,23 +59,19 @@ class Worker:
 
 async def upsert(connection: AsyncConnection, worker: Worker) -> None:
     """Write all of a worker's row, its heartbeat included."""
-    facts = {
-        "host": worker.host,
-        "version": worker.version,
-        "queues": list(worker.queues),
-        "slots": [_slot_to_json(slot) for slot in worker.slots],
-        "models": [
+    row = values_of(
+        workers,
+        worker,
+        queues=list(worker.queues),
+        slots=[_slot_to_json(slot) for slot in worker.slots],
+        models=[
             {"id": str(model_id), "checkpoint_sha256": checksum}
             for model_id, checksum in worker.models.items()
         ],
-    }
+        heartbeat_at=func.clock_timestamp(),
+    )
     await connection.execute(
-        insert(workers)
-        .values(id=worker.id, **facts)
-        .on_conflict_do_update(
-            index_elements=[workers.c.id],
-            set_={**facts, "heartbeat_at": func.clock_timestamp()},
-        )
+        insert(workers).values(row).on_conflict_do_update(index_elements=[workers.c.id], set_=row)
     )
 
 

@@ -8,7 +8,8 @@ nothing of it is ever executed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -63,13 +64,10 @@ class DeadMessages:
         self._redis.close()
 
     def add(self, message: DeadMessage) -> None:
-        try:
-            with self._redis.pipeline(transaction=True) as both:
-                both.lpush(KEY, json.dumps(asdict(message)))
-                both.ltrim(KEY, 0, MOST - 1)
-                both.execute()
-        except RedisError as error:
-            raise _away(error) from error
+        with _translate_errors(), self._redis.pipeline(transaction=True) as both:
+            both.lpush(KEY, json.dumps(asdict(message)))
+            both.ltrim(KEY, 0, MOST - 1)
+            both.execute()
 
     def all(self) -> list[DeadMessage]:
         """The newest first."""
@@ -79,17 +77,13 @@ class DeadMessages:
         """Forget one; False when it is not there."""
         for raw, message in self._entries():
             if message.id == message_id:
-                try:
+                with _translate_errors():
                     return self._redis.lrem(KEY, 1, cast("str", raw)) > 0
-                except RedisError as error:
-                    raise _away(error) from error
         return False
 
     def _entries(self) -> list[tuple[bytes, DeadMessage]]:
-        try:
+        with _translate_errors():
             raws = cast("list[bytes]", self._redis.lrange(KEY, 0, MOST - 1))
-        except RedisError as error:
-            raise _away(error) from error
         return [(raw, _read(raw)) for raw in raws]
 
 
@@ -111,5 +105,9 @@ def _read(raw: bytes) -> DeadMessage:
     )
 
 
-def _away(error: RedisError) -> InfraUnavailable:
-    return InfraUnavailable(f"the broker does not answer: {type(error).__name__}")
+@contextmanager
+def _translate_errors() -> Iterator[None]:
+    try:
+        yield
+    except RedisError as error:
+        raise InfraUnavailable(f"the broker does not answer: {type(error).__name__}") from error
