@@ -25,8 +25,8 @@ def job_ids(incomplete: str) -> Offers:
 
 def models(incomplete: str) -> Offers:
     """Models by name and version."""
-    models = _get("/v1/models").get("models", [])
-    return _fitting([(f"{m['name']}@{m['version']}", m["kind"]) for m in models], incomplete)
+    listing = _get("/v1/models").get("models", [])
+    return _fitting([(f"{m['name']}@{m['version']}", m["kind"]) for m in listing], incomplete)
 
 
 def _fitting(offers: Offers, incomplete: str) -> Offers:
@@ -34,7 +34,6 @@ def _fitting(offers: Offers, incomplete: str) -> Offers:
 
 
 def _get(path: str, **params: Any) -> dict[str, Any]:
-
     try:
         with connect() as client:
             client.http.timeout = _TIMEOUT_S

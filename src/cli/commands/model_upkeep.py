@@ -72,11 +72,11 @@ def remove(
     environ = config.environ()
     url, root = backends.database_url(environ), models_dir(environ)
     row, deleted = backends.transaction(url, partial(_retire, reference=model, force=force))
-    place = root / row.kind / f"{row.name}@{row.version}"
+    place = root / row.kind / row.label
     with lock_model(root, place.name):
         here = remove_model(place, root)
     record = {
-        "model": f"{row.name}@{row.version}",
+        "model": row.label,
         "files": "removed" if here else "not on this host",
         "registry": "removed" if deleted else "disabled; past jobs name it",
     }
@@ -102,10 +102,9 @@ def _verify_folder(folder: Path) -> dict[str, Any]:
 
 
 def _switch(reference: str, *, on: bool) -> None:
-
     url = backends.database_url(config.environ())
     row = backends.transaction(url, partial(_set_enabled, reference=reference, on=on))
-    print_note(f"{row.name}@{row.version} is {'enabled' if on else 'disabled'}")
+    print_note(f"{row.label} is {'enabled' if on else 'disabled'}")
 
 
 async def _set_enabled(connection: Connection, *, reference: str, on: bool) -> Model:
@@ -124,7 +123,7 @@ async def _retire(connection: Connection, *, reference: str, force: bool) -> tup
     waiting = await count_open_steps(connection, row.id)
     if waiting and not force:  # the transaction is rolled back, so the model stays enabled
         raise Failure(
-            f"{row.name}@{row.version} is needed by {waiting} step(s) that are not finished",
+            f"{row.label} is needed by {waiting} step(s) that are not finished",
             hint="wait, cancel them, or use --force: they wait until the model is back",
         )
     return row, deleted

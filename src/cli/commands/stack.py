@@ -64,7 +64,6 @@ def _exec_service(module: str) -> None:
 
 
 def _show(stack: Stack) -> None:
-
     print_table(("", "address", ""), [(row.title, row.where, row.note) for row in stack.addresses])
     if not stack.model.trained:
         print_note(
