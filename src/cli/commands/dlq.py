@@ -5,6 +5,7 @@ The commands speak to both directly: dead letters are the operator's, the API ha
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
@@ -116,12 +117,9 @@ def _drop_job(environ: dict[str, str], job_id: UUID) -> int:
     )
 
     async def delete() -> None:
-        store = open_store(settings)
-        try:
+        with closing(open_store(settings)) as store:
             for key in keys:
                 await store.delete(key)
-        finally:
-            store.close()
 
     try:
         anyio.run(delete)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -50,12 +51,11 @@ def _prune(dry_run: bool) -> Pruned:
         database = Database(
             settings.database_url.get_secret_value(), pool_size=2, application="dreamforge-prune"
         )
-        store = open_store(settings)
-        try:
-            return await prune(database, store, settings, dry_run=dry_run)
-        finally:
-            await database.close()
-            store.close()
+        with closing(open_store(settings)) as store:
+            try:
+                return await prune(database, store, settings, dry_run=dry_run)
+            finally:
+                await database.close()
 
     pruned = anyio.run(main)
     if pruned is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cli.doctor.finding import Finding, note, ok, wrong
 from cli.errors import StackError
-from cli.stack import broker, postgres, store
+from cli.stack.servers import SERVERS
 
 OLDEST, NEWEST = (3, 11), (3, 13)
 # Our packages are top-level names, and a distribution of the same name may overwrite them.
@@ -65,15 +65,11 @@ def packages() -> Iterator[Finding]:
 
 def embedded(environ: Mapping[str, str]) -> Iterator[Finding]:
     """The packages that bring the parts which no setting names; an image has none of them."""
-    for setting, find_binary in (
-        ("DF_DATABASE_URL", postgres.binaries),
-        ("DF_REDIS_URL", broker.binary),
-        ("DF_S3_ENDPOINT", store.binary),
-    ):
-        if environ.get(setting):
+    for server in SERVERS:
+        if environ.get(server.settings[0]):
             continue
         try:
-            yield ok("Embedded part", str(find_binary()))
+            yield ok("Embedded part", str(server.find_program()))
         except StackError as error:
             yield wrong("Packages", str(error))
 

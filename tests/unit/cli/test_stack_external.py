@@ -6,16 +6,21 @@ import pytest
 
 from cli.errors import StackError
 from cli.stack import external
+from cli.stack.broker import Broker
+from cli.stack.postgres import Postgres
+from cli.stack.servers import SERVERS
+from cli.stack.store import Store
 
 
 def test_nothing_set_means_nothing_external() -> None:
-    for find in (external.database, external.broker, external.store):
-        assert find({}) is None
-        assert find({"DF_DATABASE_URL": "", "DF_REDIS_URL": "", "DF_S3_ENDPOINT": ""}) is None
+    empty = {"DF_DATABASE_URL": "", "DF_REDIS_URL": "", "DF_S3_ENDPOINT": ""}
+    for server in SERVERS:
+        assert external.find(server, {}) is None
+        assert external.find(server, empty) is None
 
 
 def test_an_address_says_host_and_port_and_no_secret() -> None:
-    part = external.database({"DF_DATABASE_URL": "postgresql://u:secret@db.local/x"})
+    part = external.find(Postgres, {"DF_DATABASE_URL": "postgresql://u:secret@db.local/x"})
     assert part is not None
     assert part.address == "db.local:5432"
     assert "secret" not in repr(part)
@@ -24,19 +29,20 @@ def test_an_address_says_host_and_port_and_no_secret() -> None:
 @pytest.mark.parametrize("value", ["nonsense", "redis://:p@host:port/0", "redis://"])
 def test_a_setting_that_is_no_address_is_refused_by_name_and_unseen(value: str) -> None:
     with pytest.raises(StackError, match="DF_REDIS_URL is no address") as caught:
-        external.broker({"DF_REDIS_URL": value})
+        external.find(Broker, {"DF_REDIS_URL": value})
     assert value not in str(caught.value)
 
 
 def test_half_a_store_is_refused() -> None:
     with pytest.raises(StackError, match=r"DF_S3_ENDPOINT is set but DF_S3_ACCESS_KEY, DF_S3_SEC"):
-        external.store({"DF_S3_ENDPOINT": "http://s3.local:9000"})
+        external.find(Store, {"DF_S3_ENDPOINT": "http://s3.local:9000"})
 
 
 def test_a_part_that_nobody_serves_is_named_with_its_setting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        part = external.external("Broker", "DF_REDIS_URL", f"redis://127.0.0.1:{port}/0")
+        part = external.find(Broker, {"DF_REDIS_URL": f"redis://127.0.0.1:{port}/0"})
+        assert part is not None
         assert part.unreachable() is None
     line = part.unreachable()
     assert line is not None
