@@ -7,7 +7,7 @@ import time
 from multiprocessing.connection import Connection
 
 from tests.support.nvml_helpers import FOREVER_S
-from tests.support.runners import SupervisorLink
+from tests.support.supervisor_link import SupervisorLink
 
 from shared.linux.child import exit_now, isolate_process
 

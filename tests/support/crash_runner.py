@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.gates import Gates
-from tests.support.runners import SupervisorLink
+from tests.support.supervisor_link import SupervisorLink
 
 from runner.process.lease_timer import LeaseTimer
 from shared.linux.child import exit_now, isolate_process

@@ -6,7 +6,8 @@ import os
 import signal
 from multiprocessing.connection import Connection
 
-from tests.support.runners import SupervisorLink, behave, finish, polite, stay
+from tests.support.runners import behave, finish, polite, stay
+from tests.support.supervisor_link import SupervisorLink
 
 from shared.linux.child import exit_now, isolate_process
 from supervisor.devices.context_holder import hold_context

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from tests.support.runners import SupervisorLink
+from tests.support.supervisor_link import SupervisorLink
 
 from shared.linux.child import exit_now, isolate_process
 from shared.protocol.frames import PREFIX

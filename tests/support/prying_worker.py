@@ -22,7 +22,8 @@ _AGAIN = "--like-a-user"
 
 def pry(connection: Connection, parent_pid: int) -> None:
     """Read the worker's environment, fork twice, then stand by."""
-    from tests.support.runners import FOREVER_S, SupervisorLink
+    from tests.support.runners import FOREVER_S
+    from tests.support.supervisor_link import SupervisorLink
 
     from shared.linux.child import exit_now, isolate_process
 

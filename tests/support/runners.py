@@ -20,15 +20,14 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+
+from tests.support.supervisor_link import Header, SupervisorLink
 
 from shared.linux.child import exit_now, isolate_process
 from shared.protocol.frames import (
     MAX_BODY_BYTES,
     MAX_HEADER_BYTES,
     PREFIX,
-    Frame,
-    FrameDecoder,
     encode,
 )
 
@@ -37,77 +36,6 @@ HOPS_S = 30  # a chain of forks that nobody ends ends by itself
 HELD_BYTES = 48 << 20
 # Bytes of address space that `allocates_until_refused` may take: never the host's last ones.
 ADDRESS_SPACE_BYTES = 512 << 20
-
-Header = dict[str, Any]
-
-
-class SupervisorLink:
-    """The runner's end of the socket."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.socket = socket.socket(fileno=os.dup(connection.fileno()))
-        self._decoder = FrameDecoder()
-        self._frames: list[Frame] = []
-        self.spec: Header = {}
-        self.params: Header = {}
-        self.body = b""  # of the last frame that was heard
-        self.done: set[int] = set()
-
-    def send(self, header: Header, body: bytes = b"") -> None:
-        self.socket.sendall(encode(header, body))
-
-    def raw(self, data: bytes) -> None:
-        self.socket.sendall(data)
-
-    def receive(self) -> Header | None:
-        while not self._frames:
-            data = self.socket.recv(1 << 16)
-            if not data:
-                return None
-            self._frames.extend(self._decoder.feed(data))
-        frame = self._frames.pop(0)
-        self.body = frame.body
-        return frame.header
-
-    def ready(self) -> None:
-        self.send({"type": "ready", "interface": 3, "pid": os.getpid(), "versions": {}})
-
-    def until_go(self) -> None:
-        """Wait for GO; leave when the worker does not want us any more."""
-        while (header := self.receive()) is not None:
-            if header["type"] == "go":
-                self.spec = header["spec"]
-                self.params = self.spec["params"]
-                self.done = set(self.spec["done_items"])
-                return
-            if header["type"] == "cancel":
-                break
-        exit_now(0)
-
-    def progress(self, item: int = 0, step: int = 1, steps: int = 4) -> None:
-        self.send(
-            {"type": "progress", "stage": "sampling", "item_index": item, "step": step}
-            | {"steps": steps}
-        )
-
-    def artifact(self, item: int, size: int = 2000, **changes: Any) -> None:
-        body = hashlib.shake_128(f"item {item}".encode()).digest(size)
-        header = {
-            "type": "artifact",
-            "item_index": item,
-            "format": "png",
-            "sha256": hashlib.sha256(body).hexdigest(),
-        }
-        if self.spec["type"] == "generate":
-            header |= {name: self.params[name] for name in ("width", "height")}
-            header["seed"] = self.params["seed"] + item
-        self.send(header | changes, body)
-
-    def result(self) -> None:
-        self.send({"type": "result", "items": self.params["count"], "allocator": {}})
-
-    def failure(self, reason: str, **details: Any) -> None:
-        self.send({"type": "failure", "reason": reason, "message": reason, "details": details})
 
 
 def main(connection: Connection, parent_pid: int) -> None:
