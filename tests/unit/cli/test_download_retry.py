@@ -1,0 +1,71 @@
+"""How long a download waits before it tries again, and when it gives up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from cli.download.retry import LONGEST_WAIT_S, RetryPolicy, TransientError, with_retries
+from cli.errors import UNREACHABLE, Failure
+
+POLICY = RetryPolicy(attempts=5, first_wait_s=2.0)
+
+
+class Pauses(threading.Event):
+    """An event that records the pauses instead of waiting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout or 0.0)
+        return self.is_set()
+
+
+def run(pauses: Pauses, *errors: TransientError) -> str:
+    """Fail with each error in turn, then succeed."""
+    left: Iterator[TransientError] = iter(errors)
+
+    def attempt() -> str:
+        for error in left:
+            raise error
+        return "done"
+
+    return with_retries(attempt, what="file", policy=POLICY, stop=pauses)
+
+
+@pytest.mark.parametrize(
+    ("requested_s", "waited_s"), [(7.0, 7.0), (0.0, 0.0), (-5.0, 0.0), (9999.0, LONGEST_WAIT_S)]
+)
+def test_the_pause_that_a_server_asks_for_is_kept_within_bounds(
+    requested_s: float, waited_s: float
+) -> None:
+    pauses = Pauses()
+    assert run(pauses, TransientError("busy", requested_s)) == "done"
+    assert pauses.seconds == [waited_s]
+
+
+def test_other_pauses_double_with_some_jitter() -> None:
+    pauses = Pauses()
+    assert run(pauses, *[TransientError("cut")] * 4) == "done"
+    for pause_s, longest_s in zip(pauses.seconds, (2.0, 4.0, 8.0, 16.0), strict=True):
+        assert longest_s / 2 <= pause_s <= longest_s
+
+
+def test_a_host_that_only_fails_is_given_up_with_advice() -> None:
+    pauses = Pauses()
+    with pytest.raises(Failure, match="file: cut") as caught:
+        run(pauses, *[TransientError("cut")] * 5)
+    assert caught.value.exit_code == UNREACHABLE
+    assert "run the same command again" in caught.value.hint
+    assert len(pauses.seconds) == POLICY.attempts - 1
+
+
+def test_a_stop_ends_the_pause_and_the_retries() -> None:
+    pauses = Pauses()
+    pauses.set()
+    with pytest.raises(Failure, match="file: stopped"):
+        run(pauses, TransientError("cut"))
