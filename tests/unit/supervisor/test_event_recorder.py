@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from uuid import uuid4
 
 import anyio
 import pytest
+from tests.support.claims import claim_step
 from tests.support.memory_store import MemoryStepStore, Work
 
 from shared.events import Code
 from shared.progress import StepProgress
 from shared.protocol.messages import Log
 from shared.states import StepState
-from shared.step_store import Claim, ClaimRequest
+from shared.step_store import Claim
 from supervisor.recording import event_recorder as recorder_module
 from supervisor.recording.event_recorder import LOGS_PER_S, PROGRESS_EVERY_S, EventRecorder
 
@@ -62,16 +62,7 @@ def play(test: Callable[[Scene], Awaitable[None]], **changes: object) -> None:
     async def main() -> None:
         store = MemoryStepStore()
         store.create(Work(), count=2)
-        request = ClaimRequest(
-            worker_id=uuid4(),
-            queues=("default",),
-            device="cpu",
-            capacity_bytes=0,
-            models=(store.model_id,),
-            lease_s=60.0,
-        )
-        claim = await store.claim(request)
-        assert claim is not None
+        claim = await claim_step(store)
         await test(Scene(store, replace(claim, **changes)))  # type: ignore[arg-type]
 
     anyio.run(main)

@@ -6,16 +6,15 @@ import logging
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import cast
-from uuid import uuid4
 
 import anyio
 import pytest
+from tests.support.claims import claim_step
 from tests.support.harness import timings_for_tests
 from tests.support.memory_store import MemoryStepStore, Work
 
 from shared.events import Code
 from shared.states import Reason, StepState
-from shared.step_store import ClaimRequest
 from supervisor.devices.device import Device
 from supervisor.execution.completer import write_verdict
 from supervisor.execution.context import Execution, WorkerContext
@@ -50,17 +49,7 @@ def play(test: Callable[[Bench], Awaitable[None]]) -> None:
     async def main() -> None:
         store = MemoryStepStore()
         store.create(Work())
-        claim = await store.claim(
-            ClaimRequest(
-                worker_id=uuid4(),
-                queues=("default",),
-                device="cpu",
-                capacity_bytes=0,
-                models=(store.model_id,),
-                lease_s=60.0,
-            )
-        )
-        assert claim is not None
+        claim = await claim_step(store)
         worker = SimpleNamespace(store=store, metrics=Metrics(), timings=timings_for_tests())
         execution = Execution(
             claim=claim,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import uuid4
 
 import anyio
 import pytest
+from tests.support.claims import claim_step
 from tests.support.harness import settings_for_tests, timings_for_tests
 from tests.support.memory_store import MemoryStepStore, StoredStep, Work
 
 from shared.errors import InfraUnavailable
 from shared.events import Code
 from shared.states import OWNED, Reason, StepState
-from shared.step_store import ClaimRequest
 from supervisor.maintenance import rescuer as rescuer_module
 from supervisor.maintenance.rescuer import Rescuer
 from supervisor.metrics import Metrics
@@ -27,16 +26,7 @@ TIMINGS = timings_for_tests()
 async def abandoned(store: MemoryStepStore, state: StepState = StepState.RUNNING) -> StoredStep:
     """A step whose owner renewed its lease too long ago."""
     job = store.create(Work())
-    request = ClaimRequest(
-        worker_id=uuid4(),
-        queues=("default",),
-        device="cpu",
-        capacity_bytes=0,
-        models=(store.model_id,),
-        lease_s=LEASE_S,
-    )
-    claim = await store.claim(request)
-    assert claim is not None
+    claim = await claim_step(store, lease_s=LEASE_S)
     await store.record(claim, state, [])
     (step,) = store.steps_of(job)
     return step
