@@ -52,6 +52,8 @@ _LOOK_EVERY_S = 0.01
 # How often the supervisor looks at what it looks at again and again.
 SLOTS: dict[str, Any] = {"REVERIFY_EVERY_S": 0.05}
 BUSY: dict[str, Any] = {"VRAM_RETRY_S": 0.05}
+# The fence is at 2 s, the dead-man timer at 3.6 s, all within a lease of 4 s.
+SHORT_LEASE: dict[str, Any] = {"lease_s": 4.0, "lease_renew_s": 0.1, "kill_deadline_s": 1.5}
 _TIMES = {field.name for field in dataclasses.fields(Timings)}
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -352,11 +354,13 @@ def _lives(process: psutil.Process) -> bool:
     return False
 
 
-def serve(test: Callable[[Bench], Awaitable[None]], **options: Any) -> None:
+def serve(
+    test: Callable[[Bench], Awaitable[None]], entry: Entry = runners.main, **options: Any
+) -> None:
     """Run a test against a supervisor whose slots have had their first verdict."""
 
     async def main() -> None:
-        async with serving(runners.main, **options) as bench:
+        async with serving(entry, **options) as bench:
             await bench.in_state("free", "lost", "quarantined")
             await test(bench)
 

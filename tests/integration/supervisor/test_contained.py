@@ -14,7 +14,7 @@ import anyio
 import psutil
 import pytest
 from tests.support import runners
-from tests.support.harness import Bench, marked, serve, serving, until
+from tests.support.harness import SHORT_LEASE, Bench, marked, serve, serving, until
 from tests.support.probes import BlindProbe, FakeProbe
 
 from shared.events import Code
@@ -26,8 +26,6 @@ from supervisor.slots import runner_pool as runners_module
 from supervisor.supervisor import Supervisor
 
 GPU = {"gpu": "0", "uuid": "cpu-0"}
-# fence 2 s, dead-man timer 3.6 s, all within a lease of 4 s
-SHORT_LEASE: dict[str, Any] = {"lease_s": 4.0, "lease_renew_s": 0.1, "kill_deadline_s": 1.5}
 
 
 class Unforeseen(Exception):

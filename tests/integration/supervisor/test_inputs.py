@@ -7,24 +7,14 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import anyio
 import pytest
-from tests.support import runners
-from tests.support.harness import Bench, serving, until
+from tests.support.harness import Bench, serve, until
 
 from shared.events import Code
 from shared.states import Reason, Status, StepState
 from supervisor.execution import inputs
 
 Test = Callable[[Bench], Awaitable[None]]
-
-
-def serve(test: Test, **settings: Any) -> None:
-    async def main() -> None:
-        async with serving(runners.main, **settings) as bench:
-            await test(bench)
-
-    anyio.run(main)
 
 
 def states(bench: Bench, job: UUID) -> list[StepState]:
