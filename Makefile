@@ -64,7 +64,7 @@ hostile-loop: $(READY) ## 20 rounds (ROUNDS) of runners that misbehave; what dif
 
 crash-matrix: $(READY) ## kill every part at every point of a job's way; a table of outcomes (6 minutes)
 	@$(BIN)/python -m pytest -q -m "" tests/integration/whole/test_crash_matrix.py \
-	  tests/integration/whole/test_parts_away.py::test_a_minute_without_the_broker_is_slept_through $(PYTEST_ARGS)
+	  tests/integration/whole/test_parts_restart.py::test_a_minute_without_the_broker_is_slept_through $(PYTEST_ARGS)
 
 soak: $(READY) ## 200 jobs while somebody kills at random; SOAK_ARGS="--seed 7" repeats one
 	@PYTHONPATH=. $(BIN)/python -m tests.support.soak $(SOAK_ARGS)
