@@ -1,9 +1,8 @@
-"""From an exception to the runner's own account of it. The parent classifies, this only informs.
+"""An exception becomes a FAILURE message. The worker classifies; this only informs.
 
-Two rules. What a user reads names no path of this host and carries no traceback: the traceback goes
-to stderr, which is the operator's. And only the allocator's own exception is `oom`: the text "CUDA
-error" appears in every fault of a device, and calling those OOM would send the user after a
-smaller picture while the card is broken.
+Two rules. A user's message names no path of this host and has no traceback: that goes to stderr,
+which is the operator's. And only the allocator's own exception is `oom`: the text "CUDA error" is
+in every fault of a device, and with `oom` a user would try smaller pictures on a broken card.
 """
 
 from __future__ import annotations

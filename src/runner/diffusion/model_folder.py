@@ -1,4 +1,4 @@
-"""One model's folder, for as long as it is being loaded.
+"""Guard a model's folder while it is loaded.
 
 A pipeline opens its files one by one, by their path, and `dreamforge model` may exchange the folder
 at that path for another one at any moment (`cli.models.store.put`). So a check before the load says
@@ -20,8 +20,7 @@ from shared.errors import ModelUnavailable
 def guard_unchanged(folder: Path) -> Iterator[None]:
     """Check and load the model inside; `ModelUnavailable` if another folder took its place.
 
-    What failed because of that is not worth telling: a file that is not there any more, a tensor of
-    another shape.
+    An error that follows from that (a missing file, a tensor of another shape) is replaced by it.
     """
     before = _identity(folder)
     try:
@@ -37,12 +36,12 @@ def guard_unchanged(folder: Path) -> Iterator[None]:
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """By what a folder is known whatever its name is; None when there is none."""
+    """What identifies a folder besides its name; None when there is none."""
     try:
-        found = os.stat(folder)
+        status = os.stat(folder)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _moved() -> ModelUnavailable:

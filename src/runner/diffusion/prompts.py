@@ -35,14 +35,14 @@ class Truncation:
 
 def find_truncations(pipeline: TextToImage, params: GenerateParams) -> list[Truncation]:
     """Every cut that this model makes in the prompts, in the order of its encoders."""
-    found: dict[Truncation, None] = {}
+    truncations: dict[Truncation, None] = {}
     for reader, tokenizer in _tokenizers(pipeline):
         limit = _limit(reader, tokenizer, pipeline)
         for field in ("prompt", "negative_prompt"):
             cut = _cut(field, getattr(params, field), reader, tokenizer, limit)
             if cut is not None:
-                found[cut] = None
-    return list(found)
+                truncations[cut] = None
+    return list(truncations)
 
 
 def _tokenizers(pipeline: TextToImage) -> Iterator[tuple[str, Any]]:
@@ -54,7 +54,7 @@ def _tokenizers(pipeline: TextToImage) -> Iterator[tuple[str, Any]]:
 
 
 def _limit(reader: str, tokenizer: Any, pipeline: TextToImage) -> int | None:
-    """Tokens that are read; None where nothing is known about it."""
+    """The tokens that are read; None where the number is not known."""
     if reader == "CLIP":
         return int(tokenizer.model_max_length)
     return pipeline.text_tokens
@@ -68,6 +68,6 @@ def _cut(
     ids = tokenizer(text, truncation=False)["input_ids"]
     if len(ids) <= limit:
         return None
-    # What is read ends with the mark that ends the whole: one place of the limit is its own.
+    # The part that is read ends with the end mark of the whole, which takes one token of the limit.
     words = tokenizer.decode(ids[limit - 1 : -1], skip_special_tokens=True)
     return Truncation(field=field, reader=reader, limit=limit, tokens=len(ids), words=words)

@@ -1,5 +1,4 @@
-"""The stable scheduler names of `shared.models.families.SCHEDULERS`, as diffusers classes and
-options.
+"""The scheduler names of `shared.models.families`, as classes and options of diffusers.
 
 A name is a promise to users: it keeps its meaning when diffusers renames a class. A test holds the
 two lists equal. The model's own configuration (betas, prediction type, timestep spacing) is kept;
@@ -18,8 +17,8 @@ import diffusers
 
 @dataclass(frozen=True, slots=True)
 class Scheduler:
-    """A class by name in `diffusers`, what is set over the model's own configuration, and what is
-    set where that says nothing, instead of the class's default."""
+    """A class by name in `diffusers`; `options` replace the model's own configuration, `unsaid`
+    the class's defaults where that configuration says nothing."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -72,18 +71,17 @@ def replace_scheduler(pipeline: Any, name: str) -> None:
 def start_at_first_level(scheduler: Any) -> None:
     """Let `scheduler` begin with its first noise level, as a picture from a text does.
 
-    One that is not told looks for the first timestep among all of them, and takes the second of
-    several that are equal, for pipelines that begin in the middle. Karras' spacing makes several
-    that are equal where a model was trained down to no signal at all, and then the levels are not
-    enough for the steps.
+    Else it looks for the first timestep among all of them, and takes the second of several that are
+    equal, for pipelines that begin in the middle. Karras' spacing makes equal ones where a model
+    was trained down to no signal at all, and then there are too few levels for the steps.
     """
     if not hasattr(scheduler, "set_begin_index"):
         return
-    given = scheduler.set_timesteps
+    original = scheduler.set_timesteps
 
-    @functools.wraps(given)  # pipelines look at its signature
+    @functools.wraps(original)  # pipelines look at its signature
     def set_timesteps(*args: Any, **kwargs: Any) -> None:
-        given(*args, **kwargs)
+        original(*args, **kwargs)
         scheduler.set_begin_index(0)  # setting timesteps forgets it
 
     scheduler.set_timesteps = set_timesteps

@@ -1,8 +1,7 @@
 """Build a tiny Stable Diffusion with random weights: the real loading path, no download.
 
-`python -m runner.diffusion.tiny DEST` or `build(DEST)`. The pictures are noise and say nothing but
-that every part works; they are the same noise for the same seed, because the weights are seeded
-too.
+`python -m runner.diffusion.tiny DEST` or `build(DEST)`. The pictures are noise and show only that
+every part works. The weights are seeded too, so the noise is the same for the same seed.
 """
 
 from __future__ import annotations

@@ -20,32 +20,29 @@ PNG_STRATEGY = zlib.Z_RLE
 def encode_image(
     image: Image,
     format: Format,
-    texts: EmbeddedMetadata | None,
+    metadata: EmbeddedMetadata | None,
     *,
     jpeg_quality: int = JPEG_QUALITY,
 ) -> bytes:
-    """Encode `image`; without `texts` the file says nothing of how it was made."""
+    """Encode `image`; without `metadata` the file says nothing about its making."""
     buffer = io.BytesIO()
     match format:
         case "png":
-            chunks = None if texts is None else png_chunks(texts)
             image.save(
                 buffer,
                 "png",
                 compress_level=PNG_COMPRESS_LEVEL,
                 compress_type=PNG_STRATEGY,
-                pnginfo=chunks,
+                pnginfo=None if metadata is None else png_chunks(metadata),
             )
         case "jpg":
-            exif = b"" if texts is None else jpeg_exif(texts)
-            comment = b"" if texts is None else jpeg_comment(texts)
             _opaque(image).save(
                 buffer,
                 "jpeg",
                 quality=jpeg_quality,
                 subsampling=0,  # 4:4:4 keeps coloured edges sharp
-                exif=exif,
-                comment=comment,
+                exif=b"" if metadata is None else jpeg_exif(metadata),
+                comment=b"" if metadata is None else jpeg_comment(metadata),
             )
     return buffer.getvalue()
 
@@ -53,7 +50,7 @@ def encode_image(
 def _opaque(image: Image) -> Image:
     """Without transparency, as it looks on white paper; a JPEG has none.
 
-    What lies under transparent pixels was not meant to be seen, and is mostly black.
+    The colours of transparent pixels were not meant to be seen, and are mostly black.
     """
     if not image.has_transparency_data:
         return image.convert("RGB")

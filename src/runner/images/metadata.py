@@ -1,4 +1,4 @@
-"""What a picture says about its own making, in the two forms that tools read.
+"""What a picture says about its making, in the two forms that tools read.
 
 `parameters` is the text that AUTOMATIC1111's web UI writes and nearly every image tool parses:
 
@@ -24,7 +24,7 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 from PIL.ImageFile import ImageFile
 
-from shared.protocol.messages import Format, GenerateSpec
+from shared.protocol.messages import Format, GenerateSpec, ModelSpec, StepSpec
 
 SCHEMA_VERSION = 1
 EXIF_IFD = 0x8769
@@ -62,12 +62,12 @@ class EmbeddedMetadata:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationFacts:
-    """Everything that is known about one finished item."""
+    """Everything about one finished item that its metadata says."""
 
     spec: GenerateSpec
     item_index: int
     seed: int
-    weights_sha256: str  # what other tools know a checkpoint by: the hash of its one file
+    weights_sha256: str  # the hash by which other tools know a checkpoint
     scheduler: str | None
     sampler: str  # the diffusers class that sampled it, and its configuration
     sampler_options: Mapping[str, Any]
@@ -96,7 +96,7 @@ def parameters_text(facts: GenerationFacts, width: int, height: int) -> str:
 
 
 def sampler_name(facts: GenerationFacts) -> str:
-    """What sampled, whether it was asked for by name or is the folder's own."""
+    """The sampler's name, whether the request named it or it is the folder's own."""
     name = SAMPLERS.get(facts.sampler, facts.sampler.removesuffix("Scheduler"))
     if facts.sampler_options.get("solver_order") == 3:
         name = name.replace("2M", "3M")
@@ -105,7 +105,7 @@ def sampler_name(facts: GenerationFacts) -> str:
 
 
 def schedule_type(facts: GenerationFacts) -> str | None:
-    """How the noise levels are spaced; None as the model was trained."""
+    """How the noise levels are spaced; None: as the model was trained."""
     return next((name for key, name in SCHEDULES.items() if facts.sampler_options.get(key)), None)
 
 
@@ -116,7 +116,7 @@ def quote(value: object) -> str:
 
 
 def full_metadata(facts: GenerationFacts, width: int, height: int) -> dict[str, Any]:
-    """All facts, enough to ask for the same picture again."""
+    """All facts, enough to request the same picture again."""
     spec, params, model = facts.spec, facts.spec.params, facts.spec.model
     return {
         "schema_version": SCHEMA_VERSION,
@@ -131,29 +131,34 @@ def full_metadata(facts: GenerationFacts, width: int, height: int) -> dict[str, 
         "width": width,
         "height": height,
         **encoding_facts(params.format, params.jpeg_quality),
-        "model": {
-            "id": model.id,
-            "name": model.name,
-            "version": model.version,
-            "kind": model.kind,
-            "checkpoint_sha256": model.checkpoint_sha256,
-        },
+        "model": model_facts(model),
+        **step_facts(spec, facts.item_index, facts.versions),
+    }
+
+
+def model_facts(model: ModelSpec) -> dict[str, Any]:
+    return model.model_dump(mode="json", exclude={"folder"})
+
+
+def step_facts(spec: StepSpec, item_index: int, versions: dict[str, str]) -> dict[str, Any]:
+    """Where in the system the picture was made, and with which software."""
+    return {
         "preset": spec.preset.model_dump(mode="json"),
         "job_id": spec.job_id,
         "step": spec.step_name,
         "step_id": spec.step_id,
-        "item_index": facts.item_index,
-        "software": facts.versions,
+        "item_index": item_index,
+        "software": versions,
     }
 
 
 def encoding_facts(format: Format, jpeg_quality: int) -> dict[str, Any]:
-    """What decides the bytes of a file besides the picture: no setting changes a PNG's."""
+    """The setting that changes the bytes of a file; there is none for a PNG."""
     return {"jpeg_quality": jpeg_quality} if format == "jpg" else {}
 
 
 def describe_generation(facts: GenerationFacts, width: int, height: int) -> EmbeddedMetadata:
-    """What a generated picture of this size says."""
+    """The metadata of a generated picture of this size, in pixels."""
     return EmbeddedMetadata(
         parameters=parameters_text(facts, width, height),
         dreamforge=full_metadata(facts, width, height),
@@ -186,7 +191,7 @@ def jpeg_exif(texts: EmbeddedMetadata) -> bytes:
 
 
 def read_metadata(image: ImageFile) -> EmbeddedMetadata:
-    """What a picture of ours says about itself; empty texts where it says nothing."""
+    """The metadata of a picture that a runner made; empty where it has none."""
     if image.format == "JPEG":
         comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
         text = bytes(comment).removeprefix(UNICODE).decode("utf-16-be")

@@ -1,7 +1,7 @@
-"""What an enlarged picture says about its making: all that its original said, and what was done.
+"""What an enlarged picture says about its making: all that its original said, and the upscale.
 
 The `parameters` text stays that of the generation, `Size` included, so that a tool that reads it
-draws the same picture; what was done to it is appended with the keys of the web UI's own upscaler
+draws the same picture; the upscale is appended with the keys of the web UI's own upscaler
 ("Postprocess upscale by", "Postprocess upscaler"), which read back as what they are. The
 `dreamforge` object is that of the generation (prompt, model, sampling) with size and step of this
 one, and `upscale` and `input` beside it.
@@ -12,14 +12,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from runner.images.metadata import SCHEMA_VERSION, EmbeddedMetadata, encoding_facts, quote
+from runner.images.metadata import (
+    SCHEMA_VERSION,
+    EmbeddedMetadata,
+    encoding_facts,
+    model_facts,
+    quote,
+    step_facts,
+)
 from shared.protocol.messages import InputSpec, UpscaleSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UpscaleFacts:
-    """Everything that is known about one enlarged item. Sizes are pixels: `native` what the
-    upscaler made, `size` what it was then brought to."""
+    """Everything about one enlarged item that its metadata says. Sizes are pixels: `native` is
+    that of the upscaler's result, `size` that of the picture."""
 
     spec: UpscaleSpec
     source: InputSpec
@@ -39,8 +46,8 @@ def _parameters(facts: UpscaleFacts) -> str:
         "Postprocess upscale by": facts.spec.params.scale,
         "Postprocess upscaler": facts.upscaler,
     }
-    done = ", ".join(f"{key}: {quote(value)}" for key, value in pairs.items())
-    return f"{facts.before.parameters}, {done}" if facts.before.parameters else done
+    upscale = ", ".join(f"{key}: {quote(value)}" for key, value in pairs.items())
+    return f"{facts.before.parameters}, {upscale}" if facts.before.parameters else upscale
 
 
 def _full(facts: UpscaleFacts) -> dict[str, Any]:
@@ -53,18 +60,13 @@ def _full(facts: UpscaleFacts) -> dict[str, Any]:
         "width": facts.size[0],
         "height": facts.size[1],
         **encoding_facts(spec.params.format, spec.params.jpeg_quality),
-        "preset": spec.preset.model_dump(mode="json"),
-        "job_id": spec.job_id,
-        "step": spec.step_name,
-        "step_id": spec.step_id,
-        "item_index": source.item_index,
-        "software": facts.versions,
+        **step_facts(spec, source.item_index, facts.versions),
         "upscale": {
             "scale": spec.params.scale,
             "impl": spec.params.impl,
             "native_width": facts.native[0],
             "native_height": facts.native[1],
-            "model": None if model is None else model.model_dump(mode="json", exclude={"folder"}),
+            "model": None if model is None else model_facts(model),
         },
         "input": {"sha256": source.sha256, "width": source.width, "height": source.height},
     }

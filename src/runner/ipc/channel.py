@@ -1,8 +1,7 @@
 """The runner's end of the socketpair: frames in, frames out, plain blocking I/O.
 
-Never `Connection.send`/`recv`: those pickle. The descriptor is the seam at which a containerised
-or remote runner would plug in: whatever hands it over, the bytes on it are
-`shared.protocol.frames`.
+Never `Connection.send`/`recv`: those pickle. A containerised or remote runner would plug in at the
+descriptor: the bytes on it are always those of `shared.protocol.frames`.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class Channel:
     """One reader at a time; any thread may send."""
 
     def __init__(self, fd: int) -> None:
-        # A descriptor of our own: the Connection that we were given closes its one when collected.
+        # A descriptor of its own: the Connection closes the other one when it is collected.
         self._socket = socket.socket(fileno=os.dup(fd))
         self._socket.setblocking(True)
         self._decoder = FrameDecoder()

@@ -1,12 +1,12 @@
 """How a running step is stopped from inside, in rising order of force.
 
-- `Stop.request`: sets a flag that the pipeline looks at between two sampling steps. A polite Cancel
-  on the pipe does only this.
-- SIGTERM asks too, and arms a deadline: after `TERM_DEADLINE_S` the process ends wherever it is. A
-  Python signal handler runs only when the main thread executes bytecode, which may be never while
-  C code runs; the C-level part writes a byte to the wakeup descriptor at once, and the thread that
-  reads it needs nothing from the main thread.
-- The dead-man timer (`runner.process.lease_timer`), which the kernel carries out.
+- `Stop.request` sets a flag that the pipeline reads between two sampling steps. A polite Cancel on
+  the pipe does only this.
+- SIGTERM requests it too, and sets a deadline: `TERM_DEADLINE_S` later the process ends wherever it
+  is. A Python signal handler runs only when the main thread executes bytecode, which may be never
+  while C code runs. So the C-level part writes a byte to the wakeup descriptor, and a thread that
+  needs nothing from the main thread reads it.
+- The lease timer (`runner.process.lease_timer`), which the kernel carries out.
 
 SIGKILL from outside is the only guarantee and needs nothing from this file.
 """
@@ -26,25 +26,25 @@ TERM_EXIT_CODE = 128 + signal.SIGTERM
 
 
 class Cancelled(Exception):
-    """The step was asked to stop; raised between two sampling steps."""
+    """A stop was requested; raised between two sampling steps."""
 
 
 class Stop:
     """The request to stop, shared by the threads of a runner."""
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
+        self._requested = threading.Event()
 
     def request(self) -> None:
-        self._asked.set()
+        self._requested.set()
 
     def check(self) -> None:
-        """Raise `Cancelled` if a stop was asked for."""
-        if self._asked.is_set():
+        """Raise `Cancelled` if a stop was requested."""
+        if self._requested.is_set():
             raise Cancelled
 
     def request_and_exit(self, deadline_s: float = TERM_DEADLINE_S) -> None:
-        """Ask, give the step `deadline_s` to end by itself, then end the process. Blocks."""
+        """Request a stop, wait `deadline_s` for the step to end, then end the process. Blocks."""
         self.request()
         time.sleep(deadline_s)
         os._exit(TERM_EXIT_CODE)
@@ -66,4 +66,4 @@ def _watch(reader: socket.socket, stop: Stop) -> None:
 
 
 def _nothing(_signal: int, _frame: object) -> None:
-    """The wakeup descriptor has carried the news already."""
+    """The byte on the wakeup descriptor was enough."""

@@ -1,8 +1,8 @@
-"""Leave nothing behind: what torch holds is given back before the step says that it is done.
+"""Give back what torch holds before the step says that it is done.
 
-This is courtesy, not proof. A living process keeps its CUDA context whatever it frees, so the
-figures reported here are the allocator's own (`allocator_*`); whether the GPU is clean is measured
-by the parent, after we are gone.
+This is courtesy, not proof. A living process keeps its CUDA context whatever it frees, so these
+figures are the allocator's own (`allocator_*`). The worker measures whether the GPU is clean, after
+this process is gone.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Memory:
 
 @contextmanager
 def release_memory(device: Device) -> Iterator[Memory]:
-    """Release host and device memory at the end, however the body ended.
+    """Release host and device memory at the end of the block, however it ended.
 
-    Afterwards `figures` holds the peak of the body and what is still held. The caller must have
-    dropped its own references; a raised exception holds some through its traceback, so bodies
-    catch theirs inside.
+    Afterwards `figures` has the block's peak and what is still allocated. The caller must have
+    dropped its own references; an exception that leaves the block holds some through its traceback,
+    so blocks catch theirs.
     """
     memory = Memory(device)
     try:
@@ -58,7 +58,7 @@ def release_memory(device: Device) -> Iterator[Memory]:
 
 
 def _in_use(device: Device) -> bool:
-    """Asking an unused device for figures would create the context that we promise not to have."""
+    """Reading an unused device would create the very context that a standby must not have."""
     return device == "cuda" and bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
@@ -68,7 +68,7 @@ def _release_cuda(memory: Memory) -> None:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         torch.cuda.ipc_collect()  # type: ignore[no-untyped-call]
-        held = memory.read()
+        after = memory.read()
         torch.cuda.reset_peak_memory_stats()
     except RuntimeError as error:
         # After a fault of the device every call fails. The process is about to end, which frees
@@ -76,5 +76,5 @@ def _release_cuda(memory: Memory) -> None:
         sys.stderr.write(f"cleanup on the device failed: {type(error).__name__}: {error}\n")
         return
     memory.figures = peaks | {
-        name: held[name] for name in ("allocator_allocated_bytes", "allocator_reserved_bytes")
+        name: after[name] for name in ("allocator_allocated_bytes", "allocator_reserved_bytes")
     }

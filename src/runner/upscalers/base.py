@@ -1,4 +1,4 @@
-"""What an implementation of `upscale` is, once it is loaded."""
+"""The interface of a loaded upscaler."""
 
 from __future__ import annotations
 

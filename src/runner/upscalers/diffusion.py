@@ -1,7 +1,7 @@
 """Enlarging with diffusers' two stock upscaling pipelines: x4 on pixels, x2 on latents.
 
-They draw again what the prompt says, at the larger size, so the prompt of the generation goes with
-it and the seed decides the detail. The folder is loaded like any other: safetensors, no code.
+They draw the prompt of the generation again, at the larger size, and the seed decides the detail.
+The folder is loaded like any other: safetensors, no code.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class GanUpscaler:
 
 
 def _load(path: Path, native_scale: int) -> Any:
-    """The network in a file. Raises `ModelUnavailable` when it is not the one that was promised."""
+    """The network in a file. Raises `ModelUnavailable` when it is another than the step says."""
     with torchvision_stand_in():
         try:
             spandrel = import_module("spandrel")
@@ -77,10 +77,10 @@ def _load(path: Path, native_scale: int) -> Any:
         raise ModelUnavailable(
             f"{ONE_FILE}: a network of the kind {network.architecture.id}, not {ARCHITECTURE}"
         )
-    found = (network.input_channels, network.output_channels, network.scale)
-    if found != (COLOURS, COLOURS, native_scale):
+    shape = (network.input_channels, network.output_channels, network.scale)
+    if shape != (COLOURS, COLOURS, native_scale):
         raise ModelUnavailable(
-            f"{ONE_FILE}: {found[0]} channels to {found[1]}, {found[2]} times as large; "
+            f"{ONE_FILE}: {shape[0]} channels to {shape[1]}, {shape[2]} times as large; "
             f"wanted 3 to 3 and {native_scale} times"
         )
     return network
@@ -90,8 +90,8 @@ def _load(path: Path, native_scale: int) -> Any:
 def torchvision_stand_in() -> Iterator[None]:
     """Let spandrel be imported where torchvision is not.
 
-    Two of its forty networks, LaMa and RestoreFormer, take three functions of torchvision at
-    import. We load neither. A torchvision beside another build of torch than its own cannot be
+    Two of its forty networks, LaMa and RestoreFormer, import three functions of torchvision;
+    neither is loaded here. A torchvision beside another build of torch than its own cannot be
     imported at all, so requiring it would break every host without CUDA for nothing.
     """
     try:

@@ -269,7 +269,7 @@ def asked(png: bytes) -> Iterator[Inputs]:
 @pytest.mark.parametrize(
     ("item", "sha256", "cut", "problem"),
     [
-        (1, None, 0, "nobody asked"),
+        (1, None, 0, "was not requested"),
         (0, "0" * 64, 0, "hash"),
         (0, None, 1, "hash"),
     ],
@@ -285,5 +285,5 @@ def test_what_was_not_asked_for_or_has_another_hash_ends_the_conversation(
 def test_an_input_comes_once(asked: Inputs, png: bytes) -> None:
     message = Input(item_index=0, sha256=hashlib.sha256(png).hexdigest())
     asked.deliver(message, png)
-    with pytest.raises(FrameError, match="nobody asked"):
+    with pytest.raises(FrameError, match="was not requested"):
         asked.deliver(message, png)
