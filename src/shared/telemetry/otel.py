@@ -55,7 +55,7 @@ class OtelTracer:
     """`shared.telemetry.spans.Tracer` over an exporter."""
 
     def __init__(self, exporter: SpanExporter, service: str, count: Count) -> None:
-        self._processor = _Counting(_Counted(exporter, count), count)
+        self._processor = _CountingProcessor(_CountingExporter(exporter, count), count)
         # `create` adds what OTEL_RESOURCE_ATTRIBUTES says of the deployment.
         resource = Resource.create(
             {"service.name": service, "service.version": version("dreamforge")}
@@ -64,9 +64,9 @@ class OtelTracer:
         provider.add_span_processor(self._processor)
         self._tracer = provider.get_tracer("dreamforge", version("dreamforge"))
 
-    def begin(self, name: str, parent: Traceparent | None) -> _Open:
+    def begin(self, name: str, parent: Traceparent | None) -> _OtelSpan:
         context = None if parent is None else set_span_in_context(_remote(parent))
-        return _Open(self._tracer.start_span(name, context, kind=SpanKind.SERVER))
+        return _OtelSpan(self._tracer.start_span(name, context, kind=SpanKind.SERVER))
 
     def emit(self, span: Span, parent: Traceparent) -> None:
         self._emit(span, _remote(parent), SpanKind.CONSUMER)
@@ -95,7 +95,7 @@ class OtelTracer:
         ending.join(FLUSH_S)
 
 
-class _Open:
+class _OtelSpan:
     def __init__(self, span: AnySpan) -> None:
         self._span = span
 
@@ -130,7 +130,7 @@ def _remote(parent: Traceparent) -> AnySpan:
 # a queue at most, and what was dropped.
 
 
-class _Counting(BatchSpanProcessor):
+class _CountingProcessor(BatchSpanProcessor):
     def __init__(self, exporter: SpanExporter, count: Count) -> None:
         super().__init__(exporter, QUEUE_SPANS, EVERY_MS, BATCH_SPANS)
         self._count = count
@@ -140,7 +140,7 @@ class _Counting(BatchSpanProcessor):
         super().on_end(span)
 
 
-class _Counted(SpanExporter):
+class _CountingExporter(SpanExporter):
     def __init__(self, exporter: SpanExporter, count: Count) -> None:
         self._exporter = exporter
         self._count = count
@@ -158,7 +158,7 @@ class _Counted(SpanExporter):
         self._exporter.shutdown()
 
 
-class Seldom(logging.Filter):
+class OncePerMinute(logging.Filter):
     """Lets an error pass once a minute, and nothing below: the counters have the rest."""
 
     def __init__(self) -> None:
@@ -173,5 +173,5 @@ class Seldom(logging.Filter):
         return True
 
 
-logging.getLogger(OTLPSpanExporter.__module__).addFilter(Seldom())
+logging.getLogger(OTLPSpanExporter.__module__).addFilter(OncePerMinute())
 logging.getLogger("opentelemetry.sdk").setLevel(logging.ERROR)  # a full queue, span by span

@@ -18,7 +18,7 @@ from tests.support.spans import Recorder, below, only
 from tests.support.worker_process import free_port
 
 from shared.telemetry import otel
-from shared.telemetry.otel import OtelTracer, Seldom
+from shared.telemetry.otel import OncePerMinute, OtelTracer
 from shared.telemetry.setup import open_tracer
 from shared.telemetry.spans import FLUSH_S, Span
 from shared.telemetry.traceparent import Traceparent
@@ -116,7 +116,7 @@ def test_one_batch_to_a_collector_that_is_away_ends_before_the_flush_does() -> N
 
 
 def test_a_collector_that_is_away_is_said_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    seldom, now = Seldom(), [1000.0]
+    seldom, now = OncePerMinute(), [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     record = logging.makeLogRecord({"levelno": logging.ERROR})
     assert [seldom.filter(record), seldom.filter(record)] == [True, False]
