@@ -16,17 +16,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from shared.errors import ModelUnavailable
-from shared.models.descriptor import (
-    ModelDescriptor,
-)
-from shared.models.folder import (
-    DESCRIPTOR,
-    check_folder,
-    hash_file,
-    layout_of,
-    read_json,
-    reading,
-)
+from shared.models.descriptor import ModelDescriptor
+from shared.models.folder import DESCRIPTOR, check_folder, hash_file, layout_of, read_json, reading
 
 
 def read_model(folder: Path) -> ModelDescriptor:

@@ -19,14 +19,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from shared.limits import MAX_COUNT, MAX_SEED
 from shared.protocol.frames import FrameError
@@ -121,8 +114,8 @@ class DiffusionParams(EnlargeParams):
 UpscaleParams = Annotated[ResampleParams | GanParams | DiffusionParams, Field(discriminator="impl")]
 
 
-class InputSpec(Message):
-    """A picture of the step before, as its row has it. Sizes are pixels; `seed` is kept."""
+class ImageSpec(Message):
+    """One picture and its file. Sizes are pixels."""
 
     item_index: ItemIndex
     format: Format
@@ -130,6 +123,10 @@ class InputSpec(Message):
     height: int = Field(ge=1)
     seed: int = Field(ge=0, lt=MAX_SEED)
     sha256: Sha256
+
+
+class InputSpec(ImageSpec):
+    """A picture of the step before, as its row has it; the enlarged one keeps its `seed`."""
 
 
 class PresetSpec(Message):
@@ -247,16 +244,10 @@ class Want(Message):
     item_index: ItemIndex
 
 
-class Artifact(Message):
+class Artifact(ImageSpec):
     """One finished image; the frame's body is the encoded file."""
 
     type: Literal["artifact"] = "artifact"
-    item_index: ItemIndex
-    format: Format
-    width: int = Field(ge=1)
-    height: int = Field(ge=1)
-    seed: int = Field(ge=0, lt=MAX_SEED)
-    sha256: Sha256
 
 
 class Result(Message):

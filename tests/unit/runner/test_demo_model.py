@@ -8,16 +8,7 @@ import stat
 import diffusers
 import pytest
 import torch
-from tests.support.golden import (
-    CPU,
-    MODEL,
-    PROMPTS,
-    TOLERANCE_DB,
-    draw,
-    golden,
-    levels,
-    psnr_db,
-)
+from tests.support.golden import CPU, MODEL, PROMPTS, TOLERANCE_DB, draw, golden, levels, psnr_db
 
 from runner.diffusion.pipelines import TextToImage, load
 from runner.diffusion.schedulers import CLASSES

@@ -12,15 +12,7 @@ from pydantic import ValidationError
 from shared.errors import InvalidInput
 from shared.models.descriptor import PartSize
 from shared.models.families import FAMILIES, Kind
-from shared.presets import (
-    VAE_BYTES,
-    KindNeed,
-    Preset,
-    PresetError,
-    parse_preset,
-    preset,
-    presets,
-)
+from shared.presets import VAE_BYTES, KindNeed, Preset, PresetError, parse_preset, preset, presets
 from shared.protocol.messages import Dtype, Offload, PresetSpec
 from shared.settings import Settings, describe
 from supervisor.devices.profiler import Peak, fit_need
