@@ -52,7 +52,8 @@ test-gpu: $(READY) ## the reclaim tests on an NVIDIA GPU
 
 ROUNDS ?= 20
 HOSTILE := $(addprefix tests/integration/supervisor/test_,$(addsuffix .py,\
-           hostile ownership devices lost headroom runners contained inputs worker))
+           hostile ownership outages devices lost_devices headroom runner_pool \
+           fault_containment inputs worker))
 
 hostile-loop: $(READY) ## 20 rounds (ROUNDS) of runners that misbehave; what differed, JUnit files in reports/
 	@mkdir -p reports && rm -f reports/hostile-*.xml
