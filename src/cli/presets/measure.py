@@ -85,7 +85,8 @@ async def _run(preset: Preset, subjects: list[Subject]) -> list[Peak]:
 
 def build_subject(folder: Path, model: ModelDescriptor, preset: Preset, size: Size) -> Subject:
     """One step. For an upscaler, `size` is the size of its input."""
-    common: dict[str, Any] = {
+    width, height = size
+    step: dict[str, Any] = {
         "job_id": "measure",
         "step_id": "measure",
         "preset": preset.budget_for(model.kind).spec,
@@ -98,50 +99,33 @@ def build_subject(folder: Path, model: ModelDescriptor, preset: Preset, size: Si
             checkpoint_sha256=model.checkpoint_sha256,
         ),
     }
-    width, height = size
-    if model.scale is None:
-        params = GenerateParams(
-            prompt=PROMPT,
-            width=width,
-            height=height,
-            steps=STEPS,
-            guidance=model.defaults.guidance,
-            seed=0,
-        )
-        spec = GenerateSpec(step_name="generate", params=params, **common)
-        return Subject(spec=spec, pixels=width * height)
-    picture = _noise(size)
+    if model.scale is not None:
+        return _upscale_subject(step, model, model.scale, size)
+    params = GenerateParams(width=width, height=height, seed=0, **_sampling(model))
+    spec = GenerateSpec(step_name="generate", params=params, **step)
+    return Subject(spec=spec, pixels=width * height)
+
+
+def _upscale_subject(
+    step: dict[str, Any], model: ModelDescriptor, scale: int, size: Size
+) -> Subject:
+    picture, (width, height) = _noise(size), size
+    sha256 = hashlib.sha256(picture).hexdigest()
     source = InputSpec(
-        item_index=0,
-        format="png",
-        width=width,
-        height=height,
-        seed=0,
-        sha256=hashlib.sha256(picture).hexdigest(),
+        item_index=0, format="png", width=width, height=height, seed=0, sha256=sha256
     )
-    return Subject(
-        spec=UpscaleSpec(
-            step_name="upscale",
-            params=_upscale_params(model, model.scale),
-            inputs=[source],
-            **common,
-        ),
-        pixels=width * height * model.scale**2,
-        picture=picture,
-    )
-
-
-def _upscale_params(model: ModelDescriptor, scale: int) -> GanParams | DiffusionParams:
     # The requested scale does not matter: the native one needs the most memory.
+    params: GanParams | DiffusionParams
     if FAMILIES[model.kind].upscaling == "gan":
-        return GanParams(scale=2, native_scale=scale)
-    return DiffusionParams(
-        scale=2,
-        native_scale=scale,
-        prompt=PROMPT,
-        steps=STEPS,
-        guidance=model.defaults.guidance,
-    )
+        params = GanParams(scale=2, native_scale=scale)
+    else:
+        params = DiffusionParams(scale=2, native_scale=scale, **_sampling(model))
+    spec = UpscaleSpec(step_name="upscale", params=params, inputs=[source], **step)
+    return Subject(spec=spec, pixels=width * height * scale**2, picture=picture)
+
+
+def _sampling(model: ModelDescriptor) -> dict[str, Any]:
+    return {"prompt": PROMPT, "steps": STEPS, "guidance": model.defaults.guidance}
 
 
 def _noise(size: Size) -> bytes:
