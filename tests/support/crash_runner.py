@@ -1,6 +1,6 @@
 """A runner that completes a step in a tenth of a second, and proves that it was the only one.
 
-It speaks the whole protocol without torch: it arms the real dead-man timer, obeys leases and
+It speaks the whole protocol without torch: it arms the real lease timer, obeys leases and
 cancels, fetches the pictures of the step before, and can be held in the middle of an item and after
 its result. For each step it holds a kernel lock for as long as it lives. So a test finds two
 runners of one step without asking our database or our worker.

@@ -102,7 +102,7 @@ class Peer:
         return [message for message, _ in self.seen if isinstance(message, kind)]
 
     def go(self, spec: RunSpec, *, lease_s: float = 60.0) -> Peer:
-        """Send GO, with a dead-man timer that fires so many seconds from now."""
+        """Send GO, with a lease timer that fires so many seconds from now."""
         if not self.all(Ready):
             self.until(Ready)
         self.send(Go(spec=spec, dies_at=_now() + lease_s))
