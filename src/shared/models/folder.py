@@ -97,9 +97,10 @@ def check_name(name: str) -> None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         raise ModelUnavailable(f"{name!r}: a path that leaves the model's folder", file=name)
-    too_long = any(len(part.encode()) > MAX_NAME_BYTES for part in path.parts)
     # Two spellings of one file overwrite each other, and control characters reach terminals.
-    if str(path) != name or not name.isprintable() or too_long:
+    plain = str(path) == name and name.isprintable()
+    # Only a printable name can be encoded: a byte that is no UTF-8 comes as half a character.
+    if not plain or any(len(part.encode()) > MAX_NAME_BYTES for part in path.parts):
         raise ModelUnavailable(f"{name!r}: not a plain file name", file=name)
     suffix = path.suffix.lower()
     if suffix in PICKLES:
