@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 from tests.support.model_rows import model_row
 
@@ -9,7 +11,9 @@ from api.admission.models import choose_model, find_model
 from shared.db.models import Model
 from shared.errors import InvalidInput, ModelUnavailable
 
-NEWER, OLDER, OTHER = model_row(version="2"), model_row(), model_row(name="pear")
+OLDER_ID = UUID("0f6a3c1e-5b7d-4c02-9a58-3d1e7b9f2a46")  # fixed: it is in the names of tests
+NEWER, OLDER = model_row(version="2"), model_row(id=OLDER_ID)
+OTHER = model_row(name="pear")
 UPSCALER = model_row(name="gan", capabilities=["upscale"])
 ALL = [NEWER, OLDER, UPSCALER, OTHER]  # of each name the newest first, as the registry lists them
 
