@@ -108,7 +108,7 @@ class Preset(StrictRecord):
     attention: Attention = "auto"
     vae_tiling: bool = False
     timeout_s: float = Field(gt=0)
-    # Of a picture that is generated, and of one that is enlarged (as many if nothing is said):
+    # Of a picture that is generated, and of one that is enlarged (None: as many):
     # an upscaler works in tiles and leaves the result on the host, so it can make far larger ones.
     max_pixels: int = Field(gt=0)
     max_output_pixels: int | None = Field(default=None, gt=0)

@@ -30,7 +30,7 @@ class Truncation:
     reader: str
     limit: int
     tokens: int
-    words: str
+    unread: str
 
 
 def find_truncations(pipeline: TextToImage, params: GenerateParams) -> list[Truncation]:
@@ -69,5 +69,5 @@ def _cut(
     if len(ids) <= limit:
         return None
     # The part that is read ends with the end mark of the whole, which takes one token of the limit.
-    words = tokenizer.decode(ids[limit - 1 : -1], skip_special_tokens=True)
-    return Truncation(field=field, reader=reader, limit=limit, tokens=len(ids), words=words)
+    unread = tokenizer.decode(ids[limit - 1 : -1], skip_special_tokens=True)
+    return Truncation(field=field, reader=reader, limit=limit, tokens=len(ids), unread=unread)

@@ -98,9 +98,14 @@ def clip_text_config(width: int) -> CLIPTextConfig:
 def clip_tokenizer() -> CLIPTokenizer:
     """One token per byte, no merges: enough for any prompt, a few kilobytes."""
     letters = _byte_letters()
-    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    tokens = [
+        *letters,
+        *(f"{letter}</w>" for letter in letters),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
     return CLIPTokenizer(
-        vocab={word: number for number, word in enumerate(words)},
+        vocab={token: number for number, token in enumerate(tokens)},
         merges=[],
         model_max_length=TOKENS,
     )

@@ -99,7 +99,7 @@ def seed_of(seed: int | None, index: int) -> int:
 def _truncated(cut: Truncation) -> Log:
     text = (
         f"{cut.field}: {cut.reader} reads {cut.limit} tokens of {cut.tokens}; "
-        f"not read: {cut.words[:MAX_SHOWN]!r}"
+        f"not read: {cut.unread[:MAX_SHOWN]!r}"
     )
     return Log(
         level="WARNING",
@@ -110,6 +110,6 @@ def _truncated(cut: Truncation) -> Log:
             "reader": cut.reader,
             "tokens": cut.tokens,
             "limit": cut.limit,
-            "cut": cut.words,
+            "cut": cut.unread,
         },
     )

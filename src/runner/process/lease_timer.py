@@ -1,8 +1,8 @@
-"""The lease timer: this process dies when its lease ends, whatever any code of ours does.
+"""The lease timer: this process dies when its lease ends, whatever its code does.
 
 SIGALRM with its *default* action, which the kernel carries out even if no thread ever takes the GIL
 again (a dead man's switch). A lease pushes the moment back. A worker that is stopped or cut off
-sends none, and the step dies before another worker can be given its lease.
+sends none, and the step dies before another worker can get its lease.
 
 The deadline is a moment, not a span: a frame may lie in the socket for as long as it likes, the
 moment stays where the renewal put it. It is one of CLOCK_BOOTTIME, which goes on while the machine

@@ -86,17 +86,17 @@ def recognise(name: str, shapes: Shapes) -> Checkpoint:
         raise _refused(name, _otherwise(shapes))
     kind = kind_of_base_model(base_model)
     single_file = _single_file(kind)
-    held = {single_file.denoiser}
+    parts = {single_file.denoiser}
     for part, names in single_file.parts.items():
         if any(sign in shapes for sign in names.signs):
-            held.add(part)
+            parts.add(part)
         elif names.prefix and any(tensor.startswith(names.prefix) for tensor in shapes):
             problem = f"its text encoder ({names.prefix}) has names that are not known here"
             raise _refused(name, problem)
     return Checkpoint(
         base_model=base_model,
         kind=kind,
-        parts=frozenset(held),
+        parts=frozenset(parts),
         trained=next((how for mark, how in _TRAINED_OTHERWISE.items() if mark in shapes), None),
     )
 

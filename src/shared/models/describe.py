@@ -61,40 +61,40 @@ class DescriptorInput:
     vocabulary: tuple[str, ...] | None = None
 
 
-def describe_folder(folder: Path, given: DescriptorInput) -> ModelDescriptor:
+def describe_folder(folder: Path, chosen: DescriptorInput) -> ModelDescriptor:
     """Check and hash a model's folder, and describe it."""
     names = check_folder(folder)
     layout = layout_of(names)
-    kind = given.kind or _KIND_OF_LAYOUT[layout](folder, names)
+    kind = chosen.kind or _KIND_OF_LAYOUT[layout](folder, names)
     family = FAMILIES[kind]
     config = folder / CONFIG if layout == "single_file" else folder
     scale = esrgan_scale(tensor_shapes(folder, ONE_FILE)) if layout == "network" else family.scale
-    # The configuration of an upscaler says what it works on inside, not what it is given.
+    # The configuration of an upscaler says what it works on inside, not its input.
     side = family.native_side if scale else _native_side(config, family)
     unused = _unused(config, kind)
     steps, guidance = DISTILLED if "guidance" in unused else (family.steps, family.guidance)
     files = tuple(_hashed(folder, name) for name in names)
     return validated(
         {
-            "name": given.name,
-            "version": given.version,
+            "name": chosen.name,
+            "version": chosen.version,
             "kind": kind,
             "layout": layout,
-            "license": given.license,
-            "source": given.source,
-            "config_source": given.config_source,
+            "license": chosen.license,
+            "source": chosen.source,
+            "config_source": chosen.config_source,
             "files": files,
             "parts": part_sizes(folder, names, layout, _components(config, layout)),
             "checkpoint_sha256": checkpoint_hash(files),
-            "defaults": given.defaults
+            "defaults": chosen.defaults
             or {"width": side, "height": side, "steps": steps, "guidance": guidance},
-            "limits": given.limits or _limits(family, side),
+            "limits": chosen.limits or _limits(family, side),
             "unused": unused,
             "schedulers": _schedulers(config, family),
             "capabilities": ("upscale",) if scale else ("generate",),
             "scale": scale,
-            "default_preset": given.default_preset,
-            "vocabulary": given.vocabulary,
+            "default_preset": chosen.default_preset,
+            "vocabulary": chosen.vocabulary,
         }
     )
 

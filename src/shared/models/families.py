@@ -2,7 +2,7 @@
 
 The api, the command line, the runner and the presets read this table, and none has one of its own.
 A new family is its name in `Kind` and its row in `FAMILIES`. Two things are not a matter of a row:
-a checkpoint in one file is told by its tensors (`shared.models.checkpoints`), and each preset lists
+a checkpoint in one file is recognised by code (`shared.models.checkpoints`), and each preset lists
 the memory that was measured for a kind (`shared/presets_data`).
 """
 
@@ -39,10 +39,10 @@ DISTILLED = (4, 0.0)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SingleFilePart:
-    """How one component of a pipeline is told in a checkpoint of one file.
+    """The names of one component of a pipeline in a checkpoint of one file.
 
-    `signs` are names under which diffusers reads it: one of them is there if the component is. A
-    text encoder lies below `prefix`; one that has none of the signs must not be replaced silently.
+    `signs` are names under which diffusers reads it: a file with the component has one of them. A
+    text encoder is below `prefix`; one without any of the signs must not be replaced silently.
     """
 
     signs: tuple[str, ...]
@@ -64,11 +64,11 @@ class SingleFile:
 class ModelFamily:
     """What is known about every model of one kind. Sides are pixels.
 
-    For an upscaler, sides, steps and guidance are about the picture that it is given.
+    For an upscaler, sides, steps and guidance are about its input.
     """
 
     pipeline: str | None  # the class in diffusers; None: a network that is no pipeline
-    side_multiple: int  # diffusers would round some sizes down; what was asked for is never changed
+    side_multiple: int  # diffusers would round some sizes down; a request is never changed
     native_side: int
     steps: int  # what the makers recommend
     guidance: float

@@ -25,7 +25,7 @@ from shared.errors import ModelUnavailable
 # 1 MiB, and parsing one takes some ten times its size in memory.
 MAX_HEADER_BYTES = 16 << 20
 MAX_DIMENSIONS = 16  # no network has more
-MAX_REASON = 200  # characters of the library's own words, which may quote the file
+MAX_REASON = 200  # characters of the library's message, which may quote the file
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -34,7 +34,7 @@ def tensor_shapes(folder: Path, name: str) -> Shapes:
     """The shapes of a file's tensors, by name; `ModelUnavailable` says why it is unsound.
 
     Refused beyond what the library refuses: a header over `MAX_HEADER_BYTES`, before it is read; a
-    name that is there twice; a tensor of more than `MAX_DIMENSIONS`.
+    name that occurs twice; a tensor of more than `MAX_DIMENSIONS`.
     """
     path = folder / name
     size_bytes = path.stat().st_size
@@ -72,7 +72,7 @@ def _checked_shapes(name: str, start: bytes, size_bytes: int) -> Shapes:
     The library maps the file that it opens, and a disk that fails under a map ends the process
     (SIGBUS). So it gets `start` in a file in memory, as long as the real one and otherwise empty.
     """
-    # Not at the top: whoever looks at no weights needs no such package, as the api's image.
+    # Not at the top: a process that reads no weights, such as the api, needs no such package.
     from safetensors import SafetensorError, safe_open
 
     with open(os.memfd_create("safetensors header"), "wb", buffering=0) as copy:

@@ -62,15 +62,15 @@ def write_descriptor(folder: Path, descriptor: ModelDescriptor) -> None:
     path.chmod(0o644)
 
 
-def _check_listed(folder: Path, descriptor: ModelDescriptor, found: list[str]) -> None:
-    if layout_of(found) != descriptor.layout:
+def _check_listed(folder: Path, descriptor: ModelDescriptor, files: list[str]) -> None:
+    if layout_of(files) != descriptor.layout:
         raise ModelUnavailable(
             f"{DESCRIPTOR}: layout: says {descriptor.layout}, the files are those of "
-            f"{layout_of(found)}",
+            f"{layout_of(files)}",
             file=DESCRIPTOR,
         )
     listed = {file.path: file.size_bytes for file in descriptor.files}
-    for name in sorted(listed.keys() ^ set(found)):
+    for name in sorted(listed.keys() ^ set(files)):
         problem = "missing" if name in listed else f"not listed in {DESCRIPTOR}"
         raise ModelUnavailable(f"{name}: {problem}", file=name)
     for name, size_bytes in listed.items():

@@ -199,7 +199,7 @@ class Cancel(Message):
 
 
 class Input(Message):
-    """The picture that the runner wanted; the frame's body is its file, byte for byte as stored."""
+    """The answer to `want`; the frame's body is the picture's file, byte for byte as stored."""
 
     type: Literal["input"] = "input"
     item_index: ItemIndex

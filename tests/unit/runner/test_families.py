@@ -278,7 +278,7 @@ def test_words_that_a_text_encoder_does_not_read_are_named(
     for cut in found:
         assert cut.field == "prompt"
         assert cut.tokens > cut.limit
-        assert cut.words.endswith("zebra")
+        assert cut.unread.endswith("zebra")
     assert find_truncations(pipeline, params()) == []
 
 
@@ -288,9 +288,9 @@ def test_the_cut_is_made_where_the_encoder_makes_it(model: Callable[[str], Model
     fits = "a " * 75  # one token each, and two marks around them
     assert find_truncations(pipeline, params(prompt=fits)) == []
     (cut,) = find_truncations(pipeline, params(prompt=fits + "b c"))
-    assert (cut.tokens, cut.words) == (79, "b c")
+    assert (cut.tokens, cut.unread) == (79, "b c")
     (cut,) = find_truncations(pipeline, params(negative_prompt=fits + "b"))
-    assert (cut.field, cut.words) == ("negative_prompt", "b")
+    assert (cut.field, cut.unread) == ("negative_prompt", "b")
     read = pixels(pipeline, params(prompt=fits))
     assert (pixels(pipeline, params(prompt=fits + "b c")) == read).all()
 
