@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 import anyio
 import pytest
+from tests.support.stored_events import NOW, stored_event
 
 from api.metrics import Metrics
 from api.streaming import hub as hub_module
@@ -20,7 +20,6 @@ from shared.db.jobs import Job
 from shared.errors import InfraUnavailable
 from shared.states import Status
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 FAST_S = 0.001
 
 
@@ -36,19 +35,7 @@ class Log:
     def write(self, job_id: UUID, *codes: str) -> None:
         events = self.jobs.setdefault(job_id, [])
         for code in codes:
-            events.append(
-                Event(
-                    job_id=job_id,
-                    seq=len(events) + 1,
-                    ts=NOW,
-                    level="INFO",
-                    code=code,
-                    message="",
-                    step_id=None,
-                    item_index=None,
-                    payload=None,
-                )
-            )
+            events.append(stored_event(len(events) + 1, code, job_id=job_id))
 
     async def after(self, cursors: Mapping[UUID, int], limit: int) -> list[Event]:
         self.reads += 1

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from tests.support.stored_events import NOW, stored_event
 
 from api.schemas.responses import ProgressOut
 from api.streaming.progress import progress_of, stages
 from shared.db.events import Event
 from shared.db.jobs import Job, Step
 from shared.states import Reason, Status, StepState
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def job(status: Status = Status.RUNNING, count: int = 2) -> Job:
@@ -41,17 +39,7 @@ def step(name: str = "generate", state: StepState = StepState.RUNNING) -> Step:
 
 
 def event(seq: int, code: str, **payload: Any) -> Event:
-    return Event(
-        job_id=UUID(int=1),
-        seq=seq,
-        ts=NOW,
-        level="INFO",
-        code=code,
-        message="",
-        step_id=None,
-        item_index=None,
-        payload=payload,
-    )
+    return stored_event(seq, code, payload)
 
 
 def view(
