@@ -1,7 +1,5 @@
 """The application: its routes, its middleware, its errors and its parts."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 

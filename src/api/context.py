@@ -1,7 +1,5 @@
 """The parts of an api process that routes work with, made once when it starts."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass

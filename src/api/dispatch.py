@@ -6,8 +6,6 @@ sends what waits, each message in a thread, for at most a second. When the broke
 wait up to a bound, and the rest are dropped and counted.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 from uuid import UUID

@@ -4,8 +4,6 @@ A response has no value of the request, no stack trace, no SQL, path or secret. 
 the same correlation id has them.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from typing import Any

@@ -4,8 +4,6 @@ Into a file it goes whole or not at all: a shell's redirection would empty the f
 it so when the document cannot be made.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

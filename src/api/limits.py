@@ -1,7 +1,5 @@
 """How much one user may ask for, and how many streams one process keeps open (`rate_limited`)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

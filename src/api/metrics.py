@@ -1,7 +1,5 @@
 """The metrics of this process: base units, the prefix `dreamforge_`, a registry of its own."""
 
-from __future__ import annotations
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

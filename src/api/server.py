@@ -1,7 +1,5 @@
 """The api process: its socket, the services it waits for, uvicorn, and a clean end."""
 
-from __future__ import annotations
-
 import errno
 import logging
 import resource

@@ -1,7 +1,5 @@
 """The body of a create, read once: its model and its fingerprint come from one parse."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass

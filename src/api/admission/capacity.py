@@ -1,7 +1,5 @@
 """Admit: whether any live worker could run a planned job."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from shared.db.create_job import NewJob, NewStep

@@ -1,7 +1,5 @@
 """Create a job in one transaction (look up its key, resolve, plan, admit, insert), then notify."""
 
-from __future__ import annotations
-
 import logging
 from functools import partial
 

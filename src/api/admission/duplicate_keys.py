@@ -1,7 +1,5 @@
 """Names that are twice in a request's body or query: one of the two would have no effect."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from fastapi import Request

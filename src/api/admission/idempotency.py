@@ -1,7 +1,5 @@
 """Idempotency keys: which request is the same as an earlier one."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Any

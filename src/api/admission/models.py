@@ -1,7 +1,5 @@
 """Which model a reference means: an id, a name (its newest version), or `name@version`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from shared.db.models import Model, named

@@ -4,8 +4,6 @@ All that can be known before the job exists is checked here: a refusal costs a m
 failure on the GPU costs minutes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4

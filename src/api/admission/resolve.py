@@ -1,7 +1,5 @@
 """Resolve: the models and the preset that a request means, by the names that it has for them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

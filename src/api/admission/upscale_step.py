@@ -5,8 +5,6 @@ may be is a limit of its own: an upscaler works in tiles and has room for far mo
 generated.
 """
 
-from __future__ import annotations
-
 from uuid import uuid4
 
 from api.admission.resolve import Resolved

@@ -7,8 +7,6 @@ Only upscalers count that are enabled and, if any worker lives, installed on one
 equally good are not chosen between: the request must name one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from api.admission.models import find_model

@@ -4,8 +4,6 @@ The request middleware checks before it reads a body or looks for a route. So ev
 closed unless it is named here, and a request without a key makes us parse nothing.
 """
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from fastapi import Depends, Request

@@ -1,7 +1,5 @@
 """The body of a request: how large it may be, and how long it may take to arrive."""
 
-from __future__ import annotations
-
 import time
 
 import anyio

@@ -5,8 +5,6 @@ could not tell a 413 from a network that is down. Cookies are never involved, so
 `Access-Control-Allow-Credentials` is not sent.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Collection
 from uuid import uuid4

@@ -6,8 +6,6 @@ read everything. The browser still sends the page's name as `Host`, so we refuse
 address is no name and cannot be rebound. With keys any name will do: the page has no key.
 """
 
-from __future__ import annotations
-
 import re
 
 from starlette.datastructures import Headers

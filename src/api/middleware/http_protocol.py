@@ -5,8 +5,6 @@ status is 400 and not 422, as RFC 9112 demands. And a head must arrive in time: 
 sends it byte by byte, or sends nothing, would hold an open file for ever.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from uuid import uuid4

@@ -13,8 +13,6 @@ probe's span says nothing that its answer does not. Requests that the outer midd
 key, a foreign host, too large) never come here, so a caller without a key makes no spans.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import replace

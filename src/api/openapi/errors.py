@@ -1,7 +1,5 @@
 """The errors that an operation documents, each with the error itself as its example."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from api.errors import internal

@@ -4,8 +4,6 @@ Each is made by the class or function that makes the real answer, so an example 
 form from what the API sends. All tell of one job: two pictures of a red apple, enlarged.
 """
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID

@@ -4,8 +4,6 @@ No script, no font, no CDN: it works on a machine without a network, and nothing
 kept up to date. A reader who wants to click opens `/openapi.json` in a tool of their own.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """JSON Schemas and examples of the OpenAPI document as HTML, for `/docs`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from html import escape

@@ -1,7 +1,5 @@
 """The documented answers of operations: media types, examples, headers, links."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

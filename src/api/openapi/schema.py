@@ -1,8 +1,6 @@
 """The OpenAPI document: FastAPI's, completed by what FastAPI cannot know: the headers that
 `RequestMiddleware` reads and sends, and the forms of events in a stream and a log."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

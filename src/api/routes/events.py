@@ -1,7 +1,5 @@
 """Follow a job: its progress, the stream of its events, its log."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Whether the process is alive, whether it is ready, and its metrics."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Awaitable, Callable
 

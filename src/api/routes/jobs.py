@@ -1,7 +1,5 @@
 """Jobs: create, show, list and cancel them, and list the pictures that they made."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Annotated

@@ -1,7 +1,5 @@
 """The registered models, and what each accepts."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from fastapi import APIRouter, Path

@@ -1,7 +1,5 @@
 """Ids in paths, in one spelling only: the one that we hand out is the one that we accept."""
 
-from __future__ import annotations
-
 from uuid import UUID
 
 from shared.errors import NotFound

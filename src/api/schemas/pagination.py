@@ -1,7 +1,5 @@
 """Opaque page cursors: the (created_at, id) after which the next page begins."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 from datetime import UTC, datetime, timedelta

@@ -1,8 +1,6 @@
 """What clients send. Unknown fields are refused and types are not converted: a typing mistake that
 is ignored would make another picture than its author wants."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field

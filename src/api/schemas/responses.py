@@ -1,7 +1,5 @@
 """What clients get. A field may be added, and none removed."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 

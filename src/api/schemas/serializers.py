@@ -1,7 +1,5 @@
 """Stored rows as the answers that clients get."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any

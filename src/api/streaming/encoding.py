@@ -1,7 +1,5 @@
 """Events as clients get them: a line of the log, or a message of the stream."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

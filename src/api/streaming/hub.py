@@ -15,8 +15,6 @@ stream: the client comes back with `Last-Event-ID` and has lost nothing. The hub
 client.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping

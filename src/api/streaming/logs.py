@@ -1,7 +1,5 @@
 """A job's log as NDJSON, page by page: memory stays one page, whatever the log's length."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import get_args

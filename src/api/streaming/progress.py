@@ -5,8 +5,6 @@ which never goes back. An item's figure is the highest that was reported for it.
 that has succeeded may be pruned, and are not needed: all its items count as done.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 

@@ -5,8 +5,6 @@ the stream closes. A client that has all events of an ended job and connects aga
 the route), which makes an EventSource stop.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
