@@ -1,28 +1,17 @@
-"""The body of a create, read once: its model and its fingerprint come from one parse."""
+"""The body of a create, parsed once: its model and its fingerprint come from the same JSON."""
 
 import json
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, Request, Response
+from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from api.admission.duplicate_keys import refuse_duplicates
-from api.admission.idempotency import fingerprint
-from api.schemas.requests import CreateJob
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Submission:
-    """What the client sent, checked, and the hash by which a repeat of it is known."""
-
-    job: CreateJob
-    fingerprint: str
 
 
 class SingleParseRoute(APIRoute):
-    """A route whose request parses its JSON once, for FastAPI and for our dependencies."""
+    """A route whose request parses its JSON once, for FastAPI and for the route."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -46,11 +35,3 @@ class _SingleParseRequest(Request):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     refuse_duplicates(name for name, _ in pairs)
     return dict(pairs)
-
-
-async def _submission(body: CreateJob, request: Request) -> Submission:
-    # Runs when FastAPI has parsed the body and found no fault in it.
-    return Submission(job=body, fingerprint=fingerprint(await request.json()))
-
-
-Submitted = Annotated[Submission, Depends(_submission)]

@@ -7,9 +7,9 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 
-from api.admission.body import SingleParseRoute, Submitted
+from api.admission.body import SingleParseRoute
 from api.admission.create import create
-from api.admission.idempotency import MAX_KEY_CHARACTERS, key_hash
+from api.admission.idempotency import MAX_KEY_CHARACTERS, fingerprint, key_hash
 from api.admission.plan import Caller
 from api.context import Context, Ctx
 from api.middleware import tracing
@@ -19,7 +19,7 @@ from api.openapi.errors import CREATE, NO_SUCH_JOB, documented
 from api.openapi.responses import answers, job_links
 from api.schemas import pagination, responses, serializers
 from api.schemas.ids import no_such_job, parse_id
-from api.schemas.requests import ListQuery
+from api.schemas.requests import CreateJob, ListQuery
 from shared.db import artifacts, jobs
 from shared.db.cancel import request_cancel
 from shared.db.create_job import IdempotencyKey
@@ -78,7 +78,7 @@ _CREATED_HEADERS = {
     | documented(*CREATE),
 )
 async def create_job(
-    submission: Submitted,
+    body: CreateJob,
     request: Request,
     response: Response,
     context: Ctx,
@@ -95,11 +95,11 @@ async def create_job(
         if idempotency_key is None
         else IdempotencyKey(
             key_hash=key_hash(idempotency_key),
-            fingerprint=submission.fingerprint,
+            fingerprint=fingerprint(await request.json()),
             ttl_s=context.settings.idempotency_ttl_s,
         ),
     )
-    created = await create(context, submission.job, caller)
+    created = await create(context, body, caller)
     tracing.set_job(request, created)
     response.headers["Location"] = f"/v1/jobs/{created.id}"
     if created.replayed:

@@ -8,12 +8,14 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 
 from api import errors
-from api.admission.body import SingleParseRoute, Submitted
+from api.admission.body import SingleParseRoute
+from api.admission.idempotency import fingerprint
 from api.metrics import Metrics
 from api.middleware.request import RequestMiddleware
+from api.schemas.requests import CreateJob
 from shared.settings import Settings
 
 GOOD = {"type": "generate", "prompt": "a red apple", "chain": {"upscale": {"scale": 2}}}
@@ -23,8 +25,8 @@ def post(*bodies: bytes) -> list[httpx.Response]:
     router = APIRouter(route_class=SingleParseRoute)
 
     @router.post("/jobs")
-    async def create(submission: Submitted) -> list[str]:
-        return [submission.job.prompt, submission.fingerprint]
+    async def create(body: CreateJob, request: Request) -> list[str]:
+        return [body.prompt, fingerprint(await request.json())]
 
     app = FastAPI()
     errors.install(app)
