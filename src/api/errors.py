@@ -51,9 +51,8 @@ class BodyRefused(HTTPException):
 
 def install(app: FastAPI) -> None:
     """Map every exception that the router and the routes can raise."""
-    app.add_exception_handler(DreamForgeError, _on_ours)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(HTTPException, _on_http)
+    for kind in (DreamForgeError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, _answer)
 
 
 def envelope(
@@ -78,31 +77,16 @@ def internal() -> Internal:
     return Internal("something went wrong on our side")
 
 
-def _correlation_id(request: Request) -> str:
-    return str(request.state.correlation_id)
-
-
-async def _on_ours(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, DreamForgeError)
+async def _answer(request: Request, raised: Exception) -> JSONResponse:
+    error = _translate(raised, request)
+    correlation_id = request.state.correlation_id
     if error.http_status >= 500:
-        log.error(
-            "%s", error.message, exc_info=error, extra={"correlation_id": _correlation_id(request)}
-        )
-    return envelope(error, _correlation_id(request))
-
-
-async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    return envelope(invalid(error.errors(), request.headers), _correlation_id(request))
-
-
-async def _on_http(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    ours = _translate(error, request)
-    headers = dict(error.headers or {})
-    if isinstance(ours, MethodNotAllowed):
+        extra = {"correlation_id": correlation_id}
+        log.error("%s", error.message, exc_info=raised, extra=extra)
+    headers = dict(getattr(raised, "headers", None) or {})
+    if isinstance(error, MethodNotAllowed):
         headers["Allow"] = ", ".join(_allowed_methods(request))
-    return envelope(ours, _correlation_id(request), headers)
+    return envelope(error, correlation_id, headers)
 
 
 def _allowed_methods(request: Request) -> list[str]:
@@ -112,19 +96,23 @@ def _allowed_methods(request: Request) -> list[str]:
     return sorted({m for route in routes if route.path == template for m in route.methods or ()})
 
 
-def _translate(error: HTTPException, request: Request) -> DreamForgeError:
-    """The framework's error as one of ours."""
-    if isinstance(error, BodyRefused):
-        return error.error
-    if isinstance(error.__cause__, DreamForgeError):  # one of ours, raised while JSON was parsed
-        return error.__cause__
-    match error.status_code:
-        case 404:
+def _translate(raised: Exception, request: Request) -> DreamForgeError:
+    """Any exception as one of our errors."""
+    match raised:
+        case DreamForgeError():
+            return raised
+        case RequestValidationError():
+            return _invalid(raised.errors(), request.headers)
+        case BodyRefused():
+            return raised.error
+        case HTTPException(__cause__=DreamForgeError() as cause):  # raised while JSON was parsed
+            return cause
+        case HTTPException(status_code=404):
             return NotFound("there is no such address; /docs lists what there is")
-        case 405:
+        case HTTPException(status_code=405):
             return MethodNotAllowed(f"this address does not answer to {request.method}")
-        case status if status < 500:
-            return InvalidInput(_why_unreadable(error.__cause__))
+        case HTTPException(status_code=status) if status < 500:
+            return InvalidInput(_why_unreadable(raised.__cause__))
         case _:
             return internal()
 
@@ -143,7 +131,7 @@ def _why_unreadable(cause: BaseException | None) -> str:
             return "the body cannot be read: it must be JSON in UTF-8"
 
 
-def invalid(errors: Any, headers: Mapping[str, str]) -> InvalidInput:
+def _invalid(errors: Any, headers: Mapping[str, str]) -> InvalidInput:
     """pydantic's errors in our form: field, message, and the limit that was crossed."""
     findings = [_finding(error, headers) for error in errors[:MAX_ERRORS]]
     first = findings[0]
