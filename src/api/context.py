@@ -8,7 +8,7 @@ from typing import Annotated
 import anyio
 from fastapi import Depends, Request
 
-from api.dispatch import NOTIFY_TIMEOUT_S, Notifier
+from api.dispatch import Notifier
 from api.limits import Streams
 from api.metrics import Metrics
 from api.streaming.hub import Hub
@@ -44,11 +44,7 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
         ),
         on_lag=metrics.sse_dropped.inc,
     )
-    notifier = Notifier(
-        settings.redis_url.get_secret_value(),
-        timeout_s=NOTIFY_TIMEOUT_S,
-        metrics=metrics,
-    )
+    notifier = Notifier(settings.redis_url.get_secret_value(), metrics)
     context = Context(
         settings=settings,
         database=database,

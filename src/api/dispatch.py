@@ -31,10 +31,9 @@ MAX_THREADS = 4
 class Notifier:
     """Sends notifications; start `run` in a task group of the process."""
 
-    def __init__(self, redis_url: str, *, timeout_s: float, metrics: Metrics) -> None:
+    def __init__(self, redis_url: str, metrics: Metrics) -> None:
         self._celery = Celery("dreamforge", set_as_current=False)
-        self._celery.conf.update(publisher_settings(redis_url, timeout_s))
-        self._timeout_s = timeout_s
+        self._celery.conf.update(publisher_settings(redis_url, NOTIFY_TIMEOUT_S))
         self._metrics = metrics
         self._send, self._waiting = anyio.create_memory_object_stream[tuple[UUID, str]](MAX_WAITING)
 
@@ -54,7 +53,7 @@ class Notifier:
     async def ping(self) -> None:
         """Raises `InfraUnavailable` when the broker does not answer."""
         try:
-            with anyio.fail_after(self._timeout_s):
+            with anyio.fail_after(NOTIFY_TIMEOUT_S):
                 await to_thread.run_sync(self._connect, abandon_on_cancel=True)
         except Exception as error:  # whatever a transport raises, the broker does not answer
             raise InfraUnavailable(f"the broker: {type(error).__name__}") from error
@@ -66,7 +65,7 @@ class Notifier:
 
     async def _deliver(self, step_id: UUID, queue: str, limiter: CapacityLimiter) -> None:
         try:
-            with anyio.fail_after(self._timeout_s):
+            with anyio.fail_after(NOTIFY_TIMEOUT_S):
                 await to_thread.run_sync(
                     self._publish, step_id, queue, limiter=limiter, abandon_on_cancel=True
                 )
@@ -86,4 +85,4 @@ class Notifier:
 
     def _connect(self) -> None:
         with self._celery.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, timeout=self._timeout_s)
+            connection.ensure_connection(max_retries=1, timeout=NOTIFY_TIMEOUT_S)

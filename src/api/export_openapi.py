@@ -7,7 +7,6 @@ it so when the document cannot be made.
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI
 from pydantic import SecretStr
@@ -29,12 +28,8 @@ def application() -> FastAPI:
     return create_app(settings)
 
 
-def document() -> dict[str, Any]:
-    return application().openapi()
-
-
 def main(arguments: list[str]) -> None:
-    text = json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(application().openapi(), indent=2, ensure_ascii=False) + "\n"
     if not arguments:
         sys.stdout.write(text)
         return

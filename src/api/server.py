@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.dispatch import NOTIFY_TIMEOUT_S, Notifier
+from api.dispatch import Notifier
 from api.metrics import Metrics
 from api.middleware.http_protocol import Protocol
 from shared import readiness
@@ -119,7 +119,7 @@ async def _wait_for_services(settings: Settings) -> None:
     """
     await readiness.wait_for_parts(settings)
     url = settings.redis_url.get_secret_value()
-    notifier = Notifier(url, timeout_s=NOTIFY_TIMEOUT_S, metrics=Metrics())
+    notifier = Notifier(url, Metrics())
     try:
         await notifier.ping()
     except InfraUnavailable:

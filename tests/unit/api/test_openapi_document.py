@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 
 from api import export_openapi
 from api.openapi import page as docs_page
+from api.openapi.schema import DocumentedApi
 from api.schemas.requests import CreateJob
 from shared import errors
 from shared.errors import DreamForgeError
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 COMMITTED = ROOT / "docs" / "openapi" / "openapi.v1.json"
 
 BASE = "http://render.internal:8001"
-DOCUMENT = export_openapi.document()
+DOCUMENT = export_openapi.application().openapi()
 OPERATIONS: list[tuple[str, dict[str, Any]]] = [
     (f"{method.upper()} {path}", operation)
     for path, methods in DOCUMENT["paths"].items()
@@ -43,10 +44,10 @@ def test_an_export_that_fails_leaves_the_file_as_it_was(
     export_openapi.main([str(target)])
     assert json.loads(target.read_text(encoding="utf-8")) == json.loads(json.dumps(DOCUMENT))
 
-    def broken() -> dict[str, Any]:
+    def broken(_: DocumentedApi) -> dict[str, Any]:
         return {"a set": {1}}
 
-    monkeypatch.setattr(export_openapi, "document", broken)
+    monkeypatch.setattr(DocumentedApi, "openapi", broken)
     with pytest.raises(TypeError):
         export_openapi.main([str(target)])
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
