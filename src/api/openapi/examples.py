@@ -8,8 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel
-
 from api.schemas import responses as out
 from shared.db.events import Event
 from shared.events import Code
@@ -41,14 +39,10 @@ def after(seconds: float) -> datetime:
     return NOON + timedelta(seconds=seconds)
 
 
-def _json(model: BaseModel) -> Any:
-    return model.model_dump(mode="json")
-
-
 # Jobs ---------------------------------------------------------------------------------------------
 
-CREATED = _json(
-    out.Created(job=out.CreatedJob(id=str(JOB), status="queued", type="generate", created_at=NOON))
+CREATED = out.Created(
+    job=out.CreatedJob(id=str(JOB), status="queued", type="generate", created_at=NOON)
 )
 
 
@@ -124,58 +118,46 @@ _CANCELLED = _job(
 )
 _STOPPING = _job(Status.RUNNING, None, _step(Status.RUNNING, None), asked_to_stop=True)
 
-JOBS = {
-    "running": _json(_RUNNING),
-    "succeeded": _json(_SUCCEEDED),
-    "failed": _json(_FAILED),
-}
-CANCELS = {
-    "it waited": _json(_CANCELLED),
-    "it runs": _json(_STOPPING),
-    "it had ended": _json(_SUCCEEDED),
-}
+JOBS = {"running": _RUNNING, "succeeded": _SUCCEEDED, "failed": _FAILED}
+CANCELS = {"it waited": _CANCELLED, "it runs": _STOPPING, "it had ended": _SUCCEEDED}
 CURSOR = "AAYgzpNV4ABfDG86ahxKVZpDPz-aGnsQ"
-PAGE = _json(out.JobPage(jobs=[_RUNNING, _FAILED], next_cursor=CURSOR))
+PAGE = out.JobPage(jobs=[_RUNNING, _FAILED], next_cursor=CURSOR)
 
 _KEY = f"dreamforge/default/jobs/{JOB}/upscale/1769860809500_0_1024x1024_{SEED}.png"
-ARTIFACTS = _json(
-    out.Artifacts(
-        artifacts=[
-            out.ArtifactOut(
-                id=str(ARTIFACT),
-                step="upscale",
-                item_index=0,
-                format="png",
-                width=1024,
-                height=1024,
-                seed=SEED,
-                s3_key=_KEY,
-                sha256=SHA256,
-                size_bytes=1_482_113,
-                created_at=after(9.5),
-                url=f"http://127.0.0.1:8100/dreamforge/{_KEY}?X-Amz-Expires=3600&X-Amz-Signature=…",
-                expires_at=after(3600),
-            )
-        ]
-    )
+ARTIFACTS = out.Artifacts(
+    artifacts=[
+        out.ArtifactOut(
+            id=str(ARTIFACT),
+            step="upscale",
+            item_index=0,
+            format="png",
+            width=1024,
+            height=1024,
+            seed=SEED,
+            s3_key=_KEY,
+            sha256=SHA256,
+            size_bytes=1_482_113,
+            created_at=after(9.5),
+            url=f"http://127.0.0.1:8100/dreamforge/{_KEY}?X-Amz-Expires=3600&X-Amz-Signature=…",
+            expires_at=after(3600),
+        )
+    ]
 )
 
 # Following ----------------------------------------------------------------------------------------
 
-PROGRESS = _json(
-    out.ProgressOut(
-        progress=0.4938,
-        status=Status.RUNNING,
-        stage="sampling",
-        items=[
-            out.ItemProgress(item_index=0, progress=1.0),
-            out.ItemProgress(item_index=1, progress=0.4583),
-        ],
-        stages=[
-            out.StageWeight(step="generate", name=name, weight=weight)
-            for name, weight in (("queue", 0.0), *STAGES["generate"])
-        ],
-    )
+PROGRESS = out.ProgressOut(
+    progress=0.4938,
+    status=Status.RUNNING,
+    stage="sampling",
+    items=[
+        out.ItemProgress(item_index=0, progress=1.0),
+        out.ItemProgress(item_index=1, progress=0.4583),
+    ],
+    stages=[
+        out.StageWeight(step="generate", name=name, weight=weight)
+        for name, weight in (("queue", 0.0), *STAGES["generate"])
+    ],
 )
 
 
@@ -227,7 +209,7 @@ EVENTS = [
     _event(8, Code.ARTIFACT_WRITTEN, "item 0 stored", _STORED, item_index=0),
     _event(9, Code.PROGRESS, "76%", _AT_ITEM_1, level="DEBUG", item_index=1),
     _event(10, Code.SIGNAL_SENT, "SIGTERM to the runner", {"signal": "SIGTERM"}, level="WARNING"),
-    _event(11, Code.ERROR, _TIMEOUT.message, _json(_TIMEOUT), level="ERROR", of_step=False),
+    _event(11, Code.ERROR, _TIMEOUT.message, _TIMEOUT.model_dump(), level="ERROR", of_step=False),
     _event(
         12,
         Code.JOB_FINISH,
@@ -272,15 +254,15 @@ def _model() -> out.ModelOut:
     )
 
 
-ONE_MODEL = _json(_model())
-MODELS = _json(out.Models(models=[_model()]))
+ONE_MODEL = _model()
+MODELS = out.Models(models=[ONE_MODEL])
 
 # Probes -------------------------------------------------------------------------------------------
 
-HEALTH = _json(out.Health())
+HEALTH = out.Health()
 READY = {
-    "ready": out.Ready().model_dump(mode="json", exclude_none=True),
-    "without its broker": _json(out.Ready(degraded=["broker"])),
+    "ready": out.Ready().model_dump(exclude_none=True),
+    "without its broker": out.Ready(degraded=["broker"]),
 }
 METRICS = (
     "# HELP dreamforge_sse_clients Open progress streams.\n"

@@ -1,7 +1,8 @@
 """The documented answers of operations: media types, examples, headers, links."""
 
-from collections.abc import Mapping
 from typing import Any
+
+from fastapi.encoders import jsonable_encoder
 
 from api.openapi import examples
 from api.streaming.encoding import log_line, sse_message
@@ -10,25 +11,16 @@ from api.streaming.sse import HEARTBEAT, OPENING
 Responses = dict[int | str, dict[str, Any]]
 
 
-def answers(
-    description: str,
-    example: Any = None,
-    *,
-    several: Mapping[str, Any] | None = None,
-    status: int = 200,
-    headers: Mapping[str, Any] | None = None,
-    links: Mapping[str, Any] | None = None,
-) -> Responses:
-    """The `responses` of an operation that answers JSON, with one example or `several` by name."""
-    media = {"example": example}
-    if several is not None:
-        media = {"examples": {name: {"value": value} for name, value in several.items()}}
-    answer: dict[str, Any] = {"description": description, "content": {"application/json": media}}
-    if headers is not None:
-        answer["headers"] = dict(headers)
-    if links is not None:
-        answer["links"] = dict(links)
-    return {status: answer}
+def answers(description: str, example: Any, *, status: int = 200, **more: Any) -> Responses:
+    """The `responses` of an operation that answers JSON, with one example or several by name.
+
+    `more` is what else OpenAPI documents of an answer: `headers`, `links`.
+    """
+    encoded = jsonable_encoder(example)
+    media = {"example": encoded}
+    if isinstance(example, dict):
+        media = {"examples": {name: {"value": value} for name, value in encoded.items()}}
+    return {status: {"description": description, "content": {"application/json": media}, **more}}
 
 
 # Links: where an answer leads ---------------------------------------------------------------------

@@ -38,7 +38,7 @@ async def get_health() -> responses.Health:
     "/readyz",
     operation_id="get_readiness",
     summary="Jobs can be accepted",
-    responses=answers("Ready.", several=examples.READY)
+    responses=answers("Ready.", examples.READY)
     | documented(
         InfraUnavailable("down: database, store", down=["database", "store"]), needs_key=False
     ),

@@ -139,7 +139,7 @@ async def list_jobs(
     "/v1/jobs/{job_id}",
     operation_id="get_job",
     summary="Status, steps, summary, error",
-    responses=answers("The job.", several=examples.JOBS) | documented(NO_SUCH_JOB),
+    responses=answers("The job.", examples.JOBS) | documented(NO_SUCH_JOB),
 )
 async def get_job(job_id: JobId, context: Ctx, user: User) -> responses.JobOut:
     """`error` says why a job failed, and has a section in docs/errors.md for each code."""
@@ -150,7 +150,7 @@ async def get_job(job_id: JobId, context: Ctx, user: User) -> responses.JobOut:
     "/v1/jobs/{job_id}/cancel",
     operation_id="cancel_job",
     summary="Cancel a job, queued or running",
-    responses=answers("The job as it is now.", several=examples.CANCELS) | documented(NO_SUCH_JOB),
+    responses=answers("The job as it is now.", examples.CANCELS) | documented(NO_SUCH_JOB),
 )
 async def cancel_job(job_id: JobId, context: Ctx, user: User) -> responses.JobOut:
     """Idempotent. What waits is cancelled at once. What runs is stopped by its worker, which says
