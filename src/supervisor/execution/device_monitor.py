@@ -109,7 +109,7 @@ class DeviceMonitor:
 
     async def _verify(self, tree: ProcessTree | None) -> EventKind:
         if tree is None:
-            lost = self._evidence.device_lost
+            lost = self._evidence.facts.device_lost
             return EventKind.RECLAIM_DEADLINE if lost else EventKind.VERIFIED
         try:
             reclaimed = await verify(
@@ -146,7 +146,7 @@ class DeviceMonitor:
             f"slot {self._slot.id} is out of service: its memory was not proven back",
             level="ERROR",
             slot=self._slot.id,
-            device_lost=evidence.device_lost,
+            device_lost=evidence.facts.device_lost,
             leaked_bytes=None if evidence.reclaimed is None else evidence.reclaimed.leaked_bytes,
             **evidence.figures(),
         )
@@ -159,7 +159,9 @@ class DeviceMonitor:
 
     def _mark_unclean(self, tree: ProcessTree | None) -> None:
         self._slot_returned = True
-        self._slot.move(SlotState.LOST if self._evidence.device_lost else SlotState.QUARANTINED)
+        self._slot.move(
+            SlotState.LOST if self._evidence.facts.device_lost else SlotState.QUARANTINED
+        )
         self._execution.worker.on_unclean(self._slot, tree)
 
     def _record_reclaimed(self, reclaimed: ReclaimReading, tree: ProcessTree) -> None:
@@ -187,4 +189,4 @@ class DeviceMonitor:
 
     def _record_lost(self, error: DeviceLost) -> None:
         log.error("device %s: %s", self._device.id, error, extra=self._recorder.fields)
-        self._evidence.record_device_lost()
+        self._evidence.facts.device_lost = True

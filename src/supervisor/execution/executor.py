@@ -349,7 +349,7 @@ class StepExecutor:
         try:
             self._spec = run_spec(self.claim, model_folder=self._worker.model_folder(self.claim))
         except UnreadableStep as error:
-            self._evidence.record_unreadable(str(error))
+            self._evidence.facts.unreadable = str(error)
             self.post(EventKind.UNREADABLE)
             return
         reading = await self._device.update_baseline_idle()

@@ -65,7 +65,7 @@ class InputSender:
             body = await self._fetch(artifact, budget)
         except InputUnavailable as error:
             # The execution ends here. The runner waits, and must learn that nothing will come.
-            self._execution.evidence.record_input_unavailable(error)
+            self._execution.evidence.facts.input_unavailable = error
             self._execution.post(EventKind.FAILURE)
             await self._channel.send(Cancel().model_dump())
             return

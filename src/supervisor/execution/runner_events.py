@@ -68,15 +68,15 @@ class RunnerListener:
                 while (frame := await self._runner.channel.receive()) is not None:
                     await self._handle(self._protocol.accept(frame), frame.body)
             except Truncated as error:
-                self._evidence.record_protocol_error(str(error))
+                self._evidence.facts.protocol_error = str(error)
             except FrameError as error:
-                self._evidence.record_protocol_error(str(error))
+                self._evidence.facts.protocol_error = str(error)
                 self._post(EventKind.PROTOCOL_ERROR)
             except Exception as error:
                 # The frame passed every check, and our own code failed on it. That costs this step,
                 # not the worker and the steps beside it.
                 log.exception("cannot handle a message of the runner", extra=self._recorder.fields)
-                self._evidence.record_protocol_error(f"its words raised {type(error).__name__}")
+                self._evidence.facts.protocol_error = f"its words raised {type(error).__name__}"
                 self._post(EventKind.PROTOCOL_ERROR)
         self._all_read.set()
         # Usually the process died, and its exit status says more. If it lives, nothing can come
@@ -88,7 +88,7 @@ class RunnerListener:
 
     async def wait_exit(self) -> None:
         """Wait for the process to end, and for its last frames."""
-        self._evidence.record_exit(await self._runner.wait_exit())
+        self._evidence.facts.exitcode = await self._runner.wait_exit()
         self._uploader.stop_backpressure()
         with anyio.move_on_after(LAST_FRAMES_S):
             await self._all_read.wait()
@@ -119,11 +119,11 @@ class RunnerListener:
                 await self._uploader.add(message, body)
             case Result():
                 self._record_peak(message.allocator)
-                self._evidence.record_result()
+                self._evidence.facts.result = True
                 self._post(EventKind.RESULT)
             case Failure():
                 self._record_peak(message.details)
-                self._evidence.record_failure(message)
+                self._evidence.facts.failure = message
                 self._post(EventKind.FAILURE)
 
     def _record_peak(self, figures: dict[str, Any]) -> None:

@@ -22,9 +22,9 @@ class InputUnavailable(InfraUnavailable):
     """A picture of the step before cannot be sent to the runner; `details` name the object."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Evidence:
-    """What is known of an execution whose processes are gone, or given up on."""
+    """What is known of one execution. Each part of it sets the facts that it learns."""
 
     result: bool = False
     failure: Failure | None = None

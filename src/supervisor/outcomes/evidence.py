@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import anyio
 
-from shared.protocol.messages import Failure
 from supervisor.devices.cgroup import oom_kills
 from supervisor.devices.device import Reading
-from supervisor.outcomes.classify import Classification, Evidence, InputUnavailable, classify
+from supervisor.outcomes.classify import Classification, Evidence, classify
 from supervisor.slots.reclaim import ReclaimReading
 
 
@@ -20,7 +18,7 @@ class EvidenceRecorder:
     """Filled in as facts arrive; readable at any moment. Memory figures are bytes."""
 
     def __init__(self) -> None:
-        self._evidence = Evidence()
+        self.facts = Evidence()
         self._oom_kills_before = oom_kills()
         self._classification: Classification | None = None
         self._store_waits = 0  # how many waits for the store hold the runner up just now
@@ -30,44 +28,20 @@ class EvidenceRecorder:
         self.reclaimed: ReclaimReading | None = None
         self.peak_bytes = 0
 
-    def record_result(self) -> None:
-        self._evidence = replace(self._evidence, result=True)
-
-    def record_failure(self, failure: Failure) -> None:
-        self._evidence = replace(self._evidence, failure=failure)
-
-    def record_exit(self, exitcode: int | None) -> None:
-        self._evidence = replace(self._evidence, exitcode=exitcode)
-
-    def record_protocol_error(self, message: str) -> None:
-        self._evidence = replace(self._evidence, protocol_error=message)
-
-    def record_device_lost(self) -> None:
-        self._evidence = replace(self._evidence, device_lost=True)
-
-    def record_unreadable(self, message: str) -> None:
-        self._evidence = replace(self._evidence, unreadable=message)
-
-    def record_input_unavailable(self, error: InputUnavailable) -> None:
-        self._evidence = replace(self._evidence, input_unavailable=error)
-
     def record_memory(self, used_bytes: int) -> None:
         self.peak_bytes = max(self.peak_bytes, used_bytes)
 
     def record_signal(self, name: str) -> None:
         """We are about to send this signal to the runner."""
         self._signals.append(name)
-
-    @property
-    def device_lost(self) -> bool:
-        return self._evidence.device_lost
+        self.facts.we_killed |= name == "SIGKILL"
 
     @property
     def explained(self) -> bool:
         """Whether the evidence says more than how the process ended."""
-        evidence = self._evidence
-        failed = evidence.failure is not None and evidence.failure.reason != "cancelled"
-        return evidence.result or failed or evidence.device_lost
+        facts = self.facts
+        failed = facts.failure is not None and facts.failure.reason != "cancelled"
+        return facts.result or failed or facts.device_lost
 
     def classify(self) -> Classification:
         """Why the execution ended, by what was known at the first call.
@@ -76,11 +50,8 @@ class EvidenceRecorder:
         classification. What comes to light while memory is verified does not change it.
         """
         if self._classification is None:
-            kills = oom_kills() - self._oom_kills_before
-            we_killed = "SIGKILL" in self._signals
-            self._classification = classify(
-                replace(self._evidence, cgroup_oom_kills=kills, we_killed=we_killed)
-            )
+            self.facts.cgroup_oom_kills = oom_kills() - self._oom_kills_before
+            self._classification = classify(self.facts)
         return self._classification
 
     @contextmanager

@@ -19,15 +19,15 @@ def test_a_kill_of_ours_is_not_the_kernels(
     evidence = EvidenceRecorder()
     if ours:
         evidence.record_signal("SIGKILL")
-    evidence.record_exit(-9)
+    evidence.facts.exitcode = -9
     assert evidence.classify().reason == reason
 
 
 def test_an_execution_is_classified_once() -> None:
     evidence = EvidenceRecorder()
-    evidence.record_exit(-11)
+    evidence.facts.exitcode = -11
     classification = evidence.classify()
-    evidence.record_device_lost()  # seen while memory was verified, when the reason was out
+    evidence.facts.device_lost = True  # seen while memory was verified, when the reason was out
     assert evidence.classify() is classification
 
 
