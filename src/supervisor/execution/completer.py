@@ -9,19 +9,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import repeat
-from typing import Any
 from uuid import UUID
 
 import anyio
 
 from shared.events import NewEvent
-from shared.presets import presets
 from shared.states import STATUS_OF, Reason, Status, StepState
 from shared.step_store import AttemptResult, CancelRequested, Claim, Stale
 from supervisor.execution.context import DATABASE_RETRY_S, Execution
 from supervisor.lifecycle.machine import advance
 from supervisor.lifecycle.step import Event, EventKind, Step
-from supervisor.outcomes.memory_report import memory_report
 from supervisor.outcomes.result import build_result
 
 log = logging.getLogger(__name__)
@@ -46,13 +43,15 @@ async def write_verdict(execution: Execution, step: Step) -> AttemptResult | Non
 async def _write(
     execution: Execution, step: Step, pending: Sequence[NewEvent]
 ) -> AttemptResult | None:
-    claim, store = execution.claim, execution.worker.store
-    result = _build(execution, step)
+    claim, worker = execution.claim, execution.worker
+    result = build_result(
+        claim, step, execution.evidence, worker.timings, worker.settings.presets_dir
+    )
     # The recorder logged the pending events when they happened.
     complete = replace(result, events=[*pending, *result.events])
     try:
         following = await execution.retry(
-            lambda: store.finish(claim, complete), repeat(DATABASE_RETRY_S), "verdict waits"
+            lambda: worker.store.finish(claim, complete), repeat(DATABASE_RETRY_S), "verdict waits"
         )
     except CancelRequested:
         cancelled, _ = advance(step, Event(EventKind.CANCEL))
@@ -60,18 +59,6 @@ async def _write(
     execution.recorder.log_events(*result.events)
     _count(execution, step, result, following)
     return result
-
-
-def _build(execution: Execution, step: Step) -> AttemptResult:
-    claim, evidence, worker = execution.claim, execution.evidence, execution.worker
-
-    def memory() -> dict[str, Any]:
-        candidates = presets(worker.settings.presets_dir).values()
-        return memory_report(claim, evidence.before, evidence.peak_bytes, candidates)
-
-    return build_result(
-        claim, step, evidence.classify(), worker.timings, figures=evidence.figures(), memory=memory
-    )
 
 
 def _count(execution: Execution, step: Step, result: AttemptResult, following: UUID | None) -> None:

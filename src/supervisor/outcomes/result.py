@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from shared.events import Code, NewEvent
+from shared.presets import presets
 from shared.retry import backoff_s
 from shared.states import Reason, StepState
 from shared.step_store import AttemptResult, Claim
 from shared.timings import Timings
 from supervisor.lifecycle.step import Step
 from supervisor.outcomes.classify import Classification
-from supervisor.outcomes.memory_report import ABOUT_MEMORY
+from supervisor.outcomes.evidence import EvidenceRecorder
+from supervisor.outcomes.memory_report import ABOUT_MEMORY, memory_report
 
 # A step whose device is busy is claimed again after this long.
 VRAM_RETRY_S = 2.0
@@ -51,64 +53,67 @@ def exhausted(attempt: int, losses: int, last_error: dict[str, Any] | None) -> d
 
 
 def build_result(
-    claim: Claim,
-    step: Step,
-    classification: Classification,
-    timings: Timings,
-    *,
-    figures: dict[str, Any],
-    memory: Callable[[], dict[str, Any]],
+    claim: Claim, step: Step, evidence: EvidenceRecorder, timings: Timings, presets_dir: Path | None
 ) -> AttemptResult:
-    """How the execution that led to `step` ended, with the events that say so.
-
-    `figures` are those of OR-001. `memory` is called only for a step that lacked memory: one that
-    could not be read has no size.
-    """
+    """How the execution that led to `step` ended, with the events that say so."""
+    figures, delay_s = evidence.figures(), 0.0
+    events = _memory_events(claim, figures)
     if step.state is StepState.QUEUED:
-        return _requeued(claim, step, classification, timings, figures)
-    assert step.reason is not None
-    error = None
-    if step.reason is Reason.ATTEMPTS_EXHAUSTED:
-        assert step.last_reason is not None
-        last_error = error_of(claim, step.last_reason, classification)
-        error = exhausted(step.attempt, step.losses, last_error)
-    elif step.reason is not Reason.COMPLETED:
-        error = error_of(claim, step.reason, classification)
-        about_memory = memory() if step.reason in ABOUT_MEMORY else {}
-        error["details"] = error["details"] | figures | about_memory
-    finish = NewEvent(
-        code=Code.STEP_FINISH,
-        message=f"step {claim.name} {step.state}: {step.reason}",
-        level="ERROR" if step.state is StepState.FAILED else "INFO",
-        step_id=claim.step_id,
-        payload={"step": claim.name, "state": step.state, "reason": step.reason, **figures},
-    )
+        delay_s, error = _retry_of(claim, step, evidence, timings)
+        events.append(_retry_event(claim, step, delay_s, error))
+        if step.vram_wait:
+            # It is recorded once, not every two seconds for five minutes.
+            events = [] if claim.vram_waited_s else events[-1:]
+    else:
+        error = _final_error(claim, step, evidence, presets_dir)
+        events.append(_finish_event(claim, step, figures))
     return AttemptResult(
         state=step.state,
         reason=step.reason,
         attempt=step.attempt,
         losses=step.losses,
         error=error,
-        events=[*_memory_events(claim, figures), finish],
+        delay_s=delay_s,
+        vram_wait=step.vram_wait and step.state is StepState.QUEUED,
+        events=events,
     )
 
 
-def _requeued(
-    claim: Claim,
-    step: Step,
-    classification: Classification,
-    timings: Timings,
-    figures: dict[str, Any],
-) -> AttemptResult:
-    charged = step.attempt + step.losses > claim.attempt + claim.losses
-    delay_s, error = 0.0, None
+def _retry_of(
+    claim: Claim, step: Step, evidence: EvidenceRecorder, timings: Timings
+) -> tuple[float, dict[str, Any] | None]:
+    """The pause before the next attempt, and the error of this one if it was charged."""
     if step.vram_wait:
-        delay_s = VRAM_RETRY_S
-    elif charged:
+        return VRAM_RETRY_S, None
+    if step.attempt + step.losses <= claim.attempt + claim.losses:
+        return 0.0, None
+    assert step.last_reason is not None
+    delay_s = retry_delay_s(timings, step.attempt + step.losses)
+    return delay_s, error_of(claim, step.last_reason, evidence.classify())
+
+
+def _final_error(
+    claim: Claim, step: Step, evidence: EvidenceRecorder, presets_dir: Path | None
+) -> dict[str, Any] | None:
+    assert step.reason is not None
+    if step.reason is Reason.COMPLETED:
+        return None
+    if step.reason is Reason.ATTEMPTS_EXHAUSTED:
         assert step.last_reason is not None
-        delay_s = retry_delay_s(timings, step.attempt + step.losses)
-        error = error_of(claim, step.last_reason, classification)
-    retry_event = NewEvent(
+        last_error = error_of(claim, step.last_reason, evidence.classify())
+        return exhausted(step.attempt, step.losses, last_error)
+    error = error_of(claim, step.reason, evidence.classify())
+    error["details"] = error["details"] | evidence.figures()
+    if step.reason in ABOUT_MEMORY:  # no other: a step that could not be read has no size
+        candidates = presets(presets_dir).values()
+        error["details"] |= memory_report(claim, evidence.before, evidence.peak_bytes, candidates)
+    return error
+
+
+def _retry_event(
+    claim: Claim, step: Step, delay_s: float, error: dict[str, Any] | None
+) -> NewEvent:
+    return NewEvent(
         code=Code.RETRY,
         message=f"step {claim.name} goes back to the queue: {step.last_reason or 'memory is busy'}",
         level="WARNING",
@@ -121,17 +126,15 @@ def _requeued(
             "last_error": error,
         },
     )
-    events = [retry_event] if step.vram_wait else [*_memory_events(claim, figures), retry_event]
-    return AttemptResult(
-        state=step.state,
-        reason=None,
-        attempt=step.attempt,
-        losses=step.losses,
-        error=error,
-        delay_s=delay_s,
-        vram_wait=step.vram_wait,
-        # A wait for memory is recorded once, not every two seconds for five minutes.
-        events=[] if step.vram_wait and claim.vram_waited_s else events,
+
+
+def _finish_event(claim: Claim, step: Step, figures: dict[str, Any]) -> NewEvent:
+    return NewEvent(
+        code=Code.STEP_FINISH,
+        message=f"step {claim.name} {step.state}: {step.reason}",
+        level="ERROR" if step.state is StepState.FAILED else "INFO",
+        step_id=claim.step_id,
+        payload={"step": claim.name, "state": step.state, "reason": step.reason, **figures},
     )
 
 

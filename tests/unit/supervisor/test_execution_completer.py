@@ -10,7 +10,7 @@ from typing import cast
 import anyio
 import pytest
 from tests.support.claims import claim_step
-from tests.support.harness import timings_for_tests
+from tests.support.harness import settings_for_tests, timings_for_tests
 from tests.support.memory_store import MemoryStepStore, Work
 
 from shared.events import Code
@@ -50,7 +50,12 @@ def play(test: Callable[[Bench], Awaitable[None]]) -> None:
         store = MemoryStepStore()
         store.create(Work())
         claim = await claim_step(store)
-        worker = SimpleNamespace(store=store, metrics=Metrics(), timings=timings_for_tests())
+        worker = SimpleNamespace(
+            store=store,
+            metrics=Metrics(),
+            settings=settings_for_tests(),
+            timings=timings_for_tests(),
+        )
         execution = Execution(
             claim=claim,
             slot=Slot(CPU),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 from uuid import uuid4
 
@@ -10,21 +11,22 @@ from tests.support.harness import timings_for_tests
 
 from shared.states import Reason, StepState
 from shared.step_store import AttemptResult, Claim
+from supervisor.devices.device import Reading
 from supervisor.lifecycle.step import Step
 from supervisor.outcomes.classify import Classification
+from supervisor.outcomes.evidence import EvidenceRecorder
 from supervisor.outcomes.result import VRAM_RETRY_S, build_result, error_of, retry_delay_s
+from supervisor.slots.reclaim import ReclaimReading
 
 FIGURES = {
     "gpu_mem_used_before": 1,
-    "gpu_mem_used_after": 1,
+    "gpu_mem_used_after": 2,
     "peak_gpu_mem_used": 9,
     "reclaim_seconds": 0.2,
     "signals": ["SIGTERM"],
 }
-MEMORY = {"need_bytes": 5, "recommendation": "try less"}
-CRASH = Classification(
-    reason=Reason.RUNNER_CRASHED, message="it ended (SIGSEGV)", details={"exit": "SIGSEGV"}
-)
+MESSAGE = "the runner ended without a result (SIGSEGV)"
+CRASH = Classification(reason=Reason.RUNNER_CRASHED, message=MESSAGE, details={"exit": "SIGSEGV"})
 TIMINGS = timings_for_tests(retry_base_s=2.0, retry_cap_s=60.0)
 
 
@@ -38,10 +40,20 @@ def claim(**changes: Any) -> Claim:
     return Claim(**(usual | changes))
 
 
+def crashed() -> EvidenceRecorder:
+    """The evidence of a runner that crashed, with the readings of `FIGURES`."""
+    evidence = EvidenceRecorder()
+    evidence.facts.exitcode = -signal.SIGSEGV
+    evidence.before = Reading(total_bytes=16, used_bytes=1, free_bytes=15)
+    after = Reading(total_bytes=16, used_bytes=2, free_bytes=14)
+    evidence.reclaimed = ReclaimReading(now=after, leaked_bytes=0, seconds=0.2)
+    evidence.record_memory(9)
+    evidence.record_signal("SIGTERM")
+    return evidence
+
+
 def end(step: Step, **changes: Any) -> AttemptResult:
-    return build_result(
-        claim(**changes), step, CRASH, TIMINGS, figures=FIGURES, memory=lambda: MEMORY
-    )
+    return build_result(claim(**changes), step, crashed(), TIMINGS, None)
 
 
 def codes(ending: AttemptResult) -> list[str]:
@@ -75,7 +87,7 @@ def test_a_failure_carries_what_the_judgement_found_and_the_figures() -> None:
     ending = end(Step(state=StepState.FAILED, reason=Reason.RUNNER_CRASHED, attempt=1))
     assert ending.error == {
         "code": "runner_crashed",
-        "message": "it ended (SIGSEGV)",
+        "message": MESSAGE,
         "details": {"exit": "SIGSEGV"} | FIGURES,
     }
     assert ending.events[-1].level == "ERROR"
@@ -83,8 +95,11 @@ def test_a_failure_carries_what_the_judgement_found_and_the_figures() -> None:
 
 @pytest.mark.parametrize("reason", [Reason.OOM, Reason.HOST_OOM, Reason.INSUFFICIENT_VRAM])
 def test_a_want_of_memory_comes_with_numbers_and_what_would_help(reason: Reason) -> None:
-    ending = end(Step(state=StepState.FAILED, reason=reason, attempt=1))
-    assert MEMORY.items() <= (ending.error or {})["details"].items()
+    ending = end(Step(state=StepState.FAILED, reason=reason, attempt=1), vram_bytes=5)
+    memory = {"need_bytes": 5, "peak_bytes": 9, "available_bytes": 15}
+    details = (ending.error or {})["details"]
+    assert memory.items() <= details.items()
+    assert details["recommendation"] == "try fewer pixels"
 
 
 def test_our_own_reason_has_our_own_words() -> None:
