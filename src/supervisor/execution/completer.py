@@ -20,6 +20,7 @@ from supervisor.execution.context import DATABASE_RETRY_S, Execution
 from supervisor.lifecycle.machine import advance
 from supervisor.lifecycle.step import Event, EventKind, Step
 from supervisor.outcomes.result import build_result
+from supervisor.recording.event_recorder import log_events
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ async def _write(
     except CancelRequested:
         cancelled, _ = advance(step, Event(EventKind.CANCEL))
         return await _write(execution, cancelled, pending)
-    execution.recorder.log_events(*result.events)
+    log_events(result.events, execution.recorder.fields)
     _count(execution, step, result, following)
     return result
 

@@ -18,6 +18,7 @@ from supervisor.execution.device_monitor import DeviceMonitor
 from supervisor.execution.lease import Fence
 from supervisor.lifecycle.step import EventKind
 from supervisor.processes.tree import ProcessTree
+from supervisor.recording.event_recorder import log_events
 
 
 async def commit_running(
@@ -43,7 +44,7 @@ async def commit_running(
             return headroom
         events = _events(execution, before)
         await execution.worker.store.commit_running(execution.claim, events)
-        execution.recorder.log_events(*events)
+        log_events(events, execution.recorder.fields)
         return EventKind.RUNNING_COMMITTED if fence.holds else EventKind.LEASE_GONE
 
     await execution.recorder.flush()
@@ -54,25 +55,31 @@ async def commit_running(
 
 
 def _events(execution: Execution, before: Reading) -> list[NewEvent]:
-    claim, device, recorder = execution.claim, execution.slot.device, execution.recorder
+    claim, device = execution.claim, execution.slot.device
     return [
-        recorder.make_event(
-            Code.STEP_START,
-            f"step {claim.name} starts on {device.id}",
-            step=claim.name,
-            attempt=claim.attempt + 1,
-            slot=device.id,
-            device=device.name,
-            gpu_mem_used_before=before.used_bytes,
+        NewEvent(
+            code=Code.STEP_START,
+            message=f"step {claim.name} starts on {device.id}",
+            step_id=claim.step_id,
+            payload={
+                "step": claim.name,
+                "attempt": claim.attempt + 1,
+                "slot": device.id,
+                "device": device.name,
+                "gpu_mem_used_before": before.used_bytes,
+            },
         ),
-        recorder.make_event(
-            Code.GPU_MEM,
-            f"memory of {device.id} before the step",
+        NewEvent(
+            code=Code.GPU_MEM,
+            message=f"memory of {device.id} before the step",
             level="DEBUG",
-            at="start",
-            slot=device.id,
-            gpu_mem_used_before=before.used_bytes,
-            gpu_mem_free=before.free_bytes,
-            gpu_mem_total=before.total_bytes,
+            step_id=claim.step_id,
+            payload={
+                "at": "start",
+                "slot": device.id,
+                "gpu_mem_used_before": before.used_bytes,
+                "gpu_mem_free": before.free_bytes,
+                "gpu_mem_total": before.total_bytes,
+            },
         ),
     ]

@@ -16,13 +16,14 @@ from anyio.abc import TaskGroup
 
 from shared.artifact_store import object_key
 from shared.errors import InfraUnavailable
-from shared.events import Code
+from shared.events import Code, NewEvent
 from shared.protocol.messages import Artifact
 from shared.retry import backoff
 from shared.step_store import Stale, StoredArtifact
 from supervisor.execution.context import Execution
 from supervisor.execution.lease import Fence
 from supervisor.lifecycle.step import EventKind
+from supervisor.recording.event_recorder import log_events
 from supervisor.recording.progress import ProgressReporter
 
 log = logging.getLogger(__name__)
@@ -97,11 +98,7 @@ class Uploader:
         if not self._fence.holds:
             # Not `Stale`: the lease may yet be renewed. But nothing is written past the fence.
             raise InfraUnavailable("the lease could not be renewed")
-        claim, recorder, worker = (
-            self._execution.claim,
-            self._execution.recorder,
-            self._execution.worker,
-        )
+        claim, worker = self._execution.claim, self._execution.worker
         content_type = _CONTENT_TYPES[artifact.format]
         await worker.objects.put(key, body, content_type=content_type, sha256=artifact.sha256)
         facts: dict[str, Any] = {
@@ -112,16 +109,16 @@ class Uploader:
             "s3_key": key,
             "sha256": artifact.sha256,
         }
-        event = recorder.make_event(
-            Code.ARTIFACT_WRITTEN,
-            f"item {artifact.item_index} stored",
+        event = NewEvent(
+            code=Code.ARTIFACT_WRITTEN,
+            message=f"item {artifact.item_index} stored",
+            step_id=claim.step_id,
             item_index=artifact.item_index,
-            step=claim.name,
-            **facts,
+            payload={"step": claim.name, **facts},
         )
         row = StoredArtifact(item_index=artifact.item_index, size_bytes=len(body), **facts)
         if await worker.store.add_artifact(claim, row, event):
-            recorder.log_events(event)
+            log_events([event], self._execution.recorder.fields)
         else:
             await self._delete_object(key)
         self._progress.mark_stored(artifact.item_index)

@@ -78,26 +78,12 @@ class EventRecorder:
         item_index: int | None = None,
         **payload: Any,
     ) -> None:
-        """Queue an event, and log it."""
-        event = self.make_event(code, message, level=level, item_index=item_index, **payload)
-        self._events.append(event)
-        self._wakeup.set()
-        self.log_events(event)
+        """Queue an event of this step, and log it.
 
-    def make_event(
-        self,
-        code: Code,
-        message: str,
-        *,
-        level: str = "INFO",
-        item_index: int | None = None,
-        **payload: Any,
-    ) -> NewEvent:
-        """Build an event of this step, for a caller that writes it in a transaction of its own.
-
-        The caller logs it with `log_events` once it is written.
+        An event that is written in a transaction of its own is logged with `log_events` once it is
+        written.
         """
-        return NewEvent(
+        event = NewEvent(
             code=code,
             message=message,
             level=level,
@@ -105,10 +91,9 @@ class EventRecorder:
             item_index=item_index,
             payload=payload or None,
         )
-
-    def log_events(self, *events: NewEvent) -> None:
-        """Log events of this step that are written."""
-        log_events(events, self.fields)
+        self._events.append(event)
+        self._wakeup.set()
+        log_events([event], self.fields)
 
     @property
     def fields(self) -> dict[str, str]:
@@ -237,8 +222,8 @@ class EventRecorder:
 
     def _append_progress(self, payload: dict[str, Any]) -> None:
         self._progress = None
-        # Not by `make_event`: the item is named in the column *and* stays in the payload, which is
-        # all that a client of the stream folds into its own picture.
+        # Not by `record`: it is not logged, and the item is named in the column *and* stays in the
+        # payload, which is all that a client of the stream folds into its own picture.
         self._events.append(
             NewEvent(
                 code=Code.PROGRESS,
