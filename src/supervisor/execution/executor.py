@@ -33,8 +33,9 @@ from shared.timings import Timings
 from supervisor.execution.completer import write_verdict
 from supervisor.execution.context import Execution, WorkerContext
 from supervisor.execution.device_monitor import DeviceMonitor
+from supervisor.execution.fence import Fence
 from supervisor.execution.inputs import InputSender
-from supervisor.execution.lease import Fence, LeaseKeeper
+from supervisor.execution.lease import LeaseKeeper
 from supervisor.execution.run_spec import UnreadableStep, run_spec
 from supervisor.execution.runner_events import RunnerListener
 from supervisor.execution.runner_protocol import RunnerProtocol

@@ -15,7 +15,7 @@ from shared.step_store import Stale
 from supervisor.devices.device import Reading
 from supervisor.execution.context import DATABASE_RETRY_S, Execution
 from supervisor.execution.device_monitor import DeviceMonitor
-from supervisor.execution.lease import Fence
+from supervisor.execution.fence import Fence
 from supervisor.lifecycle.step import EventKind
 from supervisor.processes.tree import ProcessTree
 from supervisor.recording.event_recorder import log_events

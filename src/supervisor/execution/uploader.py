@@ -21,7 +21,7 @@ from shared.protocol.messages import Artifact
 from shared.retry import backoff
 from shared.step_store import Stale, StoredArtifact
 from supervisor.execution.context import Execution
-from supervisor.execution.lease import Fence
+from supervisor.execution.fence import Fence
 from supervisor.lifecycle.step import EventKind
 from supervisor.recording.event_recorder import log_events
 from supervisor.recording.progress import ProgressReporter

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from shared.linux.clock import boottime
-from supervisor.execution import lease
-from supervisor.execution.lease import Fence
+from supervisor.execution import fence as fence_module
+from supervisor.execution.fence import Fence
 
 
 class Clock:
@@ -21,7 +21,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(lease, "boottime", clock)
+    monkeypatch.setattr(fence_module, "boottime", clock)
     return clock
 
 

@@ -11,9 +11,11 @@ import pytest
 from tests.support.harness import timings_for_tests
 
 from shared.step_store import Claim, Stale
+from supervisor.execution import fence as fence_module
 from supervisor.execution import lease
 from supervisor.execution.context import Execution
-from supervisor.execution.lease import Fence, LeaseKeeper
+from supervisor.execution.fence import Fence
+from supervisor.execution.lease import LeaseKeeper
 from supervisor.lifecycle.step import EventKind
 
 
@@ -28,7 +30,8 @@ def test_a_renewal_counts_from_when_it_was_sent_though_its_answer_comes_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(lease, "boottime", clock)
+    for module in (fence_module, lease):
+        monkeypatch.setattr(module, "boottime", clock)
     fence = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
     deadlines: list[float] = []
     posted: list[EventKind] = []

@@ -13,11 +13,11 @@ import pytest
 from shared.errors import InfraUnavailable
 from shared.step_store import Claim
 from supervisor.devices.device import Device, Reading
-from supervisor.execution import lease
+from supervisor.execution import fence as fence_module
 from supervisor.execution import start as module
 from supervisor.execution.context import Execution, WorkerContext
 from supervisor.execution.device_monitor import DeviceMonitor
-from supervisor.execution.lease import Fence
+from supervisor.execution.fence import Fence
 from supervisor.execution.start import commit_running
 from supervisor.lifecycle.step import EventKind
 from supervisor.outcomes.evidence import EvidenceRecorder
@@ -67,7 +67,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
-    monkeypatch.setattr(lease, "boottime", clock)
+    monkeypatch.setattr(fence_module, "boottime", clock)
     monkeypatch.setattr(module, "DATABASE_RETRY_S", 0.0)
     yield clock
 
