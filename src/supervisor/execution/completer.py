@@ -25,15 +25,15 @@ from supervisor.recording.event_recorder import log_events
 log = logging.getLogger(__name__)
 
 
-async def write_verdict(execution: Execution, step: Step) -> AttemptResult | None:
-    """Commit the end of `step` and return it; None when it is not ours, or cannot be written.
+async def write_verdict(execution: Execution) -> AttemptResult | None:
+    """Commit the end of the step and return it; None when it is not ours, or cannot be written.
 
     Gives up after the time of a lease: by then the step is the rescuer's.
     """
     with anyio.move_on_after(execution.worker.timings.lease_s):
         pending = await execution.recorder.drain()
         try:
-            return await _write(execution, step, pending)
+            return await _write(execution, execution.step, pending)
         except Stale:
             log.info("the verdict is not ours to write", extra=execution.recorder.fields)
             return None

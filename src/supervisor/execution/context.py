@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
+
+import anyio
 
 from shared.artifact_store import ArtifactStore
 from shared.errors import InfraUnavailable
 from shared.retry import retry
 from shared.settings import Settings
-from shared.states import Reason
+from shared.states import Reason, StepState
 from shared.step_store import Claim, StepStore
 from shared.telemetry.spans import Tracer
 from shared.timings import Timings
 from supervisor.devices.device import DeviceProbe
 from supervisor.execution.byte_budget import ByteBudget
-from supervisor.lifecycle.step import EventKind
+from supervisor.execution.fence import Fence
+from supervisor.lifecycle.step import Event, EventKind, Step
 from supervisor.metrics import Metrics
 from supervisor.outcomes.evidence import EvidenceRecorder
 from supervisor.processes.tree import ProcessTree
 from supervisor.recording.event_recorder import EventRecorder
+from supervisor.recording.progress import ProgressReporter
+from supervisor.recording.timeline import Timeline
 from supervisor.slots.runner_pool import RunnerPool
 from supervisor.slots.table import Slot
 
@@ -31,11 +37,10 @@ T = TypeVar("T")
 
 DATABASE_RETRY_S = 0.5
 
+_RUNNER_MAY_LIVE = (StepState.LEASED, StepState.RUNNING, StepState.STOPPING)
 
-class Post(Protocol):
-    """Report a fact to the state machine. Never waits."""
-
-    def __call__(self, kind: EventKind, reason: Reason | None = None) -> None: ...
+# An event, and for a timer the generation that it was armed in.
+PostedEvent = tuple[Event, int | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,19 +61,54 @@ class WorkerContext:
     tracer: Tracer | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Execution:
-    """One claim, from its slot to its verdict: the step's side.
+    """One claim, from its slot to its verdict: what its parts share.
 
-    Parts report facts with `post`; the executor alone decides what follows.
+    Parts report facts with `post`; the executor alone decides what follows, and moves `step`.
     """
 
-    claim: Claim
-    slot: Slot
-    worker: WorkerContext
-    evidence: EvidenceRecorder
-    recorder: EventRecorder
-    post: Post
+    def __init__(self, claim: Claim, slot: Slot, worker: WorkerContext, *, sent: float) -> None:
+        """`sent` is the boot time at which the claim was sent: the lease counts from then."""
+        settings, timings = worker.settings, worker.timings
+        self.claim = claim
+        self.slot = slot
+        self.worker = worker
+        self.step = Step(
+            state=StepState.QUEUED,
+            epoch=claim.epoch - 1,
+            attempt=claim.attempt,
+            losses=claim.losses,
+            max_attempts=settings.max_attempts,
+            max_losses=settings.max_losses,
+        )
+        self.fence = Fence(sent=sent, fence_s=timings.fence_s, deadman_s=timings.deadman_s)
+        self.tree: ProcessTree | None = None  # of its runner, once there is one
+        self.evidence = EvidenceRecorder()
+        self.timeline = Timeline()
+        self.recorder = EventRecorder(claim, worker.store, on_stale=self._lose_lease)
+        self.progress = ProgressReporter(claim, self.recorder, self.timeline)
+        self._send_event, self.events = anyio.create_memory_object_stream[PostedEvent](math.inf)
+
+    @property
+    def runner_may_live(self) -> bool:
+        return self.step.state in _RUNNER_MAY_LIVE
+
+    def post(
+        self, kind: EventKind, reason: Reason | None = None, *, generation: int | None = None
+    ) -> None:
+        """Report a fact to the state machine. Never waits.
+
+        With a `generation`, it counts only while the executor is in that one.
+        """
+        self._send_event.send_nowait((Event(kind, reason), generation))
+
+    def _lose_lease(self) -> None:
+        self.post(EventKind.LEASE_GONE)
+
+    def close(self) -> None:
+        """Take no more facts."""
+        self._send_event.close()
+        self.events.close()
 
     async def retry(
         self, attempt: Callable[[], Awaitable[T]], pauses: Iterable[float], waiting: str

@@ -7,7 +7,6 @@ state machine decides what that means for the step.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 import anyio
 
@@ -55,9 +54,9 @@ class DeviceMonitor:
             self._evidence.before = reading
         return reading
 
-    async def check_answers(self, tree: ProcessTree) -> None:
+    async def check_answers(self) -> None:
         """Read the device once: the runner may have died because the device is lost."""
-        await self._read(tree)
+        await self._read(self._execution.tree)
 
     async def _read(self, tree: ProcessTree | None) -> Reading | None:
         try:
@@ -66,13 +65,13 @@ class DeviceMonitor:
             self._record_lost(error)
             return None
 
-    def check_headroom(self, reading: Reading, tree: ProcessTree | None = None) -> EventKind:
+    def check_headroom(self, reading: Reading) -> EventKind:
         """Whether the step's need is free: `HEADROOM`, or whether the step may wait for it.
 
-        `tree` is the runner that waits for GO. On the CPU it already holds a part of what its step
-        may have; on a GPU it has no context yet.
+        On the CPU, a runner that waits for GO already holds a part of what its step may have; on a
+        GPU it has no context yet.
         """
-        claim = self._execution.claim
+        claim, tree = self._execution.claim, self._execution.tree
         own_bytes = tree.rss_bytes() if tree is not None and self._device.kind == "cpu" else 0
         if reading.free_bytes + own_bytes >= claim.vram_bytes:
             return EventKind.HEADROOM
@@ -80,11 +79,11 @@ class DeviceMonitor:
             return EventKind.VRAM_BUSY
         return EventKind.VRAM_WAIT_OVER
 
-    async def sample_peak(self, tree: ProcessTree, runner_may_live: Callable[[], bool]) -> None:
+    async def sample_peak(self) -> None:
         """Record the peak while the runner may live; a lost device ends the step."""
-        while runner_may_live():
+        while self._execution.runner_may_live:
             try:
-                reading = await self._read(tree)
+                reading = await self._read(self._execution.tree)
             except OSError as error:  # /proc cannot be read: one of five samples a second may fail
                 log.warning("a reading of %s failed: %s", self._slot.id, error)
             else:
@@ -94,21 +93,21 @@ class DeviceMonitor:
                 self._evidence.record_memory(reading.used_bytes)
             await anyio.sleep(SAMPLE_EVERY_S)
 
-    async def verify(self, tree: ProcessTree | None) -> EventKind | None:
+    async def verify(self) -> EventKind | None:
         """Wait until the memory is proven back: `VERIFIED`. `RECLAIM_DEADLINE` if it never can be.
 
-        `tree` is None when no runner was ever started. Returns None after `stop_verifying`.
+        Returns None after `stop_verifying`.
         """
         with self._proof:
-            return await self._verify(tree)
+            return await self._verify()
         return None
 
     def stop_verifying(self) -> None:
         """The slot has its verdict. What its device holds later is not this step's."""
         self._proof.cancel()
 
-    async def _verify(self, tree: ProcessTree | None) -> EventKind:
-        if tree is None:
+    async def _verify(self) -> EventKind:
+        if (tree := self._execution.tree) is None:  # no runner was ever started
             lost = self._evidence.facts.device_lost
             return EventKind.RECLAIM_DEADLINE if lost else EventKind.VERIFIED
         try:
@@ -131,9 +130,9 @@ class DeviceMonitor:
         self._slot.move(SlotState.FREE)
         self._execution.worker.on_free(self._slot)
 
-    def quarantine_slot(self, tree: ProcessTree | None) -> None:
+    def quarantine_slot(self) -> None:
         """The slot is not proven clean: it takes no work until it is."""
-        evidence = self._evidence
+        evidence, tree = self._evidence, self._execution.tree
         if tree is not None and (alive := tree.scan()):
             self._recorder.record(
                 Code.UNKILLABLE,
@@ -150,19 +149,19 @@ class DeviceMonitor:
             leaked_bytes=None if evidence.reclaimed is None else evidence.reclaimed.leaked_bytes,
             **evidence.figures(),
         )
-        self._mark_unclean(tree)
+        self._mark_unclean()
 
-    def abandon_slot(self, tree: ProcessTree | None) -> None:
+    def abandon_slot(self) -> None:
         """The executor failed. A slot that it still holds goes to quarantine, without an event."""
         if not self._slot_returned:
-            self._mark_unclean(tree)
+            self._mark_unclean()
 
-    def _mark_unclean(self, tree: ProcessTree | None) -> None:
+    def _mark_unclean(self) -> None:
         self._slot_returned = True
         self._slot.move(
             SlotState.LOST if self._evidence.facts.device_lost else SlotState.QUARANTINED
         )
-        self._execution.worker.on_unclean(self._slot, tree)
+        self._execution.worker.on_unclean(self._slot, self._execution.tree)
 
     def _record_reclaimed(self, reclaimed: ReclaimReading, tree: ProcessTree) -> None:
         before = self._evidence.before

@@ -20,22 +20,20 @@ recorder with the verdict. `runner_events` listens to the runner, `device_monito
 from __future__ import annotations
 
 import logging
-import math
+from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
 
 from shared.events import Code
-from shared.protocol.messages import Cancel, Go, Lease, RunSpec
-from shared.states import Reason, StepState
+from shared.protocol.messages import Cancel, Go, Lease
+from shared.states import StepState
 from shared.step_store import AttemptResult, Claim
 from shared.timings import Timings
 from supervisor.execution.completer import write_verdict
 from supervisor.execution.context import Execution, WorkerContext
 from supervisor.execution.device_monitor import DeviceMonitor
-from supervisor.execution.fence import Fence
-from supervisor.execution.inputs import InputSender
-from supervisor.execution.lease import LeaseKeeper
+from supervisor.execution.lease import guard_fence, renew_lease
 from supervisor.execution.run_spec import UnreadableStep, run_spec
 from supervisor.execution.runner_events import RunnerListener
 from supervisor.execution.runner_protocol import RunnerProtocol
@@ -43,22 +41,12 @@ from supervisor.execution.spans import trace_execution
 from supervisor.execution.start import commit_running
 from supervisor.execution.uploader import Uploader
 from supervisor.lifecycle.machine import advance
-from supervisor.lifecycle.step import Effect, Event, EventKind, IllegalEvent, Step
+from supervisor.lifecycle.step import Effect, Event, EventKind, IllegalEvent
 from supervisor.metrics import labels
-from supervisor.outcomes.evidence import EvidenceRecorder
 from supervisor.processes.child import RunnerProcess, kill
-from supervisor.processes.tree import ProcessTree
-from supervisor.recording.event_recorder import EventRecorder
-from supervisor.recording.progress import ProgressReporter
-from supervisor.recording.timeline import Timeline
 from supervisor.slots.table import Slot
 
 log = logging.getLogger(__name__)
-
-_RUNNER_MAY_LIVE = (StepState.LEASED, StepState.RUNNING, StepState.STOPPING)
-
-# An event, and for a timer the generation that it was armed in.
-_PostedEvent = tuple[Event, int | None]
 
 
 def _timers(timings: Timings, timeout_s: float) -> dict[Effect, tuple[EventKind, float]]:
@@ -81,39 +69,16 @@ class StepExecutor:
 
     def __init__(self, claim: Claim, slot: Slot, worker: WorkerContext, *, sent: float) -> None:
         """`sent` is the boot time at which the claim was sent: the lease counts from then."""
-        settings, timings = worker.settings, worker.timings
         self.claim = claim
-        self.fence = Fence(sent=sent, fence_s=timings.fence_s, deadman_s=timings.deadman_s)
         self._slot = slot
         self._worker = worker
-        self._step = Step(
-            state=StepState.QUEUED,
-            epoch=claim.epoch - 1,
-            attempt=claim.attempt,
-            losses=claim.losses,
-            max_attempts=settings.max_attempts,
-            max_losses=settings.max_losses,
-        )
-        self._send_event, self._events = anyio.create_memory_object_stream[_PostedEvent](math.inf)
-        self._timers = _timers(timings, claim.timeout_s)
-        self._timer: anyio.CancelScope | None = None
+        self.execution = execution = Execution(claim, slot, worker, sent=sent)
+        self._evidence = execution.evidence
+        self._recorder = execution.recorder
+        self._device = DeviceMonitor(execution)
+        self._timers = _timers(worker.timings, claim.timeout_s)
         self._generation = 0
-        self._timeline = Timeline()
-        self._result: AttemptResult | None = None
-        self._evidence = EvidenceRecorder()
-        self._recorder = EventRecorder(claim, worker.store, on_stale=self._lose_lease)
-        self._progress = ProgressReporter(claim, self._recorder, self._timeline)
-        self._execution = Execution(
-            claim=claim,
-            slot=slot,
-            worker=worker,
-            evidence=self._evidence,
-            recorder=self._recorder,
-            post=self.post,
-        )
-        self._device = DeviceMonitor(self._execution)
-        self._lease = LeaseKeeper(self._execution, self.fence, on_renewed=self._send_lease)
-        self._spec: RunSpec | None = None
+        self._protocol: RunnerProtocol | None = None  # once the step could be read
         self._runner: RunnerProcess | None = None
         self._listener: RunnerListener | None = None
         self._claimed_at = anyio.current_time()
@@ -124,58 +89,50 @@ class StepExecutor:
         """What a log line about this step must name."""
         return self._recorder.fields
 
-    @property
-    def _tree(self) -> ProcessTree | None:
-        return None if self._runner is None else self._runner.tree
-
-    # Events ---------------------------------------------------------------------------------------
-
-    def post(self, kind: EventKind, reason: Reason | None = None) -> None:
+    def post(self, kind: EventKind) -> None:
         """Report a fact. Never waits."""
-        self._send_event.send_nowait((Event(kind, reason), None))
+        self.execution.post(kind)
 
     def cancel(self) -> None:
         """End the step on request; a second request changes nothing."""
-        if not self._step.cancel_requested:
+        if not self.execution.step.cancel_requested:
             self.post(EventKind.CANCEL)
-
-    def _lose_lease(self) -> None:
-        self.post(EventKind.LEASE_GONE)
 
     async def run(self) -> None:
         """Run the step to its verdict. Cancelling this leaves an unclean slot: drain instead."""
+        result = None
         try:
             async with anyio.create_task_group() as tasks:
-                await self._execute(tasks)
+                result = await self._execute(tasks)
                 tasks.cancel_scope.cancel()
         finally:
-            self._send_event.close()
-            self._events.close()
+            self.execution.close()
             if self._runner is not None:
                 self._runner.close()
-            trace_execution(self._execution, self._timeline, self._step, self._result)
+            trace_execution(self.execution, result)
 
-    async def _execute(self, tasks: TaskGroup) -> None:
+    async def _execute(self, tasks: TaskGroup) -> AttemptResult | None:
+        execution = self.execution
         self._tasks = tasks
-        self._uploader = Uploader(self._execution, self.fence, self._progress, tasks)
+        self._uploader = Uploader(execution, tasks)
         tasks.start_soon(self._recorder.run)
-        tasks.start_soon(self._lease.renew)
-        tasks.start_soon(self._lease.guard, self._runner_may_live)
+        tasks.start_soon(partial(renew_lease, execution, on_renewed=self._send_lease))
+        tasks.start_soon(guard_fence, execution)
         self._record_claimed()
         self._handle(Event(EventKind.CLAIMED))
         if self.claim.cancel_requested:
             self.post(EventKind.CANCEL)
-        async for event, generation in self._events:
+        async for event, generation in execution.events:
             if generation in (None, self._generation) and self._handle(event):
                 break
-        self._result = await write_verdict(self._execution, self._step)
+        return await write_verdict(execution)
 
     def abandon(self) -> None:
         """`run` failed: end the runner, and hand the slot over to be proven clean."""
         self._worker.metrics.executor_failures.labels(**labels(self._slot.device)).inc()
-        if self._tree is not None:
-            kill(self._tree)
-        self._device.abandon_slot(self._tree)
+        if self.execution.tree is not None:
+            kill(self.execution.tree)
+        self._device.abandon_slot()
 
     def _record_claimed(self) -> None:
         if self.claim.vram_waited_s:  # a wait for memory is recorded once, not every two seconds
@@ -190,20 +147,21 @@ class StepExecutor:
 
     def _handle(self, event: Event) -> bool:
         """Advance the machine and perform the effects; True when only the commit is left."""
-        before = self._step.state
+        execution = self.execution
+        before = execution.step.state
         try:
-            self._step, effects = advance(self._step, event)
+            execution.step, effects = advance(execution.step, event)
         except IllegalEvent:
             # A bug of ours. The step must still end, so the event is logged and dropped, not
             # raised: raising here would cancel the tasks that own a live runner.
             log.exception("illegal event", extra=self._recorder.fields)
             return False
-        self._timeline.record_event(event.kind, self._step.state)
-        if self._step.state is not before:
-            self._drop_timer()
+        execution.timeline.record_event(event.kind, execution.step.state)
+        if execution.step.state is not before:
+            self._generation += 1
             if before is StepState.RECLAIMING:
                 self._device.stop_verifying()
-            self._on_state_entered(self._step.state)
+            self._on_state_entered(execution.step.state)
         for effect in effects:
             if effect is Effect.COMMIT:
                 return True
@@ -215,9 +173,6 @@ class StepExecutor:
             self._tasks.start_soon(self._await_gone)
         elif state is StepState.RECLAIMING and self._go_sent_at is not None:
             self._worker.metrics.run_seconds.observe(anyio.current_time() - self._go_sent_at)
-
-    def _runner_may_live(self) -> bool:
-        return self._step.state in _RUNNER_MAY_LIVE
 
     # Effects --------------------------------------------------------------------------------------
 
@@ -232,7 +187,7 @@ class StepExecutor:
             case Effect.GO:
                 self._send_go()
             case Effect.RECORD:
-                self._recorder.record_state(self._step.state)
+                self._recorder.record_state(self.execution.step.state)
             case Effect.CANCEL_POLITELY:
                 self._send_cancel()
             case Effect.TERMINATE:
@@ -244,15 +199,14 @@ class StepExecutor:
             case Effect.FREE_SLOT:
                 self._device.free_slot()
             case Effect.QUARANTINE_SLOT:
-                self._device.quarantine_slot(self._tree)
+                self._device.quarantine_slot()
             case Effect.PUBLISH:
                 self._tasks.start_soon(self._publish)
             case _:  # a timer
                 self._arm_timer(*self._timers[effect])
 
     def _spawn(self) -> None:
-        assert self._spec is not None  # read before the headroom was checked
-        self._protocol = RunnerProtocol(self._spec)
+        assert self._protocol is not None  # the step was read before the headroom was checked
         try:
             self._runner = runner = self._worker.runners.acquire(self._slot.device)
         except OSError as error:  # the host has no process or descriptor left, for now
@@ -260,28 +214,24 @@ class StepExecutor:
             self.post(EventKind.EXIT)
             return
         runner.output.fields = self._recorder.fields
+        self.execution.tree = runner.tree
         self._listener = listener = RunnerListener(
-            self._execution,
-            runner,
-            self._protocol,
-            progress=self._progress,
-            uploader=self._uploader,
-            inputs=InputSender(self._execution, runner, self._protocol, self._tasks),
+            self.execution, runner, self._protocol, self._uploader, self._tasks
         )
         self._tasks.start_soon(listener.read_frames)
         self._tasks.start_soon(listener.wait_exit)
-        self._tasks.start_soon(self._device.sample_peak, runner.tree, self._runner_may_live)
+        self._tasks.start_soon(self._device.sample_peak)
 
     def _send_go(self) -> None:
-        assert self._spec is not None
+        assert self._protocol is not None
         self._protocol.go_sent()
         self._go_sent_at = anyio.current_time()
         self._worker.metrics.start_seconds.observe(self._go_sent_at - self._claimed_at)
-        self._start_send(Go(spec=self._spec, dies_at=self.fence.dies_at))
+        self._start_send(Go(spec=self._protocol.spec, dies_at=self.execution.fence.dies_at))
 
     def _send_lease(self) -> None:
-        if self._step.go_sent:
-            self._start_send(Lease(dies_at=self.fence.dies_at))
+        if self.execution.step.go_sent:
+            self._start_send(Lease(dies_at=self.execution.fence.dies_at))
 
     def _send_cancel(self) -> None:
         """Send it before the signal that follows in the same moment, if the pipe has room."""
@@ -322,37 +272,30 @@ class StepExecutor:
     # Timers ---------------------------------------------------------------------------------------
 
     def _arm_timer(self, kind: EventKind, seconds: float) -> None:
-        self._drop_timer()
-        self._timer = anyio.CancelScope()
-        self._tasks.start_soon(self._fire_timer, kind, seconds, self._timer, self._generation)
+        self._generation += 1  # an earlier timer of this state is void
+        self._tasks.start_soon(self._fire_timer, kind, seconds, self._generation)
 
-    def _drop_timer(self) -> None:
-        self._generation += 1
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    async def _fire_timer(
-        self, kind: EventKind, seconds: float, scope: anyio.CancelScope, generation: int
-    ) -> None:
-        with scope:
-            await anyio.sleep(seconds)
-            if kind is EventKind.TIMEOUT and not await self._evidence.is_time_over():
-                kind = EventKind.STORE_AWAY
-            reason = None
-            if kind is EventKind.KILL_DEADLINE and generation == self._generation:
-                reason = self._evidence.classify().reason
-            self._send_event.send_nowait((Event(kind, reason), generation))
+    async def _fire_timer(self, kind: EventKind, seconds: float, generation: int) -> None:
+        await anyio.sleep(seconds)
+        if generation != self._generation:
+            return
+        reason = None
+        if kind is EventKind.TIMEOUT and not await self._evidence.is_time_over():
+            kind = EventKind.STORE_AWAY
+        elif kind is EventKind.KILL_DEADLINE:
+            reason = self._evidence.classify().reason
+        self.execution.post(kind, reason, generation=generation)
 
     # What takes time ------------------------------------------------------------------------------
 
     async def _check_headroom(self) -> None:
         try:
-            self._spec = run_spec(self.claim, model_folder=self._worker.model_folder(self.claim))
+            spec = run_spec(self.claim, model_folder=self._worker.model_folder(self.claim))
         except UnreadableStep as error:
             self._evidence.facts.unreadable = str(error)
             self.post(EventKind.UNREADABLE)
             return
+        self._protocol = RunnerProtocol(spec)
         reading = await self._device.update_baseline_idle()
         if reading is None:
             # Not this step's fault, but it costs a loss and a pause, like a device lost later.
@@ -362,14 +305,7 @@ class StepExecutor:
             self.post(self._device.check_headroom(reading))
 
     async def _commit_running(self) -> None:
-        assert self._runner is not None  # it said READY
-        kind = await commit_running(
-            self._execution,
-            self._device,
-            self.fence,
-            tree=self._runner.tree,
-            may_start=lambda: self._step.state is StepState.LEASED,
-        )
+        kind = await commit_running(self.execution, self._device)
         if kind is not None:
             self.post(kind)
 
@@ -377,16 +313,16 @@ class StepExecutor:
         """Wait for the whole tree, then report it with the classification."""
         if self._listener is not None:
             await self._listener.wait_gone()
-        if self._runner is not None and not self._evidence.explained:
-            await self._device.check_answers(self._runner.tree)
-        self.post(EventKind.TREE_GONE, self._evidence.classify().reason)
+            if not self._evidence.explained:
+                await self._device.check_answers()
+        self.execution.post(EventKind.TREE_GONE, self._evidence.classify().reason)
 
     async def _verify(self) -> None:
         """Report by the generation of `reclaiming`: after its deadline the result is void."""
         generation = self._generation
-        kind = await self._device.verify(self._tree)
+        kind = await self._device.verify()
         if kind is not None:
-            self._send_event.send_nowait((Event(kind), generation))
+            self.execution.post(kind, generation=generation)
 
     async def _publish(self) -> None:
         await self._uploader.wait_finished()

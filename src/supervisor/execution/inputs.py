@@ -14,7 +14,6 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup
 
 from shared.protocol.messages import Cancel, Input
 from shared.retry import backoff
@@ -31,64 +30,55 @@ FETCH_TIMEOUT_S = 60.0
 RETRY_FIRST_S, RETRY_MOST_S = 0.5, 5.0
 
 
-class InputSender:
-    """The inputs of one execution, for its runner."""
-
-    def __init__(
-        self,
-        execution: Execution,
-        runner: RunnerProcess,
-        protocol: RunnerProtocol,
-        tasks: TaskGroup,
-    ) -> None:
-        self._execution = execution
-        self._channel = runner.channel
-        self._protocol = protocol
-        self._tasks = tasks
-        self._by_item = {artifact.item_index: artifact for artifact in execution.claim.inputs}
-
-    def request(self, item_index: int) -> None:
-        """Send this item to the runner, or end the execution. Never waits."""
-        self._tasks.start_soon(self._send, self._by_item[item_index])
-
-    async def _send(self, artifact: StoredArtifact) -> None:
-        async with AsyncExitStack() as budget:
-            try:
-                await self._send_or_fail(artifact, budget)
-            except OSError as error:
-                # The runner is gone; its exit is reported elsewhere.
-                fields = self._execution.recorder.fields
-                log.info("could not send an input: %s", error, extra=fields)
-
-    async def _send_or_fail(self, artifact: StoredArtifact, budget: AsyncExitStack) -> None:
+async def send_input(
+    execution: Execution, runner: RunnerProcess, protocol: RunnerProtocol, item_index: int
+) -> None:
+    """Send this item to the runner, or end the execution."""
+    (artifact,) = (image for image in execution.claim.inputs if image.item_index == item_index)
+    async with AsyncExitStack() as budget:
         try:
-            body = await self._fetch(artifact, budget)
-        except InputUnavailable as error:
-            # The execution ends here. The runner waits, and must learn that nothing will come.
-            self._execution.evidence.facts.input_unavailable = error
-            self._execution.post(EventKind.FAILURE)
-            await self._channel.send(Cancel().model_dump())
-            return
-        message = Input(item_index=artifact.item_index, sha256=artifact.sha256)
-        await self._channel.send(message.model_dump(), body)
-        # Before any other wait: the runner may request the next one by now.
-        self._protocol.input_sent()
+            await _send(execution, runner, protocol, artifact, budget)
+        except OSError as error:
+            # The runner is gone; its exit is reported elsewhere.
+            log.info("could not send an input: %s", error, extra=execution.recorder.fields)
 
-    async def _fetch(self, artifact: StoredArtifact, budget: AsyncExitStack) -> bytes:
-        """Its bytes, checked, counted in the byte budget until `budget` is closed."""
-        objects, byte_budget = self._execution.worker.objects, self._execution.worker.byte_budget
-        # One byte more than it had: an object that replaced it is not read whole.
-        limit = artifact.size_bytes + 1
-        with self._execution.evidence.waiting_for_store(), anyio.move_on_after(FETCH_TIMEOUT_S):
-            # Room first. The store makes that, too: of pictures that it does not take.
-            await budget.enter_async_context(byte_budget.reserve(artifact.size_bytes))
-            body = await self._execution.retry(
-                lambda: objects.get(artifact.s3_key, at_most_bytes=limit),
-                backoff(first_s=RETRY_FIRST_S, most_s=RETRY_MOST_S),
-                "input waits",
-            )
-            return _check_hash(artifact, body)
-        raise _unavailable(artifact, f"the object store was away for {FETCH_TIMEOUT_S:g} s")
+
+async def _send(
+    execution: Execution,
+    runner: RunnerProcess,
+    protocol: RunnerProtocol,
+    artifact: StoredArtifact,
+    budget: AsyncExitStack,
+) -> None:
+    try:
+        body = await _fetch(execution, artifact, budget)
+    except InputUnavailable as error:
+        # The execution ends here. The runner waits, and must learn that nothing will come.
+        execution.evidence.facts.input_unavailable = error
+        execution.post(EventKind.FAILURE)
+        await runner.channel.send(Cancel().model_dump())
+        return
+    message = Input(item_index=artifact.item_index, sha256=artifact.sha256)
+    await runner.channel.send(message.model_dump(), body)
+    # Before any other wait: the runner may request the next one by now.
+    protocol.input_sent()
+
+
+async def _fetch(execution: Execution, artifact: StoredArtifact, budget: AsyncExitStack) -> bytes:
+    """Its bytes, checked, counted in the byte budget until `budget` is closed."""
+    worker = execution.worker
+    # One byte more than it had: an object that replaced it is not read whole.
+    limit = artifact.size_bytes + 1
+    with execution.evidence.waiting_for_store(), anyio.move_on_after(FETCH_TIMEOUT_S):
+        # Room first. The store makes that, too: of pictures that it does not take.
+        await budget.enter_async_context(worker.byte_budget.reserve(artifact.size_bytes))
+        body = await execution.retry(
+            lambda: worker.objects.get(artifact.s3_key, at_most_bytes=limit),
+            backoff(first_s=RETRY_FIRST_S, most_s=RETRY_MOST_S),
+            "input waits",
+        )
+        return _check_hash(artifact, body)
+    raise _unavailable(artifact, f"the object store was away for {FETCH_TIMEOUT_S:g} s")
 
 
 def _check_hash(artifact: StoredArtifact, body: bytes | None) -> bytes:

@@ -11,6 +11,7 @@ import logging
 from typing import Any
 
 import anyio
+from anyio.abc import TaskGroup
 
 from shared.protocol.frames import FrameError
 from shared.protocol.messages import (
@@ -24,13 +25,12 @@ from shared.protocol.messages import (
     Want,
 )
 from supervisor.execution.context import Execution
-from supervisor.execution.inputs import InputSender
+from supervisor.execution.inputs import send_input
 from supervisor.execution.runner_protocol import RunnerProtocol
 from supervisor.execution.uploader import Uploader
 from supervisor.lifecycle.step import EventKind
 from supervisor.processes.channel import Truncated
 from supervisor.processes.child import LAST_FRAMES_S, RunnerProcess
-from supervisor.recording.progress import ProgressReporter
 
 log = logging.getLogger(__name__)
 
@@ -43,20 +43,19 @@ class RunnerListener:
         execution: Execution,
         runner: RunnerProcess,
         protocol: RunnerProtocol,
-        *,
-        progress: ProgressReporter,
         uploader: Uploader,
-        inputs: InputSender,
+        tasks: TaskGroup,
     ) -> None:
+        self._execution = execution
         self._evidence = execution.evidence
         self._recorder = execution.recorder
+        self._progress = execution.progress
         self._post = execution.post
         self._device = execution.slot.device
         self._runner = runner
         self._protocol = protocol
-        self._progress = progress
         self._uploader = uploader
-        self._inputs = inputs
+        self._tasks = tasks
         self._reading = anyio.CancelScope()
         self._all_read = anyio.Event()
         self._exit_reported = anyio.Event()
@@ -113,7 +112,9 @@ class RunnerListener:
             case Log():
                 self._recorder.record_runner_log(message)
             case Want():
-                self._inputs.request(message.item_index)
+                self._tasks.start_soon(
+                    send_input, self._execution, self._runner, self._protocol, message.item_index
+                )
             case Artifact():
                 self._progress.advance("upload", message.item_index, 0, 1)
                 await self._uploader.add(message, body)

@@ -37,7 +37,7 @@ class RunnerProtocol:
     """The parent's side of the protocol, for one step."""
 
     def __init__(self, spec: RunSpec) -> None:
-        self._spec = spec
+        self.spec = spec
         self._items = range(spec.params.count)
         self._open = set(self._items) - set(spec.done_items)
         self._requestable = set(self._open) if isinstance(spec, UpscaleSpec) else set()
@@ -103,8 +103,8 @@ class RunnerProtocol:
     def _check_artifact(self, message: Artifact, body: bytes) -> None:
         if message.item_index not in self._open:
             raise FrameError(f"artifact for item {message.item_index}, which is not open")
-        size, seed = expected_image(self._spec, message.item_index)
-        if (message.format, message.width, message.height) != (self._spec.params.format, *size):
+        size, seed = expected_image(self.spec, message.item_index)
+        if (message.format, message.width, message.height) != (self.spec.params.format, *size):
             raise FrameError(f"artifact is a {message.width}x{message.height} {message.format}")
         if seed is not None and message.seed != seed:
             raise FrameError(f"artifact made with seed {message.seed}, not {seed}")

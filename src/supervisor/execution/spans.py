@@ -45,9 +45,7 @@ _NO_ERROR = frozenset({Reason.COMPLETED, Reason.CANCELLED, Reason.DRAINED})
 _FIGURES = ("gpu_mem_used_before", "gpu_mem_used_after", "peak_gpu_mem_used")
 
 
-def trace_execution(
-    execution: Execution, timeline: Timeline, step: Step, result: AttemptResult | None
-) -> None:
+def trace_execution(execution: Execution, result: AttemptResult | None) -> None:
     """Emit the spans of an execution. `result` is None when the verdict was not ours to write.
 
     Never raises: an error here may cost a trace and nothing else.
@@ -59,7 +57,7 @@ def trace_execution(
     if result is not None and result.vram_wait and claim.vram_waited_s > 0:
         return  # it reads a busy device every two seconds; one trace of that is enough
     try:
-        tracer.emit(_span_of(execution, timeline, step, result), parent)
+        tracer.emit(_span_of(execution, result), parent)
     except Exception:
         log.exception("the execution could not be traced", extra=execution.recorder.fields)
 
@@ -93,21 +91,20 @@ def trace_rescue(tracer: Tracer | None, orphan: OrphanedStep, result: AttemptRes
         log.exception("the rescue could not be traced", extra={"job_id": str(orphan.job_id)})
 
 
-def _span_of(
-    execution: Execution, timeline: Timeline, step: Step, result: AttemptResult | None
-) -> Span:
+def _span_of(execution: Execution, result: AttemptResult | None) -> Span:
     """The execution as a tree of spans."""
-    claim, over_ns = execution.claim, timeline.now()
+    claim, timeline = execution.claim, execution.timeline
+    over_ns = timeline.now()
     claimed_ns = timeline.events[0].at_ns if timeline.events else over_ns
     due_ns = claimed_ns - round(max(claim.queued_s, claim.vram_waited_s) * 1e9)
-    reason = _reason(step, result)
+    reason = _reason(execution.step, result)
     error = _error(result, reason)
     state = None if result is None else result.state
     return Span(
         name=claim.name,
         start_ns=due_ns,
         end_ns=over_ns,
-        attributes=_attributes(execution, step) | _outcome(state, reason, error),
+        attributes=_attributes(execution) | _outcome(state, reason, error),
         error=error,
         events=[(event.at_ns, event.kind.value) for event in timeline.events],
         children=[
@@ -165,8 +162,9 @@ def _uploads(timeline: Timeline) -> Iterator[Span]:
             )
 
 
-def _attributes(execution: Execution, step: Step) -> dict[str, Value]:
-    claim, device, figures = execution.claim, execution.slot.device, execution.evidence.figures()
+def _attributes(execution: Execution) -> dict[str, Value]:
+    claim, step, device = execution.claim, execution.step, execution.slot.device
+    figures = execution.evidence.figures()
     values: dict[str, Any] = {
         "dreamforge.job.id": str(claim.job_id),
         "dreamforge.step.id": str(claim.step_id),

@@ -7,45 +7,36 @@ final. So memory is read again before each attempt to commit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import repeat
 
 from shared.events import Code, NewEvent
+from shared.states import StepState
 from shared.step_store import Stale
 from supervisor.devices.device import Reading
 from supervisor.execution.context import DATABASE_RETRY_S, Execution
 from supervisor.execution.device_monitor import DeviceMonitor
-from supervisor.execution.fence import Fence
 from supervisor.lifecycle.step import EventKind
-from supervisor.processes.tree import ProcessTree
 from supervisor.recording.event_recorder import log_events
 
 
-async def commit_running(
-    execution: Execution,
-    device: DeviceMonitor,
-    fence: Fence,
-    *,
-    tree: ProcessTree,
-    may_start: Callable[[], bool],
-) -> EventKind | None:
+async def commit_running(execution: Execution, device: DeviceMonitor) -> EventKind | None:
     """Commit `running` with what the device holds before the step; return what came of it.
 
     None when the step may not start any more, whatever the reason is.
     """
 
     async def attempt() -> EventKind | None:
-        if not may_start():
+        if execution.step.state is not StepState.LEASED:
             return None
         if (before := await device.read_memory()) is None:
             return EventKind.FAILURE
-        headroom = device.check_headroom(before, tree)
+        headroom = device.check_headroom(before)
         if headroom is not EventKind.HEADROOM:
             return headroom
         events = _events(execution, before)
         await execution.worker.store.commit_running(execution.claim, events)
         log_events(events, execution.recorder.fields)
-        return EventKind.RUNNING_COMMITTED if fence.holds else EventKind.LEASE_GONE
+        return EventKind.RUNNING_COMMITTED if execution.fence.holds else EventKind.LEASE_GONE
 
     await execution.recorder.flush()
     try:

@@ -21,10 +21,8 @@ from shared.protocol.messages import Artifact
 from shared.retry import backoff
 from shared.step_store import Stale, StoredArtifact
 from supervisor.execution.context import Execution
-from supervisor.execution.fence import Fence
 from supervisor.lifecycle.step import EventKind
 from supervisor.recording.event_recorder import log_events
-from supervisor.recording.progress import ProgressReporter
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +34,8 @@ _CONTENT_TYPES = {"png": "image/png", "jpg": "image/jpeg"}
 class Uploader:
     """The uploads of one execution."""
 
-    def __init__(
-        self, execution: Execution, fence: Fence, progress: ProgressReporter, tasks: TaskGroup
-    ) -> None:
+    def __init__(self, execution: Execution, tasks: TaskGroup) -> None:
         self._execution = execution
-        self._fence = fence
-        self._progress = progress
         self._tasks = tasks
         self._limiter = anyio.CapacityLimiter(MAX_PARALLEL)
         self._open = 0
@@ -95,7 +89,7 @@ class Uploader:
         self._idle.set()
 
     async def _store(self, artifact: Artifact, body: bytes, key: str) -> None:
-        if not self._fence.holds:
+        if not self._execution.fence.holds:
             # Not `Stale`: the lease may yet be renewed. But nothing is written past the fence.
             raise InfraUnavailable("the lease could not be renewed")
         claim, worker = self._execution.claim, self._execution.worker
@@ -121,7 +115,7 @@ class Uploader:
             log_events([event], self._execution.recorder.fields)
         else:
             await self._delete_object(key)
-        self._progress.mark_stored(artifact.item_index)
+        self._execution.progress.mark_stored(artifact.item_index)
 
     async def _delete_object(self, key: str) -> None:
         """Delete our object, which no row names. `prune` finds it if the store is away now."""

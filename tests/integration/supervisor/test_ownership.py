@@ -161,7 +161,7 @@ def test_a_lease_counts_from_when_the_claim_was_sent(monkeypatch: pytest.MonkeyP
         job = bench.submit("polite")
         await bench.running(job)
         (executor,) = bench.supervisor.executors
-        assert executor.fence.dies_at - bench.timings.deadman_s <= asked[-1]
+        assert executor.execution.fence.dies_at - bench.timings.deadman_s <= asked[-1]
         bench.store.request_cancel(job)
         await bench.ended(job)
 

@@ -20,8 +20,6 @@ from supervisor.execution.completer import write_verdict
 from supervisor.execution.context import Execution, WorkerContext
 from supervisor.lifecycle.step import Step
 from supervisor.metrics import Metrics
-from supervisor.outcomes.evidence import EvidenceRecorder
-from supervisor.recording.event_recorder import EventRecorder
 from supervisor.slots.table import Slot
 
 CPU = Device(id="cpu-0", kind="cpu", index=0, name="", total_bytes=1, epsilon_bytes=0)
@@ -45,7 +43,7 @@ class Bench:
         return self.metrics.registry.get_sample_value(f"dreamforge_{name}_total", labels)
 
 
-def play(test: Callable[[Bench], Awaitable[None]]) -> None:
+def play(test: Callable[[Bench], Awaitable[None]], step: Step) -> None:
     async def main() -> None:
         store = MemoryStepStore()
         store.create(Work())
@@ -56,15 +54,10 @@ def play(test: Callable[[Bench], Awaitable[None]]) -> None:
             settings=settings_for_tests(),
             timings=timings_for_tests(),
         )
-        execution = Execution(
-            claim=claim,
-            slot=Slot(CPU),
-            worker=cast(WorkerContext, worker),
-            evidence=EvidenceRecorder(),
-            recorder=EventRecorder(claim, store, on_stale=lambda: None),
-            post=lambda kind, reason=None: None,
-        )
+        execution = Execution(claim, Slot(CPU), cast(WorkerContext, worker), sent=0.0)
+        execution.step = step
         await test(Bench(store, execution))
+        execution.close()
 
     anyio.run(main)
 
@@ -73,7 +66,7 @@ def test_a_cancel_that_the_owner_did_not_see_ends_the_step_instead_of_its_retry(
     async def test(bench: Bench) -> None:
         bench.execution.recorder.record(Code.SIGNAL_SENT, "one")
         bench.store.request_cancel(bench.job.id)
-        result = await write_verdict(bench.execution, CRASHED)
+        result = await write_verdict(bench.execution)
         assert result is not None
         assert (result.state, result.reason) == (StepState.CANCELLED, Reason.CANCELLED)
         assert bench.codes() == ["job.created", "signal.sent", "step.finish", "job.finish"]
@@ -83,7 +76,7 @@ def test_a_cancel_that_the_owner_did_not_see_ends_the_step_instead_of_its_retry(
         assert bench.count("jobs_finished", status="cancelled", reason="cancelled") == 1
         assert not bench.count("retries", reason="runner_crashed")
 
-    play(test)
+    play(test, CRASHED)
 
 
 def test_a_cancel_that_comes_after_the_retry_was_written_counts_as_one_cancelled_job() -> None:
@@ -93,7 +86,7 @@ def test_a_cancel_that_comes_after_the_retry_was_written_counts_as_one_cancelled
         bench.store.faults.lose_answer("finish")
         answer = bench.store.faults.hold("finish:answer")
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(write_verdict, bench.execution, CRASHED)
+            tasks.start_soon(write_verdict, bench.execution)
             await answer.reached.wait()
             assert bench.codes()[-1] == "retry"
             bench.store.request_cancel(bench.job.id)
@@ -101,7 +94,7 @@ def test_a_cancel_that_comes_after_the_retry_was_written_counts_as_one_cancelled
         assert bench.codes().count("job.finish") == 1
         assert bench.count("jobs_finished", status="cancelled", reason="cancelled") == 1
 
-    play(test)
+    play(test, CRASHED)
 
 
 def test_an_event_that_was_logged_when_it_happened_is_not_logged_with_the_verdict(
@@ -109,10 +102,10 @@ def test_an_event_that_was_logged_when_it_happened_is_not_logged_with_the_verdic
 ) -> None:
     async def test(bench: Bench) -> None:
         bench.execution.recorder.record(Code.SIGNAL_SENT, "one")
-        await write_verdict(bench.execution, DONE)
+        await write_verdict(bench.execution)
         assert bench.codes()[:3] == ["job.created", "signal.sent", "step.finish"]
 
     with caplog.at_level(logging.DEBUG):
-        play(test)
+        play(test, DONE)
     codes = [str(record.code) for record in caplog.records if hasattr(record, "code")]
     assert codes == ["signal.sent", "step.finish"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import cast
 from uuid import uuid4
@@ -15,7 +16,7 @@ from supervisor.execution import fence as fence_module
 from supervisor.execution import lease
 from supervisor.execution.context import Execution
 from supervisor.execution.fence import Fence
-from supervisor.execution.lease import LeaseKeeper
+from supervisor.execution.lease import renew_lease
 from supervisor.lifecycle.step import EventKind
 
 
@@ -47,11 +48,12 @@ def test_a_renewal_counts_from_when_it_was_sent_though_its_answer_comes_late(
         SimpleNamespace(
             claim=SimpleNamespace(step_id=uuid4()),
             worker=SimpleNamespace(store=Store(), timings=timings_for_tests(lease_renew_s=0.01)),
+            fence=fence,
             post=posted.append,
         ),
     )
-    keeper = LeaseKeeper(execution, fence, on_renewed=lambda: deadlines.append(fence.dies_at))
-    anyio.run(keeper.renew)
+    renew = partial(renew_lease, on_renewed=lambda: deadlines.append(fence.dies_at))
+    anyio.run(renew, execution)
     assert deadlines == [150.0]
     assert fence.left_s == 33.0
     assert posted == [EventKind.LEASE_GONE]

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import uuid4
 
 import anyio
 import pytest
+from tests.support.harness import settings_for_tests
 
 from shared.errors import InfraUnavailable
+from shared.states import StepState
 from shared.step_store import Claim
 from supervisor.devices.device import Device, Reading
-from supervisor.execution import fence as fence_module
+from supervisor.execution import fence
 from supervisor.execution import start as module
 from supervisor.execution.context import Execution, WorkerContext
 from supervisor.execution.device_monitor import DeviceMonitor
-from supervisor.execution.fence import Fence
 from supervisor.execution.start import commit_running
 from supervisor.lifecycle.step import EventKind
-from supervisor.outcomes.evidence import EvidenceRecorder
 from supervisor.processes.tree import ProcessTree
-from supervisor.recording.event_recorder import EventRecorder
 from supervisor.slots.table import Slot
 
 GIB = 1 << 30
@@ -37,6 +37,7 @@ class Store:
 
     def __init__(self, answers: list[Callable[[], None]]) -> None:
         self._answers = answers
+        self.execution: Execution | None = None
         self.committed: list[int] = []
 
     async def commit_running(self, claim: Claim, events: Any) -> None:
@@ -67,7 +68,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
-    monkeypatch.setattr(fence_module, "boottime", clock)
+    monkeypatch.setattr(fence, "boottime", clock)
     monkeypatch.setattr(module, "DATABASE_RETRY_S", 0.0)
     yield clock
 
@@ -81,7 +82,6 @@ def commit(
     *free: int,
     waited_s: float = 0.0,
     device: Device = GPU,
-    may_start: Callable[[], bool] = lambda: True,
 ) -> EventKind | None:
     """Of a step that needs 4 GiB, whose lease was renewed at 95 and is fenced at 135."""
     claim = Claim(
@@ -90,24 +90,21 @@ def commit(
         params={}, count=1, preset={}, vram_bytes=4 * GIB, timeout_s=60.0, model=None,
         correlation_id="",
     )  # fmt: skip
-    settings = SimpleNamespace(vram_wait_s=300.0)
+    worker = SimpleNamespace(
+        store=store,
+        probe=Probe(*free),
+        settings=settings_for_tests(vram_wait_s=300.0),
+        timings=SimpleNamespace(fence_s=40.0, deadman_s=50.0),
+    )
 
     async def main() -> EventKind | None:
-        execution = Execution(
-            claim=claim,
-            slot=Slot(device),
-            worker=cast(
-                WorkerContext,
-                SimpleNamespace(store=store, probe=Probe(*free), settings=settings),
-            ),
-            evidence=EvidenceRecorder(),
-            recorder=EventRecorder(claim, cast(Any, store), on_stale=lambda: None),
-            post=lambda kind, reason=None: None,
-        )
-        fence = Fence(sent=95.0, fence_s=40.0, deadman_s=50.0)
-        return await commit_running(
-            execution, DeviceMonitor(execution), fence, tree=TREE, may_start=may_start
-        )
+        execution = Execution(claim, Slot(device), cast(WorkerContext, worker), sent=95.0)
+        execution.tree = TREE
+        store.execution = execution
+        execution.step = replace(execution.step, state=StepState.LEASED)
+        kind = await commit_running(execution, DeviceMonitor(execution))
+        execution.close()
+        return kind
 
     return anyio.run(main)
 
@@ -138,9 +135,13 @@ def test_what_its_own_runner_holds_of_the_hosts_memory_is_the_steps() -> None:
 
 
 def test_a_step_that_is_stopped_is_not_offered_again() -> None:
-    store = Store([away])
-    goes_on = [True, False]
-    assert commit(store, 9 * GIB, may_start=lambda: goes_on.pop(0)) is None
+    def stop() -> None:
+        assert store.execution is not None
+        store.execution.step = replace(store.execution.step, state=StepState.STOPPING)
+        away()
+
+    store = Store([stop])
+    assert commit(store, 9 * GIB) is None
     assert len(store.committed) == 1
 
 
