@@ -70,9 +70,6 @@ def warn(stack: Stack, prompt: str) -> None:
     """Say what the model of this stack cannot do with this prompt."""
     from cli.models.vocabulary import read_synonyms, read_vocabulary
 
-    if not stack.model.trained:
-        print_note("untrained weights: noise")
-        return
     words = read_vocabulary(stack.model.folder)
     if words and not prompt_matches([*words, *read_synonyms(stack.model.folder)], prompt):
         print_note(
@@ -85,8 +82,6 @@ def _print_vocabulary() -> None:
     from cli.models.install import bundled_models
     from cli.models.vocabulary import read_vocabulary
 
-    words = [word for folder in bundled_models()[:1] for word in read_vocabulary(folder)]
-    if not words:
-        raise Failure("no trained demo model ships with this build: it draws noise for any prompt")
-    for word in words:
-        print_line(word)
+    for folder in bundled_models()[:1]:
+        for word in read_vocabulary(folder):
+            print_line(word)

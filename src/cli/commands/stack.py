@@ -65,8 +65,4 @@ def _exec_service(module: str) -> None:
 
 def _show(stack: Stack) -> None:
     print_table(("", "address", ""), [(row.title, row.where, row.note) for row in stack.addresses])
-    if not stack.model.trained:
-        print_note(
-            "the model is untrained and draws noise: `dreamforge model import` registers a real one"
-        )
     print_note("Ctrl-C stops everything")

@@ -91,9 +91,7 @@ def models(root: Path) -> Iterator[Finding]:
                 "install it again with `dreamforge model import`",
             )
     if not folders:
-        shipped = (
-            ", ".join(folder.name for folder in bundled_models()) or "a tiny one that draws noise"
-        )
+        shipped = ", ".join(folder.name for folder in bundled_models())
         yield note(
             "Model",
             f"none in {root} yet; `dreamforge up` brings {shipped}",

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 from cli import backends
 from cli.errors import STACK_FAILED, StackError
-from cli.stack import seed_models
 from cli.stack.infrastructure import Address, manage_processes, plan
 from cli.stack.process_manager import ProcessManager
-from cli.stack.seed_models import SeedModel
+from cli.stack.seed_models import SeedModel, install_seed_models
 from cli.stack.services import services
 from cli.state_dir import ENVIRONMENT, StateDir
 
@@ -46,7 +45,7 @@ def run_stack(
             notify("starting " + ", ".join(part.title for part in planned.parts))
         planned.start(manager)
         notify("preparing schema, bucket and models")
-        model = _prepare(settings, manager, environ)
+        model = _prepare(settings)
         notify("starting api and worker")
         manager.start(both)
         api_base, worker_base = f"http://{api.address()}", f"http://{worker.address()}"
@@ -66,7 +65,7 @@ def run_stack(
             )
 
 
-def _prepare(settings: Settings, manager: ProcessManager, environ: Mapping[str, str]) -> SeedModel:
+def _prepare(settings: Settings) -> SeedModel:
     import anyio
     from migrations.upgrade import upgrade
 
@@ -76,7 +75,7 @@ def _prepare(settings: Settings, manager: ProcessManager, environ: Mapping[str, 
     try:
         upgrade(settings.database_url.get_secret_value())
         anyio.run(open_store(settings).ensure_bucket)
-        return seed_models.install_seed_models(settings, manager, environ)
+        return install_seed_models(settings)
     except DreamForgeError as error:
         raise StackError(error.message) from error
 

@@ -30,9 +30,8 @@ def test_a_folder_without_a_list_draws_anything(tmp_path: Path) -> None:
     assert read_vocabulary(tmp_path) == ["red apple", "snowman"]
 
 
-def _warned(folder: Path, prompt: str, capsys: pytest.CaptureFixture[str], *, trained: bool) -> str:
-    model = SeedModel(id="1", folder=folder, trained=trained)
-    stack = SimpleNamespace(model=model)
+def _warned(folder: Path, prompt: str, capsys: pytest.CaptureFixture[str]) -> str:
+    stack = SimpleNamespace(model=SeedModel(id="1", folder=folder))
     demo.warn(cast(Stack, stack), prompt)
     return capsys.readouterr().err
 
@@ -41,11 +40,10 @@ def test_the_demo_says_what_its_model_cannot_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "vocabulary.txt").write_text("red apple\n")
-    assert _warned(tmp_path, "an apple", capsys, trained=True) == ""
-    warning = _warned(tmp_path, "the sea", capsys, trained=True)
+    assert _warned(tmp_path, "an apple", capsys) == ""
+    warning = _warned(tmp_path, "the sea", capsys)
     assert "--list" in warning
     assert "dreamforge model import" in warning
-    assert _warned(tmp_path, "an apple", capsys, trained=False) == "untrained weights: noise\n"
 
 
 def test_synonyms_are_words_that_the_model_knows_too(tmp_path: Path) -> None:
