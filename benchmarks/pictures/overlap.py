@@ -1,9 +1,9 @@
 """Measure what it saves to encode one picture while the next is sampled.
 
 `python benchmarks/pictures/overlap.py` draws batches through the real job type, with and without
-the overlap by turns, in one process: once with the tiny model of `runner.diffusion.tiny`, which
-samples on the same CPU that encodes, and once with a sampler that only waits, as the host does for
-a GPU.
+the overlap by turns, in one process: once with the tiny model of `tests.support.tiny_pipeline`,
+which samples on the same CPU that encodes, and once with a sampler that only waits, as the host
+does for a GPU.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from unittest.mock import patch
 import torch
 from PIL.Image import Image
 from png_levels import pictures
+from tests.support.tiny_pipeline import build
 
 from cli.presets.measure import build_subject
-from runner.diffusion.tiny import build
 from runner.images.sender import ImageSender
 from runner.ipc.inputs import Inputs
 from runner.job_types import base, generate

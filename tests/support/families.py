@@ -14,6 +14,7 @@ from typing import Any
 
 import diffusers
 import torch
+from tests.support.tiny_pipeline import clip_text_config, clip_tokenizer
 from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -23,7 +24,6 @@ from transformers import (
 )
 
 from runner.diffusion.pipelines import silence_libraries
-from runner.diffusion.tiny import clip_text_config, clip_tokenizer
 from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import Defaults, Limits, ModelDescriptor, Range, Source
 from shared.models.families import Kind

@@ -14,6 +14,7 @@ from typing import Any
 import diffusers
 import torch
 from tests.support.families import describe, sd_scheduler, sdxl_scheduler
+from tests.support.tiny_pipeline import clip_tokenizer
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -23,7 +24,6 @@ from transformers import (
 )
 
 from runner.diffusion.pipelines import silence_libraries
-from runner.diffusion.tiny import clip_tokenizer
 from shared.models.descriptor import ModelDescriptor
 
 Parts = dict[str, Any]

@@ -13,7 +13,7 @@ from cli.models.install import register
 def build_tiny_model(folder: Path) -> Path:
     """Write the model to `folder`; pictures of it are noise."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TRANSFORMERS_VERBOSITY": "error"}
-    command = [sys.executable, "-m", "runner.diffusion.tiny", str(folder)]
+    command = [sys.executable, "-m", "tests.support.tiny_pipeline", str(folder)]
     subprocess.run(command, check=True, env=env)
     return folder
 

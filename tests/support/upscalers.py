@@ -15,10 +15,10 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from safetensors.torch import save_file
+from tests.support.tiny_pipeline import clip_text_config, clip_tokenizer
 from transformers import CLIPTextModel
 
 from runner.diffusion.pipelines import silence_libraries
-from runner.diffusion.tiny import clip_text_config, clip_tokenizer
 from runner.upscalers.gan import torchvision_stand_in
 from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import ModelDescriptor, Source

@@ -11,10 +11,10 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from tests.support.tiny_pipeline import build
 
 from runner.diffusion.pipelines import load
 from runner.diffusion.schedulers import CLASSES
-from runner.diffusion.tiny import build
 from runner.images.metadata import SAMPLERS
 from runner.process.memory import release_memory
 from shared.models.families import DIFFUSION_SCHEDULERS, FAMILIES, SCHEDULERS

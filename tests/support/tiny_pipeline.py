@@ -1,7 +1,7 @@
 """Build a tiny Stable Diffusion with random weights: the real loading path, no download.
 
-`python -m runner.diffusion.tiny DEST` or `build(DEST)`. The pictures are noise and show only that
-every part works. The weights are seeded too, so the noise is the same for the same seed.
+`python -m tests.support.tiny_pipeline DEST` or `build(DEST)`. The pictures are noise and show only
+that every part works. The weights are seeded too, so the noise is the same for the same seed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def build(dest: Path, *, channels: int = 32, steps: int = 4, name: str = NAME) -
             name=name,
             version=VERSION,
             license="Apache-2.0",
-            source=Source(uri="runner.diffusion.tiny"),
+            source=Source(uri="tests.support.tiny_pipeline"),
             defaults=Defaults(width=64, height=64, steps=steps, guidance=3.0),
         ),
     )
