@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 from shared.states import Reason, StepState
@@ -30,7 +31,7 @@ from shared.telemetry.spans import Span, Tracer, Value
 from shared.telemetry.traceparent import parse
 from supervisor.execution.context import Execution
 from supervisor.lifecycle.step import Step
-from supervisor.recording.timeline import Timeline
+from supervisor.recording.timeline import Period, Timeline
 
 log = logging.getLogger(__name__)
 
@@ -46,54 +47,64 @@ _FIGURES = ("gpu_mem_used_before", "gpu_mem_used_after", "peak_gpu_mem_used")
 
 
 def trace_execution(execution: Execution, result: AttemptResult | None) -> None:
-    """Emit the spans of an execution. `result` is None when the verdict was not ours to write.
-
-    Never raises: an error here may cost a trace and nothing else.
-    """
-    tracer, claim = execution.worker.tracer, execution.claim
-    parent = parse(claim.traceparent)
-    if tracer is None or parent is None or not parent.sampled:
-        return
+    """Emit the spans of an execution. `result` is None when the verdict was not ours to write."""
+    claim, tracer = execution.claim, execution.worker.tracer
     if result is not None and result.vram_wait and claim.vram_waited_s > 0:
         return  # it reads a busy device every two seconds; one trace of that is enough
-    try:
-        tracer.emit(_span_of(execution, result), parent)
-    except Exception:
-        log.exception("the execution could not be traced", extra=execution.recorder.fields)
+    fields = execution.recorder.fields
+    _emit(tracer, claim.traceparent, lambda: _span_of(execution, result), fields)
 
 
 def trace_rescue(tracer: Tracer | None, orphan: OrphanedStep, result: AttemptResult) -> None:
     """Emit a span that says what became of a step whose owner is gone."""
-    parent = parse(orphan.traceparent)
+    fields = {"job_id": str(orphan.job_id)}
+    _emit(tracer, orphan.traceparent, lambda: _span_of_rescue(orphan, result), fields)
+
+
+def _emit(
+    tracer: Tracer | None,
+    traceparent: str | None,
+    build: Callable[[], Span],
+    fields: dict[str, str],
+) -> None:
+    """Emit a span below the request that created the job, if that is traced.
+
+    Never raises: an error here may cost a trace and nothing else.
+    """
+    parent = parse(traceparent)
     if tracer is None or parent is None or not parent.sampled:
         return
+    try:
+        tracer.emit(build(), parent)
+    except Exception:
+        log.exception("the execution could not be traced", extra=fields)
+
+
+def _span_of_rescue(orphan: OrphanedStep, result: AttemptResult) -> Span:
     now_ns = time.time_ns()
     reason = result.reason or Reason.LEASE_LOST
-    try:
-        error = _error(result, reason)
-        span = Span(
-            name=f"sweep {orphan.name}",
-            start_ns=now_ns,
-            end_ns=now_ns,
-            attributes={
-                "dreamforge.job.id": str(orphan.job_id),
-                "dreamforge.step.id": str(orphan.id),
-                "dreamforge.step.name": orphan.name,
-                "dreamforge.correlation_id": orphan.correlation_id,
-                "dreamforge.attempt": result.attempt,
-                "dreamforge.losses": result.losses,
-                **_outcome(result.state, reason, error),
-            },
-            error=error,
-        )
-        tracer.emit(span, parent)
-    except Exception:
-        log.exception("the rescue could not be traced", extra={"job_id": str(orphan.job_id)})
+    error = _error(result, reason)
+    return Span(
+        name=f"sweep {orphan.name}",
+        start_ns=now_ns,
+        end_ns=now_ns,
+        attributes={
+            "dreamforge.job.id": str(orphan.job_id),
+            "dreamforge.step.id": str(orphan.id),
+            "dreamforge.step.name": orphan.name,
+            "dreamforge.correlation_id": orphan.correlation_id,
+            "dreamforge.attempt": result.attempt,
+            "dreamforge.losses": result.losses,
+            **_outcome(result.state, reason, error),
+        },
+        error=error,
+    )
 
 
 def _span_of(execution: Execution, result: AttemptResult | None) -> Span:
     """The execution as a tree of spans."""
     claim, timeline = execution.claim, execution.timeline
+    stored = {name: upload for name, upload in timeline.uploads.items() if upload.end_ns}
     over_ns = timeline.now()
     claimed_ns = timeline.events[0].at_ns if timeline.events else over_ns
     due_ns = claimed_ns - round(max(claim.queued_s, claim.vram_waited_s) * 1e9)
@@ -110,18 +121,14 @@ def _span_of(execution: Execution, result: AttemptResult | None) -> Span:
         children=[
             Span(name="queue", start_ns=due_ns, end_ns=claimed_ns),
             *_phases(timeline, over_ns, error),
-            *_uploads(timeline),
+            *_parts(stored, over_ns, None),
         ],
     )
 
 
 def _phases(timeline: Timeline, over_ns: int, error: str | None) -> Iterator[Span]:
     """One span per state; the machine may stay in a state for several events."""
-    moves = [
-        event
-        for before, event in zip([None, *timeline.events], timeline.events, strict=False)
-        if before is None or before.state is not event.state
-    ]
+    moves = [next(events) for _, events in groupby(timeline.events, lambda event: event.state)]
     ends = [*(event.at_ns for event in moves[1:]), over_ns]
     for event, end_ns in zip(moves, ends, strict=True):
         running = event.state is StepState.RUNNING
@@ -129,37 +136,21 @@ def _phases(timeline: Timeline, over_ns: int, error: str | None) -> Iterator[Spa
             name=_PHASES.get(event.state, "verdict"),
             start_ns=event.at_ns,
             end_ns=end_ns,
-            children=list(_inside_run(timeline, end_ns, error)) if running else [],
+            children=list(_parts(timeline.work, end_ns, error)) if running else [],
         )
 
 
-def _inside_run(timeline: Timeline, end_ns: int, error: str | None) -> Iterator[Span]:
-    """The load and each item. One that was not finished lasts to the end, with its error."""
-    stages: list[tuple[str, int, int | None, dict[str, Value]]] = []
-    if timeline.loading_ns is not None:
-        stages.append(("load", timeline.loading_ns, timeline.loaded_ns, {}))
-    for index, item in sorted(timeline.items.items()):
-        attributes: dict[str, Value] = {"dreamforge.item_index": index}
-        stages.append((f"item {index}", item.began_ns, item.received_ns, attributes))
-    for name, start_ns, done_ns, attributes in stages:
+def _parts(periods: Mapping[str, Period], over_ns: int, error: str | None) -> Iterator[Span]:
+    """One span per period. One that was not finished lasts to the end, with its error."""
+    for name, period in periods.items():
+        start_ns, end_ns, index = period.start_ns, period.end_ns, period.item_index
         yield Span(
             name=name,
             start_ns=start_ns,
-            end_ns=max(start_ns, end_ns) if done_ns is None else done_ns,
-            attributes=attributes,
-            error=error if done_ns is None else None,
+            end_ns=max(start_ns, over_ns) if end_ns is None else end_ns,
+            attributes={} if index is None else {"dreamforge.item_index": index},
+            error=error if end_ns is None else None,
         )
-
-
-def _uploads(timeline: Timeline) -> Iterator[Span]:
-    for index, item in sorted(timeline.items.items()):
-        if item.received_ns is not None and item.stored_ns is not None:
-            yield Span(
-                name=f"upload {index}",
-                start_ns=item.received_ns,
-                end_ns=item.stored_ns,
-                attributes={"dreamforge.item_index": index},
-            )
 
 
 def _attributes(execution: Execution) -> dict[str, Value]:

@@ -30,21 +30,20 @@ class TimelineEvent:
 
 
 @dataclass(slots=True)
-class Item:
-    """One picture: when it began, when it was received and stored. None: it never was."""
+class Period:
+    """From when to when something lasted, of one item if it names one. No end: it is not over."""
 
-    began_ns: int
-    received_ns: int | None = None
-    stored_ns: int | None = None
+    start_ns: int
+    end_ns: int | None = None
+    item_index: int | None = None
 
 
 @dataclass(slots=True)
 class Timeline:
     now: Callable[[], int] = field(default_factory=_stopwatch)
     events: list[TimelineEvent] = field(default_factory=list)
-    items: dict[int, Item] = field(default_factory=dict)
-    loading_ns: int | None = None
-    loaded_ns: int | None = None
+    work: dict[str, Period] = field(default_factory=dict)  # the load, and each item until it came
+    uploads: dict[str, Period] = field(default_factory=dict)
 
     def record_event(self, kind: EventKind, state: StepState) -> None:
         """The machine took an event and is in this state now."""
@@ -54,10 +53,11 @@ class Timeline:
         """A stage of an item, or of the load, began or went on; `done` when it is over."""
         now = self.now()
         if item_index is None:
-            self.loading_ns = self.loading_ns or now
-            self.loaded_ns = now if done else self.loaded_ns
+            load = self.work.setdefault("load", Period(now))
+            load.end_ns = now if done else load.end_ns
             return
-        item = self.items.setdefault(item_index, Item(now))
+        item = self.work.setdefault(f"item {item_index}", Period(now, item_index=item_index))
         if stage == "upload":
-            item.received_ns = item.received_ns or now
-            item.stored_ns = now if done else None
+            item.end_ns = item.end_ns or now
+            upload = Period(item.end_ns, now if done else None, item_index)
+            self.uploads[f"upload {item_index}"] = upload
