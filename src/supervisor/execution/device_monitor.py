@@ -41,19 +41,6 @@ class DeviceMonitor:
         self._slot_returned = False
         self._proof = anyio.CancelScope()
 
-    async def update_baseline_idle(self) -> Reading | None:
-        """Read the device before there is a runner: the baseline for the proof after it."""
-        if (reading := await self.read_memory()) is not None:
-            self._slot.baseline.update_idle(unattributed_bytes(self._device, reading))
-        return reading
-
-    async def read_memory(self) -> Reading | None:
-        """What is in use before the runner works; None when the device is lost."""
-        reading = await self._read(None)
-        if reading is not None:
-            self._evidence.before = reading
-        return reading
-
     async def check_answers(self) -> None:
         """Read the device once: the runner may have died because the device is lost."""
         await self._read(self._execution.tree)
@@ -65,14 +52,25 @@ class DeviceMonitor:
             self._record_lost(error)
             return None
 
-    def check_headroom(self, reading: Reading) -> EventKind:
+    async def check_headroom(self) -> EventKind:
         """Whether the step's need is free: `HEADROOM`, or whether the step may wait for it.
 
-        On the CPU, a runner that waits for GO already holds a part of what its step may have; on a
-        GPU it has no context yet.
+        What is in use now is what the step found. Before there is a runner, it is also the baseline
+        for the proof after it.
         """
         claim, tree = self._execution.claim, self._execution.tree
-        own_bytes = tree.rss_bytes() if tree is not None and self._device.kind == "cpu" else 0
+        reading = await self._read(None)
+        if reading is None:
+            # Not this step's fault, but it costs a loss and a pause, like a device lost later.
+            # Without, a device that comes and goes would return the step to the queue for ever.
+            return EventKind.FAILURE
+        self._evidence.before = reading
+        own_bytes = 0
+        if tree is None:
+            self._slot.baseline.update_idle(unattributed_bytes(self._device, reading))
+        elif self._device.kind == "cpu":
+            # Its runner waits for GO and holds a part of this already; on a GPU it has no context.
+            own_bytes = tree.rss_bytes()
         if reading.free_bytes + own_bytes >= claim.vram_bytes:
             return EventKind.HEADROOM
         if claim.vram_waited_s < self._execution.worker.settings.vram_wait_s:
@@ -99,30 +97,27 @@ class DeviceMonitor:
         Returns None after `stop_verifying`.
         """
         with self._proof:
-            return await self._verify()
+            if (tree := self._execution.tree) is None:  # no runner was ever started
+                lost = self._evidence.facts.device_lost
+                return EventKind.RECLAIM_DEADLINE if lost else EventKind.VERIFIED
+            try:
+                reclaimed = await verify(
+                    self._execution.worker.probe,
+                    self._device,
+                    baseline=self._slot.baseline,
+                    tree=tree,
+                    on_reading=self._on_reclaim_reading,
+                )
+            except DeviceLost as error:
+                self._record_lost(error)
+                return EventKind.RECLAIM_DEADLINE
+            self._record_reclaimed(reclaimed, tree)
+            return EventKind.VERIFIED
         return None
 
     def stop_verifying(self) -> None:
         """The slot has its verdict. What its device holds later is not this step's."""
         self._proof.cancel()
-
-    async def _verify(self) -> EventKind:
-        if (tree := self._execution.tree) is None:  # no runner was ever started
-            lost = self._evidence.facts.device_lost
-            return EventKind.RECLAIM_DEADLINE if lost else EventKind.VERIFIED
-        try:
-            reclaimed = await verify(
-                self._execution.worker.probe,
-                self._device,
-                baseline=self._slot.baseline,
-                tree=tree,
-                on_reading=self._on_reclaim_reading,
-            )
-        except DeviceLost as error:
-            self._record_lost(error)
-            return EventKind.RECLAIM_DEADLINE
-        self._record_reclaimed(reclaimed, tree)
-        return EventKind.VERIFIED
 
     def free_slot(self) -> None:
         """The slot is clean: it may take the next step at once."""

@@ -296,13 +296,7 @@ class StepExecutor:
             self.post(EventKind.UNREADABLE)
             return
         self._protocol = RunnerProtocol(spec)
-        reading = await self._device.update_baseline_idle()
-        if reading is None:
-            # Not this step's fault, but it costs a loss and a pause, like a device lost later.
-            # Without, a device that comes and goes would return the step to the queue for ever.
-            self.post(EventKind.FAILURE)
-        else:
-            self.post(self._device.check_headroom(reading))
+        self.post(await self._device.check_headroom())
 
     async def _commit_running(self) -> None:
         kind = await commit_running(self.execution, self._device)

@@ -12,7 +12,6 @@ from itertools import repeat
 from shared.events import Code, NewEvent
 from shared.states import StepState
 from shared.step_store import Stale
-from supervisor.devices.device import Reading
 from supervisor.execution.context import DATABASE_RETRY_S, Execution
 from supervisor.execution.device_monitor import DeviceMonitor
 from supervisor.lifecycle.step import EventKind
@@ -28,12 +27,10 @@ async def commit_running(execution: Execution, device: DeviceMonitor) -> EventKi
     async def attempt() -> EventKind | None:
         if execution.step.state is not StepState.LEASED:
             return None
-        if (before := await device.read_memory()) is None:
-            return EventKind.FAILURE
-        headroom = device.check_headroom(before)
+        headroom = await device.check_headroom()
         if headroom is not EventKind.HEADROOM:
             return headroom
-        events = _events(execution, before)
+        events = _events(execution)
         await execution.worker.store.commit_running(execution.claim, events)
         log_events(events, execution.recorder.fields)
         return EventKind.RUNNING_COMMITTED if execution.fence.holds else EventKind.LEASE_GONE
@@ -45,8 +42,9 @@ async def commit_running(execution: Execution, device: DeviceMonitor) -> EventKi
         return EventKind.LEASE_GONE
 
 
-def _events(execution: Execution, before: Reading) -> list[NewEvent]:
-    claim, device = execution.claim, execution.slot.device
+def _events(execution: Execution) -> list[NewEvent]:
+    claim, device, before = execution.claim, execution.slot.device, execution.evidence.before
+    assert before is not None  # the headroom was checked
     return [
         NewEvent(
             code=Code.STEP_START,
