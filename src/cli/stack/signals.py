@@ -32,24 +32,24 @@ class Interrupt(BaseException):
 
 
 class _State:
-    depth = 0
-    seen = 0
-    pending: int | None = None
-    raised = False
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self.deferrals = 0
+        self.raised = False
 
 
 _state = _State()
 
 
 def _on_signal(signum: int, _frame: FrameType | None) -> None:
-    _state.seen += 1
-    if _state.raised:
-        return
-    if _state.depth:
-        _state.pending = _state.pending or signum
-        return
-    _state.raised = True
-    raise Interrupt(signum)
+    _state.received.append(signum)
+    _raise_first()
+
+
+def _raise_first() -> None:
+    if _state.received and not _state.deferrals and not _state.raised:
+        _state.raised = True
+        raise Interrupt(_state.received[0])
 
 
 @contextmanager
@@ -68,20 +68,14 @@ def handle() -> Iterator[None]:
 @contextmanager
 def defer() -> Iterator[None]:
     """Postpone signals to the end of the block."""
-    _state.depth += 1
+    _state.deferrals += 1
     try:
         yield
     finally:
-        _state.depth -= 1
-        _raise_pending()
-
-
-def _raise_pending() -> None:
-    if _state.pending is not None and not _state.depth and not _state.raised:
-        _state.raised = True
-        raise Interrupt(_state.pending)
+        _state.deferrals -= 1
+        _raise_first()
 
 
 def count_received() -> int:
     """How many signals came since `handle` began."""
-    return _state.seen
+    return len(_state.received)
