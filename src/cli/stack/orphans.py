@@ -15,9 +15,10 @@ import psutil
 from cli.errors import StackError
 from cli.stack import processes
 from cli.stack.child import Child
-from cli.stack.part import MARKER
 from cli.state_dir import StateDir
 
+# The variable with the state folder's path, which the process manager gives to every child.
+MARKER = "DREAMFORGE_STACK"
 _FILE = "children.json"
 
 

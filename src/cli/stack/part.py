@@ -18,13 +18,10 @@ from cli.errors import StackError
 from cli.stack.run_as import Identity
 from cli.state_dir import StateDir
 
-# The variable with the state folder's path, by which a killed stack's processes are found.
-MARKER = "DREAMFORGE_STACK"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What to run. `environ` is all that the child gets; `stdin` is text for short helpers."""
+    """What to run. `environ` is all that it gets beside our marker; `stdin` is text for helpers."""
 
     argv: tuple[str, ...]
     environ: Mapping[str, str]
@@ -76,7 +73,6 @@ class LocalServer(Part):
     ready_timeout_s = 30.0
 
     def __init__(self, home: StateDir) -> None:
-        self._home = home
         self._port = home.port(self.name)
         self._password = home.credential(self.name)
         self._folder = home.folder(self.name)
@@ -98,7 +94,6 @@ class LocalServer(Part):
             "HOME": str(self._folder),
             "LC_ALL": "C.UTF-8",
             "TZ": "UTC",
-            MARKER: str(self._home.path),
         }
         return Command(argv=argv, environ=environ, cwd=self._folder, identity=identity, stdin=stdin)
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from cli.errors import StackError
 from cli.stack import orphans, signals
 from cli.stack.child import Child, last_lines, spawn
-from cli.stack.part import MARKER, Command, Part
+from cli.stack.part import Command, Part
 from cli.stack.restart_policy import LIMIT, WINDOW_S, RestartPolicy
 from cli.state_dir import StateDir
 
@@ -54,10 +54,6 @@ class ProcessManager:
         for part in parts:
             self._wait_ready(self.parts[part.name])
 
-    def marked(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """An environment by which the next start would know the process as ours."""
-        return {**environ, MARKER: str(self._home.path)}
-
     def run(self, command: Command, log: str) -> None:
         """Run a short helper to its end; raises with its last lines when it fails."""
         with signals.defer():
@@ -81,6 +77,8 @@ class ProcessManager:
     def _launch(self, command: Command, log: str) -> Child:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("children die with the thread that spawned them: use the main one")
+        marker = {orphans.MARKER: str(self._home.path)}
+        command = replace(command, environ={**command.environ, **marker})
         return spawn(command, self._home.log(log))
 
     def _record_children(self) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.errors import StackError
-from cli.stack.part import MARKER, Command, Helper, Part, http_not_ready
+from cli.stack.part import Command, Helper, Part, http_not_ready
 from cli.state_dir import StateDir, port_is_free, reachable
 from shared.timings import TIMINGS
 
@@ -69,12 +69,7 @@ def services(
     """Api and worker, with ports chosen where a setting says 0."""
     api_port = settings.api_port or home.port("api")
     worker_port = settings.worker_port or home.port("worker")
-    environ = {
-        **environ,
-        "DF_API_PORT": str(api_port),
-        "DF_WORKER_PORT": str(worker_port),
-        MARKER: str(home.path),
-    }
+    environ = {**environ, "DF_API_PORT": str(api_port), "DF_WORKER_PORT": str(worker_port)}
     api = Service(
         name="api",
         title="api",

@@ -20,7 +20,7 @@ from tests.support.infrastructure import Infrastructure, infrastructure
 from cli.errors import StackError
 from cli.stack import orphans, processes, restart_policy, signals
 from cli.stack.child import Child
-from cli.stack.part import MARKER
+from cli.stack.orphans import MARKER
 from cli.state_dir import StateDir
 
 _OWNER = """

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from cli.stack import processes
-from cli.stack.part import MARKER
+from cli.stack.orphans import MARKER
 
 pytestmark = pytest.mark.timeout(240)
 

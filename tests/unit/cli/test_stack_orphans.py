@@ -9,7 +9,8 @@ import pytest
 
 from cli.stack import orphans, processes
 from cli.stack.child import Child, spawn
-from cli.stack.part import MARKER, Command
+from cli.stack.orphans import MARKER
+from cli.stack.part import Command
 from cli.state_dir import StateDir
 
 
