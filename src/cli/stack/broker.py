@@ -6,7 +6,6 @@ dropped silently. The password is in a 0600 file, never on the command line.
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 from cli.stack.part import Command, Helper, LocalServer
@@ -40,20 +39,20 @@ class Broker(LocalServer):
         return self._command(str(self._program), str(self._config))
 
     def not_ready(self) -> str | None:
-        hello = f"AUTH {self._password}\r\nPING\r\n".encode()
-        try:
-            with socket.create_connection(("127.0.0.1", self._port), timeout=1) as link:
-                link.sendall(hello)
-                with link.makefile("rb") as replies:
-                    login, answer = replies.readline(), replies.readline()
-        except OSError as error:
-            return str(error)
-        if login.startswith(b"+OK") and answer.startswith(b"+PONG"):
-            return None
-        return (answer or login).decode(errors="replace").strip() or "closed the connection"
+        import redis
+
+        with redis.Redis.from_url(self._url(), socket_timeout=1, retry=None) as link:
+            try:
+                link.ping()
+            except redis.RedisError as error:
+                return str(error)
+        return None
 
     def environment(self) -> dict[str, str]:
-        return {"DF_REDIS_URL": f"redis://:{self._password}@{self.address()}/0"}
+        return {"DF_REDIS_URL": self._url()}
+
+    def _url(self) -> str:
+        return f"redis://:{self._password}@{self.address()}/0"
 
     @property
     def _config(self) -> Path:
