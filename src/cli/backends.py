@@ -13,22 +13,11 @@ from cli import config
 from cli.errors import USAGE, Failure
 
 if TYPE_CHECKING:  # at run time the clients cost a quarter of a second
-    from shared.db.engine import Connection
+    from shared.db.engine import Connection, Database
     from shared.dispatch.dead_letters import DeadMessages
     from shared.settings import Settings
 
 T = TypeVar("T")
-
-
-def require(environ: Mapping[str, str], name: str) -> str:
-    """The value of a setting, or Failure that says where to get one."""
-    value = environ.get(name)
-    if not value:
-        raise Failure(
-            f"{name} is not set and no stack runs on {config.home(environ).path}",
-            hint=f"start one with `dreamforge up`, or set {name}",
-        )
-    return value
 
 
 def settings(environ: Mapping[str, str], *, exit_code: int = USAGE) -> Settings:
@@ -51,23 +40,35 @@ def settings(environ: Mapping[str, str], *, exit_code: int = USAGE) -> Settings:
 
 
 def database_url(environ: Mapping[str, str]) -> str:
-    return require(environ, "DF_DATABASE_URL")
+    """The database's address, or Failure that says where to get one."""
+    url = environ.get("DF_DATABASE_URL")
+    if not url:
+        raise Failure(
+            f"DF_DATABASE_URL is not set and no stack runs on {config.home(environ).path}",
+            hint="start one with `dreamforge up`, or set DF_DATABASE_URL",
+        )
+    return url
 
 
-def transaction(database_url: str, work: Callable[[Connection], Awaitable[T]]) -> T:
-    """Run `work` in one transaction. Raises InfraUnavailable."""
+def with_database(database_url: str, work: Callable[[Database], Awaitable[T]]) -> T:
+    """Run `work` with the database, in an event loop of its own. Raises InfraUnavailable."""
     import anyio
 
     from shared.db.engine import Database
 
     async def main() -> T:
-        database = Database(database_url, pool_size=1, application="dreamforge-cli")
+        database = Database(database_url, pool_size=2, application="dreamforge-cli")
         try:
-            return await database.transaction(work)
+            return await work(database)
         finally:
             await database.close()
 
     return anyio.run(main)
+
+
+def transaction(database_url: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+    """Run `work` in one transaction. Raises InfraUnavailable."""
+    return with_database(database_url, lambda database: database.transaction(work))
 
 
 def dead_messages(redis_url: str) -> closing[DeadMessages]:

@@ -93,7 +93,7 @@ def drop(letter: Letter, output: Out = Output.TABLE) -> None:
     environ = config.environ()
     kind, objects = "message", 0
     if _find_message(environ, letter) is not None:
-        with backends.dead_messages(backends.require(environ, "DF_REDIS_URL")) as messages:
+        with backends.dead_messages(environ["DF_REDIS_URL"]) as messages:
             messages.drop(letter)
     else:
         kind, objects = "job", _drop_job(environ, _job_id(letter))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,6 @@ from cli.errors import Failure
 from cli.terminal.output import Output, print_json
 from cli.terminal.tables import print_pairs
 
-if TYPE_CHECKING:
-    from shared.retention import Pruned
-
 
 def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only, delete nothing.")] = False,
@@ -24,7 +21,18 @@ def prune(
     """Delete what is past its age: pictures, events, ended jobs, dead workers, stray objects."""
     from dataclasses import asdict
 
-    counts = asdict(_prune(dry_run))
+    from shared import retention
+    from shared.object_store import open_store
+
+    settings = backends.settings(config.environ())
+    with closing(open_store(settings)) as store:
+        pruned = backends.with_database(
+            settings.database_url.get_secret_value(),
+            lambda database: retention.prune(database, store, settings, dry_run=dry_run),
+        )
+    if pruned is None:
+        raise Failure("somebody else prunes this database now; try again later")
+    counts = asdict(pruned)
     if output is Output.JSON:
         print_json({"dry_run": dry_run, **counts})
         return
@@ -36,28 +44,3 @@ def prune(
         ("workers that are gone", counts["workers"]),
         ("objects without a row", counts["orphans"]),
     )
-
-
-def _prune(dry_run: bool) -> Pruned:
-    import anyio
-
-    from shared.db.engine import Database
-    from shared.object_store import open_store
-    from shared.retention import prune
-
-    settings = backends.settings(config.environ())
-
-    async def main() -> Pruned | None:
-        database = Database(
-            settings.database_url.get_secret_value(), pool_size=2, application="dreamforge-prune"
-        )
-        with closing(open_store(settings)) as store:
-            try:
-                return await prune(database, store, settings, dry_run=dry_run)
-            finally:
-                await database.close()
-
-    pruned = anyio.run(main)
-    if pruned is None:
-        raise Failure("somebody else prunes this database now; try again later")
-    return pruned
