@@ -15,8 +15,8 @@ import typer
 from cli import backends, config
 from cli.commands.options import Out
 from cli.errors import Failure
-from cli.terminal.output import Output, print_json, print_note
-from cli.terminal.tables import print_list, print_pairs, print_record
+from cli.terminal.output import Output, print_note
+from cli.terminal.tables import print_list, print_record
 
 if TYPE_CHECKING:
     from shared.db.dead_letters import DeadJob
@@ -68,8 +68,6 @@ def show(letter: Letter, output: Out = Output.TABLE) -> None:
         record = _job(job) | {
             "replays": [{"id": str(id_), "status": status.value} for id_, status in replays]
         }
-    if output is Output.TABLE:
-        record = {name: _as_text(value) for name, value in record.items()}
     print_record(record, output)
 
 
@@ -97,10 +95,8 @@ def drop(letter: Letter, output: Out = Output.TABLE) -> None:
             messages.drop(letter)
     else:
         kind, objects = "job", _drop_job(environ, _job_id(letter))
-    if output is Output.JSON:
-        print_json({"id": letter, "kind": kind, "objects": objects, "dropped": True})
-    else:
-        print_pairs(("dropped", letter), ("kind", kind), ("objects", objects))
+    record = {"id": letter, "kind": kind, "objects": objects, "dropped": True}
+    print_record(record, output, ("dropped", letter), ("kind", kind), ("objects", objects))
 
 
 def _drop_job(environ: dict[str, str], job_id: UUID) -> int:
@@ -187,9 +183,3 @@ def _message(message: DeadMessage) -> dict[str, Any]:
 def _cell(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= _CELL_CHARACTERS else f"{line[: _CELL_CHARACTERS - 1]}…"
-
-
-def _as_text(value: Any) -> Any:
-    import json
-
-    return json.dumps(value) if isinstance(value, dict | list) else value

@@ -10,8 +10,8 @@ import typer
 from cli import backends, config
 from cli.commands.options import Out
 from cli.errors import Failure
-from cli.terminal.output import Output, print_json
-from cli.terminal.tables import print_pairs
+from cli.terminal.output import Output
+from cli.terminal.tables import print_record
 
 
 def prune(
@@ -33,10 +33,9 @@ def prune(
     if pruned is None:
         raise Failure("somebody else prunes this database now; try again later")
     counts = asdict(pruned)
-    if output is Output.JSON:
-        print_json({"dry_run": dry_run, **counts})
-        return
-    print_pairs(
+    print_record(
+        {"dry_run": dry_run, **counts},
+        output,
         ("would delete" if dry_run else "deleted", ""),
         ("pictures", counts["artifacts"]),
         ("events", counts["events"]),

@@ -6,6 +6,7 @@ addresses, and a cut id is of no use.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -34,19 +35,20 @@ def print_list(
 
 
 def print_pairs(*rows: tuple[str, Any]) -> None:
-    """Print names and values; those without a value are left out."""
+    """Print names and values; those without a value are left out. Nested ones are JSON."""
     width = max((len(name) for name, _ in rows), default=0)
     for name, value in rows:
         if value is not None:
-            _print_cells((name, str(value)), (width, 0))
+            text = json.dumps(value) if isinstance(value, dict | list) else str(value)
+            _print_cells((name, text), (width, 0))
 
 
-def print_record(record: Mapping[str, Any], output: Output) -> None:
-    """Print one record as JSON, or as names and values."""
+def print_record(record: Mapping[str, Any], output: Output, *rows: tuple[str, Any]) -> None:
+    """Print one record as JSON, or as names and values: the `rows`, or else all that it holds."""
     if output is Output.JSON:
         print_json(record)
     else:
-        print_pairs(*record.items())
+        print_pairs(*(rows or record.items()))
 
 
 def _print_cells(cells: Sequence[str], widths: Sequence[int], style: str | None = None) -> None:
