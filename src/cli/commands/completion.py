@@ -16,21 +16,17 @@ _JOBS = 20
 Offers = list[tuple[str, str]]  # what is completed to, and what the shell shows beside it
 
 
-def job_ids(incomplete: str) -> Offers:
+# typer keeps the offers that begin with what is typed already.
+def job_ids() -> Offers:
     """The newest jobs."""
     page = _get("/v1/jobs", limit=_JOBS)
-    offers = [(job["id"], f"{job['status']}, {job['created_at']}") for job in page.get("jobs", [])]
-    return _fitting(offers, incomplete)
+    return [(job["id"], f"{job['status']}, {job['created_at']}") for job in page.get("jobs", [])]
 
 
-def models(incomplete: str) -> Offers:
+def models() -> Offers:
     """Models by name and version."""
     listing = _get("/v1/models").get("models", [])
-    return _fitting([(f"{m['name']}@{m['version']}", m["kind"]) for m in listing], incomplete)
-
-
-def _fitting(offers: Offers, incomplete: str) -> Offers:
-    return [offer for offer in offers if offer[0].startswith(incomplete)]
+    return [(f"{model['name']}@{model['version']}", model["kind"]) for model in listing]
 
 
 def _get(path: str, **params: Any) -> dict[str, Any]:
