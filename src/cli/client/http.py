@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
-from uuid import UUID
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -76,15 +75,15 @@ class Client:
                     file.write(chunk)
         draft.replace(path)
 
-    def model_id(self, name: str) -> str:
-        """A model's id by id, name or name@version; the newest version of a name."""
-        if _is_uuid(name):
-            return name
-        wanted_name, _, version = name.partition("@")
-        for model in self.get("/v1/models")["models"]:
-            if model["name"] == wanted_name and version in ("", model["version"]):
-                return str(model["id"])
-        raise Failure(f"there is no model {name}", hint="`dreamforge model list` shows them")
+    def model(self, reference: str) -> Any:
+        """One model, by id, name (its newest version) or name@version."""
+        try:
+            return self.get(f"/v1/models/{quote(reference, safe='@')}")
+        except Refusal as refusal:
+            if refusal.code != "not_found":
+                raise
+            hint = "`dreamforge model list` shows them"
+            raise Failure(f"there is no model {reference}", hint=hint) from None
 
     def _json(self, request: httpx.Request) -> Any:
         with self._sent(request) as answer:
@@ -141,11 +140,3 @@ def _origin(url: str) -> str:
 
 def _without_none(params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in params.items() if value is not None}
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        UUID(text)
-    except ValueError:
-        return False
-    return True

@@ -44,7 +44,7 @@ def get(
 ) -> None:
     """Show one model and what it accepts."""
     with connect() as client:
-        record = client.get(f"/v1/models/{client.model_id(model)}")
+        record = client.model(model)
     if output is Output.JSON:
         print_json(record)
         return

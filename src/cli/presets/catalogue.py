@@ -81,7 +81,7 @@ def load_workload(model: str, width: int | None, height: int | None) -> Workload
         workload = workload_of(read_model(folder))
     else:
         with connect() as client:
-            workload = _workload_of_row(client.get(f"/v1/models/{client.model_id(model)}"))
+            workload = _workload_of_row(client.model(model))
     return replace(workload, width=width or workload.width, height=height or workload.height)
 
 

@@ -502,3 +502,11 @@ def test_a_model_that_the_api_does_not_have_is_its_refusal_with_a_hint(
     assert "no such model" in printed
     assert "dreamforge model list" in printed
     assert [body["model_id"] for _, _, body, _ in api.requests] == ["tiny@2"]
+
+
+def test_a_model_is_looked_up_by_the_api_whatever_its_name_holds(
+    api: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["model", "get", "a/b c?#@2"]) == 2
+    assert [path for _, path, _, _ in api.requests] == ["/v1/models/a%2Fb%20c%3F%23@2"]
+    assert "there is no model a/b c?#@2" in capsys.readouterr().err
