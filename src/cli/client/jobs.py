@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from cli.client.http import Client
 from cli.client.results import download, require_succeeded
-from cli.client.sse import follow_events
 from cli.errors import Failure, Refusal, Unreachable
 from cli.terminal.output import Output, print_json, print_note
-from cli.terminal.progress_bar import show_progress
 from cli.terminal.tables import print_pairs
-from shared.retry import retry_sync
+
+if TYPE_CHECKING:  # at run time httpx costs a tenth of a second
+    from cli.client.http import Client
 
 # Before each repetition of a create, unless `Retry-After` asks for more. An API that restarts is
 # back after some seconds; with a mistyped address nothing is gained by a longer wait.
@@ -39,6 +38,7 @@ def create(
 
 def _send(client: Client, body: Mapping[str, Any], key: str) -> Any:
     """Send a create until the API answers, within bounds. The key makes one job of all repeats."""
+    from shared.retry import retry_sync
 
     def on_failure(error: Failure, pause_s: float) -> float:
         if isinstance(error, Refusal):
@@ -58,6 +58,9 @@ def _send(client: Client, body: Mapping[str, Any], key: str) -> Any:
 
 def follow(client: Client, job_id: str) -> dict[str, Any]:
     """Show progress until the job ends, and return the ended job."""
+    from cli.client.sse import follow_events
+    from cli.terminal.progress_bar import show_progress
+
     print_note(f"job {job_id}")
     try:
         for _ in show_progress(follow_events(client, job_id)):

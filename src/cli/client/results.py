@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cli.client.http import Client
 from cli.errors import JOB_FAILED, Failure
+
+if TYPE_CHECKING:  # at run time httpx costs a tenth of a second
+    from cli.client.http import Client
 
 _SLUG_CHARACTERS = 60
 

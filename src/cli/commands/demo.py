@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import config
+from cli.client.jobs import create
+from cli.client.results import download, require_succeeded
 from cli.errors import Failure
 from cli.models.vocabulary import prompt_matches
 from cli.stack import signals
@@ -43,8 +45,6 @@ def demo(
 
 def _draw(stack: Stack, api_key: str | None, prompt: str, seed: int, folder: Path) -> None:
     from cli.client.http import Client
-    from cli.client.jobs import create
-    from cli.client.results import download, require_succeeded
     from cli.client.sse import follow_events, read_in_background
     from cli.terminal.progress_bar import show_progress
     from cli.terminal.stage_times import stage_times

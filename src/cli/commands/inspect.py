@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.client import jobs
 from cli.client.connect import connect
 from cli.commands.options import Out, Preset
 from cli.errors import Failure
@@ -69,7 +70,6 @@ def _print(picture: Path, text: PictureText, output: Output) -> None:
 def _rerun(
     picture: Path, text: PictureText, preset: str | None, folder: Path, output: Output
 ) -> None:
-    from cli.client import jobs
     from cli.pictures.reader import parse_metadata
     from cli.pictures.rerun import build_request, find_model, find_upscaler
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.client import jobs, results
 from cli.client.connect import connect
 from cli.commands.options import JobId, JobOptions, Level, Out, Save, Wait, takes
 from cli.terminal.output import Output, print_line, print_note
@@ -24,8 +25,6 @@ def create(
     options: JobOptions, wait: Wait = False, download: Save = None, output: Out = Output.TABLE
 ) -> None:
     """Create a generate job."""
-    from cli.client import jobs
-
     with connect() as client:
         job = _create(client, options)
         if not (wait or download):
@@ -42,22 +41,17 @@ def generate(
     output: Out = Output.TABLE,
 ) -> None:
     """Create a job, watch it, save its pictures and print their paths."""
-    from cli.client import jobs
-    from cli.client.results import download, require_succeeded
-
     with connect() as client:
         job = jobs.follow(client, _create(client, options)["id"])
         if output is Output.JSON:
             jobs.save_and_print(client, job, options.prompt, out, output)
             return
-        for path in download(client, job["id"], options.prompt, out):
+        for path in results.download(client, job["id"], options.prompt, out):
             print_line(path)
-        require_succeeded(job)
+        results.require_succeeded(job)
 
 
 def _create(client: Client, options: JobOptions) -> dict[str, Any]:
-    from cli.client import jobs
-
     return jobs.create(
         client,
         options.prompt,
@@ -70,8 +64,6 @@ def _create(client: Client, options: JobOptions) -> dict[str, Any]:
 @app.command()
 def status(job: JobId, output: Out = Output.TABLE) -> None:
     """Show one job."""
-    from cli.client import jobs
-
     with connect() as client:
         jobs.print_job(client.get(f"/v1/jobs/{job}"), output, [])
 
@@ -95,8 +87,6 @@ def list_(
 @app.command()
 def watch(job: JobId, download: Save = None, output: Out = Output.TABLE) -> None:
     """Follow a job until it ends; exit 1 if it fails."""
-    from cli.client import jobs
-
     with connect() as client:
         jobs.save_and_print(client, jobs.follow(client, job), job, download, output)
 
@@ -104,8 +94,6 @@ def watch(job: JobId, download: Save = None, output: Out = Output.TABLE) -> None
 @app.command()
 def cancel(job: JobId, output: Out = Output.TABLE) -> None:
     """Cancel a job that is queued or running. Asking twice is no error."""
-    from cli.client import jobs
-
     with connect() as client:
         client.post(f"/v1/jobs/{job}/cancel")
         jobs.print_job(client.get(f"/v1/jobs/{job}"), output, [])
@@ -136,8 +124,6 @@ def logs(
 @app.command()
 def artifacts(job: JobId, download: Save = None, output: Out = Output.TABLE) -> None:
     """List a job's pictures, with addresses that work for a while."""
-    from cli.client.results import download as save
-
     with connect() as client:
         listing = client.get(f"/v1/jobs/{job}/artifacts")
         columns = ("step", "item_index", "width", "height", "seed")
@@ -147,4 +133,4 @@ def artifacts(job: JobId, download: Save = None, output: Out = Output.TABLE) -> 
             for item in listing["artifacts"]:
                 print_line(item["url"])
         if download:
-            save(client, job, job, download)
+            results.download(client, job, job, download)
