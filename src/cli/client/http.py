@@ -54,7 +54,7 @@ class Client:
     def lines(self, path: str, **params: Any) -> Iterator[str]:
         """The lines of an NDJSON answer, as they come."""
         request = self.http.build_request("GET", path, params=_without_none(params))
-        with self._sent(request, stream=True) as answer:
+        with self.send(request, stream=True) as answer:
             yield from answer.iter_lines()
 
     def save(self, url: str, path: Path) -> None:
@@ -86,37 +86,38 @@ class Client:
             raise Failure(f"there is no model {reference}", hint=hint) from None
 
     def _json(self, request: httpx.Request) -> Any:
-        with self._sent(request) as answer:
+        with self.send(request) as answer:
             try:
                 return answer.json()
             except ValueError:
                 raise Failure(f"{self.api_base} does not answer as Dream Forge's API") from None
 
     @contextmanager
-    def _sent(self, request: httpx.Request, *, stream: bool = False) -> Iterator[httpx.Response]:
+    def send(self, request: httpx.Request, *, stream: bool = False) -> Iterator[httpx.Response]:
+        """The answer to one request; `stream` leaves its body to be read."""
         with _as_unreachable(self.api_base):
             answer = self.http.send(request, stream=stream)
             try:
-                raise_for_envelope(answer, self.api_base)
+                self._raise_for_envelope(answer)
                 yield answer
             finally:
                 answer.close()
 
-
-def raise_for_envelope(answer: httpx.Response, api_base: str) -> None:
-    """Turn an error answer into Refusal, or into another Failure where it has no envelope."""
-    if answer.is_success:
-        return
-    answer.read()
-    try:
-        envelope = answer.json()
-    except ValueError:
-        envelope = None
-    if isinstance(envelope, dict) and "code" in envelope:
-        raise Refusal(envelope, retry_after_s=_seconds(answer.headers.get("Retry-After", "")))
-    if answer.status_code in _PROXY_STATUSES:
-        raise Unreachable(api_base, f"a proxy answered {answer.status_code} in its place")
-    raise Failure(f"{api_base} answered {answer.status_code}: is it Dream Forge's API?")
+    def _raise_for_envelope(self, answer: httpx.Response) -> None:
+        """Turn an error answer into Refusal, or into another Failure where it has no envelope."""
+        if answer.is_success:
+            return
+        answer.read()
+        try:
+            envelope = answer.json()
+        except ValueError:
+            envelope = None
+        if isinstance(envelope, dict) and "code" in envelope:
+            raise Refusal(envelope, retry_after_s=_seconds(answer.headers.get("Retry-After", "")))
+        if answer.status_code in _PROXY_STATUSES:
+            why = f"a proxy answered {answer.status_code} in its place"
+            raise Unreachable(self.api_base, why)
+        raise Failure(f"{self.api_base} answered {answer.status_code}: is it Dream Forge's API?")
 
 
 def _seconds(text: str) -> float:

@@ -6,7 +6,6 @@ gets what it missed, neither less nor twice. `204` says that the job has ended a
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 import time
@@ -16,8 +15,8 @@ from typing import Any
 import httpx
 from httpx_sse import EventSource
 
-from cli.client.http import Client, raise_for_envelope
-from cli.errors import Refusal, Unreachable
+from cli.client.http import Client
+from cli.errors import Failure, Refusal, Unreachable
 from shared.retry import backoff, within
 
 Event = dict[str, Any]
@@ -35,20 +34,20 @@ def follow_events(client: Client, job_id: str, after: int = 0) -> Iterator[Event
     """Every event after number `after` until the job has ended. Raises Unreachable, Refusal."""
     pauses = _pauses()
     while True:
+        failure: Failure = Unreachable(client.api_base, "the stream ended early")
         try:
             for event in _connection(client, job_id, after):
                 if event is None:
                     return
                 after, pauses = int(event["seq"]), _pauses()
                 yield event
-            why = "the stream ended early"
-        except (httpx.TransportError, Unreachable, Refusal) as error:
+        except (Unreachable, Refusal) as error:
             if isinstance(error, Refusal) and error.code not in _PASSING:
                 raise
-            why = str(error) or type(error).__name__
+            failure = error
         pause_s = next(pauses, None)
         if pause_s is None:
-            raise Unreachable(client.api_base, why)
+            raise failure
         time.sleep(pause_s)
 
 
@@ -64,14 +63,14 @@ def _connection(client: Client, job_id: str, after: int) -> Iterator[Event | Non
         headers["Last-Event-ID"] = str(after)
     timeout = httpx.Timeout(SILENCE_S, connect=3.0)
     path = f"/v1/jobs/{job_id}/progress/stream"
-    with client.http.stream("GET", path, headers=headers, timeout=timeout) as answer:
+    request = client.http.build_request("GET", path, headers=headers, timeout=timeout)
+    with client.send(request, stream=True) as answer:
         if answer.status_code == httpx.codes.NO_CONTENT:
             yield None
             return
-        raise_for_envelope(answer, client.api_base)
         for message in EventSource(answer).iter_sse():
             if message.data:
-                yield json.loads(message.data)
+                yield message.json()
 
 
 def read_in_background(source: Iterator[Event], tick: Callable[[], None]) -> Iterator[Event]:
