@@ -17,11 +17,11 @@ from cli.terminal.tables import print_pairs
 
 Include = Annotated[
     list[str] | None,
-    typer.Option("--include", metavar="PATTERN", help="Only such files; several times."),
+    typer.Option(metavar="PATTERN", help="Only such files; several times."),
 ]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option("--exclude", metavar="PATTERN", help="No such files; several times."),
+    typer.Option(metavar="PATTERN", help="No such files; several times."),
 ]
 KINDS = "sd, sdxl, sd3, flux, auto, esrgan, sd_upscale, sd_latent_upscale"
 
@@ -30,11 +30,11 @@ KINDS = "sd, sdxl, sd3, flux, auto, esrgan, sd_upscale, sd_latent_upscale"
 class ModelOptions:
     """What a new model is called here, and how it is used."""
 
-    name: Annotated[str | None, typer.Option("--name", help="Its name here.")] = None
-    version: Annotated[str | None, typer.Option("--version", help="Its version here.")] = None
-    kind: Annotated[
-        str | None, typer.Option("--kind", help=f"Instead of what its tensors say: {KINDS}.")
-    ] = None
+    name: Annotated[str | None, typer.Option(help="Its name here.")] = None
+    version: Annotated[str | None, typer.Option(help="Its version here.")] = None
+    kind: Annotated[str | None, typer.Option(help=f"Instead of what its tensors say: {KINDS}.")] = (
+        None
+    )
     config: Annotated[
         str | None,
         typer.Option(
@@ -45,7 +45,7 @@ class ModelOptions:
     ] = None
     preset: Annotated[
         str | None,
-        typer.Option("--preset", help="For jobs that name none; default: by the workers' GPUs."),
+        typer.Option(help="For jobs that name none; default: by the workers' GPUs."),
     ] = None
 
 

@@ -10,9 +10,8 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, TypeVar, get_type_hints
+from typing import Annotated, Any, Concatenate, Literal, TypeVar, get_type_hints
 
 import typer
 
@@ -20,13 +19,6 @@ from cli.commands import completion
 from cli.terminal.output import Output
 
 R = TypeVar("R")
-
-
-class LogLevel(StrEnum):
-    DEBUG = "DEBUG"
-    INFO = "INFO"
-    WARNING = "WARNING"
-    ERROR = "ERROR"
 
 
 JobId = Annotated[
@@ -38,8 +30,8 @@ Width = Annotated[int | None, typer.Option(help="Pixels, a multiple of 8.")]
 Height = Annotated[int | None, typer.Option(help="Pixels, a multiple of 8.")]
 Preset = Annotated[str | None, typer.Option(help="Name of a preset; default: the model's.")]
 Level = Annotated[
-    LogLevel | None,
-    typer.Option("--level", case_sensitive=False, help="Only lines of this level and above."),
+    Literal["DEBUG", "INFO", "WARNING", "ERROR"] | None,
+    typer.Option(case_sensitive=False, help="Only lines of this level and above."),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Watch until it ends; exit 1 if it fails.")]
 Save = Annotated[Path | None, typer.Option("--download", help="Save pictures there; waits.")]
@@ -50,9 +42,7 @@ class JobOptions:
     """What a generate job is made of. None leaves a value to the API's defaults."""
 
     prompt: Annotated[str, typer.Argument(help="What to draw.")]
-    negative_prompt: Annotated[
-        str | None, typer.Option("--negative-prompt", help="What to avoid.")
-    ] = None
+    negative_prompt: Annotated[str | None, typer.Option(help="What to avoid.")] = None
     width: Width = None
     height: Height = None
     steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None
@@ -62,31 +52,27 @@ class JobOptions:
     ] = None
     seed: Annotated[int | None, typer.Option(help="Makes the batch reproducible.")] = None
     count: Annotated[int | None, typer.Option(help="How many pictures.")] = None
-    format: Annotated[str | None, typer.Option("--format", help="png or jpg.")] = None
+    format: Annotated[str | None, typer.Option(help="png or jpg.")] = None
     upscale: Annotated[int | None, typer.Option(help="Enlarge in a second step: 2 or 4.")] = None
-    upscale_impl: Annotated[
-        str | None, typer.Option("--upscale-impl", help="auto, gan, diffusion, or resample.")
-    ] = None
+    upscale_impl: Annotated[str | None, typer.Option(help="auto, gan, diffusion, or resample.")] = (
+        None
+    )
     upscaler: Annotated[
-        str | None, typer.Option("--upscaler", help="Id, name or name@version of an upscaler.")
+        str | None, typer.Option(help="Id, name or name@version of an upscaler.")
     ] = None
     strict_scale: Annotated[
         bool, typer.Option("--strict-scale", help="Refuse an upscaler made for another scale.")
     ] = False
     model: Annotated[
         str | None,
-        typer.Option("--model", help="Id, name or name@version.", autocompletion=completion.models),
+        typer.Option(help="Id, name or name@version.", autocompletion=completion.models),
     ] = None
     preset: Preset = None
-    timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds a step may run.")] = (
-        None
-    )
+    timeout: Annotated[float | None, typer.Option(help="Seconds a step may run.")] = None
     no_metadata: Annotated[
         bool, typer.Option("--no-metadata", help="Write no parameters into the file.")
     ] = False
-    idempotency_key: Annotated[
-        str | None, typer.Option("--idempotency-key", help="Same key: same job.")
-    ] = None
+    idempotency_key: Annotated[str | None, typer.Option(help="Same key: same job.")] = None
 
     def request_fields(self) -> dict[str, Any]:
         """The request's fields beside prompt and model, by their names in the API."""
