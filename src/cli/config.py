@@ -1,7 +1,5 @@
 """The settings that the command line itself reads."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@ Commands import what they need when they run: `dreamforge --help` loads neither 
 the settings library.
 """
 
-from __future__ import annotations
-
 import sys
 from typing import Annotated
 

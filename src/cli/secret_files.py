@@ -5,8 +5,6 @@ The same folder serves `compose.yaml` (files that become /run/secrets/NAME) and 
 and `api_key` for people: no service gets that one.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import secrets

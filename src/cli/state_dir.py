@@ -8,8 +8,6 @@ logs/              one file per part
 postgres/ broker/ store/   the data of the parts
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

@@ -1,7 +1,5 @@
 """The public HTTP API, as any other application would use it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path

@@ -4,8 +4,6 @@ A restart of the API or a proxy may cut the stream. The client comes back with `
 gets what it missed, neither less nor twice. `204` says that the job has ended and no event is left.
 """
 
-from __future__ import annotations
-
 import queue
 import threading
 import time

@@ -3,8 +3,6 @@
 A Tab must never print an error or wait: without an API there is nothing to offer.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from cli.client.connect import connect

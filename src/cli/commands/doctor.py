@@ -1,7 +1,5 @@
 """`dreamforge doctor`: what is right with this machine, what is not, and what to do about it."""
 
-from __future__ import annotations
-
 from cli import config
 from cli.errors import Failure
 from cli.terminal.output import print_line

@@ -1,7 +1,5 @@
 """`dreamforge model download|import`: from elsewhere, or from this host, to a registered model."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`dreamforge model …`: what the API offers, and the models of this host."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 import typer

@@ -4,8 +4,6 @@
 `takes` gives them to a command: typer reads the options of a command from its signature.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """`dreamforge preset …`: what there is, what suits a model, and what a model really takes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

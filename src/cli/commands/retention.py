@@ -1,7 +1,5 @@
 """`dreamforge prune`: one pass of the pruning that a worker does once a day."""
 
-from __future__ import annotations
-
 from contextlib import closing
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`dreamforge secrets`: what an installation in containers needs before its first start."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

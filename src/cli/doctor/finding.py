@@ -1,7 +1,5 @@
 """What a check of the doctor returns. A check never raises: what it cannot read is a finding."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial

@@ -1,7 +1,5 @@
 """What the doctor checks first: the machine."""
 
-from __future__ import annotations
-
 import platform
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """What the doctor checks next: the stack, the parts that it uses, the services, the models."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 

@@ -4,8 +4,6 @@ It holds notifications only, yet with an append-only file and `noeviction`: no a
 dropped silently. The password is in a 0600 file, never on the command line.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from cli.stack.part import Command, Helper, LocalServer

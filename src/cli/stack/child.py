@@ -5,8 +5,6 @@ exec_child.py asks the kernel for that. The kernel kills it when the *thread* th
 so spawn from the main thread only.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -12,8 +12,6 @@ ambient one: run_as.py says what for. SECBIT_NO_SETUID_FIXUP is needed with it, 
 with which postgres looks for its own binary, ignores the capabilities of a non-root user otherwise.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal

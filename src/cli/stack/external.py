@@ -1,7 +1,5 @@
 """Parts that run elsewhere: a setting names them, so the stack starts none of its own."""
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The infrastructure of one state folder: which parts to start, which are there already."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass

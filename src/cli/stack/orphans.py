@@ -6,8 +6,6 @@ id that we keep per child, and by the marker that each child and its children ca
 environment. Both are used under the lock of the state folder only: what is found has no manager.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import psutil

@@ -3,8 +3,6 @@
 A part is a description. It holds no process: the process manager spawns, watches and ends it.
 """
 
-from __future__ import annotations
-
 import http.client
 import os
 import signal

@@ -5,8 +5,6 @@ Its Python wrapper creates users and opens parent folders when root runs it; we 
 socket file: its path may be longer than a socket's name can be.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

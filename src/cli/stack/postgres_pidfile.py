@@ -8,8 +8,6 @@ So the file is not removed. Once the pid is gone or a zombie, it is replaced by 
 passes over the pid of its parent, and still looks at the shared memory. We wait for that first.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

@@ -6,8 +6,6 @@ time has come. `stop` may be called at any moment and as often as one likes, and
 process is left. All calls come from the main thread (child.py says why).
 """
 
-from __future__ import annotations
-
 import signal
 import threading
 import time

@@ -5,8 +5,6 @@ and compares both, and `send` opens a pidfd before that comparison: no signal re
 A zombie counts as gone: it holds no memory, no port and no file.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import time

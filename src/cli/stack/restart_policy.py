@@ -1,7 +1,5 @@
 """When a part that died is started again: with a backoff, and not after five deaths in a minute."""
 
-from __future__ import annotations
-
 from collections import deque
 
 from shared.retry import backoff_s

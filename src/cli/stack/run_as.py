@@ -9,8 +9,6 @@ gives CAP_DAC_OVERRIDE. Tried instead: a user namespace (forbidden in most conta
 of binaries and data elsewhere (a second place to explain and to clean).
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

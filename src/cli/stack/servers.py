@@ -1,7 +1,5 @@
 """The servers of the infrastructure. A new one is a file beside this and a row here."""
 
-from __future__ import annotations
-
 from cli.stack.broker import Broker
 from cli.stack.part import LocalServer
 from cli.stack.postgres import Postgres

@@ -9,8 +9,6 @@ reads the count to skip its grace periods.
 If all this fails, PR_SET_PDEATHSIG (exec_child.py) ends the children with us.
 """
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -5,8 +5,6 @@ else it writes `~/.minio`. The place of the blocks is given at every start: the 
 absolute path, and the state folder may have been moved.
 """
 
-from __future__ import annotations
-
 from cli.stack.part import Command, Helper, LocalServer, http_not_ready
 
 ACCESS_KEY = "dreamforge"

@@ -1,7 +1,5 @@
 """Two consoles: results on stdout, everything else on stderr, so that a pipe gets results only."""
 
-from __future__ import annotations
-
 from rich.console import Console
 
 # Names, prompts and messages are shown as they are: no markup, no emoji codes, no colours of ours.

@@ -1,7 +1,5 @@
 """What every command prints with. The consoles load with the first line, not with `--help`."""
 
-from __future__ import annotations
-
 import json
 import sys
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """A live progress bar fed by a job's events; plain lines where there is no terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any
 

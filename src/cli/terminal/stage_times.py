@@ -4,8 +4,6 @@ A mark is the moment at which a stage ended. Progress is coalesced to about two 
 a stage may end unseen: then it is shown together with the next one instead of being guessed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any

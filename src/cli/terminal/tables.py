@@ -4,8 +4,6 @@ Columns are as wide as what they hold. A table that fits itself into the window 
 addresses, and a cut id is of no use.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
