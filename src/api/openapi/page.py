@@ -14,7 +14,17 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from api.openapi.page_schema import code, examples, fields, kind, prose, table
+from api.openapi.page_schema import (
+    Schema,
+    code,
+    description,
+    examples,
+    fields,
+    inline,
+    kind,
+    prose,
+    table,
+)
 
 router = APIRouter()
 
@@ -62,8 +72,8 @@ def render(document: Document, base: str) -> str:
         f"<h2>{escape(tag.capitalize())}</h2>{''.join(items)}" for tag, items in sections.items()
     )
     schemas = "".join(
-        f"<details><summary><code>{escape(name)}</code></summary>"
-        f"<div class=in id='schema-{escape(name)}'><p>{prose(schema.get('description', ''))}</p>"
+        f"<details><summary>{inline(name)}</summary>"
+        f"<div class=in id='schema-{escape(name)}'><p>{description(schema)}</p>"
         f"{fields(schema)}</div></details>"
         for name, schema in sorted(document["components"]["schemas"].items())
     )
@@ -86,55 +96,59 @@ def _link(operation: Operation) -> str:
 
 
 def _operation(document: Document, method: str, path: str, operation: Operation) -> str:
+    body = _body_schema(document, operation)
     # The id is inside, so that following a link to it opens the details.
     return (
         f"<details><summary><span class='m {method}'>{method.upper()}</span> "
-        f"<code>{escape(path)}</code> <span class=dim>{escape(operation['summary'])}</span>"
+        f"{inline(path)} <span class=dim>{escape(operation['summary'])}</span>"
         f"</summary><div class=in id='{escape(operation['operationId'])}'>"
-        f"<p>{prose(operation.get('description', ''))}</p>"
-        f"{code(_curl(method, path, operation, document))}"
-        f"{_parameters(operation)}{_body(document, operation)}"
-        f"{_responses(operation)}</div></details>"
+        f"<p>{description(operation)}</p>{code(_curl(method, path, body))}"
+        f"{_parameters(operation)}{_body(body)}{_responses(operation)}</div></details>"
     )
 
 
-def _curl(method: str, path: str, operation: Operation, document: Document) -> str:
+def _body_schema(document: Document, operation: Operation) -> Schema:
+    """The schema of the JSON that an operation takes; an empty one if it takes none."""
+    content = operation.get("requestBody", {}).get("content", {})
+    if not content:
+        return {}
+    name = content["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    return dict(document["components"]["schemas"][name])
+
+
+def _curl(method: str, path: str, body: Schema) -> str:
     """The request as a command, with the first example of its body."""
     for template, name in _SHELL_NAMES.items():
         path = path.replace(template, name)
     lines = [f"curl -s{'N' if path.endswith('/stream') else ''} $API{path}"]
-    body = operation.get("requestBody", {}).get("content", {}).get("application/json")
-    if method == "post" and body is None:
+    if body:
+        example = json.dumps(body["examples"][0])
+        lines += ["-H 'Content-Type: application/json'", f"-d {shlex.quote(example)}"]
+    elif method == "post":
         lines[0] = lines[0].replace("curl -s ", "curl -s -X POST ")
-    if body is not None:
-        example = _resolved(document, body["schema"])["examples"][0]
-        lines += ["-H 'Content-Type: application/json'", f"-d {shlex.quote(json.dumps(example))}"]
     return " \\\n  ".join(lines)
 
 
 def _parameters(operation: Operation) -> str:
     rows = [
-        (_code(each["name"]), escape(each["in"]), kind(each["schema"]), _description(each))
+        (inline(each["name"]), escape(each["in"]), kind(each["schema"]), description(each))
         for each in operation.get("parameters", [])
         if "$ref" not in each  # those of every operation, which the top of the page has
     ]
     return f"<h3>Parameters</h3>{table(('Name', 'In', 'Type'), rows)}" if rows else ""
 
 
-def _body(document: Document, operation: Operation) -> str:
-    content = operation.get("requestBody", {}).get("content", {})
-    return "".join(
-        f"<h3>Body <em>{escape(media_type)}</em></h3>{fields(schema)}"
-        f"{''.join(map(code, schema.get('examples', [])))}"
-        for media_type, media in content.items()
-        for schema in [_resolved(document, media["schema"])]
-    )
+def _body(schema: Schema) -> str:
+    if not schema:
+        return ""
+    shown = "".join(map(code, schema["examples"]))
+    return f"<h3>Body <em>application/json</em></h3>{fields(schema)}{shown}"
 
 
 def _responses(operation: Operation) -> str:
     return "<h3>Answers</h3>" + "".join(
         f"<details{' open' if status.startswith('2') else ''}>"
-        f"<summary><code>{escape(status)}</code> {prose(each['description'])}</summary>"
+        f"<summary>{inline(status)} {description(each)}</summary>"
         f"<div class=in>{_headers(each)}{_contents_of(each)}</div></details>"
         for status, each in operation["responses"].items()
     )
@@ -149,26 +163,8 @@ def _contents_of(response: Mapping[str, Any]) -> str:
 
 def _headers(response: Mapping[str, Any]) -> str:
     rows = [
-        (_code(name), kind(header["schema"]), _description(header))
+        (inline(name), kind(header["schema"]), description(header))
         for name, header in response.get("headers", {}).items()
         if "$ref" not in header
     ]
     return table(("Header", "Type"), rows) if rows else ""
-
-
-def _code(name: str) -> str:
-    return f"<code>{escape(name)}</code>"
-
-
-def _description(item: Mapping[str, Any]) -> str:
-    return prose(item.get("description", ""))
-
-
-def _resolved(document: Document, item: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a `$ref` into the document stands for; anything else as it is."""
-    if "$ref" not in item:
-        return item
-    target: Any = document
-    for name in item["$ref"].removeprefix("#/").split("/"):
-        target = target[name]
-    return dict(target)

@@ -25,11 +25,7 @@ def fields(schema: Schema) -> str:
         return f"<p>{kind(schema)}</p>"
     mark = dict.fromkeys(schema.get("required", []), " <em>required</em>")
     rows = [
-        (
-            f"<code>{escape(name)}</code>{mark.get(name, '')}",
-            kind(each),
-            prose(each.get("description", "")),
-        )
+        (inline(name) + mark.get(name, ""), kind(each), description(each))
         for name, each in properties.items()
     ]
     return table(("Field", "Type"), rows)
@@ -47,7 +43,7 @@ def kind(schema: Schema) -> str:
     phrases = [_form(schema)]
     phrases += [text.format(_number(schema[name])) for name, text in _BOUNDS if name in schema]
     if schema.get("default") is not None:
-        phrases.append(f"default <code>{escape(json.dumps(schema['default']))}</code>")
+        phrases.append(f"default {inline(json.dumps(schema['default']))}")
     return ", ".join(phrases)
 
 
@@ -64,9 +60,9 @@ def _form(schema: Schema) -> str:
         case {"anyOf": [*options]}:
             return " or ".join(kind(option) for option in options)
         case {"const": value}:
-            return f"<code>{escape(json.dumps(value))}</code>"
+            return inline(json.dumps(value))
         case {"enum": [*values]}:
-            return " · ".join(f"<code>{escape(json.dumps(value))}</code>" for value in values)
+            return " · ".join(inline(json.dumps(value)) for value in values)
         case {"type": "array", "items": dict(items)}:
             return f"list of {kind(items)}"
         case {"type": "string", "contentSchema": dict(inner)}:
@@ -93,6 +89,16 @@ def code(value: Any) -> str:
     """Text as it is, anything else as JSON."""
     text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
     return f"<pre>{escape(text.rstrip())}</pre>"
+
+
+def inline(text: str) -> str:
+    """A name or a value within a line."""
+    return f"<code>{escape(text)}</code>"
+
+
+def description(item: Schema) -> str:
+    """What the document says about a schema, a parameter, a header or an answer."""
+    return prose(item.get("description", ""))
 
 
 def prose(text: str) -> str:
