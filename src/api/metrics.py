@@ -1,5 +1,7 @@
 """The metrics of this process: base units, the prefix `dreamforge_`, a registry of its own."""
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -10,55 +12,48 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter(
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        self._requests = counter(
             "dreamforge_http_requests_total",
             "Requests by route template, method and status; status 0: aborted by the client.",
             ["route", "method", "status"],
-            registry=self.registry,
         )
         self._latency = Histogram(
             "dreamforge_http_request_duration_seconds",
             "Time until a response was complete, by route template.",
             ["route", "method"],
-            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
             registry=self.registry,
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
         )
-        self.jobs_accepted = Counter(
+        self.jobs_accepted = counter(
             "dreamforge_jobs_accepted_total",
             "Jobs created, by type; replays of an idempotency key are not counted.",
             ["type"],
-            registry=self.registry,
         )
-        self.jobs_finished = Counter(
+        self.jobs_finished = counter(
             "dreamforge_jobs_finished_total",
             "Jobs that ended by this process's word, by status and reason. Workers count theirs.",
             ["status", "reason"],
-            registry=self.registry,
         )
-        self.notifications = Counter(
+        self.notifications = counter(
             "dreamforge_doorbell_rings_total",
             "Messages to the broker, by outcome: sent, failed, dropped.",
             ["outcome"],
-            registry=self.registry,
         )
-        self.sse_clients = Gauge(
-            "dreamforge_sse_clients", "Open progress streams.", registry=self.registry
-        )
-        self.sse_dropped = Counter(
+        self.sse_clients = gauge("dreamforge_sse_clients", "Open progress streams.")
+        self.sse_dropped = counter(
             "dreamforge_sse_dropped_total",
             "Streams ended because their client did not read fast enough.",
-            registry=self.registry,
         )
-        self.queue_depth = Gauge(
+        self.queue_depth = gauge(
             "dreamforge_queue_depth",
             "Steps that wait for a slot, up to 10000.",
-            registry=self.registry,
         )
-        self._spans = Counter(
+        self._spans = counter(
             "dreamforge_spans_total",
             "Spans: made, of these exported and failed; the rest waits or was dropped.",
             ["outcome"],
-            registry=self.registry,
         )
         self.jobs_finished.labels("cancelled", "cancelled")
         for outcome in ("sent", "failed", "dropped"):
