@@ -66,20 +66,17 @@ class TracingMiddleware:
         self._draw = draw
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not _is_traced(scope["path"]):
-            await self._app(scope, receive, send)
-            return
-        tracer = self._tracer()
+        tracer = self._tracer() if _is_traced(scope) else None
         if tracer is None:
             await self._app(scope, receive, send)
             return
         parent = incoming(Headers(scope=scope).getlist("traceparent"))
-        if not self._sampled(scope["method"], parent):
-            if parent is not None:  # the caller can still find our log lines by it
-                _remember(scope, replace(parent, sampled=False))
-            await self._app(scope, receive, send)
+        if self._sampled(scope["method"], parent):
+            await self._trace(tracer, parent, scope, receive, send)
             return
-        await self._trace(tracer, parent, scope, receive, send)
+        if parent is not None:  # the caller can still find our log lines by it
+            _remember(scope, replace(parent, sampled=False))
+        await self._app(scope, receive, send)
 
     def _sampled(self, method: str, parent: Traceparent | None) -> bool:
         if parent is None:
@@ -107,7 +104,10 @@ class TracingMiddleware:
             _end(span, scope, status, error_type)
 
 
-def _is_traced(path: str) -> bool:
+def _is_traced(scope: Scope) -> bool:
+    if scope["type"] != "http":
+        return False
+    path: str = scope["path"]
     return path.startswith("/v1/") and not path.endswith("/stream")
 
 
