@@ -12,22 +12,20 @@ from shared.events import stream_name
 
 def log_line(event: Event) -> bytes:
     """One line of NDJSON; `item_index` and `payload` only where there is one."""
-    line = _common(event)
-    if event.item_index is not None:
-        line["item_index"] = event.item_index
-    if event.payload is not None:
-        line["payload"] = event.payload
+    line = _fields(event)
+    for name in ("item_index", "payload"):
+        if line[name] is None:
+            del line[name]
     return _json(line).encode() + b"\n"
 
 
 def sse_message(event: Event) -> bytes:
     """One SSE message; its id is the event's `seq`, which a client sends as `Last-Event-ID`."""
-    data = {"seq": event.seq, **_common(event)}
-    data |= {"item_index": event.item_index, "payload": event.payload}
-    return format_sse_event(data_str=_json(data), event=stream_name(event.code), id=str(event.seq))
+    data = _json({"seq": event.seq, **_fields(event)})
+    return format_sse_event(data_str=data, event=stream_name(event.code), id=str(event.seq))
 
 
-def _common(event: Event) -> dict[str, Any]:
+def _fields(event: Event) -> dict[str, Any]:
     return {
         "ts": iso(event.ts),
         "level": event.level,
@@ -35,6 +33,8 @@ def _common(event: Event) -> dict[str, Any]:
         "message": event.message,
         "job_id": str(event.job_id),
         "step_id": None if event.step_id is None else str(event.step_id),
+        "item_index": event.item_index,
+        "payload": event.payload,
     }
 
 
