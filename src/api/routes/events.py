@@ -1,6 +1,5 @@
 """Follow a job: its progress, the stream of its events, its log."""
 
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated
 from uuid import UUID
@@ -8,7 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
-from api.context import Context, Ctx
+from api.context import Ctx
 from api.middleware.auth import User
 from api.openapi import examples
 from api.openapi.errors import NO_SUCH_JOB, TOO_MANY_STREAMS, documented
@@ -84,8 +83,14 @@ async def stream_progress(
         return Response(status_code=204)  # the only answer that makes an EventSource stop
     if seen > job.event_seq:
         raise _beyond(seen, job.event_seq)
+
+    async def read_page(job_id: UUID, after: int, limit: int) -> list[Event]:
+        return await context.database.transaction(
+            partial(events.page, job_id=job_id, after=after, limit=limit)
+        )
+
     stream = ProgressStream(
-        job, after=seen, hub=context.hub, read_page=_reader(context), metrics=context.metrics
+        job, after=seen, hub=context.hub, read_page=read_page, metrics=context.metrics
     )
     return EventStreamResponse(stream.messages(), context.streams)
 
@@ -105,15 +110,6 @@ async def get_logs(
     log = logs.JobLog(context.database, job, query)
     page = await log.first_page()
     return StreamingResponse(log.lines(page), media_type="application/x-ndjson")
-
-
-def _reader(context: Context) -> Callable[[UUID, int, int], Awaitable[list[Event]]]:
-    async def read(job_id: UUID, after: int, limit: int) -> list[Event]:
-        return await context.database.transaction(
-            lambda connection: events.page(connection, job_id, after=after, limit=limit)
-        )
-
-    return read
 
 
 def _parse_seq(text: str | None) -> int:

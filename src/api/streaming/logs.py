@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
-from typing import get_args
+from functools import partial
+from typing import Any, get_args
 
 from api.schemas.requests import LogsQuery
 from api.schemas.responses import Level
@@ -24,22 +25,21 @@ class JobLog:
     def __init__(self, database: Database, job: Job, query: LogsQuery) -> None:
         """Raises `InvalidInput` for a moment that cannot be read."""
         self._database = database
-        self._job_id = job.id
         self._last_seq = job.event_seq
         self._tail = query.tail
-        self._since = None if query.since_ts is None else parse_moment(query.since_ts)
-        self._levels = None if query.level is None else LEVELS[LEVELS.index(query.level) :]
+        self._selection: dict[str, Any] = {
+            "job_id": job.id,
+            "since": None if query.since_ts is None else parse_moment(query.since_ts),
+            "levels": None if query.level is None else LEVELS[LEVELS.index(query.level) :],
+        }
 
     async def first_page(self) -> list[Event]:
         """Read it before the response begins, so that an absent database is a clean 503."""
-        if self._tail is None:
-            return await self._page(after=0)
-        count = self._tail
-        after = await self._database.transaction(
-            lambda connection: events.tail(
-                connection, self._job_id, count=count, since=self._since, levels=self._levels
+        after = 0
+        if self._tail is not None:
+            after = await self._database.transaction(
+                partial(events.tail, **self._selection, count=self._tail)
             )
-        )
         return await self._page(after)
 
     async def lines(self, page: list[Event]) -> AsyncGenerator[bytes]:
@@ -52,14 +52,7 @@ class JobLog:
 
     async def _page(self, after: int) -> list[Event]:
         return await self._database.transaction(
-            lambda connection: events.page(
-                connection,
-                self._job_id,
-                after=after,
-                since=self._since,
-                levels=self._levels,
-                limit=PAGE,
-            )
+            partial(events.page, **self._selection, after=after, limit=PAGE)
         )
 
 

@@ -62,12 +62,9 @@ class ProgressStream:
         try:
             yield OPENING
             until = self._job.event_seq if subscriber is None else subscriber.joined_at
-            async with aclosing(self._history(until)) as history:
-                async for data in history:
-                    yield data
-            if subscriber is not None:
-                async with aclosing(self._live(subscriber)) as live:
-                    async for data in live:
+            for part in (self._history(until), self._live(subscriber)):
+                async with aclosing(part):
+                    async for data in part:
                         yield data
         except InfraUnavailable as error:
             # A client whose stream ends before the job reconnects with Last-Event-ID.
@@ -90,8 +87,9 @@ class ProgressStream:
                     await checkpoint()
             self._sent = page[-1].seq if page[-1].seq <= until else until
 
-    async def _live(self, subscriber: Subscriber) -> AsyncGenerator[bytes]:
-        while not self._ended:
+    async def _live(self, subscriber: Subscriber | None) -> AsyncGenerator[bytes]:
+        """What the hub pushes; nothing without a subscriber: then the job had ended before."""
+        while subscriber is not None and not self._ended:
             messages = await subscriber.receive(self._heartbeat_s)
             for message in messages:
                 if message.seq > self._sent and not self._ended:
