@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from shared.db.create_job import NewJob, NewStep
-from shared.db.workers import Worker, largest_slot_bytes, slots_for
+from shared.db.workers import Slot, Worker, slots_for
 from shared.errors import InsufficientVram, ModelUnavailable
 
 
@@ -23,8 +23,10 @@ def check_capacity(job: NewJob, live: Sequence[Worker]) -> None:
         ]
         if not able:
             raise _no_worker_has_the_model(step, live)
-        if largest_slot_bytes(able, device=step.device, queue=step.queue) < step.vram_bytes:
-            raise _too_small(step, able)
+        slots = slots_for(able, device=step.device, queue=step.queue)
+        largest_bytes = max((slot.capacity_bytes for slot in slots), default=0)
+        if largest_bytes < step.vram_bytes:
+            raise _too_small(step, able, slots, largest_bytes)
 
 
 def _no_worker_has_the_model(step: NewStep, live: Sequence[Worker]) -> ModelUnavailable:
@@ -38,17 +40,18 @@ def _no_worker_has_the_model(step: NewStep, live: Sequence[Worker]) -> ModelUnav
     )
 
 
-def _too_small(step: NewStep, able: Sequence[Worker]) -> InsufficientVram:
-    largest = largest_slot_bytes(able, device=step.device, queue=step.queue)
+def _too_small(
+    step: NewStep, able: Sequence[Worker], slots: Sequence[Slot], largest_bytes: int
+) -> InsufficientVram:
     return InsufficientVram(
         f"step {step.name!r} needs {step.vram_bytes} bytes on a {step.device} device "
         f"(preset {step.preset['name']!r}); the largest slot of any live worker that has its model "
-        f"has {largest}. Choose another preset or model, or add a worker.",
+        f"has {largest_bytes}. Choose another preset or model, or add a worker.",
         step=step.name,
         preset=step.preset["name"],
         device=step.device,
         required_bytes=step.vram_bytes,
-        largest_slot_bytes=largest,
+        largest_slot_bytes=largest_bytes,
         live_workers=len(able),
         slots=[
             {
@@ -58,6 +61,6 @@ def _too_small(step: NewStep, able: Sequence[Worker]) -> InsufficientVram:
                 "free_bytes": slot.free_bytes,
                 "holders": dict(slot.holders),
             }
-            for slot in slots_for(able, device=step.device, queue=step.queue)
+            for slot in slots
         ],
     )

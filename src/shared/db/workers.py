@@ -126,12 +126,6 @@ def slots_for(live: Sequence[Worker], *, device: str, queue: str) -> list[Slot]:
     ]
 
 
-def largest_slot_bytes(live: Sequence[Worker], *, device: str, queue: str) -> int:
-    """The most that any slot of this device serving this queue can hold; 0 when there is none."""
-    slots = slots_for(live, device=device, queue=queue)
-    return max((slot.capacity_bytes for slot in slots), default=0)
-
-
 def _slot_to_json(slot: Slot) -> dict[str, Any]:
     values = asdict(slot)
     return {"class": values.pop("device_class"), **values}
