@@ -44,20 +44,11 @@ def _storable(text: str) -> str:
     return text
 
 
-Text = Annotated[
-    str,
-    AfterValidator(_storable),
-    Field(max_length=MAX_PROMPT, json_schema_extra={"pattern": r"^[^\u0000]*$"}),
+Storable = Annotated[
+    str, AfterValidator(_storable), Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})
 ]
-Name = Annotated[
-    str,
-    AfterValidator(_storable),
-    Field(
-        min_length=1,
-        max_length=MAX_NAME_CHARACTERS,
-        json_schema_extra={"pattern": r"^[^\u0000]*$"},
-    ),
-]
+Text = Annotated[Storable, Field(max_length=MAX_PROMPT)]
+Name = Annotated[Storable, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)]
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8)]
 
 
