@@ -45,22 +45,17 @@ class DocumentedApi(FastAPI):
         if self.openapi_schema is None:
             document = super().openapi()
             _add_components(document["components"])
-            operations = _by_id(document)
-            for operation in operations.values():
-                _add_headers(operation)
-            for route in iter_route_contexts(self.routes):
-                if operation := operations.get(getattr(route, "operation_id", None)):
-                    _restore_examples(operation, route.responses)
+            documented = {
+                route.operation_id: route.responses
+                for route in iter_route_contexts(self.routes)
+                if hasattr(route, "operation_id")
+            }
+            for path in document["paths"].values():
+                for operation in path.values():
+                    _add_headers(operation)
+                    _restore_examples(operation, documented[operation["operationId"]])
             self.openapi_schema = document
         return self.openapi_schema
-
-
-def _by_id(document: Mapping[str, Any]) -> dict[str | None, Any]:
-    return {
-        operation["operationId"]: operation
-        for path in document["paths"].values()
-        for operation in path.values()
-    }
 
 
 def _add_components(components: dict[str, Any]) -> None:
