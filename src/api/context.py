@@ -44,27 +44,26 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
         ),
         on_lag=metrics.sse_dropped.inc,
     )
-    notifier = Notifier(settings.redis_url.get_secret_value(), metrics)
     context = Context(
         settings=settings,
         database=database,
         store=open_store(settings),
         hub=hub,
         streams=Streams(settings.max_streams),
-        notifier=notifier,
+        notifier=Notifier(settings.redis_url.get_secret_value(), metrics),
         metrics=metrics,
         tracer=open_tracer(settings, "dreamforge-api", metrics.count_spans),
     )
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(hub.run)
-            tasks.start_soon(notifier.run)
+            tasks.start_soon(context.notifier.run)
             yield context
             hub.close()
             tasks.cancel_scope.cancel()
     finally:
         with anyio.CancelScope(shield=True):
-            await notifier.close()
+            await context.notifier.close()
             await database.close()
             context.store.close()
             if context.tracer is not None:

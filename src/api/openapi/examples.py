@@ -223,38 +223,31 @@ EVENTS = [
 
 # Models -------------------------------------------------------------------------------------------
 
-
-def _model() -> out.ModelOut:
-    files = (
-        ModelFile(path="unet/diffusion_pytorch_model.safetensors", size_bytes=1, sha256=SHA256),
-    )
-    sides = Range(min=256, max=1024)
-    descriptor = ModelDescriptor(
-        name="my-model",
-        version="1",
-        kind="sd",
-        source=Source(uri="local"),
-        files=files,
-        checkpoint_sha256=checkpoint_hash(files),
-        defaults=Defaults(width=512, height=512, steps=25, guidance=7.5),
-        limits=Limits(width=sides, height=sides),
-    )
-    return out.ModelOut(
-        id=str(MODEL),
-        name=descriptor.name,
-        kind=descriptor.kind,
-        version=descriptor.version,
-        installed=True,
-        enabled=True,
-        checkpoint_sha256=descriptor.checkpoint_sha256,
-        parameters_schema=parameters_schema(descriptor),
-        capabilities=["generate"],
-        scale=None,
-        parts={"unet": PartSize(numbers=859_520_964, largest=29_491_200)},
-    )
-
-
-ONE_MODEL = _model()
+_FILES = (ModelFile(path="unet/diffusion_pytorch_model.safetensors", size_bytes=1, sha256=SHA256),)
+_SIDES = Range(min=256, max=1024)
+_DESCRIPTOR = ModelDescriptor(
+    name="my-model",
+    version="1",
+    kind="sd",
+    source=Source(uri="local"),
+    files=_FILES,
+    checkpoint_sha256=checkpoint_hash(_FILES),
+    defaults=Defaults(width=512, height=512, steps=25, guidance=7.5),
+    limits=Limits(width=_SIDES, height=_SIDES),
+)
+ONE_MODEL = out.ModelOut(
+    id=str(MODEL),
+    name=_DESCRIPTOR.name,
+    kind=_DESCRIPTOR.kind,
+    version=_DESCRIPTOR.version,
+    installed=True,
+    enabled=True,
+    checkpoint_sha256=_DESCRIPTOR.checkpoint_sha256,
+    parameters_schema=parameters_schema(_DESCRIPTOR),
+    capabilities=["generate"],
+    scale=None,
+    parts={"unet": PartSize(numbers=859_520_964, largest=29_491_200)},
+)
 MODELS = out.Models(models=[ONE_MODEL])
 
 # Probes -------------------------------------------------------------------------------------------
