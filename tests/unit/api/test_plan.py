@@ -225,7 +225,7 @@ def test_a_large_checkpoint_needs_more_than_its_kind_usually_does() -> None:
 
 def test_a_kind_that_the_preset_does_not_know_is_refused_with_those_it_does(tmp_path: Path) -> None:
     text = (PRESETS / "cpu.toml").read_text().replace('"cpu"', '"mine"', 1)
-    (tmp_path / "mine.toml").write_text(text.partition("[kinds.sdxl]")[0])
+    (tmp_path / "mine.toml").write_text(text.partition("\nsdxl = ")[0])
     error = refusal_with(settings(presets_dir=tmp_path), model(kind="flux"), preset="mine")
     assert "no memory figure for models of kind 'flux'; it knows sd" in error.message
 
