@@ -39,9 +39,7 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
     """The parts, with their background tasks running."""
     database = Database(settings.database_url.get_secret_value(), application="dreamforge-api")
     hub = Hub(
-        lambda cursors, limit: database.transaction(
-            lambda connection: events_after(connection, cursors, limit=limit)
-        ),
+        lambda cursors, limit: database.transaction(events_after, cursors, limit=limit),
         on_lag=metrics.sse_dropped.inc,
     )
     context = Context(

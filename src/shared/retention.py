@@ -86,12 +86,10 @@ class _Pass:
     async def look(self) -> Pruned:
         settings, done = self._settings, self._done
         due = await self._database.transaction(
-            partial(
-                rows.due,
-                artifacts_s=settings.retain_artifacts_s,
-                events_s=settings.retain_events_s,
-                jobs_s=settings.retain_jobs_s,
-            )
+            rows.due,
+            artifacts_s=settings.retain_artifacts_s,
+            events_s=settings.retain_events_s,
+            jobs_s=settings.retain_jobs_s,
         )
         done.artifacts = done.objects = due.artifacts
         done.events, done.jobs, done.workers = due.events, due.jobs, due.workers
@@ -148,5 +146,5 @@ class _Pass:
                 if stored.modified_at is not None and stored.modified_at < limit
             ]
             if old:
-                known = await self._database.transaction(partial(rows.named, keys=old))
+                known = await self._database.transaction(rows.named, old)
                 yield [key for key in old if key not in known]

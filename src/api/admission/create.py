@@ -1,7 +1,6 @@
 """Create a job in one transaction (look up its key, resolve, plan, admit, insert), then notify."""
 
 import logging
-from functools import partial
 
 import anyio
 
@@ -84,7 +83,7 @@ async def _read_back(context: Context, planned: NewJob | None) -> Created | None
     """
     if planned is not None:
         with anyio.move_on_after(READ_BACK_S):
-            return await context.database.transaction(partial(find_created, new=planned))
+            return await context.database.transaction(find_created, planned)
     return None
 
 

@@ -1,6 +1,5 @@
 """Follow a job: its progress, the stream of its events, its log."""
 
-from functools import partial
 from typing import Annotated
 from uuid import UUID
 
@@ -78,16 +77,14 @@ async def stream_progress(
 ) -> Response:
     """From the event after `Last-Event-ID`, or the first one, to the job's end; then it closes."""
     seen = _parse_seq(last_event_id if last_event_id is not None else after)
-    job = await context.database.transaction(partial(find_job, job_id=job_id, user=user))
+    job = await context.database.transaction(find_job, job_id, user)
     if job.ended and seen >= job.event_seq:
         return Response(status_code=204)  # the only answer that makes an EventSource stop
     if seen > job.event_seq:
         raise _beyond(seen, job.event_seq)
 
     async def read_page(job_id: UUID, after: int, limit: int) -> list[Event]:
-        return await context.database.transaction(
-            partial(events.page, job_id=job_id, after=after, limit=limit)
-        )
+        return await context.database.transaction(events.page, job_id, after=after, limit=limit)
 
     stream = ProgressStream(
         job, after=seen, hub=context.hub, read_page=read_page, metrics=context.metrics
@@ -106,7 +103,7 @@ async def get_logs(
     job_id: JobId, query: Annotated[LogsQuery, Query()], context: Ctx, user: User
 ) -> Response:
     """One JSON object a line, oldest first, up to this moment."""
-    job = await context.database.transaction(partial(find_job, job_id=job_id, user=user))
+    job = await context.database.transaction(find_job, job_id, user)
     log = logs.JobLog(context.database, job, query)
     page = await log.first_page()
     return StreamingResponse(log.lines(page), media_type="application/x-ndjson")

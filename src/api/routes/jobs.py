@@ -1,7 +1,6 @@
 """Jobs: create, show, list and cancel them, and list the pictures that they made."""
 
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Annotated
 from uuid import UUID
 
@@ -156,7 +155,7 @@ async def cancel_job(job_id: JobId, context: Ctx, user: User) -> responses.JobOu
     """Idempotent. What waits is cancelled at once. What runs is stopped by its worker, which says
     `cancelled` once the device's memory is proven back; until then the job shows as it is. A job
     that has ended stays as it is, and is no error. Finished pictures stay."""
-    ended = await context.database.transaction(partial(request_cancel, job_id=job_id, user=user))
+    ended = await context.database.transaction(request_cancel, job_id, user=user)
     if ended is None:
         raise no_such_job()
     if ended:

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, get_args
 
 from api.schemas.requests import LogsQuery
@@ -38,7 +37,7 @@ class JobLog:
         after = 0
         if self._tail is not None:
             after = await self._database.transaction(
-                partial(events.tail, **self._selection, count=self._tail)
+                events.tail, **self._selection, count=self._tail
             )
         return await self._page(after)
 
@@ -52,7 +51,7 @@ class JobLog:
 
     async def _page(self, after: int) -> list[Event]:
         return await self._database.transaction(
-            partial(events.page, **self._selection, after=after, limit=PAGE)
+            events.page, **self._selection, after=after, limit=PAGE
         )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from itertools import islice
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import anyio
 from sqlalchemy import func, select, text
@@ -26,6 +26,7 @@ from shared.errors import InfraUnavailable
 from shared.retry import backoff, retry
 
 T = TypeVar("T")
+P = ParamSpec("P")
 # An open transaction, for callers that pass one on and import no SQLAlchemy.
 Connection = AsyncConnection
 
@@ -69,8 +70,13 @@ class Database:
             },
         )
 
-    async def transaction(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Run `work` in one transaction and return its value.
+    async def transaction(
+        self,
+        work: Callable[Concatenate[AsyncConnection, P], Awaitable[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run `work(connection, *args, **kwargs)` in one transaction and return its value.
 
         Raises `InfraUnavailable`. It is then unknown whether the commit happened: a caller that
         must know reads it back by id and epoch.
@@ -79,7 +85,7 @@ class Database:
         async def attempt() -> T:
             with _translate_errors(), anyio.fail_after(ANSWER_TIMEOUT_S):
                 async with self._engine.begin() as connection:
-                    return await work(connection)
+                    return await work(connection, *args, **kwargs)
 
         pauses = islice(backoff(first_s=0.04, most_s=1.0, jitter=1.0), MAX_ATTEMPTS - 1)
         return await retry(attempt, on=DBAPIError, pauses=pauses, on_failure=_raise_unless_conflict)

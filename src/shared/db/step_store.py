@@ -183,9 +183,7 @@ class PostgresStepStore:
         self, worker_id: UUID, known: Collection[tuple[UUID, int]]
     ) -> int:
         count = 0
-        while await self.database.transaction(
-            lambda connection: rescue.release_unacknowledged(connection, worker_id, known)
-        ):
+        while await self.database.transaction(rescue.release_unacknowledged, worker_id, known):
             count += 1
         return count
 

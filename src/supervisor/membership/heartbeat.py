@@ -43,22 +43,20 @@ class Presence:
         await self._models.refresh()
         worker = self._row()
         return await self._database.transaction(
-            lambda connection: workers.register_exclusive(connection, worker, devices=self.gpus)
+            workers.register_exclusive, worker, devices=self.gpus
         )
 
     async def heartbeat(self) -> None:
         """Refresh the models, then write the whole row: it is small, and always complete."""
         await self._models.refresh()
         worker = self._row()
-        await self._database.transaction(lambda connection: workers.upsert(connection, worker))
+        await self._database.transaction(workers.upsert, worker)
         if self.gpus:
             await self._report_shared_gpus()
 
     async def _report_shared_gpus(self) -> None:
         """Log workers that registered while our heartbeat stood still, and cannot see our locks."""
-        others = await self._database.transaction(
-            lambda connection: workers.owners_of(connection, self.gpus, but=self._worker_id)
-        )
+        others = await self._database.transaction(workers.owners_of, self.gpus, but=self._worker_id)
         for other in others:
             log.error("%s as well: neither can prove its memory clean", self.shared_with(other))
 
@@ -69,15 +67,11 @@ class Presence:
 
     async def deregister_dead(self, other: workers.Worker) -> None:
         """Delete the row of a worker that died."""
-        await self._database.transaction(
-            lambda connection: workers.deregister(connection, other.id)
-        )
+        await self._database.transaction(workers.deregister, other.id)
 
     async def deregister(self) -> None:
         """Delete our row, so that no worker waits for our heartbeat to age."""
-        await self._database.transaction(
-            lambda connection: workers.deregister(connection, self._worker_id)
-        )
+        await self._database.transaction(workers.deregister, self._worker_id)
 
     def _row(self) -> workers.Worker:
         return workers.Worker(

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from typing import ClassVar, TypeVar, cast
+from typing import ClassVar, Concatenate, ParamSpec, TypeVar, cast
 from urllib.parse import urlsplit
 
 import anyio
@@ -27,6 +27,7 @@ from shared.dispatch.celery_settings import celery_queue
 from shared.errors import InfraUnavailable
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @pytest.fixture
@@ -64,9 +65,14 @@ class Forgetful(Database):
 
     lose: ClassVar[str | None] = None
 
-    async def transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def transaction(
+        self,
+        work: Callable[Concatenate[Connection, P], Awaitable[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         lose, Forgetful.lose = Forgetful.lose, None
-        done = None if lose == "all" else await super().transaction(work)
+        done = None if lose == "all" else await super().transaction(work, *args, **kwargs)
         if lose is not None:
             raise InfraUnavailable("the connection broke during the commit")
         return cast("T", done)

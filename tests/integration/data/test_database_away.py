@@ -7,7 +7,7 @@ import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import anyio
 import psycopg
@@ -23,6 +23,7 @@ from shared.events import Code, NewEvent
 from shared.step_store import Claim
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 Work = Callable[[AsyncConnection], Awaitable[object]]
 
@@ -177,14 +178,21 @@ class Forgetful(Database):
 
     lose: str | None = None
 
-    async def transaction(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async def transaction(
+        self,
+        work: Callable[Concatenate[AsyncConnection, P], Awaitable[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         lose, self.lose = self.lose, None
 
         async def cut(connection: AsyncConnection) -> T:
-            await work(connection)
+            await work(connection, *args, **kwargs)
             raise InfraUnavailable("the connection broke before the commit")
 
-        done = await super().transaction(cut if lose == "commit" else work)
+        if lose == "commit":
+            return await super().transaction(cut)
+        done = await super().transaction(work, *args, **kwargs)
         if lose == "answer":
             raise InfraUnavailable("the connection broke after the commit")
         return done
