@@ -17,48 +17,24 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from pathlib import Path
 from uuid import UUID
 
 import anyio
 from anyio.abc import TaskGroup
 
-from shared.artifact_store import ArtifactStore
 from shared.errors import InfraUnavailable
 from shared.linux.clock import boottime
-from shared.settings import Settings
 from shared.states import DEFAULT_QUEUE
-from shared.step_store import Claim, ClaimRequest, PinnedModel, StepStore
-from shared.telemetry.spans import Tracer
-from shared.timings import TIMINGS, Timings
-from supervisor.devices.device import DeviceProbe
-from supervisor.execution.byte_budget import ByteBudget
+from shared.step_store import Claim, ClaimRequest
 from supervisor.execution.context import WorkerContext
 from supervisor.execution.executor import StepExecutor
 from supervisor.lifecycle.step import EventKind
 from supervisor.maintenance.rescuer import Rescuer
-from supervisor.metrics import Metrics
 from supervisor.processes.child import kill_all_trees
 from supervisor.slots.reconciler import SlotReconciler
-from supervisor.slots.runner_pool import RunnerPool
 from supervisor.slots.table import Slot, SlotState, SlotTable
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ports:
-    """The outside world of a supervisor, and what this host can run."""
-
-    store: StepStore
-    objects: ArtifactStore
-    probe: DeviceProbe
-    runners: RunnerPool
-    models: Callable[[], tuple[UUID, ...]]
-    model_folder: Callable[[PinnedModel], Path]
-    survivors: Callable[[], list[int]]  # processes of dead workers that SIGKILL did not end
-    tracer: Tracer | None = None
 
 
 class Supervisor:
@@ -67,21 +43,19 @@ class Supervisor:
     def __init__(
         self,
         worker_id: UUID,
-        settings: Settings,
-        ports: Ports,
-        metrics: Metrics,
+        worker: WorkerContext,
         slots: SlotTable,
-        timings: Timings = TIMINGS,
+        *,
+        survivors: Callable[[], list[int]],
     ) -> None:
+        """`survivors` are processes of dead workers that SIGKILL did not end."""
         self.worker_id = worker_id
         self.slots = slots
-        self._settings = settings
-        self._timings = timings
-        self._ports = ports
+        self._worker = worker
+        self._timings = worker.timings
+        self._metrics = worker.metrics
         for slot in slots:
-            metrics.init_device(slot.device)
-        self._metrics = metrics
-        self.byte_budget = ByteBudget(settings.spool_bytes)
+            worker.metrics.init_device(slot.device)
         self.executors: set[StepExecutor] = set()
         # Boot time until which a claim may exist whose answer was lost.
         self.unacknowledged_until = 0.0
@@ -91,25 +65,11 @@ class Supervisor:
         self._draining = anyio.Event()
         self._reconciler = SlotReconciler(
             slots,
-            timings,
-            ports.probe,
-            metrics,
-            survivors=ports.survivors,
+            worker.timings,
+            worker.probe,
+            worker.metrics,
+            survivors=survivors,
             on_free=self._on_free,
-        )
-        self._worker = WorkerContext(
-            settings=settings,
-            timings=timings,
-            store=ports.store,
-            objects=ports.objects,
-            probe=ports.probe,
-            runners=ports.runners,
-            byte_budget=self.byte_budget,
-            metrics=metrics,
-            model_folder=self._model_folder,
-            on_free=self._on_free,
-            on_unclean=self._reconciler.on_unclean,
-            tracer=ports.tracer,
         )
 
     # From outside ---------------------------------------------------------------------------------
@@ -140,9 +100,13 @@ class Supervisor:
             await kill_all_trees()
 
     async def _serve(self) -> None:
-        ports = self._ports
+        worker = self._worker
         rescuer = Rescuer(
-            ports.store, self._settings, self._metrics, timings=self._timings, tracer=ports.tracer
+            worker.store,
+            worker.settings,
+            worker.metrics,
+            timings=worker.timings,
+            tracer=worker.tracer,
         )
         async with anyio.create_task_group() as tasks:
             self._reconciler.start(tasks)
@@ -156,7 +120,7 @@ class Supervisor:
                     self._wakeup = anyio.Event()
                     await self._wakeup.wait()
                 executors.cancel_scope.cancel()
-            await self._ports.runners.close()
+            await self._worker.runners.close()
             tasks.cancel_scope.cancel()
 
     # Claiming -------------------------------------------------------------------------------------
@@ -177,8 +141,8 @@ class Supervisor:
         does not fit.
         """
         await self._release_unacknowledged()
-        models = self._ports.models()
-        if self.byte_budget.full:
+        models = self._worker.models()
+        if self._worker.byte_budget.full:
             return False
         for slot in self.slots.free_by_kind():
             slot.move(SlotState.HELD)
@@ -188,7 +152,7 @@ class Supervisor:
                 slot.move(SlotState.FREE)
                 continue
             self._metrics.record_claim(queued_s=claim.queued_s, again=claim.vram_waited_s > 0)
-            executor = StepExecutor(claim, slot, self._worker, sent=sent)
+            executor = StepExecutor(claim, slot, self._worker, self._reconciler, sent=sent)
             self.executors.add(executor)
             executors.start_soon(self._run_executor, executor)
             return True
@@ -196,7 +160,7 @@ class Supervisor:
 
     async def _claim_for(self, slot: Slot, models: tuple[UUID, ...]) -> Claim | None:
         try:
-            return await self._ports.store.claim(self._claim_request(slot, models))
+            return await self._worker.store.claim(self._claim_request(slot, models))
         except InfraUnavailable as error:
             # The claim may be committed all the same, now or in a moment.
             self.unacknowledged_until = boottime() + self._timings.lease_s
@@ -209,7 +173,7 @@ class Supervisor:
             return
         known = self._abandoned | {_claimed(executor) for executor in self.executors}
         try:
-            count = await self._ports.store.release_unacknowledged(self.worker_id, known)
+            count = await self._worker.store.release_unacknowledged(self.worker_id, known)
         except InfraUnavailable:
             return  # the claim that follows says so
         if count:
@@ -239,33 +203,30 @@ class Supervisor:
             lease_s=self._timings.lease_s,
         )
 
-    def _model_folder(self, claim: Claim) -> str | None:
-        return None if claim.model is None else str(self._ports.model_folder(claim.model))
-
     # Slots ----------------------------------------------------------------------------------------
 
     def _on_free(self, slot: Slot) -> None:
         if not self.draining:
-            self._ports.runners.prewarm(slot.device)
+            self._worker.runners.prewarm(slot.device)
         self._wakeup.set()
 
     # Maintenance ----------------------------------------------------------------------------------
 
     async def _watch_cancels(self) -> None:
         if self.executors:
-            cancelled = await self._ports.store.requested_cancels(self.worker_id)
+            cancelled = await self._worker.store.requested_cancels(self.worker_id)
             for executor in self.executors:
                 if executor.claim.step_id in cancelled:
                     executor.cancel()
 
     async def _stop_late_executors(self) -> None:
-        await anyio.sleep(self._settings.drain_s)
+        await anyio.sleep(self._worker.settings.drain_s)
         for executor in self.executors:
             log.warning("drain time is over: stopping the step", extra=executor.fields)
             executor.post(EventKind.DRAIN)
 
     async def _read_gauges(self) -> None:
-        self._metrics.spool_bytes.set(self.byte_budget.used_bytes)
+        self._metrics.spool_bytes.set(self._worker.byte_budget.used_bytes)
         await self._reconciler.read_gauges()
 
 

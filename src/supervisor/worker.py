@@ -30,6 +30,8 @@ from shared.telemetry.setup import open_tracer
 from shared.timings import TIMINGS, Timings
 from supervisor import health
 from supervisor.dispatch.consumer import consume
+from supervisor.execution.byte_budget import ByteBudget
+from supervisor.execution.context import WorkerContext
 from supervisor.maintenance.pruner import Pruner
 from supervisor.membership.heartbeat import Presence
 from supervisor.membership.local_models import LocalModels
@@ -39,7 +41,7 @@ from supervisor.processes.orphans import remove_dead_lock
 from supervisor.resources import WorkerResources, open_resources
 from supervisor.slots.runner_pool import RunnerPool
 from supervisor.slots.table import SlotTable
-from supervisor.supervisor import Ports, Supervisor, repeat_every
+from supervisor.supervisor import Supervisor, repeat_every
 
 log = logging.getLogger(__name__)
 
@@ -168,21 +170,22 @@ class SupervisorThread:
     def _build_supervisor(
         self, resources: WorkerResources, slots: SlotTable, models: LocalModels
     ) -> Supervisor:
-        ports = Ports(
+        worker = WorkerContext(
+            settings=self._settings,
+            timings=self._timings,
+            metrics=self._metrics,
             store=PostgresStepStore(resources.database),
             objects=resources.objects,
             probe=resources.probe,
             runners=RunnerPool(
                 runner_entry.main, worker_mark=resources.mark, standby=self._settings.standby
             ),
+            byte_budget=ByteBudget(self._settings.spool_bytes),
             models=lambda: tuple(models.checksums),
             model_folder=models.folder,
-            survivors=resources.survivors,
             tracer=resources.tracer,
         )
-        return Supervisor(
-            resources.worker_id, self._settings, ports, self._metrics, slots, self._timings
-        )
+        return Supervisor(resources.worker_id, worker, slots, survivors=resources.survivors)
 
     async def _run_supervisor(
         self, resources: WorkerResources, supervisor: Supervisor, presence: Presence

@@ -38,13 +38,15 @@ from shared.telemetry.spans import Tracer
 from shared.timings import Timings
 from supervisor.devices.cpu import CpuProbe
 from supervisor.devices.device import DeviceProbe
+from supervisor.execution.byte_budget import ByteBudget
+from supervisor.execution.context import WorkerContext
 from supervisor.metrics import Metrics
 from supervisor.outcomes import result
 from supervisor.processes.child import Entry
 from supervisor.processes.worker_mark import marker_of
 from supervisor.slots.runner_pool import RunnerPool
 from supervisor.slots.table import Slot, SlotTable
-from supervisor.supervisor import Ports, Supervisor
+from supervisor.supervisor import Supervisor
 
 # A bound for a machine that is busy with other things, never a wait.
 DEADLINE_S = 40.0
@@ -116,6 +118,7 @@ async def until(condition: Callable[[], object], what: Callable[[], object] | st
 @dataclass(kw_only=True, slots=True)
 class Bench:
     supervisor: Supervisor
+    byte_budget: ByteBudget
     store: MemoryStepStore
     objects: MemoryObjects
     settings: Settings
@@ -129,11 +132,11 @@ class Bench:
     @property
     def spool_bytes(self) -> int:
         """Bytes of finished images that wait for the store."""
-        return self.supervisor.byte_budget.used_bytes
+        return self.byte_budget.used_bytes
 
     @property
     def spool_full(self) -> bool:
-        return self.supervisor.byte_budget.full
+        return self.byte_budget.full
 
     @property
     def slots(self) -> list[Slot]:
@@ -261,20 +264,24 @@ async def serving(
     probe = probe or CpuProbe(slots)
     store, objects, metrics = MemoryStepStore(), MemoryObjects(), Metrics()
     runners = RunnerPool(entry, worker_mark=f"test:{worker_id}", standby=settings.standby)
-    ports = Ports(
+    worker = WorkerContext(
+        settings=settings,
+        timings=timings,
+        metrics=metrics,
         store=store,
         objects=objects,
         probe=probe,
         runners=runners,
+        byte_budget=ByteBudget(settings.spool_bytes),
         models=lambda: (store.model_id,),
         model_folder=lambda _: Path("/nowhere"),
-        survivors=survivors,
         tracer=tracer,
     )
     table = SlotTable(await probe.devices())
-    supervisor = Supervisor(worker_id, settings, ports, metrics, table, timings)
+    supervisor = Supervisor(worker_id, worker, table, survivors=survivors)
     bench = Bench(
         supervisor=supervisor,
+        byte_budget=worker.byte_budget,
         store=store,
         objects=objects,
         settings=settings,

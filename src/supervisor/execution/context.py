@@ -6,7 +6,9 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
+from uuid import UUID
 
 import anyio
 
@@ -15,7 +17,7 @@ from shared.errors import InfraUnavailable
 from shared.retry import retry
 from shared.settings import Settings
 from shared.states import Reason, StepState
-from shared.step_store import Claim, StepStore
+from shared.step_store import Claim, PinnedModel, StepStore
 from shared.telemetry.spans import Tracer
 from shared.timings import Timings
 from supervisor.devices.device import DeviceProbe
@@ -45,19 +47,21 @@ PostedEvent = tuple[Event, int | None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerContext:
-    """The worker's side: everything that outlives a step."""
+    """The worker's side: its settings, the outside world, and what this host can run.
+
+    Everything in it outlives a step.
+    """
 
     settings: Settings
     timings: Timings
+    metrics: Metrics
     store: StepStore
     objects: ArtifactStore
     probe: DeviceProbe
     runners: RunnerPool
     byte_budget: ByteBudget
-    metrics: Metrics
-    model_folder: Callable[[Claim], str | None]
-    on_free: Callable[[Slot], None]
-    on_unclean: Callable[[Slot, ProcessTree | None], None]
+    models: Callable[[], tuple[UUID, ...]]
+    model_folder: Callable[[PinnedModel], Path]
     tracer: Tracer | None
 
 

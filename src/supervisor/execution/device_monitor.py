@@ -22,6 +22,7 @@ from supervisor.slots.reclaim import (
     unattributed_bytes,
     verify,
 )
+from supervisor.slots.reconciler import SlotReconciler
 from supervisor.slots.table import SlotState
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,9 @@ SAMPLE_EVERY_S = 0.2  # DESIGN §6: the parent's own peak, five times a second
 class DeviceMonitor:
     """Reads the device for one execution, and returns its slot: by proof, or to quarantine."""
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, reconciler: SlotReconciler) -> None:
         self._execution = execution
+        self._reconciler = reconciler
         self._evidence = execution.evidence
         self._recorder = execution.recorder
         self._slot = execution.slot
@@ -123,7 +125,7 @@ class DeviceMonitor:
         """The slot is clean: it may take the next step at once."""
         self._slot_returned = True
         self._slot.move(SlotState.FREE)
-        self._execution.worker.on_free(self._slot)
+        self._reconciler.on_free(self._slot)
 
     def quarantine_slot(self) -> None:
         """The slot is not proven clean: it takes no work until it is."""
@@ -156,7 +158,7 @@ class DeviceMonitor:
         self._slot.move(
             SlotState.LOST if self._evidence.facts.device_lost else SlotState.QUARANTINED
         )
-        self._execution.worker.on_unclean(self._slot, self._execution.tree)
+        self._reconciler.on_unclean(self._slot, self._execution.tree)
 
     def _record_reclaimed(self, reclaimed: ReclaimReading, tree: ProcessTree) -> None:
         before = self._evidence.before

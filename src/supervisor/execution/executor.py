@@ -44,6 +44,7 @@ from supervisor.lifecycle.machine import advance
 from supervisor.lifecycle.step import Effect, Event, EventKind, IllegalEvent
 from supervisor.metrics import labels
 from supervisor.processes.child import RunnerProcess, kill
+from supervisor.slots.reconciler import SlotReconciler
 from supervisor.slots.table import Slot
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,15 @@ def _timers(timings: Timings, timeout_s: float) -> dict[Effect, tuple[EventKind,
 class StepExecutor:
     """One claim. `run` returns when the verdict is written, or is no longer ours to write."""
 
-    def __init__(self, claim: Claim, slot: Slot, worker: WorkerContext, *, sent: float) -> None:
+    def __init__(
+        self,
+        claim: Claim,
+        slot: Slot,
+        worker: WorkerContext,
+        reconciler: SlotReconciler,
+        *,
+        sent: float,
+    ) -> None:
         """`sent` is the boot time at which the claim was sent: the lease counts from then."""
         self.claim = claim
         self._slot = slot
@@ -75,7 +84,7 @@ class StepExecutor:
         self.execution = execution = Execution(claim, slot, worker, sent=sent)
         self._evidence = execution.evidence
         self._recorder = execution.recorder
-        self._device = DeviceMonitor(execution)
+        self._device = DeviceMonitor(execution, reconciler)
         self._timers = _timers(worker.timings, claim.timeout_s)
         self._generation = 0
         self._protocol: RunnerProtocol | None = None  # once the step could be read
@@ -290,7 +299,7 @@ class StepExecutor:
 
     async def _check_headroom(self) -> None:
         try:
-            spec = run_spec(self.claim, model_folder=self._worker.model_folder(self.claim))
+            spec = run_spec(self.claim, self._worker.model_folder)
         except UnreadableStep as error:
             self._evidence.facts.unreadable = str(error)
             self.post(EventKind.UNREADABLE)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from shared.protocol.messages import InputSpec, PresetSpec, RunSpec
-from shared.step_store import Claim
+from shared.step_store import Claim, PinnedModel
 
 _specs: TypeAdapter[RunSpec] = TypeAdapter(RunSpec)
 
@@ -16,7 +18,7 @@ class UnreadableStep(Exception):
     """The stored step is not one that this release can run; the message says which field."""
 
 
-def run_spec(claim: Claim, *, model_folder: str | None) -> RunSpec:
+def run_spec(claim: Claim, model_folder: Callable[[PinnedModel], Path]) -> RunSpec:
     """Everything that the runner needs, checked. Raises `UnreadableStep`.
 
     A row may be older or newer than this worker. A row that does not fit must fail alone, and not
@@ -27,7 +29,7 @@ def run_spec(claim: Claim, *, model_folder: str | None) -> RunSpec:
         "step_id": str(claim.step_id),
         "step_name": claim.name,
         "type": claim.type,
-        "model": _model(claim, model_folder),
+        "model": None if claim.model is None else _model(claim.model, model_folder(claim.model)),
         # The runner's part of the pinned preset; the limits beside it were checked at create.
         "preset": {
             name: claim.preset[name] for name in PresetSpec.model_fields if name in claim.preset
@@ -49,14 +51,12 @@ def run_spec(claim: Claim, *, model_folder: str | None) -> RunSpec:
         raise UnreadableStep(f"the stored step cannot be run: {field}: {first['msg']}") from None
 
 
-def _model(claim: Claim, folder: str | None) -> dict[str, Any] | None:
-    if claim.model is None:
-        return None
+def _model(model: PinnedModel, folder: Path) -> dict[str, Any]:
     return {
-        "id": str(claim.model.id),
-        "name": claim.model.name,
-        "version": claim.model.version,
-        "kind": claim.model.kind,
-        "folder": folder,
-        "checkpoint_sha256": claim.model.checkpoint_sha256,
+        "id": str(model.id),
+        "name": model.name,
+        "version": model.version,
+        "kind": model.kind,
+        "folder": str(folder),
+        "checkpoint_sha256": model.checkpoint_sha256,
     }

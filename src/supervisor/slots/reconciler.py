@@ -48,7 +48,7 @@ class SlotReconciler:
         self._probe = probe
         self._metrics = metrics
         self._survivors = survivors
-        self._on_free = on_free
+        self.on_free = on_free
 
     def start(self, tasks: TaskGroup) -> None:
         """Verify every slot; none is in service before."""
@@ -116,7 +116,7 @@ class SlotReconciler:
         if slot.state is not state:
             slot.move(state)
         if state is SlotState.FREE:
-            self._on_free(slot)
+            self.on_free(slot)
         return state is SlotState.FREE
 
     async def _verify(self, slot: Slot, tree: ProcessTree | None) -> SlotState:

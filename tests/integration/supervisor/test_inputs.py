@@ -128,7 +128,7 @@ def test_a_spool_that_stays_full_gives_the_slot_back(
     async def test(bench: Bench) -> None:
         job = bench.chain("enlarges")
         await until(lambda: states(bench, job)[1] is StepState.LEASED, "the first step is done")
-        async with bench.supervisor.byte_budget.reserve(1 << 20):
+        async with bench.byte_budget.reserve(1 << 20):
             await until(lambda: bench.events(job, Code.RETRY), "it goes back to the queue")
             assert bench.payload(job, Code.RETRY)["reason"] == Reason.INFRA_UNAVAILABLE
             await bench.in_state("free")

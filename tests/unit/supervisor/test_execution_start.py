@@ -23,6 +23,7 @@ from supervisor.execution.device_monitor import DeviceMonitor
 from supervisor.execution.start import commit_running
 from supervisor.lifecycle.step import EventKind
 from supervisor.processes.tree import ProcessTree
+from supervisor.slots.reconciler import SlotReconciler
 from supervisor.slots.table import Slot
 
 GIB = 1 << 30
@@ -97,12 +98,14 @@ def commit(
         timings=SimpleNamespace(fence_s=40.0, deadman_s=50.0),
     )
 
+    reconciler = cast(SlotReconciler, None)  # no slot is returned before GO
+
     async def main() -> EventKind | None:
         execution = Execution(claim, Slot(device), cast(WorkerContext, worker), sent=95.0)
         execution.tree = TREE
         store.execution = execution
         execution.step = replace(execution.step, state=StepState.LEASED)
-        kind = await commit_running(execution, DeviceMonitor(execution))
+        kind = await commit_running(execution, DeviceMonitor(execution, reconciler))
         execution.close()
         return kind
 
