@@ -42,7 +42,8 @@ How to read it:
 - **Changes** happen to the step itself: counters rise, causes are set. `set_intent_…` sets a cause
   unless there is one already, so the first cause wins; `override_intent_…` replaces it.
 - **Effects** are what the executor must now do, in the order given. *arm …* starts the timer of the
-  state; leaving the state drops it, arming another replaces it.
+  state; leaving the state drops it, arming another replaces it. A spawn, a signal and the slot's
+  verdict are kept on the step, and guards ask for them.
 - **verdict** is no state. It stands for the function that looks at what ended the execution (our
   own intent first, then the evidence) and at the counters, and ends the step or returns it to the
   queue.

@@ -27,6 +27,7 @@ is gone or that no worker claims. What waits in the queue or behind an earlier s
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from shared.states import OWNED, TERMINAL, TRANSIENT, Reason, StepState
 from supervisor.lifecycle.step import (
@@ -37,10 +38,20 @@ from supervisor.lifecycle.step import (
     Row,
     S,
     Signal,
+    SlotVerdict,
     Step,
     outcome,
 )
 from supervisor.lifecycle.table import TABLE
+
+# What an effect leaves on the step, whichever row orders it.
+_MARKS: dict[Effect, dict[str, Any]] = {
+    E.SPAWN: {"spawned": True},
+    E.TERMINATE: {"signal": Signal.TERM},
+    E.KILL: {"signal": Signal.KILL},
+    E.FREE_SLOT: {"slot": SlotVerdict.FREE},
+    E.QUARANTINE_SLOT: {"slot": SlotVerdict.QUARANTINED},
+}
 
 
 def advance(
@@ -65,10 +76,8 @@ def _apply(row: Row, step: Step, event: Event) -> tuple[Step, tuple[Effect, ...]
         step = change(step, event)
     if row.target is None:
         return verdict(step), row.effects
-    if E.KILL in row.effects:
-        step = replace(step, signal=Signal.KILL)
-    elif E.TERMINATE in row.effects:
-        step = replace(step, signal=Signal.TERM)
+    for effect in row.effects:
+        step = replace(step, **_MARKS.get(effect, {}))
     return replace(step, state=row.target), row.effects
 
 

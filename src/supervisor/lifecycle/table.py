@@ -17,7 +17,6 @@ from supervisor.lifecycle.step import (
     Row,
     S,
     Signal,
-    SlotVerdict,
     Step,
     outcome,
 )
@@ -39,10 +38,6 @@ def charge_attempt(step: Step, event: Event) -> Step:
 
 def charge_loss(step: Step, event: Event) -> Step:
     return replace(step, losses=step.losses + 1)
-
-
-def mark_spawned(step: Step, event: Event) -> Step:
-    return replace(step, spawned=True)
 
 
 def mark_ready(step: Step, event: Event) -> Step:
@@ -74,14 +69,6 @@ def set_evidence(step: Step, event: Event) -> Step:
     if event.reason in SUPERVISOR_ONLY or premature:
         return replace(step, evidence=Reason.RUNNER_CRASHED)
     return replace(step, evidence=event.reason)
-
-
-def mark_slot_free(step: Step, event: Event) -> Step:
-    return replace(step, slot=SlotVerdict.FREE)
-
-
-def mark_slot_quarantined(step: Step, event: Event) -> Step:
-    return replace(step, slot=SlotVerdict.QUARANTINED)
 
 
 def set_intent(reason: Reason) -> Change:
@@ -150,18 +137,23 @@ _GIVE_BACK = (E.FREE_SLOT, E.COMMIT)
 _BY_ITSELF = (E.RECORD, E.ARM_EXIT_GRACE)
 _TERMINATE = (E.CANCEL_POLITELY, E.TERMINATE, E.ARM_TERM_GRACE)
 _BY_FORCE = (E.RECORD, *_TERMINATE)
+_GO = (E.GO, E.ARM_TIMEOUT)
+_RECLAIM = (E.RECORD, E.VERIFY, E.ARM_RECLAIM)
+_GIVE_UP = (E.QUARANTINE_SLOT, *_RECLAIM)
 _PUBLISH = (E.RECORD, E.PUBLISH, E.ARM_PUBLISH)
+_FREE = (E.FREE_SLOT, *_PUBLISH)
+_QUARANTINE = (E.QUARANTINE_SLOT, *_PUBLISH)
 
 _CANCELLED = set_intent(Reason.CANCELLED)
 _CRASHED = set_intent(Reason.RUNNER_CRASHED)
 _DRAINED = set_intent(Reason.DRAINED)
-_INFRA_AWAY = set_intent(Reason.INFRA_UNAVAILABLE)
+_NO_INFRA = set_intent(Reason.INFRA_UNAVAILABLE)
 _LEASE_LOST = set_intent(Reason.LEASE_LOST)
 _NO_VRAM = set_intent(Reason.INSUFFICIENT_VRAM)
 _TIMED_OUT = set_intent(Reason.TIMEOUT)
 _UNREADABLE = set_intent(Reason.INTERNAL)
 _LEASE_LOST_AFTER_ALL = override_intent(Reason.LEASE_LOST)
-_INFRA_AWAY_AFTER_ALL = override_intent(Reason.INFRA_UNAVAILABLE)
+_NO_INFRA_AFTER_ALL = override_intent(Reason.INFRA_UNAVAILABLE)
 
 
 def _row(
@@ -183,7 +175,7 @@ TABLE: tuple[Row, ...] = (
     _row(S.QUEUED, K.CANCEL, None, _COMMIT, mark_cancel_requested, _CANCELLED),
     _row(S.QUEUED, K.QUEUE_TIMEOUT, None, _COMMIT, _TIMED_OUT),
     # Owned, before GO.
-    _row(S.LEASED, K.HEADROOM, S.LEASED, (E.SPAWN,), mark_spawned, guard=not_spawned),
+    _row(S.LEASED, K.HEADROOM, S.LEASED, (E.SPAWN,), guard=not_spawned),
     _row(S.LEASED, K.VRAM_BUSY, None, _GIVE_BACK, wait_for_vram, guard=not_spawned),
     _row(S.LEASED, K.VRAM_WAIT_OVER, None, _GIVE_BACK, _NO_VRAM, guard=not_spawned),
     _row(S.LEASED, K.UNREADABLE, None, _GIVE_BACK, _UNREADABLE, guard=not_spawned),
@@ -191,29 +183,14 @@ TABLE: tuple[Row, ...] = (
     _row(S.LEASED, K.VRAM_BUSY, S.STOPPING, _BY_FORCE, wait_for_vram, guard=is_ready),
     _row(S.LEASED, K.VRAM_WAIT_OVER, S.STOPPING, _BY_FORCE, _NO_VRAM, guard=is_ready),
     _row(S.LEASED, K.READY, S.LEASED, (E.COMMIT_RUNNING, E.ARM_START), mark_ready, guard=starting),
-    _row(
-        S.LEASED,
-        K.RUNNING_COMMITTED,
-        S.RUNNING,
-        (E.GO, E.ARM_TIMEOUT),
-        charge_attempt,
-        guard=is_ready,
-    ),
+    _row(S.LEASED, K.RUNNING_COMMITTED, S.RUNNING, _GO, charge_attempt, guard=is_ready),
     _row(S.LEASED, K.EXIT, S.STOPPING, _BY_ITSELF, charge_loss),
     _row(S.LEASED, K.FAILURE, S.STOPPING, _BY_ITSELF, charge_loss),
     _row(S.LEASED, K.READY_TIMEOUT, S.STOPPING, _BY_FORCE, charge_loss, _CRASHED, guard=not_ready),
     # The runner did its part, and yet it is a loss: with a database that takes renewals and never
     # this commit, the step would return to the queue for ever. If the database takes neither, the
     # fence comes first.
-    _row(
-        S.LEASED,
-        K.START_TIMEOUT,
-        S.STOPPING,
-        _BY_FORCE,
-        charge_loss,
-        _INFRA_AWAY,
-        guard=is_ready,
-    ),
+    _row(S.LEASED, K.START_TIMEOUT, S.STOPPING, _BY_FORCE, charge_loss, _NO_INFRA, guard=is_ready),
     _row(S.LEASED, K.PROTOCOL_ERROR, S.STOPPING, _BY_FORCE, charge_loss, _CRASHED),
     _row(S.LEASED, K.LEASE_GONE, S.STOPPING, _BY_FORCE, charge_loss, _LEASE_LOST),
     _row(S.LEASED, K.CANCEL, S.STOPPING, _BY_FORCE, mark_cancel_requested, _CANCELLED),
@@ -223,7 +200,7 @@ TABLE: tuple[Row, ...] = (
     _row(S.RUNNING, K.FAILURE, S.STOPPING, _BY_ITSELF),
     _row(S.RUNNING, K.EXIT, S.STOPPING, _BY_ITSELF),
     _row(S.RUNNING, K.TIMEOUT, S.STOPPING, _BY_FORCE, _TIMED_OUT),
-    _row(S.RUNNING, K.STORE_AWAY, S.STOPPING, _BY_FORCE, _INFRA_AWAY),
+    _row(S.RUNNING, K.STORE_AWAY, S.STOPPING, _BY_FORCE, _NO_INFRA),
     _row(S.RUNNING, K.CANCEL, S.STOPPING, _BY_FORCE, mark_cancel_requested, _CANCELLED),
     _row(S.RUNNING, K.DRAIN, S.STOPPING, _BY_FORCE, _DRAINED),
     _row(S.RUNNING, K.LEASE_GONE, S.STOPPING, _BY_FORCE, _LEASE_LOST),
@@ -231,16 +208,8 @@ TABLE: tuple[Row, ...] = (
     # Its processes end, or we end them.
     _row(S.STOPPING, K.EXIT_GRACE_OVER, S.STOPPING, _TERMINATE, guard=not_signalled),
     _row(S.STOPPING, K.TERM_GRACE_OVER, S.STOPPING, (E.KILL, E.ARM_KILL), guard=term_sent),
-    _row(
-        S.STOPPING,
-        K.KILL_DEADLINE,
-        S.RECLAIMING,
-        (E.QUARANTINE_SLOT, E.RECORD, E.VERIFY, E.ARM_RECLAIM),
-        set_evidence,
-        mark_slot_quarantined,
-        guard=kill_sent,
-    ),
-    _row(S.STOPPING, K.TREE_GONE, S.RECLAIMING, (E.RECORD, E.VERIFY, E.ARM_RECLAIM), set_evidence),
+    _row(S.STOPPING, K.KILL_DEADLINE, S.RECLAIMING, _GIVE_UP, set_evidence, guard=kill_sent),
+    _row(S.STOPPING, K.TREE_GONE, S.RECLAIMING, _RECLAIM, set_evidence),
     _row(S.STOPPING, K.CANCEL, S.STOPPING, (), mark_cancel_requested),
     # At the fence no time is left to wait for the runner to end by itself.
     _row(S.STOPPING, K.LEASE_GONE, S.STOPPING, _TERMINATE, guard=not_signalled),
@@ -264,27 +233,13 @@ TABLE: tuple[Row, ...] = (
         )
     ),
     # The tree is gone, or given up on. The slot's verdict comes before the end of the step.
-    _row(
-        S.RECLAIMING,
-        K.VERIFIED,
-        S.PUBLISHING,
-        (E.FREE_SLOT, *_PUBLISH),
-        mark_slot_free,
-        guard=slot_undecided,
-    ),
+    _row(S.RECLAIMING, K.VERIFIED, S.PUBLISHING, _FREE, guard=slot_undecided),
     # It died after the kill deadline: the slot is in quarantine and returns from there.
     _row(S.RECLAIMING, K.VERIFIED, S.PUBLISHING, _PUBLISH),
     # A tree that was given up on may die later.
     _row(S.RECLAIMING, K.TREE_GONE, S.RECLAIMING),
     _row(S.PUBLISHING, K.TREE_GONE, S.PUBLISHING),
-    _row(
-        S.RECLAIMING,
-        K.RECLAIM_DEADLINE,
-        S.PUBLISHING,
-        (E.QUARANTINE_SLOT, *_PUBLISH),
-        mark_slot_quarantined,
-        guard=slot_undecided,
-    ),
+    _row(S.RECLAIMING, K.RECLAIM_DEADLINE, S.PUBLISHING, _QUARANTINE, guard=slot_undecided),
     # The slot went to quarantine at the kill deadline.
     _row(S.RECLAIMING, K.RECLAIM_DEADLINE, S.PUBLISHING, _PUBLISH),
     _row(S.RECLAIMING, K.CANCEL, S.RECLAIMING, (), mark_cancel_requested),
@@ -294,7 +249,7 @@ TABLE: tuple[Row, ...] = (
     _row(S.PUBLISHING, K.PUBLISHED, None, _COMMIT),
     # Another execution would run out of memory, or of time, just the same.
     _row(S.PUBLISHING, K.PUBLISH_DEADLINE, None, _COMMIT, guard=not_retryable),
-    _row(S.PUBLISHING, K.PUBLISH_DEADLINE, None, _COMMIT, charge_loss, _INFRA_AWAY_AFTER_ALL),
+    _row(S.PUBLISHING, K.PUBLISH_DEADLINE, None, _COMMIT, charge_loss, _NO_INFRA_AFTER_ALL),
     _row(S.PUBLISHING, K.LEASE_GONE, None, _COMMIT, charge_loss, _LEASE_LOST_AFTER_ALL),
     _row(S.PUBLISHING, K.CANCEL, S.PUBLISHING, (), mark_cancel_requested),
     _row(S.PUBLISHING, K.DRAIN, S.PUBLISHING),
