@@ -40,19 +40,17 @@ class Uploader:
         self._limiter = anyio.CapacityLimiter(MAX_PARALLEL)
         self._open = 0
         self._idle = anyio.Event()
-        self._waiting: set[anyio.Event] = set()
+        self._started = anyio.Event()  # of the latest upload; the runner's frames come one by one
         self._backpressure_stopped = False
 
     async def add(self, artifact: Artifact, body: bytes) -> None:
         """Take an image. Returns once the byte budget has room, or after `stop_backpressure`."""
         self._open += 1
-        started = anyio.Event()
+        self._started = started = anyio.Event()
         self._tasks.start_soon(self._upload, artifact, body, time.time_ns() // 1_000_000, started)
         if not self._backpressure_stopped:
-            self._waiting.add(started)
             with self._execution.evidence.waiting_for_store():
                 await started.wait()
-            self._waiting.discard(started)
 
     def stop_backpressure(self) -> None:
         """The runner is gone: there is nothing to slow down, and its last frames must be read.
@@ -61,8 +59,7 @@ class Uploader:
         wait for room the budget is full, and no runner makes more.
         """
         self._backpressure_stopped = True
-        for started in self._waiting:
-            started.set()
+        self._started.set()
 
     async def wait_finished(self) -> None:
         """Wait until every image that was taken has its row."""
