@@ -66,7 +66,11 @@ async def open_resources(
     """
     worker_id = uuid4()
     mark = worker_mark(settings.lock_dir, worker_id)
-    database, objects = _open_database(settings), open_store(settings)
+    # A connection per slot that writes, one each for claims, leases, cancels, rescues and presence.
+    database = Database(
+        settings.database_url.get_secret_value(), pool_size=8, application="dreamforge-worker"
+    )
+    objects = open_store(settings)
     with ExitStack() as locks:
         try:
             own_lock = FileLock(worker_lock(settings.lock_dir, worker_id))
@@ -96,13 +100,6 @@ async def open_resources(
         finally:
             with anyio.CancelScope(shield=True):
                 await close_connections(probe, database, tracer)
-
-
-def _open_database(settings: Settings) -> Database:
-    # A connection per slot that writes, one each for claims, leases, cancels, rescues and presence.
-    return Database(
-        settings.database_url.get_secret_value(), pool_size=8, application="dreamforge-worker"
-    )
 
 
 async def close_connections(probe: DeviceProbe, database: Database, tracer: Tracer | None) -> None:

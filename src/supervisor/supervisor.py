@@ -159,8 +159,16 @@ class Supervisor:
         return False
 
     async def _claim_for(self, slot: Slot, models: tuple[UUID, ...]) -> Claim | None:
+        request = ClaimRequest(
+            worker_id=self.worker_id,
+            queues=(DEFAULT_QUEUE,),
+            device=slot.device.kind,
+            capacity_bytes=slot.device.capacity_bytes,
+            models=models,
+            lease_s=self._timings.lease_s,
+        )
         try:
-            return await self._worker.store.claim(self._claim_request(slot, models))
+            return await self._worker.store.claim(request)
         except InfraUnavailable as error:
             # The claim may be committed all the same, now or in a moment.
             self.unacknowledged_until = boottime() + self._timings.lease_s
@@ -192,16 +200,6 @@ class Supervisor:
             # Not by step: a step that went back to the queue may have a new executor already.
             self.executors.remove(executor)
             self._wakeup.set()
-
-    def _claim_request(self, slot: Slot, models: tuple[UUID, ...]) -> ClaimRequest:
-        return ClaimRequest(
-            worker_id=self.worker_id,
-            queues=(DEFAULT_QUEUE,),
-            device=slot.device.kind,
-            capacity_bytes=slot.device.capacity_bytes,
-            models=models,
-            lease_s=self._timings.lease_s,
-        )
 
     # Slots ----------------------------------------------------------------------------------------
 
