@@ -1,8 +1,11 @@
 """The errors that an operation documents, each with the error itself as its example."""
 
+import json
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
-from api.errors import internal
+from api.errors import envelope, internal
 from api.limits import limit_reached
 from api.middleware.body_limit import too_large
 from api.middleware.request import bad_client_request_id
@@ -67,33 +70,34 @@ def documented(*errors: DreamForgeError, needs_key: bool = True) -> dict[int | s
     """The `responses` of an operation that can answer with these, and with those that all can."""
     codes = {error.code for error in errors}
     common = [error for error in (_BAD_ID, *_ALWAYS) if error.code not in codes]
-    by_status: dict[int | str, dict[str, Any]] = {}
-    for error in (*((_NO_KEY,) if needs_key else ()), *errors, *common):
-        entry = by_status.setdefault(error.http_status, _entry(error))
-        entry["description"] = ", ".join(filter(None, (entry["description"], f"`{error.code}`")))
-        entry["content"]["application/json"]["examples"][error.code] = {
-            "value": Envelope(
-                code=error.code,
-                message=error.message,
-                details=error.details,
-                correlation_id="0f3c5a2e9d4b4c1f8e7a6b5c4d3e2f10",
-            ).model_dump()
-        }
-    return dict(sorted(by_status.items(), key=lambda item: str(item[0])))
+    keyed = [_NO_KEY] if needs_key else []
+    by_status = sorted((*keyed, *errors, *common), key=_status_of)
+    return {status: _response(list(same)) for status, same in groupby(by_status, key=_status_of)}
 
 
-def _entry(error: DreamForgeError) -> dict[str, Any]:
-    entry: dict[str, Any] = {
+def _status_of(error: DreamForgeError) -> int:
+    return error.http_status
+
+
+def _response(errors: Sequence[DreamForgeError]) -> dict[str, Any]:
+    """What is documented of one status, with an example for each error that has it."""
+    examples = {error.code: {"value": _example(error)} for error in errors}
+    response: dict[str, Any] = {
         "model": Envelope,
-        "description": "",
-        "content": {"application/json": {"examples": {}}},
+        "description": ", ".join(f"`{error.code}`" for error in errors),
+        "content": {"application/json": {"examples": examples}},
     }
-    if isinstance(error, Unauthorized):
-        entry["headers"] = {
+    if isinstance(errors[0], Unauthorized):
+        response["headers"] = {
             "WWW-Authenticate": {"schema": {"type": "string"}, "description": "`Bearer`"}
         }
-    if error.retry_after_s is not None:
-        entry["headers"] = {
+    if errors[0].retry_after_s is not None:
+        response["headers"] = {
             "Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}
         }
-    return entry
+    return response
+
+
+def _example(error: DreamForgeError) -> Any:
+    answer = envelope(error, correlation_id="0f3c5a2e9d4b4c1f8e7a6b5c4d3e2f10")
+    return json.loads(bytes(answer.body))
