@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.db.create_job import Created
 from shared.telemetry.spans import OpenSpan, Tracer, Value
@@ -86,22 +86,15 @@ class TracingMiddleware:
     async def _trace(
         self, tracer: Tracer, parent: Traceparent | None, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        span, status, error_type = tracer.begin(scope["method"], parent), 0, None
+        span, error_type = tracer.begin(scope["method"], parent), None
         _remember(scope, span.traceparent)
-
-        async def send_and_record(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
         try:
-            await self._app(scope, receive, send_and_record)
+            await self._app(scope, receive, send)
         except Exception as error:  # the request middleware, outside of us, answers
             error_type = type(error).__name__
             raise
         finally:
-            _end(span, scope, status, error_type)
+            _end(span, scope, error_type)
 
 
 def _is_traced(scope: Scope) -> bool:
@@ -115,21 +108,22 @@ def _remember(scope: Scope, traceparent: Traceparent) -> None:
     scope.setdefault("state", {})["traceparent"] = str(traceparent)
 
 
-def _end(span: OpenSpan, scope: Scope, status: int, error_type: str | None) -> None:
+def _end(span: OpenSpan, scope: Scope, error_type: str | None) -> None:
     """Neither status nor error: the client disconnected, which is no error of ours."""
     state, route = scope["state"], getattr(scope.get("route"), "path_format", None)
+    status = state.get("status")  # the request middleware has seen it on its way out
     attributes: dict[str, Value] = {
         "http.request.method": scope["method"],
         "dreamforge.correlation_id": state["correlation_id"],
     }
     if route is not None:
         attributes["http.route"] = route
-    if status:
+    if status is not None:
         attributes["http.response.status_code"] = status
     if (job := scope.get("path_params", {}).get("job_id")) is not None:
         attributes["dreamforge.job.id"] = job
     attributes |= state.get("span_attributes", {})
-    error = error_type or (str(status) if status >= 500 else None)
+    error = error_type or (str(status) if status is not None and status >= 500 else None)
     if error is not None:
         attributes["error.type"] = error
     span.end(f"{scope['method']} {route or 'unmatched'}", attributes, error)
