@@ -12,7 +12,6 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from shared.auth import authenticate, is_loopback
-from shared.errors import Unauthorized
 from shared.settings import Settings
 
 DEFAULT_USER = "default"
@@ -29,18 +28,12 @@ class Authenticator:
         # On a loopback address Prometheus runs on our own machine.
         self._open = _OPEN | ({"/metrics"} if is_loopback(settings.api_host) else frozenset())
 
-    def check(self, scope: Scope, headers: Headers) -> Unauthorized | None:
-        """Write the user into the scope's state, or return why there is none."""
+    def check(self, scope: Scope, headers: Headers) -> None:
+        """Write the user into the scope's state. Raises `Unauthorized` when there is none."""
         if not self._keys:
             scope["state"]["user"] = DEFAULT_USER
-            return None
-        if scope["path"] in self._open:
-            return None
-        try:
+        elif scope["path"] not in self._open:
             scope["state"]["user"] = authenticate(headers.getlist("authorization"), self._keys)
-        except Unauthorized as refusal:
-            return refusal
-        return None
 
 
 # For the OpenAPI document only: the middleware has checked the key before a route runs.

@@ -24,17 +24,17 @@ class HostGuard:
         self._guards = not settings.api_keys
         self._allowed = frozenset(settings.allowed_hosts)
 
-    def check(self, headers: Headers) -> InvalidInput | None:
-        """Why this request is refused, if it is."""
+    def check(self, headers: Headers) -> None:
+        """Raise `InvalidInput` for a request that names another host."""
         if not self._guards:
-            return None
+            return
         hosts = headers.getlist("host")
         host = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
         if host is not None:
             name = (host["address"] or host["name"]).lower()
             if is_loopback(name) or name in self._allowed:
-                return None
-        return InvalidInput(
+                return
+        raise InvalidInput(
             "Host: without API keys only 127.0.0.1, localhost and [::1] are answered to; "
             "DF_ALLOWED_HOSTS takes more names",
             field="Host",

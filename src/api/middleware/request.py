@@ -66,19 +66,18 @@ class RequestMiddleware:
             self._log_request(state)
 
     async def _answer(self, state: _RequestState, receive: Receive) -> None:
-        refusal = (
+        try:
             self._hosts.check(state.headers)
-            or self._authenticator.check(state.scope, state.headers)
-            or state.refusal(self._max_body_bytes)
-        )
-        if refusal is None:
+            self._authenticator.check(state.scope, state.headers)
+            state.check_head(self._max_body_bytes)
+        except DreamForgeError as refusal:
+            if not state.waits_for_go_ahead:
+                await discard(receive)
+            response = envelope(refusal, state.correlation_id, {"Connection": "close"})
+            await response(state.scope, receive, state.send)
+        else:
             bounded = BoundedBody(receive, self._max_body_bytes)
             await self._app(state.scope, bounded.receive, state.send)
-            return
-        if not state.waits_for_go_ahead:
-            await discard(receive)
-        response = envelope(refusal, state.correlation_id, {"Connection": "close"})
-        await response(state.scope, receive, state.send)
 
     def _log_request(self, state: _RequestState) -> None:
         scope, duration_s = state.scope, time.monotonic() - state.started
@@ -131,20 +130,19 @@ class _RequestState:
             fields["trace_id"] = trace_id
         return fields
 
-    def refusal(self, max_body_bytes: int) -> DreamForgeError | None:
-        """Why the request is refused by its head alone, if it is."""
+    def check_head(self, max_body_bytes: int) -> None:
+        """Raise the error of a request that its head alone refuses."""
         if self._bad_id:
-            return bad_client_request_id()
+            raise bad_client_request_id()
         if len(self.headers.getlist("idempotency-key")) > 1:
-            return InvalidInput(
+            raise InvalidInput(
                 "Idempotency-Key: there is more than one, and we would have to guess which is "
                 "meant",
                 field="Idempotency-Key",
             )
         length = self.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > max_body_bytes:
-            return too_large(max_body_bytes)
-        return None
+            raise too_large(max_body_bytes)
 
     @property
     def waits_for_go_ahead(self) -> bool:
@@ -153,7 +151,7 @@ class _RequestState:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self.status = self.scope["state"]["status"] = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self.correlation_id
             headers["X-Content-Type-Options"] = "nosniff"
