@@ -10,7 +10,7 @@ from api.admission.body import SingleParseRoute
 from api.admission.create import create
 from api.admission.idempotency import MAX_KEY_CHARACTERS, fingerprint, key_hash
 from api.admission.plan import Caller
-from api.context import Context, Ctx
+from api.context import Ctx
 from api.middleware import tracing
 from api.middleware.auth import User
 from api.openapi import examples
@@ -142,7 +142,7 @@ async def list_jobs(
 )
 async def get_job(job_id: JobId, context: Ctx, user: User) -> responses.JobOut:
     """`error` says why a job failed, and has a section in docs/errors.md for each code."""
-    return await _show(context, job_id, user)
+    return await context.database.transaction(_show, job_id, user)
 
 
 @router.post(
@@ -160,7 +160,7 @@ async def cancel_job(job_id: JobId, context: Ctx, user: User) -> responses.JobOu
         raise no_such_job()
     if ended:
         context.metrics.jobs_finished.labels("cancelled", "cancelled").inc()
-    return await _show(context, job_id, user)
+    return await context.database.transaction(_show, job_id, user)
 
 
 @router.get(
@@ -195,9 +195,6 @@ async def find_job(connection: Connection, job_id: UUID, user: str) -> Job:
     return job
 
 
-async def _show(context: Context, job_id: UUID, user: str) -> responses.JobOut:
-    async def work(connection: Connection) -> responses.JobOut:
-        job = await find_job(connection, job_id, user)
-        return serializers.job(job, (await jobs.steps_of(connection, [job_id]))[job_id])
-
-    return await context.database.transaction(work)
+async def _show(connection: Connection, job_id: UUID, user: str) -> responses.JobOut:
+    job = await find_job(connection, job_id, user)
+    return serializers.job(job, (await jobs.steps_of(connection, [job_id]))[job_id])
