@@ -14,6 +14,7 @@ from cli.errors import StackError
 from cli.stack import processes
 from cli.stack.child import Child
 from cli.state_dir import StateDir
+from shared.linux import proc
 
 # The variable with the state folder's path, which the process manager gives to every child.
 MARKER = "DREAMFORGE_STACK"
@@ -56,7 +57,7 @@ def _recorded(home: StateDir) -> set[psutil.Process]:
 
 def _carries_marker(process: psutil.Process, home: StateDir) -> bool:
     try:
-        return processes.environ_value(process.pid, MARKER) == str(home.path)
+        return proc.environment_value(process.pid, MARKER) == str(home.path)
     except PermissionError:
         # A root without CAP_SYS_PTRACE may not look into the database that it gave to `nobody`;
         # pid, start time and boot id name it without doubt.

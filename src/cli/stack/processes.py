@@ -10,9 +10,10 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
+
+from shared.linux import proc
 
 POLL_S = 0.02
 # After SIGKILL only the kernel is at work; a process in an uninterruptible read may take a while.
@@ -51,30 +52,13 @@ def family(root: psutil.Process) -> set[psutil.Process]:
     return set(filter(alive, tree))
 
 
-def environ_value(pid: int, name: str) -> str | None:
-    """One variable of another process. Raises PermissionError where the kernel hides it.
-
-    Not `psutil.Process.environ`: that stops at the first empty entry, and a server that shows its
-    state as its title writes the title over the begin of its environment.
-    """
-    try:
-        block = Path(f"/proc/{pid}/environ").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    prefix = os.fsencode(name) + b"="
-    for entry in block.split(b"\0"):
-        if entry.startswith(prefix):
-            return os.fsdecode(entry[len(prefix) :])
-    return None
-
-
 def with_environ(name: str, value: str) -> set[psutil.Process]:
     """Every living process, ourselves excepted, that carries `name=value` and lets us see it."""
     carriers = set()
     # Not `psutil.process_iter`: it keeps its objects, and so may hold the former owner of a pid.
     for pid in psutil.pids():
         with suppress(psutil.NoSuchProcess, PermissionError):
-            if pid != os.getpid() and environ_value(pid, name) == value:
+            if pid != os.getpid() and proc.environment_value(pid, name) == value:
                 carriers.add(psutil.Process(pid))
     return set(filter(alive, carriers))
 

@@ -35,7 +35,9 @@ def children_of(pid: int) -> set[int]:
 def environment_value(pid: int, name: str) -> str | None:
     """One variable of the environment that a process was started with; None without it.
 
-    Raises `PermissionError` where the kernel hides it.
+    Raises `PermissionError` where the kernel hides it. `psutil.Process.environ` is not enough: it
+    stops at the first empty entry, and a server that shows its state as its title writes the title
+    over the begin of its environment.
     """
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes()
@@ -44,5 +46,5 @@ def environment_value(pid: int, name: str) -> str | None:
     prefix = os.fsencode(name) + b"="
     for entry in environment.split(b"\0"):
         if entry.startswith(prefix):
-            return entry[len(prefix) :].decode(errors="replace")
+            return os.fsdecode(entry[len(prefix) :])
     return None

@@ -22,6 +22,7 @@ from cli.stack import orphans, processes, restart_policy, signals
 from cli.stack.child import Child
 from cli.stack.orphans import MARKER
 from cli.state_dir import StateDir
+from shared.linux import proc
 
 _OWNER = """
 import pathlib, sys, time
@@ -183,7 +184,7 @@ def test_kill_9_of_the_owner_leaves_nothing_and_the_data_survives(tmp_path: Path
 
 
 def test_every_part_keeps_the_marker_by_which_it_would_be_found(stack: Infrastructure) -> None:
-    markers = {name: processes.environ_value(pid, MARKER) for name, pid in stack.pids.items()}
+    markers = {name: proc.environment_value(pid, MARKER) for name, pid in stack.pids.items()}
     assert markers == dict.fromkeys(stack.pids, str(stack.home.path))
 
 

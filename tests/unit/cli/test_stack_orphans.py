@@ -12,6 +12,7 @@ from cli.stack.child import Child, spawn
 from cli.stack.orphans import MARKER
 from cli.stack.part import Command
 from cli.state_dir import StateDir
+from shared.linux import proc
 
 
 @pytest.fixture
@@ -62,5 +63,5 @@ def test_a_child_that_hides_its_environment_is_believed_by_its_record(
     def hidden(pid: int, name: str) -> str:
         raise PermissionError
 
-    monkeypatch.setattr(processes, "environ_value", hidden)
+    monkeypatch.setattr(proc, "environment_value", hidden)
     assert orphans.find(home) == {psutil.Process(child.pid)}

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from cli.stack import processes
+from shared.linux import proc
 
 _SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 _SPAWN = """
@@ -90,7 +91,7 @@ def test_the_family_holds_grandchildren() -> None:
 
 
 def test_a_marker_in_the_environment_is_found(sleeper: subprocess.Popen[bytes]) -> None:
-    assert processes.environ_value(sleeper.pid, "DREAM_MARK") == "a b"
+    assert proc.environment_value(sleeper.pid, "DREAM_MARK") == "a b"
     marked = processes.with_environ("DREAM_MARK", "a b")
     assert {process.pid for process in marked} == {sleeper.pid}
     assert processes.with_environ("DREAM_MARK", "a") == set()
@@ -99,15 +100,15 @@ def test_a_marker_in_the_environment_is_found(sleeper: subprocess.Popen[bytes]) 
 def test_a_process_that_hides_its_environment_is_passed_over(
     sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readable = processes.environ_value
+    readable = proc.environment_value
 
-    def environ_value(pid: int, name: str) -> str | None:
+    def environment_value(pid: int, name: str) -> str | None:
         if pid == sleeper.pid:
             raise PermissionError
         return readable(pid, name)
 
     with subprocess.Popen(_SLEEP, env={"DREAM_MARK": "a b"}) as other:
-        monkeypatch.setattr(processes, "environ_value", environ_value)
+        monkeypatch.setattr(proc, "environment_value", environment_value)
         marked = processes.with_environ("DREAM_MARK", "a b")
         other.kill()
     assert {process.pid for process in marked} == {other.pid}
