@@ -1,6 +1,7 @@
 """A recorded child is believed by pid, start time, boot and marker together."""
 
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,9 @@ def child(home: StateDir, monkeypatch: pytest.MonkeyPatch) -> Iterator[Child]:
     monkeypatch.setattr(processes, "with_environ", lambda name, value: set())
     command = Command(argv=("/bin/sleep", "60"), environ={MARKER: str(home.path)}, cwd=home.path)
     child = spawn(command, home.log("sleep"))
+    # While a process executes another program, its environment reads as empty for a moment.
+    while psutil.Process(child.pid).name() != "sleep":
+        time.sleep(0.01)
     orphans.record_children(home, {"broker": child})
     yield child
     child.kill()
