@@ -19,7 +19,9 @@ def effective() -> dict[str, str]:
 
 def environ() -> dict[str, str]:
     """`effective`, completed by the settings of the stack that runs on our DF_HOME."""
-    return with_running_stack(effective())
+    own = effective()
+    folder = home(own)
+    return {**(folder.read(ENVIRONMENT) if folder.holder() else {}), **own}
 
 
 def home(environ: Mapping[str, str]) -> StateDir:
@@ -36,9 +38,3 @@ def api_base(environ: Mapping[str, str]) -> str:
 def api_key(environ: Mapping[str, str]) -> str | None:
     """The key for the API, from DF_API_KEY. The API knows the hashes of its keys."""
     return environ.get("DF_API_KEY") or None
-
-
-def with_running_stack(environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ`, completed by the settings of the `dreamforge up` that runs on our DF_HOME."""
-    folder = home(environ)
-    return {**(folder.read(ENVIRONMENT) if folder.holder() else {}), **environ}

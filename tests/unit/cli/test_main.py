@@ -89,14 +89,18 @@ def test_a_dotenv_file_counts_and_the_environment_counts_more(
     assert config.api_base({"DF_API_HOST": "::"}) == "http://[::1]:8001"
 
 
-def test_a_running_stack_completes_the_environment(tmp_path: Path) -> None:
-    own = {"DF_HOME": str(tmp_path), "DF_REDIS_URL": "redis://mine"}
+def test_a_running_stack_completes_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DF_HOME", str(tmp_path))
+    monkeypatch.setenv("DF_REDIS_URL", "redis://mine")
+    own = config.effective()
     config.home(own).write(
         "environment.json", {"DF_REDIS_URL": "redis://theirs", "DF_DATABASE_URL": "postgresql://x"}
     )
-    assert config.with_running_stack(own) == own  # what a killed stack left is stale
+    assert config.environ() == own  # what a killed stack left is stale
     with config.home(own).lock():
-        completed = config.with_running_stack(own)
+        completed = config.environ()
     assert completed["DF_REDIS_URL"] == "redis://mine"
     assert completed["DF_DATABASE_URL"] == "postgresql://x"
 
