@@ -8,7 +8,6 @@ logs/              one file per part
 postgres/ broker/ store/   the data of the parts
 """
 
-import fcntl
 import json
 import os
 import secrets
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.errors import StackError
+from shared.linux.file_lock import FileLock, LockTaken, LockUnusable
 
 DEFAULT = Path(".dreamforge")
 ENVIRONMENT = "environment.json"
@@ -107,20 +107,15 @@ class StateDir:
         """Be the only stack on this folder, or raise InUse with the pid of the other one."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / "lock").open("a+")
-        except OSError as error:
-            raise StackError(f"DF_HOME={self.path}: {error.strerror}") from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                pid = file.read().strip() or "unknown"
-                raise InUse(self.path, pid) from None
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+            lock = FileLock(self.path / "lock")
+        except LockTaken as taken:
+            raise InUse(self.path, taken.holder) from None
+        except (OSError, LockUnusable) as error:
+            raise StackError(f"DF_HOME={self.path}: {error}") from error
+        try:
             yield
+        finally:
+            lock.release()
 
 
 def write_private(path: Path, text: str) -> None:
