@@ -27,7 +27,7 @@ def show_progress(events: Iterable[Event]) -> Iterator[Event]:
         console=err,
     ) as bar:
         task = bar.add_task("queue", total=1.0, item="")
-        for event in events:
+        for event in _with_notes(events):
             _advance(bar, task, event)
             yield event
 
@@ -39,8 +39,6 @@ def _advance(bar: Progress, task: TaskID, event: Event) -> None:
     if event["code"] == "job.finish":
         status = payload.get("status", "succeeded")
         bar.update(task, description="done" if status == "succeeded" else status)
-    if note := _note(event):
-        bar.console.print(note)
     if event["code"] == "progress":
         bar.update(
             task,
@@ -52,10 +50,8 @@ def _advance(bar: Progress, task: TaskID, event: Event) -> None:
 
 def _as_lines(events: Iterable[Event]) -> Iterator[Event]:
     stage = None
-    for event in events:
+    for event in _with_notes(events):
         payload = event.get("payload") or {}
-        if note := _note(event):
-            print_note(note)
         if event["code"] == "progress" and payload.get("stage") != stage:
             stage = payload.get("stage")
             if stage:
@@ -70,8 +66,9 @@ def _item(payload: dict[str, Any]) -> str:
     return f"item {index + 1} of {count}" if index is not None and count > 1 else ""
 
 
-def _note(event: Event) -> str:
-    """The line for an event that tells of a problem on the way; empty for others."""
-    if event["code"] in _ENDINGS:
-        return ""
-    return str(event["message"]) if event["level"] in {"WARNING", "ERROR"} else ""
+def _with_notes(events: Iterable[Event]) -> Iterator[Event]:
+    """The events, each after a line where it tells of a problem on the way."""
+    for event in events:
+        if event["level"] in {"WARNING", "ERROR"} and event["code"] not in _ENDINGS:
+            print_note(str(event["message"]))
+        yield event
