@@ -52,7 +52,7 @@ class ProcessManager:
         for part in parts:
             self._wait_ready(self.parts[part.name])
 
-    def run(self, command: Command, log: str) -> None:
+    def _run(self, command: Command, log: str) -> None:
         """Run a short helper to its end; raises with its last lines when it fails."""
         with signals.defer():
             self._helper = self._launch(command, log)
@@ -65,7 +65,7 @@ class ProcessManager:
         self._helper = None
 
     def _spawn(self, part: Part) -> None:
-        part.prepare(partial(self.run, log=part.name))
+        part.prepare(partial(self._run, log=part.name))
         with signals.defer():
             child = self._launch(part.command(), part.name)
             managed = self.parts.setdefault(part.name, ManagedPart(part=part, child=child))
