@@ -8,13 +8,14 @@ that ends, memory that comes back) runs in a task of its own and posts an event 
 a cancel or a fence takes effect at once, whatever else is under way, and the kill chain depends on
 neither the database nor the runner.
 
-A timer belongs to the state that armed it. A timer that fires in the moment in which its state is
-left is recognised by its generation and dropped.
+A timer belongs to the state that armed it. One that outlives its state is recognised by its
+generation and dropped.
 
 The executor owns the runner, the reservation of the slot and the event recorder of its step. It
 gives all three back: the runner when its tree is gone, the slot by proof or to quarantine, the
 recorder with the verdict. `runner_events` listens to the runner, `device_monitor` reads the device,
-`lease` holds the lease and `completer` writes the end. They report; only this file decides.
+`lease` holds the lease and `completer` writes the end. They share one `Execution` and report; only
+this file decides.
 """
 
 from __future__ import annotations
