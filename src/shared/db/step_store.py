@@ -1,4 +1,4 @@
-"""Every statement about owned steps: claim, renew, record, finish.
+"""Every statement about owned steps: renew, record, finish; the claim is in `shared.db.claim`.
 
 Rules of this file
 ------------------
@@ -17,26 +17,24 @@ from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Row, Select, func, or_, select, update
+from sqlalchemy import Row, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db import jobs, rescue
 from shared.db import tables as t
 from shared.db.artifacts import insert_artifact
+from shared.db.claim import claim_due_step
 from shared.db.engine import Database
-from shared.db.events import append_events, last_event
+from shared.db.events import append_events
 from shared.db.in_doubt import InDoubtWrites
-from shared.db.tables import columns_of, read
 from shared.db.transitions import end_step, seconds_from_now
-from shared.events import Code, NewEvent
-from shared.models.descriptor import parts_of
+from shared.events import NewEvent
 from shared.states import OWNED, Status, StepState
 from shared.step_store import (
     AttemptResult,
     CancelRequested,
     Claim,
     ClaimRequest,
-    PinnedModel,
     Stale,
     StoredArtifact,
 )
@@ -67,7 +65,7 @@ class PostgresStepStore:
 
     @_in_transaction
     async def claim(self, connection: AsyncConnection, request: ClaimRequest) -> Claim | None:
-        return await _claim(connection, request)
+        return await claim_due_step(connection, request)
 
     @_in_transaction
     async def commit_running(
@@ -256,107 +254,3 @@ async def lock_owned(connection: AsyncConnection, claim: Claim) -> Row[Any]:
     if row is None:
         raise Stale
     return row
-
-
-def _due(request: ClaimRequest) -> Select[Any]:
-    return (
-        select(t.steps.c.id.label("step_id"), t.jobs.c.id.label("job_id"))
-        .join(t.jobs, t.jobs.c.id == t.steps.c.job_id)
-        .where(
-            t.steps.c.state == StepState.QUEUED,
-            t.steps.c.queue.in_(request.queues),
-            t.steps.c.device == request.device,
-            t.steps.c.run_at <= func.now(),
-            t.steps.c.vram_bytes <= request.capacity_bytes,
-            or_(t.steps.c.model_id.is_(None), t.steps.c.model_id.in_(request.models)),
-        )
-        .order_by(t.steps.c.run_at, t.steps.c.id)
-        .limit(1)
-        .with_for_update(of=(t.jobs, t.steps), key_share=True, skip_locked=True)
-    )
-
-
-async def _claim(connection: AsyncConnection, request: ClaimRequest) -> Claim | None:
-    due = (await connection.execute(_due(request))).first()
-    if due is None:
-        return None
-    claimed = (
-        await connection.execute(
-            update(t.steps)
-            .where(t.steps.c.id == due.step_id)
-            .values(
-                state=StepState.LEASED,
-                epoch=t.steps.c.epoch + 1,
-                lease_owner=request.worker_id,
-                lease_expires_at=seconds_from_now(request.lease_s),
-                updated_at=func.now(),
-            )
-            .returning(
-                *t.steps.c,
-                func.coalesce(
-                    func.extract("epoch", func.now() - t.steps.c.vram_wait_since), 0
-                ).label("vram_waited_s"),
-                func.extract("epoch", func.now() - t.steps.c.run_at).label("queued_s"),
-            )
-        )
-    ).one()
-    job = (await connection.execute(select(t.jobs).where(t.jobs.c.id == due.job_id))).one()
-    position, chain_length = (
-        await connection.execute(
-            select(func.count().filter(t.steps.c.position < claimed.position), func.count()).where(
-                t.steps.c.job_id == due.job_id
-            )
-        )
-    ).one()
-    shown = await last_event(connection, due.job_id, Code.PROGRESS)
-    done = await connection.scalars(
-        select(t.artifacts.c.item_index)
-        .where(t.artifacts.c.job_id == due.job_id, t.artifacts.c.step_id == due.step_id)
-        .order_by(t.artifacts.c.item_index)
-    )
-    return read(
-        Claim,
-        claimed,
-        step_id=claimed.id,
-        user=job.user,
-        cancel_requested=claimed.cancel_requested_at is not None,
-        vram_waited_s=float(claimed.vram_waited_s),
-        count=job._mapping["count"],  # `Row.count` is a method
-        model=await _pinned_model(connection, claimed),
-        correlation_id=job.correlation_id,
-        client_request_id=job.client_request_id,
-        traceparent=job.traceparent,
-        done_items=tuple(done),
-        inputs=await _inputs(connection, claimed),
-        position=position,
-        chain_length=chain_length,
-        progress=float((shown.payload or {}).get("progress", 0.0)) if shown else 0.0,
-        queued_s=float(claimed.queued_s),
-    )
-
-
-async def _pinned_model(connection: AsyncConnection, step: Row[Any]) -> PinnedModel | None:
-    if step.model_id is None:
-        return None
-    query = select(t.models).where(t.models.c.id == step.model_id)
-    model = (await connection.execute(query)).one()
-    return read(
-        PinnedModel,
-        model,
-        checkpoint_sha256=step.checkpoint_sha256,
-        parts=parts_of(model.descriptor),
-    )
-
-
-async def _inputs(connection: AsyncConnection, step: Row[Any]) -> tuple[StoredArtifact, ...]:
-    """What the step before this one made. It has succeeded, so these rows do not change any more:
-    retention leaves the pictures of a job alone that has not ended."""
-    if step.position == 0:
-        return ()
-    rows = await connection.execute(
-        select(*columns_of(t.artifacts, StoredArtifact))
-        .join(t.steps, t.steps.c.id == t.artifacts.c.step_id)
-        .where(t.steps.c.job_id == step.job_id, t.steps.c.position == step.position - 1)
-        .order_by(t.artifacts.c.item_index)
-    )
-    return tuple(StoredArtifact(**row) for row in rows.mappings())
