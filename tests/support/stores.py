@@ -9,10 +9,10 @@ from uuid import UUID, uuid4
 import psycopg
 from tests.support.memory_store import MemoryStepStore, Work
 
-from shared.db.cancel import request_cancel
 from shared.db.create_job import NewJob, NewStep, create_job
 from shared.db.engine import Database
 from shared.db.step_store import PostgresStepStore
+from shared.db.transitions import request_cancel
 from shared.events import Code, NewEvent
 from shared.states import Reason, StepState
 from shared.step_store import AttemptResult, Claim, ClaimRequest, StepStore, StoredArtifact

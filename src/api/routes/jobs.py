@@ -20,10 +20,10 @@ from api.schemas import pagination, responses, serializers
 from api.schemas.ids import no_such_job, parse_id
 from api.schemas.requests import CreateJob, ListQuery
 from shared.db import artifacts, jobs
-from shared.db.cancel import request_cancel
 from shared.db.create_job import IdempotencyKey
 from shared.db.engine import Connection
 from shared.db.jobs import Job, Step
+from shared.db.transitions import request_cancel
 
 router = APIRouter(tags=["jobs"], route_class=SingleParseRoute)
 

@@ -1,8 +1,8 @@
-"""Jobs: read them, list them, and write the verdict that ends one.
+"""Jobs: read them, list them, count a user's, and write the verdict that ends one.
 
-Making one is in `create`, stopping one in `cancel`. Lock order everywhere: the job's row first
-(`FOR NO KEY UPDATE`, which leaves foreign key checks of concurrent inserts alone), then its steps
-by id.
+Making one is in `create_job`, cancelling one in `transitions`. Lock order everywhere: the job's row
+first (`FOR NO KEY UPDATE`, which leaves foreign key checks of concurrent inserts alone), then its
+steps by id.
 """
 
 from __future__ import annotations

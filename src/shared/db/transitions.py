@@ -1,4 +1,9 @@
-"""The end of an attempt: the step's row, its events, and what that means for its job."""
+"""How steps come to an end: an attempt's end, a cancel, and what either means for the job.
+
+A cancel is a request; the worker that owns a step finalises it. Steps without an owner end at
+once. An owned step gets a mark, which its worker sees within a second: only the owner can prove
+that the memory is back, so only the owner writes `cancelled`.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +15,14 @@ from sqlalchemy import Row, func, literal, select, update
 from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db.cancel import end_waiting_steps
+from shared.db import jobs
+from shared.db import tables as t
 from shared.db.events import append_events
-from shared.db.jobs import finish_job
-from shared.db.tables import jobs, steps
-from shared.states import STATUS_OF, TERMINAL, Reason, Status, StepState
+from shared.events import Code, NewEvent
+from shared.states import OWNED, STATUS_OF, TERMINAL, Reason, Status, StepState
 from shared.step_store import CANCELLED_ERROR, AttemptResult
+
+WAITING = frozenset({StepState.PENDING, StepState.QUEUED})
 
 
 def seconds_from_now(seconds: float) -> Any:
@@ -30,19 +37,19 @@ async def end_step(connection: AsyncConnection, row: Row[Any], end: AttemptResul
     """
     requeued = end.state is StepState.QUEUED
     await connection.execute(
-        update(steps)
-        .where(steps.c.id == row.id)
+        update(t.steps)
+        .where(t.steps.c.id == row.id)
         .values(
             state=end.state,
             reason=end.reason,
             # The error of an earlier attempt stays, unless this one has its own.
-            error=steps.c.error if requeued and end.error is None else end.error,
+            error=t.steps.c.error if requeued and end.error is None else end.error,
             attempt=end.attempt,
             losses=end.losses,
             lease_owner=None,
             lease_expires_at=None,
-            run_at=seconds_from_now(end.delay_s) if requeued else steps.c.run_at,
-            vram_wait_since=func.coalesce(steps.c.vram_wait_since, func.now())
+            run_at=seconds_from_now(end.delay_s) if requeued else t.steps.c.run_at,
+            vram_wait_since=func.coalesce(t.steps.c.vram_wait_since, func.now())
             if end.vram_wait
             else None,
             finished_at=None if requeued else func.now(),
@@ -53,8 +60,8 @@ async def end_step(connection: AsyncConnection, row: Row[Any], end: AttemptResul
     if requeued:
         # A job whose attempt ended shows as queued again: nothing of it runs.
         await connection.execute(
-            update(jobs)
-            .where(jobs.c.id == row.job_id, jobs.c.status == Status.RUNNING)
+            update(t.jobs)
+            .where(t.jobs.c.id == row.job_id, t.jobs.c.status == Status.RUNNING)
             .values(status=Status.QUEUED, updated_at=func.now())
         )
         return UUID(str(row.id))
@@ -70,7 +77,7 @@ async def settle_job(connection: AsyncConnection, job_id: UUID) -> UUID | None:
     """
     rows = (
         await connection.execute(
-            select(steps).where(steps.c.job_id == job_id).order_by(steps.c.position)
+            select(t.steps).where(t.steps.c.job_id == job_id).order_by(t.steps.c.position)
         )
     ).all()
     broken = next((r for r in rows if r.state in (StepState.FAILED, StepState.CANCELLED)), None)
@@ -88,12 +95,14 @@ async def settle_job(connection: AsyncConnection, job_id: UUID) -> UUID | None:
         state, reason, error = StepState.FAILED, Reason(broken.reason), broken.error
     elif broken is not None:
         state, reason, error = StepState.CANCELLED, Reason.CANCELLED, CANCELLED_ERROR
-    await finish_job(connection, job_id, status=STATUS_OF[state], reason=reason, error=error)
+    await jobs.finish_job(connection, job_id, status=STATUS_OF[state], reason=reason, error=error)
     return None
 
 
 async def _cancel_requested(connection: AsyncConnection, job_id: UUID) -> bool:
-    moment = await connection.scalar(select(jobs.c.cancel_requested_at).where(jobs.c.id == job_id))
+    moment = await connection.scalar(
+        select(t.jobs.c.cancel_requested_at).where(t.jobs.c.id == job_id)
+    )
     return moment is not None
 
 
@@ -103,8 +112,119 @@ async def _queue_if_first(connection: AsyncConnection, rows: Any, step: Row[Any]
     if any(row.state != StepState.SUCCEEDED for row in earlier):
         return None
     await connection.execute(
-        update(steps)
-        .where(steps.c.id == step.id)
+        update(t.steps)
+        .where(t.steps.c.id == step.id)
         .values(state=StepState.QUEUED, run_at=func.now(), updated_at=func.now())
     )
     return UUID(str(step.id))
+
+
+async def request_cancel(
+    connection: AsyncConnection, job_id: UUID, *, user: str | None = None
+) -> bool | None:
+    """Cancel the steps that wait, mark the one that runs; None when there is no such job.
+
+    True when this call ended the job; its owner ends it otherwise, or it had ended before.
+
+    Idempotent: a job that has ended, or was marked before, stays as it is.
+    """
+    job = await jobs.lock(connection, job_id, user=user)
+    if job is None:
+        return None
+    if job["status"] in jobs.ENDED:
+        return False
+    await connection.execute(
+        update(t.jobs)
+        .where(t.jobs.c.id == job_id, t.jobs.c.cancel_requested_at.is_(None))
+        .values(cancel_requested_at=func.clock_timestamp())
+    )
+    states = await _lock_steps(connection, job_id)
+    await end_waiting_steps(connection, job_id)
+    if any(state in OWNED for state in states):
+        await _mark_owned_steps(connection, job_id)
+        return False
+    return await jobs.finish_job(
+        connection,
+        job_id,
+        status=Status.CANCELLED,
+        reason=Reason.CANCELLED,
+        error=CANCELLED_ERROR,
+    )
+
+
+async def end_waiting_steps(
+    connection: AsyncConnection, job_id: UUID, *, message: str = "cancelled before it started"
+) -> int:
+    """Every step without an owner becomes `cancelled`; returns how many. The job's row is locked.
+
+    Also what happens to the rest of a chain when one of its steps ends otherwise than succeeded.
+    """
+    ended = await connection.execute(
+        update(t.steps)
+        .where(t.steps.c.job_id == job_id, t.steps.c.state.in_(WAITING))
+        .values(
+            state=StepState.CANCELLED,
+            reason=Reason.CANCELLED,
+            error=CANCELLED_ERROR | {"message": message},
+            finished_at=func.clock_timestamp(),
+            updated_at=func.clock_timestamp(),
+        )
+        .returning(t.steps.c.id, t.steps.c.name, t.steps.c.position)
+    )
+    rows = sorted(ended.all(), key=lambda row: row.position)
+    if rows:
+        await append_events(
+            connection,
+            job_id,
+            [
+                NewEvent(
+                    code=Code.STEP_FINISH,
+                    message=f"step {row.name}: {message}",
+                    step_id=row.id,
+                    payload={
+                        "step": row.name,
+                        "state": StepState.CANCELLED,
+                        "reason": Reason.CANCELLED,
+                    },
+                )
+                for row in rows
+            ],
+        )
+    return len(rows)
+
+
+async def _lock_steps(connection: AsyncConnection, job_id: UUID) -> list[StepState]:
+    rows = await connection.execute(
+        select(t.steps.c.state)
+        .where(t.steps.c.job_id == job_id)
+        .order_by(t.steps.c.id)
+        .with_for_update(key_share=True)
+    )
+    return [StepState(row.state) for row in rows]
+
+
+async def _mark_owned_steps(connection: AsyncConnection, job_id: UUID) -> None:
+    marked = await connection.execute(
+        update(t.steps)
+        .where(
+            t.steps.c.job_id == job_id,
+            t.steps.c.state.in_(OWNED),
+            t.steps.c.cancel_requested_at.is_(None),
+        )
+        .values(cancel_requested_at=func.clock_timestamp(), updated_at=func.clock_timestamp())
+        .returning(t.steps.c.id, t.steps.c.name)
+    )
+    rows = marked.all()
+    if rows:
+        await append_events(
+            connection,
+            job_id,
+            [
+                NewEvent(
+                    code=Code.CANCEL_REQUESTED,
+                    message=f"step {row.name} is asked to stop",
+                    step_id=row.id,
+                )
+                for row in rows
+            ],
+        )

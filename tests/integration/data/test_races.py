@@ -18,9 +18,9 @@ import pytest
 from tests.support.memory_store import Work
 from tests.support.stores import InPostgres, note
 
-from shared.db.cancel import request_cancel
 from shared.db.engine import Database
 from shared.db.step_store import PostgresStepStore
+from shared.db.transitions import request_cancel
 from shared.states import Reason, StepState
 from shared.step_store import AttemptResult, Claim, ClaimRequest, OrphanedStep, Stale
 
