@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from shared.db import quotas
+from shared.db import jobs
 from shared.db.engine import Connection
 from shared.errors import RateLimited
 from shared.settings import Settings
@@ -21,13 +21,13 @@ _IN_USE = {
 
 
 async def enforce_quota(connection: Connection, user: str, settings: Settings) -> None:
-    """Raise `RateLimited` when one more job would be too many. Call `quotas.lock_user` before."""
+    """Raise `RateLimited` when one more job would be too many. Call `jobs.lock_user` before."""
     if maximum := settings.max_unfinished_jobs:
-        used = await quotas.unfinished_jobs(connection, user, up_to=maximum)
+        used = await jobs.unfinished_jobs(connection, user, up_to=maximum)
         if used >= maximum:
             raise limit_reached("unfinished_jobs", maximum)
     if maximum := settings.max_jobs_per_minute:
-        age_s = await quotas.age_of_job(connection, user, newest=maximum)
+        age_s = await jobs.age_of_job(connection, user, newest=maximum)
         if age_s is not None and age_s < WINDOW_S:
             pause_s = math.ceil(WINDOW_S - max(age_s, 0.0))
             raise limit_reached("jobs_per_minute", maximum, pause_s)

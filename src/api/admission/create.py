@@ -10,7 +10,7 @@ from api.admission.plan import Caller, plan_job
 from api.admission.resolve import resolve
 from api.context import Context
 from api.schemas.requests import CreateJob
-from shared.db import models, quotas, workers
+from shared.db import jobs, models, workers
 from shared.db.create_job import Created, NewJob, create_job, find_by_key, find_created
 from shared.db.engine import Connection
 from shared.errors import InfraUnavailable
@@ -40,7 +40,7 @@ async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
         planned = job = plan_job(body, resolved, caller, settings)
         check_capacity(job, live)
         if limits.has_quota(settings):
-            await quotas.lock_user(connection, caller.user)
+            await jobs.lock_user(connection, caller.user)
             # A request with the same key may have held the lock; a replay is never refused.
             if (earlier := await _find_earlier(connection, caller)) is not None:
                 return earlier

@@ -13,7 +13,7 @@ from api.openapi import examples
 from api.openapi.errors import documented
 from api.openapi.responses import METRICS, answers
 from api.schemas import responses
-from shared.db.quotas import queue_depth
+from shared.db.jobs import queue_depth
 from shared.errors import InfraUnavailable
 
 log = logging.getLogger(__name__)
