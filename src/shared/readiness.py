@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import anyio
 
 from shared.db.engine import Database
-from shared.db.revision import missing_migration
+from shared.db.tables import missing_migration
 from shared.errors import InfraUnavailable
 from shared.object_store import StoreRefused, open_store
 from shared.retry import retry
@@ -33,7 +33,7 @@ async def wait_for_parts(settings: Settings) -> None:
     store = open_store(settings)
     try:
         await _wait("DF_DATABASE_URL", database_url, database.ping, settings)
-        if (missing := await missing_migration(database)) is not None:
+        if (missing := await database.transaction(missing_migration)) is not None:
             raise NotReady(
                 f"DF_DATABASE_URL: the schema at {address_of(database_url)} is not at revision "
                 f"{missing}; run `dreamforge migrate`"

@@ -6,6 +6,7 @@ machine already guarantees, so that a hand-written UPDATE at 3 a.m. cannot make 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from enum import StrEnum
@@ -32,10 +33,17 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB, UUID
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.states import OWNED, TERMINAL, Reason, Status, StepState
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+# The newest migration. Written here, so that a service needs neither Alembic nor the migrations;
+# `test_migrations` compares the two. Revisions are numbered with four digits, so they sort.
+REVISION = "0005"
 
 metadata = MetaData(
     naming_convention={
@@ -283,3 +291,25 @@ def values_of(table: Table, record: Any, **values: Any) -> dict[str, Any]:
     """What to insert for a dataclass: its fields that have a column; `values` are other columns."""
     names = [column.name for column in columns_of(table, record)]
     return {name: getattr(record, name) for name in names} | values
+
+
+# The migrations -----------------------------------------------------------------------------------
+
+
+async def missing_migration(connection: AsyncConnection) -> str | None:
+    """The revision that the database lacks; None when this release can work on its schema.
+
+    Its own schema, or a newer one: migrations only add what the release before can live with
+    (docs/migrations.md), so a process of that release which crashes during a roll-out must come
+    back.
+    """
+    applied = None
+    if await connection.scalar(text("SELECT to_regclass('alembic_version')")) is not None:
+        applied = await connection.scalar(text("SELECT version_num FROM alembic_version"))
+    if applied is None or applied < REVISION:
+        return REVISION
+    if applied > REVISION:
+        log.warning(
+            "the schema is at revision %s, of a newer release than this one (%s)", applied, REVISION
+        )
+    return None

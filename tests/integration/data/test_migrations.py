@@ -19,7 +19,7 @@ from sqlalchemy import Engine, event
 from tests.integration.data.test_schema import empty_database
 
 from shared.db.engine import Database
-from shared.db.revision import REVISION, missing_migration
+from shared.db.tables import REVISION, missing_migration
 from shared.errors import InfraUnavailable
 
 SCRIPTS = ScriptDirectory.from_config(migration.alembic_config("postgresql://"))
@@ -48,7 +48,7 @@ def missing(url: str) -> str | None:
     async def main() -> str | None:
         database = Database(url)
         try:
-            return await missing_migration(database)
+            return await database.transaction(missing_migration)
         finally:
             await database.close()
 
