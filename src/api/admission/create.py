@@ -1,6 +1,7 @@
 """Create a job in one transaction (look up its key, resolve, plan, admit, insert), then notify."""
 
 import logging
+from uuid import UUID
 
 import anyio
 
@@ -54,14 +55,14 @@ async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
         if committed is None:
             raise
         created = committed
-    if created.first_step_id is not None and created.first_queue is not None:
+    if (step := created.first_step) is not None:
         context.metrics.jobs_accepted.labels(created.type).inc()
-        _log_accepted(created, caller)
-        context.notifier.notify(created.first_step_id, created.first_queue)
+        _log_accepted(created, step.id, caller)
+        context.notifier.notify(step.id, step.queue)
     return created
 
 
-def _log_accepted(created: Created, caller: Caller) -> None:
+def _log_accepted(created: Created, step_id: UUID, caller: Caller) -> None:
     """Tie the request's ids to the job's id, by which later lines are found."""
     log.info(
         "%s job accepted",
@@ -69,7 +70,7 @@ def _log_accepted(created: Created, caller: Caller) -> None:
         extra={
             "code": Code.JOB_CREATED.value,
             "job_id": str(created.id),
-            "step_id": str(created.first_step_id),
+            "step_id": str(step_id),
             "correlation_id": caller.correlation_id,
             "client_request_id": caller.client_request_id,
         },

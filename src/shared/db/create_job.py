@@ -73,17 +73,16 @@ class NewJob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Created:
-    """The job of an answer. `first_step_id` is None when an earlier request made the job."""
+    """The job of an answer. `first_step` is None when an earlier request made the job."""
 
     id: UUID
     type: str
     created_at: datetime
-    first_step_id: UUID | None
-    first_queue: str | None
+    first_step: NewStep | None
 
     @property
     def replayed(self) -> bool:
-        return self.first_step_id is None
+        return self.first_step is None
 
 
 async def create_job(connection: AsyncConnection, new: NewJob) -> Created:
@@ -125,7 +124,7 @@ async def find_by_key(
             "this Idempotency-Key was used with another request body; use a new key",
             job_id=str(row.id),
         )
-    return read(Created, row._mapping, first_step_id=None, first_queue=None)
+    return read(Created, row._mapping, first_step=None)
 
 
 async def find_created(connection: AsyncConnection, new: NewJob) -> Created | None:
@@ -135,13 +134,7 @@ async def find_created(connection: AsyncConnection, new: NewJob) -> Created | No
 
 
 def _created(new: NewJob, created_at: datetime) -> Created:
-    return Created(
-        id=new.id,
-        type=new.type,
-        created_at=created_at,
-        first_step_id=new.steps[0].id,
-        first_queue=new.steps[0].queue,
-    )
+    return Created(id=new.id, type=new.type, created_at=created_at, first_step=new.steps[0])
 
 
 async def _insert(connection: AsyncConnection, new: NewJob) -> datetime | None:
