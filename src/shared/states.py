@@ -49,6 +49,7 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
+ENDED = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
 STATUS_OF: dict[StepState, Status] = {
     StepState.PENDING: Status.QUEUED,
     StepState.QUEUED: Status.QUEUED,

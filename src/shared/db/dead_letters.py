@@ -20,7 +20,7 @@ from shared.db import tables as t
 from shared.db.create_job import Created, NewJob, NewStep, create_job
 from shared.db.tables import columns_of, read
 from shared.errors import Conflict, ModelUnavailable, NotFound
-from shared.states import Reason, Status
+from shared.states import ENDED, Reason, Status
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +82,7 @@ async def replay(connection: AsyncConnection, job_id: UUID) -> Created:
     await jobs.lock(connection, job_id)
     await get(connection, job_id)
     for replayed, status in await replays_of(connection, job_id):
-        if status not in jobs.ENDED:
+        if status not in ENDED:
             raise Conflict(f"job {replayed} is a replay of {job_id} and has not ended yet")
     row = (await connection.execute(select(t.jobs).where(t.jobs.c.id == job_id))).one()
     pinned_steps = await connection.execute(

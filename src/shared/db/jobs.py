@@ -19,9 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.db.events import append_events, last_event
 from shared.db.tables import artifacts, columns_of, jobs, read, steps
 from shared.events import Code, NewEvent
-from shared.states import STATUS_OF, Reason, Status, StepState
-
-ENDED = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
+from shared.states import ENDED, STATUS_OF, Reason, Status, StepState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,15 +142,12 @@ async def page(
     return [_job(row) for row in rows.mappings()]
 
 
-async def lock(
-    connection: AsyncConnection, job_id: UUID, *, user: str | None = None
-) -> RowMapping | None:
-    """Take the job's row, the first lock of every writer; None when it is not there."""
-    query = select(jobs.c.status, jobs.c.cancel_requested_at).where(jobs.c.id == job_id)
+async def lock(connection: AsyncConnection, job_id: UUID, *, user: str | None = None) -> str | None:
+    """Take the job's row, the first lock of every writer; its status, None when it is not there."""
+    query = select(jobs.c.status).where(jobs.c.id == job_id)
     if user is not None:
         query = query.where(jobs.c.user == user)
-    locked = await connection.execute(query.with_for_update(key_share=True))
-    return locked.mappings().first()
+    return await connection.scalar(query.with_for_update(key_share=True))
 
 
 async def finish_job(

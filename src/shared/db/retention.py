@@ -18,8 +18,8 @@ from sqlalchemy import ColumnElement, delete, exists, func, literal, select, tup
 from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db.jobs import ENDED
 from shared.db.tables import artifacts, events, jobs, workers
+from shared.states import ENDED
 
 # Any fixed number: it names "Dream Forge prunes" among the advisory locks of this database.
 ADVISORY_LOCK = 0x44465052

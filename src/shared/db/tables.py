@@ -35,7 +35,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.states import OWNED, TERMINAL, Reason, Status, StepState
+from shared.states import ENDED, OWNED, TERMINAL, Reason, Status, StepState
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,6 @@ def _now(name: str) -> Column[Any]:
 def _moment(name: str) -> Column[Any]:
     return Column(name, DateTime(timezone=True))
 
-
-_ENDED = [Status.SUCCEEDED, Status.FAILED, Status.CANCELLED]
 
 models = Table(
     "models",
@@ -124,7 +122,7 @@ jobs = Table(
     CheckConstraint(one_of("status", Status), "status"),
     CheckConstraint(f"reason IS NULL OR {one_of('reason', Reason)}", "reason"),
     CheckConstraint(
-        f"({one_of('status', _ENDED)}) = (finished_at IS NOT NULL) "
+        f"({one_of('status', ENDED)}) = (finished_at IS NOT NULL) "
         "AND (finished_at IS NULL) = (reason IS NULL)",
         "finished",
     ),

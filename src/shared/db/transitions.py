@@ -19,7 +19,7 @@ from shared.db import jobs
 from shared.db import tables as t
 from shared.db.events import append_events
 from shared.events import Code, NewEvent
-from shared.states import OWNED, STATUS_OF, TERMINAL, Reason, Status, StepState
+from shared.states import ENDED, OWNED, STATUS_OF, TERMINAL, Reason, Status, StepState
 from shared.step_store import CANCELLED_ERROR, AttemptResult
 
 WAITING = frozenset({StepState.PENDING, StepState.QUEUED})
@@ -128,10 +128,10 @@ async def request_cancel(
 
     Idempotent: a job that has ended, or was marked before, stays as it is.
     """
-    job = await jobs.lock(connection, job_id, user=user)
-    if job is None:
+    status = await jobs.lock(connection, job_id, user=user)
+    if status is None:
         return None
-    if job["status"] in jobs.ENDED:
+    if status in ENDED:
         return False
     await connection.execute(
         update(t.jobs)
