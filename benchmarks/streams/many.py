@@ -133,7 +133,7 @@ async def delivery_s(
 async def run(measured: Measured, database_url: str, port: int) -> None:
     database = Database(database_url)
     descriptor = read_model(MODEL)
-    await database.transaction(lambda connection: models.upsert_model(connection, descriptor))
+    await database.transaction(models.upsert_model, descriptor)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
         answers = await asyncio.gather(*(client.post("/v1/jobs", json=BODY) for _ in range(JOBS)))
         jobs = [answer.raise_for_status().json()["job"]["id"] for answer in answers]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from cli import config
 from cli.errors import USAGE, Failure
@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # at run time the clients cost a quarter of a second
     from shared.dispatch.dead_letters import DeadMessages
     from shared.settings import Settings
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -66,9 +67,14 @@ def with_database(database_url: str, work: Callable[[Database], Awaitable[T]]) -
     return anyio.run(main)
 
 
-def transaction(database_url: str, work: Callable[[Connection], Awaitable[T]]) -> T:
-    """Run `work` in one transaction. Raises InfraUnavailable."""
-    return with_database(database_url, lambda database: database.transaction(work))
+def transaction(
+    database_url: str,
+    work: Callable[Concatenate[Connection, P], Awaitable[T]],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Run `work(connection, *args, **kwargs)` in one transaction. Raises InfraUnavailable."""
+    return with_database(database_url, lambda database: database.transaction(work, *args, **kwargs))
 
 
 def dead_messages(redis_url: str) -> closing[DeadMessages]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID, uuid4
 
 import anyio
@@ -35,6 +35,7 @@ from shared.settings import Settings
 from shared.states import Reason, Status
 from shared.step_store import StoredArtifact
 
+P = ParamSpec("P")
 T = TypeVar("T")
 BODY: dict[str, Any] = {"type": "generate", "prompt": "a red apple"}
 
@@ -84,11 +85,16 @@ class Api:
     settings: Settings
     server: Server
 
-    def transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    def transaction(
+        self,
+        work: Callable[Concatenate[Connection, P], Awaitable[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         async def main() -> T:
             database = Database(self.settings.database_url.get_secret_value())
             try:
-                return await database.transaction(work)
+                return await database.transaction(work, *args, **kwargs)
             finally:
                 await database.close()
 
@@ -102,7 +108,7 @@ class Api:
             return done.fetchall() if done.description else []
 
     def install(self, **changes: Any) -> Model:
-        return self.transaction(lambda c: models.upsert_model(c, descriptor(**changes)))
+        return self.transaction(models.upsert_model, descriptor(**changes))
 
     def create(self, **changes: Any) -> str:
         """Create a job; its id."""
@@ -119,7 +125,7 @@ class Api:
         return step_id
 
     def append(self, job_id: str, *new: NewEvent) -> int:
-        return self.transaction(lambda c: events.append_events(c, UUID(job_id), new))
+        return self.transaction(events.append_events, UUID(job_id), new)
 
     def progress(self, job_id: str, *values: float, **payload: Any) -> int:
         """Write `progress` events as a worker does."""
@@ -163,9 +169,7 @@ class Api:
             reason.value,
             job_id,
         )
-        self.transaction(
-            lambda c: jobs.finish_job(c, UUID(job_id), status=status, reason=reason, error=error)
-        )
+        self.transaction(jobs.finish_job, UUID(job_id), status=status, reason=reason, error=error)
 
     async def ensure_bucket(self) -> None:
         """What the start of a real process does; this one is served from within the test."""
@@ -201,9 +205,11 @@ class Api:
         )
         step_id = self.step_of(job_id)
         assert self.transaction(
-            lambda c: artifacts.insert_artifact(
-                c, job_id=UUID(job_id), step_id=step_id, step="generate", artifact=stored
-            )
+            artifacts.insert_artifact,
+            job_id=UUID(job_id),
+            step_id=step_id,
+            step="generate",
+            artifact=stored,
         )
         return key
 
@@ -226,7 +232,7 @@ class Api:
             slots=[slot],
             models={model.id: model.checkpoint_sha256 for model in models_},
         )
-        self.transaction(lambda c: workers.upsert(c, row))
+        self.transaction(workers.upsert, row)
         return row.id
 
 

@@ -95,7 +95,7 @@ class InPostgres:
             traceparent=TRACEPARENT,
             steps=[self._step(work) for work in works],
         )
-        await self._database.transaction(lambda connection: create_job(connection, new))
+        await self._database.transaction(create_job, new)
         return new.id
 
     def _step(self, work: Work) -> NewStep:
@@ -104,7 +104,7 @@ class InPostgres:
         return NewStep(id=uuid4(), model_id=model[0], checkpoint_sha256=model[1], **facts)
 
     async def cancel(self, job_id: UUID) -> None:
-        await self._database.transaction(lambda connection: request_cancel(connection, job_id))
+        await self._database.transaction(request_cancel, job_id)
 
     async def steps(self, job_id: UUID) -> list[dict[str, Any]]:
         rows = self._execute(

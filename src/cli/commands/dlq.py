@@ -6,7 +6,6 @@ The commands speak to both directly: dead letters are the operator's, the API ha
 from __future__ import annotations
 
 from contextlib import closing
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
@@ -37,9 +36,7 @@ def list_(
     from shared.db import dead_letters
 
     environ = config.environ()
-    jobs = backends.transaction(
-        backends.database_url(environ), partial(dead_letters.page, limit=limit)
-    )
+    jobs = backends.transaction(backends.database_url(environ), dead_letters.page, limit=limit)
     messages, problem = _messages(environ)
     if problem:
         print_note(f"unreadable messages are not shown: {problem}")
@@ -63,8 +60,8 @@ def show(letter: Letter, output: Out = Output.TABLE) -> None:
         record = _message(message)
     else:
         url, job_id = backends.database_url(environ), _job_id(letter)
-        job = backends.transaction(url, partial(dead_letters.get, job_id=job_id))
-        replays = backends.transaction(url, partial(dead_letters.replays_of, job_id=job_id))
+        job = backends.transaction(url, dead_letters.get, job_id)
+        replays = backends.transaction(url, dead_letters.replays_of, job_id)
         record = _job(job) | {
             "replays": [{"id": str(id_), "status": status.value} for id_, status in replays]
         }
@@ -78,8 +75,7 @@ def replay(job: Letter, output: Out = Output.TABLE) -> None:
 
     environ = config.environ()
     created = backends.transaction(
-        backends.database_url(environ),
-        partial(dead_letters.replay, job_id=_job_id(job)),
+        backends.database_url(environ), dead_letters.replay, _job_id(job)
     )
     # No notification is sent: a worker finds the job with its next poll.
     print_record({"id": str(created.id), "status": "queued", "replay_of": job}, output)
@@ -108,9 +104,7 @@ def _drop_job(environ: dict[str, str], job_id: UUID) -> int:
     from shared.object_store import open_store
 
     settings = backends.settings(environ)
-    keys = backends.transaction(
-        settings.database_url.get_secret_value(), partial(dead_letters.drop, job_id=job_id)
-    )
+    keys = backends.transaction(settings.database_url.get_secret_value(), dead_letters.drop, job_id)
 
     async def delete() -> None:
         with closing(open_store(settings)) as store:

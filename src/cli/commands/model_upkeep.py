@@ -8,7 +8,6 @@ sound on another host, so the operator decides what to do.
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
@@ -71,7 +70,7 @@ def remove(
 
     environ = config.environ()
     url, root = backends.database_url(environ), models_dir(environ)
-    row, deleted = backends.transaction(url, partial(_retire, reference=model, force=force))
+    row, deleted = backends.transaction(url, _retire, reference=model, force=force)
     place = root / row.kind / row.label
     with lock_model(root, place.name):
         here = remove_model(place, root)
@@ -103,7 +102,7 @@ def _verify_folder(folder: Path) -> dict[str, Any]:
 
 def _switch(reference: str, *, on: bool) -> None:
     url = backends.database_url(config.environ())
-    row = backends.transaction(url, partial(_set_enabled, reference=reference, on=on))
+    row = backends.transaction(url, _set_enabled, reference=reference, on=on)
     print_note(f"{row.label} is {'enabled' if on else 'disabled'}")
 
 

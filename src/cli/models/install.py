@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -72,5 +71,4 @@ def register(database_url: str, folder: Path) -> str:
     """Write the model's row and return its id. Raises `InfraUnavailable`."""
     from shared.db.models import upsert_model
 
-    upsert = partial(upsert_model, descriptor=read_model(folder))
-    return str(backends.transaction(database_url, upsert).id)
+    return str(backends.transaction(database_url, upsert_model, read_model(folder)).id)

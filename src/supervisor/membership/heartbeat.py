@@ -41,16 +41,14 @@ class Presence:
     async def register(self) -> list[workers.Worker]:
         """Write the first row, unless live rows show one of our GPUs; return those."""
         await self._models.refresh()
-        worker = self._row()
         return await self._database.transaction(
-            workers.register_exclusive, worker, devices=self.gpus
+            workers.register_exclusive, self._row(), devices=self.gpus
         )
 
     async def heartbeat(self) -> None:
         """Refresh the models, then write the whole row: it is small, and always complete."""
         await self._models.refresh()
-        worker = self._row()
-        await self._database.transaction(workers.upsert, worker)
+        await self._database.transaction(workers.upsert, self._row())
         if self.gpus:
             await self._report_shared_gpus()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -116,11 +115,11 @@ def test_a_replay_is_a_new_job_of_the_same_request_and_leaves_the_dead_one_dead(
 
 def test_a_job_is_not_replayed_while_its_replay_lives(api: Api) -> None:
     dead = UUID(dead_job(api))
-    first = api.transaction(lambda c: dead_letters.replay(c, dead))
+    first = api.transaction(dead_letters.replay, dead)
     with pytest.raises(Conflict, match=str(first.id)):
-        api.transaction(lambda c: dead_letters.replay(c, dead))
+        api.transaction(dead_letters.replay, dead)
     api.finish(str(first.id), Status.FAILED, Reason.ATTEMPTS_EXHAUSTED, ERROR)
-    assert api.transaction(lambda c: dead_letters.replay(c, dead)).id != first.id
+    assert api.transaction(dead_letters.replay, dead).id != first.id
 
 
 def test_two_replays_at_once_make_one_job(api: Api) -> None:
@@ -129,7 +128,7 @@ def test_two_replays_at_once_make_one_job(api: Api) -> None:
 
     def replay() -> None:
         try:
-            api.transaction(lambda c: dead_letters.replay(c, dead))
+            api.transaction(dead_letters.replay, dead)
         except Conflict as error:
             refused.append(error)
 
@@ -144,7 +143,7 @@ def test_two_replays_at_once_make_one_job(api: Api) -> None:
 
 def test_a_chain_is_replayed_whole_with_its_step_that_has_no_model(api: Api) -> None:
     dead = dead_job(api, chain={"upscale": {"scale": 2, "impl": "resample"}})
-    made = api.transaction(lambda c: dead_letters.replay(c, UUID(dead))).id
+    made = api.transaction(dead_letters.replay, UUID(dead)).id
     rows = "SELECT name, type, params, model_id, vram_bytes FROM steps WHERE job_id = %s"
     assert api.sql(f"{rows} ORDER BY position", made) == api.sql(f"{rows} ORDER BY position", dead)
     assert len(api.sql(rows, made)) == 2
@@ -154,10 +153,10 @@ def test_what_could_never_run_again_is_not_replayed(api: Api) -> None:
     dead = UUID(dead_job(api))
     api.sql("UPDATE models SET checkpoint_sha256 = repeat('0', 64)")
     with pytest.raises(ModelUnavailable, match="another checkpoint"):
-        api.transaction(lambda c: dead_letters.replay(c, dead))
+        api.transaction(dead_letters.replay, dead)
     api.sql("UPDATE models SET enabled = false")
     with pytest.raises(ModelUnavailable, match="disabled"):
-        api.transaction(lambda c: dead_letters.replay(c, dead))
+        api.transaction(dead_letters.replay, dead)
 
 
 @pytest.mark.parametrize("action", [dead_letters.replay, dead_letters.drop, dead_letters.get])
@@ -166,7 +165,7 @@ def test_a_job_that_is_not_dead_is_left_alone(api: Api, action: Any) -> None:
     job_id = UUID(api.create())
     for wanted in (job_id, uuid4()):
         with pytest.raises(NotFound, match=str(wanted)):
-            api.transaction(partial(action, job_id=wanted))
+            api.transaction(action, wanted)
     assert api.sql("SELECT count(*) FROM jobs") == [(1,)]
 
 
@@ -175,7 +174,7 @@ def test_a_dropped_job_is_gone_with_its_rows_and_its_objects(
 ) -> None:
     dead, other = dead_job(api), dead_job(api)
     gone, kept = api.artifact(dead, 0, b"gone"), api.artifact(other, 0, b"kept")
-    replay = api.transaction(lambda c: dead_letters.replay(c, UUID(dead)))
+    replay = api.transaction(dead_letters.replay, UUID(dead))
     code, said = command("drop", dead)
     assert (code, said["objects"]) == (0, 1)
     for table in ("steps", "events", "artifacts"):

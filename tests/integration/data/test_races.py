@@ -57,7 +57,7 @@ class Hands:
         )
 
     async def cancel(self, hand: int, job: UUID) -> None:
-        await self.databases[hand].transaction(lambda c: request_cancel(c, job))
+        await self.databases[hand].transaction(request_cancel, job)
 
     def deadlocks(self) -> int:
         with psycopg.connect(self.url, autocommit=True) as connection:

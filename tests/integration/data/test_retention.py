@@ -173,7 +173,7 @@ def test_jobs_past_their_age_go_with_everything(api: Api) -> None:
 
 def test_a_job_with_a_picture_is_never_deleted_before_it(api: Api) -> None:
     job_id = ended(api, 30 * DAY_S + 60)
-    assert api.transaction(lambda c: rows.delete_jobs(c, age_s=DAY_S, limit=10)) == 0
+    assert api.transaction(rows.delete_jobs, age_s=DAY_S, limit=10) == 0
     assert count(api, "artifacts", job_id) == 1
 
 

@@ -6,7 +6,6 @@ import json
 import re
 import time
 from dataclasses import replace
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from uuid import uuid4
@@ -36,11 +35,11 @@ def test_the_gpus_of_the_live_workers_decide_which_preset_is_the_default(
     ]
     worker = Worker(id=uuid4(), host="h", version="1", queues=("default",), slots=slots, models={})
     url = stack_environment["DF_DATABASE_URL"]
-    backends.transaction(url, partial(upsert, worker=worker))
+    backends.transaction(url, upsert, worker)
     try:
         assert model("download", REF) == 0
     finally:
-        backends.transaction(url, partial(deregister, worker_id=worker.id))
+        backends.transaction(url, deregister, worker.id)
     assert installed(tmp_path).default_preset == preset
 
 
@@ -52,7 +51,7 @@ def test_the_command_waits_until_a_worker_has_looked_at_the_model(
 ) -> None:
     url = stack_environment["DF_DATABASE_URL"]
     idle = Worker(id=uuid4(), host="h", version="1", queues=("default",), slots=[], models={})
-    backends.transaction(url, partial(upsert, worker=idle))
+    backends.transaction(url, upsert, idle)
     looks = 0
 
     def look(_: float) -> None:
@@ -60,7 +59,7 @@ def test_the_command_waits_until_a_worker_has_looked_at_the_model(
         looks += 1
         (row,) = backends.transaction(url, list_models)
         has = replace(idle, models={row.id: row.checkpoint_sha256})
-        backends.transaction(url, partial(upsert, worker=has))
+        backends.transaction(url, upsert, has)
 
     try:
         assert model("download", REF, "-o", "json") == 0
@@ -73,7 +72,7 @@ def test_the_command_waits_until_a_worker_has_looked_at_the_model(
         assert json.loads(capsys.readouterr().out)["installed"] is True
         assert looks == 1
     finally:
-        backends.transaction(url, partial(deregister, worker_id=idle.id))
+        backends.transaction(url, deregister, idle.id)
 
 
 def test_a_preset_that_cannot_hold_the_model_is_refused_before_it_is_installed(
