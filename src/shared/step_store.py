@@ -131,6 +131,11 @@ class OrphanedStep:
     traceparent: str | None = None
 
 
+# How the attempt of a step without a living owner ended. It runs inside the rescuer's transaction,
+# perhaps twice: it must be pure.
+Decide = Callable[[OrphanedStep], AttemptResult]
+
+
 class StepStore(Protocol):
     """The system of record, as an owner of steps sees it. All raise `InfraUnavailable`."""
 
@@ -170,13 +175,8 @@ class StepStore(Protocol):
         `known` are the steps and epochs of the claims that were answered. Returns how many.
         """
 
-    async def rescue_expired(self, decide: Callable[[OrphanedStep], AttemptResult]) -> UUID | None:
-        """Take one step from an owner whose lease ended; None when there is none.
+    async def rescue_expired(self, decide: Decide) -> UUID | None:
+        """Take one step from an owner whose lease ended; None when there is none."""
 
-        `decide` runs inside the transaction, perhaps twice: it must be pure.
-        """
-
-    async def rescue_unclaimed(
-        self, decide: Callable[[OrphanedStep], AttemptResult], after_s: float
-    ) -> UUID | None:
+    async def rescue_unclaimed(self, decide: Decide, after_s: float) -> UUID | None:
         """End one step that no worker has claimed within `after_s` seconds."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
@@ -24,6 +24,7 @@ from shared.step_store import (
     CancelRequested,
     Claim,
     ClaimRequest,
+    Decide,
     OrphanedStep,
     PinnedModel,
     Stale,
@@ -227,7 +228,7 @@ class MemoryStepStore:
             _enter(step, StepState.QUEUED)
         return len(unheard)
 
-    async def rescue_expired(self, decide: Callable[[OrphanedStep], AttemptResult]) -> UUID | None:
+    async def rescue_expired(self, decide: Decide) -> UUID | None:
         await self.faults.before("rescue_expired")
         for step in self._by_age():
             if step.lease_expires_at is not None and step.lease_expires_at < self.now():
@@ -237,9 +238,7 @@ class MemoryStepStore:
                 return step.id
         return None
 
-    async def rescue_unclaimed(
-        self, decide: Callable[[OrphanedStep], AttemptResult], after_s: float
-    ) -> UUID | None:
+    async def rescue_unclaimed(self, decide: Decide, after_s: float) -> UUID | None:
         await self.faults.before("rescue_unclaimed")
         for step in self._by_age():
             if step.state is StepState.QUEUED and step.run_at < self.now() - after_s:

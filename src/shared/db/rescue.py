@@ -6,7 +6,7 @@ needed. One step per transaction: a step that cannot be swept must not hold up t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -18,9 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.db.tables import jobs, read, steps
 from shared.db.transitions import end_step
 from shared.states import StepState
-from shared.step_store import AttemptResult, OrphanedStep
-
-Decide = Callable[[OrphanedStep], AttemptResult]
+from shared.step_store import AttemptResult, Decide, OrphanedStep
 
 
 async def expired_lease(connection: AsyncConnection, decide: Decide) -> UUID | None:

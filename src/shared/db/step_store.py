@@ -12,9 +12,9 @@ Rules of this file
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row, func, select, update
@@ -35,25 +35,10 @@ from shared.step_store import (
     CancelRequested,
     Claim,
     ClaimRequest,
+    Decide,
     Stale,
     StoredArtifact,
 )
-
-T = TypeVar("T")
-P = ParamSpec("P")
-
-
-def _in_transaction(
-    method: Callable[Concatenate[PostgresStepStore, AsyncConnection, P], Awaitable[T]],
-) -> Callable[Concatenate[PostgresStepStore, P], Coroutine[Any, Any, T]]:
-    """Run a method of the store in a transaction of its own, which is its first argument."""
-
-    async def run(self: PostgresStepStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self.database.transaction(
-            lambda connection: method(self, connection, *args, **kwargs)
-        )
-
-    return run
 
 
 class PostgresStepStore:
@@ -63,41 +48,17 @@ class PostgresStepStore:
         self.database = database
         self._in_doubt = InDoubtWrites()
 
-    @_in_transaction
-    async def claim(self, connection: AsyncConnection, request: ClaimRequest) -> Claim | None:
-        return await claim_due_step(connection, request)
+    async def claim(self, request: ClaimRequest) -> Claim | None:
+        return await self.database.transaction(claim_due_step, request)
 
-    @_in_transaction
-    async def commit_running(
-        self, connection: AsyncConnection, claim: Claim, events: Sequence[NewEvent]
-    ) -> None:
-        row = await lock_owned(connection, claim)
-        if row.state != StepState.LEASED:
-            # Our own commit of a moment ago, whose answer was lost; or it is being stopped.
-            return
-        await connection.execute(
-            update(t.steps)
-            .where(t.steps.c.id == claim.step_id)
-            .values(
-                state=StepState.RUNNING,
-                attempt=t.steps.c.attempt + 1,
-                started_at=func.coalesce(t.steps.c.started_at, func.now()),
-                vram_wait_since=None,
-                updated_at=func.now(),
-            )
-        )
-        await connection.execute(
-            update(t.jobs)
-            .where(t.jobs.c.id == claim.job_id, t.jobs.c.status == Status.QUEUED)
-            .values(status=Status.RUNNING, updated_at=func.now())
-        )
-        await append_events(connection, claim.job_id, events)
+    async def commit_running(self, claim: Claim, events: Sequence[NewEvent]) -> None:
+        await self.database.transaction(_start, claim, events)
 
     async def record(
         self, claim: Claim, state: StepState | None, events: Sequence[NewEvent]
     ) -> None:
         async def work(connection: AsyncConnection) -> None:
-            await lock_owned(connection, claim)
+            await _lock_owned(connection, claim)
             if state is not None:
                 await connection.execute(
                     update(t.steps)
@@ -112,46 +73,16 @@ class PostgresStepStore:
         await self.database.transaction(work)
         self._in_doubt.settle(claim)
 
-    @_in_transaction
-    async def renew(self, connection: AsyncConnection, claim: Claim, lease_s: float) -> None:
-        # One statement on the step alone: it takes no job lock, so a stream of events cannot
-        # delay it, and the condition is on the very row that it locks.
-        renewed = await connection.execute(
-            update(t.steps)
-            .where(_owned_by(claim))
-            .values(lease_expires_at=seconds_from_now(lease_s))
-            .returning(t.steps.c.id)
-        )
-        if renewed.first() is None:
-            raise Stale
+    async def renew(self, claim: Claim, lease_s: float) -> None:
+        await self.database.transaction(_renew, claim, lease_s)
 
-    @_in_transaction
-    async def add_artifact(
-        self,
-        connection: AsyncConnection,
-        claim: Claim,
-        artifact: StoredArtifact,
-        event: NewEvent,
-    ) -> bool:
-        await jobs.lock(connection, claim.job_id)
-        if await _key_of(connection, claim, artifact.item_index) == artifact.s3_key:
-            return True  # our own commit of a moment ago, whose answer was lost
-        await lock_owned(connection, claim)
-        inserted = await insert_artifact(
-            connection,
-            job_id=claim.job_id,
-            step_id=claim.step_id,
-            step=claim.name,
-            artifact=artifact,
-        )
-        if inserted:
-            await append_events(connection, claim.job_id, [event])
-        return inserted
+    async def add_artifact(self, claim: Claim, artifact: StoredArtifact, event: NewEvent) -> bool:
+        return await self.database.transaction(_add_artifact, claim, artifact, event)
 
     async def finish(self, claim: Claim, end: AttemptResult) -> UUID | None:
         async def work(connection: AsyncConnection) -> UUID | None:
             try:
-                row = await lock_owned(connection, claim)
+                row = await _lock_owned(connection, claim)
             except Stale:
                 return await _ended_before(connection, claim, end)
             if end.state is StepState.QUEUED and row.cancel_requested_at is not None:
@@ -168,14 +99,8 @@ class PostgresStepStore:
         self._in_doubt.settle(claim)
         return following
 
-    @_in_transaction
-    async def requested_cancels(self, connection: AsyncConnection, worker_id: UUID) -> set[UUID]:
-        step_ids = await connection.scalars(
-            select(t.steps.c.id).where(
-                t.steps.c.lease_owner == worker_id, t.steps.c.cancel_requested_at.is_not(None)
-            )
-        )
-        return set(step_ids)
+    async def requested_cancels(self, worker_id: UUID) -> set[UUID]:
+        return await self.database.transaction(_requested_cancels, worker_id)
 
     async def release_unacknowledged(
         self, worker_id: UUID, known: Collection[tuple[UUID, int]]
@@ -185,17 +110,76 @@ class PostgresStepStore:
             count += 1
         return count
 
-    @_in_transaction
-    async def rescue_expired(
-        self, connection: AsyncConnection, decide: rescue.Decide
-    ) -> UUID | None:
-        return await rescue.expired_lease(connection, decide)
+    async def rescue_expired(self, decide: Decide) -> UUID | None:
+        return await self.database.transaction(rescue.expired_lease, decide)
 
-    @_in_transaction
-    async def rescue_unclaimed(
-        self, connection: AsyncConnection, decide: rescue.Decide, after_s: float
-    ) -> UUID | None:
-        return await rescue.unclaimed(connection, decide, after_s=after_s)
+    async def rescue_unclaimed(self, decide: Decide, after_s: float) -> UUID | None:
+        return await self.database.transaction(rescue.unclaimed, decide, after_s=after_s)
+
+
+async def _start(connection: AsyncConnection, claim: Claim, events: Sequence[NewEvent]) -> None:
+    row = await _lock_owned(connection, claim)
+    if row.state != StepState.LEASED:
+        # Our own commit of a moment ago, whose answer was lost; or it is being stopped.
+        return
+    await connection.execute(
+        update(t.steps)
+        .where(t.steps.c.id == claim.step_id)
+        .values(
+            state=StepState.RUNNING,
+            attempt=t.steps.c.attempt + 1,
+            started_at=func.coalesce(t.steps.c.started_at, func.now()),
+            vram_wait_since=None,
+            updated_at=func.now(),
+        )
+    )
+    await connection.execute(
+        update(t.jobs)
+        .where(t.jobs.c.id == claim.job_id, t.jobs.c.status == Status.QUEUED)
+        .values(status=Status.RUNNING, updated_at=func.now())
+    )
+    await append_events(connection, claim.job_id, events)
+
+
+async def _renew(connection: AsyncConnection, claim: Claim, lease_s: float) -> None:
+    # One statement on the step alone: it takes no job lock, so a stream of events cannot delay
+    # it, and the condition is on the very row that it locks.
+    renewed = await connection.execute(
+        update(t.steps)
+        .where(_owned_by(claim))
+        .values(lease_expires_at=seconds_from_now(lease_s))
+        .returning(t.steps.c.id)
+    )
+    if renewed.first() is None:
+        raise Stale
+
+
+async def _add_artifact(
+    connection: AsyncConnection, claim: Claim, artifact: StoredArtifact, event: NewEvent
+) -> bool:
+    await jobs.lock(connection, claim.job_id)
+    if await _key_of(connection, claim, artifact.item_index) == artifact.s3_key:
+        return True  # our own commit of a moment ago, whose answer was lost
+    await _lock_owned(connection, claim)
+    inserted = await insert_artifact(
+        connection,
+        job_id=claim.job_id,
+        step_id=claim.step_id,
+        step=claim.name,
+        artifact=artifact,
+    )
+    if inserted:
+        await append_events(connection, claim.job_id, [event])
+    return inserted
+
+
+async def _requested_cancels(connection: AsyncConnection, worker_id: UUID) -> set[UUID]:
+    step_ids = await connection.scalars(
+        select(t.steps.c.id).where(
+            t.steps.c.lease_owner == worker_id, t.steps.c.cancel_requested_at.is_not(None)
+        )
+    )
+    return set(step_ids)
 
 
 async def _ended_before(
@@ -244,7 +228,7 @@ def _owned_by(claim: Claim) -> Any:
     )
 
 
-async def lock_owned(connection: AsyncConnection, claim: Claim) -> Row[Any]:
+async def _lock_owned(connection: AsyncConnection, claim: Claim) -> Row[Any]:
     """Lock the job, then the step, and return the step's row; raise `Stale` if it is not ours."""
     await jobs.lock(connection, claim.job_id)
     rows = await connection.execute(
