@@ -12,22 +12,19 @@ keys under our prefix, so two installations must not share a bucket.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from shared.db import retention as rows
-from shared.db.engine import Connection, Database
+from shared.db.engine import Database
 from shared.errors import InfraUnavailable
 from shared.object_store import StoredObject
 from shared.settings import Settings
 from shared.timings import TIMINGS
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 PREFIX = "dreamforge/"
 # Rows per transaction: some tenths of a second, so that no other transaction waits for long, and
@@ -81,56 +78,40 @@ class _Pass:
         self._database = database
         self._objects = objects
         self._settings = settings
-        self._done = Pruned()
 
     async def look(self) -> Pruned:
-        settings, done = self._settings, self._done
         due = await self._database.transaction(
             rows.due,
-            artifacts_s=settings.retain_artifacts_s,
-            events_s=settings.retain_events_s,
-            jobs_s=settings.retain_jobs_s,
+            artifacts_s=self._settings.retain_artifacts_s,
+            events_s=self._settings.retain_events_s,
+            jobs_s=self._settings.retain_jobs_s,
         )
-        done.artifacts = done.objects = due.artifacts
-        done.events, done.jobs, done.workers = due.events, due.jobs, due.workers
-        async for keys in self._orphans():
-            done.orphans += len(keys)
-        return done
+        orphans = sum([len(keys) async for keys in self._orphans()])
+        return Pruned(**due, objects=due["artifacts"], orphans=orphans)
 
     async def delete(self) -> Pruned:
-        await self._artifacts()
-        await self._events()
-        await self._jobs()
-        self._done.workers = await self._database.transaction(rows.delete_workers)
+        settings, done = self._settings, Pruned()
+        while keys := await self._database.transaction(
+            rows.delete_artifacts, age_s=settings.retain_artifacts_s, limit=ARTIFACTS
+        ):
+            done.artifacts += len(keys)
+            for key in keys:
+                await self._objects.delete(key)
+                done.objects += 1
+        while count := await self._database.transaction(
+            rows.delete_events, age_s=settings.retain_events_s, limit=EVENTS
+        ):
+            done.events += count
+        while count := await self._database.transaction(
+            rows.delete_jobs, age_s=settings.retain_jobs_s, limit=JOBS
+        ):
+            done.jobs += count
+        done.workers = await self._database.transaction(rows.delete_workers)
         async for keys in self._orphans():
             for key in keys:
                 await self._objects.delete(key)
-                self._done.orphans += 1
-        return self._done
-
-    async def _artifacts(self) -> None:
-        batch = partial(
-            rows.delete_artifacts, age_s=self._settings.retain_artifacts_s, limit=ARTIFACTS
-        )
-        while keys := await self._database.transaction(batch):
-            self._done.artifacts += len(keys)
-            for key in keys:
-                await self._objects.delete(key)
-                self._done.objects += 1
-
-    async def _events(self) -> None:
-        batch = partial(rows.delete_events, age_s=self._settings.retain_events_s, limit=EVENTS)
-        self._done.events = await self._until_none(batch)
-
-    async def _jobs(self) -> None:
-        batch = partial(rows.delete_jobs, age_s=self._settings.retain_jobs_s, limit=JOBS)
-        self._done.jobs = await self._until_none(batch)
-
-    async def _until_none(self, batch: Callable[[Connection], Awaitable[int]]) -> int:
-        total = 0
-        while count := await self._database.transaction(batch):
-            total += count
-        return total
+                done.orphans += 1
+        return done
 
     async def _orphans(self) -> AsyncIterator[list[str]]:
         """Keys of old objects that no row names, a listing's page at a time."""

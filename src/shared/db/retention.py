@@ -11,7 +11,6 @@ when it runs twice, or in two processes at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import ColumnElement, delete, exists, func, literal, select, tuple_
@@ -31,16 +30,6 @@ VERDICT_EVENTS = 3
 DEAD_WORKER_S = 24 * 3600.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Due:
-    """How many rows are past their age."""
-
-    artifacts: int
-    events: int
-    jobs: int
-    workers: int
-
-
 def _ended(age_s: float) -> ColumnElement[bool]:
     limit = func.now() - literal(timedelta(seconds=age_s), INTERVAL)
     return jobs.c.status.in_(sorted(ENDED)) & (jobs.c.updated_at < limit)
@@ -57,33 +46,20 @@ def _old_event(age_s: float) -> ColumnElement[bool]:
 
 async def due(
     connection: AsyncConnection, *, artifacts_s: float, events_s: float, jobs_s: float
-) -> Due:
-    """What a pass would delete now. Events that go with their job are counted with it."""
-    counts = await connection.execute(
-        select(
-            select(func.count())
-            .select_from(artifacts.join(jobs))
-            .where(_ended(artifacts_s))
-            .scalar_subquery()
-            .label("artifacts"),
-            select(func.count())
-            .select_from(events.join(jobs))
-            .where(_old_event(events_s))
-            .scalar_subquery()
-            .label("events"),
-            select(func.count())
-            .select_from(jobs)
-            .where(_ended(jobs_s))
-            .scalar_subquery()
-            .label("jobs"),
-            select(func.count())
-            .select_from(workers)
-            .where(_dead_worker())
-            .scalar_subquery()
-            .label("workers"),
-        )
-    )
-    return Due(**counts.mappings().one())
+) -> dict[str, int]:
+    """How many rows of each table a pass would delete now. Events that go with their job are
+    counted with it."""
+    aged = {
+        "artifacts": (artifacts.join(jobs), _ended(artifacts_s)),
+        "events": (events.join(jobs), _old_event(events_s)),
+        "jobs": (jobs, _ended(jobs_s)),
+        "workers": (workers, _dead_worker()),
+    }
+    counts = [
+        select(func.count()).select_from(rows).where(condition).scalar_subquery().label(name)
+        for name, (rows, condition) in aged.items()
+    ]
+    return dict((await connection.execute(select(*counts))).mappings().one())
 
 
 async def delete_artifacts(connection: AsyncConnection, *, age_s: float, limit: int) -> list[str]:

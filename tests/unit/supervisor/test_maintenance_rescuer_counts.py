@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 from uuid import UUID, uuid4
 
@@ -12,7 +11,7 @@ from pydantic import SecretStr
 
 from shared.settings import Settings
 from shared.states import Reason, StepState
-from shared.step_store import AttemptResult, OrphanedStep, StepStore
+from shared.step_store import AttemptResult, Decide, OrphanedStep, StepStore
 from supervisor.maintenance.rescuer import Rescuer
 from supervisor.metrics import Metrics
 
@@ -33,7 +32,7 @@ class OneAbandoned:
         self._losses = losses
         self.ends: list[AttemptResult] = []
 
-    async def rescue_expired(self, decide: Callable[[OrphanedStep], AttemptResult]) -> UUID | None:
+    async def rescue_expired(self, decide: Decide) -> UUID | None:
         if self.ends:
             return None
         found = OrphanedStep(
