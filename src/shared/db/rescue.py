@@ -11,8 +11,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, func, literal, select, tuple_, update
-from sqlalchemy.dialects.postgresql import INTERVAL
+from sqlalchemy import ColumnElement, Row, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.tables import jobs, read, steps
@@ -34,7 +33,7 @@ async def expired_lease(connection: AsyncConnection, decide: Decide) -> UUID | N
 
 async def unclaimed(connection: AsyncConnection, decide: Decide, *, after_s: float) -> UUID | None:
     """End one step that no worker has claimed within `after_s` seconds."""
-    limit = func.now() - literal(timedelta(seconds=after_s), INTERVAL)
+    limit = func.now() - timedelta(seconds=after_s)
     row = await _first(connection, (steps.c.state == StepState.QUEUED) & (steps.c.run_at < limit))
     return None if row is None else await _end(connection, row, decide)
 

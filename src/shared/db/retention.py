@@ -13,8 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, delete, exists, func, literal, select, tuple_
-from sqlalchemy.dialects.postgresql import INTERVAL
+from sqlalchemy import ColumnElement, delete, exists, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.tables import artifacts, events, jobs, workers
@@ -31,13 +30,12 @@ DEAD_WORKER_S = 24 * 3600.0
 
 
 def _ended(age_s: float) -> ColumnElement[bool]:
-    limit = func.now() - literal(timedelta(seconds=age_s), INTERVAL)
+    limit = func.now() - timedelta(seconds=age_s)
     return jobs.c.status.in_(sorted(ENDED)) & (jobs.c.updated_at < limit)
 
 
 def _dead_worker() -> ColumnElement[bool]:
-    limit = func.clock_timestamp() - literal(timedelta(seconds=DEAD_WORKER_S), INTERVAL)
-    return workers.c.heartbeat_at < limit
+    return workers.c.heartbeat_at < func.clock_timestamp() - timedelta(seconds=DEAD_WORKER_S)
 
 
 def _old_event(age_s: float) -> ColumnElement[bool]:

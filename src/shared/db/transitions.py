@@ -11,8 +11,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, func, literal, select, update
-from sqlalchemy.dialects.postgresql import INTERVAL
+from sqlalchemy import Row, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db import jobs
@@ -27,7 +26,7 @@ WAITING = frozenset({StepState.PENDING, StepState.QUEUED})
 
 def seconds_from_now(seconds: float) -> Any:
     """A moment by PostgreSQL's clock, the only one that is ever stored."""
-    return func.now() + literal(timedelta(seconds=seconds), INTERVAL)
+    return func.now() + timedelta(seconds=seconds)
 
 
 async def end_step(connection: AsyncConnection, row: Row[Any], end: AttemptResult) -> UUID | None:
