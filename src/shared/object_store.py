@@ -51,13 +51,10 @@ class StoreMismatch(InfraUnavailable):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredObject:
-    """What the store says of one object. A listing has no `sha256`."""
+    """One object of a listing."""
 
     key: str
-    size_bytes: int
-    etag: str
     modified_at: datetime | None
-    sha256: str | None = None
 
 
 class ObjectStore:
@@ -115,7 +112,10 @@ class ObjectStore:
             objects = self._client.list_objects(
                 self.bucket, prefix=prefix, recursive=True, start_after=after or None
             )
-            return [_stored(each) for each in islice(objects, limit)]
+            return [
+                StoredObject(key=each.object_name or "", modified_at=each.last_modified)
+                for each in islice(objects, limit)
+            ]
 
         return await self._run(work)
 
@@ -138,31 +138,17 @@ class ObjectStore:
             metadata={SHA256_META: sha256},
             part_size=PART_BYTES,
         )
-        stored = self._stat(key)
-        if stored is None or (stored.size_bytes, stored.sha256) != (len(data), sha256):
+        stored = _unless_missing(lambda: self._client.stat_object(self.bucket, key))
+        if stored is None or (stored.size, _recorded_sha256(stored)) != (len(data), sha256):
             raise StoreMismatch(f"the object store does not hold {key} as it was sent")
-        if stored.etag == hashlib.md5(data, usedforsecurity=False).hexdigest():
-            return
-        if self._read(key) != data:
+        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        if (stored.etag or "").strip('"') != md5 and self._read(key) != data:
             raise StoreMismatch(f"the object store returned other bytes for {key}")
 
-    def _stat(self, key: str) -> StoredObject | None:
-        try:
-            stat = self._client.stat_object(self.bucket, key)
-        except S3Error as error:
-            if error.code in _MISSING:
-                return None
-            raise
-        metadata = {name.lower(): value for name, value in (stat.metadata or {}).items()}
-        return _stored(stat, key=key, sha256=metadata.get(SHA256_META))
-
     def _read(self, key: str, at_most_bytes: int | None = None) -> bytes | None:
-        try:
-            response = self._client.get_object(self.bucket, key)
-        except S3Error as error:
-            if error.code in _MISSING:
-                return None
-            raise
+        response = _unless_missing(lambda: self._client.get_object(self.bucket, key))
+        if response is None:
+            return None
         try:
             return bytes(response.read(at_most_bytes))
         finally:
@@ -182,14 +168,19 @@ class ObjectStore:
             raise InfraUnavailable("the object store cannot be reached") from error
 
 
-def _stored(answer: Object, *, key: str | None = None, sha256: str | None = None) -> StoredObject:
-    return StoredObject(
-        key=key or answer.object_name or "",
-        size_bytes=answer.size or 0,
-        etag=(answer.etag or "").strip('"'),
-        modified_at=answer.last_modified,
-        sha256=sha256,
-    )
+def _unless_missing(ask: Callable[[], T]) -> T | None:
+    """The store's answer; None when there is no such object."""
+    try:
+        return ask()
+    except S3Error as error:
+        if error.code in _MISSING:
+            return None
+        raise
+
+
+def _recorded_sha256(stored: Object) -> str | None:
+    metadata = {name.lower(): value for name, value in (stored.metadata or {}).items()}
+    return metadata.get(SHA256_META)
 
 
 def open_store(settings: Settings) -> ObjectStore:

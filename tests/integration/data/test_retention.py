@@ -78,8 +78,6 @@ class AgedStore:
         return [
             StoredObject(
                 key=one.key,
-                size_bytes=one.size_bytes,
-                etag=one.etag,
                 modified_at=now - timedelta(seconds=self._age_s.get(one.key, 0.0)),
             )
             for one in found
