@@ -69,13 +69,9 @@ async def claim_due_step(connection: AsyncConnection, request: ClaimRequest) -> 
         )
     ).one()
     job = (await connection.execute(select(t.jobs).where(t.jobs.c.id == due.job_id))).one()
-    position, chain_length = (
-        await connection.execute(
-            select(func.count().filter(t.steps.c.position < claimed.position), func.count()).where(
-                t.steps.c.job_id == due.job_id
-            )
-        )
-    ).one()
+    chain_length = await connection.scalar(
+        select(func.count()).where(t.steps.c.job_id == due.job_id)
+    )
     shown = await last_event(connection, due.job_id, Code.PROGRESS)
     done = await connection.scalars(
         select(t.artifacts.c.item_index)
@@ -84,19 +80,13 @@ async def claim_due_step(connection: AsyncConnection, request: ClaimRequest) -> 
     )
     return read(
         Claim,
-        claimed,
+        {**job._mapping, **claimed._mapping},  # where both have a column, the step's counts
         step_id=claimed.id,
-        user=job.user,
         cancel_requested=claimed.cancel_requested_at is not None,
         vram_waited_s=float(claimed.vram_waited_s),
-        count=job._mapping["count"],  # `Row.count` is a method
         model=await _pinned_model(connection, claimed),
-        correlation_id=job.correlation_id,
-        client_request_id=job.client_request_id,
-        traceparent=job.traceparent,
         done_items=tuple(done),
         inputs=await _inputs(connection, claimed),
-        position=position,
         chain_length=chain_length,
         progress=float((shown.payload or {}).get("progress", 0.0)) if shown else 0.0,
         queued_s=float(claimed.queued_s),
