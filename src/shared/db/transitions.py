@@ -18,7 +18,7 @@ from shared.db import jobs
 from shared.db import tables as t
 from shared.db.events import append_events
 from shared.events import Code, NewEvent
-from shared.states import ENDED, OWNED, STATUS_OF, TERMINAL, Reason, Status, StepState
+from shared.states import ENDED, OWNED, TERMINAL, Reason, Status, StepState
 from shared.step_store import CANCELLED_ERROR, AttemptResult
 
 WAITING = frozenset({StepState.PENDING, StepState.QUEUED})
@@ -79,22 +79,25 @@ async def settle_job(connection: AsyncConnection, job_id: UUID) -> UUID | None:
             select(t.steps).where(t.steps.c.job_id == job_id).order_by(t.steps.c.position)
         )
     ).all()
-    broken = next((r for r in rows if r.state in (StepState.FAILED, StepState.CANCELLED)), None)
-    waiting = [r for r in rows if r.state == StepState.PENDING]
-    if waiting and (broken is not None or await _cancel_requested(connection, job_id)):
+    waiting = [row for row in rows if row.state not in TERMINAL]
+    if waiting and waiting[0].state != StepState.PENDING:
+        return None  # an earlier step has not ended
+    broken = next(
+        (row for row in rows if row.state in (StepState.FAILED, StepState.CANCELLED)), None
+    )
+    if waiting and broken is None and not await _cancel_requested(connection, job_id):
+        return await _queue(connection, waiting[0])
+    if waiting:
         why = "on request" if broken is None else f"because step {broken.name} {broken.state}"
         await end_waiting_steps(connection, job_id, message=f"cancelled {why}")
         broken = broken or waiting[0]
-    elif waiting:
-        return await _queue_if_first(connection, rows, waiting[0])
-    if any(r.state not in TERMINAL and r not in waiting for r in rows):
-        return None
-    state, reason, error = StepState.SUCCEEDED, Reason.COMPLETED, None
-    if broken is not None and broken.state == StepState.FAILED:
-        state, reason, error = StepState.FAILED, Reason(broken.reason), broken.error
-    elif broken is not None:
-        state, reason, error = StepState.CANCELLED, Reason.CANCELLED, CANCELLED_ERROR
-    await jobs.finish_job(connection, job_id, status=STATUS_OF[state], reason=reason, error=error)
+    if broken is None:
+        status, reason, error = Status.SUCCEEDED, Reason.COMPLETED, None
+    elif broken.state == StepState.FAILED:
+        status, reason, error = Status.FAILED, Reason(broken.reason), broken.error
+    else:
+        status, reason, error = Status.CANCELLED, Reason.CANCELLED, CANCELLED_ERROR
+    await jobs.finish_job(connection, job_id, status=status, reason=reason, error=error)
     return None
 
 
@@ -105,11 +108,7 @@ async def _cancel_requested(connection: AsyncConnection, job_id: UUID) -> bool:
     return moment is not None
 
 
-async def _queue_if_first(connection: AsyncConnection, rows: Any, step: Row[Any]) -> UUID | None:
-    """Queue `step` when every earlier one succeeded."""
-    earlier = [row for row in rows if row.position < step.position]
-    if any(row.state != StepState.SUCCEEDED for row in earlier):
-        return None
+async def _queue(connection: AsyncConnection, step: Row[Any]) -> UUID:
     await connection.execute(
         update(t.steps)
         .where(t.steps.c.id == step.id)
