@@ -176,11 +176,12 @@ async def finish_job(
     )
     if done.rowcount == 0:
         return False
+    failed = status is Status.FAILED
     facts = [
         NewEvent(
             code=Code.JOB_FINISH,
             message=f"job {status}: {reason}",
-            level="INFO" if status is not Status.FAILED else "ERROR",
+            level="ERROR" if failed else "INFO",
             payload={"status": status, "reason": reason},
         ),
         NewEvent(
@@ -190,15 +191,8 @@ async def finish_job(
         ),
     ]
     if error is not None:
-        facts.insert(
-            0,
-            NewEvent(
-                code=Code.ERROR,
-                message=str(error.get("message", reason)),
-                level="ERROR" if status is Status.FAILED else "WARNING",
-                payload=error,
-            ),
-        )
+        message, level = str(error.get("message", reason)), "ERROR" if failed else "WARNING"
+        facts = [NewEvent(code=Code.ERROR, message=message, level=level, payload=error), *facts]
     await append_events(connection, job_id, facts)
     return True
 

@@ -105,11 +105,11 @@ async def deregister(connection: AsyncConnection, worker_id: UUID) -> None:
     await connection.execute(delete(workers).where(workers.c.id == worker_id))
 
 
-async def live_workers(connection: AsyncConnection, *, within_s: float = LIVE_S) -> list[Worker]:
-    """Workers whose heartbeat is younger than `within_s` by PostgreSQL's clock, oldest first."""
+async def live_workers(connection: AsyncConnection) -> list[Worker]:
+    """Workers whose heartbeat is younger than `LIVE_S` by PostgreSQL's clock, oldest first."""
     rows = await connection.execute(
         select(workers)
-        .where(workers.c.heartbeat_at > func.clock_timestamp() - timedelta(seconds=within_s))
+        .where(workers.c.heartbeat_at > func.clock_timestamp() - timedelta(seconds=LIVE_S))
         .order_by(workers.c.started_at, workers.c.id)
     )
     return [_worker(row) for row in rows.mappings()]
