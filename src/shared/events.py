@@ -6,8 +6,7 @@ been released keeps its meaning.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -44,7 +43,7 @@ class NewEvent:
     level: str = "INFO"
     step_id: UUID | None = None
     item_index: int | None = None
-    payload: Mapping[str, Any] | None = field(default=None)
+    payload: dict[str, Any] | None = None
 
 
 _STREAM_NAMES: dict[str, str] = {

@@ -63,13 +63,7 @@ async def append_events(connection: AsyncConnection, job_id: UUID, new: Sequence
         await connection.execute(
             insert(events),
             [
-                values_of(
-                    events,
-                    event,
-                    job_id=job_id,
-                    seq=seq,
-                    payload=None if event.payload is None else dict(event.payload),
-                )
+                values_of(events, event, job_id=job_id, seq=seq)
                 for seq, event in enumerate(new, last - len(new) + 1)
             ],
         )
