@@ -62,7 +62,7 @@ def one_of(column: str, words: Iterable[StrEnum]) -> str:
 
 
 def _id() -> Column[Any]:
-    return Column("id", UUID(as_uuid=True), primary_key=True)
+    return Column("id", UUID, primary_key=True)
 
 
 def _schema_version() -> Column[Any]:
@@ -75,6 +75,19 @@ def _now(name: str) -> Column[Any]:
 
 def _moment(name: str) -> Column[Any]:
     return Column(name, DateTime(timezone=True))
+
+
+def _ends(column: str, words: Iterable[StrEnum], last: Iterable[StrEnum]) -> list[CheckConstraint]:
+    """The column holds one of `words`; a row has an end and a reason when that is one of `last`."""
+    return [
+        CheckConstraint(one_of(column, words), column),
+        CheckConstraint(f"reason IS NULL OR {one_of('reason', Reason)}", "reason"),
+        CheckConstraint(
+            f"({one_of(column, last)}) = (finished_at IS NOT NULL) "
+            "AND (finished_at IS NULL) = (reason IS NULL)",
+            "finished",
+        ),
+    ]
 
 
 models = Table(
@@ -111,21 +124,15 @@ jobs = Table(
     Column("traceparent", Text),  # the request's span, while traces are on
     Column("key_hash", Text),
     Column("fingerprint", Text),
-    Column("key_expires_at", DateTime(timezone=True)),
+    _moment("key_expires_at"),
     Column("event_seq", BigInteger, nullable=False, server_default=text("0")),
-    Column("replay_of", UUID(as_uuid=True), ForeignKey("jobs.id", ondelete="SET NULL")),
+    Column("replay_of", UUID, ForeignKey("jobs.id", ondelete="SET NULL")),
     _moment("cancel_requested_at"),
     _now("created_at"),
     _now("updated_at"),
     _moment("finished_at"),
     _schema_version(),
-    CheckConstraint(one_of("status", Status), "status"),
-    CheckConstraint(f"reason IS NULL OR {one_of('reason', Reason)}", "reason"),
-    CheckConstraint(
-        f"({one_of('status', ENDED)}) = (finished_at IS NOT NULL) "
-        "AND (finished_at IS NULL) = (reason IS NULL)",
-        "finished",
-    ),
+    *_ends("status", Status, ENDED),
     CheckConstraint("count BETWEEN 1 AND 100", "count"),
     CheckConstraint("(key_hash IS NULL) = (fingerprint IS NULL)", "idempotency"),
     Index(
@@ -147,7 +154,7 @@ steps = Table(
     "steps",
     metadata,
     _id(),
-    Column("job_id", UUID(as_uuid=True), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("job_id", UUID, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
     Column("position", Integer, nullable=False),
     Column("name", Text, nullable=False),
     Column("type", Text, nullable=False),
@@ -159,7 +166,7 @@ steps = Table(
     Column("vram_bytes", BigInteger, nullable=False),
     Column("timeout_s", Float, nullable=False),
     # Null: the step needs no model, so any worker can run it.
-    Column("model_id", UUID(as_uuid=True), ForeignKey("models.id")),
+    Column("model_id", UUID, ForeignKey("models.id")),
     Column("checkpoint_sha256", Text),
     # Lifecycle.
     Column("state", Text, nullable=False),
@@ -168,7 +175,7 @@ steps = Table(
     Column("attempt", Integer, nullable=False, server_default=text("0")),
     Column("losses", Integer, nullable=False, server_default=text("0")),
     Column("epoch", BigInteger, nullable=False, server_default=text("0")),
-    Column("lease_owner", UUID(as_uuid=True)),
+    Column("lease_owner", UUID),
     _moment("lease_expires_at"),
     _now("run_at"),
     _moment("vram_wait_since"),
@@ -179,13 +186,7 @@ steps = Table(
     _moment("finished_at"),
     _schema_version(),
     UniqueConstraint("job_id", "position"),
-    CheckConstraint(one_of("state", StepState), "state"),
-    CheckConstraint(f"reason IS NULL OR {one_of('reason', Reason)}", "reason"),
-    CheckConstraint(
-        f"({one_of('state', TERMINAL)}) = (finished_at IS NOT NULL) "
-        "AND (finished_at IS NULL) = (reason IS NULL)",
-        "finished",
-    ),
+    *_ends("state", StepState, TERMINAL),
     CheckConstraint(
         f"({one_of('state', OWNED)}) = (lease_owner IS NOT NULL) "
         "AND (lease_owner IS NULL) = (lease_expires_at IS NULL)",
@@ -213,9 +214,9 @@ steps = Table(
 events = Table(
     "events",
     metadata,
-    Column("job_id", UUID(as_uuid=True), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("job_id", UUID, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
     Column("seq", BigInteger, nullable=False),
-    Column("step_id", UUID(as_uuid=True)),
+    Column("step_id", UUID),
     # Not now(): that is the transaction's start, and one that waited for the job's lock would show
     # an earlier time than an event with a smaller seq.
     Column("ts", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
@@ -234,10 +235,8 @@ artifacts = Table(
     "artifacts",
     metadata,
     _id(),
-    Column("job_id", UUID(as_uuid=True), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
-    Column(
-        "step_id", UUID(as_uuid=True), ForeignKey("steps.id", ondelete="CASCADE"), nullable=False
-    ),
+    Column("job_id", UUID, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("step_id", UUID, ForeignKey("steps.id", ondelete="CASCADE"), nullable=False),
     Column("step", Text, nullable=False),
     Column("item_index", Integer, nullable=False),
     Column("format", Text, nullable=False),
