@@ -15,19 +15,13 @@ from shared.step_store import StoredArtifact
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Artifact:
+class Artifact(StoredArtifact):
+    """An object of the store, and the step that made it."""
+
     id: UUID
     job_id: UUID
     step_id: UUID
     step: str
-    item_index: int
-    format: str
-    width: int
-    height: int
-    seed: int
-    s3_key: str
-    sha256: str
-    size_bytes: int
     created_at: datetime
 
 
