@@ -21,8 +21,6 @@ from shared.events import Code, NewEvent
 from shared.states import ENDED, OWNED, TERMINAL, Reason, Status, StepState
 from shared.step_store import CANCELLED_ERROR, AttemptResult
 
-WAITING = frozenset({StepState.PENDING, StepState.QUEUED})
-
 
 def seconds_from_now(seconds: float) -> Any:
     """A moment by PostgreSQL's clock, the only one that is ever stored."""
@@ -152,14 +150,16 @@ async def request_cancel(
 
 async def end_waiting_steps(
     connection: AsyncConnection, job_id: UUID, *, message: str = "cancelled before it started"
-) -> int:
-    """Every step without an owner becomes `cancelled`; returns how many. The job's row is locked.
+) -> None:
+    """Every step without an owner becomes `cancelled`. The job's row is locked.
 
     Also what happens to the rest of a chain when one of its steps ends otherwise than succeeded.
     """
     ended = await connection.execute(
         update(t.steps)
-        .where(t.steps.c.job_id == job_id, t.steps.c.state.in_(WAITING))
+        .where(
+            t.steps.c.job_id == job_id, t.steps.c.state.in_((StepState.PENDING, StepState.QUEUED))
+        )
         .values(
             state=StepState.CANCELLED,
             reason=Reason.CANCELLED,
@@ -188,7 +188,6 @@ async def end_waiting_steps(
                 for row in rows
             ],
         )
-    return len(rows)
 
 
 async def _lock_steps(connection: AsyncConnection, job_id: UUID) -> list[StepState]:
