@@ -419,7 +419,7 @@ def _start_upgrade(url: str) -> subprocess.Popen[bytes]:
 def _until_waiting(process: subprocess.Popen[bytes]) -> None:
     """It says so when somebody else has the lock. The test's own time limit ends this wait."""
     assert process.stderr is not None
-    assert b"waiting for them to finish" in process.stderr.readline()
+    assert b"waiting for it to finish" in process.stderr.readline()
 
 
 def test_two_upgrades_at_once_both_succeed(empty_url: str) -> None:
