@@ -22,7 +22,7 @@ def created(job: Created) -> out.Created:
 
 def job(row: Job, steps: Sequence[Step]) -> out.JobOut:
     return out.JobOut(
-        **_fields(out.JobOut, row),
+        **_fields(out.JobOut, row) | {"error": None if row.error is None else _error(row.error)},
         steps=[out.StepOut(**_fields(out.StepOut, step), attempts=step.attempt) for step in steps],
         summary=out.Summary(count=row.count, completed=row.completed),
     )
@@ -44,3 +44,12 @@ def model(row: Model, live: Sequence[Worker]) -> out.ModelOut:
 def _fields(answer: type[BaseModel], row: object) -> dict[str, Any]:
     """The fields of an answer that its row has under the same names."""
     return {name: getattr(row, name) for name in answer.model_fields if hasattr(row, name)}
+
+
+def _error(stored: dict[str, object]) -> out.JobError:
+    details = stored.get("details")
+    return out.JobError(
+        code=str(stored.get("code", "internal")),
+        message=str(stored.get("message", "")),
+        details=details if isinstance(details, dict) else {},
+    )
