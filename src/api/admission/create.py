@@ -34,7 +34,7 @@ async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
 
     async def work(connection: Connection) -> Created:
         nonlocal planned
-        if (earlier := await _find_earlier(connection, caller)) is not None:
+        if (earlier := await find_by_key(connection, caller.user, caller.key)) is not None:
             return earlier
         live = await workers.live_workers(connection)
         resolved = resolve(body, await models.list_models(connection), live, settings)
@@ -43,7 +43,7 @@ async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
         if limits.has_quota(settings):
             await jobs.lock_user(connection, caller.user)
             # A request with the same key may have held the lock; a replay is never refused.
-            if (earlier := await _find_earlier(connection, caller)) is not None:
+            if (earlier := await find_by_key(connection, caller.user, caller.key)) is not None:
                 return earlier
             await limits.enforce_quota(connection, caller.user, settings)
         return await create_job(connection, job)
@@ -86,10 +86,3 @@ async def _read_back(context: Context, planned: NewJob | None) -> Created | None
         with anyio.move_on_after(READ_BACK_S):
             return await context.database.transaction(find_created, planned)
     return None
-
-
-async def _find_earlier(connection: Connection, caller: Caller) -> Created | None:
-    """The job that the caller's key made before, if any."""
-    if caller.key is None:
-        return None
-    return await find_by_key(connection, caller.user, caller.key)

@@ -103,12 +103,14 @@ async def create_job(connection: AsyncConnection, new: NewJob) -> Created:
 
 
 async def find_by_key(
-    connection: AsyncConnection, user: str, key: IdempotencyKey
+    connection: AsyncConnection, user: str, key: IdempotencyKey | None
 ) -> Created | None:
-    """The job that was made with this key, until the key expires.
+    """The job that was made with this key, until the key expires; without a key none.
 
     Raises `Conflict` when its request was another one.
     """
+    if key is None:
+        return None
     rows = await connection.execute(
         select(jobs.c.id, jobs.c.type, jobs.c.created_at, jobs.c.fingerprint).where(
             jobs.c.user == user,
