@@ -17,25 +17,18 @@ from shared.settings import Settings
 _HOST = re.compile(r"(\[(?P<address>[^\[\]]+)\]|(?P<name>[^\[\]:]+))(:[0-9]{1,5})?")
 
 
-class HostGuard:
-    """Checks the `Host` of requests to one process."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._guards = not settings.api_keys
-        self._allowed = frozenset(settings.allowed_hosts)
-
-    def check(self, headers: Headers) -> None:
-        """Raise `InvalidInput` for a request that names another host."""
-        if not self._guards:
+def check_host(headers: Headers, settings: Settings) -> None:
+    """Raise `InvalidInput` for a request to a host that an API without keys does not answer to."""
+    if settings.api_keys:
+        return
+    hosts = headers.getlist("host")
+    host = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    if host is not None:
+        name = (host["address"] or host["name"]).lower()
+        if is_loopback(name) or name in settings.allowed_hosts:
             return
-        hosts = headers.getlist("host")
-        host = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
-        if host is not None:
-            name = (host["address"] or host["name"]).lower()
-            if is_loopback(name) or name in self._allowed:
-                return
-        raise InvalidInput(
-            "Host: without API keys only 127.0.0.1, localhost and [::1] are answered to; "
-            "DF_ALLOWED_HOSTS takes more names",
-            field="Host",
-        )
+    raise InvalidInput(
+        "Host: without API keys only 127.0.0.1, localhost and [::1] are answered to; "
+        "DF_ALLOWED_HOSTS takes more names",
+        field="Host",
+    )

@@ -18,7 +18,7 @@ from api.errors import envelope, internal
 from api.metrics import Metrics
 from api.middleware.auth import Authenticator
 from api.middleware.body_limit import BoundedBody, discard, too_large
-from api.middleware.hosts import HostGuard
+from api.middleware.hosts import check_host
 from api.middleware.tracing import trace_id_of
 from api.schemas.ids import parse_id
 from shared.errors import DreamForgeError, InvalidInput
@@ -45,7 +45,7 @@ class RequestMiddleware:
     ) -> None:
         self._app = app
         self._metrics = metrics
-        self._hosts = HostGuard(settings)
+        self._settings = settings
         self._authenticator = Authenticator(settings)
         self._max_body_bytes = max_body_bytes
 
@@ -67,7 +67,7 @@ class RequestMiddleware:
 
     async def _answer(self, state: _RequestState, receive: Receive) -> None:
         try:
-            self._hosts.check(state.headers)
+            check_host(state.headers, self._settings)
             self._authenticator.check(state.scope, state.headers)
             state.check_head(self._max_body_bytes)
         except DreamForgeError as refusal:
