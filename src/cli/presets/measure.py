@@ -15,6 +15,7 @@ import anyio
 from PIL import Image
 
 from cli.errors import Failure
+from cli.presets.profiler import Need, Peak, Subject, fit_need, measure
 from shared.limits import MAX_SIDE, MIN_SIDE
 from shared.models.descriptor import ModelDescriptor
 from shared.models.families import FAMILIES
@@ -32,7 +33,6 @@ from shared.protocol.messages import (
 from supervisor.devices.cpu import CpuProbe
 from supervisor.devices.device import DeviceLost, DeviceProbe
 from supervisor.devices.gpu import GpuProbe, MpsRefused
-from supervisor.devices.profiler import Need, Peak, Subject, fit_need, measure
 
 Size = tuple[int, int]
 # The first steps allocate what the later ones reuse, so more steps need no more memory.

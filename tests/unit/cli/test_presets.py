@@ -1,4 +1,4 @@
-"""`dreamforge preset list`, `show` and `fit`, without an API."""
+"""`dreamforge preset list`, `show`, `fit` and `measure`, without an API."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from cli.errors import USAGE
 from cli.main import run
 from cli.presets.measure import parse_size
+from cli.presets.profiler import Peak, fit_need
 from shared.presets import presets
 
 SHIPPED = Path(__file__).parents[3] / "src" / "shared" / "presets_data"
@@ -127,3 +128,17 @@ def test_measuring_needs_the_device_and_two_sizes(capsys: pytest.CaptureFixture[
     if not Path("/proc/driver/nvidia/version").exists():
         assert run(["preset", "measure", str(DEMO), "--preset", "gpu-8gb"]) == USAGE
         assert "no NVIDIA driver" in capsys.readouterr().err
+
+
+def test_measured_peaks_become_a_line_that_lies_over_all_of_them() -> None:
+    peaks = [Peak(pixels=p, peak_bytes=b) for p, b in ((100, 1200), (200, 1600), (300, 1800))]
+    need = fit_need(peaks)
+    assert need.bytes_per_pixel == 3
+    assert all(need.base_bytes + 3 * peak.pixels >= peak.peak_bytes for peak in peaks)
+    with pytest.raises(ValueError, match="two sizes"):
+        fit_need(peaks[:1])
+
+
+def test_a_size_that_costs_nothing_more_leaves_no_negative_slope() -> None:
+    need = fit_need([Peak(pixels=1, peak_bytes=10), Peak(pixels=2, peak_bytes=9)])
+    assert (need.base_bytes, need.bytes_per_pixel) == (10, 0)

@@ -15,7 +15,6 @@ from shared.models.families import FAMILIES, Kind
 from shared.presets import VAE_BYTES, KindNeed, Preset, PresetError, parse_preset, preset, presets
 from shared.protocol.messages import Dtype, Offload, PresetSpec
 from shared.settings import Settings, describe
-from supervisor.devices.profiler import Peak, fit_need
 
 SOUND = """
 name = "mine"
@@ -243,17 +242,3 @@ def test_a_start_with_a_wrong_preset_is_refused_in_one_line(tmp_path: Path) -> N
     with pytest.raises(ValidationError, match="No such file or directory"):
         settings(presets_dir=tmp_path / "absent")
     assert settings(presets_dir="").presets_dir is None
-
-
-def test_measured_peaks_become_a_line_that_lies_over_all_of_them() -> None:
-    peaks = [Peak(pixels=p, peak_bytes=b) for p, b in ((100, 1200), (200, 1600), (300, 1800))]
-    need = fit_need(peaks)
-    assert need.bytes_per_pixel == 3
-    assert all(need.base_bytes + 3 * peak.pixels >= peak.peak_bytes for peak in peaks)
-    with pytest.raises(ValueError, match="two sizes"):
-        fit_need(peaks[:1])
-
-
-def test_a_size_that_costs_nothing_more_leaves_no_negative_slope() -> None:
-    need = fit_need([Peak(pixels=1, peak_bytes=10), Peak(pixels=2, peak_bytes=9)])
-    assert (need.base_bytes, need.bytes_per_pixel) == (10, 0)
