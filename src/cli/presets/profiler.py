@@ -31,11 +31,13 @@ from shared.protocol.messages import (
     parse_from_runner,
 )
 from supervisor.devices.device import Device, DeviceProbe
-from supervisor.processes.child import Entry, RunnerProcess
+from supervisor.processes.child import RunnerProcess
 
 # Faster than a step's own sampling (5 Hz): a small model's decode is over within 0.2 s.
 SAMPLE_EVERY_S = 0.05
 READY_S = 120.0
+# SIGKILL needs no cooperation; a process that is there after this waits on hardware.
+END_S = 10.0
 
 
 class MeasureFailed(DreamForgeError):
@@ -76,13 +78,12 @@ async def measure(
     *,
     mark: str,
     timeout_s: float,
-    target: Entry = entry.main,
 ) -> Peak:
     """Run the step once and return its peak. Raises `MeasureFailed`, `DeviceLost`.
 
     The process is gone when this returns or raises.
     """
-    runner = RunnerProcess(target, marker=mark, environment=device.environment)
+    runner = RunnerProcess(entry.main, marker=mark, environment=device.environment)
     try:
         with anyio.fail_after(READY_S):
             await _wait_ready(runner)
@@ -106,10 +107,8 @@ async def measure(
     except TimeoutError:
         raise MeasureFailed(f"the step did not end within {timeout_s:g} s") from None
     finally:
-        with anyio.CancelScope(shield=True):
-            runner.tree.kill()
-            await runner.wait_gone()
-        runner.close()
+        if not await runner.kill_and_close(END_S):
+            raise MeasureFailed(f"process {runner.pid} of the step does not die")
 
 
 def fit_need(peaks: Sequence[Peak]) -> Need:

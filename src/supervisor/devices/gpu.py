@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -16,12 +17,13 @@ import anyio
 from shared.protocol.frames import FrameError
 from supervisor.devices import context_holder, nvml_server
 from supervisor.devices.device import UNNAMED_GPU, Device, DeviceLost, Reading
-from supervisor.devices.nvml_client import NvmlClient, kill_and_close
+from supervisor.devices.nvml_client import END_S, NvmlClient
 from supervisor.processes.child import Entry, RunnerProcess
 from supervisor.processes.tree import ProcessTree
 
 log = logging.getLogger(__name__)
 
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")  # there where the driver is loaded
 # OR-001: what may differ between two readings of an idle device.
 EPSILON_BYTES = 64 * 1024 * 1024
 # A first context takes a few seconds on a machine with many GPUs and no persistence daemon.
@@ -162,7 +164,7 @@ class GpuProbe:
         except (OSError, FrameError, DeviceLost) as error:
             return False, f"NVML's process ids could not be tried ({error})"
         finally:
-            await kill_and_close(holder)
+            await holder.kill_and_close(END_S)
 
     async def _is_listed(self, device: Device, pid: int) -> tuple[bool, str]:
         """Poll until NVML lists the process that holds a context, or the time is over.

@@ -92,7 +92,7 @@ class NvmlClient:
 
     async def _end(self) -> None:
         helper, self.helper = self.helper, None
-        if helper is not None and not await kill_and_close(helper):
+        if helper is not None and not await helper.kill_and_close(END_S):
             log.error("NVML helper %d hangs in the driver and does not die", helper.pid)
             self._stuck = helper
 
@@ -103,13 +103,3 @@ class NvmlClient:
             raise DeviceLost(f"NVML helper {self._stuck.pid} hangs in the driver and does not die")
         self._stuck.close()
         self._stuck = None
-
-
-async def kill_and_close(process: RunnerProcess) -> bool:
-    """Kill a helper and close its descriptors; False when it is not gone within `END_S`."""
-    process.tree.kill()
-    with anyio.CancelScope(shield=True), anyio.move_on_after(END_S):
-        await process.wait_gone()
-        process.close()
-        return True
-    return False

@@ -112,6 +112,15 @@ class RunnerProcess:
             if self.tree.has_newcomers:  # it still grows: scan, and if need be kill, without delay
                 pauses = _scan_pauses()
 
+    async def kill_and_close(self, within_s: float) -> bool:
+        """Kill the tree and close the descriptors; False, and open, if it is not gone in time."""
+        self.tree.kill()
+        with anyio.CancelScope(shield=True), anyio.move_on_after(within_s):
+            await self.wait_gone()
+            self.close()
+            return True
+        return False
+
     def close(self) -> None:
         """Close the descriptors, when the tree is gone or the wait for it was given up.
 

@@ -54,20 +54,16 @@ class RunnerPool:
     async def close(self) -> None:
         """Kill every standby. They hold no device memory, so no SIGTERM comes first."""
         standbys, self._standbys = self._standbys, {}
-        for runner in standbys.values():
-            runner.tree.kill()
         async with anyio.create_task_group() as tasks:
             for runner in standbys.values():
-                tasks.start_soon(_wait_and_close, runner)
+                tasks.start_soon(_kill, runner)
 
     def _start(self, device: Device) -> RunnerProcess:
         marker = f"{self._worker_mark}:{next(self._serial)}"
         return RunnerProcess(self._entry, marker=marker, environment=device.environment)
 
 
-async def _wait_and_close(runner: RunnerProcess) -> None:
-    with anyio.move_on_after(CLOSE_S) as late:
-        await runner.wait_gone()
-    if late.cancelled_caught:
+async def _kill(runner: RunnerProcess) -> None:
+    if not await runner.kill_and_close(CLOSE_S):
         log.error("standby %d does not die", runner.pid)
-    runner.close()
+        runner.close()
