@@ -32,13 +32,12 @@ from shared.protocol.messages import (
 )
 from supervisor.devices.cpu import CpuProbe
 from supervisor.devices.device import DeviceLost, DeviceProbe
-from supervisor.devices.gpu import GpuProbe, MpsRefused
+from supervisor.devices.gpu import NVIDIA_DRIVER, GpuProbe
 
 Size = tuple[int, int]
 # The first steps allocate what the later ones reuse, so more steps need no more memory.
 STEPS = 2
 PROMPT = "a red apple"
-NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def parse_size(text: str) -> Size:
@@ -77,7 +76,7 @@ async def _run(preset: Preset, subjects: list[Subject]) -> list[Peak]:
             await measure(probe, devices[0], subject, mark=mark, timeout_s=preset.timeout_s)
             for subject in subjects
         ]
-    except (DeviceLost, MpsRefused) as error:
+    except DeviceLost as error:
         raise Failure(f"this host's {preset.device} device cannot be used: {error}") from None
     finally:
         await probe.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import anyio
 
@@ -11,13 +10,11 @@ from shared.readiness import NotReady
 from shared.settings import Settings
 from supervisor.devices.cpu import CpuProbe
 from supervisor.devices.device import Device, DeviceLost, DeviceProbe, Reading
-from supervisor.devices.gpu import GpuProbe
+from supervisor.devices.gpu import NVIDIA_DRIVER, GpuProbe
 from supervisor.devices.ownership import DeviceLocks
 from supervisor.processes.tree import ProcessTree
 
 log = logging.getLogger(__name__)
-
-_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def open_probe(settings: Settings, worker_mark: str, locks: DeviceLocks) -> DeviceProbe:
@@ -29,7 +26,7 @@ def open_probe(settings: Settings, worker_mark: str, locks: DeviceLocks) -> Devi
     probes: dict[str, DeviceProbe] = {}
     if settings.device in ("auto", "cpu"):
         probes["cpu"] = CpuProbe(settings.cpu_slots)
-    if settings.device == "cuda" or (settings.device == "auto" and _DRIVER.exists()):
+    if settings.device == "cuda" or (settings.device == "auto" and NVIDIA_DRIVER.exists()):
         probes["cuda"] = GpuProbe(worker_mark)
     log.info("DF_DEVICE=%s: this host serves %s", settings.device, " and ".join(probes))
     return CombinedProbe(probes, locks)
