@@ -47,7 +47,7 @@ def _listing(request: Answer, gpus: list[Answer]) -> Answer | None:
         case "count":
             return {"count": len(gpus)}
         case "describe":
-            return {"devices": [gpus[request["gpu"]]], "note": None}
+            return {"devices": [gpus[request["gpu"]]]}
     return None
 
 
@@ -115,7 +115,18 @@ def hangs(connection: Connection, parent_pid: int) -> None:
 
 
 def lost(connection: Connection, parent_pid: int) -> None:
-    _serve(connection, parent_pid, lambda request: {"error": "lost", "message": "GPU is lost"})
+    _serve(connection, parent_pid, lambda request: {"error": "GPU is lost"})
+
+
+def split_into_nothing(connection: Connection, parent_pid: int) -> None:
+    """A GPU without MIG, and one with MIG enabled but no instance."""
+
+    def answer(request: Answer) -> Answer:
+        if request == {"method": "describe", "gpu": 1}:
+            return {"devices": []}
+        return _listing(request, [_gpu("GPU-a"), {}]) or _reading(0)
+
+    _serve(connection, parent_pid, answer)
 
 
 def under_mps(connection: Connection, parent_pid: int) -> None:

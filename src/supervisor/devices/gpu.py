@@ -104,9 +104,11 @@ class GpuProbe:
             answer = await self._client(gpu).call({"method": "describe", "gpu": gpu})
         except DeviceLost as error:
             return [{"uuid": f"{UNNAMED_GPU}{gpu}", "lost": str(error)}]
-        if answer["note"]:
-            log.warning("GPU %d is not served: %s", gpu, answer["note"])
         devices: list[dict[str, Any]] = answer["devices"]
+        if not devices:
+            log.warning(
+                "GPU %d is not served: MIG is enabled, and there is no instance to serve", gpu
+            )
         for description in devices:
             description["uuid"] = description["uuid"] or f"{UNNAMED_GPU}{gpu}"
             self._gpus[description["uuid"]] = gpu

@@ -78,7 +78,7 @@ class NvmlClient:
         if "error" in answer:
             # The library learns only in a new process that a device was reset.
             await self._end()
-            raise DeviceLost(answer["message"])
+            raise DeviceLost(answer["error"])
         return answer
 
     async def _exchange(self, request: dict[str, Any]) -> Answer:

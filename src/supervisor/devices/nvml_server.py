@@ -6,11 +6,11 @@ protocol is one request frame, one answer frame, one at a time.
 
     {"method": "count"}                {"count"}: GPUs, by NVML's index
     {"method": "describe", "gpu"}      {"devices": [{uuid, name, total_bytes, reserved_bytes, mps}
-                                                    or {uuid or null, lost: why}],
-                                        "note": why a GPU is not served, or null}
+                                                    or {uuid or null, lost: why}]},
+                                       none of a GPU that is split into no instance
     {"method": "read", "gpu", "uuid"}  {"total_bytes", "used_bytes", "free_bytes",
                                         "reserved_bytes", "holders", "mps"}
-    anything that fails                {"error": "lost" | "failed", "message": ...}
+    anything that fails                {"error": what the library says of it}
 """
 
 from __future__ import annotations
@@ -26,12 +26,6 @@ import pynvml
 from shared.linux.child import exit_now, isolate_process
 from shared.protocol.frames import FrameDecoder, encode
 
-# After these the device is unusable until an operator resets it or the host.
-_LOST = {
-    pynvml.NVML_ERROR_GPU_IS_LOST,
-    pynvml.NVML_ERROR_RESET_REQUIRED,
-    pynvml.NVML_ERROR_UNKNOWN,
-}
 # A driver older than the function, a device without it, a container that may not ask.
 _NOT_KNOWN = (
     pynvml.NVMLError_NotSupported,
@@ -58,21 +52,18 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             case "count":
                 return {"count": pynvml.nvmlDeviceGetCount()}
             case "describe":
-                return _describe(request["gpu"])
+                return {"devices": _describe(request["gpu"])}
             case _:
                 return _read(find_device(request["gpu"], request["uuid"]))
     except pynvml.NVMLError as error:
-        kind = "lost" if error.value in _LOST else "failed"
-        return {"error": kind, "message": str(error)}
+        return {"error": str(error)}
 
 
-def _describe(gpu: int) -> dict[str, Any]:
+def _describe(gpu: int) -> list[dict[str, Any]]:
     try:
-        handles = _handles(gpu)
+        return [_describe_one(handle) for handle in _handles(gpu)]
     except pynvml.NVMLError as error:
-        return {"devices": [{"uuid": None, "lost": str(error)}], "note": None}
-    note = None if handles else "MIG is enabled, and there is no instance to serve"
-    return {"devices": [_describe_one(handle) for handle in handles], "note": note}
+        return [{"uuid": None, "lost": str(error)}]
 
 
 def _describe_one(handle: Any) -> dict[str, Any]:

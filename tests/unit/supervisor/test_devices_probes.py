@@ -131,6 +131,16 @@ def test_devices_have_ids_of_their_own_and_are_the_same_each_time(probe: DeviceP
     with_probe(probe, test)
 
 
+def test_a_gpu_that_is_split_into_nothing_is_left_out_and_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test(probe: DeviceProbe) -> None:
+        assert [device.id for device in await probe.devices()] == ["GPU-a"]
+
+    with_probe(nvml(nvml_helpers.split_into_nothing), test)
+    assert "GPU 1 is not served: MIG is enabled" in caplog.text
+
+
 def test_a_reading_adds_up(probe: DeviceProbe) -> None:
     async def test(probe: DeviceProbe) -> None:
         for device in await probe.devices():
