@@ -134,6 +134,8 @@ class OrphanedStep:
 # How the attempt of a step without a living owner ended. It runs inside the rescuer's transaction,
 # perhaps twice: it must be pure.
 Decide = Callable[[OrphanedStep], AttemptResult]
+# A step as it was found, and what the rescue made of it.
+Rescue = tuple[OrphanedStep, AttemptResult]
 
 
 class StepStore(Protocol):
@@ -175,8 +177,11 @@ class StepStore(Protocol):
         `known` are the steps and epochs of the claims that were answered. Returns how many.
         """
 
-    async def rescue_expired(self, decide: Decide) -> UUID | None:
-        """Take one step from an owner whose lease ended; None when there is none."""
+    async def rescue_expired(self, decide: Decide) -> Rescue | None:
+        """Take one step from an owner whose lease ended; None when there is none.
 
-    async def rescue_unclaimed(self, decide: Decide, after_s: float) -> UUID | None:
+        Returns what `decide` made of the step in the transaction that was committed.
+        """
+
+    async def rescue_unclaimed(self, decide: Decide, after_s: float) -> Rescue | None:
         """End one step that no worker has claimed within `after_s` seconds."""

@@ -27,6 +27,7 @@ from shared.step_store import (
     Decide,
     OrphanedStep,
     PinnedModel,
+    Rescue,
     Stale,
     StoredArtifact,
 )
@@ -228,22 +229,25 @@ class MemoryStepStore:
             _enter(step, StepState.QUEUED)
         return len(unheard)
 
-    async def rescue_expired(self, decide: Decide) -> UUID | None:
+    async def rescue_expired(self, decide: Decide) -> Rescue | None:
         await self.faults.before("rescue_expired")
         for step in self._by_age():
             if step.lease_expires_at is not None and step.lease_expires_at < self.now():
-                end = decide(self._abandoned(step))
+                orphan = self._abandoned(step)
+                end = decide(orphan)
                 step.epoch += 1
                 self._end(step, end)
-                return step.id
+                return orphan, end
         return None
 
-    async def rescue_unclaimed(self, decide: Decide, after_s: float) -> UUID | None:
+    async def rescue_unclaimed(self, decide: Decide, after_s: float) -> Rescue | None:
         await self.faults.before("rescue_unclaimed")
         for step in self._by_age():
             if step.state is StepState.QUEUED and step.run_at < self.now() - after_s:
-                self._end(step, decide(self._abandoned(step)))
-                return step.id
+                orphan = self._abandoned(step)
+                end = decide(orphan)
+                self._end(step, end)
+                return orphan, end
         return None
 
     # Inside ---------------------------------------------------------------------------------------

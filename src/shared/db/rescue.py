@@ -17,11 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.db.tables import jobs, read, steps
 from shared.db.transitions import end_step
 from shared.states import StepState
-from shared.step_store import AttemptResult, Decide, OrphanedStep
+from shared.step_store import AttemptResult, Decide, OrphanedStep, Rescue
 
 
-async def expired_lease(connection: AsyncConnection, decide: Decide) -> UUID | None:
-    """Take one step from an owner whose lease ended; return its id, None when there is none."""
+async def expired_lease(connection: AsyncConnection, decide: Decide) -> Rescue | None:
+    """Take one step from an owner whose lease ended; None when there is none."""
     row = await _first(connection, steps.c.lease_expires_at < func.now())
     if row is None:
         return None
@@ -31,7 +31,9 @@ async def expired_lease(connection: AsyncConnection, decide: Decide) -> UUID | N
     return await _end(connection, row, decide)
 
 
-async def unclaimed(connection: AsyncConnection, decide: Decide, *, after_s: float) -> UUID | None:
+async def unclaimed(
+    connection: AsyncConnection, decide: Decide, *, after_s: float
+) -> Rescue | None:
     """End one step that no worker has claimed within `after_s` seconds."""
     limit = func.now() - timedelta(seconds=after_s)
     row = await _first(connection, (steps.c.state == StepState.QUEUED) & (steps.c.run_at < limit))
@@ -67,15 +69,16 @@ async def release_unacknowledged(
     return await end_step(connection, row, back)
 
 
-async def _end(connection: AsyncConnection, row: Row[Any], decide: Decide) -> UUID:
+async def _end(connection: AsyncConnection, row: Row[Any], decide: Decide) -> Rescue:
     orphan = read(
         OrphanedStep,
         row,
         state=StepState(row.state),
         cancel_requested=row.cancel_requested_at is not None,
     )
-    await end_step(connection, row, decide(orphan))
-    return orphan.id
+    result = decide(orphan)
+    await end_step(connection, row, result)
+    return orphan, result
 
 
 async def _first(connection: AsyncConnection, condition: ColumnElement[bool]) -> Row[Any] | None:

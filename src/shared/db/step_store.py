@@ -36,6 +36,7 @@ from shared.step_store import (
     Claim,
     ClaimRequest,
     Decide,
+    Rescue,
     Stale,
     StoredArtifact,
 )
@@ -110,10 +111,10 @@ class PostgresStepStore:
             count += 1
         return count
 
-    async def rescue_expired(self, decide: Decide) -> UUID | None:
+    async def rescue_expired(self, decide: Decide) -> Rescue | None:
         return await self.database.transaction(rescue.expired_lease, decide)
 
-    async def rescue_unclaimed(self, decide: Decide, after_s: float) -> UUID | None:
+    async def rescue_unclaimed(self, decide: Decide, after_s: float) -> Rescue | None:
         return await self.database.transaction(rescue.unclaimed, decide, after_s=after_s)
 
 

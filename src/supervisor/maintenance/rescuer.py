@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import UUID
 
 from shared.events import Code, NewEvent
 from shared.settings import Settings
 from shared.states import STATUS_OF, Reason, StepState
-from shared.step_store import CANCELLED_ERROR, AttemptResult, OrphanedStep, StepStore
+from shared.step_store import CANCELLED_ERROR, AttemptResult, OrphanedStep, Rescue, StepStore
 from shared.telemetry.spans import Tracer
 from shared.timings import TIMINGS, Timings
 from supervisor.execution.spans import trace_rescue
@@ -43,35 +42,34 @@ class Rescuer:
         self._settings = settings
         self._timings = timings
         self._metrics = metrics
-        # By step: a repeated transaction decides again, and a failed one has decided nothing.
-        self._decided: dict[UUID, tuple[OrphanedStep, AttemptResult]] = {}
 
     async def rescue(self) -> int:
         """One pass; return how many steps were moved on."""
-        self._decided.clear()
         expired = await self._repeat(lambda: self._store.rescue_expired(self._lease_expired))
         late = await self._repeat(
             lambda: self._store.rescue_unclaimed(self._unclaimed, self._settings.queue_timeout_s)
         )
         return expired + late
 
-    async def _repeat(self, rescue_one: Callable[[], Awaitable[UUID | None]]) -> int:
+    async def _repeat(self, rescue_one: Callable[[], Awaitable[Rescue | None]]) -> int:
         for count in range(STEPS_PER_PASS):
-            if (step_id := await rescue_one()) is None:
+            if (rescue := await rescue_one()) is None:
                 return count
             # One at a time: PostgreSQL may be away for the next step, and this one is written.
-            orphan, result = self._decided[step_id]
-            self._count(result)
-            log_events(
-                result.events,
-                {
-                    "job_id": str(orphan.job_id),
-                    "step_id": str(orphan.id),
-                    "correlation_id": orphan.correlation_id,
-                },
-            )
-            trace_rescue(self._tracer, orphan, result)
+            self._report(*rescue)
         return STEPS_PER_PASS
+
+    def _report(self, orphan: OrphanedStep, result: AttemptResult) -> None:
+        self._count(result)
+        log_events(
+            result.events,
+            {
+                "job_id": str(orphan.job_id),
+                "step_id": str(orphan.id),
+                "correlation_id": orphan.correlation_id,
+            },
+        )
+        trace_rescue(self._tracer, orphan, result)
 
     def _count(self, result: AttemptResult) -> None:
         self._metrics.rescues.inc()
@@ -82,27 +80,26 @@ class Rescuer:
         self._metrics.record_end(result.reason, job=(STATUS_OF[result.state], result.reason))
 
     def _lease_expired(self, orphan: OrphanedStep) -> AttemptResult:
-        step, _ = advance(self._step(orphan), Event(EventKind.LEASE_EXPIRED))
         lost: dict[str, Any] = {
             "code": Reason.LEASE_LOST.value,
             "message": "the worker that ran the step was not heard of until its lease ended",
             "details": {"state": orphan.state, "epoch": orphan.epoch},
         }
-        return self._result(orphan, step, lost, Code.LEASE_EXPIRED)
+        return self._result(orphan, EventKind.LEASE_EXPIRED, lost, Code.LEASE_EXPIRED)
 
     def _unclaimed(self, orphan: OrphanedStep) -> AttemptResult:
-        step, _ = advance(self._step(orphan), Event(EventKind.QUEUE_TIMEOUT))
         late: dict[str, Any] = {
             "code": Reason.TIMEOUT.value,
             "message": f"no worker claimed the step within {self._settings.queue_timeout_s:g} s; "
             "check that a worker serves its queue, device and model",
             "details": {"queue_timeout_s": self._settings.queue_timeout_s},
         }
-        return self._result(orphan, step, late, Code.STEP_FINISH)
+        return self._result(orphan, EventKind.QUEUE_TIMEOUT, late, Code.STEP_FINISH)
 
     def _result(
-        self, orphan: OrphanedStep, step: Step, error: dict[str, Any], code: Code
+        self, orphan: OrphanedStep, kind: EventKind, error: dict[str, Any], code: Code
     ) -> AttemptResult:
+        step, _ = advance(self._step(orphan), Event(kind))
         if step.reason is Reason.ATTEMPTS_EXHAUSTED:
             error = exhausted(step.attempt, step.losses, error)
         elif step.reason is Reason.CANCELLED:
@@ -123,7 +120,7 @@ class Rescuer:
                 "last_error": error,
             },
         )
-        result = AttemptResult(
+        return AttemptResult(
             state=step.state,
             reason=step.reason,
             attempt=step.attempt,
@@ -132,8 +129,6 @@ class Rescuer:
             delay_s=delay_s,
             events=[event],
         )
-        self._decided[orphan.id] = orphan, result
-        return result
 
     def _step(self, orphan: OrphanedStep) -> Step:
         return Step(

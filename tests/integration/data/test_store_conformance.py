@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import anyio
 import pytest
@@ -32,7 +32,15 @@ from tests.support.stores import (
 from shared.db.engine import Database
 from shared.events import Code
 from shared.states import Reason, StepState
-from shared.step_store import AttemptResult, CancelRequested, Claim, OrphanedStep, Stale, StepStore
+from shared.step_store import (
+    AttemptResult,
+    CancelRequested,
+    Claim,
+    OrphanedStep,
+    Rescue,
+    Stale,
+    StepStore,
+)
 
 Test = Callable[[Subject], Awaitable[None]]
 Run = Callable[[Test], None]
@@ -465,7 +473,7 @@ def test_what_was_started_is_nobodys_to_put_back(run: Run) -> None:
 # Sweeping -----------------------------------------------------------------------------------------
 
 
-async def swept(sweep: Callable[[], Awaitable[UUID | None]]) -> UUID:
+async def swept(sweep: Callable[[], Awaitable[Rescue | None]]) -> Rescue:
     """Wait for a lease or a patience of milliseconds to be over."""
     deadline = time.monotonic() + 20
     while (found := await sweep()) is None:
@@ -478,14 +486,12 @@ def test_an_expired_lease_is_taken_over_and_its_owner_is_stale(run: Run) -> None
         job = await subject.create(Work())
         lost = await claim(subject, lease_s=0.01)
         await subject.store.commit_running(lost, [])
-        found: list[OrphanedStep] = []
+        result = replace(AGAIN, losses=1, events=[note(Code.LEASE_EXPIRED)])
 
-        def decide(abandoned: OrphanedStep) -> AttemptResult:
-            found.append(abandoned)
-            return replace(AGAIN, losses=1, events=[note(Code.LEASE_EXPIRED)])
+        def decide(_: OrphanedStep) -> AttemptResult:
+            return result
 
-        assert await swept(lambda: subject.store.rescue_expired(decide)) == lost.step_id
-        assert found[0] == OrphanedStep(
+        orphan = OrphanedStep(
             id=lost.step_id,
             job_id=job,
             name="generate",
@@ -497,6 +503,7 @@ def test_an_expired_lease_is_taken_over_and_its_owner_is_stale(run: Run) -> None
             correlation_id="correlation",
             traceparent=TRACEPARENT,
         )
+        assert await swept(lambda: subject.store.rescue_expired(decide)) == (orphan, result)
         (step,) = await subject.steps(job)
         assert (step["state"], step["epoch"], step["losses"]) == ("queued", 2, 1)
         assert await subject.store.rescue_expired(decide) is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, cast
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import anyio
 import pytest
@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from shared.settings import Settings
 from shared.states import Reason, StepState
-from shared.step_store import AttemptResult, Decide, OrphanedStep, StepStore
+from shared.step_store import AttemptResult, Decide, OrphanedStep, Rescue, StepStore
 from supervisor.maintenance.rescuer import Rescuer
 from supervisor.metrics import Metrics
 
@@ -32,7 +32,7 @@ class OneAbandoned:
         self._losses = losses
         self.ends: list[AttemptResult] = []
 
-    async def rescue_expired(self, decide: Decide) -> UUID | None:
+    async def rescue_expired(self, decide: Decide) -> Rescue | None:
         if self.ends:
             return None
         found = OrphanedStep(
@@ -47,9 +47,9 @@ class OneAbandoned:
             correlation_id="correlation",
         )
         self.ends = [decide(found), decide(found)]
-        return found.id
+        return found, self.ends[-1]
 
-    async def rescue_unclaimed(self, *_: Any) -> UUID | None:
+    async def rescue_unclaimed(self, *_: Any) -> None:
         return None
 
 
