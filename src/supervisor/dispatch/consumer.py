@@ -27,10 +27,10 @@ from celery.platforms import SecurityWarning
 from celery.worker.consumer import Consumer
 
 from shared.dispatch.celery_settings import TASK_NAME, celery_queue, celery_settings
-from shared.dispatch.dead_letters import DeadMessage, DeadMessages, dead_message
+from shared.dispatch.dead_letters import DeadMessages, dead_message
 from shared.errors import InfraUnavailable
 from supervisor.dispatch import kombu_transport
-from supervisor.dispatch.kombu_transport import DeadLetterHandler, reason_text
+from supervisor.dispatch.kombu_transport import DeadLetterHandler
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,9 @@ def _step_for(supervisor: SupervisorControl) -> type[bootsteps.StartStopStep]:
 
 
 def _dead_letter_handler(dead: DeadMessages, supervisor: SupervisorControl) -> DeadLetterHandler:
-    def dead_letter(message: DeadMessage) -> None:
+    def dead_letter(*, queue: str, reason: object, body: object) -> None:
+        text = f"{type(reason).__name__}: {reason}" if isinstance(reason, Exception) else reason
+        message = dead_message(queue=queue, reason=str(text)[:200], body=body)
         log.error("%s: a message cannot be read: %s", message.queue, message.reason)
         supervisor.count_dead_letter()
         try:
@@ -176,9 +178,7 @@ def _consumer_for(dead_letter: DeadLetterHandler) -> type[Consumer]:
 
         def _dead_letter(self, message: Any, reason: object) -> None:
             queue = (message.delivery_info or {}).get("routing_key", "")
-            dead_letter(
-                dead_message(queue=str(queue), reason=reason_text(reason), body=message.body)
-            )
+            dead_letter(queue=str(queue), reason=reason, body=message.body)
             if not message.acknowledged:
                 message.ack_log_error(log, self.connection_errors)
 

@@ -7,14 +7,15 @@ exception there ends the worker.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from kombu.transport import redis
 
-from shared.dispatch.dead_letters import DeadMessage, dead_message
 
-DeadLetterHandler = Callable[[DeadMessage], None]
+class DeadLetterHandler(Protocol):
+    """Keeps what cannot be read. `reason` is a text or the error."""
+
+    def __call__(self, *, queue: str, reason: object, body: object) -> None: ...
 
 
 class CheckedChannel(redis.Channel):  # type: ignore[misc]
@@ -26,13 +27,9 @@ class CheckedChannel(redis.Channel):  # type: ignore[misc]
         except ValueError as error:
             # The error carries what was popped: text, or bytes that are no UTF-8.
             body = getattr(error, "doc", getattr(error, "object", ""))
-            self._dead_letter(dead_message(queue="", reason=reason_text(error), body=body))
+            dead_letter: DeadLetterHandler = self.connection.client.transport_options["dead_letter"]
+            dead_letter(queue="", reason=error, body=body)
             return True
-
-    @property
-    def _dead_letter(self) -> DeadLetterHandler:
-        handler: DeadLetterHandler = self.connection.client.transport_options["dead_letter"]
-        return handler
 
 
 class CheckedTransport(redis.Transport):  # type: ignore[misc]
@@ -46,7 +43,7 @@ class CheckedTransport(redis.Transport):  # type: ignore[misc]
             super()._deliver(message, queue)
         else:
             dead_letter: DeadLetterHandler = self.client.transport_options["dead_letter"]
-            dead_letter(dead_message(queue=queue, reason=problem, body=message))
+            dead_letter(queue=queue, reason=problem, body=message)
 
 
 def envelope_problem(message: Any) -> str | None:
@@ -67,9 +64,3 @@ def envelope_problem(message: Any) -> str | None:
         except (ValueError, TypeError):
             return "a body that is not base64"
     return None
-
-
-def reason_text(reason: object) -> str:
-    if isinstance(reason, Exception):
-        return f"{type(reason).__name__}: {reason}"[:200]
-    return str(reason)[:200]
