@@ -210,6 +210,6 @@ class SupervisorThread:
             await supervisor.run()
             tasks.cancel_scope.cancel()
         try:
-            await presence.deregister()
+            await presence.deregister(resources.worker_id)
         except InfraUnavailable as error:
             log.warning("left without deregistering: %s", error.message)

@@ -63,13 +63,9 @@ class Presence:
         gpu = next(slot.id for slot in other.slots if slot.id in self.gpus)
         return f"GPU {gpu} is served by worker {other.id} on host {other.host}"
 
-    async def deregister_dead(self, other: workers.Worker) -> None:
-        """Delete the row of a worker that died."""
-        await self._database.transaction(workers.deregister, other.id)
-
-    async def deregister(self) -> None:
-        """Delete our row, so that no worker waits for our heartbeat to age."""
-        await self._database.transaction(workers.deregister, self._worker_id)
+    async def deregister(self, worker_id: UUID) -> None:
+        """Delete our row, or a dead worker's: no worker waits for its heartbeat to age."""
+        await self._database.transaction(workers.deregister, worker_id)
 
     def _row(self) -> workers.Worker:
         return workers.Worker(

@@ -58,16 +58,14 @@ class LocalModels:
         """Where the model lies, or would lie: the runner reports one that was removed meanwhile."""
         return self._root / model.kind / f"{model.name}@{model.version}"
 
-    async def refresh(self) -> bool:
-        """Compare registry and disk again; True when what this host can run has changed."""
-        before = self.checksums
+    async def refresh(self) -> None:
+        """Compare registry and disk again."""
         rows = await self._database.transaction(registry_rows.list_models)
         enabled = {row.id: row for row in rows if row.enabled}
         for model_id in self._verified.keys() - enabled.keys():
             del self._verified[model_id]
         for row in enabled.values():
             await self._check(row)
-        return self.checksums != before
 
     async def _check(self, row: Model) -> None:
         folder = self.folder(row)

@@ -73,7 +73,7 @@ async def _check_owner(
     shared = presence.shared_with(owner)
     if is_dead(owner.id):
         log.warning("%s, which is dead", shared)
-        await presence.deregister_dead(owner)
+        await presence.deregister(owner.id)
     elif owner.id not in seen_heartbeats:
         log.warning("%s; waiting up to %g s to see whether it lives", shared, LIVE_S)
         seen_heartbeats[owner.id] = owner.heartbeat_at
