@@ -105,8 +105,4 @@ def _refused(refusal: Unauthorized) -> Response:
 async def serve(app: Starlette, host: str, port: int) -> None:
     """Serve until cancelled. The main thread handles signals, so none are installed here."""
     config = uvicorn.Config(app, host=host, port=port, log_config=None, lifespan="off")
-    server = uvicorn.Server(config)
-    try:
-        await server.serve()
-    finally:
-        server.should_exit = True
+    await uvicorn.Server(config).serve()
