@@ -20,7 +20,6 @@ from shared.telemetry.spans import Tracer
 from supervisor.devices.device import Device, DeviceProbe
 from supervisor.devices.discovery import find_devices, open_probe
 from supervisor.devices.ownership import DeviceLocks
-from supervisor.processes.child import start_tracker
 from supervisor.processes.orphans import kill_orphans
 from supervisor.processes.tree import is_alive
 from supervisor.processes.worker_mark import worker_lock, worker_mark
@@ -78,7 +77,6 @@ async def open_resources(
             orphans = await anyio.to_thread.run_sync(kill_orphans, settings.lock_dir)
         except LockUnusable as error:
             raise NotReady(f"DF_LOCK_DIR: {error}; remove it, or set another folder") from None
-        start_tracker()
         device_locks = DeviceLocks()
         locks.callback(device_locks.release)
         probe = open_probe(settings, mark, device_locks)

@@ -55,7 +55,7 @@ class RunnerProcess:
 
     def __init__(self, entry: Entry, *, marker: str, environment: Mapping[str, str]) -> None:
         # Spawn would start it on first use, and it would get this child's marker.
-        start_tracker()
+        _start_tracker()
         with ExitStack() as undo, ExitStack() as child_ends:
             ours, other = socket.socketpair()
             undo.callback(ours.close)
@@ -177,7 +177,7 @@ def _is_gone(tree: ProcessTree) -> bool:
         return False
 
 
-def start_tracker() -> None:
+def _start_tracker() -> None:
     """Start multiprocessing's resource tracker, with no more environment than a runner has: every
     runner can read it."""
     with _environment({}):
