@@ -104,11 +104,7 @@ class DeviceMonitor:
                 return EventKind.RECLAIM_DEADLINE if lost else EventKind.VERIFIED
             try:
                 reclaimed = await verify(
-                    self._execution.worker.probe,
-                    self._device,
-                    baseline=self._slot.baseline,
-                    tree=tree,
-                    on_reading=self._on_reclaim_reading,
+                    self._execution.worker.probe, self._slot, tree, self._on_reclaim_reading
                 )
             except DeviceLost as error:
                 self._record_lost(error)

@@ -17,7 +17,7 @@ import anyio
 from shared.retry import backoff
 from supervisor.devices.device import Device, DeviceProbe, Reading
 from supervisor.processes.tree import ProcessTree, all_pids
-from supervisor.slots.baseline import Baseline
+from supervisor.slots.table import Slot
 
 _POLL_FIRST_S, _POLL_MOST_S = 0.1, 1.0
 
@@ -70,9 +70,7 @@ def _foreign(reading: Reading, ours: frozenset[int]) -> int:
 
 async def verify(
     probe: DeviceProbe,
-    device: Device,
-    *,
-    baseline: Baseline,
+    slot: Slot,
     tree: ProcessTree | None,
     on_reading: Callable[[ReclaimReading], None],
 ) -> ReclaimReading:
@@ -81,7 +79,7 @@ async def verify(
     `on_reading` gets every reading, so there are figures when the deadline comes first. Raises
     `DeviceLost` when the device stops answering.
     """
-    limit_bytes = baseline.limit_bytes
+    device, limit_bytes = slot.device, slot.baseline.limit_bytes
     assert limit_bytes is not None  # read before any step could touch the device
     started = anyio.current_time()
     pauses, clean = backoff(first_s=_POLL_FIRST_S, most_s=_POLL_MOST_S), 0
@@ -95,7 +93,7 @@ async def verify(
         on_reading(reading)
         clean = clean + 1 if gone and leaked_bytes <= 0 else 0
         if clean == 2:
-            baseline.update_verified(unattributed_bytes(device, now))
+            slot.baseline.update_verified(unattributed_bytes(device, now))
             return reading
         pause_s = next(pauses)
         await anyio.sleep(_POLL_FIRST_S if clean else pause_s)

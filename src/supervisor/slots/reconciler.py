@@ -17,7 +17,7 @@ from shared.timings import Timings
 from supervisor.devices.device import DeviceLost, DeviceProbe
 from supervisor.metrics import Metrics, labels
 from supervisor.processes.tree import ProcessTree
-from supervisor.slots.reclaim import ReclaimReading, unattributed_bytes, verify
+from supervisor.slots.reclaim import unattributed_bytes, verify
 from supervisor.slots.table import Slot, SlotState
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,8 @@ class SlotReconciler:
 
     def on_unclean(self, slot: Slot, tree: ProcessTree | None) -> None:
         """Verify a slot that is not proven clean until it is, then bring it back."""
-        self._count_quarantine(slot)
+        log.error("slot %s is %s and takes no work", slot.id, slot.state)
+        self._metrics.quarantines.labels(**labels(slot.device)).inc()
         self._tasks.start_soon(self._reverify_loop, slot, tree)
 
     async def read_gauges(self) -> None:
@@ -99,8 +100,7 @@ class SlotReconciler:
     async def _first_verify(self, slot: Slot) -> None:
         """At start there is no baseline: what is in use is foreign, and must only not grow."""
         if not await self._prove(slot, None):
-            self._count_quarantine(slot)
-            await self._reverify_loop(slot, None)
+            self.on_unclean(slot, None)
 
     async def _reverify_loop(self, slot: Slot, tree: ProcessTree | None) -> None:
         """Verify a slot again and again, until it may take work."""
@@ -125,17 +125,15 @@ class SlotReconciler:
         try:
             if slot.device.lost:
                 await self._rediscover(slot)
-            device, baseline = slot.device, slot.baseline
-
-            def record_leak(reading: ReclaimReading) -> None:
-                self._metrics.record_leak(device, reading.leaked_bytes)
-
-            if baseline.limit_bytes is None:
-                now = await self._probe.read(device, None)
-                baseline.update_idle(unattributed_bytes(device, now))
+            if slot.baseline.limit_bytes is None:
+                now = await self._probe.read(slot.device, None)
+                slot.baseline.update_idle(unattributed_bytes(slot.device, now))
             with anyio.move_on_after(self._timings.reclaim_deadline_s):
                 await verify(
-                    self._probe, device, baseline=baseline, tree=tree, on_reading=record_leak
+                    self._probe,
+                    slot,
+                    tree,
+                    lambda reading: self._metrics.record_leak(slot.device, reading.leaked_bytes),
                 )
                 if tree is not None:
                     tree.unregister()
@@ -154,7 +152,3 @@ class SlotReconciler:
         if device.lost:
             raise DeviceLost(device.lost)
         slot.device = device
-
-    def _count_quarantine(self, slot: Slot) -> None:
-        log.error("slot %s is %s and takes no work", slot.id, slot.state)
-        self._metrics.quarantines.labels(**labels(slot.device)).inc()

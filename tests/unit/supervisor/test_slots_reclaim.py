@@ -12,7 +12,6 @@ from tests.support.probes import FOREIGN_PID, FakeProbe, LeakyProbe, SlowProbe
 from supervisor.devices.device import Device, DeviceLost, Reading
 from supervisor.processes.tree import ProcessTree
 from supervisor.slots import reclaim as verify_module
-from supervisor.slots.baseline import Baseline
 from supervisor.slots.reclaim import (
     ReclaimReading,
     foreign_growth,
@@ -20,6 +19,7 @@ from supervisor.slots.reclaim import (
     unattributed_bytes,
     verify,
 )
+from supervisor.slots.table import Slot
 
 MIB = 1 << 20
 GPU = Device(
@@ -96,12 +96,10 @@ async def prove(probe: FakeProbe, tree: Tree, within_s: float = 20.0) -> list[Re
     """Verify; return every look. An empty tail after the deadline is up to the caller to judge."""
     looks: list[ReclaimReading] = []
     (device,) = await probe.devices()
-    baseline = Baseline()
-    baseline.update_idle(unattributed_bytes(device, await probe.read(device, None)))
+    slot = Slot(device)
+    slot.baseline.update_idle(unattributed_bytes(device, await probe.read(device, None)))
     with anyio.move_on_after(within_s):
-        await verify(
-            probe, device, baseline=baseline, tree=cast(ProcessTree, tree), on_reading=looks.append
-        )
+        await verify(probe, slot, cast(ProcessTree, tree), looks.append)
         looks.append(looks[-1])  # marks that it came to an end
     return looks
 
