@@ -32,7 +32,7 @@ from supervisor import health
 from supervisor.dispatch.consumer import consume
 from supervisor.execution.byte_budget import ByteBudget
 from supervisor.execution.context import WorkerContext
-from supervisor.maintenance.pruner import Pruner
+from supervisor.maintenance.pruner import prune_daily
 from supervisor.membership.heartbeat import Presence
 from supervisor.membership.local_models import LocalModels
 from supervisor.membership.registration import register_exclusive
@@ -201,12 +201,13 @@ class SupervisorThread:
                 keys=() if is_loopback(settings.worker_host) else settings.api_keys,
             )
         )
-        pruner = Pruner(partial(prune, database, objects, settings), self._metrics)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(health.serve, app, settings.worker_host, settings.worker_port)
             tasks.start_soon(repeat_every, heartbeat_s, presence.heartbeat)
             tasks.start_soon(repeat_every, heartbeat_s, resources.refresh_locks)
-            tasks.start_soon(pruner.run)
+            tasks.start_soon(
+                prune_daily, partial(prune, database, objects, settings), self._metrics
+            )
             await supervisor.run()
             tasks.cancel_scope.cancel()
         try:

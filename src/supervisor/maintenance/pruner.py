@@ -24,36 +24,28 @@ EVERY_S = 24 * 3600.0
 JITTER = 0.1
 
 
-class Pruner:
-    """`run` until cancelled. `prune` makes a pass; None means that another worker makes one."""
+# Makes a pass; None means that another worker makes one.
+Prune = Callable[[], Awaitable[Pruned | None]]
 
-    def __init__(
-        self,
-        prune: Callable[[], Awaitable[Pruned | None]],
-        metrics: Metrics,
-        *,
-        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
-    ) -> None:
-        self._prune = prune
-        self._metrics = metrics
-        self._sleep = sleep
 
-    async def run(self) -> None:
-        await self._sleep(random.uniform(0, FIRST_WITHIN_S))  # noqa: S311 - jitter
-        while True:
-            await self._pass()
-            pause_s = EVERY_S * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311
-            await self._sleep(pause_s)
+async def prune_daily(
+    prune: Prune, metrics: Metrics, *, sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+) -> None:
+    """Prune until cancelled."""
+    await sleep(random.uniform(0, FIRST_WITHIN_S))  # noqa: S311 - jitter
+    while True:
+        outcome = await _prune_once(prune)
+        metrics.prunes.labels(outcome=outcome).inc()
+        await sleep(EVERY_S * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
 
-    async def _pass(self) -> None:
-        try:
-            pruned = await self._prune()
-        except Exception:  # trouble with old rows must not end the steps that run now
-            self._metrics.prunes.labels(outcome="failed").inc()
-            log.exception("pruning failed; tried again tomorrow")
-            return
-        if pruned is None:
-            self._metrics.prunes.labels(outcome="elsewhere").inc()
-            return
-        self._metrics.prunes.labels(outcome="done").inc()
-        log.info("pruned", extra={"pruned": asdict(pruned)})
+
+async def _prune_once(prune: Prune) -> str:
+    try:
+        pruned = await prune()
+    except Exception:  # trouble with old rows must not end the steps that run now
+        log.exception("pruning failed; tried again tomorrow")
+        return "failed"
+    if pruned is None:
+        return "elsewhere"
+    log.info("pruned", extra={"pruned": asdict(pruned)})
+    return "done"

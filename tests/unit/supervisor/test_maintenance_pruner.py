@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 import anyio
 import pytest
@@ -11,7 +12,6 @@ import pytest
 from shared.errors import InfraUnavailable
 from shared.retention import Pruned
 from supervisor.maintenance import pruner
-from supervisor.maintenance.pruner import Pruner
 from supervisor.metrics import Metrics
 
 Outcome = Pruned | Exception | None
@@ -41,7 +41,7 @@ def keep(outcomes: Sequence[Outcome]) -> tuple[list[str], list[float], Metrics]:
                 return outcome
 
     with pytest.raises(Enough):
-        anyio.run(Pruner(prune, metrics, sleep=sleep).run)
+        anyio.run(partial(pruner.prune_daily, prune, metrics, sleep=sleep))
     return done, slept, metrics
 
 
