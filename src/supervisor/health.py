@@ -82,7 +82,11 @@ def create_app(health: Health) -> Starlette:
             try:
                 authenticate(request.headers.getlist("authorization"), health.keys)
             except Unauthorized as refusal:
-                return _refused(refusal)
+                return JSONResponse(
+                    {"code": refusal.code, "message": refusal.message},
+                    status_code=refusal.http_status,
+                    headers={"WWW-Authenticate": "Bearer"},
+                )
         return Response(generate_latest(health.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return Starlette(
@@ -91,14 +95,6 @@ def create_app(health: Health) -> Starlette:
             Route("/readyz", readyz),
             Route("/metrics", metrics),
         ]
-    )
-
-
-def _refused(refusal: Unauthorized) -> Response:
-    return JSONResponse(
-        {"code": refusal.code, "message": refusal.message},
-        status_code=refusal.http_status,
-        headers={"WWW-Authenticate": "Bearer"},
     )
 
 
