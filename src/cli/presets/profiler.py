@@ -31,13 +31,11 @@ from shared.protocol.messages import (
     parse_from_runner,
 )
 from supervisor.devices.device import Device, DeviceProbe
-from supervisor.processes.child import RunnerProcess
+from supervisor.processes.child import KILL_ALL_S, RunnerProcess
 
 # Faster than a step's own sampling (5 Hz): a small model's decode is over within 0.2 s.
 SAMPLE_EVERY_S = 0.05
 READY_S = 120.0
-# SIGKILL needs no cooperation; a process that is there after this waits on hardware.
-END_S = 10.0
 
 
 class MeasureFailed(DreamForgeError):
@@ -107,7 +105,7 @@ async def measure(
     except TimeoutError:
         raise MeasureFailed(f"the step did not end within {timeout_s:g} s") from None
     finally:
-        if not await runner.kill_and_close(END_S):
+        if not await runner.kill_and_close(KILL_ALL_S):
             raise MeasureFailed(f"process {runner.pid} of the step does not die")
 
 

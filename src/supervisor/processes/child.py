@@ -75,7 +75,6 @@ class RunnerProcess:
             undo.callback(self._kill_unwatched)
             assert self._process.pid is not None
             self.pid: int = self._process.pid
-            self.marker = marker
             self.channel = Channel(ours)
             self._pidfd = os.pidfd_open(self.pid)
             undo.callback(os.close, self._pidfd)
