@@ -28,7 +28,7 @@ from shared.linux.child import child_main, keeps
 from shared.retry import backoff
 from supervisor.processes.channel import Channel
 from supervisor.processes.stdio import OutputReader
-from supervisor.processes.tree import ProcessTree, all_trees
+from supervisor.processes.tree import ProcessTree, trees
 from supervisor.processes.worker_mark import MARKER
 
 log = logging.getLogger(__name__)
@@ -146,16 +146,16 @@ async def kill_all_trees() -> None:
     """
     clean = 0
     with anyio.CancelScope(shield=True), anyio.move_on_after(KILL_ALL_S):
-        for tree in all_trees():
+        for tree in trees.values():
             kill(tree)
         while True:
             # A list, not a generator: each scan kills what it finds, so every tree is scanned.
-            gone = [_is_gone(tree) for tree in all_trees()]
+            gone = [_is_gone(tree) for tree in trees.values()]
             clean = clean + 1 if all(gone) else 0
             if clean == 2:
                 return
             await anyio.sleep(SCAN_MOST_S)
-    survivors = [pid for tree in all_trees() for pid in tree.scan()]
+    survivors = [pid for tree in trees.values() for pid in tree.scan()]
     log.error("processes that outlive their worker: %s", survivors)
 
 

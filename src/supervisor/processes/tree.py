@@ -40,10 +40,6 @@ from supervisor.processes.worker_mark import marker_of
 trees: dict[int, ProcessTree] = {}
 
 
-def all_trees() -> list[ProcessTree]:
-    return list(trees.values())
-
-
 def all_pids() -> frozenset[int]:
     """Every pid that ever belonged to a registered tree."""
     return frozenset[int]().union(*(tree.pids() for tree in trees.values()))

@@ -21,7 +21,7 @@ from shared.events import Code
 from shared.states import Reason, StepState
 from supervisor.processes import tree as tree_module
 from supervisor.processes.child import RunnerProcess
-from supervisor.processes.tree import ProcessTree, all_trees
+from supervisor.processes.tree import ProcessTree, trees
 from supervisor.slots import runner_pool as runners_module
 from supervisor.supervisor import Supervisor
 
@@ -252,7 +252,7 @@ def test_a_kill_does_not_need_to_see_everybody(monkeypatch: pytest.MonkeyPatch) 
         job = bench.submit("stuck_in_c")
         await bench.running(job)
         (process,) = bench.processes()
-        (tree,) = [tree for tree in all_trees() if tree.root == process.pid]
+        tree = trees[process.pid]
         with monkeypatch.context() as patched:
 
             def blind(tree: ProcessTree) -> list[int]:
