@@ -24,7 +24,6 @@ from shared.linux.proc import lists_children
 from shared.readiness import NotReady, wait_for_parts
 from shared.retention import prune
 from shared.settings import Settings, forget_secrets, settings_or_exit
-from shared.states import DEFAULT_QUEUE
 from shared.telemetry.log_format import configure_logging
 from shared.telemetry.setup import open_tracer
 from shared.timings import TIMINGS, Timings
@@ -62,7 +61,6 @@ def main(timings: Timings = TIMINGS) -> int:
         anyio.run(wait_for_parts, settings)
         code = consume(
             settings.redis_url.get_secret_value(),
-            (DEFAULT_QUEUE,),
             thread,
             name=f"dreamforge@{platform.node()}.{os.getpid()}",
         )

@@ -29,6 +29,7 @@ from celery.worker.consumer import Consumer
 from shared.dispatch.celery_settings import TASK_NAME, celery_queue, celery_settings
 from shared.dispatch.dead_letters import DeadMessages, dead_message
 from shared.errors import InfraUnavailable
+from shared.states import DEFAULT_QUEUE
 from supervisor.dispatch import kombu_transport
 from supervisor.dispatch.kombu_transport import DeadLetterHandler
 
@@ -52,9 +53,7 @@ class SupervisorControl(Protocol):
         """Count a message that could not be read."""
 
 
-def consume(
-    redis_url: str, queues: tuple[str, ...], supervisor: SupervisorControl, name: str
-) -> int:
+def consume(redis_url: str, supervisor: SupervisorControl, name: str) -> int:
     """Consume notifications until a signal ends the process; return its exit code."""
     # Celery configures logging unless this signal has a receiver; ours is configured already.
     signals.setup_logging.connect(_keep_logging)
@@ -82,7 +81,7 @@ def consume(
         hostname=name,
         pool="threads",
         concurrency=CONCURRENCY,
-        queues=[celery_queue(queue) for queue in queues],
+        queues=[celery_queue(DEFAULT_QUEUE)],
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,

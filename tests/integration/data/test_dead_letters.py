@@ -239,7 +239,7 @@ def consumer(stack_environment: Mapping[str, str], broker: redis.Redis) -> Itera
     ends: list[int] = []
     thread = threading.Thread(
         target=lambda: ends.append(
-            dispatch.consume(stack_environment["DF_REDIS_URL"], ("default",), ears, "test@here")
+            dispatch.consume(stack_environment["DF_REDIS_URL"], ears, "test@here")
         )
     )
     thread.start()

@@ -27,8 +27,5 @@ def test_the_consumer_goes_by_the_name_of_its_worker(monkeypatch: pytest.MonkeyP
             return SimpleNamespace(start=lambda: None, exitcode=0)
 
     monkeypatch.setattr(consumer, "Celery", Observed)
-    assert (
-        consumer.consume("redis://localhost:1/0", ("default",), IdleSupervisor(), "dreamforge@a.1")
-        == 0
-    )
+    assert consumer.consume("redis://localhost:1/0", IdleSupervisor(), "dreamforge@a.1") == 0
     assert options_used["hostname"] == "dreamforge@a.1"
