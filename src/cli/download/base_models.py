@@ -5,8 +5,6 @@ text encoder. A diffusers folder of the same family has all of that. It provides
 of every part, and the weights of the parts that the file lacks; both go below `config/`.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from pathlib import Path

@@ -8,8 +8,6 @@ the same API.
 API: https://developer.civitai.com/site/reference/model-versions
 """
 
-from __future__ import annotations
-
 import os
 import re
 from contextlib import closing

@@ -6,8 +6,6 @@ deleted only when they are what was published and still no model: another attemp
 other problem.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -6,8 +6,6 @@
 A killed command leaves both; the next one continues from there.
 """
 
-from __future__ import annotations
-
 import hashlib
 import threading
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Select the files to fetch from the list of a source."""
 
-from __future__ import annotations
-
 import re
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath

@@ -1,7 +1,5 @@
 """Read the response headers of a host that is not trusted."""
 
-from __future__ import annotations
-
 import time
 from email.utils import parsedate_to_datetime
 

@@ -1,7 +1,5 @@
 """Install a resolved model on this host and register it, for `model download` and `import`."""
 
-from __future__ import annotations
-
 import os
 import signal
 from dataclasses import dataclass

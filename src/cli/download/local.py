@@ -3,8 +3,6 @@
 Each file is hashed here and verified after the copy, so a change in between is noticed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Check the list of files that a source announces, and later each file against it."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import unicodedata

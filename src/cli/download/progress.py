@@ -1,7 +1,5 @@
 """Show the progress of a download: a bar per file in a terminal, a line per file elsewhere."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager

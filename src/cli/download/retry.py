@@ -1,7 +1,5 @@
 """Retries over a network that is away at times, until the host stops making progress."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ A source is a callable, so it cannot weaken the other three steps. Other package
 entry points of the group `dreamforge.model_sources`, named like the scheme that they answer to.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Find the source of a reference: one of ours, or an entry point of another package."""
 
-from __future__ import annotations
-
 from importlib.metadata import entry_points
 from typing import Any
 

@@ -8,8 +8,6 @@ A token goes to its own origin only. A hook checks every request, those of redir
 no answer of a server can send the token elsewhere.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import threading

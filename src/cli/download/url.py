@@ -3,8 +3,6 @@
 An address says nothing about its content, so the hash is the only reason to trust it.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit

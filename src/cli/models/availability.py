@@ -4,8 +4,6 @@ The API refuses jobs for a model that no live worker has, and workers check the 
 disks with every heartbeat. So the command waits for the next one, and says when no worker had it.
 """
 
-from __future__ import annotations
-
 import time
 from uuid import UUID
 

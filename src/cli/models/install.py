@@ -1,7 +1,5 @@
 """Install a model's folder on this host and register it; find the models that ship with us."""
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 from collections.abc import Callable, Mapping

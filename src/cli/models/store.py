@@ -9,8 +9,6 @@ system call. A kill at any moment leaves the old model or the new one. The next 
 model removes what a killed one left below `.staging`.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import fcntl

@@ -1,7 +1,5 @@
 """The words that a small model can draw: its `vocabulary.txt`, and synonyms."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from pathlib import Path

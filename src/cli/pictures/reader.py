@@ -4,8 +4,6 @@ The file may come from anywhere, so nothing in it is trusted: its size is limite
 opened, Pillow limits the unpacked size of a text chunk, and the JSON is checked field by field.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any, Literal

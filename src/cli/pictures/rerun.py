@@ -1,7 +1,5 @@
 """Build the request that makes a picture again: its seed, one item, its checkpoint."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

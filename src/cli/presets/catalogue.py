@@ -1,7 +1,5 @@
 """The presets of this host, and which of them fit a model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

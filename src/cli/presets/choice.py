@@ -5,8 +5,6 @@ model's own size; the CPU's preset when no worker has such a GPU. Jobs never cho
 another card tomorrow changes nothing until the operator says so (`--preset`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from cli import backends

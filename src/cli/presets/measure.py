@@ -1,7 +1,5 @@
 """Run a model on this host to measure its memory, for `dreamforge preset measure`."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os
