@@ -106,20 +106,15 @@ async def replay(connection: AsyncConnection, job_id: UUID) -> Created:
 
 def _again(step: Row[Any]) -> NewStep:
     """The same step, not begun. Raises `ModelUnavailable`."""
-    if step.model_id is not None:
-        _check_model(step)
-    return read(NewStep, step, id=uuid4())
-
-
-def _check_model(step: Row[Any]) -> None:
     model = f"{step.model}@{step.version}"
-    if not step.enabled:
+    if step.model_id is not None and not step.enabled:
         raise ModelUnavailable(f"model {model} is disabled, so no new job may use it")
-    if step.current_sha256 != step.checkpoint_sha256:
+    if step.model_id is not None and step.current_sha256 != step.checkpoint_sha256:
         raise ModelUnavailable(
             f"model {model} is another checkpoint than the one that this job was accepted for; "
             "create a job instead of replaying this one"
         )
+    return read(NewStep, step, id=uuid4())
 
 
 async def drop(connection: AsyncConnection, job_id: UUID) -> list[str]:
