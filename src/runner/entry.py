@@ -7,8 +7,6 @@ A test that needs a misbehaving runner passes its own function as the target ins
 `isolate_process` itself if it wants to.
 """
 
-from __future__ import annotations
-
 import sys
 from importlib import import_module
 from multiprocessing.connection import Connection

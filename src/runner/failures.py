@@ -5,8 +5,6 @@ which is the operator's. And only the allocator's own exception is `oom`: the te
 in every fault of a device, and with `oom` a user would try smaller pictures on a broken card.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 import traceback

@@ -4,8 +4,6 @@
 where no client of a store is installed.
 """
 
-from __future__ import annotations
-
 from typing import Protocol
 
 from shared.protocol.messages import Artifact

@@ -4,8 +4,6 @@ A key is configured as a name and a SHA-256; the key itself is stored nowhere. A
 enough because a key is not a password: it is random, and 256 bits cannot be guessed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import ipaddress

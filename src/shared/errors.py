@@ -3,8 +3,6 @@
 `docs/errors.md` has one section per code; a test compares the two.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 

@@ -4,8 +4,6 @@ An event is a fact in the `events` table with a per-job `seq`. Additions are fre
 been released keeps its meaning.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any

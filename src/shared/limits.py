@@ -1,7 +1,5 @@
 """The bounds of every request, whatever its model allows."""
 
-from __future__ import annotations
-
 MIN_SIDE, MAX_SIDE = 16, 4096  # pixels; the API's own bounds
 MAX_STEPS = 200
 MAX_GUIDANCE = 50.0

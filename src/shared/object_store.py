@@ -6,8 +6,6 @@ A write counts only when the store proves that it holds our bytes (`put`); every
 "away" becomes `InfraUnavailable`, so that callers never see the client's or urllib3's exceptions.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections.abc import Callable

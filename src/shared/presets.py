@@ -6,8 +6,6 @@ adds a folder (`DF_PRESETS_DIR`), which is read once, when a process starts. doc
 how the figures were obtained.
 """
 
-from __future__ import annotations
-
 import math
 import tomllib
 from collections.abc import Iterator, Mapping

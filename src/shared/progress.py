@@ -5,8 +5,6 @@ through `sampling`, `decode` and `upload`. The weights are shares of typical wal
 (SDXL, 30 steps); they need not be exact, only stable, documented and in sum 1.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 STAGES: dict[str, tuple[tuple[str, float], ...]] = {

@@ -4,8 +4,6 @@ A service waits `DF_STARTUP_TIMEOUT_S` for each, since everything may start at o
 wait for the broker, which only makes workers faster.
 """
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from itertools import repeat
 from urllib.parse import urlsplit

@@ -9,8 +9,6 @@ row (`Timings.orphan_age_s`). Younger ones may belong to an upload that goes on.
 keys under our prefix, so two installations must not share a bucket.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass

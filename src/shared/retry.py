@@ -5,8 +5,6 @@ number (`itertools.islice`) or by time (`within`). Equal pauses are `itertools.r
 A loop that starts afresh after progress makes a new iterator, and calls `next` on it itself.
 """
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator

@@ -4,8 +4,6 @@
 setting and not all of them, reads it here: the same files, the same way.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 SECRETS_DIR = Path("/run/secrets")

@@ -5,8 +5,6 @@ environment later. A wrong value stops the process with one line that names the 
 (`settings_or_exit`), never with a silent default.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys

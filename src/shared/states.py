@@ -4,8 +4,6 @@ The stored fact about an ended step is its *termination reason*; the public stat
 the stored state (`STATUS_OF`), never stored twice in different words.
 """
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 # Steps and workers have a queue column. There is one queue.

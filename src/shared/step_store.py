@@ -5,8 +5,6 @@
 finds another epoch, or a state without an owner, raises `Stale` and has written nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol

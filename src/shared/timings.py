@@ -4,8 +4,6 @@ No settings: each follows from the others, and no situation of an operator asks 
 They are one record that a worker is given, so that a test can give it a quicker one.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 # A runner that is killed is seen to be gone so much later (`supervisor.processes.child`).

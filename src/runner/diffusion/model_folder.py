@@ -5,8 +5,6 @@ at that path for another one at any moment (`cli.models.store.put`). So a check 
 nothing about the files that were opened after it, and half a pipeline could be of each.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

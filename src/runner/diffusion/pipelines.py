@@ -5,8 +5,6 @@ a local folder, safetensors only, and nothing is looked up elsewhere. The folder
 (`shared.models.folder.check_folder`): no pickle, no code, no foreign module in `model_index.json`.
 """
 
-from __future__ import annotations
-
 import inspect
 import json
 import threading

@@ -5,8 +5,6 @@ CLIP reads 77 tokens, begin and end included. T5 reads as many as its pipeline a
 cut at several places; each is reported, the same cut of two encoders once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

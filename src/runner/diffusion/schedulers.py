@@ -6,8 +6,6 @@ a name chooses the integrator and its options, and where it puts the noise level
 folder's own scheduler may ask for are all set, or a name would mean something else in that folder.
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """From a picture to the bytes of its file."""
 
-from __future__ import annotations
-
 import io
 import zlib
 

@@ -14,8 +14,6 @@ JPEG has no text chunks. There the text goes to EXIF `UserComment`, as the web U
 object to a comment segment.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

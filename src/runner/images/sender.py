@@ -8,8 +8,6 @@ The end of the block waits for the picture that is on its way, also when the ste
 finished item stays retrievable.
 """
 
-from __future__ import annotations
-
 import hashlib
 import sys
 from collections.abc import Callable

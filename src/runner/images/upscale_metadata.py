@@ -7,8 +7,6 @@ draws the same picture; the upscale is appended with the keys of the web UI's ow
 one, and `upscale` and `input` beside it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

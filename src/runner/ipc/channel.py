@@ -4,8 +4,6 @@ Never `Connection.send`/`recv`: those pickle. A containerised or remote runner w
 descriptor: the bytes on it are always those of `shared.protocol.frames`.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import threading

@@ -5,8 +5,6 @@ disk, and never more than one is in memory on either side. An answer must be the
 the hash that GO named; the worker checks the same before it sends.
 """
 
-from __future__ import annotations
-
 import hashlib
 import queue
 from collections.abc import Callable

@@ -7,8 +7,6 @@ classification) is `runner.session`, which knows no job type. `INTERFACE` is the
 this; docs/job-types.md describes it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar

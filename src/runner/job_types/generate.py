@@ -1,7 +1,5 @@
 """The `generate` job type: one load, then the items of the batch one after another."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from functools import partial

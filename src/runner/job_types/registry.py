@@ -1,7 +1,5 @@
 """The table of job types: a name and a class with the methods of `runner.job_types.base.Job`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from runner.job_types.base import Job

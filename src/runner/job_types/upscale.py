@@ -1,7 +1,5 @@
 """The `upscale` job type: the pictures of the step before, one after another, made larger."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from functools import partial

@@ -11,8 +11,6 @@
 SIGKILL from outside is the only guarantee and needs nothing from this file.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -9,8 +9,6 @@ moment stays where the renewal put it. It is one of CLOCK_BOOTTIME, which goes o
 is suspended; `setitimer` knows only clocks that do not, hence the timer of POSIX, through ctypes.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import time

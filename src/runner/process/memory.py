@@ -5,8 +5,6 @@ figures are the allocator's own (`allocator_*`). The worker measures whether the
 this process is gone.
 """
 
-from __future__ import annotations
-
 import gc
 import sys
 from collections.abc import Iterator

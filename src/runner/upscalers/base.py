@@ -1,7 +1,5 @@
 """The interface of a loaded upscaler."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Protocol
 

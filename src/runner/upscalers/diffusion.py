@@ -4,8 +4,6 @@ They draw the prompt of the generation again, at the larger size, and the seed d
 The folder is loaded like any other: safetensors, no code.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

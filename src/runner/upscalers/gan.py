@@ -5,8 +5,6 @@ files, which takes pickles as well. A picture goes through it in tiles. Transpar
 these networks were trained on: they get the colours, and the alpha channel is resampled.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -7,8 +7,6 @@ colour to give to their neighbours, so colours are weighted by alpha first (Pill
 and `LA`). Overshoot is cut off at black and white.
 """
 
-from __future__ import annotations
-
 from PIL.Image import Image, Resampling
 
 from runner.upscalers.base import OnStep

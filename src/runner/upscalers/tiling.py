@@ -10,8 +10,6 @@ wrongly, so those are not used at all; between them the two tiles fade into each
 At the edges of the picture a tile counts in full. Weights of all tiles sum to one everywhere.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

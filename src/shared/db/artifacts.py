@@ -1,7 +1,5 @@
 """Artifacts: one row per finished item of a step, at most once."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from uuid import UUID, uuid4

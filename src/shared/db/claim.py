@@ -9,8 +9,6 @@ Rules of this file
 * `epoch` rises with each claim: every later write of an earlier owner is refused.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from sqlalchemy import Row, Select, func, or_, select, update

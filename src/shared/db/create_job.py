@@ -5,8 +5,6 @@ second waits there until the first has committed, inserts nothing, and reads the
 expired key is cleared in the same transaction, so it never blocks a new job.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta

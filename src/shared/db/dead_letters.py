@@ -5,8 +5,6 @@ checkpoint. `drop` deletes the rows and returns the keys of objects that no row 
 caller deletes those after the commit, never before.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any

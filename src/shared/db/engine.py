@@ -9,8 +9,6 @@ retry, not its process with every runner in it.
 The function may run more than once, so it does nothing but SQL: no network, no GPU.
 """
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from itertools import islice

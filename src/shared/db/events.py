@@ -1,7 +1,5 @@
 """Events: appended under their job's row lock, so `seq` is gap-free and in commit order."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime

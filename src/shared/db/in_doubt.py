@@ -7,8 +7,6 @@ event has that `seq`, or none. Only a claim's owner writes events of these codes
 one look at that `seq` decides.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID

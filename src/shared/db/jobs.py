@@ -5,8 +5,6 @@ first (`FOR NO KEY UPDATE`, which leaves foreign key checks of concurrent insert
 steps by id.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,7 +1,5 @@
 """The registry's rows. The files are on each worker's host, the descriptor is in the row."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime

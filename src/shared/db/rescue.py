@@ -4,8 +4,6 @@ Every worker runs these. `SKIP LOCKED` keeps workers from waiting for each other
 needed. One step per transaction: a step that cannot be swept must not hold up the others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from datetime import timedelta
 from typing import Any

@@ -8,8 +8,6 @@ Each function deletes one batch in one transaction and skips rows that are locke
 when it runs twice, or in two processes at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import timedelta
 

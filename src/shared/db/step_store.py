@@ -10,8 +10,6 @@ Rules of this file
 * Time is PostgreSQL's `now()`. No clock of a worker is ever stored.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any

@@ -4,8 +4,6 @@ CHECK constraints are the last line of defence: they repeat, in the database, wh
 machine already guarantees, so that a hand-written UPDATE at 3 a.m. cannot make an impossible row.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import fields

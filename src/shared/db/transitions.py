@@ -5,8 +5,6 @@ once. An owned step gets a mark, which its worker sees within a second: only the
 that the memory is back, so only the owner writes `cancelled`.
 """
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 from uuid import UUID

@@ -4,8 +4,6 @@ The API reads it to refuse at once what no live worker could hold, and to say ho
 slot has. A worker that was killed counts as gone once its heartbeat is `LIVE_S` old.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta

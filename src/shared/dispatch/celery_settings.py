@@ -4,8 +4,6 @@ PostgreSQL has the jobs and Redis only wakes workers, so a lost message costs la
 Only the two dispatch modules import Celery; here are plain values.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from shared.states import DEFAULT_QUEUE

@@ -5,8 +5,6 @@ else writes to our queues. So the list is bounded, an entry is lost when the bro
 nothing of it is ever executed.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

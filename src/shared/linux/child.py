@@ -12,8 +12,6 @@ Light on purpose: the standard library only. The order in `isolate_process` matt
    (`/proc/<pid>/environ` shows that); this is the second check.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

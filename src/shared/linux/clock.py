@@ -4,8 +4,6 @@ CLOCK_BOOTTIME counts through a suspended machine, which CLOCK_MONOTONIC does no
 slept for an hour must not think that its lease is fresh.
 """
 
-from __future__ import annotations
-
 import time
 
 

@@ -6,8 +6,6 @@ with every refresh that its file is still under its name. If not, it locks the n
 reports who has it.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import logging

@@ -1,7 +1,5 @@
 """What a process asks of the Linux kernel about itself and its children (`prctl`)."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 

@@ -1,7 +1,5 @@
 """What psutil does not read of `/proc`, or not fast enough."""
 
-from __future__ import annotations
-
 import os
 from contextlib import suppress
 from pathlib import Path

@@ -5,8 +5,6 @@ to know before a job exists. Left out of diffusers' own list are those that need
 (ControlNets) or make no still picture. A test compares this with diffusers.
 """
 
-from __future__ import annotations
-
 # No negative prompt: guidance is distilled into the model, or it is no diffusion model.
 WITHOUT_NEGATIVE_PROMPT = frozenset(
     """

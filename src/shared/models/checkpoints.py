@@ -6,8 +6,6 @@ makes no picture from a text alone (inpainting, a LoRA, a ControlNet), and which
 it has: files of Flux and SD 3 often come without text encoders.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

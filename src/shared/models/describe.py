@@ -1,7 +1,5 @@
 """Describe a model's folder: what its files say about it becomes `dreamforge.json`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

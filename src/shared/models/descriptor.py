@@ -4,8 +4,6 @@ No file is touched here; `shared.models.verify` reads, checks and writes. torch 
 the API and the command line use this.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath

@@ -6,8 +6,6 @@ enlarging block doubles both sides; a Real-ESRGAN that was made for less folds i
 (pixel unshuffle: more channels in than out).
 """
 
-from __future__ import annotations
-
 import math
 import re
 

@@ -6,8 +6,6 @@ a checkpoint in one file is recognised by code (`shared.models.checkpoints`), an
 the memory that was measured for a kind (`shared/presets_data`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast

@@ -4,8 +4,6 @@ A model is data of strangers. Safetensors and plain configuration are allowed. A
 when it is loaded, so its suffixes are refused with that reason; every other file is refused too.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -4,8 +4,6 @@ The schemas are those that `shared.models.descriptor` writes. A model's row may 
 release, so nothing but JSON Schema 2020-12 is taken for granted.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

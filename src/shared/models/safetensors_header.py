@@ -10,8 +10,6 @@ the format checks the header; it accepts three things that are refused here (see
 Format: https://huggingface.co/docs/safetensors
 """
 
-from __future__ import annotations
-
 import json
 import os
 import struct

@@ -8,8 +8,6 @@ runner does before each load. `verify_model`: the content of every file; minutes
 done at installation.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

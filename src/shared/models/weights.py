@@ -8,8 +8,6 @@ Numbers are counted, not bytes: a file in float32 takes half of its size in a pr
 precision. `shared.presets` says what is on a device at once.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence

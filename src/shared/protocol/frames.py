@@ -14,8 +14,6 @@ Images travel in the body. Against a file, shared memory or base64 in the header
 fastest way measured, and it leaves nothing on a disk when either side is killed.
 """
 
-from __future__ import annotations
-
 import json
 import struct
 from collections.abc import Iterator

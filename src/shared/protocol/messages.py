@@ -15,8 +15,6 @@ Every message is checked against these classes on arrival, on both sides. Unknow
 refused: both ends come from one release, so a field that only one of them knows is a bug.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator

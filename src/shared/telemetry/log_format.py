@@ -1,7 +1,5 @@
 """NDJSON logs on stderr: one object a line, with the fields that tie lines of one job together."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """Opens the tracer that the settings ask for. Nothing else loads OpenTelemetry."""
 
-from __future__ import annotations
-
 from importlib import import_module
 
 from shared.settings import Settings

@@ -4,8 +4,6 @@ This module reads only text, so code that stores or sends it needs no tracing li
 https://www.w3.org/TR/trace-context/#traceparent-header
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
