@@ -1,7 +1,5 @@
 """Alembic's entry: runs migrations on the connection or the address that it was given."""
 
-from __future__ import annotations
-
 from alembic import context
 from sqlalchemy import Connection, create_engine
 

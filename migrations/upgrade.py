@@ -1,7 +1,5 @@
 """Bring the schema to this release's revision, one process at a time: docs/migrations.md."""
 
-from __future__ import annotations
-
 import logging
 import time
 from itertools import repeat

@@ -4,8 +4,6 @@ Revision: 0001
 Follows:
 """
 
-from __future__ import annotations
-
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql

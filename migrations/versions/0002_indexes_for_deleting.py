@@ -7,8 +7,6 @@ Revision: 0002
 Follows: 0001
 """
 
-from __future__ import annotations
-
 import sqlalchemy as sa
 from alembic import op
 

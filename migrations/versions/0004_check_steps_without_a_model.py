@@ -6,8 +6,6 @@ Revision: 0004
 Follows: 0003
 """
 
-from __future__ import annotations
-
 from alembic import op
 
 revision = "0004"

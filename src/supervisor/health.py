@@ -5,8 +5,6 @@ machines can reach the address (PRODUCT §2). Without keys no worker listens on 
 (`worker.check_port`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The worker's metrics: Prometheus, base units, one registry per process."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram

@@ -1,7 +1,5 @@
 """What a worker opens at its start and closes at its end: connections, locks, devices."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager

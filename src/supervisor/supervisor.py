@@ -12,8 +12,6 @@ A worker that gets SIGTERM drains: no new claim, and running steps get `drain_s`
 they are stopped and go back to the queue uncharged. It ends when every executor has ended.
 """
 
-from __future__ import annotations
-
 import logging
 import random
 from collections.abc import Awaitable, Callable

@@ -1,7 +1,5 @@
 """The worker process: settings, checks, then Celery here and the supervisor on its own thread."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os

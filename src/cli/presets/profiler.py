@@ -8,8 +8,6 @@ The result is what a preset states: bytes that do not depend on the size, and by
 device must be idle: what other processes allocate meanwhile would be counted too.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Memory of the host, or of our control group (v2)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import psutil

@@ -7,8 +7,6 @@ no torch, and in a process of its own, since it holds memory until its process e
 One frame, {"holding": true} or {"error": "what failed"}; then it waits until it is killed.
 """
 
-from __future__ import annotations
-
 import ctypes
 import socket
 from multiprocessing.connection import Connection

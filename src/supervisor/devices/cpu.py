@@ -1,7 +1,5 @@
 """The CPU as a device: memory is the resident memory of the runner's process tree."""
 
-from __future__ import annotations
-
 import platform
 
 from supervisor.devices import cgroup

@@ -5,8 +5,6 @@ is the resident memory of the runner's process tree, so the whole protocol, the 
 included, runs for real on a machine without a GPU.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Protocol
 

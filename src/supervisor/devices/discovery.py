@@ -1,7 +1,5 @@
 """Which devices this host serves, behind one probe."""
 
-from __future__ import annotations
-
 import logging
 
 import anyio

@@ -5,8 +5,6 @@ whether NVML lists that process by the pid that the worker knows. Only then are 
 compared. Otherwise the GPU's total is compared, and the GPU must be this worker's alone.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import replace
 from pathlib import Path

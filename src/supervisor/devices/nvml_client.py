@@ -5,8 +5,6 @@ not even SIGKILL reaches the process in it. While such a process lives no other 
 place, and the GPU counts as lost at once instead of after another deadline.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

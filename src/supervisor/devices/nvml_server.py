@@ -13,8 +13,6 @@ protocol is one request frame, one answer frame, one at a time.
     anything that fails                {"error": what the library says of it}
 """
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Callable
 from contextlib import suppress

@@ -6,8 +6,6 @@ it, and its probe treats the GPU as lost: its step ends and is tried elsewhere, 
 no work until the lock returns.
 """
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

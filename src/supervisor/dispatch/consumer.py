@@ -12,8 +12,6 @@ the pool and drained before it by `SupervisorStep`. Never prefork: its children 
 have no children of their own. Never solo: the consumer would receive nothing while a task runs.
 """
 
-from __future__ import annotations
-
 import logging
 import ssl
 import warnings

@@ -4,8 +4,6 @@ Celery has no hook for a list element that is no envelope: kombu parses inside i
 exception there ends the worker.
 """
 
-from __future__ import annotations
-
 import base64
 from typing import Any, Protocol
 

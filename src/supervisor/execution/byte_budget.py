@@ -1,7 +1,5 @@
 """How many bytes of images a worker may keep in memory while the store takes its time."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 

@@ -3,8 +3,6 @@
 When the step belongs to another worker by now, it does none of these.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import replace

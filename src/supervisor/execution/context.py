@@ -1,7 +1,5 @@
 """What a worker lends to each of its steps, and what the parts of one execution share."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable

@@ -4,8 +4,6 @@ All readings are the parent's own (OR-001). A device that stops answering is rec
 state machine decides what that means for the step.
 """
 
-from __future__ import annotations
-
 import logging
 
 import anyio

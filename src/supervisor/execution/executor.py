@@ -18,8 +18,6 @@ recorder with the verdict. `runner_events` listens to the runner, `device_monito
 this file decides.
 """
 
-from __future__ import annotations
-
 import logging
 from functools import partial
 

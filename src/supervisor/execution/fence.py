@@ -1,7 +1,5 @@
 """The local end of a lease: until when this worker may believe that it owns a step."""
 
-from __future__ import annotations
-
 from shared.linux.clock import boottime
 
 

@@ -6,8 +6,6 @@ that is not there, or is another one, is not sent. The store is waited for, but 
 step holds a slot meanwhile, and returns it to wait in the queue.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from contextlib import AsyncExitStack

@@ -4,8 +4,6 @@ Renewing and giving up are two tasks: a renewal may hang in the database, and th
 all the same.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Builds the specification that a runner gets from the stored step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

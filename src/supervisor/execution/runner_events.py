@@ -5,8 +5,6 @@ The end of a stream may mean a death, so it waits for the death, which says more
 moment for the last frames, which may hold the result.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

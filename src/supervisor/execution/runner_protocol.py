@@ -6,8 +6,6 @@ is one of the requested items, comes once, has the requested format, size and se
 that it claims; after RESULT nothing comes. Everything else is a `FrameError`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from typing import Any, assert_never

@@ -17,8 +17,6 @@ worker that is killed leaves no half a trace: that execution is missing, and the
 says why. No prompt, no user and no key is in any attribute.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping

@@ -5,8 +5,6 @@ get ready. Another process may have taken memory since. The step would run out o
 final. So memory is read again before each attempt to commit.
 """
 
-from __future__ import annotations
-
 from itertools import repeat
 
 from shared.events import Code, NewEvent

@@ -5,8 +5,6 @@ GPU. An object is written and checked first, its row after it, so a row always n
 is there. When another owner stored the item first, the loser deletes its own object.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from typing import Any

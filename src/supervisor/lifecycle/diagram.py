@@ -5,8 +5,6 @@ where a step can go. A row that does not move the step is only in the list below
 would hide everything else.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable
 from pathlib import Path

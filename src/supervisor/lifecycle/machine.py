@@ -24,8 +24,6 @@ is gone or that no worker claims. What waits in the queue or behind an earlier s
   `TREE_GONE` decides.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The vocabulary of the state machine: what a step is, what may happen to it, what then follows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum

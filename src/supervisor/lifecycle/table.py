@@ -1,7 +1,5 @@
 """The table of the state machine: every row, and the changes and guards that rows name."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from shared.states import TRANSIENT, Reason, StepState

@@ -5,8 +5,6 @@ or nothing to do. The turns are drawn at random, so that workers started togethe
 The first comes within an hour of the start, so a worker that is restarted every day prunes as well.
 """
 
-from __future__ import annotations
-
 import logging
 import random
 from collections.abc import Awaitable, Callable

@@ -3,8 +3,6 @@
 Every worker does this; there is no leader.
 """
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """This worker's row in the `workers` table, written every few seconds."""
 
-from __future__ import annotations
-
 import logging
 import platform
 from importlib.metadata import PackageNotFoundError, version

@@ -4,8 +4,6 @@ Checked with every heartbeat, since users change folders under a living worker. 
 are unchanged is not read again: each file's inode, size and times tell, one system call a file.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from pathlib import Path

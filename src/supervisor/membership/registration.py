@@ -7,8 +7,6 @@ whose heartbeat stands still was left by a worker that died, perhaps the one tha
 replaces. The new worker waits until that worker's lock can be seen and is free, or the row is old.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable

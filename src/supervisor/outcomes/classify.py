@@ -7,8 +7,6 @@ the device's health; and last the exit status. The *text* of an error decides no
 is not "out of memory", and a matching word in a traceback has misled more than one scheduler.
 """
 
-from __future__ import annotations
-
 import signal
 from dataclasses import dataclass, field
 from typing import Any

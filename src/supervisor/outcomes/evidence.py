@@ -1,7 +1,5 @@
 """Collects what is known of one execution: evidence for its classification, figures of OR-001."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

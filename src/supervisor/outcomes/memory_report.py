@@ -3,8 +3,6 @@
 A step is never tried again at another size: that would not be what the user ordered.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Builds the record of how an execution ended, for the database and the user."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Frames over one end of a socketpair, without blocking the event loop."""
 
-from __future__ import annotations
-
 import socket
 from collections import deque
 from collections.abc import Mapping

@@ -11,8 +11,6 @@ Every start must happen on the supervisor's own thread: the kernel sends a child
 signal when the *thread* that started it ends.
 """
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import os

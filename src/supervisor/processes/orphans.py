@@ -5,8 +5,6 @@ runner that had not yet asked the kernel for that. No worker adopts one: its pip
 step belongs to another worker by now, and nothing counts its memory.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import time

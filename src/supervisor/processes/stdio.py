@@ -6,8 +6,6 @@ the streams of the worker. So each child has a pipe of its own (`shared.linux.ch
 The event loop reads it, and pauses after so many bytes: a child that writes faster waits.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os

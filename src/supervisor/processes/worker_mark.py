@@ -4,8 +4,6 @@ A marker stands in the environment of each process that a worker starts, and nam
 marked process whose worker's lock is free is an orphan.
 """
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from uuid import UUID

@@ -6,8 +6,6 @@ on while the database is away, so nothing waits for this queue except the two mo
 log lines are cut off at 20 a second and counted, and both bound the queue.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping

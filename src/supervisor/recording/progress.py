@@ -1,7 +1,5 @@
 """Reports how far one step is, as it moves."""
 
-from __future__ import annotations
-
 from shared.progress import StepProgress
 from shared.step_store import Claim
 from supervisor.recording.event_recorder import EventRecorder

@@ -4,8 +4,6 @@ The executor records each event that moved its machine; the progress reporter re
 stages. `supervisor.execution.spans` makes spans of both, and no other code needs to know of traces.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field

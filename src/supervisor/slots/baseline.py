@@ -16,8 +16,6 @@ memory that others free between two steps counts as ours, and forgives up to an 
 one more reason why such a device must be ours alone.
 """
 
-from __future__ import annotations
-
 
 class Baseline:
     """The limit of one slot; `limit_bytes` is None until the device is read for the first time."""

@@ -7,8 +7,6 @@ for what our step still holds. Two readings in a row must show it: a driver free
 killed process a little after the process is gone, and one lucky reading in between proves nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

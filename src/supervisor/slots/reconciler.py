@@ -5,8 +5,6 @@ verification, those that follow when a step's did not succeed, and the gauges of
 gauge reader also finds a device that was lost while its slot was free.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable
 

@@ -5,8 +5,6 @@ no other, so isolation is the same; only the four seconds of imports are over al
 memory (about 280 MiB) but no context on the device: that begins with GO.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 

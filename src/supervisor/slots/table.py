@@ -6,8 +6,6 @@ again, and returns by itself when the proof succeeds. `lost` means that the devi
 Both states stay for as long as they are true: a verification is no state of its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
