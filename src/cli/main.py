@@ -22,7 +22,7 @@ from cli.commands import (
     stack,
 )
 from cli.errors import UNREACHABLE, USAGE, Failure
-from cli.stack.signals import Interrupt
+from cli.processes.signals import Interrupt
 from shared.errors import DreamForgeError, InfraUnavailable
 
 _WHERE_ALL_IS = "the worker's image, or `pip install dreamforge`, has what this command needs"

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cli.processes.process_manager import ProcessManager
 from cli.stack.infrastructure import Address, manage_processes, plan
-from cli.stack.process_manager import ProcessManager
 from cli.state_dir import StateDir
 
 

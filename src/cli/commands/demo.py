@@ -13,7 +13,7 @@ from cli.client.jobs import create
 from cli.client.results import download, require_succeeded
 from cli.errors import Failure
 from cli.models.vocabulary import prompt_matches
-from cli.stack import signals
+from cli.processes import signals
 from cli.terminal.output import print_line, print_note
 from cli.terminal.tables import print_table
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cli import config
 from cli.errors import Failure
-from cli.stack import signals
+from cli.processes import signals
 from cli.terminal.output import print_note
 from cli.terminal.tables import print_table
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cli.doctor.finding import Finding, note, ok, wrong
 from cli.errors import StackError
-from cli.stack.servers import SERVERS
+from cli.servers.embedded import SERVERS
 
 OLDEST, NEWEST = (3, 11), (3, 13)
 # Our packages are top-level names, and a distribution of the same name may overwrite them.

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from cli.doctor.finding import Finding, note, ok, wrong
 from cli.errors import StackError
+from cli.processes.part import http_not_ready
+from cli.servers.embedded import SERVERS
 from cli.stack import external
 from cli.stack.external import ExternalPart
-from cli.stack.part import http_not_ready
-from cli.stack.servers import SERVERS
 from cli.state_dir import StateDir, port_is_free
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from cli.errors import StackError
-from cli.stack.part import LocalServer, pick
+from cli.processes.part import LocalServer, pick
 
 _DEFAULT_PORTS = {"postgresql": 5432, "postgres": 5432, "redis": 6379, "rediss": 6379, "https": 443}
 _CONNECT_TIMEOUT_S = 3.0

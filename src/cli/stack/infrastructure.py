@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cli.errors import StackError
-from cli.stack import external, orphans, signals
+from cli.processes import orphans, signals
+from cli.processes.part import Part, pick
+from cli.processes.process_manager import ProcessManager
+from cli.servers.embedded import SERVERS
+from cli.stack import external
 from cli.stack.external import ExternalPart
-from cli.stack.part import Part, pick
-from cli.stack.process_manager import ProcessManager
-from cli.stack.servers import SERVERS
 from cli.state_dir import StateDir
 
 

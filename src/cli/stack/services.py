@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.errors import StackError
-from cli.stack.part import Command, Helper, Part, http_not_ready
+from cli.processes.part import Command, Helper, Part, http_not_ready
 from cli.state_dir import StateDir, port_is_free, reachable
 from shared.timings import TIMINGS
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from cli import backends
 from cli.errors import STACK_FAILED, StackError
+from cli.processes.process_manager import ProcessManager
 from cli.stack.infrastructure import Address, manage_processes, plan
-from cli.stack.process_manager import ProcessManager
 from cli.stack.seed_models import SeedModel, install_seed_models
 from cli.stack.services import services
 from cli.state_dir import ENVIRONMENT, StateDir

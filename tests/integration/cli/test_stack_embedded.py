@@ -18,16 +18,16 @@ from minio import Minio
 from tests.support.infrastructure import Infrastructure, infrastructure
 
 from cli.errors import StackError
-from cli.stack import orphans, processes, restart_policy, signals
-from cli.stack.child import Child
-from cli.stack.orphans import MARKER
+from cli.processes import orphans, os_process, restart_policy, signals
+from cli.processes.child import Child
+from cli.processes.orphans import MARKER
 from cli.state_dir import StateDir
 from shared.linux import proc
 
 _OWNER = """
 import pathlib, sys, time
 from cli.stack import signals
-from cli.stack.child import Child
+from cli.processes.child import Child
 from tests.support.infrastructure import infrastructure
 try:
     with signals.handle(), infrastructure(pathlib.Path(sys.argv[1]), {}, print) as stack:
@@ -65,7 +65,7 @@ def _wait_ready(owner: subprocess.Popen[str]) -> set[psutil.Process]:
     for line in owner.stdout:
         if line.startswith("ready"):
             process = psutil.Process(owner.pid)
-            return processes.family(process) - {process}
+            return os_process.family(process) - {process}
     raise AssertionError("the owner ended before it was ready")
 
 
@@ -178,7 +178,7 @@ def test_kill_9_of_the_owner_leaves_nothing_and_the_data_survives(tmp_path: Path
         children = _wait_ready(owner)
         assert len(children) > 3  # PostgreSQL has processes of its own
         owner.kill()
-    assert processes.wait_gone(children, 30.0) == set()
+    assert os_process.wait_gone(children, 30.0) == set()
     with infrastructure(tmp_path, {}) as again:
         assert _query(again.environment) == "dreamforge"
 
@@ -213,7 +213,7 @@ def test_orphans_are_found_by_record_or_by_marker_and_ended(
 def test_a_record_of_another_boot_is_not_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "with_environ", lambda name, value: set())
+    monkeypatch.setattr(os_process, "with_environ", lambda name, value: set())
     home = StateDir(tmp_path)
     marked = {MARKER: str(home.path)}
     with subprocess.Popen(["/bin/sleep", "60"], env=marked) as sleeper:
@@ -251,11 +251,11 @@ def test_a_signal_at_any_moment_leaves_no_process(
             _wait_ready(owner)
         else:
             _until((tmp_path / moment).exists, moment)
-        started = processes.family(psutil.Process(owner.pid))
+        started = os_process.family(psutil.Process(owner.pid))
         owner.send_signal(sent)
         assert owner.wait(30) == 128 + sent
-    assert processes.wait_gone(started, 0.0) == set()
-    assert processes.with_environ(MARKER, str(tmp_path)) == set()
+    assert os_process.wait_gone(started, 0.0) == set()
+    assert os_process.with_environ(MARKER, str(tmp_path)) == set()
 
 
 def test_an_interrupted_first_start_does_not_spoil_the_next(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_a_part_that_dies_is_restarted_and_five_deaths_stop_everything(
         f"Broker died (killed by SIGKILL), starting it again in {delay:g} s"
         for delay in (0.01, 0.02, 0.04, 0.08)
     ]
-    assert all(processes.find_living(pid) is None for pid in pids)
+    assert all(os_process.find_living(pid) is None for pid in pids)
 
 
 def _is_back(stack: Infrastructure, notes: list[str], times: int) -> bool:

@@ -20,8 +20,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from cli.stack import processes
-from cli.stack.orphans import MARKER
+from cli.processes import os_process
+from cli.processes.orphans import MARKER
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -51,7 +51,7 @@ class Running:
         return int(json.loads((self.home / "children.json").read_text())["children"][part][0])
 
     def everyone(self) -> set[psutil.Process]:
-        return processes.family(psutil.Process(self.process.pid))
+        return os_process.family(psutil.Process(self.process.pid))
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return _cli(self.environ, *arguments)
@@ -231,7 +231,7 @@ def test_five_deaths_in_a_minute_end_everything_and_say_why(stack: Running) -> N
     assert stack.process.wait(60) == 1
     assert "Broker died 5 times in 60 s, last by killed by SIGKILL" in stack.text()
     assert f"{stack.home}/logs/broker.log" in stack.text()
-    assert processes.wait_gone(started, 0.0) == set()
+    assert os_process.wait_gone(started, 0.0) == set()
     assert not (stack.home / "environment.json").exists()
 
 
@@ -245,7 +245,7 @@ def test_demo_draws_a_picture_and_stops_all(idle_home: Path, tmp_path: Path) -> 
         image.verify()
     assert re.search(r"^total +\d+\.\d\d$", demo.text(), re.M)
     assert re.search(r"^.*queue.* +\d+\.\d\d$", demo.text(), re.M)
-    assert processes.with_environ(MARKER, str(idle_home)) == set()
+    assert os_process.with_environ(MARKER, str(idle_home)) == set()
 
 
 @pytest.mark.parametrize(
@@ -260,8 +260,8 @@ def test_demo_interrupted_at_any_moment_leaves_no_process(
     started = demo.everyone()
     demo.process.send_signal(sent)
     assert demo.process.wait(60) == 128 + sent
-    assert processes.wait_gone(started, 0.0) == set()
-    assert processes.with_environ(MARKER, str(idle_home)) == set()
+    assert os_process.wait_gone(started, 0.0) == set()
+    assert os_process.with_environ(MARKER, str(idle_home)) == set()
 
 
 def test_ctrl_c_ends_up_with_exit_code_0_and_no_process(idle_home: Path, tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_ctrl_c_ends_up_with_exit_code_0_and_no_process(idle_home: Path, tmp_pat
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(60) == 0
     assert up.text().splitlines()[-1] == "stopped"
-    assert processes.wait_gone(started, 0.0) == set()
+    assert os_process.wait_gone(started, 0.0) == set()
 
 
 @pytest.mark.parametrize("setting", ["DF_API_PORT", "DF_WORKER_PORT"])

@@ -10,7 +10,7 @@ from cli.doctor import machine, stack
 from cli.doctor.finding import Finding, Level
 from cli.errors import StackError
 from cli.main import run
-from cli.stack.servers import SERVERS
+from cli.servers.embedded import SERVERS
 from cli.state_dir import StateDir
 
 

@@ -6,12 +6,12 @@ import socket
 import pytest
 
 from cli.errors import StackError
+from cli.processes.part import LocalServer
+from cli.servers.broker import Broker
+from cli.servers.embedded import SERVERS
+from cli.servers.postgres import Postgres
+from cli.servers.store import Store
 from cli.stack import external
-from cli.stack.broker import Broker
-from cli.stack.part import LocalServer
-from cli.stack.postgres import Postgres
-from cli.stack.servers import SERVERS
-from cli.stack.store import Store
 
 
 def test_nothing_set_means_nothing_external() -> None:

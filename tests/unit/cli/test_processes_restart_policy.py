@@ -1,6 +1,6 @@
 """Backoff and the limit of five deaths in a minute, without a clock."""
 
-from cli.stack.restart_policy import RestartPolicy
+from cli.processes.restart_policy import RestartPolicy
 
 
 def test_delays_double_with_each_death_in_the_window() -> None:

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from cli.errors import StackError
-from cli.stack import orphans, signals
-from cli.stack.child import Child, last_lines, spawn
-from cli.stack.part import Command, Part
-from cli.stack.restart_policy import LIMIT, WINDOW_S, RestartPolicy
+from cli.processes import orphans, signals
+from cli.processes.child import Child, last_lines, spawn
+from cli.processes.part import Command, Part
+from cli.processes.restart_policy import LIMIT, WINDOW_S, RestartPolicy
 from cli.state_dir import StateDir
 
 _POLL_S = 0.05

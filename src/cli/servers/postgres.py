@@ -10,8 +10,8 @@ import shutil
 import signal
 from pathlib import Path
 
-from cli.stack import run_as
-from cli.stack.part import Command, Helper, LocalServer
+from cli.processes import run_as
+from cli.processes.part import Command, Helper, LocalServer
 from cli.state_dir import StateDir, write_private
 
 USER = DATABASE = "dreamforge"
@@ -36,7 +36,7 @@ class Postgres(LocalServer):
     def prepare(self, helper: Helper) -> None:
         self._chown(self._folder)
         if self._data.exists():
-            from cli.stack import postgres_pidfile  # psutil is not in the image of the API
+            from cli.servers import postgres_pidfile  # psutil is not in the image of the API
 
             postgres_pidfile.replace_stale(self._data)
             return

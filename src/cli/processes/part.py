@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cli.errors import StackError
-from cli.stack.run_as import Identity
+from cli.processes.run_as import Identity
 from cli.state_dir import StateDir
 
 

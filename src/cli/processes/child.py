@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 
-from cli.stack import processes
-from cli.stack.part import Command
+from cli.processes import os_process
+from cli.processes.part import Command
 
 _EXEC_CHILD = Path(__file__).with_name("exec_child.py")
 _LOG_LIMIT_BYTES = 10 << 20
@@ -32,7 +32,7 @@ class Child:
         self.log = log
         # Until we reap it the pid cannot be reused, so this is our child even if it has died.
         self._process = psutil.Process(popen.pid)
-        self.start_ticks = processes.start_ticks(self._process)
+        self.start_ticks = os_process.start_ticks(self._process)
 
     @property
     def pid(self) -> int:
@@ -54,16 +54,16 @@ class Child:
         self, signum: signal.Signals, grace_s: float, skip_grace: Callable[[], bool] = lambda: False
     ) -> None:
         """Signal, wait, kill the whole tree; returns when none of it is left and it is reaped."""
-        tree = processes.family(self._process) if self.exit_code is None else set()
-        processes.send(self._process, signum)
-        left = processes.wait_gone(tree, grace_s, skip_grace)
+        tree = os_process.family(self._process) if self.exit_code is None else set()
+        os_process.send(self._process, signum)
+        left = os_process.wait_gone(tree, grace_s, skip_grace)
         if left:
-            processes.kill(left | processes.family(self._process))
+            os_process.kill(left | os_process.family(self._process))
         self._popen.wait()
 
     def kill(self) -> None:
         """SIGKILL this one process, as a crash would, and reap it."""
-        processes.send(self._process, signal.SIGKILL)
+        os_process.send(self._process, signal.SIGKILL)
         self._popen.wait()
 
 

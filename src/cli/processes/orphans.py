@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 
 from cli.errors import StackError
-from cli.stack import processes
-from cli.stack.child import Child
+from cli.processes import os_process
+from cli.processes.child import Child
 from cli.state_dir import StateDir
 from shared.linux import proc
 
@@ -29,13 +29,13 @@ def record_children(home: StateDir, children: dict[str, Child]) -> None:
 
 def find(home: StateDir) -> set[psutil.Process]:
     """Every process of an earlier stack on this folder that still lives."""
-    return _recorded(home) | processes.with_environ(MARKER, str(home.path))
+    return _recorded(home) | os_process.with_environ(MARKER, str(home.path))
 
 
 def end_all(home: StateDir) -> int:
     """End them with their descendants; returns how many. Call it under the lock only."""
-    everyone = set[psutil.Process]().union(*map(processes.family, find(home)))
-    left = processes.kill(everyone)
+    everyone = set[psutil.Process]().union(*map(os_process.family, find(home)))
+    left = os_process.kill(everyone)
     if left:
         pids = ", ".join(str(pid) for pid in sorted(process.pid for process in left))
         raise StackError(f"processes of an earlier start on {home.path} do not end: {pids}")
@@ -49,8 +49,8 @@ def _recorded(home: StateDir) -> set[psutil.Process]:
     return {
         process
         for pid, start_ticks in record.get("children", {}).values()
-        if (process := processes.find_living(pid))
-        and processes.start_ticks(process) == start_ticks
+        if (process := os_process.find_living(pid))
+        and os_process.start_ticks(process) == start_ticks
         and _carries_marker(process, home)
     }
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli.stack import exec_child, processes, run_as
-from cli.stack.child import Child, last_lines, spawn
-from cli.stack.part import Command
-from cli.stack.run_as import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, NOBODY, Identity
+from cli.processes import exec_child, os_process, run_as
+from cli.processes.child import Child, last_lines, spawn
+from cli.processes.part import Command
+from cli.processes.run_as import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, NOBODY, Identity
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives children another user")
 
@@ -66,11 +66,11 @@ def test_a_stubborn_tree_is_killed_after_its_grace(tmp_path: Path) -> None:
     while "armed" not in log.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    tree = processes.family(psutil.Process(child.pid))
+    tree = os_process.family(psutil.Process(child.pid))
     assert len(tree) == 2
     child.stop(signal.SIGTERM, 0.1)
     assert child.exit_text == "killed by SIGKILL"
-    assert processes.wait_gone(tree, 0.0) == set()
+    assert os_process.wait_gone(tree, 0.0) == set()
 
 
 @as_root

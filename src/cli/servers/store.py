@@ -5,7 +5,7 @@ else it writes `~/.minio`. The place of the blocks is given at every start: the 
 absolute path, and the state folder may have been moved.
 """
 
-from cli.stack.part import Command, Helper, LocalServer, http_not_ready
+from cli.processes.part import Command, Helper, LocalServer, http_not_ready
 
 ACCESS_KEY = "dreamforge"
 _META = "sqlite3://meta.db"  # relative to the working folder

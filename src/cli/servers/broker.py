@@ -6,7 +6,7 @@ dropped silently. The password is in a 0600 file, never on the command line.
 
 from pathlib import Path
 
-from cli.stack.part import Command, Helper, LocalServer
+from cli.processes.part import Command, Helper, LocalServer
 from cli.state_dir import write_private
 
 

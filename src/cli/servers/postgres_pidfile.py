@@ -12,7 +12,7 @@ import os
 import time
 from pathlib import Path
 
-from cli.stack import processes
+from cli.processes import os_process
 
 _DETACH_TIMEOUT_S = 10.0
 _PID_LINE, _SHARED_MEMORY_LINE = 0, 6
@@ -26,7 +26,7 @@ def replace_stale(data: Path) -> None:
         pid = int(lines[_PID_LINE])
     except (FileNotFoundError, ValueError):
         return
-    if processes.find_living(pid) is not None:
+    if os_process.find_living(pid) is not None:
         return  # postgres refuses to start and says why
     _wait_detached(lines)
     with pidfile.open("r+") as file:  # in place: it keeps its owner
@@ -38,7 +38,7 @@ def _wait_detached(lines: list[str]) -> None:
     fields = lines[_SHARED_MEMORY_LINE].split() if len(lines) > _SHARED_MEMORY_LINE else []
     deadline = time.monotonic() + _DETACH_TIMEOUT_S
     while len(fields) == 2 and _attached(fields[1]) and time.monotonic() < deadline:
-        time.sleep(processes.POLL_S)
+        time.sleep(os_process.POLL_S)
 
 
 def _attached(segment: str) -> bool:

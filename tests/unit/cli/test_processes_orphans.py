@@ -8,10 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli.stack import orphans, processes
-from cli.stack.child import Child, spawn
-from cli.stack.orphans import MARKER
-from cli.stack.part import Command
+from cli.processes import orphans, os_process
+from cli.processes.child import Child, spawn
+from cli.processes.orphans import MARKER
+from cli.processes.part import Command
 from cli.state_dir import StateDir
 from shared.linux import proc
 
@@ -24,7 +24,7 @@ def home(tmp_path: Path) -> StateDir:
 @pytest.fixture
 def child(home: StateDir, monkeypatch: pytest.MonkeyPatch) -> Iterator[Child]:
     """A recorded one; the search by marker, which would find it too, finds nothing."""
-    monkeypatch.setattr(processes, "with_environ", lambda name, value: set())
+    monkeypatch.setattr(os_process, "with_environ", lambda name, value: set())
     command = Command(argv=("/bin/sleep", "60"), environ={MARKER: str(home.path)}, cwd=home.path)
     child = spawn(command, home.log("sleep"))
     # While a process executes another program, its environment reads as empty for a moment.
@@ -55,7 +55,7 @@ def test_another_process_with_the_recorded_pid_is_not_believed(
 
 def test_a_process_without_our_marker_is_not_believed(home: StateDir, child: Child) -> None:
     with subprocess.Popen(["/bin/sleep", "60"], env={}) as stranger:
-        start_ticks = processes.start_ticks(psutil.Process(stranger.pid))
+        start_ticks = os_process.start_ticks(psutil.Process(stranger.pid))
         rewrite(home, children={"broker": [stranger.pid, start_ticks]})
         assert orphans.find(home) == set()
         stranger.kill()

@@ -1,0 +1,1 @@
+"""The servers that come as packages: PostgreSQL, broker, object store."""
