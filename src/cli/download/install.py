@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from cli import backends, config
-from cli.download.engine import DownloadRequest, download
+from cli.download.model_download import DownloadRequest, download
 from cli.download.progress import progress_display
 from cli.download.source import ResolvedModel
 from cli.errors import Failure

@@ -274,7 +274,7 @@ BRING = """
 import os, signal, sys, time
 from pathlib import Path
 from cli.download import huggingface
-from cli.download.engine import DownloadRequest, download
+from cli.download.model_download import DownloadRequest, download
 from cli.download.progress import ProgressLines
 from cli.download.source import Reference
 
