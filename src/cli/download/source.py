@@ -2,7 +2,7 @@
 
     resolve    the source's: a reference becomes a pinned list of files
     fetch      ours, `transfer.py`: bytes, with resuming and retries
-    verify     ours, `engine.py`: sizes, hashes, kinds of files, headers
+    verify     ours, `model_download.py`: sizes, hashes, kinds of files, headers
     describe   ours, `shared.models`: the descriptor
 
 A source is a callable, so it cannot weaken the other three steps. Other packages add sources as
