@@ -322,17 +322,18 @@ def _configured_names() -> set[str]:
 
 def settings_or_exit(program: str) -> Settings:
     """Read the settings or end the process with exit code 2 and a line per mistake."""
-    lines = describe_removed(_configured_names())
+    lines: list[str] = []
     try:
+        lines += describe_removed(_configured_names())
         settings = Settings()
         if not lines:
             return settings
     except ValidationError as error:
         lines += describe(error)
-    except SettingsError as error:
-        if not isinstance(error.__cause__, OSError):
+    except (OSError, SettingsError) as error:
+        secret = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(secret, OSError):  # else mounted, and not for our user to read
             raise
-        secret = error.__cause__  # mounted, and not for our user to read
         lines.append(f"{secret.filename}, a secret: {secret.strerror}")
     for line in lines:
         sys.stderr.write(f"{program}: {line}\n")

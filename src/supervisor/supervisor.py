@@ -236,11 +236,12 @@ async def repeat_every(seconds: float, work: Callable[[], Awaitable[object]]) ->
     A service that is away, or a host that is short of a resource, is logged and tried again next
     time: neither must end the steps that run.
     """
+    name = getattr(work, "__name__", "periodic work")  # a partial has none
     while True:
         try:
             await work()
         except InfraUnavailable as error:
-            log.warning("%s: %s", work.__name__, error.message)
+            log.warning("%s: %s", name, error.message)
         except OSError as error:
-            log.error("%s: %s", work.__name__, error)
+            log.error("%s: %s", name, error)
         await anyio.sleep(seconds)

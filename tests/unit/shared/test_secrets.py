@@ -86,3 +86,16 @@ def test_a_secret_that_we_may_not_read_is_one_line(
     assert ended.value.code == 2
     where = mounted / "df_database_url"
     assert capsys.readouterr().err == f"worker: {where}, a secret: Permission denied\n"
+
+
+def test_a_folder_of_secrets_that_we_may_not_read_is_one_line(
+    mounted: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(SystemExit) as ended:
+        settings_or_exit("worker")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"worker: {mounted}, a secret: Permission denied\n"

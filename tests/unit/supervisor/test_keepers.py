@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import anyio
 import pytest
@@ -33,3 +34,14 @@ def test_what_cannot_be_done_now_is_said_and_tried_again(
         anyio.run(repeat_every, 0.0, keep)
     assert [record.levelno for record in caplog.records] == [level, level]
     assert all(record.message.startswith("keep: ") for record in caplog.records)
+
+
+def test_work_without_a_name_is_tried_again_too(caplog: pytest.LogCaptureFixture) -> None:
+    troubles: list[Exception] = [Enough(), OSError("no more descriptors")]
+
+    async def keep(left: list[Exception]) -> None:
+        raise left.pop()
+
+    with pytest.raises(Enough):
+        anyio.run(repeat_every, 0.0, partial(keep, troubles))
+    assert [record.message for record in caplog.records] == ["periodic work: no more descriptors"]
