@@ -88,6 +88,12 @@ def models(root: Path) -> Iterator[Finding]:
                 f"{folder}: {error.message}",
                 "install it again with `dreamforge model import`",
             )
+        except ModuleNotFoundError as error:  # the api's image reads no weights
+            yield note(
+                "Model",
+                f"{folder}: not checked, this installation has no package {error.name}",
+                "run `dreamforge doctor` in the worker's image",
+            )
     if not folders:
         shipped = ", ".join(folder.name for folder in bundled_models())
         yield note(

@@ -1,5 +1,6 @@
 """What `doctor` finds, and that each finding that is wrong says what to do."""
 
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from cli.doctor import machine, stack
 from cli.doctor.finding import Finding, Level
 from cli.errors import StackError
 from cli.main import run
+from cli.models.install import bundled_models
 from cli.servers.embedded import SERVERS
 from cli.state_dir import StateDir
 
@@ -111,6 +113,17 @@ def test_a_broken_model_is_named_with_its_file(tmp_path: Path) -> None:
     assert len(wrong) == 1
     assert str(folder) in wrong[0]
     assert "dreamforge.json" in wrong[0]
+
+
+def test_an_installation_that_reads_no_weights_checks_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The api's image has no package safetensors."""
+    shutil.copytree(bundled_models()[0], tmp_path / "sd" / "demo@1")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    (finding,) = stack.models(tmp_path)
+    assert finding.level is Level.NOTE
+    assert "no package safetensors" in finding.text
 
 
 def test_no_model_is_only_a_note(tmp_path: Path) -> None:
