@@ -26,7 +26,7 @@ from shared.linux import proc
 
 _OWNER = """
 import pathlib, sys, time
-from cli.stack import signals
+from cli.processes import signals
 from cli.processes.child import Child
 from tests.support.infrastructure import infrastructure
 try:

@@ -112,6 +112,9 @@ def fabric(
         anyio.run(api.ensure_bucket)
         fabric = Fabric(api, start, stack, tmp_path)
         fabric.worker.wait_ready()
+        # A worker that does not poll would never look again for a job that came before its model.
+        log = fabric.worker.log
+        fabric.worker.until(lambda: "can run here" in log.read_text(), "its model is verified")
         yield fabric
 
 
