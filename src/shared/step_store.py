@@ -40,6 +40,7 @@ class ClaimRequest:
     capacity_bytes: int
     models: tuple[UUID, ...]  # verified on this host
     lease_s: float
+    warm: tuple[UUID, ...] = ()  # models that are loaded here; preferred within a bound
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +53,16 @@ class PinnedModel:
     kind: str
     checkpoint_sha256: str
     parts: Mapping[str, PartSize] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UpcomingStep:
+    """A step that waits, as a worker needs it to prepare. No worker owns it yet."""
+
+    type: str
+    model: PinnedModel | None  # None: the step needs no model
+    preset: dict[str, Any]
+    params: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,6 +152,12 @@ class StepStore(Protocol):
 
     async def claim(self, request: ClaimRequest) -> Claim | None:
         """Take the oldest due step that fits, or None. One without a model fits every host."""
+
+    async def due_next(self, request: ClaimRequest, limit: int) -> Sequence[UpcomingStep]:
+        """At most `limit` steps that `claim` would give this slot next, in that order.
+
+        It takes no lock and changes nothing, so any of them may be gone a moment later.
+        """
 
     async def commit_running(self, claim: Claim, events: Sequence[NewEvent]) -> None:
         """`leased` becomes `running`, `attempt` rises. GO may be sent once this returned."""

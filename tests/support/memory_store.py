@@ -30,6 +30,7 @@ from shared.step_store import (
     Rescue,
     Stale,
     StoredArtifact,
+    UpcomingStep,
 )
 
 
@@ -149,12 +150,22 @@ class MemoryStepStore:
 
     async def claim(self, request: ClaimRequest) -> Claim | None:
         await self.faults.before("claim")
-        due = [step for step in self.steps.values() if self._is_due(step, request)]
-        claim = None
-        if due:
-            claim = self._take(min(due, key=lambda step: (step.run_at, step.id)), request)
+        due = self._due(request)
+        claim = self._take(due[0], request) if due else None
         await self.faults.after("claim")
         return claim
+
+    async def due_next(self, request: ClaimRequest, limit: int) -> Sequence[UpcomingStep]:
+        await self.faults.before("due_next")
+        return [
+            UpcomingStep(
+                type=step.work.type,
+                model=self._pinned(step),
+                preset=step.work.preset,
+                params=step.work.params,
+            )
+            for step in self._due(request)[:limit]
+        ]
 
     async def commit_running(self, claim: Claim, events: Sequence[NewEvent]) -> None:
         await self.faults.before("commit_running")
@@ -272,6 +283,10 @@ class MemoryStepStore:
 
     def _by_age(self) -> list[StoredStep]:
         return sorted(self.steps.values(), key=lambda step: step.run_at)
+
+    def _due(self, request: ClaimRequest) -> list[StoredStep]:
+        due = [step for step in self.steps.values() if self._is_due(step, request)]
+        return sorted(due, key=lambda step: (step.run_at, step.id))
 
     def _is_due(self, step: StoredStep, request: ClaimRequest) -> bool:
         return (

@@ -11,7 +11,7 @@ Rules of this file
 
 from typing import Any
 
-from sqlalchemy import Row, Select, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db import tables as t
@@ -21,13 +21,13 @@ from shared.db.transitions import seconds_from_now
 from shared.events import Code
 from shared.models.descriptor import parts_of
 from shared.states import StepState
-from shared.step_store import Claim, ClaimRequest, PinnedModel, StoredArtifact
+from shared.step_store import Claim, ClaimRequest, PinnedModel, StoredArtifact, UpcomingStep
 
 
-def _due(request: ClaimRequest) -> Select[Any]:
+def _due(request: ClaimRequest, *columns: ColumnElement[Any]) -> Select[Any]:
+    """Steps that fit the slot, the next one first."""
     return (
-        select(t.steps.c.id.label("step_id"), t.jobs.c.id.label("job_id"))
-        .join(t.jobs, t.jobs.c.id == t.steps.c.job_id)
+        select(*columns)
         .where(
             t.steps.c.state == StepState.QUEUED,
             t.steps.c.queue.in_(request.queues),
@@ -37,13 +37,29 @@ def _due(request: ClaimRequest) -> Select[Any]:
             or_(t.steps.c.model_id.is_(None), t.steps.c.model_id.in_(request.models)),
         )
         .order_by(t.steps.c.run_at, t.steps.c.id)
-        .limit(1)
-        .with_for_update(of=(t.jobs, t.steps), key_share=True, skip_locked=True)
     )
 
 
+async def upcoming_steps(
+    connection: AsyncConnection, request: ClaimRequest, limit: int
+) -> list[UpcomingStep]:
+    """What `claim_due_step` would claim next, in its order, without a lock."""
+    columns = columns_of(t.steps, UpcomingStep)
+    query = _due(request, *columns, t.steps.c.model_id, t.steps.c.checkpoint_sha256).limit(limit)
+    return [
+        read(UpcomingStep, row, model=await _pinned_model(connection, row))
+        for row in (await connection.execute(query)).all()
+    ]
+
+
 async def claim_due_step(connection: AsyncConnection, request: ClaimRequest) -> Claim | None:
-    due = (await connection.execute(_due(request))).first()
+    query = (
+        _due(request, t.steps.c.id.label("step_id"), t.jobs.c.id.label("job_id"))
+        .join(t.jobs, t.jobs.c.id == t.steps.c.job_id)
+        .limit(1)
+        .with_for_update(of=(t.jobs, t.steps), key_share=True, skip_locked=True)
+    )
+    due = (await connection.execute(query)).first()
     if due is None:
         return None
     claimed = (

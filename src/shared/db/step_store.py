@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.db import jobs, rescue
 from shared.db import tables as t
 from shared.db.artifacts import insert_artifact
-from shared.db.claim import claim_due_step
+from shared.db.claim import claim_due_step, upcoming_steps
 from shared.db.engine import Database
 from shared.db.events import append_events
 from shared.db.in_doubt import InDoubtWrites
@@ -37,6 +37,7 @@ from shared.step_store import (
     Rescue,
     Stale,
     StoredArtifact,
+    UpcomingStep,
 )
 
 
@@ -49,6 +50,9 @@ class PostgresStepStore:
 
     async def claim(self, request: ClaimRequest) -> Claim | None:
         return await self.database.transaction(claim_due_step, request)
+
+    async def due_next(self, request: ClaimRequest, limit: int) -> Sequence[UpcomingStep]:
+        return await self.database.transaction(upcoming_steps, request, limit)
 
     async def commit_running(self, claim: Claim, events: Sequence[NewEvent]) -> None:
         await self.database.transaction(_start, claim, events)

@@ -110,6 +110,26 @@ def test_the_oldest_step_is_claimed_first(run: Run) -> None:
     run(test)
 
 
+def test_what_is_due_next_is_what_is_claimed_next(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        for number in range(3):
+            work = Work(params={"n": number}, preset={"name": "p"}, needs_model=number != 1)
+            await subject.create(work)
+        request = claim_request(subject)
+        assert await subject.store.due_next(request, 0) == []
+        for left in (3, 2, 1):
+            upcoming = await subject.store.due_next(request, 5)
+            taken = await claim(subject)
+            assert len(upcoming) == left
+            first = upcoming[0]
+            assert (first.type, first.preset, first.params, first.model) == (
+                (taken.type, taken.preset, taken.params, taken.model)
+            )
+        assert await subject.store.due_next(request, 5) == []
+
+    run(test)
+
+
 @pytest.mark.parametrize(
     ("work", "changes"),
     [
@@ -126,6 +146,7 @@ def test_a_step_that_does_not_fit_the_offer_is_left(
     async def test(subject: Subject) -> None:
         await subject.create(work)
         assert await subject.store.claim(claim_request(subject, **changes)) is None
+        assert await subject.store.due_next(claim_request(subject, **changes), 5) == []
 
     run(test)
 
