@@ -29,7 +29,8 @@ from shared.protocol.messages import (
     parse_from_runner,
 )
 from supervisor.devices.device import Device, DeviceProbe
-from supervisor.processes.child import KILL_ALL_S, RunnerProcess
+from supervisor.processes.child import KILL_ALL_S
+from supervisor.processes.spawned import SpawnedProcess
 
 # Faster than a step's own sampling (5 Hz): a small model's decode is over within 0.2 s.
 SAMPLE_EVERY_S = 0.05
@@ -79,7 +80,7 @@ async def measure(
 
     The process is gone when this returns or raises.
     """
-    runner = RunnerProcess(entry.main, marker=mark, environment=device.environment)
+    runner = SpawnedProcess(entry.main, marker=mark, environment=device.environment)
     try:
         with anyio.fail_after(READY_S):
             await _wait_ready(runner)
@@ -122,13 +123,13 @@ def fit_need(peaks: Sequence[Peak]) -> Need:
     return Need(base_bytes=max(0, base), bytes_per_pixel=per_pixel)
 
 
-async def _wait_ready(runner: RunnerProcess) -> None:
+async def _wait_ready(runner: SpawnedProcess) -> None:
     frame = await runner.channel.receive()
     if frame is None or not isinstance(parse_from_runner(frame.header), Ready):
         raise MeasureFailed("the runner did not start; its own words are above")
 
 
-async def _next_message(runner: RunnerProcess) -> Result | Want:
+async def _next_message(runner: SpawnedProcess) -> Result | Want:
     """The next result or request. May be cancelled and called again: no frame is lost by that."""
     while (frame := await runner.channel.receive()) is not None:
         match parse_from_runner(frame.header):
@@ -141,7 +142,7 @@ async def _next_message(runner: RunnerProcess) -> Result | Want:
     raise MeasureFailed("the runner ended without a result; its own words are above")
 
 
-async def _send_picture(runner: RunnerProcess, request: Want, picture: bytes) -> None:
+async def _send_picture(runner: SpawnedProcess, request: Want, picture: bytes) -> None:
     digest = hashlib.sha256(picture).hexdigest()
     header = Input(item_index=request.item_index, sha256=digest)
     await runner.channel.send(header.model_dump(), picture)

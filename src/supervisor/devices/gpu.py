@@ -16,7 +16,8 @@ from shared.protocol.frames import FrameError
 from supervisor.devices import context_holder, nvml_server
 from supervisor.devices.device import UNNAMED_GPU, Device, DeviceLost, Reading
 from supervisor.devices.nvml_client import END_S, NvmlClient
-from supervisor.processes.child import Entry, RunnerProcess
+from supervisor.processes.child import Entry
+from supervisor.processes.spawned import SpawnedProcess
 from supervisor.processes.tree import ProcessTree
 
 log = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ class GpuProbe:
         return self._pid_checks[device.id]
 
     async def _check_process_ids(self, device: Device) -> tuple[bool, str]:
-        holder = RunnerProcess(
+        holder = SpawnedProcess(
             self._context_holder_entry,
             marker=f"{self._worker_mark}:context_holder",
             environment=device.environment,

@@ -12,7 +12,8 @@ import anyio
 
 from shared.protocol.frames import FrameError
 from supervisor.devices.device import DeviceLost
-from supervisor.processes.child import Entry, RunnerProcess
+from supervisor.processes.child import Entry
+from supervisor.processes.spawned import SpawnedProcess
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +32,9 @@ class NvmlClient:
 
     def __init__(self, entry: Entry, marker: str) -> None:
         self.entry = entry
-        self.helper: RunnerProcess | None = None
+        self.helper: SpawnedProcess | None = None
         self._marker = marker
-        self._stuck: RunnerProcess | None = None
+        self._stuck: SpawnedProcess | None = None
         self._turn = anyio.Lock()
 
     async def call(self, request: dict[str, Any], *, last: bool = False) -> Answer:
@@ -81,7 +82,7 @@ class NvmlClient:
 
     async def _exchange(self, request: dict[str, Any]) -> Answer:
         if self.helper is None:
-            self.helper = RunnerProcess(self.entry, marker=self._marker, environment={})
+            self.helper = SpawnedProcess(self.entry, marker=self._marker, environment={})
         await self.helper.channel.send(request)
         frame = await self.helper.channel.receive()
         if frame is None:

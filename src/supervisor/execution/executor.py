@@ -42,7 +42,7 @@ from supervisor.execution.uploader import Uploader
 from supervisor.lifecycle.machine import advance
 from supervisor.lifecycle.step import Effect, Event, EventKind, IllegalEvent
 from supervisor.metrics import labels
-from supervisor.processes.child import RunnerProcess, kill
+from supervisor.processes.child import ChildProcess, kill
 from supervisor.slots.reconciler import SlotReconciler
 from supervisor.slots.table import Slot
 
@@ -87,7 +87,7 @@ class StepExecutor:
         self._timers = _timers(worker.timings, claim.timeout_s)
         self._generation = 0
         self._protocol: RunnerProtocol | None = None  # once the step could be read
-        self._runner: RunnerProcess | None = None
+        self._runner: ChildProcess | None = None
         self._listener: RunnerListener | None = None
         self._claimed_at = anyio.current_time()
         self._go_sent_at: float | None = None
@@ -257,7 +257,7 @@ class StepExecutor:
         if self._runner is not None:
             self._tasks.start_soon(self._send, self._runner, message)
 
-    async def _send(self, runner: RunnerProcess, message: Go | Cancel | Lease) -> None:
+    async def _send(self, runner: ChildProcess, message: Go | Cancel | Lease) -> None:
         try:
             await runner.channel.send(message.model_dump())
         except OSError as error:

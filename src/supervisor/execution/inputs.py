@@ -20,7 +20,7 @@ from supervisor.execution.context import Execution
 from supervisor.execution.runner_protocol import RunnerProtocol
 from supervisor.lifecycle.step import EventKind
 from supervisor.outcomes.classify import InputUnavailable
-from supervisor.processes.child import RunnerProcess
+from supervisor.processes.child import ChildProcess
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ RETRY_FIRST_S, RETRY_MOST_S = 0.5, 5.0
 
 
 async def send_input(
-    execution: Execution, runner: RunnerProcess, protocol: RunnerProtocol, item_index: int
+    execution: Execution, runner: ChildProcess, protocol: RunnerProtocol, item_index: int
 ) -> None:
     """Send this item to the runner, or end the execution."""
     (artifact,) = (image for image in execution.claim.inputs if image.item_index == item_index)
@@ -43,7 +43,7 @@ async def send_input(
 
 async def _send(
     execution: Execution,
-    runner: RunnerProcess,
+    runner: ChildProcess,
     protocol: RunnerProtocol,
     artifact: StoredArtifact,
     budget: AsyncExitStack,

@@ -28,7 +28,7 @@ from supervisor.execution.runner_protocol import RunnerProtocol
 from supervisor.execution.uploader import Uploader
 from supervisor.lifecycle.step import EventKind
 from supervisor.processes.channel import Truncated
-from supervisor.processes.child import LAST_FRAMES_S, RunnerProcess
+from supervisor.processes.child import LAST_FRAMES_S, ChildProcess
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class RunnerListener:
     def __init__(
         self,
         execution: Execution,
-        runner: RunnerProcess,
+        runner: ChildProcess,
         protocol: RunnerProtocol,
         uploader: Uploader,
         tasks: TaskGroup,

@@ -1,87 +1,64 @@
-"""One child process of the worker, from the worker's side: started, sent to, watched, collected.
+"""One child process of the worker, from the worker's side: sent to, watched, killed, collected.
 
-`multiprocessing` *spawn* starts a fresh interpreter, so a child inherits no lock, no thread and no
-connection of the worker, only the descriptors that spawn itself needs; its standard streams are
-replaced first (`stdio.py`). But it would inherit the environment, and `/proc/<pid>/environ` would
-show that for all of its life. So while a child is started the worker's own environment is reduced
-to the names that a runner keeps, its marker and its device. Tokens of the worker's libraries are
-not among them.
-
-Every start must happen on the supervisor's own thread: the kernel sends a child's parent-death
-signal when the *thread* that started it ends.
+A child is spawned (`spawned.py`), or a template forks it (`forked.py`). What follows is the same.
 """
 
 import logging
-import multiprocessing
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from multiprocessing import resource_tracker
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 
 import anyio
 
-from shared.linux.child import child_main, keeps
 from shared.retry import backoff
 from supervisor.processes.channel import Channel
 from supervisor.processes.stdio import OutputReader
 from supervisor.processes.tree import ProcessTree, trees
-from supervisor.processes.worker_mark import MARKER
 
 log = logging.getLogger(__name__)
 
+# What a child runs, with its end of the socket and the pid of the worker.
 Entry = Callable[[Connection, int], None]
-
-_spawn = multiprocessing.get_context("spawn")
 
 # After the root process is gone its last frames are still in the socket. While a descendant holds
 # the other end open, the end of the stream never comes.
 LAST_FRAMES_S = 1.0
 _SCAN_FIRST_S, SCAN_MOST_S = 0.01, 0.2
-# A child that has just begun waits on no hardware: SIGKILL ends it in milliseconds.
-_UNWATCHED_S = 5.0
 # SIGKILL needs no cooperation; a process that is there after this waits on hardware.
 KILL_ALL_S = 5.0
 
 
-class RunnerProcess:
-    """A started child. `close` it when its tree is gone; until then it holds three descriptors.
+class ChildProcess(ABC):
+    """A started child. `close` it when its tree is gone; until then it holds three descriptors."""
 
-    `entry` runs in it with its end of the socket and the worker's pid. Needs a running event loop.
-    """
+    pid: int
+    channel: Channel
+    output: OutputReader
+    tree: ProcessTree
+    _pidfd: int
 
-    def __init__(self, entry: Entry, *, marker: str, environment: Mapping[str, str]) -> None:
-        # Spawn would start it on first use, and it would get this child's marker.
-        _start_tracker()
-        with ExitStack() as undo, ExitStack() as child_ends:
-            ours, other = socket.socketpair()
-            undo.callback(ours.close)
-            connection: Connection = Connection(other.detach())
-            child_ends.callback(connection.close)
-            self.output = OutputReader()
-            undo.callback(self.output.close)
-            child_ends.callback(self.output.write_end.close)
-            self._process = _spawn.Process(
-                target=child_main,
-                args=(entry, connection, self.output.write_end, os.getpid()),
-                name=f"runner {marker}",
-            )
-            with _environment({**environment, MARKER: marker}):
-                self._process.start()
-            # It runs, but there may be no descriptor left to watch it by.
-            undo.callback(self._kill_unwatched)
-            assert self._process.pid is not None
-            self.pid: int = self._process.pid
-            self.channel = Channel(ours)
-            self._pidfd = os.pidfd_open(self.pid)
-            undo.callback(os.close, self._pidfd)
-            self.tree = ProcessTree(self.pid, marker)
-            undo.pop_all()
+    def _watch(self, pid: int, marker: str, ours: socket.socket, undo: ExitStack) -> None:
+        """Take over a child that has just begun: it runs, and is not collected yet.
 
-    def _kill_unwatched(self) -> None:
-        self._process.kill()
-        self._process.join(_UNWATCHED_S)
+        Raises `OSError` where no descriptor is left to watch it by.
+        """
+        self.pid = pid
+        self.channel = Channel(ours)
+        self._pidfd = os.pidfd_open(pid)
+        undo.callback(os.close, self._pidfd)
+        self.tree = ProcessTree(pid, marker)
+
+    @property
+    @abstractmethod
+    def exitcode(self) -> int | None:
+        """The root's exit code if it has ended, negative for a signal."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Give up what watches the exit status; the last call."""
 
     async def wait_exit(self) -> int:
         """Wait for the root process; return its exit code, negative for a signal.
@@ -89,20 +66,15 @@ class RunnerProcess:
         One task at a time may wait. Descendants may live on: see `wait_gone`.
         """
         await anyio.wait_readable(self._pidfd)
-        self._process.join()  # collects; returns at once
-        assert self._process.exitcode is not None
-        return self._process.exitcode
-
-    @property
-    def exitcode(self) -> int | None:
-        """The root's exit code if it has ended."""
-        return self._process.exitcode
+        exitcode = self.exitcode
+        assert exitcode is not None  # the descriptor is readable from the end of the process on
+        return exitcode
 
     async def wait_gone(self) -> None:
         """Wait until the whole tree is gone: two scans in a row found it so."""
         pauses, clean = _scan_pauses(), 0
         while True:
-            clean = clean + 1 if self.tree.is_gone() and self._process.exitcode is not None else 0
+            clean = clean + 1 if self.tree.is_gone() and self.exitcode is not None else 0
             if clean == 2:
                 return
             await anyio.sleep(next(pauses))
@@ -125,11 +97,9 @@ class RunnerProcess:
         """
         self.channel.close()
         self.output.close()
-        os.close(self._pidfd)
-        if self._process.exitcode is not None:
-            self._process.close()
-            if self.tree.is_gone():
-                self.tree.unregister()
+        if self.exitcode is not None and self.tree.is_gone():
+            self.tree.unregister()
+        self._release()
 
 
 def _scan_pauses() -> Iterator[float]:
@@ -172,26 +142,3 @@ def _is_gone(tree: ProcessTree) -> bool:
     except OSError as error:
         log.error("cannot look for the processes of %s: %s", tree.marker, error)
         return False
-
-
-def _start_tracker() -> None:
-    """Start multiprocessing's resource tracker, with no more environment than a runner has: every
-    runner can read it."""
-    with _environment({}):
-        resource_tracker.ensure_running()
-
-
-@contextmanager
-def _environment(extra: Mapping[str, str]) -> Iterator[None]:
-    """Reduce `os.environ` to what a runner keeps, plus `extra`, while a child is started."""
-    before = dict(os.environ)
-    for name in before:
-        if not keeps(name):
-            del os.environ[name]
-    os.environ.update(extra)
-    try:
-        yield
-    finally:
-        for name in extra.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)

@@ -136,11 +136,11 @@ class ProcessTree:
     def _collect(self) -> None:
         """Collect adopted members that ended, or the host runs out of pids.
 
-        `RunnerProcess` collects the root itself.
+        `ChildProcess` collects the root itself.
         """
         for pid in self._members.keys() - {self.root}:
             # Not by the number alone: it may be the next runner's by now, and that runner's exit
-            # status is for its own `RunnerProcess`.
+            # status is for its own `ChildProcess`.
             if _is_same(self._members[pid]):
                 with suppress(ChildProcessError):  # its own parent is there
                     os.waitpid(pid, os.WNOHANG)

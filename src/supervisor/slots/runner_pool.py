@@ -11,7 +11,8 @@ import logging
 import anyio
 
 from supervisor.devices.device import Device
-from supervisor.processes.child import Entry, RunnerProcess
+from supervisor.processes.child import Entry
+from supervisor.processes.spawned import SpawnedProcess
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +27,10 @@ class RunnerPool:
         self._entry = entry
         self._worker_mark = worker_mark
         self._standby = standby
-        self._standbys: dict[str, RunnerProcess] = {}
+        self._standbys: dict[str, SpawnedProcess] = {}
         self._serial = itertools.count(1)
 
-    def acquire(self, device: Device) -> RunnerProcess:
+    def acquire(self, device: Device) -> SpawnedProcess:
         """Return the standby of this device if it still lives, else a fresh runner."""
         runner = self._standbys.pop(device.id, None)
         if runner is not None and runner.exitcode is None:
@@ -56,12 +57,12 @@ class RunnerPool:
             for runner in standbys.values():
                 tasks.start_soon(_kill, runner)
 
-    def _start(self, device: Device) -> RunnerProcess:
+    def _start(self, device: Device) -> SpawnedProcess:
         marker = f"{self._worker_mark}:{next(self._serial)}"
-        return RunnerProcess(self._entry, marker=marker, environment=device.environment)
+        return SpawnedProcess(self._entry, marker=marker, environment=device.environment)
 
 
-async def _kill(runner: RunnerProcess) -> None:
+async def _kill(runner: SpawnedProcess) -> None:
     if not await runner.kill_and_close(CLOSE_S):
         log.error("standby %d does not die", runner.pid)
         runner.close()

@@ -20,7 +20,7 @@ from tests.support.probes import BlindProbe, FakeProbe
 from shared.events import Code
 from shared.states import Reason, StepState
 from supervisor.processes import tree as tree_module
-from supervisor.processes.child import RunnerProcess
+from supervisor.processes.spawned import SpawnedProcess
 from supervisor.processes.tree import ProcessTree, trees
 from supervisor.slots import runner_pool as runners_module
 from supervisor.supervisor import Supervisor
@@ -183,12 +183,12 @@ def test_a_host_without_room_for_a_standby_serves_without_one(
     async def test(bench: Bench) -> None:
         refusals = [OSError("no more processes")] * 2
 
-        def start(*args: Any, **keywords: Any) -> RunnerProcess:
+        def start(*args: Any, **keywords: Any) -> SpawnedProcess:
             if refusals:
                 raise refusals.pop()
-            return RunnerProcess(*args, **keywords)
+            return SpawnedProcess(*args, **keywords)
 
-        monkeypatch.setattr(runners_module, "RunnerProcess", start)
+        monkeypatch.setattr(runners_module, "SpawnedProcess", start)
         first = await bench.ended(bench.submit("quick"))  # takes the standby; none comes after it
         second = await bench.ended(bench.submit("quick"))
         assert [first.state, second.state] == [StepState.SUCCEEDED] * 2

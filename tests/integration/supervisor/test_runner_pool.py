@@ -10,7 +10,7 @@ from tests.support.harness import Bench, serve, until
 
 from shared.states import StepState
 from supervisor.devices.device import Device
-from supervisor.processes.child import RunnerProcess
+from supervisor.processes.spawned import SpawnedProcess
 from supervisor.processes.worker_mark import MARKER, marker_of
 
 
@@ -69,7 +69,7 @@ def test_a_host_that_cannot_start_a_process_costs_a_loss_and_no_worker() -> None
     async def test(bench: Bench) -> None:
         take, failures = bench.runners.acquire, [OSError("no more processes")]
 
-        def fail_once(device: Device) -> RunnerProcess:
+        def fail_once(device: Device) -> SpawnedProcess:
             if failures:
                 raise failures.pop()
             return take(device)

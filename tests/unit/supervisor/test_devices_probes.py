@@ -29,7 +29,8 @@ from supervisor.devices import nvml_client
 from supervisor.devices.cpu import CpuProbe
 from supervisor.devices.device import Device, DeviceLost, DeviceProbe
 from supervisor.devices.gpu import GpuProbe, MpsRefused
-from supervisor.processes.child import Entry, RunnerProcess
+from supervisor.processes.child import Entry
+from supervisor.processes.spawned import SpawnedProcess
 from supervisor.processes.tree import ProcessTree
 
 
@@ -237,16 +238,16 @@ def test_a_helper_that_hangs_is_given_up_and_replaced(
     with_probe(probe, test)
 
 
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[RunnerProcess]:
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[SpawnedProcess]:
     """Every helper that is started from now on."""
-    started: list[RunnerProcess] = []
+    started: list[SpawnedProcess] = []
 
-    class Counted(RunnerProcess):
+    class Counted(SpawnedProcess):
         def __init__(self, *args: Any, **keywords: Any) -> None:
             super().__init__(*args, **keywords)
             started.append(self)
 
-    monkeypatch.setattr(nvml_client, "RunnerProcess", Counted)
+    monkeypatch.setattr(nvml_client, "SpawnedProcess", Counted)
     return started
 
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from supervisor.processes import tree as tree_module
-from supervisor.processes.child import RunnerProcess
+from supervisor.processes.child import ChildProcess
 from supervisor.processes.tree import ProcessTree, all_pids
 
 ROOT = 900_000
@@ -221,16 +221,14 @@ def test_a_tree_is_gone_when_nobody_lives_and_nobody_came(table: Table) -> None:
 
 def test_a_runner_is_gone_when_two_looks_in_a_row_say_so_and_it_ended_itself() -> None:
     looks = iter([(True, None), (True, 0), (False, 0), (True, 0), (True, 0), (True, 0)])
-    root = SimpleNamespace(exitcode=None)
+    child = SimpleNamespace(exitcode=None)
 
     def look() -> bool:
-        gone, root.exitcode = next(looks)
+        gone, child.exitcode = next(looks)
         return gone
 
-    tree = SimpleNamespace(is_gone=look, has_newcomers=True)
-    anyio.run(
-        RunnerProcess.wait_gone, cast(RunnerProcess, SimpleNamespace(tree=tree, _process=root))
-    )
+    child.tree = SimpleNamespace(is_gone=look, has_newcomers=True)
+    anyio.run(ChildProcess.wait_gone, cast(ChildProcess, child))
     assert list(looks) == [(True, 0)]
 
 
@@ -245,8 +243,8 @@ def test_a_tree_that_still_grows_is_scanned_without_longer_pauses(
 
     monkeypatch.setattr(anyio, "sleep", sleep)
     tree = SimpleNamespace(is_gone=lambda: next(scans), has_newcomers=has_newcomers)
-    runner = SimpleNamespace(tree=tree, _process=SimpleNamespace(exitcode=0))
-    anyio.run(RunnerProcess.wait_gone, cast(RunnerProcess, runner))
+    runner = SimpleNamespace(tree=tree, exitcode=0)
+    anyio.run(ChildProcess.wait_gone, cast(ChildProcess, runner))
     assert len(pauses) == 9
     assert max(pauses) == longest_s
 
