@@ -99,4 +99,9 @@ def create_app(health: Health) -> Starlette:
 async def serve(app: Starlette, host: str, port: int) -> None:
     """Serve until cancelled. The main thread handles signals, so none are installed here."""
     config = uvicorn.Config(app, host=host, port=port, log_config=None, lifespan="off")
-    await uvicorn.Server(config).serve()
+    server = uvicorn.Server(config)
+    try:
+        await server.serve()
+    finally:  # uvicorn closes its sockets only when it ends by itself
+        for each in getattr(server, "servers", ()):  # it has none before it listens
+            each.close()
