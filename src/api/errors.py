@@ -91,8 +91,8 @@ async def _answer(request: Request, raised: Exception) -> JSONResponse:
 
 def _allowed_methods(request: Request) -> list[str]:
     """Every method of this address. The router itself knows only those of its first route."""
-    template = request.scope["route"].path_format
     routes = iter_route_contexts(request.app.routes)
+    template = getattr(request.scope.get("route"), "path_format", request.scope["path"])
     return sorted({m for route in routes if route.path == template for m in route.methods or ()})
 
 

@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from shared.auth import ApiKey, authenticate
 from shared.errors import InfraUnavailable, Unauthorized
+from shared.strict_http import StrictProtocol
 from supervisor.metrics import Metrics
 from supervisor.slots.table import SlotTable
 
@@ -98,7 +99,9 @@ def create_app(health: Health) -> Starlette:
 
 async def serve(app: Starlette, host: str, port: int) -> None:
     """Serve until cancelled. The main thread handles signals, so none are installed here."""
-    config = uvicorn.Config(app, host=host, port=port, log_config=None, lifespan="off")
+    config = uvicorn.Config(
+        app, host=host, port=port, http=StrictProtocol, log_config=None, lifespan="off"
+    )
     server = uvicorn.Server(config)
     try:
         await server.serve()

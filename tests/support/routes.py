@@ -25,5 +25,10 @@ def api_routes() -> set[str]:
 
 
 def worker_routes() -> set[str]:
+    return routes(worker_app())
+
+
+def worker_app() -> Starlette:
+    """What a worker serves; it opens nothing."""
     state = health.Health(metrics=Metrics(), slots=SlotTable([]), checks={}, draining=lambda: False)
-    return routes(health.create_app(state))
+    return health.create_app(state)

@@ -9,10 +9,11 @@ import asyncio
 import logging
 from uuid import uuid4
 
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.http.h11_impl import RequestResponseCycle
 
 from api.errors import envelope
 from shared.errors import InvalidInput
+from shared.strict_http import StrictProtocol
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 HEAD_TIMEOUT_S = 30.0
 
 
-class Protocol(H11Protocol):
+class Protocol(StrictProtocol):
     """One connection."""
 
     _waiting: asyncio.TimerHandle | None = None
@@ -39,11 +40,11 @@ class Protocol(H11Protocol):
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """uvicorn found that this is no HTTP; `msg` is its own text."""
+        """This is no HTTP, or not all would read it alike; `msg` is uvicorn's own text."""
         if not self._in_an_answer():  # an answer that has begun is cut, so that the client sees it
             correlation_id = uuid4().hex
-            log.warning("not HTTP", extra={"correlation_id": correlation_id})
-            self.transport.write(_not_http(correlation_id))
+            log.warning("not HTTP: %s", self.conn.problem, extra={"correlation_id": correlation_id})
+            self.transport.write(_not_http(self.conn.problem, correlation_id))
         if self.cycle is not None:  # a broken body: end the handler that waits for it
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -66,10 +67,10 @@ class Protocol(H11Protocol):
             self.transport.close()
 
 
-def _not_http(correlation_id: str) -> bytes:
+def _not_http(problem: str, correlation_id: str) -> bytes:
     """The bytes of the whole answer."""
     answer = envelope(
-        InvalidInput("this is not a valid HTTP request"),
+        InvalidInput(problem),
         correlation_id,
         {
             "X-Request-Id": correlation_id,

@@ -1,4 +1,4 @@
-"""`/docs`: the API's own description as one self-contained page.
+"""`/openapi.json`, and `/docs`: the same description as one self-contained page.
 
 No script, no font, no CDN: it works on a machine without a network, and nothing in it has to be
 kept up to date. A reader who wants to click opens `/openapi.json` in a tool of their own.
@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 
 from api.openapi.page_schema import (
     Schema,
@@ -55,6 +55,11 @@ Document = Mapping[str, Any]
 async def docs(request: Request) -> HTMLResponse:
     base = str(request.base_url).rstrip("/")
     return HTMLResponse(render(request.app.openapi(), base), headers=_HEADERS)
+
+
+@router.api_route("/openapi.json", methods=["GET", "HEAD"], include_in_schema=False)
+async def openapi(request: Request) -> JSONResponse:
+    return JSONResponse(request.app.openapi())
 
 
 def render(document: Document, base: str) -> str:

@@ -30,6 +30,8 @@ HEARTBEAT = b": still here\n\n"
 # Sent at once, so that proxies and clients see a living stream. It says how soon to reconnect.
 OPENING = b"retry: 1000\n\n"
 PAGE = 200
+# A proxy that compresses, or waits for a full buffer, would hold events back.
+_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 
 ReadPage = Callable[[UUID, int, int], Awaitable[list[Event]]]
 
@@ -113,7 +115,7 @@ class EventStreamResponse(StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(self, messages: AsyncGenerator[bytes], streams: Streams) -> None:
-        super().__init__(messages, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        super().__init__(messages, headers=_HEADERS)
         self._messages = messages
         self._streams = streams
 

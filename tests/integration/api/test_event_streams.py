@@ -60,6 +60,8 @@ def stream(api: Api, job: str, **options: Any) -> Iterator[Iterator[dict[str, An
     with api.client.stream("GET", f"/v1/jobs/{job}/progress/stream", **options) as answer:
         assert answer.status_code == 200, answer.read()
         assert answer.headers["Content-Type"].startswith("text/event-stream")
+        # A proxy that compresses would hold events back until its block is full.
+        assert "no-transform" in answer.headers["Cache-Control"]
         yield parse(answer.iter_lines())
 
 

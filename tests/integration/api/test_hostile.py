@@ -268,6 +268,13 @@ NO_HTTP = {
     "a TLS handshake": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
     "chunks that are none": b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\n"
     b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n",
+    "a length and chunks": b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "chunks in HTTP/1.0": b"POST /v1/jobs HTTP/1.0\r\nHost: localhost\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a folded header": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: a\r\n b\r\n\r\n",
+    "lines that end with LF": b"GET /healthz HTTP/1.1\nHost: localhost\n\n",
+    "a version that is none": b"GET /healthz HTTP/9.9\r\nHost: localhost\r\n\r\n",
 }
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from tests.support.api_and_worker import Scene, drawing
 from tests.support.infrastructure import Infrastructure
 from tests.support.worker_process import until
+
+from cli.state_dir import port_is_free
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -94,6 +98,17 @@ def test_what_has_not_happened_yet_is_shown_as_zero_so_that_a_first_time_is_a_ri
     assert values['dreamforge_signals_total{gpu="0",signal="SIGKILL",uuid="cpu-0"}'] == 0
     assert values['dreamforge_retries_total{reason="runner_crashed"}'] == 0
     assert values['dreamforge_dead_letters_total{kind="job"}'] == 0
+
+
+@pytest.mark.parametrize("part", ["api", "worker"])
+def test_a_head_that_servers_read_differently_is_refused(scene: Scene, part: str) -> None:
+    """By both services; what they refuse is in tests/unit/shared/test_strict_http.py."""
+    port = scene.worker.port if part == "worker" else urlsplit(scene.api.base).port
+    assert port is not None
+    until(lambda: not port_is_free("127.0.0.1", port), "it listens")
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connected:
+        connected.sendall(b"GET /healthz HTTP/1.1\nHost: localhost\n\n")
+        assert connected.recv(1 << 16).startswith(b"HTTP/1.1 400 ")
 
 
 def test_a_job_and_its_waiting_are_counted_once(scene: Scene) -> None:
