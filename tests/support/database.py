@@ -9,7 +9,9 @@ from migrations.upgrade import upgrade
 def empty_tables(url: str) -> None:
     """Delete the rows of every table. The database is migrated already."""
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("TRUNCATE jobs, steps, events, artifacts, models, workers CASCADE")
+        connection.execute(
+            "TRUNCATE jobs, steps, events, artifacts, models, workers, usage CASCADE"
+        )
 
 
 def migrate_and_empty(url: str) -> None:

@@ -71,6 +71,7 @@ async def claim_due_step(connection: AsyncConnection, request: ClaimRequest) -> 
                 epoch=t.steps.c.epoch + 1,
                 lease_owner=request.worker_id,
                 lease_expires_at=seconds_from_now(request.lease_s),
+                claimed_at=func.now(),
                 updated_at=func.now(),
             )
             .returning(

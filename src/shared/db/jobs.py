@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.events import append_events, last_event
 from shared.db.tables import artifacts, columns_of, jobs, read, steps
+from shared.db.usage import count_job
 from shared.events import Code, NewEvent
 from shared.states import ENDED, STATUS_OF, Reason, Status, StepState
 
@@ -192,6 +193,7 @@ async def finish_job(
         message, level = str(error.get("message", reason)), "ERROR" if failed else "WARNING"
         facts = [NewEvent(code=Code.ERROR, message=message, level=level, payload=error), *facts]
     await append_events(connection, job_id, facts)
+    await count_job(connection, job_id, status)
     return True
 
 

@@ -132,6 +132,7 @@ async def _start(connection: AsyncConnection, claim: Claim, events: Sequence[New
             state=StepState.RUNNING,
             attempt=t.steps.c.attempt + 1,
             started_at=func.coalesce(t.steps.c.started_at, func.now()),
+            attempt_started_at=func.now(),
             vram_wait_since=None,
             updated_at=func.now(),
         )

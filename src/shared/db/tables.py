@@ -15,6 +15,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     Float,
     ForeignKey,
@@ -41,7 +42,7 @@ T = TypeVar("T")
 
 # The newest migration. Written here, so that a service needs neither Alembic nor the migrations;
 # `test_migrations` compares the two. Revisions are numbered with four digits, so they sort.
-REVISION = "0005"
+REVISION = "0007"
 
 metadata = MetaData(
     naming_convention={
@@ -176,6 +177,9 @@ steps = Table(
     Column("lease_owner", UUID),
     _moment("lease_expires_at"),
     _now("run_at"),
+    # Of the present execution, or of the last one of a step that has ended: claim, and GO.
+    _moment("claimed_at"),
+    _moment("attempt_started_at"),
     _moment("vram_wait_since"),
     _moment("cancel_requested_at"),
     _now("created_at"),
@@ -264,6 +268,29 @@ workers = Table(
     _now("started_at"),
     _now("heartbeat_at"),
     _schema_version(),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("day", Date, nullable=False),  # in UTC
+    Column("user", Text, nullable=False),
+    Column("model", Text, nullable=False),  # name@version; empty: a step without a model
+    *(
+        Column(name, BigInteger, nullable=False, server_default=text("0"))
+        for name in ("jobs_succeeded", "jobs_failed", "jobs_cancelled", "pictures")
+    ),
+    *(
+        Column(name, Float, nullable=False, server_default=text("0"))
+        for name in ("run_seconds", "device_byte_seconds", "wait_seconds")
+    ),
+    _schema_version(),
+    PrimaryKeyConstraint("day", "user", "model"),
+    CheckConstraint(
+        "jobs_succeeded >= 0 AND jobs_failed >= 0 AND jobs_cancelled >= 0 AND pictures >= 0 "
+        "AND run_seconds >= 0 AND device_byte_seconds >= 0 AND wait_seconds >= 0",
+        "amounts",
+    ),
 )
 
 

@@ -5,6 +5,7 @@ once. An owned step gets a mark, which its worker sees within a second: only the
 that the memory is back, so only the owner writes `cancelled`.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -12,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import Row, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db import jobs
+from shared.db import jobs, usage
 from shared.db import tables as t
 from shared.db.events import append_events
 from shared.events import Code, NewEvent
@@ -43,6 +44,8 @@ async def end_step(connection: AsyncConnection, row: Row[Any], end: AttemptResul
             losses=end.losses,
             lease_owner=None,
             lease_expires_at=None,
+            claimed_at=None if requeued else t.steps.c.claimed_at,
+            attempt_started_at=None if requeued else t.steps.c.attempt_started_at,
             run_at=seconds_from_now(end.delay_s) if requeued else t.steps.c.run_at,
             vram_wait_since=func.coalesce(t.steps.c.vram_wait_since, func.now())
             if end.vram_wait
@@ -59,8 +62,9 @@ async def end_step(connection: AsyncConnection, row: Row[Any], end: AttemptResul
             .where(t.jobs.c.id == row.job_id, t.jobs.c.status == Status.RUNNING)
             .values(status=Status.QUEUED, updated_at=func.now())
         )
-        return UUID(str(row.id))
-    return await settle_job(connection, row.job_id)
+    following = UUID(str(row.id)) if requeued else await settle_job(connection, row.job_id)
+    await usage.charge_execution(connection, row, ended=not requeued, delay_s=end.delay_s)
+    return following
 
 
 async def settle_job(connection: AsyncConnection, job_id: UUID) -> UUID | None:
@@ -132,18 +136,22 @@ async def request_cancel(
         .where(t.jobs.c.id == job_id, t.jobs.c.cancel_requested_at.is_(None))
         .values(cancel_requested_at=func.clock_timestamp())
     )
-    states = await _lock_steps(connection, job_id)
+    steps = await _lock_steps(connection, job_id)
     await end_waiting_steps(connection, job_id)
-    if any(state in OWNED for state in states):
+    if any(step.state in OWNED for step in steps):
         await _mark_owned_steps(connection, job_id)
         return False
-    return await jobs.finish_job(
+    ended = await jobs.finish_job(
         connection,
         job_id,
         status=Status.CANCELLED,
         reason=Reason.CANCELLED,
         error=CANCELLED_ERROR,
     )
+    for step in steps:
+        if step.state == StepState.QUEUED:
+            await usage.charge_execution(connection, step, ended=True)
+    return ended
 
 
 async def end_waiting_steps(
@@ -188,14 +196,14 @@ async def end_waiting_steps(
         )
 
 
-async def _lock_steps(connection: AsyncConnection, job_id: UUID) -> list[StepState]:
+async def _lock_steps(connection: AsyncConnection, job_id: UUID) -> Sequence[Row[Any]]:
     rows = await connection.execute(
-        select(t.steps.c.state)
+        select(t.steps)
         .where(t.steps.c.job_id == job_id)
         .order_by(t.steps.c.id)
         .with_for_update(key_share=True)
     )
-    return [StepState(row.state) for row in rows]
+    return rows.all()
 
 
 async def _mark_owned_steps(connection: AsyncConnection, job_id: UUID) -> None:
