@@ -20,6 +20,7 @@ from cli.commands import (
     retention,
     secrets,
     stack,
+    usage,
 )
 from cli.errors import UNREACHABLE, USAGE, Failure
 from cli.processes.signals import Interrupt
@@ -38,6 +39,7 @@ app.command()(demo.demo)
 app.command()(jobs.generate)
 app.command()(inspect.inspect)
 app.add_typer(jobs.app, name="job")
+app.command()(usage.usage)
 app.add_typer(models.app, name="model")
 app.add_typer(presets.app, name="preset")
 app.add_typer(dlq.app, name="dlq")

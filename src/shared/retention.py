@@ -49,6 +49,7 @@ class Pruned:
     objects: int = 0
     events: int = 0
     jobs: int = 0
+    usage: int = 0
     workers: int = 0
     orphans: int = 0
 
@@ -83,6 +84,7 @@ class _Pass:
             artifacts_s=self._settings.retain_artifacts_s,
             events_s=self._settings.retain_events_s,
             jobs_s=self._settings.retain_jobs_s,
+            usage_s=self._settings.retain_usage_s,
         )
         orphans = sum([len(keys) async for keys in self._orphans()])
         return Pruned(**due, objects=due["artifacts"], orphans=orphans)
@@ -104,6 +106,9 @@ class _Pass:
             rows.delete_jobs, age_s=settings.retain_jobs_s, limit=JOBS
         ):
             done.jobs += count
+        done.usage = await self._database.transaction(
+            rows.delete_usage, age_s=settings.retain_usage_s
+        )
         done.workers = await self._database.transaction(rows.delete_workers)
         async for keys in self._orphans():
             for key in keys:

@@ -88,6 +88,9 @@ class Settings(BaseSettings):
         repr=False,
         description="name:sha256hex,…; the name is the user of the key's jobs",
     )
+    admin_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="names of keys that see the usage of all users"
+    )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="names that an API without keys answers to, beside loopback ones"
     )
@@ -138,6 +141,9 @@ class Settings(BaseSettings):
     retain_jobs_s: float = Field(
         default=30 * 24 * 3600.0, gt=0, description="ended jobs with all that is left of them"
     )
+    retain_usage_s: float = Field(
+        default=730 * 24 * 3600.0, gt=0, description="what each user used on a day, from that day"
+    )
 
     # Pictures ------------------------------------------------------------------------------------
     jpeg_quality: JpegQuality = JPEG_QUALITY
@@ -154,7 +160,7 @@ class Settings(BaseSettings):
         default=0.1, ge=0, le=1, description="the share of requests that are traced, at most"
     )
 
-    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @field_validator("admin_keys", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if value is None:
@@ -260,6 +266,17 @@ class Settings(BaseSettings):
         if parts.path not in {"", "/"} or parts.query:
             raise ValueError("must be an origin without a path")
         return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _admins_have_keys(self) -> Self:
+        names = [key.name for key in self.api_keys]
+        for name in self.admin_keys:
+            if name not in names:
+                raise ValueError(
+                    f"DF_ADMIN_KEYS: {name!r} is the name of no key in DF_API_KEYS; there are: "
+                    f"{', '.join(names) or 'none'}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _jobs_are_kept_longest(self) -> Self:

@@ -4,7 +4,7 @@ Each is made by the class or function that makes the real answer, so an example 
 form from what the API sends. All tell of one job: two pictures of a red apple, enlarged.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -249,6 +249,24 @@ ONE_MODEL = out.ModelOut(
     parts={"unet": PartSize(numbers=859_520_964, largest=29_491_200)},
 )
 MODELS = out.Models(models=[ONE_MODEL])
+
+# Usage --------------------------------------------------------------------------------------------
+
+USAGE = out.UsagePage(
+    usage=[
+        out.UsageOut(
+            user="default",
+            day=date(2026, 1, 31),
+            model="my-model@1",
+            jobs=out.EndedJobs(succeeded=41, failed=1, cancelled=2),
+            pictures=85,
+            run_seconds=512.25,
+            device_byte_seconds=2_200_097_193_984.0,
+            wait_seconds=96.5,
+        )
+    ],
+    next_cursor=None,
+)
 
 # Probes -------------------------------------------------------------------------------------------
 

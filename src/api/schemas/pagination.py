@@ -1,10 +1,15 @@
-"""Opaque page cursors: the (created_at, id) after which the next page begins."""
+"""Opaque page cursors: where the next page begins.
+
+Of jobs, the (created_at, id) of the last one; of usage, the (day, user, model) of the last row.
+"""
 
 import base64
 import binascii
-from datetime import UTC, datetime, timedelta
+import re
+from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
+from shared.db.usage import Usage
 from shared.errors import InvalidInput
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -32,6 +37,22 @@ def decode(cursor: str) -> tuple[datetime, UUID]:
     except (binascii.Error, UnicodeEncodeError, OverflowError):
         pass
     raise invalid_cursor()
+
+
+# The day as a number, and two names in their own letters. Every text of this form is a cursor.
+USAGE_CURSOR_PATTERN = "^[1-9][0-9]{5}~[a-z0-9_-]{1,64}~[A-Za-z0-9._@-]{0,257}$"
+
+
+def encode_usage(row: Usage) -> str:
+    return f"{row.day.toordinal()}~{row.user}~{row.model}"
+
+
+def decode_usage(cursor: str) -> tuple[date, str, str]:
+    """Raises `InvalidInput` for anything that `encode_usage` did not make."""
+    if re.fullmatch(USAGE_CURSOR_PATTERN, cursor) is None:
+        raise invalid_cursor()
+    day, user, model = cursor.split("~")
+    return date.fromordinal(int(day)), user, model
 
 
 def invalid_cursor() -> InvalidInput:

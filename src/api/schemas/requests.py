@@ -1,11 +1,13 @@
 """What clients send. Unknown fields are refused and types are not converted: a typing mistake that
 is ignored would make another picture than its author wants."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+import re
+from datetime import date
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from api.schemas.pagination import CURSOR_PATTERN
+from api.schemas.pagination import CURSOR_PATTERN, USAGE_CURSOR_PATTERN
 from api.schemas.responses import Level
 from shared.limits import (
     MAX_COUNT,
@@ -22,6 +24,7 @@ from shared.states import Status
 MAX_NAME_CHARACTERS = 256
 MAX_PAGE = 200
 MAX_TAIL = 10_000
+MAX_USAGE_PAGE = 1000
 
 if TYPE_CHECKING:
     Scheduler = str
@@ -158,6 +161,44 @@ class ListQuery(BaseModel):
         default=None,
         description="`next_cursor` of the page before",
         json_schema_extra={"pattern": CURSOR_PATTERN},
+    )
+
+
+def _day(text: Any) -> date:
+    """Only the form with dashes: a number would be a moment, and Python reads weeks as well."""
+    if not isinstance(text, str) or re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) is None:
+        raise ValueError("must be a day like 2026-01-31")
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ValueError("is no day of the calendar") from None
+
+
+Day = Annotated[date, BeforeValidator(_day), Field(examples=["2026-01-31"])]
+
+
+class UsageQuery(BaseModel):
+    """Query of `GET /v1/usage`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    since: Day | None = Field(
+        default=None, alias="from", description="the first day; default: 30 days with the last one"
+    )
+    until: Day | None = Field(
+        default=None, alias="to", description="the last day, included; default: today"
+    )
+    model: Name | None = Field(
+        default=None, description="name@version, or a name: all its versions"
+    )
+    user: Name | None = Field(
+        default=None, description="another user than the caller: for a key of `DF_ADMIN_KEYS`"
+    )
+    limit: int = Field(default=500, ge=1, le=MAX_USAGE_PAGE, description="rows a page, at most")
+    cursor: str | None = Field(
+        default=None,
+        description="`next_cursor` of the page before",
+        json_schema_extra={"pattern": USAGE_CURSOR_PATTERN},
     )
 
 

@@ -1,6 +1,6 @@
 """What clients get. A field may be added, and none removed."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, WithJsonSchema
@@ -143,6 +143,34 @@ class ModelOut(BaseModel):
 
 class Models(BaseModel):
     models: list[ModelOut]
+
+
+class EndedJobs(BaseModel):
+    succeeded: int
+    failed: int
+    cancelled: int
+
+
+class UsageOut(BaseModel):
+    """What one user used of one model on one day."""
+
+    user: str
+    day: date = Field(description="UTC")
+    model: str | None = Field(description="name@version; null: steps that load no model")
+    jobs: EndedJobs = Field(description="that ended on this day, by how; of their first model")
+    pictures: int = Field(description="stored by steps with this model")
+    run_seconds: float = Field(description="from the start of each execution to its end")
+    device_byte_seconds: float = Field(
+        description="device memory that was reserved, for as long as it ran"
+    )
+    wait_seconds: float = Field(
+        description="from the moment a worker could take a step until one did"
+    )
+
+
+class UsagePage(BaseModel):
+    usage: list[UsageOut] = Field(description="oldest day first")
+    next_cursor: str | None = Field(description="null on the last page")
 
 
 class LogLine(BaseModel):

@@ -11,6 +11,7 @@ from shared.db.artifacts import Artifact
 from shared.db.create_job import Created
 from shared.db.jobs import Job, Step
 from shared.db.models import Model
+from shared.db.usage import NO_MODEL, Usage
 from shared.db.workers import Worker
 from shared.models.descriptor import parts_of
 
@@ -38,6 +39,15 @@ def model(row: Model, live: Sequence[Worker]) -> out.ModelOut:
         installed=any(worker.has_model(row.id, row.checkpoint_sha256) for worker in live),
         scale=row.descriptor.get("scale"),
         parts=parts_of(row.descriptor),
+    )
+
+
+def usage(row: Usage) -> out.UsageOut:
+    return out.UsageOut(
+        **_fields(out.UsageOut, row) | {"model": None if row.model == NO_MODEL else row.model},
+        jobs=out.EndedJobs(
+            succeeded=row.jobs_succeeded, failed=row.jobs_failed, cancelled=row.jobs_cancelled
+        ),
     )
 
 

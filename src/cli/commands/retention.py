@@ -16,7 +16,7 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only, delete nothing.")] = False,
     output: Out = Output.TABLE,
 ) -> None:
-    """Delete what is past its age: pictures, events, ended jobs, dead workers, stray objects."""
+    """Delete what is past its age: pictures, events, jobs, usage, dead workers, stray objects."""
     from dataclasses import asdict
 
     from shared import retention
@@ -38,6 +38,7 @@ def prune(
         ("pictures", counts["artifacts"]),
         ("events", counts["events"]),
         ("jobs", counts["jobs"]),
+        ("rows of usage", counts["usage"]),
         ("workers that are gone", counts["workers"]),
         ("objects without a row", counts["orphans"]),
     )

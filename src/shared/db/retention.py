@@ -11,10 +11,10 @@ when it runs twice, or in two processes at once.
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, delete, exists, func, select, tuple_
+from sqlalchemy import ColumnElement, Date, cast, delete, exists, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db.tables import artifacts, events, jobs, workers
+from shared.db.tables import artifacts, events, jobs, usage, workers
 from shared.states import ENDED
 
 # Any fixed number: it names "Dream Forge prunes" among the advisory locks of this database.
@@ -40,8 +40,18 @@ def _old_event(age_s: float) -> ColumnElement[bool]:
     return _ended(age_s) & (events.c.seq <= jobs.c.event_seq - VERDICT_EVENTS)
 
 
+def _old_usage(age_s: float) -> ColumnElement[bool]:
+    limit = func.timezone("UTC", func.now() - timedelta(seconds=age_s))
+    return usage.c.day < cast(limit, Date)
+
+
 async def due(
-    connection: AsyncConnection, *, artifacts_s: float, events_s: float, jobs_s: float
+    connection: AsyncConnection,
+    *,
+    artifacts_s: float,
+    events_s: float,
+    jobs_s: float,
+    usage_s: float,
 ) -> dict[str, int]:
     """How many rows of each table a pass would delete now. Events that go with their job are
     counted with it."""
@@ -49,6 +59,7 @@ async def due(
         "artifacts": (artifacts.join(jobs), _ended(artifacts_s)),
         "events": (events.join(jobs), _old_event(events_s)),
         "jobs": (jobs, _ended(jobs_s)),
+        "usage": (usage, _old_usage(usage_s)),
         "workers": (workers, _dead_worker()),
     }
     counts = [
@@ -100,6 +111,12 @@ async def delete_jobs(connection: AsyncConnection, *, age_s: float, limit: int) 
         .with_for_update(skip_locked=True)
     )
     done = await connection.execute(delete(jobs).where(jobs.c.id.in_(batch)))
+    return done.rowcount
+
+
+async def delete_usage(connection: AsyncConnection, *, age_s: float) -> int:
+    """Delete rows of old days; return how many. A few for each day: one statement is enough."""
+    done = await connection.execute(delete(usage).where(_old_usage(age_s)))
     return done.rowcount
 
 

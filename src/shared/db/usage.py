@@ -66,7 +66,8 @@ async def charge_execution(
 
     `ended` says that it was its last execution; otherwise it may be claimed again after `delay_s`.
     """
-    wait_s = run_s = literal(0.0)
+    wait_s: ColumnElement[float] = literal(0.0)
+    run_s: ColumnElement[float] = literal(0.0)
     if step.state == StepState.QUEUED:
         wait_s = _seconds(func.now(), step.run_at)
     elif step.claimed_at is not None:

@@ -37,6 +37,7 @@ SNIPPETS = [
     ("The same in Python", "python"),
     ("Cancel", "sh"),
     ("Look back", "sh"),
+    ("Usage", "sh"),
     ("Keys", "sh"),
     ("Keys", "sh"),
 ]
@@ -184,6 +185,16 @@ def test_look_back_lists_and_reads(reader: Reader) -> None:
     listed, *log = reader.sh("Look back").replace("}{", "}\n{").splitlines()
     assert json.loads(listed) == {"jobs": [], "next_cursor": None}  # none has failed
     assert all(json.loads(line)["level"] in {"WARNING", "ERROR"} for line in log)
+
+
+def test_usage_has_the_jobs_of_this_page(reader: Reader) -> None:
+    used = json.loads(reader.sh("Usage"))
+    (shown,) = blocks("Usage", "json")
+    assert keys_of(used) == keys_of(json.loads(shown))
+    rows = used["usage"]
+    assert sum(row["jobs"]["succeeded"] for row in rows) >= 2
+    assert sum(row["pictures"] for row in rows) >= 3
+    assert all(row["run_seconds"] > 0 for row in rows if row["pictures"])
 
 
 def test_a_key_is_made_and_shown(reader: Reader, stack: Infrastructure) -> None:

@@ -229,6 +229,19 @@ def test_rows_of_workers_that_died_go_after_a_day(api: Api) -> None:
     assert left == [("died lately",), ("alive",)]
 
 
+def test_usage_goes_by_its_day_and_stays_longer_than_jobs(api: Api) -> None:
+    for days in (729, 731):
+        api.sql(
+            'INSERT INTO usage (day, "user", model) VALUES'
+            " ((now() AT TIME ZONE 'UTC')::date - %s::int, 'ada', 'tiny@1')",
+            days,
+        )
+    assert pass_over(api, dry_run=True) == Pruned(usage=1)
+    assert pass_over(api) == Pruned(usage=1)
+    left = api.sql("SELECT (now() AT TIME ZONE 'UTC')::date - day FROM usage")
+    assert left == [(729,)]
+
+
 def test_a_dry_run_says_what_a_pass_does_and_changes_nothing(api: Api) -> None:
     made = [ended(api, days * DAY_S) for days in (0.5, 2, 8, 31)]
     before = [(count(api, "events", job), count(api, "artifacts", job)) for job in made]

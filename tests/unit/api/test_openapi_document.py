@@ -66,6 +66,7 @@ def test_the_document_has_every_endpoint_of_the_contract() -> None:
         "GET /v1/jobs/{job_id}/progress/stream",
         "GET /v1/models",
         "GET /v1/models/{model_id}",
+        "GET /v1/usage",
         "GET /healthz",
         "GET /readyz",
         "GET /metrics",
