@@ -96,7 +96,8 @@ def import_(
     environ = config.environ()
     url = backends.database_url(environ)
     if not (path / DESCRIPTOR).exists():
-        _show(install(resolve_local(path), InstallOptions(**asdict(options))), output)
+        resolved = resolve_local(path, models_dir(environ))
+        _show(install(resolved, InstallOptions(**asdict(options))), output)
         return
     if options != ModelOptions():
         raise Failure(

@@ -33,10 +33,11 @@ def check_config(config: str | None, *, single_file: bool) -> None:
         raise Failure(f"--config {config}: no such folder, and no reference")
 
 
-def resolve_config(checkpoint: Checkpoint, config: str | None) -> ResolvedModel:
+def resolve_config(checkpoint: Checkpoint, config: str | None, root: Path) -> ResolvedModel:
     """The files that `checkpoint` lacks, with paths below `config/`. Raises `Failure`.
 
-    `config` is a folder of this host or a reference; None means the family's base model.
+    `config` is a folder of this host or a reference; None means the family's base model. `root` is
+    where models are installed.
     """
     if config is None and checkpoint.trained:
         raise Failure(
@@ -47,7 +48,7 @@ def resolve_config(checkpoint: Checkpoint, config: str | None) -> ResolvedModel:
     folder = Path(reference)
     needed = partial(_needed, checkpoint=checkpoint)
     try:
-        base = resolve_local(folder, keep=needed) if folder.exists() else resolve(reference)
+        base = resolve_local(folder, root, keep=needed) if folder.exists() else resolve(reference)
     except Failure as failure:
         if config is None:
             failure.hint = f"{failure.hint}; or say where one is: --config FOLDER".lstrip("; ")

@@ -7,13 +7,14 @@ A killed command leaves both; the next one continues from there.
 """
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from cli.download.manifest import find_mismatch
 from cli.download.source import RemoteFile, ResolvedModel
@@ -21,6 +22,7 @@ from cli.download.transfer import OnBytes, Part, Transfer
 from cli.errors import Failure
 from cli.models.store import check_free_space
 from shared.errors import ModelUnavailable
+from shared.models.safetensors_header import tensor_shapes
 
 CHUNK_BYTES = 1 << 20
 Fetch = Callable[[Part], None]
@@ -83,9 +85,12 @@ def _fetch_one(fetch: Fetch, file: RemoteFile, work: Path, display: ProgressDisp
 
 
 def _copy(stop: threading.Event, part: Part) -> None:
-    source = Path(unquote(urlsplit(part.file.url).path))
+    source = Path(os.fsdecode(unquote_to_bytes(urlsplit(part.file.url).path)))
     if not source.is_file():
         raise Failure(f"{source}: no such file")
+    if part.file.path.endswith(".safetensors"):
+        tensor_shapes(source.parent, source.name)  # before a copy that may take minutes
+    check_free_space(part.path, source.stat().st_size)
     with source.open("rb") as reader, part.path.open("wb") as writer:
         while chunk := reader.read(CHUNK_BYTES):
             if stop.is_set():

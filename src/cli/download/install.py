@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from cli import backends, config
+from cli.download.manifest import leave_out_optional
 from cli.download.model_download import DownloadRequest, download
 from cli.download.progress import progress_display
 from cli.download.source import ResolvedModel
@@ -41,6 +42,7 @@ def install(resolved: ResolvedModel, options: InstallOptions) -> dict[str, Any]:
 
     Raises `Failure`, `ModelUnavailable`, `InfraUnavailable`.
     """
+    resolved = leave_out_optional(resolved)
     environ = config.environ()
     url = backends.database_url(environ)
     request = DownloadRequest(

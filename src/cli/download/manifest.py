@@ -11,9 +11,11 @@ from cli.errors import Failure
 from shared.errors import ModelUnavailable
 from shared.models.folder import (
     CONFIG,
+    CONFIGS_OF_MODELS,
     DESCRIPTOR,
     INDEX,
     ONE_FILE,
+    OPTIONAL,
     check_name,
     hash_file,
 )
@@ -77,6 +79,19 @@ def rename_lone_checkpoint(resolved: ResolvedModel) -> ResolvedModel:
             for file in resolved.files
         ),
     )
+
+
+def leave_out_optional(resolved: ResolvedModel) -> ResolvedModel:
+    """Leave out the optional parts that have a configuration and no weights that can be loaded."""
+    paths = [file.path for file in resolved.files]
+    for part in OPTIONAL:
+        inside = [path for path in paths if path.startswith(f"{part}/")]
+        usable = any(path.endswith(".safetensors") for path in inside)
+        if f"{part}/{CONFIGS_OF_MODELS}" in inside and not usable:
+            paths = [path for path in paths if path not in inside]
+    files = tuple(file for file in resolved.files if file.path in paths)
+    left_out = [file.path for file in resolved.files if file.path not in paths]
+    return replace(resolved, files=files, skipped=(*resolved.skipped, *left_out))
 
 
 def find_mismatch(path: Path, file: RemoteFile) -> str | None:

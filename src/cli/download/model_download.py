@@ -92,7 +92,7 @@ def _find_installed(request: DownloadRequest, root: Path) -> Path | None:
     """The folder that has the same files of the same revision, every byte verified."""
     for place in root.glob(f"[!.]*/{request.key}"):
         descriptor = read_intact(place, partial(_matches_request, request=request))
-        if descriptor is None or not _has_config(place, descriptor, request):
+        if descriptor is None or not _has_config(place, descriptor, request, root):
             continue
         if request.preset_given:
             preset = request.choose_preset(descriptor)
@@ -119,12 +119,15 @@ def _matches_request(descriptor: ModelDescriptor, request: DownloadRequest) -> b
     )
 
 
-def _has_config(place: Path, descriptor: ModelDescriptor, request: DownloadRequest) -> bool:
+def _has_config(
+    place: Path, descriptor: ModelDescriptor, request: DownloadRequest, root: Path
+) -> bool:
     """Whether the configuration beside a single file is the requested one."""
     if request.config is None or request.weights is None:
         return True
     checkpoint = recognise(request.weights, tensor_shapes(place, request.weights))
-    return descriptor.config_source == _source(resolve_config(checkpoint, request.config))
+    wanted = resolve_config(checkpoint, request.config, root)
+    return descriptor.config_source == _source(wanted)
 
 
 def _source(resolved: ResolvedModel) -> Source:
@@ -143,7 +146,7 @@ def _fetch_and_install(
     fetch_files(request.resolved, work, display, parallel=request.parallel)
     checkpoint = _recognise(request, work)
     if checkpoint is not None:
-        config = resolve_config(checkpoint, request.config)
+        config = resolve_config(checkpoint, request.config, root)
         check_manifest(config)
         fetch_files(config, work, display, parallel=request.parallel)
     _remove_unlisted(model, (*request.resolved.files, *(config.files if config else ())))

@@ -16,7 +16,7 @@ from cli.models.store import (
     staging_path,
 )
 from shared.models.folder import DESCRIPTOR
-from shared.models.verify import read_model, verify_model
+from shared.models.verify import check_installed, read_model, verify_model
 
 T = TypeVar("T")
 
@@ -54,10 +54,12 @@ def install_then(folder: Path, root: Path, on_installed: Callable[[Path], T]) ->
         if folder.absolute() == place.absolute():
             verify_model(place, descriptor)
         elif read_intact(place, lambda existing: existing == descriptor) is None:
-            verify_model(folder, descriptor)
+            # Headers, sizes and room first: to hash a large file takes minutes.
+            check_installed(folder, checkpoint_sha256=descriptor.checkpoint_sha256)
             draft = staging_path(root, f"{place.name}.import")
             shutil.rmtree(draft, ignore_errors=True)  # of an import that was killed
             check_free_space(draft, sum(file.size_bytes for file in descriptor.files))
+            verify_model(folder, descriptor)
             shutil.copytree(folder, draft)
             verify_model(draft, descriptor)
             install_atomic(draft, place)

@@ -36,7 +36,7 @@ def lock_model(root: Path, key: str) -> Iterator[None]:
     """Hold the lock of the model `key`; waits for the process on this host that has it."""
     folder = root / LOCKS
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{key}.lock").open("w") as file:
+    with (folder / f"{key}.lock").open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -50,7 +50,7 @@ def staging_path(root: Path, key: str) -> Path:
 
 def check_free_space(place: Path, more_bytes: int) -> None:
     """Refuse to fill the disk that `place` is on. Raises `Failure`."""
-    folder = place if place.is_dir() else place.parent
+    folder = next(each for each in (place, *place.absolute().parents) if each.is_dir())
     free = shutil.disk_usage(folder).free
     if more_bytes + SPARE_BYTES > free:
         raise Failure(

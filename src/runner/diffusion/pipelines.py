@@ -2,7 +2,7 @@
 
 The flow has no branch for a family: what differs is in `shared.models.families`. Weights come from
 a local folder, safetensors only, and nothing is looked up elsewhere. The folder was checked before
-(`shared.models.folder.check_folder`): no pickle, no code, no foreign module in `model_index.json`.
+(`shared.models.check.check_folder`): no pickle, no code, no foreign class in `model_index.json`.
 """
 
 import inspect
@@ -20,7 +20,7 @@ from tqdm.std import tqdm  # type: ignore[import-untyped]
 
 from runner.diffusion.schedulers import replace_scheduler, start_at_first_level
 from shared.models.families import FAMILIES, ModelFamily, family_of
-from shared.models.folder import CONFIG, INDEX, Layout, list_files
+from shared.models.folder import CONFIG, INDEX, OPTIONAL, Layout, list_files
 from shared.models.weights import variant_of
 from shared.protocol.messages import GenerateParams, PresetSpec
 
@@ -208,7 +208,7 @@ def load_stock(stock_class: Any, folder: Path, dtype: torch.dtype, **arguments: 
 
 
 def _from_folder(stock_class: Any, folder: Path, dtype: torch.dtype) -> Any:
-    return load_stock(stock_class, folder, dtype, **_without_missing_checker(folder))
+    return load_stock(stock_class, folder, dtype, **_without_missing_parts(folder))
 
 
 def _from_single_file(stock_class: Any, folder: Path, dtype: torch.dtype) -> Any:
@@ -221,7 +221,7 @@ def _from_single_file(stock_class: Any, folder: Path, dtype: torch.dtype) -> Any
         config=str(config),
         dtype=dtype,
         local_files_only=True,
-        **_without_missing_checker(config),
+        **_without_missing_parts(config),
         **_load_beside(config, dtype),
     )
     for part in pipeline.components.values():
@@ -240,7 +240,7 @@ def _load_beside(config: Path, dtype: torch.dtype) -> Arguments:
     `from_single_file` would look there only for some of them, and under one name only.
     """
     libraries = {"diffusers": diffusers, "transformers": transformers}
-    index = json.loads((config / INDEX).read_text())
+    index = json.loads((config / INDEX).read_text(encoding="utf-8"))
     files = list_files(config)
     parts: Arguments = {}
     for part, entry in index.items():
@@ -269,12 +269,14 @@ PLACEMENTS: dict[str, Callable[[Any, str], Any]] = {
 }
 
 
-def _without_missing_checker(folder: Path) -> Arguments:
-    """Arguments that load a model whose index names a safety checker that was not shipped."""
-    index = json.loads((folder / INDEX).read_text())
-    if "safety_checker" not in index or (folder / "safety_checker").is_dir():
-        return {}
-    return {"safety_checker": None, "requires_safety_checker": False}
+def _without_missing_parts(folder: Path) -> Arguments:
+    """Arguments that load a model whose index names an optional part that was not shipped."""
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    missing = [part for part in OPTIONAL if part in index and not (folder / part).is_dir()]
+    arguments: Arguments = dict.fromkeys(missing)
+    if "safety_checker" in missing:
+        arguments["requires_safety_checker"] = False
+    return arguments
 
 
 def silence_libraries() -> None:

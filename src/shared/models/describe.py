@@ -8,7 +8,9 @@ from typing import Any
 from shared.errors import ModelUnavailable
 from shared.limits import MAX_SIDE, MIN_SIDE
 from shared.models.auto_pipelines import AUTO_PIPELINES, WITHOUT_NEGATIVE_PROMPT
+from shared.models.check import check_folder
 from shared.models.checkpoints import kinds_of_denoiser, recognise
+from shared.models.components import missing_parts
 from shared.models.descriptor import (
     Defaults,
     Limits,
@@ -32,12 +34,11 @@ from shared.models.folder import (
     INDEX,
     ONE_FILE,
     Layout,
-    check_folder,
     hash_file,
     layout_of,
     model_parts,
-    read_json,
 )
+from shared.models.json_files import read_json
 from shared.models.safetensors_header import tensor_shapes
 from shared.models.verify import validated
 from shared.models.weights import part_sizes
@@ -61,11 +62,15 @@ class DescriptorInput:
 
 def describe_folder(folder: Path, chosen: DescriptorInput) -> ModelDescriptor:
     """Check and hash a model's folder, and describe it."""
-    names = check_folder(folder)
+    names = check_folder(folder, vocabularies=True)
     layout = layout_of(names)
     kind = chosen.kind or _KIND_OF_LAYOUT[layout](folder, names)
     family = FAMILIES[kind]
     config = folder / CONFIG if layout == "single_file" else folder
+    components: list[str] = []
+    if layout != "network":
+        components = _components(config)
+        _check_parts(config, kind)
     scale = esrgan_scale(tensor_shapes(folder, ONE_FILE)) if layout == "network" else family.scale
     # The configuration of an upscaler says what it works on inside, not its input.
     side = family.native_side if scale else _native_side(config, family)
@@ -82,7 +87,7 @@ def describe_folder(folder: Path, chosen: DescriptorInput) -> ModelDescriptor:
             "source": chosen.source,
             "config_source": chosen.config_source,
             "files": files,
-            "parts": part_sizes(folder, names, layout, _components(config, layout)),
+            "parts": part_sizes(folder, names, layout, components),
             "checkpoint_sha256": checkpoint_hash(files),
             "defaults": chosen.defaults
             or {"width": side, "height": side, "steps": steps, "guidance": guidance},
@@ -120,6 +125,19 @@ def _unused(config: Path, kind: Kind) -> tuple[Unused, ...]:
     return ("negative_prompt",) if name in WITHOUT_NEGATIVE_PROMPT else ()
 
 
+def _check_parts(config: Path, kind: Kind) -> None:
+    """Refuse an index that leaves out a part without which its pipeline cannot be loaded."""
+    index = read_json(config, INDEX)
+    stock = FAMILIES[kind].pipeline if kind != "auto" else None
+    pipeline = stock or str(index["_class_name"])
+    present = [part for part in _components(config) if str in map(type, index[part])]
+    if missing := missing_parts(pipeline, present):
+        raise ModelUnavailable(
+            f"{INDEX}: {pipeline} needs {', '.join(missing)}, of which the index names no class",
+            file=INDEX,
+        )
+
+
 def _schedulers(config: Path, family: ModelFamily) -> tuple[str, ...] | None:
     """The names that suit how this model was trained; None where all of its kind do."""
     own = "scheduler/scheduler_config.json"
@@ -128,9 +146,9 @@ def _schedulers(config: Path, family: ModelFamily) -> tuple[str, ...] | None:
     return tuple(name for name in family.schedulers if name not in NEED_A_SIGNAL)
 
 
-def _components(config: Path, layout: Layout) -> list[str]:
+def _components(config: Path) -> list[str]:
     """What an index lists as parts of the pipeline."""
-    index = {} if layout == "network" else read_json(config, INDEX)
+    index = read_json(config, INDEX)
     return [name for name, entry in index.items() if isinstance(entry, list)]
 
 

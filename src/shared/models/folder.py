@@ -2,18 +2,18 @@
 
 A model is data of strangers. Safetensors and plain configuration are allowed. A pickle runs code
 when it is loaded, so its suffixes are refused with that reason; every other file is refused too.
+`shared.models.check` looks into the files.
 """
 
 import hashlib
-import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from shared.errors import ModelUnavailable
-from shared.models.safetensors_header import tensor_shapes
 
 DESCRIPTOR = "dreamforge.json"
 INDEX = "model_index.json"
@@ -26,34 +26,19 @@ Layout = Literal["diffusers", "single_file", "network"]
 ALLOWED = frozenset({".safetensors", ".json", ".txt", ".md", ".model", ".png", ".jpg"})
 ALLOWED_NAMES = frozenset({"LICENSE", "NOTICE", "README"})
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".pyc"})
+# Names the files that hold a part's weights; a variant stands behind `index`.
+_INDEX_OF_WEIGHTS = re.compile(r".*\.index(?:\.\w+)?\.json", re.IGNORECASE)
+SAFE_INDEX = re.compile(r".*\.safetensors\.index(?:\.\w+)?\.json")
+ADAPTER = "adapter_config.json"  # names another model, of which the folder is a change
 
-# diffusers imports the module that an index names. Any other than its own would run foreign code.
-LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion", None})
-# Often named by an index and not shipped; the runner loads without it.
-OPTIONAL = frozenset({"safety_checker"})
+# Often named by an index and not shipped, or as a pickle; the runner loads without it.
+OPTIONAL = frozenset({"safety_checker", "image_encoder"})
 CONFIGS_OF_MODELS = "config.json"  # schedulers, tokenizers and processors call theirs otherwise
 
 HASH_CHUNK_BYTES = 1 << 20
 MAX_NAME_BYTES = 255  # of one part of a path, on every usual file system
-MAX_JSON_BYTES = 64 << 20  # the largest tokenizer is 35 MB
-
-
-def check_folder(folder: Path) -> list[str]:
-    """Refuse a folder that must not or cannot be loaded; return its files, sorted."""
-    files = list_files(folder)
-    match layout_of(files):
-        case "diffusers":
-            _check_index(folder, files, base="")
-        case "single_file":
-            _check_single_file(files)
-            _check_index(folder, files, base=CONFIG)
-        case "network":
-            pass  # it has no parts; its tensors say what it is
-    for name in files:
-        if name.endswith(".safetensors"):
-            with reading(name):
-                tensor_shapes(folder, name)
-    return files
+MAX_FILES = 4096  # a large model in shards has some hundred
+MAX_OTHER_BYTES = 64 << 20  # of a file that is no weights; the largest tokenizer is 35 MB
 
 
 def layout_of(files: list[str]) -> Layout:
@@ -86,8 +71,20 @@ def list_files(folder: Path) -> list[str]:
                     check_name(name)
                     if not path.is_file():
                         raise ModelUnavailable(f"{name}: missing, or not a regular file", file=name)
+                    check_size(name, path.stat().st_size)
                     names.append(name)
+        if len(names) > MAX_FILES:
+            raise ModelUnavailable(f"more than {MAX_FILES} files, which no model has")
     return sorted(names)
+
+
+def check_size(name: str, size_bytes: int) -> None:
+    """Refuse a file by its size alone; weights may have any."""
+    if size_bytes > MAX_OTHER_BYTES and not name.endswith(".safetensors"):
+        raise ModelUnavailable(
+            f"{name}: {size_bytes} bytes; a file without weights has {MAX_OTHER_BYTES} at most",
+            file=name,
+        )
 
 
 def check_name(name: str) -> None:
@@ -105,6 +102,13 @@ def check_name(name: str) -> None:
         raise ModelUnavailable(
             f"{name}: a pickle, which can run any code when it is loaded; "
             "only safetensors files are accepted",
+            file=name,
+        )
+    if path.name == ADAPTER:
+        raise ModelUnavailable(f"{name}: an adapter, which names another model", file=name)
+    if _INDEX_OF_WEIGHTS.fullmatch(path.name) and not SAFE_INDEX.fullmatch(path.name):
+        raise ModelUnavailable(
+            f"{name}: an index of weights that are no safetensors; only those are accepted",
             file=name,
         )
     if suffix not in ALLOWED and path.name not in ALLOWED_NAMES:
@@ -137,54 +141,6 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """One JSON object of the folder; raises `ModelUnavailable` naming the file."""
-    try:
-        if (folder / name).stat().st_size > MAX_JSON_BYTES:
-            raise ModelUnavailable(f"{name}: more than {MAX_JSON_BYTES} bytes", file=name)
-        value = json.loads((folder / name).read_bytes())
-    except FileNotFoundError:
-        raise ModelUnavailable(f"{name}: missing", file=name) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelUnavailable(f"{name}: not readable as JSON", file=name) from error
-    if not isinstance(value, dict):
-        raise ModelUnavailable(f"{name}: not a JSON object", file=name)
-    return value
-
-
-def _check_single_file(files: list[str]) -> None:
-    weights = [name for name in files if name.endswith(".safetensors")]
-    alone = [name for name in weights if "/" not in name]
-    astray = [name for name in weights if "/" in name and not name.startswith(CONFIG)]
-    if len(alone) != 1 or astray:
-        raise ModelUnavailable(
-            "a single-file model has exactly one safetensors file at its top, beside its config/; "
-            f"found: {', '.join(alone + astray) or 'none'}"
-        )
-
-
-def _check_index(folder: Path, files: list[str], *, base: str) -> None:
-    """`base` is where the index and the parts are: empty for the top, or `config/`."""
-    name_of_index = base + INDEX
-    index = read_json(folder, name_of_index)
-    if not isinstance(index.get("_class_name"), str):
-        raise ModelUnavailable(
-            f"{name_of_index}: _class_name must name a stock pipeline", file=name_of_index
-        )
-    for component, entry in index.items():
-        match entry:
-            case [str() | None as library, str() | None as name] if library in LIBRARIES:
-                if name is not None:
-                    _check_component(folder, base + component, files, weights=not base)
-            case [str() | None, str() | None]:
-                raise ModelUnavailable(
-                    f"{name_of_index}: {component} asks for code outside diffusers",
-                    file=name_of_index,
-                )
-            case _:
-                continue  # a plain value of the pipeline's own configuration
-
-
 def model_parts(index: dict[str, Any], files: list[str]) -> set[str]:
     """The parts of a single-file model that have weights somewhere."""
     return {
@@ -192,22 +148,3 @@ def model_parts(index: dict[str, Any], files: list[str]) -> set[str]:
         for part in index
         if part not in OPTIONAL and f"{CONFIG}{part}/{CONFIGS_OF_MODELS}" in files
     }
-
-
-def _check_component(folder: Path, component: str, files: list[str], *, weights: bool) -> None:
-    """One component of an index. `weights`: whether it must have its own, if it is a model."""
-    own = [name for name in files if name.startswith(f"{component}/")]
-    if not own:
-        if component.removeprefix(CONFIG) in OPTIONAL:
-            return
-        raise ModelUnavailable(f"{component}/: missing", file=f"{component}/")
-    tensors = [name for name in own if name.endswith(".safetensors")]
-    if weights and f"{component}/{CONFIGS_OF_MODELS}" in own and not tensors:
-        raise ModelUnavailable(f"{component}/: no safetensors file", file=f"{component}/")
-    for name in own:
-        if name.endswith(".safetensors.index.json"):
-            shards = read_json(folder, name).get("weight_map")
-            if not isinstance(shards, dict):
-                raise ModelUnavailable(f"{name}: weight_map must be an object", file=name)
-            for shard in sorted({f"{component}/{part}" for part in shards.values()} - set(tensors)):
-                raise ModelUnavailable(f"{shard}: missing", file=shard)

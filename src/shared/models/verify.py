@@ -14,8 +14,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from shared.errors import ModelUnavailable
+from shared.models.check import check_folder
 from shared.models.descriptor import ModelDescriptor
-from shared.models.folder import DESCRIPTOR, check_folder, hash_file, layout_of, read_json, reading
+from shared.models.folder import DESCRIPTOR, hash_file, layout_of, reading
+from shared.models.json_files import read_json
 
 
 def read_model(folder: Path) -> ModelDescriptor:
@@ -39,7 +41,7 @@ def check_installed(folder: Path, *, checkpoint_sha256: str) -> ModelDescriptor:
 
 def verify_model(folder: Path, descriptor: ModelDescriptor) -> None:
     """Compare every byte with the descriptor; raises `ModelUnavailable` naming the first file."""
-    _check_listed(folder, descriptor, check_folder(folder))
+    _check_listed(folder, descriptor, check_folder(folder, vocabularies=True))
     for file in descriptor.files:
         if hash_file(folder / file.path) != file.sha256:
             raise ModelUnavailable(f"{file.path}: its content has changed", file=file.path)
@@ -56,7 +58,8 @@ def weights_hash(model: ModelDescriptor) -> str:
 def write_descriptor(folder: Path, descriptor: ModelDescriptor) -> None:
     """Write `dreamforge.json`, readable by every user of the host."""
     path = folder / DESCRIPTOR
-    path.write_text(descriptor.model_dump_json(indent=2, exclude_none=True) + "\n")
+    text = descriptor.model_dump_json(indent=2, exclude_none=True) + "\n"
+    path.write_text(text, encoding="utf-8")
     path.chmod(0o644)
 
 

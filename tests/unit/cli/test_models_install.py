@@ -5,12 +5,21 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.support.headers import safetensors
 
 from cli.models.install import bundled_models, install
 from shared.errors import ModelUnavailable
 from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import Source
 from shared.models.verify import read_model, verify_model, write_descriptor
+
+PARTS = {
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+}
 
 
 @pytest.fixture
@@ -19,19 +28,16 @@ def model(tmp_path: Path) -> Path:
 
 
 def _model(folder: Path, weights: bytes) -> Path:
-    """The smallest folder that passes for a model: one component with one tensor."""
-    unet = folder / "unet"
-    unet.mkdir(parents=True)
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "unet": ["diffusers", "UNet2DConditionModel"],
-    }
+    """The smallest folder that passes for a model: each network has one tensor."""
+    index: dict[str, object] = {"_class_name": "StableDiffusionPipeline"}
+    for part, entry in PARTS.items():
+        (folder / part).mkdir(parents=True)
+        index[part] = entry
+        (folder / part / "config.json").write_text("{}")
     (folder / "model_index.json").write_text(json.dumps(index))
-    (unet / "config.json").write_text("{}")
     tensor = {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, len(weights)]}}
-    header = json.dumps(tensor).encode()
-    size = len(header).to_bytes(8, "little")
-    (unet / "diffusion_pytorch_model.safetensors").write_bytes(size + header + weights)
+    for name in ("unet/diffusion_pytorch_model", "vae/model", "text_encoder/model"):
+        (folder / f"{name}.safetensors").write_bytes(safetensors(tensor, weights))
     described = describe_folder(
         folder, DescriptorInput(name="m", version="1", source=Source(uri="test"))
     )

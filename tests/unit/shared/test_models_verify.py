@@ -3,14 +3,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support.headers import of_shapes, safetensors
+from tests.support.model_folders import INDEX, SOUND, WEIGHTS, write_folder
 
 from shared.errors import ModelUnavailable
+from shared.models.check import check_folder
 from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import (
     Defaults,
@@ -21,31 +24,14 @@ from shared.models.descriptor import (
     parameters_schema,
 )
 from shared.models.families import SCHEDULERS
-from shared.models.folder import DESCRIPTOR, check_folder
+from shared.models.folder import DESCRIPTOR
 from shared.models.safetensors_header import tensor_shapes
 from shared.models.verify import check_installed, read_model, verify_model, write_descriptor
-
-INDEX = {
-    "_class_name": "StableDiffusionPipeline",
-    "_diffusers_version": "0.42.1",
-    "requires_safety_checker": False,
-    "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
-    "feature_extractor": [None, None],
-    "default_sample_size": [64, 64],
-    "scheduler": ["diffusers", "DDIMScheduler"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
-WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
 def tensor(begin: int, end: int) -> dict[str, Any]:
     return {"dtype": "U8", "shape": [end - begin], "data_offsets": [begin, end]}
 
-
-SOUND = safetensors(
-    {"__metadata__": {"format": "pt"}, "a": tensor(0, 3), "b": tensor(3, 8)}, b"12345678"
-)
 
 # One tensor under a name that is there twice: each of the two alone would be sound.
 TWICE = b'{"a":%b,"a":%b}' % ((json.dumps(tensor(0, 8)).encode(),) * 2)
@@ -53,19 +39,7 @@ TWICE = b'{"a":%b,"a":%b}' % ((json.dumps(tensor(0, 8)).encode(),) * 2)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    root = tmp_path / "model"
-    for name, content in {
-        "model_index.json": json.dumps(INDEX),
-        "scheduler/scheduler_config.json": "{}",
-        "unet/config.json": json.dumps({"sample_size": 8}),
-        "vae/config.json": json.dumps({"block_out_channels": [1, 1, 1, 1]}),
-        "LICENSE": "free",
-    }.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(content)
-    (root / WEIGHTS).write_bytes(SOUND)
-    (root / "vae/model.safetensors").write_bytes(SOUND)
-    return root
+    return write_folder(tmp_path / "model")
 
 
 @pytest.fixture
@@ -103,7 +77,8 @@ def test_descriptor_lists_every_file_but_itself_sorted(model: ModelDescriptor) -
 
 def test_checkpoint_hash_is_over_the_sorted_sums_of_the_weights(model: ModelDescriptor) -> None:
     one = hashlib.sha256(SOUND).hexdigest()
-    text = f"{one}  {WEIGHTS}\n{one}  vae/model.safetensors\n"
+    names = ("text_encoder/model.safetensors", WEIGHTS, "vae/model.safetensors")
+    text = "".join(f"{one}  {name}\n" for name in names)
     assert model.checkpoint_sha256 == hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -113,8 +88,25 @@ def test_kind_and_native_size_come_from_the_folder(model: ModelDescriptor) -> No
     assert model.limits.width == Range(min=16, max=256)
 
 
+def add_transformer(folder: Path, config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Give the folder a transformer of the class `name`; returns its entry for the index."""
+    (folder / "transformer").mkdir()
+    (folder / "transformer/config.json").write_text(json.dumps(config))
+    (folder / "transformer/diffusion_pytorch_model.safetensors").write_bytes(SOUND)
+    return {"transformer": ["diffusers", name]}
+
+
+def make_flux(folder: Path, index: dict[str, Any]) -> None:
+    for part in ("text_encoder", "tokenizer"):
+        shutil.copytree(folder / part, folder / f"{part}_2")
+        index[f"{part}_2"] = index[part]
+    index["_class_name"] = "FluxPipeline"
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
 def of_class(folder: Path, name: str) -> ModelDescriptor:
-    (folder / "model_index.json").write_text(json.dumps(INDEX | {"_class_name": name}))
+    entry = add_transformer(folder, {}, "PixArtTransformer2DModel")
+    (folder / "model_index.json").write_text(json.dumps(INDEX | entry | {"_class_name": name}))
     return describe_folder(
         folder, DescriptorInput(name="m", version="1", source=Source(uri="test:"))
     )
@@ -145,12 +137,8 @@ def test_a_pipeline_that_makes_no_picture_from_a_text_is_refused_with_those_that
 def test_guidance_is_for_a_flux_that_has_an_input_for_it(
     folder: Path, embeds: bool, maximum: int, steps: int
 ) -> None:
-    (folder / "transformer").mkdir()
-    config = json.dumps({"guidance_embeds": embeds})
-    (folder / "transformer/config.json").write_text(config)
-    (folder / "transformer/diffusion_pytorch_model.safetensors").write_bytes(SOUND)
-    index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
-    (folder / "model_index.json").write_text(json.dumps(index))
+    entry = add_transformer(folder, {"guidance_embeds": embeds}, "FluxTransformer2DModel")
+    make_flux(folder, INDEX | entry)
     descriptor = describe_folder(
         folder, DescriptorInput(name="m", version="1", source=Source(uri="test:"))
     )
@@ -193,10 +181,11 @@ def test_link_within_the_folder_is_refused_wherever_it_points(folder: Path, targ
 def test_a_file_that_may_not_be_read_is_a_model_that_is_not_there(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def denied(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
+    def denied(_: object, name: str) -> None:
+        if name == WEIGHTS:
+            raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("shared.models.folder.tensor_shapes", denied)  # root may read everything
+    monkeypatch.setattr("shared.models.check.tensor_shapes", denied)  # root may read everything
     refuses(folder, WEIGHTS, "Permission denied")
 
 
@@ -301,7 +290,9 @@ def test_the_shapes_of_every_dtype_are_read(tmp_path: Path) -> None:
 def test_header_over_the_bound_is_refused_before_it_is_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.models.safetensors_header.MAX_HEADER_BYTES", 16)
+    longer = of_shapes({"a" * 200: (1,)})
+    (folder / WEIGHTS).write_bytes(longer)
+    monkeypatch.setattr("shared.models.safetensors_header.MAX_HEADER_BYTES", len(SOUND))
     refuses(folder, WEIGHTS, "header would be")
 
 
@@ -324,7 +315,8 @@ def test_component_without_weights_is_refused(folder: Path) -> None:
 
 
 def test_missing_shard_is_named(folder: Path) -> None:
-    shards = {"weight_map": {"a": "diffusion_pytorch_model.safetensors", "b": "second.safetensors"}}
+    names = {"a": "diffusion_pytorch_model.safetensors", "b": "second.safetensors"}
+    shards = {"metadata": {}, "weight_map": names}
     (folder / "unet/x.safetensors.index.json").write_text(json.dumps(shards))
     refuses(folder, "unet/second.safetensors", "missing")
 
@@ -454,14 +446,15 @@ def test_parameters_are_checked_and_the_accepted_is_said(
 
 
 def test_transformers_with_paired_latents_want_multiples_of_sixteen(folder: Path) -> None:
+    entry = add_transformer(folder, {}, "FluxTransformer2DModel")
+    make_flux(folder, INDEX | entry)
     model = describe_folder(
         folder,
         DescriptorInput(
             name="m",
             version="1",
             source=Source(uri="test:"),
-            kind="flux",
-            defaults=Defaults(width=64, height=64, steps=4, guidance=3.5),
+            defaults=Defaults(width=64, height=64, steps=4, guidance=0.0),
         ),
     )
     assert parameter_problems(model, {"width": 72})["width"] == "must be a multiple of 16"
