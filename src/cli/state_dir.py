@@ -57,7 +57,7 @@ class StateDir:
     def read(self, name: str) -> dict[str, Any]:
         """A small JSON file of ours; empty where there is none or where a crash cut it short."""
         try:
-            content = json.loads((self.path / name).read_text())
+            content = json.loads((self.path / name).read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):
             return {}
         return content if isinstance(content, dict) else {}

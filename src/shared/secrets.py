@@ -14,7 +14,7 @@ def secrets_in(folder: Path) -> dict[str, str]:
     if not folder.is_dir():
         return {}
     return {
-        path.name.upper(): path.read_text().strip()
+        path.name.upper(): path.read_text(encoding="utf-8").strip()
         for path in sorted(folder.iterdir())
         if path.name.upper().startswith("DF_") and path.is_file()
     }

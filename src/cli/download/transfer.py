@@ -143,7 +143,8 @@ class Transfer:
             return  # complete: the last command was killed before it verified the file
         headers["Accept-Encoding"] = "identity"
         if have:
-            headers |= {"Range": f"bytes={have}-", "If-Range": part.validator.read_text()}
+            validator = part.validator.read_text(encoding="utf-8")
+            headers |= {"Range": f"bytes={have}-", "If-Range": validator}
         with self._client.stream("GET", url, headers=headers) as answer:
             self._accept(answer, file.path)
             if not continues_part(answer, file, headers):
@@ -153,8 +154,8 @@ class Transfer:
                     raise TransientError("did not go on where we were")
             total = self._check_length(answer, part, have)
             with part.path.open("ab" if have else "wb") as stream:
-                if validator := validator_of(answer):
-                    part.validator.write_text(validator)
+                if current := validator_of(answer):
+                    part.validator.write_text(current, encoding="utf-8")
                 have = self._copy(answer, part, stream, have)
         if total is not None and have < total:
             raise TransientError(f"ended after {have} of {total} bytes")

@@ -66,7 +66,7 @@ def _require(*capabilities: int) -> None:
 
 
 def _have(capability: int) -> bool:
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> capability & 1)
     return False

@@ -22,14 +22,14 @@ def replace_stale(data: Path) -> None:
     """Replace the pid of a killed postmaster, so that the next one starts on this data folder."""
     pidfile = data / "postmaster.pid"
     try:
-        lines = pidfile.read_text().split("\n")
+        lines = pidfile.read_text(encoding="utf-8").split("\n")
         pid = int(lines[_PID_LINE])
     except (FileNotFoundError, ValueError):
         return
     if os_process.find_living(pid) is not None:
         return  # postgres refuses to start and says why
     _wait_detached(lines)
-    with pidfile.open("r+") as file:  # in place: it keeps its owner
+    with pidfile.open("r+", encoding="utf-8") as file:  # in place: it keeps its owner
         file.write("\n".join([str(os.getpid()), *lines[1:]]))
         file.truncate()
 
@@ -43,7 +43,7 @@ def _wait_detached(lines: list[str]) -> None:
 
 def _attached(segment: str) -> bool:
     """Whether any process has the System V segment mapped (`nattch`)."""
-    for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]:
+    for line in Path("/proc/sysvipc/shm").read_text(encoding="utf-8").splitlines()[1:]:
         fields = line.split()
         if fields[1] == segment:
             return int(fields[6]) > 0

@@ -26,7 +26,7 @@ def children_of(pid: int) -> set[int]:
     with suppress(*_GONE):
         for task in Path(f"/proc/{pid}/task").iterdir():
             with suppress(*_GONE):  # a thread that ended between the listing and the read
-                children.update(map(int, (task / "children").read_text().split()))
+                children.update(map(int, (task / "children").read_text(encoding="utf-8").split()))
     return children
 
 

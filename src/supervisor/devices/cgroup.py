@@ -39,9 +39,9 @@ def _number(name: str) -> int | None:
 def _read(name: str) -> str | None:
     """A file of our control group; None where there is no group or no such file."""
     try:
-        for entry in Path("/proc/self/cgroup").read_text().splitlines():
+        for entry in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
             if entry.startswith("0::"):
-                return (_CGROUP / entry[3:].lstrip("/") / name).read_text().strip()
+                return (_CGROUP / entry[3:].lstrip("/") / name).read_text(encoding="utf-8").strip()
     except OSError:
         return None
     return None
