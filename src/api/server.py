@@ -16,6 +16,7 @@ from api.dispatch import Notifier
 from api.metrics import Metrics
 from api.middleware.http_protocol import Protocol
 from shared import readiness
+from shared.addresses import address_of, family_of, joined
 from shared.auth import is_loopback
 from shared.errors import InfraUnavailable
 from shared.readiness import NotReady
@@ -77,10 +78,9 @@ def raise_file_limit(streams: int) -> str | None:
 
 def bind(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet: a process that is not ready takes no connection."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # The protocol is named: asyncio sets TCP_NODELAY on accepted connections only where it is TCP,
     # not 0. Without the option each answer on a kept connection waits 40 ms for a delayed ACK.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener = socket.socket(family_of(host), socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Connections inherit these. Without them a peer that vanished, or that stopped reading its
@@ -98,7 +98,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
     await _wait_for_services(settings)
     app = create_app(settings)
     host, port = listener.getsockname()[:2]
-    log.info("api: listening on http://%s:%s, documentation at /docs", host, port)
+    log.info("api: listening on http://%s, documentation at /docs", joined(host, port))
     if settings.vram_factor != 1:
         log.warning(
             "DF_VRAM_FACTOR=%g: every preset's memory estimate is multiplied by it, whatever the "
@@ -127,7 +127,7 @@ async def _wait_for_services(settings: Settings) -> None:
     except InfraUnavailable:
         log.warning(
             "DF_REDIS_URL: the broker at %s cannot be reached; workers find jobs by polling",
-            readiness.address_of(url),
+            address_of(url),
         )
     await notifier.close()
 
@@ -159,7 +159,7 @@ class Server(uvicorn.Server):
 
 
 def _why_not_bound(settings: Settings, error: OSError) -> str:
-    where = f"{settings.api_host}:{settings.api_port}"
+    where = joined(settings.api_host, settings.api_port)
     if error.errno == errno.EADDRINUSE:
         return f"port {settings.api_port} is in use ({where}); set DF_API_PORT to a free one"
     return f"cannot listen on {where}: {error.strerror}; see DF_API_HOST and DF_API_PORT"

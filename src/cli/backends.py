@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from cli import config
 from cli.errors import USAGE, Failure
+from shared.addresses import check_broker, check_database
+from shared.environment import without_blanks
 
 if TYPE_CHECKING:  # at run time the clients cost a quarter of a second
     from shared.db.engine import Connection, Database
@@ -25,13 +27,14 @@ def settings(environ: Mapping[str, str], *, exit_code: int = USAGE) -> Settings:
     """Every setting of the services, or Failure with a line per one that is missing or wrong."""
     from pydantic import ValidationError
 
-    from shared.settings import Settings, describe, describe_removed
+    from shared.settings import Settings, describe
+    from shared.settings_removed import describe_removed
 
     if lines := describe_removed(environ):
         raise Failure("\n".join(lines), exit_code=exit_code)
     values = {
         name.removeprefix("DF_").lower(): value
-        for name, value in environ.items()
+        for name, value in without_blanks(environ).items()
         if name.startswith("DF_")
     }
     try:
@@ -41,14 +44,21 @@ def settings(environ: Mapping[str, str], *, exit_code: int = USAGE) -> Settings:
 
 
 def database_url(environ: Mapping[str, str]) -> str:
-    """The database's address, or Failure that says where to get one."""
+    """The database's address, or Failure that says where to get one, or what is odd about it."""
     url = environ.get("DF_DATABASE_URL")
     if not url:
         raise Failure(
             f"DF_DATABASE_URL is not set and no stack runs on {config.home(environ).path}",
             hint="start one with `dreamforge up`, or set DF_DATABASE_URL",
         )
-    return url
+    return _checked("DF_DATABASE_URL", url, check_database)
+
+
+def _checked(setting: str, text: str, check: Callable[[str], str]) -> str:
+    try:
+        return check(text)
+    except ValueError as error:
+        raise Failure(f"{setting}: {error}") from None
 
 
 def with_database(database_url: str, work: Callable[[Database], Awaitable[T]]) -> T:
@@ -78,6 +88,7 @@ def transaction(
 
 
 def dead_messages(redis_url: str) -> closing[DeadMessages]:
+    """The broker's list. Raises Failure for an address that is none."""
     from shared.dispatch.dead_letters import DeadMessages
 
-    return closing(DeadMessages(redis_url))
+    return closing(DeadMessages(_checked("DF_REDIS_URL", redis_url, check_broker)))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cli.state_dir import DEFAULT, ENVIRONMENT, StateDir, reachable
+from shared.environment import without_blanks
 from shared.secrets import SECRETS_DIR, secrets_in
 
 
@@ -12,9 +13,15 @@ def effective() -> dict[str, str]:
     """Our environment over the `DF_*` lines of `.env` over the secrets, as a service reads them."""
     from dotenv import dotenv_values
 
-    lines = dotenv_values(".env").items()
-    dotenv = {name: value for name, value in lines if name.startswith("DF_") and value}
-    return {**secrets_in(SECRETS_DIR), **dotenv, **os.environ}
+    secrets, dotenv = secrets_in(SECRETS_DIR), _ours(dotenv_values(".env"))
+    others = {name: value for name, value in os.environ.items() if not name.startswith("DF_")}
+    return {**others, **without_blanks(secrets), **dotenv, **_ours(os.environ)}
+
+
+def _ours(variables: Mapping[str, str | None]) -> dict[str, str]:
+    """The settings among them, without blank ones."""
+    named = {name: text for name, text in variables.items() if name.startswith("DF_") and text}
+    return without_blanks(named)
 
 
 def environ() -> dict[str, str]:

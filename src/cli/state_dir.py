@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.errors import StackError
+from shared.addresses import family_of
 from shared.linux.file_lock import FileLock, LockTaken, LockUnusable
 
 DEFAULT = Path(".dreamforge")
@@ -127,8 +128,7 @@ def write_private(path: Path, text: str) -> None:
 
 def port_is_free(host: str, port: int) -> bool:
     """Whether a server could listen there now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+    with socket.socket(family_of(host), socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -6,10 +6,10 @@ wait for the broker, which only makes workers faster.
 
 from collections.abc import Awaitable, Callable
 from itertools import repeat
-from urllib.parse import urlsplit
 
 import anyio
 
+from shared.addresses import address_of
 from shared.db.engine import Database
 from shared.db.tables import missing_migration
 from shared.errors import InfraUnavailable
@@ -67,9 +67,3 @@ def _cause(error: InfraUnavailable) -> str:
     """What PostgreSQL itself said, when it answered: an unknown database, a wrong password."""
     _, fatal, answer = str(error.__cause__ or "").partition("FATAL:")
     return f" ({answer.splitlines()[0].strip()})" if fatal else ""
-
-
-def address_of(url: str) -> str:
-    """host:port of a URL, without what is secret in it."""
-    parts = urlsplit(url)
-    return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)

@@ -6,50 +6,35 @@ environment later. A wrong value stops the process with one line that names the 
 """
 
 import os
-import re
 import sys
-from collections.abc import Iterable, Mapping
-from importlib.util import find_spec
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
-from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
+from shared.addresses import check_broker, check_database, check_host, check_origin
 from shared.auth import ApiKey, parse_api_keys
 from shared.presets import PresetError, presets
 from shared.protocol.messages import JPEG_QUALITY, JpegQuality
 from shared.secrets import SECRETS_DIR
-
-_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
-_HEADER = re.compile(r"\s*[A-Za-z0-9!#$%&'*+.^_`|~-]+\s*=[\x20-\x7e]*")
-_EXPORTER = "opentelemetry.exporter.otlp.proto.http"
-_ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?")
-
-
-_LEASE = "the timings of leases are fixed, because each follows from the others"
-_STOP = "the timings of stopping a step are fixed; DF_DRAIN_S is for how long steps may go on"
-_RETRY = "the pauses between tries are fixed; DF_MAX_ATTEMPTS bounds how many there are"
-# Settings that are gone, and what an operator should know who has one of them.
-REMOVED: Mapping[str, str] = {
-    "DF_DOORBELL_TIMEOUT_S": "a notification may take one second",
-    "DF_EXIT_GRACE_S": _STOP,
-    "DF_KILL_DEADLINE_S": _STOP,
-    "DF_LEASE_MARGIN_S": _LEASE,
-    "DF_LEASE_RENEW_S": _LEASE,
-    "DF_LEASE_S": _LEASE,
-    "DF_MAX_BODY_BYTES": "a request may have 1 MiB, of which a valid one needs a few kilobytes",
-    "DF_POLL_S": "a free slot looks for work once a second",
-    "DF_PUBLISH_DEADLINE_S": "finished pictures wait 300 s for a store that is away",
-    "DF_QUEUES": "there is one queue, and every worker serves it",
-    "DF_READY_TIMEOUT_S": "a runner may take 120 s to start",
-    "DF_RECLAIM_DEADLINE_S": _STOP,
-    "DF_RETRY_BASE_S": _RETRY,
-    "DF_RETRY_CAP_S": _RETRY,
-    "DF_TERM_GRACE_S": _STOP,
-}
+from shared.settings_checks import (
+    check_collector,
+    check_headers,
+    check_names,
+    check_web_origins,
+    headers_of,
+)
+from shared.settings_removed import describe_removed
+from shared.settings_sources import WithoutBlanks
 
 
 class Settings(BaseSettings):
@@ -160,6 +145,19 @@ class Settings(BaseSettings):
         default=0.1, ge=0, le=1, description="the share of requests that are traced, at most"
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The usual sources in the usual order."""
+        usual = (init_settings, env_settings, dotenv_settings, file_secret_settings)
+        return tuple(map(WithoutBlanks, usual))
+
     @field_validator("admin_keys", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -179,33 +177,12 @@ class Settings(BaseSettings):
     @field_validator("allowed_hosts")
     @classmethod
     def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            if not _HOST.fullmatch(name):
-                raise ValueError(
-                    "must be names like render.internal, separated by commas: lower case, without "
-                    "a port, and none of them `*`"
-                )
-        return value
+        return check_names(value)
 
     @field_validator("cors_origins")
     @classmethod
     def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        # A browser sends it in exactly this form, and we compare letter by letter.
-        for origin in value:
-            if not _ORIGIN.fullmatch(origin):
-                raise ValueError(
-                    "must be origins like https://app.example.org, separated by commas: lower "
-                    "case, without a path, and none of them `*`"
-                )
-            scheme, _, port = origin.rpartition(":")
-            if (scheme.partition(":")[0], port) in {("http", "80"), ("https", "443")}:
-                raise ValueError(f"a browser leaves the default port {port} out of an origin")
-        return value
-
-    @field_validator("presets_dir", "otlp_endpoint", "otlp_headers", mode="before")
-    @classmethod
-    def _none_when_empty(cls, value: Any) -> Any:
-        return value or None
+        return check_web_origins(value)
 
     @field_validator("presets_dir")
     @classmethod
@@ -219,53 +196,32 @@ class Settings(BaseSettings):
     @field_validator("otlp_endpoint")
     @classmethod
     def _collector(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError("must be http://host:port or https://host:port, a path may follow")
-        if parts.username is not None or parts.query or parts.fragment:
-            raise ValueError("must be an address alone; a token belongs into DF_OTLP_HEADERS")
-        if value.rstrip("/").endswith("/v1/traces"):
-            raise ValueError("must be the base address: /v1/traces is added to it")
-        if not _importable(_EXPORTER):
-            raise ValueError("needs OpenTelemetry: install dreamforge[otel], or unset it")
-        if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-            raise ValueError("is set, and OTEL_SDK_DISABLED=true says the opposite")
-        return value.rstrip("/")
+        return None if value is None else check_collector(value)
 
     @field_validator("otlp_headers")
     @classmethod
     def _headers(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not all(map(_HEADER.fullmatch, _listed(value))):
-            raise ValueError("must be name=value, separated by commas")
-        return value
+        return None if value is None else SecretStr(check_headers(value.get_secret_value()))
 
     @field_validator("database_url")
     @classmethod
-    def _postgres(cls, value: SecretStr) -> SecretStr:
-        if urlsplit(value.get_secret_value()).scheme not in {"postgresql", "postgres"}:
-            raise ValueError("must be postgresql://user:password@host:port/database")
-        return value
+    def _database(cls, value: SecretStr) -> SecretStr:
+        return SecretStr(check_database(value.get_secret_value()))
 
     @field_validator("redis_url")
     @classmethod
-    def _redis(cls, value: SecretStr) -> SecretStr:
-        if urlsplit(value.get_secret_value()).scheme not in {"redis", "rediss"}:
-            raise ValueError("must be redis://:password@host:port/0")
-        return value
+    def _broker(cls, value: SecretStr) -> SecretStr:
+        return SecretStr(check_broker(value.get_secret_value()))
 
     @field_validator("s3_endpoint", "s3_public_endpoint")
     @classmethod
-    def _http(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.netloc:
-            raise ValueError("must be http://host:port or https://host:port")
-        if parts.path not in {"", "/"} or parts.query:
-            raise ValueError("must be an origin without a path")
-        return value.rstrip("/")
+    def _store(cls, value: str | None) -> str | None:
+        return None if value is None else check_origin(value)
+
+    @field_validator("api_host", "worker_host")
+    @classmethod
+    def _listen(cls, value: str) -> str:
+        return check_host(value)
 
     @model_validator(mode="after")
     def _admins_have_keys(self) -> Self:
@@ -292,23 +248,7 @@ class Settings(BaseSettings):
     @property
     def otlp_headers_sent(self) -> Mapping[str, str]:
         """What goes to the collector with each batch. Secret."""
-        headers = {}
-        for each in _listed(self.otlp_headers) if self.otlp_headers is not None else ():
-            name, _, value = each.partition("=")
-            headers[name.strip()] = value.strip()
-        return headers
-
-
-def _importable(name: str) -> bool:
-    """Whether it is installed. It is not imported: only what traces needs it."""
-    try:
-        return find_spec(name) is not None
-    except ModuleNotFoundError:  # nor is what it lies in
-        return False
-
-
-def _listed(headers: SecretStr) -> list[str]:
-    return [part for part in headers.get_secret_value().split(",") if part.strip()]
+        return {} if self.otlp_headers is None else headers_of(self.otlp_headers.get_secret_value())
 
 
 def describe(error: ValidationError) -> list[str]:
@@ -323,12 +263,6 @@ def describe(error: ValidationError) -> list[str]:
                 what += f", and there is no {SECRETS_DIR / name.lower()}"
         lines.append(f"{name}: {what}" if name else what)
     return lines
-
-
-def describe_removed(names: Iterable[str]) -> list[str]:
-    """One line for each of these variables that was a setting once."""
-    gone = sorted({name.upper() for name in names} & REMOVED.keys())
-    return [f"{name} is no setting any more: {REMOVED[name]}. Remove it" for name in gone]
 
 
 def _configured_names() -> set[str]:

@@ -14,6 +14,7 @@ from functools import partial
 import anyio
 
 from runner import entry as runner_entry
+from shared.addresses import family_of, joined
 from shared.auth import is_loopback
 from shared.db.step_store import PostgresStepStore
 from shared.errors import InfraUnavailable
@@ -87,14 +88,15 @@ def check_port(settings: Settings) -> None:
             f"DF_WORKER_HOST={settings.worker_host} would show the worker to the network without "
             "API keys; set DF_API_KEYS, or use 127.0.0.1"
         )
-    with socket.socket() as probe:
+    address = joined(settings.worker_host, settings.worker_port)
+    with socket.socket(family_of(settings.worker_host)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((settings.worker_host, settings.worker_port))
         except OSError as error:
             raise NotReady(
-                f"port {settings.worker_port} on {settings.worker_host}: {error.strerror}; "
-                "set DF_WORKER_PORT to another one"
+                f"cannot listen on {address}: {error.strerror}; see DF_WORKER_HOST and "
+                "DF_WORKER_PORT"
             ) from None
 
 

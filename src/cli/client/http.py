@@ -8,7 +8,9 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from cli.client.proxies import open_client
 from cli.errors import Failure, Refusal, Unreachable
+from shared.addresses import check_http
 
 _TIMEOUT = httpx.Timeout(30.0, connect=3.0)
 _CHUNK_BYTES = 1 << 16
@@ -25,16 +27,15 @@ class Client:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         if api_key and not (api_key.isascii() and api_key.isprintable()):
             raise Failure("DF_API_KEY is no key: it has characters that no header can carry")
-        if urlsplit(api_base).scheme not in ("http", "https"):
-            raise Failure(f"DF_API_BASE is no address, it needs http:// or https://: {api_base}")
-        # Requests to our own host do not go through a proxy that is set for other hosts.
-        trust_env = urlsplit(api_base).hostname not in _LOOPBACK
         try:
-            self.http = httpx.Client(
-                base_url=api_base, headers=headers, timeout=_TIMEOUT, trust_env=trust_env
-            )
-        except httpx.InvalidURL as error:
-            raise Failure(f"DF_API_BASE is no address: {error}") from None
+            parts = check_http(api_base, "http://host:port, with https:// or a path where it has")
+        except ValueError as error:
+            raise Failure(f"DF_API_BASE, or DF_API_HOST and DF_API_PORT: {error}") from None
+        # Requests to our own host do not go through a proxy that is set for other hosts.
+        trust_env = parts.hostname not in _LOOPBACK
+        self.http = open_client(
+            base_url=api_base, headers=headers, timeout=_TIMEOUT, trust_env=trust_env
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -60,7 +61,7 @@ class Client:
         draft = path.with_name(f".{path.name}.part")
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
-            httpx.Client(timeout=_TIMEOUT, trust_env=self.http.trust_env) as plain,
+            open_client(timeout=_TIMEOUT, trust_env=self.http.trust_env) as plain,
             _as_unreachable(_origin(url)),
             plain.stream("GET", url) as answer,
         ):

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from cli import config
+from cli import backends, config
 from cli.errors import Failure
 from cli.processes import signals
 from cli.terminal.output import print_note
@@ -50,10 +50,10 @@ def migrate() -> None:
     """Bring the schema of DF_DATABASE_URL to this release."""
     from migrations.upgrade import upgrade
 
-    url = config.effective().get("DF_DATABASE_URL")
-    if not url:
+    environ = config.effective()
+    if "DF_DATABASE_URL" not in environ:
         raise Failure("DF_DATABASE_URL is not set", hint="`dreamforge up` migrates by itself")
-    upgrade(url)
+    upgrade(backends.database_url(environ))
     print_note("the schema is up to date")
 
 

@@ -9,7 +9,8 @@ from cli.processes.part import http_not_ready
 from cli.servers.embedded import SERVERS
 from cli.stack import external
 from cli.stack.external import ExternalPart
-from cli.state_dir import StateDir, port_is_free
+from cli.state_dir import StateDir, port_is_free, reachable
+from shared.addresses import check_host
 
 
 def examine(environ: Mapping[str, str], home: StateDir) -> Iterator[Finding]:
@@ -56,11 +57,16 @@ def services(environ: Mapping[str, str], *, running: bool) -> Iterator[Finding]:
     for name, default in (("api", "8001"), ("worker", "8002")):
         setting = f"DF_{name.upper()}_PORT"
         value = environ.get(setting) or default
+        try:
+            host = check_host(environ.get(f"DF_{name.upper()}_HOST") or "127.0.0.1")
+        except ValueError as error:
+            yield wrong(name, f"DF_{name.upper()}_HOST: {error}")
+            continue
         if not value.isdecimal() or int(value) > 65535:
             yield wrong(name, f"{setting} is no port number")
-        elif (why := http_not_ready(f"127.0.0.1:{value}", "/readyz")) is None:
+        elif (why := http_not_ready(f"{reachable(host)}:{value}", "/readyz")) is None:
             yield ok(name, f"ready at port {value}")
-        elif not running and port_is_free("127.0.0.1", int(value)):
+        elif not running and port_is_free(host, int(value)):
             yield ok(name, f"port {value} is free for it")
         else:
             yield wrong(

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -40,10 +41,24 @@ def fetch_files(
     """Fetch all files into `work/model`. Raises `Failure`, `ModelUnavailable`."""
     _check_space(resolved.files, work)
     stop = threading.Event()
+    if resolved.local:  # without a client: its proxies may be wrong, and none is needed
+        _fetch_all(resolved.files, partial(_copy, stop), work, display, stop, parallel)
+        return
     transfer = Transfer(credential=resolved.credential, remedy=resolved.remedy, stop=stop)
-    fetch = partial(_copy, stop) if resolved.local else transfer.fetch
+    with closing(transfer):
+        _fetch_all(resolved.files, transfer.fetch, work, display, stop, parallel)
+
+
+def _fetch_all(
+    files: tuple[RemoteFile, ...],
+    fetch: Fetch,
+    work: Path,
+    display: ProgressDisplay,
+    stop: threading.Event,
+    parallel: int,
+) -> None:
     pool = ThreadPoolExecutor(parallel)
-    running = [pool.submit(_fetch_one, fetch, file, work, display) for file in resolved.files]
+    running = [pool.submit(_fetch_one, fetch, file, work, display) for file in files]
     try:
         for each in as_completed(running):
             each.result()
@@ -56,10 +71,8 @@ def fetch_files(
     except BaseException:
         stop.set()
         pool.shutdown(cancel_futures=True)
-        transfer.close()
         raise
     pool.shutdown()
-    transfer.close()
 
 
 def _fetch_one(fetch: Fetch, file: RemoteFile, work: Path, display: ProgressDisplay) -> None:

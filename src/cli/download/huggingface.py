@@ -12,6 +12,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from cli.client.proxies import open_client
 from cli.download.file_selection import select_files
 from cli.download.retry import TransientError, with_retries
 from cli.download.source import (
@@ -122,6 +123,7 @@ def _ask(repo: str, revision: str | None, endpoint: str, token: str | None) -> M
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import HfApi, errors
 
+    open_client().close()  # the library makes one like it, and would answer with a traceback
     api = HfApi(endpoint=endpoint, token=token or False)
     try:
         return api.model_info(repo, revision=revision, files_metadata=True, timeout=30)

@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
+from cli.client.proxies import open_client
 from cli.download.http_headers import continues_part, parse_number, retry_after_s, validator_of
 from cli.download.retry import DEFAULT_POLICY, RetryPolicy, TransientError, with_retries
 from cli.download.source import Credential, RemoteFile, parse_origin
@@ -75,7 +76,7 @@ class Transfer:
         self._remedy = remedy
         self._policy = policy
         self._stop = stop or threading.Event()
-        self._client = httpx.Client(
+        self._client = open_client(
             follow_redirects=True,
             max_redirects=5,
             timeout=httpx.Timeout(30.0),

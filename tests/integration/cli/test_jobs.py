@@ -363,7 +363,7 @@ def test_an_address_that_is_none_is_wrong_usage(
 ) -> None:
     monkeypatch.setenv("DF_API_BASE", "localhost:8001")
     assert run(["job", "list"]) == 2
-    assert "DF_API_BASE is no address" in capsys.readouterr().err
+    assert "DF_API_BASE, or DF_API_HOST and DF_API_PORT: must" in capsys.readouterr().err
 
 
 def test_an_api_that_is_not_there_is_exit_code_3_with_its_address(

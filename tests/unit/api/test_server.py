@@ -10,8 +10,8 @@ from pydantic import SecretStr
 
 from api import server as serve_module
 from api.server import bind, serve
+from shared.addresses import address_of
 from shared.auth import ApiKey, is_loopback
-from shared.readiness import address_of
 from shared.settings import Settings
 
 

@@ -105,6 +105,15 @@ def test_a_port_of_another_program_is_wrong() -> None:
     assert wrong[1] == "worker: DF_WORKER_PORT is no port number"
 
 
+def test_a_service_is_asked_where_it_listens() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
+        port = str(server.getsockname()[1])
+        environ = {"DF_API_HOST": "::1", "DF_API_PORT": port, "DF_WORKER_HOST": "a..b"}
+        wrong = _wrong(list(stack.services(environ, running=False)))
+    assert f"port {port} (DF_API_PORT)" in wrong[0]  # taken there, and free on 127.0.0.1
+    assert wrong[1].startswith("worker: DF_WORKER_HOST: must be a host's name")
+
+
 def test_a_broken_model_is_named_with_its_file(tmp_path: Path) -> None:
     folder = tmp_path / "sd" / "x@1"
     folder.mkdir(parents=True)

@@ -10,7 +10,8 @@ import pytest
 from cli import backends
 from cli.errors import Failure
 from shared import settings as settings_module
-from shared.settings import REMOVED, Settings, settings_or_exit
+from shared.settings import Settings, settings_or_exit
+from shared.settings_removed import REMOVED
 
 REQUIRED = {
     "DF_DATABASE_URL": "postgresql://u:p@localhost/d",

@@ -86,3 +86,8 @@ def test_without_keys_a_worker_does_not_listen_to_the_network(host: str) -> None
 
 def test_with_keys_a_worker_may_listen_to_the_network() -> None:
     check_port(settings_for_tests(worker_host="0.0.0.0", worker_port=0, api_keys=KEYS))
+
+
+@pytest.mark.parametrize("host", ["::1", "127.0.0.1", "localhost"])
+def test_a_worker_may_listen_on_a_loopback_address_of_either_family(host: str) -> None:
+    check_port(settings_for_tests(worker_host=host, worker_port=0))

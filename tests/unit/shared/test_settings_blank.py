@@ -1,0 +1,99 @@
+"""A setting without a value is its default, wherever its line stands."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cli import backends, config
+from cli.errors import Failure
+from shared import settings as settings_module
+from shared.settings import Settings, settings_or_exit
+
+REQUIRED = {
+    "DF_DATABASE_URL": "postgresql://u:p@localhost/d",
+    "DF_REDIS_URL": "redis://:p@localhost/0",
+    "DF_S3_ENDPOINT": "http://localhost:9000",
+    "DF_S3_ACCESS_KEY": "a",
+    "DF_S3_SECRET_KEY": "s",
+}
+OPTIONAL = [name for name, field in Settings.model_fields.items() if not field.is_required()]
+BLANKS = {"empty": "", "spaces": "  ", "a tab": "\t"}
+Put = Callable[[str, str], None]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The secrets folder; the current folder is another, and nothing is set but what must be."""
+    secrets, here = tmp_path / "secrets", tmp_path / "here"
+    secrets.mkdir()
+    here.mkdir()
+    monkeypatch.setattr(settings_module, "SECRETS_DIR", secrets)
+    monkeypatch.setattr(config, "SECRETS_DIR", secrets)
+    monkeypatch.setitem(Settings.model_config, "secrets_dir", secrets)
+    monkeypatch.chdir(here)
+    for name in [name for name in os.environ if name.startswith("DF_")]:
+        monkeypatch.delenv(name)
+    for name, value in REQUIRED.items():
+        monkeypatch.setenv(name, value)
+    return secrets
+
+
+@pytest.fixture(params=["environment", ".env", "secret"])
+def put(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Put:
+    """Set a variable in one of the places where settings come from."""
+
+    def write(name: str, value: str) -> None:
+        match request.param:
+            case "environment":
+                monkeypatch.setenv(name, value)
+            case ".env":
+                Path(".env").write_text(f'{name}="{value}"\n', encoding="utf-8")
+            case _:
+                (folder / name.lower()).write_text(value, encoding="utf-8")
+
+    return write
+
+
+@pytest.mark.parametrize("blank", BLANKS)
+@pytest.mark.parametrize("field", OPTIONAL)
+def test_a_blank_setting_is_its_default(put: Put, field: str, blank: str) -> None:
+    put(f"DF_{field.upper()}", BLANKS[blank])
+    expected = Settings.model_fields[field].get_default()
+    assert getattr(settings_or_exit("api"), field) == expected
+    assert getattr(backends.settings(config.effective()), field) == expected
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_blank_setting_that_must_be_there_is_not_set(
+    put: Put, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(name)
+    put(name, " ")
+    with pytest.raises(SystemExit):
+        settings_or_exit("api")
+    assert f"api: {name}: is not set" in capsys.readouterr().err
+    with pytest.raises(Failure, match=f"{name}: is not set"):
+        backends.settings(config.effective())
+
+
+def test_a_blank_setting_leaves_the_word_to_the_next_place(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compose passes a blank variable on, and the secret has the value."""
+    (folder / "df_default_model").write_text("of-a-secret", encoding="utf-8")
+    monkeypatch.setenv("DF_DEFAULT_MODEL", "")
+    assert settings_or_exit("api").default_model == "of-a-secret"
+    assert config.effective()["DF_DEFAULT_MODEL"] == "of-a-secret"
+    Path(".env").write_text("DF_DEFAULT_MODEL=of-a-line\n", encoding="utf-8")
+    assert settings_or_exit("api").default_model == "of-a-line"
+    assert config.effective()["DF_DEFAULT_MODEL"] == "of-a-line"
+
+
+def test_variables_of_others_stay_blank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To CUDA an empty list of devices is not the same as none."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert config.effective()["CUDA_VISIBLE_DEVICES"] == ""
