@@ -19,6 +19,7 @@ from shared import readiness
 from shared.addresses import address_of, family_of, joined
 from shared.auth import is_loopback
 from shared.errors import InfraUnavailable
+from shared.printable import escape_controls
 from shared.readiness import NotReady
 from shared.settings import Settings, forget_secrets
 from shared.telemetry.log_format import configure_logging
@@ -166,5 +167,5 @@ def _why_not_bound(settings: Settings, error: OSError) -> str:
 
 
 def _stop(code: int, line: str) -> int:
-    sys.stderr.write(f"api: {line}\n")
+    sys.stderr.write(f"api: {escape_controls(line)}\n")
     return code

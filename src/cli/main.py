@@ -54,12 +54,14 @@ app.command()(secrets.secrets)
 def _version(requested: bool) -> None:
     from importlib.metadata import PackageNotFoundError, version
 
+    from cli.terminal.output import print_line
+
     if requested:
         try:
             number = version("dreamforge")
         except PackageNotFoundError:  # run from a clone that was not installed
             number = "unknown"
-        sys.stdout.write(f"dreamforge {number}\n")
+        print_line(f"dreamforge {number}")
         raise typer.Exit
 
 
@@ -74,6 +76,9 @@ def _options(
 
 def main() -> None:
     """The console script. Exit codes: errors.py; 128 + n after signal n."""
+    from cli.terminal.output import accept_all_text
+
+    accept_all_text()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -24,6 +24,7 @@ from pydantic_settings import (
 from shared.addresses import check_broker, check_database, check_host, check_origin
 from shared.auth import ApiKey, parse_api_keys
 from shared.presets import PresetError, presets
+from shared.printable import escape_controls
 from shared.protocol.messages import JPEG_QUALITY, JpegQuality
 from shared.secrets import SECRETS_DIR
 from shared.settings_checks import (
@@ -287,7 +288,7 @@ def settings_or_exit(program: str) -> Settings:
             raise
         lines.append(f"{secret.filename}, a secret: {secret.strerror}")
     for line in lines:
-        sys.stderr.write(f"{program}: {line}\n")
+        sys.stderr.write(f"{program}: {escape_controls(line)}\n")
     raise SystemExit(2)
 
 

@@ -20,6 +20,7 @@ from shared.db.step_store import PostgresStepStore
 from shared.errors import InfraUnavailable
 from shared.linux.prctl import adopt_orphans, hide_from_runners
 from shared.linux.proc import lists_children
+from shared.printable import escape_controls
 from shared.readiness import NotReady, wait_for_parts
 from shared.retention import prune
 from shared.settings import Settings, forget_secrets, settings_or_exit
@@ -64,10 +65,10 @@ def main(timings: Timings = TIMINGS) -> int:
             name=f"dreamforge@{platform.node()}.{os.getpid()}",
         )
     except NotReady as error:
-        sys.stderr.write(f"{PROGRAM}: {error}\n")
+        sys.stderr.write(f"{PROGRAM}: {escape_controls(str(error))}\n")
         return 1
     if thread.failure is not None:
-        sys.stderr.write(f"{PROGRAM}: {thread.failure}\n")
+        sys.stderr.write(f"{PROGRAM}: {escape_controls(thread.failure)}\n")
         return 1
     return code
 

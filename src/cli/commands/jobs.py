@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +12,7 @@ import typer
 from cli.client import jobs, results
 from cli.client.connect import connect
 from cli.commands.options import JobId, JobOptions, Level, Out, Save, Wait, takes
-from cli.terminal.output import Output, print_line, print_note
+from cli.terminal.output import Output, print_line, print_lines, print_note, to_json
 from cli.terminal.tables import print_list
 
 if TYPE_CHECKING:
@@ -108,17 +110,13 @@ def logs(
     output: Out = Output.TABLE,
 ) -> None:
     """Print what happened to a job."""
-    import json
-    import sys
-
     with connect() as client:
-        for line in client.lines(f"/v1/jobs/{job}/logs", tail=tail, since_ts=since, level=level):
-            shown = line
-            if output is Output.TABLE:
-                entry = json.loads(line)
-                head = f"{entry['ts']} {entry['level']:<7} {entry['code']:<18}"
-                shown = f"{head} {entry['message']}"
-            sys.stdout.write(shown + "\n")
+        lines = client.lines(f"/v1/jobs/{job}/logs", tail=tail, since_ts=since, level=level)
+        print_lines(map(to_json if output is Output.JSON else _log_line, map(json.loads, lines)))
+
+
+def _log_line(entry: Mapping[str, Any]) -> str:
+    return f"{entry['ts']} {entry['level']:<7} {entry['code']:<18} {entry['message']}"
 
 
 @app.command()

@@ -19,10 +19,10 @@ def show_progress(events: Iterable[Event]) -> Iterator[Event]:
         yield from _as_lines(events)
         return
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[item]}"),
+        TextColumn("{task.fields[item]}", markup=False),
         TimeRemainingColumn(compact=True),
         console=err,
     ) as bar:

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cli.terminal.output import Output, print_json, print_line
+from shared.printable import escape_controls
 
 _GAP = "  "
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print rows below their heads."""
-    lines = [[str(cell) for cell in row] for row in rows]
+    lines = [[escape_controls(str(cell)) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
     _print_cells(heads, widths, style="bold")
     for line in lines:
@@ -38,7 +39,8 @@ def print_pairs(*rows: tuple[str, Any]) -> None:
     for name, value in rows:
         if value is not None:
             text = json.dumps(value) if isinstance(value, dict | list) else str(value)
-            _print_cells((name, text), (width, 0))
+            # One line: a value of several could pass for more names and values.
+            _print_cells((name, escape_controls(text)), (width, 0))
 
 
 def print_record(record: Mapping[str, Any], output: Output, *rows: tuple[str, Any]) -> None:
