@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from celery import Celery, bootsteps, signals
 from celery.apps.worker import Worker
 from celery.platforms import SecurityWarning
+from celery.worker import state
 from celery.worker.consumer import Consumer
 
 from shared.dispatch.celery_settings import TASK_NAME, celery_queue, celery_settings
@@ -139,6 +140,20 @@ def _dead_letter_handler(dead: DeadMessages, supervisor: SupervisorControl) -> D
     return dead_letter
 
 
+def _release_on_failure(handle: Callable[[Any], None], message: Any) -> None:
+    """Call `handle`; what Celery had reserved for a message that it cannot run is free again.
+
+    Else two such messages would fill the pool for ever, and the consumer would receive no more.
+    """
+    before = set(state.reserved_requests)
+    try:
+        handle(message)
+    except Exception:
+        for request in set(state.reserved_requests) - before:
+            state.task_ready(request)
+        raise
+
+
 def _consumer_for(dead_letter: DeadLetterHandler) -> type[Consumer]:
     """Celery's consumer, but every message that it would log and drop becomes a dead letter."""
 
@@ -160,7 +175,13 @@ def _consumer_for(dead_letter: DeadLetterHandler) -> type[Consumer]:
 
             def on_task_received(message: Any) -> None:
                 try:
-                    handle(message)
+                    if "task" not in message.headers:
+                        self._dead_letter(message, "names no task")
+                    elif message.headers.get("eta") is not None:
+                        # It would be kept here, unacknowledged, and come back every minute.
+                        self._dead_letter(message, "is for another time")
+                    else:
+                        _release_on_failure(handle, message)
                 except KeyError as error:
                     # kombu counts it as a connection error: the message would come back, and cost
                     # the connection, for ever.

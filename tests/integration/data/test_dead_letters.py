@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -276,6 +277,8 @@ def envelope(body: str = "W1tdLCB7fSwge31d", **changes: Any) -> dict[str, Any]:
 
 
 HEADERS: dict[str, Any] = envelope()["headers"]
+PROPERTIES: dict[str, Any] = envelope()["properties"]
+OLD = base64.b64encode(b'{"task": "dreamforge.step", "id": "x", "args": []}').decode()
 UNREADABLE: dict[str, str | bytes] = {
     "no JSON": b"{'not': json",
     "no text": b"\xff\xfe\x00",
@@ -290,7 +293,36 @@ UNREADABLE: dict[str, str | bytes] = {
     "pickle": json.dumps(envelope() | {"content-type": "application/x-python-serialize"}),
     "body is no JSON": json.dumps(envelope(body="e25vdA==")),
     "no id": json.dumps(envelope(headers={"task": "dreamforge.step"})),
+    "headers are a text": json.dumps(envelope(headers="task")),
+    "headers are a list": json.dumps(envelope(headers=["task"])),
+    "an older protocol": json.dumps(envelope(headers={}, body=OLD)),
+    "an encoding of none": json.dumps(envelope(properties=PROPERTIES | {"body_encoding": "none"})),
+    "an encoding of no kind": json.dumps(envelope(properties=PROPERTIES | {"body_encoding": 1})),
+    "a tag that is half a sign": json.dumps(
+        envelope(properties=PROPERTIES | {"delivery_tag": "\ud800"})
+    ),
+    "for tomorrow": json.dumps(envelope(headers=HEADERS | {"eta": "9999-12-31T00:00:00"})),
+    "compressed, or not": json.dumps(envelope(headers=HEADERS | {"compression": "zip"})),
+    "too deep": b"[" * 200_000,
+    "a long number": b"9" * 10_000,
 }
+# What stands in place of a field, of any kind.
+ODD: list[Any] = [
+    None,
+    0,
+    -1,
+    True,
+    1.5,
+    2**70,
+    "",
+    "x",
+    "none",
+    "\ud800",
+    [],
+    ["x"],
+    {},
+    {"x": {}},
+]
 
 
 def test_unreadable_messages_are_buried_and_the_consumer_goes_on_hearing(
@@ -316,6 +348,43 @@ def test_unreadable_messages_are_buried_and_the_consumer_goes_on_hearing(
     assert {letter["kind"] for letter in listed["dead_letters"]} == {"message"}
     assert command("drop", found[0].id)[0] == 0
     assert broker.llen(KEY) == len(UNREADABLE) - 1
+
+
+def odd_messages() -> Iterator[dict[str, Any]]:
+    """Our message with each field, of each level, replaced by each odd value, and without it."""
+    for path in (
+        *((name,) for name in envelope()),
+        *(("headers", name) for name in (*HEADERS, "expires", "timelimit", "retries", "group")),
+        *(("properties", name) for name in (*PROPERTIES, "reply_to", "priority")),
+        *(("properties", "delivery_info", name) for name in ("exchange", "routing_key")),
+    ):
+        for value in ODD:
+            made = json.loads(json.dumps(envelope()))
+            place = made
+            for name in path[:-1]:
+                place = place[name]
+            place[path[-1]] = value
+            yield made
+        place.pop(path[-1])
+        yield made
+    for body in ODD:
+        yield envelope(body=base64.b64encode(json.dumps(body).encode()).decode())
+
+
+def test_no_field_of_a_message_ends_the_consumer_whatever_stands_in_it(
+    consumer: Ears, broker: redis.Redis
+) -> None:
+    """What is odd and does no harm notifies; all the rest is a dead letter. Nothing remains."""
+    messages = list(odd_messages())
+    for message in messages:
+        broker.lpush("dreamforge.default", json.dumps(message))
+    until(lambda: broker.llen("dreamforge.default") == 0, "all are taken", 60)
+    before = consumer.heard
+    for _ in range(5):
+        broker.lpush("dreamforge.default", json.dumps(envelope()))
+    until(lambda: consumer.heard >= before + 5, "it goes on")
+    until(lambda: broker.hlen("unacked") == 0, "nothing waits")
+    assert consumer.unread > len(messages) / 2
 
 
 def test_a_message_cannot_be_replayed(
