@@ -122,7 +122,7 @@ async def delivery_s(
     async def work(connection: Connection) -> None:
         for job in jobs:
             event = NewEvent(code="progress", message=f"round-{number}.", payload={"progress": 0.1})
-            await events.append(connection, UUID(job), [event])
+            await events.append_events(connection, UUID(job), [event])
 
     await database.transaction(work)
     began = time.monotonic()

@@ -9,11 +9,13 @@ import anyio
 from fastapi import Depends, Request
 
 from api.dispatch import Notifier
-from api.limits import Streams
+from api.limits import Streams, UnfinishedJobs
 from api.metrics import Metrics
+from api.planning import PlanningCache
 from api.streaming.hub import Hub
 from shared.db.engine import Database
 from shared.db.events import events_after
+from shared.db.workers import live_workers
 from shared.object_store import ObjectStore, open_store
 from shared.settings import Settings
 from shared.telemetry.setup import open_tracer
@@ -28,7 +30,9 @@ class Context:
     database: Database
     store: ObjectStore
     hub: Hub
+    planning: PlanningCache
     streams: Streams
+    unfinished: UnfinishedJobs
     notifier: Notifier
     metrics: Metrics
     tracer: Tracer | None
@@ -39,7 +43,7 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
     """The parts, with their background tasks running."""
     database = Database(settings.database_url.get_secret_value(), application="dreamforge-api")
     hub = Hub(
-        lambda cursors, limit: database.transaction(events_after, cursors, limit=limit),
+        lambda cursors, limit: database.statement(events_after, cursors, limit=limit),
         on_lag=metrics.sse_dropped.inc,
     )
     context = Context(
@@ -47,7 +51,9 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
         database=database,
         store=open_store(settings),
         hub=hub,
+        planning=PlanningCache(lambda: database.statement(live_workers)),
         streams=Streams(settings.max_streams),
+        unfinished=UnfinishedJobs(settings),
         notifier=Notifier(settings.redis_url.get_secret_value(), metrics),
         metrics=metrics,
         tracer=open_tracer(settings, "dreamforge-api", metrics.count_spans),
@@ -58,6 +64,7 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
             tasks.start_soon(context.notifier.run)
             yield context
             hub.close()
+            await context.notifier.finish()
             tasks.cancel_scope.cancel()
     finally:
         with anyio.CancelScope(shield=True):
@@ -68,7 +75,7 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
                 await anyio.to_thread.run_sync(context.tracer.close)
 
 
-def _context(request: Request) -> Context:
+async def _context(request: Request) -> Context:
     context: Context = request.app.state.context
     return context
 

@@ -1,8 +1,15 @@
-"""How much one user may ask for, and how many streams one process keeps open (`rate_limited`)."""
+"""How much one user may ask for, and how many streams one process keeps open (`rate_limited`).
+
+A user's unfinished jobs are their rows, so the limit holds over all api processes and restarts.
+Near the limit each create counts them, under a lock of the user. Far from it neither is needed: a
+count stays good for as long as it would take to fill what is left. `UnfinishedJobs` knows which.
+"""
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from shared.db import jobs
 from shared.db.engine import Connection
@@ -20,8 +27,18 @@ _IN_USE = {
 }
 
 
-async def enforce_quota(connection: Connection, user: str, settings: Settings) -> None:
-    """Raise `RateLimited` when one more job would be too many. Call `jobs.lock_user` before."""
+# More creates a second than all api processes of an installation manage together for one user.
+MOST_PER_S = 2000
+# Within so many of the limit a create is counted under the lock: the work of a second.
+MARGIN = MOST_PER_S
+
+
+async def enforce_quota(connection: Connection, user: str, settings: Settings) -> int | None:
+    """Raise `RateLimited` when one more job would be too many. Call `jobs.lock_user` before.
+
+    Returns how many unfinished jobs there are, if they are limited.
+    """
+    used = None
     if maximum := settings.max_unfinished_jobs:
         used = await jobs.unfinished_jobs(connection, user, up_to=maximum)
         if used >= maximum:
@@ -31,11 +48,60 @@ async def enforce_quota(connection: Connection, user: str, settings: Settings) -
         if age_s is not None and age_s < WINDOW_S:
             pause_s = math.ceil(WINDOW_S - max(age_s, 0.0))
             raise limit_reached("jobs_per_minute", maximum, pause_s)
+    return used
 
 
 def has_quota(settings: Settings) -> bool:
     """Whether `enforce_quota` has a limit to compare with."""
     return bool(settings.max_unfinished_jobs or settings.max_jobs_per_minute)
+
+
+@dataclass(slots=True)
+class _Count:
+    used: int
+    good_until: float
+
+
+class UnfinishedJobs:
+    """What this process knows of each user's unfinished jobs. `clock` counts seconds."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._maximum = settings.max_unfinished_jobs
+        # Too few jobs a minute to look at now and then.
+        self._always_exact = settings.max_jobs_per_minute > 0
+        self._clock = clock
+        self._counts: dict[str, _Count] = {}
+
+    @property
+    def far_below(self) -> int:
+        """Fewer than these are far from the limit."""
+        return self._maximum - MARGIN
+
+    def near(self, user: str) -> bool:
+        """Whether a create of this user must be counted under the lock."""
+        if self._always_exact:
+            return True
+        if not self._maximum:
+            return False
+        return self.far_below <= 0 or (self._is_good(user) and self._used(user) >= self.far_below)
+
+    def count_below(self, user: str) -> int | None:
+        """For a user who is not near the limit: what a create counts up to; None: it need not."""
+        return None if not self._maximum or self._is_good(user) else self.far_below
+
+    def record(self, user: str, used: int | None) -> None:
+        """A job was created; before it there were `used`, if they were counted."""
+        if used is not None:
+            left_s = max(0, self._maximum - used) / MOST_PER_S
+            self._counts[user] = _Count(used, self._clock() + left_s)
+        if user in self._counts:
+            self._counts[user].used += 1
+
+    def _is_good(self, user: str) -> bool:
+        return user in self._counts and self._clock() < self._counts[user].good_until
+
+    def _used(self, user: str) -> int:
+        return self._counts[user].used
 
 
 class Streams:

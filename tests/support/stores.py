@@ -9,8 +9,9 @@ from uuid import UUID, uuid4
 import psycopg
 from tests.support.memory_store import MemoryStepStore, Work
 
-from shared.db.create_job import NewJob, NewStep, create_job
+from shared.db.create_job import create_job
 from shared.db.engine import Database
+from shared.db.insert_job import NewJob, NewStep
 from shared.db.step_store import PostgresStepStore
 from shared.db.transitions import request_cancel
 from shared.events import Code, NewEvent

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from shared.db.create_job import NewJob, NewStep
+from shared.db.insert_job import NewJob, NewStep
 from shared.db.workers import Slot, Worker, slots_for
 from shared.errors import InsufficientVram, ModelUnavailable
 

@@ -1,4 +1,17 @@
-"""Create a job in one transaction (look up its key, resolve, plan, admit, insert), then notify."""
+"""Create a job, then notify.
+
+Theory of operation
+-------------------
+As a rule a create is one statement. It is planned with what the process keeps (`api.planning`), and
+the statement inserts the job only if its key is free, the registry is the one that it was planned
+with, and the user is far below the limit of jobs.
+
+Everything else is decided in one transaction (look up the key, read, plan, admit, count under the
+user's lock, insert): a request that is refused, one with a key that was used, a user near the
+limit, a registry that has changed. The key is looked up first: a replay gets its answer even if
+the model has been disabled since. A refusal leaves no trace, so it does not use the key up. What
+the transaction read is kept for the creates that follow.
+"""
 
 import logging
 from uuid import UUID
@@ -10,11 +23,14 @@ from api.admission.capacity import check_capacity
 from api.admission.plan import Caller, plan_job
 from api.admission.resolve import resolve
 from api.context import Context
+from api.planning import Planning
 from api.schemas.requests import CreateJob
+from shared.db import create_job as creating
 from shared.db import jobs, models, workers
-from shared.db.create_job import Created, NewJob, create_job, find_by_key, find_created
+from shared.db.create_job import Created, find_by_key, find_created
 from shared.db.engine import Connection
-from shared.errors import InfraUnavailable
+from shared.db.insert_job import NewJob
+from shared.errors import DreamForgeError, InfraUnavailable
 from shared.events import Code
 
 log = logging.getLogger(__name__)
@@ -24,34 +40,12 @@ READ_BACK_S = 3.0
 
 
 async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
-    """The new job, or the one that the caller's idempotency key made before.
-
-    The key is looked up first: a replay gets its answer even if the model has been disabled since.
-    A refusal leaves no trace, so it does not use the key up.
-    """
-    settings = context.settings
-    planned: NewJob | None = None
-
-    async def work(connection: Connection) -> Created:
-        nonlocal planned
-        if (earlier := await find_by_key(connection, caller.user, caller.key)) is not None:
-            return earlier
-        live = await workers.live_workers(connection)
-        resolved = resolve(body, await models.list_models(connection), live, settings)
-        planned = job = plan_job(body, resolved, caller, settings)
-        check_capacity(job, live)
-        if limits.has_quota(settings):
-            await jobs.lock_user(connection, caller.user)
-            # A request with the same key may have held the lock; a replay is never refused.
-            if (earlier := await find_by_key(connection, caller.user, caller.key)) is not None:
-                return earlier
-            await limits.enforce_quota(connection, caller.user, settings)
-        return await create_job(connection, job)
-
+    """The new job, or the one that the caller's idempotency key made before."""
+    creation = _Creation(context, body, caller)
     try:
-        created = await context.database.transaction(work)
+        created = await creation.try_statement() or await creation.transaction()
     except InfraUnavailable:
-        committed = await _read_back(context, planned)
+        committed = await _read_back(context, creation.planned)
         if committed is None:
             raise
         created = committed
@@ -60,6 +54,72 @@ async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
         _log_accepted(created, step.id, caller)
         context.notifier.notify(step.id, step.queue)
     return created
+
+
+class _Creation:
+    """One create on its way. `planned` is the job that was sent to the database last."""
+
+    def __init__(self, context: Context, body: CreateJob, caller: Caller) -> None:
+        self._context = context
+        self._body = body
+        self._caller = caller
+        self.planned: NewJob | None = None
+
+    async def try_statement(self) -> Created | None:
+        """Create it with one statement; None: only a transaction can tell."""
+        unfinished, user = self._context.unfinished, self._caller.user
+        planning = None if unfinished.near(user) else await self._context.planning.get()
+        if planning is None:
+            return None
+        try:
+            job = self._plan(planning)
+        except DreamForgeError:  # by what we keep; the transaction refuses by what there is
+            return None
+        inserted = await self._context.database.statement(
+            creating.try_create_job,
+            job,
+            registry_version=planning.registry.version,
+            unfinished_below=unfinished.count_below(user),
+        )
+        if inserted is None:
+            return None
+        unfinished.record(user, inserted.unfinished)
+        return creating.created(job, inserted.created_at)
+
+    async def transaction(self) -> Created:
+        """Create it, refuse it, or answer with what its key made before."""
+        return await self._context.database.transaction(self._decide)
+
+    async def _decide(self, connection: Connection) -> Created:
+        user, key = self._caller.user, self._caller.key
+        if (earlier := await find_by_key(connection, user, key)) is not None:
+            return earlier
+        job = self._plan(await self._read(connection))
+        used = None
+        if limits.has_quota(self._context.settings):
+            await jobs.lock_user(connection, user)
+            # A request with the same key may have held the lock; a replay is never refused.
+            if (earlier := await find_by_key(connection, user, key)) is not None:
+                return earlier
+            used = await limits.enforce_quota(connection, user, self._context.settings)
+        created = await creating.create_job(connection, job)
+        self._context.unfinished.record(user, used)
+        return created
+
+    async def _read(self, connection: Connection) -> Planning:
+        planning = Planning(
+            live=await workers.live_workers(connection),
+            registry=await models.read_registry(connection),
+        )
+        self._context.planning.put(planning)
+        return planning
+
+    def _plan(self, planning: Planning) -> NewJob:
+        settings = self._context.settings
+        resolved = resolve(self._body, planning.registry.models, planning.live, settings)
+        self.planned = plan_job(self._body, resolved, self._caller, settings)
+        check_capacity(self.planned, planning.live)
+        return self.planned
 
 
 def _log_accepted(created: Created, step_id: UUID, caller: Caller) -> None:

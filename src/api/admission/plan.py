@@ -11,7 +11,7 @@ from uuid import uuid4
 from api.admission.resolve import Resolved
 from api.admission.upscale_step import upscale_step
 from api.schemas.requests import CreateJob
-from shared.db.create_job import IdempotencyKey, NewJob, NewStep
+from shared.db.insert_job import IdempotencyKey, NewJob, NewStep
 from shared.db.models import Model
 from shared.errors import InvalidInput
 from shared.models.parameters import find_problems

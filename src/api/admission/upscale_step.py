@@ -10,7 +10,7 @@ from uuid import uuid4
 from api.admission.resolve import Resolved
 from api.admission.upscalers import impl_of, scale_of
 from api.schemas.requests import Upscale
-from shared.db.create_job import NewStep
+from shared.db.insert_job import NewStep
 from shared.db.models import Model
 from shared.errors import InvalidInput
 from shared.protocol.messages import (

@@ -45,7 +45,7 @@ _BEARER = HTTPBearer(
 )
 
 
-def current_user(request: Request, _: Annotated[object, Depends(_BEARER)]) -> str:
+async def current_user(request: Request, _: Annotated[object, Depends(_BEARER)]) -> str:
     """The caller's name, which is `jobs.user` and part of every artifact's key."""
     user: str = request.state.user
     return user

@@ -20,15 +20,15 @@ from api.schemas import pagination, responses, serializers
 from api.schemas.ids import no_such_job, parse_id
 from api.schemas.requests import CreateJob, ListQuery
 from shared.db import artifacts, jobs
-from shared.db.create_job import IdempotencyKey
 from shared.db.engine import Connection
+from shared.db.insert_job import IdempotencyKey
 from shared.db.jobs import Job, Step
 from shared.db.transitions import request_cancel
 
 router = APIRouter(tags=["jobs"], route_class=SingleParseRoute)
 
 
-def _job_id(
+async def _job_id(
     job_id: Annotated[str, Path(description="the job's id", json_schema_extra={"format": "uuid"})],
 ) -> UUID:
     """Raises `NotFound`: a text that is no id is not the id of a job."""

@@ -5,68 +5,22 @@ second waits there until the first has committed, inserts nothing, and reads the
 expired key is cleared in the same transaction, so it never blocks a new job.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, text, update
-from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db.events import append_events
-from shared.db.tables import jobs, read, steps, values_of
+from shared.db.insert_job import IdempotencyKey, Inserted, NewJob, NewStep, insert_job
+from shared.db.tables import jobs, read
 from shared.errors import Conflict
-from shared.events import Code, NewEvent
-from shared.states import Status, StepState
 
 # The winner's row can expire and be cleared between our insert and our look at it. Once is
 # conceivable, three times in a row is a bug.
 MAX_ROUNDS = 3
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class IdempotencyKey:
-    """`key_hash` is the SHA-256 of the client's key, `fingerprint` that of the canonical body."""
-
-    key_hash: str
-    fingerprint: str
-    ttl_s: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NewStep:
-    """A step with everything that it needs pinned, so that a later edit changes no accepted job."""
-
-    id: UUID
-    name: str
-    type: str
-    params: dict[str, Any]
-    queue: str
-    device: str
-    preset: dict[str, Any]
-    vram_bytes: int
-    timeout_s: float
-    model_id: UUID | None  # None: the step needs no model
-    checkpoint_sha256: str | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NewJob:
-    """A job to insert. `steps` run in this order; the first one may be claimed at once."""
-
-    id: UUID
-    type: str
-    user: str
-    request: dict[str, Any]
-    count: int
-    correlation_id: str
-    steps: Sequence[NewStep]
-    client_request_id: str | None = None
-    traceparent: str | None = None
-    key: IdempotencyKey | None = None
-    replay_of: UUID | None = None
+_FOREIGN_KEY_VIOLATION = "23503"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,15 +43,36 @@ async def create_job(connection: AsyncConnection, new: NewJob) -> Created:
     Raises `Conflict` when the key was used with another body.
     """
     for _ in range(MAX_ROUNDS):
-        created_at = await _insert(connection, new)
-        if created_at is not None:
-            await _insert_steps(connection, new)
-            return _created(new, created_at)
+        if new.key is not None:
+            await _clear_expired(connection, new.user, new.key)
+        if (inserted := await insert_job(connection, new)) is not None:
+            return created(new, inserted.created_at)
         assert new.key is not None
         earlier = await find_by_key(connection, new.user, new.key)
         if earlier is not None:
             return earlier
     raise Conflict("this Idempotency-Key is in use by other requests at this moment; try again")
+
+
+async def try_create_job(
+    connection: AsyncConnection,
+    new: NewJob,
+    *,
+    registry_version: str,
+    unfinished_below: int | None,
+) -> Inserted | None:
+    """Insert the job with one statement, or None: see `insert_job` for what may stand in its way.
+
+    One more thing may: its model was removed while the statement ran.
+    """
+    try:
+        return await insert_job(
+            connection, new, registry_version=registry_version, unfinished_below=unfinished_below
+        )
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) == _FOREIGN_KEY_VIOLATION:
+            return None
+        raise
 
 
 async def find_by_key(
@@ -130,34 +105,12 @@ async def find_by_key(
 async def find_created(connection: AsyncConnection, new: NewJob) -> Created | None:
     """`new`, if it was committed after all: the answer of its commit was lost."""
     created_at = await connection.scalar(select(jobs.c.created_at).where(jobs.c.id == new.id))
-    return None if created_at is None else _created(new, created_at)
+    return None if created_at is None else created(new, created_at)
 
 
-def _created(new: NewJob, created_at: datetime) -> Created:
+def created(new: NewJob, created_at: datetime) -> Created:
+    """The answer for a job that this request made."""
     return Created(id=new.id, type=new.type, created_at=created_at, first_step=new.steps[0])
-
-
-async def _insert(connection: AsyncConnection, new: NewJob) -> datetime | None:
-    """The job's row; None when its key is taken."""
-    row = values_of(jobs, new, status=Status.QUEUED)
-    if new.key is not None:
-        await _clear_expired(connection, new.user, new.key)
-        row |= {
-            "key_hash": new.key.key_hash,
-            "fingerprint": new.key.fingerprint,
-            "key_expires_at": func.now() + timedelta(seconds=new.key.ttl_s),
-        }
-    statement = (
-        upsert(jobs)
-        .values(row)
-        .on_conflict_do_nothing(
-            index_elements=[jobs.c.user, jobs.c.key_hash],
-            index_where=text("key_hash IS NOT NULL"),
-        )
-        .returning(jobs.c.created_at)
-    )
-    created_at: datetime | None = (await connection.execute(statement)).scalar()
-    return created_at
 
 
 async def _clear_expired(connection: AsyncConnection, user: str, key: IdempotencyKey) -> None:
@@ -169,37 +122,4 @@ async def _clear_expired(connection: AsyncConnection, user: str, key: Idempotenc
             jobs.c.key_expires_at <= func.clock_timestamp(),
         )
         .values(key_hash=None, fingerprint=None, key_expires_at=None)
-    )
-
-
-async def _insert_steps(connection: AsyncConnection, new: NewJob) -> None:
-    await connection.execute(
-        insert(steps),
-        [
-            values_of(
-                steps,
-                step,
-                job_id=new.id,
-                position=position,
-                state=StepState.PENDING if position else StepState.QUEUED,
-            )
-            for position, step in enumerate(new.steps)
-        ],
-    )
-    await append_events(
-        connection,
-        new.id,
-        [
-            NewEvent(
-                code=Code.JOB_CREATED,
-                message=f"{new.type} job of {new.count} accepted",
-                payload={
-                    "type": new.type,
-                    "count": new.count,
-                    "steps": [step.name for step in new.steps],
-                    "correlation_id": new.correlation_id,
-                    "client_request_id": new.client_request_id,
-                },
-            )
-        ],
     )

@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db import jobs
 from shared.db import tables as t
-from shared.db.create_job import Created, NewJob, NewStep, create_job
+from shared.db.create_job import Created, create_job
+from shared.db.insert_job import NewJob, NewStep
 from shared.db.tables import columns_of, read
 from shared.errors import Conflict, ModelUnavailable, NotFound
 from shared.states import ENDED, Reason, Status

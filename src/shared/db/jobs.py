@@ -11,11 +11,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import RowMapping, Select, case, func, select, tuple_, update
+from sqlalchemy import RowMapping, Select, case, func, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.events import append_events, last_event
-from shared.db.tables import artifacts, columns_of, jobs, read, steps
+from shared.db.tables import artifacts, columns_of, jobs, one_of, read, steps
 from shared.db.usage import count_job
 from shared.events import Code, NewEvent
 from shared.states import ENDED, STATUS_OF, Reason, Status, StepState
@@ -235,14 +235,19 @@ async def lock_user(connection: AsyncConnection, user: str) -> None:
 
 async def unfinished_jobs(connection: AsyncConnection, user: str, *, up_to: int) -> int:
     """Jobs of this user that wait or run. Counting stops at `up_to`."""
-    found = (
+    count: int = (await connection.execute(unfinished_of(user, up_to))).scalar_one()
+    return count
+
+
+def unfinished_of(user: Any, up_to: Any) -> Select[Any]:
+    """The query of `unfinished_jobs`; either argument may be a parameter of the statement."""
+    some = (
         select(jobs.c.id)
-        .where(jobs.c.user == user, jobs.c.status.in_(_UNFINISHED))
+        .where(jobs.c.user == user, text(one_of("jobs.status", _UNFINISHED)))
         .limit(up_to)
         .subquery()
     )
-    count: int = (await connection.execute(select(func.count()).select_from(found))).scalar_one()
-    return count
+    return select(func.count().label("unfinished")).select_from(some)
 
 
 async def age_of_job(connection: AsyncConnection, user: str, *, newest: int) -> float | None:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -36,6 +36,35 @@ class Model:
 
 
 _COLUMNS = columns_of(models, Model)
+
+# Another text after each change of a row: every write moves `updated_at`. The sum and not the
+# newest: of two writes at once the one that is older by its own clock may commit last.
+REGISTRY_VERSION = (
+    select(
+        func.concat_ws(
+            literal_column("' '"),
+            func.count(),
+            func.sum(func.extract("epoch", models.c.updated_at)),
+        )
+    )
+    .select_from(models)
+    .scalar_subquery()
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Registry:
+    """Every model, the newest version of each name first, and the version of the whole."""
+
+    models: Sequence[Model]
+    version: str
+
+
+async def read_registry(connection: AsyncConnection) -> Registry:
+    """The version is read first: after a change between the two it is an old one, never a wrong
+    one."""
+    version = (await connection.execute(select(REGISTRY_VERSION))).scalar_one()
+    return Registry(models=await list_models(connection), version=version)
 
 
 async def upsert_model(connection: AsyncConnection, descriptor: ModelDescriptor) -> Model:

@@ -27,8 +27,9 @@ from tests.support.worker_process import (
     workers,
 )
 
-from shared.db.create_job import NewJob, NewStep, create_job
+from shared.db.create_job import create_job
 from shared.db.engine import Database
+from shared.db.insert_job import NewJob, NewStep
 from shared.db.models import Model, upsert_model
 from shared.linux.file_lock import FileLock
 from shared.models.verify import read_model

@@ -15,7 +15,7 @@ from api.admission.capacity import check_capacity
 from api.admission.plan import Caller, plan_job
 from api.admission.resolve import resolve
 from api.schemas.requests import CreateJob
-from shared.db.create_job import NewJob, NewStep
+from shared.db.insert_job import NewJob, NewStep
 from shared.db.models import Model
 from shared.db.workers import Slot, Worker
 from shared.errors import DreamForgeError, InsufficientVram, InvalidInput, ModelUnavailable

@@ -1,0 +1,252 @@
+"""The statement that inserts a job: its row, its steps and `job.created`, in one round trip.
+
+It inserts nothing where
+
+* the idempotency key is in use (`ON CONFLICT DO NOTHING`),
+* the registry of models is not at the version that the job was planned with, or
+* the user has too many unfinished jobs, if the caller has them counted.
+
+The caller cannot tell which of them it was, and finds out with statements of its own. The checks
+are in the statement because they then hold for the very snapshot that it inserts with.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Float,
+    Integer,
+    Select,
+    Table,
+    Text,
+    bindparam,
+    column,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    text,
+    true,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.dialects.postgresql.psycopg import dialect as psycopg_dialect
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.db import tables as t
+from shared.db.engine import execute_compiled
+from shared.db.jobs import unfinished_of
+from shared.db.models import REGISTRY_VERSION
+from shared.db.tables import columns_of
+from shared.events import Code
+from shared.states import Status, StepState
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IdempotencyKey:
+    """`key_hash` is the SHA-256 of the client's key, `fingerprint` that of the canonical body."""
+
+    key_hash: str
+    fingerprint: str
+    ttl_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewStep:
+    """A step with everything that it needs pinned, so that a later edit changes no accepted job."""
+
+    id: UUID
+    name: str
+    type: str
+    params: dict[str, Any]
+    queue: str
+    device: str
+    preset: dict[str, Any]
+    vram_bytes: int
+    timeout_s: float
+    model_id: UUID | None  # None: the step needs no model
+    checkpoint_sha256: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewJob:
+    """A job to insert. `steps` run in this order; the first one may be claimed at once."""
+
+    id: UUID
+    type: str
+    user: str
+    request: dict[str, Any]
+    count: int
+    correlation_id: str
+    steps: Sequence[NewStep]
+    client_request_id: str | None = None
+    traceparent: str | None = None
+    key: IdempotencyKey | None = None
+    replay_of: UUID | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inserted:
+    """`unfinished` jobs the user had before this one, where they were counted."""
+
+    created_at: datetime
+    unfinished: int | None
+
+
+async def insert_job(
+    connection: AsyncConnection,
+    new: NewJob,
+    *,
+    registry_version: str | None = None,
+    unfinished_below: int | None = None,
+) -> Inserted | None:
+    """Insert the job, or nothing (None); a condition that is None is not checked.
+
+    `unfinished_below` has the user's unfinished jobs counted, up to that number. Creates that run
+    at the same instant do not see each other's: only a lock makes the count exact.
+    """
+    row = await execute_compiled(
+        connection,
+        _INSERT,
+        _job_parameters(new)
+        | {
+            "steps": Jsonb([_step(step, position) for position, step in enumerate(new.steps)]),
+            "message": f"{new.type} job of {new.count} accepted",
+            "payload": Jsonb(_payload(new)),
+            "registry_version": registry_version,
+            "unfinished_below": unfinished_below or 0,
+        },
+    )
+    if row is None:
+        return None
+    created_at, unfinished = row
+    counted = None if unfinished_below is None else unfinished
+    return Inserted(created_at=created_at, unfinished=counted)
+
+
+def _job_parameters(new: NewJob) -> dict[str, Any]:
+    key = new.key
+    values = {f"job_{each.name}": getattr(new, each.name) for each in _JOB_COLUMNS}
+    return values | {
+        "job_request": Jsonb(new.request),
+        "key_hash": None if key is None else key.key_hash,
+        "fingerprint": None if key is None else key.fingerprint,
+        "key_ttl_s": None if key is None else key.ttl_s,
+    }
+
+
+def _step(step: NewStep, position: int) -> dict[str, Any]:
+    state = StepState.PENDING if position else StepState.QUEUED
+    values = {each.name: getattr(step, each.name) for each in _PINNED_COLUMNS}
+    values = {name: str(v) if isinstance(v, UUID) else v for name, v in values.items()}
+    return values | {"position": position, "state": state}
+
+
+def _payload(new: NewJob) -> dict[str, Any]:
+    return {
+        "type": new.type,
+        "count": new.count,
+        "steps": [step.name for step in new.steps],
+        "correlation_id": new.correlation_id,
+        "client_request_id": new.client_request_id,
+    }
+
+
+# The statement ------------------------------------------------------------------------------------
+# Compiled once, with a parameter for every value: its text is the same for every job, so PostgreSQL
+# plans it once a connection. The steps are one JSON parameter, or
+# the text would depend on how many there are. Constants are text: each parameter costs.
+
+_JOB_COLUMNS = columns_of(t.jobs, NewJob)
+_PINNED_COLUMNS = columns_of(t.steps, NewStep)
+_STEP_COLUMNS = [*_PINNED_COLUMNS, t.steps.c.position, t.steps.c.state]
+_FIRST_SEQ: ColumnElement[int] = literal_column("1")
+
+
+def _constant(word: str) -> ColumnElement[str]:
+    return literal_column(f"'{word}'")
+
+
+def _quota() -> Any:
+    """The user's unfinished jobs, counted up to the bound; a bound of 0 reads no row."""
+    return unfinished_of(
+        bindparam("job_user", type_=Text), bindparam("unfinished_below", type_=Integer)
+    ).cte("quota")
+
+
+def _new_job(quota: Any) -> Any:
+    registry = bindparam("registry_version", type_=Text)
+    values: dict[Column[Any], ColumnElement[Any]] = {
+        each: bindparam(f"job_{each.name}", type_=each.type) for each in _JOB_COLUMNS
+    }
+    values |= {
+        t.jobs.c.status: _constant(Status.QUEUED),
+        t.jobs.c.event_seq: _FIRST_SEQ,
+        t.jobs.c.key_hash: bindparam("key_hash", type_=Text),
+        t.jobs.c.fingerprint: bindparam("fingerprint", type_=Text),
+        # Without a key this is null, as every sum with null.
+        t.jobs.c.key_expires_at: func.now()
+        + bindparam("key_ttl_s", type_=Float) * literal_column("interval '1 second'"),
+    }
+    below = bindparam("unfinished_below", type_=Integer)
+    admitted = select(*values.values()).where(
+        or_(registry.is_(None), registry == REGISTRY_VERSION),
+        or_(below == literal_column("0"), select(quota.c.unfinished).scalar_subquery() < below),
+    )
+    return (
+        upsert(t.jobs)
+        .from_select(list(values), admitted)
+        .on_conflict_do_nothing(
+            index_elements=[t.jobs.c.user, t.jobs.c.key_hash],
+            index_where=text("key_hash IS NOT NULL"),
+        )
+        .returning(t.jobs.c.id, t.jobs.c.created_at)
+        .cte("new_job")
+    )
+
+
+def _insert_for(table: Table, new_job: Any, source: Any, columns: Sequence[Column[Any]]) -> Any:
+    """Rows of `table` for the new job; none where there is none."""
+    rows = select(new_job.c.id, *(source.c[each.name] for each in columns))
+    return insert(table).from_select(
+        [table.c.job_id, *columns], rows.select_from(new_job.join(source, true()))
+    )
+
+
+def _new_steps(new_job: Any) -> Any:
+    source = (
+        func.jsonb_to_recordset(bindparam("steps", type_=JSONB))
+        .table_valued(*(column(each.name, each.type) for each in _STEP_COLUMNS))
+        .render_derived(name="step", with_types=True)
+    )
+    return _insert_for(t.steps, new_job, source, _STEP_COLUMNS).cte("new_steps")
+
+
+def _new_event(new_job: Any) -> Any:
+    values: dict[Column[Any], ColumnElement[Any]] = {
+        t.events.c.seq: _FIRST_SEQ,
+        t.events.c.code: _constant(Code.JOB_CREATED),
+        t.events.c.level: _constant("INFO"),
+        t.events.c.message: bindparam("message", type_=Text),
+        t.events.c.payload: bindparam("payload", type_=JSONB),
+    }
+    source = select(*(value.label(each.name) for each, value in values.items())).subquery("event")
+    return _insert_for(t.events, new_job, source, list(values)).cte("new_event")
+
+
+def _statement() -> Select[Any]:
+    quota = _quota()
+    new_job = _new_job(quota)
+    return select(
+        new_job.c.created_at, select(quota.c.unfinished).scalar_subquery().label("unfinished")
+    ).add_cte(_new_steps(new_job), _new_event(new_job))
+
+
+_INSERT = str(_statement().compile(dialect=psycopg_dialect()))  # type: ignore[no-untyped-call]
