@@ -8,9 +8,9 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, create_engine, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
-from shared.db.engine import driver_url
+from shared.db.connect import connect_args, driver_url
 from shared.errors import InfraUnavailable
 from shared.retry import within
 
@@ -23,16 +23,6 @@ TURN_TIMEOUT_S = 600.0
 LOOK_EVERY_S = 0.5
 
 log = logging.getLogger(__name__)
-
-
-# A migration may be silent for long; a server that vanished must be found out all the same.
-_CONNECT = {
-    "connect_timeout": 3,
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10000,
-}
 
 
 def alembic_config(database_url: str) -> Config:
@@ -48,7 +38,9 @@ def upgrade(database_url: str) -> None:
     Raises `InfraUnavailable` when the server cannot be reached, or the first one takes too long.
     """
     config = alembic_config(database_url)
-    engine = create_engine(driver_url(database_url), connect_args=_CONNECT)
+    engine = create_engine(
+        driver_url(database_url), connect_args=connect_args(database_url, "dreamforge-migrate")
+    )
     try:
         with engine.connect() as connection:
             _wait_for_turn(connection)
@@ -59,7 +51,9 @@ def upgrade(database_url: str) -> None:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             connection.commit()
-    except OperationalError as error:
+    except DBAPIError as error:
+        if error.statement is not None and not isinstance(error, OperationalError):
+            raise
         # Also a wrong password or a missing database: the server's first line says which.
         reason = str(error.orig).splitlines()[0]
         raise InfraUnavailable(f"PostgreSQL cannot be used: {reason}") from error

@@ -71,7 +71,8 @@ class Notifier:
             with anyio.fail_after(NOTIFY_TIMEOUT_S):
                 await to_thread.run_sync(self._connect, abandon_on_cancel=True)
         except Exception as error:  # whatever a transport raises, the broker does not answer
-            raise InfraUnavailable(f"the broker: {type(error).__name__}") from error
+            why = str(error) or type(error).__name__
+            raise InfraUnavailable("the broker does not answer", reason=why) from error
 
     async def close(self) -> None:
         self._send.close()

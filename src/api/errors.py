@@ -82,7 +82,7 @@ async def _answer(request: Request, raised: Exception) -> JSONResponse:
     correlation_id = request.state.correlation_id
     if error.http_status >= 500:
         extra = {"correlation_id": correlation_id}
-        log.error("%s", error.message, exc_info=raised, extra=extra)
+        log.error("%s", error, exc_info=raised, extra=extra)
     headers = dict(getattr(raised, "headers", None) or {})
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = ", ".join(_allowed_methods(request))

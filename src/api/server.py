@@ -125,10 +125,11 @@ async def _wait_for_services(settings: Settings) -> None:
     notifier = Notifier(url, Metrics())
     try:
         await notifier.ping()
-    except InfraUnavailable:
+    except InfraUnavailable as error:
         log.warning(
-            "DF_REDIS_URL: the broker at %s cannot be reached; workers find jobs by polling",
+            "DF_REDIS_URL: the broker at %s cannot be used (%s); workers find jobs by polling",
             address_of(url),
+            error.reason,
         )
     await notifier.close()
 

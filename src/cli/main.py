@@ -91,7 +91,7 @@ def run(arguments: list[str]) -> int:
     except Failure as failure:
         return _fail(failure.message, failure.hint, failure.exit_code)
     except InfraUnavailable as error:
-        return _fail(error.message, "`dreamforge doctor` says which part is away", UNREACHABLE)
+        return _fail(str(error), "`dreamforge doctor` says which part is away", UNREACHABLE)
     except DreamForgeError as error:
         return _fail(error.message, "", USAGE)
     except OSError as error:  # a folder that we may not write, a disk that is full

@@ -75,11 +75,22 @@ class RateLimited(DreamForgeError):
 
 
 class InfraUnavailable(DreamForgeError):
-    """A part that we depend on cannot be reached."""
+    """A part that we depend on cannot be reached.
+
+    `reason` is what the part or its driver said. Logs and the command line show it (`str`); an
+    answer to a client has the message alone.
+    """
 
     code = "infra_unavailable"
     http_status = 503
     retry_after_s = 5
+
+    def __init__(self, message: str, *, reason: str = "", **details: Any) -> None:
+        super().__init__(message, **details)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.reason})" if self.reason else self.message
 
 
 class ModelUnavailable(DreamForgeError):

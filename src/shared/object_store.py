@@ -10,7 +10,8 @@ import hashlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -35,7 +36,16 @@ READ_TIMEOUT_S = 30.0
 # One part up to this size: a multipart ETag is not the MD5 of the object.
 PART_BYTES = 1 << 30
 SHA256_META = "x-amz-meta-sha256"
-_REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+_REFUSED = {
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+}
+# Stores accept signatures up to 15 minutes old or early; some say AccessDenied to all others.
+MAX_SKEW_S = 300.0
+# What `probe_write` writes and deletes; no user of a job can have this name.
+PROBE_KEY = "dreamforge/.ready"
 _MISSING = {"NoSuchKey", "NoSuchObject", "NoSuchBucket"}
 
 
@@ -82,7 +92,7 @@ class ObjectStore:
                     if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
                         raise
 
-        await self._run(work)
+        await self._run(work, needs="s3:ListBucket, and s3:CreateBucket where it is missing")
 
     async def put(self, key: str, data: bytes, *, content_type: str, sha256: str) -> None:
         """Store `data`, and return only when the store has proven that it holds these bytes.
@@ -93,15 +103,20 @@ class ObjectStore:
         """
         if hashlib.sha256(data).hexdigest() != sha256:
             raise ValueError(f"{key}: the data does not have the sha256 that was given")
-        await self._run(lambda: self._put_and_prove(key, data, content_type, sha256))
+        await self._run(
+            lambda: self._put_and_prove(key, data, content_type, sha256),
+            needs="s3:PutObject and s3:GetObject",
+        )
 
     async def get(self, key: str, *, at_most_bytes: int | None = None) -> bytes | None:
         """The object's bytes, or the first so many of them; None when there is no such object."""
-        return await self._run(lambda: self._read(key, at_most_bytes))
+        return await self._run(lambda: self._read(key, at_most_bytes), needs="s3:GetObject")
 
     async def delete(self, key: str) -> None:
         """Delete an object; one that is not there is deleted already."""
-        await self._run(lambda: self._client.remove_object(self.bucket, key))
+        await self._run(
+            lambda: self._client.remove_object(self.bucket, key), needs="s3:DeleteObject"
+        )
 
     async def page(self, prefix: str, *, after: str, limit: int) -> list[StoredObject]:
         """Up to `limit` objects whose key begins with `prefix` and comes after `after`, by key."""
@@ -115,12 +130,23 @@ class ObjectStore:
                 for each in islice(objects, limit)
             ]
 
-        return await self._run(work)
+        return await self._run(work, needs="s3:ListBucket")
 
     async def ping(self) -> None:
         """Raise `InfraUnavailable` unless the store answers and our bucket is there."""
-        if not await self._run(lambda: self._client.bucket_exists(self.bucket)):
+        if not await self._run(
+            lambda: self._client.bucket_exists(self.bucket), needs="s3:ListBucket"
+        ):
             raise InfraUnavailable(f"the object store has no bucket {self.bucket!r}")
+
+    async def probe_write(self) -> None:
+        """Raise `InfraUnavailable` unless an object can be written: a full store still answers."""
+
+        def work() -> None:
+            self._client.put_object(self.bucket, PROBE_KEY, io.BytesIO(b"ready"), len(b"ready"))
+            self._client.remove_object(self.bucket, PROBE_KEY)
+
+        await self._run(work, needs="s3:PutObject and s3:DeleteObject")
 
     def presign(self, key: str, ttl_s: float) -> str:
         """A URL that reads the object until `ttl_s` from now. Signed locally, without a request."""
@@ -153,17 +179,45 @@ class ObjectStore:
             response.close()
             response.release_conn()
 
-    async def _run(self, work: Callable[[], T]) -> T:
+    async def _run(self, work: Callable[[], T], *, needs: str) -> T:
+        """Run `work` in a thread; `needs` are the permissions without which it is refused."""
         if self._limiter is None:  # needs a running event loop, so it is not made in __init__
             self._limiter = CapacityLimiter(MAX_THREADS)
         try:
             return await to_thread.run_sync(work, limiter=self._limiter, abandon_on_cancel=True)
         except S3Error as error:
             if error.code in _REFUSED:
-                raise StoreRefused(f"the object store refuses us: {error.code}") from error
-            raise InfraUnavailable(f"the object store answered {error.code}") from error
+                raise StoreRefused(
+                    f"the object store refuses us: {error.code}",
+                    reason=_skew(error) or f"this needs {needs}",
+                ) from error
+            raise InfraUnavailable(
+                f"the object store answered {error.code}", reason=error.message or ""
+            ) from error
         except (HTTPError, InvalidResponseError, ServerError, OSError) as error:
-            raise InfraUnavailable("the object store cannot be reached") from error
+            raise InfraUnavailable(
+                "the object store cannot be reached", reason=_innermost(error)
+            ) from error
+
+
+def _skew(error: S3Error) -> str | None:
+    """What is wrong with the clocks, if the store's and ours differ by more than it accepts."""
+    try:
+        theirs = parsedate_to_datetime(error.response.headers.get("Date", ""))
+    except ValueError:
+        return None
+    ahead_s = (datetime.now(UTC) - theirs).total_seconds()
+    if abs(ahead_s) < MAX_SKEW_S and error.code != "RequestTimeTooSkewed":
+        return None
+    which = "ahead of" if ahead_s > 0 else "behind"
+    return f"the clock of this host is {abs(ahead_s):.0f} s {which} the store's; set it (NTP)"
+
+
+def _innermost(error: Exception) -> str:
+    """What was wrong with the connection itself, without the address that was asked for."""
+    while isinstance(reason := getattr(error, "reason", None), Exception):
+        error = reason
+    return str(error).rpartition(": ")[2] or type(error).__name__
 
 
 def _unless_missing(ask: Callable[[], T]) -> T | None:

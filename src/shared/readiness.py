@@ -31,6 +31,7 @@ async def wait_for_parts(settings: Settings) -> None:
     store = open_store(settings)
     try:
         await _wait("DF_DATABASE_URL", database_url, database.ping, settings)
+        await _require_sessions(database, database_url)
         if (missing := await database.transaction(missing_migration)) is not None:
             raise NotReady(
                 f"DF_DATABASE_URL: the schema at {address_of(database_url)} is not at revision "
@@ -51,9 +52,9 @@ async def _wait(
         nonlocal problem
         if isinstance(error, StoreRefused):
             raise NotReady(
-                f"DF_S3_ACCESS_KEY, DF_S3_SECRET_KEY: {error.message} at {address_of(url)}"
+                f"DF_S3_ACCESS_KEY, DF_S3_SECRET_KEY: {error} at {address_of(url)}"
             ) from error
-        problem = f"{error.message}{_cause(error)}"
+        problem = str(error)
 
     with anyio.move_on_after(settings.startup_timeout_s):
         await retry(ping, on=InfraUnavailable, pauses=repeat(RETRY_S), on_failure=remember)
@@ -63,7 +64,11 @@ async def _wait(
     )
 
 
-def _cause(error: InfraUnavailable) -> str:
-    """What PostgreSQL itself said, when it answered: an unknown database, a wrong password."""
-    _, fatal, answer = str(error.__cause__ or "").partition("FATAL:")
-    return f" ({answer.splitlines()[0].strip()})" if fatal else ""
+async def _require_sessions(database: Database, url: str) -> None:
+    """Locks, time-outs and prepared statements belong to a session."""
+    if not await database.keeps_sessions():
+        raise NotReady(
+            f"DF_DATABASE_URL: the pooler at {address_of(url)} gives each transaction another "
+            "session; let it pool by session (PgBouncer: pool_mode = session), or name "
+            "PostgreSQL's own address"
+        )

@@ -170,7 +170,7 @@ class Supervisor:
         except InfraUnavailable as error:
             # The claim may be committed all the same, now or in a moment.
             self.unacknowledged_until = boottime() + self._timings.lease_s
-            log.warning("cannot claim: %s", error.message)
+            log.warning("cannot claim: %s", error)
             return None
 
     async def _release_unacknowledged(self) -> None:
@@ -241,7 +241,7 @@ async def repeat_every(seconds: float, work: Callable[[], Awaitable[object]]) ->
         try:
             await work()
         except InfraUnavailable as error:
-            log.warning("%s: %s", name, error.message)
+            log.warning("%s: %s", name, error)
         except OSError as error:
             log.error("%s: %s", name, error)
         await anyio.sleep(seconds)

@@ -195,7 +195,8 @@ class SupervisorThread:
             health.Health(
                 metrics=self._metrics,
                 slots=supervisor.slots,
-                checks={"postgresql": database.ping, "object store": objects.ping},
+                # Writes: what has a full disk answers all the same, and no step would end.
+                checks={"postgresql": database.probe_write, "object store": objects.probe_write},
                 draining=lambda: supervisor.draining,
                 keys=() if is_loopback(settings.worker_host) else settings.api_keys,
             )
@@ -212,4 +213,4 @@ class SupervisorThread:
         try:
             await presence.deregister(resources.worker_id)
         except InfraUnavailable as error:
-            log.warning("left without deregistering: %s", error.message)
+            log.warning("left without deregistering: %s", error)

@@ -45,12 +45,12 @@ async def get_health() -> responses.Health:
     response_model_exclude_none=True,
 )
 async def get_readiness(context: Ctx) -> responses.Ready:
-    """503 names what is down. Without the broker jobs are accepted and found by polling, a second
-    later: that is `degraded`, not down."""
+    """503 names what is down, or cannot write. Without the broker jobs are accepted and found by
+    polling, a second later: that is `degraded`, not down."""
     down: list[str] = []
     degraded: list[str] = []
     async with anyio.create_task_group() as checks:
-        checks.start_soon(_check, "database", context.database.ping, down)
+        checks.start_soon(_check, "database", context.database.probe_write, down)
         checks.start_soon(_check, "store", context.store.ping, down)
         checks.start_soon(_check, "broker", context.notifier.ping, degraded)
     if down:

@@ -145,7 +145,7 @@ class Hub:
             try:
                 pause_s = await self._round()
             except InfraUnavailable as error:
-                log.warning("streams wait: %s", error.message)
+                log.warning("streams wait: %s", error)
                 pause_s = AWAY_S
             except Exception:  # a bug in one round must not end every stream for good
                 log.exception("streams: a round failed")

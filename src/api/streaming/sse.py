@@ -70,7 +70,7 @@ class ProgressStream:
                         yield data
         except InfraUnavailable as error:
             # A client whose stream ends before the job reconnects with Last-Event-ID.
-            log.warning("stream ends early: %s", error.message)
+            log.warning("stream ends early: %s", error)
         finally:
             self._metrics.sse_clients.dec()
             if subscriber is not None:

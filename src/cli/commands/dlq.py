@@ -115,7 +115,7 @@ def _drop_job(environ: dict[str, str], job_id: UUID) -> int:
         anyio.run(delete)
     except InfraUnavailable as error:
         raise Failure(
-            f"job {job_id} is gone, but not all of its {len(keys)} pictures: {error.message}",
+            f"job {job_id} is gone, but not all of its {len(keys)} pictures: {error}",
             hint="`dreamforge prune` deletes objects that no row names",
         ) from error
     return len(keys)
@@ -132,7 +132,7 @@ def _messages(environ: dict[str, str]) -> tuple[list[DeadMessage], str]:
         with backends.dead_messages(url) as messages:
             return messages.all(), ""
     except InfraUnavailable as error:
-        return [], error.message
+        return [], str(error)
 
 
 def _find_message(environ: dict[str, str], letter: str) -> DeadMessage | None:

@@ -77,7 +77,7 @@ def _prepare(settings: Settings) -> SeedModel:
         anyio.run(open_store(settings).ensure_bucket)
         return install_seed_models(settings)
     except DreamForgeError as error:
-        raise StackError(error.message) from error
+        raise StackError(str(error)) from error
 
 
 @contextmanager

@@ -18,8 +18,9 @@ pool looks at its socket before it hands it out, which costs no round trip as a 
 import select as io_select
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from itertools import islice
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import anyio
 import psycopg
@@ -28,6 +29,7 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from shared.db.connect import connect_args, driver_url, session_statement
 from shared.errors import InfraUnavailable
 from shared.retry import backoff, retry
 
@@ -49,6 +51,9 @@ _LATE_SQLSTATES = {"57014", "55P03", "25P03"}
 # The server keeps its own time-outs only while it runs. One that hangs is given up after this: more
 # than a statement may take, and less than the fence of the usual lease.
 ANSWER_TIMEOUT_S = 20.0
+# More numbers than 64 kB of memory hold: the server keeps them in a file.
+_LITTLE_MEMORY = "SET LOCAL work_mem = '64kB'"
+_WRITE = "SELECT pg_current_xact_id(), (SELECT count(*) FROM generate_series(1, 20000))"
 
 
 class Database:
@@ -61,19 +66,10 @@ class Database:
             max_overflow=5,
             pool_timeout=5,
             pool_recycle=1800,
-            connect_args={
-                "connect_timeout": 3,
-                "application_name": application,
-                # A statement that takes this long is a bug or a sick server; either way it
-                # endangers the lease of the worker that waits for it.
-                "options": "-c statement_timeout=15000 -c idle_in_transaction_session_timeout=15000"
-                " -c lock_timeout=10000",
-                "keepalives_idle": 5,
-                "keepalives_interval": 2,
-                "keepalives_count": 3,
-                "tcp_user_timeout": 10000,
-            },
+            connect_args=connect_args(url, application),
         )
+        if (statement := session_statement(url)) is not None:
+            event.listen(self._engine.sync_engine, "connect", partial(_begin_session, statement))
         event.listen(self._engine.sync_engine, "checkout", _refuse_ended)
         # The same pool, with every statement a transaction of its own.
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -129,8 +125,45 @@ class Database:
         """Raise `InfraUnavailable` unless the server answers a trivial statement."""
         await self.transaction(lambda connection: connection.execute(text("SELECT 1")))
 
+    async def probe_write(self) -> None:
+        """Raise `InfraUnavailable` unless the server can write to its log and to its disk.
+
+        A server whose disk is full, or that only reads, answers a trivial statement all the same.
+        The number of the transaction is written to the log, and what the statement counts goes to a
+        file, which is gone with it.
+        """
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(text(_LITTLE_MEMORY))
+            await connection.execute(text(_WRITE))
+
+        await self.transaction(work)
+
+    async def keeps_sessions(self) -> bool:
+        """Whether a connection keeps its session: behind a pooler of transactions it does not.
+
+        Two connections are used in turn. If one of them meets two server processes, or both meet
+        one, then neither has a process of its own.
+        """
+        seen: tuple[set[int], set[int]] = (set(), set())
+        with _translate_errors(), anyio.fail_after(ANSWER_TIMEOUT_S):
+            async with self._autocommit.connect() as one, self._autocommit.connect() as other:
+                for connection, pids in ((one, seen[0]), (other, seen[1])) * 3:
+                    pid = await connection.scalar(select(func.pg_backend_pid()))
+                    pids.add(cast("int", pid))
+        return len(seen[0]) == len(seen[1]) == 1 and not seen[0] & seen[1]
+
     async def close(self) -> None:
         await self._engine.dispose()
+
+
+def _begin_session(statement: str, dbapi_connection: Any, _record: object) -> None:
+    """Set our time-outs. In a transaction they would end with its rollback."""
+    dbapi_connection.autocommit = True
+    cursor = dbapi_connection.cursor()
+    cursor.execute(statement)
+    cursor.close()
+    dbapi_connection.autocommit = False
 
 
 def _refuse_ended(dbapi_connection: Any, _record: object, _proxy: object) -> None:
@@ -187,7 +220,13 @@ def _translate_errors() -> Iterator[None]:
     except (TimeoutError, PoolTimeout, DBAPIError) as error:
         if (problem := _problem(error)) is None:
             raise
-        raise InfraUnavailable(problem) from error
+        raise InfraUnavailable(problem, reason=_reason(error)) from error
+
+
+def _reason(error: TimeoutError | PoolTimeout | DBAPIError) -> str:
+    """What the driver or the server itself said, in one line: neither shows a password."""
+    original = getattr(error, "orig", None)
+    return str(original).strip().partition("\n")[0] if original is not None else ""
 
 
 def _problem(error: TimeoutError | PoolTimeout | DBAPIError) -> str | None:
@@ -202,10 +241,12 @@ def _problem(error: TimeoutError | PoolTimeout | DBAPIError) -> str | None:
 def _is_unreachable(error: DBAPIError) -> bool:
     sqlstate = _sqlstate(error)
     if sqlstate is None:  # the driver itself gave up: refused, reset, timed out
-        return error.connection_invalidated or type(error.orig).__name__ in {
-            "OperationalError",
-            "ConnectionTimeout",
-        }
+        # Without a statement it failed while it connected: an option in the address, perhaps.
+        return (
+            error.connection_invalidated
+            or error.statement is None
+            or type(error.orig).__name__ in {"OperationalError", "ConnectionTimeout"}
+        )
     return sqlstate.startswith(_AWAY_PREFIXES)
 
 
@@ -216,9 +257,3 @@ def _raise_unless_conflict(error: DBAPIError, _pause_s: float) -> None:
 
 def _sqlstate(error: Exception) -> str | None:
     return getattr(getattr(error, "orig", None), "sqlstate", None)
-
-
-def driver_url(url: str) -> str:
-    """The address with the driver's name in it, as SQLAlchemy and Alembic want it."""
-    scheme, rest = url.split("://", 1)
-    return url if "+" in scheme else f"postgresql+psycopg://{rest}"

@@ -108,4 +108,4 @@ def _translate_errors() -> Iterator[None]:
     try:
         yield
     except RedisError as error:
-        raise InfraUnavailable(f"the broker does not answer: {type(error).__name__}") from error
+        raise InfraUnavailable("the broker does not answer", reason=str(error)) from error

@@ -135,7 +135,7 @@ def _dead_letter_handler(dead: DeadMessages, supervisor: SupervisorControl) -> D
         try:
             dead.add(message)
         except InfraUnavailable as error:
-            log.error("the message is lost: %s", error.message)
+            log.error("the message is lost: %s", error)
 
     return dead_letter
 

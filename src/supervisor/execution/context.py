@@ -118,6 +118,6 @@ class Execution:
         """Attempt until the database and the store do their part; log each failure as `waiting`."""
 
         def log_failure(error: InfraUnavailable, pause_s: float) -> None:
-            log.warning("%s: %s", waiting, error.message, extra=self.recorder.fields)
+            log.warning("%s: %s", waiting, error, extra=self.recorder.fields)
 
         return await retry(attempt, on=InfraUnavailable, pauses=pauses, on_failure=log_failure)

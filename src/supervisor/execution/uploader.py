@@ -118,4 +118,4 @@ class Uploader:
             await self._execution.worker.objects.delete(key)
         except InfraUnavailable as error:
             fields = self._execution.recorder.fields
-            log.warning("could not delete %s: %s", key, error.message, extra=fields)
+            log.warning("could not delete %s: %s", key, error, extra=fields)

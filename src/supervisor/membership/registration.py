@@ -48,7 +48,7 @@ async def register_exclusive(
             for owner in owners:
                 await _check_owner(presence, owner, seen_heartbeats, is_dead)
         except InfraUnavailable as error:
-            why = f"DF_DATABASE_URL: {error.message}"
+            why = f"DF_DATABASE_URL: {error}"
         # Counted from the first answer: before it, the worker reads every model on the disk.
         deadline = min(deadline, anyio.current_time() + REGISTER_S)
         if anyio.current_time() >= deadline:

@@ -195,7 +195,7 @@ class EventRecorder:
                 self._stopped = True
                 self._on_stale()
             except InfraUnavailable as error:
-                log.warning("events wait: %s", error.message, extra=self.fields)
+                log.warning("events wait: %s", error, extra=self.fields)
                 self._state, self._events = self._state or state, [*events, *self._events]
                 await anyio.sleep(RETRY_S)
                 self._wakeup.set()

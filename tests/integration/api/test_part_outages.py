@@ -137,6 +137,20 @@ def test_without_the_broker_jobs_are_accepted_at_once(api: Api, stack: Infrastru
     )
 
 
+def test_a_database_that_answers_and_cannot_write_is_not_ready(api: Api) -> None:
+    """One that may use no disk stands for one whose disk is full."""
+    api.sql("ALTER SYSTEM SET temp_file_limit = 0")
+    api.sql("SELECT pg_reload_conf()")
+    try:
+        until(lambda: api.client.get("/readyz").status_code == 503, "it is not ready")
+        answer = api.client.get("/readyz").json()
+    finally:
+        api.sql("ALTER SYSTEM RESET temp_file_limit")
+        api.sql("SELECT pg_reload_conf()")
+    assert answer["details"] == {"down": ["database"]}
+    until(lambda: api.client.get("/readyz").status_code == 200, "it is ready again")
+
+
 def test_a_broker_that_hangs_delays_no_answer(api: Api, stack: Infrastructure) -> None:
     os.kill(stack.pids["broker"], signal.SIGSTOP)
     try:

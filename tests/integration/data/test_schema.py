@@ -18,7 +18,7 @@ from migrations import upgrade as migration
 from sqlalchemy import Connection, Table, create_engine, insert, make_url, text, update
 from sqlalchemy.exc import IntegrityError
 
-from shared.db.engine import driver_url
+from shared.db.connect import driver_url
 from shared.db.tables import artifacts, events, jobs, metadata, models, steps, usage
 from shared.errors import InfraUnavailable
 from shared.states import OWNED, STATUS_OF, TERMINAL, Reason, Status, StepState

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta, tzinfo
 from typing import Any
 from uuid import uuid4
 
@@ -122,6 +124,40 @@ def test_wrong_credentials_are_told_apart_from_an_absent_store(
     run(stack_environment, refused, s3_secret_key="wrong")
 
 
+@pytest.mark.parametrize(("hours", "which"), [(1, "ahead of"), (-1, "behind")])
+def test_a_clock_that_is_wrong_is_said(
+    stack_environment: dict[str, str], hours: int, which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store says AccessDenied, as it does to a wrong key."""
+
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Wrong:
+            return super().now(tz) + timedelta(hours=hours)
+
+    monkeypatch.setattr("minio.time.datetime", Wrong)
+    monkeypatch.setattr("shared.object_store.datetime", Wrong)
+
+    async def work(store: ObjectStore) -> None:
+        for call in (store.ping, store.ensure_bucket, store.probe_write):
+            with pytest.raises(StoreRefused) as found:
+                await call()
+            seconds = re.search(rf"is (\d+) s {which} the store's; set it", found.value.reason)
+            assert seconds is not None
+            assert 3500 < int(seconds[1]) < 3700
+
+    run(stack_environment, work)
+
+
+def test_a_write_for_readiness_leaves_nothing(stack_environment: dict[str, str]) -> None:
+    async def work(store: ObjectStore) -> None:
+        await store.ensure_bucket()
+        await store.probe_write()
+        assert await stored_keys(store) == []
+
+    run(stack_environment, work)
+
+
 def test_an_absent_store_is_unavailable_and_the_client_recovers(
     stack: Infrastructure, stack_environment: dict[str, str]
 ) -> None:
@@ -133,6 +169,7 @@ def test_an_absent_store_is_unavailable_and_the_client_recovers(
             calls: list[Callable[[], Awaitable[Any]]] = [
                 store.ping,
                 store.ensure_bucket,
+                store.probe_write,
                 lambda: put(store, "k", b"x"),
                 lambda: store.get("k"),
                 lambda: store.page("", after="", limit=1),
@@ -142,6 +179,7 @@ def test_an_absent_store_is_unavailable_and_the_client_recovers(
                 with pytest.raises(InfraUnavailable) as caught:
                     await call()
                 assert not isinstance(caught.value, StoreRefused)
+                assert caught.value.reason == "[Errno 111] Connection refused"
         finally:
             stack.restart("store")
         assert await store.get("k") == b"x"

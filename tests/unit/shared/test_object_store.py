@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -12,11 +16,12 @@ import pytest
 import urllib3
 from minio import Minio
 from minio.datatypes import Object
+from minio.error import S3Error
 from pydantic import SecretStr
 from urllib3 import HTTPHeaderDict
 
 from shared.errors import InfraUnavailable
-from shared.object_store import ObjectStore, StoreMismatch, open_store
+from shared.object_store import ObjectStore, StoreMismatch, StoreRefused, open_store
 from shared.settings import Settings
 
 DATA = b"picture"
@@ -111,3 +116,36 @@ def test_without_a_public_endpoint_urls_use_the_stores_own() -> None:
 def test_the_client_is_a_real_one() -> None:
     """The double above must not hide that the real client lost one of these."""
     assert all(hasattr(Minio, name) for name in ("put_object", "stat_object", "get_object"))
+
+
+CALLS: dict[str, Callable[[ObjectStore], Awaitable[object]]] = {
+    "s3:ListBucket": ObjectStore.ping,
+    "s3:ListBucket, and s3:CreateBucket where it is missing": ObjectStore.ensure_bucket,
+    "s3:GetObject": lambda store: store.get("k"),
+    "s3:DeleteObject": lambda store: store.delete("k"),
+    "s3:PutObject and s3:DeleteObject": ObjectStore.probe_write,
+    "s3:PutObject and s3:GetObject": lambda store: store.put(
+        "k", DATA, content_type="image/png", sha256=SHA256
+    ),
+}
+
+
+@pytest.mark.parametrize("needs", CALLS)
+def test_a_key_that_may_not_do_it_is_told_which_permission_is_missing(needs: str) -> None:
+    """With a clock that is right, or a store that does not say what time it is."""
+    now = format_datetime(datetime.now(UTC), usegmt=True)
+    answers: list[dict[str, str]] = [{"Date": now}, {"Date": "yesterday"}, {}]
+
+    def refuse(*_: Any, **__: Any) -> None:
+        response = urllib3.HTTPResponse(headers=answers.pop())
+        raise S3Error(response, "AccessDenied", None, None, None, None)
+
+    while answers:
+        client: Any = SimpleNamespace(
+            bucket_exists=refuse, get_object=refuse, remove_object=refuse, put_object=refuse
+        )
+        store = ObjectStore(client=client, public=client, bucket="b", pool=urllib3.PoolManager())
+        with pytest.raises(StoreRefused) as found:
+            anyio.run(CALLS[needs], store)
+        assert found.value.reason == f"this needs {needs}"
+        assert found.value.message == "the object store refuses us: AccessDenied"
