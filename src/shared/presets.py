@@ -19,6 +19,7 @@ from typing import Any, Literal, Self, assert_never
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from shared.errors import InvalidInput
+from shared.limits import MAX_PICTURE_PIXELS
 from shared.models.descriptor import Name, PartSize, StrictRecord
 from shared.models.families import Kind, family_of
 from shared.protocol.messages import Attention, Dtype, Offload, PresetSpec
@@ -82,7 +83,7 @@ class KindNeed(StrictRecord):
     base_bytes: int = Field(ge=0)
     bytes_per_pixel: int = Field(ge=0)
     decode_bytes_per_pixel: int = Field(default=0, ge=0)
-    max_pixels: int | None = Field(default=None, gt=0)
+    max_pixels: int | None = Field(default=None, gt=0, le=MAX_PICTURE_PIXELS)
     dtype: Dtype | None = None
     offload: Offload | None = None
     vae_tiling: bool | None = None
@@ -108,8 +109,8 @@ class Preset(StrictRecord):
     timeout_s: float = Field(gt=0)
     # Of a picture that is generated, and of one that is enlarged (None: as many):
     # an upscaler works in tiles and leaves the result on the host, so it can make far larger ones.
-    max_pixels: int = Field(gt=0)
-    max_output_pixels: int | None = Field(default=None, gt=0)
+    max_pixels: int = Field(gt=0, le=MAX_PICTURE_PIXELS)
+    max_output_pixels: int | None = Field(default=None, gt=0, le=MAX_PICTURE_PIXELS)
     max_steps: int = Field(gt=0)
     # Of the device's context and its libraries; on a CPU, of torch and Python.
     overhead_bytes: int = Field(default=1_000_000_000, ge=0)

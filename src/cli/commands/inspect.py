@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    picture: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A PNG or JPEG.")],
+    picture: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="A PNG, JPEG, WebP, AVIF or GIF.")
+    ],
     rerun: Annotated[
         bool, typer.Option("--rerun", help="Send the same job again, for this one picture.")
     ] = False,
@@ -40,15 +42,17 @@ def inspect(
 def _print(picture: Path, text: PictureText, output: Output) -> None:
     from cli.pictures.reader import parse_metadata
 
-    if text.parameters is None and text.dreamforge is None:
-        raise Failure(f"{picture}: says nothing about its making")
+    kind = f"{text.format.upper()}, {text.width}x{text.height} pixels"
+    if text.is_silent:
+        raise Failure(f"{picture}: {kind}; it says nothing about its making")
     if output is Output.JSON:
         print_json(text.model_dump(mode="json"))
         return
-    if text.dreamforge is None:  # another tool's: the text is all there is
-        print_line(text.parameters)
+    try:
+        facts = parse_metadata(picture, text)
+    except Failure:  # another tool's: its texts are all there is
+        _print_texts(kind, text)
         return
-    facts = parse_metadata(picture, text)
     print_pairs(
         ("prompt", facts.prompt),
         ("negative prompt", facts.negative_prompt or None),
@@ -65,6 +69,19 @@ def _print(picture: Path, text: PictureText, output: Output) -> None:
         ("step", f"{facts.step}, item {facts.item_index}"),
         ("software", ", ".join(f"{name} {number}" for name, number in facts.software.items())),
     )
+
+
+def _print_texts(kind: str, text: PictureText) -> None:
+    """What another tool wrote: its own text as it is, or each text with its name."""
+    from cli.pictures.texts import tool_of
+
+    texts = text.all_texts
+    print_note(f"{kind}; {tool_of(texts) or 'made by a tool that is not known here'}")
+    if list(texts) == ["parameters"]:
+        print_line(texts["parameters"])
+        return
+    for name, content in texts.items():
+        print_line(f"{name}: {content}")
 
 
 def _rerun(

@@ -1,10 +1,12 @@
 """Read from a picture file how it was made.
 
-The file may come from anywhere, so nothing in it is trusted: its size is limited before it is
-opened, Pillow limits the unpacked size of a text chunk, and the JSON is checked field by field.
+The file may come from anywhere, so nothing in it is trusted: its size in bytes is limited before it
+is opened and its size in pixels before it is decoded, Pillow limits the unpacked size of a text
+chunk, and the JSON is checked field by field. What is not ours is shown as it is written.
 """
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,15 +14,23 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cli.errors import Failure, first_problem
+from cli.pictures.texts import texts_of
 from shared.limits import MAX_PROMPT, MAX_SEED
 from shared.models.descriptor import Sha256
 
 # The largest file that a runner can send is a frame's body, 64 MiB.
 MAX_FILE_BYTES = 128 << 20
-MAX_TEXT_CHARACTERS = 1 << 20
-EXIF_IFD = 0x8769
-USER_COMMENT = 0x9286
-UNICODE = b"UNICODE\x00"
+MAX_PIXELS = 1 << 26  # a decoded picture takes four bytes for each
+Format = Literal["png", "jpg", "webp", "avif", "gif"]
+# By Pillow's names; a JPEG that holds several pictures is an MPO to it.
+_FORMATS: dict[str, Format] = {
+    "PNG": "png",
+    "JPEG": "jpg",
+    "MPO": "jpg",
+    "WEBP": "webp",
+    "AVIF": "avif",
+    "GIF": "gif",
+}
 
 
 class Metadata(BaseModel):
@@ -79,41 +89,74 @@ class PictureMetadata(Metadata):
 
 
 class PictureText(BaseModel):
-    """The texts of a file: the one that other tools read, and our own object as written."""
+    """The texts of a file: the one that many tools read, our own object as written, and all others.
 
-    format: Literal["png", "jpg"]
+    `dreamforge` is None too where a text of that name is no JSON object; then it is in `texts`.
+    """
+
+    format: Format
     width: int
     height: int
     parameters: str | None
     dreamforge: dict[str, Any] | None
+    texts: dict[str, str] = {}
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the file says nothing about its making."""
+        return not self.all_texts
+
+    @property
+    def all_texts(self) -> dict[str, str]:
+        """Every text by its name, our object as JSON."""
+        own = {} if self.parameters is None else {"parameters": self.parameters}
+        if self.dreamforge is not None:
+            own["dreamforge"] = json.dumps(self.dreamforge, ensure_ascii=False)
+        return own | self.texts
 
 
 def read_picture(path: Path) -> PictureText:
-    """Read a file's texts. Raises `Failure` for what is no picture of ours or another tool's."""
+    """Read a file's texts. Raises `Failure` for what is no picture, or no whole one."""
     if path.stat().st_size > MAX_FILE_BYTES:
         raise Failure(f"{path}: larger than any picture of ours ({MAX_FILE_BYTES >> 20} MiB)")
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
-            # The whole file: texts may come after the pixels, and a cut file must be an error.
-            image.load()
-            jpg = image.format == "JPEG"
-            parameters, ours = _of_jpeg(image) if jpg else _of_png(image)
-            width, height = image.size
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what can be read of a damaged EXIF block is enough
+            format, size, texts = _read(path)
     except Image.DecompressionBombError as error:
         raise Failure(f"{path}: {error}") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise Failure(f"{path}: not a whole PNG or JPEG file: {error}") from None
+        raise Failure(f"{path}: not a whole PNG, JPEG, WebP, AVIF or GIF file: {error}") from None
+    ours = _object(texts.get("dreamforge"))
+    if ours is not None:
+        del texts["dreamforge"]
     return PictureText(
-        format="jpg" if jpg else "png",
-        width=width,
-        height=height,
-        parameters=parameters,
-        dreamforge=_object(path, ours),
+        format=format,
+        width=size[0],
+        height=size[1],
+        parameters=texts.pop("parameters", None),
+        dreamforge=ours,
+        texts=texts,
     )
+
+
+def _read(path: Path) -> tuple[Format, tuple[int, int], dict[str, str]]:
+    with Image.open(path, formats=("PNG", "JPEG", "WEBP", "AVIF", "GIF")) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise Failure(
+                f"{path}: {width}x{height} pixels, which are more than the {MAX_PIXELS} that are "
+                "read; no picture of ours has as many"
+            )
+        # The whole file: texts may come after the pixels, and a cut file must be an error.
+        image.load()
+        return _FORMATS[str(image.format)], image.size, texts_of(image)
 
 
 def parse_metadata(path: Path, picture: PictureText) -> PictureMetadata:
     """Our object, checked. Raises `Failure` for a picture that is not ours, or is damaged."""
+    if "dreamforge" in picture.texts:
+        raise Failure(f"{path}: its dreamforge text is not JSON, or not a JSON object")
     if picture.dreamforge is None:
         raise Failure(f"{path}: not made by Dream Forge, or with embed_metadata=false")
     try:
@@ -123,35 +166,11 @@ def parse_metadata(path: Path, picture: PictureText) -> PictureMetadata:
         raise Failure(f"{path}: its dreamforge text is not ours: {problem}") from None
 
 
-def _of_png(image: Image.Image) -> tuple[str | None, str | None]:
-    texts = getattr(image, "text", {})
-    return _bounded(texts.get("parameters")), _bounded(texts.get("dreamforge"))
-
-
-def _of_jpeg(image: Image.Image) -> tuple[str | None, str | None]:
-    """EXIF's UserComment, and the comment segment, which holds our object."""
-    user = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT)
-    text = None
-    if isinstance(user, bytes) and user.startswith(UNICODE):
-        text = user.removeprefix(UNICODE).decode("utf-16-be")
-    comment = image.info.get("comment")
-    ours = comment.decode() if isinstance(comment, bytes) and comment[:1] == b"{" else None
-    return _bounded(text), _bounded(ours)
-
-
-def _bounded(text: str | None) -> str | None:
-    if text is not None and len(text) > MAX_TEXT_CHARACTERS:
-        raise ValueError(f"a text of {len(text)} characters")
-    return text
-
-
-def _object(path: Path, text: str | None) -> dict[str, Any] | None:
+def _object(text: str | None) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        raise Failure(f"{path}: its dreamforge text is not JSON") from None
-    if not isinstance(value, dict):
-        raise Failure(f"{path}: its dreamforge text is not a JSON object")
-    return value
+        return None
+    return value if isinstance(value, dict) else None

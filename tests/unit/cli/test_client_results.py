@@ -1,8 +1,12 @@
-"""File names from prompts, and failures as lines."""
+"""File names from prompts, pictures that replace none, and failures as lines."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cli.client.results import slug
+from cli.client.results import download, slug
 from cli.errors import JOB_FAILED, UNREACHABLE, USAGE, Failure, Refusal
 from shared import errors
 from shared.errors import DreamForgeError
@@ -16,10 +20,62 @@ from shared.errors import DreamForgeError
         ("Ein Äpfel: rot & süß!", "ein-äpfel-rot-süß"),
         ("???", "picture"),
         ("x" * 500, "x" * 60),
+        ("\U00010428" * 60, "\U00010428" * 25),
+        ("\U00010428" + "猫" * 60, "\U00010428" + "猫" * 32),
+        ("\ud800", "picture"),
     ],
 )
 def test_a_prompt_becomes_a_plain_file_name(prompt: str, name: str) -> None:
     assert slug(prompt) == name
+
+
+class Store:
+    """An API whose job has one picture of seed 7 with these bytes."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def get(self, path: str) -> Mapping[str, Any]:
+        return {"artifacts": [{"item_index": 0, "seed": 7, "format": "png", "url": "u"}]}
+
+    def save(self, url: str, path: Path) -> None:
+        path.write_bytes(self.content)
+
+
+def saved(content: bytes, folder: Path) -> str:
+    store: Any = Store(content)
+    (path,) = download(store, "job", "a red apple", folder)
+    assert path.read_bytes() == content
+    return path.name
+
+
+def test_a_picture_replaces_no_other(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    assert saved(b"first", folder) == "a-red-apple-7.png"
+    assert saved(b"second", folder) == "a-red-apple-7-2.png"
+    assert saved(b"third", folder) == "a-red-apple-7-3.png"
+    assert saved(b"second", folder) == "a-red-apple-7-2.png"
+    assert (folder / "a-red-apple-7.png").read_bytes() == b"first"
+    assert len(list(folder.iterdir())) == 3
+
+
+@pytest.mark.parametrize("kind", ["folder", "link to nothing", "link to a picture"])
+def test_whatever_has_the_name_stays_as_it_is(tmp_path: Path, kind: str) -> None:
+    name, other = tmp_path / "a-red-apple-7.png", tmp_path / "other"
+    if kind == "folder":
+        name.mkdir()
+    else:
+        name.symlink_to(other)
+    if kind == "link to a picture":
+        other.write_bytes(b"other")
+    assert saved(b"new", tmp_path) == "a-red-apple-7-2.png"
+    assert not other.exists() or other.read_bytes() == b"other"
+    assert name.is_dir() or name.is_symlink()
+
+
+@pytest.mark.parametrize("prompt", ["\U00010428" * 60, "猫" * 60, "x" * 500, "é" * 500])
+def test_the_longest_name_fits_every_disk(prompt: str) -> None:
+    assert len(f"{slug(prompt)}-{2**53 - 1}-99.png".encode()) <= 143
 
 
 def test_an_envelope_becomes_its_message_and_what_that_does_not_say() -> None:

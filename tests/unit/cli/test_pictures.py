@@ -18,6 +18,7 @@ from cli.main import run
 from cli.pictures import reader
 from cli.pictures.reader import parse_metadata, read_picture
 from cli.pictures.rerun import build_request, differences, find_model, find_upscaler
+from cli.pictures.texts import decode_comment
 from runner.images.metadata import full_metadata, parameters_text
 
 HASH = "0123456789abcdef" * 4
@@ -104,7 +105,7 @@ def wrong(**changes: Any) -> dict[str, Any]:
 HOSTILE: list[tuple[Any, str]] = [
     ("{", "its dreamforge text is not JSON"),
     ("[" * 100_000, "its dreamforge text is not JSON"),
-    ("[1]", "not a JSON object"),
+    ("[1]", "not JSON, or not a JSON object"),
     (wrong(schema_version=2), "schema_version"),
     (wrong(seed=-1), "seed"),
     (wrong(seed="7"), "seed"),
@@ -134,13 +135,15 @@ def test_a_file_that_is_no_whole_picture_is_refused(
         "half.png": whole[: len(whole) - 34],
         "head.png": whole[:20],
         "page.png": b"<html>" * 100,
-        "picture.gif": b"GIF89a" + bytes(100),
+        "picture.bmp": b"BM" + bytes(100),
+        "half.gif": b"GIF89a" + bytes(5),
+        "half.webp": b"RIFF\x24\0\0\0WEBPVP8 ",
         "half.jpg": b"\xff\xd8\xff\xe0" + bytes(10),
     }.items():
         path = tmp_path / name
         path.write_bytes(raw)
         assert run(["inspect", str(path)]) == USAGE, name
-        assert "not a whole PNG or JPEG file" in capsys.readouterr().err
+        assert "not a whole PNG, JPEG, WebP, AVIF or GIF file" in capsys.readouterr().err
 
 
 def test_texts_and_files_beyond_any_of_ours_are_refused(
@@ -148,7 +151,7 @@ def test_texts_and_files_beyond_any_of_ours_are_refused(
 ) -> None:
     bomb = zlib.compress(b"a" * (80 << 20), 9)  # 80 KB that unfold to 80 MB
     unfolds = with_chunk(png(None, None), b"zTXt", b"parameters\0\0" + bomb)
-    with pytest.raises(Failure, match="not a whole PNG or JPEG"):
+    with pytest.raises(Failure, match="not a whole PNG, JPEG"):
         read_picture(unfolds)
     long = with_chunk(png(None, None), b"tEXt", b"parameters\0" + b"a" * (2 << 20))
     with pytest.raises(Failure, match="a text of 2097152 characters"):
@@ -157,6 +160,10 @@ def test_texts_and_files_beyond_any_of_ours_are_refused(
     header = struct.pack(">IIBBBBB", 1 << 20, 1 << 20, 8, 2, 0, 0, 0)
     wide.write_bytes(wide.read_bytes()[:8] + chunk(b"IHDR", header) + wide.read_bytes()[33:])
     with pytest.raises(Failure, match="decompression bomb"):
+        read_picture(wide)
+    header = struct.pack(">IIBBBBB", 8192, 8193, 8, 2, 0, 0, 0)
+    wide.write_bytes(wide.read_bytes()[:8] + chunk(b"IHDR", header) + wide.read_bytes()[33:])
+    with pytest.raises(Failure, match="8192x8193 pixels, which are more than"):
         read_picture(wide)
     monkeypatch.setattr(reader, "MAX_FILE_BYTES", 10)
     with pytest.raises(Failure, match="larger than any picture of ours"):
@@ -274,3 +281,142 @@ def test_a_picture_that_came_out_otherwise_says_what_was_not_the_same(png: Save)
         "torch 3 (was 2)",
     ]
     assert differences(before, before) == []
+
+
+# What other tools write ---------------------------------------------------------------------------
+
+PROMPT = "a cat, Äpfel \u732b\nSteps: 20, Sampler: Euler, Seed: 1"
+BOM = "\ufeff"
+
+
+def exif_with(comment: bytes) -> bytes:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = comment
+    return exif.tobytes()
+
+
+COMMENTS = {
+    "utf-16-be": b"UNICODE\0" + PROMPT.encode("utf-16-be"),
+    "utf-16-le": b"UNICODE\0" + PROMPT.encode("utf-16-le"),
+    "utf-16-be with a mark": b"UNICODE\0" + (BOM + PROMPT).encode("utf-16-be"),
+    "utf-16-le with a mark": b"UNICODE\0" + (BOM + PROMPT).encode("utf-16-le"),
+    "utf-8 called unicode": b"UNICODE\0" + PROMPT.encode(),
+    "utf-8 called unicode, with a mark": b"UNICODE\0" + (BOM + PROMPT).encode(),
+    "utf-8 called ascii": b"ASCII\0\0\0" + PROMPT.encode(),
+    "utf-8 called undefined": bytes(8) + PROMPT.encode(),
+    "utf-16 called undefined": bytes(8) + PROMPT.encode("utf-16-le"),
+    "utf-16 called ascii": b"ASCII\0\0\0" + PROMPT.encode("utf-16-be"),
+    "utf-8 without a name": PROMPT.encode(),
+    "utf-16 without a name": PROMPT.encode("utf-16-be"),
+    "a name in small letters": b"Unicode\0" + PROMPT.encode("utf-16-le"),
+    "zeros behind it": b"UNICODE\0" + PROMPT.encode("utf-16-be") + bytes(40),
+}
+
+
+@pytest.mark.parametrize("comment", COMMENTS.values(), ids=COMMENTS.keys())
+@pytest.mark.parametrize("form", ["jpg", "webp", "avif", "png"])
+def test_a_comment_is_read_as_it_was_written(form: str, comment: bytes, tmp_path: Path) -> None:
+    path = tmp_path / f"picture.{form}"
+    Image.new("RGB", (16, 8)).save(path, exif=exif_with(comment))
+    picture = read_picture(path)
+    assert (picture.format, picture.parameters) == (form, PROMPT)
+
+
+@pytest.mark.parametrize("little_endian", [True, False])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_comment_of_latin_letters_is_told_by_its_bytes(
+    encoding: str, little_endian: bool
+) -> None:
+    raw = b"UNICODE\0" + "a red apple".encode(encoding)
+    assert decode_comment(raw, little_endian=little_endian) == "a red apple"
+
+
+@pytest.mark.parametrize(("little_endian", "encoding"), [(True, "utf-16-le"), (False, "utf-16-be")])
+def test_a_comment_without_latin_letters_follows_the_order_of_its_block(
+    encoding: str, little_endian: bool
+) -> None:
+    raw = b"UNICODE\0" + "\u732b\u8033".encode(encoding)
+    assert decode_comment(raw, little_endian=little_endian) == "\u732b\u8033"
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        b"UNICODE\0" + "cat ".encode("utf-16-be") + b"\xd8\x00",
+        b"ASCII\0\0\0" + b"cat \xff\xfe\xe9",
+        b"UNICODE\0c",
+        b"UNI",
+        b"JIS\0\0\0\0\0\x1b\x24",
+        bytes(8),
+        b"",
+    ],
+)
+def test_a_comment_that_cannot_be_decoded_is_no_broken_picture(
+    comment: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "picture.jpg"
+    Image.new("RGB", (16, 8)).save(path, exif=exif_with(comment))
+    assert read_picture(path).format == "jpg"
+
+
+def test_japanese_in_its_own_charset_is_read() -> None:
+    raw = b"JIS\0\0\0\0\0" + "猫".encode("iso2022_jp")
+    assert decode_comment(raw, little_endian=True) == "猫"
+
+
+def test_a_broken_block_of_exif_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "picture.jpg"
+    Image.new("RGB", (16, 8)).save(path, exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\xff" * 9)
+    assert read_picture(path).width == 16
+    raw = path.read_bytes()
+    for order in (b"XX\0*", b"MM\0\0"):
+        path.write_bytes(raw.replace(b"MM\0*", order))
+        assert read_picture(path).width == 16
+
+
+TOOLS = {
+    "ComfyUI": {"prompt": '{"3": {"class_type": "KSampler"}}', "workflow": "{}"},
+    "InvokeAI": {"invokeai_metadata": '{"positive_prompt": "a cat"}'},
+    "NovelAI": {"Software": "NovelAI", "Description": "a cat", "Comment": "{}"},
+    "Fooocus": {"fooocus_scheme": "fooocus", "parameters": '{"prompt": "a cat"}'},
+    "not known": {"dreamforge": "a text of somebody else", "Author": "x"},
+    "Dream Forge": {"dreamforge": '{"schema_version": 99, "prompt": "from tomorrow"}'},
+}
+
+
+@pytest.mark.parametrize(("tool", "texts"), TOOLS.items(), ids=TOOLS.keys())
+def test_what_another_tool_wrote_is_shown_with_its_name(
+    tool: str, texts: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "picture.png"
+    info = PngImagePlugin.PngInfo()
+    for name, text in texts.items():
+        info.add_itxt(name, text)
+    Image.new("RGB", (16, 8)).save(path, pnginfo=info)
+    assert run(["inspect", str(path)]) == 0
+    shown = capsys.readouterr()
+    for name, text in texts.items():
+        assert f"{name}: {text}" in shown.out
+    if tool != "not known":
+        assert tool in shown.err
+    assert "PNG, 16x8 pixels" in shown.err
+    assert run(["inspect", str(path), "--output", "json"]) == 0
+    read = json.loads(capsys.readouterr().out)
+    assert read["format"] == "png"
+    assert run(["inspect", str(path), "--rerun"]) == USAGE
+
+
+@pytest.mark.parametrize("form", ["png", "jpg", "webp", "avif", "gif"])
+def test_a_sound_picture_that_says_nothing_is_called_what_it_is(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / f"picture.{form}"
+    Image.new("RGB", (16, 8)).save(path)
+    assert run(["inspect", str(path)]) == USAGE
+    assert f"{form.upper()}, 16x8 pixels; it says nothing" in capsys.readouterr().err
+
+
+def test_the_comment_of_a_gif_is_shown(tmp_path: Path) -> None:
+    path = tmp_path / "picture.gif"
+    Image.new("RGB", (16, 8)).save(path, comment="a cat")
+    assert read_picture(path).texts == {"comment": "a cat"}

@@ -10,9 +10,11 @@ import pytest
 from pydantic import ValidationError
 
 from shared.errors import InvalidInput
+from shared.limits import MAX_PICTURE_PIXELS
 from shared.models.descriptor import PartSize
 from shared.models.families import FAMILIES, Kind
 from shared.presets import VAE_BYTES, KindNeed, Preset, PresetError, parse_preset, preset, presets
+from shared.protocol.frames import MAX_BODY_BYTES
 from shared.protocol.messages import Dtype, Offload, PresetSpec
 from shared.settings import Settings, describe
 
@@ -49,6 +51,18 @@ def test_every_class_of_card_runs_every_kind_at_its_native_size(size: int) -> No
         side = FAMILIES[kind].native_side * (FAMILIES[kind].scale or 1)
         assert side * side <= found.max_pixels_for(kind)
         assert found.budget_for(kind, side * side).vram_bytes <= found.memory_bytes, kind
+
+
+@pytest.mark.parametrize("field", ["max_pixels", "max_output_pixels"])
+def test_a_preset_allows_no_picture_that_a_frame_could_not_hold(field: str, tmp_path: Path) -> None:
+    assert 3 * MAX_PICTURE_PIXELS < MAX_BODY_BYTES
+    lines = [line for line in SOUND.splitlines() if not line.startswith(f"{field} ")]
+    text = f"{field} = {MAX_PICTURE_PIXELS + 1}\n" + "\n".join(lines)
+    with pytest.raises(PresetError, match=rf"{field}.*{MAX_PICTURE_PIXELS}"):
+        parse_preset("mine.toml", text)
+    text = SOUND.replace("[kinds.sdxl]", f"[kinds.sdxl]\nmax_pixels = {MAX_PICTURE_PIXELS + 1}")
+    with pytest.raises(PresetError, match=rf"max_pixels.*{MAX_PICTURE_PIXELS}"):
+        parse_preset("mine.toml", text)
 
 
 def test_every_limit_of_a_card_can_be_reached_on_it() -> None:
