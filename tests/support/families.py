@@ -262,6 +262,28 @@ def _lcm() -> Any:
     )
 
 
+def _chroma() -> Any:
+    """A relative of Flux with a negative prompt; only its latents say what sides it can draw."""
+    return diffusers.ChromaPipeline(
+        vae=_vae(quant_conv=False, shift_factor=0.1),
+        text_encoder=_t5(48),
+        tokenizer=t5_tokenizer(),
+        transformer=diffusers.ChromaTransformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=48,
+            axes_dims_rope=(4, 4, 8),
+            approximator_num_channels=8,
+            approximator_hidden_dim=32,
+            approximator_layers=1,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+    )
+
+
 def _pixart() -> Any:
     """A transformer that reads T5 alone, and would pick a size of its own if it were let."""
     return diffusers.PixArtSigmaPipeline(
@@ -293,6 +315,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "flux": flux,
     "lcm": _lcm,
     "pixart": _pixart,
+    "chroma": _chroma,
 }
 # What only `AutoPipelineForText2Image` knows how to load.
-AUTO = ("lcm", "pixart")
+AUTO = ("lcm", "pixart", "chroma")

@@ -18,6 +18,7 @@ import transformers
 from PIL.Image import Image
 from tqdm.std import tqdm  # type: ignore[import-untyped]
 
+from runner.diffusion.finite import check_decoders, finite_pixels
 from runner.diffusion.schedulers import replace_scheduler, start_at_first_level
 from shared.models.families import FAMILIES, ModelFamily, family_of
 from shared.models.folder import CONFIG, INDEX, OPTIONAL, Layout, list_files
@@ -105,12 +106,13 @@ class TextToImage:
         `on_step(done, total)` runs after each sampling step and may raise to stop. Some schedulers
         take more sampling steps than were requested (Heun, PNDM): `total` is what they take.
         """
-        output = self.pipeline(
-            **self.arguments(params),
-            **self._callback(params, on_step),
-            # On the CPU on purpose: the same seed starts from the same noise on every device.
-            generator=torch.Generator("cpu").manual_seed(seed),
-        )
+        with finite_pixels(self.pipeline):
+            output = self.pipeline(
+                **self.arguments(params),
+                **self._callback(params, on_step),
+                # On the CPU on purpose: the same seed starts from the same noise on every device.
+                generator=torch.Generator("cpu").manual_seed(seed),
+            )
         blocked = bool(any(getattr(output, "nsfw_content_detected", None) or ()))
         image: Image = output.images[0]
         if image.size != (params.width, params.height):
@@ -181,6 +183,7 @@ def load(
     if scheduler is not None:
         replace_scheduler(pipeline, scheduler)
     start_at_first_level(pipeline.scheduler)
+    check_decoders(pipeline)
     tiled = preset.vae_tiling and enable_tiling(pipeline)
     PLACEMENTS[preset.offload](pipeline, preset.device)
     return TextToImage(pipeline, family, scheduler, tiled=tiled)

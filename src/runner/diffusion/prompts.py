@@ -1,23 +1,22 @@
 """How much of a prompt a model reads. What is over the bound of a text encoder is cut, silently.
 
-CLIP reads 77 tokens, begin and end included. T5 reads as many as its pipeline asks for
-(256 in Stable Diffusion 3 and in FLUX.1 schnell, 512 in dev). A family with several encoders may
-cut at several places; each is reported, the same cut of two encoders once.
+CLIP reads 77 tokens, begin and end included. Others read as many as their pipeline asks for (T5:
+256 in Stable Diffusion 3 and in FLUX.1 schnell, 512 in dev), or as their tokenizer is made for. A
+family with several encoders may cut at several places; each is reported, the same cut of two
+encoders once. Some pipelines put the prompt into a template, whose tokens are not counted here.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import CLIPTokenizer, CLIPTokenizerFast, T5Tokenizer, T5TokenizerFast
+from transformers import CLIPTokenizer, CLIPTokenizerFast
 
 from runner.diffusion.pipelines import TextToImage
 from shared.protocol.messages import GenerateParams
 
-READERS = {
-    "CLIP": (CLIPTokenizer, CLIPTokenizerFast),
-    "T5": (T5Tokenizer, T5TokenizerFast),
-}
+# What transformers has where nobody set a tokenizer's bound: a number beyond any prompt.
+NO_BOUND = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +34,7 @@ def find_truncations(pipeline: TextToImage, params: GenerateParams) -> list[Trun
     """Every cut that this model makes in the prompts, in the order of its encoders."""
     truncations: dict[Truncation, None] = {}
     for reader, tokenizer in _tokenizers(pipeline):
-        limit = _limit(reader, tokenizer, pipeline)
+        limit = _limit(tokenizer, pipeline)
         for field in ("prompt", "negative_prompt"):
             cut = _cut(field, getattr(params, field), reader, tokenizer, limit)
             if cut is not None:
@@ -44,18 +43,25 @@ def find_truncations(pipeline: TextToImage, params: GenerateParams) -> list[Trun
 
 
 def _tokenizers(pipeline: TextToImage) -> Iterator[tuple[str, Any]]:
+    """Each tokenizer with the name of what reads for it; of a processor, the one inside it."""
     for name, part in sorted(pipeline.pipeline.components.items()):
-        if name.startswith("tokenizer"):
-            for reader, classes in READERS.items():
-                if isinstance(part, classes):
-                    yield reader, part
+        if name.startswith(("tokenizer", "processor", "prior_tokenizer")) and part is not None:
+            tokenizer = getattr(part, "tokenizer", part)
+            yield _reader(tokenizer), tokenizer
 
 
-def _limit(reader: str, tokenizer: Any, pipeline: TextToImage) -> int | None:
+def _reader(tokenizer: Any) -> str:
+    """CLIP, T5, Qwen2: the model that a tokenizer's class is named after."""
+    name = type(tokenizer).__name__.removesuffix("Fast").removesuffix("Tokenizer")
+    return name if name not in ("TokenizersBackend", "PreTrained") else "the text encoder"
+
+
+def _limit(tokenizer: Any, pipeline: TextToImage) -> int | None:
     """The tokens that are read; None where the number is not known."""
-    if reader == "CLIP":
-        return int(tokenizer.model_max_length)
-    return pipeline.text_tokens
+    own = int(getattr(tokenizer, "model_max_length", NO_BOUND))
+    if not isinstance(tokenizer, CLIPTokenizer | CLIPTokenizerFast):
+        own = pipeline.text_tokens or own
+    return own if own < NO_BOUND else None
 
 
 def _cut(
@@ -66,6 +72,7 @@ def _cut(
     ids = tokenizer(text, truncation=False)["input_ids"]
     if len(ids) <= limit:
         return None
-    # The part that is read ends with the end mark of the whole, which takes one token of the limit.
-    unread = tokenizer.decode(ids[limit - 1 : -1], skip_special_tokens=True)
+    # Where the whole has an end mark, the part that is read gets it too, as one of its tokens.
+    marks = 1 if ids[-1] in tokenizer.all_special_ids else 0
+    unread = tokenizer.decode(ids[limit - marks : len(ids) - marks], skip_special_tokens=True)
     return Truncation(field=field, reader=reader, limit=limit, tokens=len(ids), unread=unread)

@@ -11,6 +11,7 @@ import diffusers
 import torch
 from PIL.Image import Image
 
+from runner.diffusion.finite import check_decoders
 from runner.diffusion.pipelines import (
     DTYPES,
     PLACEMENTS,
@@ -34,6 +35,7 @@ class DiffusionUpscaler:
         stock_class = getattr(diffusers, str(family_of(model.kind).pipeline))
         self.pipeline: Any = load_stock(stock_class, Path(model.folder), DTYPES[preset.dtype])
         self.pipeline.set_progress_bar_config(disable=True)
+        check_decoders(self.pipeline)
         if preset.vae_tiling:
             enable_tiling(self.pipeline)
         PLACEMENTS[preset.offload](self.pipeline, preset.device)

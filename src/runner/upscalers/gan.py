@@ -19,6 +19,7 @@ import torch
 from PIL.Image import Image
 from safetensors.torch import load_file
 
+from runner.diffusion.finite import check_finite
 from runner.diffusion.pipelines import DTYPES
 from runner.upscalers.base import OnStep
 from runner.upscalers.resample import resample
@@ -40,6 +41,8 @@ class GanUpscaler:
         self._device, self._dtype = preset.device, DTYPES[preset.dtype]
         self._network = _load(Path(model.folder) / ONE_FILE, params.native_scale)
         self._network.to(self._device, self._dtype).eval()
+        # On the module itself: around it spandrel clamps, and infinity cannot be told from white.
+        self._network.model.register_forward_hook(lambda _module, _inputs, made: check_finite(made))
 
     def enlarge(self, image: Image, _source: InputSpec, on_step: OnStep) -> Image:
         """`image` at the network's own scale; `on_step` after each tile, and it may raise."""

@@ -5,23 +5,77 @@ to know before a job exists. Left out of diffusers' own list are those that need
 (ControlNets) or make no still picture. A test compares this with diffusers.
 """
 
-# No negative prompt: guidance is distilled into the model, or it is no diffusion model.
-WITHOUT_NEGATIVE_PROMPT = frozenset(
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AutoPipeline:
+    """One class of diffusers. Sides are pixels.
+
+    A side is a multiple of `multiple`, and of what the autoencoder shrinks times `packed`: latents
+    that a transformer takes together along one side. `packed` None: as its configuration says.
     """
-    Flux2KleinPipeline Flux2Pipeline GlmImagePipeline Ideogram4Pipeline
-    LatentConsistencyModelPipeline
-    """.split()
-)
-AUTO_PIPELINES = WITHOUT_NEGATIVE_PROMPT | frozenset(
-    """
-    AuraFlowPipeline ChromaPipeline CogView3PlusPipeline CogView4Pipeline FluxKontextPipeline
-    FluxPipeline HunyuanDiTPAGPipeline HunyuanDiTPipeline IFPipeline Kandinsky3Pipeline
-    KandinskyCombinedPipeline KandinskyV22CombinedPipeline Krea2Pipeline Lumina2Pipeline
-    LuminaPipeline NucleusMoEImagePipeline OvisImagePipeline PRXPipeline PixArtAlphaPipeline
-    PixArtSigmaPAGPipeline PixArtSigmaPipeline QwenImage21Pipeline QwenImagePipeline
-    SanaPAGPipeline SanaPipeline StableCascadeCombinedPipeline StableDiffusion3PAGPipeline
-    StableDiffusion3Pipeline StableDiffusionPAGPipeline StableDiffusionPipeline
-    StableDiffusionXLPAGPipeline StableDiffusionXLPipeline WuerstchenCombinedPipeline
-    ZImageOmniPipeline ZImagePipeline
-    """.split()
-)
+
+    packed: int | None = 1
+    multiple: int = 8
+    native_side: int = 1024  # where the configuration names none
+    in_pixels: bool = False  # without an autoencoder: what is sampled is the picture
+    # False: guidance is distilled into the model, or it is no diffusion model.
+    negative_prompt: bool = True
+    # A negative prompt has no effect with this guidance, and with less.
+    no_guidance: float = 1.0
+
+
+_U_NET = AutoPipeline(native_side=512)
+_PACKED = AutoPipeline(packed=2)
+_PATCHED = AutoPipeline(packed=None)
+_HUNYUAN = AutoPipeline(multiple=16)
+_KANDINSKY = AutoPipeline(multiple=64, native_side=512)
+_SANA = AutoPipeline(multiple=32)
+# Its latents are a 42.67th and then a 10.67th of a quarter; at these sides no rounding changes one.
+_CASCADE = AutoPipeline(multiple=128)
+_Z_IMAGE = AutoPipeline(packed=2, no_guidance=0.0)
+_PACKED_DISTILLED = AutoPipeline(packed=2, negative_prompt=False)
+
+AUTO_PIPELINES: dict[str, AutoPipeline] = {
+    "AuraFlowPipeline": _PACKED,
+    "ChromaPipeline": _PACKED,
+    "CogView3PlusPipeline": _PATCHED,
+    "CogView4Pipeline": AutoPipeline(multiple=16),
+    "Flux2KleinPipeline": _PACKED_DISTILLED,
+    "Flux2Pipeline": _PACKED_DISTILLED,
+    "FluxKontextPipeline": _PACKED,
+    "FluxPipeline": _PACKED,
+    "GlmImagePipeline": AutoPipeline(packed=4, negative_prompt=False),
+    "HunyuanDiTPAGPipeline": _HUNYUAN,
+    "HunyuanDiTPipeline": _HUNYUAN,
+    "IFPipeline": AutoPipeline(native_side=64, in_pixels=True),
+    "Ideogram4Pipeline": AutoPipeline(packed=2, native_side=2048, negative_prompt=False),
+    "Kandinsky3Pipeline": AutoPipeline(multiple=64),
+    "KandinskyCombinedPipeline": _KANDINSKY,
+    "KandinskyV22CombinedPipeline": _KANDINSKY,
+    "Krea2Pipeline": AutoPipeline(packed=2, no_guidance=0.0),
+    "LatentConsistencyModelPipeline": AutoPipeline(native_side=512, negative_prompt=False),
+    "Lumina2Pipeline": AutoPipeline(packed=2, multiple=16),
+    "LuminaPipeline": AutoPipeline(packed=2, multiple=16),
+    "NucleusMoEImagePipeline": _PACKED,
+    "OvisImagePipeline": _PACKED,
+    "PRXPipeline": AutoPipeline(packed=None, native_side=512, in_pixels=True),
+    "PixArtAlphaPipeline": _PATCHED,
+    "PixArtSigmaPAGPipeline": _PATCHED,
+    "PixArtSigmaPipeline": _PATCHED,
+    "QwenImage21Pipeline": AutoPipeline(multiple=32),
+    "QwenImagePipeline": _PACKED,
+    "SanaPAGPipeline": _SANA,
+    "SanaPipeline": _SANA,
+    "StableCascadeCombinedPipeline": _CASCADE,
+    "StableDiffusion3PAGPipeline": _PATCHED,
+    "StableDiffusion3Pipeline": _PATCHED,
+    "StableDiffusionPAGPipeline": _U_NET,
+    "StableDiffusionPipeline": _U_NET,
+    "StableDiffusionXLPAGPipeline": AutoPipeline(),
+    "StableDiffusionXLPipeline": AutoPipeline(),
+    "WuerstchenCombinedPipeline": _CASCADE,
+    "ZImageOmniPipeline": _Z_IMAGE,
+    "ZImagePipeline": _Z_IMAGE,
+}

@@ -3,11 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from shared.errors import ModelUnavailable
-from shared.limits import MAX_SIDE, MIN_SIDE
-from shared.models.auto_pipelines import AUTO_PIPELINES, WITHOUT_NEGATIVE_PROMPT
+from shared.models.auto_pipelines import AUTO_PIPELINES, AutoPipeline
 from shared.models.check import check_folder
 from shared.models.checkpoints import kinds_of_denoiser, recognise
 from shared.models.components import missing_parts
@@ -40,6 +38,7 @@ from shared.models.folder import (
 )
 from shared.models.json_files import read_json
 from shared.models.safetensors_header import tensor_shapes
+from shared.models.sides import native_side, side_limits, side_multiple
 from shared.models.verify import validated
 from shared.models.weights import part_sizes
 
@@ -73,8 +72,11 @@ def describe_folder(folder: Path, chosen: DescriptorInput) -> ModelDescriptor:
         _check_parts(config, kind)
     scale = esrgan_scale(tensor_shapes(folder, ONE_FILE)) if layout == "network" else family.scale
     # The configuration of an upscaler says what it works on inside, not its input.
-    side = family.native_side if scale else _native_side(config, family)
-    unused = _unused(config, kind)
+    pipeline = _auto_pipeline(config) if kind == "auto" else None
+    multiple = side_multiple(config, family, pipeline)
+    side = family.native_side if scale else native_side(config, family, pipeline)
+    side = max(multiple, side // multiple * multiple)
+    unused = _unused(config, kind, pipeline)
     steps, guidance = DISTILLED if "guidance" in unused else (family.steps, family.guidance)
     files = tuple(_hashed(folder, name) for name in names)
     return validated(
@@ -91,7 +93,9 @@ def describe_folder(folder: Path, chosen: DescriptorInput) -> ModelDescriptor:
             "checkpoint_sha256": checkpoint_hash(files),
             "defaults": chosen.defaults
             or {"width": side, "height": side, "steps": steps, "guidance": guidance},
-            "limits": chosen.limits or _limits(family, side),
+            "limits": chosen.limits or side_limits(family, side, multiple),
+            "side_multiple": multiple,
+            "no_guidance": 1.0 if pipeline is None else pipeline.no_guidance,
             "unused": unused,
             "schedulers": _schedulers(config, family),
             "capabilities": ("upscale",) if scale else ("generate",),
@@ -107,22 +111,25 @@ def _hashed(folder: Path, name: str) -> ModelFile:
     return ModelFile(path=name, size_bytes=path.stat().st_size, sha256=hash_file(path))
 
 
-def _unused(config: Path, kind: Kind) -> tuple[Unused, ...]:
+def _unused(config: Path, kind: Kind, pipeline: AutoPipeline | None) -> tuple[Unused, ...]:
     """What this model does not use, beyond what no model of its kind uses."""
     denoiser = "transformer/config.json"
     flag = FAMILIES[kind].guidance_flag
     if flag is not None and (config / denoiser).exists():
         return () if read_json(config, denoiser).get(flag) else ("guidance",)
-    if kind != "auto":
-        return ()
+    return () if pipeline is None or pipeline.negative_prompt else ("negative_prompt",)
+
+
+def _auto_pipeline(config: Path) -> AutoPipeline:
+    """The row of the class that the index names; refuses one that makes no picture from a text."""
     name = str(read_json(config, INDEX)["_class_name"])
     if name not in AUTO_PIPELINES:
         raise ModelUnavailable(
-            f"{INDEX}: {name} is no pipeline that makes a picture from a text alone; these do: "
-            f"{', '.join(sorted(AUTO_PIPELINES))}",
+            f"{INDEX}: {name[:80]!r} is no pipeline that makes a picture from a text alone; these "
+            f"do: {', '.join(sorted(AUTO_PIPELINES))}",
             file=INDEX,
         )
-    return ("negative_prompt",) if name in WITHOUT_NEGATIVE_PROMPT else ()
+    return AUTO_PIPELINES[name]
 
 
 def _check_parts(config: Path, kind: Kind) -> None:
@@ -197,29 +204,3 @@ _KIND_OF_LAYOUT: dict[Layout, Callable[[Path, list[str]], Kind]] = {
     "single_file": _kind_of_single_file,
     "network": _kind_of_network,
 }
-
-
-def _native_side(config: Path, family: ModelFamily) -> int:
-    """The side in pixels that the model was trained at, from its own configuration."""
-    try:
-        sample = read_json(config, "unet/config.json").get("sample_size")
-        blocks = read_json(config, "vae/config.json").get("block_out_channels", [0] * 4)
-    except ModelUnavailable:  # not a U-Net family
-        return family.native_side
-    if not isinstance(sample, int) or sample < 1 or not isinstance(blocks, list):
-        return family.native_side
-    side: int = sample * 2 ** (len(blocks) - 1)
-    return side
-
-
-def _limits(family: ModelFamily, side: int) -> dict[str, Any]:
-    """A quarter to four times the native side: beyond that no model draws anything but texture.
-
-    A GAN sees a picture in tiles, so that to it every size is the same.
-    """
-    multiple = family.side_multiple
-    low, high = max(MIN_SIDE, side // 4 // multiple * multiple), min(MAX_SIDE, side * 4)
-    span = {"min": low, "max": high}
-    if family.upscaling == "gan":
-        span = {"min": MIN_SIDE, "max": MAX_SIDE}
-    return {"width": span, "height": span}

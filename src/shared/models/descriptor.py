@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from shared.limits import MAX_COUNT, MAX_GUIDANCE, MAX_STEPS
+from shared.limits import MAX_COUNT, MAX_GUIDANCE, MAX_SIDE, MAX_STEPS
 from shared.models.families import FAMILIES, Kind
 from shared.models.folder import Layout
 from shared.models.parameters import find_problems
@@ -104,6 +104,10 @@ class ModelDescriptor(StrictRecord):
     checkpoint_sha256: Sha256
     defaults: Defaults
     limits: Limits
+    # What sides must be multiples of. None: described by a release that took it from the kind.
+    side_multiple: int | None = Field(default=None, ge=1, le=MAX_SIDE)
+    # A negative prompt has no effect with this guidance, and with less.
+    no_guidance: float = Field(default=1.0, ge=0)
     unused: tuple[Unused, ...] = ()
     schedulers: tuple[str, ...] | None = None  # None: all of its kind
     capabilities: tuple[Capability, ...] = ("generate",)
@@ -151,7 +155,9 @@ def parameters_schema(model: ModelDescriptor) -> dict[str, Any]:
     # A bound of zero still allows an empty prompt and no guidance.
     longest = 0 if "negative_prompt" in model.unused else family.max_negative_prompt
     strongest = 0.0 if "guidance" in model.unused else MAX_GUIDANCE
-    side = {"multipleOf": family.side_multiple}
+    side = {"multipleOf": model.side_multiple or family.side_multiple}
+    without_guidance = {"properties": {"guidance": {"maximum": model.no_guidance}}}
+    without_negative_prompt = {"properties": {"negative_prompt": {"maxLength": 0}}}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"{model.name}@{model.version}",
@@ -179,6 +185,9 @@ def parameters_schema(model: ModelDescriptor) -> dict[str, Any]:
             "count": _integer(Range(min=1, max=MAX_COUNT), 1),
             "format": {"enum": ["png", "jpg"], "default": "png"},
         },
+        # Guidance is what keeps away from the negative prompt.
+        "if": without_guidance | {"required": ["guidance"]},
+        "then": without_negative_prompt,
     }
 
 

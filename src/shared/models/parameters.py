@@ -60,6 +60,8 @@ def _message(error: ValidationError) -> str:
     rule, limit = error.validator, cast("Any", error.validator_value)
     bounds = cast("Mapping[str, Any]", error.schema)
     match rule:
+        case "maxLength" if "then" in error.schema_path:
+            return "it has no effect with so little guidance; leave it out, or raise the guidance"
         case "maxLength" | "maximum" if limit == 0:
             return "this model has no use for it; leave it out"
         case "minimum" | "maximum" if {"minimum", "maximum"} <= bounds.keys():

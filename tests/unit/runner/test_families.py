@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,10 +23,10 @@ from runner.diffusion import pipelines
 from runner.diffusion.pipelines import GUIDANCE_NAMES, TextToImage, load
 from runner.diffusion.prompts import find_truncations
 from runner.diffusion.schedulers import CLASSES
-from shared.models.auto_pipelines import AUTO_PIPELINES, WITHOUT_NEGATIVE_PROMPT
+from shared.models.auto_pipelines import AUTO_PIPELINES
 from shared.models.checkpoints import recognise
 from shared.models.describe import DescriptorInput, describe_folder
-from shared.models.descriptor import ModelDescriptor, Source, parameters_schema
+from shared.models.descriptor import ModelDescriptor, Source, parameter_problems, parameters_schema
 from shared.models.families import FAMILIES as ROWS
 from shared.models.families import Kind
 from shared.models.safetensors_header import tensor_shapes
@@ -34,8 +34,11 @@ from shared.models.verify import verify_model
 from shared.protocol.messages import GenerateParams, PresetSpec
 
 # diffusers hands torch tensors to numpy in the way of numpy 1; its T5 reads a tokenizer's old
-# attribute; nothing of ours.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+# attribute; its Chroma imports from an old place; nothing of ours.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning"),
+]
 
 CPU = PresetSpec(name="cpu", version=1, device="cpu", dtype="float32", threads=1)
 NAME_OF = {"sd": "sd1"}
@@ -112,6 +115,37 @@ def test_a_pipeline_that_prefers_sizes_of_its_own_draws_at_the_one_asked_for(
     assert (pixels(pipeline, params()) != drawn(binning=True)).any()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_side_that_a_pipeline_would_round_is_refused_before_a_job_exists(
+    family: str, model: Callable[[str], Model]
+) -> None:
+    folder, descriptor = model(family)
+    multiple = descriptor.side_multiple
+    assert multiple == {"sd": 8, "sd2": 8, "sdxl": 8, "lcm": 8}.get(family, 16)
+    pipeline = load(descriptor.kind, folder, CPU, None)
+    pixels(pipeline, params(width=5 * multiple, height=4 * multiple))
+    for width, height in ((5 * multiple, 64), (64, 3 * multiple)):
+        assert parameter_problems(descriptor, {"width": width, "height": height}) == {}
+        pixels(pipeline, params(width=width, height=height))
+    odd = params(width=64 + multiple // 2, height=64)
+    assert parameter_problems(descriptor, {"width": odd.width}) == {
+        "width": f"must be a multiple of {multiple}"
+    }
+    with pytest.raises(
+        (ValueError, RuntimeError), match=r"divisible|pixels instead|size of tensor"
+    ):
+        pixels(pipeline, odd)
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux"])
+def test_a_kind_of_its_own_has_the_same_sides_as_auto(
+    family: str, model: Callable[[str], Model], tmp_path: Path
+) -> None:
+    folder, descriptor = model(family)
+    given = DescriptorInput(name="m", version="1", source=Source(uri="test:"), kind="auto")
+    assert describe_folder(folder, given).side_multiple == descriptor.side_multiple
+
+
 @pytest.mark.parametrize("family", CONVERTERS)
 def test_a_single_file_draws_the_picture_of_its_folder(
     family: str, model: Callable[[str], Model], tmp_path: Path
@@ -181,9 +215,9 @@ def test_what_is_known_of_auto_is_what_diffusers_has() -> None:
         for one in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()
         if not any(word in one.__name__ for word in made_from_more)
     }
-    assert set(found) == AUTO_PIPELINES
-    without = {name for name, takes in found.items() if "negative_prompt" not in takes}
-    assert without == WITHOUT_NEGATIVE_PROMPT
+    assert set(found) == set(AUTO_PIPELINES)
+    for name, takes in found.items():
+        assert AUTO_PIPELINES[name].negative_prompt == ("negative_prompt" in takes), name
     for name, takes in found.items():
         loaded = TextToImage(SimpleNamespace(), ROWS["auto"], None)
         with patch.object(TextToImage, "parameters", takes):
@@ -266,6 +300,7 @@ def test_the_schema_says_which_kinds_take_a_negative_prompt(
         ("sd3", [("CLIP", 77), ("T5", 256)]),
         ("flux", [("CLIP", 77), ("T5", 512)]),
         ("pixart", [("T5", 300)]),
+        ("chroma", [("T5", 512)]),
     ],
 )
 def test_words_that_a_text_encoder_does_not_read_are_named(
@@ -301,3 +336,75 @@ def test_the_page_lists_every_scheduler_with_its_class_and_kinds() -> None:
         kinds = ", ".join(kind for kind, row in ROWS.items() if name in row.schedulers)
         (line,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
         assert f"| {scheduler.name} |" in line and line.endswith(f"| {kinds} |")
+
+
+class Bytes:
+    """A tokenizer of one token per byte, as another model than CLIP and T5 has one."""
+
+    def __init__(self, *, bound: int = 10**30, end: bool = False) -> None:
+        self.model_max_length = bound
+        self.all_special_ids = [256]
+        self._end = [256] if end else []
+
+    def __call__(self, text: str, *, truncation: bool) -> dict[str, list[int]]:
+        return {"input_ids": [*text.encode(), *self._end]}
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
+        return bytes(ids).decode()
+
+
+class Qwen2Tokenizer(Bytes):
+    pass
+
+
+class TokenizersBackend(Bytes):
+    pass
+
+
+def reads(limit: int | None, **components: Any) -> TextToImage:
+    """A pipeline with these components whose call reads `limit` tokens by default."""
+
+    def call(prompt: str, max_sequence_length: int | None = limit) -> None:
+        """Only its parameters are looked at."""
+
+    loaded = TextToImage(SimpleNamespace(components=components), ROWS["auto"], None)
+    takes = inspect.signature(call).parameters
+    patch.object(type(loaded), "parameters", takes).start()
+    return loaded
+
+
+@pytest.fixture
+def _unpatched() -> Iterator[None]:
+    yield
+    patch.stopall()
+
+
+@pytest.mark.usefixtures("_unpatched")
+@pytest.mark.parametrize(
+    ("components", "limit", "reader", "bound", "unread"),
+    [
+        ({"tokenizer": Qwen2Tokenizer()}, 32, "Qwen2", 32, "x" * 1464 + "zeb"),
+        ({"tokenizer": Qwen2Tokenizer(bound=32)}, None, "Qwen2", 32, "x" * 1464 + "zeb"),
+        ({"tokenizer": Qwen2Tokenizer(bound=8)}, 32, "Qwen2", 32, "x" * 1464 + "zeb"),
+        ({"tokenizer": Qwen2Tokenizer(end=True)}, 32, "Qwen2", 32, "x" * 1465 + "zeb"),
+        ({"tokenizer_2": TokenizersBackend()}, 32, "the text encoder", 32, "x" * 1464 + "zeb"),
+        (
+            {"processor": SimpleNamespace(tokenizer=Qwen2Tokenizer())},
+            32,
+            "Qwen2",
+            32,
+            "x" * 1464 + "zeb",
+        ),
+    ],
+)
+def test_words_that_any_tokenizer_cuts_are_named(
+    components: dict[str, Any], limit: int | None, reader: str, bound: int, unread: str
+) -> None:
+    (cut,) = find_truncations(reads(limit, **components), params(prompt="x" * 1496 + "zeb"))
+    assert (cut.reader, cut.limit, cut.unread) == (reader, bound, unread)
+
+
+@pytest.mark.usefixtures("_unpatched")
+def test_what_has_no_bound_cuts_nothing() -> None:
+    pipeline = reads(None, tokenizer=Qwen2Tokenizer(), tokenizer_2=None, unet=object())
+    assert find_truncations(pipeline, params(prompt="x" * 4000)) == []

@@ -129,7 +129,9 @@ def test_a_pipeline_without_a_kind_of_its_own_is_auto(
 def test_a_pipeline_that_makes_no_picture_from_a_text_is_refused_with_those_that_do(
     folder: Path, name: str
 ) -> None:
-    with pytest.raises(ModelUnavailable, match=f"{name} is no pipeline .* these do: .*PixArtSigma"):
+    with pytest.raises(
+        ModelUnavailable, match=f"'{name}' is no pipeline .* these do: .*PixArtSigma"
+    ):
         of_class(folder, name)
 
 
@@ -443,6 +445,31 @@ def test_parameters_are_checked_and_the_accepted_is_said(
         assert problems == {}
     else:
         assert problems[field].startswith(accepted)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "refused"), [(0, True), (0.5, True), (1, True), (1.01, False), (7.5, False)]
+)
+def test_a_negative_prompt_needs_guidance_to_have_an_effect(
+    model: ModelDescriptor, guidance: float, refused: bool
+) -> None:
+    asked = {"guidance": guidance, "negative_prompt": "red"}
+    problems = parameter_problems(model, asked)
+    assert set(problems) == ({"negative_prompt"} if refused else set())
+    if refused:
+        assert "no effect with so little guidance" in problems["negative_prompt"]
+    assert parameter_problems(model, {"guidance": guidance, "negative_prompt": ""}) == {}
+    assert parameter_problems(model, {"negative_prompt": "red"}) == {}
+
+
+@pytest.mark.parametrize(("name", "weakest"), [("ZImagePipeline", 0.0), ("ChromaPipeline", 1.0)])
+def test_guidance_begins_where_the_class_of_auto_says(
+    folder: Path, name: str, weakest: float
+) -> None:
+    model = of_class(folder, name)
+    asked = {"guidance": weakest, "negative_prompt": "red"}
+    assert "negative_prompt" in parameter_problems(model, asked)
+    assert parameter_problems(model, asked | {"guidance": weakest + 0.1}) == {}
 
 
 def test_transformers_with_paired_latents_want_multiples_of_sixteen(folder: Path) -> None:
