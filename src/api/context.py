@@ -1,9 +1,10 @@
 """The parts of an api process that routes work with, made once when it starts."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated
+from uuid import UUID
 
 import anyio
 from fastapi import Depends, Request
@@ -16,6 +17,7 @@ from api.streaming.hub import Hub
 from shared.db.engine import Database
 from shared.db.events import events_after
 from shared.db.workers import live_workers
+from shared.dispatch.event_channel import EventPublisher, EventSubscription
 from shared.object_store import ObjectStore, open_store
 from shared.settings import Settings
 from shared.telemetry.setup import open_tracer
@@ -41,11 +43,21 @@ class Context:
 @asynccontextmanager
 async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Context]:
     """The parts, with their background tasks running."""
-    database = Database(settings.database_url.get_secret_value(), application="dreamforge-api")
+    redis_url = settings.redis_url.get_secret_value()
+    publisher = EventPublisher(redis_url)
+
+    def announce(job_ids: Collection[UUID]) -> None:
+        hub.wake(job_ids)  # our own streams need no broker
+        publisher.publish(job_ids)
+
+    database = Database(
+        settings.database_url.get_secret_value(), application="dreamforge-api", on_events=announce
+    )
     hub = Hub(
         lambda cursors, limit: database.statement(events_after, cursors, limit=limit),
         on_lag=metrics.sse_dropped.inc,
     )
+    subscription = EventSubscription(redis_url, hub.wake)
     context = Context(
         settings=settings,
         database=database,
@@ -54,13 +66,15 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
         planning=PlanningCache(lambda: database.statement(live_workers)),
         streams=Streams(settings.max_streams),
         unfinished=UnfinishedJobs(settings),
-        notifier=Notifier(settings.redis_url.get_secret_value(), metrics),
+        notifier=Notifier(redis_url, metrics),
         metrics=metrics,
         tracer=open_tracer(settings, "dreamforge-api", metrics.count_spans),
     )
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(hub.run)
+            tasks.start_soon(publisher.run)
+            tasks.start_soon(subscription.run)
             tasks.start_soon(context.notifier.run)
             yield context
             hub.close()
@@ -69,6 +83,8 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
     finally:
         with anyio.CancelScope(shield=True):
             await context.notifier.close()
+            await publisher.close()
+            await subscription.close()
             await database.close()
             context.store.close()
             if context.tracer is not None:

@@ -10,6 +10,7 @@ import anyio
 import psutil
 
 from shared.db.engine import Database
+from shared.dispatch.event_channel import EventPublisher
 from shared.linux.file_lock import FileLock, LockTaken, LockUnusable
 from shared.object_store import ObjectStore, open_store
 from shared.readiness import NotReady
@@ -32,6 +33,7 @@ class WorkerResources:
     worker_id: UUID
     mark: str
     database: Database
+    publisher: EventPublisher
     objects: ObjectStore
     tracer: Tracer | None
     probe: DeviceProbe
@@ -64,8 +66,12 @@ async def open_resources(
     worker_id = uuid4()
     mark = worker_mark(settings.lock_dir, worker_id)
     # A connection per slot that writes, one each for claims, leases, cancels, rescues and presence.
+    publisher = EventPublisher(settings.redis_url.get_secret_value())
     database = Database(
-        settings.database_url.get_secret_value(), pool_size=8, application="dreamforge-worker"
+        settings.database_url.get_secret_value(),
+        pool_size=8,
+        application="dreamforge-worker",
+        on_events=publisher.publish,
     )
     objects = open_store(settings)
     with ExitStack() as locks:
@@ -85,6 +91,7 @@ async def open_resources(
                 worker_id=worker_id,
                 mark=mark,
                 database=database,
+                publisher=publisher,
                 objects=objects,
                 tracer=tracer,
                 probe=probe,
@@ -96,6 +103,7 @@ async def open_resources(
         finally:
             with anyio.CancelScope(shield=True):
                 await close_connections(probe, database, tracer)
+                await publisher.close()
 
 
 async def close_connections(probe: DeviceProbe, database: Database, tracer: Tracer | None) -> None:

@@ -203,6 +203,7 @@ class SupervisorThread:
         )
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(health.serve, app, settings.worker_host, settings.worker_port)
+            tasks.start_soon(resources.publisher.run)
             tasks.start_soon(repeat_every, heartbeat_s, presence.heartbeat)
             tasks.start_soon(repeat_every, heartbeat_s, resources.refresh_locks)
             tasks.start_soon(

@@ -4,7 +4,10 @@ Theory of operation
 -------------------
 A thousand clients must not mean a thousand database readers. The hub knows which jobs are watched
 and how far each has been read. Every 250 ms one statement reads all new events; the hub encodes
-each event once and gives it to the subscribers of its job.
+each event once and gives it to the subscribers of its job. Whoever commits events says so through
+the broker (`shared.dispatch.event_channel`), and the hub reads the jobs that changed at once, at
+most every 20 ms. That it reads by cursor keeps each event from being lost or sent twice, whatever
+becomes of those messages.
 
 A subscriber first joins, which fixes the `seq` from which the hub serves it. Then it reads earlier
 events from the database by itself (`api.streaming.sse`). So no event falls between the two: events
@@ -17,7 +20,7 @@ client.
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -30,6 +33,8 @@ from shared.errors import InfraUnavailable
 log = logging.getLogger(__name__)
 
 POLL_S = 0.25
+# Between two statements, however many commits are announced: a bound on what they cost PostgreSQL.
+MIN_GAP_S = 0.02
 # The pause while PostgreSQL is away: streams stay open, and reads are few.
 AWAY_S = 1.0
 # Per job and statement. A job with more events gets the next round at once.
@@ -105,7 +110,8 @@ class Hub:
         self._on_lag = on_lag
         self._poll_s = poll_s
         self._watches: dict[UUID, _Watch] = {}
-        self._wake = anyio.Event()
+        self._changed: set[UUID] = set()  # watched jobs that have new events
+        self._wakeup = anyio.Event()
         self._closing = False
 
     @property
@@ -119,8 +125,14 @@ class Hub:
         watch.subscribers.add(subscriber)
         if self._closing:
             subscriber.close()
-        self._wake.set()
+        self.wake([job_id])
         return subscriber
+
+    def wake(self, job_ids: Collection[UUID]) -> None:
+        """These jobs have new events. Those that nobody watches are of no interest."""
+        if changed := self._watches.keys() & job_ids:
+            self._changed |= changed
+            self._wakeup.set()
 
     def leave(self, subscriber: Subscriber) -> None:
         """Must be called once for every `join`. Never waits, so a cancelled task may call it."""
@@ -138,23 +150,38 @@ class Hub:
 
     async def run(self) -> None:
         """Read events and push them to subscribers, until cancelled."""
+        read_all_at = anyio.current_time()
         while True:
             if not self._watches:
-                self._wake = anyio.Event()
-                await self._wake.wait()
-            try:
-                pause_s = await self._round()
-            except InfraUnavailable as error:
-                log.warning("streams wait: %s", error)
-                pause_s = AWAY_S
-            except Exception:  # a bug in one round must not end every stream for good
-                log.exception("streams: a round failed")
-                pause_s = AWAY_S
-            await anyio.sleep(pause_s)
+                await self._wakeup.wait()
+            everything = anyio.current_time() >= read_all_at
+            if everything:
+                read_all_at = anyio.current_time() + self._poll_s
+            await anyio.sleep(await self._round(everything=everything))
+            with anyio.move_on_after(max(0.0, read_all_at - anyio.current_time())):
+                await self._wakeup.wait()
 
-    async def _round(self) -> float:
-        """One statement for all watched jobs; returns how long to wait before the next."""
-        watches = dict(self._watches)
+    async def _round(self, *, everything: bool) -> float:
+        """Read and push; returns how long to wait before the next statement, at least."""
+        self._wakeup = anyio.Event()
+        changed, self._changed = self._changed, set()
+        try:
+            await self._read_new(None if everything else changed)
+        except InfraUnavailable as error:
+            log.warning("streams wait: %s", error)
+            return AWAY_S
+        except Exception:  # a bug in one round must not end every stream for good
+            log.exception("streams: a round failed")
+            return AWAY_S
+        return min(MIN_GAP_S, self._poll_s)
+
+    async def _read_new(self, job_ids: Collection[UUID] | None) -> None:
+        """One statement for these watched jobs; None: for all of them."""
+        watches = {
+            job_id: watch
+            for job_id, watch in self._watches.items()
+            if job_ids is None or job_id in job_ids
+        }
         events = await self._read({job: watch.cursor for job, watch in watches.items()}, PAGE)
         counts: Counter[UUID] = Counter()
         for event in events:
@@ -162,7 +189,7 @@ class Hub:
             # To the watch of this read. Its subscribers may all have left since, and others joined
             # at another cursor: they have a new watch, whose first page comes with the next read.
             self._publish(watches[event.job_id], event)
-        return 0.0 if counts and max(counts.values()) >= PAGE else self._poll_s
+        self.wake([job_id for job_id, count in counts.items() if count >= PAGE])
 
     def _publish(self, watch: _Watch, event: Event) -> None:
         watch.cursor = event.seq

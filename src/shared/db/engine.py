@@ -16,11 +16,12 @@ pool looks at its socket before it hands it out, which costs no round trip as a 
 """
 
 import select as io_select
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from itertools import islice
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from uuid import UUID
 
 import anyio
 import psycopg
@@ -54,12 +55,26 @@ ANSWER_TIMEOUT_S = 20.0
 # More numbers than 64 kB of memory hold: the server keeps them in a file.
 _LITTLE_MEMORY = "SET LOCAL work_mem = '64kB'"
 _WRITE = "SELECT pg_current_xact_id(), (SELECT count(*) FROM generate_series(1, 20000))"
+# Where a connection keeps the jobs whose events its transaction appends.
+_APPENDED = "appended_events"
 
 
 class Database:
     """A pool of connections to the system of record."""
 
-    def __init__(self, url: str, *, pool_size: int = 5, application: str = "dreamforge") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 5,
+        application: str = "dreamforge",
+        on_events: Callable[[Collection[UUID]], None] = lambda job_ids: None,
+    ) -> None:
+        """`on_events` gets the jobs of the events that a transaction appended, once it committed.
+
+        It must neither wait nor raise.
+        """
+        self._on_events = on_events
         self._engine: AsyncEngine = create_async_engine(
             driver_url(url),
             pool_size=pool_size,
@@ -100,7 +115,12 @@ class Database:
         async def attempt() -> T:
             with _translate_errors(), anyio.fail_after(ANSWER_TIMEOUT_S):
                 async with engine.begin() as connection:
-                    return await work(connection)
+                    appended: set[UUID] = set()
+                    connection.info[_APPENDED] = appended
+                    result = await work(connection)
+                if appended:
+                    self._on_events(appended)
+                return result
 
         pauses = islice(backoff(first_s=0.04, most_s=1.0, jitter=1.0), MAX_ATTEMPTS - 1)
         return await retry(attempt, on=DBAPIError, pauses=pauses, on_failure=_raise_unless_conflict)
@@ -178,6 +198,11 @@ def _refuse_ended(dbapi_connection: Any, _record: object, _proxy: object) -> Non
         socket.register(driver.fileno(), io_select.POLLIN)
     if driver.closed or socket.poll(0):
         raise InvalidatePoolError("the server has ended this connection")
+
+
+def note_events(connection: AsyncConnection, job_id: UUID) -> None:
+    """The transaction appends events of this job: `on_events` will hear of it."""
+    connection.info.setdefault(_APPENDED, set()).add(job_id)
 
 
 async def execute_compiled(

@@ -25,6 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.db.engine import note_events
 from shared.db.tables import columns_of, events, jobs, values_of
 from shared.events import Code, NewEvent
 
@@ -58,6 +59,7 @@ async def append_events(connection: AsyncConnection, job_id: UUID, new: Sequence
     )
     last: int = counted.scalar_one()
     if new:
+        note_events(connection, job_id)
         await connection.execute(
             insert(events),
             [

@@ -16,7 +16,10 @@ import anyio
 import psutil
 import psycopg
 import pytest
+import redis
 from tests.support import quick_timings
+from tests.support.announcements import wait_until_announced
+from tests.support.infrastructure import Infrastructure
 from tests.support.tiny_model import build_tiny_model
 from tests.support.worker_process import (
     DEADLINE_S,
@@ -31,6 +34,7 @@ from shared.db.create_job import create_job
 from shared.db.engine import Database
 from shared.db.insert_job import NewJob, NewStep
 from shared.db.models import Model, upsert_model
+from shared.dispatch.event_channel import CHANNEL
 from shared.linux.file_lock import FileLock
 from shared.models.verify import read_model
 from shared.presets import presets
@@ -253,6 +257,19 @@ def test_a_job_of_a_killed_worker_is_finished_by_the_next_one(
     stored = query(database_url, artifacts, job)
     assert [index for index, _ in stored] == [0, 1, 2]
     assert stored[: len(kept)] == kept  # nothing that was done is done again
+
+
+def test_a_worker_announces_the_events_that_it_commits(
+    start: Start, database_url: str, tiny: Path, stack: Infrastructure
+) -> None:
+    with (
+        redis.Redis.from_url(stack.environment["DF_REDIS_URL"]) as broker,
+        broker.pubsub() as channel,
+    ):
+        channel.subscribe(CHANNEL)
+        job = submit(database_url, tiny, count=1, steps=1)
+        start(DF_MODELS_DIR=str(tiny))
+        wait_until_announced(channel, job, timeout_s=60)
 
 
 def test_sigterm_gives_the_step_back_exits_0_and_leaves_nothing(

@@ -13,7 +13,7 @@ from tests.support.stored_events import NOW, stored_event
 
 from api.metrics import Metrics
 from api.streaming import hub as hub_module
-from api.streaming.hub import BUFFER, Hub
+from api.streaming.hub import BUFFER, PAGE, Hub
 from api.streaming.sse import HEARTBEAT, OPENING, ProgressStream
 from shared.db.events import Event
 from shared.db.jobs import Job
@@ -29,6 +29,7 @@ class Log:
     def __init__(self) -> None:
         self.jobs: dict[UUID, list[Event]] = {}
         self.reads = 0
+        self.last_read: set[UUID] = set()
         self.away = False
         self.before_return: Callable[[], None] = lambda: None
 
@@ -39,6 +40,7 @@ class Log:
 
     async def after(self, cursors: Mapping[UUID, int], limit: int) -> list[Event]:
         self.reads += 1
+        self.last_read = set(cursors)
         if self.away:
             raise InfraUnavailable("away")
         events = [e for job, seq in cursors.items() for e in self.jobs.get(job, [])[seq:][:limit]]
@@ -69,10 +71,10 @@ class Log:
         )
 
 
-def with_hub(scenario: Callable[[Hub, Log], Awaitable[None]]) -> None:
+def with_hub(scenario: Callable[[Hub, Log], Awaitable[None]], poll_s: float = FAST_S) -> None:
     async def main() -> None:
         log = Log()
-        hub = Hub(log.after, poll_s=FAST_S)
+        hub = Hub(log.after, poll_s=poll_s)
         with anyio.fail_after(10):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(hub.run)
@@ -272,3 +274,58 @@ def test_close_ends_every_stream_also_those_to_come() -> None:
         assert hub.clients == 0
 
     with_hub(scenario)
+
+
+def test_an_announced_job_is_read_at_once_and_no_other() -> None:
+    async def scenario(hub: Hub, log: Log) -> None:
+        quiet, busy = uuid4(), uuid4()
+        log.write(quiet, "progress")
+        log.write(busy, "progress")
+        watched = [hub.join(job_id, 0) for job_id in (quiet, busy)]
+        for subscriber in watched:
+            assert [m.seq for m in await subscriber.receive(5)] == [1]
+        log.write(busy, "progress")
+        hub.wake([busy])
+        assert [m.seq for m in await watched[1].receive(5)] == [2]
+        assert log.last_read == {busy}
+        reads = log.reads
+        hub.wake([uuid4()])  # nobody watches it
+        log.write(quiet, "progress")
+        hub.wake([quiet])
+        assert [m.seq for m in await watched[0].receive(5)] == [2]
+        assert log.reads == reads + 1
+        for subscriber in watched:
+            hub.leave(subscriber)
+
+    with_hub(scenario, poll_s=3600)
+
+
+def test_what_is_announced_while_a_read_runs_is_read_by_the_next_one() -> None:
+    async def scenario(hub: Hub, log: Log) -> None:
+        job_id = uuid4()
+        log.write(job_id, "progress")
+        subscriber = hub.join(job_id, 0)
+
+        def commit() -> None:
+            log.before_return = lambda: None
+            log.write(job_id, "progress")
+            hub.wake([job_id])
+
+        log.before_return = commit
+        assert [m.seq for m in await subscriber.receive(5)] == [1]
+        assert [m.seq for m in await subscriber.receive(5)] == [2]
+        hub.leave(subscriber)
+
+    with_hub(scenario, poll_s=3600)
+
+
+def test_a_job_with_more_than_one_page_is_read_to_its_end() -> None:
+    async def scenario(hub: Hub, log: Log) -> None:
+        job_id = uuid4()
+        log.write(job_id, *["progress"] * (2 * PAGE + 1))
+        subscriber, received = hub.join(job_id, 0), 0
+        while received < 2 * PAGE + 1:
+            received += len(await subscriber.receive(5))
+        hub.leave(subscriber)
+
+    with_hub(scenario, poll_s=3600)

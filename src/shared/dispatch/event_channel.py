@@ -1,0 +1,125 @@
+"""Says at once that jobs have new events, so that an open stream need not wait for its reader.
+
+Whoever commits events publishes the ids of their jobs on a channel of the broker. Each api process
+subscribes once, whatever the number of its streams, and reads those jobs from PostgreSQL. Events
+themselves are never on the channel, and it promises nothing: readers look four times a second
+anyway, so a message that is lost costs that pause, and one that comes twice costs an empty read.
+
+The client is redis-py's for asyncio. Celery has no channels, and each of its messages goes to one
+consumer only.
+"""
+
+import logging
+from collections.abc import Callable, Collection
+from uuid import UUID
+
+import anyio
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from shared.retry import backoff_s
+
+log = logging.getLogger(__name__)
+
+CHANNEL = "dreamforge.events"
+# The longest that one message, or a connection, may take.
+TIMEOUT_S = 1.0
+# A subscription that hears nothing asks whether the broker is there this often.
+HEALTH_CHECK_S = 10.0
+# The pauses while the broker is away. What happens meanwhile is not made up for.
+FIRST_PAUSE_S, MOST_PAUSE_S = 0.5, 5.0
+# More jobs than this in one message would be a storm, and readers look anyway.
+MAX_JOBS = 1000
+
+
+class EventPublisher:
+    """Publishes from one event loop; start `run` in a task group of it."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._redis = _client(redis_url)
+        self._changed: set[UUID] = set()
+        self._wakeup = anyio.Event()
+
+    def publish(self, job_ids: Collection[UUID]) -> None:
+        """These jobs have new events. Never waits, never raises."""
+        if len(self._changed) < MAX_JOBS:
+            self._changed.update(job_ids)
+            self._wakeup.set()
+
+    async def run(self) -> None:
+        """Send until cancelled: what changed while one message was sent goes into the next one."""
+        failures = 0
+        while True:
+            await self._wakeup.wait()
+            self._wakeup = anyio.Event()
+            changed, self._changed = self._changed, set()
+            if not changed:  # forgotten while the broker was away
+                continue
+            try:
+                with anyio.fail_after(TIMEOUT_S):
+                    await self._redis.publish(CHANNEL, " ".join(map(str, changed)))
+                failures = 0
+            except (RedisError, OSError, TimeoutError) as error:
+                failures += 1
+                await _pause("streams see events later", failures, error)
+                self._changed.clear()  # readers have looked by now
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+
+class EventSubscription:
+    """Hears what publishers say; start `run` in a task group. `on_change` gets the jobs' ids."""
+
+    def __init__(self, redis_url: str, on_change: Callable[[Collection[UUID]], None]) -> None:
+        self._redis = _client(redis_url)
+        self._on_change = on_change
+        self._failures = 0
+
+    async def run(self) -> None:
+        """Listen until cancelled, again and again where the broker goes away."""
+        while True:
+            try:
+                await self._listen()
+            except (RedisError, OSError, TimeoutError) as error:
+                self._failures += 1
+                await _pause("streams hear of events later", self._failures, error)
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def _listen(self) -> None:
+        async with self._redis.pubsub(ignore_subscribe_messages=True) as channel:
+            await channel.subscribe(CHANNEL)
+            self._failures = 0
+            while True:
+                message = await channel.get_message(timeout=HEALTH_CHECK_S)
+                if message is not None:
+                    self._on_change(_job_ids(message["data"]))
+
+
+def _job_ids(data: bytes) -> list[UUID]:
+    try:
+        return [UUID(each) for each in data.decode().split()]
+    except ValueError:  # another program's; it names no job of ours
+        log.warning("broker: a message on %s that names no jobs", CHANNEL)
+        return []
+
+
+async def _pause(consequence: str, failures: int, error: Exception) -> None:
+    """Wait before another try; the log has one line for as long as the broker is away."""
+    if failures == 1:
+        log.warning("broker: %s, %s", type(error).__name__, consequence)
+    await anyio.sleep(backoff_s(failures, first_s=FIRST_PAUSE_S, most_s=MOST_PAUSE_S, jitter=0.5))
+
+
+def _client(redis_url: str) -> Redis:
+    return Redis.from_url(
+        redis_url,
+        socket_timeout=TIMEOUT_S,
+        socket_connect_timeout=TIMEOUT_S,
+        health_check_interval=HEALTH_CHECK_S,
+        retry=Retry(NoBackoff(), 0),  # the loops here are the retries
+    )
