@@ -19,6 +19,7 @@ from shared import readiness
 from shared.addresses import address_of, family_of, joined
 from shared.auth import is_loopback
 from shared.errors import InfraUnavailable
+from shared.linux.umask import forbid_writing_by_others
 from shared.printable import escape_controls
 from shared.readiness import NotReady
 from shared.settings import Settings, forget_secrets
@@ -39,6 +40,7 @@ SPARE_FILES = 256
 def serve(settings: Settings) -> int:
     """Run until a signal; returns the exit code."""
     forget_secrets()
+    forbid_writing_by_others()
     configure_logging(settings.log_level)
     if not (settings.api_keys or is_loopback(settings.api_host)):
         return _stop(

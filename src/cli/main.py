@@ -23,8 +23,10 @@ from cli.commands import (
     usage,
 )
 from cli.errors import UNREACHABLE, USAGE, Failure
+from cli.files import describe_error
 from cli.processes.signals import Interrupt
 from shared.errors import DreamForgeError, InfraUnavailable
+from shared.linux.umask import forbid_writing_by_others
 
 _WHERE_ALL_IS = "the worker's image, or `pip install dreamforge`, has what this command needs"
 
@@ -78,6 +80,7 @@ def main() -> None:
     """The console script. Exit codes: errors.py; 128 + n after signal n."""
     from cli.terminal.output import accept_all_text
 
+    forbid_writing_by_others()
     accept_all_text()
     sys.exit(run(sys.argv[1:]))
 
@@ -95,7 +98,7 @@ def run(arguments: list[str]) -> int:
     except DreamForgeError as error:
         return _fail(error.message, "", USAGE)
     except OSError as error:  # a folder that we may not write, a disk that is full
-        return _fail(str(error), "", 1)
+        return _fail(describe_error(error), "", 1)
     except ModuleNotFoundError as error:  # an image has the packages of its own commands only
         return _fail(f"this installation has no package {error.name}", _WHERE_ALL_IS, 1)
     except Interrupt as interrupted:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.errors import StackError
+from cli.files import named
 from shared.addresses import family_of
 from shared.linux.file_lock import FileLock, LockTaken, LockUnusable
 
@@ -107,7 +108,7 @@ class StateDir:
     def lock(self) -> Iterator[None]:
         """Be the only stack on this folder, or raise InUse with the pid of the other one."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
             lock = FileLock(self.path / "lock")
         except LockTaken as taken:
             raise InUse(self.path, taken.holder) from None
@@ -121,9 +122,10 @@ class StateDir:
 
 def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner may read, from its first byte on."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "w") as file:
-        file.write(text)
+    with named(path):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
 
 
 def port_is_free(host: str, port: int) -> bool:

@@ -20,6 +20,7 @@ from shared.db.step_store import PostgresStepStore
 from shared.errors import InfraUnavailable
 from shared.linux.prctl import adopt_orphans, hide_from_runners
 from shared.linux.proc import lists_children
+from shared.linux.umask import forbid_writing_by_others
 from shared.printable import escape_controls
 from shared.readiness import NotReady, wait_for_parts
 from shared.retention import prune
@@ -52,6 +53,7 @@ def main(timings: Timings = TIMINGS) -> int:
     settings = settings_or_exit(PROGRAM)
     configure_logging(settings.log_level)
     forget_secrets()
+    forbid_writing_by_others()
     adopt_orphans()
     hide_from_runners()
     thread = SupervisorThread(settings, timings)

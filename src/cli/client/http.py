@@ -10,6 +10,7 @@ import httpx
 
 from cli.client.proxies import open_client
 from cli.errors import Failure, Refusal, Unreachable
+from cli.files import named
 from shared.addresses import check_http
 
 _TIMEOUT = httpx.Timeout(30.0, connect=3.0)
@@ -69,7 +70,7 @@ class Client:
                 raise Failure(
                     f"the store at {_origin(url)} answered {answer.status_code} for {path.name}"
                 )
-            with draft.open("wb") as file:
+            with named(draft), draft.open("wb") as file:
                 for chunk in answer.iter_bytes(_CHUNK_BYTES):
                     file.write(chunk)
         draft.replace(path)

@@ -1,10 +1,12 @@
 """What the doctor checks next: the stack, the parts that it uses, the services, the models."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cli.doctor.finding import Finding, note, ok, wrong
 from cli.errors import StackError
+from cli.files import disk_of
 from cli.processes.part import http_not_ready
 from cli.servers.embedded import SERVERS
 from cli.stack import external
@@ -12,11 +14,15 @@ from cli.stack.external import ExternalPart
 from cli.state_dir import StateDir, port_is_free, reachable
 from shared.addresses import check_host
 
+# PostgreSQL ends when its log finds no room: 16 MB at a time, and pictures come in between.
+FULL_BYTES, SCARCE_BYTES = 256 * 10**6, 2 * 10**9
+
 
 def examine(environ: Mapping[str, str], home: StateDir) -> Iterator[Finding]:
     """The stack of `home`, running or not, and what `environ` names."""
     pid = home.holder()
     yield stack(home, pid)
+    yield disk(home.path)
     yield from parts(environ)
     yield from services(environ, running=pid is not None)
     yield from models(Path(environ.get("DF_MODELS_DIR") or home.path / "models"))
@@ -26,6 +32,17 @@ def stack(home: StateDir, pid: str | None) -> Finding:
     if pid:
         return ok("Stack", f"{home.path}: runs (pid {pid})")
     return ok("Stack", f"{home.path}: nothing runs", "`dreamforge up` starts everything")
+
+
+def disk(folder: Path) -> Finding:
+    """The room for data, models and logs."""
+    place = disk_of(folder)
+    free_bytes = shutil.disk_usage(place).free
+    text = f"{free_bytes / 1e9:.1f} GB free at {place}, where {folder} is"
+    advice = "make room, or set DF_HOME to a folder on another disk"
+    if free_bytes < FULL_BYTES:
+        return wrong("Disk", text, advice)
+    return note("Disk", text, advice) if free_bytes < SCARCE_BYTES else ok("Disk", text)
 
 
 def parts(environ: Mapping[str, str]) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ so spawn from the main thread only.
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from cli.files import named
 from cli.processes import os_process
 from cli.processes.part import Command
 
@@ -71,8 +73,8 @@ def spawn(command: Command, log: Path) -> Child:
     """Start a child whose output is appended to `log`."""
     identity = "" if command.identity is None else str(command.identity)
     argv = (sys.executable, "-I", "-S", str(_EXEC_CHILD), str(os.getpid()), identity, *command.argv)
-    _rotate(log)
-    with log.open("ab") as output:
+    rotate(log)
+    with open(log, "ab", opener=_private) as output:
         popen = subprocess.Popen(  # noqa: S603 - argv is ours
             argv,
             env=dict(command.environ),
@@ -99,6 +101,22 @@ def last_lines(log: Path, count: int = 12) -> str:
     return "\n".join(f"    {line[:_LINE_LIMIT]}" for line in lines[-count:])
 
 
-def _rotate(log: Path) -> None:
-    if log.exists() and log.stat().st_size > _LOG_LIMIT_BYTES:
-        log.replace(log.with_suffix(".log.1"))
+def rotate(log: Path) -> None:
+    """Move what a log holds to `.log.1` where it is over its limit. Its writer may be running.
+
+    A child holds the file open and appends to it, so the file stays: it is copied, then emptied.
+    Lines that are written in between are lost. It is emptied in any case, on a full disk above all.
+    """
+    if not log.exists() or log.stat().st_size <= _LOG_LIMIT_BYTES:
+        return
+    old = log.with_suffix(".log.1")
+    try:
+        with named(old), log.open("rb") as reader, open(old, "wb", opener=_private) as writer:
+            shutil.copyfileobj(reader, writer)
+    finally:
+        os.truncate(log, 0)
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that only its owner may read: a log shows addresses and prompts."""
+    return os.open(path, flags, 0o600)

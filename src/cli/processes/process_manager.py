@@ -9,13 +9,15 @@ process is left. All calls come from the main thread (child.py says why).
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from cli.errors import StackError
+from cli.files import describe_error
 from cli.processes import orphans, signals
-from cli.processes.child import Child, last_lines, spawn
+from cli.processes.child import Child, last_lines, rotate, spawn
 from cli.processes.part import Command, Part
 from cli.processes.restart_policy import LIMIT, WINDOW_S, RestartPolicy
 from cli.state_dir import StateDir
@@ -44,6 +46,7 @@ class ProcessManager:
         self._notify = notify
         self.parts: dict[str, ManagedPart] = {}
         self._helper: Child | None = None
+        self._reported: set[str] = set()
 
     def start(self, parts: Sequence[Part]) -> None:
         """Prepare and spawn each in order, then wait until all of them serve."""
@@ -80,8 +83,21 @@ class ProcessManager:
         return spawn(command, self._home.log(log))
 
     def _record_children(self) -> None:
+        """Note who runs, for the start after a crash. It finds most of them without the note."""
         children = {name: managed.child for name, managed in self.parts.items()}
-        orphans.record_children(self._home, children)
+        with self._reporting():
+            orphans.record_children(self._home, children)
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Report a file that cannot be written, once for each reason: no part ends for it."""
+        try:
+            yield
+        except OSError as error:
+            problem = describe_error(error)
+            if problem not in self._reported:
+                self._reported.add(problem)
+                self._notify(problem)
 
     def _wait_ready(self, managed: ManagedPart) -> None:
         deadline = time.monotonic() + managed.part.ready_timeout_s
@@ -101,27 +117,35 @@ class ProcessManager:
     def tick(self) -> None:
         """Check every part once; raises StackError when one cannot be kept alive."""
         for managed in self.parts.values():
+            with self._reporting():
+                rotate(managed.child.log)
             if managed.restart_at is not None:
                 if time.monotonic() >= managed.restart_at:
-                    self._spawn(managed.part)
-                    managed.ready_by = time.monotonic() + managed.part.ready_timeout_s
+                    self._restart(managed)
             elif managed.child.exit_code is not None:
                 self._on_death(managed)
             elif managed.ready_by is not None:
                 self._check_restart(managed, managed.ready_by)
 
-    def _on_death(self, managed: ManagedPart) -> None:
+    def _restart(self, managed: ManagedPart) -> None:
+        try:
+            self._spawn(managed.part)
+        except OSError as error:  # it could not be started at all: a full disk, as a rule
+            self._on_death(managed, describe_error(error))
+        else:
+            managed.ready_by = time.monotonic() + managed.part.ready_timeout_s
+
+    def _on_death(self, managed: ManagedPart, problem: str = "") -> None:
         managed.ready_by = None
-        title, child = managed.part.title, managed.child
+        title, why = managed.part.title, problem or managed.child.exit_text
         delay_s = managed.restarts.record_death(time.monotonic())
         if delay_s is None:
             raise StackError(
-                f"{title} died {LIMIT} times in {WINDOW_S:g} s, last by {child.exit_text}: "
-                f"stopping everything{_evidence(child)}"
+                f"{title} died {LIMIT} times in {WINDOW_S:g} s, last by {why}: "
+                f"stopping everything{_evidence(managed.child)}"
             )
         self._notify(
-            f"{title} died ({child.exit_text}), starting it again in {delay_s:g} s"
-            f"{_evidence(child)}"
+            f"{title} died ({why}), starting it again in {delay_s:g} s{_evidence(managed.child)}"
         )
         managed.restart_at = time.monotonic() + delay_s
 

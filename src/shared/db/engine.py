@@ -46,6 +46,12 @@ _RETRY_SQLSTATES = {"40001", "40P01"}
 # Classes 08 (connection), 53 (resources: too many connections), 57P (shutting down, crash), 58 (its
 # disk); and a server that only reads, which is a standby, or a primary that was replaced.
 _AWAY_PREFIXES = ("08", "53", "57P", "58", "25006")
+# Of those: what is not an absence.
+_PROBLEMS = {
+    "25006": "PostgreSQL only reads",
+    "53100": "PostgreSQL's disk is full",
+    "53300": "PostgreSQL has no connection left",
+}
 # The time-outs below, of a statement, a lock, and a transaction that was idle (its process had been
 # stopped).
 _LATE_SQLSTATES = {"57014", "55P03", "25P03"}
@@ -260,7 +266,9 @@ def _problem(error: TimeoutError | PoolTimeout | DBAPIError) -> str | None:
         return "PostgreSQL: no connection became free in time"
     if isinstance(error, TimeoutError) or _sqlstate(error) in _LATE_SQLSTATES:
         return "PostgreSQL did not answer in time"
-    return "PostgreSQL cannot be reached" if _is_unreachable(error) else None
+    if not _is_unreachable(error):
+        return None
+    return _PROBLEMS.get(_sqlstate(error) or "", "PostgreSQL cannot be reached")
 
 
 def _is_unreachable(error: DBAPIError) -> bool:
