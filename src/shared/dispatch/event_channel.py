@@ -6,20 +6,25 @@ themselves are never on the channel, and it promises nothing: readers look four 
 anyway, so a message that is lost costs that pause, and one that comes twice costs an empty read.
 
 The client is redis-py's for asyncio. Celery has no channels, and each of its messages goes to one
-consumer only.
+consumer only. It is imported where a process opens it: where OpenTelemetry is installed, redis-py
+loads its SDK, and a program that only looks at the application would wait for it.
 """
 
+from __future__ import annotations
+
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import anyio
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
+from shared.errors import InfraUnavailable
 from shared.retry import backoff_s
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +63,10 @@ class EventPublisher:
             if not changed:  # forgotten while the broker was away
                 continue
             try:
-                with anyio.fail_after(TIMEOUT_S):
+                with _translate_errors(), anyio.fail_after(TIMEOUT_S):
                     await self._redis.publish(CHANNEL, " ".join(map(str, changed)))
                 failures = 0
-            except (RedisError, OSError, TimeoutError) as error:
+            except InfraUnavailable as error:
                 failures += 1
                 await _pause("streams see events later", failures, error)
                 self._changed.clear()  # readers have looked by now
@@ -82,8 +87,9 @@ class EventSubscription:
         """Listen until cancelled, again and again where the broker goes away."""
         while True:
             try:
-                await self._listen()
-            except (RedisError, OSError, TimeoutError) as error:
+                with _translate_errors():
+                    await self._listen()
+            except InfraUnavailable as error:
                 self._failures += 1
                 await _pause("streams hear of events later", self._failures, error)
 
@@ -108,14 +114,28 @@ def _job_ids(data: bytes) -> list[UUID]:
         return []
 
 
-async def _pause(consequence: str, failures: int, error: Exception) -> None:
+@contextmanager
+def _translate_errors() -> Iterator[None]:
+    from redis.exceptions import RedisError
+
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as error:
+        raise InfraUnavailable(f"the broker: {type(error).__name__}") from error
+
+
+async def _pause(consequence: str, failures: int, error: InfraUnavailable) -> None:
     """Wait before another try; the log has one line for as long as the broker is away."""
     if failures == 1:
-        log.warning("broker: %s, %s", type(error).__name__, consequence)
+        log.warning("%s; %s", error.message, consequence)
     await anyio.sleep(backoff_s(failures, first_s=FIRST_PAUSE_S, most_s=MOST_PAUSE_S, jitter=0.5))
 
 
 def _client(redis_url: str) -> Redis:
+    from redis.asyncio import Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
     return Redis.from_url(
         redis_url,
         socket_timeout=TIMEOUT_S,
