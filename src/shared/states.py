@@ -10,6 +10,14 @@ from enum import StrEnum
 DEFAULT_QUEUE = "default"
 
 
+class Priority(StrEnum):
+    """What a client says of a job's urgency. The order of the members is that of the claim."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
 class StepState(StrEnum):
     """Where a step is on its way; `supervisor.lifecycle.table` has the moves between them."""
 

@@ -41,6 +41,11 @@ class ClaimRequest:
     models: tuple[UUID, ...]  # verified on this host
     lease_s: float
     warm: tuple[UUID, ...] = ()  # models that are loaded here; preferred within a bound
+    # What the slot is kept for; nothing: for every step.
+    priorities: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+    max_passed_s: float = 600.0  # how long higher priorities may pass a step
+    overdue: bool = True  # whether a step that was passed for so long goes first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +113,7 @@ class Claim:
     chain_length: int = 1
     progress: float = 0.0  # what clients have been shown of the job; it never goes back
     queued_s: float = 0.0  # from the moment it could be claimed until it was
+    overdue: bool = False  # claimed before higher ones, because they had passed it for too long
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,7 +157,8 @@ class StepStore(Protocol):
     """The system of record, as an owner of steps sees it. All raise `InfraUnavailable`."""
 
     async def claim(self, request: ClaimRequest) -> Claim | None:
-        """Take the oldest due step that fits, or None. One without a model fits every host."""
+        """Take the due step whose turn it is, of those that fit, or None; `shared.db.claim` has the
+        rules. A step without a model fits every host."""
 
     async def due_next(self, request: ClaimRequest, limit: int) -> Sequence[UpcomingStep]:
         """At most `limit` steps that `claim` would give this slot next, in that order.

@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
+from tests.support.claim_order import Share, base, next_steps
 from tests.support.faults import Faults
 
 from shared.events import Code, NewEvent
-from shared.states import OWNED, TERMINAL, Reason, Status, StepState
+from shared.states import OWNED, TERMINAL, Priority, Reason, Status, StepState
 from shared.step_store import (
     CANCELLED_ERROR,
     AttemptResult,
@@ -47,6 +48,11 @@ class Work:
     vram_bytes: int = 0
     timeout_s: float = 60.0
     needs_model: bool = True
+    model_id: UUID | None = None  # another one than the store's
+    # Facts of the job; those of its first step count.
+    user: str = "default"
+    priority: Priority = Priority.NORMAL
+    weight: float = 1.0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -56,8 +62,15 @@ class StoredStep:
     position: int
     work: Work
     model_id: UUID | None
+    user: str
+    priority: Priority
+    weight: float
     state: StepState
+    created_at: float
     run_at: float
+    passed: int = 0
+    claimed_at: float = 0.0
+    virtual_s: float = 0.0  # its user's, at the claim
     reason: Reason | None = None
     error: dict[str, Any] | None = None
     attempt: int = 0
@@ -92,6 +105,7 @@ class MemoryStepStore:
         self.faults = Faults("PostgreSQL")
         self.jobs: dict[UUID, StoredJob] = {}
         self.steps: dict[UUID, StoredStep] = {}
+        self.shares: dict[tuple[str, str], Share] = {}  # by user and device
         self._ahead_s = 0.0
 
     # For tests ------------------------------------------------------------------------------------
@@ -105,7 +119,7 @@ class MemoryStepStore:
 
     def create(self, *works: Work, count: int = 1) -> UUID:
         """Accept a job whose steps run in this order; return its id."""
-        job = StoredJob(id=uuid4(), count=count)
+        job, now = StoredJob(id=uuid4(), count=count), self.now()
         self.jobs[job.id] = job
         for position, work in enumerate(works):
             step = StoredStep(
@@ -113,9 +127,13 @@ class MemoryStepStore:
                 job_id=job.id,
                 position=position,
                 work=work,
-                model_id=self.model_id if work.needs_model else None,
+                model_id=(work.model_id or self.model_id) if work.needs_model else None,
+                user=works[0].user,
+                priority=works[0].priority,
+                weight=works[0].weight,
                 state=StepState.PENDING if position else StepState.QUEUED,
-                run_at=self.now(),
+                created_at=now,
+                run_at=now,
             )
             step.history.append(step.state)
             self.steps[step.id] = step
@@ -150,8 +168,16 @@ class MemoryStepStore:
 
     async def claim(self, request: ClaimRequest) -> Claim | None:
         await self.faults.before("claim")
-        due = self._due(request)
-        claim = self._take(due[0], request) if due else None
+        claim = None
+        if due := [step for step in self.steps.values() if self._is_due(step, request)]:
+            virtual_s, overdue = self._virtual_s(due, request.device), self._overdue(request)
+            (step, *older), late = next_steps(
+                due, virtual_s, overdue_before=overdue, warm=request.warm
+            )
+            for passed in older:
+                passed.passed += 1
+            step.virtual_s = self._base(step.user, due, request.device)
+            claim = self._take(step, request, overdue=late)
         await self.faults.after("claim")
         return claim
 
@@ -164,7 +190,7 @@ class MemoryStepStore:
                 preset=step.work.preset,
                 params=step.work.params,
             )
-            for step in self._due(request)[:limit]
+            for step in self._upcoming(request, limit)
         ]
 
     async def commit_running(self, claim: Claim, events: Sequence[NewEvent]) -> None:
@@ -284,9 +310,53 @@ class MemoryStepStore:
     def _by_age(self) -> list[StoredStep]:
         return sorted(self.steps.values(), key=lambda step: step.run_at)
 
-    def _due(self, request: ClaimRequest) -> list[StoredStep]:
+    def _upcoming(self, request: ClaimRequest, limit: int) -> list[StoredStep]:
+        """One claim after the other, as if each step took what its user's take on average."""
         due = [step for step in self.steps.values() if self._is_due(step, request)]
-        return sorted(due, key=lambda step: (step.run_at, step.id))
+        virtual_s, found = self._virtual_s(due, request.device), list[StoredStep]()
+        while due and len(found) < limit:
+            warm = () if found else request.warm
+            (step, *_), _ = next_steps(
+                due, virtual_s, overdue_before=self._overdue(request), warm=warm
+            )
+            found.append(step)
+            due.remove(step)
+            share = self.shares.get((step.user, request.device), Share())
+            virtual_s[step.user] += share.mean_s / step.weight
+        return found
+
+    def _overdue(self, request: ClaimRequest) -> float:
+        return self.now() - request.max_passed_s if request.overdue else float("-inf")
+
+    def _virtual_s(self, due: Sequence[StoredStep], device: str) -> dict[str, float]:
+        """Of each user that waits, with what its steps in flight use."""
+        return {
+            user: self._base(user, due, device)
+            + sum(
+                max(self.now() - step.claimed_at, share.mean_s) / step.weight
+                for step in self._in_flight(device)
+                if step.user == user
+            )
+            for user in {step.user for step in due}
+            if (share := self.shares.get((user, device), Share()))
+        }
+
+    def _base(self, user: str, due: Sequence[StoredStep], device: str) -> float:
+        flying = self._in_flight(device)
+        started = [share.start_s for (_, of), share in self.shares.items() if of == device]
+        return base(
+            self.shares.get((user, device)),
+            max([0.0, *started, *(step.virtual_s for step in flying)]),
+            min(step.created_at for step in due if step.user == user),
+            [step.virtual_s for step in flying if step.user == user],
+        )
+
+    def _in_flight(self, device: str) -> list[StoredStep]:
+        return [
+            step
+            for step in self.steps.values()
+            if step.state in OWNED and step.work.device == device
+        ]
 
     def _is_due(self, step: StoredStep, request: ClaimRequest) -> bool:
         return (
@@ -296,11 +366,14 @@ class MemoryStepStore:
             and step.run_at <= self.now()
             and step.work.vram_bytes <= request.capacity_bytes
             and (step.model_id is None or step.model_id in request.models)
+            and (not request.priorities or step.priority in request.priorities)
+            and (not request.users or step.user in request.users)
         )
 
-    def _take(self, step: StoredStep, request: ClaimRequest) -> Claim:
+    def _take(self, step: StoredStep, request: ClaimRequest, *, overdue: bool) -> Claim:
         _enter(step, StepState.LEASED)
         step.epoch += 1
+        step.claimed_at = self.now()
         step.lease_owner = request.worker_id
         step.lease_expires_at = self.now() + request.lease_s
         job, chain, work = self.jobs[step.job_id], self.steps_of(step.job_id), step.work
@@ -309,7 +382,7 @@ class MemoryStepStore:
         return Claim(
             step_id=step.id,
             job_id=job.id,
-            user="default",
+            user=step.user,
             epoch=step.epoch,
             attempt=step.attempt,
             losses=step.losses,
@@ -331,6 +404,7 @@ class MemoryStepStore:
             chain_length=len(chain),
             progress=float((shown[-1].payload or {})["progress"]) if shown else 0.0,
             queued_s=self.now() - step.run_at,
+            overdue=overdue,
         )
 
     def _pinned(self, step: StoredStep) -> PinnedModel | None:
@@ -364,6 +438,7 @@ class MemoryStepStore:
         if requeued == (end.reason is not None):
             raise AssertionError(f"{end.state} with reason {end.reason}")
         _check_storable(end.error)
+        self._charge(step)
         _enter(step, end.state)
         step.reason = end.reason
         if end.error is not None or not requeued:
@@ -379,6 +454,15 @@ class MemoryStepStore:
         step.run_at = self.now() + end.delay_s
         job.status = Status.QUEUED
         return step.id
+
+    def _charge(self, step: StoredStep) -> None:
+        if step.state not in OWNED:
+            return
+        assert step.lease_expires_at is not None
+        used_s = max(0.0, min(self.now(), step.lease_expires_at) - step.claimed_at)
+        share = self.shares.setdefault((step.user, step.work.device), Share())
+        started = step.state is not StepState.LEASED
+        share.charge(step.virtual_s, used_s if started else 0.0, step.weight, self.now())
 
     def _settle(self, job: StoredJob) -> UUID | None:
         chain = self.steps_of(job.id)

@@ -9,10 +9,12 @@ from uuid import UUID, uuid4
 import psycopg
 from tests.support.memory_store import MemoryStepStore, Work
 
+from shared.db import tables as t
 from shared.db.create_job import create_job
 from shared.db.engine import Database
 from shared.db.insert_job import NewJob, NewStep
 from shared.db.step_store import PostgresStepStore
+from shared.db.tables import values_of
 from shared.db.transitions import request_cancel
 from shared.events import Code, NewEvent
 from shared.states import Reason, StepState
@@ -30,6 +32,7 @@ class Subject(Protocol):
     @property
     def model_id(self) -> UUID: ...
     async def create(self, *works: Work, count: int = 1) -> UUID: ...
+    async def add_model(self) -> UUID: ...
     async def cancel(self, job_id: UUID) -> None: ...
     async def steps(self, job_id: UUID) -> list[dict[str, Any]]: ...
     async def job(self, job_id: UUID) -> dict[str, Any]: ...
@@ -45,14 +48,17 @@ TRACEPARENT = f"00-{'1' * 32}-{'2' * 16}-01"
 
 
 class InMemory:
-    def __init__(self) -> None:
-        self.store = MemoryStepStore()
+    def __init__(self, store: MemoryStepStore | None = None) -> None:
+        self.store = store or MemoryStepStore()
         self.model_id = self.store.model_id
 
     async def create(self, *works: Work, count: int = 1) -> UUID:
         job_id = self.store.create(*works, count=count)
         self.store.jobs[job_id].traceparent = TRACEPARENT
         return job_id
+
+    async def add_model(self) -> UUID:
+        return uuid4()  # the store keeps no record of models
 
     async def cancel(self, job_id: UUID) -> None:
         self.store.request_cancel(job_id)
@@ -74,24 +80,34 @@ class InMemory:
 class InPostgres:
     def __init__(self, database: Database, url: str) -> None:
         self.store = PostgresStepStore(database)
-        self.model_id = uuid4()
         self._database = database
         self._url = url
+        self.model_id = self._insert_model("1")
+
+    async def add_model(self) -> UUID:
+        return self._insert_model(str(uuid4()))
+
+    def _insert_model(self, version: str) -> UUID:
+        model_id = uuid4()
         self._execute(
             "INSERT INTO models (id, name, version, kind, checkpoint_sha256, descriptor,"
             " parameters_schema, capabilities)"
-            " VALUES (%s, 'tiny', '1', 'sd', %s, '{}', '{}', '[]')",
-            self.model_id,
+            " VALUES (%s, 'tiny', %s, 'sd', %s, '{}', '{}', '[]')",
+            model_id,
+            version,
             CHECKSUM,
         )
+        return model_id
 
     async def create(self, *works: Work, count: int = 1) -> UUID:
         new = NewJob(
             id=uuid4(),
             type="generate",
-            user="default",
+            user=works[0].user,
             request={},
             count=count,
+            priority=works[0].priority,
+            weight=works[0].weight,
             correlation_id="correlation",
             traceparent=TRACEPARENT,
             steps=[self._step(work) for work in works],
@@ -100,8 +116,10 @@ class InPostgres:
         return new.id
 
     def _step(self, work: Work) -> NewStep:
-        facts = {name: getattr(work, name) for name in Work.__dataclass_fields__}
-        model = (self.model_id, CHECKSUM) if facts.pop("needs_model") else (None, None)
+        facts = values_of(t.steps, work)
+        for name in ("model_id", "user", "priority", "weight"):
+            del facts[name]
+        model = (work.model_id or self.model_id, CHECKSUM) if work.needs_model else (None, None)
         return NewStep(id=uuid4(), model_id=model[0], checkpoint_sha256=model[1], **facts)
 
     async def cancel(self, job_id: UUID) -> None:

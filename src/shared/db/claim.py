@@ -1,135 +1,271 @@
-"""The claim: which step a free slot takes, and what its worker learns of it.
+"""The claim: whose turn it is, and which step a free slot takes.
 
 Rules of this file
 ------------------
-* The oldest step that is due and fits. The partial index over queued steps finds it, so a million
-  waiting jobs cost a claim nothing.
-* `SKIP LOCKED` lets claims pass each other, and a job that another transaction writes to.
-* It locks the job's row and the step's, `FOR NO KEY UPDATE` as everywhere (`shared.db.step_store`).
-* `epoch` rises with each claim: every later write of an earlier owner is refused.
+Among the steps that are due and fit the slot, the next one is found by these rules, in this order:
+
+1. Priority: `high` before `normal` before `low`. But a lower priority of which a step is
+   `max_passed_s` old goes first, and of several such the one with the oldest step. It goes in its
+   own order. A request with `overdue=False` leaves this rule out: a worker sends one after
+   each claim by this rule, so a backlog of `low` takes every other claim and not all of them.
+2. User: the smallest virtual time, by `shared.db.shares`. What its steps in flight use is counted
+   as they run, and at least as what its executions take on average.
+3. Age: the oldest of the user's steps. A chain's later step is as old as its job.
+4. Warm models: when the model of that step is not loaded on this host, the user's oldest step of
+   the same priority with a loaded one may pass it. It passes at most `PASSES` older steps, and none
+   that was passed `PASSED` times before.
+
+How they are found
+------------------
+Steps that wait fall into few *need classes*: device, priority, user, model, memory. They are a
+prefix of `ix_steps_waiting`, so that a loose index scan finds the oldest step of each class with
+one descent a class, whatever the number of steps. A class that the slot cannot serve is one descent
+as well, and its larger siblings none. The rules then sort classes, not steps.
+
+The first class in that order gives its oldest step that no other transaction holds (`SKIP LOCKED`);
+if all are held, the next class does. Claims at the same instant do not see each other, so each may
+give its user one step too many; the next claims make up for it.
+
+It locks the job's row and the step's, `FOR NO KEY UPDATE` as everywhere (`shared.db.step_store`).
+`epoch` rises with each claim: every later write of an earlier owner is refused. All moments are
+PostgreSQL's, so the clock of a worker decides nothing.
 """
 
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, Select, func, or_, select, update
+from sqlalchemy import Row, bindparam, func, select, text, update
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import UUID as UUID_TYPE
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.types import Text
 
 from shared.db import tables as t
-from shared.db.events import last_event
-from shared.db.tables import columns_of, read
+from shared.db.claimed_step import pinned_model, read_claim
+from shared.db.tables import NO_MODEL, read
 from shared.db.transitions import seconds_from_now
-from shared.events import Code
-from shared.models.descriptor import parts_of
-from shared.states import StepState
-from shared.step_store import Claim, ClaimRequest, PinnedModel, StoredArtifact, UpcomingStep
+from shared.states import Priority, StepState
+from shared.step_store import Claim, ClaimRequest, UpcomingStep
 
+# A model that is loaded saves some seconds: worth a few places, and never a long wait.
+PASSES = 8
+PASSED = 8
 
-def _due(request: ClaimRequest, *columns: ColumnElement[Any]) -> Select[Any]:
-    """Steps that fit the slot, the next one first."""
-    return (
-        select(*columns)
-        .where(
-            t.steps.c.state == StepState.QUEUED,
-            t.steps.c.queue.in_(request.queues),
-            t.steps.c.device == request.device,
-            t.steps.c.run_at <= func.now(),
-            t.steps.c.vram_bytes <= request.capacity_bytes,
-            or_(t.steps.c.model_id.is_(None), t.steps.c.model_id.in_(request.models)),
+_CLASS = f"s.priority, s.\"user\", coalesce(s.model_id, '{NO_MODEL}'::uuid), s.vram_bytes"
+_WAITING = "s.state = 'queued' AND s.device = :device"
+_HEAD = f"""
+    SELECT s.priority, s."user", coalesce(s.model_id, '{NO_MODEL}'::uuid) AS model, s.vram_bytes,
+        s.created_at, s.id, s.run_at,
+        s.vram_bytes <= :capacity_bytes
+        AND (s.model_id IS NULL OR s.model_id = ANY (:models))
+        AND (cardinality(:priorities) = 0 OR s.priority = ANY (:priorities))
+        AND (cardinality(:users) = 0 OR s."user" = ANY (:users)) AS fits
+    FROM steps AS s
+"""  # noqa: S608 - constants of this file, as below; every value is a parameter
+# The steps of a class `c` that are due, oldest first.
+_OF_CLASS = f"""
+    WHERE {_WAITING} AND s.priority = c.priority AND s."user" = c."user"
+        AND coalesce(s.model_id, '{NO_MODEL}'::uuid) = c.model AND s.vram_bytes = c.vram_bytes
+        AND s.run_at <= now()
+"""
+_OLDEST_FIRST = "ORDER BY s.created_at, s.id"
+_RANK = " ".join(f"WHEN '{each}' THEN {rank}" for rank, each in enumerate(Priority))
+
+# `turns`: the classes that fit, by rules 1 to 3; `passing`: the step that may pass by rule 4.
+_TURNS = f"""
+WITH RECURSIVE heads AS (
+    ({_HEAD} WHERE {_WAITING} ORDER BY {_CLASS}, s.created_at, s.id LIMIT 1)
+    UNION ALL
+    SELECT following.* FROM heads AS h CROSS JOIN LATERAL (
+        {_HEAD} WHERE {_WAITING} AND ({_CLASS}) > (
+            h.priority, h."user", h.model,
+            CASE WHEN h.fits THEN h.vram_bytes ELSE 9223372036854775807 END
         )
-        .order_by(t.steps.c.run_at, t.steps.c.id)
+        ORDER BY {_CLASS}, s.created_at, s.id LIMIT 1
+    ) AS following
+), due AS (
+    SELECT priority, "user", model, vram_bytes, created_at, id
+    FROM heads WHERE fits AND run_at <= now()
+    UNION ALL
+    SELECT c.priority, c."user", c.model, c.vram_bytes, first.created_at, first.id
+    FROM heads AS c CROSS JOIN LATERAL (
+        SELECT s.created_at, s.id FROM steps AS s {_OF_CLASS} {_OLDEST_FIRST} LIMIT 1
+    ) AS first
+    WHERE c.fits AND c.run_at > now()
+), in_flight AS (
+    SELECT s."user", max(s.virtual_s) AS virtual_s,
+        sum(greatest(extract(epoch FROM now() - s.claimed_at), share.mean_s, 0) / s.weight)
+            AS seconds
+    FROM steps AS s LEFT JOIN shares AS share ON (share."user", share.device) = (s."user", s.device)
+    WHERE s.lease_owner IS NOT NULL AND s.device = :device
+    GROUP BY s."user"
+), latest AS (
+    SELECT greatest(
+        (SELECT max(start_s) FROM shares WHERE device = :device),
+        (SELECT max(virtual_s) FROM in_flight), 0
+    ) AS virtual_s
+), users AS (
+    SELECT d."user", coalesce(f.seconds, 0) AS ahead_s, coalesce(share.mean_s, 0) AS mean_s,
+        CASE WHEN f."user" IS NULL
+            AND (share.ended_at IS NULL OR min(d.created_at) > share.ended_at)
+        THEN greatest(share.virtual_s, latest.virtual_s)
+        ELSE greatest(share.virtual_s, f.virtual_s, 0) END AS virtual_s
+    FROM due AS d CROSS JOIN latest
+    LEFT JOIN shares AS share ON share."user" = d."user" AND share.device = :device
+    LEFT JOIN in_flight AS f ON f."user" = d."user"
+    GROUP BY d."user", f."user", f.seconds, f.virtual_s, share.virtual_s, share.mean_s,
+        share.ended_at, latest.virtual_s
+), priorities AS (
+    SELECT priority, min(created_at) AS oldest,
+        :overdue AND priority <> '{Priority.HIGH}' AND min(created_at) <= now() - :max_passed
+            AS overdue
+    FROM due GROUP BY priority
+), turns AS (
+    SELECT d.*, p.overdue, u.virtual_s, u.mean_s, u.virtual_s + u.ahead_s AS start_s,
+        row_number() OVER (ORDER BY p.overdue DESC, CASE WHEN p.overdue THEN p.oldest END,
+            CASE d.priority {_RANK} END, u.virtual_s + u.ahead_s, d.created_at, d.id) AS place
+    FROM due AS d JOIN users AS u USING ("user") JOIN priorities AS p USING (priority)
+), warm AS (
+    SELECT w.* FROM turns AS w JOIN turns AS turn USING (priority, "user")
+    WHERE turn.place = 1 AND turn.model <> ALL (:warm) AND w.model = ANY (:warm)
+    ORDER BY w.created_at, w.id LIMIT 1
+), older AS (
+    SELECT passed.* FROM warm AS w JOIN turns AS c USING (priority, "user") CROSS JOIN LATERAL (
+        SELECT s.id, s.passed FROM steps AS s
+        {_OF_CLASS} AND (s.created_at, s.id) < (w.created_at, w.id)
+        {_OLDEST_FIRST} LIMIT {PASSES + 1}
+    ) AS passed
+    LIMIT {PASSES + 1}
+), passing AS (
+    SELECT w.id, (SELECT array_agg(id) FROM older) AS older FROM warm AS w
+    WHERE (SELECT count(*) FROM older) <= {PASSES} AND (SELECT max(passed) FROM older) < {PASSED}
+)
+"""  # noqa: S608
+
+# The nested loop runs in the order of `c` and ends with the first row. No ORDER BY outside: a plan
+# that sorted there would lock a step of every class first.
+_NEXT = f"""
+{_TURNS}
+SELECT step.id, step.job_id, c.virtual_s, c.overdue, c.older
+FROM (
+    SELECT turns.*, passing.older FROM turns LEFT JOIN passing USING (id)
+    ORDER BY passing.id IS NULL, place
+) AS c CROSS JOIN LATERAL (
+    SELECT s.id, s.job_id FROM steps AS s JOIN jobs AS j ON j.id = s.job_id
+    {_OF_CLASS} {_OLDEST_FIRST} LIMIT 1
+    FOR NO KEY UPDATE OF j, s SKIP LOCKED
+) AS step
+LIMIT 1
+"""  # noqa: S608
+
+# As if every step took what its user's take on average.
+_UPCOMING = f"""
+{_TURNS}, upcoming AS (
+    SELECT c.*, s.id AS step_id, s.created_at AS step_created_at, s.weight,
+        row_number() OVER (PARTITION BY c.priority, c."user" ORDER BY s.created_at, s.id) - 1
+            AS ahead
+    FROM turns AS c CROSS JOIN LATERAL (
+        SELECT s.id, s.created_at, s.weight FROM steps AS s {_OF_CLASS} {_OLDEST_FIRST} LIMIT :limit
+    ) AS s
+)
+SELECT step_id FROM upcoming
+ORDER BY step_id IN (SELECT id FROM passing) DESC,
+    min(place) OVER (PARTITION BY priority), start_s + ahead * mean_s / weight,
+    step_created_at, step_id
+LIMIT :limit
+"""  # noqa: S608
+
+
+def _statement(sql: str) -> Any:
+    texts, ids = ARRAY(Text), ARRAY(UUID_TYPE)
+    return text(sql).bindparams(
+        bindparam("models", type_=ids),
+        bindparam("warm", type_=ids),
+        bindparam("priorities", type_=texts),
+        bindparam("users", type_=texts),
+    )
+
+
+_NEXT_STATEMENT = _statement(_NEXT)
+_UPCOMING_STATEMENT = _statement(_UPCOMING)
+
+
+def _parameters(request: ClaimRequest) -> dict[str, Any]:
+    return {
+        "device": request.device,
+        "capacity_bytes": request.capacity_bytes,
+        "models": list(request.models),
+        "warm": list(request.warm),
+        "priorities": list(request.priorities),
+        "users": list(request.users),
+        "overdue": request.overdue,
+        "max_passed": timedelta(seconds=request.max_passed_s),
+    }
+
+
+async def claim_due_step(connection: AsyncConnection, request: ClaimRequest) -> Claim | None:
+    """Take the step whose turn it is; None when none is due that fits."""
+    turn = (await connection.execute(_NEXT_STATEMENT, _parameters(request))).first()
+    if turn is None:
+        return None
+    step = await _take(connection, request, turn)
+    if turn.older:
+        await _count_as_passed(connection, turn.older)
+    return await read_claim(connection, step, overdue=turn.overdue)
+
+
+async def _take(connection: AsyncConnection, request: ClaimRequest, turn: Row[Any]) -> Row[Any]:
+    """Write the ownership; return the step's row, with its seconds of waiting."""
+    taken = await connection.execute(
+        update(t.steps)
+        .where(t.steps.c.id == turn.id)
+        .values(
+            state=StepState.LEASED,
+            epoch=t.steps.c.epoch + 1,
+            lease_owner=request.worker_id,
+            lease_expires_at=seconds_from_now(request.lease_s),
+            claimed_at=func.now(),
+            virtual_s=turn.virtual_s,
+            updated_at=func.now(),
+        )
+        .returning(
+            *t.steps.c,
+            func.coalesce(func.extract("epoch", func.now() - t.steps.c.vram_wait_since), 0).label(
+                "vram_waited_s"
+            ),
+            func.extract("epoch", func.now() - t.steps.c.run_at).label("queued_s"),
+        )
+    )
+    return taken.one()
+
+
+async def _count_as_passed(connection: AsyncConnection, steps: Sequence[UUID]) -> None:
+    """One that another transaction holds is being claimed or ended, and needs no count."""
+    free = (
+        select(t.steps.c.id)
+        .where(t.steps.c.id.in_(steps), t.steps.c.state == StepState.QUEUED)
+        .with_for_update(key_share=True, skip_locked=True)
+    )
+    await connection.execute(
+        update(t.steps).where(t.steps.c.id.in_(free)).values(passed=t.steps.c.passed + 1)
     )
 
 
 async def upcoming_steps(
     connection: AsyncConnection, request: ClaimRequest, limit: int
 ) -> list[UpcomingStep]:
-    """What `claim_due_step` would claim next, in its order, without a lock."""
-    columns = columns_of(t.steps, UpcomingStep)
-    query = _due(request, *columns, t.steps.c.model_id, t.steps.c.checkpoint_sha256).limit(limit)
+    """What `claim_due_step` would claim next, in its order, without a lock.
+
+    The first is the one that it would claim now. Those behind it are a forecast.
+    """
+    parameters = _parameters(request) | {"limit": limit}
+    ids = list(await connection.scalars(_UPCOMING_STATEMENT, parameters))
+    rows = await connection.execute(select(t.steps).where(t.steps.c.id.in_(ids)))
+    steps = {row.id: row for row in rows}
     return [
-        read(UpcomingStep, row, model=await _pinned_model(connection, row))
-        for row in (await connection.execute(query)).all()
+        read(UpcomingStep, steps[each], model=await pinned_model(connection, steps[each]))
+        for each in ids
+        if each in steps
     ]
-
-
-async def claim_due_step(connection: AsyncConnection, request: ClaimRequest) -> Claim | None:
-    query = (
-        _due(request, t.steps.c.id.label("step_id"), t.jobs.c.id.label("job_id"))
-        .join(t.jobs, t.jobs.c.id == t.steps.c.job_id)
-        .limit(1)
-        .with_for_update(of=(t.jobs, t.steps), key_share=True, skip_locked=True)
-    )
-    due = (await connection.execute(query)).first()
-    if due is None:
-        return None
-    claimed = (
-        await connection.execute(
-            update(t.steps)
-            .where(t.steps.c.id == due.step_id)
-            .values(
-                state=StepState.LEASED,
-                epoch=t.steps.c.epoch + 1,
-                lease_owner=request.worker_id,
-                lease_expires_at=seconds_from_now(request.lease_s),
-                claimed_at=func.now(),
-                updated_at=func.now(),
-            )
-            .returning(
-                *t.steps.c,
-                func.coalesce(
-                    func.extract("epoch", func.now() - t.steps.c.vram_wait_since), 0
-                ).label("vram_waited_s"),
-                func.extract("epoch", func.now() - t.steps.c.run_at).label("queued_s"),
-            )
-        )
-    ).one()
-    job = (await connection.execute(select(t.jobs).where(t.jobs.c.id == due.job_id))).one()
-    chain_length = await connection.scalar(
-        select(func.count()).where(t.steps.c.job_id == due.job_id)
-    )
-    shown = await last_event(connection, due.job_id, Code.PROGRESS)
-    done = await connection.scalars(
-        select(t.artifacts.c.item_index)
-        .where(t.artifacts.c.job_id == due.job_id, t.artifacts.c.step_id == due.step_id)
-        .order_by(t.artifacts.c.item_index)
-    )
-    return read(
-        Claim,
-        {**job._mapping, **claimed._mapping},  # where both have a column, the step's counts
-        step_id=claimed.id,
-        cancel_requested=claimed.cancel_requested_at is not None,
-        vram_waited_s=float(claimed.vram_waited_s),
-        model=await _pinned_model(connection, claimed),
-        done_items=tuple(done),
-        inputs=await _inputs(connection, claimed),
-        chain_length=chain_length,
-        progress=float((shown.payload or {}).get("progress", 0.0)) if shown else 0.0,
-        queued_s=float(claimed.queued_s),
-    )
-
-
-async def _pinned_model(connection: AsyncConnection, step: Row[Any]) -> PinnedModel | None:
-    if step.model_id is None:
-        return None
-    query = select(t.models).where(t.models.c.id == step.model_id)
-    model = (await connection.execute(query)).one()
-    return read(
-        PinnedModel,
-        model,
-        checkpoint_sha256=step.checkpoint_sha256,
-        parts=parts_of(model.descriptor),
-    )
-
-
-async def _inputs(connection: AsyncConnection, step: Row[Any]) -> tuple[StoredArtifact, ...]:
-    """What the step before this one made. It has succeeded, so these rows do not change any more:
-    retention leaves the pictures of a job alone that has not ended."""
-    if step.position == 0:
-        return ()
-    rows = await connection.execute(
-        select(*columns_of(t.artifacts, StoredArtifact))
-        .join(t.steps, t.steps.c.id == t.artifacts.c.step_id)
-        .where(t.steps.c.job_id == step.job_id, t.steps.c.position == step.position - 1)
-        .order_by(t.artifacts.c.item_index)
-    )
-    return tuple(StoredArtifact(**row) for row in rows.mappings())

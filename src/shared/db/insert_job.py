@@ -46,7 +46,7 @@ from shared.db.jobs import unfinished_of
 from shared.db.models import REGISTRY_VERSION
 from shared.db.tables import columns_of
 from shared.events import Code
-from shared.states import Status, StepState
+from shared.states import Priority, Status, StepState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +86,8 @@ class NewJob:
     count: int
     correlation_id: str
     steps: Sequence[NewStep]
+    priority: Priority = Priority.NORMAL
+    weight: float = 1.0  # of the user: who has 2 gets twice the seconds of who has 1
     client_request_id: str | None = None
     traceparent: str | None = None
     key: IdempotencyKey | None = None
@@ -117,7 +119,7 @@ async def insert_job(
         _INSERT,
         _job_parameters(new)
         | {
-            "steps": Jsonb([_step(step, position) for position, step in enumerate(new.steps)]),
+            "steps": Jsonb([_step(new, step, number) for number, step in enumerate(new.steps)]),
             "message": f"{new.type} job of {new.count} accepted",
             "payload": Jsonb(_payload(new)),
             "registry_version": registry_version,
@@ -142,10 +144,11 @@ def _job_parameters(new: NewJob) -> dict[str, Any]:
     }
 
 
-def _step(step: NewStep, position: int) -> dict[str, Any]:
+def _step(new: NewJob, step: NewStep, position: int) -> dict[str, Any]:
     state = StepState.PENDING if position else StepState.QUEUED
     values = {each.name: getattr(step, each.name) for each in _PINNED_COLUMNS}
     values = {name: str(v) if isinstance(v, UUID) else v for name, v in values.items()}
+    values |= {each.name: getattr(new, each.name) for each in _TURN_COLUMNS}
     return values | {"position": position, "state": state}
 
 
@@ -166,7 +169,8 @@ def _payload(new: NewJob) -> dict[str, Any]:
 
 _JOB_COLUMNS = columns_of(t.jobs, NewJob)
 _PINNED_COLUMNS = columns_of(t.steps, NewStep)
-_STEP_COLUMNS = [*_PINNED_COLUMNS, t.steps.c.position, t.steps.c.state]
+_TURN_COLUMNS = (t.steps.c.user, t.steps.c.priority, t.steps.c.weight)
+_STEP_COLUMNS = [*_PINNED_COLUMNS, *_TURN_COLUMNS, t.steps.c.position, t.steps.c.state]
 _FIRST_SEQ: ColumnElement[int] = literal_column("1")
 
 

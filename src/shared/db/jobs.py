@@ -44,6 +44,7 @@ class Job:
     id: UUID
     type: str
     user: str
+    priority: str
     status: Status
     reason: Reason | None
     error: dict[str, Any] | None

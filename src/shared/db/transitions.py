@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.db import jobs, usage
 from shared.db import tables as t
 from shared.db.events import append_events
+from shared.db.shares import charge_share
 from shared.events import Code, NewEvent
 from shared.states import ENDED, OWNED, TERMINAL, Reason, Status, StepState
 from shared.step_store import CANCELLED_ERROR, AttemptResult
@@ -64,6 +65,8 @@ async def end_step(connection: AsyncConnection, row: Row[Any], end: AttemptResul
         )
     following = UUID(str(row.id)) if requeued else await settle_job(connection, row.job_id)
     await usage.charge_execution(connection, row, ended=not requeued, delay_s=end.delay_s)
+    if row.state in OWNED:
+        await charge_share(connection, row)
     return following
 
 

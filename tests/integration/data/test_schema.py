@@ -19,9 +19,9 @@ from sqlalchemy import Connection, Table, create_engine, insert, make_url, text,
 from sqlalchemy.exc import IntegrityError
 
 from shared.db.connect import driver_url
-from shared.db.tables import artifacts, events, jobs, metadata, models, steps, usage
+from shared.db.tables import artifacts, events, jobs, metadata, models, shares, steps, usage
 from shared.errors import InfraUnavailable
-from shared.states import OWNED, STATUS_OF, TERMINAL, Reason, Status, StepState
+from shared.states import OWNED, STATUS_OF, TERMINAL, Priority, Reason, Status, StepState
 
 S, R = StepState, Reason
 
@@ -135,6 +135,8 @@ def words(connection: Connection, table: str, name: str) -> set[str]:
         ("steps", "ck_steps_reason", Reason),
         ("steps", "ck_steps_finished", TERMINAL),
         ("steps", "ck_steps_lease", OWNED),
+        ("steps", "ck_steps_priority", Priority),
+        ("jobs", "ck_jobs_priority", Priority),
         ("jobs", "ck_jobs_status", Status),
         ("jobs", "ck_jobs_reason", Reason),
         ("jobs", "ck_jobs_finished", {STATUS_OF[state] for state in TERMINAL}),
@@ -233,6 +235,7 @@ def rows(connection: Connection) -> Rows:
         "events": event_row(job),
         "artifacts": artifact_row(step),
         "usage": {"day": NOW.date(), "user": "ada", "model": "tiny@1"},
+        "shares": {"user": "ada", "device": "cpu", "virtual_s": 0, "start_s": 0, "mean_s": 0},
     }
     for name, row in made.items():
         connection.execute(insert(metadata.tables[name]).values(row))
@@ -254,6 +257,8 @@ IMPOSSIBLE_STEPS: list[tuple[str, dict[str, Any]]] = [
     ("counters", {"losses": -1}),
     ("counters", {"epoch": -1}),
     ("device", {"device": "tpu"}),
+    ("priority", {"priority": "urgent"}),
+    ("weight", {"weight": 0}),
     ("needs", {"timeout_s": 0}),
     ("needs", {"vram_bytes": -1}),
     ("model", {"model_id": None}),
@@ -279,6 +284,7 @@ IMPOSSIBLE_JOBS: list[tuple[str, dict[str, Any]]] = [
     ("finished", {"status": "succeeded", "reason": "completed"}),
     ("finished", {"status": "running"} | ENDED),
     ("finished", {"reason": "completed"}),
+    ("priority", {"priority": "urgent"}),
     ("count", {"count": 0}),
     ("count", {"count": 101}),
     ("idempotency", {"key_hash": "k"}),
@@ -295,6 +301,7 @@ IMPOSSIBLE_OTHERS: list[tuple[Table, str, dict[str, Any]]] = [
         for column in usage.c
         if column.name not in {"day", "user", "model", "schema_version"}
     ),
+    *((shares, "amounts", {name: -1}) for name in ("virtual_s", "start_s", "mean_s")),
 ]
 IMPOSSIBLE = [(steps, name, values) for name, values in IMPOSSIBLE_STEPS]
 IMPOSSIBLE += [(jobs, name, values) for name, values in IMPOSSIBLE_JOBS]

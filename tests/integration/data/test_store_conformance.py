@@ -29,9 +29,10 @@ from tests.support.stores import (
     picture,
 )
 
+from shared.db.claim import PASSED
 from shared.db.engine import Database
 from shared.events import Code
-from shared.states import Reason, StepState
+from shared.states import Priority, Reason, StepState
 from shared.step_store import (
     AttemptResult,
     CancelRequested,
@@ -110,6 +111,83 @@ def test_the_oldest_step_is_claimed_first(run: Run) -> None:
     run(test)
 
 
+async def claim_in_turn(subject: Subject, count: int, **changes: Any) -> list[Any]:
+    """The `number` of each step that is claimed, one after the other, none of which ends."""
+    return [(await claim(subject, **changes)).params["number"] for _ in range(count)]
+
+
+def test_a_higher_priority_is_claimed_first_and_within_it_the_older(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        for number, priority in enumerate(["low", "normal", "high", "low", "normal", "high"]):
+            work = Work(params={"number": number}, priority=Priority(priority))
+            await subject.create(work)
+        assert await claim_in_turn(subject, 6) == [2, 5, 1, 4, 0, 3]
+
+    run(test)
+
+
+def test_a_priority_that_waited_too_long_goes_first_if_the_worker_lets_it(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        for number, priority in enumerate(["normal", "low", "low", "high", "high"]):
+            await subject.create(Work(params={"number": number}, priority=Priority(priority)))
+        assert await claim_in_turn(subject, 1, max_passed_s=0.0, overdue=False) == [3]
+        taken = await claim(subject, max_passed_s=0.0)
+        assert (taken.params["number"], taken.overdue) == (0, True)
+        assert await claim_in_turn(subject, 3, max_passed_s=0.0) == [1, 2, 4]
+
+    run(test)
+
+
+def test_who_has_used_less_goes_first_and_not_who_came_first(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        await subject.create(Work(user="ada"))
+        await subject.store.finish(await started(subject), SUCCESS)
+        for number, user in enumerate(["ada", "ada", "bob"]):
+            await subject.create(Work(params={"number": number}, user=user))
+        assert (await subject.store.due_next(claim_request(subject), 1))[0].params["number"] == 2
+        assert await claim_in_turn(subject, 1) == [2]
+
+    run(test)
+
+
+async def started(subject: Subject) -> Claim:
+    taken = await claim(subject)
+    await subject.store.commit_running(taken, [])
+    return taken
+
+
+def test_a_worker_that_is_kept_for_something_claims_nothing_else(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        for number, (user, priority) in enumerate(
+            [("ada", "low"), ("bob", "high"), ("ada", "high")]
+        ):
+            work = Work(params={"number": number}, user=user, priority=Priority(priority))
+            await subject.create(work)
+        kept: dict[str, Any] = {"users": ("ada",), "priorities": ("high",)}
+        assert await claim_in_turn(subject, 1, **kept) == [2]
+        assert await subject.store.claim(claim_request(subject, **kept)) is None
+        assert await claim_in_turn(subject, 1, priorities=("low",)) == [0]
+        assert await claim_in_turn(subject, 1, users=("bob",)) == [1]
+
+    run(test)
+
+
+def test_a_loaded_model_passes_a_few_older_steps_and_each_a_few_times(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        other = await subject.add_model()
+        models = (subject.model_id, other)
+        for number in range(PASSED + 2):
+            await subject.create(Work(params={"number": f"cold {number}"}))
+        for number in range(PASSED + 2):
+            await subject.create(Work(params={"number": number}, model_id=other))
+        # The loaded one has too many older ones before it, until two of them were claimed.
+        assert await claim_in_turn(subject, 2, models=models, warm=(other,)) == ["cold 0", "cold 1"]
+        passing = await claim_in_turn(subject, PASSED + 1, models=models, warm=(other,))
+        assert passing == [*range(PASSED), "cold 2"]
+
+    run(test)
+
+
 def test_what_is_due_next_is_what_is_claimed_next(run: Run) -> None:
     async def test(subject: Subject) -> None:
         for number in range(3):
@@ -133,7 +211,6 @@ def test_what_is_due_next_is_what_is_claimed_next(run: Run) -> None:
 @pytest.mark.parametrize(
     ("work", "changes"),
     [
-        (Work(queue="other"), {}),
         (Work(device="cuda"), {}),
         (Work(vram_bytes=1001), {}),
         (Work(), {"models": ()}),
