@@ -64,7 +64,7 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
         store=open_store(settings),
         hub=hub,
         planning=PlanningCache(lambda: database.statement(live_workers)),
-        streams=Streams(settings.max_streams),
+        streams=Streams(settings),
         unfinished=UnfinishedJobs(settings),
         notifier=Notifier(redis_url, metrics),
         metrics=metrics,

@@ -7,6 +7,7 @@ count stays good for as long as it would take to fill what is left. `UnfinishedJ
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,12 +39,12 @@ async def enforce_quota(connection: Connection, user: str, settings: Settings) -
 
     Returns how many unfinished jobs there are, if they are limited.
     """
-    used = None
-    if maximum := settings.max_unfinished_jobs:
+    used, policy = None, settings.policy_of(user)
+    if maximum := policy.unfinished:
         used = await jobs.unfinished_jobs(connection, user, up_to=maximum)
         if used >= maximum:
             raise limit_reached("unfinished_jobs", maximum)
-    if maximum := settings.max_jobs_per_minute:
+    if maximum := policy.per_minute:
         age_s = await jobs.age_of_job(connection, user, newest=maximum)
         if age_s is not None and age_s < WINDOW_S:
             pause_s = math.ceil(WINDOW_S - max(age_s, 0.0))
@@ -51,9 +52,10 @@ async def enforce_quota(connection: Connection, user: str, settings: Settings) -
     return used
 
 
-def has_quota(settings: Settings) -> bool:
+def has_quota(settings: Settings, user: str) -> bool:
     """Whether `enforce_quota` has a limit to compare with."""
-    return bool(settings.max_unfinished_jobs or settings.max_jobs_per_minute)
+    policy = settings.policy_of(user)
+    return bool(policy.unfinished or policy.per_minute)
 
 
 @dataclass(slots=True)
@@ -66,36 +68,37 @@ class UnfinishedJobs:
     """What this process knows of each user's unfinished jobs. `clock` counts seconds."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._maximum = settings.max_unfinished_jobs
-        # Too few jobs a minute to look at now and then.
-        self._always_exact = settings.max_jobs_per_minute > 0
+        self._settings = settings
         self._clock = clock
         self._counts: dict[str, _Count] = {}
 
-    @property
-    def far_below(self) -> int:
+    def far_below(self, user: str) -> int:
         """Fewer than these are far from the limit."""
-        return self._maximum - MARGIN
+        return self._maximum(user) - MARGIN
 
     def near(self, user: str) -> bool:
         """Whether a create of this user must be counted under the lock."""
-        if self._always_exact:
-            return True
-        if not self._maximum:
+        if self._settings.policy_of(user).per_minute:
+            return True  # too few jobs to look at now and then
+        if not self._maximum(user):
             return False
-        return self.far_below <= 0 or (self._is_good(user) and self._used(user) >= self.far_below)
+        far_below = self.far_below(user)
+        return far_below <= 0 or (self._is_good(user) and self._used(user) >= far_below)
 
     def count_below(self, user: str) -> int | None:
         """For a user who is not near the limit: what a create counts up to; None: it need not."""
-        return None if not self._maximum or self._is_good(user) else self.far_below
+        return None if not self._maximum(user) or self._is_good(user) else self.far_below(user)
 
     def record(self, user: str, used: int | None) -> None:
         """A job was created; before it there were `used`, if they were counted."""
         if used is not None:
-            left_s = max(0, self._maximum - used) / MOST_PER_S
+            left_s = max(0, self._maximum(user) - used) / MOST_PER_S
             self._counts[user] = _Count(used, self._clock() + left_s)
         if user in self._counts:
             self._counts[user].used += 1
+
+    def _maximum(self, user: str) -> int:
+        return self._settings.policy_of(user).unfinished or 0
 
     def _is_good(self, user: str) -> bool:
         return user in self._counts and self._clock() < self._counts[user].good_until
@@ -105,23 +108,26 @@ class UnfinishedJobs:
 
 
 class Streams:
-    """The open streams of this process."""
+    """The open streams of this process, of all users and of each."""
 
-    def __init__(self, maximum: int) -> None:
-        self._maximum = maximum
-        self._open = 0
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._open = Counter[str]()
 
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def place(self, user: str) -> Iterator[None]:
         """Hold one place. Raises `RateLimited` when there is none; a maximum of 0 is no limit."""
-        maximum = self._maximum
-        if maximum and self._open >= maximum:
+        own = self._settings.policy_of(user).streams
+        if own and self._open[user] >= own:
+            raise limit_reached("open_streams", own)
+        maximum = self._settings.max_streams
+        if maximum and self._open.total() >= maximum:
             raise limit_reached("open_streams", maximum)
-        self._open += 1
+        self._open[user] += 1
         try:
             yield
         finally:
-            self._open -= 1
+            self._open[user] -= 1
 
 
 def limit_reached(limit: str, maximum: int, pause_s: int = PAUSE_S) -> RateLimited:

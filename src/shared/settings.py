@@ -8,6 +8,7 @@ environment later. A wrong value stops the process with one line that names the 
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -36,6 +37,7 @@ from shared.settings_checks import (
 )
 from shared.settings_removed import describe_removed
 from shared.settings_sources import WithoutBlanks
+from shared.users import EVERYONE, Serves, UserPolicy, check_known, parse_serves, parse_users
 
 
 class Settings(BaseSettings):
@@ -90,6 +92,9 @@ class Settings(BaseSettings):
     max_streams: int = Field(
         default=1000, ge=0, description="open progress streams of one process; 0: no bound"
     )
+    users: Annotated[tuple[UserPolicy, ...], NoDecode] = Field(
+        default=(), description="weight, priorities and bounds of single users, or of `*`"
+    )
     idempotency_ttl_s: float = Field(default=24 * 3600.0, gt=0)
 
     # Worker --------------------------------------------------------------------------------------
@@ -100,11 +105,17 @@ class Settings(BaseSettings):
     standby: bool = Field(default=True, description="keep one imported runner ready per slot")
     lock_dir: Path = Path("/tmp/dreamforge-locks")  # noqa: S108 - one well-known place per host
     drain_s: float = Field(default=30.0, ge=0)
+    serves: Annotated[Serves, NoDecode] = Field(
+        default=Serves(), description="priorities and users that the worker is kept for"
+    )
 
     # Steps --------------------------------------------------------------------------------------
     vram_wait_s: float = Field(default=300.0, ge=0)
     vram_factor: float = Field(
         default=1.0, gt=0, le=10, description="corrects every preset's estimate of memory"
+    )
+    max_passed_s: float = Field(
+        default=600.0, gt=0, description="how long steps of higher priorities may pass one"
     )
     queue_timeout_s: float = Field(default=24 * 3600.0, gt=0)
     max_timeout_s: float = Field(default=3600.0, gt=0, description="upper bound of `timeout_s`")
@@ -175,6 +186,16 @@ class Settings(BaseSettings):
             return parse_api_keys(value or "")
         return value
 
+    @field_validator("users", mode="before")
+    @classmethod
+    def _users(cls, value: Any) -> Any:
+        return parse_users(value or "") if value is None or isinstance(value, str) else value
+
+    @field_validator("serves", mode="before")
+    @classmethod
+    def _serves(cls, value: Any) -> Any:
+        return parse_serves(value or "") if value is None or isinstance(value, str) else value
+
     @field_validator("allowed_hosts")
     @classmethod
     def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -236,6 +257,15 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _users_have_keys(self) -> Self:
+        keys = {key.name for key in self.api_keys}
+        named = [user.name for user in self.users if user.name != EVERYONE]
+        check_known("DF_USERS", named, keys)
+        if keys:  # a worker on a loopback address may have none
+            check_known("DF_SERVES", self.serves.users, keys)
+        return self
+
+    @model_validator(mode="after")
     def _jobs_are_kept_longest(self) -> Self:
         for name in ("retain_artifacts_s", "retain_events_s", "idempotency_ttl_s"):
             least = getattr(self, name)
@@ -245,6 +275,18 @@ class Settings(BaseSettings):
                     f"DF_{name.upper()}={least:g}: what belongs to a job goes with it"
                 )
         return self
+
+    def policy_of(self, user: str) -> UserPolicy:
+        """What this user may have, with the bounds for everyone where it has none of its own."""
+        by_name = {each.name: each for each in self.users}
+        policy = by_name.get(user) or by_name.get(EVERYONE) or UserPolicy()
+        unfinished, per_minute = policy.unfinished, policy.per_minute
+        return replace(
+            policy,
+            name=user,
+            unfinished=self.max_unfinished_jobs if unfinished is None else unfinished,
+            per_minute=self.max_jobs_per_minute if per_minute is None else per_minute,
+        )
 
     @property
     def otlp_headers_sent(self) -> Mapping[str, str]:

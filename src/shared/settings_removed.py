@@ -15,7 +15,7 @@ REMOVED: Mapping[str, str] = {
     "DF_MAX_BODY_BYTES": "a request may have 1 MiB, of which a valid one needs a few kilobytes",
     "DF_POLL_S": "a free slot looks for work once a second",
     "DF_PUBLISH_DEADLINE_S": "finished pictures wait 300 s for a store that is away",
-    "DF_QUEUES": "there is one queue, and every worker serves it",
+    "DF_QUEUES": "there is one queue; DF_SERVES keeps a worker for priorities or users",
     "DF_READY_TIMEOUT_S": "a runner may take 120 s to start",
     "DF_RECLAIM_DEADLINE_S": _STOP,
     "DF_RETRY_BASE_S": _RETRY,

@@ -59,6 +59,8 @@ class Supervisor:
         self.unacknowledged_until = 0.0
         # Claims whose executor failed, by step and epoch.
         self._abandoned: set[tuple[UUID, int]] = set()
+        # Slots whose last claim was of a lower priority that had waited too long.
+        self._served_overdue = set[str]()
         self._wakeup = anyio.Event()
         self._draining = anyio.Event()
         self._reconciler = SlotReconciler(
@@ -149,6 +151,7 @@ class Supervisor:
             if claim is None:
                 slot.move(SlotState.FREE)
                 continue
+            self._alternate(slot, overdue=claim.overdue)
             self._metrics.record_claim(queued_s=claim.queued_s, again=claim.vram_waited_s > 0)
             executor = StepExecutor(claim, slot, self._worker, self._reconciler, sent=sent)
             self.executors.add(executor)
@@ -157,6 +160,7 @@ class Supervisor:
         return False
 
     async def _claim_for(self, slot: Slot, models: tuple[UUID, ...]) -> Claim | None:
+        settings = self._worker.settings
         request = ClaimRequest(
             worker_id=self.worker_id,
             queues=(DEFAULT_QUEUE,),
@@ -164,6 +168,10 @@ class Supervisor:
             capacity_bytes=slot.device.capacity_bytes,
             models=models,
             lease_s=self._timings.lease_s,
+            priorities=settings.serves.priorities,
+            users=settings.serves.users,
+            max_passed_s=settings.max_passed_s,
+            overdue=slot.id not in self._served_overdue,
         )
         try:
             return await self._worker.store.claim(request)
@@ -172,6 +180,13 @@ class Supervisor:
             self.unacknowledged_until = boottime() + self._timings.lease_s
             log.warning("cannot claim: %s", error)
             return None
+
+    def _alternate(self, slot: Slot, *, overdue: bool) -> None:
+        """Overdue steps get every other claim of a slot at most: see `shared.db.claim`."""
+        if overdue:
+            self._served_overdue.add(slot.id)
+        else:
+            self._served_overdue.discard(slot.id)
 
     async def _release_unacknowledged(self) -> None:
         """Put back claims whose answer was lost: they have no executor, and block their step."""

@@ -96,7 +96,7 @@ class _Creation:
             return earlier
         job = self._plan(await self._read(connection))
         used = None
-        if limits.has_quota(self._context.settings):
+        if limits.has_quota(self._context.settings, user):
             await jobs.lock_user(connection, user)
             # A request with the same key may have held the lock; a replay is never refused.
             if (earlier := await find_by_key(connection, user, key)) is not None:

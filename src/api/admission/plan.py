@@ -18,7 +18,7 @@ from shared.models.parameters import find_problems
 from shared.presets import StepBudget
 from shared.protocol.messages import GenerateParams
 from shared.settings import Settings
-from shared.states import DEFAULT_QUEUE
+from shared.states import DEFAULT_QUEUE, Priority
 
 # What a model's schema may fill in and bound. The prompt is the same for every model.
 _BY_MODEL = (
@@ -56,12 +56,29 @@ def plan_job(body: CreateJob, resolved: Resolved, caller: Caller, settings: Sett
         user=caller.user,
         request=body.model_dump(mode="json", exclude_unset=True),
         count=body.count,
+        priority=_priority(body, caller.user, settings),
+        weight=settings.policy_of(caller.user).weight,
         correlation_id=caller.correlation_id,
         client_request_id=caller.client_request_id,
         traceparent=caller.traceparent,
         key=caller.key,
         steps=steps,
     )
+
+
+def _priority(body: CreateJob, user: str, settings: Settings) -> Priority:
+    policy = settings.policy_of(user)
+    if body.priority is None:
+        return policy.default_priority
+    if body.priority not in policy.priorities:
+        allowed = [str(each) for each in policy.priorities]
+        raise InvalidInput(
+            f"priority: the key {user!r} may not use {body.priority}; it may use: "
+            f"{', '.join(allowed)}",
+            field="priority",
+            allowed=allowed,
+        )
+    return Priority(body.priority)
 
 
 def _generate_step(

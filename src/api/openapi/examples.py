@@ -23,7 +23,7 @@ from shared.models.descriptor import (
     parameters_schema,
 )
 from shared.progress import STAGES
-from shared.states import Reason, Status
+from shared.states import Priority, Reason, Status
 
 JOB = UUID("5f0c6f3a-6a1c-4a55-9a43-3f3f9a1a7b10")
 STEP = UUID("b1c5e1b0-3a53-4a53-8f0f-0d7f3f1d7c11")
@@ -70,6 +70,7 @@ def _job(
         id=str(JOB),
         type="generate",
         status=status,
+        priority=Priority.NORMAL,
         reason=reason,
         created_at=NOON,
         updated_at=after(9.5),

@@ -89,7 +89,7 @@ async def stream_progress(
     stream = ProgressStream(
         job, after=seen, hub=context.hub, read_page=read_page, metrics=context.metrics
     )
-    return EventStreamResponse(stream.messages(), context.streams)
+    return EventStreamResponse(stream.messages(), context.streams, user)
 
 
 @router.get(

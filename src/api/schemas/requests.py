@@ -143,6 +143,10 @@ class CreateJob(Strict):
     timeout_s: float | None = Field(
         default=None, gt=0, description="how long each step may run; default: the preset's"
     )
+    priority: Literal["high", "normal", "low"] | None = Field(
+        default=None,
+        description="among the jobs of all users; default: `normal`, or what the key may use",
+    )
     chain: Chain | None = Field(default=None, description="what happens to the pictures next")
 
     @property

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from shared.models.descriptor import PartSize
-from shared.states import Reason, Status
+from shared.states import Priority, Reason, Status
 
 
 def iso(moment: datetime) -> str:
@@ -57,6 +57,7 @@ class JobOut(BaseModel):
     id: Id
     type: str
     status: Status
+    priority: Priority = Field(description="within it, users share by the seconds that they use")
     reason: Reason | None = Field(description="why it ended; null while it has not")
     created_at: Moment
     updated_at: Moment

@@ -114,14 +114,15 @@ class EventStreamResponse(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, messages: AsyncGenerator[bytes], streams: Streams) -> None:
+    def __init__(self, messages: AsyncGenerator[bytes], streams: Streams, user: str) -> None:
         super().__init__(messages, headers=_HEADERS)
         self._messages = messages
+        self._user = user
         self._streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises `RateLimited`, before anything is sent."""
-        with self._streams.place():
+        with self._streams.place(self._user):
             await super().__call__(scope, receive, send)
 
     async def stream_response(self, send: Send) -> None:

@@ -1,6 +1,6 @@
 """Options that several commands share, each described once.
 
-`create` and `generate` take the same twenty options. `JobOptions` declares them as fields, and
+`create` and `generate` take the same options. `JobOptions` declares them as fields, and
 `takes` gives them to a command: typer reads the options of a command from its signature.
 """
 
@@ -66,6 +66,9 @@ class JobOptions:
         typer.Option(help="Id, name or name@version.", autocompletion=completion.models),
     ] = None
     preset: Preset = None
+    priority: Annotated[
+        Literal["high", "normal", "low"] | None, typer.Option(help="Among all users' jobs.")
+    ] = None
     timeout: Annotated[float | None, typer.Option(help="Seconds a step may run.")] = None
     no_metadata: Annotated[
         bool, typer.Option("--no-metadata", help="Write no parameters into the file.")
@@ -85,6 +88,7 @@ class JobOptions:
             "count": self.count,
             "format": self.format,
             "preset": self.preset,
+            "priority": self.priority,
             "chain": self._chain(),
             "timeout_s": self.timeout,
             "embed_metadata": False if self.no_metadata else None,

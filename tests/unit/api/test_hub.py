@@ -58,6 +58,7 @@ class Log:
             id=job_id,
             type="generate",
             user="default",
+            priority="normal",
             status=status,
             reason=None,
             error=None,

@@ -21,6 +21,7 @@ def job(status: Status = Status.RUNNING, count: int = 2) -> Job:
         id=uuid4(),
         type="generate",
         user="default",
+        priority="normal",
         status=status,
         reason=Reason.COMPLETED if status is Status.SUCCEEDED else None,
         error=None,
