@@ -50,8 +50,9 @@ def release_memory(device: Device) -> Iterator[Memory]:
     try:
         yield memory
     finally:
-        gc.collect()
+        # On the CPU the end of the process frees all, at once, and there are no figures to report.
         if _in_use(device):
+            gc.collect()
             _release_cuda(memory)
 
 

@@ -28,6 +28,9 @@ class Device:
     name: str
     total_bytes: int
     epsilon_bytes: int
+    # Seconds between two readings that must agree. A driver frees the memory of a killed process a
+    # little after its end.
+    settle_s: float = 0.1
     reserved_bytes: int = 0  # of the total, what the driver keeps for itself whatever runs
     lost: str = ""  # why it could not even be described at start; its size is not known then
     # Whether the device lists process ids of our namespace. In a container they are often the

@@ -39,6 +39,7 @@ class ChildProcess(ABC):
     output: OutputReader
     tree: ProcessTree
     _pidfd: int
+    ended: anyio.Event  # `wait_exit` has seen the end of the root
 
     def _watch(self, pid: int, marker: str, ours: socket.socket, undo: ExitStack) -> None:
         """Take over a child that has just begun: it runs, and is not collected yet.
@@ -47,6 +48,7 @@ class ChildProcess(ABC):
         """
         self.pid = pid
         self.channel = Channel(ours)
+        self.ended = anyio.Event()
         self._pidfd = os.pidfd_open(pid)
         undo.callback(os.close, self._pidfd)
         self.tree = ProcessTree(pid, marker)
@@ -68,17 +70,24 @@ class ChildProcess(ABC):
         await anyio.wait_readable(self._pidfd)
         exitcode = self.exitcode
         assert exitcode is not None  # the descriptor is readable from the end of the process on
+        self.ended.set()
         return exitcode
 
     async def wait_gone(self) -> None:
         """Wait until the whole tree is gone: two scans in a row found it so."""
         pauses, clean = _scan_pauses(), 0
         while True:
-            clean = clean + 1 if self.tree.is_gone() and self.exitcode is not None else 0
+            gone, ended = self.tree.is_gone(), self.exitcode is not None
+            clean = clean + 1 if gone and ended else 0
             if clean == 2:
                 return
-            await anyio.sleep(next(pauses))
-            if self.tree.has_newcomers:  # it still grows: scan, and if need be kill, without delay
+            if clean or self.tree.has_newcomers:  # gone, or growing: look, and kill, without delay
+                pauses = _scan_pauses()
+            if ended:
+                await anyio.sleep(next(pauses))
+                continue
+            with anyio.move_on_after(next(pauses)):
+                await self.ended.wait()
                 pauses = _scan_pauses()
 
     async def kill_and_close(self, within_s: float) -> bool:

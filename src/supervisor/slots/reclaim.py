@@ -5,6 +5,7 @@ the use now, without the foreign processes' shares, exceeds the slot's baseline 
 device's epsilon. A foreign process that ends takes its share along: what it frees must not make up
 for what our step still holds. Two readings in a row must show it: a driver frees the memory of a
 killed process a little after the process is gone, and one lucky reading in between proves nothing.
+So the device says how long its memory may take to settle (`Device.settle_s`).
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from supervisor.devices.device import Device, DeviceProbe, Reading
 from supervisor.processes.tree import ProcessTree, all_pids
 from supervisor.slots.table import Slot
 
-_POLL_FIRST_S, _POLL_MOST_S = 0.1, 1.0
+_POLL_MOST_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +81,7 @@ async def verify(
     device, limit_bytes = slot.device, slot.baseline.limit_bytes
     assert limit_bytes is not None  # read before any step could touch the device
     started = anyio.current_time()
-    pauses, clean = backoff(first_s=_POLL_FIRST_S, most_s=_POLL_MOST_S), 0
+    pauses, clean = backoff(first_s=device.settle_s, most_s=_POLL_MOST_S), 0
     while True:
         # A process that SIGKILL has not ended yet may allocate again.
         gone = tree is None or tree.is_gone()
@@ -94,4 +95,4 @@ async def verify(
             slot.baseline.update_verified(unattributed_bytes(device, now))
             return reading
         pause_s = next(pauses)
-        await anyio.sleep(_POLL_FIRST_S if clean else pause_s)
+        await anyio.sleep(device.settle_s if clean else pause_s)

@@ -253,3 +253,21 @@ def test_a_recorder_that_runs_writes_by_itself(clock: Clock) -> None:
             tasks.cancel_scope.cancel()
 
     play(test)
+
+
+def test_what_happens_shortly_before_the_verdict_is_left_for_it(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "GATHER_S", 3600.0)
+
+    async def test(scene: Scene) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(scene.recorder.run)
+            scene.recorder.record(Code.GPU_RECLAIMED, "memory is back")
+            await anyio.wait_all_tasks_blocked()
+            left = await scene.recorder.drain()
+            assert [event.code for event in left] == [Code.GPU_RECLAIMED]
+            assert scene.codes() == []
+            tasks.cancel_scope.cancel()
+
+    play(test)

@@ -221,7 +221,7 @@ def test_a_tree_is_gone_when_nobody_lives_and_nobody_came(table: Table) -> None:
 
 def test_a_runner_is_gone_when_two_looks_in_a_row_say_so_and_it_ended_itself() -> None:
     looks = iter([(True, None), (True, 0), (False, 0), (True, 0), (True, 0), (True, 0)])
-    child = SimpleNamespace(exitcode=None)
+    child = SimpleNamespace(exitcode=None, ended=anyio.Event())
 
     def look() -> bool:
         gone, child.exitcode = next(looks)
@@ -247,6 +247,24 @@ def test_a_tree_that_still_grows_is_scanned_without_longer_pauses(
     anyio.run(ChildProcess.wait_gone, cast(ChildProcess, runner))
     assert len(pauses) == 9
     assert max(pauses) == longest_s
+
+
+def test_the_end_of_the_root_ends_the_pause_in_which_it_was_awaited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(anyio, "move_on_after", lambda _pause_s: anyio.CancelScope())
+    child = SimpleNamespace(exitcode=None, ended=anyio.Event())
+    child.tree = SimpleNamespace(is_gone=lambda: child.exitcode is not None, has_newcomers=False)
+
+    async def test() -> None:
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ChildProcess.wait_gone, cast(ChildProcess, child))
+                await anyio.wait_all_tasks_blocked()
+                child.exitcode = 0
+                child.ended.set()
+
+    anyio.run(test)
 
 
 def test_a_number_that_another_child_of_ours_has_by_now_is_not_collected(table: Table) -> None:

@@ -115,6 +115,22 @@ def test_two_clean_looks_in_a_row_are_the_proof() -> None:
     assert looks[-1].leaked_bytes == looks[-1].now.used_bytes == 0
 
 
+def test_readings_are_as_far_apart_as_the_device_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses = []
+
+    async def sleep(pause_s: float) -> None:
+        pauses.append(pause_s)
+
+    async def test() -> None:
+        slot = Slot(replace((await FakeProbe().devices())[0], settle_s=0.25))
+        slot.baseline.update_idle(0)
+        await verify(FakeProbe(), slot, cast(ProcessTree, Tree(alive=2)), lambda _reading: None)
+
+    monkeypatch.setattr(anyio, "sleep", sleep)
+    anyio.run(test)
+    assert pauses == [0.25, 0.5, 0.25]  # it lived twice, and was then gone twice
+
+
 def test_memory_that_comes_back_late_is_proven_late() -> None:
     looks = anyio.run(prove, SlowProbe(readings=2), Tree())
     assert proven(looks)
