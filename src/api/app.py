@@ -42,6 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
         version="1",
         description=DESCRIPTION,
         lifespan=lifespan,
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
         openapi_url=None,  # a route of another kind, whose 405 knows no route; ours is in page
         docs_url=None,  # FastAPI's page comes from a CDN; ours is api.openapi.page
         redoc_url=None,

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -77,16 +77,34 @@ def internal() -> Internal:
     return Internal("something went wrong on our side")
 
 
-async def _answer(request: Request, raised: Exception) -> JSONResponse:
+async def _answer(request: Request, raised: Exception) -> Response:
     error = _translate(raised, request)
     correlation_id = request.state.correlation_id
     if error.http_status >= 500:
         extra = {"correlation_id": correlation_id}
         log.error("%s", error, exc_info=raised, extra=extra)
+    if error.retry_after_s is not None and _is_event_source(request):
+        return _come_again(error, error.retry_after_s)
     headers = dict(getattr(raised, "headers", None) or {})
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = ", ".join(_allowed_methods(request))
     return envelope(error, correlation_id, headers)
+
+
+def _is_event_source(request: Request) -> bool:
+    """Whether a browser's EventSource asks: the standard fixes both headers, and fetch sends other
+    ones."""
+    headers = request.headers
+    return (
+        headers.get("accept") == "text/event-stream" and headers.get("cache-control") == "no-cache"
+    )
+
+
+def _come_again(error: DreamForgeError, pause_s: int) -> Response:
+    """A refusal that passes, for an EventSource: every status but 200 would close it for good."""
+    text = f"retry: {pause_s * 1000}\n: {error.code}, {error.message}\n\n"
+    headers = {"Cache-Control": "no-cache, no-transform"}
+    return Response(text, media_type="text/event-stream", headers=headers)
 
 
 def _allowed_methods(request: Request) -> list[str]:

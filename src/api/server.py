@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.dispatch import Notifier
 from api.metrics import Metrics
-from api.middleware.http_protocol import Protocol
+from api.middleware.http_protocol import IDLE_TIMEOUT_S, Protocol
 from shared import readiness
 from shared.addresses import address_of, family_of, joined
 from shared.auth import is_loopback
@@ -147,6 +147,7 @@ def server_config(app: FastAPI) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACEFUL_S,
+        timeout_keep_alive=IDLE_TIMEOUT_S,
         lifespan="on",
     )
 

@@ -22,17 +22,20 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from shared.addresses import check_broker, check_database, check_host, check_origin
+from shared.addresses import check_broker, check_database
 from shared.auth import ApiKey, parse_api_keys
 from shared.presets import PresetError, presets
 from shared.printable import escape_controls
 from shared.protocol.messages import JPEG_QUALITY, JpegQuality
 from shared.secrets import SECRETS_DIR
 from shared.settings_checks import (
-    check_collector,
+    Collector,
+    HostNames,
+    ListenHost,
+    Origin,
+    RootPath,
+    WebOrigins,
     check_headers,
-    check_names,
-    check_web_origins,
     headers_of,
 )
 from shared.settings_removed import describe_removed
@@ -55,8 +58,8 @@ class Settings(BaseSettings):
     # Infrastructure ------------------------------------------------------------------------------
     database_url: SecretStr = Field(description="postgresql://user:password@host:port/database")
     redis_url: SecretStr = Field(description="redis://:password@host:port/0, the Celery broker")
-    s3_endpoint: str = Field(description="http(s)://host:port of the S3-compatible store")
-    s3_public_endpoint: str | None = Field(
+    s3_endpoint: Origin = Field(description="http(s)://host:port of the S3-compatible store")
+    s3_public_endpoint: Origin | None = Field(
         default=None, description="the store's address as clients see it; presigned URLs use it"
     )
     s3_access_key: SecretStr
@@ -69,8 +72,11 @@ class Settings(BaseSettings):
     )
 
     # API -----------------------------------------------------------------------------------------
-    api_host: str = "127.0.0.1"
+    api_host: ListenHost = "127.0.0.1"
     api_port: int = Field(default=8001, ge=0, le=65535)
+    root_path: RootPath = Field(
+        default="", description="path below which a proxy serves the api, and which it takes off"
+    )
     api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = Field(
         default=(),
         repr=False,
@@ -79,10 +85,10 @@ class Settings(BaseSettings):
     admin_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="names of keys that see the usage of all users"
     )
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+    allowed_hosts: Annotated[HostNames, NoDecode] = Field(
         default=(), description="names that an API without keys answers to, beside loopback ones"
     )
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+    cors_origins: Annotated[WebOrigins, NoDecode] = Field(
         default=(), description="origins of web pages that may read our answers"
     )
     max_jobs_per_minute: int = Field(default=0, ge=0, description="per user; 0: no bound")
@@ -98,7 +104,9 @@ class Settings(BaseSettings):
     idempotency_ttl_s: float = Field(default=24 * 3600.0, gt=0)
 
     # Worker --------------------------------------------------------------------------------------
-    worker_host: str = Field(default="127.0.0.1", description="beyond loopback it needs API keys")
+    worker_host: ListenHost = Field(
+        default="127.0.0.1", description="beyond loopback it needs API keys"
+    )
     worker_port: int = Field(default=8002, ge=0, le=65535)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$")
     cpu_slots: int = Field(default=1, ge=1, le=64)
@@ -147,7 +155,7 @@ class Settings(BaseSettings):
 
     # Seeing inside ------------------------------------------------------------------------------
     log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
-    otlp_endpoint: str | None = Field(
+    otlp_endpoint: Collector | None = Field(
         default=None, description="base address of an OTLP/HTTP collector; set: traces are on"
     )
     otlp_headers: SecretStr | None = Field(
@@ -196,16 +204,6 @@ class Settings(BaseSettings):
     def _serves(cls, value: Any) -> Any:
         return parse_serves(value or "") if value is None or isinstance(value, str) else value
 
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return check_names(value)
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return check_web_origins(value)
-
     @field_validator("presets_dir")
     @classmethod
     def _presets_are_right(cls, value: Path | None) -> Path | None:
@@ -214,11 +212,6 @@ class Settings(BaseSettings):
         except PresetError as error:
             raise ValueError(str(error)) from None
         return value
-
-    @field_validator("otlp_endpoint")
-    @classmethod
-    def _collector(cls, value: str | None) -> str | None:
-        return None if value is None else check_collector(value)
 
     @field_validator("otlp_headers")
     @classmethod
@@ -234,16 +227,6 @@ class Settings(BaseSettings):
     @classmethod
     def _broker(cls, value: SecretStr) -> SecretStr:
         return SecretStr(check_broker(value.get_secret_value()))
-
-    @field_validator("s3_endpoint", "s3_public_endpoint")
-    @classmethod
-    def _store(cls, value: str | None) -> str | None:
-        return None if value is None else check_origin(value)
-
-    @field_validator("api_host", "worker_host")
-    @classmethod
-    def _listen(cls, value: str) -> str:
-        return check_host(value)
 
     @model_validator(mode="after")
     def _admins_have_keys(self) -> Self:

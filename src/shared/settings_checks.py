@@ -1,16 +1,30 @@
-"""Checks of single settings that need more than a type and bounds. Each raises `ValueError`."""
+"""Checks of single settings that need more than a type and bounds. Each raises `ValueError`.
+
+The types at the end are those of the fields that are checked so.
+"""
 
 import os
 import re
 from collections.abc import Mapping
 from importlib.util import find_spec
+from typing import Annotated
 
-from shared.addresses import ORIGIN, check_http
+from pydantic import AfterValidator, BeforeValidator
+
+from shared.addresses import ORIGIN, check_host, check_http, check_origin
 
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 _HEADER = re.compile(r"\s*[A-Za-z0-9!#$%&'*+.^_`|~-]+\s*=[\x20-\x7e]*")
 _EXPORTER = "opentelemetry.exporter.otlp.proto.http"
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?")
+
+
+def check_path(path: str) -> str:
+    """A path, which is "" or begins with a slash; returned without a last slash."""
+    if not _PATH.fullmatch(path.rstrip("/")):
+        raise ValueError("must be a path like /pictures, of letters, digits and . _ ~ -")
+    return path.rstrip("/")
 
 
 def check_names(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -75,3 +89,12 @@ def _is_installed(name: str) -> bool:
         return find_spec(name) is not None
     except ModuleNotFoundError:  # nor is what it lies in
         return False
+
+
+# A field of one of these types is checked, and keeps what its check returns.
+Origin = Annotated[str, AfterValidator(check_origin)]
+ListenHost = Annotated[str, AfterValidator(check_host)]
+RootPath = Annotated[str, BeforeValidator(lambda value: value or ""), AfterValidator(check_path)]
+HostNames = Annotated[tuple[str, ...], AfterValidator(check_names)]
+WebOrigins = Annotated[tuple[str, ...], AfterValidator(check_web_origins)]
+Collector = Annotated[str, AfterValidator(check_collector)]

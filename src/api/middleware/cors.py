@@ -6,6 +6,7 @@ could not tell a 413 from a network that is down. Cookies are never involved, so
 """
 
 import logging
+import re
 from collections.abc import Collection
 from uuid import uuid4
 
@@ -32,6 +33,8 @@ _RESPONSE_HEADERS = (
     "X-Client-Request-Id",
     "Retry-After",
 )
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
+MAX_ASKED = 100  # names of headers in one preflight
 _MAX_AGE_S = 600  # Chromium keeps a preflight no longer than two hours, and settings may change
 
 
@@ -39,7 +42,8 @@ class CrossOriginMiddleware(CORSMiddleware):
     """Starlette's middleware, which would refuse a preflight in plain text, outside our envelope.
 
     A preflight of a page that is not named goes on to the router, which has no OPTIONS. A page that
-    is named gets the lists, and its browser compares them with what the page is about to send.
+    is named may send whatever it asks for: tracing libraries add headers of their own to each
+    request, and one that a list did not know would cost the page every answer.
     """
 
     def __init__(self, app: ASGIApp, *, origins: Collection[str]) -> None:
@@ -65,6 +69,22 @@ class CrossOriginMiddleware(CORSMiddleware):
         log.info("OPTIONS preflight 204", extra={"correlation_id": correlation_id})
         own = {
             "Access-Control-Allow-Origin": request_headers["origin"],
+            "Access-Control-Allow-Headers": _with_asked(
+                _REQUEST_HEADERS, request_headers.get("access-control-request-headers", "")
+            ),
+            "Access-Control-Allow-Methods": _with_asked(
+                _METHODS, request_headers.get("access-control-request-method", "")
+            ),
+            "Vary": "Origin, Access-Control-Request-Headers, Access-Control-Request-Method",
             "X-Request-Id": correlation_id,
         }
         return Response(status_code=204, headers=self.preflight_headers | own)
+
+
+def _with_asked(known: Collection[str], asked: str) -> str:
+    """The names that we know and those that are asked for, as far as they are names."""
+    names = {name.lower(): name for name in known}
+    for name in map(str.strip, asked.split(",")[:MAX_ASKED]):
+        if _TOKEN.fullmatch(name):
+            names.setdefault(name.lower(), name)
+    return ", ".join(names.values())

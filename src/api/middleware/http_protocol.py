@@ -17,9 +17,11 @@ from shared.strict_http import StrictProtocol
 
 log = logging.getLogger(__name__)
 
-# From the connection, or the end of the last answer, to a complete head. Longer than uvicorn's
-# keep-alive, which ends connections that send nothing after an answer.
+# From the connection, or the first byte after an answer, to a complete head.
 HEAD_TIMEOUT_S = 30.0
+# How long a connection may be idle after an answer. Proxies keep theirs for up to 75 s: one that we
+# close first may be chosen at that very moment, and the client gets a 502.
+IDLE_TIMEOUT_S = 80
 
 
 class Protocol(StrictProtocol):
@@ -35,8 +37,15 @@ class Protocol(StrictProtocol):
         super().connection_lost(exc)
         self._stop_waiting()
 
+    def data_received(self, data: bytes) -> None:
+        if self._waiting is None:  # the first bytes after an answer
+            self._expect_head()
+        super().data_received(data)
+
     def on_response_complete(self) -> None:
-        self._expect_head()  # before a request that is here already begins
+        self._stop_waiting()
+        if self.conn.trailing_data[0]:  # the next request, or its beginning, is here already
+            self._expect_head()
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -61,6 +70,7 @@ class Protocol(StrictProtocol):
     def _stop_waiting(self) -> None:
         if self._waiting is not None:
             self._waiting.cancel()
+            self._waiting = None
 
     def _give_up(self, before: RequestResponseCycle | None) -> None:
         if self.cycle is before:

@@ -53,6 +53,7 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope["root_path"] = self._settings.root_path
         state = _RequestState(scope, send)
         try:
             await self._answer(state, receive)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -90,7 +91,8 @@ def render(document: Document, base: str) -> str:
         f"<nav>{contents}<h2><a href='#schemas'>schemas</a></h2></nav><main>"
         f"<h1>{escape(info['title'])}</h1><p>{prose(info['description'])}</p>"
         f"{code(_START.replace('{base}', base))}"
-        f"<p class=dim>{prose(_COMMON)} For machines: <a href='/openapi.json'>/openapi.json</a></p>"
+        f"<p class=dim>{prose(_COMMON)} For machines: "
+        f"<a href='{escape(urlsplit(base).path)}/openapi.json'>/openapi.json</a></p>"
         f"{operations}<h2 id=schemas>Schemas</h2>{schemas}</main></html>"
     )
 

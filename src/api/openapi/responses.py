@@ -92,7 +92,9 @@ SSE: Responses = {
     200: {
         "description": "`progress`, `log`, `artifact` and `error` events. `id` is the event's "
         "number in its job: from 1, without gaps. A comment every 15 s keeps the line open. The "
-        "verdict comes as [`error`], `log` (`job.finish`), `progress`; then the stream closes.",
+        "verdict comes as [`error`], `log` (`job.finish`), `progress`; then the stream closes. A "
+        "browser's EventSource gets 200 in place of 429 and 503 too: a stream that says when to "
+        "come again, and ends.",
         "content": {"text/event-stream": {"schema": _MESSAGE, "example": _STREAM}},
     },
     204: {"description": "The job has ended and everything was seen: do not come back."},

@@ -100,7 +100,7 @@ async def create_job(
     )
     created = await create(context, body, caller)
     tracing.set_job(request, created)
-    response.headers["Location"] = f"/v1/jobs/{created.id}"
+    response.headers["Location"] = f"{context.settings.root_path}/v1/jobs/{created.id}"
     if created.replayed:
         response.headers["Idempotent-Replayed"] = "true"
     return serializers.created(created)

@@ -313,6 +313,26 @@ def test_the_head_of_a_second_request_that_does_not_arrive_is_given_up(
         assert connected.recv(1) == b""
 
 
+def test_a_connection_that_is_idle_after_an_answer_outlives_those_of_proxies(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head's time begins with its first byte; 75 s is what proxies keep a connection."""
+    assert api.server.config.timeout_keep_alive > 75
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT_S", 0.05)
+    whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with connection(api) as connected:
+        for _ in range(3):
+            connected.sendall(whole)
+            answer = b""
+            while not answer.endswith(b'{"status":"ok"}'):
+                block = connected.recv(1 << 16)
+                assert block, "it was closed"
+                answer += block
+            late = time.monotonic() + 0.2
+            while time.monotonic() < late:  # longer than a head may take
+                api.client.get("/healthz")
+
+
 def test_an_answer_that_takes_longer_than_a_head_may_is_not_cut(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,14 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
 # Create -------------------------------------------------------------------------------------------
 
 
+def test_a_job_is_found_where_a_proxy_serves_it(stack_environment: dict[str, str]) -> None:
+    """The proxy takes the path off, so the answer has to put it on."""
+    with running_api(stack_environment, root_path="/pictures") as api:
+        api.install()
+        answer = api.client.post("/v1/jobs", json=BODY)
+        assert answer.headers["Location"] == f"/pictures/v1/jobs/{answer.json()['job']['id']}"
+
+
 def test_a_created_job_is_queued_with_everything_pinned_and_one_event(api: Api) -> None:
     answer = api.client.post(
         "/v1/jobs", json=BODY | {"count": 3}, headers={"X-Client-Request-Id": "order-1"}

@@ -129,6 +129,9 @@ def test_streams_are_bounded_and_a_place_is_free_when_a_client_is_gone(
             with api.client.stream("GET", path) as second:
                 assert second.status_code == 200
                 assert refusal(api.client.get(path))["limit"] == "open_streams"
+                browser = {"Accept": "text/event-stream", "Cache-Control": "no-cache"}
+                again = api.client.get(path, headers=browser)  # a browser is told to come again
+                assert (again.status_code, again.text[:13]) == (200, "retry: 10000\n")
                 other = api.client.get("/v1/jobs")  # everything else is answered
                 assert other.status_code == 200
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import anyio
@@ -124,7 +125,7 @@ def test_any_other_page_cannot(origin: str) -> None:
     assert refused.json()["code"] == "method_not_allowed"
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
 def test_a_preflight_needs_no_key_and_names_what_may_be_sent(
     method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -132,16 +133,17 @@ def test_a_preflight_needs_no_key_and_names_what_may_be_sent(
     headers = {
         "Origin": PAGE,
         "Access-Control-Request-Method": method,
-        "Access-Control-Request-Headers": "x-unknown",
+        "Access-Control-Request-Headers": "tracestate,baggage, sentry-trace,AUTHORIZATION",
     }
     answer = send("OPTIONS", "/v1/jobs", headers, keys=f"shop:{'0' * 64}")
     assert (answer.status_code, granted(answer), answer.content) == (204, PAGE, b"")
-    assert answer.headers["Access-Control-Allow-Methods"] == "GET, POST"
+    methods = answer.headers["Access-Control-Allow-Methods"].split(", ")
+    assert {"GET", "POST", method} == set(methods)
     assert answer.headers["Access-Control-Max-Age"] == "600"
     (line,) = [each for each in caplog.records if each.name == "api.middleware.cors"]
     assert vars(line)["correlation_id"] == answer.headers["X-Request-Id"]
     assert "Access-Control-Allow-Credentials" not in answer.headers
-    assert "Origin" in answer.headers["Vary"].split(", ")
+    assert {"Origin", "Access-Control-Request-Headers"} <= set(answer.headers["Vary"].split(", "))
     allowed = answer.headers["Access-Control-Allow-Headers"].split(", ")
     assert {
         "Authorization",
@@ -150,8 +152,25 @@ def test_a_preflight_needs_no_key_and_names_what_may_be_sent(
         "Last-Event-ID",
         "X-Client-Request-Id",
         "Traceparent",
-    } <= set(allowed)
-    assert "x-unknown" not in allowed
+        "tracestate",
+        "baggage",
+        "sentry-trace",
+    } == set(allowed)
+
+
+@pytest.mark.parametrize(
+    "asked", ["a b", "x: y", "x(", "x" * 129, ",".join(f"h{n}" for n in range(1000)), "", ","]
+)
+def test_a_preflight_gives_back_names_only_and_not_without_end(asked: str) -> None:
+    headers = {
+        "Origin": PAGE,
+        "Access-Control-Request-Method": "GET",
+        "Access-Control-Request-Headers": asked,
+    }
+    answer = send("OPTIONS", "/v1/jobs", headers)
+    allowed = answer.headers["Access-Control-Allow-Headers"].split(", ")
+    assert all(re.fullmatch(r"[A-Za-z0-9-]{1,128}", name) for name in allowed)
+    assert len(allowed) <= 106
 
 
 def test_options_that_is_no_preflight_is_refused_and_readable() -> None:

@@ -111,6 +111,29 @@ def test_an_absent_part_says_when_to_come_back_and_leaks_nothing() -> None:
     assert "hunter2" not in response.text
 
 
+EVENT_SOURCE = {"Accept": "text/event-stream", "Cache-Control": "no-cache"}
+
+
+def test_an_event_source_is_told_when_to_come_again_in_place_of_a_refusal_that_passes() -> None:
+    """Any status but 200 closes it for good."""
+    answer = send("GET", "/away", headers=EVENT_SOURCE)
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"].startswith("text/event-stream")
+    assert answer.text.startswith("retry: 5000\n: infra_unavailable, ")
+    assert answer.text.endswith("\n\n")
+    assert "hunter2" not in answer.text
+
+
+@pytest.mark.parametrize("missing", EVENT_SOURCE)
+def test_another_client_of_streams_gets_the_refusal(missing: str) -> None:
+    headers = {name: value for name, value in EVENT_SOURCE.items() if name != missing}
+    check_envelope(send("GET", "/away", headers=headers), 503, "infra_unavailable")
+
+
+def test_an_event_source_is_refused_for_good_what_does_not_pass() -> None:
+    check_envelope(send("GET", "/missing", headers=EVENT_SOURCE), 404, "not_found")
+
+
 def test_a_handlers_bug_is_internal_and_only_the_log_has_the_cause(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
