@@ -17,6 +17,10 @@ _NAME = re.compile(r"[a-z0-9_-]{1,64}")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
+# The one in use, and the next one, while clients change from one to the other.
+KEYS_OF_ONE_NAME = 2
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ApiKey:
     """`name` is the user of the jobs that this key creates."""
@@ -30,12 +34,15 @@ def parse_api_keys(text: str) -> tuple[ApiKey, ...]:
     if not text.strip():
         return ()
     keys = tuple(_parse(number, part) for number, part in enumerate(text.split(","), 1))
-    for what, values in (
-        ("name", [key.name for key in keys]),
-        ("SHA-256", [key.sha256.hex() for key in keys]),
-    ):
-        if (twice := _first_repeated(values)) is not None:
-            raise ValueError(f"entry {twice + 1} repeats the {what} of an earlier one")
+    hashes = [key.sha256.hex() for key in keys]
+    if (twice := _first_repeated(hashes)) is not None:
+        raise ValueError(f"entry {twice + 1} repeats the SHA-256 of an earlier one")
+    names = [key.name for key in keys]
+    for number, name in enumerate(names, 1):
+        if names[:number].count(name) > KEYS_OF_ONE_NAME:
+            raise ValueError(
+                f"entry {number} is the third key of its name; two are enough to change one"
+            )
     return keys
 
 

@@ -5,7 +5,7 @@ import re
 from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from api.schemas.pagination import CURSOR_PATTERN, USAGE_CURSOR_PATTERN
 from api.schemas.responses import Level
@@ -32,8 +32,25 @@ else:  # pydantic lists the names of the registry, which a type checker cannot r
     Scheduler = Literal[SCHEDULERS]
 
 
+# The largest number up to which a JSON number and a float are the same one.
+MAX_EXACT = 2**53
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers(cls, data: Any) -> Any:
+        """20.0 is 20, as in JSON Schema: several languages write every number with a point."""
+        if not isinstance(data, dict):
+            return data
+        return {name: _as_whole(value) for name, value in data.items()}
+
+
+def _as_whole(value: Any) -> Any:
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) <= MAX_EXACT
+    return int(value) if is_whole else value
 
 
 def _storable(text: str) -> str:

@@ -100,9 +100,9 @@ def test_a_value_beyond_a_limit_is_refused_with_field_and_limit(
         ("prompt", "lone \ud800 surrogate"),
         ("model_id", "nul\0"),
         ("width", "64"),
-        ("width", 64.0),
+        ("width", 64.5),
         ("width", True),
-        ("seed", 1e3),
+        ("seed", 1000.5),
         ("guidance", float("nan")),
         ("guidance", float("inf")),
         ("guidance", "7"),
@@ -123,3 +123,23 @@ def test_the_scheduler_names_are_those_of_the_registry() -> None:
     for scheduler in SCHEDULERS:
         CreateJob.model_validate(GOOD | {"scheduler": scheduler})
     assert refused(scheduler="nope")["expected"].count("'") == 2 * len(SCHEDULERS)
+
+
+@pytest.mark.parametrize("field", ["width", "height", "steps", "count", "seed"])
+def test_a_whole_number_may_have_a_point(field: str) -> None:
+    """JSON Schema's `integer` allows it, and several languages write every number so."""
+    job = CreateJob.model_validate(GOOD | {field: 64.0})
+    assert (getattr(job, field), type(getattr(job, field))) == (64, int)
+    assert refused(**{field: 64.5})["type"] == "int_type"
+
+
+def test_a_choice_of_numbers_may_have_a_point_too() -> None:
+    job = CreateJob.model_validate(GOOD | {"chain": {"upscale": {"scale": 2.0}}})
+    assert job.chain is not None
+    assert job.chain.upscale is not None
+    assert job.chain.upscale.scale == 2
+
+
+@pytest.mark.parametrize(("field", "value"), [("prompt", 1.0), ("embed_metadata", 1.0)])
+def test_what_is_no_number_does_not_become_one(field: str, value: float) -> None:
+    assert refused(**{field: value})["field"] == field

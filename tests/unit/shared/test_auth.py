@@ -6,11 +6,12 @@ import hashlib
 
 import pytest
 
-from shared.auth import ApiKey, parse_api_keys
+from shared.auth import ApiKey, authenticate, parse_api_keys
 from shared.settings import settings_or_exit
 
 ONE = hashlib.sha256(b"k1").hexdigest()
 TWO = hashlib.sha256(b"k2").hexdigest()
+THREE = hashlib.sha256(b"k3").hexdigest()
 
 
 def test_names_and_hashes_are_read_in_either_case_and_with_spaces_between() -> None:
@@ -18,6 +19,12 @@ def test_names_and_hashes_are_read_in_either_case_and_with_spaces_between() -> N
         ApiKey(name="shop", sha256=bytes.fromhex(ONE)),
         ApiKey(name="web-2_x", sha256=bytes.fromhex(TWO)),
     )
+
+
+def test_two_keys_of_one_name_are_one_user_while_the_key_is_changed() -> None:
+    keys = parse_api_keys(f"shop:{ONE},web:{THREE},shop:{TWO}")
+    assert {authenticate([f"Bearer {key}"], keys) for key in ("k1", "k2")} == {"shop"}
+    assert authenticate(["Bearer k3"], keys) == "web"
 
 
 @pytest.mark.parametrize("text", ["", "  "])
@@ -39,7 +46,7 @@ def test_nothing_is_no_keys(text: str) -> None:
         ("shop:my-secret-key", "64 hexadecimal digits"),
         (f"shop:{ONE}0", "64 hexadecimal digits"),
         (f"shop:{ONE[:-1]}\u0661", "64 hexadecimal digits"),
-        (f"shop:{ONE},shop:{TWO}", "entry 2 repeats the name"),
+        (f"shop:{ONE},shop:{TWO},shop:{THREE}", "entry 3 is the third key of its name"),
         (f"shop:{ONE},web:{ONE.upper()}", "entry 2 repeats the SHA-256"),
     ],
 )
