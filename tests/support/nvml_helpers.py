@@ -129,6 +129,20 @@ def split_into_nothing(connection: Connection, parent_pid: int) -> None:
     _serve(connection, parent_pid, answer)
 
 
+def unmeasured(connection: Connection, parent_pid: int) -> None:
+    """A GPU that shares the host's memory, and one of its own."""
+
+    def answer(request: Answer) -> Answer:
+        shared = {"uuid": "GPU-u", "name": "shared", "unmeasured": "nothing could be verified"}
+        return _listing(request, [shared, _gpu("GPU-a")]) or _reading(0)
+
+    _serve(connection, parent_pid, answer)
+
+
+def absent(connection: Connection, parent_pid: int) -> None:
+    _serve(connection, parent_pid, lambda _: {"error": "Driver Not Loaded", "absent": True})
+
+
 def under_mps(connection: Connection, parent_pid: int) -> None:
     _serve(connection, parent_pid, lambda request: _listing(request, [_gpu("GPU-a", mps=True)]))
 

@@ -4,7 +4,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +26,7 @@ def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
     yield from packages()
     yield from embedded(environ)
     yield gpu(environ)
+    yield from memory_group()
     yield ok("Docker", "not needed")
 
 
@@ -72,13 +73,19 @@ def embedded(environ: Mapping[str, str]) -> Iterator[Finding]:
             yield wrong("Packages", str(error))
 
 
-def gpu(environ: Mapping[str, str]) -> Finding:
-    """What nvidia-smi says. Only the worker calls NVML itself: its calls can hang."""
+def gpu(environ: Mapping[str, str], count: Callable[[], int | str] | None = None) -> Finding:
+    """Whether NVML answers, which is what the worker goes by, and what nvidia-smi says of it.
+
+    `count` asks NVML: how many GPUs there are, or why it does not answer.
+    """
     program = shutil.which("nvidia-smi")
     devices = _query_nvidia_smi(program) if program else ""
+    found = (count or _ask_nvml)()
+    if isinstance(found, int) and found > 0:
+        return ok("GPU", devices or f"{found}, by NVML")
+    text = f"NVML does not answer: {found}" if found else "NVML lists none"
     if devices:
-        return ok("GPU", devices)
-    text = f"{program} finds none" if program else "no NVIDIA driver (nvidia-smi is not installed)"
+        text = f"{text}, though nvidia-smi lists {devices}"
     if environ.get("DF_DEVICE", "auto") == "cuda":
         return wrong(
             "GPU",
@@ -87,9 +94,39 @@ def gpu(environ: Mapping[str, str]) -> Finding:
         )
     return note(
         "GPU",
-        f"{text}: pictures are made on the CPU, slowly",
-        "install the NVIDIA driver to use a GPU",
+        f"{text}; pictures are made on the CPU, slowly",
+        "install the NVIDIA driver to use a GPU; in a container, start a new one with the GPU",
     )
+
+
+def _ask_nvml() -> int | str:
+    """Ask as the worker does: in a process of its own, and never without a deadline."""
+    import anyio
+
+    from supervisor.devices.device import DeviceLost
+    from supervisor.devices.gpu import count_gpus, may_have_gpus
+
+    if not may_have_gpus():
+        return "there is no NVIDIA driver"
+    if find_spec("pynvml") is None:  # the api's image serves no GPU
+        return "this installation has no package nvidia-ml-py"
+    try:
+        return anyio.run(count_gpus)
+    except DeviceLost as error:
+        return str(error)
+
+
+def memory_group() -> Iterator[Finding]:
+    """A control group whose processes the kernel kills together."""
+    from supervisor.devices.cgroup import kills_together
+
+    if group := kills_together():
+        yield note(
+            "Memory",
+            f"the kernel kills all processes of {group} at once: a step that needs too much memory "
+            "ends the worker and its other steps too",
+            "docs/operations.md says how to turn that off (memory.oom.group)",
+        )
 
 
 def _query_nvidia_smi(program: str) -> str:

@@ -30,7 +30,7 @@ from shared.protocol.messages import (
 )
 from supervisor.devices.cpu import CpuProbe
 from supervisor.devices.device import DeviceLost, DeviceProbe
-from supervisor.devices.gpu import NVIDIA_DRIVER, GpuProbe
+from supervisor.devices.gpu import GpuProbe, may_have_gpus
 
 Size = tuple[int, int]
 # The first steps allocate what the later ones reuse, so more steps need no more memory.
@@ -53,7 +53,7 @@ def measure_model(
     folder: Path, preset: Preset, sizes: Sequence[Size]
 ) -> tuple[str, list[Peak], Need]:
     """Run the model once per size on this host's first device of the preset's kind."""
-    if preset.device == "cuda" and not NVIDIA_DRIVER.exists():
+    if preset.device == "cuda" and not may_have_gpus():
         raise Failure(f"preset {preset.name} is for a GPU, and this host has no NVIDIA driver")
     model = read_model(folder)
     native = model.defaults.width, model.defaults.height

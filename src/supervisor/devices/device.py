@@ -18,6 +18,10 @@ class DeviceLost(Exception):
     """The device cannot be used: it is off the bus, needs a reset, or its driver hangs."""
 
 
+class DriverAbsent(DeviceLost):
+    """There is no NVIDIA driver on this host, or not its library."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Device:
     """One device of this host. `epsilon_bytes` is what may differ before and after a step."""

@@ -6,9 +6,10 @@ import anyio
 
 from shared.readiness import NotReady
 from shared.settings import Settings
+from supervisor.devices import cgroup
 from supervisor.devices.cpu import CpuProbe
-from supervisor.devices.device import Device, DeviceLost, DeviceProbe, Reading
-from supervisor.devices.gpu import NVIDIA_DRIVER, GpuProbe
+from supervisor.devices.device import Device, DeviceLost, DeviceProbe, DriverAbsent, Reading
+from supervisor.devices.gpu import GpuProbe, may_have_gpus
 from supervisor.devices.ownership import DeviceLocks
 from supervisor.processes.tree import ProcessTree
 
@@ -16,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def open_probe(settings: Settings, worker_mark: str, locks: DeviceLocks) -> DeviceProbe:
-    """`auto` serves the CPU, and the GPUs where NVIDIA's driver is loaded.
+    """`auto` serves the CPU, and the GPUs where NVML answers.
 
     A step's preset names the kind of device, so a CPU slot beside GPUs takes no work from them: it
     runs the small models that are meant for a CPU.
@@ -24,9 +25,15 @@ def open_probe(settings: Settings, worker_mark: str, locks: DeviceLocks) -> Devi
     probes: dict[str, DeviceProbe] = {}
     if settings.device in ("auto", "cpu"):
         probes["cpu"] = CpuProbe(settings.cpu_slots)
-    if settings.device == "cuda" or (settings.device == "auto" and NVIDIA_DRIVER.exists()):
+    if settings.device == "cuda" or (settings.device == "auto" and may_have_gpus()):
         probes["cuda"] = GpuProbe(worker_mark)
     log.info("DF_DEVICE=%s: this host serves %s", settings.device, " and ".join(probes))
+    if group := cgroup.kills_together():
+        log.warning(
+            "the kernel kills all processes of %s at once (memory.oom.group): a step that needs "
+            "too much memory ends this worker and its other steps; docs/operations.md has a remedy",
+            group,
+        )
     return CombinedProbe(probes, locks)
 
 
@@ -71,7 +78,15 @@ class CombinedProbe:
         self._locks = locks
 
     async def devices(self) -> list[Device]:
-        return [device for probe in self._probes.values() for device in await probe.devices()]
+        found = []
+        for kind, probe in self._probes.items():
+            try:
+                found += await probe.devices()
+            except DriverAbsent as error:
+                if kind == "cpu" or "cpu" not in self._probes:
+                    raise
+                log.info("no GPU is served: %s", error)
+        return found
 
     async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
         if conflict := self._locks.conflicts.get(device.id):

@@ -5,6 +5,7 @@ whether NVML lists that process by the pid that the worker knows. Only then are 
 compared. Otherwise the GPU's total is compared, and the GPU must be this worker's alone.
 """
 
+import ctypes
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,8 @@ from supervisor.processes.tree import ProcessTree
 
 log = logging.getLogger(__name__)
 
-NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")  # there where the driver is loaded
+_DRIVER = Path("/proc/driver/nvidia/version")  # there where the driver is loaded, but not on WSL 2
+_NVML_LIBRARY = "libnvidia-ml.so.1"
 # OR-001: what may differ between two readings of an idle device.
 EPSILON_BYTES = 64 * 1024 * 1024
 # A first context takes a few seconds on a machine with many GPUs and no persistence daemon.
@@ -30,6 +32,29 @@ CONTEXT_HOLDER_S = 30.0
 # NVML lists a context as soon as it exists; a moment more costs nothing.
 LISTED_S = 2.0
 _POLL_S = 0.1
+
+
+def may_have_gpus() -> bool:
+    """Whether it is worth asking NVML: its driver or its library is on this host.
+
+    To load the library calls nothing of it. What NVML answers decides (`count_gpus`).
+    """
+    if _DRIVER.exists():
+        return True
+    try:
+        ctypes.CDLL(_NVML_LIBRARY)
+    except OSError:
+        return False
+    return True
+
+
+async def count_gpus(worker_mark: str = "doctor") -> int:
+    """How many GPUs NVML lists. Raises `DriverAbsent`, and `DeviceLost` for other reasons."""
+    probe = GpuProbe(worker_mark)
+    try:
+        return await probe.count()
+    finally:
+        await probe.close()
 
 
 class MpsRefused(DeviceLost):
@@ -53,9 +78,14 @@ class GpuProbe:
         self._gpus: dict[str, int] = {}  # by UUID: on which GPU, by NVML's index
         self.clients: dict[int | None, NvmlClient] = {}  # by GPU; None counts the GPUs
 
-    async def devices(self) -> list[Device]:
+    async def count(self) -> int:
+        """How many GPUs NVML lists."""
         # A client of its own, that remembers a stuck helper: the question concerns no single GPU.
-        count = (await self._client(None).call({"method": "count"}, last=True))["count"]
+        answer = await self._client(None).call({"method": "count"}, last=True)
+        return int(answer["count"])
+
+    async def devices(self) -> list[Device]:
+        count = await self.count()
         by_gpu: list[list[dict[str, Any]]] = [[] for _ in range(count)]
 
         async def describe(gpu: int) -> None:
@@ -111,7 +141,9 @@ class GpuProbe:
         for description in devices:
             description["uuid"] = description["uuid"] or f"{UNNAMED_GPU}{gpu}"
             self._gpus[description["uuid"]] = gpu
-        return devices
+            if why := description.get("unmeasured"):
+                log.warning("GPU %d (%s) is not served: %s", gpu, description["name"], why)
+        return [description for description in devices if "unmeasured" not in description]
 
     async def _device(self, index: int, description: dict[str, Any]) -> Device:
         device = Device(

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 
 from shared.protocol.frames import FrameError
-from supervisor.devices.device import DeviceLost
+from supervisor.devices.device import DeviceLost, DriverAbsent
 from supervisor.processes.child import Entry
 from supervisor.processes.spawned import SpawnedProcess
 
@@ -77,7 +77,7 @@ class NvmlClient:
         if "error" in answer:
             # The library learns only in a new process that a device was reset.
             await self._end()
-            raise DeviceLost(answer["error"])
+            raise (DriverAbsent if answer.get("absent") else DeviceLost)(answer["error"])
         return answer
 
     async def _exchange(self, request: dict[str, Any]) -> Answer:

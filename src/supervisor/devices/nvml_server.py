@@ -6,11 +6,13 @@ protocol is one request frame, one answer frame, one at a time.
 
     {"method": "count"}                {"count"}: GPUs, by NVML's index
     {"method": "describe", "gpu"}      {"devices": [{uuid, name, total_bytes, reserved_bytes, mps}
+                                                    or {uuid, name, unmeasured: why}
                                                     or {uuid or null, lost: why}]},
                                        none of a GPU that is split into no instance
     {"method": "read", "gpu", "uuid"}  {"total_bytes", "used_bytes", "free_bytes",
                                         "reserved_bytes", "holders", "mps"}
-    anything that fails                {"error": what the library says of it}
+    anything that fails                {"error": what the library says of it, "absent"}: true
+                                       where there is no driver at all
 """
 
 import socket
@@ -29,6 +31,18 @@ _NOT_KNOWN = (
     pynvml.NVMLError_NotSupported,
     pynvml.NVMLError_FunctionNotFound,
     pynvml.NVMLError_NoPermission,
+)
+
+_ABSENT = (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded)
+# What a driver says that has only version 1 of the question about memory.
+_OLDER = (
+    *_NOT_KNOWN,
+    pynvml.NVMLError_InvalidArgument,
+    pynvml.NVMLError_ArgumentVersionMismatch,
+)
+_UNMEASURED = (
+    "NVML does not say how much memory it has, as of GPUs that share the host's: nothing could be "
+    "verified on it"
 )
 
 
@@ -54,7 +68,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             case _:
                 return _read(find_device(request["gpu"], request["uuid"]))
     except pynvml.NVMLError as error:
-        return {"error": str(error)}
+        return {"error": str(error)} | ({"absent": True} if isinstance(error, _ABSENT) else {})
 
 
 def _describe(gpu: int) -> list[dict[str, Any]]:
@@ -68,12 +82,16 @@ def _describe_one(handle: Any) -> dict[str, Any]:
     uuid = None
     try:
         uuid = pynvml.nvmlDeviceGetUUID(handle)
-        memory = _memory(handle)
+        name = pynvml.nvmlDeviceGetName(handle)
+        try:
+            memory = _memory(handle)
+        except pynvml.NVMLError_NotSupported:
+            return {"uuid": uuid, "name": name, "unmeasured": _UNMEASURED}
         return {
             "uuid": uuid,
-            "name": pynvml.nvmlDeviceGetName(handle),
+            "name": name,
             "total_bytes": memory.total,
-            "reserved_bytes": memory.reserved,
+            "reserved_bytes": _reserved(memory),
             "mps": _under_mps(handle),
         }
     except pynvml.NVMLError as error:
@@ -123,15 +141,26 @@ def _read(handle: Any) -> dict[str, Any]:
         "total_bytes": memory.total,
         "used_bytes": memory.used,
         "free_bytes": memory.free,
-        "reserved_bytes": memory.reserved,
+        "reserved_bytes": _reserved(memory),
         "holders": holders,
         "mps": _under_mps(handle),
     }
 
 
 def _memory(handle: Any) -> Any:
-    """Version 2 counts the driver's reserve apart from `used`; deltas need one version."""
-    return pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
+    """Version 2 counts the driver's reserve apart from `used`; version 1 where that is all.
+
+    A driver answers one of the two whenever it is asked, and deltas need one version.
+    """
+    try:
+        return pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
+    except _OLDER:
+        return pynvml.nvmlDeviceGetMemoryInfo(handle)
+
+
+def _reserved(memory: Any) -> int:
+    """What the driver keeps for itself; in version 1 it is among what is used."""
+    return int(getattr(memory, "reserved", 0))
 
 
 def _under_mps(handle: Any) -> bool:

@@ -38,23 +38,33 @@ def test_another_system_than_linux_is_wrong() -> None:
     assert (finding.level, bool(finding.advice)) == (Level.WRONG, True)
 
 
-def test_no_gpu_is_a_note_unless_one_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("found", [0, "Driver Not Loaded", "there is no NVIDIA driver"])
+def test_no_gpu_is_a_note_unless_one_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, found: int | str
+) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert machine.gpu({}).level is Level.NOTE
-    finding = machine.gpu({"DF_DEVICE": "cuda"})
+    assert machine.gpu({}, lambda: found).level is Level.NOTE
+    finding = machine.gpu({"DF_DEVICE": "cuda"}, lambda: found)
     assert finding.level is Level.WRONG
     assert "DF_DEVICE=cpu" in finding.advice
+    assert str(found or "lists none") in finding.text
 
 
-def test_what_nvidia_smi_says_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nvml_decides_and_what_nvidia_smi_says_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker asks NVML; a host on which only nvidia-smi answers is served by the CPU."""
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 'Card 1, 24 GiB, 570'\necho 'Card 2, 24 GiB, 570'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
-    finding = machine.gpu({"DF_DEVICE": "cuda"})
+    finding = machine.gpu({"DF_DEVICE": "cuda"}, lambda: 2)
     assert finding == Finding(Level.OK, "GPU", "Card 1, 24 GiB, 570; Card 2, 24 GiB, 570")
+    finding = machine.gpu({}, lambda: "Driver Not Loaded")
+    assert finding.level is Level.NOTE
+    assert "though nvidia-smi lists Card 1" in finding.text
     program.write_text("#!/bin/sh\necho 'driver mismatch'\nexit 9\n")
-    assert machine.gpu({}).level is Level.NOTE
+    assert machine.gpu({}, lambda: 1) == Finding(Level.OK, "GPU", "1, by NVML")
 
 
 def test_a_package_that_takes_one_of_our_names_is_found(

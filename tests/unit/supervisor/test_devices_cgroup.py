@@ -1,4 +1,4 @@
-"""Memory of the host, and of a control group that allows less."""
+"""Memory of the host, and of control groups that allow less, in both versions."""
 
 from __future__ import annotations
 
@@ -8,41 +8,126 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from supervisor.devices import cgroup
+from supervisor.devices.cgroup import MemoryGroups
 
-GROUP = {
-    "/proc/self/cgroup": "1:name=systemd:/other\n0::/ours\n",
-    "/sys/fs/cgroup/ours/memory.current": "40\n",
-    "/sys/fs/cgroup/ours/memory.events": "low 0\noom 3\noom_kill 2\n",
+V2 = "1:name=systemd:/other\n0::/slice/ours\n"
+V1 = "5:cpu,cpuacct:/other\n4:memory:/slice/ours\n0::/slice/ours\n"
+
+
+@pytest.fixture(autouse=True)
+def _host(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = SimpleNamespace(total=1000, available=500)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+
+
+def groups(root: Path, own: str | None, files: dict[str, str | int]) -> MemoryGroups:
+    for name, content in files.items():
+        path = root / "mount" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{content}\n")
+    if own is not None:
+        (root / "own").write_text(own)
+    return MemoryGroups(root / "own", root / "mount")
+
+
+OURS: dict[str, str | int] = {
+    "slice/ours/memory.current": 40,
+    "slice/ours/memory.events": "low 0\noom 3\noom_kill 2",
 }
 
 
 @pytest.mark.parametrize(
-    ("files", "total_bytes", "free_bytes", "oom_kills"),
+    ("own", "files", "total_bytes", "free_bytes", "oom_kills"),
     [
-        (GROUP | {"/sys/fs/cgroup/ours/memory.max": "100\n"}, 100, 60, 2),
-        (GROUP | {"/sys/fs/cgroup/ours/memory.max": "5000\n"}, 1000, 500, 2),
-        (GROUP | {"/sys/fs/cgroup/ours/memory.max": "max\n"}, 1000, 500, 2),
-        ({"/proc/self/cgroup": "1:name=systemd:/other\n"}, 1000, 500, 0),
-        ({}, 1000, 500, 0),
+        (V2, OURS | {"slice/ours/memory.max": 100}, 100, 60, 2),
+        (V2, OURS | {"slice/ours/memory.max": 5000}, 1000, 500, 2),
+        (V2, OURS | {"slice/ours/memory.max": "max"}, 1000, 500, 2),
+        (V2, OURS | {"slice/ours/memory.high": 90, "slice/ours/memory.max": 100}, 90, 50, 2),
+        (V2, OURS | {"slice/memory.current": 150, "slice/memory.max": 200}, 200, 50, 2),
+        (V2, OURS | {"memory.current": 150, "memory.max": 300}, 300, 150, 2),
+        (
+            V2,
+            OURS
+            | {"slice/ours/memory.max": 100, "slice/memory.current": 195, "slice/memory.max": 200},
+            100,
+            5,
+            2,
+        ),
+        # A container that sees its own group at the mount, under the host's name of it.
+        ("0::/kubepods/pod/x\n", {"memory.current": 40, "memory.max": 100}, 100, 60, 0),
+        ("0::/../../x\n", {"memory.current": 40, "memory.max": 100}, 100, 60, 0),
+        ("0::/\n", {"memory.current": 40, "memory.max": 100}, 100, 60, 0),
+        (
+            V1,
+            {
+                "memory/slice/ours/memory.usage_in_bytes": 40,
+                "memory/slice/ours/memory.limit_in_bytes": 100,
+                "memory/slice/ours/memory.oom_control": "oom_kill_disable 0\noom_kill 4",
+            },
+            100,
+            60,
+            4,
+        ),
+        (
+            V1,
+            {
+                "memory/slice/ours/memory.usage_in_bytes": 40,
+                "memory/slice/ours/memory.limit_in_bytes": 9223372036854771712,
+                "memory/slice/memory.usage_in_bytes": 80,
+                "memory/slice/memory.limit_in_bytes": 200,
+            },
+            200,
+            120,
+            0,
+        ),
+        ("1:name=systemd:/other\n", {}, 1000, 500, 0),
+        ("", {}, 1000, 500, 0),
+        (None, {}, 1000, 500, 0),
     ],
 )
-def test_the_smaller_of_host_and_control_group_counts(
-    monkeypatch: pytest.MonkeyPatch,
-    files: dict[str, str],
+def test_the_smallest_of_host_and_control_groups_counts(
+    tmp_path: Path,
+    own: str | None,
+    files: dict[str, str | int],
     total_bytes: int,
     free_bytes: int,
     oom_kills: int,
 ) -> None:
-    def read_text(path: Path) -> str:
-        try:
-            return files[str(path)]
-        except KeyError:
-            raise FileNotFoundError(path) from None
+    found = groups(tmp_path, own, files)
+    assert found.total_bytes() == total_bytes
+    assert found.free_bytes() == free_bytes
+    assert found.oom_kills() == oom_kills
 
-    monkeypatch.setattr(Path, "read_text", read_text)
-    memory = SimpleNamespace(total=1000, available=500)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    assert cgroup.total_bytes() == total_bytes
-    assert cgroup.free_bytes() == free_bytes
-    assert cgroup.oom_kills() == oom_kills
+
+@pytest.mark.parametrize(
+    ("own", "prefix", "current", "limit", "line"),
+    [
+        (V2, "slice/ours/", "memory.current", "memory.max", "inactive_file"),
+        (V2, "slice/", "memory.current", "memory.max", "inactive_file"),
+        (
+            V1,
+            "memory/slice/ours/",
+            "memory.usage_in_bytes",
+            "memory.limit_in_bytes",
+            "total_inactive_file",
+        ),
+    ],
+)
+def test_pages_of_files_that_the_kernel_takes_back_are_free(
+    tmp_path: Path, own: str, prefix: str, current: str, limit: str, line: str
+) -> None:
+    files: dict[str, str | int] = {
+        f"{prefix}{current}": 390,
+        f"{prefix}{limit}": 400,
+        f"{prefix}memory.stat": f"anon 30\nfile 360\n{line} 350\nactive_file 10",
+    }
+    assert groups(tmp_path, own, files).free_bytes() == 360
+
+
+@pytest.mark.parametrize("place", ["slice/ours/", "slice/"])
+def test_a_group_that_is_killed_as_a_whole_is_named(tmp_path: Path, place: str) -> None:
+    files = OURS | {f"{place}memory.current": 1, f"{place}memory.oom.group": 0}
+    found = groups(tmp_path, V2, files)
+    assert found.kills_together() is None
+    (tmp_path / "mount" / place / "memory.oom.group").write_text("1\n")
+    assert found.kills_together() == str(tmp_path / "mount" / place.rstrip("/"))

@@ -208,4 +208,36 @@ def test_a_gpu_that_cannot_be_read_is_an_answer_with_the_librarys_reason(
 
 def test_a_library_without_its_driver_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     script(monkeypatch, nvmlInit=failure(pynvml.NVML_ERROR_DRIVER_NOT_LOADED))
-    assert nvml_server.answer({"method": "count"}) == {"error": "Driver Not Loaded"}
+    assert nvml_server.answer({"method": "count"}) == {"error": "Driver Not Loaded", "absent": True}
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+        pynvml.NVML_ERROR_NOT_SUPPORTED,
+        pynvml.NVML_ERROR_INVALID_ARGUMENT,
+        pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
+    ],
+)
+def test_a_driver_with_the_first_version_alone_is_asked_by_that(
+    monkeypatch: pytest.MonkeyPatch, refusal: int
+) -> None:
+    def first_version(_handle: Any, version: int | None = None) -> Any:
+        if version is not None:
+            raise failure(refusal)
+        return SimpleNamespace(total=10, used=5, free=5)
+
+    script(monkeypatch, **whole())
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", first_version)
+    (device,) = nvml_server.answer({"method": "describe", "gpu": 1})["devices"]
+    assert (device["total_bytes"], device["reserved_bytes"]) == (10, 0)
+
+
+def test_a_gpu_that_shares_the_hosts_memory_is_not_lost_and_not_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unsupported = failure(pynvml.NVML_ERROR_NOT_SUPPORTED)
+    (device,) = describe(monkeypatch, **whole(nvmlDeviceGetMemoryInfo=unsupported))["devices"]
+    assert device["uuid"] == "UUID-gpu1"
+    assert "does not say how much memory" in device["unmeasured"]

@@ -27,8 +27,10 @@ from tests.support.probes import (
 from supervisor.devices import gpu as gpu_probe
 from supervisor.devices import nvml_client
 from supervisor.devices.cpu import CpuProbe
-from supervisor.devices.device import Device, DeviceLost, DeviceProbe
+from supervisor.devices.device import Device, DeviceLost, DeviceProbe, DriverAbsent
+from supervisor.devices.discovery import CombinedProbe
 from supervisor.devices.gpu import GpuProbe, MpsRefused
+from supervisor.devices.ownership import DeviceLocks
 from supervisor.processes.child import Entry
 from supervisor.processes.spawned import SpawnedProcess
 from supervisor.processes.tree import ProcessTree
@@ -140,6 +142,39 @@ def test_a_gpu_that_is_split_into_nothing_is_left_out_and_logged(
 
     with_probe(nvml(nvml_helpers.split_into_nothing), test)
     assert "GPU 1 is not served: MIG is enabled" in caplog.text
+
+
+def test_a_gpu_without_a_measure_is_left_out_and_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test(probe: DeviceProbe) -> None:
+        assert [device.id for device in await probe.devices()] == ["GPU-a"]
+
+    with_probe(nvml(nvml_helpers.unmeasured), test)
+    assert caplog.text.count("GPU 0 (shared) is not served: nothing could be verified") == 1
+
+
+def test_auto_serves_the_cpu_where_there_is_no_driver_and_cuda_alone_says_so() -> None:
+    async def test(probe: DeviceProbe) -> None:
+        assert [device.kind for device in await probe.devices()] == ["cpu"]
+
+    cuda = nvml(nvml_helpers.absent)
+    with_probe(CombinedProbe({"cpu": CpuProbe(1), "cuda": cuda}, DeviceLocks()), test)
+
+    async def alone(probe: DeviceProbe) -> None:
+        with pytest.raises(DriverAbsent, match="Driver Not Loaded"):
+            await probe.devices()
+
+    with_probe(CombinedProbe({"cuda": nvml(nvml_helpers.absent)}, DeviceLocks()), alone)
+
+
+def test_auto_does_not_pass_over_a_driver_that_fails() -> None:
+    async def test(probe: DeviceProbe) -> None:
+        with pytest.raises(DeviceLost):
+            await probe.devices()
+
+    cuda = nvml(nvml_helpers.lost)
+    with_probe(CombinedProbe({"cpu": CpuProbe(1), "cuda": cuda}, DeviceLocks()), test)
 
 
 def test_a_reading_adds_up(probe: DeviceProbe) -> None:
