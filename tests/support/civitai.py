@@ -32,6 +32,7 @@ class Site:
     takes_header: bool = True  # else it accepts the key only in the address
     echoes_query: bool = False  # the redirect repeats the query of the request
     model_type: str = "Checkpoint"
+    availability: tuple[str, str] = ("Public", "Public")  # of the two versions, the newest first
     file: dict[str, Any] = field(default_factory=dict)  # replaces the true fields of the file
     more_files: list[dict[str, Any]] = field(default_factory=list)
     api: list[int] = field(default_factory=list)  # a status per question, then 200
@@ -43,10 +44,12 @@ class Site:
 
     def about(self) -> dict[str, Any]:
         files = [self.about_file(), *self.more_files]
-        versions = [
+        versions: list[dict[str, Any]] = [
             {"id": VERSION, "name": "8", "files": files, "baseModel": "SD 1.5"},
             {"id": OLD_VERSION, "name": "7", "files": files},
         ]
+        for version, availability in zip(versions, self.availability, strict=True):
+            version["availability"] = availability
         return {
             "id": MODEL,
             "name": "Dream Shaper (v8)",

@@ -27,6 +27,7 @@ from cli.download.source import (
 )
 from cli.download.transfer import Transfer
 from cli.errors import Failure, first_problem
+from cli.terminal.output import print_note
 from shared.models.folder import ONE_FILE, check_name
 
 M = TypeVar("M", bound=BaseModel)
@@ -38,6 +39,12 @@ _REFERENCE = re.compile(r"(?P<number>[0-9]{1,18})(@(?P<version>[0-9]{1,18}))?")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 # The types that are a model by themselves. The others change or steer one, or are words for one.
 _TYPES = ("Checkpoint", "Upscaler")
+# The types of file that are no model. Of any other type the tensors decide.
+_OTHER_FILES = frozenset(
+    {"archive", "clip", "config", "image", "negative", "text encoder", "training data", "vae"}
+    | {"workflow", "workflows"}
+)
+_EARLY = frozenset({"earlyaccess", "private"})
 
 
 class _File(BaseModel):
@@ -53,6 +60,12 @@ class _Version(BaseModel):
     id: int
     name: str = ""
     files: list[_File] = []
+    availability: str | None = None
+
+    @property
+    def is_public(self) -> bool:
+        """Whether everybody may fetch it; early access has to be bought."""
+        return (self.availability or "").replace(" ", "").lower() not in _EARLY
 
 
 class _Model(BaseModel):
@@ -106,14 +119,28 @@ def _find(
     if answer is None:
         raise Failure(f"{what} is not there, or it is private", hint=REMEDY)
     model = _parse(_Model, answer, what)
+    if version is None and model.modelVersions:
+        return model, _newest(what, model.modelVersions)
     for candidate in model.modelVersions:
-        if version is None or candidate.id == int(version):
+        if version is not None and candidate.id == int(version):
             return model, candidate
     known = ", ".join(f"{each.id} ({each.name})" for each in model.modelVersions[:5])
     raise Failure(
         f"{what} ({model.name}) has no version {version or 'at all'}",
         hint=f"there are {known}" if known else "",
     )
+
+
+def _newest(what: str, versions: list[_Version]) -> _Version:
+    """The newest version that everybody may fetch; of a model without any, the newest."""
+    first = versions[0]
+    chosen = next((version for version in versions if version.is_public), first)
+    if chosen is not first:
+        print_note(
+            f"{what}: version {first.id} ({first.name}) is in early access; taking {chosen.id} "
+            f"({chosen.name}), the newest public one"
+        )
+    return chosen
 
 
 def _choose(version: _Version, reference: Reference) -> _File:
@@ -128,7 +155,7 @@ def _choose(version: _Version, reference: Reference) -> _File:
         file
         for file in matching
         if file.name.lower().endswith(".safetensors")
-        and (reference.include or file.type in ("Model", "Pruned Model"))
+        and (reference.include or file.type.lower() not in _OTHER_FILES)
     ]
     if not usable:
         for file in matching:
@@ -145,8 +172,12 @@ def _remote_file(file: _File, endpoint: str) -> RemoteFile:
             f"{file.name}: the site names no SHA-256 of it, so nothing could be proven",
             hint="it appears when the site has scanned the file; or use its address with #sha256=",
         )
-    if parse_origin(file.downloadUrl) != parse_origin(endpoint):
-        raise Failure(f"{file.name}: the site names an address on another host")
+    origin = parse_origin(file.downloadUrl)
+    if origin != parse_origin(endpoint):
+        raise Failure(
+            f"{file.name}: the site names an address on another host, {origin}",
+            hint=f"CIVITAI_TOKEN was not shown there; CIVITAI_ENDPOINT={origin} asks that host",
+        )
     return RemoteFile(
         path=ONE_FILE,
         url=file.downloadUrl,

@@ -1,6 +1,8 @@
 """Read the response headers of a host that is not trusted."""
 
+import re
 import time
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
 import httpx
@@ -10,6 +12,7 @@ from cli.download.source import RemoteFile
 # A date tells two versions of a file apart only if they were not written within the same second
 # (RFC 9110, 8.8.2.2).
 DATE_IS_STRONG_AFTER_S = 60
+_RATE_LIMIT = re.compile(r";\s*r=0\s*;\s*t=(\d+)")
 
 
 def continues_part(answer: httpx.Response, file: RemoteFile, headers: dict[str, str]) -> bool:
@@ -38,8 +41,14 @@ def validator_of(answer: httpx.Response) -> str | None:
     return None
 
 
-def retry_after_s(answer: httpx.Response) -> float | None:
-    text = answer.headers.get("retry-after", "")
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """How long the host asks to wait, in seconds; None where it does not say.
+
+    `RateLimit` is what hosts send that follow the IETF's draft of it: `"api";r=0;t=120`.
+    """
+    text = headers.get("retry-after", "")
+    if not text and (limit := _RATE_LIMIT.search(headers.get("ratelimit", ""))):
+        text = limit[1]
     if (seconds := parse_number(text)) is not None:
         return float(seconds)
     then = _timestamp(text)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from cli.client.proxies import open_client
 from cli.download.file_selection import select_files
+from cli.download.http_headers import retry_after_s
 from cli.download.retry import TransientError, with_retries
 from cli.download.source import (
     Credential,
@@ -138,7 +139,10 @@ def _ask(repo: str, revision: str | None, endpoint: str, token: str | None) -> M
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         if status in (408, 425, 429) or status >= 500:
-            raise TransientError(f"{urlsplit(endpoint).hostname} answered {status}") from None
+            raise TransientError(
+                f"{urlsplit(endpoint).hostname} answered {status}",
+                retry_after_s(error.response.headers),
+            ) from None
         raise Failure(f"{endpoint} answered {status}", hint=REMEDY) from None
     except errors.HTTPError as error:  # type: ignore[attr-defined]  # of its HTTP client
         raise TransientError(f"cannot reach {endpoint}: {type(error).__name__}") from None

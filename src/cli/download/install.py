@@ -15,7 +15,7 @@ from cli.download.model_download import DownloadRequest, download
 from cli.download.progress import progress_display
 from cli.download.source import ResolvedModel
 from cli.errors import Failure
-from cli.models.install import models_dir, register
+from cli.models.install import models_dir, note_closed_files, register
 from cli.presets.choice import preset_chooser
 from cli.terminal.output import print_note
 from shared.models.descriptor import Name
@@ -73,6 +73,7 @@ def install(resolved: ResolvedModel, options: InstallOptions) -> dict[str, Any]:
 def register_and_summarize(url: str, place: Path) -> dict[str, Any]:
     """Register an installed folder; return what the command prints of it."""
     model = read_model(place)
+    note_closed_files(place)
     return {
         "id": register(url, place),
         "name": place.name,

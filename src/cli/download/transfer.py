@@ -125,6 +125,8 @@ class Transfer:
             raise Failure(f"{address.host} sends us in a circle") from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise Failure(f"{parse_origin(url)} leads to no address of a host: {error}") from None
+        except httpx.DecodingError:
+            raise TransientError("sent what cannot be unpacked") from None
         except httpx.TransportError as error:
             raise TransientError(_why(error)) from None
 
@@ -148,14 +150,15 @@ class Transfer:
             headers |= {"Range": f"bytes={have}-", "If-Range": validator}
         with self._client.stream("GET", url, headers=headers) as answer:
             self._accept(answer, file.path)
-            if not continues_part(answer, file, headers):
+            encoding = _encoding(answer)
+            if encoding or not continues_part(answer, file, headers):
                 have = 0
                 part.validator.unlink(missing_ok=True)
                 if answer.status_code != 200:
                     raise TransientError("did not go on where we were")
-            total = self._check_length(answer, part, have)
+            total = self._check_length(answer, part, have) if not encoding else file.size_bytes
             with part.path.open("ab" if have else "wb") as stream:
-                if current := validator_of(answer):
+                if not encoding and (current := validator_of(answer)):
                     part.validator.write_text(current, encoding="utf-8")
                 have = self._copy(answer, part, stream, have)
         if total is not None and have < total:
@@ -165,7 +168,7 @@ class Transfer:
         """Append the body to the part; return how many bytes it has then."""
         file, checked = part.file, have
         # No chunk size: with one, httpx drops the bytes of the last chunk when the connection ends.
-        for chunk in answer.iter_raw():
+        for chunk in answer.iter_bytes() if _encoding(answer) else answer.iter_raw():
             if self._stop.is_set():
                 raise Failure(f"{file.path}: stopped")
             if not have and _is_page(file, chunk):
@@ -224,7 +227,7 @@ class Transfer:
         if status == 416:
             return  # the part is longer than the file: it starts again
         if status in (408, 425, 429) or status >= 500:
-            raise TransientError(f"answered {status}", retry_after_s(answer))
+            raise TransientError(f"answered {status}", retry_after_s(answer.headers))
         if status not in (200, 206):
             raise Failure(f"{what}: {host} answered {status}")
         if answer.headers.get("content-type", "").startswith("text/html"):
@@ -232,6 +235,17 @@ class Transfer:
 
     def _sign_in_required(self, why: str) -> SignInRequired:
         return SignInRequired(f"{why}; most likely it wants a sign-in", hint=self._remedy)
+
+
+def _encoding(answer: httpx.Response) -> str:
+    """How a host has compressed its answer, which was not asked for; empty for not at all.
+
+    Raises `Failure` for a way that cannot be undone here.
+    """
+    encoding: str = answer.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "", "gzip", "deflate"):
+        raise Failure(f"{answer.url.host} sends it compressed ({encoding[:40]}), unasked")
+    return "" if encoding == "identity" else encoding
 
 
 def _why(error: httpx.TransportError) -> str:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +16,7 @@ from cli.models.store import (
     remove_other_kinds,
     staging_path,
 )
+from cli.terminal.output import print_note
 from shared.models.folder import DESCRIPTOR
 from shared.models.verify import check_installed, read_model, verify_model
 
@@ -65,6 +67,18 @@ def install_then(folder: Path, root: Path, on_installed: Callable[[Path], T]) ->
             install_atomic(draft, place)
         remove_other_kinds(place, root)
         return on_installed(place)
+
+
+def note_closed_files(place: Path) -> None:
+    """Say that other users than the owner cannot read a model: a worker is often another one."""
+    for path in (place, *place.rglob("*")):
+        needed = stat.S_IROTH | (stat.S_IXOTH if path.is_dir() else 0)
+        if path.stat().st_mode & needed != needed:
+            print_note(
+                f"only its owner can read {path}: a worker of another user cannot load the model; "
+                f"set umask 022 before an import, or: chmod -R a+rX {place}"
+            )
+            return
 
 
 def register(database_url: str, folder: Path) -> str:

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,10 +129,11 @@ def _exchange(one: Path, other: Path) -> None:
 
 
 def _sync_tree(folder: Path) -> None:
+    """Write everything to the disk; nobody but the owner may write to it, whatever the umask is."""
     for parent, _, names in os.walk(folder):
-        for name in names:
-            _sync(Path(parent, name))
-        _sync(Path(parent))
+        for path in (*(Path(parent, name) for name in names), Path(parent)):
+            path.chmod(stat.S_IMODE(path.stat().st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH))
+            _sync(path)
 
 
 def _sync(path: Path) -> None:

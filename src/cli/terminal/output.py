@@ -28,7 +28,7 @@ def print_note(line: str) -> None:
     """Print a note for the person at the terminal, on stderr."""
     from cli.terminal import console
 
-    console.err.print(line)
+    console.err.print(escape_controls(line, keep="\n"))  # else rich drops some without a trace
 
 
 def print_line(line: object, style: str | None = None) -> None:

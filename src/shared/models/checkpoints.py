@@ -6,6 +6,7 @@ makes no picture from a text alone (inpainting, a LoRA, a ControlNet), and which
 it has: files of Flux and SD 3 often come without text encoders.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -50,6 +51,11 @@ _OTHER_THINGS = {
     "decoder.conv_in": "an autoencoder alone",
     "text_model.": "a text encoder alone",
 }
+# How the names of text encoders and autoencoders begin, in all layouts that are traded.
+_PART = re.compile(
+    r"(cond_stage_model|conditioner|embedders|text_encoders?|text_model|clip\w*|t5\w*|te\d?|vae"
+    r"|first_stage_model|autoencoder|ae)[._]\w*\."
+)
 # Of newer relatives with the same block names. diffusers loads them from folders, as `auto`.
 _NOT_FLUX_1 = ("single_stream_modulation.lin.weight", "distilled_guidance_layer.in_proj.bias")
 
@@ -84,19 +90,35 @@ def recognise(name: str, shapes: Shapes) -> Checkpoint:
         raise _refused(name, _otherwise(shapes))
     kind = kind_of_base_model(base_model)
     single_file = _single_file(kind)
-    parts = {single_file.denoiser}
-    for part, names in single_file.parts.items():
-        if any(sign in shapes for sign in names.signs):
-            parts.add(part)
-        elif names.prefix and any(tensor.startswith(names.prefix) for tensor in shapes):
-            problem = f"its text encoder ({names.prefix}) has names that are not known here"
-            raise _refused(name, problem)
+    _refuse_unknown_parts(name, shapes, single_file)
+    parts = {
+        part
+        for part, names in single_file.parts.items()
+        if any(sign in shapes for sign in names.signs)
+    }
     return Checkpoint(
         base_model=base_model,
         kind=kind,
-        parts=frozenset(parts),
+        parts=frozenset({single_file.denoiser, *parts}),
         trained=next((how for mark, how in _TRAINED_OTHERWISE.items() if mark in shapes), None),
     )
+
+
+def _refuse_unknown_parts(name: str, shapes: Shapes, single_file: SingleFile) -> None:
+    """Refuse a part that is there under names which diffusers does not read.
+
+    It would count as absent, and another one would be fetched in its place without a word.
+    """
+    known = [_DENOISER]
+    for part, names in single_file.parts.items():
+        if any(sign in shapes for sign in names.signs):
+            known.extend(names.prefixes)
+        elif any(tensor.startswith(names.prefixes) for tensor in shapes):
+            (prefix, *_) = [one for one in names.prefixes if any(t.startswith(one) for t in shapes)]
+            raise _refused(name, f"its {part} ({prefix}) has names that are not known here")
+    for tensor in sorted(shapes):
+        if not tensor.startswith(tuple(known)) and _PART.match(tensor):
+            raise _refused(name, f"it has a part whose names are not known here: {tensor[:80]}")
 
 
 def _single_file(kind: Kind) -> SingleFile:

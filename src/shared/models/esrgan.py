@@ -9,6 +9,8 @@ enlarging block doubles both sides; a Real-ESRGAN that was made for less folds i
 import math
 import re
 
+from shared.errors import ModelUnavailable
+from shared.models.folder import ONE_FILE
 from shared.models.safetensors_header import Shapes
 
 _BLOCK = re.compile(r"(?:upconv|conv_up)(\d)\.weight")
@@ -26,20 +28,39 @@ _LAYERS_OF_A_BLOCK = 3
 _MOST_BLOCKS = 3  # eight times as large; nothing beyond was ever published
 
 
+_COLOURS = 3  # what a picture has, and so what a network reads and makes
+
+
 def esrgan_scale(shapes: Shapes) -> int | None:
-    """The native scale of the network with these tensors; None: not one of the family."""
+    """The native scale of the network with these tensors; None: not one of the family.
+
+    Raises `ModelUnavailable` for one of the family that does not read and make colours.
+    """
+    ends = _ends(shapes)
+    if ends is None:
+        return None
+    blocks, first, last = ends
+    if len(first) != 4 or len(last) != 4 or not last[0] or not 0 <= blocks <= _MOST_BLOCKS:
+        return None
+    folded = math.isqrt(first[1] // _COLOURS)
+    if last[0] != _COLOURS or first[1] != _COLOURS * folded**2 or folded not in (1, 2, 4):
+        raise ModelUnavailable(
+            f"{ONE_FILE}: an ESRGAN of {first[1]} channels to {last[0]}; wanted is one of 3 to 3, "
+            "or of 12 or 48 to 3, which folds its input first",
+            file=ONE_FILE,
+        )
+    return 2**blocks // folded or None
+
+
+def _ends(shapes: Shapes) -> tuple[int, tuple[int, ...], tuple[int, ...]] | None:
+    """How many blocks enlarge, and the shapes of the first and the last convolution."""
     if not any(sign in shapes for sign in _DENSE_BLOCKS):
         return None
     if "conv_first.weight" in shapes and "conv_last.weight" in shapes:
         blocks = len([name for name in shapes if _BLOCK.fullmatch(name)])
-        first, last = shapes["conv_first.weight"], shapes["conv_last.weight"]
-    elif "model.0.weight" in shapes:
+        return blocks, shapes["conv_first.weight"], shapes["conv_last.weight"]
+    if "model.0.weight" in shapes:
         layers = [int(match[1]) for name in shapes if (match := _LAYER.fullmatch(name))]
         blocks = (max(layers) + 1 - _OTHER_LAYERS) // _LAYERS_OF_A_BLOCK
-        first, last = shapes["model.0.weight"], shapes[f"model.{max(layers)}.weight"]
-    else:
-        return None
-    if len(first) != 4 or len(last) != 4 or not last[0] or not 0 <= blocks <= _MOST_BLOCKS:
-        return None
-    folded = math.isqrt(max(1, first[1] // last[0]))
-    return 2**blocks // folded or None
+        return blocks, shapes["model.0.weight"], shapes[f"model.{max(layers)}.weight"]
+    return None

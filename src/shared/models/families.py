@@ -39,12 +39,12 @@ DISTILLED = (4, 0.0)
 class SingleFilePart:
     """The names of one component of a pipeline in a checkpoint of one file.
 
-    `signs` are names under which diffusers reads it: a file with the component has one of them. A
-    text encoder is below `prefix`; one without any of the signs must not be replaced silently.
+    `signs` are names under which diffusers reads it: a file with the component has one of them. All
+    of its tensors are below `prefixes`; one without any of the signs must not be replaced silently.
     """
 
     signs: tuple[str, ...]
-    prefix: str | None = None
+    prefixes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,14 +85,15 @@ class ModelFamily:
 
 
 def _encoder(prefix: str, *names: str) -> SingleFilePart:
-    return SingleFilePart(prefix=prefix, signs=tuple(prefix + name for name in names))
+    return SingleFilePart(prefixes=(prefix,), signs=tuple(prefix + name for name in names))
 
 
 _CLIP = "transformer.text_model.embeddings.position_embedding.weight"
 _CLIP_L = _encoder("text_encoders.clip_l.", _CLIP)
 _T5 = _encoder("text_encoders.t5xxl.", "transformer.shared.weight")
 _VAE = SingleFilePart(
-    signs=("first_stage_model.encoder.conv_in.weight", "vae.encoder.conv_in.weight")
+    prefixes=("first_stage_model.", "vae."),
+    signs=("first_stage_model.encoder.conv_in.weight", "vae.encoder.conv_in.weight"),
 )
 
 # The autoencoder halves a side three times, hence multiples of 8; the transformers of SD 3 and Flux

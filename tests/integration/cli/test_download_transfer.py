@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -276,3 +277,52 @@ def test_the_token_is_shown_to_its_origin_and_taken_off_for_another(
         assert fetch().read_bytes() == CONTENT
     assert host.seen[0]["Authorization"] == "Bearer secret"
     assert seen == [None]
+
+
+def compressed(
+    headers: dict[str, str], body: bytes | None = None, cut: int | None = None
+) -> Answer:
+    packed = gzip.compress(CONTENT) if body is None else body
+    return lambda request: send(
+        request, 200, packed, {"Content-Encoding": "gzip"} | headers, cut_bytes=cut
+    )
+
+
+@pytest.mark.parametrize("size_bytes", [len(CONTENT), None])
+def test_a_host_that_compresses_all_the_same_is_understood(
+    host: Host, fetch: Fetch, size_bytes: int | None
+) -> None:
+    host.answers = [compressed({"ETag": '"one"'})]
+    assert fetch(size_bytes=size_bytes).read_bytes() == CONTENT
+    assert host.seen[0]["Accept-Encoding"] == "identity"
+
+
+def test_a_compressed_answer_that_is_cut_starts_again(host: Host, fetch: Fetch) -> None:
+    host.answers = [compressed({"ETag": '"one"'}, cut=300), whole()]
+    assert fetch().read_bytes() == CONTENT
+    assert "Range" not in host.seen[1]
+
+
+def test_a_compressed_rest_is_not_appended(host: Host, fetch: Fetch) -> None:
+    etag = {"ETag": '"one"'}
+    host.answers = [
+        whole(etag, cut=100_000),
+        rest(etag | {"Content-Encoding": "gzip"}),
+        whole(etag),
+    ]
+    assert fetch().read_bytes() == CONTENT
+
+
+def test_a_compressed_answer_is_held_to_the_announced_length(host: Host, fetch: Fetch) -> None:
+    host.answers = [compressed({}, gzip.compress(bytes(50 << 20)))]
+    with pytest.raises(Failure, match="longer than the"):
+        fetch()
+    host.answers = [compressed({}, gzip.compress(CONTENT[:-1]))]
+    with pytest.raises(Failure, match="ended after"):
+        fetch()
+    host.answers = [compressed({}, b"no gzip at all")]
+    with pytest.raises(Failure, match="sent what cannot be unpacked"):
+        fetch()
+    host.answers = [compressed({"Content-Encoding": "br"})]
+    with pytest.raises(Failure, match=r"sends it compressed \(br\), unasked"):
+        fetch()

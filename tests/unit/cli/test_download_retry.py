@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
-from cli.download.retry import LONGEST_WAIT_S, RetryPolicy, TransientError, with_retries
+from cli.download.http_headers import retry_after_s
+from cli.download.retry import LONGEST_ASKED_S, RetryPolicy, TransientError, with_retries
 from cli.errors import UNREACHABLE, Failure
 
 POLICY = RetryPolicy(attempts=5, first_wait_s=2.0)
@@ -38,14 +40,37 @@ def run(pauses: Pauses, *errors: TransientError) -> str:
 
 
 @pytest.mark.parametrize(
-    ("requested_s", "waited_s"), [(7.0, 7.0), (0.0, 0.0), (-5.0, 0.0), (9999.0, LONGEST_WAIT_S)]
+    ("requested_s", "waited_s"), [(7.0, 7.0), (0.0, 0.0), (-5.0, 0.0), (120.0, 120.0)]
 )
-def test_the_pause_that_a_server_asks_for_is_kept_within_bounds(
-    requested_s: float, waited_s: float
-) -> None:
+def test_the_pause_that_a_server_asks_for_is_kept(requested_s: float, waited_s: float) -> None:
     pauses = Pauses()
     assert run(pauses, TransientError("busy", requested_s)) == "done"
     assert pauses.seconds == [waited_s]
+
+
+def test_a_server_that_asks_for_too_long_a_pause_is_not_asked_again() -> None:
+    pauses = Pauses()
+    with pytest.raises(Failure, match="file: busy") as caught:
+        run(pauses, TransientError("busy", LONGEST_ASKED_S + 1))
+    assert pauses.seconds == []
+    assert f"it asks to wait {LONGEST_ASKED_S + 1:.0f} s" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait_s"),
+    [
+        ({"Retry-After": "120"}, 120.0),
+        ({"RateLimit": '"api";r=0;t=120'}, 120.0),
+        ({"RateLimit": '"api";r=7;t=120'}, None),
+        ({"Retry-After": "soon"}, None),
+        ({"Retry-After": "9" * 30}, None),
+        ({}, None),
+    ],
+)
+def test_how_long_a_host_asks_to_wait_is_read(
+    headers: dict[str, str], wait_s: float | None
+) -> None:
+    assert retry_after_s(httpx.Headers(headers)) == wait_s
 
 
 def test_other_pauses_double_with_some_jitter() -> None:

@@ -1,13 +1,14 @@
 """A model folder gets to its place whole and verified, or not at all."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from tests.support.headers import safetensors
 
-from cli.models.install import bundled_models, install
+from cli.models.install import bundled_models, install, note_closed_files
 from shared.errors import ModelUnavailable
 from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import Source
@@ -96,3 +97,30 @@ def test_what_ships_installs(tmp_path: Path) -> None:
     for folder in bundled_models():
         install(folder, tmp_path)
         shutil.rmtree(tmp_path / folder.parent.name)
+
+
+def test_nobody_but_the_owner_may_change_a_model_whatever_the_umask_is(
+    model: Path, tmp_path: Path
+) -> None:
+    before = os.umask(0)
+    try:
+        for path in model.rglob("*"):
+            path.chmod(0o777)
+        place = install(model, tmp_path / "root")
+    finally:
+        os.umask(before)
+    for path in (place, *place.rglob("*")):
+        assert path.stat().st_mode & 0o022 == 0, path
+
+
+@pytest.mark.parametrize("name", [".", "unet", "unet/config.json"])
+def test_files_that_a_worker_of_another_user_cannot_read_are_named(
+    model: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note_closed_files(model)
+    assert capsys.readouterr().err == ""
+    (model / name).chmod(0o700)
+    note_closed_files(model)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "a worker of another user cannot load the model" in said
+    assert "chmod -R a+rX" in said

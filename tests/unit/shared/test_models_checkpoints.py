@@ -11,7 +11,15 @@ from shared.models.checkpoints import kinds_of_denoiser, recognise
 from shared.models.families import BaseModelName, kind_of_base_model
 
 WIDTH = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+WIDE = {WIDTH: (1, 1024)}
 NAME = "x.safetensors"
+
+
+@pytest.mark.parametrize(
+    "more", ["model_ema.decay", "alphas_cumprod", "cond_stage_model.logit_scale", "betas", "ztsnr"]
+)
+def test_what_trainers_leave_in_a_file_does_no_harm(more: str) -> None:
+    assert "text_encoder" in recognise("x.safetensors", CHECKPOINTS["sd1"] | {more: (1,)}).parts
 
 
 @pytest.mark.parametrize("family", CHECKPOINTS)
@@ -104,6 +112,13 @@ def test_a_u_net_alone_is_known_by_the_width_of_its_text(width: int, family: Bas
         (FLUX | {"img_in.weight.quant_state.bitsandbytes__nf4": (1,)}, "packed for another"),
         (U_NET | {"cond_stage_model.transformer.embeddings.x": (1,)}, "names that are not known"),
         (U_NET | {"cond_stage_model.roberta.x": (1,), WIDTH: (1, 768)}, "names that are not known"),
+        (U_NET | WIDE | {"conditioner.embedders.0.model.x.y": (1,)}, "a part whose names are not"),
+        (U_NET | WIDE | {"text_encoder.model.x": (1,)}, "a part whose names are not known"),
+        (U_NET | WIDE | {"te1.x.y": (1,)}, "a part whose names are not known"),
+        (U_NET | WIDE | {"vae.decoder.conv_in.weight": (1,)}, r"its vae \(vae\.\) has names"),
+        (U_NET | WIDE | {"first_stage_model.decoder.x": (1,)}, r"its vae \(first_stage_model\.\)"),
+        (FLUX | {"clip_l.transformer.x": (1,)}, "a part whose names are not known"),
+        (FLUX | {"t5xxl.encoder.x": (1,)}, "a part whose names are not known"),
         ({"lora_unet_mid.lora_down.weight": (1,)}, "a LoRA"),
         ({"unet.down_blocks.0.to_k_lora.down.weight": (1,)}, "a LoRA"),
         ({"down_blocks.0.motion_modules.0.x": (1,)}, "a motion module"),

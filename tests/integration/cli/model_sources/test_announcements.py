@@ -87,3 +87,42 @@ def test_what_a_site_calls_a_file_does_not_speak_to_the_terminal(
     errors = capsys.readouterr().err
     assert "\x1b" not in errors
     assert r"\x1b]0;owned\x07.zip" in errors
+
+
+@pytest.mark.parametrize("kind", ["UNet", "Diffusion Model", "Pruned Model", "a new one"])
+def test_a_file_of_any_type_that_may_be_a_model_is_taken(
+    model: Command, site: Site, kind: str
+) -> None:
+    site.file = {"type": kind}
+    assert model("download", REF) == 0
+
+
+@pytest.mark.parametrize("kind", ["VAE", "Text Encoder", "Training Data", "Config"])
+def test_a_file_that_is_no_model_is_left(
+    model: Command, site: Site, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.file = {"type": kind}
+    assert model("download", REF) == 2
+    assert "holds no safetensors checkpoint" in capsys.readouterr().err
+
+
+def test_the_newest_public_version_is_taken_and_named(
+    model: Command, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.availability = ("EarlyAccess", "Public")
+    assert model("download", REF) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"version {VERSION} (8) is in early access; taking {OLD_VERSION} (7)" in said
+    site.availability = ("EarlyAccess", "EarlyAccess")
+    assert model("download", REF, "--name", "bought") == 0
+    assert "taking" not in capsys.readouterr().err
+
+
+def test_a_file_on_a_sister_host_names_the_setting(
+    model: Command, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.file = {"downloadUrl": "https://civitai.example/api/download/models/1"}
+    assert model("download", REF) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "CIVITAI_TOKEN was not shown there" in said
+    assert "CIVITAI_ENDPOINT=https://civitai.example:443" in said
