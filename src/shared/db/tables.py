@@ -32,7 +32,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.states import ENDED, OWNED, TERMINAL, Priority, Reason, Status, StepState
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 # The newest migration. Written here, so that a service needs neither Alembic nor the migrations;
 # `test_migrations` compares the two. Revisions are numbered with four digits, so they sort.
-REVISION = "0012"
+REVISION = "0013"
 
 # In an index over steps: what stands for "needs no model".
 NO_MODEL = UUID_("00000000-0000-0000-0000-000000000000")
@@ -340,6 +340,27 @@ usage = Table(
         "AND run_seconds >= 0 AND device_byte_seconds >= 0 AND wait_seconds >= 0",
         "amounts",
     ),
+)
+
+# Of each kind of step the newest successes, newest first; the three arrays belong together.
+run_times = Table(
+    "run_times",
+    metadata,
+    Column("type", Text, nullable=False),
+    Column("checkpoint_sha256", Text, nullable=False),  # empty: a step without a model
+    Column("preset", Text, nullable=False),  # name@version
+    Column("work", ARRAY(Float), nullable=False),
+    Column("start_seconds", ARRAY(Float), nullable=False),
+    Column("seconds", ARRAY(Float), nullable=False),
+    _schema_version(),
+    PrimaryKeyConstraint("type", "checkpoint_sha256", "preset"),
+    CheckConstraint(
+        "cardinality(work) = cardinality(seconds) "
+        "AND cardinality(start_seconds) = cardinality(seconds)",
+        "samples",
+    ),
+    # Rewritten with each step that succeeds: room in its page keeps the update HOT.
+    postgresql_with={"fillfactor": "50"},
 )
 
 

@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import Row, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db import jobs, usage
+from shared.db import jobs, run_times, usage
 from shared.db import tables as t
 from shared.db.events import append_events
 from shared.db.shares import charge_share
@@ -67,6 +67,8 @@ async def end_step(connection: AsyncConnection, row: Row[Any], end: AttemptResul
     await usage.charge_execution(connection, row, ended=not requeued, delay_s=end.delay_s)
     if row.state in OWNED:
         await charge_share(connection, row)
+    if end.state is StepState.SUCCEEDED:
+        await run_times.record_success(connection, row.id)
     return following
 
 

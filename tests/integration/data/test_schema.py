@@ -19,7 +19,17 @@ from sqlalchemy import Connection, Table, create_engine, insert, make_url, text,
 from sqlalchemy.exc import IntegrityError
 
 from shared.db.connect import driver_url
-from shared.db.tables import artifacts, events, jobs, metadata, models, shares, steps, usage
+from shared.db.tables import (
+    artifacts,
+    events,
+    jobs,
+    metadata,
+    models,
+    run_times,
+    shares,
+    steps,
+    usage,
+)
 from shared.errors import InfraUnavailable
 from shared.states import OWNED, STATUS_OF, TERMINAL, Priority, Reason, Status, StepState
 
@@ -234,6 +244,8 @@ def rows(connection: Connection) -> Rows:
         "steps": step,
         "events": event_row(job),
         "artifacts": artifact_row(step),
+        "run_times": {"type": "generate", "checkpoint_sha256": "0" * 64, "preset": "cpu@1"}
+        | {name: [1.0] for name in ("work", "start_seconds", "seconds")},
         "usage": {"day": NOW.date(), "user": "ada", "model": "tiny@1"},
         "shares": {"user": "ada", "device": "cpu", "virtual_s": 0, "start_s": 0, "mean_s": 0},
     }
@@ -296,6 +308,7 @@ IMPOSSIBLE_OTHERS: list[tuple[Table, str, dict[str, Any]]] = [
     (artifacts, "format", {"format": "gif"}),
     (artifacts, "seed", {"seed": -1}),
     (artifacts, "seed", {"seed": 2**53}),
+    *((run_times, "samples", {name: []}) for name in ("work", "start_seconds", "seconds")),
     *(
         (usage, "amounts", {column.name: -1})
         for column in usage.c
