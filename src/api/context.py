@@ -14,8 +14,10 @@ from api.limits import Streams, UnfinishedJobs
 from api.metrics import Metrics
 from api.planning import PlanningCache
 from api.streaming.hub import Hub
+from api.waiting.reader import QueueReader
 from shared.db.engine import Database
 from shared.db.events import events_after
+from shared.db.waiting import read_line, waiting_steps
 from shared.db.workers import live_workers
 from shared.dispatch.event_channel import EventPublisher, EventSubscription
 from shared.object_store import ObjectStore, open_store
@@ -32,6 +34,7 @@ class Context:
     database: Database
     store: ObjectStore
     hub: Hub
+    queue: QueueReader
     planning: PlanningCache
     streams: Streams
     unfinished: UnfinishedJobs
@@ -63,6 +66,10 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
         database=database,
         store=open_store(settings),
         hub=hub,
+        queue=QueueReader(
+            lambda: database.transaction(read_line, max_passed_s=settings.max_passed_s),
+            lambda job_ids: database.statement(waiting_steps, job_ids),
+        ),
         planning=PlanningCache(lambda: database.statement(live_workers)),
         streams=Streams(settings),
         unfinished=UnfinishedJobs(settings),

@@ -17,12 +17,13 @@ from shared.db.engine import Connection
 from shared.errors import RateLimited
 from shared.settings import Settings
 
+UNFINISHED_JOBS = "unfinished_jobs"  # the limit, as a refusal names it
 WINDOW_S = 60.0
-# It is unknown when a place becomes free: jobs and streams end when they end.
+# Where it is unknown when a place becomes free.
 PAUSE_S = 10
 # What a limit counts, as its refusal names it.
 _IN_USE = {
-    "unfinished_jobs": "jobs wait or run already",
+    UNFINISHED_JOBS: "jobs wait or run already",
     "jobs_per_minute": "jobs within a minute",
     "open_streams": "streams are open",
 }
@@ -43,7 +44,7 @@ async def enforce_quota(connection: Connection, user: str, settings: Settings) -
     if maximum := policy.unfinished:
         used = await jobs.unfinished_jobs(connection, user, up_to=maximum)
         if used >= maximum:
-            raise limit_reached("unfinished_jobs", maximum)
+            raise limit_reached(UNFINISHED_JOBS, maximum)
     if maximum := policy.per_minute:
         age_s = await jobs.age_of_job(connection, user, newest=maximum)
         if age_s is not None and age_s < WINDOW_S:

@@ -54,6 +54,7 @@ class Follower:
             if source.response.status_code == 204:
                 return True
             for event in source.iter_sse():
-                if event.data:  # else it only says when to reconnect
+                # Without data it only says when to reconnect; `queue` is no event of the job.
+                if event.data and event.event != "queue":
                     self.seen.append(int(event.id))
         return False

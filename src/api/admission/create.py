@@ -14,6 +14,7 @@ the transaction read is kept for the creates that follow.
 """
 
 import logging
+import math
 from uuid import UUID
 
 import anyio
@@ -30,13 +31,15 @@ from shared.db import jobs, models, workers
 from shared.db.create_job import Created, find_by_key, find_created
 from shared.db.engine import Connection
 from shared.db.insert_job import NewJob
-from shared.errors import DreamForgeError, InfraUnavailable
+from shared.errors import DreamForgeError, InfraUnavailable, RateLimited
 from shared.events import Code
 
 log = logging.getLogger(__name__)
 
 # To read once whether a job is there whose commit was not answered, on top of what it took.
 READ_BACK_S = 3.0
+# Nobody is told to stay away for longer: jobs are cancelled, and workers are added.
+MOST_PAUSE_S = 600
 
 
 async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
@@ -44,6 +47,8 @@ async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
     creation = _Creation(context, body, caller)
     try:
         created = await creation.try_statement() or await creation.transaction()
+    except RateLimited as refused:
+        raise await _with_known_pause(context, refused, caller.user) from None
     except InfraUnavailable:
         committed = await _read_back(context, creation.planned)
         if committed is None:
@@ -120,6 +125,17 @@ class _Creation:
         self.planned = plan_job(self._body, resolved, self._caller, settings)
         check_capacity(self.planned, planning.live)
         return self.planned
+
+
+async def _with_known_pause(context: Context, refused: RateLimited, user: str) -> RateLimited:
+    """The refusal of a user with too many unfinished jobs, until one of them is likely to end."""
+    if refused.details["limit"] != limits.UNFINISHED_JOBS:
+        return refused
+    end_s = await context.queue.next_end_s(user)
+    if end_s is None:
+        return refused
+    pause_s = min(max(1, math.ceil(end_s)), MOST_PAUSE_S)
+    return limits.limit_reached(limits.UNFINISHED_JOBS, refused.details["maximum"], pause_s)
 
 
 def _log_accepted(created: Created, step_id: UUID, caller: Caller) -> None:

@@ -65,6 +65,7 @@ def _job(
     completed: int = 0,
     error: out.JobError | None = None,
     asked_to_stop: bool = False,
+    queue: out.QueueOut | None = None,
 ) -> out.JobOut:
     return out.JobOut(
         id=str(JOB),
@@ -76,6 +77,7 @@ def _job(
         updated_at=after(9.5),
         finished_at=None if reason is None else after(9.5),
         cancel_requested_at=after(9.5) if asked_to_stop else None,
+        queue=queue,
         steps=list(steps),
         summary=out.Summary(count=2, completed=completed),
         error=error,
@@ -119,7 +121,9 @@ _CANCELLED = _job(
 )
 _STOPPING = _job(Status.RUNNING, None, _step(Status.RUNNING, None), asked_to_stop=True)
 
-JOBS = {"running": _RUNNING, "succeeded": _SUCCEEDED, "failed": _FAILED}
+QUEUE = out.QueueOut(position=3, exact=True, starts_in_s=out.SecondsOut(low=12, high=40))
+_WAITING = _job(Status.QUEUED, None, _step(Status.QUEUED, None), queue=QUEUE)
+JOBS = {"waiting": _WAITING, "running": _RUNNING, "succeeded": _SUCCEEDED, "failed": _FAILED}
 CANCELS = {"it waited": _CANCELLED, "it runs": _STOPPING, "it had ended": _SUCCEEDED}
 CURSOR = "AAYgzpNV4ABfDG86ahxKVZpDPz-aGnsQ"
 PAGE = out.JobPage(jobs=[_RUNNING, _FAILED], next_cursor=CURSOR)

@@ -7,6 +7,7 @@ from fastapi.encoders import jsonable_encoder
 from api.openapi import examples
 from api.streaming.encoding import log_line, sse_message
 from api.streaming.sse import HEARTBEAT, OPENING
+from api.waiting.feed import NAME, queue_message
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -59,6 +60,7 @@ def create_link(place: str) -> dict[str, Any]:
 _STREAM = b"".join(
     (
         OPENING,
+        queue_message(examples.JOB, examples.QUEUE, examples.NOON),
         *map(sse_message, examples.EVENTS[:3]),
         HEARTBEAT,
         *map(sse_message, examples.EVENTS[3:]),
@@ -71,15 +73,20 @@ _MESSAGE = {
     "type": "object",
     "description": "one event of the stream",
     "properties": {
-        "event": {"enum": ["progress", "log", "artifact", "error"]},
+        "event": {"enum": ["progress", "log", "artifact", "error", NAME]},
         "data": {
             "type": "string",
             "contentMediaType": "application/json",
-            "contentSchema": {"$ref": "#/components/schemas/Event"},
+            "contentSchema": {
+                "anyOf": [
+                    {"$ref": "#/components/schemas/Event"},
+                    {"$ref": "#/components/schemas/QueueMessage"},
+                ]
+            },
         },
         "id": {"type": "string", "pattern": "^[1-9][0-9]*$"},
     },
-    "required": ["event", "data", "id"],
+    "required": ["event", "data"],
 }
 _LINES = {
     "type": "string",
@@ -91,7 +98,8 @@ _LINES = {
 SSE: Responses = {
     200: {
         "description": "`progress`, `log`, `artifact` and `error` events. `id` is the event's "
-        "number in its job: from 1, without gaps. A comment every 15 s keeps the line open. The "
+        "number in its job: from 1, without gaps. While the job waits, `queue` says where, without "
+        "an `id` and a `seq`. A comment every 15 s keeps the line open. The "
         "verdict comes as [`error`], `log` (`job.finish`), `progress`; then the stream closes. A "
         "browser's EventSource gets 200 in place of 429 and 503 too: a stream that says when to "
         "come again, and ends.",

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from api.middleware.request import CLIENT_REQUEST_ID_PATTERN
-from api.schemas.responses import Event, LogLine
+from api.schemas.responses import Event, LogLine, QueueMessage
 
 _PARAMETERS = {
     "ClientRequestId": {
@@ -59,8 +59,9 @@ class DocumentedApi(FastAPI):
 
 
 def _add_components(components: dict[str, Any]) -> None:
-    for model in (Event, LogLine):
-        components["schemas"][model.__name__] = model.model_json_schema()
+    for model in (Event, LogLine, QueueMessage):
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        components["schemas"] |= schema.pop("$defs", {}) | {model.__name__: schema}
     components |= {"parameters": _PARAMETERS, "headers": _HEADERS}
 
 

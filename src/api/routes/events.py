@@ -16,6 +16,7 @@ from api.schemas import responses
 from api.schemas.requests import LogsQuery
 from api.streaming import logs, progress
 from api.streaming.sse import EventStreamResponse, ProgressStream
+from api.waiting.feed import QueueFeed
 from shared.db import artifacts, events, jobs
 from shared.db.engine import Connection
 from shared.db.events import Event, best_item_progress
@@ -87,7 +88,12 @@ async def stream_progress(
         return await context.database.transaction(events.page, job_id, after=after, limit=limit)
 
     stream = ProgressStream(
-        job, after=seen, hub=context.hub, read_page=read_page, metrics=context.metrics
+        job,
+        after=seen,
+        hub=context.hub,
+        read_page=read_page,
+        metrics=context.metrics,
+        queue=QueueFeed(context.queue, job.id),
     )
     return EventStreamResponse(stream.messages(), context.streams, user)
 

@@ -10,7 +10,7 @@ from api.admission.body import SingleParseRoute
 from api.admission.create import create
 from api.admission.idempotency import MAX_KEY_CHARACTERS, fingerprint, key_hash
 from api.admission.plan import Caller
-from api.context import Ctx
+from api.context import Context, Ctx
 from api.middleware import tracing
 from api.middleware.auth import User
 from api.openapi import examples
@@ -126,10 +126,11 @@ async def list_jobs(
         return page, await jobs.steps_of(connection, [job.id for job in page])
 
     page, steps = await context.database.transaction(work)
+    queues = await context.queue.of_jobs(steps)
     shown = page[: query.limit]
     more = len(page) > query.limit
     return responses.JobPage(
-        jobs=[serializers.job(job, steps[job.id]) for job in shown],
+        jobs=[serializers.job(job, steps[job.id], queues.get(job.id)) for job in shown],
         next_cursor=pagination.encode(shown[-1].created_at, shown[-1].id) if more else None,
     )
 
@@ -142,7 +143,7 @@ async def list_jobs(
 )
 async def get_job(job_id: JobId, context: Ctx, user: User) -> responses.JobOut:
     """`error` says why a job failed, and has a section in docs/errors.md for each code."""
-    return await context.database.transaction(_show, job_id, user)
+    return await _show(context, job_id, user)
 
 
 @router.post(
@@ -160,7 +161,7 @@ async def cancel_job(job_id: JobId, context: Ctx, user: User) -> responses.JobOu
         raise no_such_job()
     if ended:
         context.metrics.jobs_finished.labels("cancelled", "cancelled").inc()
-    return await context.database.transaction(_show, job_id, user)
+    return await _show(context, job_id, user)
 
 
 @router.get(
@@ -195,6 +196,11 @@ async def find_job(connection: Connection, job_id: UUID, user: str) -> Job:
     return job
 
 
-async def _show(connection: Connection, job_id: UUID, user: str) -> responses.JobOut:
-    job = await find_job(connection, job_id, user)
-    return serializers.job(job, (await jobs.steps_of(connection, [job_id]))[job_id])
+async def _show(context: Context, job_id: UUID, user: str) -> responses.JobOut:
+    async def work(connection: Connection) -> tuple[Job, dict[UUID, list[Step]]]:
+        job = await find_job(connection, job_id, user)
+        return job, await jobs.steps_of(connection, [job_id])
+
+    job, steps = await context.database.transaction(work)
+    queues = await context.queue.of_jobs(steps)
+    return serializers.job(job, steps[job_id], queues.get(job_id))

@@ -53,6 +53,24 @@ class Summary(BaseModel):
     completed: int = Field(description="items that the last step of the chain has finished")
 
 
+class SecondsOut(BaseModel):
+    """A span, rounded outwards to two digits."""
+
+    low: int = Field(ge=0)
+    high: int = Field(ge=1)
+
+
+class QueueOut(BaseModel):
+    """Where a job is that waits for a slot."""
+
+    position: int = Field(ge=1, description="among the steps that the same slots serve")
+    exact: bool = Field(description="false: at least so many; the line is not counted further")
+    starts_in_s: SecondsOut | None = Field(
+        description="from how long steps like those before it took here lately; 9 of 10 starts are "
+        "meant to be within. Null where nothing is known"
+    )
+
+
 class JobOut(BaseModel):
     id: Id
     type: str
@@ -65,6 +83,7 @@ class JobOut(BaseModel):
     cancel_requested_at: Moment | None = Field(
         description="when somebody asked; what runs is stopped and proven gone first"
     )
+    queue: QueueOut | None = Field(description="null unless a step of it waits for a slot")
     steps: list[StepOut] = Field(description="in the order in which they run")
     summary: Summary
     error: JobError | None = Field(description="null unless it failed or was cancelled")
@@ -206,6 +225,19 @@ class Event(BaseModel):
         "`artifact.written`: `step`, `format`, `width`, `height`, `seed`, `s3_key`, `sha256`. "
         "`error`: `code`, `message`, `details`. `job.finish`: `status`, `reason`"
     )
+
+
+class QueueMessage(BaseModel):
+    """Where a job is that waits, as the data of a `queue` message of the stream: no event."""
+
+    ts: Moment
+    level: Literal["INFO"]
+    code: Literal["queue"]
+    message: str = Field(description="for people")
+    job_id: Id
+    step_id: None
+    item_index: None
+    payload: QueueOut
 
 
 class Health(BaseModel):

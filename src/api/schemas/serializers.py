@@ -21,9 +21,10 @@ def created(job: Created) -> out.Created:
     return out.Created(job=out.CreatedJob(**_fields(out.CreatedJob, job), status="queued"))
 
 
-def job(row: Job, steps: Sequence[Step]) -> out.JobOut:
+def job(row: Job, steps: Sequence[Step], queue: out.QueueOut | None) -> out.JobOut:
     return out.JobOut(
         **_fields(out.JobOut, row) | {"error": None if row.error is None else _error(row.error)},
+        queue=queue,
         steps=[out.StepOut(**_fields(out.StepOut, step), attempts=step.attempt) for step in steps],
         summary=out.Summary(count=row.count, completed=row.completed),
     )

@@ -2,7 +2,8 @@
 
 A job ends with the events [`error`], `job.finish`, `progress`, in that order; after that `progress`
 the stream closes. A client that has all events of an ended job and connects again gets 204 (from
-the route), which makes an EventSource stop.
+the route), which makes an EventSource stop. While the job waits, `queue` messages come in between
+(`api.waiting.feed`).
 """
 
 import logging
@@ -18,6 +19,7 @@ from api.limits import Streams
 from api.metrics import Metrics
 from api.streaming.encoding import sse_message
 from api.streaming.hub import Hub, Message, Subscriber
+from api.waiting.feed import PAUSE_S, QueueFeed
 from shared.db.events import Event
 from shared.db.jobs import Job
 from shared.errors import InfraUnavailable
@@ -47,6 +49,7 @@ class ProgressStream:
         hub: Hub,
         read_page: ReadPage,
         metrics: Metrics,
+        queue: QueueFeed,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._job = job
@@ -56,6 +59,7 @@ class ProgressStream:
         self._hub = hub
         self._read_page = read_page
         self._metrics = metrics
+        self._queue = queue
         self._heartbeat_s = heartbeat_s
 
     async def messages(self) -> AsyncGenerator[bytes]:
@@ -91,18 +95,26 @@ class ProgressStream:
 
     async def _live(self, subscriber: Subscriber | None) -> AsyncGenerator[bytes]:
         """What the hub pushes; nothing without a subscriber: then the job had ended before."""
+        silent_s = 0.0
         while subscriber is not None and not self._ended:
-            messages = await subscriber.receive(self._heartbeat_s)
+            pause_s = self._heartbeat_s - silent_s
+            if self._queue.may_wait:
+                pause_s = min(PAUSE_S, pause_s)
+            messages = await subscriber.receive(pause_s)
             for message in messages:
                 if message.seq > self._sent and not self._ended:
                     yield self._mark_sent(message)
             if subscriber.lagged or subscriber.closing:
                 return
-            if not messages:
-                yield HEARTBEAT
+            silent_s = 0.0 if messages else silent_s + pause_s
+            place = None if messages else await self._queue.message()
+            if place is not None or silent_s >= self._heartbeat_s:
+                yield place or HEARTBEAT
+                silent_s = 0.0
 
     def _mark_sent(self, message: Message) -> bytes:
         self._sent = message.seq
+        self._queue.see(message.code)
         self._ended = self._finish_seen and message.code == Code.PROGRESS
         self._finish_seen = self._finish_seen or message.code == Code.JOB_FINISH
         return message.data

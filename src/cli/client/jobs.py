@@ -10,6 +10,7 @@ from uuid import uuid4
 from cli.client.results import download, require_succeeded
 from cli.errors import Failure, Refusal, Unreachable
 from cli.terminal.output import Output, print_json, print_note
+from cli.terminal.queue_text import queue_text
 from cli.terminal.tables import print_pairs
 
 if TYPE_CHECKING:  # at run time httpx costs a tenth of a second
@@ -97,6 +98,7 @@ def print_job(job: dict[str, Any], output: Output, paths: list[Path]) -> None:
     print_pairs(
         ("job", job["id"]),
         ("status", job["status"] + (", asked to stop" if stopping else "")),
+        ("queue", queue_text(job["queue"]) if job.get("queue") else None),
         *((f"step {step['name']}", step["status"]) for step in steps if len(steps) > 1),
         ("created", job["created_at"]),
         ("pictures", f"{summary['completed']} of {summary['count']}" if summary else None),

@@ -29,7 +29,10 @@ _PASSING = {"infra_unavailable", "rate_limited"}
 
 
 def follow_events(client: Client, job_id: str, after: int = 0) -> Iterator[Event]:
-    """Every event after number `after` until the job has ended. Raises Unreachable, Refusal."""
+    """Every event after number `after` until the job has ended. Raises Unreachable, Refusal.
+
+    While the job waits, messages with `code` `queue` are among them; they have no `seq`.
+    """
     pauses = _pauses()
     while True:
         failure: Failure = Unreachable(client.api_base, "the stream ended early")
@@ -37,7 +40,7 @@ def follow_events(client: Client, job_id: str, after: int = 0) -> Iterator[Event
             for event in _connection(client, job_id, after):
                 if event is None:
                     return
-                after, pauses = int(event["seq"]), _pauses()
+                after, pauses = int(event.get("seq", after)), _pauses()
                 yield event
         except (Unreachable, Refusal) as error:
             if isinstance(error, Refusal) and error.code not in _PASSING:

@@ -7,6 +7,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from cli.terminal.console import err
 from cli.terminal.output import print_note
+from cli.terminal.queue_text import queue_text
 
 Event = dict[str, Any]
 # The command itself prints how the job ended.
@@ -34,6 +35,10 @@ def show_progress(events: Iterable[Event]) -> Iterator[Event]:
 
 def _advance(bar: Progress, task: TaskID, event: Event) -> None:
     payload = event.get("payload") or {}
+    if event["code"] == "queue":
+        bar.update(task, description="queue", item=queue_text(payload))
+    if event["code"] == "step.claimed":
+        bar.update(task, item="")
     if event["code"] == "step.start":
         bar.update(task, description="load")
     if event["code"] == "job.finish":
@@ -49,9 +54,12 @@ def _advance(bar: Progress, task: TaskID, event: Event) -> None:
 
 
 def _as_lines(events: Iterable[Event]) -> Iterator[Event]:
-    stage = None
+    stage = position = None
     for event in _with_notes(events):
         payload = event.get("payload") or {}
+        if event["code"] == "queue" and payload["position"] != position:
+            position = payload["position"]
+            print_note(f"queue: {queue_text(payload)}")
         if event["code"] == "progress" and payload.get("stage") != stage:
             stage = payload.get("stage")
             if stage:

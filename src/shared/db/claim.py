@@ -33,6 +33,7 @@ PostgreSQL's, so the clock of a worker decides nothing.
 
 from collections.abc import Sequence
 from datetime import timedelta
+from itertools import zip_longest
 from typing import Any
 from uuid import UUID
 
@@ -52,6 +53,8 @@ from shared.step_store import Claim, ClaimRequest, UpcomingStep
 # A model that is loaded saves some seconds: worth a few places, and never a long wait.
 PASSES = 8
 PASSED = 8
+# Of the steps that are read to find the first ones of the line: so many times as many.
+LINE_FACTOR = 8
 
 _CLASS = f"s.priority, s.\"user\", coalesce(s.model_id, '{NO_MODEL}'::uuid), s.vram_bytes"
 _WAITING = "s.state = 'queued' AND s.device = :device"
@@ -177,6 +180,23 @@ ORDER BY step_id IN (SELECT id FROM passing) DESC,
 LIMIT :limit
 """  # noqa: S608
 
+# The same for a slot that serves everything, with at most `per_class` steps of a class.
+_LINE = f"""
+{_TURNS}, line AS (
+    SELECT c.*, s.id AS step_id, s.created_at AS step_created_at, s.weight,
+        row_number() OVER (PARTITION BY c.priority, c."user" ORDER BY s.created_at, s.id) - 1
+            AS ahead
+    FROM turns AS c CROSS JOIN LATERAL (
+        SELECT s.id, s.created_at, s.weight FROM steps AS s {_OF_CLASS} {_OLDEST_FIRST}
+        LIMIT 1 + :limit * {LINE_FACTOR} / (SELECT count(*) FROM turns)
+    ) AS s
+)
+SELECT step_id, overdue FROM line
+ORDER BY min(place) OVER (PARTITION BY priority), start_s + ahead * mean_s / weight,
+    step_created_at, step_id
+LIMIT :limit
+"""  # noqa: S608
+
 
 def _statement(sql: str) -> Any:
     texts, ids = ARRAY(Text), ARRAY(UUID_TYPE)
@@ -190,6 +210,7 @@ def _statement(sql: str) -> Any:
 
 _NEXT_STATEMENT = _statement(_NEXT)
 _UPCOMING_STATEMENT = _statement(_UPCOMING)
+_LINE_STATEMENT = _statement(_LINE)
 
 
 def _parameters(request: ClaimRequest) -> dict[str, Any]:
@@ -269,3 +290,32 @@ async def upcoming_steps(
         for each in ids
         if each in steps
     ]
+
+
+async def steps_in_turn(
+    connection: AsyncConnection, device: str, *, max_passed_s: float, limit: int
+) -> list[UUID]:
+    """The first steps that wait for a device of this kind, in the order in which claims take them
+    if no other job comes; those that pause before another try are left out.
+
+    Warm models change it by a few places, which nobody can know before. What is read is bounded:
+    of more than `LINE_FACTOR` need classes some may show fewer steps than belong there.
+    """
+    every_model = list(await connection.scalars(select(t.models.c.id)))
+    request = ClaimRequest(
+        worker_id=NO_MODEL,
+        queues=(),
+        device=device,
+        capacity_bytes=2**63 - 1,
+        models=tuple(every_model),
+        lease_s=0.0,
+        max_passed_s=max_passed_s,
+    )
+    rows = await connection.execute(_LINE_STATEMENT, _parameters(request) | {"limit": limit})
+    overdue: list[UUID] = []
+    others: list[UUID] = []
+    for row in rows:
+        (overdue if row.overdue else others).append(row.step_id)
+    # A slot takes an overdue one at every other claim.
+    alternating = [each for pair in zip_longest(overdue, others) for each in pair]
+    return [each for each in alternating if each is not None]

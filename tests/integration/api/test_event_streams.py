@@ -48,6 +48,9 @@ def parse(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
         if line and not line.startswith(":"):
             name, _, value = line.partition(": ")
             message[name] = value
+        elif message.get("event") == "queue":  # no event of the job
+            assert "id" not in message
+            message = {}
         elif "data" in message:
             event = json.loads(message["data"])
             assert message["id"] == str(event["seq"])

@@ -33,6 +33,7 @@ class FakeApi(ThreadingHTTPServer):
         self.requests: list[tuple[str, str, Any, dict[str, str]]] = []
         self.status = "succeeded"
         self.events = [_event(1, "job.created"), _event(2, "step.start"), _event(3, "job.finish")]
+        self.queue: dict[str, Any] = {}  # of its place, before the events
         self.cut_after = 100
         self.more: dict[str, Any] = {}  # of its job
         self.refuse: tuple[int, dict[str, Any]] | None = None
@@ -116,6 +117,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(b": heartbeat\n\n")
+        if self.server.queue:
+            place = {"code": "queue", "level": "INFO", "payload": self.server.queue}
+            self.wfile.write(f"event: queue\ndata: {json.dumps(place)}\n\n".encode())
         for event in todo[: self.server.cut_after]:
             self.wfile.write(f"id: {event['seq']}\ndata: {json.dumps(event)}\n\n".encode())
         self.close_connection = True
@@ -510,3 +514,17 @@ def test_a_model_is_looked_up_by_the_api_whatever_its_name_holds(
     assert run(["model", "get", "a/b c?#@2"]) == 2
     assert [path for _, path, _, _ in api.requests] == ["/v1/models/a%2Fb%20c%3F%23@2"]
     assert "there is no model a/b c?#@2" in capsys.readouterr().err
+
+
+def test_a_place_in_the_queue_is_no_event_that_a_client_resumes_after(api: FakeApi) -> None:
+    api.queue = {"position": 2, "exact": True, "starts_in_s": None}
+    api.cut_after = 2
+    with Client(api.base) as client:
+        codes = [event["code"] for event in sse.follow_events(client, JOB)]
+    assert [code for code in codes if code != "queue"] == [
+        "job.created",
+        "step.start",
+        "job.finish",
+    ]
+    resumed = [headers.get("Last-Event-ID") for _, _, _, headers in api.requests]
+    assert resumed == [None, "2", "3"]

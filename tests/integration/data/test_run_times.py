@@ -109,9 +109,9 @@ def test_only_the_newest_are_kept(run: Callable[[Test], None]) -> None:
         await installation.run_step(seconds=100)
         with psycopg.connect(installation.url, autocommit=True) as connection:
             seven = f"array_fill(7.0::float, ARRAY[{KEPT}])"
-            connection.execute(
-                f"UPDATE run_times SET work = {seven}, start_seconds = {seven}, seconds = {seven}".encode()
-            )
+            columns = ("work", "start_seconds", "seconds")
+            changes = ", ".join(f"{column} = {seven}" for column in columns)
+            connection.execute(f"UPDATE run_times SET {changes}".encode())
         await installation.run_step(seconds=50)
         kept = (await installation.samples(KIND))[KIND]
         assert len(kept.work) == len(kept.start_seconds) == len(kept.seconds) == KEPT

@@ -12,11 +12,14 @@ import pytest
 from tests.support.stored_events import NOW, stored_event
 
 from api.metrics import Metrics
+from api.schemas.responses import QueueOut
 from api.streaming import hub as hub_module
 from api.streaming.hub import BUFFER, PAGE, Hub
 from api.streaming.sse import HEARTBEAT, OPENING, ProgressStream
+from api.waiting.feed import QueueFeed
 from shared.db.events import Event
 from shared.db.jobs import Job
+from shared.db.waiting import LineStep
 from shared.errors import InfraUnavailable
 from shared.states import Status
 
@@ -85,9 +88,21 @@ def with_hub(scenario: Callable[[Hub, Log], Awaitable[None]], poll_s: float = FA
     anyio.run(main)
 
 
+class NothingWaits:
+    async def of_job(self, job_id: UUID) -> QueueOut | None:
+        return None
+
+    async def step_of(self, job_id: UUID) -> LineStep | None:
+        return None
+
+    async def of_step(self, step: LineStep) -> QueueOut:
+        raise AssertionError
+
+
 def stream_of(hub: Hub, log: Log, job: Job, after: int = 0, **options: Any) -> ProgressStream:
+    usual: dict[str, Any] = {"queue": QueueFeed(NothingWaits(), job.id)}
     return ProgressStream(
-        job, after=after, hub=hub, read_page=log.page, metrics=Metrics(), **options
+        job, after=after, hub=hub, read_page=log.page, metrics=Metrics(), **(usual | options)
     )
 
 

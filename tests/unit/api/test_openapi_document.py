@@ -165,11 +165,15 @@ def test_the_example_of_a_stream_has_every_kind_of_event_and_each_is_one() -> No
         for message in media["example"].split("\n\n")
         if "\ndata: " in message
     ]
+    inner = media["schema"]["properties"]["data"]["contentSchema"]
+    place, *messages = messages
+    assert (place["event"], "id" in place) == ("queue", False)
+    assert accepts(media["schema"], place)
+    assert accepts(inner, json.loads(place["data"]))
     assert {message["event"] for message in messages} == {"progress", "log", "artifact", "error"}
     assert [m["event"] for m in messages][-3:] == ["error", "log", "progress"]
     ids = [int(message["id"]) for message in messages]
     assert ids == list(range(ids[0], ids[0] + len(ids)))
-    inner = media["schema"]["properties"]["data"]["contentSchema"]
     for message in messages:
         data = json.loads(message["data"])
         assert str(data["seq"]) == message["id"]

@@ -94,3 +94,23 @@ def test_without_a_terminal_each_stage_is_a_line_and_nothing_is_repeated(
         "sampling 25% item 1 of 3",
         "SIGTERM to the runner",  # and the verdict is the command's last word, not four of them
     ]
+
+
+def queue(position: int) -> dict[str, Any]:
+    span = {"low": 12, "high": 40}
+    return event("queue", position=position, exact=True, starts_in_s=span)
+
+
+def test_the_bar_says_the_place_of_a_job_that_waits(terminal: io.StringIO) -> None:
+    list(progress_bar.show_progress([event("job.created"), queue(3)]))
+    assert "position 3, starts in 12 to 40 s" in bar(terminal.getvalue())
+    list(progress_bar.show_progress([event("job.created"), queue(3), event("step.claimed")]))
+    assert "position" not in bar(terminal.getvalue())
+
+
+def test_a_log_file_gets_a_line_for_each_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = _console(monkeypatch, terminal=False)
+    list(progress_bar.show_progress([queue(3), queue(3), queue(2)]))
+    assert log.getvalue().splitlines() == [
+        f"queue: position {position}, starts in 12 to 40 s" for position in (3, 2)
+    ]

@@ -1,0 +1,1 @@
+"""When a job that waits will start."""
