@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test lint types check-migrations openapi lifecycle test-gpu hostile-loop \
-        crash-matrix soak bench-streams clean
+        crash-matrix soak bench-streams bench-queue clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ soak: $(READY) ## 200 jobs while somebody kills at random; SOAK_ARGS="--seed 7" 
 
 bench-streams: $(READY) ## what 1000 open progress streams cost one api process
 	@$(BIN)/python benchmarks/streams/many.py
+
+bench-queue: $(READY) ## what the queue costs with a thousand, a million and ten million jobs in it
+	@PYTHONPATH=. $(BIN)/python benchmarks/queue/measure.py $(BENCH_ARGS)
 
 clean: ## remove .venv and caches; data in .dreamforge and pictures in out stay
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -48,7 +48,7 @@ class Metrics:
         )
         self.queue_depth = gauge(
             "dreamforge_queue_depth",
-            "Steps that wait for a slot, up to 10000.",
+            "Steps that wait for a slot, up to 1000.",
         )
         self._spans = counter(
             "dreamforge_spans_total",

@@ -15,7 +15,7 @@ from sqlalchemy import RowMapping, Select, case, func, select, text, tuple_, upd
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.events import append_events, last_event
-from shared.db.tables import artifacts, columns_of, jobs, one_of, read, steps
+from shared.db.tables import IS_QUEUED, artifacts, columns_of, jobs, one_of, read, steps
 from shared.db.usage import count_job
 from shared.events import Code, NewEvent
 from shared.states import ENDED, STATUS_OF, Reason, Status, StepState
@@ -266,13 +266,11 @@ async def age_of_job(connection: AsyncConnection, user: str, *, newest: int) -> 
 
 
 # Counting stops here: a scrape must not walk a million rows to say "very many".
-MAX_COUNTED = 10_000
+MAX_COUNTED = 1_000
 
 
 async def queue_depth(connection: AsyncConnection) -> int:
     """Steps that could be claimed now or later, at most `MAX_COUNTED`."""
-    waiting = (
-        select(steps.c.id).where(steps.c.state == StepState.QUEUED).limit(MAX_COUNTED).subquery()
-    )
+    waiting = select(steps.c.id).where(IS_QUEUED).limit(MAX_COUNTED).subquery()
     depth: int = (await connection.execute(select(func.count()).select_from(waiting))).scalar_one()
     return depth

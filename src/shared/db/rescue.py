@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Row, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db.tables import jobs, read, steps
+from shared.db.tables import IS_OWNED, IS_QUEUED, jobs, read, steps
 from shared.db.transitions import end_step
 from shared.states import StepState
 from shared.step_store import AttemptResult, Decide, OrphanedStep, Rescue
@@ -20,7 +20,7 @@ from shared.step_store import AttemptResult, Decide, OrphanedStep, Rescue
 
 async def expired_lease(connection: AsyncConnection, decide: Decide) -> Rescue | None:
     """Take one step from an owner whose lease ended; None when there is none."""
-    row = await _first(connection, steps.c.lease_expires_at < func.now())
+    row = await _first(connection, IS_OWNED & (steps.c.lease_expires_at < func.now()))
     if row is None:
         return None
     await connection.execute(
@@ -34,7 +34,7 @@ async def unclaimed(
 ) -> Rescue | None:
     """End one step that no worker has claimed within `after_s` seconds."""
     limit = func.now() - timedelta(seconds=after_s)
-    row = await _first(connection, (steps.c.state == StepState.QUEUED) & (steps.c.run_at < limit))
+    row = await _first(connection, IS_QUEUED & (steps.c.run_at < limit))
     return None if row is None else await _end(connection, row, decide)
 
 

@@ -10,8 +10,19 @@ when it runs twice, or in two processes at once.
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, Date, cast, delete, exists, func, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Date,
+    cast,
+    delete,
+    exists,
+    func,
+    literal_column,
+    select,
+    tuple_,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.tables import artifacts, events, jobs, usage, workers
@@ -22,6 +33,8 @@ ADVISORY_LOCK = 0x44465052
 # [`error`], `job.finish`, `progress`: what a stream and the progress page still show of a job
 # whose events are gone. They stay until the job goes.
 VERDICT_EVENTS = 3
+# Whose events are looked at in one batch.
+JOBS_AT_ONCE = 500
 # A worker that was killed cannot delete its row. It counts as gone after `workers.LIVE_S`; the row
 # stays a day, so that an operator sees in the morning what ran in the night.
 DEAD_WORKER_S = 24 * 3600.0
@@ -38,6 +51,12 @@ def _dead_worker() -> ColumnElement[bool]:
 
 def _old_event(age_s: float) -> ColumnElement[bool]:
     return _ended(age_s) & (events.c.seq <= jobs.c.event_seq - VERDICT_EVENTS)
+
+
+def _older_than(moment: ColumnElement[Any], age_s: float) -> ColumnElement[bool]:
+    """What belongs to a job is older than its end. Only with this does an index find the old ones,
+    however many jobs have ended and are pruned."""
+    return moment < func.now() - timedelta(seconds=age_s)
 
 
 def _old_usage(age_s: float) -> ColumnElement[bool]:
@@ -74,7 +93,8 @@ async def delete_artifacts(connection: AsyncConnection, *, age_s: float, limit: 
     batch = (
         select(artifacts.c.id)
         .join(jobs, jobs.c.id == artifacts.c.job_id)
-        .where(_ended(age_s))
+        .where(_older_than(artifacts.c.created_at, age_s), _ended(age_s))
+        .order_by(artifacts.c.created_at)
         .limit(limit)
         .with_for_update(of=artifacts, skip_locked=True)
     )
@@ -85,11 +105,29 @@ async def delete_artifacts(connection: AsyncConnection, *, age_s: float, limit: 
 
 
 async def delete_events(connection: AsyncConnection, *, age_s: float, limit: int) -> int:
-    """Delete a batch, all but the verdict of each job; return how many."""
+    """Delete a batch, all but the verdict of each job; return how many.
+
+    A job's first event is the last to go: by it the next batch finds the job again.
+    """
+    first = events.alias("first")
+    old = (
+        select(jobs.c.id, jobs.c.event_seq)
+        .join(first, first.c.job_id == jobs.c.id)
+        .where(
+            first.c.seq == literal_column("1"),
+            _older_than(first.c.ts, age_s),
+            _ended(age_s),
+            jobs.c.event_seq > VERDICT_EVENTS,
+        )
+        .order_by(first.c.ts)
+        .limit(JOBS_AT_ONCE)
+        .cte("old")
+    )
     batch = (
         select(events.c.job_id, events.c.seq)
-        .join(jobs, jobs.c.id == events.c.job_id)
-        .where(_old_event(age_s))
+        .join(old, old.c.id == events.c.job_id)
+        .where(events.c.seq <= old.c.event_seq - VERDICT_EVENTS)
+        .order_by(events.c.job_id, events.c.seq.desc())
         .limit(limit)
         .with_for_update(of=events, skip_locked=True)
     )

@@ -30,6 +30,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     func,
+    literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
@@ -43,7 +44,7 @@ T = TypeVar("T")
 
 # The newest migration. Written here, so that a service needs neither Alembic nor the migrations;
 # `test_migrations` compares the two. Revisions are numbered with four digits, so they sort.
-REVISION = "0013"
+REVISION = "0015"
 
 # In an index over steps: what stands for "needs no model".
 NO_MODEL = UUID_("00000000-0000-0000-0000-000000000000")
@@ -245,6 +246,11 @@ steps = Table(
     postgresql_with=VACUUMED_OFTEN,
 )
 
+# For statements that must find the partial indexes above: their conditions, as they stand there.
+# With a parameter instead, the plan that PostgreSQL keeps for a statement reads the table whole.
+IS_QUEUED = literal_column(f"steps.state = '{StepState.QUEUED}'", Boolean)
+IS_OWNED = steps.c.lease_owner.is_not(None)
+
 # How much of the devices each user has used; `shared.db.shares` has the rules.
 shares = Table(
     "shares",
@@ -278,6 +284,9 @@ events = Table(
     Column("payload", JSONB),
     _schema_version(),
     PrimaryKeyConstraint("job_id", "seq"),
+    # For the pruner. It deletes a job's first event last, so that this one holds no job that is
+    # pruned, though each keeps its verdict.
+    Index("ix_events_first", "ts", "job_id", postgresql_where=text("seq = 1")),
     CheckConstraint("level IN ('DEBUG', 'INFO', 'WARNING', 'ERROR')", "level"),
     CheckConstraint("seq >= 1", "seq"),
 )
@@ -301,6 +310,7 @@ artifacts = Table(
     _schema_version(),
     UniqueConstraint("job_id", "step_id", "item_index"),
     Index("ix_artifacts_step_id", "step_id"),  # for the foreign key, as above
+    Index("ix_artifacts_created_at", "created_at"),  # for the pruner: the oldest first
     CheckConstraint("format IN ('png', 'jpg')", "format"),
     CheckConstraint("seed >= 0 AND seed < 9007199254740992", "seed"),
 )

@@ -121,6 +121,8 @@ def age(api: Api, job_id: str, age_s: float) -> None:
         f"finished_at = CASE WHEN finished_at IS NULL THEN NULL ELSE {ago} END WHERE id = %s",
         job_id,
     )
+    for table, moment in (("artifacts", "created_at"), ("events", "ts")):
+        api.sql(f"UPDATE {table} SET {moment} = {ago} WHERE job_id = %s", job_id)
 
 
 def count(api: Api, table: str, job_id: str) -> int:

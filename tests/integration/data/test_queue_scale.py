@@ -1,0 +1,191 @@
+"""What is done to the queue reads a few rows, however many there are: no table whole."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from uuid import UUID, uuid4
+
+import anyio
+import psycopg
+import pytest
+from tests.support.database import empty_tables
+from tests.support.queue_rows import CAPACITY_BYTES, MODELS, Rows, end_all, make
+
+from shared.db import jobs, retention
+from shared.db.create_job import create_job
+from shared.db.engine import Database
+from shared.db.insert_job import NewJob, NewStep
+from shared.db.step_store import PostgresStepStore
+from shared.db.transitions import request_cancel
+from shared.states import Reason, Status, StepState
+from shared.step_store import AttemptResult, ClaimRequest, OrphanedStep
+
+pytestmark = pytest.mark.timeout(300)
+
+WAITING, UNFIT, ENDED = 4000, 8000, 8000
+# After some executions PostgreSQL may keep one plan for all parameters.
+TIMES = 12
+# Rows that one call may read; a fraction of what there is, and more than any of them needs.
+FEW = 700
+HOUR_S = 3600.0
+REQUEST = ClaimRequest(
+    worker_id=uuid4(),
+    queues=("default",),
+    device="cuda",
+    capacity_bytes=CAPACITY_BYTES,
+    models=tuple(UUID(f"00000000-0000-4000-8000-{n:012d}") for n in range(MODELS)),
+    lease_s=600.0,
+)
+DONE = AttemptResult(state=StepState.SUCCEEDED, reason=Reason.COMPLETED, attempt=1, losses=0)
+
+
+class Queue:
+    """A full queue, and each thing that is done to it."""
+
+    def __init__(self, database: Database, url: str) -> None:
+        self.database = database
+        self.store = PostgresStepStore(database)
+        self._url = url
+
+    async def claim(self) -> None:
+        assert await self.store.claim(REQUEST) is not None
+
+    async def look_ahead(self) -> None:
+        assert len(await self.store.due_next(REQUEST, 3)) == 3
+
+    async def work(self) -> None:
+        claim = await self.store.claim(REQUEST)
+        assert claim is not None
+        await self.store.commit_running(claim, [])
+        await self.store.renew(claim, 600.0)
+        await self.store.requested_cancels(REQUEST.worker_id)
+        await self.store.release_unacknowledged(uuid4(), set())
+        await self.store.finish(claim, DONE)
+
+    async def create_and_cancel(self) -> None:
+        new = new_job()
+        await self.database.transaction(create_job, new)
+        await self.database.transaction(request_cancel, new.id)
+
+    async def list_pages(self) -> None:
+        assert await self.database.transaction(jobs.page, user="user0", limit=50)
+        running = self.database.transaction(
+            jobs.page, user="user0", status=Status.RUNNING, limit=50
+        )
+        assert not await running
+
+    async def count(self) -> None:
+        assert await self.database.transaction(jobs.unfinished_jobs, "user0", up_to=100) == 100
+
+    async def sweep(self) -> None:
+        assert await self.store.rescue_expired(never) is None
+        assert await self.store.rescue_unclaimed(never, 48 * HOUR_S) is None
+
+    async def prune(self) -> None:
+        transaction, old_s = self.database.transaction, 1.5 * HOUR_S
+        assert not await transaction(retention.delete_artifacts, age_s=old_s, limit=500)
+        assert not await transaction(retention.delete_events, age_s=old_s, limit=500)
+        assert not await transaction(retention.delete_jobs, age_s=48 * HOUR_S, limit=100)
+
+    def rows_read(self) -> dict[str, int]:
+        """By table, since it was made."""
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            return dict(
+                connection.execute(
+                    "SELECT relname, coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)"
+                    " FROM pg_stat_user_tables"
+                    " WHERE relname IN ('jobs', 'steps', 'events', 'artifacts')"
+                ).fetchall()
+            )
+
+    def has_session(self) -> bool:
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            query = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'scale'"
+            return connection.execute(query).fetchone() is not None
+
+
+def never(_: OrphanedStep) -> AttemptResult:
+    raise AssertionError("nothing is to be rescued here")
+
+
+def new_job() -> NewJob:
+    step = NewStep(
+        id=uuid4(),
+        name="generate",
+        type="generate",
+        params={},
+        queue="default",
+        device="cuda",
+        preset={},
+        vram_bytes=1,
+        timeout_s=60.0,
+        model_id=REQUEST.models[0],
+        checkpoint_sha256="0" * 64,
+    )
+    return NewJob(
+        id=uuid4(),
+        type="generate",
+        user="user0",
+        request={},
+        count=1,
+        correlation_id="c",
+        steps=[step],
+    )
+
+
+@pytest.fixture(scope="module")
+def full_url(migrated_url: str) -> Iterator[str]:
+    """A queue whose oldest steps fit no slot, half of them just ended, beside jobs that ended."""
+    make(migrated_url, Rows(waiting=WAITING, classes=60, unfit=UNFIT, ended=ENDED, events=True))
+    yield migrated_url
+    empty_tables(migrated_url)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        Queue.claim,
+        Queue.look_ahead,
+        Queue.work,
+        Queue.create_and_cancel,
+        Queue.list_pages,
+        Queue.count,
+        Queue.sweep,
+        Queue.prune,
+    ],
+    ids=lambda act: act.__name__,
+)
+def test_no_table_is_read_whole(full_url: str, act: Callable[[Queue], Awaitable[None]]) -> None:
+    anyio.run(read_few_rows, full_url, act)
+
+
+def test_a_claim_goes_past_what_has_just_ended_once(full_url: str) -> None:
+    """The first claim reads the dead entries in front, and marks them for those that follow."""
+    end_all(full_url)
+
+    async def main() -> None:
+        database = Database(full_url, pool_size=1, application="scale")
+        try:
+            await Queue(database, full_url).claim()
+        finally:
+            await database.close()
+        await read_few_rows(full_url, Queue.claim)
+
+    anyio.run(main)
+
+
+async def read_few_rows(url: str, act: Callable[[Queue], Awaitable[None]]) -> None:
+    database = Database(url, pool_size=1, application="scale")
+    queue = Queue(database, url)
+    before = queue.rows_read()
+    try:
+        for _ in range(TIMES):
+            await act(queue)
+    finally:
+        await database.close()
+    with anyio.fail_after(60):
+        while queue.has_session():  # it reports what it read when it ends
+            await anyio.sleep(0.05)
+    after = queue.rows_read()
+    for table, rows in after.items():
+        assert rows - before[table] < FEW * TIMES, table
