@@ -23,7 +23,7 @@ from runner.diffusion.schedulers import replace_scheduler, start_at_first_level
 from shared.models.families import FAMILIES, ModelFamily, family_of
 from shared.models.folder import CONFIG, INDEX, OPTIONAL, Layout, list_files
 from shared.models.weights import variant_of
-from shared.protocol.messages import GenerateParams, PresetSpec
+from shared.protocol.messages import Dtype, GenerateParams, PresetSpec
 
 OnStep = Callable[[int, int], None]
 Arguments = dict[str, Any]
@@ -175,18 +175,28 @@ def load(
     layout: Layout = "diffusers",
 ) -> TextToImage:
     """Load the model of `folder` as `preset` says, onto its device."""
+    pipeline = load_on_host(kind, folder, preset.dtype, layout=layout)
+    return place(pipeline, kind, preset, scheduler)
+
+
+def load_on_host(kind: str, folder: Path, dtype: Dtype, *, layout: Layout) -> Any:
+    """The pipeline of `folder` in the host's memory, as the folder says."""
     silence_libraries()
-    family = family_of(kind)
-    stock_class = getattr(diffusers, str(family.pipeline))
-    pipeline = LOADERS[layout](stock_class, folder, DTYPES[preset.dtype])
+    stock_class = getattr(diffusers, str(family_of(kind).pipeline))
+    pipeline = LOADERS[layout](stock_class, folder, DTYPES[dtype])
     pipeline.set_progress_bar_config(disable=True)
+    check_decoders(pipeline)
+    return pipeline
+
+
+def place(pipeline: Any, kind: str, preset: PresetSpec, scheduler: str | None) -> TextToImage:
+    """Make a pipeline of the host do what a step needs, on the preset's device."""
     if scheduler is not None:
         replace_scheduler(pipeline, scheduler)
     start_at_first_level(pipeline.scheduler)
-    check_decoders(pipeline)
     tiled = preset.vae_tiling and enable_tiling(pipeline)
     PLACEMENTS[preset.offload](pipeline, preset.device)
-    return TextToImage(pipeline, family, scheduler, tiled=tiled)
+    return TextToImage(pipeline, family_of(kind), scheduler, tiled=tiled)
 
 
 def enable_tiling(pipeline: Any) -> bool:

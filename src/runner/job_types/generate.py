@@ -3,17 +3,16 @@
 import random
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-from runner.diffusion.model_folder import guard_unchanged
-from runner.diffusion.pipelines import TextToImage, load
+from runner.diffusion.pipelines import TextToImage, place
 from runner.diffusion.prompts import Truncation, find_truncations
 from runner.images.metadata import GenerationFacts, describe_generation
 from runner.images.sender import encode_and_send
 from runner.ipc.channel import Emit
 from runner.job_types.base import Context, item_progress, run_items
+from runner.job_types.host_models import obtain_model
 from shared.limits import MAX_SEED
-from shared.models.verify import check_installed, weights_hash
+from shared.models.verify import weights_hash
 from shared.protocol.messages import GenerateParams, GenerateSpec, Log, Progress
 
 MAX_SHOWN = 200  # characters of what was cut, in the message; the payload has all
@@ -28,17 +27,13 @@ class Generate:
         self._weights_sha256 = ""
 
     def prepare(self, ctx: Context[GenerateSpec]) -> None:
-        spec, folder = ctx.spec, Path(ctx.spec.model.folder)
+        spec = ctx.spec
         ctx.emit(Progress(stage="load", step=0, steps=1))
         self._ctx = ctx
-        with guard_unchanged(folder):
-            # The headers only: every hash was verified when the model was installed.
-            model = check_installed(folder, checkpoint_sha256=spec.model.checkpoint_sha256)
-            ctx.stop.check()
-            self._weights_sha256 = weights_hash(model)
-            self._pipeline = load(
-                spec.model.kind, folder, spec.preset, spec.params.scheduler, layout=model.layout
-            )
+        model = obtain_model(spec, ctx.stop.check)
+        assert model is not None, "every generate step has a model"
+        self._weights_sha256 = weights_hash(model.descriptor)
+        self._pipeline = place(model.loaded, spec.model.kind, spec.preset, spec.params.scheduler)
         ctx.emit(Progress(stage="load", step=1, steps=1))
 
     def run(self, params: GenerateParams, emit: Emit) -> int:

@@ -3,24 +3,21 @@
 import io
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import PIL.Image
 from PIL.Image import Image
 
-from runner.diffusion.model_folder import guard_unchanged
 from runner.images.metadata import EmbeddedMetadata, read_metadata
 from runner.images.sender import encode_and_send
 from runner.images.upscale_metadata import UpscaleFacts, describe_upscale
 from runner.ipc.channel import Emit
 from runner.job_types.base import Context, item_progress, run_items
+from runner.job_types.host_models import obtain_model
 from runner.upscalers.base import Upscaler
 from runner.upscalers.diffusion import DiffusionUpscaler
 from runner.upscalers.gan import GanUpscaler
 from runner.upscalers.resample import ResampleUpscaler, resample
-from shared.models.verify import check_installed
 from shared.protocol.messages import (
-    DiffusionParams,
     GanParams,
     InputSpec,
     Log,
@@ -33,19 +30,15 @@ from shared.protocol.messages import (
 _PILLOW_FORMATS = {"png": "PNG", "jpg": "JPEG"}
 
 
-def load(spec: UpscaleSpec) -> Upscaler:
+def load(spec: UpscaleSpec, check: Callable[[], None]) -> Upscaler:
     """The upscaler of the step. Raises `ModelUnavailable` when its files are not as promised."""
-    match spec.params:
-        case ResampleParams() as params:
-            return ResampleUpscaler(params)
-        case GanParams() | DiffusionParams() as params:
-            model = spec.model
-            assert model is not None, "the spec was checked on arrival"
-            with guard_unchanged(Path(model.folder)):
-                check_installed(Path(model.folder), checkpoint_sha256=model.checkpoint_sha256)
-                if isinstance(params, GanParams):
-                    return GanUpscaler(model, params, spec.preset)
-                return DiffusionUpscaler(model, params, spec.preset)
+    params, model = spec.params, obtain_model(spec, check)
+    if isinstance(params, ResampleParams):
+        return ResampleUpscaler(params)
+    assert model is not None and spec.model is not None, "the spec was checked on arrival"
+    if isinstance(params, GanParams):
+        return GanUpscaler(model.loaded, spec.model, params, spec.preset)
+    return DiffusionUpscaler(model.loaded, spec.model, params, spec.preset)
 
 
 class Upscale:
@@ -58,7 +51,7 @@ class Upscale:
     def prepare(self, ctx: Context[UpscaleSpec]) -> None:
         ctx.emit(Progress(stage="load", step=0, steps=1))
         self._ctx = ctx
-        self._upscaler = load(ctx.spec)
+        self._upscaler = load(ctx.spec, ctx.stop.check)
         ctx.emit(Progress(stage="load", step=1, steps=1))
 
     def run(self, params: UpscaleParams, emit: Emit) -> int:

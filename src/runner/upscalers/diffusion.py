@@ -22,20 +22,29 @@ from runner.diffusion.pipelines import (
 from runner.upscalers.base import OnStep
 from runner.upscalers.resample import resample
 from shared.models.families import family_of
-from shared.protocol.messages import DiffusionParams, InputSpec, ModelSpec, PresetSpec
+from shared.protocol.messages import DiffusionParams, Dtype, InputSpec, ModelSpec, PresetSpec
+
+
+def load_on_host(model: ModelSpec, dtype: Dtype) -> Any:
+    """The model's pipeline in the host's memory."""
+    silence_libraries()
+    stock_class = getattr(diffusers, str(family_of(model.kind).pipeline))
+    pipeline = load_stock(stock_class, Path(model.folder), DTYPES[dtype])
+    pipeline.set_progress_bar_config(disable=True)
+    check_decoders(pipeline)
+    return pipeline
 
 
 class DiffusionUpscaler:
     """A loaded `pipeline` on its device; `name` is the model's."""
 
-    def __init__(self, model: ModelSpec, params: DiffusionParams, preset: PresetSpec) -> None:
-        silence_libraries()
+    def __init__(
+        self, pipeline: Any, model: ModelSpec, params: DiffusionParams, preset: PresetSpec
+    ) -> None:
+        """`pipeline` of `load_on_host`."""
         self.name = f"{model.name}@{model.version}"
         self._params = params
-        stock_class = getattr(diffusers, str(family_of(model.kind).pipeline))
-        self.pipeline: Any = load_stock(stock_class, Path(model.folder), DTYPES[preset.dtype])
-        self.pipeline.set_progress_bar_config(disable=True)
-        check_decoders(self.pipeline)
+        self.pipeline = pipeline
         if preset.vae_tiling:
             enable_tiling(self.pipeline)
         PLACEMENTS[preset.offload](self.pipeline, preset.device)

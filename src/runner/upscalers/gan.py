@@ -35,11 +35,16 @@ COLOURS = 3
 class GanUpscaler:
     """A loaded network on its device; `name` is the model's."""
 
-    def __init__(self, model: ModelSpec, params: GanParams, preset: PresetSpec) -> None:
+    def __init__(
+        self, network: Any, model: ModelSpec, params: GanParams, preset: PresetSpec
+    ) -> None:
+        """`network` of `load_network`. Raises `ModelUnavailable` when it is another than the step
+        says."""
+        _check_shape(network, params.native_scale)
         self.name = f"{model.name}@{model.version}"
         self._scale = params.native_scale
         self._device, self._dtype = preset.device, DTYPES[preset.dtype]
-        self._network = _load(Path(model.folder) / ONE_FILE, params.native_scale)
+        self._network = network
         self._network.to(self._device, self._dtype).eval()
         # On the module itself: around it spandrel clamps, and infinity cannot be told from white.
         self._network.model.register_forward_hook(lambda _module, _inputs, made: check_finite(made))
@@ -60,8 +65,8 @@ class GanUpscaler:
         return result
 
 
-def _load(path: Path, native_scale: int) -> Any:
-    """The network in a file. Raises `ModelUnavailable` when it is another than the step says."""
+def load_network(folder: Path) -> Any:
+    """The network of a model's folder, on the host. Raises `ModelUnavailable` for another kind."""
     with torchvision_stand_in():
         try:
             spandrel = import_module("spandrel")
@@ -71,20 +76,23 @@ def _load(path: Path, native_scale: int) -> Any:
                 "install dreamforge[gan]"
             ) from None
     try:
-        network = spandrel.ModelLoader().load_from_state_dict(load_file(path))
+        network = spandrel.ModelLoader().load_from_state_dict(load_file(folder / ONE_FILE))
     except spandrel.UnsupportedModelError:
         raise ModelUnavailable(f"{ONE_FILE}: no network that can be recognised") from None
     if network.architecture.id != ARCHITECTURE:
         raise ModelUnavailable(
             f"{ONE_FILE}: a network of the kind {network.architecture.id}, not {ARCHITECTURE}"
         )
+    return network
+
+
+def _check_shape(network: Any, native_scale: int) -> None:
     shape = (network.input_channels, network.output_channels, network.scale)
     if shape != (COLOURS, COLOURS, native_scale):
         raise ModelUnavailable(
             f"{ONE_FILE}: {shape[0]} channels to {shape[1]}, {shape[2]} times as large; "
             f"wanted 3 to 3 and {native_scale} times"
         )
-    return network
 
 
 @contextmanager

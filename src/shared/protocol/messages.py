@@ -276,15 +276,16 @@ _to_runner: TypeAdapter[ToRunner] = TypeAdapter(Annotated[ToRunner, Field(discri
 
 def parse_from_runner(header: dict[str, Any]) -> FromRunner:
     """Validate a runner's header; raise `FrameError` naming what is wrong, without its values."""
-    return _validated(_from_runner, header)
+    return validated(_from_runner, header)
 
 
 def parse_to_runner(header: dict[str, Any]) -> ToRunner:
     """Validate a worker's header, in the runner."""
-    return _validated(_to_runner, header)
+    return validated(_to_runner, header)
 
 
-def _validated(adapter: TypeAdapter[_T], header: dict[str, Any]) -> _T:
+def validated(adapter: TypeAdapter[_T], header: dict[str, Any]) -> _T:
+    """The message of a header; raise `FrameError` naming what is wrong, without its values."""
     try:
         return adapter.validate_python(header)
     except ValidationError as error:

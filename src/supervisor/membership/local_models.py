@@ -18,13 +18,11 @@ from shared.db.models import Model
 from shared.errors import ModelUnavailable
 from shared.models.descriptor import ModelDescriptor
 from shared.models.folder import DESCRIPTOR
+from shared.models.stamp import Stamp, stamp_of
 from shared.models.verify import check_installed
 from shared.step_store import PinnedModel
 
 log = logging.getLogger(__name__)
-
-# One entry a file: name, inode, size, modified, changed (its name or its mode).
-Stamp = tuple[tuple[str, int, int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +80,6 @@ class LocalModels:
         self._problems.pop(row.id, None)
         self._verified[row.id] = Verified(row, stamp)
         log.info("model %s@%s can run here", row.name, row.version)
-
-
-def stamp_of(folder: Path) -> Stamp:
-    """A value that changes with every change of the folder. Raises `ModelUnavailable`."""
-    try:
-        paths = [folder, *sorted(folder.rglob("*"))]
-        stats = [(path, path.lstat()) for path in paths]
-    except OSError as error:
-        raise ModelUnavailable(f"the model's folder: {error.strerror}") from error
-    return tuple(
-        (str(path), s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in stats
-    )
 
 
 def check_row(folder: Path, row: Model) -> None:

@@ -17,7 +17,7 @@ from tests.unit.runner.test_upscalers import PRESET, enlarged, loaded, picture
 from runner.diffusion.finite import check_decoders, check_finite, finite_pixels
 from runner.diffusion.pipelines import TextToImage, load
 from runner.upscalers import tiling
-from runner.upscalers.diffusion import DiffusionUpscaler
+from runner.upscalers.diffusion import DiffusionUpscaler, load_on_host
 from shared.models.descriptor import ModelDescriptor
 from shared.models.folder import ONE_FILE
 from shared.models.verify import read_model
@@ -109,7 +109,8 @@ def test_a_diffusion_upscaler_that_makes_no_colours_fails_the_step(
     params = DiffusionParams.model_validate(
         {"prompt": "a cat", "steps": 1, "guidance": 1.0, "scale": 4, "native_scale": found.scale}
     )
-    upscaler = DiffusionUpscaler(upscalers.spec_of(folder, found), params, PRESET)
+    model = upscalers.spec_of(folder, found)
+    upscaler = DiffusionUpscaler(load_on_host(model, "float32"), model, params, PRESET)
     with pytest.raises(ValueError, match="no colours"):
         enlarged(upscaler, picture(64, 64))
 

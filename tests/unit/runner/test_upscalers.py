@@ -16,8 +16,8 @@ from tests.support import upscalers
 from runner.process.cancellation import Cancelled
 from runner.upscalers import tiling
 from runner.upscalers.base import Upscaler
-from runner.upscalers.diffusion import DiffusionUpscaler
-from runner.upscalers.gan import GanUpscaler, torchvision_stand_in
+from runner.upscalers.diffusion import DiffusionUpscaler, load_on_host
+from runner.upscalers.gan import GanUpscaler, load_network, torchvision_stand_in
 from shared.errors import ModelUnavailable
 from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import Source
@@ -74,7 +74,8 @@ def gan(gan_folder: Path) -> GanUpscaler:
 
 def loaded(folder: Path, native: int, scale: Literal[2, 4] = 2) -> GanUpscaler:
     model = upscalers.spec_of(folder, read_model(folder))
-    return GanUpscaler(model, GanParams(scale=scale, native_scale=native), PRESET)
+    params = GanParams(scale=scale, native_scale=native)
+    return GanUpscaler(load_network(folder), model, params, PRESET)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
@@ -186,9 +187,8 @@ def test_a_network_that_nobody_knows_is_refused(tmp_path: Path, gan_folder: Path
     folder.mkdir()
     tensors = load_file(gan_folder / ONE_FILE)
     save_file({f"odd.{name}.odd": tensor for name, tensor in tensors.items()}, folder / ONE_FILE)
-    model = upscalers.spec_of(folder, read_model(gan_folder))
     with pytest.raises(ModelUnavailable, match="recognised"):
-        GanUpscaler(model, GanParams(scale=2, native_scale=2), PRESET)
+        load_network(folder)
 
 
 def test_a_missing_package_is_named(gan_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +216,8 @@ def test_a_diffusion_upscaler_draws_larger_by_seed_and_prompt(
     assert (made.kind, made.scale, made.capabilities) == (kind, native, ("upscale",))
     assert check_installed(folder, checkpoint_sha256=made.checkpoint_sha256) == made
     params = DiffusionParams(scale=2, native_scale=native, prompt="a cat", steps=3, guidance=2.0)
-    upscaler = DiffusionUpscaler(upscalers.spec_of(folder, made), params, PRESET)
+    model = upscalers.spec_of(folder, made)
+    upscaler = DiffusionUpscaler(load_on_host(model, "float32"), model, params, PRESET)
     side = 128 // native
     image, steps = picture(side, side), []
     first = upscaler.enlarge(image, given(image), lambda done, total: steps.append((done, total)))
@@ -239,6 +240,6 @@ def test_a_diffusion_upscaler_decodes_in_tiles_where_the_preset_says_so(tmp_path
     image = picture(32, 24)
     for tiles in (False, True):
         preset = PRESET.model_copy(update={"vae_tiling": tiles})
-        upscaler = DiffusionUpscaler(model, params, preset)
+        upscaler = DiffusionUpscaler(load_on_host(model, "float32"), model, params, preset)
         assert upscaler.pipeline.vae.use_tiling is tiles
         assert enlarged(upscaler, image).size == (128, 96)
