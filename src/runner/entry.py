@@ -1,17 +1,21 @@
-"""The first code of a runner process: become harmless, then import the heavy part and serve.
+"""The first code of a runner, and of a template: become harmless, then import the heavy part.
 
-The supervisor imports this file to name `main` as the target of a *spawned* process, so it must
+The supervisor imports this file to name the target of a *spawned* process, so it must
 stay light: the standard library only, torch only after the process has made itself killable.
 
 A test that needs a misbehaving runner passes its own function as the target instead, and calls
 `isolate_process` itself if it wants to.
 """
 
+import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from multiprocessing.connection import Connection
 
 from shared.linux import child
+
+Entry = Callable[[Connection, int], None]
 
 
 def main(connection: Connection, parent_pid: int) -> None:
@@ -24,6 +28,29 @@ def main(connection: Connection, parent_pid: int) -> None:
         code = import_module("runner.session").serve(connection.fileno())
     except BaseException:
         # The traceback belongs to the operator: it goes to stderr, never into a frame.
+        sys.excepthook(*sys.exc_info())
+    finally:
+        child.exit_now(code)
+
+
+def template(
+    connection: Connection,
+    parent_pid: int,
+    *,
+    runner: Entry = main,
+    imports: str = "runner.template.imports",
+) -> None:
+    """Import what a runner imports, then fork runners as the worker orders; never returns.
+
+    `runner` is their entry, and the module `imports` is all that this process imports for them.
+    """
+    code = 1
+    try:
+        child.isolate_process(parent_pid)
+        child.refuse_privileges()
+        serve = import_module("runner.template.serve").serve
+        code = serve(os.dup(connection.fileno()), parent_pid, runner, imports)
+    except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
         child.exit_now(code)

@@ -110,7 +110,18 @@ class Settings(BaseSettings):
     worker_port: int = Field(default=8002, ge=0, le=65535)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$")
     cpu_slots: int = Field(default=1, ge=1, le=64)
+    runner_start: str = Field(
+        default="auto",
+        pattern=r"^(auto|template|spawn)$",
+        description="auto: forked from a template on a CPU, spawned on a GPU",
+    )
     standby: bool = Field(default=True, description="keep one imported runner ready per slot")
+    warm_bytes: int | None = Field(
+        default=None, ge=0, description="host memory for warm models; unset: a quarter of the host"
+    )
+    warm_s: float = Field(
+        default=900.0, gt=0, description="how long a model stays warm that no step uses"
+    )
     lock_dir: Path = Path("/tmp/dreamforge-locks")  # noqa: S108 - one well-known place per host
     drain_s: float = Field(default=30.0, ge=0)
     serves: Annotated[Serves, NoDecode] = Field(

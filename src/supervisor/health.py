@@ -22,6 +22,7 @@ from shared.errors import InfraUnavailable, Unauthorized
 from shared.strict_http import StrictProtocol
 from supervisor.metrics import Metrics
 from supervisor.slots.table import SlotTable
+from supervisor.templates.templates import TemplateStatus
 
 _CHECK_S = 3.0
 
@@ -36,6 +37,7 @@ class Health:
     slots: SlotTable
     checks: dict[str, Check]
     draining: Callable[[], bool]
+    templates: Callable[[], list[TemplateStatus]] = list
     keys: tuple[ApiKey, ...] = ()  # any of them may read `/metrics`; empty where no key is needed
 
     async def problems(self) -> dict[str, str]:
@@ -73,7 +75,8 @@ def create_app(health: Health) -> Starlette:
         body: dict[str, Any] = (
             {"status": "not ready", "down": down} if down else {"status": "ready"}
         )
-        body |= {"slots": slots, "process_ids": pids}
+        templates = [_template(status) for status in health.templates()]
+        body |= {"slots": slots, "process_ids": pids, "templates": templates}
         return JSONResponse(body, status_code=503 if down else 200)
 
     async def metrics(request: Request) -> Response:
@@ -95,6 +98,16 @@ def create_app(health: Health) -> Starlette:
             Route("/metrics", metrics),
         ]
     )
+
+
+def _template(status: TemplateStatus) -> dict[str, Any]:
+    model = None if status.spec is None else status.spec.model
+    return {
+        "pid": status.pid,
+        "state": status.state,
+        "model": None if model is None else f"{model.name}@{model.version}",
+        "bytes": status.size_bytes,
+    }
 
 
 async def serve(app: Starlette, host: str, port: int) -> None:

@@ -1,5 +1,6 @@
 """The worker's metrics: Prometheus, base units, one registry per process."""
 
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -21,6 +22,7 @@ class Metrics:
         self._add_steps()
         self._add_slots()
         self._add_memory()
+        self._add_templates()
 
     def _add_steps(self) -> None:
         counter = partial(Counter, registry=self.registry)
@@ -105,6 +107,25 @@ class Metrics:
             (*_GPU, "when"),
         )
 
+    def _add_templates(self) -> None:
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        self._templates = gauge("dreamforge_templates", "Template processes, by state", ("state",))
+        self._warm_bytes = gauge(
+            "dreamforge_warm_bytes", "Host memory in which models are kept warm"
+        )
+        self.template_forks = counter("dreamforge_template_forks", "Runners forked")
+        self.template_failures = counter(
+            "dreamforge_template_failures", "Templates that did not do their part", ("reason",)
+        )
+        self._warm_starts = counter(
+            "dreamforge_warm_starts",
+            "Steps by whether a model was warm",
+            ("result",),
+        )
+        for result in ("hit", "miss"):
+            self._warm_starts.labels(result=result)
+
     def init_device(self, device: Device) -> None:
         """Show a device's counters as 0: a first quarantine must be a rise, or no alert fires."""
         gpu = labels(device)
@@ -114,11 +135,26 @@ class Metrics:
         for name in ("SIGTERM", "SIGKILL"):
             self.signals.labels(**gpu, signal=name)
 
+    def init_template_failures(self, reasons: Iterable[str]) -> None:
+        """Show the counters of templates as 0."""
+        for reason in reasons:
+            self.template_failures.labels(reason=reason)
+
     def record_claim(self, *, queued_s: float, again: bool) -> None:
         """Count a claim. `again`: only to check whether the memory is free by now."""
         self.claimed.inc()
         if not again:
             self.queue_wait_seconds.observe(queued_s)
+
+    def record_templates(self, states: Mapping[str, int], warm_bytes: int) -> None:
+        """Show how many templates there are in each state, and what their models take."""
+        for state, number in states.items():
+            self._templates.labels(state=state).set(number)
+        self._warm_bytes.set(warm_bytes)
+
+    def record_warm_start(self, *, hit: bool) -> None:
+        """Count a step for which a template could have had the model."""
+        self._warm_starts.labels(result="hit" if hit else "miss").inc()
 
     def count_spans(self, outcome: str, spans: int) -> None:
         """Count spans; may be called from any thread."""

@@ -26,11 +26,13 @@ from shared.states import DEFAULT_QUEUE
 from shared.step_store import Claim, ClaimRequest
 from supervisor.execution.context import WorkerContext
 from supervisor.execution.executor import StepExecutor
+from supervisor.execution.run_spec import upcoming_model
 from supervisor.lifecycle.step import EventKind
 from supervisor.maintenance.rescuer import Rescuer
 from supervisor.processes.child import kill_all_trees
 from supervisor.slots.reconciler import SlotReconciler
 from supervisor.slots.table import Slot, SlotState, SlotTable
+from supervisor.templates.templates import TemplateStatus
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +90,16 @@ class Supervisor:
     def draining(self) -> bool:
         return self._draining.is_set()
 
+    @property
+    def templates(self) -> list[TemplateStatus]:
+        """Every template of this worker."""
+        return self._worker.runners.templates
+
+    @property
+    def warm_models(self) -> tuple[UUID, ...]:
+        """Models that a step can begin with, without a load."""
+        return self._worker.runners.warm_models
+
     async def run(self) -> None:
         """Serve until drained. Every slot is verified before the first claim.
 
@@ -109,6 +121,7 @@ class Supervisor:
             tracer=worker.tracer,
         )
         async with anyio.create_task_group() as tasks:
+            self._worker.runners.start(tasks)
             self._reconciler.start(tasks)
             tasks.start_soon(repeat_every, self._timings.cancel_watch_s, self._watch_cancels)
             tasks.start_soon(repeat_every, self._timings.rescue_every_s, rescuer.rescue)
@@ -156,12 +169,25 @@ class Supervisor:
             executor = StepExecutor(claim, slot, self._worker, self._reconciler, sent=sent)
             self.executors.add(executor)
             executors.start_soon(self._run_executor, executor)
+            executors.start_soon(self._look_ahead, slot, models)
             return True
         return False
 
-    async def _claim_for(self, slot: Slot, models: tuple[UUID, ...]) -> Claim | None:
+    async def _look_ahead(self, slot: Slot, models: tuple[UUID, ...]) -> None:
+        """Prepare, while the slot is busy, for the step that it would take next."""
+        runners = self._worker.runners
+        runners.expect_nothing(slot.device)
+        try:
+            upcoming = await self._worker.store.due_next(self._request(slot, models), limit=1)
+        except InfraUnavailable as error:
+            log.info("cannot look ahead: %s", error.message)
+            return
+        for step in upcoming:
+            runners.expect(slot.device, upcoming_model(step, self._worker.model_folder))
+
+    def _request(self, slot: Slot, models: tuple[UUID, ...]) -> ClaimRequest:
         settings = self._worker.settings
-        request = ClaimRequest(
+        return ClaimRequest(
             worker_id=self.worker_id,
             queues=(DEFAULT_QUEUE,),
             device=slot.device.kind,
@@ -172,9 +198,12 @@ class Supervisor:
             users=settings.serves.users,
             max_passed_s=settings.max_passed_s,
             overdue=slot.id not in self._served_overdue,
+            warm=self._worker.runners.warm_models,
         )
+
+    async def _claim_for(self, slot: Slot, models: tuple[UUID, ...]) -> Claim | None:
         try:
-            return await self._worker.store.claim(request)
+            return await self._worker.store.claim(self._request(slot, models))
         except InfraUnavailable as error:
             # The claim may be committed all the same, now or in a moment.
             self.unacknowledged_until = boottime() + self._timings.lease_s

@@ -29,6 +29,7 @@ from shared.telemetry.log_format import configure_logging
 from shared.telemetry.setup import open_tracer
 from shared.timings import TIMINGS, Timings
 from supervisor import health
+from supervisor.devices.cgroup import total_bytes
 from supervisor.dispatch.consumer import consume
 from supervisor.execution.byte_budget import ByteBudget
 from supervisor.execution.context import WorkerContext
@@ -38,10 +39,12 @@ from supervisor.membership.local_models import LocalModels
 from supervisor.membership.registration import register_exclusive
 from supervisor.metrics import Metrics
 from supervisor.processes.orphans import remove_dead_lock
+from supervisor.processes.spawned import SpawnedProcess
 from supervisor.resources import WorkerResources, open_resources
-from supervisor.slots.runner_pool import RunnerPool
+from supervisor.slots.runner_pool import FORKED_KINDS, RunnerPool, marker_series
 from supervisor.slots.table import SlotTable
 from supervisor.supervisor import Supervisor, repeat_every
+from supervisor.templates.templates import Templates
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +106,34 @@ def check_port(settings: Settings) -> None:
             ) from None
 
 
+def open_runner_pool(
+    settings: Settings, metrics: Metrics, resources: WorkerResources
+) -> RunnerPool:
+    """Runners as `DF_RUNNER_START` says. No template is started yet."""
+    next_marker = marker_series(resources.mark)
+    forked = FORKED_KINDS[settings.runner_start].intersection(
+        device.kind for device in resources.devices
+    )
+    templates = Templates(
+        # No device: it must not open one, and a runner that it forks gets its own.
+        lambda: SpawnedProcess(
+            runner_entry.template, marker=next_marker(), environment={"CUDA_VISIBLE_DEVICES": ""}
+        ),
+        next_marker,
+        metrics,
+        warm_bytes=total_bytes() // 4 if settings.warm_bytes is None else settings.warm_bytes,
+        warm_s=settings.warm_s,
+    )
+    return RunnerPool(
+        runner_entry.main,
+        next_marker,
+        metrics,
+        standby=settings.standby,
+        templates=templates if forked else None,
+        forked=forked,
+    )
+
+
 class SupervisorThread:
     """The thread that owns every runner. Celery's bootstep starts and drains it."""
 
@@ -158,7 +189,13 @@ class SupervisorThread:
         slots = SlotTable(resources.devices)
         models = LocalModels(resources.database, self._settings.models_dir)
         supervisor = self._build_supervisor(resources, slots, models)
-        presence = Presence(resources.worker_id, resources.database, slots, models)
+        presence = Presence(
+            resources.worker_id,
+            resources.database,
+            slots,
+            models,
+            warm=lambda: supervisor.warm_models,
+        )
         self._loop, self._supervisor = asyncio.get_running_loop(), supervisor
         await register_exclusive(
             presence,
@@ -178,9 +215,7 @@ class SupervisorThread:
             store=PostgresStepStore(resources.database),
             objects=resources.objects,
             probe=resources.probe,
-            runners=RunnerPool(
-                runner_entry.main, worker_mark=resources.mark, standby=self._settings.standby
-            ),
+            runners=open_runner_pool(self._settings, self._metrics, resources),
             byte_budget=ByteBudget(self._settings.spool_bytes),
             models=lambda: tuple(models.checksums),
             model_folder=models.folder,
@@ -200,6 +235,7 @@ class SupervisorThread:
                 # Writes: what has a full disk answers all the same, and no step would end.
                 checks={"postgresql": database.probe_write, "object store": objects.probe_write},
                 draining=lambda: supervisor.draining,
+                templates=lambda: supervisor.templates,
                 keys=() if is_loopback(settings.worker_host) else settings.api_keys,
             )
         )

@@ -17,6 +17,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import resource_tracker
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +31,7 @@ from tests.support import runners
 from tests.support.memory_objects import MemoryObjects
 from tests.support.memory_store import MemoryStepStore, StoredJob, StoredStep, Work
 
+from runner import entry as runner_entry
 from shared.events import Code, NewEvent
 from shared.linux.prctl import adopt_orphans
 from shared.settings import Settings
@@ -43,10 +45,13 @@ from supervisor.execution.context import WorkerContext
 from supervisor.metrics import Metrics
 from supervisor.outcomes import result
 from supervisor.processes.child import Entry
+from supervisor.processes.spawned import SpawnedProcess
 from supervisor.processes.worker_mark import marker_of
-from supervisor.slots.runner_pool import RunnerPool
+from supervisor.slots.runner_pool import FORKED_KINDS, RunnerPool, marker_series
 from supervisor.slots.table import Slot, SlotTable
 from supervisor.supervisor import Supervisor
+from supervisor.templates.template import TemplateState
+from supervisor.templates.templates import Templates
 
 # A bound for a machine that is busy with other things, never a wait.
 DEADLINE_S = 40.0
@@ -72,19 +77,23 @@ PRESET = {
 }
 
 
+# Of a worker without parts. A suite that runs both ways changes `runner_start`.
+SETTINGS: dict[str, Any] = {
+    "database_url": "postgresql://nobody@localhost/none",
+    "redis_url": "redis://localhost:1/0",
+    "s3_endpoint": "http://localhost:1",
+    "s3_access_key": "none",
+    "s3_secret_key": "none",
+    "device": "cpu",
+    "runner_start": "spawn",
+    "standby": False,
+    "drain_s": 0.0,
+}
+
+
 def settings_for_tests(**changes: Any) -> Settings:
     """Settings of a worker without parts."""
-    short: dict[str, Any] = {
-        "database_url": "postgresql://nobody@localhost/none",
-        "redis_url": "redis://localhost:1/0",
-        "s3_endpoint": "http://localhost:1",
-        "s3_access_key": "none",
-        "s3_secret_key": "none",
-        "device": "cpu",
-        "standby": False,
-        "drain_s": 0.0,
-    }
-    return Settings(_env_file=None, **(short | changes))
+    return Settings(_env_file=None, **(SETTINGS | changes))
 
 
 def timings_for_tests(**changes: float) -> Timings:
@@ -223,12 +232,28 @@ class Bench:
         )
 
     def children(self) -> set[psutil.Process]:
-        """Descendants of this process that were not there before, zombies included."""
-        return _children() - self.before
+        """Descendants of this process that were not there before, but its templates; zombies
+        included."""
+        templates = self.template_pids()
+        return {each for each in _children() - self.before if each.pid not in templates}
 
     def processes(self) -> list[psutil.Process]:
-        """Everything that lives and carries a marker of this worker."""
-        return marked(self.supervisor.worker_id)
+        """Everything that lives and carries a marker of this worker, but its templates."""
+        templates = self.template_pids()
+        return [each for each in marked(self.supervisor.worker_id) if each.pid not in templates]
+
+    async def begun(self) -> None:
+        """Wait until every slot has had its first verdict, and the template is ready if there is
+        to be one."""
+        await self.in_state("free", "lost", "quarantined")
+        if FORKED_KINDS[self.settings.runner_start]:
+            await until(lambda: TemplateState.READY in self.template_states(), "a template")
+
+    def template_states(self) -> list[TemplateState]:
+        return [template.state for template in self.runners.templates]
+
+    def template_pids(self) -> set[int | None]:
+        return {template.pid for template in self.runners.templates}
 
 
 def marked(worker_id: UUID) -> list[psutil.Process]:
@@ -250,20 +275,23 @@ async def serving(
     worker_id: UUID | None = None,
     survivors: Callable[[], list[int]] = list,
     failing: bool = False,
+    models_folder: Path = Path("/nowhere"),
+    imports: str = "tests.support.template_imports",
     tracer: Tracer | None = None,
     **changes: Any,
 ) -> AsyncIterator[Bench]:
     """A supervisor that serves until the block ends, and leaves nothing.
 
-    `changes` are settings and timings. `failing`: the test makes something of ours raise, so that
-    it is reported is right.
+    `changes` are settings and timings. `imports` is the module that a template imports, where
+    `runner_start` says that there is one. `failing`: the test makes something of ours raise, so
+    that it is reported is right.
     """
     worker_id = worker_id or uuid4()
     times = {name: changes.pop(name) for name in _TIMES & changes.keys()}
     settings, timings = settings_for_tests(**changes), timings_for_tests(**times)
     probe = probe or CpuProbe(slots)
     store, objects, metrics = MemoryStepStore(), MemoryObjects(), Metrics()
-    runners = RunnerPool(entry, worker_mark=f"test:{worker_id}", standby=settings.standby)
+    runners = _runner_pool(entry, settings, metrics, f"test:{worker_id}", imports)
     worker = WorkerContext(
         settings=settings,
         timings=timings,
@@ -273,8 +301,8 @@ async def serving(
         probe=probe,
         runners=runners,
         byte_budget=ByteBudget(settings.spool_bytes),
-        models=lambda: (store.model_id,),
-        model_folder=lambda _: Path("/nowhere"),
+        models=lambda: store.model_ids,
+        model_folder=lambda model: models_folder / model.name,
         tracer=tracer,
     )
     table = SlotTable(await probe.devices())
@@ -304,9 +332,37 @@ async def serving(
             supervisor.drain()
             with anyio.fail_after(DEADLINE_S):
                 await ended.wait()
-        assert not bench.processes(), "a process of a runner is left"
+        assert not marked(worker_id), "a process of a runner, or a template, is left"
     for step in store.steps.values():
         assert sum(state in TERMINAL for state in step.history) <= 1, step.history
+
+
+def _runner_pool(
+    entry: Entry, settings: Settings, metrics: Metrics, mark: str, imports: str
+) -> RunnerPool:
+    next_marker = marker_series(mark)
+
+    def spawn() -> SpawnedProcess:
+        template = partial(runner_entry.template, runner=entry, imports=imports)
+        environment = {"CUDA_VISIBLE_DEVICES": ""}
+        return SpawnedProcess(template, marker=next_marker(), environment=environment)
+
+    templates = Templates(
+        spawn,
+        next_marker,
+        metrics,
+        warm_bytes=1 << 30 if settings.warm_bytes is None else settings.warm_bytes,
+        warm_s=settings.warm_s,
+    )
+    forked = FORKED_KINDS[settings.runner_start]
+    return RunnerPool(
+        entry,
+        next_marker,
+        metrics,
+        standby=settings.standby,
+        templates=templates if forked else None,
+        forked=forked,
+    )
 
 
 @contextmanager
@@ -362,13 +418,18 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def serve(
-    test: Callable[[Bench], Awaitable[None]], entry: Entry = runners.main, **options: Any
+    test: Callable[[Bench], Awaitable[None]],
+    entry: Entry = runners.main,
+    *,
+    begun: bool = True,
+    **options: Any,
 ) -> None:
-    """Run a test against a supervisor whose slots have had their first verdict."""
+    """Run a test against a supervisor that has `begun`, unless it never will."""
 
     async def main() -> None:
         async with serving(entry, **options) as bench:
-            await bench.in_state("free", "lost", "quarantined")
+            if begun:
+                await bench.begun()
             await test(bench)
 
     anyio.run(main)

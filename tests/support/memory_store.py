@@ -49,6 +49,7 @@ class Work:
     timeout_s: float = 60.0
     needs_model: bool = True
     model_id: UUID | None = None  # another one than the store's
+    model: PinnedModel | None = None  # instead of one that exists in name only
     # Facts of the job; those of its first step count.
     user: str = "default"
     priority: Priority = Priority.NORMAL
@@ -127,7 +128,7 @@ class MemoryStepStore:
                 job_id=job.id,
                 position=position,
                 work=work,
-                model_id=(work.model_id or self.model_id) if work.needs_model else None,
+                model_id=self._model_id(work),
                 user=works[0].user,
                 priority=works[0].priority,
                 weight=works[0].weight,
@@ -139,6 +140,16 @@ class MemoryStepStore:
             self.steps[step.id] = step
         _append(job, [NewEvent(code=Code.JOB_CREATED, message="accepted")])
         return job.id
+
+    def _model_id(self, work: Work) -> UUID | None:
+        if work.model is not None:
+            return work.model.id
+        return (work.model_id or self.model_id) if work.needs_model else None
+
+    @property
+    def model_ids(self) -> tuple[UUID, ...]:
+        """Every model of a step that was ever created."""
+        return (self.model_id, *{step.model_id for step in self.steps.values() if step.model_id})
 
     def steps_of(self, job_id: UUID) -> list[StoredStep]:
         found = [step for step in self.steps.values() if step.job_id == job_id]
@@ -408,6 +419,8 @@ class MemoryStepStore:
         )
 
     def _pinned(self, step: StoredStep) -> PinnedModel | None:
+        if step.work.model is not None:
+            return step.work.model
         if step.model_id is None:
             return None
         return PinnedModel(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import anyio
 
 from supervisor.devices.cpu import CpuProbe
@@ -46,6 +49,20 @@ class FakeProbe:
 
     async def close(self) -> None:
         await self._cpu.close()
+
+
+class HostProbe(FakeProbe):
+    """A host with so much memory in all, of which `taken_bytes` are in use by other processes."""
+
+    def __init__(self, total_bytes: int) -> None:
+        super().__init__()
+        self._total_bytes = total_bytes
+        self.taken_bytes: Callable[[], int] = lambda: 0
+
+    async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
+        now = await super().read(device, tree)
+        free = self._total_bytes - now.used_bytes - self.taken_bytes()
+        return replace(now, free_bytes=max(0, free))
 
 
 class LeakyProbe(FakeProbe):

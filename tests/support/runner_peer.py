@@ -14,7 +14,7 @@ from collections.abc import Callable, Sized
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from runner import entry
 from shared.linux import child
@@ -156,7 +156,7 @@ def confess(connection: Connection, parent_pid: int, path: str) -> None:
 
     resource_tracker.register = track
 
-    def confess_and_leave(code: int) -> None:
+    def confess_and_leave(code: int) -> NoReturn:
         facts = {
             "environ": dict(os.environ),
             "modules": sorted(sys.modules),

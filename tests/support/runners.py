@@ -13,9 +13,11 @@ import ctypes
 import fcntl
 import hashlib
 import os
+import random
 import resource
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -86,6 +88,18 @@ def polite(link: SupervisorLink) -> None:
         if header["type"] == "cancel":
             link.failure("cancelled")
             return
+
+
+def draws(link: SupervisorLink) -> None:
+    """Says what its random generators give, those that its template has imported included."""
+    numbers = {"random": random.random()}
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numbers["numpy"] = float(numpy.random.rand())
+    if (torch := sys.modules.get("torch")) is not None:
+        numbers["torch"] = float(torch.rand(()))
+    log = {"type": "log", "level": "INFO", "code": "drawn", "message": "drawn"}
+    link.send(log | {"payload": numbers})
+    finish(link)
 
 
 def slow_exit(link: SupervisorLink, seconds: str) -> None:
@@ -421,7 +435,8 @@ Behaviour = Callable[..., None]
 BEHAVIOURS: dict[str, Behaviour] = {
     behaviour.__name__: behaviour
     for behaviour in (
-        quick, polite, slow_exit, stuck_in_c, spins, forks, chain_of_forks, leaves_grandchild,
+        quick, draws, polite, slow_exit, stuck_in_c, spins, forks, chain_of_forks,
+        leaves_grandchild,
         leaves_nameless_grandchild, leaves_forged_grandchild, leaves_talker, floods, half_a_frame,
         half_a_frame_then_dies, closes_its_end, garbage, not_json, too_long, out_of_order,
         unstorable_log, wrong_hash, leaves_early, segfaults, dead_man, allocates_until_refused,

@@ -246,6 +246,7 @@ ONE_MODEL = out.ModelOut(
     kind=_DESCRIPTOR.kind,
     version=_DESCRIPTOR.version,
     installed=True,
+    warm=[],
     enabled=True,
     checkpoint_sha256=_DESCRIPTOR.checkpoint_sha256,
     parameters_schema=parameters_schema(_DESCRIPTOR),

@@ -153,6 +153,7 @@ class ModelOut(BaseModel):
     kind: str = Field(description="family: `sd`, `sdxl`, `sd3`, `flux`, …")
     version: str
     installed: bool = Field(description="a live worker has verified it")
+    warm: list[Id] = Field(description="live workers that have it loaded between steps")
     enabled: bool = Field(description="new jobs may use it")
     checkpoint_sha256: str = Field(description="one hash over all weights; stored on each job")
     parameters_schema: dict[str, Any] = Field(description="JSON Schema 2020-12")

@@ -28,11 +28,12 @@ def list_(output: Out = Output.TABLE) -> None:
             model["kind"],
             _yes(model["installed"]),
             _yes(model["enabled"]),
+            _workers(model["warm"]),
             model["id"],
         )
         for model in listing["models"]
     )
-    print_list(listing, output, ("model", "kind", "installed", "enabled", "id"), rows)
+    print_list(listing, output, ("model", "kind", "installed", "enabled", "warm", "id"), rows)
 
 
 @app.command()
@@ -47,7 +48,7 @@ def get(
         print_json(record)
         return
     names = ("id", "name", "version", "kind", "installed", "enabled")
-    print_pairs(*((name, record[name]) for name in names))
+    print_pairs(*((name, record[name]) for name in names), ("warm", _workers(record["warm"])))
     rules = record["parameters_schema"].get("properties", {})
     print_table(("parameter", "accepts", "default"), [_rule(name, rules[name]) for name in rules])
 
@@ -63,6 +64,16 @@ def _rule(name: str, rule: dict[str, Any]) -> tuple[str, str, str]:
             accepts += f", a multiple of {rule['multipleOf']}"
     default = rule.get("default")
     return name, accepts, "the model's own" if default is None else str(default)
+
+
+def _workers(ids: list[str]) -> str:
+    match len(ids):
+        case 0:
+            return "no"
+        case 1:
+            return "on 1 worker"
+        case number:
+            return f"on {number} workers"
 
 
 def _yes(value: bool) -> str:

@@ -1,13 +1,15 @@
 """What the doctor checks next: the stack, the parts that it uses, the services, the models."""
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
+from http.client import HTTPException
 from pathlib import Path
 
 from cli.doctor.finding import Finding, note, ok, wrong
 from cli.errors import StackError
 from cli.files import disk_of
-from cli.processes.part import http_not_ready
+from cli.processes.part import http_get, http_not_ready
 from cli.servers.embedded import SERVERS
 from cli.stack import external
 from cli.stack.external import ExternalPart
@@ -83,6 +85,8 @@ def services(environ: Mapping[str, str], *, running: bool) -> Iterator[Finding]:
             yield wrong(name, f"{setting} is no port number")
         elif (why := http_not_ready(f"{reachable(host)}:{value}", "/readyz")) is None:
             yield ok(name, f"ready at port {value}")
+            if name == "worker":
+                yield from templates(f"{reachable(host)}:{value}")
         elif not running and port_is_free(host, int(value)):
             yield ok(name, f"port {value} is free for it")
         else:
@@ -91,6 +95,20 @@ def services(environ: Mapping[str, str], *, running: bool) -> Iterator[Finding]:
                 f"port {value} ({setting}): {why}",
                 f"end what uses the port, set {setting}, or look into its log",
             )
+
+
+def templates(address: str) -> Iterator[Finding]:
+    """What the worker at `address` keeps in the host's memory for its next steps."""
+    try:
+        _, body = http_get(address, "/readyz")
+        listed = json.loads(body)["templates"]
+    except (OSError, HTTPException, ValueError, KeyError) as error:
+        yield note("Templates", f"the worker does not list them: {error}", "look into its log")
+        return
+    for template in listed:
+        model = template["model"] or "no model"
+        size = f", {template['bytes'] / 1e6:.0f} MB" if template["bytes"] else ""
+        yield ok("Template", f"{model}: {template['state']}{size} (pid {template['pid']})")
 
 
 def models(root: Path) -> Iterator[Finding]:

@@ -118,15 +118,27 @@ def pick(environ: Mapping[str, str], *names: str) -> dict[str, str]:
     return {name: environ[name] for name in names if environ.get(name)}
 
 
+_BODY_BYTES = 1 << 16  # a page about a worker with many slots and models has less
+
+
 def http_not_ready(address: str, path: str) -> str | None:
     """None when `http://address/path` answers 200, else why not. No proxy is asked on the way."""
+    try:
+        status, body = http_get(address, path)
+    except (OSError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__
+    return None if status == 200 else f"answers {status} {body}".strip()
+
+
+def http_get(address: str, path: str) -> tuple[int, str]:
+    """Status and begin of the body of `http://address/path`. No proxy is asked on the way.
+
+    Raises `OSError` and `http.client.HTTPException`.
+    """
     link = http.client.HTTPConnection(address, timeout=1)
     try:
         link.request("GET", path)
         answer = link.getresponse()
-        body = answer.read(2000).decode(errors="replace")
-    except (OSError, http.client.HTTPException) as error:
-        return str(error) or type(error).__name__
+        return answer.status, answer.read(_BODY_BYTES).decode(errors="replace")
     finally:
         link.close()
-    return None if answer.status == 200 else f"answers {answer.status} {body}".strip()

@@ -40,7 +40,8 @@ class Slot:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Worker:
-    """`models` maps the id of each model verified on that host to its checkpoint's sha256."""
+    """`models` maps the id of each model verified on that host to its checkpoint's sha256; those
+    in `warm` are loaded there, so that a step begins without the load."""
 
     id: UUID
     host: str
@@ -48,6 +49,7 @@ class Worker:
     queues: Sequence[str]
     slots: Sequence[Slot]
     models: Mapping[UUID, str]
+    warm: Collection[UUID] = frozenset()
     heartbeat_at: datetime | None = None
 
     def has_model(self, model_id: UUID, checkpoint_sha256: str | None) -> bool:
@@ -63,7 +65,11 @@ async def upsert(connection: AsyncConnection, worker: Worker) -> None:
         queues=list(worker.queues),
         slots=[_slot_to_json(slot) for slot in worker.slots],
         models=[
-            {"id": str(model_id), "checkpoint_sha256": checksum}
+            {
+                "id": str(model_id),
+                "checkpoint_sha256": checksum,
+                "warm": model_id in worker.warm,
+            }
             for model_id, checksum in worker.models.items()
         ],
         heartbeat_at=func.clock_timestamp(),
@@ -137,4 +143,5 @@ def _worker(row: RowMapping) -> Worker:
         # A worker of another release may say less of a slot, or more.
         slots=tuple(read(Slot, slot, device_class=slot["class"]) for slot in row["slots"]),
         models={UUID(model["id"]): model["checkpoint_sha256"] for model in row["models"]},
+        warm=frozenset(UUID(model["id"]) for model in row["models"] if model.get("warm")),
     )

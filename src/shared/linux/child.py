@@ -17,12 +17,14 @@ import signal
 import sys
 from collections.abc import Callable, MutableMapping
 from multiprocessing.connection import Connection
+from typing import NoReturn
 
 from shared.linux.prctl import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl
 
 KEPT = frozenset({"PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH"})
-# DREAMFORGE_RUNNER* is the marker by which a worker finds the orphans of a killed one.
-KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "PYTHON", "DREAMFORGE_RUNNER")
+# By its marker a worker finds the orphans of a killed one.
+MARKER = "DREAMFORGE_RUNNER"
+KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "PYTHON", MARKER)
 
 SET = {
     # A running service never downloads; a library that tries anyway must fail, not wait.
@@ -114,7 +116,7 @@ def scrub(environment: MutableMapping[str, str]) -> None:
     environment.update(SET)
 
 
-def exit_now(code: int) -> None:
+def exit_now(code: int) -> NoReturn:
     """Exit without Python's teardown: after torch it takes more than a second and frees nothing."""
     for stream in (sys.stdout, sys.stderr):
         try:

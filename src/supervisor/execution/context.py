@@ -30,6 +30,7 @@ from supervisor.recording.progress import ProgressReporter
 from supervisor.recording.timeline import Timeline
 from supervisor.slots.runner_pool import RunnerPool
 from supervisor.slots.table import Slot
+from supervisor.templates.model_template import WantedModel
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Execution:
             max_losses=settings.max_losses,
         )
         self.fence = Fence(sent=sent, fence_s=timings.fence_s, deadman_s=timings.deadman_s)
+        self.model: WantedModel | None = None  # what its runner loads, once the step was read
         self.tree: ProcessTree | None = None  # of its runner, once there is one
         self.evidence = EvidenceRecorder()
         self.timeline = Timeline()

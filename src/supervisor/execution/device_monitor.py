@@ -38,6 +38,7 @@ class DeviceMonitor:
         self._recorder = execution.recorder
         self._slot = execution.slot
         self._device = execution.slot.device
+        self._runners = execution.worker.runners
         self._slot_returned = False
         self._proof = anyio.CancelScope()
 
@@ -58,24 +59,42 @@ class DeviceMonitor:
         What is in use now is what the step found. Before there is a runner, it is also the baseline
         for the proof after it.
         """
-        claim, tree = self._execution.claim, self._execution.tree
-        reading = await self._read(None)
-        if reading is None:
+        claim = self._execution.claim
+        missing_bytes = await self._missing_bytes()
+        if missing_bytes and missing_bytes > 0 and await self._give_up_warm(missing_bytes):
+            missing_bytes = await self._missing_bytes()
+        if missing_bytes is None:
             # Not this step's fault, but it costs a loss and a pause, like a device lost later.
             # Without, a device that comes and goes would return the step to the queue for ever.
             return EventKind.FAILURE
-        self._evidence.before = reading
-        own_bytes = 0
-        if tree is None:
-            self._slot.baseline.update_idle(unattributed_bytes(self._device, reading))
-        elif self._device.kind == "cpu":
-            # Its runner waits for GO and holds a part of this already; on a GPU it has no context.
-            own_bytes = tree.rss_bytes()
-        if reading.free_bytes + own_bytes >= claim.vram_bytes:
+        if missing_bytes <= 0:
             return EventKind.HEADROOM
         if claim.vram_waited_s < self._execution.worker.settings.vram_wait_s:
             return EventKind.VRAM_BUSY
         return EventKind.VRAM_WAIT_OVER
+
+    async def _missing_bytes(self) -> int | None:
+        """How much more memory the step needs than it can get; None where the device is lost."""
+        tree = self._execution.tree
+        reading = await self._read(None)
+        if reading is None:
+            return None
+        self._evidence.before = reading
+        if tree is None:
+            self._slot.baseline.update_idle(unattributed_bytes(self._device, reading))
+        own_bytes = 0
+        if self._device.kind == "cpu":
+            # The runner waits for GO and holds a part of this already, or it will share what its
+            # template holds. On a GPU neither has a context.
+            model = self._execution.model
+            own_bytes = tree.rss_bytes() if tree else self._runners.held_bytes(model)
+        return self._execution.claim.vram_bytes - reading.free_bytes - own_bytes
+
+    async def _give_up_warm(self, needed_bytes: int) -> bool:
+        """Free host memory that models are kept warm in; False where that frees nothing here."""
+        if self._device.kind != "cpu":
+            return False
+        return await self._runners.make_room(needed_bytes, self._execution.model)
 
     async def sample_peak(self) -> None:
         """Record the peak while the runner may live; a lost device ends the step."""

@@ -33,7 +33,7 @@ from supervisor.execution.completer import write_verdict
 from supervisor.execution.context import Execution, WorkerContext
 from supervisor.execution.device_monitor import DeviceMonitor
 from supervisor.execution.lease import guard_fence, renew_lease
-from supervisor.execution.run_spec import UnreadableStep, run_spec
+from supervisor.execution.run_spec import UnreadableStep, run_spec, wanted_model
 from supervisor.execution.runner_events import RunnerListener
 from supervisor.execution.runner_protocol import RunnerProtocol
 from supervisor.execution.spans import trace_execution
@@ -88,6 +88,8 @@ class StepExecutor:
         self._generation = 0
         self._protocol: RunnerProtocol | None = None  # once the step could be read
         self._runner: ChildProcess | None = None
+        self._starting = anyio.CancelScope()  # of what waits for a runner
+        self._started: anyio.Event | None = None  # set once there is a runner, or will be none
         self._listener: RunnerListener | None = None
         self._claimed_at = anyio.current_time()
         self._go_sent_at: float | None = None
@@ -178,6 +180,7 @@ class StepExecutor:
 
     def _on_state_entered(self, state: StepState) -> None:
         if state is StepState.STOPPING:
+            self._starting.cancel()
             self._tasks.start_soon(self._await_gone)
         elif state is StepState.RECLAIMING and self._go_sent_at is not None:
             self._worker.metrics.run_seconds.observe(anyio.current_time() - self._go_sent_at)
@@ -189,7 +192,7 @@ class StepExecutor:
             case Effect.CHECK_HEADROOM:
                 self._tasks.start_soon(self._check_headroom)
             case Effect.SPAWN:
-                self._spawn()
+                self._tasks.start_soon(self._start_runner)
             case Effect.COMMIT_RUNNING:
                 self._tasks.start_soon(self._commit_running)
             case Effect.GO:
@@ -213,14 +216,23 @@ class StepExecutor:
             case _:  # a timer
                 self._arm_timer(*self._timers[effect])
 
-    def _spawn(self) -> None:
-        assert self._protocol is not None  # the step was read before the headroom was checked
+    async def _start_runner(self) -> None:
+        self._started = anyio.Event()
         try:
-            self._runner = runner = self._worker.runners.acquire(self._slot.device)
+            with self._starting:
+                runners = self._worker.runners
+                self._adopt(await runners.acquire(self._slot.device, self.execution.model))
         except OSError as error:  # the host has no process or descriptor left, for now
             log.error("cannot start a runner: %s", error, extra=self._recorder.fields)
             self.post(EventKind.EXIT)
-            return
+        finally:
+            self._started.set()
+
+    def _adopt(self, runner: ChildProcess) -> None:
+        assert self._protocol is not None  # the step was read before the headroom was checked
+        self._runner = runner
+        if self.execution.step.state is not StepState.LEASED:
+            kill(runner.tree)  # the signals of its stop were sent before there was a runner
         runner.output.fields = self._recorder.fields
         self.execution.tree = runner.tree
         self._listener = listener = RunnerListener(
@@ -232,6 +244,7 @@ class StepExecutor:
 
     def _send_go(self) -> None:
         assert self._protocol is not None
+        self._worker.runners.prewarm_due(self._slot.device)
         self._protocol.go_sent()
         self._go_sent_at = anyio.current_time()
         self._worker.metrics.start_seconds.observe(self._go_sent_at - self._claimed_at)
@@ -304,6 +317,7 @@ class StepExecutor:
             self.post(EventKind.UNREADABLE)
             return
         self._protocol = RunnerProtocol(spec)
+        self.execution.model = wanted_model(spec, self.claim.model)
         self.post(await self._device.check_headroom())
 
     async def _commit_running(self) -> None:
@@ -313,6 +327,8 @@ class StepExecutor:
 
     async def _await_gone(self) -> None:
         """Wait for the whole tree, then report it with the classification."""
+        if self._started is not None:
+            await self._started.wait()
         if self._listener is not None:
             await self._listener.wait_gone()
             if not self._evidence.explained:

@@ -6,8 +6,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from shared.presets import BYTES_OF
 from shared.protocol.messages import InputSpec, PresetSpec, RunSpec
-from shared.step_store import Claim, PinnedModel
+from shared.protocol.template_messages import HostModelSpec, host_model_of
+from shared.step_store import Claim, PinnedModel, UpcomingStep
+from supervisor.templates.model_template import WantedModel
 
 _specs: TypeAdapter[RunSpec] = TypeAdapter(RunSpec)
 
@@ -47,6 +50,35 @@ def run_spec(claim: Claim, model_folder: Callable[[PinnedModel], Path]) -> RunSp
         # The union's own tag is no field of the step.
         field = ".".join(str(part) for part in first["loc"] if part != claim.type)
         raise UnreadableStep(f"the stored step cannot be run: {field}: {first['msg']}") from None
+
+
+def wanted_model(spec: RunSpec, model: PinnedModel | None) -> WantedModel | None:
+    """What the runner of this step loads onto the host; None when the step needs no model."""
+    host_model = host_model_of(spec)
+    if host_model is None or model is None:
+        return None
+    numbers = sum(part.numbers for part in model.parts.values())
+    return WantedModel(spec=host_model, size_bytes=numbers * BYTES_OF[host_model.dtype])
+
+
+def upcoming_model(
+    step: UpcomingStep, model_folder: Callable[[PinnedModel], Path]
+) -> WantedModel | None:
+    """The same for a step that waits; None also where this release cannot read it."""
+    if step.model is None:
+        return None
+    try:
+        spec = HostModelSpec.model_validate(
+            {
+                "loader": step.type if step.type == "generate" else step.params.get("impl"),
+                "model": _model(step.model, model_folder(step.model)),
+                "dtype": step.preset.get("dtype"),
+            }
+        )
+    except ValidationError:
+        return None
+    numbers = sum(part.numbers for part in step.model.parts.values())
+    return WantedModel(spec=spec, size_bytes=numbers * BYTES_OF[spec.dtype])
 
 
 def _model(model: PinnedModel, folder: Path) -> dict[str, Any]:

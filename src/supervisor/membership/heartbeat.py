@@ -2,6 +2,7 @@
 
 import logging
 import platform
+from collections.abc import Callable, Collection
 from importlib.metadata import PackageNotFoundError, version
 from uuid import UUID
 
@@ -24,12 +25,14 @@ class Presence:
         database: Database,
         slots: SlotTable,
         models: LocalModels,
+        warm: Callable[[], Collection[UUID]],
     ) -> None:
+        """`warm` are the models that are loaded on this host now."""
         self._worker_id = worker_id
         self._database = database
         self._slots = slots
         self._models = models
-
+        self._warm = warm
         self.gpus = frozenset(
             slot.id
             for slot in slots
@@ -73,6 +76,7 @@ class Presence:
             queues=(DEFAULT_QUEUE,),
             slots=[slot_row(slot) for slot in self._slots],
             models=self._models.checksums,
+            warm=self._warm(),
         )
 
 

@@ -93,6 +93,15 @@ class Channel:
             raise OSError(f"{sent} of {len(data)} bytes of a frame were taken")
         return True
 
+    def send_descriptors(self, header: Mapping[str, Any], descriptors: list[int]) -> None:
+        """Write one small frame with open descriptors, to a side that has read all before it.
+
+        Raises `OSError` when the other side is gone, or has no room.
+        """
+        data = encode(dict(header))
+        if socket.send_fds(self._sock, [data], descriptors) != len(data):
+            raise OSError("a part of a frame was taken")
+
     async def _read(self) -> bytes:
         while True:
             try:

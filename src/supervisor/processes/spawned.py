@@ -18,10 +18,9 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 
-from shared.linux.child import child_main, keeps
+from shared.linux.child import MARKER, child_main, keeps
 from supervisor.processes.child import ChildProcess, Entry
 from supervisor.processes.stdio import OutputReader
-from supervisor.processes.worker_mark import MARKER
 
 _spawn = multiprocessing.get_context("spawn")
 

@@ -29,7 +29,8 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import psutil
 
@@ -38,6 +39,18 @@ from supervisor.processes.worker_mark import marker_of
 
 # Every registered tree by its root's pid: a child of the worker that is a root is no orphan.
 trees: dict[int, ProcessTree] = {}
+# Markers of children that a template is forking: each becomes a root as soon as its pid is known.
+_announced: set[str] = set()
+
+
+@contextmanager
+def announced(marker: str) -> Iterator[None]:
+    """While a template forks the child of this marker, no tree takes it for an orphan."""
+    _announced.add(marker)
+    try:
+        yield
+    finally:
+        _announced.remove(marker)
 
 
 def all_pids() -> frozenset[int]:
@@ -168,7 +181,9 @@ class ProcessTree:
         Never cached: a marker can change with every exec, and the tree that it names can end.
         """
         marker = marker_of(pid)
-        return marker == self.marker or not any(tree.marker == marker for tree in trees.values())
+        if marker == self.marker:
+            return True
+        return marker not in _announced and all(tree.marker != marker for tree in trees.values())
 
     def _record(self, pid: int) -> bool:
         with suppress(psutil.NoSuchProcess):  # gone already: nothing to end, no memory held

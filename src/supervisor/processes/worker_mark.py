@@ -8,9 +8,8 @@ import hashlib
 from pathlib import Path
 from uuid import UUID
 
+from shared.linux.child import MARKER
 from shared.linux.proc import environment_value
-
-MARKER = "DREAMFORGE_RUNNER"
 
 
 def worker_lock(folder: Path, worker_id: UUID) -> Path:

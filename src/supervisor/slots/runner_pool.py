@@ -1,68 +1,245 @@
-"""Where a step's runner comes from: a standby, or a fresh process.
+"""Where a step's runner comes from: one that waits, a fork of a template, or a fresh process.
 
-A standby is started ahead on its own slot's device, imports torch and waits. It serves one step and
-no other, so isolation is the same; only the four seconds of imports are over already. It holds host
-memory (about 280 MiB) but no context on the device: that begins with GO.
+A waiting runner is started ahead on its slot's device, with the imports and, where a template has
+it, the model that is expected next. It serves one step and no other, so isolation is the same; only
+the imports and the load are over already. It holds no context on the device: that begins with GO.
 """
 
 import itertools
 import logging
+from collections.abc import Callable, Container
+from dataclasses import dataclass, field
+from uuid import UUID
 
 import anyio
+from anyio.abc import TaskGroup
 
+from shared.protocol.template_messages import HostModelSpec
 from supervisor.devices.device import Device
-from supervisor.processes.child import Entry
+from supervisor.metrics import Metrics
+from supervisor.processes.child import ChildProcess, Entry
 from supervisor.processes.spawned import SpawnedProcess
+from supervisor.templates.model_template import WantedModel
+from supervisor.templates.template import TemplateState
+from supervisor.templates.templates import Templates, TemplateStatus
 
 log = logging.getLogger(__name__)
 
-# SIGKILL needs no cooperation; a standby that is there after this waits on hardware.
+# The device kinds whose runners are forked, by `DF_RUNNER_START`. Not GPUs by default: no card has
+# shown yet that CUDA is sound in a fork of a template (docs/gpu-evidence.md).
+FORKED_KINDS: dict[str, frozenset[str]] = {
+    "auto": frozenset({"cpu"}),
+    "template": frozenset({"cpu", "cuda"}),
+    "spawn": frozenset(),
+}
+
+# SIGKILL needs no cooperation; a waiting runner that is there after this waits on hardware.
 CLOSE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A runner that has no step yet, and the model that it has inherited."""
+
+    process: ChildProcess
+    model: HostModelSpec | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class _Place:
+    """One device: the runner that waits for it, and what its next step is likely to need."""
+
+    device: Device
+    starting: anyio.Lock = field(default_factory=anyio.Lock)
+    waiting: _Started | None = None
+    likely: WantedModel | None = None  # of the next step that is due, else of the last one
+    due: bool = False  # a step for this device waits in the queue
 
 
 class RunnerPool:
     """Starts the runners of one worker. Only the supervisor's thread uses it."""
 
-    def __init__(self, entry: Entry, *, worker_mark: str, standby: bool) -> None:
+    def __init__(
+        self,
+        entry: Entry,
+        next_marker: Callable[[], str],
+        metrics: Metrics,
+        *,
+        standby: bool,
+        templates: Templates | None = None,
+        forked: Container[str] = (),
+    ) -> None:
+        """The runners of the device kinds in `forked` come from `templates`; others are spawned."""
         self._entry = entry
-        self._worker_mark = worker_mark
+        self._next_marker = next_marker
+        self._metrics = metrics
         self._standby = standby
-        self._standbys: dict[str, SpawnedProcess] = {}
-        self._serial = itertools.count(1)
+        self._templates = templates
+        self._forked = forked
+        self._places: dict[str, _Place] = {}
+        self._tasks: TaskGroup | None = None
 
-    def acquire(self, device: Device) -> SpawnedProcess:
-        """Return the standby of this device if it still lives, else a fresh runner."""
-        runner = self._standbys.pop(device.id, None)
-        if runner is not None and runner.exitcode is None:
-            return runner
-        if runner is not None:
-            log.warning("the standby of %s had ended: exit %s", device.id, runner.exitcode)
-            runner.tree.kill()  # it may have left descendants
-            runner.close()
-        return self._start(device)
-
-    def prewarm(self, device: Device) -> None:
-        """Start a standby for this device, unless standbys are off or it has one."""
-        if not self._standby or device.id in self._standbys:
-            return
-        try:
-            self._standbys[device.id] = self._start(device)
-        except OSError as error:  # out of processes or descriptors; the next step tries again
-            log.warning("no standby for %s: %s", device.id, error)
+    def start(self, tasks: TaskGroup) -> None:
+        """From now on templates are kept, and runners wait."""
+        self._tasks = tasks
+        if self._templates is not None:
+            self._templates.on_ready = self._prewarm_idle
+            self._templates.start(tasks)
 
     async def close(self) -> None:
-        """Kill every standby. They hold no device memory, so no SIGTERM comes first."""
-        standbys, self._standbys = self._standbys, {}
+        """Kill every template and every waiting runner. They hold no device memory, so no SIGTERM
+        comes first."""
+        self._tasks = None
         async with anyio.create_task_group() as tasks:
-            for runner in standbys.values():
-                tasks.start_soon(_kill, runner)
+            if self._templates is not None:
+                tasks.start_soon(self._templates.close)
+            for place in self._places.values():
+                tasks.start_soon(self._empty, place)
 
-    def _start(self, device: Device) -> SpawnedProcess:
-        marker = f"{self._worker_mark}:{next(self._serial)}"
-        return SpawnedProcess(self._entry, marker=marker, environment=device.environment)
+    # For a step -----------------------------------------------------------------------------------
+
+    async def acquire(self, device: Device, wanted: WantedModel | None) -> ChildProcess:
+        """A runner for a step that needs this model, which it has inherited if it is warm.
+
+        Raises `OSError` when the host has no room for a process.
+        """
+        place = self._place(device)
+        spec = None if wanted is None else wanted.spec
+        if not place.due:
+            place.likely = wanted
+        async with place.starting:
+            started = self._take_waiting(place, spec) or await self._start(device, spec)
+        if spec is not None and device.kind in self._forked:
+            self._metrics.record_warm_start(hit=started.model == spec)
+        return started.process
+
+    @property
+    def templates(self) -> list[TemplateStatus]:
+        """Every template of this worker."""
+        return [] if self._templates is None else self._templates.status
+
+    @property
+    def warm_models(self) -> tuple[UUID, ...]:
+        """Models that a runner can be forked with now."""
+        return tuple(
+            UUID(template.spec.model.id)
+            for template in self.templates
+            if template.spec is not None and template.state is TemplateState.READY
+        )
+
+    def held_bytes(self, wanted: WantedModel | None) -> int:
+        """What of a model lies in the host's memory already, for its next runner to share."""
+        if self._templates is None or wanted is None:
+            return 0
+        return self._templates.held_bytes(wanted.spec) or 0
+
+    async def make_room(self, needed_bytes: int, wanted: WantedModel | None) -> bool:
+        """Give up what is warm until a step has so many bytes more, its own model last.
+
+        False when nothing was warm.
+        """
+        if self._templates is None:
+            return False
+        keep = None if wanted is None else wanted.spec
+        return await self._templates.make_room(needed_bytes, keep=keep)
+
+    # Ahead of a step ------------------------------------------------------------------------------
+
+    def expect_nothing(self, device: Device) -> None:
+        """The step that was due on this device has been claimed."""
+        self._place(device).due = False
+
+    def expect(self, device: Device, wanted: WantedModel | None) -> None:
+        """A step is due next on this device: have its model made warm while the device is busy."""
+        place = self._place(device)
+        place.due, place.likely = True, wanted
+        self._want(place)
+
+    def prewarm(self, device: Device) -> None:
+        """Have a runner wait for the next step of this device, which is free."""
+        place = self._place(device)
+        self._want(place)
+        self._fill_soon(place)
+
+    def prewarm_due(self, device: Device) -> None:
+        """The same for a device that is busy, if its next step is due already."""
+        if (place := self._place(device)).due:
+            self._fill_soon(place)
+
+    def _prewarm_idle(self) -> None:
+        """A template is ready: runners that wait may have been started without it."""
+        for place in self._places.values():
+            self._want(place)
+            if place.waiting is not None:
+                self._fill_soon(place)
+
+    def _want(self, place: _Place) -> None:
+        if self._templates is not None and place.likely and place.device.kind in self._forked:
+            self._templates.want(place.likely)
+
+    def _fill_soon(self, place: _Place) -> None:
+        if self._standby and self._tasks is not None:
+            self._tasks.start_soon(self._fill, place)
+
+    async def _empty(self, place: _Place) -> None:
+        async with place.starting:  # what is being started ends up waiting
+            waiting, place.waiting = place.waiting, None
+        if waiting is not None:
+            await _kill(waiting.process)
+
+    async def _fill(self, place: _Place) -> None:
+        spec = None if place.likely is None else place.likely.spec
+        async with place.starting:
+            place.waiting = self._take_waiting(place, spec)
+            if place.waiting is not None or self._tasks is None:
+                return
+            try:
+                place.waiting = await self._start(place.device, spec)
+            except OSError as error:  # out of processes or descriptors; the next step tries again
+                log.warning("no runner waits for %s: %s", place.device.id, error)
+
+    # Runners without a step -----------------------------------------------------------------------
+
+    def _place(self, device: Device) -> _Place:
+        place = self._places.setdefault(device.id, _Place(device=device))
+        place.device = device  # a device that was lost may come back with another size
+        return place
+
+    def _take_waiting(self, place: _Place, spec: HostModelSpec | None) -> _Started | None:
+        """The runner that waits here, unless it has ended or a fork would have the right model."""
+        waiting, place.waiting = place.waiting, None
+        if waiting is None:
+            return None
+        if waiting.process.exitcode is not None:
+            log.warning("a waiting runner has ended: exit code %s", waiting.process.exitcode)
+        elif waiting.model == spec or not self._holds(spec):
+            return waiting
+        self._discard(waiting.process)
+        return None
+
+    def _holds(self, spec: HostModelSpec | None) -> bool:
+        return self._templates is not None and self._templates.held_bytes(spec) is not None
+
+    def _discard(self, process: ChildProcess) -> None:
+        if self._tasks is not None:
+            self._tasks.start_soon(_kill, process)
+
+    async def _start(self, device: Device, spec: HostModelSpec | None) -> _Started:
+        if self._templates is not None and device.kind in self._forked:
+            forked = await self._templates.fork_runner(spec, device.environment)
+            if forked is not None:
+                return _Started(*forked)
+        marker = self._next_marker()
+        return _Started(SpawnedProcess(self._entry, marker=marker, environment=device.environment))
 
 
-async def _kill(runner: SpawnedProcess) -> None:
-    if not await runner.kill_and_close(CLOSE_S):
-        log.error("standby %d does not die", runner.pid)
-        runner.close()
+def marker_series(worker_mark: str) -> Callable[[], str]:
+    """The markers of one worker's children: different, and of one length (`Fork.marker`)."""
+    serial = itertools.count(1)
+    return lambda: f"{worker_mark}:{next(serial):010d}"
+
+
+async def _kill(process: ChildProcess) -> None:
+    if not await process.kill_and_close(CLOSE_S):
+        log.error("runner %d, which waited, does not die", process.pid)
+        process.close()

@@ -205,7 +205,7 @@ def test_a_runner_that_cannot_be_watched_does_not_live(monkeypatch: pytest.Monke
         with monkeypatch.context() as patched:
             patched.setattr(os, "pidfd_open", refuse)
             with pytest.raises(OSError, match="descriptors"):
-                bench.runners.acquire(bench.slot.device)
+                await bench.runners.acquire(bench.slot.device, None)
         assert bench.children() == set()
 
     serve(test)

@@ -19,6 +19,7 @@ import pytest
 from tests.support import runners
 from tests.support.harness import Bench, serving, until
 from tests.support.places import CPU
+from tests.support.runner_starts import runner_start  # noqa: F401 - each test, both ways
 
 from shared.events import Code
 from shared.protocol.frames import encode
@@ -46,7 +47,7 @@ def serve(
         probe = None if PLACE.probe is None else PLACE.probe()
         try:
             async with serving(entry or PLACE.entry, probe=probe, **options) as bench:
-                await bench.in_state("free")
+                await bench.begun()
                 await test(bench)
         finally:
             if probe is not None:

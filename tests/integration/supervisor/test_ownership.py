@@ -9,6 +9,7 @@ import pytest
 from tests.support import runners
 from tests.support.harness import SHORT_LEASE, Bench, serve, until
 from tests.support.probes import LeakyProbe
+from tests.support.runner_starts import runner_start  # noqa: F401 - each test, both ways
 
 from shared.events import Code
 from shared.linux.clock import boottime

@@ -40,7 +40,7 @@ class Host:
     def worker(self, *devices: Device) -> tuple[UUID, Presence]:
         models, id = LocalModels(self.database, self.folder), uuid4()
         slots = SlotTable(list(devices))
-        return id, Presence(id, self.database, slots, models)
+        return id, Presence(id, self.database, slots, models, warm=tuple)
 
     def rows(self) -> set[UUID]:
         return {row[0] for row in self._execute("SELECT id FROM workers")}

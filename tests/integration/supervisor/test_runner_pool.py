@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 from tests.support.harness import Bench, serve, until
+from tests.support.runner_starts import runner_start  # noqa: F401 - each test, both ways
 
+from shared.linux.child import MARKER
 from shared.states import StepState
 from supervisor.devices.device import Device
-from supervisor.processes.spawned import SpawnedProcess
-from supervisor.processes.worker_mark import MARKER, marker_of
+from supervisor.processes.child import ChildProcess
+from supervisor.processes.worker_mark import marker_of
+from supervisor.templates.model_template import WantedModel
 
 
 def test_a_standby_is_used_once_and_replaced() -> None:
@@ -69,10 +72,10 @@ def test_a_host_that_cannot_start_a_process_costs_a_loss_and_no_worker() -> None
     async def test(bench: Bench) -> None:
         take, failures = bench.runners.acquire, [OSError("no more processes")]
 
-        def fail_once(device: Device) -> SpawnedProcess:
+        async def fail_once(device: Device, wanted: WantedModel | None) -> ChildProcess:
             if failures:
                 raise failures.pop()
-            return take(device)
+            return await take(device, wanted)
 
         bench.runners.acquire = fail_once  # type: ignore[method-assign]
         step = await bench.ended(bench.submit("quick"))

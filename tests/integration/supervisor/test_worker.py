@@ -35,10 +35,11 @@ from shared.db.engine import Database
 from shared.db.insert_job import NewJob, NewStep
 from shared.db.models import Model, upsert_model
 from shared.dispatch.event_channel import CHANNEL
+from shared.linux.child import MARKER
 from shared.linux.file_lock import FileLock
 from shared.models.verify import read_model
 from shared.presets import presets
-from supervisor.processes.worker_mark import MARKER, worker_lock, worker_mark
+from supervisor.processes.worker_mark import worker_lock, worker_mark
 
 pytestmark = pytest.mark.timeout(300)
 

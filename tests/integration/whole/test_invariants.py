@@ -21,8 +21,9 @@ from tests.support.crash_runner import OVERLAPS
 from tests.support.invariants import Settled
 from tests.support.worker_process import until
 
+from shared.linux.child import MARKER
 from shared.object_store import open_store
-from supervisor.processes.worker_mark import MARKER, worker_mark
+from supervisor.processes.worker_mark import worker_mark
 
 DATA = b"a picture"
 SHA256 = hashlib.sha256(DATA).hexdigest()

@@ -12,6 +12,7 @@ import anyio
 import pytest
 from tests.support.harness import settings_for_tests
 
+from runner import entry
 from shared.errors import InfraUnavailable
 from shared.states import StepState
 from shared.step_store import Claim
@@ -22,8 +23,10 @@ from supervisor.execution.context import Execution, WorkerContext
 from supervisor.execution.device_monitor import DeviceMonitor
 from supervisor.execution.start import commit_running
 from supervisor.lifecycle.step import EventKind
+from supervisor.metrics import Metrics
 from supervisor.processes.tree import ProcessTree
 from supervisor.slots.reconciler import SlotReconciler
+from supervisor.slots.runner_pool import RunnerPool
 from supervisor.slots.table import Slot
 
 GIB = 1 << 30
@@ -96,6 +99,7 @@ def commit(
         probe=Probe(*free),
         settings=settings_for_tests(vram_wait_s=300.0),
         timings=SimpleNamespace(fence_s=40.0, deadman_s=50.0),
+        runners=RunnerPool(entry.main, str, Metrics(), standby=False),
     )
 
     reconciler = cast(SlotReconciler, None)  # no slot is returned before GO

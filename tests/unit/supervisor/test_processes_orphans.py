@@ -10,11 +10,12 @@ from uuid import uuid4
 import psutil
 import pytest
 
+from shared.linux.child import MARKER
 from shared.linux.file_lock import FileLock
 from supervisor.processes import orphans
 from supervisor.processes.orphans import kill_orphans
 from supervisor.processes.tree import is_alive
-from supervisor.processes.worker_mark import MARKER, worker_lock, worker_mark
+from supervisor.processes.worker_mark import worker_lock, worker_mark
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""A process that has imported what a runner imports, and forks runners."""

@@ -1,0 +1,1 @@
+"""Processes that fork runners, and what they keep warm."""

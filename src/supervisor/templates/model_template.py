@@ -1,0 +1,105 @@
+"""One template that holds a model: forked, loaded, forked from, ended."""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from shared.errors import ModelUnavailable
+from shared.models.stamp import Stamp, stamp_of
+from shared.protocol.template_messages import HostModelSpec
+from supervisor.processes.forked import ForkedProcess
+from supervisor.templates.template import FailureReason, Template, TemplateFailed, TemplateState
+
+log = logging.getLogger(__name__)
+
+# A fork of a template has its imports already.
+PREPARE_WITHIN_S = 10.0
+# A large model from a slow disk. No step waits for it.
+LOAD_WITHIN_S = 600.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WantedModel:
+    """A model that a step needs on the host, and about how many bytes it takes there."""
+
+    spec: HostModelSpec
+    size_bytes: int
+
+
+class ModelTemplate:
+    """`run` it in a task of its own, which closes it; everything else only kills it."""
+
+    def __init__(self, wanted: WantedModel) -> None:
+        self.spec = wanted.spec
+        self.size_bytes = wanted.size_bytes  # expected at first, then measured
+        self.used_at = anyio.current_time()
+        self.given_up = False
+        self.closed = anyio.Event()
+        self._template: Template | None = None
+        self._loaded = False
+        self._stamp: Stamp = ()
+
+    @property
+    def state(self) -> TemplateState:
+        if self._template is None:
+            return TemplateState.STARTING
+        if self._template.state is TemplateState.READY and not self._loaded:
+            return TemplateState.LOADING  # it could be forked from, but for a load only
+        return self._template.state
+
+    @property
+    def pid(self) -> int | None:
+        """None until it is forked."""
+        return None if self._template is None else self._template.pid
+
+    def give_up(self) -> None:
+        """End it; `closed` is set when it is gone."""
+        self.given_up = True
+        if self._template is not None:
+            self._template.kill()
+
+    async def run(
+        self, fork: Callable[[], Awaitable[Template]], on_ready: Callable[[], None]
+    ) -> None:
+        """Load the model and stay until it is given up. Raises `TemplateFailed`, and `OSError`
+        when the host has no descriptor left."""
+        try:
+            self._stamp = await _stamp(self.spec)
+            self._template = template = await fork()
+            if self.given_up:
+                return
+            await template.prepare(PREPARE_WITHIN_S)
+            before_bytes = template.rss_bytes()
+            await template.load(self.spec, LOAD_WITHIN_S)
+            self.size_bytes = max(0, template.rss_bytes() - before_bytes)
+            self._loaded = True
+            on_ready()
+            await template.fail_at_end()
+        except TemplateFailed:
+            if not self.given_up:
+                raise
+        finally:
+            if self._template is not None:
+                await self._template.close()
+            self.closed.set()
+
+    async def fork_runner(self, marker: str, environment: Mapping[str, str]) -> ForkedProcess:
+        """A runner with the model. Raises `TemplateFailed`, also where the model's files are not
+        those any more that were loaded."""
+        assert self._template is not None, "it is ready"
+        self.used_at = anyio.current_time()
+        if self._stamp != await _stamp(self.spec):
+            self.give_up()
+            raise TemplateFailed(FailureReason.UNAVAILABLE, "the model's files have changed")
+        return await self._template.fork("runner", marker, environment)
+
+
+async def _stamp(spec: HostModelSpec) -> Stamp:
+    try:
+        return await anyio.to_thread.run_sync(stamp_of, Path(spec.model.folder))
+    except ModelUnavailable as error:
+        raise TemplateFailed(FailureReason.UNAVAILABLE, error.message) from error

@@ -1,0 +1,376 @@
+"""Templates: what a forked runner has of its own, and what a template that misbehaves costs."""
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psutil
+import pytest
+from tests.support.harness import Bench, marked, metric, serve, until
+from tests.support.probes import HostProbe
+
+from shared.events import Code
+from shared.states import Reason, StepState
+from shared.step_store import PinnedModel
+from supervisor.processes.worker_mark import marker_of
+from supervisor.templates import model_template, template, templates
+from supervisor.templates.template import FailureReason, TemplateState
+
+SECRET = "a-prompt-that-no-other-process-may-know"
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+def model(models: Path, name: str) -> PinnedModel:
+    """A model whose folder is there; its name is what its template does with it."""
+    (models / name).mkdir(parents=True, exist_ok=True)
+    (models / name / "model.safetensors").write_bytes(b"weights")
+    return PinnedModel(id=uuid4(), name=name, version="1", kind="sd", checkpoint_sha256="0" * 64)
+
+
+def run(test: Any, models: Path, **options: Any) -> None:
+    serve(test, runner_start="template", models_folder=models, **options)
+
+
+def warm(bench: Bench) -> set[str]:
+    """The models that a runner can be forked with now."""
+    return {
+        each.spec.model.name
+        for each in bench.runners.templates
+        if each.spec is not None and each.state is TemplateState.READY
+    }
+
+
+def is_warm_alone(bench: Bench, name: str) -> bool:
+    return warm(bench) == {name}
+
+
+def failures(bench: Bench, reason: FailureReason) -> float:
+    return metric(bench, "dreamforge_template_failures_total", reason=reason) or 0.0
+
+
+def starts(bench: Bench, result: str) -> float:
+    return metric(bench, "dreamforge_warm_starts_total", result=result) or 0.0
+
+
+async def succeed(bench: Bench, **work: Any) -> None:
+    """Run one step with no loss, whatever the templates do."""
+    step = await bench.ended(bench.submit("quick", **work))
+    assert (step.state, step.attempt, step.losses) == (StepState.SUCCEEDED, 1, 0)
+
+
+# What a forked runner has of its own --------------------------------------------------------------
+
+
+def test_a_forked_runner_is_the_worker_s_child_and_shares_nothing(models: Path) -> None:
+    async def test(bench: Bench) -> None:
+        await until(lambda: len(bench.processes()) == 2, "a runner that waits for each slot")
+        first, second = bench.processes()
+        (parent,) = bench.template_pids()
+        assert parent is not None
+        everyone = (parent, first.pid, second.pid)
+        assert len({marker_of(pid) for pid in everyone}) == 3
+        assert [os.getsid(pid) for pid in everyone] == list(everyone)
+        assert [psutil.Process(pid).ppid() for pid in everyone] == [os.getpid()] * 3
+        assert [len(psutil.Process(pid).threads()) for pid in everyone] == [1, 1, 1]
+        assert [signals(pid) for pid in (first.pid, second.pid)] == [ONLY_SIGPIPE] * 2
+        for one, other in ((first.pid, second.pid), (first.pid, parent)):
+            assert not own_files(one) & own_files(other)
+        assert [len(own_files(pid)) for pid in (first.pid, second.pid)] == [2, 2]
+        for pid in everyone:
+            environment = Path(f"/proc/{pid}/environ").read_text().split("\0")
+            assert sum(entry.startswith("DREAMFORGE_RUNNER=") for entry in environment) == 1
+
+    run(test, models, slots=2, standby=True)
+
+
+# Of /proc/<pid>/status: blocked, ignored and caught. Python ignores SIGPIPE and catches SIGINT.
+ONLY_SIGPIPE = ("0" * 16, f"{1 << (signal.SIGPIPE - 1):016x}", "0" * 16)
+
+
+def signals(pid: int) -> tuple[str, ...]:
+    status = Path(f"/proc/{pid}/status").read_text()
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    return tuple(fields[name] for name in ("SigBlk", "SigIgn", "SigCgt"))
+
+
+def own_files(pid: int) -> set[str]:
+    """Its channel and its output: all that is open but the null device and the pipe of
+    multiprocessing's tracker, which is one for all children of a worker."""
+    links = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")}
+    return links - {os.devnull} - tracker()
+
+
+def tracker() -> set[str]:
+    from multiprocessing import resource_tracker
+
+    fd = resource_tracker._resource_tracker._fd  # type: ignore[attr-defined]
+    return {os.readlink(f"/proc/self/fd/{fd}")}
+
+
+def test_nothing_of_a_request_is_in_a_template_or_in_the_next_runner(
+    models: Path, tmp_path: Path
+) -> None:
+    async def test(bench: Bench) -> None:
+        job = bench.submit(f"waits_for {tmp_path / SECRET}", model=model(models, "tiny"))
+        await bench.running(job)
+        (runner,) = bench.processes()
+        assert SECRET.encode() in memory(runner.pid)  # so it would be found
+        (tmp_path / SECRET).touch()
+        await bench.ended(job)
+        await until(lambda: warm(bench) == {"tiny"}, "the model is warm")
+        templates = [pid for pid in bench.template_pids() if pid is not None]
+        newest = max(marker_of(pid) or "" for pid in templates)  # markers are numbered
+
+        def later() -> list[int]:
+            return [each.pid for each in bench.processes() if (marker_of(each.pid) or "") > newest]
+
+        await until(later, "a runner that was forked from it waits")
+        for pid in (*later(), *templates):
+            assert SECRET.encode() not in memory(pid)
+
+    run(test, models, standby=True)
+
+
+def memory(pid: int) -> bytes:
+    """All that a process can write to."""
+    pieces = []
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as file:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            addresses, mode, *_ = line.split()
+            if mode.startswith("rw"):
+                begin, end = (int(address, 16) for address in addresses.split("-"))
+                file.seek(begin)
+                pieces.append(file.read(end - begin))
+    return b"".join(pieces)
+
+
+def test_two_runners_of_one_template_draw_different_numbers(models: Path) -> None:
+    async def test(bench: Bench) -> None:
+        jobs = [bench.submit("draws") for _ in range(2)]
+        for job in jobs:
+            await bench.ended(job)
+        first, second = (bench.payload(job, Code.RUNNER_LOG)["data"] for job in jobs)
+        assert first.keys() == second.keys() == {"random", "numpy", "torch"}
+        assert not set(first.values()) & set(second.values())
+
+    run(test, models, imports="tests.support.template_with_torch")
+
+
+# What is warm -------------------------------------------------------------------------------------
+
+
+def test_a_model_is_made_warm_for_the_step_that_is_due_next(models: Path, tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        busy = bench.submit(f"waits_for {tmp_path / 'go'}", model=model(models, "first"))
+        await bench.running(busy)
+        next_one = bench.submit("quick", model=model(models, "second"))
+        bench.store.pass_time(0)
+        (tmp_path / "go").touch()
+        await bench.ended(next_one)
+        last = bench.submit("quick", model=bench.step(next_one).work.model)
+        await until(lambda: "second" in warm(bench), "its model is warm")
+        await bench.ended(last)
+
+    run(test, models)
+
+
+def test_a_model_stays_warm_for_the_next_step(models: Path) -> None:
+    async def test(bench: Bench) -> None:
+        tiny = model(models, "tiny")
+        await succeed(bench, model=tiny)
+        assert (starts(bench, "hit"), starts(bench, "miss")) == (0, 1)
+        await until(lambda: warm(bench) == {"tiny"}, "the model is warm")
+        await succeed(bench, model=tiny)
+        assert (starts(bench, "hit"), starts(bench, "miss")) == (1, 1)
+
+    run(test, models)
+
+
+def test_the_least_recently_used_model_goes_where_two_have_no_room(models: Path) -> None:
+    async def test(bench: Bench) -> None:
+        for name in ("large", "large-too", "large"):
+            await succeed(bench, model=model(models, name))
+            await until(partial(is_warm_alone, bench, name), f"{name} alone is warm")
+
+    run(test, models, warm_bytes=48 << 20)
+
+
+def test_a_model_that_no_step_uses_goes(models: Path) -> None:
+    async def test(bench: Bench) -> None:
+        await succeed(bench, model=model(models, "tiny"))
+        await until(lambda: bench.template_states() == [TemplateState.READY], "it has gone")
+
+    run(test, models, warm_s=0.1)
+
+
+def test_a_step_that_needs_the_memory_gets_it(models: Path) -> None:
+    probe = HostProbe(total_bytes=100 << 20)
+
+    async def test(bench: Bench) -> None:
+        probe.taken_bytes = lambda: sum(each.size_bytes for each in bench.runners.templates)
+        await succeed(bench, model=model(models, "large"))
+        await until(lambda: warm(bench) == {"large"}, "the model is warm")
+        await succeed(bench, model=model(models, "tiny"), vram_bytes=60 << 20)
+        assert "large" in warm(bench)  # there was room for both
+        await succeed(bench, model=model(models, "tiny"), vram_bytes=90 << 20)
+        assert "large" not in warm(bench)
+
+    run(test, models, probe=probe)
+
+
+def test_what_a_model_holds_already_counts_for_its_own_step(models: Path) -> None:
+    probe = HostProbe(total_bytes=100 << 20)
+
+    async def test(bench: Bench) -> None:
+        probe.taken_bytes = lambda: sum(each.size_bytes for each in bench.runners.templates)
+        large = model(models, "large")
+        await succeed(bench, model=large)
+        await until(lambda: warm(bench) == {"large"}, "the model is warm")
+        await succeed(bench, model=large, vram_bytes=100 << 20)
+        assert warm(bench) == {"large"} and starts(bench, "hit") == 1
+
+    run(test, models, probe=probe)
+
+
+# A template that misbehaves -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("hangs", FailureReason.HUNG),
+        ("has-no-memory", FailureReason.FAILED),
+        ("dies", FailureReason.DIED),
+        ("has-a-thread", FailureReason.UNFIT),
+        ("has-a-device", FailureReason.UNFIT),
+    ],
+)
+def test_a_model_that_cannot_be_made_warm_costs_no_step(
+    models: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: FailureReason
+) -> None:
+    monkeypatch.setattr(model_template, "LOAD_WITHIN_S", 0.3)
+
+    async def test(bench: Bench) -> None:
+        wanted = model(models, name)
+        await succeed(bench, model=wanted)
+        await until(lambda: failures(bench, reason) >= 1, "the failure is counted")
+        await succeed(bench, model=wanted)
+        assert name not in warm(bench)
+
+    run(test, models)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("cannot-fork", FailureReason.FAILED), ("dies-after-fork", FailureReason.DIED)],
+)
+def test_a_warm_model_that_cannot_be_forked_costs_no_step(
+    models: Path, name: str, reason: FailureReason
+) -> None:
+    async def test(bench: Bench) -> None:
+        wanted = model(models, name)
+        await succeed(bench, model=wanted)
+        await until(lambda: warm(bench) == {name}, "it is warm")
+        await succeed(bench, model=wanted)
+        await until(lambda: failures(bench, reason) >= 1, "the failure is counted")
+        assert starts(bench, "hit") == 0
+
+    run(test, models)
+
+
+def test_a_model_whose_files_changed_is_not_used_warm(models: Path) -> None:
+    async def test(bench: Bench) -> None:
+        tiny = model(models, "tiny")
+        await succeed(bench, model=tiny)
+        await until(lambda: warm(bench) == {"tiny"}, "the model is warm")
+        (models / "tiny" / "model.safetensors").write_bytes(b"others")
+        await succeed(bench, model=tiny)
+        assert starts(bench, "hit") == 0
+        assert failures(bench, FailureReason.UNAVAILABLE) == 1
+
+    run(test, models)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(signal.SIGKILL, FailureReason.DIED), (signal.SIGSTOP, FailureReason.HUNG)],
+)
+def test_a_template_that_is_killed_or_stopped_is_made_again(
+    models: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, reason: FailureReason
+) -> None:
+    monkeypatch.setattr(template, "FORK_WITHIN_S", 0.3)
+
+    async def test(bench: Bench) -> None:
+        (pid,) = bench.template_pids()
+        assert pid is not None
+        os.kill(pid, number)
+        await succeed(bench)
+        await until(lambda: failures(bench, reason) == 1, "the failure is counted")
+        await until(
+            lambda: (
+                bench.template_pids() - {pid, None}
+                and bench.template_states() == [TemplateState.READY]
+            ),
+            "another template",
+        )
+        assert not psutil.pid_exists(pid)
+        await succeed(bench)
+
+    run(test, models)
+
+
+@pytest.mark.parametrize("imports", ["tests.support.template_with_thread", "no.such.module"])
+def test_a_template_that_never_gets_ready_costs_no_step(models: Path, imports: str) -> None:
+    async def test(bench: Bench) -> None:
+        await succeed(bench)
+        assert failures(bench, FailureReason.UNFIT) + failures(bench, FailureReason.DIED) >= 1
+
+    serve(test, runner_start="template", models_folder=models, imports=imports, begun=False)
+
+
+def test_a_template_that_starts_too_slowly_is_given_up(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(templates, "START_WITHIN_S", 0.0)
+
+    async def test(bench: Bench) -> None:
+        await succeed(bench)
+        assert failures(bench, FailureReason.HUNG) >= 1
+
+    serve(test, runner_start="template", models_folder=models, begun=False)
+
+
+def test_a_step_that_is_cancelled_while_it_waits_for_a_fork_ends_at_once(models: Path) -> None:
+    async def test(bench: Bench) -> None:
+        (pid,) = bench.template_pids()
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        job = bench.submit("quick")
+        await bench.reaches(job, StepState.LEASED)
+        bench.store.request_cancel(job)
+        step = await bench.ended(job)
+        assert step.reason is Reason.CANCELLED
+        await bench.in_state("free")
+        assert "gpu.not_reclaimed" not in bench.codes(job)
+
+    run(test, models)
+
+
+def test_a_supervisor_that_drains_leaves_no_template(models: Path) -> None:
+    left: list[list[psutil.Process]] = []
+
+    async def test(bench: Bench) -> None:
+        await succeed(bench, model=model(models, "tiny"))
+        await until(lambda: warm(bench) == {"tiny"}, "the model is warm")
+        await until(bench.processes, "a runner waits")
+        left.append(marked(bench.supervisor.worker_id))
+
+    run(test, models, standby=True)  # at whose end no marked process may be left
+    assert len(left[0]) >= 3  # two templates and a runner that waits
