@@ -133,11 +133,17 @@ class OomScore:
 
     def come_first(self) -> None:
         """Be killed before any step: this process only keeps something warm."""
-        self._PATH.write_text(self._FIRST, encoding="ascii")
+        self._set(self._FIRST)
 
     def restore(self) -> None:
         """Count like any other process of the worker."""
-        self._PATH.write_text(self._before, encoding="ascii")
+        self._set(self._before)
+
+    def _set(self, score: str) -> None:
+        try:
+            self._PATH.write_text(score, encoding="ascii")
+        except OSError as error:  # a host that allows it to nobody: all count alike there
+            sys.stderr.write(f"{self._PATH}: {error.strerror}\n")
 
 
 def _wait_for_parent(worker_pid: int) -> None:

@@ -169,7 +169,6 @@ class RunnerPool:
     def _prewarm_idle(self) -> None:
         """A template is ready: runners that wait may have been started without it."""
         for place in self._places.values():
-            self._want(place)
             if place.waiting is not None:
                 self._fill_soon(place)
 

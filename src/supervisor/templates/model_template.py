@@ -36,6 +36,7 @@ class ModelTemplate:
     def __init__(self, wanted: WantedModel) -> None:
         self.spec = wanted.spec
         self.size_bytes = wanted.size_bytes  # expected at first, then measured
+        self.own_bytes = 0  # of these, what is no mapped file
         self.used_at = anyio.current_time()
         self.given_up = False
         self.closed = anyio.Event()
@@ -73,9 +74,11 @@ class ModelTemplate:
             if self.given_up:
                 return
             await template.prepare(PREPARE_WITHIN_S)
-            before_bytes = template.rss_bytes()
+            before = template.memory()
             await template.load(self.spec, LOAD_WITHIN_S)
-            self.size_bytes = max(0, template.rss_bytes() - before_bytes)
+            self.size_bytes, self.own_bytes = (
+                max(0, now - then) for now, then in zip(template.memory(), before, strict=True)
+            )
             self._loaded = True
             on_ready()
             await template.fail_at_end()

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import NoReturn, TypeVar
 
 import anyio
+import psutil
 
 from shared.protocol.frames import FrameError
 from shared.protocol.template_messages import (
@@ -81,9 +82,14 @@ class Template:
     def pid(self) -> int:
         return self._process.pid
 
-    def rss_bytes(self) -> int:
-        """Resident memory of the process."""
-        return self._process.tree.rss_bytes()
+    def memory(self) -> tuple[int, int]:
+        """Resident memory of the process, and how much of it is no mapped file: only that is in
+        use by the host's account. Raises `OSError` when it has ended."""
+        try:
+            now = psutil.Process(self.pid).memory_info()
+        except psutil.Error as error:
+            raise OSError(str(error)) from error
+        return now.rss, now.rss - now.shared
 
     async def prepare(self, within_s: float) -> None:
         """Wait until it can be forked from. Raises `TemplateFailed`."""

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 START_WITHIN_S = 60.0
 _RETRY_FIRST_S, _RETRY_MOST_S = 1.0, 300.0
 _EXPIRE_EVERY_S = 1.0
+# A model that was used so lately stays, and another one is not made warm in its place: two models
+# that take turns where there is room for one would else be loaded at each step.
+STAY_S = 30.0
 
 
 def _pauses() -> Iterator[float]:
@@ -118,19 +121,21 @@ class Templates:
         return sum(model.size_bytes for model in self._models.values())
 
     def held_bytes(self, spec: HostModelSpec | None) -> int | None:
-        """What a runner with this model shares with its template; None when it is not warm."""
+        """What a runner with this model shares of its template's own memory; None when the model
+        is not warm."""
         model = None if spec is None else self._models.get(spec)
         if model is None or model.state is not TemplateState.READY:
             return None
-        return model.size_bytes
+        return model.own_bytes
 
     def want(self, wanted: WantedModel) -> None:
         """Have this model made warm, in the background."""
         if (model := self._models.get(wanted.spec)) is not None:
             model.used_at = anyio.current_time()
-        elif self._tasks is not None and self._may_load(wanted):
+        elif self._tasks is not None and self._may_load(wanted) and self._has_room(wanted):
             model = self._models[wanted.spec] = ModelTemplate(wanted)
             self._tasks.start_soon(self._keep_warm, model)
+            self._show()
 
     async def make_room(self, needed_bytes: int, *, keep: HostModelSpec | None) -> bool:
         """Give models up, `keep` last, until so many bytes are free; False when there was none."""
@@ -148,10 +153,25 @@ class Templates:
     def _may_load(self, wanted: WantedModel) -> bool:
         if self._plain is None or self._plain.state is not TemplateState.READY:
             return False
-        if wanted.size_bytes > min(self._most_bytes, free_bytes()):
-            return False
         failures = self._failures.get(wanted.spec)
         return failures is None or anyio.current_time() >= failures.retry_at
+
+    def _has_room(self, wanted: WantedModel) -> bool:
+        """Whether there is room for one more, after models went that were not used for a while."""
+        if wanted.size_bytes > min(self._most_bytes, free_bytes()):
+            return False
+        excess = self._warm_bytes + wanted.size_bytes - self._most_bytes
+        going: list[ModelTemplate] = []
+        for model in sorted(self._models.values(), key=lambda each: each.used_at):
+            if sum(each.size_bytes for each in going) >= excess:
+                break
+            if anyio.current_time() - model.used_at < STAY_S:
+                return False
+            going.append(model)
+        for model in going:
+            log.info("%s goes: DF_WARM_BYTES has no room for one more", _name(model.spec))
+            self._give_up(model)
+        return True
 
     # Forking --------------------------------------------------------------------------------------
 
@@ -223,7 +243,6 @@ class Templates:
         self._show()
 
     async def _keep_warm(self, model: ModelTemplate) -> None:
-        self._stay_within_bytes(but=model)
         try:
             await model.run(self._fork_template, lambda: self._on_warm(model))
         except TemplateFailed as failure:
@@ -238,27 +257,18 @@ class Templates:
 
     def _on_warm(self, model: ModelTemplate) -> None:
         log.info("%s is ready: %d bytes", _name(model.spec), model.size_bytes)
-        self._failures.pop(model.spec, None)
-        self._stay_within_bytes(but=model)
-        if model.size_bytes > self._most_bytes:
+        if self._warm_bytes > self._most_bytes:  # it takes more than was expected
             raise TemplateFailed(
-                FailureReason.FAILED, f"{model.size_bytes} bytes, more than DF_WARM_BYTES allows"
+                FailureReason.FAILED, f"{model.size_bytes} bytes are too many for DF_WARM_BYTES"
             )
+        self._failures.pop(model.spec, None)
         self._show()
         self.on_ready()
-
-    def _stay_within_bytes(self, *, but: ModelTemplate) -> None:
-        """Give up models that were not used for the longest, until the rest is within the bound."""
-        for model in sorted(self._models.values(), key=lambda each: each.used_at):
-            if self._warm_bytes <= self._most_bytes:
-                return
-            if model is not but:
-                log.info("%s goes: DF_WARM_BYTES has no room for one more", _name(model.spec))
-                self._give_up(model)
 
     async def _expire(self) -> None:
         while True:
             await anyio.sleep(_EXPIRE_EVERY_S)
+            self._show()
             for model in list(self._models.values()):
                 if anyio.current_time() - model.used_at > self._idle_s:
                     log.info("%s goes: not used for %g s", _name(model.spec), self._idle_s)

@@ -11,14 +11,17 @@ import psutil
 import pytest
 from tests.support.harness import Bench, marked, metric, serve, until
 from tests.support.probes import HostProbe
+from tests.support.template_imports import HELD_BYTES
 
 from shared.events import Code
+from shared.models.descriptor import PartSize
 from shared.states import Reason, StepState
 from shared.step_store import PinnedModel
 from supervisor.processes.worker_mark import marker_of
 from supervisor.templates import model_template, template, templates
 from supervisor.templates.template import FailureReason, TemplateState
 
+LARGE = PartSize(numbers=HELD_BYTES // 4, largest=1)  # in float32
 SECRET = "a-prompt-that-no-other-process-may-know"
 
 
@@ -31,7 +34,10 @@ def model(models: Path, name: str) -> PinnedModel:
     """A model whose folder is there; its name is what its template does with it."""
     (models / name).mkdir(parents=True, exist_ok=True)
     (models / name / "model.safetensors").write_bytes(b"weights")
-    return PinnedModel(id=uuid4(), name=name, version="1", kind="sd", checkpoint_sha256="0" * 64)
+    parts = {"unet": LARGE} if name.startswith("large") else {}
+    return PinnedModel(
+        id=uuid4(), name=name, version="1", kind="sd", checkpoint_sha256="0" * 64, parts=parts
+    )
 
 
 def run(test: Any, models: Path, **options: Any) -> None:
@@ -193,11 +199,28 @@ def test_a_model_stays_warm_for_the_next_step(models: Path) -> None:
     run(test, models)
 
 
-def test_the_least_recently_used_model_goes_where_two_have_no_room(models: Path) -> None:
+def test_the_least_recently_used_model_goes_where_two_have_no_room(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(templates, "STAY_S", 0.0)
+
     async def test(bench: Bench) -> None:
         for name in ("large", "large-too", "large"):
             await succeed(bench, model=model(models, name))
             await until(partial(is_warm_alone, bench, name), f"{name} alone is warm")
+
+    run(test, models, warm_bytes=48 << 20)
+
+
+def test_a_model_that_was_used_lately_stays_where_two_have_no_room(models: Path) -> None:
+    async def test(bench: Bench) -> None:
+        large = model(models, "large")
+        await succeed(bench, model=large)
+        await until(partial(is_warm_alone, bench, "large"), "the model is warm")
+        await succeed(bench, model=model(models, "large-too"))
+        await succeed(bench, model=large)
+        assert (starts(bench, "hit"), starts(bench, "miss")) == (1, 2)
+        assert is_warm_alone(bench, "large")
 
     run(test, models, warm_bytes=48 << 20)
 
@@ -233,7 +256,7 @@ def test_what_a_model_holds_already_counts_for_its_own_step(models: Path) -> Non
         large = model(models, "large")
         await succeed(bench, model=large)
         await until(lambda: warm(bench) == {"large"}, "the model is warm")
-        await succeed(bench, model=large, vram_bytes=100 << 20)
+        await succeed(bench, model=large, vram_bytes=90 << 20)
         assert warm(bench) == {"large"} and starts(bench, "hit") == 1
 
     run(test, models, probe=probe)
