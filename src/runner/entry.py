@@ -48,8 +48,10 @@ def template(
     try:
         child.isolate_process(parent_pid)
         child.refuse_privileges()
+        fd = os.dup(connection.fileno())
+        connection.close()
         serve = import_module("runner.template.serve").serve
-        code = serve(os.dup(connection.fileno()), parent_pid, runner, imports)
+        code = serve(fd, parent_pid, runner, imports)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:

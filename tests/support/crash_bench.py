@@ -52,7 +52,9 @@ T = TypeVar("T")
 class Bench:
     """`api` and `worker` serve; `gates` hold them; `kill` ends a part, `revive` restarts it."""
 
-    def __init__(self, stack: Infrastructure, database_url: str, folder: Path) -> None:
+    def __init__(
+        self, stack: Infrastructure, database_url: str, folder: Path, *, runner_start: str
+    ) -> None:
         self.stack = stack
         self.folder = folder
         self.gates = Gates(folder)
@@ -68,6 +70,7 @@ class Bench:
             | {
                 "DF_DEVICE": "cpu",
                 "DF_DRAIN_S": "0",
+                "DF_RUNNER_START": runner_start,
                 "DF_MODELS_DIR": str(models),
                 "DF_LOCK_DIR": str(self.lock_dir),
                 "DF_API_PORT": str(free_port()),
@@ -268,8 +271,10 @@ def _settings(environment: dict[str, str]) -> Settings:
 
 
 @contextmanager
-def running(stack: Infrastructure, database_url: str, folder: Path) -> Iterator[Bench]:
-    bench = Bench(stack, database_url, folder)
+def running(
+    stack: Infrastructure, database_url: str, folder: Path, *, runner_start: str = "template"
+) -> Iterator[Bench]:
+    bench = Bench(stack, database_url, folder, runner_start=runner_start)
     try:
         bench.start()
         yield bench

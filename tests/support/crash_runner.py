@@ -22,6 +22,7 @@ from typing import Any
 from tests.support.gates import Gates
 from tests.support.supervisor_link import SupervisorLink
 
+from runner import entry
 from runner.process.lease_timer import LeaseTimer
 from shared.linux.child import exit_now, isolate_process
 
@@ -39,6 +40,11 @@ def main(connection: Connection, parent_pid: int) -> None:
     else:
         Step(link, go).run()
         exit_now(0)
+
+
+def template(connection: Connection, parent_pid: int) -> None:
+    """A template of such runners."""
+    entry.template(connection, parent_pid, runner=main, imports="tests.support.template_imports")
 
 
 class Step:

@@ -67,6 +67,7 @@ def main() -> int:
     with (
         patch.object(worker, "PostgresStepStore", GatedStepStore),
         patch.object(entry, "main", crash_runner.main),
+        patch.object(entry, "template", crash_runner.template),
     ):
         # With the usual timings every cell of the matrix would wait for seconds.
         return worker.main(quick_timings.from_environment(rescue_every_s=0.3, heartbeat_s=0.3))

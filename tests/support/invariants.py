@@ -132,7 +132,7 @@ class Settled:
         return [f"doubled: step {step} has item {item} {n} times" for step, item, n in rows]
 
     def _processes(self) -> list[str]:
-        """A worker at rest has one standby runner for each slot and no other process."""
+        """A worker at rest has one standby for each slot, its templates and no other process."""
         findings = []
         below: dict[int, list[int]] = {worker: [] for worker in self.living_workers}
         for process in marked(self.lock_dir):
@@ -144,11 +144,16 @@ class Settled:
             else:
                 findings.append(f"orphan: process {process.pid} of a worker that is gone")
         for worker, pids in below.items():
-            if len(pids) > self.settings.cpu_slots:
+            if len(pids) > self.settings.cpu_slots + self._templates:
                 findings.append(
                     f"orphan: worker {worker} rests and has {len(pids)} runners: {pids}"
                 )
         return findings
+
+    @property
+    def _templates(self) -> int:
+        """The plain one, and that of the one model there is."""
+        return 0 if self.settings.runner_start == "spawn" else 2
 
     def _overlaps(self) -> list[str]:
         path = self.overlaps_dir / OVERLAPS

@@ -59,7 +59,8 @@ class Worker:
         self.log = folder / f"worker-{time.monotonic_ns()}.log"
         self.lock_dir = Path(settings["DF_LOCK_DIR"])
         self.port = free_port()
-        settings = settings | {"DF_WORKER_PORT": str(self.port)}
+        # A template would fork the real runners; some modules start others, by spawn.
+        settings = {"DF_RUNNER_START": "spawn"} | settings | {"DF_WORKER_PORT": str(self.port)}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module],

@@ -74,17 +74,23 @@ def start(settings: dict[str, str], tmp_path: Path) -> Iterator[Start]:
 # Its runners --------------------------------------------------------------------------------------
 
 
-def test_a_killed_worker_takes_its_runners_along(start: Start) -> None:
-    worker = start()
+@pytest.mark.parametrize("runner_start", ["spawn", "template"])
+def test_a_killed_worker_takes_its_runners_and_templates_along(
+    start: Start, runner_start: str
+) -> None:
+    worker = start(DF_RUNNER_START=runner_start)
     runner = worker.wait_runner()
     worker.stop(signal.SIGKILL)
     until(lambda: not runner.is_running() or runner.status() == "zombie", "its runner is gone")
     until(lambda: not worker.marked(), "nothing of it is left")
 
 
-def test_a_runner_inherits_nothing_of_its_worker(start: Start, settings: dict[str, str]) -> None:
+@pytest.mark.parametrize("runner_start", ["spawn", "template"])
+def test_a_runner_and_a_template_inherit_nothing_of_their_worker(
+    start: Start, settings: dict[str, str], runner_start: str
+) -> None:
     tokens = ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "SSL_CERT_DIR")
-    worker = start(**dict.fromkeys(tokens, "a-token"))
+    worker = start(**dict.fromkeys(tokens, "a-token"), DF_RUNNER_START=runner_start)
     runner = worker.wait_runner()
     until(lambda: _maps(runner).count("libtorch") or _ended(runner), "torch is imported")
     assert "NoNewPrivs:\t1" in Path(f"/proc/{runner.pid}/status").read_text().splitlines()
@@ -239,11 +245,12 @@ def step_of(url: str, job: UUID) -> tuple[Any, ...]:
     return row
 
 
+@pytest.mark.parametrize("runner_start", ["spawn", "template"])
 def test_a_job_of_a_killed_worker_is_finished_by_the_next_one(
-    start: Start, database_url: str, tiny: Path
+    start: Start, database_url: str, tiny: Path, runner_start: str
 ) -> None:
     job = submit(database_url, tiny, count=3, steps=60)
-    first = start(DF_MODELS_DIR=str(tiny))
+    first = start(DF_MODELS_DIR=str(tiny), DF_RUNNER_START=runner_start)
     artifacts = "SELECT item_index, s3_key FROM artifacts WHERE job_id = %s ORDER BY item_index"
     first.until(lambda: query(database_url, artifacts, job), "a first image")
     runners = first.marked()
@@ -252,7 +259,7 @@ def test_a_job_of_a_killed_worker_is_finished_by_the_next_one(
     until(lambda: not first.marked(), "its runner, which works since GO, died with it")
     kept = query(database_url, artifacts, job)
 
-    second = start(DF_MODELS_DIR=str(tiny))
+    second = start(DF_MODELS_DIR=str(tiny), DF_RUNNER_START=runner_start)
     second.until(lambda: step_of(database_url, job)[0] == "succeeded", "the end")
     assert step_of(database_url, job) == ("succeeded", 2, 1)
     stored = query(database_url, artifacts, job)

@@ -75,27 +75,33 @@ PAST_THE_STORE = {"upload, row", "RESULT, verify", "verify, verdict"}
 
 @pytest.fixture(scope="module")
 def bench(
-    stack: Infrastructure, migrated_url: str, tmp_path_factory: pytest.TempPathFactory
+    stack: Infrastructure,
+    migrated_url: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Bench]:
     empty_tables(migrated_url)
-    with running(stack, migrated_url, tmp_path_factory.mktemp("crash")) as one:
+    folder = tmp_path_factory.mktemp("crash")
+    with running(stack, migrated_url, folder, runner_start=request.param) as one:
         yield one
 
 
 def cells() -> list[object]:
     return [
         pytest.param(
+            start,
             point,
             victim,
-            id=f"{point} - {victim}",
+            id=f"{start} - {point} - {victim}",
             marks=() if (point, victim) in EVERY_DAY else pytest.mark.crash_matrix,
         )
+        for start in ("spawn", "template")
         for point in POINTS
         for victim in VICTIMS
     ]
 
 
-@pytest.mark.parametrize(("point", "victim"), cells())
+@pytest.mark.parametrize(("bench", "point", "victim"), cells(), indirect=["bench"])
 def test_a_job_succeeds_once_whichever_process_dies_at_whichever_point(
     bench: Bench, point: str, victim: str
 ) -> None:
