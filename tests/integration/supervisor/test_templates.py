@@ -13,8 +13,11 @@ from tests.support.harness import Bench, marked, metric, serve, until
 from tests.support.probes import HostProbe
 from tests.support.template_imports import HELD_BYTES
 
+from cli.models.install import bundled_models
+from runner import entry
 from shared.events import Code
 from shared.models.descriptor import PartSize
+from shared.models.verify import read_model
 from shared.states import Reason, StepState
 from shared.step_store import PinnedModel
 from supervisor.processes.worker_mark import marker_of
@@ -167,6 +170,38 @@ def test_two_runners_of_one_template_draw_different_numbers(models: Path) -> Non
         assert not set(first.values()) & set(second.values())
 
     run(test, models, imports="tests.support.template_with_torch")
+
+
+def test_a_seed_gives_the_same_bytes_however_the_runner_was_started() -> None:
+    folder = bundled_models()[0]
+    found = read_model(folder)
+    demo = PinnedModel(
+        id=uuid4(),
+        name=folder.name,
+        version=found.version,
+        kind=found.kind,
+        checkpoint_sha256=found.checkpoint_sha256,
+        parts=found.parts,
+    )
+    params = {**found.defaults.model_dump(), "prompt": "a red apple", "seed": 7, "count": 1}
+    made: list[str] = []
+
+    async def draw(bench: Bench) -> None:
+        job = bench.submit("", model=demo, params=params | {"embed_metadata": False})
+        assert (await bench.ended(job)).state is StepState.SUCCEEDED
+        made.extend(artifact.sha256 for artifact in bench.job(job).artifacts.values())
+
+    async def draw_warm(bench: Bench) -> None:
+        await draw(bench)  # forked from the template without a model
+        await until(lambda: warm(bench) == {demo.name}, "the model is warm")
+        await draw(bench)
+        await draw(bench)
+        assert starts(bench, "hit") == 2
+
+    options: dict[str, Any] = {"entry": entry.main, "models_folder": folder.parent}
+    serve(draw, runner_start="spawn", **options)
+    serve(draw_warm, runner_start="template", imports="runner.template.imports", **options)
+    assert len(made) == 4 and len(set(made)) == 1
 
 
 # What is warm -------------------------------------------------------------------------------------
