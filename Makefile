@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test lint types check-migrations openapi lifecycle test-gpu hostile-loop \
-        crash-matrix soak bench-streams bench-queue clean
+        crash-matrix soak bench bench-streams bench-queue clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ crash-matrix: $(READY) ## kill every part at every point of a job's way; a table
 
 soak: $(READY) ## 200 jobs while somebody kills at random; SOAK_ARGS="--seed 7" repeats one
 	@PYTHONPATH=. $(BIN)/python -m tests.support.soak $(SOAK_ARGS)
+
+bench: $(READY) ## the cost of isolation, beside a resident pipeline and a Celery worker (15 minutes)
+	@PYTHONPATH=. $(BIN)/python -m benchmarks.isolation.run $(BENCH_ARGS)
 
 bench-streams: $(READY) ## what 1000 open progress streams cost one api process
 	@$(BIN)/python benchmarks/streams/many.py

@@ -1,0 +1,207 @@
+"""One run, one table: a resident pipeline, a Celery worker with one, this by template and by spawn.
+
+`make bench` or `python -m benchmarks.isolation.run [--quick] [--json FILE]`. All four sides live
+through the whole run and take turns; before each turn every side has come to rest. What is read is
+the ratio to the resident pipeline's turn of the same round, and the median of these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copytree
+from types import FrameType
+from typing import NamedTuple
+
+from benchmarks.edge import creates
+from benchmarks.isolation import processes, sides, table
+from benchmarks.isolation.results import (
+    SPAWN,
+    TEMPLATE,
+    Creates,
+    MeasuredRow,
+    Results,
+    Turn,
+    describe_machine,
+    write,
+)
+from benchmarks.isolation.workload import COPY, DEMO, LONG, Job, Row, Side, rows
+
+from cli.models.install import install, register
+from cli.stack.infrastructure import manage_processes, plan
+from cli.state_dir import StateDir
+from shared.models.folder import DESCRIPTOR
+
+MODEL = processes.ROOT / "models/sd" / DEMO
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Size:
+    """How much is measured. A spawned side takes part in the first round only: it is the slowest by
+    far, and its ratio is the one that needs the fewest digits."""
+
+    jobs: int = 20
+    backlog: int = 6
+    rounds: int = 3
+    idle_rounds: int = 7
+
+
+FULL = Size()
+QUICK = Size(jobs=5, backlog=2, rounds=1, idle_rounds=2)
+
+
+class Everyone(NamedTuple):
+    """The sides, in the order of their turns."""
+
+    resident: sides.Resident
+    celery: sides.CeleryWorker
+    template: sides.Stack
+    spawn: sides.Stack
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="5 jobs and one round: a smoke test")
+    parser.add_argument("--json", type=Path, help="write the figures to this file, for the plot")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, _exit)
+    results = measure(QUICK if arguments.quick else FULL)
+    sys.stdout.write(table.render(results))
+    if arguments.json:
+        write(arguments.json, results)
+
+
+def measure(size: Size) -> Results:
+    """Start all sides, measure, and end them."""
+    began = time.monotonic()
+    results = Results(machine=describe_machine(), load=[os.getloadavg()[0]])
+    with tempfile.TemporaryDirectory(prefix="df-bench-") as name, ExitStack() as running:
+        everyone = start(Path(name), running)
+        say("warming up")
+        for side in everyone:
+            for model in (DEMO, COPY):
+                side.draw([Job(model=model)] * 2)
+        measure_rows(results, size, everyone)
+        measure_idle(results, size, everyone)
+        measure_memory(results, everyone)
+    say("creates a second")
+    results.creates = measure_creates()
+    results.load.append(os.getloadavg()[0])
+    results.took_s = time.monotonic() - began
+    return results
+
+
+def start(folder: Path, running: ExitStack) -> Everyone:
+    """Start all four sides; `running` ends them."""
+    copy = copy_model(folder)
+    folders = {DEMO: str(MODEL), COPY: str(copy)}
+    say("starting two stacks, a Celery worker and a resident pipeline")
+    template, spawn = (
+        running.enter_context(sides.stack(name, folder / name)) for name in (TEMPLATE, SPAWN)
+    )
+    for stack in (template, spawn):
+        add_model(stack, copy)
+    redis = running.enter_context(
+        sides.celery_worker(folders, template.environment, folder / "celery.log")
+    )
+    process = running.enter_context(sides.resident(folders, folder / "resident.log"))
+    return Everyone(process, redis, template, spawn)
+
+
+def copy_model(folder: Path) -> Path:
+    """The demo model under another name, which may also sample in more steps."""
+    copy = folder / COPY
+    copytree(MODEL, copy)
+    descriptor = json.loads((copy / DESCRIPTOR).read_text(encoding="utf-8"))
+    descriptor["name"] = COPY.partition("@")[0]
+    descriptor["limits"]["steps"]["max"] = LONG
+    (copy / DESCRIPTOR).write_text(json.dumps(descriptor), encoding="utf-8")
+    return copy
+
+
+def add_model(stack: sides.Stack, folder: Path) -> None:
+    """Install a model on a stack that runs, and wait until its worker has it."""
+    environment = stack.environment
+    register(environment["DF_DATABASE_URL"], install(folder, Path(environment["DF_MODELS_DIR"])))
+    stack.await_model(COPY)
+
+
+def measure_rows(results: Results, size: Size, everyone: Everyone) -> None:
+    """Every row, in rounds; in each the sides take turns."""
+    measured = rows(size.jobs, size.backlog)
+    results.rows = [
+        MeasuredRow(title=row.title, pictures=row.pictures, wanted=row.wanted) for row in measured
+    ]
+    for number in range(size.rounds):
+        for row, result in zip(measured, results.rows, strict=True):
+            if number < row.rounds:
+                say(f"round {number + 1}: {row.title}")
+                present = everyone if number == 0 else everyone[:-1]  # spawn is the last
+                result.rounds.append(
+                    {side.name: take_turn(row, side, everyone) for side in present}
+                )
+
+
+def take_turn(row: Row, side: Side, everyone: Everyone) -> Turn:
+    """Measure one side while the others rest."""
+    settle(everyone)
+    cpu_s, began = processes.cpu_s([side.pid]), time.monotonic()
+    row.run(side)
+    wall_s = time.monotonic() - began
+    return Turn(wall_s=wall_s, cpu_s=processes.cpu_s([side.pid]) - cpu_s)
+
+
+def measure_idle(results: Results, size: Size, everyone: Everyone) -> None:
+    """One job at a time, each on a worker that is ready for it."""
+    say("one on an idle worker")
+    row = Row(title="", run=lambda side: side.draw([Job()]), pictures=1)
+    for _ in range(size.idle_rounds):
+        turns = {side.name: take_turn(row, side, everyone) for side in everyone}
+        results.idle_s.append({name: turn.wall_s for name, turn in turns.items()})
+
+
+def measure_memory(results: Results, everyone: Everyone) -> None:
+    """Of what waits for work, when all of it has been used."""
+    settle(everyone)
+    for side in everyone:
+        results.waiting_mib[side.name] = processes.private_mib(side.waiting())
+    results.templates_mib = processes.shared_mib(everyone.template.templates())
+
+
+def measure_creates() -> list[Creates]:
+    """On parts of its own, after all others have ended."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DF_")}
+    with tempfile.TemporaryDirectory(prefix="df-bench-") as folder:
+        home = StateDir(Path(folder))
+        with manage_processes(home, notify=lambda line: None) as manager:
+            parts = plan(home, clean)
+            parts.start(manager)
+            measured = creates.rows(dict(parts.environment))
+    return [Creates(clients=row.clients, ours=row.creates_s, bare=row.bare_s) for row in measured]
+
+
+def settle(everyone: Everyone) -> None:
+    """Wait until no side does anything: a worker prepares its next runner after a step's end."""
+    processes.settle([side.pid for side in everyone])
+
+
+def say(line: str) -> None:
+    """Progress, beside the table on standard output."""
+    sys.stderr.write(line + "\n")
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    """Let SIGTERM end the sides too."""
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    main()

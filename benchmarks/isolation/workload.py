@@ -1,0 +1,92 @@
+"""What every side is asked for: pictures, in the same words and sizes, and how they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+PROMPT, SIDE, GUIDANCE, SEED = "a red apple", 64, 3.0, 1
+# The demo model draws a picture in 20 steps. Its own limit is 50, the copy's is 200.
+SHORT, LONG = 20, 200
+DEMO, COPY = "dreamforge-demo@1", "dreamforge-copy@1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """`count` pictures of one model, each sampled in `steps` steps."""
+
+    model: str = DEMO
+    steps: int = SHORT
+    count: int = 1
+
+
+class Side(Protocol):
+    """One way to draw. `pid` is the process at the root of its others."""
+
+    name: str
+    pid: int
+
+    def draw(self, jobs: Sequence[Job]) -> None:
+        """Submit all jobs at once; return when the last has ended."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """`run` draws `pictures`. `wanted` is the bound of the ratio to the resident pipeline. It is
+    measured in at most so many `rounds`."""
+
+    title: str
+    run: Callable[[Side], None]
+    pictures: int
+    wanted: str = ""
+    rounds: int = 3
+
+
+def rows(jobs: int, backlog: int) -> list[Row]:
+    """The rows of the table: `jobs` pictures each, `backlog` where steps are long."""
+    alternating = [Job(model=(DEMO, COPY)[n % 2]) for n in range(jobs)]
+    return [
+        _row(f"backlog of {jobs}", [Job()] * jobs, "≤ 1.5"),
+        Row(
+            title=f"{jobs}, one after another",
+            run=lambda side: _one_after_another(side, [Job()] * jobs),
+            pictures=jobs,
+            wanted="≤ 1.6",
+        ),
+        _row(f"one batch of {jobs}", [Job(count=jobs)]),
+        _row(f"backlog of {jobs}, two models alternating", alternating, "faster than Celery"),
+        _row(f"backlog of {backlog}, {SHORT} sampling steps", [Job()] * backlog),
+        Row(
+            title=f"backlog of {backlog}, {LONG} sampling steps",
+            run=lambda side: side.draw([Job(model=COPY, steps=LONG)] * backlog),
+            pictures=backlog,
+            wanted="≤ 1.08",
+            rounds=2,  # a third of the time of the whole run, and the differences are small
+        ),
+    ]
+
+
+def body(job: Job) -> Mapping[str, Any]:
+    """The job as a request of the API."""
+    return {
+        "type": "generate",
+        "model_id": job.model,
+        "prompt": PROMPT,
+        "width": SIDE,
+        "height": SIDE,
+        "steps": job.steps,
+        "guidance": GUIDANCE,
+        "seed": SEED,
+        "count": job.count,
+    }
+
+
+def _row(title: str, jobs: list[Job], wanted: str = "") -> Row:
+    pictures = sum(job.count for job in jobs)
+    return Row(title=title, run=lambda side: side.draw(jobs), pictures=pictures, wanted=wanted)
+
+
+def _one_after_another(side: Side, jobs: list[Job]) -> None:
+    for job in jobs:
+        side.draw([job])
