@@ -21,6 +21,7 @@ import os
 import platform
 import sys
 import threading
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -181,6 +182,7 @@ DOING: dict[Stage, str] = {
 }
 
 
+@cache
 def installed_versions() -> dict[str, str]:
     """What makes the picture; part of its metadata and of READY."""
     versions = {"python": platform.python_version()}

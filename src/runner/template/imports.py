@@ -21,7 +21,9 @@ from tqdm.std import tqdm  # type: ignore[import-untyped]
 
 tqdm.monitor_interval = 0
 
-import runner.session  # noqa: F401 - all that a runner imports
 from runner.job_types.host_models import hold
+from runner.session import installed_versions  # with all that a runner imports
+
+installed_versions()  # read once for all runners
 
 __all__ = ["hold"]
