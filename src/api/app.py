@@ -16,6 +16,7 @@ from api.middleware.tracing import TracingMiddleware
 from api.openapi import page
 from api.openapi.schema import DocumentedApi
 from api.routes import events, health, jobs, models, usage
+from api.streaming.hub import Hub
 from shared.settings import Settings
 
 TITLE = "Dream Forge"
@@ -29,13 +30,13 @@ DESCRIPTION = (
 
 def create_app(settings: Settings) -> FastAPI:
     """The API for these settings. Nothing is opened before the application starts."""
-    metrics = Metrics()
+    metrics = Metrics(shared=settings.api_processes > 1)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Hub]]:
         async with open_context(settings, metrics) as context:
             app.state.context = context
-            yield
+            yield {"hub": context.hub}  # for the connections, which end its streams
 
     app = DocumentedApi(
         title=TITLE,

@@ -1,8 +1,15 @@
-"""The metrics of this process: base units, the prefix `dreamforge_`, a registry of its own."""
+"""The metrics of the api: base units, the prefix `dreamforge_`, a registry of its own.
 
+Of several processes that share a port each counts into files (prometheus-client's mode for that),
+and whichever is asked adds all of them up.
+"""
+
+import os
 from functools import partial
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -10,7 +17,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class Metrics:
     """Counters of one process. `route` is a template, never a path: its values are bounded."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool = False) -> None:
+        """`shared`: this is one of several processes, and shows the counts of all."""
+        self._shared = shared
         self.registry = CollectorRegistry()
         counter = partial(Counter, registry=self.registry)
         gauge = partial(Gauge, registry=self.registry)
@@ -41,7 +50,9 @@ class Metrics:
             "Messages to the broker, by outcome: sent, failed, dropped.",
             ["outcome"],
         )
-        self.sse_clients = gauge("dreamforge_sse_clients", "Open progress streams.")
+        self.sse_clients = gauge(
+            "dreamforge_sse_clients", "Open progress streams.", multiprocess_mode="livesum"
+        )
         self.sse_dropped = counter(
             "dreamforge_sse_dropped_total",
             "Streams ended because their client did not read fast enough.",
@@ -49,6 +60,7 @@ class Metrics:
         self.queue_depth = gauge(
             "dreamforge_queue_depth",
             "Steps that wait for a slot, up to 1000.",
+            multiprocess_mode="mostrecent",
         )
         self._spans = counter(
             "dreamforge_spans_total",
@@ -70,7 +82,18 @@ class Metrics:
         self._spans.labels(outcome).inc(spans)
 
     def render(self) -> bytes:
-        return generate_latest(self.registry)
+        return generate_latest(_sum_of_all() if self._shared else self.registry)
+
+
+def _sum_of_all() -> CollectorRegistry:
+    """The counts of all processes. What a dead one had open is open no more."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    for file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("gauge_live*.db"):
+        pid = int(file.stem.rpartition("_")[2])
+        if not Path(f"/proc/{pid}").exists():
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    return registry
 
 
 _METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}

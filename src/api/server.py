@@ -9,12 +9,11 @@ import sys
 
 import anyio
 import uvicorn
-from fastapi import FastAPI
 
 from api.app import create_app
 from api.dispatch import Notifier
 from api.metrics import Metrics
-from api.middleware.http_protocol import IDLE_TIMEOUT_S, Protocol
+from api.processes import serve_processes, server_config
 from shared import readiness
 from shared.addresses import address_of, family_of, joined
 from shared.auth import is_loopback
@@ -29,8 +28,6 @@ log = logging.getLogger(__name__)
 
 EXIT_NOT_READY = 1
 EXIT_MISCONFIGURED = 2
-# Requests in flight at the end get this long; streams end at once.
-GRACEFUL_S = 10
 # A client that does not read keeps its connection this long, then the kernel ends it.
 UNREAD_TIMEOUT_MS = 30_000
 # Open files beside those of streams: database, store, broker, requests in flight.
@@ -56,7 +53,10 @@ def serve(settings: Settings) -> int:
         return _stop(EXIT_MISCONFIGURED, _why_not_bound(settings, error))
     with listener:
         try:
-            return anyio.run(_serve, settings, listener)
+            if settings.api_processes == 1:
+                return anyio.run(_serve, settings, listener)
+            anyio.run(_prepare, settings, listener)
+            return 0 if serve_processes(settings, listener) else EXIT_NOT_READY
         except NotReady as error:
             return _stop(EXIT_NOT_READY, str(error))
 
@@ -97,9 +97,9 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> int:
+async def _prepare(settings: Settings, listener: socket.socket) -> None:
+    """What is done once, however many processes there are. Raises `NotReady`."""
     await _wait_for_services(settings)
-    app = create_app(settings)
     host, port = listener.getsockname()[:2]
     log.info("api: listening on http://%s, documentation at /docs", joined(host, port))
     if settings.vram_factor != 1:
@@ -108,12 +108,16 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
             "card can really hold",
             settings.vram_factor,
         )
-    config = server_config(app)
+
+
+async def _serve(settings: Settings, listener: socket.socket) -> int:
+    await _prepare(settings, listener)
+    app = create_app(settings)
     # uvicorn ends cleanly on these, then raises them again for the handler that was there before;
     # the default one would turn a clean end into "killed by signal 15".
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    await Server(config).serve(sockets=[listener])
+    await uvicorn.Server(server_config(app)).serve(sockets=[listener])
     return 0
 
 
@@ -134,33 +138,6 @@ async def _wait_for_services(settings: Settings) -> None:
             error.reason,
         )
     await notifier.close()
-
-
-def server_config(app: FastAPI) -> uvicorn.Config:
-    """How uvicorn serves `app`."""
-    return uvicorn.Config(
-        app,
-        http=Protocol,
-        ws="none",
-        loop="asyncio",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=GRACEFUL_S,
-        timeout_keep_alive=IDLE_TIMEOUT_S,
-        lifespan="on",
-    )
-
-
-class Server(uvicorn.Server):
-    """uvicorn that ends open streams before it stops: it would wait for them for ever."""
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        app = self.config.app
-        context = getattr(getattr(app, "state", None), "context", None)
-        if context is not None:
-            context.hub.close()
-        await super().shutdown(sockets)
 
 
 def _why_not_bound(settings: Settings, error: OSError) -> str:

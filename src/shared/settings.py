@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     # API -----------------------------------------------------------------------------------------
     api_host: ListenHost = "127.0.0.1"
     api_port: int = Field(default=8001, ge=0, le=65535)
+    api_processes: int = Field(
+        default=1, ge=1, le=64, description="api processes of this host that share the port"
+    )
     root_path: RootPath = Field(
         default="", description="path below which a proxy serves the api, and which it takes off"
     )

@@ -14,9 +14,11 @@ from uuid import UUID, uuid4
 import anyio
 import httpx
 import psycopg
+import uvicorn
 
 from api.app import create_app
-from api.server import Server, bind, server_config
+from api.processes import server_config
+from api.server import bind
 from shared.db import artifacts, events, jobs, models, workers
 from shared.db.engine import Connection, Database
 from shared.db.models import Model
@@ -83,7 +85,7 @@ class Api:
     base: str
     client: httpx.Client
     settings: Settings
-    server: Server
+    server: uvicorn.Server
 
     def transaction(
         self,
@@ -242,7 +244,7 @@ def running_api(environment: Mapping[str, str], **changes: Any) -> Iterator[Api]
     settings = settings_of(environment, **changes)
     listener = bind("127.0.0.1", 0)
     base = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server = Server(server_config(create_app(settings)))
+    server = uvicorn.Server(server_config(create_app(settings)))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:

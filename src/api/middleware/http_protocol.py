@@ -42,6 +42,12 @@ class Protocol(StrictProtocol):
             self._expect_head()
         super().data_received(data)
 
+    def shutdown(self) -> None:
+        """uvicorn ends. It would wait for open streams for ever, so they end first."""
+        if (hub := self.app_state.get("hub")) is not None:
+            hub.close()
+        super().shutdown()
+
     def on_response_complete(self) -> None:
         self._stop_waiting()
         if self.conn.trailing_data[0]:  # the next request, or its beginning, is here already

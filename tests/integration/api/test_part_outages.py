@@ -270,16 +270,17 @@ def test_the_process_serves_and_ends_cleanly_with_an_open_stream(
     port = free_port()
     base = f"http://127.0.0.1:{port}"
 
-    def ready() -> bool:
+    def serves() -> bool:
         try:
-            return httpx.get(f"{base}/readyz", timeout=5).status_code == 200
+            return httpx.get(f"{base}/healthz", timeout=5).status_code == 200
         except httpx.TransportError:
             return False
 
     with process(stack_environment, DF_API_PORT=port) as served:
         try:
-            until(ready, "it serves", timeout_s=60)
-            with httpx.stream("GET", f"{base}/v1/jobs/{job}/progress/stream") as answer:
+            until(serves, "it serves", timeout_s=120)
+            url = f"{base}/v1/jobs/{job}/progress/stream"
+            with httpx.stream("GET", url, timeout=60) as answer:
                 lines = answer.iter_lines()
                 assert next(line for line in lines if line.startswith("id: ")) == "id: 1"
                 served.send_signal(signal.SIGTERM)
