@@ -1,7 +1,8 @@
 """The worker's core: gives due steps to free slots, and runs what the worker does all the time.
 
 Everything here runs on one thread's event loop, the supervisor thread, which lives as long as the
-process: the kernel kills a runner when the *thread* that started it ends.
+process: the kernel kills a spawned runner when the *thread* that started it ends, and a forked one
+with the worker.
 
     claim loop     a free slot, then a claim; woken by a notification, a freed slot, or the poll
     executors      one per claimed step
@@ -121,7 +122,7 @@ class Supervisor:
             tracer=worker.tracer,
         )
         async with anyio.create_task_group() as tasks:
-            self._worker.runners.start(tasks)
+            self._worker.runners.start(tasks, self._reserved_bytes)
             self._reconciler.start(tasks)
             tasks.start_soon(repeat_every, self._timings.cancel_watch_s, self._watch_cancels)
             tasks.start_soon(repeat_every, self._timings.rescue_every_s, rescuer.rescue)
@@ -172,6 +173,15 @@ class Supervisor:
             executors.start_soon(self._look_ahead, slot, models)
             return True
         return False
+
+    def _reserved_bytes(self) -> int:
+        """Host memory that belongs to the steps that run on the CPU, also what they have not taken
+        yet."""
+        return sum(
+            executor.claim.vram_bytes
+            for executor in self.executors
+            if executor.execution.slot.device.kind == "cpu"
+        )
 
     async def _look_ahead(self, slot: Slot, models: tuple[UUID, ...]) -> None:
         """Prepare, while the slot is busy, for the step that it would take next."""

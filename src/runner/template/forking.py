@@ -89,7 +89,11 @@ def fork_to_worker() -> int:
 
 
 def _fork_and_end(writer: int) -> None:
-    """Fork once more and end; returns in the new process alone."""
+    """Fork once more and end; returns in the new process alone.
+
+    In a session of its own: a signal to the template's group must not reach the new process.
+    """
+    os.setsid()
     try:
         pid = os.fork()
     except OSError as error:

@@ -118,8 +118,9 @@ def _scan_pauses() -> Iterator[float]:
 async def kill_all_trees() -> None:
     """Kill every runner and helper of this process, and wait until all are gone.
 
-    For a supervisor that fails: the kernel ends its runners with its thread, but not their
-    descendants. Bounded: the worker's next start finds a survivor by its marker.
+    For a supervisor that fails: the kernel ends spawned runners with its thread and forked ones
+    with the worker, but not their descendants. Bounded: the worker's next start finds a survivor by
+    its marker.
     """
     clean = 0
     with anyio.CancelScope(shield=True), anyio.move_on_after(KILL_ALL_S):

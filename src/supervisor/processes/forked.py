@@ -3,7 +3,7 @@
 import os
 import signal
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from supervisor.processes.child import ChildProcess
 from supervisor.processes.stdio import OutputReader
@@ -17,7 +17,6 @@ class ForkedProcess(ChildProcess):
     """`pid` is a child of this process. Raises `OSError` when no descriptor is left."""
 
     def __init__(self, pid: int, marker: str, ours: socket.socket, output: OutputReader) -> None:
-        _collect_given_up()
         self._exitcode: int | None = None
         self._closed = False
         self.output = output
@@ -26,6 +25,7 @@ class ForkedProcess(ChildProcess):
             undo.callback(_kill_unwatched, pid)
             self._watch(pid, marker, ours, undo)
             undo.pop_all()
+        _collect_given_up()
 
     @property
     def exitcode(self) -> int | None:
@@ -42,13 +42,17 @@ class ForkedProcess(ChildProcess):
 
 
 def _kill_unwatched(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    with suppress(ProcessLookupError, ChildProcessError):  # it has ended, and was collected
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def _collect(pidfd: int) -> int | None:
     """The exit code of a child, negative for a signal; None while it lives. Only once."""
-    ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    try:
+        ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:  # a tree collected it, which happens to what was killed
+        return -signal.SIGKILL
     if ended is None:
         return None
     return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status

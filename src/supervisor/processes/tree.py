@@ -70,6 +70,8 @@ class ProcessTree:
         self._pids = {root}
         self._predecessors = _look_up(children_of(os.getpid()) - {root})  # older than this tree
         self._killing = False
+        for tree in trees.values():  # what was taken for an orphan before its pid was known
+            tree._members.pop(root, None)
         trees[root] = self
 
     def unregister(self) -> None:
@@ -86,8 +88,13 @@ class ProcessTree:
         self._collect()
         self.has_newcomers = False
         for pid in children_of(os.getpid()):
-            if not _is_root(pid) and not self._knows(pid) and self._may_belong(pid):
-                self._record(pid)
+            if _is_root(pid) or self._knows(pid):
+                continue
+            match self._may_belong(pid):
+                case True:
+                    self._record(pid)
+                case None:
+                    self.has_newcomers = True  # look again before this tree counts as gone
         self._record_descendants()
         alive = [pid for pid, process in self._members.items() if is_alive(process)]
         if self._killing:
@@ -175,14 +182,17 @@ class ProcessTree:
         """Whether this very process, not another one of the same number, was seen before."""
         return _is_same(self._members.get(pid)) or _is_same(self._predecessors.get(pid))
 
-    def _may_belong(self, pid: int) -> bool:
+    def _may_belong(self, pid: int) -> bool | None:
         """Whether an orphan bears this tree's marker, or the marker of no living tree.
 
-        Never cached: a marker can change with every exec, and the tree that it names can end.
+        None where that cannot be told yet: it has none, and may be a child that a template forks
+        now. Never cached: a marker can change with every exec, and the tree that it names can end.
         """
         marker = marker_of(pid)
         if marker == self.marker:
             return True
+        if marker is None and _announced:
+            return None
         return marker not in _announced and all(tree.marker != marker for tree in trees.values())
 
     def _record(self, pid: int) -> bool:

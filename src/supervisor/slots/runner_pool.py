@@ -77,13 +77,19 @@ class RunnerPool:
         self._templates = templates
         self._forked = forked
         self._places: dict[str, _Place] = {}
+        self._discarded: set[anyio.Event] = set()  # set when a discarded runner is gone
         self._tasks: TaskGroup | None = None
 
-    def start(self, tasks: TaskGroup) -> None:
-        """From now on templates are kept, and runners wait."""
+    def start(self, tasks: TaskGroup, reserved_bytes: Callable[[], int]) -> None:
+        """From now on templates are kept, and runners wait.
+
+        `reserved_bytes` of the host's memory belong to steps that run on the CPU.
+        """
         self._tasks = tasks
         if self._templates is not None:
             self._templates.on_ready = self._prewarm_idle
+            self._templates.on_gone = self._drop_waiting
+            self._templates.reserved_bytes = reserved_bytes
             self._templates.start(tasks)
 
     async def close(self) -> None:
@@ -134,14 +140,17 @@ class RunnerPool:
         return self._templates.held_bytes(wanted.spec) or 0
 
     async def make_room(self, needed_bytes: int, wanted: WantedModel | None) -> bool:
-        """Give up what is warm until a step has so many bytes more, its own model last.
+        """Give up what is warm, but not its own model, until a step has so many bytes more.
 
-        False when nothing was warm.
+        False when nothing else was warm.
         """
         if self._templates is None:
             return False
         keep = None if wanted is None else wanted.spec
-        return await self._templates.make_room(needed_bytes, keep=keep)
+        made = await self._templates.make_room(needed_bytes, keep=keep)
+        for killed in list(self._discarded):  # runners that held the same memory
+            await killed.wait()
+        return made
 
     # Ahead of a step ------------------------------------------------------------------------------
 
@@ -189,8 +198,10 @@ class RunnerPool:
     async def _fill(self, place: _Place) -> None:
         spec = None if place.likely is None else place.likely.spec
         async with place.starting:
+            if self._tasks is None:
+                return
             place.waiting = self._take_waiting(place, spec)
-            if place.waiting is not None or self._tasks is None:
+            if place.waiting is not None:
                 return
             try:
                 place.waiting = await self._start(place.device, spec)
@@ -219,13 +230,35 @@ class RunnerPool:
     def _holds(self, spec: HostModelSpec | None) -> bool:
         return self._templates is not None and self._templates.held_bytes(spec) is not None
 
+    def _drop_waiting(self, spec: HostModelSpec) -> None:
+        """A model is not warm any more: a runner that waits with it would keep its memory."""
+        if self._tasks is None:  # `close` kills them all
+            return
+        for place in self._places.values():
+            if place.waiting is not None and place.waiting.model == spec:
+                waiting, place.waiting = place.waiting, None
+                self._discard(waiting.process)
+
     def _discard(self, process: ChildProcess) -> None:
         if self._tasks is not None:
-            self._tasks.start_soon(_kill, process)
+            killed = anyio.Event()
+            self._discarded.add(killed)
+            self._tasks.start_soon(self._kill_discarded, process, killed)
+
+    async def _kill_discarded(self, process: ChildProcess, killed: anyio.Event) -> None:
+        try:
+            await _kill(process)
+        finally:
+            self._discarded.remove(killed)
+            killed.set()
 
     async def _start(self, device: Device, spec: HostModelSpec | None) -> _Started:
         if self._templates is not None and device.kind in self._forked:
-            forked = await self._templates.fork_runner(spec, device.environment)
+            try:
+                forked = await self._templates.fork_runner(spec, device.environment)
+            except OSError as error:  # a spawn needs less, or says the same
+                log.warning("cannot fork a runner: %s", error)
+                forked = None
             if forked is not None:
                 return _Started(*forked)
         marker = self._next_marker()
@@ -239,6 +272,9 @@ def marker_series(worker_mark: str) -> Callable[[], str]:
 
 
 async def _kill(process: ChildProcess) -> None:
-    if not await process.kill_and_close(CLOSE_S):
-        log.error("runner %d, which waited, does not die", process.pid)
-        process.close()
+    try:
+        if not await process.kill_and_close(CLOSE_S):
+            log.error("runner %d, which waited, does not die", process.pid)
+            process.close()
+    except OSError as error:  # /proc cannot be read; the worker's end kills what is left
+        log.error("runner %d, which waited, cannot be looked for: %s", process.pid, error)

@@ -12,7 +12,13 @@ from shared.errors import ModelUnavailable
 from shared.models.stamp import Stamp, stamp_of
 from shared.protocol.template_messages import HostModelSpec
 from supervisor.processes.forked import ForkedProcess
-from supervisor.templates.template import FailureReason, Template, TemplateFailed, TemplateState
+from supervisor.templates.template import (
+    FORK_WITHIN_S,
+    FailureReason,
+    Template,
+    TemplateFailed,
+    TemplateState,
+)
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +92,11 @@ class ModelTemplate:
             if not self.given_up:
                 raise
         finally:
-            if self._template is not None:
-                await self._template.close()
-            self.closed.set()
+            try:
+                if self._template is not None:
+                    await self._template.close()
+            finally:
+                self.closed.set()
 
     async def fork_runner(self, marker: str, environment: Mapping[str, str]) -> ForkedProcess:
         """A runner with the model. Raises `TemplateFailed`, also where the model's files are not
@@ -102,7 +110,10 @@ class ModelTemplate:
 
 
 async def _stamp(spec: HostModelSpec) -> Stamp:
+    folder = Path(spec.model.folder)
     try:
-        return await anyio.to_thread.run_sync(stamp_of, Path(spec.model.folder))
+        with anyio.move_on_after(FORK_WITHIN_S):
+            return await anyio.to_thread.run_sync(stamp_of, folder, abandon_on_cancel=True)
     except ModelUnavailable as error:
         raise TemplateFailed(FailureReason.UNAVAILABLE, error.message) from error
+    raise TemplateFailed(FailureReason.UNAVAILABLE, "the model's folder does not answer")

@@ -76,11 +76,16 @@ class Template:
         self._process = process
         self._asking = anyio.Lock()
         self._failure: TemplateFailed | None = None  # why it was killed
+        self._forking = False
         self.state = TemplateState.STARTING
 
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def _ended(self) -> bool:
+        return self.state is TemplateState.FAILED
 
     def memory(self) -> tuple[int, int]:
         """Resident memory of the process, and how much of it is no mapped file: only that is in
@@ -111,7 +116,15 @@ class Template:
         """
         with anyio.CancelScope(shield=True):
             async with self._asking:
-                child = await self._fork(role, marker, environment)
+                if self._ended:
+                    raise self._failure or TemplateFailed(FailureReason.DIED, "it has been ended")
+                self._forking = True
+                try:
+                    child = await self._fork(role, marker, environment)
+                finally:
+                    self._forking = False
+                    if self._ended:
+                        kill(self._process.tree)
         return child
 
     async def _fork(self, role: Role, marker: str, environment: Mapping[str, str]) -> ForkedProcess:
@@ -136,16 +149,24 @@ class Template:
         raise self._failure or TemplateFailed(FailureReason.DIED, f"ended, exit code {exitcode}")
 
     def kill(self) -> None:
-        """End it. It holds no device, so no SIGTERM comes first."""
+        """End it, after the fork that is under way: the child is the worker's as soon as its pid is
+        known. A template holds no device, so no SIGTERM comes first."""
         self.state = TemplateState.FAILED
-        kill(self._process.tree)
+        if not self._forking:
+            kill(self._process.tree)
 
     async def close(self) -> None:
         """Kill it and wait until it is gone. The last call."""
-        self.state = TemplateState.FAILED
-        if not await self._process.kill_and_close(CLOSE_S):
-            log.error("template %d does not die", self.pid)
-            self._process.close()
+        self.kill()
+        with anyio.CancelScope(shield=True), anyio.move_on_after(FORK_WITHIN_S):
+            async with self._asking:  # whoever waits for an answer sees the end first
+                pass
+        try:
+            if not await self._process.kill_and_close(CLOSE_S):
+                log.error("template %d does not die", self.pid)
+                self._process.close()
+        except OSError as error:  # /proc cannot be read; the worker's end kills what is left
+            log.error("template %d cannot be looked for: %s", self.pid, error)
 
     async def _ask(
         self, order: Load | Fork, descriptors: list[int], answer: type[_M], within_s: float
@@ -186,5 +207,6 @@ class Template:
 
     def _fail(self, reason: FailureReason, message: str) -> NoReturn:
         self._failure = TemplateFailed(reason, message)
+        self._forking = False  # there is nothing to wait for
         self.kill()
         raise self._failure

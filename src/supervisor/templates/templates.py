@@ -85,6 +85,8 @@ class Templates:
         metrics.init_template_failures(FailureReason)
         self._show()
         self.on_ready: Callable[[], None] = lambda: None  # one more model is warm
+        self.on_gone: Callable[[HostModelSpec], None] = lambda _spec: None
+        self.reserved_bytes: Callable[[], int] = lambda: 0  # of this host, for steps that run
 
     def start(self, tasks: TaskGroup) -> None:
         self._tasks = tasks
@@ -138,11 +140,18 @@ class Templates:
             self._show()
 
     async def make_room(self, needed_bytes: int, *, keep: HostModelSpec | None) -> bool:
-        """Give models up, `keep` last, until so many bytes are free; False when there was none."""
-        models = sorted(self._models.values(), key=lambda each: (each.spec == keep, each.used_at))
+        """Give models up until so many bytes are free; False when there was none.
+
+        Those that still load go first. `keep`, once loaded, stays: the step shares its memory.
+        """
+        models = [
+            model
+            for model in self._models.values()
+            if model.spec != keep or model.state is not TemplateState.READY
+        ]
         given_up: list[ModelTemplate] = []
-        for model in models:
-            if sum(each.size_bytes for each in given_up) >= needed_bytes:
+        for model in sorted(models, key=lambda each: (each.own_bytes > 0, each.used_at)):
+            if sum(each.own_bytes for each in given_up) >= needed_bytes:
                 break
             log.info("%s goes: a step needs its memory", _name(model.spec))
             self._give_up(model)
@@ -156,9 +165,22 @@ class Templates:
         failures = self._failures.get(wanted.spec)
         return failures is None or anyio.current_time() >= failures.retry_at
 
+    def _free_bytes(self) -> int:
+        """What no step and no other load is about to take."""
+        loading = sum(
+            model.size_bytes
+            for model in self._models.values()
+            if model.state is not TemplateState.READY
+        )
+        try:
+            return free_bytes() - self.reserved_bytes() - loading
+        except OSError as error:
+            log.warning("the host's memory cannot be read: %s", error)
+            return -1
+
     def _has_room(self, wanted: WantedModel) -> bool:
         """Whether there is room for one more, after models went that were not used for a while."""
-        if wanted.size_bytes > min(self._most_bytes, free_bytes()):
+        if wanted.size_bytes > min(self._most_bytes, self._free_bytes()):
             return False
         excess = self._warm_bytes + wanted.size_bytes - self._most_bytes
         going: list[ModelTemplate] = []
@@ -237,9 +259,11 @@ class Templates:
     async def _close_plain(self) -> None:
         plain, self._plain = self._plain, None
         self._plain_settled.set()
-        if plain is not None:
-            await plain.close()
-        self._plain_closed.set()
+        try:
+            if plain is not None:
+                await plain.close()
+        finally:
+            self._plain_closed.set()
         self._show()
 
     async def _keep_warm(self, model: ModelTemplate) -> None:
@@ -281,6 +305,7 @@ class Templates:
     def _forget(self, model: ModelTemplate) -> None:
         if self._models.get(model.spec) is model:
             del self._models[model.spec]
+            self.on_gone(model.spec)
 
     # What is shown --------------------------------------------------------------------------------
 
