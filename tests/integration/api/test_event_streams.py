@@ -238,7 +238,8 @@ def test_a_client_that_does_not_read_is_ended_and_costs_the_others_nothing(api: 
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.connect((address.hostname, address.port))
         slow.sendall(
-            f"GET /v1/jobs/{job}/progress/stream HTTP/1.1\r\nHost: [::1]\r\n\r\n".encode("ascii")
+            f"GET /v1/jobs/{job}/progress/stream HTTP/1.1\r\nHost: [::1]\r\n"
+            "Connection: close\r\n\r\n".encode("ascii")
         )
         until(lambda: clients(api) == 1, "the slow one watches")
         with stream(api, job) as events, ThreadPoolExecutor(1) as pool:

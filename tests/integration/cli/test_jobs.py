@@ -89,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(200, {"jobs": [self.server.job()], "next_cursor": "more"})
         elif path == "/v1/models":
             model = {"id": MODEL, "name": "tiny", "version": "1", "kind": "sd"}
-            self._json(200, {"models": [{**model, "installed": True, "enabled": True}]})
+            self._json(200, {"models": [{**model, "installed": True, "enabled": True, "warm": []}]})
         elif path.endswith("/artifacts"):
             artifact = {"step": "generate", "item_index": 0, "seed": 7, "format": "png"}
             url = f"{self.server.base}/picture?signature=x"
