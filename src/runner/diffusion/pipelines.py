@@ -195,7 +195,7 @@ def place(pipeline: Any, kind: str, preset: PresetSpec, scheduler: str | None) -
         replace_scheduler(pipeline, scheduler)
     start_at_first_level(pipeline.scheduler)
     tiled = preset.vae_tiling and enable_tiling(pipeline)
-    if preset.device != "cpu":  # it is on the host already
+    if (preset.offload, preset.device) != ("none", "cpu"):  # there it is already
         PLACEMENTS[preset.offload](pipeline, preset.device)
     return TextToImage(pipeline, family_of(kind), scheduler, tiled=tiled)
 

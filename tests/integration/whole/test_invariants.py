@@ -206,7 +206,8 @@ def runner_of_nobody(lock_dir: Path) -> Iterator[int]:
 def test_a_runner_that_outlived_its_worker_is_an_orphan(system: System) -> None:
     with runner_of_nobody(system.folder / "locks") as pid:
         assert system.finding() == f"orphan: process {pid} of a worker that is gone"
-        living = replace(system.settled, living_workers=[os.getpid()])
+        settings = system.settled.settings.model_copy(update={"runner_start": "spawn"})
+        living = replace(system.settled, living_workers=[os.getpid()], settings=settings)
         assert living.findings() == []
         with runner_of_nobody(system.folder / "locks") as second:
             (finding,) = living.findings()

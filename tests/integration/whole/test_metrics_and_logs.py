@@ -47,7 +47,7 @@ WORKER = {
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 _BASE_UNITS = ("_total", "_bytes", "_seconds", "_seconds_bucket", "_seconds_count", "_seconds_sum")
 _NO_UNIT = {"dreamforge_queue_depth", "dreamforge_sse_clients"}
-_NO_UNIT |= {"dreamforge_slot_state", "dreamforge_pids_map"}
+_NO_UNIT |= {"dreamforge_slot_state", "dreamforge_pids_map", "dreamforge_templates"}
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from cli.models.install import bundled_models
 from cli.models.store import install_atomic, remove_model
 from runner.diffusion.model_folder import guard_unchanged
 from runner.ipc.inputs import Inputs
-from runner.job_types import generate, upscale
+from runner.job_types import generate, host_models, upscale
 from runner.job_types.base import Context
 from runner.process.cancellation import Cancelled, Stop
 from shared.errors import ModelUnavailable
@@ -71,7 +71,7 @@ def test_a_cancel_stays_one(place: Path, exchange: Callable[..., None]) -> None:
 def test_a_generation_does_not_start_with_a_model_that_was_replaced(
     place: Path, exchange: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generate, "load", exchange)
+    monkeypatch.setitem(host_models.LOADERS, "generate", exchange)
     with pytest.raises(ModelUnavailable, match=REPLACED):
         generate.Generate().prepare(_context(run_spec(place)))
 
@@ -79,7 +79,7 @@ def test_a_generation_does_not_start_with_a_model_that_was_replaced(
 def test_an_upscale_does_not_start_with_a_model_that_was_replaced(
     place: Path, exchange: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upscale, "GanUpscaler", exchange)
+    monkeypatch.setitem(host_models.LOADERS, "gan", exchange)
     given = run_spec(place)
     spec = UpscaleSpec(
         job_id="job-1",
