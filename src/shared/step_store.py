@@ -14,6 +14,14 @@ from shared.events import NewEvent
 from shared.models.descriptor import PartSize
 from shared.states import Reason, StepState
 
+# Rules of the claim (`shared.db.claim`): how many older steps of its user one with a loaded model
+# may pass, and how often each may be passed so. It saves some seconds: worth a few places, and
+# never a long wait.
+PASSES = 8
+PASSED = 8
+# What the newest execution counts in the mean of a user's seconds: the last five or so decide.
+NEWEST = 0.2
+
 # The `error` of every job and step that ended on request.
 CANCELLED_ERROR: dict[str, Any] = {
     "code": Reason.CANCELLED.value,

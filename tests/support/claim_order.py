@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 from uuid import UUID
 
-from shared.db.claim import PASSED, PASSES
-from shared.db.shares import NEWEST
 from shared.states import Priority
+from shared.step_store import NEWEST, PASSED, PASSES
 
 RANKS = list(Priority)
 

@@ -48,11 +48,8 @@ from shared.db.claimed_step import pinned_model, read_claim
 from shared.db.tables import NO_MODEL, read
 from shared.db.transitions import seconds_from_now
 from shared.states import Priority, StepState
-from shared.step_store import Claim, ClaimRequest, UpcomingStep
+from shared.step_store import PASSED, PASSES, Claim, ClaimRequest, UpcomingStep
 
-# A model that is loaded saves some seconds: worth a few places, and never a long wait.
-PASSES = 8
-PASSED = 8
 # Of the steps that are read to find the first ones of the line: so many times as many.
 LINE_FACTOR = 8
 

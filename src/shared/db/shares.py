@@ -21,9 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.tables import shares
 from shared.states import StepState
-
-# The share of the newest execution in the mean. The last five or so count.
-NEWEST = 0.2
+from shared.step_store import NEWEST
 
 
 async def charge_share(connection: AsyncConnection, step: Row[Any]) -> None:

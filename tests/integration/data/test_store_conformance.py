@@ -29,11 +29,11 @@ from tests.support.stores import (
     picture,
 )
 
-from shared.db.claim import PASSED
 from shared.db.engine import Database
 from shared.events import Code
 from shared.states import Priority, Reason, StepState
 from shared.step_store import (
+    PASSED,
     AttemptResult,
     CancelRequested,
     Claim,
