@@ -5,7 +5,7 @@ Both are kept from one create to the next, and neither can make a wrong job:
 * The registry has a version, and the statement that inserts a job inserts nothing where it has
   another one by then. So a kept registry is never too old, whatever its age, and a model that was
   just registered, changed or disabled counts from the next request on.
-* Workers are read again after a second. Whoever refuses a request because of them reads them first
+* Workers are read again after a second. A refusal because of them reads them first
   (`api.admission.create`). The other way round, a job that is accepted because of a worker that
   left within the second is one that was created a second earlier: it waits.
 """

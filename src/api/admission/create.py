@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 # To read once whether a job is there whose commit was not answered, on top of what it took.
 READ_BACK_S = 3.0
-# Nobody is told to stay away for longer: jobs are cancelled, and workers are added.
+# No answer names a longer wait: jobs are cancelled, and workers are added.
 MOST_PAUSE_S = 600
 
 

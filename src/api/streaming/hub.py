@@ -4,10 +4,10 @@ Theory of operation
 -------------------
 A thousand clients must not mean a thousand database readers. The hub knows which jobs are watched
 and how far each has been read. Every 250 ms one statement reads all new events; the hub encodes
-each event once and gives it to the subscribers of its job. Whoever commits events says so through
-the broker (`shared.dispatch.event_channel`), and the hub reads the jobs that changed at once, at
-most every 20 ms. That it reads by cursor keeps each event from being lost or sent twice, whatever
-becomes of those messages.
+each event once and gives it to the subscribers of its job. The process that commits events says so
+through the broker (`shared.dispatch.event_channel`), and the hub reads the jobs that changed at
+once, at most every 20 ms. That it reads by cursor keeps each event from being lost or sent twice,
+whatever becomes of those messages.
 
 A subscriber first joins, which fixes the `seq` from which the hub serves it. Then it reads earlier
 events from the database by itself (`api.streaming.sse`). So no event falls between the two: events
@@ -129,7 +129,7 @@ class Hub:
         return subscriber
 
     def wake(self, job_ids: Collection[UUID]) -> None:
-        """These jobs have new events. Those that nobody watches are of no interest."""
+        """These jobs have new events. Jobs without a stream are ignored."""
         if changed := self._watches.keys() & job_ids:
             self._changed |= changed
             self._wakeup.set()

@@ -7,7 +7,7 @@ give its span: the 5th to the 95th percentile.
 
 A start is known only if everything before it is. A step of a kind that was never measured makes the
 slots that could take it unknown for all steps behind it; so does a step behind an unknown one.
-Steps that will come later, and may pass those that wait, are left out: nobody can know of them.
+Steps that will come later, and may pass those that wait, are left out: they are not known yet.
 """
 
 from collections import Counter

@@ -1,9 +1,10 @@
 """Says at once that jobs have new events, so that an open stream need not wait for its reader.
 
-Whoever commits events publishes the ids of their jobs on a channel of the broker. Each api process
-subscribes once, whatever the number of its streams, and reads those jobs from PostgreSQL. Events
-themselves are never on the channel, and it promises nothing: readers look four times a second
-anyway, so a message that is lost costs that pause, and one that comes twice costs an empty read.
+The process that commits events publishes the ids of their jobs on a channel of the broker. Each api
+process subscribes once, whatever the number of its streams, and reads those jobs from PostgreSQL.
+Events themselves are never on the channel, and it promises nothing: readers look four times a
+second anyway, so a message that is lost costs that pause, and one that comes twice costs an empty
+read.
 
 The client is redis-py's for asyncio. Celery has no channels, and each of its messages goes to one
 consumer only. It is imported where a process opens it: where OpenTelemetry is installed, redis-py
