@@ -12,6 +12,7 @@ from api.middleware.request import bad_client_request_id
 from api.openapi.examples import JOB
 from api.schemas.ids import no_such_job, no_such_model
 from api.schemas.responses import Envelope
+from shared.db.delete_job import not_ended
 from shared.errors import (
     Conflict,
     DreamForgeError,
@@ -22,6 +23,7 @@ from shared.errors import (
     Unauthorized,
 )
 from shared.limits import MAX_BODY_BYTES
+from shared.states import Status
 
 NO_SUCH_JOB = no_such_job()
 NO_SUCH_MODEL = no_such_model()
@@ -63,6 +65,7 @@ CREATE = (
     ),
     limit_reached("jobs_per_minute", 60, pause_s=12),
 )
+LIVES = not_ended(JOB, Status.RUNNING)
 TOO_MANY_STREAMS = limit_reached("open_streams", 1000)
 
 

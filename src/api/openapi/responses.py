@@ -29,6 +29,7 @@ def answers(description: str, example: Any, *, status: int = 200, **more: Any) -
 _OF_A_JOB = (
     "get_job",
     "cancel_job",
+    "delete_job",
     "get_progress",
     "stream_progress",
     "get_logs",

@@ -1,4 +1,4 @@
-"""Jobs: create, show, list and cancel them, and list the pictures that they made."""
+"""Jobs: create, show, list, cancel and delete them, and list the pictures that they made."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -14,12 +14,13 @@ from api.context import Context, Ctx
 from api.middleware import tracing
 from api.middleware.auth import User
 from api.openapi import examples
-from api.openapi.errors import CREATE, NO_SUCH_JOB, documented
+from api.openapi.errors import CREATE, LIVES, NO_SUCH_JOB, documented
 from api.openapi.responses import answers, job_links
 from api.schemas import pagination, responses, serializers
 from api.schemas.ids import no_such_job, parse_id
 from api.schemas.requests import CreateJob, ListQuery
 from shared.db import artifacts, jobs
+from shared.db.delete_job import delete_ended, keys_of_ended
 from shared.db.engine import Connection
 from shared.db.insert_job import IdempotencyKey
 from shared.db.jobs import Job, Step
@@ -162,6 +163,23 @@ async def cancel_job(job_id: JobId, context: Ctx, user: User) -> responses.JobOu
     if ended:
         context.metrics.jobs_finished.labels("cancelled", "cancelled").inc()
     return await _show(context, job_id, user)
+
+
+@router.delete(
+    "/v1/jobs/{job_id}",
+    operation_id="delete_job",
+    status_code=204,
+    summary="Delete an ended job, with its pictures and its record",
+    responses={204: {"description": "No job of yours has this id any more."}}
+    | documented(NO_SUCH_JOB, LIVES),
+)
+async def delete_job(job_id: JobId, context: Ctx, user: User) -> None:
+    """Pictures first, then all rows; what it used stays counted. Idempotent: a job that is not
+    there, or is another key's, is a `204` too, so that a lost answer can be asked for again."""
+    keys = await context.database.transaction(keys_of_ended, job_id, user=user)
+    for key in keys:
+        await context.store.delete(key)
+    await context.database.transaction(delete_ended, job_id, user=user)
 
 
 @router.get(

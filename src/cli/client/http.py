@@ -51,6 +51,11 @@ class Client:
         headers = {"Idempotency-Key": key} if key else {}
         return self._json(self.http.build_request("POST", path, json=body, headers=headers))
 
+    def delete(self, path: str) -> None:
+        """For an answer without a body."""
+        with self.send(self.http.build_request("DELETE", path)):
+            pass
+
     def lines(self, path: str, **params: Any) -> Iterator[str]:
         """The lines of an NDJSON answer, as they come."""
         request = self.http.build_request("GET", path, params=_without_none(params))

@@ -13,12 +13,12 @@ from cli.client import jobs, results
 from cli.client.connect import connect
 from cli.commands.options import JobId, JobOptions, Level, Out, Save, Wait, takes
 from cli.terminal.output import Output, print_line, print_lines, print_note, to_json
-from cli.terminal.tables import print_list
+from cli.terminal.tables import print_list, print_record
 
 if TYPE_CHECKING:
     from cli.client.http import Client
 
-app = typer.Typer(no_args_is_help=True, help="Create, follow and cancel jobs.")
+app = typer.Typer(no_args_is_help=True, help="Create, follow, cancel and delete jobs.")
 
 
 @app.command()
@@ -99,6 +99,14 @@ def cancel(job: JobId, output: Out = Output.TABLE) -> None:
     with connect() as client:
         client.post(f"/v1/jobs/{job}/cancel")
         jobs.print_job(client.get(f"/v1/jobs/{job}"), output, [])
+
+
+@app.command()
+def delete(job: JobId, output: Out = Output.TABLE) -> None:
+    """Delete a job that has ended: pictures, log and request. Asking twice is no error."""
+    with connect() as client:
+        client.delete(f"/v1/jobs/{job}")
+    print_record({"id": job, "deleted": True}, output, ("deleted", job))
 
 
 @app.command()

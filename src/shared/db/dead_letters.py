@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.db import jobs
 from shared.db import tables as t
 from shared.db.create_job import Created, create_job
+from shared.db.delete_job import keys_of
 from shared.db.insert_job import NewJob, NewStep
 from shared.db.tables import columns_of, read
 from shared.errors import Conflict, ModelUnavailable, NotFound
@@ -123,11 +124,6 @@ async def drop(connection: AsyncConnection, job_id: UUID) -> list[str]:
     """
     await jobs.lock(connection, job_id)
     await get(connection, job_id)
-    keys = await connection.scalars(
-        select(t.artifacts.c.s3_key)
-        .where(t.artifacts.c.job_id == job_id)
-        .order_by(t.artifacts.c.s3_key)
-    )
-    orphaned = list(keys)
+    orphaned = await keys_of(connection, job_id)
     await connection.execute(delete(t.jobs).where(t.jobs.c.id == job_id))
     return orphaned

@@ -32,7 +32,11 @@ GATHER_S = 0.02
 
 
 def log_events(events: Iterable[NewEvent], fields: Mapping[str, str]) -> None:
-    """Log events of a step, so that the log says what the job's own record says."""
+    """Log events of a step, so that the log says what the job's own record says.
+
+    Except for the data of a runner's own lines, which may quote a prompt: the record goes with the
+    job, the log stays.
+    """
     for event in events:
         item = {} if event.item_index is None else {"item_index": event.item_index}
         log.log(
@@ -40,7 +44,9 @@ def log_events(events: Iterable[NewEvent], fields: Mapping[str, str]) -> None:
             event.message,
             extra={
                 "code": str(event.code),
-                "payload": dict(event.payload or {}),
+                "payload": {
+                    name: value for name, value in (event.payload or {}).items() if name != "data"
+                },
                 **item,
                 **fields,
             },

@@ -37,6 +37,7 @@ SNIPPETS = [
     ("The same in Python", "python"),
     ("Cancel", "sh"),
     ("Look back", "sh"),
+    ("Delete", "sh"),
     ("Usage", "sh"),
     ("Keys", "sh"),
     ("Keys", "sh"),
@@ -185,6 +186,11 @@ def test_look_back_lists_and_reads(reader: Reader) -> None:
     listed, *log = reader.sh("Look back").replace("}{", "}\n{").splitlines()
     assert json.loads(listed) == {"jobs": [], "next_cursor": None}  # none has failed
     assert all(json.loads(line)["level"] in {"WARNING", "ERROR"} for line in log)
+
+
+def test_delete_leaves_no_job(reader: Reader) -> None:
+    assert reader.sh("Delete") == ""
+    assert reader.api.client.get(f"/v1/jobs/{reader.environ['JOB']}").status_code == 404
 
 
 def test_usage_has_the_jobs_of_this_page(reader: Reader) -> None:

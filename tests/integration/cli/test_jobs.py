@@ -76,6 +76,11 @@ class _Handler(BaseHTTPRequestHandler):
         else:  # not even that
             self.close_connection = True
 
+    def do_DELETE(self) -> None:
+        self._record(None)
+        self.send_response(204)
+        self.end_headers()
+
     def do_GET(self) -> None:
         self._record(None)
         path = self.path.partition("?")[0]
@@ -388,6 +393,12 @@ def test_a_server_that_is_not_ours_is_said_to_be(
     api.refuse = (500, {"detail": "another server"})
     assert run(["job", "cancel", JOB]) == 2
     assert "answered 500: is it Dream Forge's API?" in capsys.readouterr().err
+
+
+def test_a_job_is_deleted(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["job", "delete", JOB, "-o", "json"]) == 0
+    assert [request[:2] for request in api.requests] == [("DELETE", f"/v1/jobs/{JOB}")]
+    assert json.loads(capsys.readouterr().out) == {"id": JOB, "deleted": True}
 
 
 def test_an_unknown_job_shows_the_envelopes_message(

@@ -60,6 +60,7 @@ def test_the_document_has_every_endpoint_of_the_contract() -> None:
         "GET /v1/jobs",
         "GET /v1/jobs/{job_id}",
         "POST /v1/jobs/{job_id}/cancel",
+        "DELETE /v1/jobs/{job_id}",
         "GET /v1/jobs/{job_id}/artifacts",
         "GET /v1/jobs/{job_id}/logs",
         "GET /v1/jobs/{job_id}/progress",
@@ -140,14 +141,17 @@ def test_what_is_null_in_an_answer_is_null_in_its_example() -> None:
     assert media["examples"]["running"]["value"]["reason"] is None
 
 
-def test_every_answer_but_the_end_of_a_stream_has_a_body() -> None:
+def test_every_answer_but_a_204_has_a_body() -> None:
     empty = {
         f"{name} {status}"
         for name, operation in OPERATIONS
         for status, response in operation["responses"].items()
         if "content" not in response
     }
-    assert empty == {"GET /v1/jobs/{job_id}/progress/stream 204"}
+    assert empty == {
+        "GET /v1/jobs/{job_id}/progress/stream 204",
+        "DELETE /v1/jobs/{job_id} 204",
+    }
 
 
 def test_the_examples_of_a_request_are_requests() -> None:
@@ -252,9 +256,10 @@ def test_links_lead_to_operations_that_there_are() -> None:
         for link in response.get("links", {}).values()
     }
     assert {operation for _, operation in links} <= ids
-    followed = {"get_job", "cancel_job", "get_progress", "stream_progress", "get_logs"}
+    followed = {"get_job", "cancel_job", "delete_job", "get_progress", "stream_progress"}
+    followed |= {"get_logs", "list_artifacts"}
     for name in ("POST /v1/jobs", "GET /v1/jobs"):
-        assert {target for start, target in links if start == name} == followed | {"list_artifacts"}
+        assert {target for start, target in links if start == name} == followed
     assert ("GET /v1/models", "create_job") in links
 
 

@@ -74,6 +74,23 @@ def sampled(fraction: float) -> StepProgress:
     return progress
 
 
+def test_what_a_runner_quotes_is_in_the_record_and_not_in_the_log(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The record goes with its job, and the log stays."""
+    line = Log(level="WARNING", code="prompt.truncated", message="cut", payload={"cut": "a secret"})
+
+    async def test(scene: Scene) -> None:
+        scene.recorder.record_runner_log(line)
+        await scene.recorder.flush()
+        (_, event) = scene.store.jobs[scene.claim.job_id].events
+        assert (event.payload or {})["data"] == {"cut": "a secret"}
+
+    play(test)
+    (logged,) = [vars(record) for record in caplog.records if record.message == "cut"]
+    assert logged["payload"] == {"runner_code": "prompt.truncated"}
+
+
 def test_facts_are_written_in_their_order_with_the_latest_state(clock: Clock) -> None:
     async def test(scene: Scene) -> None:
         scene.recorder.record(Code.SIGNAL_SENT, "one")
