@@ -108,6 +108,7 @@ SSE: Responses = {
     },
     204: {"description": "The job has ended and everything was seen: do not come back."},
 }
+DELETED: Responses = {204: {"description": "No job of yours has this id any more."}}
 NDJSON: Responses = {
     200: {
         "description": "One event a line, oldest first.",

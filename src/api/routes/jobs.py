@@ -15,7 +15,7 @@ from api.middleware import tracing
 from api.middleware.auth import User
 from api.openapi import examples
 from api.openapi.errors import CREATE, LIVES, NO_SUCH_JOB, documented
-from api.openapi.responses import answers, job_links
+from api.openapi.responses import DELETED, answers, job_links
 from api.schemas import pagination, responses, serializers
 from api.schemas.ids import no_such_job, parse_id
 from api.schemas.requests import CreateJob, ListQuery
@@ -170,8 +170,7 @@ async def cancel_job(job_id: JobId, context: Ctx, user: User) -> responses.JobOu
     operation_id="delete_job",
     status_code=204,
     summary="Delete an ended job, with its pictures and its record",
-    responses={204: {"description": "No job of yours has this id any more."}}
-    | documented(NO_SUCH_JOB, LIVES),
+    responses=DELETED | documented(NO_SUCH_JOB, LIVES),
 )
 async def delete_job(job_id: JobId, context: Ctx, user: User) -> None:
     """Pictures first, then all rows; what it used stays counted. Idempotent: a job that is not
