@@ -195,6 +195,7 @@ class SupervisorThread:
             slots,
             models,
             warm=lambda: supervisor.warm_models,
+            serves=self._settings.serves,
         )
         self._loop, self._supervisor = asyncio.get_running_loop(), supervisor
         await register_exclusive(

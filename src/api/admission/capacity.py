@@ -11,8 +11,12 @@ def check_capacity(job: NewJob, live: Sequence[Worker]) -> None:
     """Raise when workers are there and none could ever run a step: `ModelUnavailable` where none
     has its model, `InsufficientVram` where no slot of those that have it is large enough.
 
-    With no worker at all the job waits: one that is about to start may well be able to run it.
+    Workers that are kept for others (`DF_SERVES`) do not count. With no worker at all the job
+    waits: one that is about to start may well be able to run it.
     """
+    live = [
+        worker for worker in live if worker.serves.accepts(user=job.user, priority=job.priority)
+    ]
     if not live:
         return
     for step in job.steps:

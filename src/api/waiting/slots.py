@@ -9,6 +9,7 @@ from uuid import UUID
 
 from shared.db.waiting import LineStep
 from shared.db.workers import Slot, Worker
+from shared.users import Serves
 
 # In these states a slot takes no step until its memory or its device is back: nobody knows when.
 _OUT = {"quarantined", "lost"}
@@ -24,13 +25,15 @@ class _Offer:
     device: str
     capacity_bytes: int
     models: frozenset[tuple[UUID, str]]
+    kept_for: Serves
 
     def serves(self, step: LineStep) -> bool:
         has_model = (
             step.model_id is None or (step.model_id, step.kind.checkpoint_sha256) in self.models
         )
         fits = step.device == self.device and step.vram_bytes <= self.capacity_bytes
-        return fits and has_model
+        accepted = self.kept_for.accepts(user=step.user, priority=step.priority)
+        return fits and has_model and accepted
 
 
 @dataclass(slots=True)
@@ -54,7 +57,14 @@ class SlotGroups:
 
     def serving(self, step: LineStep) -> Groups:
         """The groups whose slots can serve the step."""
-        need = (step.device, step.vram_bytes, step.model_id, step.kind)
+        need = (
+            step.device,
+            step.vram_bytes,
+            step.model_id,
+            step.kind,
+            step.user,
+            step.priority,
+        )
         if need not in self._served:
             self._served[need] = frozenset(
                 index for index, group in enumerate(self.all) if group.offer.serves(step)
@@ -87,5 +97,6 @@ class SlotGroups:
             slot.device,
             slot.capacity_bytes,
             frozenset(worker.models.items()),
+            worker.serves,
         )
         return self._groups.setdefault(offer, SlotGroup(offer))

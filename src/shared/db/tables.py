@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 # The newest migration. Written here, so that a service needs neither Alembic nor the migrations;
 # `test_migrations` compares the two. Revisions are numbered with four digits, so they sort.
-REVISION = "0015"
+REVISION = "0016"
 
 # In an index over steps: what stands for "needs no model".
 NO_MODEL = UUID_("00000000-0000-0000-0000-000000000000")
@@ -324,6 +324,7 @@ workers = Table(
     Column("queues", JSONB, nullable=False),
     Column("slots", JSONB, nullable=False),
     Column("models", JSONB, nullable=False),
+    Column("serves", JSONB, nullable=False, server_default=text("'{}'")),  # empty: everything
     _now("started_at"),
     _now("heartbeat_at"),
     _schema_version(),

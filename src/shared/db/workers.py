@@ -15,6 +15,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.tables import read, values_of, workers
+from shared.states import Priority
+from shared.users import Serves
 
 LIVE_S = 30.0
 # Any fixed number: it names "a worker registers" among the advisory locks of this database.
@@ -41,7 +43,8 @@ class Slot:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Worker:
     """`models` maps the id of each model verified on that host to its checkpoint's sha256; those
-    in `warm` are loaded there, so that a step begins without the load."""
+    in `warm` are loaded there, so that a step begins without the load. `serves` is what its
+    operator keeps it for (`DF_SERVES`)."""
 
     id: UUID
     host: str
@@ -50,6 +53,7 @@ class Worker:
     slots: Sequence[Slot]
     models: Mapping[UUID, str]
     warm: Collection[UUID] = frozenset()
+    serves: Serves = field(default_factory=Serves)
     heartbeat_at: datetime | None = None
 
     def has_model(self, model_id: UUID, checkpoint_sha256: str | None) -> bool:
@@ -72,6 +76,7 @@ async def upsert(connection: AsyncConnection, worker: Worker) -> None:
             }
             for model_id, checksum in worker.models.items()
         ],
+        serves=asdict(worker.serves),
         heartbeat_at=func.clock_timestamp(),
     )
     await connection.execute(
@@ -144,4 +149,13 @@ def _worker(row: RowMapping) -> Worker:
         slots=tuple(read(Slot, slot, device_class=slot["class"]) for slot in row["slots"]),
         models={UUID(model["id"]): model["checkpoint_sha256"] for model in row["models"]},
         warm=frozenset(UUID(model["id"]) for model in row["models"] if model.get("warm")),
+        serves=_serves(row["serves"]),
+    )
+
+
+def _serves(value: Mapping[str, Any]) -> Serves:
+    """A worker of another release may name a priority that this one does not have."""
+    return Serves(
+        priorities=tuple(Priority(each) for each in value.get("priorities", ())),
+        users=tuple(value.get("users", ())),
     )

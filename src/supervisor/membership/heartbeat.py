@@ -9,6 +9,7 @@ from uuid import UUID
 from shared.db import workers
 from shared.db.engine import Database
 from shared.states import DEFAULT_QUEUE
+from shared.users import Serves
 from supervisor.devices.device import UNNAMED_GPU
 from supervisor.membership.local_models import LocalModels
 from supervisor.slots.table import Slot, SlotTable
@@ -26,6 +27,7 @@ class Presence:
         slots: SlotTable,
         models: LocalModels,
         warm: Callable[[], Collection[UUID]],
+        serves: Serves,
     ) -> None:
         """`warm` are the models that are loaded on this host now."""
         self._worker_id = worker_id
@@ -33,6 +35,7 @@ class Presence:
         self._slots = slots
         self._models = models
         self._warm = warm
+        self._serves = serves
         self.gpus = frozenset(
             slot.id
             for slot in slots
@@ -77,6 +80,7 @@ class Presence:
             slots=[slot_row(slot) for slot in self._slots],
             models=self._models.checksums,
             warm=self._warm(),
+            serves=self._serves,
         )
 
 

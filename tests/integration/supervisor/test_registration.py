@@ -13,8 +13,11 @@ import pytest
 from tests.support.worker_process import DEADLINE_S, Worker, until, workers
 
 from shared.db.engine import Database
+from shared.db.workers import live_workers
 from shared.linux.file_lock import FileLock
 from shared.readiness import NotReady
+from shared.states import Priority
+from shared.users import Serves
 from supervisor.devices.device import Device
 from supervisor.membership import registration
 from supervisor.membership.heartbeat import Presence
@@ -37,10 +40,14 @@ class Host:
     url: str
     folder: Path
 
-    def worker(self, *devices: Device) -> tuple[UUID, Presence]:
+    def worker(
+        self,
+        *devices: Device,
+        serves: Serves = Serves(),  # noqa: B008 - it is frozen
+    ) -> tuple[UUID, Presence]:
         models, id = LocalModels(self.database, self.folder), uuid4()
         slots = SlotTable(list(devices))
-        return id, Presence(id, self.database, slots, models, warm=tuple)
+        return id, Presence(id, self.database, slots, models, warm=tuple, serves=serves)
 
     def rows(self) -> set[UUID]:
         return {row[0] for row in self._execute("SELECT id FROM workers")}
@@ -72,6 +79,19 @@ def play(url: str, folder: Path, test: Callable[[Host], Awaitable[None]]) -> Non
 
 async def come(presence: Presence, *, is_dead: Callable[[UUID], bool] = lambda _: False) -> None:
     await register_exclusive(presence, is_dead=is_dead, stopping=lambda: False)
+
+
+def test_a_row_says_what_its_worker_is_kept_for(database_url: str, tmp_path: Path) -> None:
+    kept = Serves(priorities=(Priority.HIGH,), users=("ada",))
+
+    async def test(host: Host) -> None:
+        for serves in (kept, Serves()):
+            id, presence = host.worker(device("a"), serves=serves)
+            await presence.heartbeat()
+            rows = await host.database.transaction(live_workers)
+            assert {row.id: row.serves for row in rows}[id] == serves
+
+    play(database_url, tmp_path, test)
 
 
 def test_a_gpu_of_a_living_worker_is_refused(database_url: str, tmp_path: Path) -> None:

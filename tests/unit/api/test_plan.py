@@ -32,6 +32,7 @@ from shared.models.descriptor import (
 from shared.models.families import Kind
 from shared.presets import preset
 from shared.settings import Settings
+from shared.users import Serves
 
 PRESETS = Path(__file__).parents[3] / "src" / "shared" / "presets_data"
 MODEL_ID, UPSCALER_ID = uuid4(), uuid4()
@@ -388,6 +389,15 @@ def worker(
 
 def test_without_any_worker_a_job_waits() -> None:
     check_capacity(plan(), [])
+
+
+def test_workers_that_are_kept_for_others_do_not_count() -> None:
+    need = plan().steps[0].vram_bytes
+    for_ada = Serves(users=("ada",))
+    check_capacity(plan(), [replace(worker(need - 1), serves=for_ada)])  # it waits
+    with pytest.raises(InsufficientVram):
+        check_capacity(plan(), [worker(need - 1), replace(worker(need), serves=for_ada)])
+    check_capacity(plan(), [replace(worker(need), serves=Serves(users=(plan().user,)))])
 
 
 def test_one_slot_that_is_large_enough_is_enough_even_while_it_is_busy() -> None:
