@@ -7,7 +7,6 @@ so spawn from the main thread only.
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -102,17 +101,19 @@ def last_lines(log: Path, count: int = 12) -> str:
 
 
 def rotate(log: Path) -> None:
-    """Move what a log holds to `.log.1` where it is over its limit. Its writer may be running.
+    """Move the end of a log to `.log.1` where the log is over its limit. Its writer may be running.
 
-    A child holds the file open and appends to it, so the file stays: it is copied, then emptied.
-    Lines that are written in between are lost. It is emptied in any case, on a full disk above all.
+    A child holds the file open and appends to it, so the file stays: its last bytes, as many as the
+    limit, are copied, then it is emptied. A writer may be faster than the copy, so what comes after
+    its start is lost. The log is emptied in any case, on a full disk above all.
     """
-    if not log.exists() or log.stat().st_size <= _LOG_LIMIT_BYTES:
+    if not log.exists() or (size_bytes := log.stat().st_size) <= _LOG_LIMIT_BYTES:
         return
     old = log.with_suffix(".log.1")
     try:
         with named(old), log.open("rb") as reader, open(old, "wb", opener=_private) as writer:
-            shutil.copyfileobj(reader, writer)
+            reader.seek(size_bytes - _LOG_LIMIT_BYTES)
+            writer.write(reader.read(_LOG_LIMIT_BYTES))
     finally:
         os.truncate(log, 0)
 

@@ -138,7 +138,8 @@ def test_a_log_is_bounded_while_its_writer_runs(
     try:
         for _ in range(3):
             until(lambda: log.stat().st_size > 10_000)
-            rotate(log)
+            rotate(log)  # ends, although the writer is faster
+            assert old.stat().st_size == 10_000
         until(lambda: log.stat().st_size > 0)  # it writes on, at the new end
         assert set(old.read_bytes().split(b"\n")[1:-1]) == {b"a line"}
         with log.open("rb") as file:
