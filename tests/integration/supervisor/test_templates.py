@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from uuid import uuid4
 
 import psutil
 import pytest
-from tests.support.harness import Bench, marked, metric, serve, until
+from tests.support.harness import DEADLINE_S, Bench, marked, metric, serve, until
 from tests.support.probes import HostProbe
 from tests.support.template_imports import HELD_BYTES
 
@@ -17,6 +18,7 @@ from cli.models.install import bundled_models
 from runner import entry
 from shared.events import Code
 from shared.models.descriptor import PartSize
+from shared.models.stamp import Stamp, stamp_of
 from shared.models.verify import read_model
 from shared.states import Reason, StepState
 from shared.step_store import PinnedModel
@@ -160,6 +162,17 @@ def memory(pid: int) -> bytes:
     return b"".join(pieces)
 
 
+def test_a_runner_that_a_tree_collected_counts_as_killed(models: Path) -> None:
+    async def test(bench: Bench) -> None:
+        runner = await bench.runners.acquire(bench.slot.device, None)
+        os.kill(runner.pid, signal.SIGKILL)
+        os.waitpid(runner.pid, 0)  # as a tree does with a member that has ended
+        assert runner.exitcode == -signal.SIGKILL
+        runner.close()
+
+    run(test, models)
+
+
 def test_two_runners_of_one_template_draw_different_numbers(models: Path) -> None:
     async def test(bench: Bench) -> None:
         jobs = [bench.submit("draws") for _ in range(2)]
@@ -260,6 +273,20 @@ def test_a_model_that_was_used_lately_stays_where_two_have_no_room(models: Path)
     run(test, models, warm_bytes=48 << 20)
 
 
+def test_a_runner_that_waits_with_a_model_goes_with_it(models: Path) -> None:
+    async def test(bench: Bench) -> None:
+        await until(bench.children, "a runner waits")
+        plain = bench.children()
+        await succeed(bench, model=model(models, "tiny"))
+        await until(lambda: warm(bench) == {"tiny"}, "the model is warm")
+        await until(lambda: len(bench.children() - plain) == 1, "one waits with the model")
+        (waiting,) = bench.children() - plain
+        assert await bench.runners.make_room(1 << 40, None)
+        assert waiting not in bench.children()
+
+    run(test, models, standby=True)
+
+
 def test_a_model_that_no_step_uses_goes(models: Path) -> None:
     async def test(bench: Bench) -> None:
         await succeed(bench, model=model(models, "tiny"))
@@ -352,6 +379,30 @@ def test_a_model_whose_files_changed_is_not_used_warm(models: Path) -> None:
         await succeed(bench, model=tiny)
         assert starts(bench, "hit") == 0
         assert failures(bench, FailureReason.UNAVAILABLE) == 1
+
+    run(test, models)
+
+
+def test_a_folder_that_does_not_answer_costs_no_step(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_template, "FORK_WITHIN_S", 0.1)
+    answers = threading.Event()
+
+    def stamp(folder: Path) -> Stamp:
+        answers.wait(DEADLINE_S)  # as a network file system that is away
+        return stamp_of(folder)
+
+    async def test(bench: Bench) -> None:
+        tiny = model(models, "tiny")
+        await succeed(bench, model=tiny)
+        await until(lambda: warm(bench) == {"tiny"}, "the model is warm")
+        with monkeypatch.context() as away:
+            away.setattr(model_template, "stamp_of", stamp)
+            await succeed(bench, model=tiny)
+        answers.set()
+        assert starts(bench, "hit") == 0
+        assert failures(bench, FailureReason.UNAVAILABLE) >= 1
 
     run(test, models)
 
