@@ -14,6 +14,7 @@ from api.limits import Streams, UnfinishedJobs
 from api.metrics import Metrics
 from api.planning import PlanningCache
 from api.streaming.hub import Hub
+from api.streaming.waits import Waits
 from api.waiting.reader import QueueReader
 from shared.db.engine import Database
 from shared.db.events import events_after
@@ -37,6 +38,7 @@ class Context:
     queue: QueueReader
     planning: PlanningCache
     streams: Streams
+    waits: Waits
     unfinished: UnfinishedJobs
     notifier: Notifier
     metrics: Metrics
@@ -61,6 +63,7 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
         on_lag=metrics.sse_dropped.inc,
     )
     subscription = EventSubscription(redis_url, hub.wake)
+    streams = Streams(settings)
     context = Context(
         settings=settings,
         database=database,
@@ -71,7 +74,8 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
             lambda job_ids: database.statement(waiting_steps, job_ids),
         ),
         planning=PlanningCache(lambda: database.statement(live_workers)),
-        streams=Streams(settings),
+        streams=streams,
+        waits=Waits(hub, streams, metrics),
         unfinished=UnfinishedJobs(settings),
         notifier=Notifier(redis_url, metrics),
         metrics=metrics,

@@ -1,4 +1,5 @@
-"""How much one user may ask for, and how many streams one process keeps open (`rate_limited`).
+"""How much one user may ask for, and how many streams and waits one process keeps open: what
+`rate_limited` stands for.
 
 A user's unfinished jobs are their rows, so the limit holds over all api processes and restarts.
 Near the limit each create counts them, under a lock of the user. Far from it neither is needed: a
@@ -25,7 +26,7 @@ PAUSE_S = 10
 _IN_USE = {
     UNFINISHED_JOBS: "jobs wait or run already",
     "jobs_per_minute": "jobs within a minute",
-    "open_streams": "streams are open",
+    "open_streams": "streams and waiting calls are open",
 }
 
 
@@ -109,7 +110,7 @@ class UnfinishedJobs:
 
 
 class Streams:
-    """The open streams of this process, of all users and of each."""
+    """The open streams and waiting calls of this process, of all users and of each."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

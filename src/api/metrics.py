@@ -53,6 +53,11 @@ class Metrics:
         self.sse_clients = gauge(
             "dreamforge_sse_clients", "Open progress streams.", multiprocess_mode="livesum"
         )
+        self.waiting_calls = gauge(
+            "dreamforge_waiting_calls",
+            "Calls that wait for the end of their job.",
+            multiprocess_mode="livesum",
+        )
         self.sse_dropped = counter(
             "dreamforge_sse_dropped_total",
             "Streams ended because their client did not read fast enough.",
@@ -71,10 +76,13 @@ class Metrics:
         for outcome in ("sent", "failed", "dropped"):
             self.notifications.labels(outcome)  # a rate() needs zeros before the first failure
 
-    def observe_request(self, route: str, method: str, status: int, duration_s: float) -> None:
+    def observe_request(
+        self, route: str, method: str, status: int, duration_s: float | None
+    ) -> None:
+        """`duration_s` is None where the client watched or waited: that is no latency."""
         method = method if method in _METHODS else "other"
         self._requests.labels(route, method, str(status)).inc()
-        if not route.endswith("/stream"):  # how long a client watched is no latency
+        if duration_s is not None:
             self._latency.labels(route, method).observe(duration_s)
 
     def count_spans(self, outcome: str, spans: int) -> None:

@@ -99,7 +99,7 @@ class Settings(BaseSettings):
         default=10_000, ge=0, description="per user, waiting and running; 0: no bound"
     )
     max_streams: int = Field(
-        default=1000, ge=0, description="open progress streams of one process; 0: no bound"
+        default=1000, ge=0, description="open streams and waiting calls of a process; 0: no bound"
     )
     users: Annotated[tuple[UserPolicy, ...], NoDecode] = Field(
         default=(), description="weight, priorities and bounds of single users, or of `*`"

@@ -23,12 +23,14 @@ _REQUEST_HEADERS = (
     "Content-Type",
     "Idempotency-Key",
     "Last-Event-ID",
+    "Prefer",
     "X-Client-Request-Id",
     "Traceparent",
 )
 _RESPONSE_HEADERS = (
     "Location",
     "Idempotent-Replayed",
+    "Preference-Applied",
     "X-Request-Id",
     "X-Client-Request-Id",
     "Retry-After",

@@ -83,7 +83,8 @@ class RequestMiddleware:
     def _log_request(self, state: _RequestState) -> None:
         scope, duration_s = state.scope, time.monotonic() - state.started
         route = getattr(scope.get("route"), "path_format", None) or "unmatched"
-        self._metrics.observe_request(route, scope["method"], state.status, duration_s)
+        latency_s = None if state.watched(route) else duration_s
+        self._metrics.observe_request(route, scope["method"], state.status, latency_s)
         log.info(
             "%s %s %s",
             scope["method"],
@@ -130,6 +131,10 @@ class _RequestState:
         if (trace_id := trace_id_of(self.scope)) is not None:
             fields["trace_id"] = trace_id
         return fields
+
+    def watched(self, route: str) -> bool:
+        """Whether the client followed a job, or waited for it."""
+        return route.endswith("/stream") or self.scope["state"].get("waited", False)
 
     def check_head(self, max_body_bytes: int) -> None:
         """Raise the error of a request that its head alone refuses."""

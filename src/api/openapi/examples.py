@@ -124,6 +124,7 @@ _STOPPING = _job(Status.RUNNING, None, _step(Status.RUNNING, None), asked_to_sto
 QUEUE = out.QueueOut(position=3, exact=True, starts_in_s=out.SecondsOut(low=12, high=40))
 _WAITING = _job(Status.QUEUED, None, _step(Status.QUEUED, None), queue=QUEUE)
 JOBS = {"waiting": _WAITING, "running": _RUNNING, "succeeded": _SUCCEEDED, "failed": _FAILED}
+CREATES = {"at once": CREATED, "after a wait": out.WaitedFor(job=_SUCCEEDED)}
 CANCELS = {"it waited": _CANCELLED, "it runs": _STOPPING, "it had ended": _SUCCEEDED}
 CURSOR = "AAYgzpNV4ABfDG86ahxKVZpDPz-aGnsQ"
 PAGE = out.JobPage(jobs=[_RUNNING, _FAILED], next_cursor=CURSOR)

@@ -1,5 +1,6 @@
 """Jobs: create, show, list, cancel and delete them, and list the pictures that they made."""
 
+import logging
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 from uuid import UUID
@@ -14,10 +15,11 @@ from api.context import Context, Ctx
 from api.middleware import tracing
 from api.middleware.auth import User
 from api.openapi import examples
-from api.openapi.errors import CREATE, LIVES, NO_SUCH_JOB, documented
+from api.openapi.errors import CREATE, LIVES, NO_SUCH_JOB, TOO_MANY_STREAMS, documented
 from api.openapi.responses import DELETED, answers, job_links
 from api.schemas import pagination, responses, serializers
 from api.schemas.ids import no_such_job, parse_id
+from api.schemas.preferences import MAX_WAIT_S, parse_wait
 from api.schemas.requests import CreateJob, ListQuery
 from shared.db import artifacts, jobs
 from shared.db.delete_job import delete_ended, keys_of_ended
@@ -25,7 +27,9 @@ from shared.db.engine import Connection
 from shared.db.insert_job import IdempotencyKey
 from shared.db.jobs import Job, Step
 from shared.db.transitions import request_cancel
+from shared.errors import InfraUnavailable, RateLimited
 
+log = logging.getLogger(__name__)
 router = APIRouter(tags=["jobs"], route_class=SingleParseRoute)
 
 
@@ -48,7 +52,24 @@ Key = Annotated[
         json_schema_extra={"maxLength": MAX_KEY_CHARACTERS},
     ),
 ]
-
+# For the OpenAPI document; the route reads the header itself, which may be there several times.
+Prefer = Annotated[
+    str | None,
+    Header(
+        alias="Prefer",
+        description=f"`wait=N` (RFC 7240): answer when the job has ended, after N s at most; N is "
+        f"at most {MAX_WAIT_S}. The job goes on if you leave.",
+        examples=["wait=30"],
+    ),
+]
+Wait = Annotated[
+    int | None,
+    Query(
+        ge=0,
+        le=MAX_WAIT_S,
+        description="answer when the job has ended, after so many seconds at most",
+    ),
+]
 
 _CREATED_HEADERS = {
     "Location": {
@@ -58,7 +79,11 @@ _CREATED_HEADERS = {
     },
     "Idempotent-Replayed": {
         "schema": {"const": "true"},
-        "description": "this is the first answer to this key again; no job was made",
+        "description": "this key has made the job before; no other one was made",
+    },
+    "Preference-Applied": {
+        "schema": {"type": "string", "pattern": "^wait=[0-9]+$"},
+        "description": "the answer waited for the job's end, so many seconds at most",
     },
 }
 
@@ -69,8 +94,9 @@ _CREATED_HEADERS = {
     status_code=202,
     summary="Create a job",
     responses=answers(
-        "Accepted, and stored: the job will come to an end.",
-        examples.CREATED,
+        "Accepted, and stored: the job will come to an end. After a wait the whole job, which may "
+        "have ended: its `status` says so.",
+        examples.CREATES,
         status=202,
         headers=_CREATED_HEADERS,
         links=job_links("/job/id"),
@@ -84,7 +110,8 @@ async def create_job(
     context: Ctx,
     user: User,
     idempotency_key: Key = None,
-) -> responses.Created:
+    prefer: Prefer = None,
+) -> responses.Created | responses.WaitedFor:
     """Check the request against its model and preset, and queue it. Watch it with the stream."""
     caller = Caller(
         user=user,
@@ -104,6 +131,12 @@ async def create_job(
     response.headers["Location"] = f"{context.settings.root_path}/v1/jobs/{created.id}"
     if created.replayed:
         response.headers["Idempotent-Replayed"] = "true"
+    wait_s = parse_wait(request.headers.getlist("prefer"))
+    if wait_s is not None:
+        job = await _wait_if_possible(context, request, created.id, user, wait_s)
+        if job is not None:
+            response.headers["Preference-Applied"] = f"wait={wait_s}"
+            return responses.WaitedFor(job=job)
     return serializers.created(created)
 
 
@@ -140,10 +173,15 @@ async def list_jobs(
     "/v1/jobs/{job_id}",
     operation_id="get_job",
     summary="Status, steps, summary, error",
-    responses=answers("The job.", examples.JOBS) | documented(NO_SUCH_JOB),
+    responses=answers("The job.", examples.JOBS) | documented(NO_SUCH_JOB, TOO_MANY_STREAMS),
 )
-async def get_job(job_id: JobId, context: Ctx, user: User) -> responses.JobOut:
+async def get_job(
+    job_id: JobId, request: Request, context: Ctx, user: User, wait: Wait = None
+) -> responses.JobOut:
     """`error` says why a job failed, and has a section in docs/errors.md for each code."""
+    if wait:
+        await request.body()  # whatever it holds: then the next message is the client's leaving
+        return await _wait(context, request, job_id, user, wait)
     return await _show(context, job_id, user)
 
 
@@ -211,6 +249,30 @@ async def find_job(connection: Connection, job_id: UUID, user: str) -> Job:
     if job is None:
         raise no_such_job()
     return job
+
+
+async def _wait(
+    context: Context, request: Request, job_id: UUID, user: str, wait_s: int
+) -> responses.JobOut:
+    """The job once it has ended, or as early as the wait ends. Raises `RateLimited`, `NotFound`."""
+
+    async def read_job() -> Job:
+        return await context.database.statement(find_job, job_id, user)
+
+    await context.waits.until_end(request, user, read_job, timeout_s=wait_s)
+    async with context.waits.turn:
+        return await _show(context, job_id, user)
+
+
+async def _wait_if_possible(
+    context: Context, request: Request, job_id: UUID, user: str, wait_s: int
+) -> responses.JobOut | None:
+    """The same; None where we cannot wait now. The job is stored, so that is no error."""
+    try:
+        return await _wait(context, request, job_id, user, wait_s)
+    except (RateLimited, InfraUnavailable) as why:
+        log.warning("a create is answered without its wait: %s", why)
+        return None
 
 
 async def _show(context: Context, job_id: UUID, user: str) -> responses.JobOut:

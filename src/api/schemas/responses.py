@@ -100,6 +100,12 @@ class Created(BaseModel):
     job: CreatedJob
 
 
+class WaitedFor(BaseModel):
+    """The answer to a create that waited: the job as it is now."""
+
+    job: JobOut
+
+
 class JobPage(BaseModel):
     jobs: list[JobOut]
     next_cursor: str | None = Field(description="null on the last page")

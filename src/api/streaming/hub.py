@@ -16,6 +16,9 @@ committed before the join are history, later ones are live.
 Each subscriber has a bounded buffer. A client that does not read fills it, and the hub ends its
 stream: the client comes back with `Last-Event-ID` and has lost nothing. The hub never waits for a
 client.
+
+A call that waits for its job's end (`wait_for_end`) has no buffer: all that wait for one job wait
+for the same moment.
 """
 
 import logging
@@ -29,6 +32,7 @@ import anyio
 from api.streaming.encoding import sse_message
 from shared.db.events import Event
 from shared.errors import InfraUnavailable
+from shared.events import Code
 
 log = logging.getLogger(__name__)
 
@@ -90,10 +94,13 @@ class Subscriber:
 
 @dataclass(eq=False, slots=True)
 class _Watch:
-    """A watched job: how far it has been read, and its subscribers."""
+    """A watched job: how far it has been read, its subscribers, and the calls that wait for its
+    end. It begins before that end, so it sees it."""
 
     cursor: int
     subscribers: set[Subscriber] = field(default_factory=set)
+    waiting: int = 0
+    over: anyio.Event = field(default_factory=anyio.Event)  # the job has ended, or the process ends
 
 
 class Hub:
@@ -119,7 +126,8 @@ class Hub:
         return sum(len(watch.subscribers) for watch in self._watches.values())
 
     def join(self, job_id: UUID, known_seq: int) -> Subscriber:
-        """Watch a job. `known_seq` is a `seq` that the caller has seen committed."""
+        """Watch a job that has not ended. `known_seq` is a `seq` that the caller has seen committed
+        before the job's end."""
         watch = self._watches.setdefault(job_id, _Watch(known_seq))
         subscriber = Subscriber(job_id, watch.cursor)
         watch.subscribers.add(subscriber)
@@ -127,6 +135,18 @@ class Hub:
             subscriber.close()
         self.wake([job_id])
         return subscriber
+
+    async def wait_for_end(self, job_id: UUID, known_seq: int) -> None:
+        """Return when the job has ended or the process ends. `known_seq` as for `join`."""
+        watch = self._watches.setdefault(job_id, _Watch(known_seq))
+        watch.waiting += 1
+        self.wake([job_id])
+        try:
+            if not self._closing:
+                await watch.over.wait()
+        finally:
+            watch.waiting -= 1
+            self._forget_unwatched(job_id, watch)
 
     def wake(self, job_ids: Collection[UUID]) -> None:
         """These jobs have new events. Jobs without a stream are ignored."""
@@ -138,15 +158,19 @@ class Hub:
         """Must be called once for every `join`. Never waits, so a cancelled task may call it."""
         watch = self._watches[subscriber.job_id]
         watch.subscribers.discard(subscriber)
-        if not watch.subscribers:
-            del self._watches[subscriber.job_id]
+        self._forget_unwatched(subscriber.job_id, watch)
 
     def close(self) -> None:
-        """End every stream, later ones too: the process ends."""
+        """End every stream and every wait, later ones too: the process ends."""
         self._closing = True
         for watch in self._watches.values():
+            watch.over.set()
             for subscriber in watch.subscribers:
                 subscriber.close()
+
+    def _forget_unwatched(self, job_id: UUID, watch: _Watch) -> None:
+        if not (watch.subscribers or watch.waiting):
+            del self._watches[job_id]
 
     async def run(self) -> None:
         """Read events and push them to subscribers, until cancelled."""
@@ -193,6 +217,10 @@ class Hub:
 
     def _publish(self, watch: _Watch, event: Event) -> None:
         watch.cursor = event.seq
+        if event.code == Code.JOB_FINISH:
+            watch.over.set()
+        if not watch.subscribers:
+            return
         message = Message(event.seq, event.code, sse_message(event))
         for subscriber in watch.subscribers:
             if not subscriber.push(message):

@@ -32,6 +32,7 @@ BASE = "http://127.0.0.1:8001"
 SNIPPETS = [
     ("Create", "sh"),
     ("Watch", "sh"),
+    ("Watch", "sh"),
     ("Fetch", "sh"),
     ("Enlarge", "sh"),
     ("The same in Python", "python"),
@@ -140,6 +141,9 @@ def test_create_answers_as_the_page_shows(reader: Reader) -> None:
 
 def test_watch_shows_the_job_to_its_end(reader: Reader) -> None:
     lines = reader.sh("Watch").splitlines()
+    first, second = reader.sh("Watch", 1).replace("}{", "}\n{").splitlines()
+    assert json.loads(first)["status"] == "succeeded"
+    assert json.loads(second)["job"]["status"] == "succeeded"
     ids = [int(line.removeprefix("id: ")) for line in lines if line.startswith("id: ")]
     assert ids == list(range(1, len(ids) + 1))
     data = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data:")]

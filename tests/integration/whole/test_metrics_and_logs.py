@@ -26,6 +26,7 @@ API = {
     "dreamforge_jobs_finished_total": {"status", "reason"},
     "dreamforge_queue_depth": set[str](),
     "dreamforge_sse_clients": set[str](),
+    "dreamforge_waiting_calls": set[str](),
     "dreamforge_http_requests_total": {"route", "method", "status"},
 }
 WORKER = {
@@ -46,7 +47,7 @@ WORKER = {
 }
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 _BASE_UNITS = ("_total", "_bytes", "_seconds", "_seconds_bucket", "_seconds_count", "_seconds_sum")
-_NO_UNIT = {"dreamforge_queue_depth", "dreamforge_sse_clients"}
+_NO_UNIT = {"dreamforge_queue_depth", "dreamforge_sse_clients", "dreamforge_waiting_calls"}
 _NO_UNIT |= {"dreamforge_slot_state", "dreamforge_pids_map", "dreamforge_templates"}
 
 

@@ -103,6 +103,7 @@ def test_a_page_that_is_named_can_read_every_answer_and_its_headers(
     assert set(exposed) == {
         "Location",
         "Idempotent-Replayed",
+        "Preference-Applied",
         "X-Request-Id",
         "X-Client-Request-Id",
         "Retry-After",
@@ -150,6 +151,7 @@ def test_a_preflight_needs_no_key_and_names_what_may_be_sent(
         "Content-Type",
         "Idempotency-Key",
         "Last-Event-ID",
+        "Prefer",
         "X-Client-Request-Id",
         "Traceparent",
         "tracestate",
@@ -170,7 +172,7 @@ def test_a_preflight_gives_back_names_only_and_not_without_end(asked: str) -> No
     answer = send("OPTIONS", "/v1/jobs", headers)
     allowed = answer.headers["Access-Control-Allow-Headers"].split(", ")
     assert all(re.fullmatch(r"[A-Za-z0-9-]{1,128}", name) for name in allowed)
-    assert len(allowed) <= 106
+    assert len(allowed) <= 107
 
 
 def test_options_that_is_no_preflight_is_refused_and_readable() -> None:

@@ -345,3 +345,70 @@ def test_a_job_with_more_than_one_page_is_read_to_its_end() -> None:
         hub.leave(subscriber)
 
     with_hub(scenario, poll_s=3600)
+
+
+# Waits --------------------------------------------------------------------------------------------
+
+
+def test_all_that_wait_for_a_job_return_at_its_end_and_nothing_is_encoded_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unexpected(event: Event) -> bytes:
+        raise AssertionError("nobody reads this event")
+
+    monkeypatch.setattr(hub_module, "sse_message", unexpected)
+
+    async def scenario(hub: Hub, log: Log) -> None:
+        job_id = uuid4()
+        log.write(job_id, "log")
+        returned = 0
+
+        async def wait(known_seq: int) -> None:
+            nonlocal returned
+            await hub.wait_for_end(job_id, known_seq)
+            returned += 1
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(wait, 1)
+            log.write(job_id, "progress", "step.finish")
+            await anyio.sleep(20 * FAST_S)
+            tasks.start_soon(wait, 1)  # knows less than what the hub has read
+            await anyio.lowlevel.checkpoint()
+            assert returned == 0
+            log.write(job_id, "job.finish", "progress")
+        assert returned == 6
+        reads = log.reads
+        await anyio.sleep(20 * FAST_S)
+        assert log.reads <= reads + 1  # the job is forgotten
+
+    with_hub(scenario)
+
+
+def test_a_wait_that_begins_after_the_hub_has_read_the_end_returns() -> None:
+    """Its job was read before the end, and another client's watch has taken the end since."""
+
+    async def scenario(hub: Hub, log: Log) -> None:
+        job_id = uuid4()
+        log.write(job_id, "log")
+        watcher = hub.join(job_id, 1)
+        log.write(job_id, "job.finish", "progress")
+        while len(await watcher.receive(1)) == 0:
+            pass
+        await hub.wait_for_end(job_id, 1)
+        hub.leave(watcher)
+
+    with_hub(scenario)
+
+
+def test_a_hub_that_closes_ends_waits_early_later_ones_too() -> None:
+    async def scenario(hub: Hub, log: Log) -> None:
+        job_id = uuid4()
+        log.write(job_id, "log")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hub.wait_for_end, job_id, 1)
+            await anyio.sleep(5 * FAST_S)
+            hub.close()
+        await hub.wait_for_end(job_id, 1)
+
+    with_hub(scenario)
