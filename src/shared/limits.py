@@ -4,6 +4,8 @@ MIN_SIDE, MAX_SIDE = 16, 4096  # pixels; the API's own bounds
 # The most that a preset may allow for a picture. A PNG has three bytes a pixel at worst, and a file
 # has to fit into the body of a frame (64 MiB).
 MAX_PICTURE_PIXELS = 20_000_000
+# Of a picture that a job starts from. A runner decodes it whole: up to four bytes a pixel.
+MAX_INPUT_PIXELS = 64_000_000
 MAX_STEPS = 200
 MAX_GUIDANCE = 50.0
 MAX_COUNT = 100

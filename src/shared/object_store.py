@@ -8,7 +8,7 @@ A write counts only when the store proves that it holds our bytes (`put`); every
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import urllib3
 from anyio import CapacityLimiter, to_thread
 from minio import Minio
+from minio.commonconfig import ComposeSource
 from minio.datatypes import Object
 from minio.error import InvalidResponseError, S3Error, ServerError
 from urllib3.exceptions import HTTPError
@@ -34,7 +35,10 @@ CONNECT_TIMEOUT_S = 3.0
 # A 64 MiB image on a slow disk; a store that is silent for longer is not there.
 READ_TIMEOUT_S = 30.0
 # One part up to this size: a multipart ETag is not the MD5 of the object.
-PART_BYTES = 1 << 30
+PUT_PART_BYTES = 1 << 30
+# The least that S3 takes as a part of an object, except for the last one.
+PART_BYTES = 5 << 20
+READ_BYTES = 1 << 16
 SHA256_META = "x-amz-meta-sha256"
 _REFUSED = {
     "AccessDenied",
@@ -108,6 +112,19 @@ class ObjectStore:
             needs="s3:PutObject and s3:GetObject",
         )
 
+    async def compose(
+        self, key: str, parts: Sequence[str], *, content_type: str, sha256: str
+    ) -> None:
+        """Put objects together into one, inside the store, and prove it by reading it.
+
+        Each of `parts` but the last has at least `PART_BYTES`. They stay. Raises `StoreMismatch`,
+        `InfraUnavailable`.
+        """
+        await self._run(
+            lambda: self._compose_and_prove(key, parts, content_type, sha256),
+            needs="s3:PutObject and s3:GetObject",
+        )
+
     async def get(self, key: str, *, at_most_bytes: int | None = None) -> bytes | None:
         """The object's bytes, or the first so many of them; None when there is no such object."""
         return await self._run(lambda: self._read(key, at_most_bytes), needs="s3:GetObject")
@@ -160,13 +177,32 @@ class ObjectStore:
             len(data),
             content_type=content_type,
             metadata={SHA256_META: sha256},
-            part_size=PART_BYTES,
+            part_size=PUT_PART_BYTES,
         )
         stored = _unless_missing(lambda: self._client.stat_object(self.bucket, key))
         if stored is None or (stored.size, _recorded_sha256(stored)) != (len(data), sha256):
             raise StoreMismatch(f"the object store does not hold {key} as it was sent")
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
         if (stored.etag or "").strip('"') != md5 and self._read(key) != data:
+            raise StoreMismatch(f"the object store returned other bytes for {key}")
+
+    def _compose_and_prove(
+        self, key: str, parts: Sequence[str], content_type: str, sha256: str
+    ) -> None:
+        self._client.compose_object(
+            self.bucket,
+            key,
+            [ComposeSource(self.bucket, part) for part in parts],
+            metadata={"Content-Type": content_type, SHA256_META: sha256},
+        )
+        response, found = self._client.get_object(self.bucket, key), hashlib.sha256()
+        try:
+            for data in response.stream(READ_BYTES):
+                found.update(data)
+        finally:
+            response.close()
+            response.release_conn()
+        if found.hexdigest() != sha256:
             raise StoreMismatch(f"the object store returned other bytes for {key}")
 
     def _read(self, key: str, at_most_bytes: int | None = None) -> bytes | None:

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 PREFIX = "dreamforge/"
 # Rows per transaction: some tenths of a second, so that no other transaction waits for long, and
 # statements stay far below their time-out of 15 s. Steps and remaining events go with their job.
-ARTIFACTS, EVENTS, JOBS = 500, 5000, 100
+ARTIFACTS, INPUTS, EVENTS, JOBS = 500, 500, 5000, 100
 OBJECTS = 1000  # S3 lists so many at once
 
 
@@ -46,6 +46,7 @@ class Pruned:
     """What was deleted, or would be. `objects` were named by a row, `orphans` by none."""
 
     artifacts: int = 0
+    inputs: int = 0
     objects: int = 0
     events: int = 0
     jobs: int = 0
@@ -82,12 +83,13 @@ class _Pass:
         due = await self._database.transaction(
             rows.due,
             artifacts_s=self._settings.retain_artifacts_s,
+            inputs_s=self._settings.retain_inputs_s,
             events_s=self._settings.retain_events_s,
             jobs_s=self._settings.retain_jobs_s,
             usage_s=self._settings.retain_usage_s,
         )
         orphans = sum([len(keys) async for keys in self._orphans()])
-        return Pruned(**due, objects=due["artifacts"], orphans=orphans)
+        return Pruned(**due, objects=due["artifacts"] + due["inputs"], orphans=orphans)
 
     async def delete(self) -> Pruned:
         settings, done = self._settings, Pruned()
@@ -95,6 +97,13 @@ class _Pass:
             rows.delete_artifacts, age_s=settings.retain_artifacts_s, limit=ARTIFACTS
         ):
             done.artifacts += len(keys)
+            for key in keys:
+                await self._objects.delete(key)
+                done.objects += 1
+        while keys := await self._database.transaction(
+            rows.delete_inputs, age_s=settings.retain_inputs_s, limit=INPUTS
+        ):
+            done.inputs += len(keys)
             for key in keys:
                 await self._objects.delete(key)
                 done.objects += 1

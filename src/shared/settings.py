@@ -26,6 +26,7 @@ from shared.addresses import check_broker, check_database
 from shared.auth import ApiKey, parse_api_keys
 from shared.presets import PresetError, presets
 from shared.printable import escape_controls
+from shared.protocol.frames import MAX_BODY_BYTES
 from shared.protocol.messages import JPEG_QUALITY, JpegQuality
 from shared.secrets import SECRETS_DIR
 from shared.settings_checks import (
@@ -98,6 +99,9 @@ class Settings(BaseSettings):
     max_unfinished_jobs: int = Field(
         default=10_000, ge=0, description="per user, waiting and running; 0: no bound"
     )
+    max_input_bytes: int = Field(
+        default=50_000_000, ge=1 << 10, le=MAX_BODY_BYTES, description="of a picture that is sent"
+    )
     max_streams: int = Field(
         default=1000, ge=0, description="open streams and waiting calls of a process; 0: no bound"
     )
@@ -153,6 +157,11 @@ class Settings(BaseSettings):
     # Retention -----------------------------------------------------------------------------------
     retain_artifacts_s: float = Field(
         default=24 * 3600.0, gt=0, description="pictures, from the end of their job"
+    )
+    retain_inputs_s: float = Field(
+        default=24 * 3600.0,
+        ge=60,
+        description="pictures that were sent, from the end of the last job that names them",
     )
     retain_events_s: float = Field(
         default=7 * 24 * 3600.0, gt=0, description="events and log lines, from the end of their job"

@@ -10,6 +10,8 @@ from shared.errors import InvalidInput, PayloadTooLarge
 
 # Enough for a megabyte over a bad mobile connection. A slower client only holds a connection open.
 BODY_TIMEOUT_S = 30.0
+# A picture of 50 MB over a line of 100 kB/s.
+UPLOAD_TIMEOUT_S = 600.0
 # How much of a refused body is read before its sender is cut off.
 MAX_DISCARD_BYTES = 256 << 20
 DISCARD_TIMEOUT_S = 10.0
@@ -37,12 +39,13 @@ async def discard(receive: Receive) -> None:
 class BoundedBody:
     """A `receive` that counts bytes and seconds until the body is complete."""
 
-    def __init__(self, receive: Receive, max_bytes: int) -> None:
+    def __init__(self, receive: Receive, max_bytes: int, timeout_s: float) -> None:
         self._receive = receive
         self._max_bytes = max_bytes
         self._seen_bytes = 0
         self._complete = False
-        self._deadline = time.monotonic() + BODY_TIMEOUT_S
+        self._timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
 
     async def receive(self) -> Message:
         if self._complete:  # only a disconnect can follow, any time
@@ -52,7 +55,7 @@ class BoundedBody:
                 message = await self._receive()
         except TimeoutError:
             raise BodyRefused(
-                InvalidInput(f"the body did not arrive within {BODY_TIMEOUT_S:g} s")
+                InvalidInput(f"the body did not arrive within {self._timeout_s:g} s")
             ) from None
         self._seen_bytes += len(message.get("body", b""))
         if self._seen_bytes > self._max_bytes:

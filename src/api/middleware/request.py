@@ -17,7 +17,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.errors import envelope, internal
 from api.metrics import Metrics
 from api.middleware.auth import Authenticator
-from api.middleware.body_limit import BoundedBody, discard, too_large
+from api.middleware.body_limit import (
+    BODY_TIMEOUT_S,
+    UPLOAD_TIMEOUT_S,
+    BoundedBody,
+    discard,
+    too_large,
+)
 from api.middleware.hosts import check_host
 from api.middleware.tracing import trace_id_of
 from api.schemas.ids import parse_id
@@ -30,6 +36,12 @@ log = logging.getLogger(__name__)
 # As JSON Schema writes it; there "$" is the end of the text, in Python also before a last newline.
 CLIENT_REQUEST_ID_PATTERN = r"^[\x21-\x7e]{1,128}$"
 _CLIENT_REQUEST_ID = re.compile(CLIENT_REQUEST_ID_PATTERN.removesuffix("$") + r"\Z")
+
+
+# Operations whose body is a file, which they take as it arrives.
+UPLOADS = frozenset({("POST", "/v1/inputs")})
+# What a form may have beside its file: boundaries, heads of parts, fields that are refused.
+FORM_BYTES = 1 << 16
 
 
 class RequestMiddleware:
@@ -70,15 +82,22 @@ class RequestMiddleware:
         try:
             check_host(state.headers, self._settings)
             self._authenticator.check(state.scope, state.headers)
-            state.check_head(self._max_body_bytes)
+            max_bytes, timeout_s = self._bounds(state.scope)
+            state.check_head(max_bytes)
         except DreamForgeError as refusal:
             if not state.waits_for_go_ahead:
                 await discard(receive)
             response = envelope(refusal, state.correlation_id, {"Connection": "close"})
             await response(state.scope, receive, state.send)
         else:
-            bounded = BoundedBody(receive, self._max_body_bytes)
+            bounded = BoundedBody(receive, max_bytes, timeout_s)
             await self._app(state.scope, bounded.receive, state.send)
+
+    def _bounds(self, scope: Scope) -> tuple[int, float]:
+        """How many bytes a body may have, and how many seconds it may take."""
+        if (scope["method"], scope["path"]) in UPLOADS:
+            return self._settings.max_input_bytes + FORM_BYTES, UPLOAD_TIMEOUT_S
+        return self._max_body_bytes, BODY_TIMEOUT_S
 
     def _log_request(self, state: _RequestState) -> None:
         scope, duration_s = state.scope, time.monotonic() - state.started

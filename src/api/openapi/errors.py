@@ -9,8 +9,8 @@ from api.errors import envelope, internal
 from api.limits import limit_reached
 from api.middleware.body_limit import too_large
 from api.middleware.request import bad_client_request_id
-from api.openapi.examples import JOB
-from api.schemas.ids import no_such_job, no_such_model
+from api.openapi.examples import INPUT_ID, JOB
+from api.schemas.ids import no_such_input, no_such_job, no_such_model
 from api.schemas.responses import Envelope
 from shared.db.delete_job import not_ended
 from shared.errors import (
@@ -26,6 +26,7 @@ from shared.limits import MAX_BODY_BYTES
 from shared.states import Status
 
 NO_SUCH_JOB = no_such_job()
+NO_SUCH_INPUT = no_such_input()
 NO_SUCH_MODEL = no_such_model()
 # The only fault that a request without parameters can have.
 _BAD_ID = bad_client_request_id()
@@ -66,6 +67,17 @@ CREATE = (
     limit_reached("jobs_per_minute", 60, pause_s=12),
 )
 LIVES = not_ended(JOB, Status.RUNNING)
+UPLOAD = (
+    InvalidInput(
+        "file: it is no PNG, JPEG or WebP; accepted are these three",
+        field="file",
+    ),
+    too_large(50_000_000),
+)
+INPUT_IN_USE = Conflict(
+    "a job that has not ended starts from this picture; wait for it, or cancel it",
+    input_id=str(INPUT_ID),
+)
 TOO_MANY_STREAMS = limit_reached("open_streams", 1000)
 
 

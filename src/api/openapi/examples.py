@@ -29,6 +29,7 @@ JOB = UUID("5f0c6f3a-6a1c-4a55-9a43-3f3f9a1a7b10")
 STEP = UUID("b1c5e1b0-3a53-4a53-8f0f-0d7f3f1d7c11")
 SECOND_STEP = UUID("c2d6f2c1-4b64-4b64-9a1f-1e8a4a2e8d22")
 ARTIFACT = UUID("d3e7a3d2-5c75-4c75-8b2a-2f9b5b3f9e33")
+INPUT_ID = UUID("a7c1d5f6-9fb9-4fb9-8f6e-6d3f9f7d3f77")
 MODEL = UUID("e4f8b4e3-6d86-4d86-9c3b-3a0c6c4a0f44")
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 SEED = 42
@@ -37,6 +38,22 @@ SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
 def after(seconds: float) -> datetime:
     return NOON + timedelta(seconds=seconds)
+
+
+# Inputs -------------------------------------------------------------------------------------------
+
+INPUT = out.InputPage(
+    input=out.InputOut(
+        id=str(INPUT_ID),
+        sha256=SHA256,
+        format="jpg",
+        width=1024,
+        height=768,
+        size_bytes=312_456,
+        created_at=NOON,
+        expires_at=after(86_400),
+    )
+)
 
 
 # Jobs ---------------------------------------------------------------------------------------------

@@ -46,7 +46,8 @@ _COMMON = (
     "Every answer has an `X-Request-Id`; your own id, sent as `X-Client-Request-Id`, comes back "
     "and is recorded with the job."
 )
-_SHELL_NAMES = {"{job_id}": "$JOB", "{model_id}": "$MODEL"}
+_SHELL_NAMES = {"{job_id}": "$JOB", "{model_id}": "$MODEL", "{input_id}": "$INPUT"}
+FORM = "multipart/form-data"
 
 Operation = Mapping[str, Any]
 Document = Mapping[str, Any]
@@ -103,36 +104,41 @@ def _link(operation: Operation) -> str:
 
 
 def _operation(document: Document, method: str, path: str, operation: Operation) -> str:
-    body = _body_schema(document, operation)
+    kind, body = _body_schema(document, operation)
     # The id is inside, so that following a link to it opens the details.
     return (
         f"<details><summary><span class='m {method}'>{method.upper()}</span> "
         f"{inline(path)} <span class=dim>{escape(operation['summary'])}</span>"
         f"</summary><div class=in id='{escape(operation['operationId'])}'>"
-        f"<p>{description(operation)}</p>{code(_curl(method, path, body))}"
-        f"{_parameters(operation)}{_body(body)}{_responses(operation)}</div></details>"
+        f"<p>{description(operation)}</p>{code(_curl(method, path, kind, body))}"
+        f"{_parameters(operation)}{_body(kind, body)}{_responses(operation)}</div></details>"
     )
 
 
-def _body_schema(document: Document, operation: Operation) -> Schema:
-    """The schema of the JSON that an operation takes; an empty one if it takes none."""
-    content = operation.get("requestBody", {}).get("content", {})
-    if not content:
-        return {}
-    name = content["application/json"]["schema"]["$ref"].rpartition("/")[2]
-    return dict(document["components"]["schemas"][name])
+def _body_schema(document: Document, operation: Operation) -> tuple[str, Schema]:
+    """The media type and the schema of an operation's body; an empty one if it takes none."""
+    for media_type, media in operation.get("requestBody", {}).get("content", {}).items():
+        schema = media["schema"]
+        if "$ref" in schema:
+            schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+        return media_type, dict(schema)
+    return "", {}
 
 
-def _curl(method: str, path: str, body: Schema) -> str:
+def _curl(method: str, path: str, kind: str, body: Schema) -> str:
     """The request as a command, with the first example of its body."""
     for template, name in _SHELL_NAMES.items():
         path = path.replace(template, name)
     lines = [f"curl -s{'N' if path.endswith('/stream') else ''} $API{path}"]
-    if body:
+    if kind == FORM:
+        lines += [f"-F {name}=@picture.png" for name in body["required"]]
+    elif body:
         example = json.dumps(body["examples"][0])
         lines += ["-H 'Content-Type: application/json'", f"-d {shlex.quote(example)}"]
     elif method == "post":
         lines[0] = lines[0].replace("curl -s ", "curl -s -X POST ")
+    if method == "delete":
+        lines[0] = lines[0].replace("curl -s ", "curl -s -X DELETE ")
     return " \\\n  ".join(lines)
 
 
@@ -145,11 +151,11 @@ def _parameters(operation: Operation) -> str:
     return f"<h3>Parameters</h3>{table(('Name', 'In', 'Type'), rows)}" if rows else ""
 
 
-def _body(schema: Schema) -> str:
+def _body(kind: str, schema: Schema) -> str:
     if not schema:
         return ""
-    shown = "".join(map(code, schema["examples"]))
-    return f"<h3>Body <em>application/json</em></h3>{fields(schema)}{shown}"
+    shown = "".join(map(code, schema.get("examples", ())))
+    return f"<h3>Body <em>{escape(kind)}</em></h3>{fields(schema)}{shown}"
 
 
 def _responses(operation: Operation) -> str:

@@ -45,6 +45,14 @@ def job_links(place: str) -> dict[str, Any]:
     }
 
 
+def input_links() -> dict[str, Any]:
+    """From an answer that has an input to what can be asked about it."""
+    return {
+        name: {"operationId": name, "parameters": {"input_id": "$response.body#/input/id"}}
+        for name in ("get_input", "delete_input")
+    }
+
+
 def create_link(place: str) -> dict[str, Any]:
     """From an answer that has a model's id at this JSON pointer to a job with it."""
     body = {

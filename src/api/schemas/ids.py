@@ -18,5 +18,9 @@ def no_such_job() -> NotFound:
     return NotFound("there is no such job")
 
 
+def no_such_input() -> NotFound:
+    return NotFound("there is no such input; POST /v1/inputs sends a picture")
+
+
 def no_such_model() -> NotFound:
     return NotFound("there is no such model; GET /v1/models lists what there is")

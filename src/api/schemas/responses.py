@@ -111,6 +111,21 @@ class JobPage(BaseModel):
     next_cursor: str | None = Field(description="null on the last page")
 
 
+class InputOut(BaseModel):
+    id: Id
+    sha256: str = Field(description="of the file, as hex")
+    format: str = Field(description="`png`, `jpg` or `webp`")
+    width: int = Field(description="pixels, with the orientation applied that the file asks for")
+    height: int = Field(description="pixels")
+    size_bytes: int
+    created_at: Moment
+    expires_at: Moment = Field(description="it is kept until then at least; each job puts it off")
+
+
+class InputPage(BaseModel):
+    input: InputOut
+
+
 class ArtifactOut(BaseModel):
     id: Id
     step: str = Field(description="name of the step that made it; the last one is the result")

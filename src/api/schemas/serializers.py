@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from api.schemas import responses as out
 from shared.db.artifacts import Artifact
 from shared.db.create_job import Created
+from shared.db.inputs import Input
 from shared.db.jobs import Job, Step
 from shared.db.models import Model
 from shared.db.usage import NO_MODEL, Usage
@@ -32,6 +33,10 @@ def job(row: Job, steps: Sequence[Step], queue: out.QueueOut | None) -> out.JobO
 
 def artifact(row: Artifact, url: str, expires_at: datetime) -> out.ArtifactOut:
     return out.ArtifactOut(**_fields(out.ArtifactOut, row), url=url, expires_at=expires_at)
+
+
+def input(row: Input, expires_at: datetime) -> out.InputOut:
+    return out.InputOut(**_fields(out.InputOut, row), expires_at=expires_at)
 
 
 def model(row: Model, live: Sequence[Worker]) -> out.ModelOut:

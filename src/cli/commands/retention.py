@@ -36,6 +36,7 @@ def prune(
         output,
         ("would delete" if dry_run else "deleted", ""),
         ("pictures", counts["artifacts"]),
+        ("inputs", counts["inputs"]),
         ("events", counts["events"]),
         ("jobs", counts["jobs"]),
         ("rows of usage", counts["usage"]),

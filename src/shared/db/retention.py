@@ -22,10 +22,12 @@ from sqlalchemy import (
     literal_column,
     select,
     tuple_,
+    union_all,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db.tables import artifacts, events, jobs, usage, workers
+from shared.db.inputs import named_by_a_step
+from shared.db.tables import artifacts, events, inputs, jobs, usage, workers
 from shared.states import ENDED
 
 # Any fixed number: it names "Dream Forge prunes" among the advisory locks of this database.
@@ -59,6 +61,11 @@ def _older_than(moment: ColumnElement[Any], age_s: float) -> ColumnElement[bool]
     return moment < func.now() - timedelta(seconds=age_s)
 
 
+def _old_input(age_s: float) -> ColumnElement[bool]:
+    limit = func.now() - timedelta(seconds=age_s)
+    return (inputs.c.used_at < limit) & ~named_by_a_step(age_s)
+
+
 def _old_usage(age_s: float) -> ColumnElement[bool]:
     limit = func.timezone("UTC", func.now() - timedelta(seconds=age_s))
     return usage.c.day < cast(limit, Date)
@@ -68,6 +75,7 @@ async def due(
     connection: AsyncConnection,
     *,
     artifacts_s: float,
+    inputs_s: float,
     events_s: float,
     jobs_s: float,
     usage_s: float,
@@ -76,6 +84,7 @@ async def due(
     counted with it."""
     aged = {
         "artifacts": (artifacts.join(jobs), _ended(artifacts_s)),
+        "inputs": (inputs, _old_input(inputs_s)),
         "events": (events.join(jobs), _old_event(events_s)),
         "jobs": (jobs, _ended(jobs_s)),
         "usage": (usage, _old_usage(usage_s)),
@@ -100,6 +109,21 @@ async def delete_artifacts(connection: AsyncConnection, *, age_s: float, limit: 
     )
     keys = await connection.scalars(
         delete(artifacts).where(artifacts.c.id.in_(batch)).returning(artifacts.c.s3_key)
+    )
+    return list(keys)
+
+
+async def delete_inputs(connection: AsyncConnection, *, age_s: float, limit: int) -> list[str]:
+    """Delete a batch; return the keys of objects that no row names any more."""
+    batch = (
+        select(inputs.c.id)
+        .where(_old_input(age_s))
+        .order_by(inputs.c.used_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    keys = await connection.scalars(
+        delete(inputs).where(inputs.c.id.in_(batch)).returning(inputs.c.s3_key)
     )
     return list(keys)
 
@@ -169,5 +193,6 @@ async def delete_workers(connection: AsyncConnection) -> int:
 
 async def named(connection: AsyncConnection, keys: Sequence[str]) -> set[str]:
     """Those of these keys that a row names."""
-    key = artifacts.c.s3_key
-    return set(await connection.scalars(select(key).where(key.in_(keys))))
+    tables = (artifacts, inputs)
+    queries = [select(each.c.s3_key).where(each.c.s3_key.in_(keys)) for each in tables]
+    return set(await connection.scalars(union_all(*queries)))

@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 # The newest migration. Written here, so that a service needs neither Alembic nor the migrations;
 # `test_migrations` compares the two. Revisions are numbered with four digits, so they sort.
-REVISION = "0016"
+REVISION = "0018"
 
 # In an index over steps: what stands for "needs no model".
 NO_MODEL = UUID_("00000000-0000-0000-0000-000000000000")
@@ -185,6 +185,8 @@ steps = Table(
     # Null: the step needs no model, so any worker can run it.
     Column("model_id", UUID, ForeignKey("models.id")),
     Column("checkpoint_sha256", Text),
+    # The pictures that a first step starts from, in its order; null: none (`shared.step_store`).
+    Column("inputs", JSONB(none_as_null=True)),
     # What decides whose turn it is (`shared.db.claim`), pinned as well.
     Column("user", Text, nullable=False, server_default=text("'default'")),
     Column("priority", Text, nullable=False, server_default=text("'normal'")),
@@ -238,6 +240,14 @@ steps = Table(
     ),
     # For the rescuer, which looks for steps that no worker claims.
     Index("ix_steps_run_at", "run_at", "id", postgresql_where=text("state = 'queued'")),
+    # For retention: which steps name an input.
+    Index(
+        "ix_steps_inputs",
+        "inputs",
+        postgresql_using="gin",
+        postgresql_ops={"inputs": "jsonb_path_ops"},
+        postgresql_where=text("inputs IS NOT NULL"),
+    ),
     Index(
         "ix_steps_lease_expires_at",
         "lease_expires_at",
@@ -313,6 +323,29 @@ artifacts = Table(
     Index("ix_artifacts_created_at", "created_at"),  # for the pruner: the oldest first
     CheckConstraint("format IN ('png', 'jpg')", "format"),
     CheckConstraint("seed >= 0 AND seed < 9007199254740992", "seed"),
+)
+
+# Pictures that users sent; `shared.db.inputs` has the rules.
+inputs = Table(
+    "inputs",
+    metadata,
+    _id(),
+    Column("user", Text, nullable=False),
+    Column("format", Text, nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("orientation", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("s3_key", Text, nullable=False, unique=True),
+    _now("created_at"),
+    _now("used_at"),
+    _schema_version(),
+    UniqueConstraint("user", "sha256"),
+    Index("ix_inputs_used_at", "used_at"),  # for the pruner: the oldest first
+    CheckConstraint("format IN ('png', 'jpg', 'webp')", "format"),
+    CheckConstraint("width > 0 AND height > 0 AND size_bytes > 0", "sizes"),
+    CheckConstraint("orientation BETWEEN 1 AND 8", "orientation"),
 )
 
 workers = Table(

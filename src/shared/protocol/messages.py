@@ -29,6 +29,7 @@ INTERFACE = 3
 ItemIndex = Annotated[int, Field(ge=0, lt=MAX_COUNT)]
 Bytes = Annotated[int, Field(ge=0, lt=2**63)]
 Format = Literal["png", "jpg"]
+InputFormat = Literal["png", "jpg", "webp"]
 # Visually lossless for photographs; above it files grow fast (benchmarks/pictures).
 JPEG_QUALITY = 95
 JpegQuality = Annotated[int, Field(ge=1, le=100)]

@@ -22,6 +22,7 @@ from shared.db.connect import driver_url
 from shared.db.tables import (
     artifacts,
     events,
+    inputs,
     jobs,
     metadata,
     models,
@@ -247,6 +248,17 @@ def rows(connection: Connection) -> Rows:
         "run_times": {"type": "generate", "checkpoint_sha256": "0" * 64, "preset": "cpu@1"}
         | {name: [1.0] for name in ("work", "start_seconds", "seconds")},
         "usage": {"day": NOW.date(), "user": "ada", "model": "tiny@1"},
+        "inputs": {
+            "id": uuid4(),
+            "user": "ada",
+            "format": "png",
+            "width": 8,
+            "height": 8,
+            "orientation": 1,
+            "size_bytes": 100,
+            "sha256": "0" * 64,
+            "s3_key": "dreamforge/ada/inputs/0",
+        },
         "shares": {"user": "ada", "device": "cpu", "virtual_s": 0, "start_s": 0, "mean_s": 0},
     }
     for name, row in made.items():
@@ -307,6 +319,9 @@ IMPOSSIBLE_OTHERS: list[tuple[Table, str, dict[str, Any]]] = [
     (events, "seq", {"seq": 0}),
     (artifacts, "format", {"format": "gif"}),
     (artifacts, "seed", {"seed": -1}),
+    (inputs, "format", {"format": "gif"}),
+    (inputs, "orientation", {"orientation": 9}),
+    *((inputs, "sizes", {name: 0}) for name in ("width", "height", "size_bytes")),
     (artifacts, "seed", {"seed": 2**53}),
     *((run_times, "samples", {name: []}) for name in ("work", "start_seconds", "seconds")),
     *(

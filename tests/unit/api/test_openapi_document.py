@@ -65,6 +65,9 @@ def test_the_document_has_every_endpoint_of_the_contract() -> None:
         "GET /v1/jobs/{job_id}/logs",
         "GET /v1/jobs/{job_id}/progress",
         "GET /v1/jobs/{job_id}/progress/stream",
+        "POST /v1/inputs",
+        "GET /v1/inputs/{input_id}",
+        "DELETE /v1/inputs/{input_id}",
         "GET /v1/models",
         "GET /v1/models/{model_id}",
         "GET /v1/usage",
@@ -151,6 +154,7 @@ def test_every_answer_but_a_204_has_a_body() -> None:
     assert empty == {
         "GET /v1/jobs/{job_id}/progress/stream 204",
         "DELETE /v1/jobs/{job_id} 204",
+        "DELETE /v1/inputs/{input_id} 204",
     }
 
 

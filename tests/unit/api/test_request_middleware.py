@@ -16,7 +16,7 @@ from starlette.types import Message, Scope
 
 from api import errors
 from api.metrics import Metrics
-from api.middleware import body_limit
+from api.middleware import request
 from api.middleware.request import RequestMiddleware
 from api.schemas.requests import CreateJob
 from shared.errors import InfraUnavailable, NotFound
@@ -215,7 +215,7 @@ def test_a_body_of_exactly_the_limit_is_read() -> None:
 
 
 def test_a_body_that_does_not_arrive_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_limit, "BODY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(request, "BODY_TIMEOUT_S", 0.01)
     sent: list[Message] = []
 
     async def main() -> None:
