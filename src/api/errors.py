@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 MAX_ERRORS = 20  # a body of a thousand unknown fields gets no answer of a thousand entries
 MAX_FIELD_CHARACTERS = 100
+_COLLECTIONS = {"Dictionary", "List"}
 # Bounds that pydantic reports beside its message, under the name that JSON Schema has for them.
 _LIMITS = {
     "ge": "minimum",
@@ -179,9 +180,10 @@ def _message(error: Mapping[str, Any]) -> str:
     match error["type"]:
         case "extra_forbidden":
             return "is not known here"
-        case "too_long":  # pydantic speaks of items; here only text has a length
-            return f"must have at most {error['ctx']['max_length']} characters"
-        case "too_short":
+        case "too_long":
+            unit = "entries" if error["ctx"]["field_type"] in _COLLECTIONS else "characters"
+            return f"must have at most {error['ctx']['max_length']} {unit}"
+        case "too_short":  # pydantic speaks of items
             least = error["ctx"]["min_length"]
             return "must not be empty" if least == 1 else f"must have at least {least} characters"
         case "string_unicode":

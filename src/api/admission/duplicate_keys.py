@@ -7,10 +7,14 @@ from fastapi import Request
 from api.errors import printable
 from shared.errors import InvalidInput
 
+# Parameters that may be given several times, and all count.
+LISTS = {"tag"}
+
 
 async def refuse_in_query(request: Request) -> None:
     """A dependency of every operation. Raises `InvalidInput`."""
-    refuse_duplicates(name for name, _ in request.query_params.multi_items())
+    names = (name for name, _ in request.query_params.multi_items())
+    refuse_duplicates(name for name in names if name not in LISTS)
 
 
 def refuse_duplicates(names: Iterable[str]) -> None:

@@ -57,6 +57,7 @@ def plan_job(body: CreateJob, resolved: Resolved, caller: Caller, settings: Sett
         request=body.model_dump(mode="json", exclude_unset=True),
         count=body.count,
         priority=_priority(body, caller.user, settings),
+        tags=body.tags,
         weight=settings.policy_of(caller.user).weight,
         correlation_id=caller.correlation_id,
         client_request_id=caller.client_request_id,

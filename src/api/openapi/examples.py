@@ -89,6 +89,7 @@ def _job(
         type="generate",
         status=status,
         priority=Priority.NORMAL,
+        tags={"project": "orchard"},
         reason=reason,
         created_at=NOON,
         updated_at=after(9.5),

@@ -155,7 +155,12 @@ async def list_jobs(
 
     async def work(connection: Connection) -> tuple[list[Job], dict[UUID, list[Step]]]:
         page = await jobs.page(
-            connection, user=user, status=query.status, before=before, limit=query.limit + 1
+            connection,
+            user=user,
+            status=query.status,
+            tags=query.tags,
+            before=before,
+            limit=query.limit + 1,
         )
         return page, await jobs.steps_of(connection, [job.id for job in page])
 

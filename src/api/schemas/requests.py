@@ -22,6 +22,8 @@ from shared.models.families import SCHEDULERS
 from shared.states import Status
 
 MAX_NAME_CHARACTERS = 256
+MAX_TAGS = 10
+MAX_TAG_VALUE = 256
 MAX_PAGE = 200
 MAX_TAIL = 10_000
 MAX_USAGE_PAGE = 1000
@@ -70,6 +72,18 @@ Storable = Annotated[
 Text = Annotated[Storable, Field(max_length=MAX_PROMPT)]
 Name = Annotated[Storable, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)]
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8)]
+
+
+_TAG_KEY = "[A-Za-z0-9._:/-]{1,64}"
+TagKey = Annotated[str, Field(pattern=f"^{_TAG_KEY}$")]
+TagValue = Annotated[Storable, Field(max_length=MAX_TAG_VALUE)]
+KeyAndValue = Annotated[
+    str,
+    Field(
+        pattern=rf"^{_TAG_KEY}=[^\u0000]{{0,{MAX_TAG_VALUE}}}$",
+        examples=["project=orchard"],
+    ),
+]
 
 
 class Upscale(Strict):
@@ -164,6 +178,12 @@ class CreateJob(Strict):
         default=None,
         description="among the jobs of all users; default: `normal`, or what the key may use",
     )
+    tags: dict[TagKey, TagValue] = Field(
+        default_factory=dict,
+        max_length=MAX_TAGS,
+        description="your own names for it, by which the list can be filtered",
+        json_schema_extra={"additionalProperties": False},
+    )
     chain: Chain | None = Field(default=None, description="what happens to the pictures next")
 
     @property
@@ -177,12 +197,22 @@ class ListQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     status: Status | None = Field(default=None, description="only jobs with this status")
+    tag: list[KeyAndValue] = Field(
+        default_factory=list,
+        max_length=MAX_TAGS,
+        description="`key=value`: only jobs with this tag; several times: with all of them",
+    )
     limit: int = Field(default=50, ge=1, le=MAX_PAGE, description="jobs a page, at most")
     cursor: str | None = Field(
         default=None,
         description="`next_cursor` of the page before",
         json_schema_extra={"pattern": CURSOR_PATTERN},
     )
+
+    @property
+    def tags(self) -> list[tuple[str, str]]:
+        pairs = (each.partition("=") for each in self.tag)
+        return [(key, value) for key, _, value in pairs]
 
 
 def _day(text: Any) -> date:

@@ -76,6 +76,7 @@ class JobOut(BaseModel):
     type: str
     status: Status
     priority: Priority = Field(description="within it, users share by the seconds that they use")
+    tags: dict[str, str] = Field(description="as the create gave them")
     reason: Reason | None = Field(description="why it ended; null while it has not")
     created_at: Moment
     updated_at: Moment

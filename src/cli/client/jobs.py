@@ -101,6 +101,7 @@ def print_job(job: dict[str, Any], output: Output, paths: list[Path]) -> None:
         ("queue", queue_text(job["queue"]) if job.get("queue") else None),
         *((f"step {step['name']}", step["status"]) for step in steps if len(steps) > 1),
         ("created", job["created_at"]),
+        *((f"tag {key}", value) for key, value in job.get("tags", {}).items()),
         ("pictures", f"{summary['completed']} of {summary['count']}" if summary else None),
         ("error", f"{error['message']} ({error['code']})" if error else None),
         *(("file", path) for path in paths),

@@ -11,7 +11,7 @@ import typer
 
 from cli.client import jobs, results
 from cli.client.connect import connect
-from cli.commands.options import JobId, JobOptions, Level, Out, Save, Wait, takes
+from cli.commands.options import JobId, JobOptions, Level, Out, Save, Tags, Wait, takes
 from cli.terminal.output import Output, print_line, print_lines, print_note, to_json
 from cli.terminal.tables import print_list, print_record
 
@@ -73,13 +73,14 @@ def status(job: JobId, output: Out = Output.TABLE) -> None:
 @app.command("list")
 def list_(
     status: Annotated[str | None, typer.Option(help="Only jobs with this status.")] = None,
+    tag: Tags = None,
     limit: Annotated[int | None, typer.Option(help="At most so many.")] = None,
     cursor: Annotated[str | None, typer.Option(help="Go on where a list ended.")] = None,
     output: Out = Output.TABLE,
 ) -> None:
     """List jobs, newest first."""
     with connect() as client:
-        page = client.get("/v1/jobs", status=status, limit=limit, cursor=cursor)
+        page = client.get("/v1/jobs", status=status, tag=tag, limit=limit, cursor=cursor)
     rows = [(job["id"], job["status"], job["type"], job["created_at"]) for job in page["jobs"]]
     print_list(page, output, ("job", "status", "type", "created"), rows)
     if page.get("next_cursor") and output is Output.TABLE:

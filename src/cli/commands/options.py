@@ -27,6 +27,7 @@ Out = Annotated[Output, typer.Option("--output", "-o", help="How results are pri
 Width = Annotated[int | None, typer.Option(help="Pixels, a multiple of 8.")]
 Height = Annotated[int | None, typer.Option(help="Pixels, a multiple of 8.")]
 Preset = Annotated[str | None, typer.Option(help="Name of a preset; default: the model's.")]
+Tags = Annotated[list[str] | None, typer.Option("--tag", help="KEY=VALUE; may be repeated.")]
 Level = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"] | None,
     typer.Option(case_sensitive=False, help="Only lines of this level and above."),
@@ -69,6 +70,7 @@ class JobOptions:
     priority: Annotated[
         Literal["high", "normal", "low"] | None, typer.Option(help="Among all users' jobs.")
     ] = None
+    tag: Tags = None
     timeout: Annotated[float | None, typer.Option(help="Seconds a step may run.")] = None
     no_metadata: Annotated[
         bool, typer.Option("--no-metadata", help="Write no parameters into the file.")
@@ -89,6 +91,7 @@ class JobOptions:
             "format": self.format,
             "preset": self.preset,
             "priority": self.priority,
+            "tags": dict(map(_key_and_value, self.tag)) if self.tag else None,
             "chain": self._chain(),
             "timeout_s": self.timeout,
             "embed_metadata": False if self.no_metadata else None,
@@ -103,6 +106,13 @@ class JobOptions:
         }
         upscale = {name: value for name, value in upscale.items() if value is not None}
         return {"upscale": upscale} if upscale else None
+
+
+def _key_and_value(tag: str) -> tuple[str, str]:
+    key, equals, value = tag.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{tag!r} is no key=value", param_hint="--tag")
+    return key, value
 
 
 def takes(

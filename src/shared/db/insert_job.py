@@ -1,4 +1,4 @@
-"""The statement that inserts a job: its row, its steps and `job.created`, in one round trip.
+"""The statement that inserts a job: its row, steps, tags and `job.created`, in one round trip.
 
 It inserts nothing where
 
@@ -11,7 +11,7 @@ are in the statement because they then hold for the very snapshot that it insert
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -88,6 +88,7 @@ class NewJob:
     steps: Sequence[NewStep]
     priority: Priority = Priority.NORMAL
     weight: float = 1.0  # of the user: who has 2 gets twice the seconds of who has 1
+    tags: dict[str, str] = field(default_factory=dict)
     client_request_id: str | None = None
     traceparent: str | None = None
     key: IdempotencyKey | None = None
@@ -138,6 +139,7 @@ def _job_parameters(new: NewJob) -> dict[str, Any]:
     values = {f"job_{each.name}": getattr(new, each.name) for each in _JOB_COLUMNS}
     return values | {
         "job_request": Jsonb(new.request),
+        "job_tags": Jsonb(new.tags),
         "key_hash": None if key is None else key.key_hash,
         "fingerprint": None if key is None else key.fingerprint,
         "key_ttl_s": None if key is None else key.ttl_s,
@@ -233,6 +235,20 @@ def _new_steps(new_job: Any) -> Any:
     return _insert_for(t.steps, new_job, source, _STEP_COLUMNS).cte("new_steps")
 
 
+def _new_tags(new_job: Any) -> Any:
+    """The job's tags as rows, which lists of one tag read."""
+    tag = func.jsonb_each_text(bindparam("job_tags", type_=JSONB)).table_valued("key", "value")
+    values: dict[Column[Any], Any] = {
+        t.job_tags.c.job_id: new_job.c.id,
+        t.job_tags.c.user: bindparam("job_user", type_=Text),
+        t.job_tags.c.created_at: new_job.c.created_at,
+        t.job_tags.c.key: tag.c.key,
+        t.job_tags.c.value: tag.c.value,
+    }
+    rows = select(*values.values()).select_from(new_job.join(tag, true()))
+    return insert(t.job_tags).from_select(list(values), rows).cte("new_tags")
+
+
 def _new_event(new_job: Any) -> Any:
     values: dict[Column[Any], ColumnElement[Any]] = {
         t.events.c.seq: _FIRST_SEQ,
@@ -250,7 +266,7 @@ def _statement() -> Select[Any]:
     new_job = _new_job(quota)
     return select(
         new_job.c.created_at, select(quota.c.unfinished).scalar_subquery().label("unfinished")
-    ).add_cte(_new_steps(new_job), _new_event(new_job))
+    ).add_cte(_new_steps(new_job), _new_tags(new_job), _new_event(new_job))
 
 
 _INSERT = str(_statement().compile(dialect=psycopg_dialect()))  # type: ignore[no-untyped-call]

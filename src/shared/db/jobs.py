@@ -15,7 +15,7 @@ from sqlalchemy import RowMapping, Select, case, func, select, text, tuple_, upd
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.events import append_events, last_event
-from shared.db.tables import IS_QUEUED, artifacts, columns_of, jobs, one_of, read, steps
+from shared.db.tables import IS_QUEUED, artifacts, columns_of, job_tags, jobs, one_of, read, steps
 from shared.db.usage import count_job
 from shared.events import Code, NewEvent
 from shared.states import ENDED, STATUS_OF, Reason, Status, StepState
@@ -50,6 +50,7 @@ class Job:
     error: dict[str, Any] | None
     count: int
     completed: int
+    tags: dict[str, str]
     event_seq: int
     created_at: datetime
     updated_at: datetime
@@ -124,21 +125,31 @@ async def page(
     *,
     user: str,
     status: Status | None = None,
+    tags: Sequence[tuple[str, str]] = (),
     before: tuple[datetime, UUID] | None = None,
     limit: int,
 ) -> list[Job]:
     """Up to `limit` jobs, newest first, older than the job at `before` (created_at, id).
 
-    Keyset paging: a page stays what it was while new jobs arrive at the other end.
+    Keyset paging: a page stays what it was while new jobs arrive at the other end. Of several tags
+    the first one finds the jobs, and these are looked at for the others.
     """
     query = _jobs().where(jobs.c.user == user)
+    moment, job_id = jobs.c.created_at, jobs.c.id
     if status is not None:
         query = query.where(jobs.c.status == status)
+    if tags:
+        (key, value), *others = tags
+        moment, job_id = job_tags.c.created_at, job_tags.c.job_id
+        query = query.join(job_tags, job_id == jobs.c.id).where(
+            job_tags.c.user == user,
+            job_tags.c.key == key,
+            job_tags.c.value == value,
+            *(jobs.c.tags.contains(dict([other])) for other in others),
+        )
     if before is not None:
-        query = query.where(tuple_(jobs.c.created_at, jobs.c.id) < before)
-    rows = await connection.execute(
-        query.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
-    )
+        query = query.where(tuple_(moment, job_id) < before)
+    rows = await connection.execute(query.order_by(moment.desc(), job_id.desc()).limit(limit))
     return [_job(row) for row in rows.mappings()]
 
 

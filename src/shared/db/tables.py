@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 # The newest migration. Written here, so that a service needs neither Alembic nor the migrations;
 # `test_migrations` compares the two. Revisions are numbered with four digits, so they sort.
-REVISION = "0018"
+REVISION = "0020"
 
 # In an index over steps: what stands for "needs no model".
 NO_MODEL = UUID_("00000000-0000-0000-0000-000000000000")
@@ -134,6 +134,7 @@ jobs = Table(
     Column("count", Integer, nullable=False),
     Column("correlation_id", Text, nullable=False),
     Column("priority", Text, nullable=False, server_default=text("'normal'")),
+    Column("tags", JSONB, nullable=False, server_default=text("'{}'")),
     Column("client_request_id", Text),
     Column("traceparent", Text),  # the request's span, while traces are on
     Column("key_hash", Text),
@@ -165,6 +166,21 @@ jobs = Table(
     Index("ix_jobs_replay_of", "replay_of", postgresql_where=text("replay_of IS NOT NULL")),
     # event_seq moves with every event: leave room in each page so that the update stays HOT.
     postgresql_with={"fillfactor": "80"},
+)
+
+# The tags of `jobs.tags` once more, in the order in which lists of one tag are read. An index over
+# the column could not give that order: a tag of a million jobs would be read whole for one page.
+job_tags = Table(
+    "job_tags",
+    metadata,
+    Column("user", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("value", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),  # the job's
+    Column("job_id", UUID, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    _schema_version(),
+    PrimaryKeyConstraint("user", "key", "value", "created_at", "job_id"),
+    Index("ix_job_tags_job_id", "job_id"),  # for the foreign key
 )
 
 steps = Table(

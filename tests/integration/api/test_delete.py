@@ -48,7 +48,12 @@ def keys_of(api: Api, job: str) -> list[str]:
 
 def secret_job(api: Api, **headers: str) -> str:
     """A job that failed after its first picture, and whose prompt is in all that tells of it."""
-    words = {"prompt": f"a {SECRET}", "negative_prompt": f"no {SECRET}", "count": 2}
+    words = {
+        "prompt": f"a {SECRET}",
+        "negative_prompt": f"no {SECRET}",
+        "count": 2,
+        "tags": {"note": SECRET},
+    }
     chain = {"chain": {"upscale": {"scale": 2, "impl": "resample"}}}
     answer = api.client.post("/v1/jobs", json=BODY | words | chain, headers=headers)
     job: str = answer.json()["job"]["id"]
@@ -69,7 +74,7 @@ def test_nothing_of_the_prompt_is_left_and_a_second_request_is_no_error(
     caplog.set_level("INFO")
     job = secret_job(api, **{"Idempotency-Key": "order-1", "X-Client-Request-Id": "order-1"})
     # It must be able to fail: this is where the prompt is.
-    assert left(api) == ["events", "jobs", "steps"]
+    assert left(api) == ["events", "job_tags", "jobs", "steps"]
     assert keys_of(api, job) != []
 
     for _ in range(2):

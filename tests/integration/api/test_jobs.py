@@ -245,6 +245,32 @@ def test_pages_are_newest_first_and_stay_right_while_jobs_arrive(api: Api) -> No
     assert [job for job in seen if job not in ids[1:3]] == [ids[4], ids[3], ids[0]]
 
 
+def test_a_list_is_filtered_by_tags(api: Api) -> None:
+    def listed(*tags: str, **query: Any) -> list[str]:
+        page = api.client.get("/v1/jobs", params={"tag": tags, **query}).json()
+        return [job["id"] for job in page["jobs"]]
+
+    odd = "50 % off, a=b & 'c'"
+    shop = {"project": "shop", "note": odd}
+    one, other = api.create(tags=shop), api.create(tags={"project": "shop"})
+    none = api.create()
+    assert api.client.get(f"/v1/jobs/{one}").json()["tags"] == shop
+    assert api.client.get(f"/v1/jobs/{none}").json()["tags"] == {}
+    assert listed() == [none, other, one]
+    assert listed("project=shop") == [other, one]
+    assert listed("project=shop", f"note={odd}") == [one]
+    assert listed("project=shop", "project=web") == listed("project=") == []
+    api.finish(other)
+    assert listed("project=shop", status="queued") == [one]
+
+    page = api.client.get("/v1/jobs", params={"tag": "project=shop", "limit": 1}).json()
+    assert listed("project=shop", cursor=page["next_cursor"]) == [one]
+    wrong = api.client.get("/v1/jobs", params={"tag": "project"})
+    assert problem(wrong, 422, "invalid_input")["details"]["errors"][0]["field"] == "tag.0"
+    many = api.client.post("/v1/jobs", json=BODY | {"tags": {str(n): "" for n in range(11)}})
+    assert problem(many, 422, "invalid_input")["message"] == "tags: must have at most 10 entries"
+
+
 def test_the_list_filters_by_status_and_shows_whole_jobs(api: Api) -> None:
     ended, waiting = api.create(count=2), api.create()
     api.artifact(ended, 0, b"one")

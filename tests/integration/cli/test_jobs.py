@@ -281,6 +281,7 @@ def test_every_option_reaches_the_request_under_its_name(
         "--model": "tiny", "--preset": "cpu", "--timeout": "9", "--idempotency-key": "k",
     }  # fmt: skip
     arguments = [word for option in options.items() for word in option]
+    arguments += ["--tag", "project=shop", "--tag", "note=a=b"]
     assert run([*command, "a red apple", *arguments, "--strict-scale", "--no-metadata"]) == 0
     ((_, _, body, headers),) = [request for request in api.requests if request[0] == "POST"]
     upscale = {"scale": 2, "impl": "gan", "model_id": "big@1", "strict_scale": True}
@@ -289,6 +290,7 @@ def test_every_option_reaches_the_request_under_its_name(
         "width": 64, "height": 72, "steps": 3, "guidance": 2.5, "scheduler": "euler",
         "seed": 7, "count": 2, "format": "jpg", "chain": {"upscale": upscale},
         "model_id": "tiny", "preset": "cpu", "timeout_s": 9.0, "embed_metadata": False,
+        "tags": {"project": "shop", "note": "a=b"},
     }  # fmt: skip
     assert headers["Idempotency-Key"] == "k"
 
@@ -393,6 +395,13 @@ def test_a_server_that_is_not_ours_is_said_to_be(
     api.refuse = (500, {"detail": "another server"})
     assert run(["job", "cancel", JOB]) == 2
     assert "answered 500: is it Dream Forge's API?" in capsys.readouterr().err
+
+
+def test_a_list_of_tags_is_asked_for(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["job", "list", "--tag", "project=shop", "--tag", "note=a b"]) == 0
+    assert api.requests[-1][1] == "/v1/jobs?tag=project%3Dshop&tag=note%3Da+b"
+    assert run(["job", "create", "an apple", "--tag", "project"]) == 2
+    assert "'project' is no key=value" in capsys.readouterr().err
 
 
 def test_a_job_is_deleted(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,6 +28,7 @@ TIMES = 12
 # Rows that one call may read; a fraction of what there is, and more than any of them needs.
 FEW = 700
 HOUR_S = 3600.0
+OLDEST = "00000001-0000-4000-8000-000000000000"
 REQUEST = ClaimRequest(
     worker_id=uuid4(),
     queues=("default",),
@@ -74,6 +75,16 @@ class Queue:
         )
         assert not await running
 
+    async def list_by_tag(self) -> None:
+        async def page(*tags: tuple[str, str]) -> int:
+            found = await self.database.transaction(jobs.page, user="user0", tags=tags, limit=50)
+            return len(found)
+
+        assert await page(("project", "all")) == 50
+        assert await page(("project", "all"), ("colour", "red")) == 50
+        assert await page(("order", OLDEST)) == 1
+        assert await page(("project", "none")) == 0
+
     async def count(self) -> None:
         assert await self.database.transaction(jobs.unfinished_jobs, "user0", up_to=100) == 100
 
@@ -94,7 +105,7 @@ class Queue:
                 connection.execute(
                     "SELECT relname, coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)"
                     " FROM pg_stat_user_tables"
-                    " WHERE relname IN ('jobs', 'steps', 'events', 'artifacts')"
+                    " WHERE relname IN ('jobs', 'job_tags', 'steps', 'events', 'artifacts')"
                 ).fetchall()
             )
 
@@ -137,8 +148,24 @@ def new_job() -> NewJob:
 def full_url(migrated_url: str) -> Iterator[str]:
     """A queue whose oldest steps fit no slot, half of them just ended, beside jobs that ended."""
     make(migrated_url, Rows(waiting=WAITING, classes=60, unfit=UNFIT, ended=ENDED, events=True))
+    tag(migrated_url)
     yield migrated_url
     empty_tables(migrated_url)
+
+
+def tag(url: str) -> None:
+    """Every job gets the same two tags, and one that is its own."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            """UPDATE jobs SET tags = jsonb_build_object('project', 'all', 'colour', 'red',
+            'order', id)"""
+        )
+        connection.execute(
+            """INSERT INTO job_tags ("user", key, value, created_at, job_id)
+            SELECT "user", tag.key, tag.value, created_at, id
+            FROM jobs CROSS JOIN jsonb_each_text(tags) AS tag"""
+        )
+        connection.execute("VACUUM ANALYZE jobs, job_tags")
 
 
 @pytest.mark.parametrize(
@@ -149,6 +176,7 @@ def full_url(migrated_url: str) -> Iterator[str]:
         Queue.work,
         Queue.create_and_cancel,
         Queue.list_pages,
+        Queue.list_by_tag,
         Queue.count,
         Queue.sweep,
         Queue.prune,

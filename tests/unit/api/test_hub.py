@@ -72,6 +72,7 @@ class Log:
             updated_at=NOW,
             finished_at=None,
             cancel_requested_at=None,
+            tags={},
         )
 
 

@@ -32,6 +32,7 @@ def job(status: Status = Status.RUNNING, count: int = 2) -> Job:
         updated_at=NOW,
         finished_at=None,
         cancel_requested_at=None,
+        tags={},
     )
 
 

@@ -57,6 +57,7 @@ def test_type_and_prompt_are_needed(missing: str) -> None:
         ("timeout_s", 0.5),
         ("chain", {"upscale": {"scale": 4, "impl": "resample", "strict_scale": True}}),
         ("chain", {}),
+        ("tags", {f"team/{n}.a-b:c": "é" * 256 for n in range(10)}),
     ],
 )
 def test_values_up_to_the_limits_are_accepted(field: str, value: Any) -> None:
@@ -70,6 +71,7 @@ def test_values_up_to_the_limits_are_accepted(field: str, value: Any) -> None:
         ("prompt", "x" * 4097, {"max_length": 4096}),
         ("negative_prompt", "x" * 4097, {"max_length": 4096}),
         ("width", 65, {"multiple_of": 8}),
+        ("tags", {str(n): "" for n in range(11)}, {"max_length": 10}),
         ("width", 8, {"ge": 16}),
         ("height", 4104, {"le": 4096}),
         ("steps", 0, {"ge": 1}),
