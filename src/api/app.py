@@ -57,9 +57,11 @@ def create_app(settings: Settings) -> FastAPI:
     errors.install(app)
     for part in (jobs, inputs, events, models, usage, health, page):
         app.include_router(part.router)
-    # FastAPI compiles a router's routes at its first request. Do it at the start instead.
-    for _ in iter_route_contexts(app.routes):
-        pass
+    # FastAPI compiles a router's routes at its first request. This does it at the start.
+    for route in iter_route_contexts(app.routes):
+        metrics.init_route(
+            route.path_format or "", route.methods or (), getattr(route, "responses", ())
+        )
     if settings.otlp_endpoint is not None:
         app.add_middleware(
             TracingMiddleware, tracer=lambda: app.state.context.tracer, ratio=settings.trace_ratio

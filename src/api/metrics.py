@@ -5,7 +5,9 @@ and whichever is asked adds all of them up.
 """
 
 import os
+from collections.abc import Collection
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -72,9 +74,18 @@ class Metrics:
             "Spans: made, of these exported and failed; the rest waits or was dropped.",
             ["outcome"],
         )
+        # Shown as 0: a counter that begins with its first failure has no rate, and no alert fires.
         self.jobs_finished.labels("cancelled", "cancelled")
+        self.jobs_accepted.labels("generate")
         for outcome in ("sent", "failed", "dropped"):
-            self.notifications.labels(outcome)  # a rate() needs zeros before the first failure
+            self.notifications.labels(outcome)
+
+    def init_route(
+        self, route: str, methods: Collection[str], documented: Collection[int | str]
+    ) -> None:
+        """Show the counters of a route as 0, for each status that it is documented to answer."""
+        for method, status in product(methods, documented):
+            self._requests.labels(route, method, str(status))
 
     def observe_request(
         self, route: str, method: str, status: int, duration_s: float | None

@@ -90,6 +90,13 @@ class Reason(StrEnum):
     INTERNAL = "internal"
 
 
+def status_of(reason: Reason) -> Status:
+    """How a job ended that ended for this reason."""
+    return {Reason.COMPLETED: Status.SUCCEEDED, Reason.CANCELLED: Status.CANCELLED}.get(
+        reason, Status.FAILED
+    )
+
+
 # Reasons after which the same work may well succeed elsewhere or later. The others would fail
 # again in the same way, and a second try would only cost GPU time.
 TRANSIENT = frozenset(

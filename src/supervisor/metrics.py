@@ -1,17 +1,26 @@
 """The worker's metrics: Prometheus, base units, one registry per process."""
 
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from shared.states import TRANSIENT, Reason, Status
+from shared.states import TRANSIENT, Reason, Status, status_of
 from supervisor.devices.device import Device, Reading
 
+# Why a step was put back whose memory others hold; it is no `Reason`, for no step ends by it.
+VRAM_BUSY = "vram_busy"
 _GPU = ("gpu", "uuid")
 _STEP_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _QUEUE_SECONDS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400)
 _RECLAIM_SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+
+
+class PruneOutcome(StrEnum):
+    DONE = "done"
+    ELSEWHERE = "elsewhere"  # another worker makes a pass
+    FAILED = "failed"
 
 
 class Metrics:
@@ -62,11 +71,17 @@ class Metrics:
             "Finished images not yet in the store",
             registry=self.registry,
         )
-        # Shown as 0, so that a first one is a rise.
+        # Shown as 0, as all counters of this class are: a first failure must be a rise. A series
+        # that begins with it has no rate, and no alert fires.
         for kind in ("job", "message"):
             self.dead_letters.labels(kind=kind)
-        for reason in sorted(TRANSIENT):
+        for reason in (*sorted(TRANSIENT), VRAM_BUSY):
             self.retries.labels(reason=reason)
+        for reason in Reason:
+            self.steps.labels(reason=reason)
+            self.jobs_finished.labels(status=status_of(reason), reason=reason)
+        for outcome in PruneOutcome:
+            self.prunes.labels(outcome=outcome)
 
     def _add_slots(self) -> None:
         counter = partial(Counter, registry=self.registry)

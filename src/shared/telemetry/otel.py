@@ -60,6 +60,8 @@ class OtelTracer:
         resource = Resource.create(
             {"service.name": service, "service.version": version("dreamforge")}
         )
+        for outcome in ("made", "exported", "failed"):
+            count(outcome, 0)  # shown as 0, so that a first failure is a rise
         provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
         provider.add_span_processor(self._processor)
         self._tracer = provider.get_tracer("dreamforge", version("dreamforge"))

@@ -17,6 +17,7 @@ from shared.step_store import AttemptResult, CancelRequested, Claim, Stale
 from supervisor.execution.context import DATABASE_RETRY_S, Execution
 from supervisor.lifecycle.machine import advance
 from supervisor.lifecycle.step import Event, EventKind, Step
+from supervisor.metrics import VRAM_BUSY
 from supervisor.outcomes.result import build_result
 from supervisor.recording.event_recorder import log_events
 
@@ -69,7 +70,7 @@ def _count(execution: Execution, step: Step, result: AttemptResult, following: U
         after=figures["gpu_mem_used_after"],
     )
     if result.reason is None:
-        metrics.retries.labels(reason=step.last_reason or "vram_busy").inc()
+        metrics.retries.labels(reason=step.last_reason or VRAM_BUSY).inc()
         return
     job_end = _job_end(execution.claim, result.state, result.reason)
     metrics.record_end(result.reason, job=job_end if following is None else None)

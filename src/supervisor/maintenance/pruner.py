@@ -13,7 +13,7 @@ from dataclasses import asdict
 import anyio
 
 from shared.retention import Pruned
-from supervisor.metrics import Metrics
+from supervisor.metrics import Metrics, PruneOutcome
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +37,13 @@ async def prune_daily(
         await sleep(EVERY_S * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
 
 
-async def _prune_once(prune: Prune) -> str:
+async def _prune_once(prune: Prune) -> PruneOutcome:
     try:
         pruned = await prune()
     except Exception:  # trouble with old rows must not end the steps that run now
         log.exception("pruning failed; tried again tomorrow")
-        return "failed"
+        return PruneOutcome.FAILED
     if pruned is None:
-        return "elsewhere"
+        return PruneOutcome.ELSEWHERE
     log.info("pruned", extra={"pruned": asdict(pruned)})
-    return "done"
+    return PruneOutcome.DONE

@@ -101,6 +101,18 @@ def test_what_has_not_happened_yet_is_shown_as_zero_so_that_a_first_time_is_a_ri
     assert values['dreamforge_dead_letters_total{kind="job"}'] == 0
 
 
+def test_each_answer_that_the_api_documents_is_counted_from_zero(scene: Scene) -> None:
+    _, values = metrics(scene.api.base)
+    paths = scene.api.client.get("/openapi.json").json()["paths"]
+    for route, methods in paths.items():
+        for method, documented in methods.items():
+            for status in documented["responses"]:
+                labels = f'method="{method.upper()}",route="{route}",status="{status}"'
+                assert f"dreamforge_http_requests_total{{{labels}}}" in values
+    assert values['dreamforge_jobs_finished_total{reason="cancelled",status="cancelled"}'] >= 0
+    assert values['dreamforge_jobs_accepted_total{type="generate"}'] >= 0
+
+
 @pytest.mark.parametrize("part", ["api", "worker"])
 def test_a_head_that_servers_read_differently_is_refused(scene: Scene, part: str) -> None:
     """By both services; what they refuse is in tests/unit/shared/test_strict_http.py."""

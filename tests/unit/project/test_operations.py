@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ from supervisor.metrics import Metrics as WorkerMetrics
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
 ALERTS = ROOT / "deploy/prometheus/alerts.yaml"
+CASES = ROOT / "deploy/prometheus/alerts_test.yaml"
 RULES: list[dict[str, Any]] = [
     rule
     for group in yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"]
     for rule in group["rules"]
 ]
+PROMTOOL = shutil.which("promtool")
 _NAME = re.compile(r"\b(dreamforge_\w+)(?:\{([^}]*)\})?")
 _SERIES = {
     "counter": ("_total",),
@@ -69,6 +73,26 @@ def test_an_alert_asks_for_series_and_labels_that_there_are(rule: dict[str, Any]
 def test_an_alert_says_how_urgent_it_is_and_the_page_what_to_do(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in {"page", "ticket"}
     assert f"| `{rule['alert']}` |" in PAGE
+
+
+def test_each_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
+    cases = [
+        (case["alertname"], bool(case["exp_alerts"]))
+        for test in yaml.safe_load(CASES.read_text(encoding="utf-8"))["tests"]
+        for case in test["alert_rule_test"]
+    ]
+    alerts = {rule["alert"] for rule in RULES}
+    assert set(cases) == {(alert, fires) for alert in alerts for fires in (True, False)}
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed here")
+def test_the_cases_of_the_alerts_hold() -> None:
+    assert PROMTOOL is not None
+    command = [PROMTOOL, "test", "rules", CASES.name]
+    done = subprocess.run(
+        command, cwd=CASES.parent, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_page_lists_every_series_and_no_other() -> None:

@@ -62,7 +62,7 @@ def test_a_span_arrives_as_it_was_described() -> None:
     assert (seen.failed, seen.message, seen.service) == (True, "it broke", "dreamforge-worker")
     (child,) = below(spans, seen)
     assert (child.name, child.failed, child.attributes) == ("inner", False, {"n": 1})
-    assert recorder.counts == {"made": 2, "exported": 2}
+    assert recorder.counts == {"made": 2, "exported": 2, "failed": 0}
 
 
 def test_a_collector_that_hangs_holds_nobody_up_and_what_finds_no_room_is_dropped() -> None:
@@ -99,7 +99,7 @@ def test_what_a_collector_does_not_take_is_counted() -> None:
     tracer = OtelTracer(collector, "test", counts)
     tracer.emit(span(), PARENT)
     tracer.close()
-    assert counts == {"made": 1, "failed": 1}
+    assert counts == {"made": 1, "exported": 0, "failed": 1}
 
 
 def test_one_batch_to_a_collector_that_is_away_ends_before_the_flush_does() -> None:
@@ -112,7 +112,7 @@ def test_one_batch_to_a_collector_that_is_away_ends_before_the_flush_does() -> N
     began = time.monotonic()
     tracer.close()
     assert time.monotonic() - began < FLUSH_S + 5
-    assert counts == {"made": 1, "failed": 1}
+    assert counts == {"made": 1, "exported": 0, "failed": 1}
 
 
 def test_a_collector_that_is_away_is_said_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
