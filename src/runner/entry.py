@@ -14,6 +14,7 @@ from importlib import import_module
 from multiprocessing.connection import Connection
 
 from shared.linux import child
+from shared.linux.sandbox import sandbox_of
 
 Entry = Callable[[Connection, int], None]
 
@@ -24,6 +25,9 @@ def main(connection: Connection, parent_pid: int) -> None:
     try:
         child.isolate_process(parent_pid)
         child.refuse_privileges()
+        child.bound_resources()
+        if (sandbox := sandbox_of(os.environ)) is not None:
+            sandbox.enter()
         # Not at the top: this import is the four seconds of torch that the supervisor must not pay.
         code = import_module("runner.session").serve(connection.fileno())
     except BaseException:
@@ -48,6 +52,9 @@ def template(
     try:
         child.isolate_process(parent_pid)
         child.refuse_privileges()
+        child.bound_resources()
+        if (sandbox := sandbox_of(os.environ)) is not None:
+            sandbox.enter(forks=True)
         fd = os.dup(connection.fileno())
         connection.close()
         serve = import_module("runner.template.serve").serve

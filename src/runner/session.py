@@ -3,7 +3,7 @@
 The garbage collector is off while torch and the pipelines are imported, and what they left is
 frozen afterwards: 400,000 objects that live for ever are then never walked again.
 
-    READY -> wait for GO -> arm the lease timer, handle signals, listen
+    READY -> wait for GO -> arm the lease timer, leave other models, handle signals, listen
           -> prepare, run, cleanup (`runner.job_types.base.Job`) -> free memory -> RESULT or FAILURE
 
 Before GO nothing touches the device: a runner on standby must not hold a context on a GPU that the
@@ -35,6 +35,7 @@ from runner.job_types.registry import JOB_TYPES
 from runner.process.cancellation import Stop, handle_sigterm
 from runner.process.lease_timer import LeaseTimer
 from runner.process.memory import Memory, release_memory
+from shared.linux.sandbox import sandbox_of
 from shared.protocol.frames import FrameError
 from shared.protocol.messages import (
     INTERFACE,
@@ -80,6 +81,8 @@ def serve(fd: int) -> int:
 def _perform(go: Go, channel: Channel, versions: dict[str, str]) -> Result | Failure:
     timer = LeaseTimer()
     timer.arm(go.dies_at)
+    if (sandbox := sandbox_of(os.environ)) is not None:
+        sandbox.narrow([] if go.spec.model is None else [go.spec.model.folder])
     stop = Stop()
     handle_sigterm(stop)
     inputs = Inputs(go.spec, channel.send, stop)

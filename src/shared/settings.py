@@ -122,6 +122,11 @@ class Settings(BaseSettings):
         pattern=r"^(auto|template|spawn)$",
         description="auto: forked from a template on a CPU, spawned on a GPU",
     )
+    sandbox: str = Field(
+        default="auto",
+        pattern=r"^(auto|require|off)$",
+        description="what the kernel keeps from runners: what it can, on CPU slots; all; nothing",
+    )
     standby: bool = Field(default=True, description="keep one imported runner ready per slot")
     warm_bytes: int | None = Field(
         default=None, ge=0, description="host memory for warm models; unset: a quarter of the host"

@@ -5,7 +5,7 @@ machines can reach the address (PRODUCT §2). Without keys no worker listens on 
 (`worker.check_port`).
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ class Health:
     checks: dict[str, Check]
     draining: Callable[[], bool]
     templates: Callable[[], list[TemplateStatus]] = list
+    sandbox: Callable[[str], Mapping[str, object]] = lambda _kind: {}  # by kind of device
     keys: tuple[ApiKey, ...] = ()  # any of them may read `/metrics`; empty where no key is needed
 
     async def problems(self) -> dict[str, str]:
@@ -76,7 +77,9 @@ def create_app(health: Health) -> Starlette:
             {"status": "not ready", "down": down} if down else {"status": "ready"}
         )
         templates = [_template(status) for status in health.templates()]
+        kinds = sorted({slot.device.kind for slot in health.slots})
         body |= {"slots": slots, "process_ids": pids, "templates": templates}
+        body["sandbox"] = {kind: health.sandbox(kind) for kind in kinds}
         return JSONResponse(body, status_code=503 if down else 200)
 
     async def metrics(request: Request) -> Response:

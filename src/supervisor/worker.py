@@ -38,6 +38,7 @@ from supervisor.membership.heartbeat import Presence
 from supervisor.membership.local_models import LocalModels
 from supervisor.membership.registration import register_exclusive
 from supervisor.metrics import Metrics
+from supervisor.processes.containment import Containment, NotContained, decide, read_kernel
 from supervisor.processes.orphans import remove_dead_lock
 from supervisor.processes.spawned import SpawnedProcess
 from supervisor.resources import WorkerResources, open_resources
@@ -59,10 +60,10 @@ def main(timings: Timings = TIMINGS) -> int:
     forbid_writing_by_others()
     adopt_orphans()
     hide_from_runners()
-    thread = SupervisorThread(settings, timings)
     try:
         check_kernel()
         check_port(settings)
+        thread = SupervisorThread(settings, containment(settings), timings)
         anyio.run(wait_for_parts, settings)
         code = consume(
             settings.redis_url.get_secret_value(),
@@ -87,6 +88,14 @@ def check_kernel() -> None:
         )
 
 
+def containment(settings: Settings) -> Containment:
+    """How runners are contained. Raises `NotReady` where `DF_SANDBOX` asks for more."""
+    try:
+        return decide(settings.sandbox, settings.models_dir, read_kernel())
+    except NotContained as error:
+        raise NotReady(str(error)) from None
+
+
 def check_port(settings: Settings) -> None:
     """Raise `NotReady` for an address that the worker may not, or cannot, listen on."""
     if not (settings.api_keys or is_loopback(settings.worker_host)):
@@ -107,17 +116,20 @@ def check_port(settings: Settings) -> None:
 
 
 def open_runner_pool(
-    settings: Settings, metrics: Metrics, resources: WorkerResources
+    settings: Settings, metrics: Metrics, resources: WorkerResources, held: Containment
 ) -> RunnerPool:
     """Runners as `DF_RUNNER_START` says. No template is started yet."""
     next_marker = marker_series(resources.mark)
-    forked = FORKED_KINDS[settings.runner_start].intersection(
-        device.kind for device in resources.devices
-    )
+    kinds = {device.kind for device in resources.devices}
+    for kind in sorted(kinds):
+        log.info("%s", held.describe(kind))
+    forked = FORKED_KINDS[settings.runner_start] & kinds
     templates = Templates(
         # No device: it must not open one, and a runner that it forks gets its own.
         lambda: SpawnedProcess(
-            runner_entry.template, marker=next_marker(), environment={"CUDA_VISIBLE_DEVICES": ""}
+            runner_entry.template,
+            marker=next_marker(),
+            environment={"CUDA_VISIBLE_DEVICES": "", **held.template_environment(forked)},
         ),
         next_marker,
         metrics,
@@ -131,14 +143,18 @@ def open_runner_pool(
         standby=settings.standby,
         templates=templates if forked else None,
         forked=forked,
+        contain=held.environment,
     )
 
 
 class SupervisorThread:
     """The thread that owns every runner. Celery's bootstep starts and drains it."""
 
-    def __init__(self, settings: Settings, timings: Timings = TIMINGS) -> None:
+    def __init__(
+        self, settings: Settings, containment: Containment, timings: Timings = TIMINGS
+    ) -> None:
         self._settings = settings
+        self._containment = containment
         self._timings = timings
         self._metrics = Metrics()
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=False)
@@ -216,7 +232,7 @@ class SupervisorThread:
             store=PostgresStepStore(resources.database),
             objects=resources.objects,
             probe=resources.probe,
-            runners=open_runner_pool(self._settings, self._metrics, resources),
+            runners=open_runner_pool(self._settings, self._metrics, resources, self._containment),
             byte_budget=ByteBudget(self._settings.spool_bytes),
             models=lambda: tuple(models.checksums),
             model_folder=models.folder,
@@ -237,6 +253,7 @@ class SupervisorThread:
                 checks={"postgresql": database.probe_write, "object store": objects.probe_write},
                 draining=lambda: supervisor.draining,
                 templates=lambda: supervisor.templates,
+                sandbox=self._containment.status,
                 keys=() if is_loopback(settings.worker_host) else settings.api_keys,
             )
         )

@@ -7,6 +7,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import time
@@ -207,6 +208,18 @@ def stuck_in_c(connection: Connection, parent_pid: int) -> None:
 def stuck_with_gil(connection: Connection, parent_pid: int) -> None:
     """A runner in which no Python thread will ever run again."""
     _replace_job(lambda: ctypes.PyDLL(None).sleep(600))
+    entry.main(connection, parent_pid)
+
+
+def deaf_to_alarms(connection: Connection, parent_pid: int) -> None:
+    """A runner in which a library handles, and blocks, every signal that can be."""
+
+    def block_and_sleep() -> None:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        time.sleep(600)
+
+    _replace_job(block_and_sleep)
     entry.main(connection, parent_pid)
 
 

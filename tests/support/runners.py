@@ -287,12 +287,6 @@ def segfaults(link: SupervisorLink) -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
-def dead_man(link: SupervisorLink) -> None:
-    """Its lease was not renewed, so its own timer ends it."""
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
-    stay()
-
-
 def allocates_until_refused(link: SupervisorLink) -> None:
     """Takes memory until there is none (its own bound, not the host's), and says so."""
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
@@ -439,7 +433,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
         leaves_grandchild,
         leaves_nameless_grandchild, leaves_forged_grandchild, leaves_talker, floods, half_a_frame,
         half_a_frame_then_dies, closes_its_end, garbage, not_json, too_long, out_of_order,
-        unstorable_log, wrong_hash, leaves_early, segfaults, dead_man, allocates_until_refused,
+        unstorable_log, wrong_hash, leaves_early, segfaults, allocates_until_refused,
         fails, big, crashes_after, crashes, crashes_once_then_waits, enlarges, enlarges_after,
         wants_when, wants_two_at_once, wants_and_stays, waits_for, says_huge_numbers,
         leaves_deaf_grandchild, leaves_hopper, writes_to_its_streams, header_too_long,

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,12 @@ class Worker:
     """
 
     def __init__(
-        self, folder: Path, settings: dict[str, str], *, module: str = "supervisor"
+        self,
+        folder: Path,
+        settings: dict[str, str],
+        *,
+        module: str = "supervisor",
+        arguments: Sequence[str] = (),
     ) -> None:
         folder.mkdir(exist_ok=True)
         self.log = folder / f"worker-{time.monotonic_ns()}.log"
@@ -63,7 +68,7 @@ class Worker:
         settings = {"DF_RUNNER_START": "spawn"} | settings | {"DF_WORKER_PORT": str(self.port)}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module],
+                [sys.executable, "-m", module, *arguments],
                 env=command_environment(settings) | {"PYTHONPATH": os.pathsep.join(sys.path)},
                 cwd=folder,  # not where a `.env` may lie
                 stdout=log,
@@ -136,14 +141,18 @@ def marked(lock_dir: Path) -> list[psutil.Process]:
 
 @contextmanager
 def workers(
-    folder: Path, settings: dict[str, str], *, module: str = "supervisor"
+    folder: Path,
+    settings: dict[str, str],
+    *,
+    module: str = "supervisor",
+    arguments: Sequence[str] = (),
 ) -> Iterator[Callable[..., Worker]]:
     """Start workers one after the other; at the end all their processes are gone."""
     settings = settings | {"DF_LOCK_DIR": str(folder / "locks")}
     started: list[Worker] = []
 
     def start(**changes: str) -> Worker:
-        started.append(Worker(folder, settings | changes, module=module))
+        started.append(Worker(folder, settings | changes, module=module, arguments=arguments))
         return started[-1]
 
     try:

@@ -20,13 +20,15 @@ _NVIDIA_SMI_TIMEOUT_S = 20.0
 
 
 def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Interpreter, platform, packages, GPU."""
+    """Interpreter, platform, packages, GPU, memory, sandbox."""
     yield python(sys.version_info[:2])
     yield machine(platform.system(), platform.machine())
     yield from packages()
     yield from embedded(environ)
     yield gpu(environ)
     yield from memory_group()
+    if platform.system() == "Linux":
+        yield sandbox(environ)
     yield ok("Docker", "not needed")
 
 
@@ -127,6 +129,29 @@ def memory_group() -> Iterator[Finding]:
             "ends the worker and its other steps too",
             "docs/operations.md says how to turn that off (memory.oom.group)",
         )
+
+
+def sandbox(environ: Mapping[str, str]) -> Finding:
+    """What the kernel keeps from runners here, and what it cannot."""
+    from supervisor.processes.containment import read_kernel
+
+    mode = environ.get("DF_SANDBOX") or "auto"
+    kernel = read_kernel()
+    lacking = ", ".join(kernel.lacking())
+    if mode == "off":
+        return note(
+            "Sandbox",
+            "runners are not contained: DF_SANDBOX=off",
+            "unset it, unless you trust every model and every picture that is sent",
+        )
+    if not lacking:
+        gpus = "; on GPUs with DF_SANDBOX=require alone" if mode == "auto" else ""
+        return ok("Sandbox", f"the kernel contains runners ({kernel}){gpus}")
+    text = f"this kernel ({kernel}) cannot refuse runners {lacking}"
+    advice = "use Linux 6.12 or newer, with Landlock turned on"
+    if mode == "require":
+        return wrong("Sandbox", f"{text}, and DF_SANDBOX=require", advice)
+    return note("Sandbox", text, advice)
 
 
 def _query_nvidia_smi(program: str) -> str:

@@ -31,6 +31,7 @@ from shared.protocol.messages import (
 from supervisor.devices.cpu import CpuProbe
 from supervisor.devices.device import DeviceLost, DeviceProbe
 from supervisor.devices.gpu import GpuProbe, may_have_gpus
+from supervisor.processes.containment import Containment, decide, read_kernel
 
 Size = tuple[int, int]
 # The first steps allocate what the later ones reuse, so more steps need no more memory.
@@ -61,17 +62,25 @@ def measure_model(
     if len({width * height for width, height in sizes}) < 2:
         raise Failure("--size: two sizes at least, or one cannot tell what a pixel costs")
     subjects = [build_subject(folder.absolute(), model, preset, size) for size in sizes]
-    peaks = anyio.run(_run, preset, subjects)
+    containment = decide("auto", folder.absolute(), read_kernel())
+    peaks = anyio.run(_run, preset, subjects, containment)
     return model.kind, peaks, fit_need(peaks)
 
 
-async def _run(preset: Preset, subjects: list[Subject]) -> list[Peak]:
+async def _run(preset: Preset, subjects: list[Subject], containment: Containment) -> list[Peak]:
     mark = f"measure:{os.getpid()}:{uuid4()}"
     probe: DeviceProbe = CpuProbe(1) if preset.device == "cpu" else GpuProbe(mark)
     try:
         devices = await probe.devices()
         return [
-            await measure(probe, devices[0], subject, mark=mark, timeout_s=preset.timeout_s)
+            await measure(
+                probe,
+                devices[0],
+                subject,
+                mark=mark,
+                timeout_s=preset.timeout_s,
+                containment=containment,
+            )
             for subject in subjects
         ]
     except DeviceLost as error:

@@ -30,6 +30,7 @@ from shared.protocol.messages import (
 )
 from supervisor.devices.device import Device, DeviceProbe
 from supervisor.processes.child import KILL_ALL_S
+from supervisor.processes.containment import Containment
 from supervisor.processes.spawned import SpawnedProcess
 
 # Faster than a step's own sampling (5 Hz): a small model's decode is over within 0.2 s.
@@ -75,12 +76,14 @@ async def measure(
     *,
     mark: str,
     timeout_s: float,
+    containment: Containment,
 ) -> Peak:
     """Run the step once and return its peak. Raises `MeasureFailed`, `DeviceLost`.
 
     The process is gone when this returns or raises.
     """
-    runner = SpawnedProcess(entry.main, marker=mark, environment=device.environment)
+    environment = {**device.environment, **containment.environment(device.kind)}
+    runner = SpawnedProcess(entry.main, marker=mark, environment=environment)
     try:
         with anyio.fail_after(READY_S):
             await _wait_ready(runner)

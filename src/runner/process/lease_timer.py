@@ -1,8 +1,9 @@
 """The lease timer: this process dies when its lease ends, whatever its code does.
 
-SIGALRM with its *default* action, which the kernel carries out even if no thread ever takes the GIL
-again (a dead man's switch). A lease pushes the moment back. A worker that is stopped or cut off
-sends none, and the step dies before another worker can get its lease.
+A timer of the kernel that sends SIGKILL: no thread need ever take the GIL again (a dead man's
+switch), and no library can block, ignore or handle it, as some do with SIGALRM. A lease pushes the
+moment back. A worker that is stopped or cut off sends none, and the step dies before another worker
+can get its lease. A fork inherits no timer; a runner makes its own at GO.
 
 The deadline is a moment, not a span: a frame may lie in the socket for as long as it likes, the
 moment stays where the renewal put it. It is one of CLOCK_BOOTTIME, which goes on while the machine
@@ -11,11 +12,13 @@ is suspended; `setitimer` knows only clocks that do not, hence the timer of POSI
 
 import ctypes
 import os
+import signal
 import time
 
 # Part of glibc, which torch needs: an empty shell around libc since 2.34, the real thing before.
 _LIBRARY = "librt.so.1"
 _TIMER_ABSTIME = 1  # time.h
+_SIGEV_SIGNAL = 0  # asm-generic/siginfo.h
 _NS = 1_000_000_000
 
 
@@ -27,12 +30,29 @@ class _Itimerspec(ctypes.Structure):
     _fields_ = (("interval", _Timespec), ("value", _Timespec))
 
 
+class _Sigevent(ctypes.Structure):
+    """`struct sigevent`, 64 bytes: a value, the signal, how to notify."""
+
+    _fields_ = (
+        ("value", ctypes.c_void_p),
+        ("signo", ctypes.c_int),
+        ("notify", ctypes.c_int),
+        ("padding", ctypes.c_char * (64 - ctypes.sizeof(ctypes.c_void_p) - 8)),
+    )
+
+
 class LeaseTimer:
-    """The one timer of the process. Without a `sigevent` it sends SIGALRM."""
+    """The one timer of the process."""
 
     def __init__(self) -> None:
         self._timer = ctypes.c_void_p()
-        _call("timer_create", time.CLOCK_BOOTTIME, None, ctypes.pointer(self._timer))
+        event = _Sigevent(signo=signal.SIGKILL, notify=_SIGEV_SIGNAL)
+        _call(
+            "timer_create",
+            time.CLOCK_BOOTTIME,
+            ctypes.pointer(event),
+            ctypes.pointer(self._timer),
+        )
 
     def arm(self, until: float) -> None:
         """The process dies at `until`, seconds of CLOCK_BOOTTIME, unless armed again before.

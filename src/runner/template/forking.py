@@ -16,7 +16,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing import resource_tracker
-from pathlib import Path
 
 from shared.linux.child import MARKER
 
@@ -124,30 +123,6 @@ def close_all_but(channel: int) -> None:
     for fd in {int(name) for name in os.listdir("/proc/self/fd")} - kept:
         with suppress(OSError):  # the descriptor of the listing itself
             os.close(fd)
-
-
-class OomScore:
-    """How likely the kernel is to kill this process first when the host has no memory left."""
-
-    _FIRST = "1000"
-    _PATH = Path("/proc/self/oom_score_adj")
-
-    def __init__(self) -> None:
-        self._before = self._PATH.read_text(encoding="ascii")
-
-    def come_first(self) -> None:
-        """Be killed before any step: this process only keeps something warm."""
-        self._set(self._FIRST)
-
-    def restore(self) -> None:
-        """Count like any other process of the worker."""
-        self._set(self._before)
-
-    def _set(self, score: str) -> None:
-        try:
-            self._PATH.write_text(score, encoding="ascii")
-        except OSError as error:  # a host that allows it to nobody: all count alike there
-            sys.stderr.write(f"{self._PATH}: {error.strerror}\n")
 
 
 def _wait_for_parent(worker_pid: int) -> None:

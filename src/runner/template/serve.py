@@ -19,7 +19,6 @@ from typing import NoReturn
 
 from runner.template.forking import (
     Identity,
-    OomScore,
     Unfit,
     become_child,
     check_fit,
@@ -28,6 +27,7 @@ from runner.template.forking import (
 )
 from shared.errors import ModelUnavailable
 from shared.linux import child
+from shared.linux.sandbox import sandbox_of
 from shared.protocol.frames import FrameDecoder, FrameError, encode
 from shared.protocol.template_messages import (
     Fork,
@@ -71,7 +71,6 @@ class Template:
         self._identity = identity
         self._runner = runner
         self._code = code
-        self._oom_score = OomScore()
         self._decoder = FrameDecoder(max_body_bytes=0)
 
     def serve(self) -> int:
@@ -95,7 +94,6 @@ class Template:
         return answer
 
     def _load(self, spec: HostModelSpec) -> Loaded | Refused:
-        self._oom_score.come_first()
         try:
             self._code.hold(spec)
         except ModelUnavailable as error:
@@ -127,7 +125,6 @@ class Template:
             self._socket.detach()  # closed below, with all that is the template's
             become_child(self._worker_pid, self._identity, order.marker, order.environment, output)
             close_all_but(channel)
-            self._oom_score.restore()
             code = self._run_child(order, channel)
         except BaseException:
             sys.excepthook(*sys.exc_info())
@@ -138,6 +135,8 @@ class Template:
             self._runner(Connection(channel), self._worker_pid)
             return 0
         child.isolate_process(self._worker_pid)
+        if (sandbox := sandbox_of(os.environ)) is not None:  # of its own, beside the other models'
+            sandbox.enter(forks=True)
         return Template(channel, self._worker_pid, self._identity, self._runner, self._code).serve()
 
     def _receive(self) -> tuple[ToTemplate, list[int]] | None:

@@ -13,6 +13,7 @@ Light on purpose: the standard library only. The order in `isolate_process` matt
 """
 
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, MutableMapping
@@ -42,6 +43,12 @@ SET = {
     # cuBLAS repeats its sums in the same order only with a workspace of fixed size, and the same
     # seed must give the same bytes (the value is NVIDIA's own, 8 buffers of 4096 KiB).
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
+
+BOUNDS = {
+    resource.RLIMIT_CORE: 0,  # it would hold the prompt and the weights
+    resource.RLIMIT_FSIZE: 1 << 30,  # bytes; room for the driver's cache of compiled kernels
+    resource.RLIMIT_NOFILE: 1024,  # a model in hundreds of files; a GPU runner opens some dozens
 }
 
 
@@ -89,14 +96,28 @@ def refuse_privileges() -> None:
     prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
+def bound_resources() -> None:
+    """Bound what a runner can leave or take on the host, whatever it runs; lower bounds stay.
+
+    Not its memory: CUDA maps far more than it uses. Not its processes: that bound counts those of
+    the user, and a container's worker shares one with others; `seccomp.py` refuses to start any.
+    """
+    for limit, most in BOUNDS.items():
+        _, hard = resource.getrlimit(limit)
+        bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(limit, (bound, bound))
+
+
 def reset_signals() -> None:
     """Default action for every signal, none blocked. Real-time signals belong to libc."""
     for number in signal.valid_signals():
-        # Python ignores SIGPIPE so that a write to a closed pipe raises; that stays.
+        # Python ignores these two so that a write to a closed pipe, or past RLIMIT_FSIZE, raises;
+        # that stays.
         if number < signal.SIGRTMIN and number not in {
             signal.SIGKILL,
             signal.SIGSTOP,
             signal.SIGPIPE,
+            signal.SIGXFSZ,
         }:
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

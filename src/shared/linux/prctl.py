@@ -8,6 +8,10 @@ PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
+PR_SET_SECCOMP = 22
+
+# Made once: ctypes builds a class for each library that it opens.
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 def adopt_orphans() -> None:
@@ -24,9 +28,10 @@ def hide_from_runners() -> None:
     prctl(_PR_SET_DUMPABLE, 0)
 
 
-def prctl(option: int, value: int) -> None:
+def prctl(option: int, value: int, address: int = 0) -> None:
     """Set one option of this process. Raises `OSError` when the kernel refuses it."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, value, 0, 0, 0) != 0:
+    # A variadic function does not widen an int, and the kernel reads whole registers.
+    arguments = map(ctypes.c_ulong, (value, address, 0, 0))
+    if libc.prctl(option, *arguments) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"prctl({option}): {os.strerror(number)}")

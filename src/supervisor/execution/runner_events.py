@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
+from shared.linux.clock import boottime
 from shared.protocol.frames import FrameError
 from shared.protocol.messages import (
     Artifact,
@@ -86,6 +87,7 @@ class RunnerListener:
     async def wait_exit(self) -> None:
         """Wait for the process to end, and for its last frames."""
         self._evidence.facts.exitcode = await self._runner.wait_exit()
+        self._evidence.facts.lease_over = self._execution.fence.dies_at <= boottime()
         self._uploader.stop_backpressure()
         with anyio.move_on_after(LAST_FRAMES_S):
             await self._all_read.wait()

@@ -30,6 +30,7 @@ class Evidence:
     we_killed: bool = False  # a SIGKILL of its wait status is ours
     device_lost: bool = False
     exitcode: int | None = None  # None: it never started, or would not die
+    lease_over: bool = False  # when it ended, the moment of its lease timer had passed
     protocol_error: str | None = None
     unreadable: str | None = None  # the stored step could not even be read
     input_unavailable: InputUnavailable | None = None
@@ -52,7 +53,7 @@ def classify(evidence: Evidence) -> Classification:
         return Classification(Reason.INTERNAL, evidence.unreadable)
     if (error := evidence.input_unavailable) is not None:
         return Classification(Reason.INFRA_UNAVAILABLE, error.message, error.details)
-    details: dict[str, Any] = {"exit": describe_exit(evidence.exitcode)}
+    details: dict[str, Any] = {"exit": _describe_end(evidence)}
     if _killed_for_memory(evidence):
         return Classification(
             Reason.HOST_OOM,
@@ -80,22 +81,28 @@ def _killed_for_memory(evidence: Evidence) -> bool:
     of two slots may both have been killed.
     """
     return (
-        evidence.cgroup_oom_kills > 0
-        and evidence.exitcode == -signal.SIGKILL
-        and not evidence.we_killed
+        evidence.cgroup_oom_kills > 0 and _killed_by_another(evidence) and not evidence.lease_over
     )
 
 
+def _killed_by_another(evidence: Evidence) -> bool:
+    return evidence.exitcode == -signal.SIGKILL and not evidence.we_killed
+
+
+def _describe_end(evidence: Evidence) -> str:
+    text = describe_exit(evidence.exitcode)
+    if _killed_by_another(evidence) and evidence.lease_over:
+        return f"{text}: its own lease timer fired, the lease was not renewed in time"
+    return text
+
+
 def describe_exit(exitcode: int | None) -> str:
-    """An exit status in words; SIGALRM is named for what it means here."""
+    """An exit status in words."""
     if exitcode is None:
         return "no exit status"
     if exitcode >= 0:
         return f"exit code {exitcode}"
     try:
-        name = signal.Signals(-exitcode).name
+        return signal.Signals(-exitcode).name
     except ValueError:
-        name = f"signal {-exitcode}"
-    if -exitcode == signal.SIGALRM:
-        return f"{name}: its own dead-man timer fired, the lease was not renewed in time"
-    return name
+        return f"signal {-exitcode}"

@@ -7,13 +7,14 @@ the imports and the load are over already. It holds no context on the device: th
 
 import itertools
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
 import anyio
 from anyio.abc import TaskGroup
 
+from shared.linux.sandbox import NO_SANDBOX
 from shared.protocol.template_messages import HostModelSpec
 from supervisor.devices.device import Device
 from supervisor.metrics import Metrics
@@ -68,14 +69,19 @@ class RunnerPool:
         standby: bool,
         templates: Templates | None = None,
         forked: Container[str] = (),
+        contain: Callable[[str], Mapping[str, str]] = lambda _kind: NO_SANDBOX,
     ) -> None:
-        """The runners of the device kinds in `forked` come from `templates`; others are spawned."""
+        """The runners of the device kinds in `forked` come from `templates`; others are spawned.
+
+        `contain` says with which variables a runner of a kind is contained.
+        """
         self._entry = entry
         self._next_marker = next_marker
         self._metrics = metrics
         self._standby = standby
         self._templates = templates
         self._forked = forked
+        self._contain = contain
         self._places: dict[str, _Place] = {}
         self._discarded: set[anyio.Event] = set()  # set when a discarded runner is gone
         self._tasks: TaskGroup | None = None
@@ -253,16 +259,17 @@ class RunnerPool:
             killed.set()
 
     async def _start(self, device: Device, spec: HostModelSpec | None) -> _Started:
+        environment = {**device.environment, **self._contain(device.kind)}
         if self._templates is not None and device.kind in self._forked:
             try:
-                forked = await self._templates.fork_runner(spec, device.environment)
+                forked = await self._templates.fork_runner(spec, environment)
             except OSError as error:  # a spawn needs less, or says the same
                 log.warning("cannot fork a runner: %s", error)
                 forked = None
             if forked is not None:
                 return _Started(*forked)
         marker = self._next_marker()
-        return _Started(SpawnedProcess(self._entry, marker=marker, environment=device.environment))
+        return _Started(SpawnedProcess(self._entry, marker=marker, environment=environment))
 
 
 def marker_series(worker_mark: str) -> Callable[[], str]:

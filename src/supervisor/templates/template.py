@@ -31,6 +31,7 @@ from supervisor.processes.child import ChildProcess, kill
 from supervisor.processes.forked import ForkedProcess
 from supervisor.processes.stdio import OutputReader
 from supervisor.processes.tree import announced
+from supervisor.templates import oom_score
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class Template:
         self._asking = anyio.Lock()
         self._failure: TemplateFailed | None = None  # why it was killed
         self._forking = False
+        self._comes_first = False  # when the kernel kills for want of memory
         self.state = TemplateState.STARTING
 
     @property
@@ -106,6 +108,8 @@ class Template:
         """Load a model onto the host, once. Raises `TemplateFailed`."""
         async with self._asking:
             self.state = TemplateState.LOADING
+            self._comes_first = True
+            oom_score.raise_to_most(self.pid)
             await self._ask(Load(spec=spec), [], Loaded, within_s)
             self.state = TemplateState.READY
 
@@ -139,6 +143,8 @@ class Template:
                 answer = await self._ask(order, descriptors, Forked, FORK_WITHIN_S)
                 output.write_end.close()
                 child = ForkedProcess(answer.pid, marker, ours, output)
+            if self._comes_first:
+                oom_score.restore(child.pid)
             undo.pop_all()
         return child
 

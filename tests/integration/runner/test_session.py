@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from PIL import Image
 from tests.support.runner_peer import (
     Peer,
     confess,
+    deaf_to_alarms,
     run_spec,
     stuck_in_c,
     stuck_with_gil,
@@ -27,7 +28,9 @@ from tests.support.runner_peer import (
 from tests.support.tiny_model import build_tiny_model
 
 from shared.limits import MAX_SEED
+from shared.linux.sandbox import Sandbox
 from shared.protocol.messages import Artifact, Cancel, Failure, FromRunner, Progress, Ready, Result
+from supervisor.processes.containment import read_kernel
 
 
 class Batch(NamedTuple):
@@ -211,21 +214,43 @@ def test_sigterm_ends_a_runner_that_is_stuck_in_c_code(model: Path) -> None:
         assert time.monotonic() - began < 10
 
 
-def test_dead_man_timer_kills_while_c_code_holds_the_interpreter(model: Path) -> None:
-    with Peer(stuck_with_gil) as peer:
+def test_a_contained_runner_draws_the_same_bytes(
+    batch: Batch, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = read_kernel()
+    sandbox = Sandbox(
+        landlock_abi=kernel.landlock_abi, seccomp=kernel.seccomp, models=str(model.parent)
+    )
+    for name, value in sandbox.to_environment().items():
+        monkeypatch.setenv(name, value)
+    with Peer() as peer:
+        peer.go(run_spec(model, count=5, seed=MAX_SEED - 2, done_items=[0, 3]))
+        assert isinstance(peer.outcome(), Result)
+        assert _pictures(peer.seen) == _pictures(batch.seen)
+
+
+def _pictures(seen: list[tuple[FromRunner, bytes]]) -> list[bytes]:
+    return [body for message, body in seen if isinstance(message, Artifact)]
+
+
+@pytest.mark.parametrize("stuck", [stuck_with_gil, deaf_to_alarms])
+def test_the_lease_timer_kills_whatever_the_code_holds_or_handles(
+    model: Path, stuck: Callable[..., None]
+) -> None:
+    with Peer(stuck) as peer:
         peer.go(run_spec(model), lease_s=2.0)
         peer.until(Progress)
-        assert peer.exit_code() == -signal.SIGALRM
+        assert peer.exit_code() == -signal.SIGKILL
 
 
-def test_lease_frames_push_the_dead_man_timer_back(peer: Peer, model: Path) -> None:
+def test_lease_frames_push_the_lease_timer_back(peer: Peer, model: Path) -> None:
     peer.go(run_spec(model, steps=200, count=100, seed=1), lease_s=2.0)
     deadline = time.monotonic() + 4.0
     while time.monotonic() < deadline:
         peer.until(Progress)
         peer.lease(2.0)
     peer.lease(0.05)
-    assert peer.exit_code() == -signal.SIGALRM
+    assert peer.exit_code() == -signal.SIGKILL
 
 
 def test_a_lease_that_lay_in_the_socket_ends_when_it_was_to_end(peer: Peer, model: Path) -> None:
@@ -238,7 +263,7 @@ def test_a_lease_that_lay_in_the_socket_ends_when_it_was_to_end(peer: Peer, mode
     sent = time.monotonic()
     time.sleep(2.0)  # how long it lies there is the subject
     os.kill(peer.process.pid, signal.SIGCONT)
-    assert peer.exit_code() == -signal.SIGALRM
+    assert peer.exit_code() == -signal.SIGKILL
     assert 2.9 < time.monotonic() - sent < 4.5
 
 
@@ -253,7 +278,7 @@ def test_a_runner_does_nothing_under_a_lease_that_has_ended(
     else:
         peer.go(spec).until(Progress)
         peer.lease(-1.0)
-    assert peer.exit_code() == -signal.SIGALRM
+    assert peer.exit_code() == -signal.SIGKILL
     assert not peer.all(Artifact)
 
 

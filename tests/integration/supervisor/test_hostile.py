@@ -336,7 +336,6 @@ def test_a_flood_of_logs_stops_neither_the_timeout_nor_a_neighbour() -> None:
     [
         ("leaves_early", "exit code 0"),
         ("segfaults", "SIGSEGV"),
-        ("dead_man", "SIGALRM: its own dead-man timer fired"),
     ],
 )
 def test_an_end_without_a_result_is_a_crash_that_says_how(prompt: str, exit_words: str) -> None:

@@ -14,6 +14,8 @@ from cli.main import run
 from cli.models.install import bundled_models
 from cli.servers.embedded import SERVERS
 from cli.state_dir import StateDir
+from supervisor.processes import containment
+from supervisor.processes.containment import Kernel
 
 
 def _wrong(findings: list[Finding]) -> list[str]:
@@ -36,6 +38,26 @@ def test_another_system_than_linux_is_wrong() -> None:
     assert machine.machine("Linux", "x86_64").level is Level.OK
     finding = machine.machine("Darwin", "arm64")
     assert (finding.level, bool(finding.advice)) == (Level.WRONG, True)
+
+
+@pytest.mark.parametrize(
+    ("mode", "abi", "level", "said"),
+    [
+        ("", 6, Level.OK, "Landlock ABI 6, seccomp"),
+        ("", 4, Level.NOTE, "cannot refuse runners ioctl on devices, signals"),
+        ("", 0, Level.NOTE, "cannot refuse runners files, "),
+        ("require", 4, Level.WRONG, "DF_SANDBOX=require"),
+        ("off", 6, Level.NOTE, "not contained"),
+    ],
+)
+def test_what_the_kernel_cannot_keep_from_runners_is_said(
+    monkeypatch: pytest.MonkeyPatch, mode: str, abi: int, level: Level, said: str
+) -> None:
+    kernel = Kernel(landlock_abi=abi, seccomp=True)
+    monkeypatch.setattr(containment, "read_kernel", lambda: kernel)
+    finding = machine.sandbox({"DF_SANDBOX": mode})
+    assert (finding.level, said in finding.text) == (level, True)
+    assert bool(finding.advice) == (level is not Level.OK)
 
 
 @pytest.mark.parametrize("found", [0, "Driver Not Loaded", "there is no NVIDIA driver"])

@@ -7,6 +7,7 @@ clock would do there: they differ only on a machine that was suspended.
 from __future__ import annotations
 
 import ctypes
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +32,10 @@ def test_the_timer_is_a_moment_of_the_clock_that_counts_through_a_suspended_mach
 
     monkeypatch.setattr(ctypes, "CDLL", Library)
     LeaseTimer().arm(5.25)
-    assert calls["timer_create"][0] == time.CLOCK_BOOTTIME
+    clock, event, _ = calls["timer_create"]
+    assert clock == time.CLOCK_BOOTTIME
+    assert (event.contents.notify, event.contents.signo) == (0, signal.SIGKILL)  # SIGEV_SIGNAL
+    assert ctypes.sizeof(event.contents) == 64
     _, absolute, when, _ = calls["timer_settime"]
     value = when.contents.value
     assert (absolute, value.s, value.ns) == (1, 5, 250_000_000)  # TIMER_ABSTIME of time.h

@@ -82,5 +82,9 @@ def test_an_exit_status_is_put_in_words(code: int | None, message: str) -> None:
     assert describe_exit(code) == message
 
 
-def test_a_fired_dead_man_timer_is_named() -> None:
-    assert "dead-man timer fired" in describe_exit(-14)
+def test_a_kill_after_the_end_of_the_lease_is_the_runners_own_timer_and_no_lack_of_memory() -> None:
+    own = classify(Evidence(exitcode=-9, lease_over=True, cgroup_oom_kills=1))
+    assert own.reason is Reason.RUNNER_CRASHED
+    assert "lease timer fired" in own.message
+    for other in (Evidence(exitcode=-9), Evidence(exitcode=-9, lease_over=True, we_killed=True)):
+        assert classify(other).details["exit"] == "SIGKILL"

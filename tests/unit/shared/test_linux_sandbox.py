@@ -1,0 +1,154 @@
+"""Layers of the sandbox, each in a process of its own; nothing here needs a GPU or torch."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.linux import landlock, seccomp
+from shared.linux.landlock import Access
+from shared.linux.sandbox import NO_SANDBOX, Sandbox, sandbox_of
+
+needs_landlock = pytest.mark.skipif(landlock.abi() == 0, reason="a kernel without Landlock")
+needs_seccomp = pytest.mark.skipif(not seccomp.available(), reason="no seccomp here")
+
+SANDBOX = Sandbox(landlock_abi=landlock.abi(), seccomp=seccomp.available(), models="/models")
+
+
+def contained(code: str, **sandbox: Any) -> str:
+    """What `code` prints in a process that may enter `box`; `read` says whether a file opens."""
+    script = (
+        "import os\n"
+        "from pathlib import Path\n"
+        "from shared.linux import child, landlock, sandbox, seccomp\n"
+        "def read(path):\n"
+        "    try:\n"
+        "        return bool(Path(path).read_bytes())\n"
+        "    except PermissionError:\n"
+        "        return False\n"
+        f"box = sandbox.Sandbox(**{_fields(**sandbox)!r})\n"
+        "child.refuse_privileges()\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script + code],
+        env={"PYTHONPATH": os.pathsep.join(sys.path), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.strip()
+
+
+def _fields(**changes: Any) -> dict[str, Any]:
+    (variable,) = SANDBOX.to_environment().values()
+    fields: dict[str, Any] = json.loads(variable)
+    return fields | changes
+
+
+def test_a_process_finds_what_the_worker_decided() -> None:
+    assert sandbox_of(SANDBOX.to_environment()) == SANDBOX
+    assert sandbox_of(NO_SANDBOX) is None
+    assert sandbox_of({}) is None
+
+
+@needs_landlock
+def test_all_models_are_read_before_go_and_only_those_of_the_step_after(tmp_path: Path) -> None:
+    models, elsewhere = tmp_path / "models", tmp_path / "elsewhere"
+    for folder in (models / "sd/a@1", models / "sd/b@1", elsewhere):
+        folder.mkdir(parents=True)
+        (folder / "weights").write_text("x")
+    (models / "sd/linked@1").symlink_to(elsewhere)
+    paths = [str(models / f"sd/{name}@1/weights") for name in ("a", "b", "linked")]
+    code = (
+        f"paths = {[*paths, '/etc/passwd']!r}\n"
+        "box.enter(); print([read(path) for path in paths])\n"
+        f"box.narrow([{str(models / 'sd/a@1')!r}]); print([read(path) for path in paths])"
+    )
+    before, after = contained(code, models=str(models)).splitlines()
+    assert before == "[True, True, True, False]"
+    assert after == "[True, False, False, False]"
+
+
+@needs_landlock
+def test_other_code_on_the_path_can_be_named_and_not_read(tmp_path: Path) -> None:
+    (tmp_path / "secret.py").write_text("x = 1")
+    code = (
+        f"import sys; sys.path.append({str(tmp_path)!r})\n"
+        f"box.enter(); folder = Path({str(tmp_path)!r})\n"
+        "print(os.listdir(folder), read(folder / 'secret.py'))\n"
+        "import wave; print(wave.__name__)"  # a module that no one has imported yet
+    )
+    assert contained(code).splitlines() == ["['secret.py'] False", "wave"]
+
+
+@needs_landlock
+def test_rules_of_old_abis_ask_for_no_more_than_the_kernel_had() -> None:
+    code = "box.enter(); print(read('/etc/passwd'), read(os.__file__))"
+    for abi in range(1, landlock.abi() + 1):
+        assert contained(code, landlock_abi=abi) == "False True"
+
+
+def test_each_abi_refuses_more_and_lacks_less() -> None:
+    assert landlock.lacking(landlock.NEWEST_NEEDED) == ()
+    assert landlock.lacking(4) == ("ioctl on devices", "signals and abstract sockets")
+    assert landlock.lacking(0)[0] == "files"
+    assert Access.TRUNCATE in landlock.handled(3)
+    assert Access.TRUNCATE not in landlock.handled(2)
+    assert Access.IOCTL_DEV not in landlock.handled(4)
+
+
+@needs_seccomp
+def test_a_runner_has_threads_and_pairs_and_a_template_forks() -> None:
+    code = (
+        "import socket, threading\n"
+        "box.enter(forks={forks})\n"
+        "socket.socketpair()\n"
+        "thread = threading.Thread(target=print, args=('a thread',))\n"
+        "thread.start(); thread.join()\n"
+        "os.kill(os.getpid(), 0)\n"
+        "try:\n"
+        "    os.fork() or os._exit(0)\n"
+        "except OSError as error:\n"
+        "    print(error.errno)\n"
+    )
+    assert contained(code.format(forks=False)).splitlines() == ["a thread", str(errno.EPERM)]
+    assert contained(code.format(forks=True)).splitlines() == ["a thread"]
+
+
+@needs_seccomp
+def test_the_filter_knows_the_numbers_of_this_machine() -> None:
+    header = Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h")
+    if os.uname().machine != "x86_64" or not header.exists():
+        pytest.skip("no header of the kernel to compare with")
+    lines = (line.split() for line in header.read_text(encoding="utf-8").splitlines())
+    there = {line[1]: line[2] for line in lines if len(line) == 3 and line[0] == "#define"}
+    ours = seccomp.numbers("x86_64")
+    assert {"socket", "execve", "ptrace", "io_uring_setup", "chmod", "setns"} <= ours.keys()
+    wrong = {name for name in ours if there.get(f"__NR_{name}", str(ours[name])) != str(ours[name])}
+    assert wrong == set()
+
+
+def test_both_machines_refuse_the_same_but_for_what_one_does_not_have() -> None:
+    intel, arm = (seccomp.numbers(machine) for machine in ("x86_64", "aarch64"))
+    old = {"chmod", "chown", "lchown", "utime", "utimes", "futimesat", "fork", "vfork"}
+    assert intel.keys() - arm.keys() == old
+    assert arm.keys() <= intel.keys()
+
+
+def test_a_runner_leaves_no_core_and_no_file_without_end() -> None:
+    code = (
+        "import resource; child.bound_resources()\n"
+        "bounds = child.BOUNDS.items()\n"
+        "print([resource.getrlimit(limit) == (most, most) for limit, most in bounds])\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); child.bound_resources()\n"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    assert contained(code).splitlines() == ["[True, True, True]", "(64, 64)"]
