@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,12 +15,16 @@ import httpx
 import pytest
 from tests.support.api_and_worker import Scene, drawing
 from tests.support.infrastructure import Infrastructure
+from tests.support.prometheus import PROGRAM, scraping
 from tests.support.worker_process import until
 
 from cli.state_dir import port_is_free
 
 pytestmark = pytest.mark.timeout(300)
 
+ROOT = Path(__file__).parents[3]
+OPERATIONS = ROOT / "docs/operations.md"
+DASHBOARD = ROOT / "deploy/grafana/dashboards/dreamforge.json"
 GPU = {"gpu", "uuid"}
 # What §6 names, in its order, and the labels that tell one series of a name from another.
 API = {
@@ -111,6 +117,34 @@ def test_each_answer_that_the_api_documents_is_counted_from_zero(scene: Scene) -
                 assert f"dreamforge_http_requests_total{{{labels}}}" in values
     assert values['dreamforge_jobs_finished_total{reason="cancelled",status="cancelled"}'] >= 0
     assert values['dreamforge_jobs_accepted_total{type="generate"}'] >= 0
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="Prometheus is not installed here")
+def test_a_prometheus_finds_every_documented_series_and_answers_the_dashboard(
+    scene: Scene, tmp_path: Path
+) -> None:
+    made(scene)  # on a CPU as well, a step leaves its memory and its reclaim behind
+    api, worker = urlsplit(scene.api.base).netloc, f"127.0.0.1:{scene.worker.port}"
+    documented = set(re.findall(r"`(dreamforge_\w+)", OPERATIONS.read_text(encoding="utf-8")))
+    documented -= {"dreamforge_spans_total"}  # while traces are on
+    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    targets = {"dreamforge-api": api, "dreamforge-worker": worker}
+    with scraping(tmp_path / "prometheus", targets) as prometheus:
+
+        def missing() -> set[str]:
+            found = prometheus.names()
+            found |= {re.sub(r"_(bucket|count|sum)$", "", name) for name in found}
+            return documented - found
+
+        until(lambda: not missing(), "it has every series")
+        for panel in dashboard["panels"]:
+            for target in panel.get("targets", ()):
+                prometheus.query(
+                    target["expr"]
+                    .replace("$worker", worker)
+                    .replace("$api", api)
+                    .replace("$__rate_interval", "1m")
+                )
 
 
 @pytest.mark.parametrize("part", ["api", "worker"])

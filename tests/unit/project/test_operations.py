@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from supervisor.metrics import Metrics as WorkerMetrics
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
 ALERTS = ROOT / "deploy/prometheus/alerts.yaml"
+DASHBOARD = ROOT / "deploy/grafana/dashboards/dreamforge.json"
 CASES = ROOT / "deploy/prometheus/alerts_test.yaml"
 RULES: list[dict[str, Any]] = [
     rule
@@ -27,6 +29,7 @@ RULES: list[dict[str, Any]] = [
 ]
 PROMTOOL = shutil.which("promtool")
 _NAME = re.compile(r"\b(dreamforge_\w+)(?:\{([^}]*)\})?")
+_OF_PROMETHEUS = {"instance", "job"}
 _SERIES = {
     "counter": ("_total",),
     "gauge": ("",),
@@ -53,17 +56,23 @@ def _collectors(registry: CollectorRegistry) -> list[Any]:
 SERIES = series()
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
-def test_an_alert_asks_for_series_and_labels_that_there_are(rule: dict[str, Any]) -> None:
-    asked = _NAME.findall(rule["expr"])
-    assert asked or rule["expr"].startswith("up{"), "it asks for nothing of ours"
+def check_query(query: str) -> list[tuple[str, str]]:
+    """Fail where it asks for a series or a label that there is not; return what it asks for."""
+    asked = _NAME.findall(query)
     for name, matchers in asked:
         assert name in SERIES, name
-        assert set(re.findall(r"(\w+)\s*[=!]", matchers)) <= SERIES[name], name
+        assert set(re.findall(r"(\w+)\s*[=!]", matchers)) <= SERIES[name] | _OF_PROMETHEUS, name
+    return asked
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
+def test_an_alert_asks_for_series_and_labels_that_there_are(rule: dict[str, Any]) -> None:
+    asked = check_query(rule["expr"])
+    assert asked or rule["expr"].startswith("up{"), "it asks for nothing of ours"
     grouped = {
         label for by in re.findall(r"by \(([^)]+)\)", rule["expr"]) for label in by.split(", ")
     }
-    known = set().union(*(SERIES[name] for name, _ in asked), {"instance", "job"})
+    known = set().union(*(SERIES[name] for name, _ in asked), _OF_PROMETHEUS)
     used = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
     assert grouped <= known and used <= known
     assert rule["expr"].count("(") == rule["expr"].count(")")
@@ -73,6 +82,29 @@ def test_an_alert_asks_for_series_and_labels_that_there_are(rule: dict[str, Any]
 def test_an_alert_says_how_urgent_it_is_and_the_page_what_to_do(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in {"page", "ticket"}
     assert f"| `{rule['alert']}` |" in PAGE
+
+
+def test_the_dashboard_shows_series_and_labels_that_there_are() -> None:
+    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    for panel in panels:
+        for target in panel.get("targets", ()):
+            asked = check_query(target["expr"])
+            assert asked, panel["title"]
+            known = set().union(*(SERIES[name] for name, _ in asked), _OF_PROMETHEUS)
+            shown = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+            assert shown <= known, panel["title"]
+
+
+def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
+    cells = [
+        (x, y)
+        for panel in json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+        for place in [panel["gridPos"]]
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(cells) == len(set(cells)) and max(cells)[0] < 24
 
 
 def test_each_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
