@@ -26,6 +26,7 @@ class Timings:
 
     poll_s: float = 1.0  # a free slot looks for work without a notification
     heartbeat_s: float = 10.0  # a third of `shared.db.workers.LIVE_S`: one may be lost
+    report_slots_s: float = 1.0  # how old a change of a slot may be in the worker's row
     cancel_watch_s: float = 1.0  # PRODUCT: the owner sees a cancel within a second or so
     rescue_every_s: float = 5.0
     gauges_every_s: float = 2.0

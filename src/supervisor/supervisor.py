@@ -165,6 +165,7 @@ class Supervisor:
             if claim is None:
                 slot.move(SlotState.FREE)
                 continue
+            slot.job_id = claim.job_id
             self._alternate(slot, overdue=claim.overdue)
             self._metrics.record_claim(queued_s=claim.queued_s, again=claim.vram_waited_s > 0)
             executor = StepExecutor(claim, slot, self._worker, self._reconciler, sent=sent)

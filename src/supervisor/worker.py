@@ -243,7 +243,8 @@ class SupervisorThread:
     async def _run_supervisor(
         self, resources: WorkerResources, supervisor: Supervisor, presence: Presence
     ) -> None:
-        settings, heartbeat_s = self._settings, self._timings.heartbeat_s
+        settings = self._settings
+        heartbeat_s, slots_s = self._timings.heartbeat_s, self._timings.report_slots_s
         database, objects = resources.database, resources.objects
         app = health.create_app(
             health.Health(
@@ -260,7 +261,11 @@ class SupervisorThread:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(health.serve, app, settings.worker_host, settings.worker_port)
             tasks.start_soon(resources.publisher.run)
-            tasks.start_soon(repeat_every, heartbeat_s, presence.heartbeat)
+            tasks.start_soon(
+                repeat_every,
+                min(slots_s, heartbeat_s),
+                partial(presence.refresh, every_s=heartbeat_s),
+            )
             tasks.start_soon(repeat_every, heartbeat_s, resources.refresh_locks)
             tasks.start_soon(
                 prune_daily, partial(prune, database, objects, settings), self._metrics

@@ -52,3 +52,8 @@ async def current_user(request: Request, _: Annotated[object, Depends(_BEARER)])
 
 
 User = Annotated[str, Depends(current_user)]
+
+
+def is_admin(user: str, settings: Settings) -> bool:
+    """Whether the user sees what belongs to all. Without keys the one user is the operator."""
+    return not settings.api_keys or user in settings.admin_keys

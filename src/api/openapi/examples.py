@@ -30,6 +30,7 @@ STEP = UUID("b1c5e1b0-3a53-4a53-8f0f-0d7f3f1d7c11")
 SECOND_STEP = UUID("c2d6f2c1-4b64-4b64-9a1f-1e8a4a2e8d22")
 ARTIFACT = UUID("d3e7a3d2-5c75-4c75-8b2a-2f9b5b3f9e33")
 INPUT_ID = UUID("a7c1d5f6-9fb9-4fb9-8f6e-6d3f9f7d3f77")
+WORKER = UUID("f5a9c5f4-7e97-4e97-8d4c-4b1d7d5b1a55")
 MODEL = UUID("e4f8b4e3-6d86-4d86-9c3b-3a0c6c4a0f44")
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 SEED = 42
@@ -291,6 +292,41 @@ USAGE = out.UsagePage(
         )
     ],
     next_cursor=None,
+)
+
+# Workers ------------------------------------------------------------------------------------------
+
+WORKERS = out.Workers(
+    workers=[
+        out.WorkerOut(
+            id=str(WORKER),
+            host="render-1",
+            version="0.1.0",
+            started_at=NOON,
+            heartbeat_at=after(9.5),
+            queues=["default"],
+            serves=out.ServesOut(priorities=[], users=[]),
+            models=["my-model@1"],
+            warm=["my-model@1"],
+            slots=[
+                out.WorkerSlot(
+                    id="GPU-1f2e3d4c-0000-4000-8000-000000000000",
+                    device="cuda",
+                    device_class="NVIDIA GeForce RTX 3070",
+                    state="held",
+                    total_bytes=8_589_934_592,
+                    free_bytes=3_221_225_472,
+                    job_id=str(JOB),
+                    holders={"4711": 5_368_709_120},
+                )
+            ],
+        )
+    ],
+    queue=[
+        out.WaitingOut(
+            device="cuda", priority=Priority.NORMAL, user="default", waiting=3, exact=True
+        )
+    ],
 )
 
 # Probes -------------------------------------------------------------------------------------------

@@ -3,7 +3,14 @@
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+)
 
 from shared.models.descriptor import PartSize
 from shared.states import Priority, Reason, Status
@@ -214,6 +221,63 @@ class UsageOut(BaseModel):
 class UsagePage(BaseModel):
     usage: list[UsageOut] = Field(description="oldest day first")
     next_cursor: str | None = Field(description="null on the last page")
+
+
+class WorkerSlot(BaseModel):
+    """A device that takes one step at a time."""
+
+    model_config = ConfigDict(validate_by_name=True)
+
+    id: str
+    device: str = Field(description="`cpu` or `cuda`")
+    device_class: str = Field(alias="class", description="the hardware's name")
+    state: str = Field(
+        description="`free`, `held` by a step, `verifying`; `quarantined`: its memory was not "
+        "proven back, so it takes no work; `lost`: the device does not answer"
+    )
+    total_bytes: int = Field(description="what a step may use")
+    free_bytes: int | None = Field(description="null until its worker has looked")
+    job_id: Id | None = Field(
+        description="whose step holds it; null for another user's unless an admin asks"
+    )
+    holders: dict[str, int] | None = Field(
+        description="bytes by process id on that host; null unless an admin asks"
+    )
+
+
+class ServesOut(BaseModel):
+    """What a worker is kept for; nothing named is everything."""
+
+    priorities: list[Priority]
+    users: list[str] | None = Field(description="null: some, and no admin asks")
+
+
+class WorkerOut(BaseModel):
+    id: Id
+    host: str | None = Field(description="null unless an admin asks")
+    version: str
+    started_at: Moment
+    heartbeat_at: Moment = Field(description="when it last wrote what is shown here")
+    queues: list[str]
+    serves: ServesOut
+    models: list[str] = Field(description="name@version of what it has verified")
+    warm: list[str] = Field(description="of those, what is loaded between steps")
+    slots: list[WorkerSlot]
+
+
+class WaitingOut(BaseModel):
+    """Steps of one user that wait for a slot."""
+
+    device: str = Field(description="`cpu` or `cuda`")
+    priority: Priority
+    user: str
+    waiting: int = Field(ge=1)
+    exact: bool = Field(description="false: at least so many; they are not counted further")
+
+
+class Workers(BaseModel):
+    workers: list[WorkerOut] = Field(description="those that live, oldest first")
+    queue: list[WaitingOut] = Field(description="of the caller; of all users where an admin asks")
 
 
 class LogLine(BaseModel):

@@ -1,19 +1,21 @@
 """Stored rows as the answers that clients get."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from pydantic import BaseModel
 
 from api.schemas import responses as out
 from shared.db.artifacts import Artifact
+from shared.db.backlog import Waiting
 from shared.db.create_job import Created
 from shared.db.inputs import Input
 from shared.db.jobs import Job, Step
 from shared.db.models import Model
 from shared.db.usage import NO_MODEL, Usage
-from shared.db.workers import Worker
+from shared.db.workers import Slot, Worker
 from shared.models.descriptor import parts_of
 
 
@@ -56,6 +58,41 @@ def usage(row: Usage) -> out.UsageOut:
             succeeded=row.jobs_succeeded, failed=row.jobs_failed, cancelled=row.jobs_cancelled
         ),
     )
+
+
+def worker(row: Worker, names: Mapping[UUID, str], own: Collection[UUID] | None) -> out.WorkerOut:
+    """`names` has name@version by model. `own` are the caller's jobs; None: an admin sees all."""
+    sees_all = own is None
+    facts = {
+        "host": row.host if sees_all else None,
+        "models": _names(row.models, names),
+        "warm": _names(row.warm, names),
+        "serves": out.ServesOut(
+            priorities=list(row.serves.priorities),
+            users=list(row.serves.users) if sees_all or not row.serves.users else None,
+        ),
+        "slots": [_slot(slot, own) for slot in row.slots],
+    }
+    return out.WorkerOut(**_fields(out.WorkerOut, row) | facts)
+
+
+def _slot(slot: Slot, own: Collection[UUID] | None) -> out.WorkerSlot:
+    sees_all = own is None
+    facts = {
+        "total_bytes": slot.capacity_bytes,
+        "job_id": slot.job_id if own is None or slot.job_id in own else None,
+        "holders": slot.holders if sees_all else None,
+    }
+    return out.WorkerSlot(**_fields(out.WorkerSlot, slot) | facts)
+
+
+def _names(models: Iterable[UUID], names: Mapping[UUID, str]) -> list[str]:
+    """Of a model that was removed a moment ago the row of a worker may still tell."""
+    return sorted(names[each] for each in models if each in names)
+
+
+def waiting(row: Waiting) -> out.WaitingOut:
+    return out.WaitingOut(**_fields(out.WaitingOut, row))
 
 
 def _fields(answer: type[BaseModel], row: object) -> dict[str, Any]:

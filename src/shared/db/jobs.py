@@ -5,7 +5,7 @@ first (`FOR NO KEY UPDATE`, which leaves foreign key checks of concurrent insert
 steps by id.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -104,6 +104,14 @@ async def get(connection: AsyncConnection, job_id: UUID, *, user: str | None = N
         query = query.where(jobs.c.user == user)
     row = (await connection.execute(query)).mappings().first()
     return None if row is None else _job(row)
+
+
+async def of_user(
+    connection: AsyncConnection, user: str, job_ids: Collection[UUID]
+) -> frozenset[UUID]:
+    """Those of the jobs that are this user's."""
+    query = select(jobs.c.id).where(jobs.c.user == user, jobs.c.id.in_(job_ids))
+    return frozenset(await connection.scalars(query))
 
 
 async def steps_of(connection: AsyncConnection, job_ids: Sequence[UUID]) -> dict[UUID, list[Step]]:

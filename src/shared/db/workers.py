@@ -29,6 +29,7 @@ class Slot:
 
     `device` is `cpu` or `cuda`, as on a step; `device_class` names the hardware. `free_bytes` is
     None until its worker has looked; `holders` maps process ids to the bytes that they hold.
+    `job_id` is the job whose step holds the slot.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Slot:
     state: str
     free_bytes: int | None = None
     holders: Mapping[str, int] = field(default_factory=dict)
+    job_id: UUID | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +56,7 @@ class Worker:
     models: Mapping[UUID, str]
     warm: Collection[UUID] = frozenset()
     serves: Serves = field(default_factory=Serves)
+    started_at: datetime | None = None
     heartbeat_at: datetime | None = None
 
     def has_model(self, model_id: UUID, checkpoint_sha256: str | None) -> bool:
@@ -79,6 +82,7 @@ async def upsert(connection: AsyncConnection, worker: Worker) -> None:
         serves=asdict(worker.serves),
         heartbeat_at=func.clock_timestamp(),
     )
+    del row["started_at"]  # PostgreSQL's time of the first write
     await connection.execute(
         insert(workers).values(row).on_conflict_do_update(index_elements=[workers.c.id], set_=row)
     )
@@ -137,7 +141,8 @@ def slots_for(live: Sequence[Worker], *, device: str, queue: str) -> list[Slot]:
 
 def _slot_to_json(slot: Slot) -> dict[str, Any]:
     values = asdict(slot)
-    return {"class": values.pop("device_class"), **values}
+    job_id = None if slot.job_id is None else str(slot.job_id)
+    return {"class": values.pop("device_class"), **values, "job_id": job_id}
 
 
 def _worker(row: RowMapping) -> Worker:
@@ -146,10 +151,20 @@ def _worker(row: RowMapping) -> Worker:
         row,
         queues=tuple(row["queues"]),
         # A worker of another release may say less of a slot, or more.
-        slots=tuple(read(Slot, slot, device_class=slot["class"]) for slot in row["slots"]),
+        slots=tuple(_slot(slot) for slot in row["slots"]),
         models={UUID(model["id"]): model["checkpoint_sha256"] for model in row["models"]},
         warm=frozenset(UUID(model["id"]) for model in row["models"] if model.get("warm")),
         serves=_serves(row["serves"]),
+    )
+
+
+def _slot(value: Mapping[str, Any]) -> Slot:
+    job_id = value.get("job_id")
+    return read(
+        Slot,
+        value,
+        device_class=value["class"],
+        job_id=None if job_id is None else UUID(job_id),
     )
 
 

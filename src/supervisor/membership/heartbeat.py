@@ -1,10 +1,16 @@
-"""This worker's row in the `workers` table, written every few seconds."""
+"""This worker's row in the `workers` table, written every few seconds.
+
+And within a second or so after a slot has changed, for those who look at the workers.
+"""
 
 import logging
+import math
 import platform
 from collections.abc import Callable, Collection
 from importlib.metadata import PackageNotFoundError, version
 from uuid import UUID
+
+import anyio
 
 from shared.db import workers
 from shared.db.engine import Database
@@ -36,6 +42,8 @@ class Presence:
         self._models = models
         self._warm = warm
         self._serves = serves
+        self._heartbeat_at = -math.inf  # of the loop's clock
+        self._written: list[tuple[str, UUID | None]] = []
         self.gpus = frozenset(
             slot.id
             for slot in slots
@@ -49,12 +57,31 @@ class Presence:
             workers.register_exclusive, self._row(), devices=self.gpus
         )
 
+    async def refresh(self, *, every_s: float) -> None:
+        """A heartbeat when the last one is `every_s` old; else the row, if a slot has changed.
+
+        One task calls it again and again, so that no older row is written after a newer one.
+        """
+        if anyio.current_time() >= self._heartbeat_at + every_s:
+            await self.heartbeat()
+            self._heartbeat_at = anyio.current_time()
+        elif self._written != self._slot_states():
+            await self._write()
+
     async def heartbeat(self) -> None:
         """Refresh the models, then write the whole row: it is small, and always complete."""
         await self._models.refresh()
-        await self._database.transaction(workers.upsert, self._row())
+        await self._write()
         if self.gpus:
             await self._report_shared_gpus()
+
+    async def _write(self) -> None:
+        written = self._slot_states()
+        await self._database.transaction(workers.upsert, self._row())
+        self._written = written
+
+    def _slot_states(self) -> list[tuple[str, UUID | None]]:
+        return [(slot.state, slot.job_id) for slot in self._slots]
 
     async def _report_shared_gpus(self) -> None:
         """Log workers that registered while our heartbeat stood still, and cannot see our locks."""
@@ -93,6 +120,7 @@ def slot_row(slot: Slot) -> workers.Slot:
         device_class=slot.device.name,
         capacity_bytes=slot.device.capacity_bytes,
         state=slot.state,
+        job_id=slot.job_id,
         free_bytes=None if reading is None else reading.free_bytes,
         holders={str(pid): held for pid, held in reading.holders.items()} if reading else {},
     )

@@ -9,6 +9,7 @@ Both states stay for as long as they are true: a verification is no state of its
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from uuid import UUID
 
 from supervisor.devices.device import Device, Reading
 from supervisor.slots.baseline import Baseline
@@ -41,6 +42,7 @@ class Slot:
     state: SlotState = SlotState.VERIFYING
     baseline: Baseline = field(default_factory=Baseline)
     last_reading: Reading | None = None  # the latest, by the gauges' reader
+    job_id: UUID | None = None  # whose step holds it
 
     @property
     def id(self) -> str:
@@ -50,6 +52,8 @@ class Slot:
         if state not in _MOVES[self.state]:
             raise IllegalMove(f"slot {self.id} cannot go from {self.state} to {state}")
         self.state = state
+        if state is not SlotState.HELD:
+            self.job_id = None
 
 
 class SlotTable:

@@ -25,7 +25,7 @@ from supervisor.membership.local_models import LocalModels
 from supervisor.membership.registration import register_exclusive
 from supervisor.processes.orphans import remove_dead_lock
 from supervisor.processes.worker_mark import worker_lock
-from supervisor.slots.table import SlotTable
+from supervisor.slots.table import SlotState, SlotTable
 
 
 def device(name: str, kind: str = "cuda") -> Device:
@@ -201,6 +201,39 @@ def test_a_worker_that_was_taken_for_dead_says_that_its_gpu_has_two_owners(
         await first.heartbeat()
         assert f"GPU-a is served by worker {heir}" in caplog.text
         assert "neither can prove" in caplog.text
+
+    play(database_url, tmp_path, test)
+
+
+# The row ------------------------------------------------------------------------------------------
+
+
+def test_the_row_follows_a_slot_that_changed_before_the_next_heartbeat(
+    database_url: str, tmp_path: Path
+) -> None:
+    async def test(host: Host) -> None:
+        slots, job = SlotTable([device("cpu-0", "cpu")]), uuid4()
+        (slot,) = slots
+        models = LocalModels(host.database, tmp_path)
+        presence = Presence(uuid4(), host.database, slots, models, warm=tuple, serves=Serves())
+
+        async def shown() -> tuple[str, UUID | None, object]:
+            await presence.refresh(every_s=3600)
+            (row,) = await host.database.transaction(live_workers)
+            return row.slots[0].state, row.slots[0].job_id, row.heartbeat_at
+
+        *first, written = await shown()
+        assert first == ["verifying", None]
+        assert await shown() == ("verifying", None, written)
+        slot.move(SlotState.FREE)
+        slot.move(SlotState.HELD)
+        slot.job_id = job
+        assert (await shown())[:2] == ("held", job)
+        slot.move(SlotState.FREE)
+        assert (await shown())[:2] == ("free", None)
+        *_, before = await shown()
+        await presence.refresh(every_s=0)
+        assert (await shown())[2] != before
 
     play(database_url, tmp_path, test)
 
