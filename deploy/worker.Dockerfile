@@ -8,7 +8,7 @@
 # or newer. For older cards: --build-arg BASE=pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime.
 ARG BASE=pytorch/pytorch:2.13.0-cuda13.0-cudnn9-runtime
 
-FROM ${BASE} AS build
+FROM ${BASE} AS packages
 ARG PIP_VERSION=26.3
 RUN python3 -m venv --system-site-packages --without-pip /opt/dreamforge \
     && python3 -m pip --python /opt/dreamforge/bin/python install --no-cache-dir pip==${PIP_VERSION}
@@ -18,15 +18,16 @@ COPY pyproject.toml constraints.txt ./
 # of another build than torch's cannot be imported, which breaks transformers too.
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/dreamforge/bin/python -m pip install --constraint constraints.txt --group worker \
-    && /opt/dreamforge/bin/python -c "import torch, torchvision; assert not torch.__file__.startswith('/opt/dreamforge') and torch.version.cuda, torch.__file__"
-COPY LICENSE README.md ./
+    && /opt/dreamforge/bin/python -c "import torch, torchvision; assert not torch.__file__.startswith('/opt/dreamforge') and torch.version.cuda, torch.__file__" \
+    && /opt/dreamforge/bin/python -m pip uninstall --yes pip
+
+FROM ${BASE} AS wheel
+WORKDIR /build
+COPY pyproject.toml LICENSE README.md ./
 COPY models models
 COPY migrations migrations
 COPY src src
-# The link: the model that ships with the project, at a place that does not name Python's version.
-RUN /opt/dreamforge/bin/python -m pip install --no-cache-dir --no-deps . \
-    && ln --symbolic /opt/dreamforge/lib/python3.*/site-packages/models /opt/dreamforge/models \
-    && /opt/dreamforge/bin/python -m pip uninstall --yes pip
+RUN python3 -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheel .
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="Dream Forge worker" \
@@ -36,7 +37,12 @@ LABEL org.opencontainers.image.title="Dream Forge worker" \
 # The two folders are there, and ours, so that a new volume mounted on them is ours as well.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin dreamforge \
     && install --directory --owner 10001 --group 10001 /models /locks
-COPY --from=build /opt/dreamforge /opt/dreamforge
+COPY --from=packages /opt/dreamforge /opt/dreamforge
+# A layer of its own, and all that a change of our sources makes anew. The link: the model that ships with
+# the project, at a place that does not name Python's version.
+RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
+    python3 -m pip --python /opt/dreamforge/bin/python install --no-cache-dir --no-deps /wheel/*.whl \
+    && ln --symbolic /opt/dreamforge/lib/python3.*/site-packages/models /opt/dreamforge/models
 ENV PATH=/opt/dreamforge/bin:$PATH \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \

@@ -37,9 +37,8 @@ class Scene:
         return [json.loads(line) for line in lines]
 
     def lines(self) -> list[dict[str, Any]]:
-        """What the first worker has logged, without Celery's own words when it is told to stop."""
-        text = self.worker.log.read_text()
-        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+        """What the first worker has logged."""
+        return [json.loads(line) for line in self.worker.log.read_text().splitlines()]
 
 
 @contextmanager

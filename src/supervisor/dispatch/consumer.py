@@ -7,12 +7,14 @@ step, and whose it is. So a lost, doubled, late or forged message does no harm.
 An unreadable message becomes a *dead letter*: kept on the broker's list `dreamforge.dlq`, counted,
 and acknowledged. What is no envelope at all never reaches Celery's hooks: `kombu_transport`.
 
-Celery keeps the main thread and all signals. The supervisor has a thread of its own, started after
-the pool and drained before it by `SupervisorStep`. Never prefork: its children are daemonic and may
-have no children of their own. Never solo: the consumer would receive nothing while a task runs.
+Celery keeps the main thread, which gets the signals. The supervisor has a thread of its own: it is
+started after the pool and drained before it by `SupervisorStep`. Never prefork: its children are
+daemonic and may have no children of their own. Never solo: the consumer would receive nothing while
+a task runs.
 """
 
 import logging
+import signal
 import ssl
 import warnings
 from collections.abc import Callable
@@ -76,7 +78,8 @@ def consume(redis_url: str, supervisor: SupervisorControl, name: str) -> int:
     # Not shared: else Celery would register it with every other application of this process.
     app.task(name=TASK_NAME, ignore_result=True, shared=False)(_notify_task(supervisor))
     app.steps["worker"].add(_step_for(supervisor))
-    worker: Worker = app.Worker(
+    worker = DrainingWorker(
+        app=app,
         hostname=name,
         pool="threads",
         concurrency=CONCURRENCY,
@@ -90,6 +93,22 @@ def consume(redis_url: str, supervisor: SupervisorControl, name: str) -> int:
     )
     worker.start()
     return int(worker.exitcode or 0)
+
+
+class DrainingWorker(Worker):  # type: ignore[misc]
+    """Celery's worker, for which each signal that ends a process means the same: drain, then end.
+
+    Celery's own handlers write to stdout, between our lines of JSON, and restart the program at
+    SIGHUP.
+    """
+
+    def install_platform_tweaks(self, worker: Worker) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+            signal.signal(number, _stop)
+
+
+def _stop(_number: int, _frame: object) -> None:
+    state.should_stop = 0  # the exit code; the consumer looks at it between two messages
 
 
 def _keep_logging(**_: Any) -> None:

@@ -280,13 +280,15 @@ def test_a_worker_announces_the_events_that_it_commits(
         wait_until_announced(channel, job, timeout_s=60)
 
 
-def test_sigterm_gives_the_step_back_exits_0_and_leaves_nothing(
-    start: Start, database_url: str, tiny: Path
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_gives_the_step_back_exits_0_and_leaves_nothing(
+    start: Start, database_url: str, tiny: Path, number: signal.Signals
 ) -> None:
     job = submit(database_url, tiny, count=50, steps=100)
     worker = start(DF_MODELS_DIR=str(tiny))
     worker.until(lambda: step_of(database_url, job)[0] == "running", "it runs")
-    assert worker.stop() == 0, worker.log.read_text()
+    assert worker.stop(number) == 0, worker.log.read_text()
+    assert [line for line in worker.log.read_text().splitlines() if line[:1] != "{"] == []
     assert step_of(database_url, job) == ("queued", 0, 0)
     assert worker.marked() == []
     assert list(worker.lock_dir.iterdir()) == []

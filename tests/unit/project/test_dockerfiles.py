@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sysconfig
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def test_a_linter_has_nothing_to_say(path: Path) -> None:
 def test_what_is_copied_is_there_and_gets_into_the_build(image: str) -> None:
     for copied in of(image, "COPY"):
         *sources, _ = copied.split()
-        for source in sources if not copied.startswith("--from=build ") else ():
+        for source in sources if not copied.startswith("--from=packages ") else ():
             assert (ROOT / source).exists(), source
             assert f"!{source}" in IGNORED, f"{source} is not let through by .dockerignore"
 
@@ -83,14 +84,15 @@ def test_nothing_is_fetched_but_packages(image: str) -> None:
 
 
 @pytest.mark.parametrize("image", TEXTS)
-def test_the_image_is_made_in_two_stages_and_ends_as_nobody_special(image: str) -> None:
-    assert len(of(image, "FROM")) == 2
+def test_the_image_is_made_in_stages_and_ends_as_nobody_special(image: str) -> None:
+    stages = [rest.rpartition(" AS ")[2] for rest in of(image, "FROM")]
+    assert stages[:-1] == ["packages", "wheel"]
     final = last_stage(image)
     assert ("USER", "10001:10001") in final
     # What comes after must not be able to undo it.
     assert [rest for word, rest in final if word == "USER"] == ["10001:10001"]
     assert [rest for word, rest in final if word == "COPY"] == [
-        "--from=build /opt/dreamforge /opt/dreamforge"
+        "--from=packages /opt/dreamforge /opt/dreamforge"
     ]
 
 
@@ -109,14 +111,16 @@ def test_no_secret_and_no_setting_of_an_installation_is_in_a_layer(image: str) -
 
 
 @pytest.mark.parametrize("image", TEXTS)
-def test_dependencies_are_a_layer_that_a_change_of_sources_leaves_alone(image: str) -> None:
+def test_a_change_of_sources_makes_the_layer_of_our_wheel_anew_and_no_other(image: str) -> None:
     words = instructions(TEXTS[image])
-    install = next(at for at, (_, rest) in enumerate(words) if f"--group {image}" in rest)
-    sources = next(at for at, found in enumerate(words) if found == ("COPY", "src src"))
-    assert install < sources
-    assert "--constraint constraints.txt" in words[install][1]
-    own = next(rest for word, rest in words if word == "RUN" and "--no-deps ." in rest)
-    assert "--group" not in own
+    starts = [at for at, (word, _) in enumerate(words) if word == "FROM"]
+    packages, wheel, final = (words[a:b] for a, b in pairwise([*starts, len(words)]))
+    (install,) = [rest for _, rest in packages if f"--group {image}" in rest]
+    assert "--constraint constraints.txt" in install
+    assert ("COPY", "src src") in wheel and ("COPY", "src src") not in packages
+    copied = final.index(("COPY", "--from=packages /opt/dreamforge /opt/dreamforge"))
+    (own,) = [at for at, (_, rest) in enumerate(final) if "from=wheel" in rest]
+    assert copied < own and "--no-deps" in final[own][1]
 
 
 @pytest.mark.parametrize("image", TEXTS)

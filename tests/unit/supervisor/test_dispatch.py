@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery import Celery
 
 from supervisor.dispatch import consumer
 
@@ -21,11 +20,10 @@ class IdleSupervisor:
 def test_the_consumer_goes_by_the_name_of_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     options_used: dict[str, Any] = {}
 
-    class Observed(Celery):  # type: ignore[misc]
-        def Worker(self, **options: Any) -> Any:  # noqa: N802 - Celery's own name
-            options_used.update(options)
-            return SimpleNamespace(start=lambda: None, exitcode=0)
+    def worker(**options: Any) -> Any:
+        options_used.update(options)
+        return SimpleNamespace(start=lambda: None, exitcode=0)
 
-    monkeypatch.setattr(consumer, "Celery", Observed)
+    monkeypatch.setattr(consumer, "DrainingWorker", worker)
     assert consumer.consume("redis://localhost:1/0", IdleSupervisor(), "dreamforge@a.1") == 0
     assert options_used["hostname"] == "dreamforge@a.1"
