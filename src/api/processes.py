@@ -27,7 +27,7 @@ from uvicorn.supervisors.multiprocess import Process
 
 from api.app import create_app
 from api.middleware.http_protocol import IDLE_TIMEOUT_S, Protocol
-from shared.linux.prctl import PR_SET_PDEATHSIG, prctl
+from shared.linux.prctl import PR_SET_PDEATHSIG, hide_from_others, prctl
 from shared.settings import Settings
 from shared.telemetry.log_format import configure_logging
 
@@ -95,6 +95,7 @@ class Supervisor(Multiprocess):
 
 def child_app(settings: Settings) -> FastAPI:
     """The application of one of the processes. It ends when its parent does, even by SIGKILL."""
+    hide_from_others()
     prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     parent = parent_process()
     if parent is not None and not parent.is_alive():  # before the line above

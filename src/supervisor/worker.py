@@ -18,7 +18,7 @@ from shared.addresses import family_of, joined
 from shared.auth import is_loopback
 from shared.db.step_store import PostgresStepStore
 from shared.errors import InfraUnavailable
-from shared.linux.prctl import adopt_orphans, hide_from_runners
+from shared.linux.prctl import adopt_orphans, hide_from_others
 from shared.linux.proc import lists_children
 from shared.linux.umask import forbid_writing_by_others
 from shared.printable import escape_controls
@@ -54,12 +54,12 @@ PROGRAM = "dreamforge worker"
 
 def main(timings: Timings = TIMINGS) -> int:
     """Run a worker until a signal ends it; return the process's exit code."""
+    hide_from_others()
     settings = settings_or_exit(PROGRAM)
     configure_logging(settings.log_level)
     forget_secrets()
     forbid_writing_by_others()
     adopt_orphans()
-    hide_from_runners()
     try:
         check_kernel()
         check_port(settings)

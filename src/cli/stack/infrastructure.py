@@ -12,6 +12,7 @@ from cli.servers.embedded import SERVERS
 from cli.stack import external
 from cli.stack.external import ExternalPart
 from cli.state_dir import StateDir
+from shared.linux.prctl import hide_from_others
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,11 @@ def plan(home: StateDir, environ: Mapping[str, str]) -> Plan:
 
 @contextmanager
 def manage_processes(home: StateDir, notify: Callable[[str], None]) -> Iterator[ProcessManager]:
-    """Own the state folder: end what a killed stack left, and stop everything at the end."""
+    """Own the state folder: end what a killed stack left, and stop everything at the end.
+
+    From now on this process is hidden: it has the keys of all parts.
+    """
+    hide_from_others()
     with home.lock():
         ended = orphans.end_all(home)
         if ended:

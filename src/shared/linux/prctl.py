@@ -19,11 +19,12 @@ def adopt_orphans() -> None:
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def hide_from_runners() -> None:
+def hide_from_others() -> None:
     """Make our memory and `/proc` entries unreadable to processes of the same user.
 
     Our environment block of the start still lies in our memory, with the secrets that were taken
-    out of `os.environ`; a runner must not be able to read it there.
+    out of `os.environ`; a runner must not be able to read it there. A fork stays hidden, a program
+    that is executed does not.
     """
     prctl(_PR_SET_DUMPABLE, 0)
 
