@@ -29,6 +29,9 @@ RETRY_S = 1.0
 # What happens within it is written together. It is longer than a step on the CPU takes from the end
 # of its processes to its verdict, which then need not wait for a transaction with less in it.
 GATHER_S = 0.02
+# Progress alone waits a little longer: the stages of a short step follow each other faster than
+# anybody looks, and each transaction costs the step as much as one of its sampling steps.
+GATHER_PROGRESS_S = 0.1
 
 
 def log_events(events: Iterable[NewEvent], fields: Mapping[str, str]) -> None:
@@ -74,6 +77,7 @@ class EventRecorder:
         self._dropped = 0
         self._writing = anyio.Lock()
         self._wakeup = anyio.Event()
+        self._urgent = anyio.Event()  # something else than progress is queued
         self._stopped = False
 
     def record(
@@ -99,7 +103,7 @@ class EventRecorder:
             payload=payload or None,
         )
         self._events.append(event)
-        self._wakeup.set()
+        self._wake()
         log_events([event], self.fields)
 
     @property
@@ -120,7 +124,11 @@ class EventRecorder:
     def record_state(self, state: StepState) -> None:
         """Queue the state of the step; only the latest one counts."""
         self._state = state
+        self._wake()
+
+    def _wake(self) -> None:
         self._wakeup.set()
+        self._urgent.set()
 
     def record_runner_log(self, line: Log) -> None:
         """Queue a runner's own line, or count it when there were too many this second."""
@@ -182,8 +190,11 @@ class EventRecorder:
         while not self._stopped:
             with anyio.move_on_after(self._progress_due_in_s()):
                 await self._wakeup.wait()
+            with anyio.move_on_after(GATHER_PROGRESS_S - GATHER_S):
+                await self._urgent.wait()
             await anyio.sleep(GATHER_S)
             self._wakeup = anyio.Event()
+            self._urgent = anyio.Event()
             await self.flush()
 
     def _progress_due_in_s(self) -> float:
@@ -208,12 +219,12 @@ class EventRecorder:
                 log.warning("events wait: %s", error, extra=self.fields)
                 self._state, self._events = self._state or state, [*events, *self._events]
                 await anyio.sleep(RETRY_S)
-                self._wakeup.set()
+                self._wake()
 
     async def drain(self) -> list[NewEvent]:
         """Stop writing and return what is left, for the verdict's own transaction."""
         self._stopped = True
-        self._wakeup.set()
+        self._wake()
         async with self._writing:
             self._append_due(everything=True)
             events, self._events, self._state = self._events, [], None

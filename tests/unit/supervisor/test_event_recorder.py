@@ -137,6 +137,29 @@ def test_progress_is_written_twice_a_second_and_the_last_word_with_the_verdict(
     play(test)
 
 
+def test_stages_that_follow_each_other_fast_are_written_together(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "GATHER_PROGRESS_S", 3600.0)
+
+    async def test(scene: Scene) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(scene.recorder.run)
+            for stage in ("load", "sampling", "decode"):
+                scene.recorder.record_progress(sampled(0.5), stage=stage)
+                await anyio.wait_all_tasks_blocked()
+            assert scene.codes() == []
+            scene.recorder.record(Code.SIGNAL_SENT, "this does not wait")
+            with anyio.fail_after(10):
+                while len(scene.codes()) < 4:
+                    await anyio.sleep(0.001)
+            tasks.cancel_scope.cancel()
+        assert scene.codes() == ["progress", "progress", "signal.sent", "progress"]
+        assert scene.store.faults.calls.count("record") == 1
+
+    play(test)
+
+
 def test_what_was_shown_never_goes_back_not_even_over_a_retry(clock: Clock) -> None:
     async def test(scene: Scene) -> None:
         scene.recorder.record_progress(sampled(0.1), stage="sampling")
