@@ -63,7 +63,6 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
         on_lag=metrics.sse_dropped.inc,
     )
     subscription = EventSubscription(redis_url, hub.wake)
-    streams = Streams(settings)
     context = Context(
         settings=settings,
         database=database,
@@ -74,8 +73,8 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
             lambda job_ids: database.statement(waiting_steps, job_ids),
         ),
         planning=PlanningCache(lambda: database.statement(live_workers)),
-        streams=streams,
-        waits=Waits(hub, streams, metrics),
+        streams=Streams(settings),
+        waits=Waits(hub, metrics),
         unfinished=UnfinishedJobs(settings),
         notifier=Notifier(redis_url, metrics),
         metrics=metrics,

@@ -1,4 +1,4 @@
-"""One envelope for every error, wherever it comes from.
+"""One envelope for every error, wherever it comes from; on OpenAI's routes it has their shape.
 
 A response has no value of the request, no stack trace, no SQL, path or secret. The log line with
 the same correlation id has them.
@@ -26,6 +26,8 @@ from shared.errors import (
 
 log = logging.getLogger(__name__)
 
+# Below this path errors have the shape that OpenAI's clients read, with our code inside.
+OPENAI_PATH = "/v1/images/"
 MAX_ERRORS = 20  # a body of a thousand unknown fields gets no answer of a thousand entries
 MAX_FIELD_CHARACTERS = 100
 _COLLECTIONS = {"Dictionary", "List"}
@@ -57,9 +59,13 @@ def install(app: FastAPI) -> None:
 
 
 def envelope(
-    error: DreamForgeError, correlation_id: str, headers: Mapping[str, str] | None = None
+    error: DreamForgeError,
+    correlation_id: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    path: str = "",
 ) -> JSONResponse:
-    """The response for `error`."""
+    """The response for `error` to a request with this path."""
     extra = dict(headers or {})
     if error.retry_after_s is not None:
         extra["Retry-After"] = str(error.retry_after_s)
@@ -71,7 +77,25 @@ def envelope(
         "details": error.details,
         "correlation_id": correlation_id,
     }
+    if path.startswith(OPENAI_PATH):
+        # Their clients repeat a 409 and each 5xx, with a key or without one, unless this says no.
+        extra.setdefault("X-Should-Retry", str(error.retry_after_s is not None).lower())
+        body = {"error": in_openai_shape(body, error.http_status)}
     return JSONResponse(body, status_code=error.http_status, headers=extra)
+
+
+def in_openai_shape(body: Mapping[str, Any], status: int) -> dict[str, Any]:
+    """An envelope's fields, and those that OpenAI has beside `message` and `code`."""
+    details = body["details"]
+    findings = details.get("errors") or [details]
+    match status:
+        case 401:
+            kind = "authentication_error"
+        case 429:
+            kind = "rate_limit_error"
+        case _:
+            kind = "server_error" if status >= 500 else "invalid_request_error"
+    return {**body, "type": kind, "param": findings[0].get("field") or None}
 
 
 def internal() -> Internal:
@@ -89,7 +113,7 @@ async def _answer(request: Request, raised: Exception) -> Response:
     headers = dict(getattr(raised, "headers", None) or {})
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = ", ".join(_allowed_methods(request))
-    return envelope(error, correlation_id, headers)
+    return envelope(error, correlation_id, headers, path=request.scope["path"])
 
 
 def _is_event_source(request: Request) -> bool:

@@ -129,6 +129,15 @@ class ObjectStore:
         """The object's bytes, or the first so many of them; None when there is no such object."""
         return await self._run(lambda: self._read(key, at_most_bytes), needs="s3:GetObject")
 
+    async def get_range(self, key: str, *, offset: int, size: int) -> bytes | None:
+        """`size` bytes of the object from `offset` on, fewer at its end; None when it is missing.
+
+        No connection stays open between two ranges, so a reader that is slow holds none.
+        """
+        return await self._run(
+            lambda: self._read(key, size, offset=offset, length=size), needs="s3:GetObject"
+        )
+
     async def delete(self, key: str) -> None:
         """Delete an object; one that is not there is deleted already."""
         await self._run(
@@ -205,8 +214,12 @@ class ObjectStore:
         if found.hexdigest() != sha256:
             raise StoreMismatch(f"the object store returned other bytes for {key}")
 
-    def _read(self, key: str, at_most_bytes: int | None = None) -> bytes | None:
-        response = _unless_missing(lambda: self._client.get_object(self.bucket, key))
+    def _read(
+        self, key: str, at_most_bytes: int | None = None, *, offset: int = 0, length: int = 0
+    ) -> bytes | None:
+        response = _unless_missing(  # a length of 0 is all of it
+            lambda: self._client.get_object(self.bucket, key, offset=offset, length=length)
+        )
         if response is None:
             return None
         try:

@@ -122,9 +122,20 @@ def _generate_params(body: CreateJob, model: Model, settings: Settings) -> Gener
         prompt=body.prompt,
         seed=body.seed,
         embed_metadata=body.embed_metadata,
-        jpeg_quality=settings.jpeg_quality,
+        jpeg_quality=_jpeg_quality(body, settings),
         **values,
     )
+
+
+def _jpeg_quality(body: CreateJob, settings: Settings) -> int:
+    if body.jpeg_quality is None:
+        return settings.jpeg_quality
+    if body.format != "jpg":
+        raise InvalidInput(
+            f"jpeg_quality: a {body.format} file has none; send it with the format jpg",
+            field="jpeg_quality",
+        )
+    return body.jpeg_quality
 
 
 def _check_schema(model: Model, values: dict[str, Any]) -> None:

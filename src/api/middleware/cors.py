@@ -31,6 +31,7 @@ _RESPONSE_HEADERS = (
     "Location",
     "Idempotent-Replayed",
     "Preference-Applied",
+    "X-Job-Id",
     "X-Request-Id",
     "X-Client-Request-Id",
     "Retry-After",

@@ -73,7 +73,7 @@ class RequestMiddleware:
             log.exception("unhandled", extra=state.fields)
             if state.status:  # too late for an envelope: cut the stream, so that it shows
                 raise error
-            answer = envelope(internal(), state.correlation_id)
+            answer = envelope(internal(), state.correlation_id, path=scope["path"])
             await answer(scope, receive, state.send)
         finally:
             self._log_request(state)
@@ -87,7 +87,8 @@ class RequestMiddleware:
         except DreamForgeError as refusal:
             if not state.waits_for_go_ahead:
                 await discard(receive)
-            response = envelope(refusal, state.correlation_id, {"Connection": "close"})
+            headers, path = {"Connection": "close"}, state.scope["path"]
+            response = envelope(refusal, state.correlation_id, headers, path=path)
             await response(state.scope, receive, state.send)
         else:
             bounded = BoundedBody(receive, max_bytes, timeout_s)

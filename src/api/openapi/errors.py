@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from api.errors import envelope, internal
+from api.errors import OPENAI_PATH, envelope, internal
 from api.limits import limit_reached
 from api.middleware.body_limit import too_large
 from api.middleware.request import bad_client_request_id
 from api.openapi.examples import INPUT_ID, JOB
 from api.schemas.ids import no_such_input, no_such_job, no_such_model
-from api.schemas.responses import Envelope
+from api.schemas.responses import Envelope, OpenAIErrorOut
 from shared.db.delete_job import not_ended
 from shared.errors import (
     Conflict,
@@ -81,24 +81,31 @@ INPUT_IN_USE = Conflict(
 TOO_MANY_STREAMS = limit_reached("open_streams", 1000)
 
 
-def documented(*errors: DreamForgeError, needs_key: bool = True) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of an operation that can answer with these, and with those that all can."""
+def documented(
+    *errors: DreamForgeError, needs_key: bool = True, path: str = ""
+) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of an operation that can answer with these, and with those that all can.
+
+    `path` is the operation's, where errors have another shape than usual.
+    """
     codes = {error.code for error in errors}
     common = [error for error in (_BAD_ID, *_ALWAYS) if error.code not in codes]
     keyed = [_NO_KEY] if needs_key else []
     by_status = sorted((*keyed, *errors, *common), key=_status_of)
-    return {status: _response(list(same)) for status, same in groupby(by_status, key=_status_of)}
+    return {
+        status: _response(list(same), path) for status, same in groupby(by_status, key=_status_of)
+    }
 
 
 def _status_of(error: DreamForgeError) -> int:
     return error.http_status
 
 
-def _response(errors: Sequence[DreamForgeError]) -> dict[str, Any]:
+def _response(errors: Sequence[DreamForgeError], path: str) -> dict[str, Any]:
     """What is documented of one status, with an example for each error that has it."""
-    examples = {error.code: {"value": _example(error)} for error in errors}
+    examples = {error.code: {"value": _example(error, path)} for error in errors}
     response: dict[str, Any] = {
-        "model": Envelope,
+        "model": OpenAIErrorOut if path.startswith(OPENAI_PATH) else Envelope,
         "description": ", ".join(f"`{error.code}`" for error in errors),
         "content": {"application/json": {"examples": examples}},
     }
@@ -113,6 +120,6 @@ def _response(errors: Sequence[DreamForgeError]) -> dict[str, Any]:
     return response
 
 
-def _example(error: DreamForgeError) -> Any:
-    answer = envelope(error, correlation_id="0f3c5a2e9d4b4c1f8e7a6b5c4d3e2f10")
+def _example(error: DreamForgeError, path: str) -> Any:
+    answer = envelope(error, correlation_id="0f3c5a2e9d4b4c1f8e7a6b5c4d3e2f10", path=path)
     return json.loads(bytes(answer.body))

@@ -274,7 +274,10 @@ ONE_MODEL = out.ModelOut(
     scale=None,
     parts={"unet": PartSize(numbers=859_520_964, largest=29_491_200)},
 )
-MODELS = out.Models(models=[ONE_MODEL])
+MODELS = out.Models(
+    models=[ONE_MODEL],
+    data=[out.ListedModel(id="my-model@1", created=int(NOON.timestamp()))],
+)
 
 # Usage --------------------------------------------------------------------------------------------
 

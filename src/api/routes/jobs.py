@@ -8,9 +8,9 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 
 from api.admission.body import SingleParseRoute
+from api.admission.caller import caller_of
 from api.admission.create import create
-from api.admission.idempotency import MAX_KEY_CHARACTERS, fingerprint, key_hash
-from api.admission.plan import Caller
+from api.admission.idempotency import MAX_KEY_CHARACTERS
 from api.context import Context, Ctx
 from api.middleware import tracing
 from api.middleware.auth import User
@@ -24,7 +24,6 @@ from api.schemas.requests import CreateJob, ListQuery
 from shared.db import artifacts, jobs
 from shared.db.delete_job import delete_ended, keys_of_ended
 from shared.db.engine import Connection
-from shared.db.insert_job import IdempotencyKey
 from shared.db.jobs import Job, Step
 from shared.db.transitions import request_cancel
 from shared.errors import InfraUnavailable, RateLimited
@@ -113,19 +112,7 @@ async def create_job(
     prefer: Prefer = None,
 ) -> responses.Created | responses.WaitedFor:
     """Check the request against its model and preset, and queue it. Watch it with the stream."""
-    caller = Caller(
-        user=user,
-        correlation_id=request.state.correlation_id,
-        client_request_id=request.state.client_request_id,
-        traceparent=tracing.traceparent_of(request),
-        key=None
-        if idempotency_key is None
-        else IdempotencyKey(
-            key_hash=key_hash(idempotency_key),
-            fingerprint=fingerprint(await request.json()),
-            ttl_s=context.settings.idempotency_ttl_s,
-        ),
-    )
+    caller = caller_of(request, user, idempotency_key, await request.json(), context.settings)
     created = await create(context, body, caller)
     tracing.set_job(request, created)
     response.headers["Location"] = f"{context.settings.root_path}/v1/jobs/{created.id}"
@@ -264,7 +251,8 @@ async def _wait(
     async def read_job() -> Job:
         return await context.database.statement(find_job, job_id, user)
 
-    await context.waits.until_end(request, user, read_job, timeout_s=wait_s)
+    with context.streams.place(user):
+        await context.waits.until_end(request, read_job, timeout_s=wait_s)
     async with context.waits.turn:
         return await _show(context, job_id, user)
 

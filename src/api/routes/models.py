@@ -30,8 +30,7 @@ async def list_models(context: Ctx, _: User) -> responses.Models:
 
     async def work(connection: Connection) -> responses.Models:
         live = await workers.live_workers(connection)
-        rows = await models.list_models(connection)
-        return responses.Models(models=[serializers.model(row, live) for row in rows])
+        return serializers.models(await models.list_models(connection), live)
 
     return await context.database.transaction(work)
 

@@ -40,6 +40,17 @@ class Envelope(BaseModel):
     correlation_id: str = Field(description="equals the X-Request-Id header")
 
 
+class OpenAIError(Envelope):
+    """An error in the words of OpenAI's clients, with what our envelope has."""
+
+    type: str = Field(description="`invalid_request_error`, `server_error`, …; `code` says more")
+    param: str | None = Field(description="the field that was refused")
+
+
+class OpenAIErrorOut(BaseModel):
+    error: OpenAIError
+
+
 class JobError(BaseModel):
     code: str = Field(description="stable; docs/errors.md has a section for each")
     message: str = Field(description="for people")
@@ -191,8 +202,21 @@ class ModelOut(BaseModel):
     parts: dict[str, PartSize] = Field(description="what its parts hold; memory goes by it")
 
 
+class ListedModel(BaseModel):
+    """A model as OpenAI's clients list it."""
+
+    id: str = Field(description="name@version: what `model` of a request may be")
+    object: Literal["model"] = "model"
+    created: int = Field(description="when it was registered, in seconds since 1970")
+    owned_by: Literal["dreamforge"] = "dreamforge"
+
+
 class Models(BaseModel):
     models: list[ModelOut]
+    object: Literal["list"] = "list"
+    data: list[ListedModel] = Field(
+        description="for OpenAI's clients: those that are enabled and draw by a prompt"
+    )
 
 
 class EndedJobs(BaseModel):

@@ -51,6 +51,17 @@ def model(row: Model, live: Sequence[Worker]) -> out.ModelOut:
     )
 
 
+def models(rows: Sequence[Model], live: Sequence[Worker]) -> out.Models:
+    return out.Models(
+        models=[model(row, live) for row in rows],
+        data=[
+            out.ListedModel(id=row.label, created=int(row.created_at.timestamp()))
+            for row in rows
+            if row.enabled and "generate" in row.capabilities
+        ],
+    )
+
+
 def usage(row: Usage) -> out.UsageOut:
     return out.UsageOut(
         **_fields(out.UsageOut, row) | {"model": None if row.model == NO_MODEL else row.model},

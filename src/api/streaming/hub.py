@@ -122,6 +122,11 @@ class Hub:
         self._closing = False
 
     @property
+    def closing(self) -> bool:
+        """Whether the process ends."""
+        return self._closing
+
+    @property
     def clients(self) -> int:
         return sum(len(watch.subscribers) for watch in self._watches.values())
 

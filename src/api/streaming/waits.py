@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 import anyio
 from starlette.requests import Request
 
-from api.limits import Streams
 from api.metrics import Metrics
 from api.streaming.hub import Hub
 from shared.db.jobs import Job
@@ -25,33 +24,30 @@ READS_AT_ONCE = 4
 class Waits:
     """The waiting calls of this process."""
 
-    def __init__(self, hub: Hub, streams: Streams, metrics: Metrics) -> None:
+    def __init__(self, hub: Hub, metrics: Metrics) -> None:
         self._hub = hub
-        self._streams = streams
         self._metrics = metrics
         self.turn = anyio.Semaphore(READS_AT_ONCE)
 
     async def until_end(
         self,
         request: Request,
-        user: str,
         read_job: Callable[[], Awaitable[Job]],
         *,
         timeout_s: float | None,
     ) -> bool:
         """Wait until the job has ended, `timeout_s` at most; None is no limit.
 
-        Returns whether the client is still there. The body of `request` has been read. Raises
-        `RateLimited` where no place is free, and what `read_job` raises.
+        Returns whether the client is still there. The body of `request` has been read, and the
+        caller holds a place among the streams (`api.limits.Streams`). Raises what `read_job` does.
         """
-        with self._streams.place(user):
-            async with self.turn:
-                job = await read_job()
-            if job.ended:
-                return True
-            request.state.waited = True  # how long a client waited is no latency
-            with self._metrics.waiting_calls.track_inprogress():
-                return await self._wait(request, job, timeout_s)
+        async with self.turn:
+            job = await read_job()
+        if job.ended:
+            return True
+        request.state.waited = True  # how long a client waited is no latency
+        with self._metrics.waiting_calls.track_inprogress():
+            return await self._wait(request, job, timeout_s)
 
     async def _wait(self, request: Request, job: Job, timeout_s: float | None) -> bool:
         gone = False

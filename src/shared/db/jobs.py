@@ -128,6 +128,13 @@ async def steps_of(connection: AsyncConnection, job_ids: Sequence[UUID]) -> dict
     return by_job
 
 
+async def run_seconds(connection: AsyncConnection, job_id: UUID) -> float:
+    """How long the last executions of a job's ended steps took, from GO on, together."""
+    seconds = func.extract("epoch", steps.c.finished_at - steps.c.attempt_started_at)
+    total = await connection.scalar(select(func.sum(seconds)).where(steps.c.job_id == job_id))
+    return 0.0 if total is None else float(total)
+
+
 async def page(
     connection: AsyncConnection,
     *,

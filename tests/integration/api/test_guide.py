@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from tests.support.api_harness import Api, running_api
 from tests.support.database import migrate_and_empty
 from tests.support.infrastructure import Infrastructure
@@ -34,8 +35,10 @@ SNIPPETS = [
     ("Watch", "sh"),
     ("Watch", "sh"),
     ("Fetch", "sh"),
+    ("Send a picture", "sh"),
     ("Enlarge", "sh"),
     ("The same in Python", "python"),
+    ("From OpenAI's clients", "python"),
     ("Cancel", "sh"),
     ("Look back", "sh"),
     ("Delete", "sh"),
@@ -167,6 +170,12 @@ def test_fetch_lists_pictures_that_can_be_fetched(reader: Reader) -> None:
     assert hashlib.sha256(picture).hexdigest() == artifacts[0]["sha256"]
 
 
+def test_a_picture_is_sent(reader: Reader) -> None:
+    Image.new("RGB", (64, 48)).save(reader.folder / "photo.jpg")
+    sent = json.loads(reader.sh("Send a picture"))["input"]
+    assert (sent["format"], sent["width"], sent["height"]) == ("jpg", 64, 48)
+
+
 def test_enlarge_makes_a_job_of_two_steps(reader: Reader) -> None:
     job = json.loads(reader.sh("Enlarge"))["job"]["id"]
     steps = reader.api.client.get(f"/v1/jobs/{job}").json()["steps"]
@@ -179,6 +188,11 @@ def test_the_python_program_saves_a_picture(reader: Reader) -> None:
     assert percents[-1] == "100%"
     assert name == "0_42.png"
     assert (reader.folder / name).read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_a_program_of_openai_saves_a_picture(reader: Reader) -> None:
+    assert reader.python("From OpenAI's clients") == ""
+    assert (reader.folder / "apple.png").read_bytes().startswith(b"\x89PNG\r\n")
 
 
 def test_cancel_shows_the_job_as_it_is(reader: Reader) -> None:

@@ -104,6 +104,7 @@ def test_a_page_that_is_named_can_read_every_answer_and_its_headers(
         "Location",
         "Idempotent-Replayed",
         "Preference-Applied",
+        "X-Job-Id",
         "X-Request-Id",
         "X-Client-Request-Id",
         "Retry-After",

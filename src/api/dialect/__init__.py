@@ -1,0 +1,1 @@
+"""OpenAI's image routes over our jobs: their requests, answers, events and errors."""
