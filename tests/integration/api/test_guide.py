@@ -43,6 +43,7 @@ SNIPPETS = [
     ("Look back", "sh"),
     ("Delete", "sh"),
     ("Usage", "sh"),
+    ("Workers", "sh"),
     ("Keys", "sh"),
     ("Keys", "sh"),
 ]
@@ -219,6 +220,15 @@ def test_usage_has_the_jobs_of_this_page(reader: Reader) -> None:
     assert sum(row["jobs"]["succeeded"] for row in rows) >= 2
     assert sum(row["pictures"] for row in rows) >= 3
     assert all(row["run_seconds"] > 0 for row in rows if row["pictures"])
+
+
+def test_the_worker_of_this_page_is_shown(reader: Reader) -> None:
+    found = json.loads(reader.sh("Workers"))
+    (worker,) = found["workers"]
+    (shown,) = blocks("Workers", "json")
+    (expected,) = json.loads(shown)["workers"]
+    assert worker.keys() == expected.keys()
+    assert worker["slots"][0].keys() == expected["slots"][0].keys()
 
 
 def test_a_key_is_made_and_shown(reader: Reader, stack: Infrastructure) -> None:

@@ -19,7 +19,7 @@ import pytest
 from tests.support.api_harness import BODY, Api, running_api
 from tests.support.infrastructure import Infrastructure
 
-from api.middleware import body_limit, http_protocol
+from api.middleware import http_protocol, request
 from shared.limits import MAX_BODY_BYTES
 
 # Hebrew and Arabic, with an override, an isolate and a mark.
@@ -229,7 +229,7 @@ def test_a_body_of_a_hundred_megabytes_is_refused_without_being_kept(api: Api) -
 
 
 def test_a_body_that_trickles_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_limit, "BODY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(request, "BODY_TIMEOUT_S", 0.05)
     head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     answer = talk(api, head + b'Content-Length: 1000\r\n\r\n{"type":')  # and it waits
     assert enveloped(answer, 422)["message"] == "the body did not arrive within 0.05 s"
@@ -240,7 +240,7 @@ def test_a_body_that_comes_byte_by_byte_gets_no_more_time_than_another(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each byte arrives in time; the whole never would."""
-    monkeypatch.setattr(body_limit, "BODY_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(request, "BODY_TIMEOUT_S", 0.5)
     body = json.dumps(BODY).encode().ljust(100_000)
     head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     began = time.monotonic()
