@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from runner.images.decode import InputRefused
 from runner.images.sender import ImageNotSent
 from runner.process.cancellation import Cancelled
 from shared.errors import ModelUnavailable
@@ -37,6 +38,8 @@ def build_failure(
     if isinstance(error, ImageNotSent) and isinstance(error.__cause__, Exception):
         # Another item is being sampled by now.
         doing, item_index, error = "encoding the picture", error.item_index, error.__cause__
+    if isinstance(error, InputRefused):
+        doing = "decoding an input"
     reason = reason_of(error)
     if reason != "cancelled":
         traceback.print_exception(error, file=sys.stderr)

@@ -93,6 +93,28 @@ class StoredArtifact:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PinnedInput:
+    """A picture that a user sent and the step starts from. `item_index` is its place among them.
+
+    Sizes are pixels with the orientation applied. `steps.inputs` has these fields, as JSON.
+    """
+
+    item_index: int
+    role: str
+    id: str
+    format: str
+    width: int
+    height: int
+    orientation: int
+    s3_key: str
+    sha256: str
+    size_bytes: int
+
+
+StepInput = StoredArtifact | PinnedInput
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
     """A step that this worker owns until its lease ends. `epoch` fences every write."""
 
@@ -116,7 +138,8 @@ class Claim:
     client_request_id: str | None = None  # what the client calls the request that made the job
     traceparent: str | None = None  # the span of that request, if there is one
     done_items: tuple[int, ...] = ()
-    inputs: tuple[StoredArtifact, ...] = ()  # what the step before it in its chain made, by item
+    # What the step before it in its chain made, by item; of a first step what users sent.
+    inputs: tuple[StepInput, ...] = ()
     position: int = 0  # of the step in its chain
     chain_length: int = 1
     progress: float = 0.0  # what clients have been shown of the job; it never goes back

@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 
 from runner.diffusion.pipelines import TextToImage, load
+from runner.diffusion.sources import Sources
+from shared.models.picture_tasks import PictureTask
 from shared.models.verify import read_model
 from shared.protocol.messages import GenerateParams, PresetSpec
 
@@ -50,6 +52,33 @@ def draw(loaded: TextToImage, prompt: str, seed: int = SEED) -> Image.Image:
     return image
 
 
+# A green apple of the red one, and a pumpkin in place of the upper half of it.
+REDRAWN: dict[PictureTask, str] = {"image_to_image": "green apple", "inpaint": "pumpkin"}
+
+
+def redraw(loaded: TextToImage, task: PictureTask, seed: int = SEED) -> Image.Image:
+    """The picture that `task` makes of the golden red apple."""
+    defaults = read_model(MODEL).defaults
+    image = Image.open(_path("red apple")).convert("RGB")
+    mask = None
+    if task == "inpaint":
+        mask = Image.new("L", image.size)
+        mask.paste(255, (0, 0, image.width, image.height // 2))
+    params = GenerateParams(
+        prompt=REDRAWN[task],
+        width=image.width,
+        height=image.height,
+        steps=defaults.steps,
+        guidance=defaults.guidance,
+        strength=0.75,
+    )
+    made, blocked = loaded.picture(
+        params, seed, lambda step, steps: None, Sources(image=image, mask=mask)
+    )
+    assert not blocked
+    return made
+
+
 def levels(image: Image.Image) -> Any:
     """Height x width x 3, from 0 to 1."""
     return np.asarray(image.convert("RGB"), dtype=np.float32) / 255
@@ -72,3 +101,5 @@ if __name__ == "__main__":
     pipeline = load("sd", MODEL, CPU, None)
     for name in PROMPTS:
         draw(pipeline, name).save(_path(name))
+    for task in REDRAWN:
+        redraw(load("sd", MODEL, CPU, None, task=task), task).save(_path(task))

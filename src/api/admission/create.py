@@ -21,6 +21,7 @@ import anyio
 
 from api import limits
 from api.admission.capacity import check_capacity
+from api.admission.pictures import NO_PICTURES, find_pictures
 from api.admission.plan import Caller, plan_job
 from api.admission.resolve import resolve
 from api.context import Context
@@ -46,6 +47,7 @@ async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
     """The new job, or the one that the caller's idempotency key made before."""
     creation = _Creation(context, body, caller)
     try:
+        await creation.find_pictures()
         created = await creation.try_statement() or await creation.transaction()
     except RateLimited as refused:
         raise await _with_known_pause(context, refused, caller.user) from None
@@ -69,6 +71,11 @@ class _Creation:
         self._body = body
         self._caller = caller
         self.planned: NewJob | None = None
+        self._pictures = NO_PICTURES
+
+    async def find_pictures(self) -> None:
+        """Find the pictures that it starts from; what is missing is refused by the plan."""
+        self._pictures = await find_pictures(self._context, self._body, self._caller.user)
 
     async def try_statement(self) -> Created | None:
         """Create it with one statement; None: only a transaction can tell."""
@@ -122,7 +129,7 @@ class _Creation:
     def _plan(self, planning: Planning) -> NewJob:
         settings = self._context.settings
         resolved = resolve(self._body, planning.registry.models, planning.live, settings)
-        self.planned = plan_job(self._body, resolved, self._caller, settings)
+        self.planned = plan_job(self._body, resolved, self._pictures, self._caller, settings)
         check_capacity(self.planned, planning.live)
         return self.planned
 

@@ -13,7 +13,7 @@ async def default_steps(context: Context, reference: str | None) -> int:
     """
     rows = await context.database.statement(models.list_models)
     default = context.settings.default_model
-    model = choose_model(rows, reference, default=default, job_type="generate")
+    model = choose_model(rows, reference, default=default, capability="generate")
     steps = model.parameters_schema.get("properties", {}).get("steps", {}).get("default")
     if steps is None:
         raise InvalidInput(

@@ -4,6 +4,16 @@ from collections.abc import Sequence
 
 from shared.db.models import Model, named
 from shared.errors import InvalidInput, ModelUnavailable
+from shared.models.descriptor import Capability
+
+# The field of a request that asks for it.
+_FIELDS: dict[Capability, str] = {
+    "generate": "model_id",
+    "upscale": "model_id",
+    "image_to_image": "image",
+    "inpaint": "mask",
+    "edit": "images",
+}
 
 
 def find_model(models: Sequence[Model], reference: str) -> Model | None:
@@ -12,7 +22,7 @@ def find_model(models: Sequence[Model], reference: str) -> Model | None:
 
 
 def choose_model(
-    models: Sequence[Model], reference: str | None, *, default: str | None, job_type: str
+    models: Sequence[Model], reference: str | None, *, default: str | None, capability: Capability
 ) -> Model:
     """The model of a job's first step, enabled and able to do it.
 
@@ -25,15 +35,21 @@ def choose_model(
         model = find_model(models, default)
         missing = "the default model (DF_DEFAULT_MODEL) is not installed"
     else:
-        return _only_model(models, job_type)
+        return _only_model(models, capability)
     if model is None:
         raise ModelUnavailable(missing)
-    _check_usable(model, job_type)
+    _check_usable(model, capability, models)
     return model
 
 
-def _only_model(models: Sequence[Model], job_type: str) -> Model:
-    usable = [model for model in models if model.enabled and job_type in model.capabilities]
+def _only_model(models: Sequence[Model], capability: Capability) -> Model:
+    usable = [model for model in models if model.enabled and capability in model.capabilities]
+    if not usable and capability != "generate":
+        raise InvalidInput(
+            f"{_FIELDS[capability]}: no model here can do that ({capability}); GET /v1/models says "
+            "what each can",
+            field=_FIELDS[capability],
+        )
     if not usable:
         raise ModelUnavailable(
             "no model is installed; `dreamforge model import <folder>` registers one"
@@ -48,17 +64,27 @@ def _only_model(models: Sequence[Model], job_type: str) -> Model:
     return usable[0]
 
 
-def _check_usable(model: Model, job_type: str) -> None:
+def _check_usable(model: Model, capability: Capability, models: Sequence[Model]) -> None:
     if not model.enabled:
         raise ModelUnavailable(
             f"model {model.label} is disabled by the operator; "
             "`GET /v1/models` shows which are not",
             model_id=str(model.id),
         )
-    if job_type not in model.capabilities:
+    if capability in model.capabilities:
+        return
+    field, can = _FIELDS[capability], ", ".join(model.capabilities) or "nothing"
+    if field == "model_id":
         raise InvalidInput(
-            f"model_id: {model.label} cannot {job_type}; "
-            f"it can: {', '.join(model.capabilities) or 'nothing'}",
-            field="model_id",
+            f"{field}: {model.label} cannot {capability}; it can: {can}",
+            field=field,
             capabilities=list(model.capabilities),
         )
+    able = [each.label for each in models if each.enabled and capability in each.capabilities]
+    raise InvalidInput(
+        f"{field}: {model.label} cannot do that ({capability}); it can: {can}. Models that can: "
+        f"{', '.join(able) or 'none'}",
+        field=field,
+        capabilities=list(model.capabilities),
+        models=able,
+    )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+from api.admission.pictures import Pictures, pin
 from api.admission.resolve import Resolved
 from api.admission.upscale_step import upscale_step
 from api.schemas.requests import CreateJob
@@ -15,6 +16,7 @@ from shared.db.insert_job import IdempotencyKey, NewJob, NewStep
 from shared.db.models import Model
 from shared.errors import InvalidInput
 from shared.models.parameters import find_problems
+from shared.models.picture_tasks import DEFAULT_STRENGTH
 from shared.presets import StepBudget
 from shared.protocol.messages import GenerateParams
 from shared.settings import Settings
@@ -44,10 +46,13 @@ class Caller:
     key: IdempotencyKey | None
 
 
-def plan_job(body: CreateJob, resolved: Resolved, caller: Caller, settings: Settings) -> NewJob:
+def plan_job(
+    body: CreateJob, resolved: Resolved, pictures: Pictures, caller: Caller, settings: Settings
+) -> NewJob:
     """The job that `body` asks for. Raises `InvalidInput`."""
-    params = _generate_params(body, resolved.model, settings)
-    steps = [_generate_step(body, params, resolved, settings)]
+    pictures.check(body)
+    params = _generate_params(body, resolved.model, pictures, settings)
+    steps = [_generate_step(body, params, resolved, pictures, settings)]
     if body.upscale is not None:
         steps.append(upscale_step(body.upscale, steps[0], params, resolved))
     return NewJob(
@@ -83,7 +88,11 @@ def _priority(body: CreateJob, user: str, settings: Settings) -> Priority:
 
 
 def _generate_step(
-    body: CreateJob, params: GenerateParams, resolved: Resolved, settings: Settings
+    body: CreateJob,
+    params: GenerateParams,
+    resolved: Resolved,
+    pictures: Pictures,
+    settings: Settings,
 ) -> NewStep:
     model = resolved.model
     budget = resolved.budget(model, params.width * params.height)
@@ -96,17 +105,23 @@ def _generate_step(
         queue=DEFAULT_QUEUE,
         device=budget.spec.device,
         preset=budget.pinned,
-        vram_bytes=budget.vram_bytes,
+        # Pictures are decoded in the host's memory, which is that of a CPU device.
+        vram_bytes=budget.vram_bytes + (pictures.bytes if budget.spec.device == "cpu" else 0),
         timeout_s=_timeout_s(body, budget, settings),
         model_id=model.id,
         checkpoint_sha256=model.checkpoint_sha256,
+        inputs=pin(body, pictures),
     )
 
 
-def _generate_params(body: CreateJob, model: Model, settings: Settings) -> GenerateParams:
+def _generate_params(
+    body: CreateJob, model: Model, pictures: Pictures, settings: Settings
+) -> GenerateParams:
     """The request with the model's defaults filled in, checked against the model's schema."""
     rules: dict[str, Any] = model.parameters_schema.get("properties", {})
     values = {name: getattr(body, name) for name in _BY_MODEL}
+    if (sides := pictures.sides(body, model)) is not None:
+        values["width"], values["height"] = sides
     for name, value in values.items():
         if value is None:
             values[name] = rules.get(name, {}).get("default")
@@ -121,6 +136,7 @@ def _generate_params(body: CreateJob, model: Model, settings: Settings) -> Gener
     return GenerateParams(
         prompt=body.prompt,
         seed=body.seed,
+        strength=_strength(body),
         embed_metadata=body.embed_metadata,
         jpeg_quality=_jpeg_quality(body, settings),
         **values,
@@ -136,6 +152,12 @@ def _jpeg_quality(body: CreateJob, settings: Settings) -> int:
             field="jpeg_quality",
         )
     return body.jpeg_quality
+
+
+def _strength(body: CreateJob) -> float | None:
+    if body.image is None:
+        return None
+    return DEFAULT_STRENGTH if body.strength is None else float(body.strength)
 
 
 def _check_schema(model: Model, values: dict[str, Any]) -> None:

@@ -35,7 +35,9 @@ def resolve(
     body: CreateJob, models: Sequence[Model], live: Sequence[Worker], settings: Settings
 ) -> Resolved:
     """The models and the preset of `body`. Raises `InvalidInput` or `ModelUnavailable`."""
-    model = choose_model(models, body.model_id, default=settings.default_model, job_type=body.type)
+    model = choose_model(
+        models, body.model_id, default=settings.default_model, capability=body.capability
+    )
     upscale = body.upscale
     name = body.preset or model.descriptor.get("default_preset") or DEFAULT_PRESET
     return Resolved(

@@ -13,15 +13,20 @@ from shared.limits import (
     MAX_COUNT,
     MAX_GUIDANCE,
     MAX_PROMPT,
+    MAX_REFERENCES,
     MAX_SEED,
     MAX_SIDE,
     MAX_STEPS,
     MIN_SIDE,
 )
+from shared.models.descriptor import Capability
 from shared.models.families import SCHEDULERS
+from shared.models.picture_tasks import DEFAULT_STRENGTH
 from shared.states import Status
 
 MAX_NAME_CHARACTERS = 256
+# The form in which we hand ids out.
+ID_PATTERN = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 MAX_TAGS = 10
 MAX_TAG_VALUE = 256
 MAX_PAGE = 200
@@ -71,6 +76,7 @@ Storable = Annotated[
 ]
 Text = Annotated[Storable, Field(max_length=MAX_PROMPT)]
 Name = Annotated[Storable, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)]
+InputId = Annotated[str, Field(pattern=ID_PATTERN, json_schema_extra={"format": "uuid"})]
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8)]
 
 
@@ -152,6 +158,26 @@ class CreateJob(Strict):
         description="how closely to follow the prompt; default from the model",
     )
     scheduler: Scheduler | None = Field(default=None, description="default: the model's own")
+    image: InputId | None = Field(
+        default=None,
+        description="the picture to start from: the id of an input, or of an artifact of yours. "
+        "Without `width` and `height` the result has its size",
+    )
+    strength: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="how far the result may leave `image`: so much of the steps is taken, and one "
+        f"at least; default: {DEFAULT_STRENGTH}",
+    )
+    mask: InputId | None = Field(
+        default=None,
+        description="an input of the size of `image`: white is painted anew, black stays as it is, "
+        "and grey is between the two",
+    )
+    images: Annotated[list[InputId], Field(min_length=1, max_length=MAX_REFERENCES)] | None = Field(
+        default=None, description="the pictures that an edit model works on, in their order"
+    )
     seed: int | None = Field(
         default=None,
         ge=0,
@@ -188,6 +214,21 @@ class CreateJob(Strict):
         json_schema_extra={"additionalProperties": False},
     )
     chain: Chain | None = Field(default=None, description="what happens to the pictures next")
+
+    @property
+    def capability(self) -> Capability:
+        """What the model must be able to do."""
+        if self.images is not None:
+            return "edit"
+        if self.image is None:
+            return "generate"
+        return "image_to_image" if self.mask is None else "inpaint"
+
+    @property
+    def picture_ids(self) -> list[str]:
+        """The ids of all pictures that it names, the image before its mask."""
+        single = [each for each in (self.image, self.mask) if each is not None]
+        return single + (self.images or [])
 
     @property
     def upscale(self) -> Upscale | None:

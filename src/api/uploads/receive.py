@@ -22,8 +22,8 @@ from shared.db.engine import Database
 from shared.db.inputs import Input, NewInput
 from shared.errors import InvalidInput, PayloadTooLarge
 from shared.object_store import PART_BYTES, ObjectStore
+from shared.protocol.messages import CONTENT_TYPES
 
-CONTENT_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 # How long the objects of a failed upload are deleted at once; after that they are the pruner's.
 CLEANUP_S = 10.0
 

@@ -20,8 +20,11 @@ from tqdm.std import tqdm  # type: ignore[import-untyped]
 
 from runner.diffusion.finite import check_decoders, finite_pixels
 from runner.diffusion.schedulers import replace_scheduler, start_at_first_level
+from runner.diffusion.sources import NO_SOURCES, Sources, strength_of_a_step
+from runner.diffusion.tasks import for_task
 from shared.models.families import FAMILIES, ModelFamily, family_of
 from shared.models.folder import CONFIG, INDEX, OPTIONAL, Layout, list_files
+from shared.models.picture_tasks import PictureTask
 from shared.models.weights import variant_of
 from shared.protocol.messages import Dtype, GenerateParams, PresetSpec
 
@@ -100,15 +103,23 @@ class TextToImage:
             if name in missing:
                 raise ValueError(f"{type(self.pipeline).__name__} has no use for a {name}")
 
-    def picture(self, params: GenerateParams, seed: int, on_step: OnStep) -> tuple[Image, bool]:
+    def picture(
+        self,
+        params: GenerateParams,
+        seed: int,
+        on_step: OnStep,
+        sources: Sources = NO_SOURCES,
+    ) -> tuple[Image, bool]:
         """Sample and decode one picture; True with it when a safety checker blacked it out.
+
+        `sources` are at the size of the result, and the pipeline is that of their task.
 
         `on_step(done, total)` runs after each sampling step and may raise to stop. Some schedulers
         take more sampling steps than were requested (Heun, PNDM): `total` is what they take.
         """
         with finite_pixels(self.pipeline):
             output = self.pipeline(
-                **self.arguments(params),
+                **self.arguments(params, sources),
                 **self._callback(params, on_step),
                 # On the CPU on purpose: the same seed starts from the same noise on every device.
                 generator=torch.Generator("cpu").manual_seed(seed),
@@ -118,11 +129,12 @@ class TextToImage:
         if image.size != (params.width, params.height):
             # Some pipelines round a size. What was requested is never changed.
             raise ValueError(f"the pipeline made {image.width}x{image.height} pixels instead")
-        return image, blocked
+        return image if blocked else sources.composite(image), blocked
 
-    def arguments(self, params: GenerateParams) -> Arguments:
+    def arguments(self, params: GenerateParams, sources: Sources = NO_SOURCES) -> Arguments:
         """What the pipeline is called with for a request."""
-        return {name: v for name, v in self._requested(params).items() if name in self.parameters}
+        wanted = self._requested(params) | sources.arguments()
+        return {name: value for name, value in wanted.items() if name in self.parameters}
 
     def _callback(self, params: GenerateParams, on_step: OnStep) -> Arguments:
         """How this pipeline is made to call `on_step`: the newer way, or the older one."""
@@ -147,8 +159,7 @@ class TextToImage:
         )
         arguments: Arguments = FIXED_ARGUMENTS | {
             "prompt": params.prompt,
-            "width": params.width,
-            "height": params.height,
+            **self._sides(params),
             "num_inference_steps": params.steps,
             guidance_name: params.guidance,
         }
@@ -156,9 +167,17 @@ class TextToImage:
             arguments["negative_prompt"] = params.negative_prompt
         elif guidance_name == "true_cfg_scale":  # which has no effect when there is none at all
             arguments["negative_prompt"] = " "
+        if params.strength is not None:
+            arguments["strength"] = strength_of_a_step(params.strength, params.steps)
         if self.text_tokens is not None:
             arguments["max_sequence_length"] = self.text_tokens
         return arguments
+
+    def _sides(self, params: GenerateParams) -> Arguments:
+        """Width and height; a pipeline without them takes those of the picture it starts from."""
+        if params.strength is not None and "width" not in self.parameters:
+            return {}
+        return {"width": params.width, "height": params.height}
 
     def _has_number(self, name: str) -> bool:
         """Whether the pipeline has this parameter, with a number as its default."""
@@ -173,10 +192,11 @@ def load(
     scheduler: str | None,
     *,
     layout: Layout = "diffusers",
+    task: PictureTask | None = None,
 ) -> TextToImage:
     """Load the model of `folder` as `preset` says, onto its device."""
     pipeline = load_on_host(kind, folder, preset.dtype, layout=layout)
-    return place(pipeline, kind, preset, scheduler)
+    return place(pipeline, kind, preset, scheduler, task)
 
 
 def load_on_host(kind: str, folder: Path, dtype: Dtype, *, layout: Layout) -> Any:
@@ -189,8 +209,18 @@ def load_on_host(kind: str, folder: Path, dtype: Dtype, *, layout: Layout) -> An
     return pipeline
 
 
-def place(pipeline: Any, kind: str, preset: PresetSpec, scheduler: str | None) -> TextToImage:
-    """Make a pipeline of the host do what a step needs, on the preset's device."""
+def place(
+    pipeline: Any,
+    kind: str,
+    preset: PresetSpec,
+    scheduler: str | None,
+    task: PictureTask | None = None,
+) -> TextToImage:
+    """Make a pipeline of the host do what a step needs, on the preset's device.
+
+    `task` is what it does with pictures; None: it draws from the text alone.
+    """
+    pipeline = for_task(pipeline, task)
     if scheduler is not None:
         replace_scheduler(pipeline, scheduler)
     start_at_first_level(pipeline.scheduler)

@@ -34,7 +34,7 @@ def encode_image(
                 pnginfo=None if metadata is None else png_chunks(metadata),
             )
         case "jpg":
-            _opaque(image).save(
+            opaque(image).save(
                 buffer,
                 "jpeg",
                 quality=jpeg_quality,
@@ -45,7 +45,7 @@ def encode_image(
     return buffer.getvalue()
 
 
-def _opaque(image: Image) -> Image:
+def opaque(image: Image) -> Image:
     """Without transparency, as it looks on white paper; a JPEG has none.
 
     The colours of transparent pixels were not meant to be seen, and are mostly black.

@@ -85,6 +85,7 @@ def parameters_text(facts: GenerationFacts, width: int, height: int) -> str:
         "CFG scale": repr(params.guidance).removesuffix(".0"),
         "Seed": facts.seed,
         "Size": f"{width}x{height}",
+        "Denoising strength": params.strength,
         "Model hash": facts.weights_sha256[:10],
         "Model": f"{model.name}@{model.version}",
         "Version": f"dreamforge {facts.versions.get('dreamforge', 'source')}",
@@ -129,9 +130,20 @@ def full_metadata(facts: GenerationFacts, width: int, height: int) -> dict[str, 
         "width": width,
         "height": height,
         **encoding_facts(params.format, params.jpeg_quality),
+        **source_facts(spec),
         "model": model_facts(model),
         **step_facts(spec, facts.item_index, facts.versions),
     }
+
+
+def source_facts(spec: GenerateSpec) -> dict[str, Any]:
+    """The pictures that it started from; nothing where it was drawn from the text alone."""
+    if not spec.inputs:
+        return {}
+    names = {"role", "id", "sha256", "width", "height"}
+    inputs = [source.model_dump(mode="json", include=names) for source in spec.inputs]
+    strength = {} if spec.params.strength is None else {"strength": spec.params.strength}
+    return {**strength, "inputs": inputs}
 
 
 def model_facts(model: ModelSpec) -> dict[str, Any]:

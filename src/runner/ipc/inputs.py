@@ -1,4 +1,4 @@
-"""Pictures of the step before, pulled through the pipe one at a time.
+"""Pictures that a step starts from, pulled through the pipe one at a time.
 
 The runner requests one, the worker reads it from the object store and answers. No picture is on a
 disk, and never more than one is in memory on either side. An answer must be the requested item with
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from runner.process.cancellation import Stop
 from shared.protocol.frames import FrameError
-from shared.protocol.messages import Input, InputSpec, StepSpec, UpscaleSpec, Want
+from shared.protocol.messages import GenerateSpec, Input, StepSpec, UpscaleSpec, Want
 
 # How long a stop may go unnoticed while the runner waits for an input.
 _CHECK_EVERY_S = 0.05
@@ -21,8 +21,8 @@ class Inputs:
     """`pull` belongs to the thread that runs the job, `deliver` to the one that listens."""
 
     def __init__(self, spec: StepSpec, send: Callable[[Want], None], stop: Stop) -> None:
-        listed = spec.inputs if isinstance(spec, UpscaleSpec) else []
-        self._specs: dict[int, InputSpec] = {each.item_index: each for each in listed}
+        listed = spec.inputs if isinstance(spec, GenerateSpec | UpscaleSpec) else []
+        self._hashes = {each.item_index: each.sha256 for each in listed}
         self._send = send
         self._stop = stop
         self._requested: int | None = None
@@ -44,7 +44,7 @@ class Inputs:
         if message.item_index != self._requested:
             raise FrameError(f"input of item {message.item_index}, which was not requested")
         self._requested = None
-        sha256 = self._specs[message.item_index].sha256
+        sha256 = self._hashes[message.item_index]
         if message.sha256 != sha256 or hashlib.sha256(body).hexdigest() != sha256:
             raise FrameError(f"the input of item {message.item_index} does not have its hash")
         self._arrived.put(body)

@@ -4,8 +4,12 @@ import random
 from collections.abc import Callable
 from functools import partial
 
+from PIL.Image import Image
+
 from runner.diffusion.pipelines import TextToImage, place
 from runner.diffusion.prompts import Truncation, find_truncations
+from runner.diffusion.sources import NO_SOURCES, Sources
+from runner.images.decode import decode, decode_mask
 from runner.images.metadata import GenerationFacts, describe_generation
 from runner.images.sender import encode_and_send
 from runner.ipc.channel import Emit
@@ -13,25 +17,34 @@ from runner.job_types.base import Context, item_progress, run_items
 from runner.job_types.host_models import obtain_model
 from shared.limits import MAX_SEED
 from shared.models.verify import weights_hash
-from shared.protocol.messages import GenerateParams, GenerateSpec, Log, Progress
+from shared.protocol.messages import GenerateParams, GenerateSpec, InputRole, Log, Progress
 
 
 class Generate:
-    """Text to image with a pipeline of `runner.diffusion.pipelines`."""
+    """Text and pictures to image with a pipeline of `runner.diffusion.pipelines`."""
 
     def __init__(self) -> None:
         self._pipeline: TextToImage | None = None
         self._ctx: Context[GenerateSpec] | None = None
         self._weights_sha256 = ""
+        self._sources = NO_SOURCES
 
     def prepare(self, ctx: Context[GenerateSpec]) -> None:
         spec = ctx.spec
         ctx.emit(Progress(stage="load", step=0, steps=1))
         self._ctx = ctx
+        # Before the model: a picture that cannot be decoded costs no load.
+        self._sources = _pull_sources(ctx)
         model = obtain_model(spec, ctx.stop.check)
         assert model is not None, "every generate step has a model"
         self._weights_sha256 = weights_hash(model.descriptor)
-        self._pipeline = place(model.loaded, spec.model.kind, spec.preset, spec.params.scheduler)
+        self._pipeline = place(
+            model.loaded,
+            spec.model.kind,
+            spec.preset,
+            spec.params.scheduler,
+            self._sources.task,
+        )
         ctx.emit(Progress(stage="load", step=1, steps=1))
 
     def run(self, params: GenerateParams, emit: Emit) -> int:
@@ -49,6 +62,7 @@ class Generate:
     def cleanup(self) -> None:
         self._pipeline = None
         self._ctx = None
+        self._sources = NO_SOURCES
 
     def _item(self, params: GenerateParams, emit: Emit, index: int) -> Callable[[], None]:
         assert self._ctx is not None and self._pipeline is not None
@@ -61,7 +75,7 @@ class Generate:
             ctx.stop.check()
 
         emit(item_progress("sampling", index, 0, params.steps))
-        image, blocked = pipeline.picture(params, seed, on_step)
+        image, blocked = pipeline.picture(params, seed, on_step, self._sources)
         if blocked:
             text = "the model's safety checker replaced this picture with a black one"
             emit(Log(level="WARNING", code="safety.blocked", message=text, item_index=index))
@@ -78,6 +92,20 @@ class Generate:
         emit(item_progress("decode", index, 1, 1))
         metadata = describe_generation(facts, *image.size)
         return partial(encode_and_send, image, index, seed, params, metadata, emit)
+
+
+def _pull_sources(ctx: Context[GenerateSpec]) -> Sources:
+    """The pictures that the step starts from, at the size of its result. Raises `InputRefused`."""
+    by_role: dict[InputRole, list[Image]] = {"image": [], "mask": [], "reference": []}
+    for source in ctx.spec.inputs:
+        decoder = decode_mask if source.role == "mask" else decode
+        by_role[source.role].append(decoder(ctx.inputs.pull(source.item_index), source))
+    sources = Sources(
+        image=next(iter(by_role["image"]), None),
+        mask=next(iter(by_role["mask"]), None),
+        references=tuple(by_role["reference"]),
+    )
+    return sources.fitted(ctx.spec.params.width, ctx.spec.params.height)
 
 
 def seed_of(seed: int | None, index: int) -> int:

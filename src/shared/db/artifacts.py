@@ -1,5 +1,6 @@
 """Artifacts: one row per finished item of a step, at most once."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from uuid import UUID, uuid4
@@ -8,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db.tables import artifacts, columns_of, steps
+from shared.db.tables import artifacts, columns_of, jobs, steps
 from shared.step_store import StoredArtifact
 
 
@@ -53,6 +54,18 @@ async def list_artifacts(connection: AsyncConnection, job_id: UUID) -> list[Arti
         .join(steps, steps.c.id == artifacts.c.step_id)
         .where(artifacts.c.job_id == job_id)
         .order_by(steps.c.position, artifacts.c.item_index)
+    )
+    return [Artifact(**row) for row in rows.mappings()]
+
+
+async def of_user(
+    connection: AsyncConnection, ids: Collection[UUID], *, user: str
+) -> list[Artifact]:
+    """Those of these artifacts that a job of this user made."""
+    rows = await connection.execute(
+        select(*_COLUMNS)
+        .join(jobs, jobs.c.id == artifacts.c.job_id)
+        .where(artifacts.c.id.in_(ids), jobs.c.user == user)
     )
     return [Artifact(**row) for row in rows.mappings()]
 

@@ -10,7 +10,7 @@ from shared.db.events import last_event
 from shared.db.tables import columns_of, read
 from shared.events import Code
 from shared.models.descriptor import parts_of
-from shared.step_store import Claim, PinnedModel, StoredArtifact
+from shared.step_store import Claim, PinnedInput, PinnedModel, StepInput, StoredArtifact
 
 
 async def read_claim(connection: AsyncConnection, step: Row[Any], *, overdue: bool) -> Claim:
@@ -56,11 +56,12 @@ async def pinned_model(connection: AsyncConnection, step: Row[Any]) -> PinnedMod
     )
 
 
-async def _inputs(connection: AsyncConnection, step: Row[Any]) -> tuple[StoredArtifact, ...]:
-    """What the step before this one made. It has succeeded, so these rows do not change any more:
-    retention leaves the pictures of a job alone that has not ended."""
+async def _inputs(connection: AsyncConnection, step: Row[Any]) -> tuple[StepInput, ...]:
+    """What users sent for a first step, else what the step before this one made. That one has
+    succeeded, so its rows do not change any more: retention leaves the pictures of a job alone that
+    has not ended."""
     if step.position == 0:
-        return ()
+        return tuple(PinnedInput(**each) for each in step.inputs or ())
     rows = await connection.execute(
         select(*columns_of(t.artifacts, StoredArtifact))
         .join(t.steps, t.steps.c.id == t.artifacts.c.step_id)

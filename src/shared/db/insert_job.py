@@ -73,6 +73,8 @@ class NewStep:
     timeout_s: float
     model_id: UUID | None  # None: the step needs no model
     checkpoint_sha256: str | None
+    # What it starts from, as `PinnedInput` has it; None: no picture of a user.
+    inputs: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

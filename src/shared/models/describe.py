@@ -37,6 +37,7 @@ from shared.models.folder import (
     model_parts,
 )
 from shared.models.json_files import read_json
+from shared.models.picture_tasks import PictureTask, tasks_of
 from shared.models.safetensors_header import tensor_shapes
 from shared.models.sides import native_side, side_limits, side_multiple
 from shared.models.verify import validated
@@ -98,12 +99,17 @@ def describe_folder(folder: Path, chosen: DescriptorInput) -> ModelDescriptor:
             "no_guidance": 1.0 if pipeline is None else pipeline.no_guidance,
             "unused": unused,
             "schedulers": _schedulers(config, family),
-            "capabilities": ("upscale",) if scale else ("generate",),
+            "capabilities": ("upscale",) if scale else ("generate", *_tasks(config)),
             "scale": scale,
             "default_preset": chosen.default_preset,
             "vocabulary": chosen.vocabulary,
         }
     )
+
+
+def _tasks(config: Path) -> tuple[PictureTask, ...]:
+    """What it does with pictures, by the class that its index names."""
+    return tasks_of(str(read_json(config, INDEX)["_class_name"]))
 
 
 def _hashed(folder: Path, name: str) -> ModelFile:

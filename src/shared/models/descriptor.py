@@ -11,12 +11,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from shared.limits import MAX_COUNT, MAX_GUIDANCE, MAX_SIDE, MAX_STEPS
+from shared.limits import MAX_COUNT, MAX_GUIDANCE, MAX_REFERENCES, MAX_SIDE, MAX_STEPS
 from shared.models.families import FAMILIES, Kind
 from shared.models.folder import Layout
 from shared.models.parameters import find_problems
+from shared.models.picture_tasks import DEFAULT_STRENGTH
 
-Capability = Literal["generate", "upscale"]
+Capability = Literal["generate", "upscale", "image_to_image", "inpaint", "edit"]
 # What a request may not have, because a model does not use it.
 Unused = Literal["negative_prompt", "guidance"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -184,11 +185,36 @@ def parameters_schema(model: ModelDescriptor) -> dict[str, Any]:
             },
             "count": _integer(Range(min=1, max=MAX_COUNT), 1),
             "format": {"enum": ["png", "jpg"], "default": "png"},
+            **_pictures(model.capabilities),
         },
         # Guidance is what keeps away from the negative prompt.
         "if": without_guidance | {"required": ["guidance"]},
         "then": without_negative_prompt,
     }
+
+
+def _pictures(capabilities: Iterable[str]) -> dict[str, Any]:
+    """What a request may start from; without an entry the model does not take it."""
+    id_ = {"type": "string", "format": "uuid"}
+    rules: dict[str, Any] = {}
+    if "image_to_image" in capabilities:
+        rules["image"] = id_
+        rules["strength"] = {
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "maximum": 1,
+            "default": DEFAULT_STRENGTH,
+        }
+    if "inpaint" in capabilities:
+        rules["mask"] = id_
+    if "edit" in capabilities:
+        rules["images"] = {
+            "type": "array",
+            "items": id_,
+            "minItems": 1,
+            "maxItems": MAX_REFERENCES,
+        }
+    return rules
 
 
 def parameter_problems(model: ModelDescriptor, values: Mapping[str, Any]) -> dict[str, str]:

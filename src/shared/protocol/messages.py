@@ -19,17 +19,20 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from shared.limits import MAX_COUNT, MAX_SEED
+from shared.limits import MAX_COUNT, MAX_REFERENCES, MAX_SEED
 from shared.protocol.frames import FrameError
 
 # Version of these messages and of what a job type is; docs/job-types.md has its history.
-INTERFACE = 3
+INTERFACE = 4
 
 
 ItemIndex = Annotated[int, Field(ge=0, lt=MAX_COUNT)]
 Bytes = Annotated[int, Field(ge=0, lt=2**63)]
 Format = Literal["png", "jpg"]
 InputFormat = Literal["png", "jpg", "webp"]
+CONTENT_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
+# What a picture is to the step that starts from it.
+InputRole = Literal["image", "mask", "reference"]
 # Visually lossless for photographs; above it files grow fast (benchmarks/pictures).
 JPEG_QUALITY = 95
 JpegQuality = Annotated[int, Field(ge=1, le=100)]
@@ -78,6 +81,8 @@ class GenerateParams(OutputParams):
     guidance: float
     scheduler: str | None = None
     seed: int | None = None
+    # How far a step may leave its picture; None: it starts from none, or takes no such number.
+    strength: float | None = Field(default=None, gt=0, le=1)
 
 
 class EnlargeParams(OutputParams):
@@ -128,6 +133,22 @@ class InputSpec(ImageSpec):
     """A picture of the step before, as its row has it; the enlarged one keeps its `seed`."""
 
 
+class SourceSpec(Message):
+    """A picture that a `generate` step starts from. `item_index` is its place among them.
+
+    `width` and `height` are pixels with the orientation applied, EXIF's, which the file has not.
+    """
+
+    item_index: ItemIndex
+    role: InputRole
+    id: str
+    format: InputFormat
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+    orientation: int = Field(default=1, ge=1, le=8)
+    sha256: Sha256
+
+
 class PresetSpec(Message):
     """The part of a preset that a runner acts on."""
 
@@ -155,6 +176,16 @@ class GenerateSpec(StepSpec):
     type: Literal["generate"] = "generate"
     model: ModelSpec
     params: GenerateParams
+    inputs: list[SourceSpec] = Field(default=[], max_length=MAX_REFERENCES)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if [each.item_index for each in self.inputs] != list(range(len(self.inputs))):
+            raise ValueError("inputs: not in their order")
+        roles = [each.role for each in self.inputs]
+        if roles not in ([], ["image"], ["image", "mask"], ["reference"] * len(roles)):
+            raise ValueError("inputs: an image, an image and its mask, or references alone")
+        return self
 
 
 class UpscaleSpec(StepSpec):

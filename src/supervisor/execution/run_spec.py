@@ -7,12 +7,16 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from shared.presets import BYTES_OF
-from shared.protocol.messages import InputSpec, PresetSpec, RunSpec
+from shared.protocol.messages import InputSpec, PresetSpec, RunSpec, SourceSpec
 from shared.protocol.template_messages import HostModelSpec, host_model_of
 from shared.step_store import Claim, PinnedModel, UpcomingStep
 from supervisor.templates.model_template import WantedModel
 
 _specs: TypeAdapter[RunSpec] = TypeAdapter(RunSpec)
+
+
+# What each type of step is told of the pictures that it starts from.
+_INPUT_FIELDS = {"generate": SourceSpec.model_fields, "upscale": InputSpec.model_fields}
 
 
 class UnreadableStep(Exception):
@@ -38,10 +42,10 @@ def run_spec(claim: Claim, model_folder: Callable[[PinnedModel], Path]) -> RunSp
         "params": claim.params,
         "done_items": list(claim.done_items),
     }
-    if claim.type == "upscale":
+    fields = _INPUT_FIELDS.get(claim.type, {})
+    if claim.inputs or claim.type == "upscale":
         facts["inputs"] = [
-            {name: getattr(artifact, name) for name in InputSpec.model_fields}
-            for artifact in claim.inputs
+            {name: getattr(each, name, None) for name in fields} for each in claim.inputs
         ]
     try:
         return _specs.validate_python(facts)

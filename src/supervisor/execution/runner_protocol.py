@@ -1,9 +1,9 @@
 """Which message a runner may send when: frames in, checked messages out, no input or output.
 
 A runner executes other people's models, so every message is checked: READY comes first and once;
-the runner requests an input once, one at a time, and only for an item that is not done; an artifact
-is one of the requested items, comes once, has the requested format, size and seed, and the hash
-that it claims; after RESULT nothing comes. Everything else is a `FrameError`.
+the runner requests an input once, one at a time, and none of an item that is done; an artifact is
+one of the requested items, comes once, has the requested format, size and seed, and the hash that
+it claims; after RESULT nothing comes. Everything else is a `FrameError`.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ class RunnerProtocol:
         self.spec = spec
         self._items = range(spec.params.count)
         self._open = set(self._items) - set(spec.done_items)
-        self._requestable = set(self._open) if isinstance(spec, UpscaleSpec) else set()
+        self._requestable = requestable_inputs(spec)
         self._requested_item: int | None = None
         self._go_sent = self._ready = self._ended = False
 
@@ -114,6 +114,17 @@ class RunnerProtocol:
         if self._open:
             raise FrameError(f"result with {len(self._open)} items missing")
         self._ended = True
+
+
+def requestable_inputs(spec: RunSpec) -> set[int]:
+    """The inputs that a runner may request: of items that are not done, or all it starts from."""
+    match spec:
+        case GenerateSpec():
+            return set(range(len(spec.inputs)))
+        case UpscaleSpec():
+            return set(range(spec.params.count)) - set(spec.done_items)
+        case _:
+            assert_never(spec)
 
 
 def expected_image(spec: RunSpec, item: int) -> tuple[tuple[int, int], int | None]:

@@ -15,7 +15,7 @@ from anyio.abc import TaskGroup
 from shared.artifact_store import object_key
 from shared.errors import InfraUnavailable
 from shared.events import Code, NewEvent
-from shared.protocol.messages import Artifact
+from shared.protocol.messages import CONTENT_TYPES, Artifact
 from shared.retry import backoff
 from shared.step_store import Stale, StoredArtifact
 from supervisor.execution.context import Execution
@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 MAX_PARALLEL = 2
 RETRY_FIRST_S, RETRY_MOST_S = 0.5, 10.0
-_CONTENT_TYPES = {"png": "image/png", "jpg": "image/jpeg"}
 
 
 class Uploader:
@@ -88,7 +87,7 @@ class Uploader:
             # Not `Stale`: the lease may yet be renewed. But nothing is written past the fence.
             raise InfraUnavailable("the lease could not be renewed")
         claim, worker = self._execution.claim, self._execution.worker
-        content_type = _CONTENT_TYPES[artifact.format]
+        content_type = CONTENT_TYPES[artifact.format]
         await worker.objects.put(key, body, content_type=content_type, sha256=artifact.sha256)
         facts: dict[str, Any] = {
             "format": artifact.format,

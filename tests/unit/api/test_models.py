@@ -19,7 +19,7 @@ ALL = [NEWER, OLDER, UPSCALER, OTHER]  # of each name the newest first, as the r
 
 
 def choose(models: list[Model], reference: str | None = None, default: str | None = None) -> Model:
-    return choose_model(models, reference, default=default, job_type="generate")
+    return choose_model(models, reference, default=default, capability="generate")
 
 
 @pytest.mark.parametrize(

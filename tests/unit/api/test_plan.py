@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,9 +13,11 @@ import pytest
 from tests.support.model_rows import model_row
 
 from api.admission.capacity import check_capacity
+from api.admission.pictures import BYTES_PER_PIXEL, NO_PICTURES, Pictures
 from api.admission.plan import Caller, plan_job
 from api.admission.resolve import resolve
 from api.schemas.requests import CreateJob
+from shared.db.inputs import Input
 from shared.db.insert_job import NewJob, NewStep
 from shared.db.models import Model
 from shared.db.workers import Slot, Worker
@@ -32,6 +35,7 @@ from shared.models.descriptor import (
 from shared.models.families import Kind
 from shared.presets import preset
 from shared.settings import Settings
+from shared.step_store import PinnedInput
 from shared.users import Serves
 
 PRESETS = Path(__file__).parents[3] / "src" / "shared" / "presets_data"
@@ -74,6 +78,7 @@ def plan(
     chosen: Model | None = None,
     limits: Settings | None = None,
     upscaler: Model | None = None,
+    pictures: Pictures = NO_PICTURES,
     **body: Any,
 ) -> NewJob:
     """The job of a request in a registry with these models and no live worker."""
@@ -81,7 +86,7 @@ def plan(
     facts = {"type": "generate", "prompt": "x", "model_id": str(generator.id)}
     request = CreateJob.model_validate(facts | body)
     registry = [each for each in (generator, upscaler) if each is not None]
-    return plan_job(request, resolve(request, registry, [], limits), CALLER, limits)
+    return plan_job(request, resolve(request, registry, [], limits), pictures, CALLER, limits)
 
 
 def refusal_with(limits: Settings, chosen: Model, **body: Any) -> DreamForgeError:
@@ -476,3 +481,62 @@ def test_an_operator_can_correct_an_estimate_and_the_step_records_it() -> None:
     assert [step.vram_bytes for step in halved] == [-(-step.vram_bytes // 2) for step in usual]
     assert [step.preset["vram_factor"] for step in halved] == [0.5, 0.5]
     assert all("vram_factor" not in step.preset for step in usual)
+
+
+# Pictures to start from ---------------------------------------------------------------------------
+
+IMAGE, MASK = str(uuid4()), str(uuid4())
+
+
+def stored(id: str, width: int = 96, height: int = 64, **changes: Any) -> Input:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    facts: dict[str, Any] = {
+        "id": UUID(id),
+        "user": "default",
+        "format": "webp",
+        "width": width,
+        "height": height,
+        "orientation": 6,
+        "size_bytes": 1000,
+        "sha256": id[0] * 64,
+        "s3_key": f"dreamforge/default/inputs/{id}",
+        "created_at": now,
+        "used_at": now,
+    }
+    return Input(**(facts | changes))
+
+
+FOUND = Pictures(by_id={IMAGE: stored(IMAGE), MASK: stored(MASK)})
+ABLE = model(capabilities=["generate", "image_to_image", "inpaint"])
+
+
+def test_a_picture_is_pinned_and_gives_its_size() -> None:
+    step = plan(ABLE, pictures=FOUND, image=IMAGE, mask=MASK).steps[0]
+    assert (step.params["width"], step.params["height"]) == (96, 64)
+    assert step.params["strength"] == 0.75
+    assert step.inputs is not None
+    assert [(each["item_index"], each["role"], each["id"]) for each in step.inputs] == [
+        (0, "image", IMAGE),
+        (1, "mask", MASK),
+    ]
+    assert PinnedInput(**step.inputs[0]).orientation == 6
+    # Both are decoded one after the other, in the memory of the device.
+    bare = preset("cpu").budget_for("sd", 96 * 64).vram_bytes
+    assert step.vram_bytes == bare + BYTES_PER_PIXEL * 96 * 64
+    assert plan(ABLE).steps[0].inputs is None
+    assert plan(ABLE).steps[0].params["strength"] is None
+
+
+def test_a_model_that_cannot_start_from_a_picture_is_refused_with_those_that_can() -> None:
+    error = refusal(model(capabilities=["generate"]), upscaler=ABLE, pictures=FOUND, image=IMAGE)
+    assert error.message == (
+        "image: tiny@1 cannot do that (image_to_image); it can: generate. Models that can: tiny@1"
+    )
+    assert error.details["models"] == ["tiny@1"]
+
+
+def test_a_picture_that_the_model_cannot_draw_is_refused_with_a_size_that_it_can() -> None:
+    found = Pictures(by_id={IMAGE: stored(IMAGE, 4000, 3000)})
+    error = refusal(ABLE, pictures=found, image=IMAGE)
+    assert (error.details["width"], error.details["height"]) == (64, 48)
+    assert plan(ABLE, pictures=found, image=IMAGE, width=64, height=48).steps[0].inputs

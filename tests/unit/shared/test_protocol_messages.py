@@ -28,6 +28,7 @@ from shared.protocol.messages import (
     Ready,
     ResampleParams,
     Result,
+    SourceSpec,
     ToRunner,
     UpscaleSpec,
     Want,
@@ -50,8 +51,21 @@ SPEC = GenerateSpec(
         steps=1,
         guidance=3.0,
         seed=MAX_SEED - 1,
+        strength=0.75,
     ),
     done_items=[0, 2],
+    inputs=[
+        SourceSpec(
+            item_index=0,
+            role="image",
+            id="i",
+            format="webp",
+            width=64,
+            height=48,
+            orientation=6,
+            sha256="2" * 64,
+        )
+    ],
 )
 UPSCALE = UpscaleSpec(
     job_id="j",

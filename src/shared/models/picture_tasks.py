@@ -1,0 +1,31 @@
+"""What a pipeline can do with pictures, by its class: image to image, inpainting, editing.
+
+A model is loaded once, as the pipeline that draws from a text. That of a task is made of the same
+parts (`runner.diffusion.tasks`). A class without an entry starts from a text alone; a test draws
+with each of the others.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+PictureTask = Literal["image_to_image", "inpaint", "edit"]
+TASKS: tuple[PictureTask, ...] = get_args(PictureTask)
+DEFAULT_STRENGTH = 0.75
+
+TASK_PIPELINES: Mapping[str, Mapping[PictureTask, str]] = {
+    **{
+        f"{name}Pipeline": {
+            "image_to_image": f"{name}Img2ImgPipeline",
+            "inpaint": f"{name}InpaintPipeline",
+        }
+        for name in ("StableDiffusion", "StableDiffusionXL", "StableDiffusion3", "Flux")
+    },
+    # Its inpainting pipeline of diffusers 0.42 asks the transformer for an entry that it has not.
+    "ChromaPipeline": {"image_to_image": "ChromaImg2ImgPipeline"},
+    "LatentConsistencyModelPipeline": {"image_to_image": "LatentConsistencyModelImg2ImgPipeline"},
+}
+
+
+def tasks_of(pipeline: str) -> tuple[PictureTask, ...]:
+    """What models of this class of pipeline can do with pictures."""
+    return tuple(task for task in TASKS if task in TASK_PIPELINES.get(pipeline, {}))

@@ -1,0 +1,149 @@
+"""What users sent, decoded: every mode that cameras and tools write, and files that are damaged."""
+
+from __future__ import annotations
+
+import io
+import random
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+from PIL.Image import Image
+
+from runner.images.decode import InputRefused, decode, decode_mask
+from shared.protocol.messages import InputFormat, SourceSpec
+
+SIDES = (6, 4)
+FORMATS: dict[InputFormat, str] = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
+GREY = 100
+
+
+def source(format: InputFormat, orientation: int = 1, **changes: Any) -> SourceSpec:
+    width, height = SIDES if orientation < 5 else SIDES[::-1]
+    facts: dict[str, Any] = {
+        "item_index": 0,
+        "role": "image",
+        "id": "4711",
+        "format": format,
+        "width": width,
+        "height": height,
+        "orientation": orientation,
+        "sha256": "0" * 64,
+    }
+    return SourceSpec(**(facts | changes))
+
+
+def encoded(image: Image, format: InputFormat, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, FORMATS[format], **options)
+    return buffer.getvalue()
+
+
+def of_16_bits() -> Image:
+    return PIL.Image.fromarray(np.full(SIDES[::-1], GREY << 8 | 77, dtype=np.uint16))
+
+
+def palette() -> Image:
+    return PIL.Image.new("RGB", SIDES, (GREY,) * 3).quantize(4)
+
+
+def transparent_palette() -> Image:
+    image = palette()
+    image.info["transparency"] = image.getpixel((0, 0))
+    return image
+
+
+CASES: list[tuple[InputFormat, Image, tuple[int, int, int]]] = [
+    ("png", PIL.Image.new("1", SIDES, 1), (255, 255, 255)),
+    ("png", PIL.Image.new("L", SIDES, GREY), (GREY,) * 3),
+    ("png", PIL.Image.new("LA", SIDES, (0, 0)), (255, 255, 255)),
+    ("png", of_16_bits(), (GREY,) * 3),
+    ("png", palette(), (GREY,) * 3),
+    ("png", transparent_palette(), (255, 255, 255)),
+    ("png", PIL.Image.new("RGB", SIDES, (10, 20, 30)), (10, 20, 30)),
+    ("png", PIL.Image.new("RGBA", SIDES, (0, 0, 0, 0)), (255, 255, 255)),
+    ("png", PIL.Image.new("RGBA", SIDES, (255, 0, 0, 128)), (255, 127, 127)),
+    ("jpg", PIL.Image.new("L", SIDES, GREY), (GREY,) * 3),
+    ("jpg", PIL.Image.new("RGB", SIDES, (10, 20, 30)), (10, 20, 30)),
+    ("jpg", PIL.Image.new("CMYK", SIDES, (0, 0, 0, 255 - GREY)), (GREY,) * 3),
+    ("webp", PIL.Image.new("RGB", SIDES, (10, 20, 30)), (10, 20, 30)),
+    ("webp", PIL.Image.new("RGBA", SIDES, (0, 0, 0, 0)), (255, 255, 255)),
+]
+
+
+@pytest.mark.parametrize(
+    ("format", "image", "colour"),
+    CASES,
+    ids=[f"{f}-{i.mode}-{n}" for n, (f, i, _) in enumerate(CASES)],
+)
+def test_every_mode_becomes_the_colours_that_a_viewer_shows(
+    format: InputFormat, image: Image, colour: tuple[int, int, int]
+) -> None:
+    options = {"lossless": True} if format == "webp" else {}
+    made = decode(encoded(image, format, **options), source(format))
+    assert (made.mode, made.size) == ("RGB", SIDES)
+    assert np.abs(np.asarray(made).astype(int) - colour).max() <= 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_orientation_is_applied(orientation: int) -> None:
+    """As the EXIF standard's table has it: which corner the first pixel is at."""
+    image = PIL.Image.new("L", SIDES)
+    image.putpixel((0, 0), 255)
+    made = decode(encoded(image, "png"), source("png", orientation))
+    width, height = made.size
+    assert made.size == (SIDES if orientation < 5 else SIDES[::-1])
+    left, right, top, bottom = 0, width - 1, 0, height - 1
+    corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+    corners += [(left, top), (right, top), (right, bottom), (left, bottom)]
+    assert made.getpixel(corners[orientation - 1]) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("format", ["png", "webp"])
+def test_of_an_animation_the_first_picture_counts(format: InputFormat) -> None:
+    red, blue = (PIL.Image.new("RGB", SIDES, colour) for colour in ("red", "blue"))
+    data = encoded(red, format, save_all=True, append_images=[blue], lossless=True)
+    assert decode(data, source(format)).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_a_mask_is_its_brightness() -> None:
+    image = PIL.Image.new("RGBA", SIDES, (255, 255, 255, 255))
+    image.putpixel((1, 1), (0, 0, 0, 255))
+    made = decode_mask(encoded(image, "png"), source("png", role="mask"))
+    assert (made.mode, made.getpixel((0, 0)), made.getpixel((1, 1))) == ("L", 255, 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "changes", "problem"),
+    [
+        (encoded(palette(), "png"), {"width": 600}, "it is 6x4 pixels, not as its head said"),
+        (encoded(palette(), "png"), {"format": "jpg"}, "it is no file of its format"),
+        (encoded(PIL.Image.new("RGB", SIDES), "jpg")[:-4], {"format": "jpg"}, "truncated"),
+        (b"", {}, "it is no file of its format"),
+    ],
+)
+def test_what_cannot_be_decoded_is_refused_by_its_name(
+    data: bytes, changes: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(InputRefused, match=rf"the input 4711 \(image\) cannot be .*{problem}"):
+        decode(data, source(**({"format": "png"} | changes)))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_damage_gives_a_picture_or_a_refusal_and_nothing_else(format: InputFormat) -> None:
+    chance = random.Random(7)
+    noise = np.random.default_rng(7).integers(0, 255, (*SIDES[::-1], 3), dtype=np.uint8)
+    whole = encoded(PIL.Image.fromarray(noise), format)
+    refused = 0
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(chance.randint(1, 3)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        try:
+            made = decode(bytes(data[: chance.randint(1, len(data))]), source(format))
+        except InputRefused:
+            refused += 1
+        else:
+            assert made.size == SIDES
+    assert refused
