@@ -16,6 +16,8 @@ from api.planning import PlanningCache
 from api.streaming.hub import Hub
 from api.streaming.waits import Waits
 from api.waiting.reader import QueueReader
+from api.webhooks.deliverer import Deliverer
+from api.webhooks.transport import Transport
 from shared.db.engine import Database
 from shared.db.events import events_after
 from shared.db.waiting import read_line, waiting_steps
@@ -51,8 +53,12 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
     redis_url = settings.redis_url.get_secret_value()
     publisher = EventPublisher(redis_url)
 
+    def wake(job_ids: Collection[UUID]) -> None:
+        hub.wake(job_ids)
+        deliverer.wake()
+
     def announce(job_ids: Collection[UUID]) -> None:
-        hub.wake(job_ids)  # our own streams need no broker
+        wake(job_ids)  # our own streams need no broker
         publisher.publish(job_ids)
 
     database = Database(
@@ -62,7 +68,8 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
         lambda cursors, limit: database.statement(events_after, cursors, limit=limit),
         on_lag=metrics.sse_dropped.inc,
     )
-    subscription = EventSubscription(redis_url, hub.wake)
+    deliverer = Deliverer(database, settings, metrics, Transport(settings.webhook_private))
+    subscription = EventSubscription(redis_url, wake)
     context = Context(
         settings=settings,
         database=database,
@@ -86,9 +93,13 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
             tasks.start_soon(publisher.run)
             tasks.start_soon(subscription.run)
             tasks.start_soon(context.notifier.run)
+            if settings.webhook_secrets:  # else nothing can be signed, and no job may have one
+                tasks.start_soon(deliverer.run)
             yield context
             hub.close()
             await context.notifier.finish()
+            if settings.webhook_secrets:
+                await deliverer.finish()
             tasks.cancel_scope.cancel()
     finally:
         with anyio.CancelScope(shield=True):

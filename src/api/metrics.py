@@ -69,6 +69,16 @@ class Metrics:
             "Steps that wait for a slot, up to 1000.",
             multiprocess_mode="mostrecent",
         )
+        self.webhooks = counter(
+            "dreamforge_webhook_attempts_total",
+            "Webhooks sent, by outcome: delivered, failed (tried again), dead (given up).",
+            ["outcome"],
+        )
+        self.webhook_backlog = gauge(
+            "dreamforge_webhook_backlog",
+            "Webhooks that wait to be sent, up to 1000.",
+            multiprocess_mode="mostrecent",
+        )
         self._spans = counter(
             "dreamforge_spans_total",
             "Spans: made, of these exported and failed; the rest waits or was dropped.",
@@ -77,6 +87,8 @@ class Metrics:
         # Shown as 0: a counter that begins with its first failure has no rate, and no alert fires.
         self.jobs_finished.labels("cancelled", "cancelled")
         self.jobs_accepted.labels("generate")
+        for outcome in ("delivered", "failed", "dead"):
+            self.webhooks.labels(outcome)
         for outcome in ("sent", "failed", "dropped"):
             self.notifications.labels(outcome)
 

@@ -21,6 +21,7 @@ from cli.commands import (
     secrets,
     stack,
     usage,
+    webhook,
 )
 from cli.errors import UNREACHABLE, USAGE, Failure
 from cli.files import describe_error
@@ -45,6 +46,7 @@ app.command()(usage.usage)
 app.add_typer(models.app, name="model")
 app.add_typer(presets.app, name="preset")
 app.add_typer(dlq.app, name="dlq")
+app.add_typer(webhook.app, name="webhook")
 app.command()(retention.prune)
 app.command()(doctor.doctor)
 app.command()(stack.api)

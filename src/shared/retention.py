@@ -48,6 +48,7 @@ class Pruned:
     artifacts: int = 0
     inputs: int = 0
     objects: int = 0
+    deliveries: int = 0
     events: int = 0
     jobs: int = 0
     usage: int = 0
@@ -111,6 +112,10 @@ class _Pass:
             rows.delete_events, age_s=settings.retain_events_s, limit=EVENTS
         ):
             done.events += count
+        while count := await self._database.transaction(
+            rows.delete_deliveries, age_s=settings.retain_events_s, limit=EVENTS
+        ):
+            done.deliveries += count
         while count := await self._database.transaction(
             rows.delete_jobs, age_s=settings.retain_jobs_s, limit=JOBS
         ):

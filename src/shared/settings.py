@@ -42,6 +42,7 @@ from shared.settings_checks import (
 from shared.settings_removed import describe_removed
 from shared.settings_sources import WithoutBlanks
 from shared.users import EVERYONE, Serves, UserPolicy, check_known, parse_serves, parse_users
+from shared.webhooks import Network, WebhookSecret, parse_networks, parse_secrets
 
 
 class Settings(BaseSettings):
@@ -109,6 +110,12 @@ class Settings(BaseSettings):
         default=(), description="weight, priorities and bounds of single users, or of `*`"
     )
     idempotency_ttl_s: float = Field(default=24 * 3600.0, gt=0)
+    webhook_secrets: Annotated[tuple[WebhookSecret, ...], NoDecode] = Field(
+        default=(), repr=False, description="name:whsec_…,…; whose jobs may report, signed with it"
+    )
+    webhook_private: Annotated[tuple[Network, ...], NoDecode] = Field(
+        default=(), description="networks that webhooks may reach beside the public internet"
+    )
 
     # Worker --------------------------------------------------------------------------------------
     worker_host: ListenHost = Field(
@@ -227,6 +234,16 @@ class Settings(BaseSettings):
     def _users(cls, value: Any) -> Any:
         return parse_users(value or "") if value is None or isinstance(value, str) else value
 
+    @field_validator("webhook_secrets", mode="before")
+    @classmethod
+    def _secrets(cls, value: Any) -> Any:
+        return parse_secrets(value or "") if value is None or isinstance(value, str) else value
+
+    @field_validator("webhook_private", mode="before")
+    @classmethod
+    def _networks(cls, value: Any) -> Any:
+        return parse_networks(value or "") if value is None or isinstance(value, str) else value
+
     @field_validator("serves", mode="before")
     @classmethod
     def _serves(cls, value: Any) -> Any:
@@ -272,6 +289,7 @@ class Settings(BaseSettings):
         keys = {key.name for key in self.api_keys}
         named = [user.name for user in self.users if user.name != EVERYONE]
         check_known("DF_USERS", named, keys)
+        check_known("DF_WEBHOOK_SECRETS", [secret.name for secret in self.webhook_secrets], keys)
         if keys:  # a worker on a loopback address may have none
             check_known("DF_SERVES", self.serves.users, keys)
         return self
@@ -298,6 +316,10 @@ class Settings(BaseSettings):
             unfinished=self.max_unfinished_jobs if unfinished is None else unfinished,
             per_minute=self.max_jobs_per_minute if per_minute is None else per_minute,
         )
+
+    def webhook_keys_of(self, user: str) -> list[bytes]:
+        """What this user's messages are signed with; none: the user has no webhooks."""
+        return [secret.key for secret in self.webhook_secrets if secret.name == user]
 
     @property
     def otlp_headers_sent(self) -> Mapping[str, str]:

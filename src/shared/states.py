@@ -18,6 +18,14 @@ class Priority(StrEnum):
     LOW = "low"
 
 
+class DeliveryState(StrEnum):
+    """Of a webhook."""
+
+    WAITING = "waiting"
+    DELIVERED = "delivered"
+    DEAD = "dead"  # given up; an operator may send it again
+
+
 class StepState(StrEnum):
     """Where a step is on its way; `supervisor.lifecycle.table` has the moves between them."""
 

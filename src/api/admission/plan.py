@@ -6,12 +6,14 @@ failure on the GPU costs minutes.
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from api.admission.pictures import Pictures, pin
 from api.admission.resolve import Resolved
 from api.admission.upscale_step import upscale_step
 from api.schemas.requests import CreateJob
+from api.webhooks.addresses import is_allowed, literal
 from shared.db.insert_job import IdempotencyKey, NewJob, NewStep
 from shared.db.models import Model
 from shared.errors import InvalidInput
@@ -63,6 +65,7 @@ def plan_job(
         count=body.count,
         priority=_priority(body, caller.user, settings),
         tags=body.tags,
+        webhook=_webhook(body, caller.user, settings),
         weight=settings.policy_of(caller.user).weight,
         correlation_id=caller.correlation_id,
         client_request_id=caller.client_request_id,
@@ -85,6 +88,26 @@ def _priority(body: CreateJob, user: str, settings: Settings) -> Priority:
             allowed=allowed,
         )
     return Priority(body.priority)
+
+
+def _webhook(body: CreateJob, user: str, settings: Settings) -> dict[str, Any] | None:
+    """Refuse what could never be sent. A name is judged when it is resolved, each time anew."""
+    if (webhook := body.webhook) is None:
+        return None
+    if not settings.webhook_keys_of(user):
+        raise InvalidInput(
+            f"webhook: there is no secret to sign it with; the operator adds one for {user!r} to "
+            "DF_WEBHOOK_SECRETS",
+            field="webhook",
+        )
+    address = literal(urlsplit(webhook.url).hostname or "")
+    if address is not None and not is_allowed(address, settings.webhook_private):
+        raise InvalidInput(
+            f"webhook.url: {address} is a private address, and the operator has not allowed its "
+            "network (DF_WEBHOOK_PRIVATE)",
+            field="webhook.url",
+        )
+    return webhook.model_dump(mode="json")
 
 
 def _generate_step(

@@ -13,6 +13,8 @@ from api.openapi import examples
 from api.openapi.errors import documented
 from api.openapi.responses import METRICS, answers
 from api.schemas import responses
+from shared.db.deliveries import backlog
+from shared.db.engine import Connection
 from shared.db.jobs import queue_depth
 from shared.errors import InfraUnavailable
 
@@ -69,11 +71,18 @@ async def get_readiness(context: Ctx) -> responses.Ready:
 )
 async def get_metrics(context: Ctx) -> Response:
     """What this process counts. Open on a loopback address; elsewhere it needs a key."""
+    metrics = context.metrics
+
+    async def read(connection: Connection) -> None:
+        metrics.queue_depth.set(await queue_depth(connection))
+        metrics.webhook_backlog.set(await backlog(connection))
+
     try:
         with anyio.fail_after(CHECK_TIMEOUT_S):
-            context.metrics.queue_depth.set(await context.database.transaction(queue_depth))
+            await context.database.transaction(read)
     except (InfraUnavailable, TimeoutError):
-        context.metrics.queue_depth.set(float("nan"))  # unknown is not the last known
+        metrics.queue_depth.set(float("nan"))  # unknown is not the last known
+        metrics.webhook_backlog.set(float("nan"))
     return Response(context.metrics.render(), media_type=CONTENT_TYPE)
 
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from api.schemas.pagination import CURSOR_PATTERN, USAGE_CURSOR_PATTERN
 from api.schemas.responses import Level
+from shared.addresses import check_http
 from shared.limits import (
     MAX_COUNT,
     MAX_GUIDANCE,
@@ -23,12 +24,14 @@ from shared.models.descriptor import Capability
 from shared.models.families import SCHEDULERS
 from shared.models.picture_tasks import DEFAULT_STRENGTH
 from shared.states import Status
+from shared.webhooks import WebhookEvent
 
 MAX_NAME_CHARACTERS = 256
 # The form in which we hand ids out.
 ID_PATTERN = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 MAX_TAGS = 10
 MAX_TAG_VALUE = 256
+MAX_URL = 2048
 MAX_PAGE = 200
 MAX_TAIL = 10_000
 MAX_USAGE_PAGE = 1000
@@ -113,6 +116,44 @@ class Upscale(Strict):
 
 class Chain(Strict):
     upscale: Upscale | None = None
+
+
+def _receiver(url: str) -> str:
+    parts = check_http(url, "an http:// or https:// address")
+    if parts.username is not None or parts.password is not None or parts.fragment:
+        raise ValueError("must have no user, no password and no fragment; a path and a query may")
+    return url
+
+
+def _distinct(events: list[str]) -> list[str]:
+    if len(set(events)) < len(events):
+        raise ValueError("names an event twice")
+    return events
+
+
+class Webhook(Strict):
+    """What we send to your server while the job goes on: signed, repeated until it answers 2xx."""
+
+    url: Annotated[
+        str,
+        AfterValidator(_receiver),
+        Field(
+            max_length=MAX_URL,
+            description="gets a POST for each event; no redirect is followed",
+            examples=["https://shop.example.org/hooks/pictures"],
+            json_schema_extra={"pattern": "^https?://[!-~]+$"},
+        ),
+    ]
+    events: Annotated[
+        list[Literal["start", "artifact", "end"]],
+        AfterValidator(_distinct),
+        Field(
+            min_length=1,
+            max_length=len(WebhookEvent),
+            description="`start`: it runs; `artifact`: a picture is stored; `end`: it has ended",
+            json_schema_extra={"uniqueItems": True},
+        ),
+    ] = ["end"]
 
 
 class CreateJob(Strict):
@@ -214,6 +255,9 @@ class CreateJob(Strict):
         json_schema_extra={"additionalProperties": False},
     )
     chain: Chain | None = Field(default=None, description="what happens to the pictures next")
+    webhook: Webhook | None = Field(
+        default=None, description="where to report to; needs a secret of your key's name"
+    )
 
     @property
     def capability(self) -> Capability:

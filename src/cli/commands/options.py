@@ -71,6 +71,7 @@ class JobOptions:
         Literal["high", "normal", "low"] | None, typer.Option(help="Among all users' jobs.")
     ] = None
     tag: Tags = None
+    webhook: Annotated[str | None, typer.Option(help="Address that is told of the end.")] = None
     timeout: Annotated[float | None, typer.Option(help="Seconds a step may run.")] = None
     no_metadata: Annotated[
         bool, typer.Option("--no-metadata", help="Write no parameters into the file.")
@@ -92,6 +93,7 @@ class JobOptions:
             "preset": self.preset,
             "priority": self.priority,
             "tags": dict(map(_key_and_value, self.tag)) if self.tag else None,
+            "webhook": {"url": self.webhook} if self.webhook else None,
             "chain": self._chain(),
             "timeout_s": self.timeout,
             "embed_metadata": False if self.no_metadata else None,

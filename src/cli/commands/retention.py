@@ -37,6 +37,7 @@ def prune(
         ("would delete" if dry_run else "deleted", ""),
         ("pictures", counts["artifacts"]),
         ("inputs", counts["inputs"]),
+        ("webhooks", counts["deliveries"]),
         ("events", counts["events"]),
         ("jobs", counts["jobs"]),
         ("rows of usage", counts["usage"]),

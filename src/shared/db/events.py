@@ -25,6 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.db import deliveries
 from shared.db.engine import note_events
 from shared.db.tables import columns_of, events, jobs, values_of
 from shared.events import Code, NewEvent
@@ -46,7 +47,9 @@ class Event:
 
 
 async def append_events(connection: AsyncConnection, job_id: UUID, new: Sequence[NewEvent]) -> int:
-    """Record events and return the last `seq`. Takes the job's row lock until commit.
+    """Record events, and what the job's receiver is to get of them; return the last `seq`.
+
+    Takes the job's row lock until commit.
 
     The counter lives in an unindexed column, so its update stays HOT; do not touch an indexed
     column in the same statement.
@@ -55,18 +58,19 @@ async def append_events(connection: AsyncConnection, job_id: UUID, new: Sequence
         update(jobs)
         .where(jobs.c.id == job_id)
         .values(event_seq=jobs.c.event_seq + len(new))
-        .returning(jobs.c.event_seq)
+        .returning(jobs.c.event_seq, jobs.c.webhook)
     )
-    last: int = counted.scalar_one()
+    last: int
+    last, webhook = counted.one()
     if new:
         note_events(connection, job_id)
+        recorded = list(enumerate(new, last - len(new) + 1))
         await connection.execute(
             insert(events),
-            [
-                values_of(events, event, job_id=job_id, seq=seq)
-                for seq, event in enumerate(new, last - len(new) + 1)
-            ],
+            [values_of(events, event, job_id=job_id, seq=seq) for seq, event in recorded],
         )
+        if webhook is not None:
+            await deliveries.enqueue(connection, job_id, webhook, recorded)
     return last
 
 

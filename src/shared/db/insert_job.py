@@ -91,6 +91,7 @@ class NewJob:
     priority: Priority = Priority.NORMAL
     weight: float = 1.0  # of the user: who has 2 gets twice the seconds of who has 1
     tags: dict[str, str] = field(default_factory=dict)
+    webhook: dict[str, Any] | None = None
     client_request_id: str | None = None
     traceparent: str | None = None
     key: IdempotencyKey | None = None
@@ -142,6 +143,7 @@ def _job_parameters(new: NewJob) -> dict[str, Any]:
     return values | {
         "job_request": Jsonb(new.request),
         "job_tags": Jsonb(new.tags),
+        "job_webhook": None if new.webhook is None else Jsonb(new.webhook),
         "key_hash": None if key is None else key.key_hash,
         "fingerprint": None if key is None else key.fingerprint,
         "key_ttl_s": None if key is None else key.ttl_s,

@@ -27,8 +27,8 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.inputs import named_by_a_step
-from shared.db.tables import artifacts, events, inputs, jobs, usage, workers
-from shared.states import ENDED
+from shared.db.tables import artifacts, deliveries, events, inputs, jobs, usage, workers
+from shared.states import ENDED, DeliveryState
 
 # Any fixed number: it names "Dream Forge prunes" among the advisory locks of this database.
 ADVISORY_LOCK = 0x44465052
@@ -66,6 +66,12 @@ def _old_input(age_s: float) -> ColumnElement[bool]:
     return (inputs.c.used_at < limit) & ~named_by_a_step(age_s)
 
 
+def _old_delivery(age_s: float) -> ColumnElement[bool]:
+    ended = [state for state in DeliveryState if state is not DeliveryState.WAITING]
+    moment = deliveries.c.created_at
+    return deliveries.c.state.in_(ended) & _older_than(moment, age_s) & _ended(age_s)
+
+
 def _old_usage(age_s: float) -> ColumnElement[bool]:
     limit = func.timezone("UTC", func.now() - timedelta(seconds=age_s))
     return usage.c.day < cast(limit, Date)
@@ -85,6 +91,7 @@ async def due(
     aged = {
         "artifacts": (artifacts.join(jobs), _ended(artifacts_s)),
         "inputs": (inputs, _old_input(inputs_s)),
+        "deliveries": (deliveries.join(jobs), _old_delivery(events_s)),
         "events": (events.join(jobs), _old_event(events_s)),
         "jobs": (jobs, _ended(jobs_s)),
         "usage": (usage, _old_usage(usage_s)),
@@ -157,6 +164,22 @@ async def delete_events(connection: AsyncConnection, *, age_s: float, limit: int
     )
     done = await connection.execute(
         delete(events).where(tuple_(events.c.job_id, events.c.seq).in_(batch))
+    )
+    return done.rowcount
+
+
+async def delete_deliveries(connection: AsyncConnection, *, age_s: float, limit: int) -> int:
+    """Delete a batch of webhooks that were delivered or given up; return how many."""
+    batch = (
+        select(deliveries.c.job_id, deliveries.c.seq)
+        .join(jobs)
+        .where(_old_delivery(age_s))
+        .order_by(deliveries.c.created_at)
+        .limit(limit)
+        .with_for_update(of=deliveries, skip_locked=True)
+    )
+    done = await connection.execute(
+        delete(deliveries).where(tuple_(deliveries.c.job_id, deliveries.c.seq).in_(batch))
     )
     return done.rowcount
 

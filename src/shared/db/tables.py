@@ -36,7 +36,17 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.states import ENDED, OWNED, TERMINAL, Priority, Reason, Status, StepState
+from shared.states import (
+    ENDED,
+    OWNED,
+    TERMINAL,
+    DeliveryState,
+    Priority,
+    Reason,
+    Status,
+    StepState,
+)
+from shared.webhooks import WebhookEvent
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +54,7 @@ T = TypeVar("T")
 
 # The newest migration. Written here, so that a service needs neither Alembic nor the migrations;
 # `test_migrations` compares the two. Revisions are numbered with four digits, so they sort.
-REVISION = "0020"
+REVISION = "0022"
 
 # In an index over steps: what stands for "needs no model".
 NO_MODEL = UUID_("00000000-0000-0000-0000-000000000000")
@@ -135,6 +145,7 @@ jobs = Table(
     Column("correlation_id", Text, nullable=False),
     Column("priority", Text, nullable=False, server_default=text("'normal'")),
     Column("tags", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("webhook", JSONB),  # url and events; null: nobody is told
     Column("client_request_id", Text),
     Column("traceparent", Text),  # the request's span, while traces are on
     Column("key_hash", Text),
@@ -315,6 +326,43 @@ events = Table(
     Index("ix_events_first", "ts", "job_id", postgresql_where=text("seq = 1")),
     CheckConstraint("level IN ('DEBUG', 'INFO', 'WARNING', 'ERROR')", "level"),
     CheckConstraint("seq >= 1", "seq"),
+)
+
+# What the receivers of jobs are to get; `shared.db.deliveries` has the rules.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("job_id", UUID, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("seq", BigInteger, nullable=False),  # of the event that is reported
+    Column("user", Text, nullable=False),
+    Column("host", Text, nullable=False),  # of the receiver, with its port
+    Column("event", Text, nullable=False),
+    Column("payload", JSONB, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("last_error", Text),
+    _now("created_at"),
+    _moment("next_at"),  # null: ended, or an earlier one of the job has its turn
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    _moment("ended_at"),
+    _schema_version(),
+    PrimaryKeyConstraint("job_id", "seq"),
+    CheckConstraint(one_of("event", WebhookEvent), "event"),
+    CheckConstraint(one_of("state", DeliveryState), "state"),
+    CheckConstraint(
+        "(state = 'waiting') = (ended_at IS NULL) AND (state = 'waiting' OR next_at IS NULL)",
+        "ended",
+    ),
+    CheckConstraint("attempts >= 0 AND seq >= 1", "counters"),
+    Index("ix_deliveries_due", "host", "next_at", postgresql_where=text("next_at IS NOT NULL")),
+    # One at a time of each job, or its receiver could get them in another order.
+    Index(
+        "ix_deliveries_turn",
+        "job_id",
+        unique=True,
+        postgresql_where=text("next_at IS NOT NULL"),
+    ),
+    Index("ix_deliveries_state_created_at", "state", "created_at"),
 )
 
 artifacts = Table(

@@ -5,10 +5,12 @@ The tests share one job and the order of this file, as a reader does.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,6 +31,7 @@ pytestmark = pytest.mark.timeout(240)
 
 GUIDE = (Path(__file__).parents[3] / "docs/api.md").read_text(encoding="utf-8")
 BASE = "http://127.0.0.1:8001"
+SECRET = f"whsec_{base64.b64encode(bytes(32)).decode()}"
 # As the page has them: section, language.
 SNIPPETS = [
     ("Create", "sh"),
@@ -40,6 +43,7 @@ SNIPPETS = [
     ("The same in Python", "python"),
     ("From OpenAI's clients", "python"),
     ("Cancel", "sh"),
+    ("Webhooks", "python"),
     ("Look back", "sh"),
     ("Delete", "sh"),
     ("Usage", "sh"),
@@ -101,7 +105,8 @@ def reader(stack: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> I
             stderr=output,
         )
     try:
-        with running_api(stack.environment) as api:
+        webhooks = {"webhook_secrets": f"default:{SECRET}", "webhook_private": "127.0.0.1/32"}
+        with running_api(stack.environment, **webhooks) as api:
             yield Reader(api, folder)
             assert worker.poll() is None, log.read_text()
     finally:
@@ -199,6 +204,27 @@ def test_a_program_of_openai_saves_a_picture(reader: Reader) -> None:
 def test_cancel_shows_the_job_as_it_is(reader: Reader) -> None:
     shown = json.loads(reader.sh("Cancel"))
     assert (shown["id"], shown["status"]) == (reader.environ["JOB"], "succeeded")
+
+
+def test_the_receiver_of_a_webhook_verifies_and_prints_it(reader: Reader) -> None:
+    (script,) = blocks("Webhooks", "python")
+    (shown, *_) = blocks("Webhooks", "json")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environ = reader.environ | {"WEBHOOK_SECRET": SECRET, "PORT": str(port)}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], env=environ, cwd=reader.folder,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as receiver:  # fmt: skip
+        try:
+            body = json.loads(shown)
+            body["webhook"]["url"] = f"http://127.0.0.1:{port}/"
+            assert reader.api.client.post("/v1/jobs", json=body).status_code == 202
+            assert receiver.stdout is not None
+            said = [receiver.stdout.readline() for _ in range(3)]
+        finally:
+            receiver.kill()
+    assert said == ["job.start running\n", "job.artifact running\n", "job.end succeeded\n"]
 
 
 def test_look_back_lists_and_reads(reader: Reader) -> None:

@@ -21,6 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from shared.db.connect import driver_url
 from shared.db.tables import (
     artifacts,
+    deliveries,
     events,
     inputs,
     jobs,
@@ -261,6 +262,17 @@ def rows(connection: Connection) -> Rows:
         },
         "shares": {"user": "ada", "device": "cpu", "virtual_s": 0, "start_s": 0, "mean_s": 0},
     }
+    made["deliveries"] = {
+        "job_id": made["jobs"]["id"],
+        "seq": 1,
+        "user": "ada",
+        "host": "127.0.0.1:80",
+        "event": "end",
+        "payload": {},
+        "state": "waiting",
+        "next_at": NOW,
+        "expires_at": NOW,
+    }
     for name, row in made.items():
         connection.execute(insert(metadata.tables[name]).values(row))
     return made
@@ -320,6 +332,13 @@ IMPOSSIBLE_OTHERS: list[tuple[Table, str, dict[str, Any]]] = [
     (artifacts, "format", {"format": "gif"}),
     (artifacts, "seed", {"seed": -1}),
     (inputs, "format", {"format": "gif"}),
+    (deliveries, "event", {"event": "progress"}),
+    (deliveries, "state", {"state": "sent", "ended_at": NOW, "next_at": None}),
+    *((deliveries, "counters", {name: -1}) for name in ("attempts", "seq")),
+    *(
+        (deliveries, "ended", values)
+        for values in ({"state": "dead"}, {"ended_at": NOW}, {"state": "dead", "ended_at": NOW})
+    ),
     (inputs, "orientation", {"orientation": 9}),
     *((inputs, "sizes", {name: 0}) for name in ("width", "height", "size_bytes")),
     (artifacts, "seed", {"seed": 2**53}),

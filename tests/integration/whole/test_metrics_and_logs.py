@@ -53,7 +53,12 @@ WORKER = {
 }
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 _BASE_UNITS = ("_total", "_bytes", "_seconds", "_seconds_bucket", "_seconds_count", "_seconds_sum")
-_NO_UNIT = {"dreamforge_queue_depth", "dreamforge_sse_clients", "dreamforge_waiting_calls"}
+_NO_UNIT = {
+    "dreamforge_queue_depth",
+    "dreamforge_sse_clients",
+    "dreamforge_webhook_backlog",
+    "dreamforge_waiting_calls",
+}
 _NO_UNIT |= {"dreamforge_slot_state", "dreamforge_pids_map", "dreamforge_templates"}
 
 

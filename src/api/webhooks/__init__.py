@@ -1,0 +1,1 @@
+"""Calls out: what jobs tell their receivers, signed, repeated, and only to where they may go."""
