@@ -105,6 +105,8 @@ class Deliverer:
             self._metrics.webhooks.labels(outcome).inc()
         except InfraUnavailable as error:  # not written: it is due again, and sent once more
             log.warning("webhook %s: not recorded, %s", delivery.id, error)
+        except Exception:  # a bug of ours must not end the task that serves all others
+            log.exception("webhook %s: not recorded", delivery.id)
         finally:
             self._in_flight[delivery.host] -= 1
             self._in_flight += Counter()  # without the zeros
@@ -116,7 +118,7 @@ class Deliverer:
             await self._transport.send(self._message(delivery))
         except NotDelivered as error:
             return await self._failed(delivery, error)
-        except Exception as error:  # a bug of ours must not end the loop that serves all others
+        except Exception as error:  # a bug too: the message waits its turn to be tried again
             log.exception("webhook %s: the attempt failed", delivery.id)
             return await self._failed(delivery, NotDelivered(type(error).__name__))
         await self._database.transaction(deliveries.delivered, delivery)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
+import subprocess
 import time
 
 import pytest
@@ -47,6 +49,29 @@ def test_a_message_is_accepted_with_either_of_two_secrets_and_with_no_other() ->
         Webhook(C).verify(body, headers)
     with pytest.raises(WebhookVerificationError):
         Webhook(A).verify(body + b" ", headers)
+
+
+# As the specification says it, without its library: what any language's standard library can do.
+_NODE = """
+const { createHmac } = require("crypto");
+const { id, at, header, body, secret } = JSON.parse(require("fs").readFileSync(0, "utf8"));
+const key = Buffer.from(secret.slice("whsec_".length), "base64");
+const digest = createHmac("sha256", key).update(`${id}.${at}.${body}`).digest("base64");
+console.log(header.split(" ").includes(`v1,${digest}`));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node here")
+def test_a_receiver_in_javascript_computes_the_same_signature() -> None:
+    keys = [each.key for each in parse_secrets(f"shop:{A},shop:{B}")]
+    message = {"id": "msg_1", "at": 1769860809, "body": '{"note":"é 🍎"}'}
+    header = sign(keys, "msg_1", 1769860809, str(message["body"]).encode())
+    for known, accepted in ((A, "true"), (B, "true"), (C, "false")):
+        given = json.dumps(message | {"header": header, "secret": known})
+        done = subprocess.run(
+            ["node", "-e", _NODE], input=given, capture_output=True, encoding="utf-8", check=True
+        )
+        assert done.stdout.strip() == accepted
 
 
 @pytest.mark.parametrize(
