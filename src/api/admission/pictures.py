@@ -39,6 +39,8 @@ class Pictures:
         for name in ("strength", "mask"):
             if getattr(body, name) is not None and body.image is None:
                 raise _invalid(name, "it goes with a picture to start from; image is missing")
+        if body.mask_rule is not None and body.mask is None:
+            raise _invalid("mask_rule", "it says how to read a mask, and mask is missing")
         for name, id in _named(body):
             if id not in self.by_id:
                 raise _invalid(
@@ -101,7 +103,8 @@ NO_PICTURES = Pictures(by_id={})
 
 def pin(body: CreateJob, pictures: Pictures) -> list[dict[str, Any]] | None:
     """What is stored on the step: which objects it starts from, and what they are to it."""
-    roles: dict[str, InputRole] = {"image": "image", "mask": "mask", "images": "reference"}
+    mask: InputRole = "alpha_mask" if body.mask_rule == "transparent" else "mask"
+    roles: dict[str, InputRole] = {"image": "image", "mask": mask, "images": "reference"}
     pinned = [
         asdict(
             PinnedInput(

@@ -14,7 +14,7 @@ from api.dialect.request import GenerateImages
 from shared.db.artifacts import Artifact
 from shared.db.jobs import Job
 
-COMPLETED = "image_generation.completed"
+Completed = Literal["image_generation.completed", "image_edit.completed"]
 # Their names of formats, by ours.
 _FORMAT_NAMES = {"jpg": "jpeg"}
 
@@ -62,7 +62,7 @@ class ImagesOut(About):
 class CompletedEvent(About):
     """One picture of a stream."""
 
-    type: Literal["image_generation.completed"] = "image_generation.completed"
+    type: Completed
     b64_json: str
     created_at: int = Field(description="when the job was created, in seconds since 1970")
     seed: int

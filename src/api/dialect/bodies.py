@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi.sse import format_sse_event
 
-from api.dialect.answers import COMPLETED, Pictures
+from api.dialect.answers import Completed, Pictures
 from api.dialect.pictures import Store, base64_ranges
 from api.dialect.request import GenerateImages
 
@@ -41,14 +41,14 @@ def url_body(
 
 
 async def completed_events(
-    pictures: Pictures, body: GenerateImages, store: Store
+    pictures: Pictures, body: GenerateImages, store: Store, completed: Completed
 ) -> AsyncGenerator[bytes]:
     """One event for each picture."""
-    about = {"type": COMPLETED, "created_at": pictures.created}
+    about = {"type": completed, "created_at": pictures.created}
     about |= pictures.about(body, pictures=1)
     for picture in pictures.artifacts:
         opening = _open({**about, "seed": picture.seed}) + b',"b64_json":"'
-        pending = f"event: {COMPLETED}\ndata: ".encode() + opening
+        pending = f"event: {completed}\ndata: ".encode() + opening
         async for part in base64_ranges(store, picture):
             yield pending + part
             pending = b""

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from api.context import Context
-from api.dialect.answers import Pictures
+from api.dialect.answers import Completed, Pictures
 from api.dialect.bodies import completed_events, error_event, json_body, url_body
 from api.dialect.pictures import deleted
 from api.dialect.request import GenerateImages
@@ -56,13 +56,14 @@ class Unsuccessful(Exception):
 class Call:
     """One call. `keyed`: it has an `Idempotency-Key`; `cancels`: its job ends if the client leaves.
 
-    `headers` go with every answer.
+    `completed` is the name of an event with a picture. `headers` go with every answer.
     """
 
     context: Context
     request: Request
     user: str
     body: GenerateImages
+    completed: Completed
     job_id: UUID
     keyed: bool
     cancels: bool
@@ -102,7 +103,9 @@ class Call:
             while not await self._ended():
                 yield HEARTBEAT
             pictures = await self._pictures()
-            async for part in completed_events(pictures, self.body, self.context.store):
+            async for part in completed_events(
+                pictures, self.body, self.context.store, self.completed
+            ):
                 yield part
                 between_events = part.endswith(b"\n\n")
         except _ClientLeft:

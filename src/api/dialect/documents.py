@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi.sse import format_sse_event
 
-from api.dialect.answers import COMPLETED, CompletedEvent, ImagesOut, PictureOut, PictureUsage
+from api.dialect.answers import Completed, CompletedEvent, ImagesOut, PictureOut, PictureUsage
 from api.dialect.call import HEARTBEAT
 from api.dialect.pictures import deleted
 from api.errors import OPENAI_PATH
@@ -30,17 +30,6 @@ _ANSWERS = {
         **_ABOUT,
     ),
 }
-_EVENT = CompletedEvent(b64_json=_BASE64, created_at=_CREATED, seed=examples.SEED, **_ABOUT)
-_STREAM = HEARTBEAT + format_sse_event(data_str=_EVENT.model_dump_json(), event=COMPLETED)
-_MESSAGE = {
-    "type": "object",
-    "description": "one event of the stream",
-    "properties": {
-        "event": {"enum": [COMPLETED, "error"]},
-        "data": {"type": "string", "contentMediaType": "application/json"},
-    },
-    "required": ["event", "data"],
-}
 _HEADERS = {
     "X-Job-Id": {
         "required": True,
@@ -55,20 +44,67 @@ _HEADERS = {
 }
 
 
-def _generated() -> Responses:
+_FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
+# Each field of `GenerateImages` may be a text of the form as well.
+_EDIT_FORM = {
+    "type": "object",
+    "properties": {
+        "prompt": {"type": "string", "minLength": 1},
+        "image": {**_FILE, "description": "the picture to start from: a PNG, JPEG or WebP"},
+        "image[]": {
+            "type": "array",
+            "items": _FILE,
+            "description": "in place of `image`: one picture, or several for an edit model",
+        },
+        "mask": {
+            **_FILE,
+            "description": "of the size of the picture: where it is transparent, it is painted "
+            "anew",
+        },
+    },
+    "required": ["prompt", "image"],
+}
+_ID = {"type": "string", "format": "uuid", "description": "of an input or artifact"}
+_EDIT_JSON = {
+    "type": "object",
+    "description": "`image` and `mask` are ids; every other field is that of a generation",
+    "properties": {"prompt": {"type": "string", "minLength": 1}, "image": _ID, "mask": _ID},
+    "required": ["prompt", "image"],
+    "examples": [{"prompt": "a green apple", "image": str(examples.INPUT_ID), "strength": 0.6}],
+}
+EDITS = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {"schema": _EDIT_FORM},
+        "application/json": {"schema": _EDIT_JSON},
+    },
+}
+
+
+def answered(completed: Completed) -> Responses:
+    """The `responses` of a route whose events with a picture have this name."""
+    event = CompletedEvent(
+        type=completed, b64_json=_BASE64, created_at=_CREATED, seed=examples.SEED, **_ABOUT
+    )
+    stream = HEARTBEAT + format_sse_event(data_str=event.model_dump_json(), event=completed)
     described = answers(
-        "The pictures. With `stream` events: a `image_generation.completed` for each picture, or "
-        "an `error`; a comment every 15 s keeps the line open.",
+        f"The pictures. With `stream` events: a `{completed}` for each picture, or an `error`; a "
+        "comment every 15 s keeps the line open.",
         _ANSWERS,
         headers=_HEADERS,
     )
     described[200]["model"] = ImagesOut
     described[200]["content"]["text/event-stream"] = {
-        "schema": _MESSAGE,
-        "example": _STREAM.decode(),
+        "schema": {
+            "type": "object",
+            "description": "one event of the stream",
+            "properties": {
+                "event": {"enum": [completed, "error"]},
+                "data": {"type": "string", "contentMediaType": "application/json"},
+            },
+            "required": ["event", "data"],
+        },
+        "example": stream.decode(),
     }
     errors = documented(*CREATE, TOO_MANY_STREAMS, deleted(), path=OPENAI_PATH)
     return described | errors
-
-
-GENERATED = _generated()

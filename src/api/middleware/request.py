@@ -28,7 +28,7 @@ from api.middleware.hosts import check_host
 from api.middleware.tracing import trace_id_of
 from api.schemas.ids import parse_id
 from shared.errors import DreamForgeError, InvalidInput
-from shared.limits import MAX_BODY_BYTES
+from shared.limits import MAX_BODY_BYTES, MAX_REFERENCES
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -38,8 +38,8 @@ CLIENT_REQUEST_ID_PATTERN = r"^[\x21-\x7e]{1,128}$"
 _CLIENT_REQUEST_ID = re.compile(CLIENT_REQUEST_ID_PATTERN.removesuffix("$") + r"\Z")
 
 
-# Operations whose body is a file, which they take as it arrives.
-UPLOADS = frozenset({("POST", "/v1/inputs")})
+# Operations whose form has files, which they take as they arrive, and how many at most.
+UPLOADS = {("POST", "/v1/inputs"): 1, ("POST", "/v1/images/edits"): MAX_REFERENCES + 1}
 # What a form may have beside its file: boundaries, heads of parts, fields that are refused.
 FORM_BYTES = 1 << 16
 
@@ -82,7 +82,7 @@ class RequestMiddleware:
         try:
             check_host(state.headers, self._settings)
             self._authenticator.check(state.scope, state.headers)
-            max_bytes, timeout_s = self._bounds(state.scope)
+            max_bytes, timeout_s = self._bounds(state)
             state.check_head(max_bytes)
         except DreamForgeError as refusal:
             if not state.waits_for_go_ahead:
@@ -94,10 +94,11 @@ class RequestMiddleware:
             bounded = BoundedBody(receive, max_bytes, timeout_s)
             await self._app(state.scope, bounded.receive, state.send)
 
-    def _bounds(self, scope: Scope) -> tuple[int, float]:
+    def _bounds(self, state: _RequestState) -> tuple[int, float]:
         """How many bytes a body may have, and how many seconds it may take."""
-        if (scope["method"], scope["path"]) in UPLOADS:
-            return self._settings.max_input_bytes + FORM_BYTES, UPLOAD_TIMEOUT_S
+        files = UPLOADS.get((state.scope["method"], state.scope["path"]), 0)
+        if files and not state.headers.get("content-type", "").startswith("application/json"):
+            return files * self._settings.max_input_bytes + FORM_BYTES, UPLOAD_TIMEOUT_S
         return self._max_body_bytes, BODY_TIMEOUT_S
 
     def _log_request(self, state: _RequestState) -> None:

@@ -131,7 +131,7 @@ def _curl(method: str, path: str, kind: str, body: Schema) -> str:
         path = path.replace(template, name)
     lines = [f"curl -s{'N' if path.endswith('/stream') else ''} $API{path}"]
     if kind == FORM:
-        lines += [f"-F {name}=@picture.png" for name in body["required"]]
+        lines += [f"-F {_form_value(name, body)}" for name in body["required"]]
     elif body:
         example = json.dumps(body["examples"][0])
         lines += ["-H 'Content-Type: application/json'", f"-d {shlex.quote(example)}"]
@@ -140,6 +140,11 @@ def _curl(method: str, path: str, kind: str, body: Schema) -> str:
     if method == "delete":
         lines[0] = lines[0].replace("curl -s ", "curl -s -X DELETE ")
     return " \\\n  ".join(lines)
+
+
+def _form_value(name: str, body: Schema) -> str:
+    is_file = "contentMediaType" in body["properties"][name]
+    return f"{name}=@picture.png" if is_file else shlex.quote(f"{name}=a green apple")
 
 
 def _parameters(operation: Operation) -> str:

@@ -216,6 +216,11 @@ class CreateJob(Strict):
         description="an input of the size of `image`: white is painted anew, black stays as it is, "
         "and grey is between the two",
     )
+    mask_rule: Literal["white", "transparent"] | None = Field(
+        default=None,
+        description="what of `mask` is painted anew; default: what is white. With `transparent` "
+        "its colours do not count, and what is half transparent is between the two",
+    )
     images: Annotated[list[InputId], Field(min_length=1, max_length=MAX_REFERENCES)] | None = Field(
         default=None, description="the pictures that an edit model works on, in their order"
     )

@@ -49,13 +49,16 @@ async def receive(
 
     Raises `InvalidInput`, `PayloadTooLarge`, `InfraUnavailable`.
     """
-    upload = _Upload(user, max_bytes, database, store)
-    form = FormReader(content_type, upload.open_part)
+    upload = PictureUpload(user, max_bytes, database, store)
+    file = _OnlyFile(upload)
+    form = FormReader(content_type, file.open_part)
     try:
         async for data in body:
             form.feed(data)
             await upload.store_full_parts()
         form.finish()
+        if not file.opened:
+            raise wrong_file(f"is missing; the form has one field, {FIELD!r}")
         return await upload.finish()
     except ClientDisconnect:
         raise InvalidInput("the connection ended before the picture had arrived") from None
@@ -63,8 +66,24 @@ async def receive(
         await upload.delete_parts()
 
 
-class _Upload:
-    """One file on its way from a form into the store."""
+class _OnlyFile:
+    """A form with one part: the file."""
+
+    def __init__(self, upload: "PictureUpload") -> None:
+        self._upload = upload
+        self.opened = False
+
+    def open_part(self, part: PartHead) -> Sink:
+        if part.name != FIELD:
+            raise InvalidInput(f"the form has one field, {FIELD!r}, and it is the picture")
+        if self.opened:
+            raise wrong_file("is there more than once; send one picture with each request")
+        self.opened = True
+        return self._upload.take
+
+
+class PictureUpload:
+    """One file on its way from a form into the store. `delete_parts` comes last, whatever was."""
 
     def __init__(self, user: str, max_bytes: int, database: Database, store: ObjectStore) -> None:
         self._user = user
@@ -77,18 +96,9 @@ class _Upload:
         self._size = 0
         self._buffer = io.BytesIO()
         self._parts: list[str] = []
-        self._opened = False
 
-    def open_part(self, part: PartHead) -> Sink:
-        """The form may have one part: the file."""
-        if part.name != FIELD:
-            raise InvalidInput(f"the form has one field, {FIELD!r}, and it is the picture")
-        if self._opened:
-            raise wrong_file("is there more than once; send one picture with each request")
-        self._opened = True
-        return self._take
-
-    def _take(self, data: bytes) -> None:
+    def take(self, data: bytes) -> None:
+        """The next bytes of the file. Raises `InvalidInput`, `PayloadTooLarge`."""
         self._size += len(data)
         if self._size > self._max_bytes:
             raise PayloadTooLarge(
@@ -111,8 +121,6 @@ class _Upload:
 
     async def finish(self) -> Received:
         """The file is whole: look whether it is there, and keep it otherwise."""
-        if not self._opened:
-            raise wrong_file(f"is missing; the form has one field, {FIELD!r}")
         head, sha256 = self._head.finish(), self._hash.hexdigest()
         before = await self._database.transaction(inputs.touch_same, user=self._user, sha256=sha256)
         if before is not None:

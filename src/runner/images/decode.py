@@ -11,9 +11,11 @@ of files become:
 """
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 import PIL.Image
+import PIL.ImageChops
 from PIL.Image import Image, Transpose
 
 from runner.images.encode import opaque
@@ -38,8 +40,28 @@ class InputRefused(ValueError):
 
 def decode(data: bytes, source: SourceSpec) -> Image:
     """The picture in the file `data`, as RGB, as it is looked at. Raises `InputRefused`."""
+    return _decode(data, source, lambda file: opaque(_eight_bits(file)))
+
+
+def decode_mask(data: bytes, source: SourceSpec) -> Image:
+    """The same as levels of grey (L): 255 is painted anew, 0 stays."""
+    return decode(data, source).convert("L")
+
+
+def decode_alpha_mask(data: bytes, source: SourceSpec) -> Image:
+    """The same of a mask that is transparent where the picture is painted anew."""
+    return _decode(data, source, _transparency)
+
+
+def _transparency(image: Image) -> Image:
+    if not image.has_transparency_data:
+        raise ValueError("nothing of it is transparent, so it says nowhere what to paint anew")
+    return PIL.ImageChops.invert(image.convert("RGBA").getchannel("A"))
+
+
+def _decode(data: bytes, source: SourceSpec, convert: Callable[[Image], Image]) -> Image:
     try:
-        return _decode(data, source)
+        return _convert(data, source, convert)
     except MemoryError:
         raise
     except PIL.UnidentifiedImageError:
@@ -52,21 +74,16 @@ def _refused(source: SourceSpec, problem: str) -> InputRefused:
     return InputRefused(f"the input {source.id} ({source.role}) cannot be decoded: {problem}")
 
 
-def decode_mask(data: bytes, source: SourceSpec) -> Image:
-    """The same as levels of grey (L): 255 is painted anew, 0 stays."""
-    return decode(data, source).convert("L")
-
-
-def _decode(data: bytes, source: SourceSpec) -> Image:
+def _convert(data: bytes, source: SourceSpec, convert: Callable[[Image], Image]) -> Image:
     with PIL.Image.open(io.BytesIO(data), formats=[PILLOW_FORMATS[source.format]]) as file:
         stored = file.size[::-1] if source.orientation >= 5 else file.size
         if stored != (source.width, source.height):
             raise ValueError(f"it is {stored[0]}x{stored[1]} pixels, not as its head said")
         file.load()
-        colours = opaque(_eight_bits(file))
+        converted = convert(file)
     if source.orientation in TRANSPOSITIONS:
-        return colours.transpose(TRANSPOSITIONS[source.orientation])
-    return colours
+        return converted.transpose(TRANSPOSITIONS[source.orientation])
+    return converted
 
 
 def _eight_bits(image: Image) -> Image:

@@ -1,6 +1,7 @@
 """The `generate` job type: one load, then the items of the batch one after another."""
 
 import random
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 
@@ -9,7 +10,7 @@ from PIL.Image import Image
 from runner.diffusion.pipelines import TextToImage, place
 from runner.diffusion.prompts import Truncation, find_truncations
 from runner.diffusion.sources import NO_SOURCES, Sources
-from runner.images.decode import decode, decode_mask
+from runner.images.decode import decode, decode_alpha_mask, decode_mask
 from runner.images.metadata import GenerationFacts, describe_generation
 from runner.images.sender import encode_and_send
 from runner.ipc.channel import Emit
@@ -18,6 +19,9 @@ from runner.job_types.host_models import obtain_model
 from shared.limits import MAX_SEED
 from shared.models.verify import weights_hash
 from shared.protocol.messages import GenerateParams, GenerateSpec, InputRole, Log, Progress
+
+# How masks are decoded; other pictures by `decode`.
+_DECODERS = {"mask": decode_mask, "alpha_mask": decode_alpha_mask}
 
 
 class Generate:
@@ -96,13 +100,13 @@ class Generate:
 
 def _pull_sources(ctx: Context[GenerateSpec]) -> Sources:
     """The pictures that the step starts from, at the size of its result. Raises `InputRefused`."""
-    by_role: dict[InputRole, list[Image]] = {"image": [], "mask": [], "reference": []}
+    by_role = defaultdict[InputRole, list[Image]](list)
     for source in ctx.spec.inputs:
-        decoder = decode_mask if source.role == "mask" else decode
+        decoder = _DECODERS.get(source.role, decode)
         by_role[source.role].append(decoder(ctx.inputs.pull(source.item_index), source))
     sources = Sources(
         image=next(iter(by_role["image"]), None),
-        mask=next(iter(by_role["mask"]), None),
+        mask=next(iter(by_role["mask"] + by_role["alpha_mask"]), None),
         references=tuple(by_role["reference"]),
     )
     return sources.fitted(ctx.spec.params.width, ctx.spec.params.height)

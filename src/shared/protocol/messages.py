@@ -31,8 +31,9 @@ Bytes = Annotated[int, Field(ge=0, lt=2**63)]
 Format = Literal["png", "jpg"]
 InputFormat = Literal["png", "jpg", "webp"]
 CONTENT_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
-# What a picture is to the step that starts from it.
-InputRole = Literal["image", "mask", "reference"]
+# What a picture is to the step that starts from it. Of a mask white is painted anew, of an alpha
+# mask what is transparent.
+InputRole = Literal["image", "mask", "alpha_mask", "reference"]
 # Visually lossless for photographs; above it files grow fast (benchmarks/pictures).
 JPEG_QUALITY = 95
 JpegQuality = Annotated[int, Field(ge=1, le=100)]
@@ -183,7 +184,8 @@ class GenerateSpec(StepSpec):
         if [each.item_index for each in self.inputs] != list(range(len(self.inputs))):
             raise ValueError("inputs: not in their order")
         roles = [each.role for each in self.inputs]
-        if roles not in ([], ["image"], ["image", "mask"], ["reference"] * len(roles)):
+        masked = (["image", "mask"], ["image", "alpha_mask"])
+        if roles not in ([], ["image"], *masked, ["reference"] * len(roles)):
             raise ValueError("inputs: an image, an image and its mask, or references alone")
         return self
 

@@ -39,6 +39,7 @@ SNIPPETS = [
     ("Watch", "sh"),
     ("Fetch", "sh"),
     ("Send a picture", "sh"),
+    ("Start from a picture", "sh"),
     ("Enlarge", "sh"),
     ("The same in Python", "python"),
     ("From OpenAI's clients", "python"),
@@ -180,6 +181,13 @@ def test_a_picture_is_sent(reader: Reader) -> None:
     Image.new("RGB", (64, 48)).save(reader.folder / "photo.jpg")
     sent = json.loads(reader.sh("Send a picture"))["input"]
     assert (sent["format"], sent["width"], sent["height"]) == ("jpg", 64, 48)
+    reader.environ["INPUT"] = sent["id"]
+
+
+def test_a_job_starts_from_the_picture(reader: Reader) -> None:
+    job = json.loads(reader.sh("Start from a picture"))["job"]["id"]
+    shown = reader.api.client.get(f"/v1/jobs/{job}", params={"wait": 60}, timeout=70).json()
+    assert shown["status"] == "succeeded"
 
 
 def test_enlarge_makes_a_job_of_two_steps(reader: Reader) -> None:

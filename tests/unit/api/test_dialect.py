@@ -249,14 +249,14 @@ def test_an_answer_has_its_pictures_and_no_part_of_it_is_large() -> None:
 
 def test_a_stream_has_an_event_for_each_picture() -> None:
     pictures = pictures_of(LARGE, SMALL)
-    parts = collect(completed_events(pictures, BODY, Objects(LARGE, SMALL)))
+    parts = collect(completed_events(pictures, BODY, Objects(LARGE, SMALL), "image_edit.completed"))
     assert max(map(len, parts)) < RANGE_BYTES // 3 * 4 + 1000
     events = b"".join(parts).decode().removesuffix("\n\n").split("\n\n")
     for event, picture in zip(events, (LARGE, SMALL), strict=True):
         name, data = event.split("\n")
-        assert name == "event: image_generation.completed"
+        assert name == "event: image_edit.completed"
         found = json.loads(data.removeprefix("data: "))
-        assert found["type"] == "image_generation.completed"
+        assert found["type"] == "image_edit.completed"
         assert base64.b64decode(found["b64_json"]) == picture
         assert (found["usage"]["pictures"], found["usage"]["run_seconds"]) == (1, 1.5)
 

@@ -66,6 +66,7 @@ def test_the_document_has_every_endpoint_of_the_contract() -> None:
         "GET /v1/jobs/{job_id}/progress",
         "GET /v1/jobs/{job_id}/progress/stream",
         "POST /v1/images/generations",
+        "POST /v1/images/edits",
         "POST /v1/inputs",
         "GET /v1/inputs/{input_id}",
         "DELETE /v1/inputs/{input_id}",

@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 from PIL.Image import Image
 
-from runner.images.decode import InputRefused, decode, decode_mask
+from runner.images.decode import InputRefused, decode, decode_alpha_mask, decode_mask
 from shared.protocol.messages import InputFormat, SourceSpec
 
 SIDES = (6, 4)
@@ -147,3 +147,31 @@ def test_damage_gives_a_picture_or_a_refusal_and_nothing_else(format: InputForma
         else:
             assert made.size == SIDES
     assert refused
+
+
+@pytest.mark.parametrize("format", ["png", "webp"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_of_an_alpha_mask_what_is_transparent_is_painted_anew(
+    format: InputFormat, orientation: int
+) -> None:
+    alpha = PIL.Image.new("L", SIDES, 255)
+    alpha.putpixel((0, 0), 0)
+    alpha.putpixel((1, 0), 100)
+    image = PIL.Image.new("RGBA", SIDES, "white")
+    image.putalpha(alpha)
+    data = encoded(image, format, lossless=True)
+    mask = decode_alpha_mask(data, source(format, orientation, role="alpha_mask"))
+    if orientation == 6:  # a quarter to the right
+        mask = mask.transpose(PIL.Image.Transpose.ROTATE_90)
+    assert (mask.mode, mask.size) == ("L", SIDES)
+    assert [mask.getpixel((x, 0)) for x in range(3)] == [255, 155, 0]
+
+
+def test_an_alpha_mask_of_a_palette_has_the_transparency_of_its_colours() -> None:
+    mask = decode_alpha_mask(encoded(transparent_palette(), "png"), source("png"))
+    assert mask.getextrema() == (255, 255)
+
+
+def test_an_alpha_mask_without_transparency_is_refused_by_name() -> None:
+    with pytest.raises(InputRefused, match=r"4711 .* nothing of it is transparent"):
+        decode_alpha_mask(encoded(palette(), "png"), source("png"))
