@@ -51,6 +51,13 @@ class Client:
         headers = {"Idempotency-Key": key} if key else {}
         return self._json(self.http.build_request("POST", path, json=body, headers=headers))
 
+    def upload(self, path: str, file: Path) -> Any:
+        """Send a file as the field `file` of a form."""
+        with named(file), file.open("rb") as opened:
+            return self._json(
+                self.http.build_request("POST", path, files={"file": (file.name, opened)})
+            )
+
     def delete(self, path: str) -> None:
         """For an answer without a body."""
         with self.send(self.http.build_request("DELETE", path)):

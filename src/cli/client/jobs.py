@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -21,6 +22,9 @@ if TYPE_CHECKING:  # at run time httpx costs a tenth of a second
 CREATE_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 
 
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
 def create(
     client: Client,
     prompt: str,
@@ -37,8 +41,22 @@ def create(
     return job
 
 
+def input_id(client: Client, picture: str | None) -> str | None:
+    """The id of the input that `picture` is: itself, or that of the file, which is sent for it."""
+    if picture is None or (_ID.fullmatch(picture) and not Path(picture).exists()):
+        return picture
+    # The same bytes are one input, however often they are sent.
+    sent = _repeat(lambda: client.upload("/v1/inputs", Path(picture)))
+    return str(sent["input"]["id"])
+
+
 def _send(client: Client, body: Mapping[str, Any], key: str) -> Any:
-    """Send a create until the API answers, within bounds. The key makes one job of all repeats."""
+    """Send a create; the key makes one job of all repeats."""
+    return _repeat(lambda: client.post("/v1/jobs", body, key))
+
+
+def _repeat(request: Callable[[], Any]) -> Any:
+    """Send a request until the API answers, within bounds."""
     from shared.retry import retry_sync
 
     def on_failure(error: Failure, pause_s: float) -> float:
@@ -50,7 +68,7 @@ def _send(client: Client, body: Mapping[str, Any], key: str) -> Any:
         return pause_s
 
     return retry_sync(
-        lambda: client.post("/v1/jobs", body, key),
+        request,
         on=(Unreachable, Refusal),
         pauses=CREATE_PAUSES_S,
         on_failure=on_failure,

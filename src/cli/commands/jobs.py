@@ -59,6 +59,8 @@ def _create(client: Client, options: JobOptions) -> dict[str, Any]:
         options.prompt,
         model=options.model,
         key=options.idempotency_key,
+        image=jobs.input_id(client, options.image),
+        mask=jobs.input_id(client, options.mask),
         **options.request_fields(),
     )
 

@@ -42,6 +42,15 @@ class JobOptions:
 
     prompt: Annotated[str, typer.Argument(help="What to draw.")]
     negative_prompt: Annotated[str | None, typer.Option(help="What to avoid.")] = None
+    image: Annotated[
+        str | None, typer.Option(help="Picture to start from: a file, or the id of an input.")
+    ] = None
+    strength: Annotated[
+        float | None, typer.Option(help="How far the result may leave the image, up to 1.")
+    ] = None
+    mask: Annotated[
+        str | None, typer.Option(help="File or id; white is painted anew, black stays.")
+    ] = None
     width: Width = None
     height: Height = None
     steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None
@@ -82,6 +91,7 @@ class JobOptions:
         """The request's fields beside prompt and model, by their names in the API."""
         return {
             "negative_prompt": self.negative_prompt,
+            "strength": self.strength,
             "width": self.width,
             "height": self.height,
             "steps": self.steps,

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cli.errors import Failure, first_problem
 from cli.pictures.texts import texts_of
-from shared.limits import MAX_PROMPT, MAX_SEED
+from shared.limits import MAX_PROMPT, MAX_REFERENCES, MAX_SEED
 from shared.models.descriptor import Sha256
 
 # The largest file that a runner can send is a frame's body, 64 MiB.
@@ -64,6 +64,13 @@ class UpscaleMetadata(Metadata):
     model: ModelMetadata | None = None  # resampling has none
 
 
+class SourceMetadata(Metadata):
+    """A picture that it was started from, by its role and its id as an input."""
+
+    role: Literal["image", "mask", "reference"]
+    id: str = Field(max_length=64)
+
+
 class PictureMetadata(Metadata):
     """`dreamforge`, schema version 1. Sizes are pixels."""
 
@@ -84,6 +91,8 @@ class PictureMetadata(Metadata):
     step: str = Field(max_length=64)
     item_index: int
     software: dict[str, str]
+    strength: float | None = None
+    inputs: list[SourceMetadata] = Field(default=[], max_length=MAX_REFERENCES)
     upscale: UpscaleMetadata | None = None  # with `input`, for an enlarged picture only
     input: InputMetadata | None = None
 

@@ -31,11 +31,20 @@ def build_request(
         "format": format,
         "preset": preset or facts.preset.name,
     }
+    fields |= _sources(facts)
     if facts.negative_prompt:
         fields["negative_prompt"] = facts.negative_prompt
     if facts.scheduler is not None:
         fields["scheduler"] = facts.scheduler
     return fields
+
+
+def _sources(facts: PictureMetadata) -> dict[str, Any]:
+    """The inputs that it was started from; the API refuses those that are pruned by now."""
+    fields: dict[str, Any] = {} if facts.strength is None else {"strength": facts.strength}
+    fields |= {each.role: each.id for each in facts.inputs if each.role != "reference"}
+    references = [each.id for each in facts.inputs if each.role == "reference"]
+    return fields | ({"images": references} if references else {})
 
 
 def _size(facts: PictureMetadata, upscaler: str | None) -> dict[str, Any]:

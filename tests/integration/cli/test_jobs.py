@@ -275,6 +275,7 @@ def test_every_option_reaches_the_request_under_its_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = {
+        "--image": JOB, "--strength": "0.5", "--mask": MODEL,
         "--negative-prompt": "blur", "--width": "64", "--height": "72", "--steps": "3",
         "--guidance": "2.5", "--scheduler": "euler", "--seed": "7", "--count": "2",
         "--format": "jpg", "--upscale": "2", "--upscale-impl": "gan", "--upscaler": "big@1",
@@ -291,6 +292,7 @@ def test_every_option_reaches_the_request_under_its_name(
         "seed": 7, "count": 2, "format": "jpg", "chain": {"upscale": upscale},
         "model_id": "tiny", "preset": "cpu", "timeout_s": 9.0, "embed_metadata": False,
         "tags": {"project": "shop", "note": "a=b"},
+        "image": JOB, "strength": 0.5, "mask": MODEL,
     }  # fmt: skip
     assert headers["Idempotency-Key"] == "k"
 

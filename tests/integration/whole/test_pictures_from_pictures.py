@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -17,6 +18,8 @@ from PIL.Image import Image
 from tests.support.api_and_worker import Scene, drawing
 from tests.support.api_harness import Api, until
 from tests.support.infrastructure import Infrastructure
+
+from cli.main import run
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -164,3 +167,28 @@ def test_an_input_can_be_deleted_once_its_job_has_ended(api: Api) -> None:
     ended(api, api.create(image=image))
     assert api.client.delete(f"/v1/inputs/{image}").status_code == 204
     assert "no such input" in refusal(api, image=image)
+
+
+def test_the_command_line_sends_files_and_a_picture_is_made_again_from_its_own_words(
+    api: Api,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DF_API_BASE", api.base)
+    monkeypatch.chdir(tmp_path)
+    original, mask = noise(11), PIL.Image.new("L", SIZE)
+    mask.paste(255, (0, 0, 64, 24))
+    original.save("photo.webp", lossless=True)
+    mask.save("mask.png")
+    made_of = ["--image", "photo.webp", "--mask", "mask.png", "--strength", "0.8"]
+    assert run(["generate", "a cat", *made_of, "--seed", "3"]) == 0
+    made = np.asarray(PIL.Image.open("out/a-cat-3.png"))
+    assert (made[24:] == np.asarray(original)[24:]).all()
+    assert (made[:24] != np.asarray(original)[:24]).any()
+    assert run(["inspect", "out/a-cat-3.png", "--rerun", "--out", "again"]) == 0
+    assert "the same picture, pixel for pixel" in capsys.readouterr().err
+    id = send(api, Path("photo.webp").read_bytes())
+    assert run(["generate", "a cat", "--image", id, "--seed", "4"]) == 0
+    assert run(["generate", "a cat", "--image", "missing.png"]) != 0
+    assert "missing.png" in capsys.readouterr().err
