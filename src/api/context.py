@@ -14,6 +14,7 @@ from api.limits import Streams, UnfinishedJobs
 from api.metrics import Metrics
 from api.planning import PlanningCache
 from api.streaming.hub import Hub
+from api.streaming.previews import Previews
 from api.streaming.waits import Waits
 from api.waiting.reader import QueueReader
 from api.webhooks.deliverer import Deliverer
@@ -23,6 +24,7 @@ from shared.db.events import events_after
 from shared.db.waiting import read_line, waiting_steps
 from shared.db.workers import live_workers
 from shared.dispatch.event_channel import EventPublisher, EventSubscription
+from shared.dispatch.preview_channel import PreviewSubscription
 from shared.object_store import ObjectStore, open_store
 from shared.settings import Settings
 from shared.telemetry.setup import open_tracer
@@ -38,6 +40,7 @@ class Context:
     store: ObjectStore
     hub: Hub
     queue: QueueReader
+    previews: Previews
     planning: PlanningCache
     streams: Streams
     waits: Waits
@@ -70,6 +73,10 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
     )
     deliverer = Deliverer(database, settings, metrics, Transport(settings.webhook_private))
     subscription = EventSubscription(redis_url, wake)
+    previews = Previews()
+    shown = PreviewSubscription(redis_url, previews.show)
+    if settings.previews:
+        previews.subscription = shown
     context = Context(
         settings=settings,
         database=database,
@@ -79,6 +86,7 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
             lambda: database.transaction(read_line, max_passed_s=settings.max_passed_s),
             lambda job_ids: database.statement(waiting_steps, job_ids),
         ),
+        previews=previews,
         planning=PlanningCache(lambda: database.statement(live_workers)),
         streams=Streams(settings),
         waits=Waits(hub, metrics),
@@ -92,6 +100,7 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
             tasks.start_soon(hub.run)
             tasks.start_soon(publisher.run)
             tasks.start_soon(subscription.run)
+            tasks.start_soon(shown.run)
             tasks.start_soon(context.notifier.run)
             if settings.webhook_secrets:  # else nothing can be signed, and no job may have one
                 tasks.start_soon(deliverer.run)
@@ -106,6 +115,7 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
             await context.notifier.close()
             await publisher.close()
             await subscription.close()
+            await shown.close()
             await database.close()
             context.store.close()
             if context.tracer is not None:

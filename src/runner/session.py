@@ -30,6 +30,7 @@ import torch
 from runner.failures import build_failure
 from runner.ipc.channel import Channel
 from runner.ipc.inputs import Inputs
+from runner.ipc.previews import PreviewRequests
 from runner.job_types.base import Context
 from runner.job_types.registry import JOB_TYPES
 from runner.process.cancellation import Stop, handle_sigterm
@@ -50,6 +51,7 @@ from shared.protocol.messages import (
     Progress,
     Ready,
     Result,
+    Show,
     Stage,
 )
 
@@ -73,7 +75,7 @@ def serve(fd: int) -> int:
             channel.send(_perform(go, channel, versions))
         case Cancel():
             channel.send(Failure(reason="cancelled", message="cancelled before it began"))
-        case Lease() | Input() as early:
+        case Lease() | Show() | Input() as early:
             raise FrameError(f"{early.type} before go")
     return 0
 
@@ -85,15 +87,22 @@ def _perform(go: Go, channel: Channel, versions: dict[str, str]) -> Result | Fai
         sandbox.narrow([] if go.spec.model is None else [go.spec.model.folder])
     stop = Stop()
     handle_sigterm(stop)
-    inputs = Inputs(go.spec, channel.send, stop)
+    inputs, previews = Inputs(go.spec, channel.send, stop), PreviewRequests()
     listener = threading.Thread(
-        target=_listen, args=(channel, timer, stop, inputs), name="listen", daemon=True
+        target=_listen, args=(channel, timer, stop, inputs, previews), name="listen", daemon=True
     )
     listener.start()
     configure_torch(go.spec.preset)
     with release_memory(go.spec.preset.device) as memory:
         emit = ProgressEmitter(channel)
-        ctx = Context(spec=go.spec, emit=emit, stop=stop, versions=versions, inputs=inputs)
+        ctx = Context(
+            spec=go.spec,
+            emit=emit,
+            stop=stop,
+            versions=versions,
+            inputs=inputs,
+            previews=previews,
+        )
         outcome = _attempt(ctx, emit, memory)
     if isinstance(outcome, Failure):
         details = outcome.details | memory.figures
@@ -119,7 +128,9 @@ def _attempt(ctx: Context[Any], emit: ProgressEmitter, memory: Memory) -> Result
         job.cleanup()
 
 
-def _listen(channel: Channel, timer: LeaseTimer, stop: Stop, inputs: Inputs) -> None:
+def _listen(
+    channel: Channel, timer: LeaseTimer, stop: Stop, inputs: Inputs, previews: PreviewRequests
+) -> None:
     """Obey the worker while the step runs. When the worker is gone, the step ends."""
     try:
         while (received := channel.receive()) is not None:
@@ -128,6 +139,8 @@ def _listen(channel: Channel, timer: LeaseTimer, stop: Stop, inputs: Inputs) -> 
                     timer.arm(lease.dies_at)
                 case Cancel(), _:
                     stop.request()
+                case Show(), _:
+                    previews.ask()
                 case Input() as message, body:
                     inputs.deliver(message, body)
                 case Go(), _:

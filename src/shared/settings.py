@@ -73,6 +73,10 @@ class Settings(BaseSettings):
         default=30.0, ge=0, description="how long a start waits for PostgreSQL and the store"
     )
 
+    previews: bool = Field(
+        default=True, description="show what is being sampled to clients that look"
+    )
+
     # API -----------------------------------------------------------------------------------------
     api_host: ListenHost = "127.0.0.1"
     api_port: int = Field(default=8001, ge=0, le=65535)

@@ -30,6 +30,7 @@ class Timings:
     cancel_watch_s: float = 1.0  # PRODUCT: the owner sees a cancel within a second or so
     rescue_every_s: float = 5.0
     gauges_every_s: float = 2.0
+    preview_every_s: float = 0.5  # PRODUCT: two previews a second, at most
 
     # Leases: a worker owns a step for `lease_s` after each renewal.
     lease_s: float = 60.0

@@ -11,6 +11,7 @@ import psutil
 
 from shared.db.engine import Database
 from shared.dispatch.event_channel import EventPublisher
+from shared.dispatch.preview_channel import PreviewPublisher
 from shared.linux.file_lock import FileLock, LockTaken, LockUnusable
 from shared.object_store import ObjectStore, open_store
 from shared.readiness import NotReady
@@ -34,6 +35,7 @@ class WorkerResources:
     mark: str
     database: Database
     publisher: EventPublisher
+    previews: PreviewPublisher
     objects: ObjectStore
     tracer: Tracer | None
     probe: DeviceProbe
@@ -67,6 +69,7 @@ async def open_resources(
     mark = worker_mark(settings.lock_dir, worker_id)
     # A connection per slot that writes, one each for claims, leases, cancels, rescues and presence.
     publisher = EventPublisher(settings.redis_url.get_secret_value())
+    previews = PreviewPublisher(settings.redis_url.get_secret_value())
     database = Database(
         settings.database_url.get_secret_value(),
         pool_size=8,
@@ -92,6 +95,7 @@ async def open_resources(
                 mark=mark,
                 database=database,
                 publisher=publisher,
+                previews=previews,
                 objects=objects,
                 tracer=tracer,
                 probe=probe,
@@ -104,6 +108,7 @@ async def open_resources(
             with anyio.CancelScope(shield=True):
                 await close_connections(probe, database, tracer)
                 await publisher.close()
+                await previews.close()
 
 
 async def close_connections(probe: DeviceProbe, database: Database, tracer: Tracer | None) -> None:

@@ -8,6 +8,7 @@ with the worker.
     executors      one per claimed step
     cancel watch   one statement a second for all owned steps
     maintenance    rescuer, gauges; `SlotReconciler` for unproven slots
+    previews       asked for where a client looks
 
 A worker that gets SIGTERM drains: no new claim, and running steps get `drain_s` to finish. Then
 they are stopped and go back to the queue uncharged. It ends when every executor has ended.
@@ -127,6 +128,7 @@ class Supervisor:
             tasks.start_soon(repeat_every, self._timings.cancel_watch_s, self._watch_cancels)
             tasks.start_soon(repeat_every, self._timings.rescue_every_s, rescuer.rescue)
             tasks.start_soon(repeat_every, self._timings.gauges_every_s, self._read_gauges)
+            tasks.start_soon(repeat_every, self._timings.preview_every_s, self._ask_for_previews)
             async with anyio.create_task_group() as executors:
                 await self._claim_until_drained(executors)
                 executors.start_soon(self._stop_late_executors)
@@ -269,6 +271,15 @@ class Supervisor:
             for executor in self.executors:
                 if executor.claim.step_id in cancelled:
                     executor.cancel()
+
+    async def _ask_for_previews(self) -> None:
+        """Of the steps that a client looks at, twice a second at most."""
+        if (previews := self._worker.previews) is None or not self.executors:
+            return
+        watched = await previews.watched({executor.claim.job_id for executor in self.executors})
+        for executor in self.executors:
+            if executor.claim.job_id in watched:
+                executor.ask_preview()
 
     async def _stop_late_executors(self) -> None:
         await anyio.sleep(self._worker.settings.drain_s)

@@ -237,6 +237,7 @@ class SupervisorThread:
             models=lambda: tuple(models.checksums),
             model_folder=models.folder,
             tracer=resources.tracer,
+            previews=resources.previews if self._settings.previews else None,
         )
         return Supervisor(resources.worker_id, worker, slots, survivors=resources.survivors)
 
@@ -261,6 +262,7 @@ class SupervisorThread:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(health.serve, app, settings.worker_host, settings.worker_port)
             tasks.start_soon(resources.publisher.run)
+            tasks.start_soon(resources.previews.run)
             tasks.start_soon(
                 repeat_every,
                 min(slots_s, heartbeat_s),

@@ -41,7 +41,7 @@ from shared.timings import Timings
 from supervisor.devices.cpu import CpuProbe
 from supervisor.devices.device import DeviceProbe
 from supervisor.execution.byte_budget import ByteBudget
-from supervisor.execution.context import WorkerContext
+from supervisor.execution.context import Previews, WorkerContext
 from supervisor.metrics import Metrics
 from supervisor.outcomes import result
 from supervisor.processes.child import Entry
@@ -278,6 +278,7 @@ async def serving(
     models_folder: Path = Path("/nowhere"),
     imports: str = "tests.support.template_imports",
     tracer: Tracer | None = None,
+    previews: Previews | None = None,
     **changes: Any,
 ) -> AsyncIterator[Bench]:
     """A supervisor that serves until the block ends, and leaves nothing.
@@ -304,6 +305,7 @@ async def serving(
         models=lambda: store.model_ids,
         model_folder=lambda model: models_folder / model.name,
         tracer=tracer,
+        previews=previews,
     )
     table = SlotTable(await probe.devices())
     supervisor = Supervisor(worker_id, worker, table, survivors=survivors)

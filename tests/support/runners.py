@@ -90,6 +90,18 @@ def polite(link: SupervisorLink) -> None:
             return
 
 
+def shows(link: SupervisorLink, jpeg: str) -> None:
+    """Answers each request for a preview until it is asked to stop."""
+    link.progress()
+    preview = {"type": "preview", "item_index": 0, "step": 1, "steps": 4, "width": 8, "height": 8}
+    while (header := link.receive()) is not None:
+        if header["type"] == "show":
+            link.send(preview, bytes.fromhex(jpeg))
+        if header["type"] == "cancel":
+            link.failure("cancelled")
+            return
+
+
 def draws(link: SupervisorLink) -> None:
     """Says what its random generators give, those that its template has imported included."""
     numbers = {"random": random.random()}
@@ -429,7 +441,7 @@ Behaviour = Callable[..., None]
 BEHAVIOURS: dict[str, Behaviour] = {
     behaviour.__name__: behaviour
     for behaviour in (
-        quick, draws, polite, slow_exit, stuck_in_c, spins, forks, chain_of_forks,
+        quick, draws, shows, polite, slow_exit, stuck_in_c, spins, forks, chain_of_forks,
         leaves_grandchild,
         leaves_nameless_grandchild, leaves_forged_grandchild, leaves_talker, floods, half_a_frame,
         half_a_frame_then_dies, closes_its_end, garbage, not_json, too_long, out_of_order,

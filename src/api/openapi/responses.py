@@ -108,7 +108,9 @@ SSE: Responses = {
     200: {
         "description": "`progress`, `log`, `artifact` and `error` events. `id` is the event's "
         "number in its job: from 1, without gaps. While the job waits, `queue` says where, without "
-        "an `id` and a `seq`. A comment every 15 s keeps the line open. The "
+        "an `id` and a `seq`; while it is sampled, `preview` shows a small picture, as "
+        "`{job_id, item_index, step, steps, width, height, image}`, without them too. A comment "
+        "every 15 s keeps the line open. The "
         "verdict comes as [`error`], `log` (`job.finish`), `progress`; then the stream closes. A "
         "browser's EventSource gets 200 in place of 429 and 503 too: a stream that says when to "
         "come again, and ends.",

@@ -94,6 +94,7 @@ async def stream_progress(
         read_page=read_page,
         metrics=context.metrics,
         queue=QueueFeed(context.queue, job.id),
+        previews=context.previews,
     )
     return EventStreamResponse(stream.messages(), context.streams, user)
 

@@ -78,6 +78,10 @@ class Subscriber:
         self._ready.set()
         return not self.lagged
 
+    def wake(self) -> None:
+        """End a `receive` that waits, though there is no message."""
+        self._ready.set()
+
     def close(self) -> None:
         self.closing = True
         self._ready.set()

@@ -19,6 +19,7 @@ from api.limits import Streams
 from api.metrics import Metrics
 from api.streaming.encoding import sse_message
 from api.streaming.hub import Hub, Message, Subscriber
+from api.streaming.previews import PreviewFeed, Previews
 from api.waiting.feed import PAUSE_S, QueueFeed
 from shared.db.events import Event
 from shared.db.jobs import Job
@@ -50,6 +51,7 @@ class ProgressStream:
         read_page: ReadPage,
         metrics: Metrics,
         queue: QueueFeed,
+        previews: Previews,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._job = job
@@ -60,6 +62,7 @@ class ProgressStream:
         self._read_page = read_page
         self._metrics = metrics
         self._queue = queue
+        self._previews = previews
         self._heartbeat_s = heartbeat_s
 
     async def messages(self) -> AsyncGenerator[bytes]:
@@ -95,8 +98,19 @@ class ProgressStream:
 
     async def _live(self, subscriber: Subscriber | None) -> AsyncGenerator[bytes]:
         """What the hub pushes; nothing without a subscriber: then the job had ended before."""
+        if subscriber is None:
+            return
+        feed = self._previews.join(self._job.id, subscriber.wake)
+        try:
+            async with aclosing(self._pushed(subscriber, feed)) as pushed:
+                async for data in pushed:
+                    yield data
+        finally:
+            self._previews.leave(feed)
+
+    async def _pushed(self, subscriber: Subscriber, feed: PreviewFeed) -> AsyncGenerator[bytes]:
         silent_s = 0.0
-        while subscriber is not None and not self._ended:
+        while not self._ended:
             pause_s = self._heartbeat_s - silent_s
             if self._queue.may_wait:
                 pause_s = min(PAUSE_S, pause_s)
@@ -106,6 +120,10 @@ class ProgressStream:
                     yield self._mark_sent(message)
             if subscriber.lagged or subscriber.closing:
                 return
+            if (preview := feed.take()) is not None and not self._ended:
+                yield preview
+                silent_s = 0.0
+                continue
             silent_s = 0.0 if messages else silent_s + pause_s
             place = None if messages else await self._queue.message()
             if place is not None or silent_s >= self._heartbeat_s:

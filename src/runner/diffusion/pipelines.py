@@ -19,6 +19,7 @@ from PIL.Image import Image
 from tqdm.std import tqdm  # type: ignore[import-untyped]
 
 from runner.diffusion.finite import check_decoders, finite_pixels
+from runner.diffusion.preview import decode_small
 from runner.diffusion.schedulers import replace_scheduler, start_at_first_level
 from runner.diffusion.sources import NO_SOURCES, Sources, strength_of_a_step
 from runner.diffusion.tasks import for_task
@@ -29,6 +30,7 @@ from shared.models.weights import variant_of
 from shared.protocol.messages import Dtype, GenerateParams, PresetSpec
 
 OnStep = Callable[[int, int], None]
+OnLatents = Callable[[torch.Tensor, int, int], None]
 Arguments = dict[str, Any]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -57,9 +59,17 @@ class TextToImage:
     """A loaded `pipeline`. `scheduler` is the stable name requested, None for the folder's own."""
 
     def __init__(
-        self, pipeline: Any, family: ModelFamily, scheduler: str | None, *, tiled: bool = False
+        self,
+        pipeline: Any,
+        family: ModelFamily,
+        scheduler: str | None,
+        *,
+        tiled: bool = False,
+        resident: bool = True,
     ) -> None:
+        """`resident`: all its parts stay on the device."""
         self.pipeline = pipeline
+        self._resident = resident
         self._family = family
         self.scheduler = scheduler
         self.tiled = tiled
@@ -109,6 +119,7 @@ class TextToImage:
         seed: int,
         on_step: OnStep,
         sources: Sources = NO_SOURCES,
+        on_latents: OnLatents = lambda latents, done, total: None,
     ) -> tuple[Image, bool]:
         """Sample and decode one picture; True with it when a safety checker blacked it out.
 
@@ -116,11 +127,12 @@ class TextToImage:
 
         `on_step(done, total)` runs after each sampling step and may raise to stop. Some schedulers
         take more sampling steps than were requested (Heun, PNDM): `total` is what they take.
+        `on_latents(latents, done, total)` runs before it, except after the last step.
         """
         with finite_pixels(self.pipeline):
             output = self.pipeline(
                 **self.arguments(params, sources),
-                **self._callback(params, on_step),
+                **self._callback(params, on_step, on_latents),
                 # On the CPU on purpose: the same seed starts from the same noise on every device.
                 generator=torch.Generator("cpu").manual_seed(seed),
             )
@@ -136,15 +148,28 @@ class TextToImage:
         wanted = self._requested(params) | sources.arguments()
         return {name: value for name, value in wanted.items() if name in self.parameters}
 
-    def _callback(self, params: GenerateParams, on_step: OnStep) -> Arguments:
-        """How this pipeline is made to call `on_step`: the newer way, or the older one."""
+    def preview(self, latents: torch.Tensor, params: GenerateParams) -> Image | None:
+        """A small picture of what is being sampled; None where none can be made at a low price."""
+        if not self._resident:  # its decoder is not on the device, and fetching it takes seconds
+            return None
+        return decode_small(self.pipeline, latents, params.width, params.height)
+
+    def _callback(
+        self, params: GenerateParams, on_step: OnStep, on_latents: OnLatents
+    ) -> Arguments:
+        """How this pipeline is made to call both: the newer way, or the older one."""
+
+        def report(latents: torch.Tensor | None, done: int, total: int) -> None:
+            if latents is not None and done < total:
+                on_latents(latents, done, total)
+            on_step(done, total)
 
         def newer(pipeline: Any, index: int, _timestep: Any, kwargs: Arguments) -> Arguments:
-            on_step(index + 1, max(int(pipeline.num_timesteps), index + 1))
+            report(kwargs.get("latents"), index + 1, max(int(pipeline.num_timesteps), index + 1))
             return kwargs
 
-        def older(index: int, _timestep: Any, _latents: Any) -> None:
-            on_step(index + 1, max(params.steps, index + 1))
+        def older(index: int, _timestep: Any, latents: torch.Tensor) -> None:
+            report(latents, index + 1, max(params.steps, index + 1))
 
         if "callback_on_step_end" in self.parameters:
             return {"callback_on_step_end": newer}
@@ -227,7 +252,9 @@ def place(
     tiled = preset.vae_tiling and enable_tiling(pipeline)
     if (preset.offload, preset.device) != ("none", "cpu"):  # there it is already
         PLACEMENTS[preset.offload](pipeline, preset.device)
-    return TextToImage(pipeline, family_of(kind), scheduler, tiled=tiled)
+    return TextToImage(
+        pipeline, family_of(kind), scheduler, tiled=tiled, resident=preset.offload == "none"
+    )
 
 
 def enable_tiling(pipeline: Any) -> bool:

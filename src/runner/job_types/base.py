@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from runner.images.sender import ImageSender
 from runner.ipc.channel import Emit
 from runner.ipc.inputs import Inputs
+from runner.ipc.previews import PreviewRequests
 from runner.process.cancellation import Stop
 from shared.protocol.messages import Progress, Stage, StepSpec
 
@@ -29,6 +30,7 @@ class Context(Generic[SpecT]):
     stop: Stop
     versions: dict[str, str]
     inputs: Inputs
+    previews: PreviewRequests
 
 
 class Job(Protocol):

@@ -16,6 +16,7 @@ from runner.images.sender import encode_and_send
 from runner.ipc.channel import Emit
 from runner.job_types.base import Context, item_progress, run_items
 from runner.job_types.host_models import obtain_model
+from runner.job_types.previews import answer_request
 from shared.limits import MAX_SEED
 from shared.models.verify import weights_hash
 from shared.protocol.messages import GenerateParams, GenerateSpec, InputRole, Log, Progress
@@ -79,7 +80,8 @@ class Generate:
             ctx.stop.check()
 
         emit(item_progress("sampling", index, 0, params.steps))
-        image, blocked = pipeline.picture(params, seed, on_step, self._sources)
+        on_latents = partial(answer_request, ctx, pipeline, index)
+        image, blocked = pipeline.picture(params, seed, on_step, self._sources, on_latents)
         if blocked:
             text = "the model's safety checker replaced this picture with a black one"
             emit(Log(level="WARNING", code="safety.blocked", message=text, item_index=index))

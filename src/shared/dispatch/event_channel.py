@@ -44,7 +44,7 @@ class EventPublisher:
     """Publishes from one event loop; start `run` in a task group of it."""
 
     def __init__(self, redis_url: str) -> None:
-        self._redis = _client(redis_url)
+        self._redis = open_client(redis_url)
         self._changed: set[UUID] = set()
         self._wakeup = anyio.Event()
 
@@ -64,12 +64,12 @@ class EventPublisher:
             if not changed:  # forgotten while the broker was away
                 continue
             try:
-                with _translate_errors(), anyio.fail_after(TIMEOUT_S):
+                with translated_errors(), anyio.fail_after(TIMEOUT_S):
                     await self._redis.publish(CHANNEL, " ".join(map(str, changed)))
                 failures = 0
             except InfraUnavailable as error:
                 failures += 1
-                await _pause("streams see events later", failures, error)
+                await pause("streams see events later", failures, error)
                 self._changed.clear()  # readers have looked by now
 
     async def close(self) -> None:
@@ -80,7 +80,7 @@ class EventSubscription:
     """Hears what publishers say; start `run` in a task group. `on_change` gets the jobs' ids."""
 
     def __init__(self, redis_url: str, on_change: Callable[[Collection[UUID]], None]) -> None:
-        self._redis = _client(redis_url)
+        self._redis = open_client(redis_url)
         self._on_change = on_change
         self._failures = 0
 
@@ -88,11 +88,11 @@ class EventSubscription:
         """Listen until cancelled, again and again where the broker goes away."""
         while True:
             try:
-                with _translate_errors():
+                with translated_errors():
                     await self._listen()
             except InfraUnavailable as error:
                 self._failures += 1
-                await _pause("streams hear of events later", self._failures, error)
+                await pause("streams hear of events later", self._failures, error)
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -116,7 +116,8 @@ def _job_ids(data: bytes) -> list[UUID]:
 
 
 @contextmanager
-def _translate_errors() -> Iterator[None]:
+def translated_errors() -> Iterator[None]:
+    """What the client raises becomes `InfraUnavailable`."""
     from redis.exceptions import RedisError
 
     try:
@@ -125,14 +126,15 @@ def _translate_errors() -> Iterator[None]:
         raise InfraUnavailable(f"the broker: {type(error).__name__}") from error
 
 
-async def _pause(consequence: str, failures: int, error: InfraUnavailable) -> None:
+async def pause(consequence: str, failures: int, error: InfraUnavailable) -> None:
     """Wait before another try; the log has one line for as long as the broker is away."""
     if failures == 1:
         log.warning("%s; %s", error.message, consequence)
     await anyio.sleep(backoff_s(failures, first_s=FIRST_PAUSE_S, most_s=MOST_PAUSE_S, jitter=0.5))
 
 
-def _client(redis_url: str) -> Redis:
+def open_client(redis_url: str) -> Redis:
+    """A client for channels: it gives up soon, and tries nothing again by itself."""
     from redis.asyncio import Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff

@@ -8,6 +8,8 @@
       |  <---------- want ----------  |   asks for an input; one open request at a time
       |  ---------- input --------->  |   body = that picture
       |  ---------- lease --------->  |   re-arms the lease timer
+      |  ---------- show ---------->  |   asks for one preview: somebody looks
+      |  <-------- preview ---------  |   body = a small JPEG
       |  --------- cancel --------->  |   polite; a signal follows
       |  <--- result | failure -----  |   then it exits
 
@@ -23,7 +25,7 @@ from shared.limits import MAX_COUNT, MAX_REFERENCES, MAX_SEED
 from shared.protocol.frames import FrameError
 
 # Version of these messages and of what a job type is; docs/job-types.md has its history.
-INTERFACE = 4
+INTERFACE = 5
 
 
 ItemIndex = Annotated[int, Field(ge=0, lt=MAX_COUNT)]
@@ -36,6 +38,8 @@ CONTENT_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 InputRole = Literal["image", "mask", "alpha_mask", "reference"]
 # Visually lossless for photographs; above it files grow fast (benchmarks/pictures).
 JPEG_QUALITY = 95
+MAX_PREVIEW_SIDE = 512  # pixels
+MAX_PREVIEW_BYTES = 64 << 10
 JpegQuality = Annotated[int, Field(ge=1, le=100)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -230,6 +234,12 @@ class Cancel(Message):
     type: Literal["cancel"] = "cancel"
 
 
+class Show(Message):
+    """Asks for one preview of what is being sampled. No answer comes where none can be made."""
+
+    type: Literal["show"] = "show"
+
+
 class Input(Message):
     """The answer to `want`; the frame's body is the picture's file, byte for byte as stored."""
 
@@ -276,6 +286,17 @@ class Want(Message):
     item_index: ItemIndex
 
 
+class Preview(Message):
+    """The answer to `show`; the frame's body is a JPEG of at most `MAX_PREVIEW_BYTES`."""
+
+    type: Literal["preview"] = "preview"
+    item_index: ItemIndex
+    step: int = Field(ge=0, lt=2**31)
+    steps: int = Field(ge=1, lt=2**31)
+    width: int = Field(ge=1, le=MAX_PREVIEW_SIDE)
+    height: int = Field(ge=1, le=MAX_PREVIEW_SIDE)
+
+
 class Artifact(ImageSpec):
     """One finished image; the frame's body is the encoded file."""
 
@@ -299,8 +320,8 @@ class Failure(Message):
     details: dict[str, Any] = Field(default_factory=dict)
 
 
-FromRunner = Ready | Progress | Log | Want | Artifact | Result | Failure
-ToRunner = Go | Lease | Cancel | Input
+FromRunner = Ready | Progress | Log | Want | Preview | Artifact | Result | Failure
+ToRunner = Go | Lease | Cancel | Show | Input
 
 _from_runner: TypeAdapter[FromRunner] = TypeAdapter(
     Annotated[FromRunner, Field(discriminator="type")]

@@ -2,16 +2,17 @@
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from uuid import UUID
 
 import anyio
 
 from shared.artifact_store import ArtifactStore
 from shared.errors import InfraUnavailable
+from shared.protocol.messages import Preview
 from shared.retry import retry
 from shared.settings import Settings
 from shared.states import Reason, StepState
@@ -44,6 +45,16 @@ _RUNNER_MAY_LIVE = (StepState.LEASED, StepState.RUNNING, StepState.STOPPING)
 PostedEvent = tuple[Event, int | None]
 
 
+class Previews(Protocol):
+    """Where previews go, and who looks at them."""
+
+    async def watched(self, job_ids: Collection[UUID]) -> set[UUID]:
+        """Those jobs that a client looks at now. Never raises: nobody looks where it is unknown."""
+
+    def publish(self, job_id: UUID, preview: Preview, jpeg: bytes) -> None:
+        """Send it to whoever looks. Never waits, never raises."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerContext:
     """The worker's side: its settings, the outside world, and what this host can run.
@@ -62,6 +73,7 @@ class WorkerContext:
     models: Callable[[], tuple[UUID, ...]]
     model_folder: Callable[[PinnedModel], Path]
     tracer: Tracer | None
+    previews: Previews | None = None
 
 
 class Execution:

@@ -25,7 +25,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from shared.events import Code
-from shared.protocol.messages import Cancel, Go, Lease
+from shared.protocol.messages import Cancel, Go, Lease, Show
 from shared.states import StepState
 from shared.step_store import AttemptResult, Claim
 from shared.timings import Timings
@@ -102,6 +102,11 @@ class StepExecutor:
     def post(self, kind: EventKind) -> None:
         """Report a fact. Never waits."""
         self.execution.post(kind)
+
+    def ask_preview(self) -> None:
+        """Have the runner show what it samples, unless it has been asked already."""
+        if self._protocol is not None and self._protocol.ask_preview():
+            self._start_send(Show())
 
     def cancel(self) -> None:
         """End the step on request; a second request changes nothing."""
@@ -266,11 +271,11 @@ class StepExecutor:
             return
         self._start_send(Cancel())
 
-    def _start_send(self, message: Go | Cancel | Lease) -> None:
+    def _start_send(self, message: Go | Cancel | Lease | Show) -> None:
         if self._runner is not None:
             self._tasks.start_soon(self._send, self._runner, message)
 
-    async def _send(self, runner: ChildProcess, message: Go | Cancel | Lease) -> None:
+    async def _send(self, runner: ChildProcess, message: Go | Cancel | Lease | Show) -> None:
         try:
             await runner.channel.send(message.model_dump())
         except OSError as error:

@@ -18,6 +18,7 @@ from shared.protocol.messages import (
     Failure,
     FromRunner,
     Log,
+    Preview,
     Progress,
     Ready,
     Result,
@@ -115,6 +116,9 @@ class RunnerListener:
                 self._tasks.start_soon(
                     send_input, self._execution, self._runner, self._protocol, message.item_index
                 )
+            case Preview():
+                if (previews := self._execution.worker.previews) is not None:
+                    previews.publish(self._execution.claim.job_id, message, body)
             case Artifact():
                 self._progress.advance("upload", message.item_index, 0, 1)
                 await self._uploader.add(message, body)

@@ -1,9 +1,10 @@
 """Which message a runner may send when: frames in, checked messages out, no input or output.
 
 A runner executes other people's models, so every message is checked: READY comes first and once;
-the runner requests an input once, one at a time, and none of an item that is done; an artifact is
-one of the requested items, comes once, has the requested format, size and seed, and the hash that
-it claims; after RESULT nothing comes. Everything else is a `FrameError`.
+the runner requests an input once, one at a time, and none of an item that is done; a preview comes
+only when it was asked for, and once; an artifact is one of the requested items, comes once, has the
+requested format, size and seed, and the hash that it claims; after RESULT nothing comes. Everything
+else is a `FrameError`.
 """
 
 import hashlib
@@ -14,10 +15,12 @@ from shared.limits import MAX_SEED
 from shared.protocol.frames import Frame, FrameError
 from shared.protocol.messages import (
     INTERFACE,
+    MAX_PREVIEW_BYTES,
     Artifact,
     Failure,
     FromRunner,
     GenerateSpec,
+    Preview,
     Progress,
     Ready,
     Result,
@@ -29,6 +32,7 @@ from shared.protocol.messages import (
 
 # Our own payloads have three levels; JSON's parser would follow hundreds.
 MAX_DEPTH = 16
+_JPEG_START = b"\xff\xd8\xff"
 
 
 class RunnerProtocol:
@@ -41,10 +45,17 @@ class RunnerProtocol:
         self._requestable = requestable_inputs(spec)
         self._requested_item: int | None = None
         self._go_sent = self._ready = self._ended = False
+        self._preview_asked = False
 
     def go_sent(self) -> None:
         """GO was sent; from now on the runner may report its work."""
         self._go_sent = True
+
+    def ask_preview(self) -> bool:
+        """Whether a preview may be asked for now; then it is to be asked for at once."""
+        may = self._go_sent and not (self._ended or self._preview_asked)
+        self._preview_asked = self._preview_asked or may
+        return may
 
     def input_sent(self) -> None:
         """The requested input was sent; the runner may request the next one."""
@@ -56,11 +67,11 @@ class RunnerProtocol:
         message = parse_from_runner(frame.header)
         if self._ended:
             raise FrameError(f"{message.type} after the end")
-        if frame.body and not isinstance(message, Artifact):
+        if frame.body and not isinstance(message, (Preview, Artifact)):
             raise FrameError(f"{message.type} with a body of {len(frame.body)} bytes")
         if isinstance(message, Ready) == self._ready and not isinstance(message, Failure):
             raise FrameError(f"{message.type} {'again' if self._ready else 'before ready'}")
-        if not self._go_sent and isinstance(message, (Progress, Want, Artifact, Result)):
+        if not self._go_sent and isinstance(message, (Progress, Want, Preview, Artifact, Result)):
             raise FrameError(f"{message.type} before go")
         match message:
             case Ready():
@@ -68,6 +79,8 @@ class RunnerProtocol:
                 self._ready = True
             case Want():
                 self._check_want(message)
+            case Preview():
+                self._check_preview(message, frame.body)
             case Artifact():
                 self._check_artifact(message, frame.body)
             case Result():
@@ -97,6 +110,15 @@ class RunnerProtocol:
             raise FrameError(f"want of item {message.item_index}, which there is not to be had")
         self._requestable.discard(message.item_index)
         self._requested_item = message.item_index
+
+    def _check_preview(self, message: Preview, body: bytes) -> None:
+        if not self._preview_asked:
+            raise FrameError("a preview that nobody asked for")
+        if message.item_index not in self._open or message.step > message.steps:
+            raise FrameError(f"a preview of item {message.item_index}, which is not being made")
+        if not (_JPEG_START == body[:3] and len(body) <= MAX_PREVIEW_BYTES):
+            raise FrameError(f"a preview that is no small JPEG: {len(body)} bytes")
+        self._preview_asked = False
 
     def _check_artifact(self, message: Artifact, body: bytes) -> None:
         if message.item_index not in self._open:

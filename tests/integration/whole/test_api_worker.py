@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 from collections.abc import Iterator
 
 import pytest
+from PIL import Image
 from tests.support.api_and_worker import Scene, drawing
 from tests.support.api_harness import BODY
 from tests.support.infrastructure import Infrastructure
@@ -34,6 +38,21 @@ def test_an_item_that_is_being_made_shows_how_far_it_is(scene: Scene) -> None:
     assert named
     assert all(event["item_index"] == event["payload"]["item_index"] for event in named)
     assert all(0 <= event["payload"]["item_progress"] <= 1 for event in named)
+
+
+def test_a_job_is_shown_to_who_looks_while_it_is_sampled(scene: Scene) -> None:
+    job = scene.api.create(count=40, steps=200, seed=1)
+    path = f"/v1/jobs/{job}/progress/stream"
+    with scene.api.client.stream("GET", path, timeout=90) as answer:
+        lines = answer.iter_lines()
+        assert "event: preview" in lines  # reads up to it
+        shown = json.loads(next(lines).removeprefix("data: "))
+    scene.api.client.post(f"/v1/jobs/{job}/cancel").raise_for_status()
+    assert (shown["job_id"], shown["steps"]) == (job, 200)
+    jpeg = base64.b64decode(shown["image"].removeprefix("data:image/jpeg;base64,"))
+    picture = Image.open(io.BytesIO(jpeg))
+    assert (picture.format, picture.size) == ("JPEG", (shown["width"], shown["height"]))
+    until(lambda: scene.status(job) == "cancelled", "it is cancelled")
 
 
 def test_the_clients_own_id_is_on_every_line_that_the_worker_writes_about_its_job(

@@ -15,11 +15,13 @@ from api.metrics import Metrics
 from api.schemas.responses import QueueOut
 from api.streaming import hub as hub_module
 from api.streaming.hub import BUFFER, PAGE, Hub
+from api.streaming.previews import Previews
 from api.streaming.sse import HEARTBEAT, OPENING, ProgressStream
 from api.waiting.feed import QueueFeed
 from shared.db.events import Event
 from shared.db.jobs import Job
 from shared.db.waiting import LineStep
+from shared.dispatch.preview_channel import ShownPreview
 from shared.errors import InfraUnavailable
 from shared.states import Status
 
@@ -101,7 +103,7 @@ class NothingWaits:
 
 
 def stream_of(hub: Hub, log: Log, job: Job, after: int = 0, **options: Any) -> ProgressStream:
-    usual: dict[str, Any] = {"queue": QueueFeed(NothingWaits(), job.id)}
+    usual: dict[str, Any] = {"queue": QueueFeed(NothingWaits(), job.id), "previews": Previews()}
     return ProgressStream(
         job, after=after, hub=hub, read_page=log.page, metrics=Metrics(), **(usual | options)
     )
@@ -237,6 +239,63 @@ def test_a_client_that_does_not_read_is_ended_and_the_others_are_not() -> None:
         hub.leave(quick)
 
     with_hub(scenario)
+
+
+class Subscription:
+    """Which jobs the broker is asked for."""
+
+    def __init__(self) -> None:
+        self.jobs: set[UUID] = set()
+
+    def watch(self, job_id: UUID) -> None:
+        self.jobs.add(job_id)
+
+    def leave(self, job_id: UUID) -> None:
+        self.jobs.discard(job_id)
+
+
+def shown(job_id: UUID, step: int) -> ShownPreview:
+    return ShownPreview(
+        job_id=job_id, item_index=0, step=step, steps=9, width=8, height=8, jpeg="/9j/"
+    )
+
+
+def test_previews_come_between_events_without_an_id_and_only_while_somebody_looks() -> None:
+    previews, subscription = Previews(), Subscription()
+    previews.subscription = subscription
+
+    async def scenario(hub: Hub, log: Log) -> None:
+        job_id = uuid4()
+        log.write(job_id, "job.created")
+        previews.show(shown(job_id, 1))  # nobody looks: it is not kept
+        assert subscription.jobs == set()
+        early = stream_of(hub, log, log.job(job_id), after=1, previews=previews).messages()
+        assert await anext(early) == OPENING
+        async with anyio.create_task_group() as tasks:
+            received: list[bytes] = []
+
+            async def next_one() -> None:
+                received.append(await anext(early))
+
+            tasks.start_soon(next_one)
+            await anyio.wait_all_tasks_blocked()
+            assert subscription.jobs == {job_id}
+            previews.show(shown(job_id, 2))
+            previews.show(shown(job_id, 3))  # before it was taken: the newest counts
+        late = stream_of(hub, log, log.job(job_id), after=1, previews=previews).messages()
+        assert [await anext(late) for _ in range(2)] == [OPENING, received[0]]
+        event, data = received[0].decode().strip().splitlines()
+        assert event == "event: preview"
+        assert json.loads(data.removeprefix("data: ")) == {
+            "job_id": str(job_id), "item_index": 0, "step": 3, "steps": 9, "width": 8, "height": 8,
+            "image": "data:image/jpeg;base64,/9j/",
+        }  # fmt: skip
+        await early.aclose()
+        assert subscription.jobs == {job_id}
+        await late.aclose()
+        assert subscription.jobs == set()
+
+    with_hub(scenario, poll_s=60)
 
 
 def test_a_quiet_stream_gets_heartbeats() -> None:

@@ -81,8 +81,18 @@ def test_every_family_draws_what_it_is_asked_for(
     assert descriptor.kind == KIND.get(family, "auto")
     seen: list[tuple[int, int]] = []
     pipeline = load(descriptor.kind, folder, CPU, None)
-    image, blocked = pipeline.picture(params(), 1, lambda *step: seen.append(step))
+    previews: list[Any] = []
+
+    def on_latents(latents: torch.Tensor, done: int, total: int) -> None:
+        previews.append((done, total, pipeline.preview(latents, params())))
+
+    image, blocked = pipeline.picture(
+        params(), 1, lambda *step: seen.append(step), on_latents=on_latents
+    )
     assert seen == [(1, 2), (2, 2)]
+    ((done, total, preview),) = previews  # the last step is followed by the picture itself
+    assert (done, total, preview.mode) == (1, 2, "RGB")
+    assert preview.width * 3 == preview.height * 4
     assert image.size == (64, 48)
     assert not blocked
     first = np.asarray(image, dtype=np.int16)

@@ -18,6 +18,7 @@ from PIL.ImageFile import ImageFile
 from runner.images.encode import encode_image
 from runner.images.metadata import EmbeddedMetadata, read_metadata
 from runner.ipc.inputs import Inputs
+from runner.ipc.previews import PreviewRequests
 from runner.job_types.base import Context
 from runner.job_types.upscale import Upscale
 from runner.process.cancellation import Cancelled, Stop
@@ -83,6 +84,7 @@ class Worker:
                 stop=self.stop,
                 versions={"dreamforge": "1"},
                 inputs=self.inputs,
+                previews=PreviewRequests(),
             )
         )
         made = job.run(self.spec.params, self.emit)

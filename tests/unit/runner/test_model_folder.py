@@ -14,6 +14,7 @@ from cli.models.install import bundled_models
 from cli.models.store import install_atomic, remove_model
 from runner.diffusion.model_folder import guard_unchanged
 from runner.ipc.inputs import Inputs
+from runner.ipc.previews import PreviewRequests
 from runner.job_types import generate, host_models, upscale
 from runner.job_types.base import Context
 from runner.process.cancellation import Cancelled, Stop
@@ -102,4 +103,5 @@ def _context(spec: StepSpec) -> Context[Any]:
         stop=stop,
         versions={},
         inputs=Inputs(spec, lambda *_: None, stop),
+        previews=PreviewRequests(),
     )

@@ -24,10 +24,12 @@ from shared.protocol.messages import (
     Log,
     ModelSpec,
     PresetSpec,
+    Preview,
     Progress,
     Ready,
     ResampleParams,
     Result,
+    Show,
     SourceSpec,
     ToRunner,
     UpscaleSpec,
@@ -80,11 +82,12 @@ UPSCALE = UpscaleSpec(
 ARTIFACT = Artifact(item_index=0, format="png", width=1, height=1, seed=0, sha256="0" * 64)
 
 FROM_RUNNER: list[FromRunner] = [
-    Ready(interface=3, pid=1, versions={"torch": "2"}),
+    Ready(interface=5, pid=1, versions={"torch": "2"}),
     Progress(stage="load", step=0, steps=1),
     Progress(stage="sampling", item_index=3, step=2, steps=4),
     Log(level="INFO", code="a.b", message="text", payload={"a": [1, None]}),
     Want(item_index=3),
+    Preview(item_index=3, step=2, steps=4, width=128, height=96),
     ARTIFACT,
     Result(items=2, allocator={"allocator_peak_bytes": 5}),
     Failure(reason="oom", message="text", details={"item_index": 1}),
@@ -94,6 +97,7 @@ TO_RUNNER: list[ToRunner] = [
     Go(spec=UPSCALE, dies_at=50.0),
     Lease(dies_at=1.5),
     Cancel(),
+    Show(),
     Input(item_index=3, sha256="0" * 64),
 ]
 GOLDEN = Path(__file__).parents[1] / "golden/messages"

@@ -78,6 +78,43 @@ def artifact(item: int = 0, **changes: Any) -> dict[str, Any]:
     return usual | changes
 
 
+PREVIEW: dict[str, Any] = {
+    "type": "preview", "item_index": 0, "step": 1, "steps": 4, "width": 128, "height": 64
+}  # fmt: skip
+JPEG = b"\xff\xd8\xff small"
+
+
+def test_a_preview_comes_once_for_each_request() -> None:
+    protocol = RunnerProtocol(spec())
+    assert not protocol.ask_preview()  # before GO
+    protocol = began()
+    for _ in range(2):
+        assert protocol.ask_preview()
+        assert not protocol.ask_preview()  # the answer is on its way
+        protocol.accept(Frame(PREVIEW, JPEG))
+        with pytest.raises(FrameError, match="nobody asked"):
+            protocol.accept(Frame(PREVIEW, JPEG))
+
+
+@pytest.mark.parametrize(
+    ("changes", "body"),
+    [
+        ({}, b""),
+        ({}, b"\x89PNG"),
+        ({}, JPEG + bytes(64 << 10)),
+        ({"item_index": 1}, JPEG),
+        ({"step": 5}, JPEG),
+        ({"width": 513}, JPEG),
+        ({"height": 0}, JPEG),
+    ],
+)
+def test_a_preview_that_cannot_be_is_refused(changes: dict[str, Any], body: bytes) -> None:
+    protocol = began()
+    assert protocol.ask_preview()
+    with pytest.raises(FrameError):
+        protocol.accept(Frame(PREVIEW | changes, body))
+
+
 def began(done: tuple[int, ...] = (), **changes: Any) -> RunnerProtocol:
     """A protocol in which the runner has its GO."""
     return with_go(spec(done, **changes))
