@@ -10,6 +10,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from migrations.roles import become_owner, grant_rows
 from shared.db.connect import connect_args, driver_url
 from shared.errors import InfraUnavailable
 from shared.retry import within
@@ -32,15 +33,16 @@ def alembic_config(database_url: str) -> Config:
     return config
 
 
-def upgrade(database_url: str) -> None:
+def upgrade(database_url: str, admin_url: str | None = None) -> None:
     """Apply every missing migration. A second process waits for the first, then finds it done.
 
-    Raises `InfraUnavailable` when the server cannot be reached, or the first one takes too long.
+    With `admin_url` the role of `database_url` is made one that owns nothing (`roles.py`). Without,
+    it must own the schema. Raises `InfraUnavailable` when the server cannot be reached, or when the
+    first one takes too long.
     """
-    config = alembic_config(database_url)
-    engine = create_engine(
-        driver_url(database_url), connect_args=connect_args(database_url, "dreamforge-migrate")
-    )
+    url = admin_url or database_url
+    config = alembic_config(url)
+    engine = create_engine(driver_url(url), connect_args=connect_args(url, "dreamforge-migrate"))
     try:
         with engine.connect() as connection:
             _wait_for_turn(connection)
@@ -48,9 +50,13 @@ def upgrade(database_url: str) -> None:
             # belong to the session, not to this transaction.
             connection.execute(text(f"SET lock_timeout = {LOCK_TIMEOUT_S * 1000:.0f}"))
             connection.commit()
+            if admin_url is not None:
+                become_owner(connection, database_url)
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             connection.commit()
+            if admin_url is not None:
+                grant_rows(connection, database_url)
     except DBAPIError as error:
         if error.statement is not None and not isinstance(error, OperationalError):
             raise

@@ -40,12 +40,12 @@ def parts() -> Iterator[dict[str, str]]:
         with manage_processes(StateDir(Path(folder)), notify=lambda line: None) as manager:
             planned = plan(StateDir(Path(folder)), clean)
             planned.start(manager)
+            upgrade(planned.environment["DF_DATABASE_URL"], planned.admin_url)
             yield dict(planned.environment)
 
 
 def fill_database(url: str) -> None:
-    """Make the schema if need be, register the demo model and a live worker that has it."""
-    upgrade(url)
+    """Register the demo model and a live worker that has it."""
     _add_worker(url, _add_model(url))
 
 

@@ -223,7 +223,8 @@ def main() -> None:
         with manage_processes(home, print) as manager:
             planned = plan(home, {})
             planned.start(manager)
-            run(planned.environment["DF_DATABASE_URL"], arguments.waiting, arguments.ended)
+            assert planned.admin_url is not None
+            run(planned.admin_url, arguments.waiting, arguments.ended)
 
 
 if __name__ == "__main__":

@@ -195,7 +195,7 @@ def main() -> None:
             parts = plan(home, clean)
             parts.start(manager)
             url, port = parts.environment["DF_DATABASE_URL"], free_port()
-            upgrade(url)
+            upgrade(url, parts.admin_url)
             with api(dict(parts.environment), port) as process:
                 asyncio.run(run(Measured(process, url), url, port))
 

@@ -54,6 +54,12 @@ def database_url(environ: Mapping[str, str]) -> str:
     return _checked("DF_DATABASE_URL", url, check_database)
 
 
+def admin_url(environ: Mapping[str, str]) -> str | None:
+    """The address of the role that makes roles, where one is set, or Failure for what is none."""
+    url = environ.get("DF_ADMIN_DATABASE_URL")
+    return _checked("DF_ADMIN_DATABASE_URL", url, check_database) if url else None
+
+
 def _checked(setting: str, text: str, check: Callable[[str], str]) -> str:
     try:
         return check(text)

@@ -20,9 +20,11 @@ POSTGRES, REDIS = "postgres:5432", "redis:6379"
 
 def contents(token: Callable[[], str] = lambda: secrets.token_hex(32)) -> dict[str, str]:
     """Every file's text by name. `token` makes one credential of letters and digits."""
-    postgres, redis, s3_key, s3_secret, key = (token() for _ in range(5))
+    postgres, service, redis, s3_key, s3_secret, key = (token() for _ in range(6))
     return {
-        "df_database_url": f"postgresql://dreamforge:{postgres}@{POSTGRES}/dreamforge",
+        # Made by `migrate`, with the other one: it owns nothing (migrations/roles.py).
+        "df_database_url": f"postgresql://dreamforge_service:{service}@{POSTGRES}/dreamforge",
+        "df_admin_database_url": f"postgresql://dreamforge:{postgres}@{POSTGRES}/dreamforge",
         "df_redis_url": f"redis://:{redis}@{REDIS}/0",
         "df_s3_access_key": s3_key[:20],
         "df_s3_secret_key": s3_secret,

@@ -4,6 +4,7 @@ A service waits `DF_STARTUP_TIMEOUT_S` for each, since everything may start at o
 wait for the broker, which only makes workers faster.
 """
 
+import logging
 from collections.abc import Awaitable, Callable
 from itertools import repeat
 
@@ -18,6 +19,8 @@ from shared.retry import retry
 from shared.settings import Settings
 
 RETRY_S = 0.5
+
+log = logging.getLogger(__name__)
 
 
 class NotReady(Exception):
@@ -36,6 +39,11 @@ async def wait_for_parts(settings: Settings) -> None:
             raise NotReady(
                 f"DF_DATABASE_URL: the schema at {address_of(database_url)} is not at revision "
                 f"{missing}; run `dreamforge migrate`"
+            )
+        if await database.is_superuser():
+            log.warning(
+                "DF_DATABASE_URL names a superuser, who can run programs on PostgreSQL's host; "
+                "`dreamforge migrate` with DF_ADMIN_DATABASE_URL makes a role for the services"
             )
         await _wait("DF_S3_ENDPOINT", settings.s3_endpoint, store.ensure_bucket, settings)
     finally:

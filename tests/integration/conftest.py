@@ -61,7 +61,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Infrastructure]:
 @pytest.fixture(scope="session")
 def migrated_url(stack: Infrastructure) -> str:
     url = stack.environment["DF_DATABASE_URL"]
-    upgrade(url)
+    upgrade(stack.services["DF_DATABASE_URL"], admin_url=url)
     return url
 
 
@@ -74,5 +74,5 @@ def database_url(migrated_url: str) -> str:
 
 @pytest.fixture
 def stack_environment(stack: Infrastructure, database_url: str) -> dict[str, str]:
-    """`DF_*` of the running parts, for a process that a test starts."""
-    return dict(stack.environment)
+    """`DF_*` of the running parts, for a process that a test starts: as no superuser."""
+    return dict(stack.services)

@@ -23,7 +23,7 @@ Named = tuple[str, dict[str, Any]]
 
 SETTINGS = {f"DF_{name.upper()}" for name in Settings.model_fields}
 # Only the command line reads them (`tests/unit/project/test_env_example.py`).
-COMMAND_LINE = {"DF_HOME", "DF_API_BASE", "DF_API_KEY"}
+COMMAND_LINE = {"DF_HOME", "DF_API_BASE", "DF_API_KEY", "DF_ADMIN_DATABASE_URL"}
 
 _SPAN = re.compile(r"(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+)s)?")
 # repository[:tag][@digest]; a port belongs to the repository.

@@ -14,11 +14,15 @@ from cli.state_dir import StateDir
 
 @dataclass(frozen=True, kw_only=True)
 class Infrastructure:
-    """A running stack: `environment` is what api and worker need on top of the caller's own."""
+    """A running stack: `services` is what api and worker need on top of the caller's own.
+
+    `environment` is the same with the database's superuser: tests make and empty databases.
+    """
 
     home: StateDir
     manager: ProcessManager
     environment: dict[str, str]
+    services: dict[str, str]
     addresses: tuple[Address, ...]
 
     @property
@@ -55,9 +59,11 @@ def infrastructure(
     with manage_processes(folder, notify) as manager:
         planned = plan(folder, environ)
         planned.start(manager)
+        admin = {"DF_DATABASE_URL": planned.admin_url} if planned.admin_url else {}
         yield Infrastructure(
             home=folder,
             manager=manager,
-            environment=planned.environment,
+            environment=planned.environment | admin,
+            services=planned.environment,
             addresses=planned.addresses,
         )

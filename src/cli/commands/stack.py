@@ -47,13 +47,17 @@ def worker() -> None:
 
 
 def migrate() -> None:
-    """Bring the schema of DF_DATABASE_URL to this release."""
+    """Bring the schema of DF_DATABASE_URL to this release.
+
+    With DF_ADMIN_DATABASE_URL, a role that may make roles, the one of DF_DATABASE_URL is made, or
+    made one that owns nothing.
+    """
     from migrations.upgrade import upgrade
 
     environ = config.effective()
     if "DF_DATABASE_URL" not in environ:
         raise Failure("DF_DATABASE_URL is not set", hint="`dreamforge up` migrates by itself")
-    upgrade(backends.database_url(environ))
+    upgrade(backends.database_url(environ), backends.admin_url(environ))
     print_note("the schema is up to date")
 
 

@@ -100,6 +100,10 @@ class LocalServer(Part):
     def address(self) -> str:
         return f"127.0.0.1:{self._port}"
 
+    def admin_url(self) -> str | None:
+        """For the migration alone, where the part has a role that may make roles."""
+        return None
+
     def _command(
         self, *argv: str, identity: Identity | None = None, stdin: str = "", **environ: str
     ) -> Command:

@@ -14,7 +14,9 @@ from cli.processes import run_as
 from cli.processes.part import Command, Helper, LocalServer
 from cli.state_dir import StateDir, write_private
 
-USER = DATABASE = "dreamforge"
+# The superuser, which the stack alone knows, and the role of the services (migrations/roles.py).
+ADMIN = DATABASE = "dreamforge"
+SERVICE = "dreamforge_service"
 
 
 class Postgres(LocalServer):
@@ -31,6 +33,7 @@ class Postgres(LocalServer):
         super().__init__(home)
         self._data = self._folder / "data"
         self._bin = self._program.parent
+        self._service_password = home.credential(f"{self.name}_service")
         self._identity = run_as.for_database(self._bin, self._folder)
 
     def prepare(self, helper: Helper) -> None:
@@ -60,7 +63,7 @@ class Postgres(LocalServer):
         try:
             helper(
                 self._run(
-                    "initdb", "-D", str(draft), "-U", USER, f"--pwfile={password}",
+                    "initdb", "-D", str(draft), "-U", ADMIN, f"--pwfile={password}",
                     "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C",
                     "--locale-provider=builtin", "--builtin-locale=C.UTF-8",
                 )
@@ -78,16 +81,19 @@ class Postgres(LocalServer):
         import psycopg
 
         try:
-            psycopg.connect(self._url(), connect_timeout=1).close()
+            psycopg.connect(self.admin_url(), connect_timeout=1).close()
         except psycopg.OperationalError as error:
             return str(error).strip().splitlines()[-1]
         return None
 
     def environment(self) -> dict[str, str]:
-        return {"DF_DATABASE_URL": self._url()}
+        return {"DF_DATABASE_URL": self._url(SERVICE, self._service_password)}
 
-    def _url(self) -> str:
-        return f"postgresql://{USER}:{self._password}@{self.address()}/{DATABASE}"
+    def admin_url(self) -> str:
+        return self._url(ADMIN, self._password)
+
+    def _url(self, user: str, password: str) -> str:
+        return f"postgresql://{user}:{password}@{self.address()}/{DATABASE}"
 
     def _run(self, program: str, *arguments: str, stdin: str = "") -> Command:
         return self._command(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from cli.backends import admin_url
 from cli.errors import StackError
 from cli.processes import orphans, signals
 from cli.processes.part import Part, pick
@@ -26,11 +27,15 @@ class Address:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Which parts to start, and which are there already. Nothing runs yet."""
+    """Which parts to start, and which are there already. Nothing runs yet.
+
+    `admin_url` is for the migration; no service gets it.
+    """
 
     parts: tuple[Part, ...]
     external: tuple[ExternalPart, ...]
     environment: dict[str, str]
+    admin_url: str | None
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -59,6 +64,7 @@ def plan(home: StateDir, environ: Mapping[str, str]) -> Plan:
         parts=parts,
         external=tuple(elsewhere for _, elsewhere in choices if elsewhere is not None),
         environment=environment,
+        admin_url=next((url for part in parts if (url := part.admin_url())), admin_url(environ)),
     )
 
 

@@ -37,6 +37,7 @@ def run_stack(
     with manage_processes(home, notify) as manager:
         planned = plan(home, environ)
         environ = {**environ, **planned.environment}
+        environ.pop("DF_ADMIN_DATABASE_URL", None)  # no service is to know it
         settings = backends.settings(environ, exit_code=STACK_FAILED)
         both = api, worker = services(settings, environ, home)
         for service in both:
@@ -45,7 +46,7 @@ def run_stack(
             notify("starting " + ", ".join(part.title for part in planned.parts))
         planned.start(manager)
         notify("preparing schema, bucket and models")
-        model = _prepare(settings)
+        model = _prepare(settings, planned.admin_url)
         notify("starting api and worker")
         manager.start(both)
         api_base, worker_base = f"http://{api.address()}", f"http://{worker.address()}"
@@ -65,7 +66,7 @@ def run_stack(
             )
 
 
-def _prepare(settings: Settings) -> SeedModel:
+def _prepare(settings: Settings, admin_url: str | None) -> SeedModel:
     import anyio
     from migrations.upgrade import upgrade
 
@@ -73,7 +74,7 @@ def _prepare(settings: Settings) -> SeedModel:
     from shared.object_store import open_store
 
     try:
-        upgrade(settings.database_url.get_secret_value())
+        upgrade(settings.database_url.get_secret_value(), admin_url)
         anyio.run(open_store(settings).ensure_bucket)
         return install_seed_models(settings)
     except DreamForgeError as error:

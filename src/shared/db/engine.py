@@ -179,8 +179,17 @@ class Database:
                     pids.add(cast("int", pid))
         return len(seen[0]) == len(seen[1]) == 1 and not seen[0] & seen[1]
 
+    async def is_superuser(self) -> bool:
+        """Whether our role may do everything, also what reaches out of the database."""
+        return await self.transaction(_is_superuser)
+
     async def close(self) -> None:
         await self._engine.dispose()
+
+
+async def _is_superuser(connection: AsyncConnection) -> bool:
+    role = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
+    return bool(await connection.scalar(text(role)))
 
 
 def _begin_session(statement: str, dbapi_connection: Any, _record: object) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import anyio
 import httpx
+import psycopg
 import pytest
 import redis
 from minio import Minio
@@ -137,16 +138,17 @@ def test_without_the_broker_jobs_are_accepted_at_once(api: Api, stack: Infrastru
     )
 
 
-def test_a_database_that_answers_and_cannot_write_is_not_ready(api: Api) -> None:
+def test_a_database_that_answers_and_cannot_write_is_not_ready(api: Api, database_url: str) -> None:
     """One that may use no disk stands for one whose disk is full."""
-    api.sql("ALTER SYSTEM SET temp_file_limit = 0")
-    api.sql("SELECT pg_reload_conf()")
-    try:
-        until(lambda: api.client.get("/readyz").status_code == 503, "it is not ready")
-        answer = api.client.get("/readyz").json()
-    finally:
-        api.sql("ALTER SYSTEM RESET temp_file_limit")
-        api.sql("SELECT pg_reload_conf()")
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        admin.execute("ALTER SYSTEM SET temp_file_limit = 0")
+        admin.execute("SELECT pg_reload_conf()")
+        try:
+            until(lambda: api.client.get("/readyz").status_code == 503, "it is not ready")
+            answer = api.client.get("/readyz").json()
+        finally:
+            admin.execute("ALTER SYSTEM RESET temp_file_limit")
+            admin.execute("SELECT pg_reload_conf()")
     assert answer["details"] == {"down": ["database"]}
     until(lambda: api.client.get("/readyz").status_code == 200, "it is ready again")
 

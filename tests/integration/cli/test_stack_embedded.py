@@ -103,7 +103,7 @@ def test_all_settings_are_offered_and_the_parts_serve(stack: Infrastructure) -> 
 
 def test_no_secret_is_in_an_address_a_command_line_or_a_log(stack: Infrastructure) -> None:
     secrets = [str(value) for value in stack.home.read("credentials.json").values()]
-    assert len(secrets) == 3
+    assert len(secrets) == 4
     seen = repr(stack.addresses)
     for pid in stack.pids.values():
         seen += Path(f"/proc/{pid}/cmdline").read_text()

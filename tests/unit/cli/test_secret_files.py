@@ -15,7 +15,8 @@ from shared.auth import parse_api_keys
 
 def test_passwords_agree_between_a_server_and_the_address_that_names_it() -> None:
     files = secret_files.contents()
-    assert f":{files['postgres_password']}@" in files["df_database_url"]
+    assert f":{files['postgres_password']}@" in files["df_admin_database_url"]
+    assert files["postgres_password"] not in files["df_database_url"]
     assert files["redis_conf"] == f"requirepass {files['df_redis_url'].split(':')[2].split('@')[0]}"
 
 

@@ -115,7 +115,8 @@ def test_secrets_are_those_that_the_generator_makes_and_the_settings_read() -> N
             file = (path.parent / secret["file"]).resolve()
             assert file == ROOT / "secrets" / name
             assert name in FILES
-            assert name.upper() in SETTINGS or name in {"postgres_password", "redis_conf"}
+            others = {"postgres_password", "redis_conf", "df_admin_database_url"}
+            assert name.upper() in SETTINGS or name in others
 
 
 @pytest.mark.parametrize(("where", "service"), services())
@@ -130,7 +131,10 @@ def test_a_server_gets_its_own_secret_and_no_other() -> None:
     assert SERVICES["postgres"]["secrets"] == ["postgres_password"]
     assert SERVICES["redis"]["secrets"] == ["redis_conf"]
     assert SERVICES["s3"]["secrets"] == ["df_s3_access_key", "df_s3_secret_key"]
-    assert SERVICES["migrate"]["secrets"] == ["df_database_url"]
+    assert SERVICES["migrate"]["secrets"] == ["df_database_url", "df_admin_database_url"]
+    for _, service in services():
+        known = service.get("secrets", ())
+        assert "df_admin_database_url" not in known or service["command"] == ["migrate"]
 
 
 def test_hosts_in_the_secrets_are_services() -> None:
@@ -188,6 +192,15 @@ def test_the_parts_have_no_way_out() -> None:
     assert STACK["networks"]["parts"] == {"internal": True}
     for name in ("postgres", "redis", "migrate"):
         assert SERVICES[name]["networks"] == ["parts"]
+
+
+def test_no_worker_leaves_the_host_and_what_downloads_or_calls_webhooks_does() -> None:
+    networks = STACK["networks"]
+    masquerade = "com.docker.network.bridge.enable_ip_masquerade"
+    assert networks["front"]["driver_opts"] == {masquerade: "false"}
+    out = {name for name, network in networks.items() if not network}
+    leave = {name for name, each in SERVICES.items() if out & set(each.get("networks", ()))}
+    assert (out, leave) == ({"egress"}, {"api", "model"})
 
 
 def test_the_gpu_override_changes_devices_and_nothing_else() -> None:

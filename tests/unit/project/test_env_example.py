@@ -16,7 +16,7 @@ LINES = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
 SETTING = re.compile(r"^# (DF_[A-Z0-9_]+)=(.*)$")
 EXAMPLES = {found[1]: found[2] for line in LINES if (found := SETTING.match(line))}
 # Read by the command line alone, before there is a database or a store to have settings of.
-COMMAND_LINE = {"DF_HOME", "DF_API_BASE", "DF_API_KEY"}
+COMMAND_LINE = {"DF_HOME", "DF_API_BASE", "DF_API_KEY", "DF_ADMIN_DATABASE_URL"}
 
 
 def variable(field: str) -> str:
