@@ -248,6 +248,11 @@ def flux(*, heads: int = 2, rope: tuple[int, int, int] = (4, 4, 8)) -> Any:
     )
 
 
+def _kontext() -> Any:
+    """A Flux that edits a picture; without one it draws from the text."""
+    return diffusers.FluxKontextPipeline(**flux().components)
+
+
 def _lcm() -> Any:
     """Takes no negative prompt, and brings a scheduler that we have no name for."""
     return diffusers.LatentConsistencyModelPipeline(
@@ -316,6 +321,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "lcm": _lcm,
     "pixart": _pixart,
     "chroma": _chroma,
+    "kontext": _kontext,
 }
 # What only `AutoPipelineForText2Image` knows how to load.
-AUTO = ("lcm", "pixart", "chroma")
+AUTO = ("lcm", "pixart", "chroma", "kontext")

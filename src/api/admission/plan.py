@@ -148,7 +148,8 @@ def _generate_params(
     for name, value in values.items():
         if value is None:
             values[name] = rules.get(name, {}).get("default")
-    _check_schema(model, {name: values[name] for name in _BY_MODEL if name in rules})
+    bounded = {name: values[name] for name in _BY_MODEL if name in rules}
+    _check_schema(model, bounded | ({"images": body.images} if body.images else {}))
     missing = [name for name in ("width", "height", "steps", "guidance") if values[name] is None]
     if missing:
         raise InvalidInput(

@@ -61,6 +61,7 @@ def _create(client: Client, options: JobOptions) -> dict[str, Any]:
         key=options.idempotency_key,
         image=jobs.input_id(client, options.image),
         mask=jobs.input_id(client, options.mask),
+        images=[jobs.input_id(client, each) for each in options.reference or ()] or None,
         **options.request_fields(),
     )
 

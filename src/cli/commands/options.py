@@ -51,6 +51,10 @@ class JobOptions:
     mask: Annotated[
         str | None, typer.Option(help="File or id; white is painted anew, black stays.")
     ] = None
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(help="File or id for an edit model; may be repeated."),
+    ] = None
     width: Width = None
     height: Height = None
     steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None

@@ -67,7 +67,7 @@ class UpscaleMetadata(Metadata):
 class SourceMetadata(Metadata):
     """A picture that it was started from, by its role and its id as an input."""
 
-    role: Literal["image", "mask", "reference"]
+    role: Literal["image", "mask", "alpha_mask", "reference"]
     id: str = Field(max_length=64)
 
 

@@ -42,9 +42,15 @@ def build_request(
 def _sources(facts: PictureMetadata) -> dict[str, Any]:
     """The inputs that it was started from; the API refuses those that are pruned by now."""
     fields: dict[str, Any] = {} if facts.strength is None else {"strength": facts.strength}
-    fields |= {each.role: each.id for each in facts.inputs if each.role != "reference"}
-    references = [each.id for each in facts.inputs if each.role == "reference"]
-    return fields | ({"images": references} if references else {})
+    for each in facts.inputs:
+        match each.role:
+            case "reference":
+                fields.setdefault("images", []).append(each.id)
+            case "alpha_mask":
+                fields |= {"mask": each.id, "mask_rule": "transparent"}
+            case role:
+                fields[role] = each.id
+    return fields
 
 
 def _size(facts: PictureMetadata, upscaler: str | None) -> dict[str, Any]:

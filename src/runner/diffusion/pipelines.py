@@ -192,6 +192,8 @@ class TextToImage:
             arguments["negative_prompt"] = params.negative_prompt
         elif guidance_name == "true_cfg_scale":  # which has no effect when there is none at all
             arguments["negative_prompt"] = " "
+        if "max_area" in self.parameters:  # else it makes a picture of a megapixel, of this shape
+            arguments["max_area"] = params.width * params.height
         if params.strength is not None:
             arguments["strength"] = strength_of_a_step(params.strength, params.steps)
         if self.text_tokens is not None:

@@ -46,7 +46,8 @@ class Sources:
     def arguments(self) -> Arguments:
         """What the pipeline is called with for them."""
         if self.references:
-            return {"image": list(self.references)}
+            several = list(self.references)
+            return {"image": several if len(several) > 1 else several[0]}
         if self.image is None:
             return {}
         if self.mask is None:

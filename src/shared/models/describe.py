@@ -37,7 +37,7 @@ from shared.models.folder import (
     model_parts,
 )
 from shared.models.json_files import read_json
-from shared.models.picture_tasks import PictureTask, tasks_of
+from shared.models.picture_tasks import REFERENCES, PictureTask, tasks_of
 from shared.models.safetensors_header import tensor_shapes
 from shared.models.sides import native_side, side_limits, side_multiple
 from shared.models.verify import validated
@@ -101,6 +101,7 @@ def describe_folder(folder: Path, chosen: DescriptorInput) -> ModelDescriptor:
             "schedulers": _schedulers(config, family),
             "capabilities": ("upscale",) if scale else ("generate", *_tasks(config)),
             "scale": scale,
+            "references": None if scale else REFERENCES.get(_class_of(config)),
             "default_preset": chosen.default_preset,
             "vocabulary": chosen.vocabulary,
         }
@@ -109,7 +110,11 @@ def describe_folder(folder: Path, chosen: DescriptorInput) -> ModelDescriptor:
 
 def _tasks(config: Path) -> tuple[PictureTask, ...]:
     """What it does with pictures, by the class that its index names."""
-    return tasks_of(str(read_json(config, INDEX)["_class_name"]))
+    return tasks_of(_class_of(config))
+
+
+def _class_of(config: Path) -> str:
+    return str(read_json(config, INDEX)["_class_name"])
 
 
 def _hashed(folder: Path, name: str) -> ModelFile:

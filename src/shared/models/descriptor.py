@@ -113,6 +113,7 @@ class ModelDescriptor(StrictRecord):
     schedulers: tuple[str, ...] | None = None  # None: all of its kind
     capabilities: tuple[Capability, ...] = ("generate",)
     scale: int | None = Field(default=None, ge=2, le=8)
+    references: int | None = Field(default=None, ge=1, le=MAX_REFERENCES)  # of an edit model
     default_preset: Name = "cpu"
     # What the model can draw, where that is a short list (a demo model); for people, not checked.
     vocabulary: tuple[str, ...] | None = None
@@ -128,6 +129,8 @@ class ModelDescriptor(StrictRecord):
         upscales = family.upscaling is not None
         if upscales != (self.scale is not None) or upscales != (self.capabilities == ("upscale",)):
             raise ValueError("scale, and the capability upscale alone, go with kinds of upscalers")
+        if ("edit" in self.capabilities) != (self.references is not None):
+            raise ValueError("references go with the capability edit")
         if (self.layout == "network") != (family.pipeline is None):
             networks = ", ".join(kind for kind, row in FAMILIES.items() if row.pipeline is None)
             raise ValueError(f"layout: network is that of the kind {networks}, and of no other")
@@ -185,7 +188,7 @@ def parameters_schema(model: ModelDescriptor) -> dict[str, Any]:
             },
             "count": _integer(Range(min=1, max=MAX_COUNT), 1),
             "format": {"enum": ["png", "jpg"], "default": "png"},
-            **_pictures(model.capabilities),
+            **_pictures(model),
         },
         # Guidance is what keeps away from the negative prompt.
         "if": without_guidance | {"required": ["guidance"]},
@@ -193,8 +196,9 @@ def parameters_schema(model: ModelDescriptor) -> dict[str, Any]:
     }
 
 
-def _pictures(capabilities: Iterable[str]) -> dict[str, Any]:
+def _pictures(model: ModelDescriptor) -> dict[str, Any]:
     """What a request may start from; without an entry the model does not take it."""
+    capabilities = model.capabilities
     id_ = {"type": "string", "format": "uuid"}
     rules: dict[str, Any] = {}
     if "image_to_image" in capabilities:
@@ -212,7 +216,7 @@ def _pictures(capabilities: Iterable[str]) -> dict[str, Any]:
             "type": "array",
             "items": id_,
             "minItems": 1,
-            "maxItems": MAX_REFERENCES,
+            "maxItems": model.references or MAX_REFERENCES,
         }
     return rules
 

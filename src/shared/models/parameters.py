@@ -71,6 +71,8 @@ def _message(error: ValidationError) -> str:
             return f"must be one of: {', '.join(names)}"
         case "maxLength":
             return f"must have at most {limit} characters"
+        case "maxItems":
+            return f"at most {limit} for this model"
         case "multipleOf":
             return f"must be a multiple of {limit}"
         case "type":

@@ -22,8 +22,12 @@ TASK_PIPELINES: Mapping[str, Mapping[PictureTask, str]] = {
     },
     # Its inpainting pipeline of diffusers 0.42 asks the transformer for an entry that it has not.
     "ChromaPipeline": {"image_to_image": "ChromaImg2ImgPipeline"},
+    "FluxKontextPipeline": {"edit": "FluxKontextPipeline"},
     "LatentConsistencyModelPipeline": {"image_to_image": "LatentConsistencyModelImg2ImgPipeline"},
 }
+
+# How many pictures an edit pipeline works on at once: it takes a list of them for a batch.
+REFERENCES: Mapping[str, int] = {"FluxKontextPipeline": 1}
 
 
 def tasks_of(pipeline: str) -> tuple[PictureTask, ...]:

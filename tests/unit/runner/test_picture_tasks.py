@@ -20,7 +20,7 @@ from tests.support.golden import CPU, MODEL, TOLERANCE_DB, golden, levels, psnr_
 
 from runner.diffusion.pipelines import load, load_on_host, place
 from runner.diffusion.sources import Sources, strength_of_a_step
-from shared.models.descriptor import ModelDescriptor
+from shared.models.descriptor import ModelDescriptor, parameters_schema
 from shared.models.picture_tasks import TASK_PIPELINES, PictureTask, tasks_of
 from shared.protocol.messages import GenerateParams
 
@@ -35,8 +35,9 @@ CAN: dict[str, tuple[PictureTask, ...]] = {
     **dict.fromkeys(("sd", "sd2", "sdxl", "sd3", "flux"), ("image_to_image", "inpaint")),
     **dict.fromkeys(("lcm", "chroma"), ("image_to_image",)),
     "pixart": (),
+    "kontext": ("edit",),
 }
-CASES = [(family, task) for family, tasks in CAN.items() for task in tasks]
+CASES = [(family, task) for family, tasks in CAN.items() for task in tasks if task != "edit"]
 
 Model = tuple[Path, ModelDescriptor]
 
@@ -90,6 +91,7 @@ def test_a_models_capabilities_say_what_it_does_with_pictures(
 
 def test_the_table_has_the_classes_that_diffusers_pairs() -> None:
     stock = {
+        "edit": AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
         "image_to_image": AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
         "inpaint": AUTO_INPAINT_PIPELINES_MAPPING,
     }
@@ -131,6 +133,27 @@ def test_a_family_starts_from_a_picture_and_takes_a_step_at_least(
         assert (weak[:, 34:] == kept).all()
         assert (strong[:, 34:] == kept).all()
         assert (strong[:, :34] != pixels(noise(1))[:, :34]).any(axis=(0, 2)).all()
+
+
+def test_an_edit_model_draws_from_its_reference_at_the_size_of_the_request(
+    model: Callable[[str], Model],
+) -> None:
+    folder, descriptor = model("kontext")
+    assert (descriptor.kind, descriptor.references) == ("auto", 1)
+    assert parameters_schema(descriptor)["properties"]["images"]["maxItems"] == 1
+    pipeline = load(descriptor.kind, folder, CPU, None, task="edit")
+    asked = GenerateParams(prompt="a cat", width=64, height=48, steps=1, guidance=3.0)
+
+    def drawn(given: Sources) -> Any:
+        made, _ = pipeline.picture(asked, 1, lambda *_: None, given)
+        assert made.size == SIZE
+        return pixels(made)
+
+    first, second = (Sources(references=(noise(seed, (40, 70)),)) for seed in (1, 2))
+    assert first.task == "edit"
+    assert (drawn(first) == drawn(first)).all()
+    assert (drawn(first) != drawn(second)).any()
+    assert (drawn(first) != drawn(Sources())).any()
 
 
 def test_a_pipeline_without_the_task_says_so(model: Callable[[str], Model]) -> None:
