@@ -15,6 +15,7 @@ from cli.commands import (
     doctor,
     inspect,
     jobs,
+    mcp,
     models,
     presets,
     retention,
@@ -49,6 +50,7 @@ app.add_typer(dlq.app, name="dlq")
 app.add_typer(webhook.app, name="webhook")
 app.command()(retention.prune)
 app.command()(doctor.doctor)
+app.command()(mcp.mcp)
 app.command()(stack.api)
 app.command()(stack.worker)
 app.command()(stack.migrate)
