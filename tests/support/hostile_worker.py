@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import importlib
 import json
 import os
 import resource
@@ -27,10 +28,12 @@ from runner import entry
 
 MARK = "attacks: "
 _IO_URING_SETUP = 425
+_LINK = "tests.support.supervisor_link"
 
 
 def runner(connection: Connection, parent_pid: int) -> None:
     """The real entry, with an attack where a step would be."""
+    importlib.import_module(_LINK)  # once contained it cannot
     sys.modules["runner.session"] = SimpleNamespace(serve=_attack_and_stand_by)  # type: ignore[assignment]
     entry.main(connection, parent_pid)
 
@@ -39,6 +42,7 @@ def template(connection: Connection, parent_pid: int) -> None:
     """The real template, which imports this file alone, and attacks when it would import."""
     from runner.template import serve
 
+    importlib.import_module(_LINK)
     orders = serve.serve
 
     def attack_and_serve(*arguments: Any) -> int:

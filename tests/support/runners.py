@@ -150,6 +150,15 @@ def forks(link: SupervisorLink, count: str) -> None:
     stay()
 
 
+def bomb(link: SupervisorLink, depth: str) -> None:
+    """Every process forks, bomb, and so does each that it makes: 2 to the power of `depth`."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    link.progress()
+    for _ in range(int(depth)):
+        os.fork()
+    stay()
+
+
 def chain_of_forks(link: SupervisorLink, depth: str) -> None:
     """Each process has one child, and waits."""
     for _ in range(int(depth)):
@@ -442,7 +451,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     behaviour.__name__: behaviour
     for behaviour in (
         quick, draws, shows, polite, slow_exit, stuck_in_c, spins, forks, chain_of_forks,
-        leaves_grandchild,
+        bomb, leaves_grandchild,
         leaves_nameless_grandchild, leaves_forged_grandchild, leaves_talker, floods, half_a_frame,
         half_a_frame_then_dies, closes_its_end, garbage, not_json, too_long, out_of_order,
         unstorable_log, wrong_hash, leaves_early, segfaults, allocates_until_refused,

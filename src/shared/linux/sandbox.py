@@ -109,7 +109,7 @@ def sandbox_of(environ: Mapping[str, str]) -> Sandbox | None:
 
 @cache
 def _libraries() -> tuple[tuple[str, Access], ...]:
-    """Interpreter, libraries and our own code; of other folders on the path only their names.
+    """Interpreter, libraries and our own code; nothing of other folders on the path.
 
     What a template has found is at hand in each runner that it forks.
     """
@@ -128,8 +128,7 @@ def _libraries() -> tuple[tuple[str, Access], ...]:
     }
     return (
         *((folder, READ) for folder in sorted(folders) if folder),
-        # An import lists each of these; without that right it would find nothing in any of them.
-        *((folder, Access.READ_DIR) for folder in sys.path if folder),
+        (str(ours), Access.READ_DIR),  # an import of ours lists it
         ("/dev/null", DEVICE),
     )
 

@@ -30,7 +30,7 @@ from supervisor.processes.tree import ProcessTree
 from supervisor.recording.event_recorder import EventRecorder
 
 # Stay until they are ended, a second or more after they took what they hold.
-LASTING = {"stuck_in_c", "spins", "forks", "chain_of_forks", "half_a_frame"}
+LASTING = {"stuck_in_c", "spins", "forks", "bomb", "chain_of_forks", "half_a_frame"}
 
 PLACE = CPU  # `tests/gpu/test_gpu_hostile.py` puts another one here
 
@@ -181,7 +181,9 @@ def test_memory_of_a_grandchild_counts_as_the_steps_own() -> None:
 # Runners that ignore signals ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prompt", ["stuck_in_c", "spins", "forks 6", "chain_of_forks 30"])
+@pytest.mark.parametrize(
+    "prompt", ["stuck_in_c", "spins", "forks 6", "bomb 8", "chain_of_forks 30"]
+)
 def test_a_deaf_runner_is_killed_after_its_timeout(prompt: str) -> None:
     async def test(bench: Bench) -> None:
         job = await end(bench, prompt)

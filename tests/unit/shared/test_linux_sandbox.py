@@ -78,15 +78,19 @@ def test_all_models_are_read_before_go_and_only_those_of_the_step_after(tmp_path
 
 
 @needs_landlock
-def test_other_code_on_the_path_can_be_named_and_not_read(tmp_path: Path) -> None:
+def test_other_folders_on_the_path_are_closed_and_hinder_no_import(tmp_path: Path) -> None:
     (tmp_path / "secret.py").write_text("x = 1")
     code = (
         f"import sys; sys.path.append({str(tmp_path)!r})\n"
         f"box.enter(); folder = Path({str(tmp_path)!r})\n"
-        "print(os.listdir(folder), read(folder / 'secret.py'))\n"
+        "print(os.access(folder, os.R_OK), read(folder / 'secret.py'))\n"
+        "try:\n"
+        "    os.listdir(folder)\n"
+        "except PermissionError:\n"
+        "    print('closed')\n"
         "import wave; print(wave.__name__)"  # a module that no one has imported yet
     )
-    assert contained(code).splitlines() == ["['secret.py'] False", "wave"]
+    assert contained(code).splitlines() == ["True False", "closed", "wave"]
 
 
 @needs_landlock
