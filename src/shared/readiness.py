@@ -30,7 +30,7 @@ class NotReady(Exception):
 async def wait_for_parts(settings: Settings) -> None:
     """Return when PostgreSQL and the store can be used. Raises `NotReady`."""
     database_url = settings.database_url.get_secret_value()
-    database = Database(database_url, pool_size=1, application="dreamforge-start")
+    database = Database(database_url, pool_size=2, application="dreamforge-start")
     store = open_store(settings)
     try:
         await _wait("DF_DATABASE_URL", database_url, database.ping, settings)

@@ -72,7 +72,7 @@ async def open_resources(
     previews = PreviewPublisher(settings.redis_url.get_secret_value())
     database = Database(
         settings.database_url.get_secret_value(),
-        pool_size=8,
+        pool_size=13,
         application="dreamforge-worker",
         on_events=publisher.publish,
     )

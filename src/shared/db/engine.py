@@ -72,7 +72,7 @@ class Database:
         self,
         url: str,
         *,
-        pool_size: int = 5,
+        pool_size: int = 10,
         application: str = "dreamforge",
         on_events: Callable[[Collection[UUID]], None] = lambda job_ids: None,
     ) -> None:
@@ -84,7 +84,9 @@ class Database:
         self._engine: AsyncEngine = create_async_engine(
             driver_url(url),
             pool_size=pool_size,
-            max_overflow=5,
+            # One above the size would be opened and closed again for each statement that finds the
+            # others busy, which costs more than the wait for one of them.
+            max_overflow=0,
             pool_timeout=5,
             pool_recycle=1800,
             connect_args=connect_args(url, application),
