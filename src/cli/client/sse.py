@@ -70,7 +70,8 @@ def _connection(client: Client, job_id: str, after: int) -> Iterator[Event | Non
             yield None
             return
         for message in EventSource(answer).iter_sse():
-            if message.data:
+            # A preview is a picture and no event: no terminal shows it.
+            if message.data and message.event != "preview":
                 yield message.json()
 
 
