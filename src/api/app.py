@@ -13,8 +13,9 @@ from api.metrics import Metrics
 from api.middleware.cors import CrossOriginMiddleware
 from api.middleware.request import RequestMiddleware
 from api.middleware.tracing import TracingMiddleware
-from api.openapi import page
+from api.openapi import page as reference
 from api.openapi.schema import DocumentedApi
+from api.page import serve as page
 from api.routes import events, health, images, inputs, jobs, models, usage, workers
 from api.streaming.hub import Hub
 from shared.settings import Settings
@@ -55,7 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     errors.install(app)
-    for part in (jobs, inputs, events, images, models, usage, workers, health, page):
+    for part in (jobs, inputs, events, images, models, usage, workers, health, reference, page):
         app.include_router(part.router)
     # FastAPI compiles a router's routes at its first request. This does it at the start.
     for route in iter_route_contexts(app.routes):

@@ -16,8 +16,9 @@ from shared.settings import Settings
 
 DEFAULT_USER = "default"
 SCHEME = "ApiKey"  # its name in the OpenAPI document
-# Probes need no key, nor does a reader of the documentation.
-_OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+# Probes need no key, nor does a reader of the documentation. The page asks its user for one.
+_OPEN = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
+_FILES_OF_THE_PAGE = "/page/"
 
 
 class Authenticator:
@@ -32,7 +33,7 @@ class Authenticator:
         """Write the user into the scope's state. Raises `Unauthorized` when there is none."""
         if not self._keys:
             scope["state"]["user"] = DEFAULT_USER
-        elif scope["path"] not in self._open:
+        elif scope["path"] not in self._open and not scope["path"].startswith(_FILES_OF_THE_PAGE):
             scope["state"]["user"] = authenticate(headers.getlist("authorization"), self._keys)
 
 

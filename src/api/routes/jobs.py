@@ -2,7 +2,7 @@
 
 import logging
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
@@ -269,10 +269,16 @@ async def _wait_if_possible(
 
 
 async def _show(context: Context, job_id: UUID, user: str) -> responses.JobOut:
-    async def work(connection: Connection) -> tuple[Job, dict[UUID, list[Step]]]:
+    async def work(
+        connection: Connection,
+    ) -> tuple[Job, dict[UUID, list[Step]], tuple[dict[str, Any], dict[str, Any]]]:
         job = await find_job(connection, job_id, user)
-        return job, await jobs.steps_of(connection, [job_id])
+        steps = await jobs.steps_of(connection, [job_id])
+        asked = await jobs.asked_of(connection, job_id)
+        if asked is None:  # deleted a moment ago
+            raise no_such_job()
+        return job, steps, asked
 
-    job, steps = await context.database.transaction(work)
+    job, steps, asked = await context.database.transaction(work)
     queues = await context.queue.of_jobs(steps)
-    return serializers.job(job, steps[job_id], queues.get(job_id))
+    return serializers.job(job, steps[job_id], queues.get(job_id), asked)

@@ -18,6 +18,10 @@ def no_such_job() -> NotFound:
     return NotFound("there is no such job")
 
 
+def no_such_file() -> NotFound:
+    return NotFound("there is no such file of the page")
+
+
 def no_such_input() -> NotFound:
     return NotFound("there is no such input; POST /v1/inputs sends a picture")
 

@@ -103,6 +103,14 @@ class JobOut(BaseModel):
         description="when somebody asked; what runs is stopped and proven gone first"
     )
     queue: QueueOut | None = Field(description="null unless a step of it waits for a slot")
+    request: dict[str, Any] | None = Field(
+        default=None, description="the body of its create; null in lists"
+    )
+    parameters: dict[str, Any] | None = Field(
+        default=None,
+        description="what its first step runs with: the request, and the defaults of model and "
+        "preset; null in lists",
+    )
     steps: list[StepOut] = Field(description="in the order in which they run")
     summary: Summary
     error: JobError | None = Field(description="null unless it failed or was cancelled")

@@ -24,10 +24,17 @@ def created(job: Created) -> out.Created:
     return out.Created(job=out.CreatedJob(**_fields(out.CreatedJob, job), status="queued"))
 
 
-def job(row: Job, steps: Sequence[Step], queue: out.QueueOut | None) -> out.JobOut:
+def job(
+    row: Job,
+    steps: Sequence[Step],
+    queue: out.QueueOut | None,
+    asked: tuple[dict[str, Any] | None, dict[str, Any] | None] = (None, None),
+) -> out.JobOut:
     return out.JobOut(
         **_fields(out.JobOut, row) | {"error": None if row.error is None else _error(row.error)},
         queue=queue,
+        request=asked[0],
+        parameters=asked[1],
         steps=[out.StepOut(**_fields(out.StepOut, step), attempts=step.attempt) for step in steps],
         summary=out.Summary(count=row.count, completed=row.completed),
     )

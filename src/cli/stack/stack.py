@@ -56,6 +56,7 @@ def run_stack(
                 api_base=api_base,
                 addresses=(
                     Address("API", api_base, "DF_API_PORT"),
+                    Address("Page", f"{api_base}/"),
                     Address("API reference", f"{api_base}/docs"),
                     Address("Worker metrics", f"{worker_base}/metrics", "DF_WORKER_PORT"),
                     *planned.addresses,

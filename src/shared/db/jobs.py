@@ -106,6 +106,19 @@ async def get(connection: AsyncConnection, job_id: UUID, *, user: str | None = N
     return None if row is None else _job(row)
 
 
+async def asked_of(
+    connection: AsyncConnection, job_id: UUID
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """The body of the job's create, and its first step's parameters; None when it is gone."""
+    rows = await connection.execute(
+        select(jobs.c.request, steps.c.params)
+        .select_from(jobs.join(steps, steps.c.job_id == jobs.c.id))
+        .where(jobs.c.id == job_id, steps.c.position == 0)
+    )
+    row = rows.first()
+    return None if row is None else (row.request, row.params)
+
+
 async def of_user(
     connection: AsyncConnection, user: str, job_ids: Collection[UUID]
 ) -> frozenset[UUID]:

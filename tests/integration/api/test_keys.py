@@ -49,7 +49,7 @@ def test_an_idempotency_key_is_its_users_own(api: Api) -> None:
 
 
 def test_a_stranger_reaches_the_probes_and_nothing_else(api: Api) -> None:
-    for path in ("/healthz", "/readyz", "/docs", "/openapi.json", "/metrics"):
+    for path in ("/", "/page/app.js", "/healthz", "/readyz", "/docs", "/openapi.json", "/metrics"):
         assert api.client.get(path).status_code != 401
     for path in ("/v1/jobs", "/v1/models", "/v1/models/tiny", "/v1/jobs/x/logs", "/nowhere"):
         answer = api.client.get(path)

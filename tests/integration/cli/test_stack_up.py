@@ -116,8 +116,15 @@ def stack(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runn
 
 
 def test_the_table_names_addresses_that_answer(stack: Running) -> None:
-    rows = dict(re.findall(r"^(API|Worker metrics|Data and logs) {2,}(\S+)", stack.text(), re.M))
-    for url in (f"{rows['API']}/readyz", f"{rows['API']}/docs", rows["Worker metrics"]):
+    rows = dict(
+        re.findall(r"^(API|Page|Worker metrics|Data and logs) {2,}(\S+)", stack.text(), re.M)
+    )
+    for url in (
+        f"{rows['API']}/readyz",
+        rows["Page"],
+        f"{rows['API']}/docs",
+        rows["Worker metrics"],
+    ):
         with urllib.request.urlopen(url, timeout=10) as answer:
             assert answer.status == 200, url
     assert rows["Data and logs"] == str(stack.home)

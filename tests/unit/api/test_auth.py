@@ -112,7 +112,18 @@ def test_metrics_need_a_key_where_the_network_can_reach_them() -> None:
     assert send("/metrics", "Bearer k-web", host="0.0.0.0").status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/who/", "//healthz", "/healthz/", "/healthz/../who"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nowhere",
+        "/who/",
+        "http://localhost//healthz",
+        "/page",
+        "/pages/app.js",
+        "/healthz/",
+        "/healthz/../who",
+    ],
+)
 def test_what_nobody_opened_is_closed_even_where_there_is_nothing(path: str) -> None:
     refused(send(path))
     assert send(path, "Bearer k-shop").status_code in {200, 404}

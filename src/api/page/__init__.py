@@ -1,0 +1,1 @@
+"""The page at `/`: static files that use the API like every other client."""

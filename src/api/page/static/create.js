@@ -1,0 +1,188 @@
+// The form. What it asks is drawn from the chosen model's schema, and from the API's own description.
+
+import { createJob, description, get } from "./api.js";
+import { h } from "./dom.js";
+import { latest, remember } from "./draft.js";
+import { failure } from "./failure.js";
+import { field, plain, unused } from "./fields.js";
+import { snippets } from "./snippets.js";
+import { startPicture } from "./start_picture.js";
+import { watch } from "./watch.js";
+
+// In this order, before what else there is; those of the second line are folded away.
+const FIRST = ["width", "height", "steps", "guidance", "count", "seed"];
+const OWN_CONTROL = ["type", "prompt", "negative_prompt", "model_id", "image", "images", "mask", "mask_rule", "strength"];
+
+export async function create(signal) {
+  const [{ models }, document_] = await Promise.all([get("v1/models", signal), description()]);
+  const usable = models.filter((model) => model.enabled && model.capabilities.includes("generate"));
+  const heading = h("h1", { className: "hidden-text" }, "Create");
+  if (!usable.length) return h("div", {}, heading, noModel());
+  const result = h("section", { className: "result", "aria-label": "The picture" }, nothingYet());
+  const form = new Form(usable, document_, result, signal);
+  return h("div", { className: "create" }, heading, form.element, result);
+}
+
+class Form {
+  constructor(models, document_, result, signal) {
+    this.models = models;
+    this.result = result;
+    this.signal = signal;
+    this.watching = null;
+    this.common = document_.components.schemas.CreateJob.properties;
+    this.schemas = document_.components.schemas;
+    const draft = latest() ?? {};
+    this.prompt = field("prompt", plain(this.common.prompt), { label: "What to draw", rows: 3 });
+    this.model = modelChoice(models, draft.model_id);
+    this.start = startPicture(document_, this.common, () => this.changed());
+    this.fields = h("div", { className: "fields" });
+    this.more = h("div", { className: "fields" });
+    this.problem = h("div", {});
+    this.button = h("button", { className: "primary large" }, "Draw");
+    this.program = snippets();
+    this.element = h("form", { className: "panel form", noValidate: true, onsubmit: (event) => this.submit(event), oninput: () => this.changed(), onkeydown: (event) => this.typed(event) },
+      this.prompt.element,
+      this.start?.element,
+      h("p", { className: "actions" }, this.button, h("span", { className: "dim wide-only" }, "or Ctrl + Enter")),
+      this.problem,
+      this.model.element,
+      this.fields,
+      h("details", {}, h("summary", {}, "More"), this.more),
+      this.program.element);
+    this.model.input.addEventListener("change", () => { this.draw(this.values()); this.changed(); });
+    this.draw(draft);
+    this.changed();
+  }
+
+  /** The controls for the model's parameters, with these values where they are still allowed. */
+  draw(values) {
+    const own = this.model.chosen().parameters_schema.properties;
+    const properties = { ...this.common, ...own };
+    const names = [...FIRST, ...Object.keys(properties)].filter((name, index, all) => all.indexOf(name) === index && name in properties && !OWN_CONTROL.includes(name));
+    this.controls = [this.prompt];
+    this.fields.replaceChildren();
+    this.more.replaceChildren();
+    const negative = plain(properties.negative_prompt);
+    if (!unused(negative)) this.add("negative_prompt", negative, this.fields, { label: "What to avoid", rows: 1 });
+    for (const name of names) {
+      const schema = { description: this.common[name]?.description, ...plain(properties[name]) };
+      if (unused(schema)) continue;
+      this.add(name, schema, FIRST.includes(name) ? this.fields : this.more);
+    }
+    this.addEnlarging();
+    for (const control of this.controls) if (values[control.name] !== undefined) control.write(values[control.name]);
+    this.start?.write(values);
+  }
+
+  add(name, schema, place, options) {
+    const control = field(name, schema, options);
+    if (!control) return;
+    this.controls.push(control);
+    place.append(control.element);
+  }
+
+  addEnlarging() {
+    const upscale = this.schemas.Upscale?.properties;
+    if (!this.common.chain || !upscale) return;
+    const impls = plain(upscale.impl).enum ?? ["resample"];
+    const control = field("chain", { enum: ["no", ...impls.flatMap((impl) => [`2× ${impl}`, `4× ${impl}`])], default: "no" }, { label: "Enlarge" });
+    const { read, write } = control;
+    control.read = () => {
+      const [scale, impl] = (read() ?? "").split("× ");
+      return impl && { upscale: { scale: Number(scale), impl } };
+    };
+    control.write = (chain) => write(chain?.upscale ? `${chain.upscale.scale}× ${chain.upscale.impl ?? "auto"}` : "no");
+    this.controls.push(control);
+    this.more.append(control.element);
+  }
+
+  values() {
+    const named = this.controls.map((control) => [control.name, control.read()]);
+    return { ...Object.fromEntries(named.filter(([, value]) => value !== undefined)), ...this.start?.read() };
+  }
+
+  request() {
+    const { name, version } = this.model.chosen();
+    return { type: "generate", model_id: `${name}@${version}`, ...this.values() };
+  }
+
+  changed() {
+    this.program.update({ prompt: "", ...this.request() });
+  }
+
+  typed(event) {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.element.requestSubmit();
+  }
+
+  async submit(event) {
+    event.preventDefault();
+    for (const control of this.controls) control.complain(null);
+    this.problem.replaceChildren();
+    if (!this.prompt.read()?.trim()) {
+      this.prompt.complain("Say what the picture shows.");
+      this.prompt.focus();
+      return;
+    }
+    this.button.disabled = true;
+    try {
+      await this.start?.upload(this.signal);
+      const request = this.request();
+      remember(request);
+      this.show(await createJob(request, this.signal));
+    } catch (error) {
+      if (!this.signal.aborted) this.complain(error);
+    } finally {
+      this.button.disabled = false;
+    }
+  }
+
+  /** Show a refusal at the fields that it names, and whole where it names none of ours. */
+  complain(error) {
+    if (!error.code) throw error;
+    let shown = null;
+    for (const { field: name, message } of error.details.errors ?? []) {
+      const control = this.controls.find((each) => name === each.name || name.startsWith(`${each.name}.`));
+      control?.element.closest("details")?.setAttribute("open", "");
+      control?.complain(message);
+      shown ??= control;
+    }
+    if (shown) shown.focus();
+    else this.problem.append(failure(error));
+  }
+
+  /** Follow the job beside the form; the one before goes on without being watched. */
+  show(jobId) {
+    this.watching?.abort();
+    this.watching = new AbortController();
+    const signal = AbortSignal.any([this.signal, this.watching.signal]);
+    this.result.replaceChildren(watch(jobId, signal));
+    this.result.scrollIntoView({ block: "nearest", behavior: "smooth" });
+  }
+}
+
+function modelChoice(models, wanted) {
+  const label = (model) => `${model.name} ${model.version}${model.installed ? "" : " (on no live worker)"}`;
+  const isWanted = (model) => [model.id, model.name, `${model.name}@${model.version}`].includes(wanted);
+  const first = models.find(isWanted) ?? models.find((model) => model.installed) ?? models[0];
+  const options = models.map((model) => h("option", { value: model.id, selected: model === first }, label(model)));
+  const input = h("select", { id: "field-model_id" }, options);
+  return {
+    input,
+    element: h("div", { className: "field choice" }, h("label", { htmlFor: "field-model_id" }, "Model"), input),
+    chosen: () => models.find((model) => model.id === input.value),
+  };
+}
+
+function nothingYet() {
+  return h("div", { className: "empty" },
+    h("img", { src: "page/icon.svg", alt: "", width: 48, height: 48 }),
+    h("p", {}, "Describe a picture and press ", h("strong", {}, "Draw"), "."),
+    h("p", { className: "dim" }, "It appears here while it is made. You may leave: the job goes on, and is under Pictures."));
+}
+
+function noModel() {
+  return h("div", { className: "empty" },
+    h("h2", {}, "No model yet"),
+    h("p", {}, "Install one on the worker's host; this page then asks what that model takes."),
+    h("pre", { tabIndex: 0 }, "dreamforge model download hf:<repo>\ndreamforge model import <folder>"));
+}

@@ -1,0 +1,39 @@
+// A failure as people need it: its code, what that means, what to do.
+
+import { h, prose } from "./dom.js";
+
+const UNREACHABLE = {
+  means: "No answer came from the API: it is not running, or the network between is down.",
+  todo: "check that `dreamforge up` runs, then try again.",
+};
+let explanations;
+
+/** A box for `{code, message, details}` of a job or an `ApiError`; `again` is what a retry does. */
+export function failure(problem, again = null) {
+  const explained = h("div", {});
+  const details = Object.keys(problem.details ?? {}).length > 0;
+  explain(problem.code).then((text) => {
+    if (!text) return;
+    explained.append(
+      h("p", {}, prose(text.means.replace(/^\d{3}[^.]*\. /, ""))),
+      h("p", {}, h("strong", {}, "What to do: "), prose(text.todo)),
+    );
+  });
+  return h("section", { className: "failure", role: "alert" },
+    h("h3", {}, h("code", {}, problem.code), " ", h("span", {}, problem.message)),
+    explained,
+    details && h("details", {}, h("summary", {}, "Details"), h("pre", { tabIndex: 0 }, JSON.stringify(problem.details, null, 2))),
+    problem.correlationId && h("p", { className: "dim" }, "Correlation id ", h("code", {}, problem.correlationId)),
+    again && h("p", { className: "actions" }, h("button", { type: "button", onclick: again }, "Try again")));
+}
+
+async function explain(code) {
+  if (code === "unreachable") return UNREACHABLE;
+  explanations ??= fetch(new URL("page/errors.json", document.baseURI)).then((response) => response.json());
+  try {
+    return (await explanations)[code];
+  } catch {
+    explanations = undefined; // it is shown without, and asked for at the next failure
+    return null;
+  }
+}

@@ -1,0 +1,123 @@
+// One control for one property of a JSON Schema. `read` gives undefined for what the request leaves out.
+
+import { h } from "./dom.js";
+import { title } from "./words.js";
+
+const LONG_TEXT = 300;
+const MOST_STEPS_OF_A_SLIDER = 200;
+
+/** A schema without "or null": FastAPI writes an optional value as a choice of two. */
+export function plain(schema) {
+  const choice = schema.anyOf?.find((each) => each.type !== "null");
+  const { anyOf, ...rest } = schema;
+  return choice ? { ...choice, ...rest } : schema;
+}
+
+/** Whether there is nothing to choose: the bounds allow the default only. */
+export const unused = (schema) => schema.maxLength === 0 || (schema.minimum !== undefined && schema.minimum === schema.maximum);
+
+/** `{name, element, read, write, complain}`; null where this page has no control for the schema. */
+export function field(name, schema, { label = title(name), rows = 2 } = {}) {
+  const control = controlFor(name, schema, rows);
+  if (!control) return null;
+  const id = `field-${name}`;
+  const problem = h("p", { id: `${id}-problem`, className: "problem", hidden: true });
+  control.input.id = id;
+  control.input.setAttribute("aria-describedby", problem.id);
+  const hint = hintOf(schema);
+  const heading = h("label", { htmlFor: id }, label, hint && h("span", { className: "dim" }, ` ${hint}`));
+  const complain = (message) => {
+    problem.hidden = !message;
+    problem.textContent = message ?? "";
+    message ? control.input.setAttribute("aria-invalid", "true") : control.input.removeAttribute("aria-invalid");
+  };
+  return {
+    name,
+    element: h("div", { className: `field ${control.kind}`, title: schema.description ?? "" }, heading, control.element ?? control.input, problem),
+    read: control.read,
+    write: control.write,
+    complain,
+    focus: () => control.input.focus(),
+  };
+}
+
+function controlFor(name, schema, rows) {
+  if (schema.enum) return choice(schema);
+  if (schema.type === "boolean") return tick(schema);
+  if (schema.type === "integer" || schema.type === "number") return number(name, schema);
+  if (schema.type === "string") return text(schema, rows);
+  if (schema.type === "object" && schema.patternProperties) return pairs();
+  return null;
+}
+
+function hintOf(schema) {
+  const { minimum, maximum } = schema;
+  if (minimum === undefined || maximum === undefined) return null;
+  return `${minimum}–${maximum}`;
+}
+
+function text(schema, rows) {
+  const long = (schema.maxLength ?? 0) > LONG_TEXT;
+  const input = h(long ? "textarea" : "input", { rows: long ? rows : null, maxLength: schema.maxLength ?? null, value: schema.default ?? "" });
+  return {
+    kind: long ? "wide" : "text",
+    input,
+    read: () => (input.value === (schema.default ?? "") ? undefined : input.value),
+    write: (value) => { input.value = value ?? ""; },
+  };
+}
+
+function number(name, schema) {
+  const whole = schema.type === "integer";
+  const step = schema.multipleOf ?? (whole ? 1 : "any");
+  const { minimum: min, maximum: max } = schema;
+  const input = h("input", { type: "number", inputMode: whole ? "numeric" : "decimal", min, max, step, value: schema.default ?? "", placeholder: name === "seed" ? "random" : "default" });
+  const read = () => (input.value === "" || Number(input.value) === schema.default ? undefined : Number(input.value));
+  if (schema.multipleOf || !(max - min <= MOST_STEPS_OF_A_SLIDER) || schema.default === undefined) {
+    return { kind: "number", input, read, write: (value) => { input.value = value ?? ""; } };
+  }
+  const slider = h("input", { type: "range", min, max, step: whole ? 1 : 0.5, "aria-label": `${title(name)}, slider` });
+  slider.value = input.value;
+  slider.addEventListener("input", () => { input.value = slider.value; });
+  input.addEventListener("input", () => { slider.value = input.value; });
+  const write = (value) => { input.value = value ?? schema.default; slider.value = input.value; };
+  return { kind: "slider", input, element: h("div", { className: "pair" }, slider, input), read, write };
+}
+
+function choice(schema) {
+  const none = "default";
+  const options = schema.enum.map((value) => h("option", { value: value ?? "", selected: value === schema.default }, value ?? none));
+  if (schema.default === undefined && !schema.enum.includes(null)) options.unshift(h("option", { value: "", selected: true }, none));
+  const input = h("select", {}, options);
+  const usual = input.value;
+  return {
+    kind: "choice",
+    input,
+    read: () => (input.value === usual || input.value === "" ? undefined : input.value),
+    write: (value) => { input.value = value ?? usual; },
+  };
+}
+
+function tick(schema) {
+  const input = h("input", { type: "checkbox", checked: schema.default ?? false });
+  return {
+    kind: "tick",
+    input,
+    read: () => (input.checked === (schema.default ?? false) ? undefined : input.checked),
+    write: (value) => { input.checked = value ?? schema.default ?? false; },
+  };
+}
+
+/** Names with values, as `project=winter, client=ada`. */
+function pairs() {
+  const input = h("input", { placeholder: "project=winter, client=ada" });
+  const read = () => {
+    const parts = input.value.split(",").map((part) => part.trim()).filter(Boolean);
+    if (!parts.length) return undefined;
+    return Object.fromEntries(parts.map((part) => {
+      const at = part.indexOf("=");
+      return at < 0 ? [part, ""] : [part.slice(0, at).trim(), part.slice(at + 1).trim()];
+    }));
+  };
+  return { kind: "text", input, read, write: (value) => { input.value = Object.entries(value ?? {}).map(([k, v]) => `${k}=${v}`).join(", "); } };
+}

@@ -1,0 +1,57 @@
+// The API key: asked for when the API wants one, kept for this tab.
+
+import { h, open } from "./dom.js";
+
+const NAME = "dreamforge.key";
+let current = null;
+let asking = null;
+
+try {
+  current = sessionStorage.getItem(NAME);
+} catch {
+  // A browser that keeps nothing: the key lives as long as the page.
+}
+
+export const key = () => current;
+
+/** Ask for a key, unless another one than `refused` is here; false when the user gives none. */
+export function askForKey(message, refused) {
+  if (current !== refused) return Promise.resolve(true);
+  asking ??= ask(message).finally(() => {
+    asking = null;
+  });
+  return asking;
+}
+
+function ask(message) {
+  return new Promise((resolve) => {
+    const input = h("input", { id: "key", type: "password", required: true, autocomplete: "off", spellcheck: false });
+    const dialog = h(
+      "dialog",
+      { className: "small", "aria-labelledby": "key-title", onclose: () => finish(dialog.returnValue === "use") },
+      h("form", { method: "dialog" },
+        h("h2", { id: "key-title" }, "API key"),
+        h("p", {}, "This API answers to those who have a key. It stays in this tab and is gone with it."),
+        current && h("p", { className: "problem" }, message),
+        h("label", { htmlFor: "key" }, "Key"),
+        input,
+        h("p", { className: "actions" },
+          h("button", { type: "button", onclick: () => dialog.close("") }, "Not now"),
+          h("button", { value: "use", className: "primary" }, "Use this key"))),
+    );
+    const finish = (used) => {
+      if (used) keep(input.value.trim());
+      resolve(used);
+    };
+    open(dialog);
+  });
+}
+
+function keep(value) {
+  current = value;
+  try {
+    sessionStorage.setItem(NAME, value);
+  } catch {
+    // As above.
+  }
+}

@@ -1,0 +1,76 @@
+// One picture large, with everything that made it.
+
+import { description, get } from "./api.js";
+import { h, open } from "./dom.js";
+import { edit } from "./draft.js";
+import { bytes, moment, title } from "./words.js";
+
+const LEFT_OUT = ["type", "prompt", "negative_prompt", "seed", "count", "width", "height"];
+
+/** Open the picture at `index`; the arrow keys go to its neighbours. `jobOf` gives an artifact's job. */
+export function openPicture(artifacts, index, jobOf, { onDelete = null } = {}) {
+  const image = h("img", {});
+  const facts = h("div", { className: "facts" });
+  const dialog = h("dialog", { className: "picture", "aria-label": "Picture", onkeydown: (event) => turn(event) },
+    h("div", { className: "stage" }, image),
+    h("div", { className: "side" },
+      h("form", { method: "dialog", className: "actions" },
+        artifacts.length > 1 && h("button", { type: "button", "aria-label": "The picture before", onclick: () => go(-1) }, "←"),
+        artifacts.length > 1 && h("button", { type: "button", "aria-label": "The next picture", onclick: () => go(1) }, "→"),
+        h("button", { className: "quiet", autofocus: true }, "Close")),
+      facts));
+  const go = (by) => {
+    index = (index + by + artifacts.length) % artifacts.length;
+    show();
+  };
+  const turn = (event) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (by && artifacts.length > 1) go(by);
+  };
+  const show = async () => {
+    const artifact = artifacts[index];
+    image.src = artifact.url;
+    image.width = artifact.width;
+    image.height = artifact.height;
+    const job = jobOf(artifact);
+    image.alt = job.request?.prompt ?? "Picture";
+    facts.replaceChildren(...(await describe(artifact, job, dialog, onDelete)));
+  };
+  show();
+  return open(dialog);
+}
+
+async function describe(artifact, listed, dialog, onDelete) {
+  const job = listed.request ? listed : await get(`v1/jobs/${listed.id}`);
+  const asked = job.request ?? {};
+  const leave = (request) => { dialog.close(); edit(request); };
+  const { chain, ...alone } = asked;
+  const same = { ...alone, seed: artifact.seed, count: 1 };
+  const { seed, ...fresh } = asked;
+  const { components } = await description();
+  const takesImages = "image" in components.schemas.CreateJob.properties;
+  const rows = [
+    ["Avoided", asked.negative_prompt],
+    ["Seed", artifact.seed],
+    ["Size", `${artifact.width} × ${artifact.height}, ${bytes(artifact.size_bytes)}`],
+    ...Object.entries({ ...job.parameters, ...asked }).filter(([name]) => !LEFT_OUT.includes(name)).filter(([, value]) => value !== null).map(([name, value]) => [title(name), shown(value)]),
+    ["Made", moment(artifact.created_at)],
+    ["SHA-256", h("code", {}, artifact.sha256)],
+    ["Job", h("a", { href: `#/jobs/${job.id}`, onclick: () => dialog.close() }, h("code", {}, job.id))],
+  ];
+  return [
+    h("h2", {}, asked.prompt ?? "Picture"),
+    h("p", { className: "actions" },
+      h("button", { type: "button", onclick: () => leave(same) }, "Draw it again"),
+      h("button", { type: "button", onclick: () => leave(fresh) }, "Vary the seed"),
+      !chain && h("button", { type: "button", onclick: () => leave({ ...same, chain: { upscale: { scale: 2, impl: "resample" } } }) }, "Enlarge"),
+      takesImages && h("button", { type: "button", onclick: () => leave({ ...same, seed: undefined, image: artifact.id }) }, "Start from it"),
+      h("a", { className: "button", href: artifact.url, target: "_blank", rel: "noopener" }, "Open the file"),
+      onDelete && h("button", { type: "button", className: "danger", onclick: () => onDelete(job, dialog) }, "Delete")),
+    h("dl", {}, rows.filter(([, value]) => ![undefined, null, ""].includes(value)).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
+  ];
+}
+
+function shown(value) {
+  return value !== null && typeof value === "object" ? JSON.stringify(value) : String(value);
+}

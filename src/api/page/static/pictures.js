@@ -1,0 +1,137 @@
+// Pictures, newest first: jobs page by page, each with what it has made.
+
+import { call, get } from "./api.js";
+import { announce, confirm, h } from "./dom.js";
+import { failure } from "./failure.js";
+import { openPicture } from "./picture.js";
+import { tile } from "./watch.js";
+import { moment } from "./words.js";
+
+const PAGE = 24;
+const STATUSES = ["", "succeeded", "running", "queued", "failed", "cancelled"];
+
+export async function pictures(signal) {
+  const gallery = new Gallery(signal);
+  await gallery.restart();
+  return gallery.element;
+}
+
+class Gallery {
+  constructor(signal) {
+    this.signal = signal;
+    this.jobs = new Map();
+    this.status = h("select", { id: "filter-status", onchange: () => this.restart() }, STATUSES.map((each) => h("option", { value: each }, each || "all")));
+    this.tag = h("input", { id: "filter-tag", placeholder: "project=winter" });
+    this.list = h("ul", { className: "tiles gallery" });
+    this.foot = h("div", { className: "foot" });
+    this.element = h("div", {},
+      h("header", { className: "heading" },
+        h("h1", {}, "Pictures"),
+        h("form", { className: "filters", onsubmit: (event) => { event.preventDefault(); this.restart(); } },
+          h("label", { htmlFor: "filter-status" }, "Status"), this.status,
+          h("label", { htmlFor: "filter-tag" }, "Tag"), this.tag,
+          h("button", {}, "Show"))),
+      this.list, this.foot);
+  }
+
+  async restart() {
+    this.jobs.clear();
+    this.shown = [];
+    this.cursor = null;
+    this.list.replaceChildren();
+    await this.more();
+  }
+
+  async more() {
+    const query = new URLSearchParams({ limit: PAGE });
+    if (this.cursor) query.set("cursor", this.cursor);
+    if (this.status.value) query.set("status", this.status.value);
+    if (this.tag.value.trim()) query.set("tag", this.tag.value.trim());
+    this.foot.replaceChildren(h("p", { className: "skeleton line", "aria-hidden": "true" }));
+    try {
+      const page = await get(`v1/jobs?${query}`, this.signal);
+      const details = await each(page.jobs, (job) => this.load(job));
+      page.jobs.forEach((job, index) => this.add({ ...job, request: details[index].request }, details[index].artifacts));
+      this.cursor = page.next_cursor;
+      this.drawFoot();
+    } catch (error) {
+      if (this.signal.aborted) return;
+      if (!error.code) throw error;
+      this.foot.replaceChildren(failure(error, () => this.more()));
+    }
+  }
+
+  async load(job) {
+    const [whole, { artifacts }] = await Promise.all([
+      get(`v1/jobs/${job.id}`, this.signal),
+      get(`v1/jobs/${job.id}/artifacts`, this.signal),
+    ]);
+    return { request: whole.request, artifacts };
+  }
+
+  /** The last picture of each item; a job without one is a card that leads to it. */
+  add(job, artifacts) {
+    this.jobs.set(job.id, job);
+    const last = new Map(artifacts.map((artifact) => [artifact.item_index, artifact]));
+    if (!last.size) this.list.append(h("li", { id: `of-${job.id}` }, h("a", { className: `card ${job.status}`, href: `#/jobs/${job.id}` },
+      h("span", { className: `chip ${job.status}` }, job.status),
+      h("span", { className: "prompt" }, job.request?.prompt ?? job.id),
+      h("span", { className: "dim" }, job.error ? job.error.code : moment(job.created_at)))));
+    for (const artifact of last.values()) {
+      artifact.job = job;
+      this.shown.push(artifact);
+      const item = tile(artifact, job, () => this.open(artifact));
+      item.dataset.job = job.id;
+      this.list.append(item);
+    }
+  }
+
+  open(artifact) {
+    openPicture(this.shown, this.shown.indexOf(artifact), (each) => each.job, { onDelete: (job, dialog) => this.delete(job, dialog) });
+  }
+
+  async delete(job, dialog) {
+    const question = "Delete this job, all of its pictures and its log? Nothing of it can be had back.";
+    if (!(await confirm(question, "Delete"))) return;
+    try {
+      await call("DELETE", `v1/jobs/${job.id}`, { signal: this.signal });
+    } catch (error) {
+      if (!error.code) throw error;
+      dialog.querySelector(".facts").prepend(failure(error));
+      return;
+    }
+    dialog.close();
+    this.shown = this.shown.filter((artifact) => artifact.job.id !== job.id);
+    for (const item of this.list.querySelectorAll(`[data-job="${job.id}"]`)) item.remove();
+    announce("Deleted");
+    this.drawFoot();
+  }
+
+  drawFoot() {
+    if (this.cursor) this.foot.replaceChildren(h("button", { type: "button", onclick: () => this.more() }, "Older ones"));
+    else if (!this.list.childElementCount) this.foot.replaceChildren(this.empty());
+    else this.foot.replaceChildren(h("p", { className: "dim" }, "That is all there is."));
+  }
+
+  empty() {
+    const filtered = this.status.value || this.tag.value;
+    return h("div", { className: "empty" },
+      h("p", {}, filtered ? "Nothing matches this filter." : "No pictures yet."),
+      !filtered && h("p", {}, h("a", { className: "button primary", href: "#/create" }, "Draw the first one")));
+  }
+}
+
+/** `work` for each, a few at a time, in their order. */
+async function each(items, work, atOnce = 4) {
+  const results = [];
+  let next = 0;
+  const lane = async () => {
+    while (next < items.length) {
+      const index = next;
+      next += 1;
+      results[index] = await work(items[index]);
+    }
+  };
+  await Promise.all(Array.from({ length: atOnce }, lane));
+  return results;
+}

@@ -1,0 +1,172 @@
+// One job, from the line that waits to its pictures, or to why it failed.
+
+import { call, get } from "./api.js";
+import { announce, h } from "./dom.js";
+import { edit } from "./draft.js";
+import { failure } from "./failure.js";
+import { openPicture } from "./picture.js";
+import { follow } from "./stream.js";
+import { age, place, plural } from "./words.js";
+
+const LOG_LINES = 200;
+const MANY = 9;
+const LIVE = ["queued", "running"];
+
+/** A job on a page of its own. */
+export async function jobPage(signal, jobId) {
+  await get(`v1/jobs/${jobId}`, signal); // an id that leads nowhere is the page's failure
+  return h("div", { className: "narrow" }, h("h1", { className: "hidden-text" }, "Job"), watch(jobId, signal));
+}
+
+/** The element of a job; it follows the job until that ends, or `signal` does. */
+export function watch(jobId, signal) {
+  return new Watch(jobId, signal).element;
+}
+
+class Watch {
+  constructor(jobId, signal) {
+    this.jobId = jobId;
+    this.signal = signal;
+    this.previews = new Map();
+    this.artifacts = [];
+    this.title = h("h2", {}, "…");
+    this.chip = h("span", { className: "chip" });
+    this.bar = h("progress", { max: 1, value: 0, "aria-label": "Progress" });
+    this.now = h("p", { className: "now" }, "…");
+    this.stages = h("ol", { className: "stages", "aria-label": "Stages" });
+    this.pictures = h("ul", { className: "tiles" });
+    this.outcome = h("div", {});
+    this.actions = h("p", { className: "actions" });
+    this.log = h("ol", { className: "log" });
+    this.element = h("article", { className: "panel watch", tabIndex: -1 },
+      h("header", {}, this.title, this.chip),
+      this.bar, this.now, this.stages, this.outcome, this.actions, this.pictures,
+      h("details", {}, h("summary", {}, "Log"), this.log),
+      h("p", { className: "dim small-text" }, "Job ", h("a", { href: `#/jobs/${jobId}` }, h("code", {}, jobId))));
+    this.run();
+  }
+
+  async run() {
+    try {
+      await this.refresh();
+      this.weights = (await get(`v1/jobs/${this.jobId}/progress`, this.signal)).stages;
+      this.drawStages(null);
+      if (this.live) announce("The job waits for a slot.");
+      for await (const { event, data } of follow(this.jobId, this.signal)) await this.see(event, data);
+      await this.refresh();
+    } catch (error) {
+      if (this.signal.aborted) return;
+      if (!error.code) throw error;
+      this.outcome.replaceChildren(failure(error, () => { this.outcome.replaceChildren(); this.run(); }));
+    }
+  }
+
+  get live() {
+    return LIVE.includes(this.job.status);
+  }
+
+  async refresh() {
+    const [job, { artifacts }] = await Promise.all([
+      get(`v1/jobs/${this.jobId}`, this.signal),
+      get(`v1/jobs/${this.jobId}/artifacts`, this.signal),
+    ]);
+    const ended = this.job && this.live && !LIVE.includes(job.status);
+    this.job = job;
+    this.artifacts = artifacts;
+    this.draw();
+    if (ended) announce(`The job ${job.status}.`);
+  }
+
+  draw() {
+    const { job } = this;
+    this.title.textContent = job.request?.prompt ?? "Job";
+    this.chip.className = `chip ${job.status}`;
+    this.chip.textContent = job.cancel_requested_at && this.live ? "cancelling" : job.status;
+    this.bar.hidden = this.stages.hidden = !this.live;
+    if (job.queue || job.status === "queued") this.now.textContent = place(job.queue);
+    if (!this.live) this.now.textContent = `${plural(job.summary.completed, "picture")} of ${job.summary.count}, ${age(job.finished_at)} ago`;
+    this.outcome.replaceChildren(job.error && job.status === "failed" ? failure(job.error) : "");
+    this.drawPictures();
+    this.actions.replaceChildren(...(this.live
+      ? [h("button", { type: "button", disabled: Boolean(job.cancel_requested_at), onclick: () => this.cancel() }, "Cancel")]
+      : [job.request && h("button", { type: "button", onclick: () => edit(job.request) }, job.status === "failed" ? "Change and draw again" : "Draw again")].filter(Boolean)));
+  }
+
+  /** A tile for each item: its last picture, else what is seen of it so far, else its place. */
+  drawPictures() {
+    const shown = new Map();
+    for (const each of this.artifacts) shown.set(each.item_index, each);
+    const list = [...shown.values()];
+    const tiles = Array.from({ length: this.job.summary.count }, (_, index) => {
+      const artifact = shown.get(index);
+      if (artifact) return tile(artifact, this.job, () => openPicture(list, list.indexOf(artifact), () => this.job));
+      if (!this.live) return null;
+      const preview = this.previews.get(index);
+      return h("li", {}, preview ? h("img", { src: preview, alt: `Preview of picture ${index + 1}`, className: "preview" }) : h("span", { className: "skeleton picture" }, h("span", { className: "hidden-text" }, "Not drawn yet")));
+    });
+    this.pictures.replaceChildren(...tiles.filter(Boolean));
+    this.pictures.classList.toggle("single", this.job.summary.count === 1);
+    this.pictures.classList.toggle("many", this.job.summary.count > MANY);
+  }
+
+  async see(event, data) {
+    if (event === "queue") this.now.textContent = place(data.payload);
+    else if (event === "preview") this.seePreview(data);
+    else {
+      this.write(data);
+      if (event === "progress") this.seeProgress(data.payload);
+      if (event === "artifact" || data.code === "step.start") await this.refresh();
+    }
+  }
+
+  seePreview({ item_index: index, image }) {
+    const before = this.previews.get(index);
+    if (before) URL.revokeObjectURL(before);
+    this.previews.set(index, URL.createObjectURL(new Blob([decode(image)], { type: "image/jpeg" })));
+    this.drawPictures();
+  }
+
+  seeProgress(payload) {
+    this.bar.value = payload.progress;
+    if (!payload.stage) return;
+    const parts = [`${Math.round(100 * payload.progress)} %`, payload.stage];
+    if (payload.steps) parts.push(`step ${payload.step} of ${payload.steps}`);
+    if (payload.count > 1) parts.push(`picture ${Math.min(payload.completed + 1, payload.count)} of ${payload.count}`);
+    this.now.textContent = parts.join(" · ");
+    this.drawStages(payload.stage);
+  }
+
+  drawStages(current) {
+    const names = [...new Set(this.weights.map((stage) => stage.name))];
+    const at = names.indexOf(current);
+    this.stages.replaceChildren(...names.map((name, index) => h("li", { className: index < at ? "done" : "", "aria-current": index === at ? "step" : null }, name)));
+  }
+
+  write({ ts, level, code, message }) {
+    this.log.append(h("li", { className: level.toLowerCase() }, h("time", {}, ts.slice(11, 19)), " ", h("code", {}, code), ` ${message}`));
+    if (this.log.childElementCount > LOG_LINES) this.log.firstElementChild.remove();
+  }
+
+  async cancel() {
+    try {
+      this.job = await call("POST", `v1/jobs/${this.jobId}/cancel`, { signal: this.signal });
+      announce("Cancelling: what runs is stopped and its memory proven free first.");
+      this.draw();
+    } catch (error) {
+      if (!error.code) throw error;
+      this.outcome.replaceChildren(failure(error));
+    }
+  }
+}
+
+/** The bytes of a `data:` address; as such the page's policy would not show it. */
+function decode(address) {
+  return Uint8Array.from(atob(address.slice(address.indexOf(",") + 1)), (character) => character.charCodeAt(0));
+}
+
+/** A picture as a button that opens it large. */
+export function tile(artifact, job, onclick) {
+  const name = `${job.request?.prompt ?? "Picture"}, seed ${artifact.seed}`;
+  return h("li", {}, h("button", { type: "button", className: "tile", onclick, "aria-label": `Open: ${name}` },
+    h("img", { src: artifact.url, alt: "", loading: "lazy", width: artifact.width, height: artifact.height })));
+}

@@ -1,0 +1,359 @@
+"""The page at `/`, in a real browser, with a real API and a worker that draws."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import png as png_
+import pytest
+from playwright.sync_api import Browser, Route, expect
+from tests.support.api_and_worker import Scene, drawing
+from tests.support.api_harness import running_api
+from tests.support.browser import Visitor, open_browser
+from tests.support.infrastructure import Infrastructure
+
+from api.page.serve import FILES
+
+pytestmark = pytest.mark.timeout(300)
+
+KEY = "a key of a test"
+
+
+def png(side: int) -> bytes:
+    file = io.BytesIO()
+    png_.from_array([[200, 60, 20] * side] * side, "RGB").write(file)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def scene(stack: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with drawing(stack, tmp_path_factory.mktemp("page")) as both:
+        yield both
+
+
+@pytest.fixture(scope="module")
+def browser(scene: Scene) -> Iterator[Browser]:  # its loop would be in the way of the scene's
+    with open_browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def visitor(browser: Browser, scene: Scene) -> Iterator[Visitor]:
+    """Who leaves without a complaint, and has asked no one but the API and the store."""
+    visitor = Visitor(browser, scene.api.base)
+    yield visitor
+    visitor.context.close()
+    assert visitor.complaints == []
+    assert visitor.origins <= {scene.api.base, scene.api.settings.s3_endpoint}
+
+
+def draw(visitor: Visitor, prompt: str = "a red apple", **fields: Any) -> None:
+    page = visitor.page
+    page.get_by_label("What to draw").fill(prompt)
+    page.get_by_text("More", exact=True).click()
+    for name, value in fields.items():
+        page.locator(f"#field-{name}").fill(str(value))
+    page.get_by_role("button", name="Draw", exact=True).click()
+
+
+# The files ----------------------------------------------------------------------------------------
+
+
+def test_the_page_forbids_code_and_hosts_that_are_not_its_own(scene: Scene) -> None:
+    answer = scene.api.client.get("/")
+    policy = dict(
+        rule.split(" ", 1) for rule in answer.headers["content-security-policy"].split("; ")
+    )
+    assert policy["default-src"] == policy["frame-ancestors"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert policy["img-src"] == f"'self' blob: {scene.api.settings.s3_endpoint}"
+    assert not re.search(r"<style|\son\w+=|style=|<script(?! type=\"module\" src)", answer.text)
+
+
+def test_a_browser_asks_for_a_file_once(scene: Scene) -> None:
+    for name in ("/", "/page/app.js", "/page/page.css"):
+        first = scene.api.client.get(name)
+        again = scene.api.client.get(name, headers={"If-None-Match": first.headers["etag"]})
+        assert (first.status_code, again.status_code, again.content) == (200, 304, b"")
+    for name in ("/page/nothing.js", "/page/index.html", "/page/..%2Fserve.py"):
+        assert scene.api.client.get(name).status_code == 404
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_file_names_only_files_that_are_there(name: str) -> None:
+    text = FILES[name].content.decode()
+    named = re.findall(r'(?:from "\./|"page/)([a-z_.]+)"', text)
+    assert set(named) <= set(FILES)
+    foreign = re.findall(r"https?://[^\s\"'`<]+", text)
+    assert set(foreign) <= {"http://www.w3.org/2000/svg"}
+
+
+# Create, watch, look ------------------------------------------------------------------------------
+
+
+def test_a_prompt_becomes_pictures_and_a_picture_the_next_request(visitor: Visitor) -> None:
+    page = visitor.open()
+    visitor.keep("create")
+    draw(visitor, count=2, steps=2)
+    expect(page.locator(".watch .tile")).to_have_count(2)
+    expect(page.locator(".watch .chip")).to_have_text("succeeded")
+    visitor.keep("done")
+    page.locator(".watch .tile").first.click()
+    dialog = page.get_by_role("dialog")
+    facts = dict(
+        zip(
+            dialog.locator("dt").all_inner_texts(),
+            dialog.locator("dd").all_inner_texts(),
+            strict=True,
+        )
+    )
+    assert facts["Steps"] == "2"
+    assert facts["Model"] == "tiny@1"
+    dialog.get_by_role("button", name="Draw it again").click()
+    expect(page.locator("#field-seed")).to_have_value(facts["Seed"])
+    expect(page.get_by_label("What to draw")).to_have_value("a red apple")
+    page.get_by_text("The same from your program").click()
+    shown = page.get_by_label("The request for curl").inner_text()
+    request = json.loads(shown.partition("-d '")[2].removesuffix("'"))
+    assert request == {
+        "type": "generate",
+        "model_id": "tiny@1",
+        "prompt": "a red apple",
+        "seed": int(facts["Seed"]),
+        "steps": 2,
+    }
+
+
+def test_a_running_job_is_cancelled(visitor: Visitor) -> None:
+    page = visitor.open()
+    draw(visitor, "many", count=100, steps=50)
+    expect(page.locator(".watch .chip")).to_have_text("queued")
+    expect(page.locator(".watch .now")).to_contain_text("step")
+    preview = page.locator(".watch .preview")
+    expect(preview).to_have_count(1)
+    preview.evaluate("image => image.decode()")
+    visitor.keep("busy")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator(".watch .chip")).to_have_text("cancelled")
+    expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+
+
+def test_a_failure_says_what_it_means_and_what_to_do(visitor: Visitor) -> None:
+    page = visitor.open()
+    draw(visitor, "in no time", timeout_s=0.01)
+    failure = page.get_by_role("alert")
+    expect(failure).to_contain_text("timeout")
+    expect(failure).to_contain_text("longer than its timeout_s")
+    expect(failure).to_contain_text("What to do: a larger timeout_s")
+    visitor.keep("failing")
+    assert visitor.violations() == []
+
+
+def test_a_refusal_is_shown_at_its_field(visitor: Visitor) -> None:
+    page = visitor.open()
+    draw(visitor, count=101)
+    field = page.locator("#field-count")
+    expect(field).to_be_focused()
+    expect(field).to_have_attribute("aria-invalid", "true")
+    expect(page.locator("#field-count-problem")).to_contain_text("less than or equal to 100")
+    visitor.complaints.clear()  # the browser logs every 422
+
+
+def test_the_keyboard_alone_is_enough(visitor: Visitor) -> None:
+    page = visitor.open()
+    expect(page.get_by_label("What to draw")).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_text("Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("What to draw")).to_be_focused()
+    page.keyboard.type("a lighthouse")
+    page.keyboard.press("Control+Enter")
+    tile = page.locator(".watch .tile")
+    expect(tile).to_have_count(1)
+    for _ in range(40):
+        if tile.evaluate("tile => tile === document.activeElement"):
+            break
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(tile).to_be_focused()
+
+
+def test_a_broken_stream_goes_on_after_its_last_event(visitor: Visitor, scene: Scene) -> None:
+    job = scene.api.create(steps=2)
+    resumed: list[str | None] = []
+
+    def cut(route: Route) -> None:
+        last = route.request.headers.get("last-event-id")
+        resumed.append(last)
+        if len(resumed) > 1:
+            route.continue_()
+            return
+        event = {"ts": "2026-01-31T12:00:00Z", "level": "INFO", "code": "x", "message": "seen"}
+        body = f"event: log\ndata: {json.dumps(event | {'payload': None})}\nid: 2\n\n"
+        route.fulfill(body=body, content_type="text/event-stream")
+
+    visitor.page.route("**/progress/stream", cut)
+    page = visitor.open(f"jobs/{job}")
+    expect(page.locator(".watch .chip")).to_have_text("succeeded")
+    page.get_by_text("Log", exact=True).click()
+    codes = page.locator(".log code").all_inner_texts()
+    assert resumed[:2] == [None, "2"]
+    assert codes[0] == "x"
+    assert "job.created" not in codes  # it is the first
+    assert codes.count("job.finish") == 1
+
+
+def test_pictures_are_paged_filtered_and_deleted(visitor: Visitor, scene: Scene) -> None:
+    scene.api.sql("DELETE FROM jobs")
+    page = visitor.open("pictures")
+    expect(page.locator(".empty")).to_contain_text("No pictures yet")
+    visitor.keep("empty")
+    jobs = [scene.api.create(prompt=f"number {n}", tags={"n": str(n % 2)}) for n in range(30)]
+    for job in jobs[1:]:
+        scene.api.client.post(f"/v1/jobs/{job}/cancel")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator(".gallery > li")).to_have_count(24)
+    page.get_by_role("button", name="Older ones").click()
+    expect(page.locator(".gallery > li")).to_have_count(30)
+    page.get_by_label("Tag").fill("n=1")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator(".gallery > li")).to_have_count(15)
+    assert scene.api.client.get(f"/v1/jobs/{jobs[0]}?wait=60").json()["status"] == "succeeded"
+    page.get_by_label("Tag").fill("")
+    page.get_by_label("Status").select_option("succeeded")
+    tile = page.locator(".gallery .tile")
+    expect(tile).to_have_count(1)
+    tile.click()
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").last.click()
+    expect(tile).to_have_count(0)
+    assert scene.api.client.get(f"/v1/jobs/{jobs[0]}").status_code == 404
+
+
+def test_a_picture_with_a_painted_mask_becomes_the_next_one(visitor: Visitor) -> None:
+    file = png(64)
+    page = visitor.open()
+    picture = {"name": "a.png", "mimeType": "image/png", "buffer": file}
+    page.locator("#start-picture").set_input_files(picture)  # type: ignore[arg-type]
+    page.get_by_role("button", name="Paint a mask").click()
+    page.locator(".mask canvas").click()
+    visitor.keep("mask")
+    draw(visitor)
+    expect(page.locator(".watch .tile")).to_have_count(1)
+    job = page.locator(".watch a code").inner_text()
+    request = httpx.get(f"{visitor.base}/v1/jobs/{job}").json()["request"]
+    ids = [request["image"], request["mask"]]
+    found = [httpx.get(f"{visitor.base}/v1/inputs/{each}").json()["input"] for each in ids]
+    assert [(each["width"], each["height"]) for each in found] == [(64, 64), (64, 64)]
+    assert found[0]["sha256"] == hashlib.sha256(file).hexdigest() != found[1]["sha256"]
+    page.locator(".watch .tile").click()
+    page.get_by_role("dialog").get_by_role("button", name="Start from it").click()
+    expect(page.locator(".start")).to_contain_text("A picture of yours")
+
+
+# Operate ------------------------------------------------------------------------------------------
+
+
+def test_operators_see_workers_what_waits_and_what_failed(visitor: Visitor, scene: Scene) -> None:
+    failed = scene.api.create(timeout_s=0.01, prompt="in no time")
+    page = visitor.open(f"jobs/{failed}")
+    expect(page.locator(".watch .chip")).to_have_text("failed")
+    runs = scene.api.create(count=100, steps=50)
+    visitor.open(f"jobs/{runs}")
+    expect(page.locator(".watch .chip")).to_have_text("running")
+    waits = scene.api.create(priority="low")
+    visitor.open("operate")
+    expect(page.locator(".slots li")).to_have_count(1)
+    expect(page.get_by_label("Queue")).to_contain_text("low")
+    expect(page.locator(".panel.row").first).to_contain_text("timeout")
+    expect(page.get_by_role("img", name=re.compile("Pictures a day"))).to_be_visible()
+    visitor.keep("operate")
+    expect(page.locator(".slots a")).to_have_attribute("href", f"#/jobs/{runs}")
+    for job in (waits, runs):
+        scene.api.client.post(f"/v1/jobs/{job}/cancel")
+
+
+# Everybody ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("section", ["create", "pictures", "operate"])
+def test_no_rule_of_accessibility_is_broken(
+    browser: Browser, scene: Scene, section: str, scheme: str
+) -> None:
+    phone = {"width": 390, "height": 844}
+    visitor = Visitor(browser, scene.api.base, color_scheme=scheme, viewport=phone)
+    page = visitor.open(section)
+    expect(page.locator(".skeleton.line")).to_have_count(0)
+    visitor.keep(f"{section}-{scheme}-phone")
+    assert visitor.violations() == []
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= phone["width"], "it scrolls sideways"
+    visitor.context.close()
+
+
+def test_a_key_is_asked_for_once_and_stays_in_the_tab(
+    browser: Browser, stack: Infrastructure, scene: Scene
+) -> None:
+    keys = f"ada:{hashlib.sha256(KEY.encode()).hexdigest()}"
+    with running_api(stack.environment, api_keys=keys) as api:
+        visitor = Visitor(browser, api.base)
+        page = visitor.open()
+        dialog = page.get_by_role("dialog", name="API key")
+        dialog.get_by_label("Key").fill("another one")
+        dialog.get_by_label("Key").press("Enter")
+        expect(dialog).to_contain_text("this API key is not known")
+        visitor.keep("key")
+        assert visitor.violations() == []
+        dialog.get_by_label("Key").fill(KEY)
+        dialog.get_by_role("button", name="Use this key").click()
+        expect(page.get_by_label("What to draw")).to_be_visible()
+        visitor.page.reload()
+        expect(page.get_by_label("What to draw")).to_be_visible()
+        draw(visitor)
+        expect(page.locator(".watch .tile")).to_have_count(1)
+        shown = page.get_by_label("The request for curl").text_content() or ""
+        assert "$DF_API_KEY" in shown
+        assert KEY not in shown
+        other = visitor.context.new_page()
+        other.goto(api.base)
+        expect(other.get_by_role("dialog", name="API key")).to_be_visible()
+        visitor.context.close()
+
+
+def test_below_a_path_of_a_proxy_nothing_leaves_it(visitor: Visitor) -> None:
+    asked: list[str] = []
+
+    def strip(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(response=route.fetch(url=route.request.url.replace("/forge/", "/")))
+
+    visitor.page.route("**/*", strip)
+    page = visitor.page
+    page.goto(f"{visitor.base}/forge/")
+    expect(page.get_by_label("What to draw")).to_be_visible()
+    assert all(url.startswith(f"{visitor.base}/forge/") for url in asked)
+    assert f"{visitor.base}/forge/v1/models" in asked
+
+
+def test_what_is_shown_stays_quiet_where_motion_is_not_wanted(
+    browser: Browser, scene: Scene
+) -> None:
+    visitor = Visitor(browser, scene.api.base, reduced_motion="reduce")
+    page = visitor.open()
+    style = page.evaluate(
+        "() => { const e = document.createElement('p'); e.className = 'skeleton';"
+        " document.body.append(e); return getComputedStyle(e).animationName; }"
+    )
+    assert style == "none"
+    visitor.context.close()

@@ -1,0 +1,82 @@
+"""A real browser for tests of the page: this machine's Chromium, driven through Playwright."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+# Folder for screenshots of what the tests see; they are written where it is set.
+KEPT = "DREAMFORGE_SCREENSHOTS"
+
+
+def find_browser() -> str | None:
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+@contextmanager
+def open_browser() -> Iterator[Browser]:
+    """Skips the test where there is none; Playwright downloads nothing."""
+    path = find_browser()
+    if path is None:
+        pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed")
+    with sync_playwright() as playwright:
+        # Chromium's own sandbox does not start as root.
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        expect.set_options(timeout=60_000)
+        browser = playwright.chromium.launch(executable_path=path, args=arguments)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Visitor:
+    """A page that was opened, with all that it complained of and all that it asked for."""
+
+    def __init__(self, browser: Browser, base: str, **context: Any) -> None:
+        size = {"width": 1280, "height": 900}
+        self.base = base
+        self.context = browser.new_context(**({"viewport": size} | context))
+        self.context.set_default_timeout(60_000)
+        self.page: Page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.origins: set[str] = set()
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.origins.add(_origin(request.url)))
+
+    def _hear(self, message: Any) -> None:
+        if message.type in {"error", "warning"}:
+            self.complaints.append(message.text)
+
+    def open(self, section: str = "") -> Page:
+        self.page.goto(f"{self.base}/{section and f'#/{section}'}")
+        return self.page
+
+    def keep(self, name: str) -> None:
+        if folder := os.environ.get(KEPT):
+            self.page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+    def violations(self) -> list[str]:
+        """What axe-core finds wrong with the page as it is now."""
+        source = files("axe_playwright_python") / "axe.min.js"
+        self.page.evaluate(source.read_text(encoding="utf-8"))
+        found = self.page.evaluate("axe.run()")
+        return [
+            f"{rule['id']}: {node['target']} {node.get('failureSummary', '')}"
+            for rule in found["violations"]
+            for node in rule["nodes"]
+        ]
+
+
+def _origin(url: str) -> str:
+    return "/".join(url.removeprefix("blob:").split("/", 3)[:3])
