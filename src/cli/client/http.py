@@ -1,23 +1,22 @@
-"""The public HTTP API, as any other application would use it."""
+"""The public HTTP API for commands: `dreamforge_client`, with errors that end a command."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx
 
+import dreamforge_client
 from cli.client.proxies import open_client
 from cli.errors import Failure, Refusal, Unreachable
 from cli.files import named
+from cli.terminal.output import print_note
+from dreamforge_client import exchange
 from shared.addresses import check_http
 
-_TIMEOUT = httpx.Timeout(30.0, connect=3.0)
-_CHUNK_BYTES = 1 << 16
-# What a proxy answers while the API behind it starts again; the body is anything.
-_PROXY_STATUSES = {502, 503, 504}
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+Event = dreamforge_client.Event
 
 
 class Client:
@@ -25,67 +24,69 @@ class Client:
 
     def __init__(self, api_base: str, api_key: str | None = None) -> None:
         self.api_base = api_base
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        if api_key and not (api_key.isascii() and api_key.isprintable()):
-            raise Failure("DF_API_KEY is no key: it has characters that no header can carry")
         try:
-            parts = check_http(api_base, "http://host:port, with https:// or a path where it has")
+            options = exchange.options(api_base, api_key)
+        except ValueError:
+            raise Failure(
+                "DF_API_KEY is no key: it has characters that no header can carry"
+            ) from None
+        try:
+            check_http(api_base, "http://host:port, with https:// or a path where it has")
         except ValueError as error:
             raise Failure(f"DF_API_BASE, or DF_API_HOST and DF_API_PORT: {error}") from None
-        # Requests to our own host do not go through a proxy that is set for other hosts.
-        trust_env = parts.hostname not in _LOOPBACK
-        self.http = open_client(
-            base_url=api_base, headers=headers, timeout=_TIMEOUT, trust_env=trust_env
+        self._api = dreamforge_client.Client(
+            api_base, http=open_client(**options), on_retry=_print_retry
         )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.http.close()
+        self._api.close()
+
+    @property
+    def http(self) -> httpx.Client:
+        return self._api.http
 
     def get(self, path: str, **params: Any) -> Any:
-        return self._json(self.http.build_request("GET", path, params=_without_none(params)))
+        with _as_failures():
+            return self._api.get(path, **params)
 
     def post(self, path: str, body: Mapping[str, Any] | None = None, key: str | None = None) -> Any:
-        headers = {"Idempotency-Key": key} if key else {}
-        return self._json(self.http.build_request("POST", path, json=body, headers=headers))
+        with _as_failures():
+            return self._api.post(path, body, key)
 
-    def upload(self, path: str, file: Path) -> Any:
-        """Send a file as the field `file` of a form."""
-        with named(file), file.open("rb") as opened:
-            return self._json(
-                self.http.build_request("POST", path, files={"file": (file.name, opened)})
-            )
+    def create(self, prompt: str, key: str | None, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Create a job; the request is sent again, within bounds, when its answer is lost."""
+        with _as_failures():
+            return dict(self._api.create(prompt, key=key, **fields).data)
+
+    def upload(self, file: Path) -> str:
+        """Send a picture; the id of its input. The same bytes are one input."""
+        with _as_failures(), named(file):
+            return self._api.upload(file)
 
     def delete(self, path: str) -> None:
         """For an answer without a body."""
-        with self.send(self.http.build_request("DELETE", path)):
-            pass
+        with _as_failures():
+            self._api.delete(path)
 
     def lines(self, path: str, **params: Any) -> Iterator[str]:
         """The lines of an NDJSON answer, as they come."""
-        request = self.http.build_request("GET", path, params=_without_none(params))
-        with self.send(request, stream=True) as answer:
-            yield from answer.iter_lines()
+        with _as_failures():
+            yield from self._api.lines(path, **params)
+
+    def stream(self, job_id: str, after: int = 0) -> Iterator[Event]:
+        """Every event after number `after` until the job has ended, whatever breaks meanwhile."""
+        with _as_failures():
+            for event in self._api.stream(job_id, after):
+                if event["code"] != exchange.PREVIEW:  # a terminal shows no picture
+                    yield event
 
     def save(self, url: str, path: Path) -> None:
         """Download a presigned URL to `path`, which appears when it is complete."""
-        draft = path.with_name(f".{path.name}.part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            open_client(timeout=_TIMEOUT, trust_env=self.http.trust_env) as plain,
-            _as_unreachable(_origin(url)),
-            plain.stream("GET", url) as answer,
-        ):
-            if answer.status_code != httpx.codes.OK:
-                raise Failure(
-                    f"the store at {_origin(url)} answered {answer.status_code} for {path.name}"
-                )
-            with named(draft), draft.open("wb") as file:
-                for chunk in answer.iter_bytes(_CHUNK_BYTES):
-                    file.write(chunk)
-        draft.replace(path)
+        with _as_failures(), named(path):
+            self._api.download(url, path)
 
     def model(self, reference: str) -> Any:
         """One model, by id, name (its newest version) or name@version."""
@@ -97,59 +98,26 @@ class Client:
             hint = "`dreamforge model list` shows them"
             raise Failure(f"there is no model {reference}", hint=hint) from None
 
-    def _json(self, request: httpx.Request) -> Any:
-        with self.send(request) as answer:
-            try:
-                return answer.json()
-            except ValueError:
-                raise Failure(f"{self.api_base} does not answer as Dream Forge's API") from None
-
-    @contextmanager
-    def send(self, request: httpx.Request, *, stream: bool = False) -> Iterator[httpx.Response]:
-        """The answer to one request; `stream` leaves its body to be read."""
-        with _as_unreachable(self.api_base):
-            answer = self.http.send(request, stream=stream)
-            try:
-                self._raise_for_envelope(answer)
-                yield answer
-            finally:
-                answer.close()
-
-    def _raise_for_envelope(self, answer: httpx.Response) -> None:
-        """Turn an error answer into Refusal, or into another Failure where it has no envelope."""
-        if answer.is_success:
-            return
-        answer.read()
-        try:
-            envelope = answer.json()
-        except ValueError:
-            envelope = None
-        if isinstance(envelope, dict) and "code" in envelope:
-            raise Refusal(envelope, retry_after_s=_seconds(answer.headers.get("Retry-After", "")))
-        if answer.status_code in _PROXY_STATUSES:
-            why = f"a proxy answered {answer.status_code} in its place"
-            raise Unreachable(self.api_base, why)
-        raise Failure(f"{self.api_base} answered {answer.status_code}: is it Dream Forge's API?")
-
-
-def _seconds(text: str) -> float:
-    """`Retry-After` in its form of a number, which is ours; 0 for another or none."""
-    return float(text) if text.isascii() and text.isdecimal() else 0.0
-
 
 @contextmanager
-def _as_unreachable(address: str) -> Iterator[None]:
+def _as_failures() -> Iterator[None]:
+    """Turn the client's errors into those that end a command."""
     try:
         yield
-    except httpx.TransportError as error:
-        raise Unreachable(address, str(error) or type(error).__name__) from error
+    except dreamforge_client.ClientError as error:
+        raise _failure(error) from error
 
 
-def _origin(url: str) -> str:
-    # Never the whole of a presigned URL: its query is a key to the picture.
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
+def _failure(error: dreamforge_client.ClientError) -> Failure:
+    match error:
+        case dreamforge_client.Unreachable():
+            return Unreachable(error.address, error.why)
+        case dreamforge_client.Refused():
+            return Refusal(error.envelope, retry_after_s=error.retry_after_s)
+        case _:
+            return Failure(str(error))
 
 
-def _without_none(params: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in params.items() if value is not None}
+def _print_retry(error: dreamforge_client.ClientError, pause_s: float) -> None:
+    message = _failure(error).message.splitlines()[0]
+    print_note(f"{message}; trying again in {pause_s:g} s")

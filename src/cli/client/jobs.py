@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from cli.client.results import download, require_succeeded
-from cli.errors import Failure, Refusal, Unreachable
 from cli.terminal.output import Output, print_json, print_note
 from cli.terminal.queue_text import queue_text
 from cli.terminal.tables import print_pairs
 
 if TYPE_CHECKING:  # at run time httpx costs a tenth of a second
     from cli.client.http import Client
-
-# Before each repetition of a create, unless `Retry-After` asks for more. An API that restarts is
-# back after some seconds; with a mistyped address nothing is gained by a longer wait.
-CREATE_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
-
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -34,55 +26,24 @@ def create(
     **fields: Any,
 ) -> dict[str, Any]:
     """Create a generate job; a field that is None is left to the API's defaults."""
-    body = {"type": "generate", "prompt": prompt}
-    optional = {"model_id": model, **fields}  # the API knows a model by id, name and name@version
-    body |= {name: value for name, value in optional.items() if value is not None}
-    job: dict[str, Any] = _send(client, body, key or str(uuid4()))["job"]
-    return job
+    # The API knows a model by id, name and name@version.
+    return client.create(prompt, key, {"model_id": model, **fields})
 
 
 def input_id(client: Client, picture: str | None) -> str | None:
     """The id of the input that `picture` is: itself, or that of the file, which is sent for it."""
     if picture is None or (_ID.fullmatch(picture) and not Path(picture).exists()):
         return picture
-    # The same bytes are one input, however often they are sent.
-    sent = _repeat(lambda: client.upload("/v1/inputs", Path(picture)))
-    return str(sent["input"]["id"])
-
-
-def _send(client: Client, body: Mapping[str, Any], key: str) -> Any:
-    """Send a create; the key makes one job of all repeats."""
-    return _repeat(lambda: client.post("/v1/jobs", body, key))
-
-
-def _repeat(request: Callable[[], Any]) -> Any:
-    """Send a request until the API answers, within bounds."""
-    from shared.retry import retry_sync
-
-    def on_failure(error: Failure, pause_s: float) -> float:
-        if isinstance(error, Refusal):
-            if error.code != "infra_unavailable":
-                raise error
-            pause_s = max(pause_s, error.retry_after_s)
-        print_note(f"{error.message.splitlines()[0]}; trying again in {pause_s:g} s")
-        return pause_s
-
-    return retry_sync(
-        request,
-        on=(Unreachable, Refusal),
-        pauses=CREATE_PAUSES_S,
-        on_failure=on_failure,
-    )
+    return client.upload(Path(picture))
 
 
 def follow(client: Client, job_id: str) -> dict[str, Any]:
     """Show progress until the job ends, and return the ended job."""
-    from cli.client.sse import follow_events
     from cli.terminal.progress_bar import show_progress
 
     print_note(f"job {job_id}")
     try:
-        for _ in show_progress(follow_events(client, job_id)):
+        for _ in show_progress(client.stream(job_id)):
             pass
     except KeyboardInterrupt:
         print_note(

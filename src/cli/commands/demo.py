@@ -45,7 +45,7 @@ def demo(
 
 def _draw(stack: Stack, api_key: str | None, prompt: str, seed: int, folder: Path) -> None:
     from cli.client.http import Client
-    from cli.client.sse import follow_events, read_in_background
+    from cli.client.sse import read_in_background
     from cli.terminal.progress_bar import show_progress
     from cli.terminal.stage_times import stage_times
 
@@ -53,7 +53,7 @@ def _draw(stack: Stack, api_key: str | None, prompt: str, seed: int, folder: Pat
     with Client(stack.api_base, api_key) as client:
         job = create(client, prompt, model=stack.model.id, seed=seed)
         try:
-            events = read_in_background(follow_events(client, job["id"]), stack.manager.tick)
+            events = read_in_background(client.stream(job["id"]), stack.manager.tick)
             seen = list(show_progress(events))
         except signals.Interrupt:
             # Else the next start would draw it first. The first signal is the only one that raises.

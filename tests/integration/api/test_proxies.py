@@ -9,8 +9,8 @@ import pytest
 from tests.support.api_harness import Api, running_api
 from tests.support.cutting_proxy import Fate, cutting_proxy
 
-from cli.client import sse
 from cli.client.http import Client
+from dreamforge_client import exchange
 
 EVENTS = 60
 
@@ -24,8 +24,8 @@ def api(stack_environment: dict[str, str]) -> Iterator[Api]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "SILENCE_S", 0.3)
-    monkeypatch.setattr(sse, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(exchange, "SILENCE_S", 0.3)
+    monkeypatch.setattr(exchange, "FIRST_PAUSE_S", 0.01)
 
 
 def followed(api: Api, job: str, fates: list[tuple[Fate, int]]) -> tuple[list[int], list[Fate]]:
@@ -39,7 +39,7 @@ def followed(api: Api, job: str, fates: list[tuple[Fate, int]]) -> tuple[list[in
     worker = threading.Thread(target=work)
     worker.start()
     with cutting_proxy(api.base, fates) as proxy, Client(proxy.base) as client:
-        seen = [event["seq"] for event in sse.follow_events(client, job)]
+        seen = [event["seq"] for event in client.stream(job)]
     worker.join(60)
     return seen, proxy.met
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from cli.client import jobs, sse
+from cli.client import sse
 from cli.client.http import Client
 from cli.errors import Unreachable
 from cli.main import run
+from dreamforge_client import exchange
 
 JOB = "01890000-0000-7000-8000-000000000000"
 MODEL = "01890000-0000-7000-8000-00000000000a"
@@ -315,7 +316,7 @@ def test_a_create_whose_answer_is_lost_is_sent_again_with_the_same_key(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(jobs, "CREATE_PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr(exchange, "CREATE_PAUSES_S", (0.01, 0.01))
     api.proxy = lost
     assert run(["job", "create", "a red apple", "-o", "json"]) == 0
     printed = capsys.readouterr()
@@ -328,7 +329,7 @@ def test_a_create_whose_answer_is_lost_is_sent_again_with_the_same_key(
 def test_a_create_that_is_never_answered_is_given_up(
     api: FakeApi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(jobs, "CREATE_PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr(exchange, "CREATE_PAUSES_S", (0.01, 0.01))
     api.refuse = (503, {"code": "infra_unavailable", "message": "away", "correlation_id": "c1"})
     assert run(["job", "create", "a red apple"]) == 3
     assert len(api.requests) == 3
@@ -429,7 +430,7 @@ def test_a_stream_that_is_cut_is_resumed_without_loss_or_repeat(api: FakeApi) ->
     api.events = [_event(seq, "progress") for seq in range(1, 8)]
     api.cut_after = 3
     with Client(api.base) as client:
-        seen = [event["seq"] for event in sse.follow_events(client, JOB)]
+        seen = [event["seq"] for event in client.stream(JOB)]
     assert seen == [1, 2, 3, 4, 5, 6, 7]
     last_ids = [headers.get("Last-Event-ID") for _, _, _, headers in api.requests]
     assert last_ids == [None, "3", "6", "7"]
@@ -438,17 +439,17 @@ def test_a_stream_that_is_cut_is_resumed_without_loss_or_repeat(api: FakeApi) ->
 def test_a_stream_outlives_a_proxy_that_answers_while_its_api_restarts(api: FakeApi) -> None:
     api.proxy = [502, 0, 503, 504]
     with Client(api.base) as client:
-        seen = [event["seq"] for event in sse.follow_events(client, JOB)]
+        seen = [event["seq"] for event in client.stream(JOB)]
     assert seen == [1, 2, 3]
     assert api.proxy == []
 
 
 def test_a_stream_whose_api_stays_away_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "GIVE_UP_S", 0.2)
+    monkeypatch.setattr(exchange, "GIVE_UP_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         base = f"http://127.0.0.1:{server.getsockname()[1]}"
     with Client(base) as client, pytest.raises(Unreachable):
-        list(sse.follow_events(client, JOB))
+        list(client.stream(JOB))
 
 
 def test_a_stream_in_the_background_ticks_and_passes_errors_on() -> None:
@@ -543,7 +544,7 @@ def test_a_place_in_the_queue_is_no_event_that_a_client_resumes_after(api: FakeA
     api.queue = {"position": 2, "exact": True, "starts_in_s": None}
     api.cut_after = 2
     with Client(api.base) as client:
-        codes = [event["code"] for event in sse.follow_events(client, JOB)]
+        codes = [event["code"] for event in client.stream(JOB)]
     assert [code for code in codes if code != "queue"] == [
         "job.created",
         "step.start",

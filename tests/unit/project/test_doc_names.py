@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-PACKAGES = ("api", "supervisor", "runner", "shared", "cli")
+PACKAGES = ("api", "supervisor", "runner", "shared", "cli", "dreamforge_client")
 # The changelog names what there was.
 PAGES = sorted(
     page.relative_to(ROOT).as_posix()

@@ -1,0 +1,227 @@
+"""The client for code without an event loop."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+from uuid import uuid4
+
+import httpx
+from httpx_sse import EventSource
+
+from dreamforge_client import exchange
+from dreamforge_client.errors import ClientError, JobUnsuccessful, Refused, Unreachable
+from dreamforge_client.exchange import Position, id_of
+from dreamforge_client.shapes import Event, Job, Picture, results
+from shared.retry import retry_sync
+
+
+class Client:
+    """One API, at `base_url`. Its methods raise `ClientError`s.
+
+    `http` replaces the HTTP client; it then has base address, key and timeouts. `on_retry` gets
+    each error after which a create is sent again, and the pause in seconds.
+    """
+
+    def __init__(
+        self,
+        base_url: str = exchange.DEFAULT_BASE,
+        api_key: str | None = None,
+        *,
+        http: httpx.Client | None = None,
+        on_retry: Callable[[ClientError, float], None] = lambda error, pause_s: None,
+    ) -> None:
+        self.base_url = base_url
+        self.on_retry = on_retry
+        self.http = http or httpx.Client(**exchange.options(base_url, api_key))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.http.close()
+
+    # Jobs -----------------------------------------------------------------------------------------
+
+    def create(self, prompt: str, *, key: str | None = None, **fields: Any) -> Job:
+        """Create a job; `fields` are those of `POST /v1/jobs`.
+
+        `key` is the `Idempotency-Key`; without one the client makes one up, and so may send the
+        request again when its answer is lost.
+        """
+        body, key = exchange.create_body(prompt, fields), key or str(uuid4())
+        return Job.of(self.repeat(lambda: self.post("/v1/jobs", body, key))["job"])
+
+    def job(self, job: Job | str) -> Job:
+        """The job as it is now."""
+        return Job.of(self.get(f"/v1/jobs/{id_of(job)}"))
+
+    def wait(self, job: Job | str, timeout_s: float | None = None) -> Job:
+        """The job once it has ended; after `timeout_s` as it is then."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        position = Position()
+        while True:
+            left_s = exchange.WAIT_S if deadline is None else deadline - time.monotonic()
+            wait_s = max(0, min(exchange.WAIT_S, int(left_s)))
+            try:
+                now = self._wait_once(id_of(job), wait_s)
+                position.progress()
+                if now.ended or (deadline is not None and time.monotonic() >= deadline - 1):
+                    return now
+            except (Unreachable, Refused) as error:
+                time.sleep(position.pause_s(error))
+
+    def result(self, job: Job | str) -> Job:
+        """Wait for the job. Raises `JobUnsuccessful` unless it succeeded."""
+        ended = self.wait(job)
+        if ended.status != "succeeded":
+            raise JobUnsuccessful(ended)
+        return ended
+
+    def stream(self, job: Job | str, after: int = 0) -> Iterator[Event]:
+        """Every event after number `after` until the job has ended, whatever breaks meanwhile.
+
+        Messages with the codes `queue` and `preview` are among them; they have no `seq`.
+        """
+        position = Position(after)
+        while True:
+            failure: ClientError = Unreachable(self.base_url, "the stream ended early")
+            try:
+                for event in self._connection(id_of(job), position):
+                    if event is None:
+                        return
+                    position.see(event)
+                    yield event
+            except (Unreachable, Refused) as error:
+                failure = error
+            time.sleep(position.pause_s(failure))
+
+    def cancel(self, job: Job | str) -> Job:
+        """Ask for its end; the job as it is then, which may run on for a moment."""
+        return Job.of(self.post(f"/v1/jobs/{id_of(job)}/cancel"))
+
+    def pictures(self, job: Job | str) -> list[Picture]:
+        """What is finished by now, of each item the result of the last step that finished it."""
+        return results(self.get(f"/v1/jobs/{id_of(job)}/artifacts")["artifacts"])
+
+    def save(self, job: Job | str, folder: Path | str = ".") -> list[Path]:
+        """Save its pictures as <item>_<seed>.<format>; a file with that name is replaced."""
+        paths = []
+        for picture in self.pictures(job):
+            path = Path(folder, picture.file_name)
+            self.download(picture.url, path, sha256=picture.sha256)
+            paths.append(path)
+        return paths
+
+    def upload(self, file: Path | str) -> str:
+        """Send a picture that jobs may start from; its id, for `image` and `mask` of a create."""
+        return str(self.repeat(lambda: self._upload(Path(file)))["input"]["id"])
+
+    # Requests -------------------------------------------------------------------------------------
+
+    def get(self, path: str, **params: Any) -> Any:
+        """The JSON of an answer; a parameter that is None is not sent."""
+        params = exchange.without_none(params)
+        return self._json(self.http.build_request("GET", path, params=params))
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None, key: str | None = None) -> Any:
+        headers = {"Idempotency-Key": key} if key else {}
+        return self._json(self.http.build_request("POST", path, json=body, headers=headers))
+
+    def delete(self, path: str) -> None:
+        """For an answer without a body."""
+        with self.send(self.http.build_request("DELETE", path)):
+            pass
+
+    def lines(self, path: str, **params: Any) -> Iterator[str]:
+        """The lines of an NDJSON answer, as they come."""
+        request = self.http.build_request("GET", path, params=exchange.without_none(params))
+        with self.send(request, stream=True) as answer:
+            yield from answer.iter_lines()
+
+    def download(self, url: str, path: Path, *, sha256: str | None = None) -> None:
+        """Save what a presigned URL has; `path` appears when it is complete and as it was made."""
+        draft = path.with_name(f".{path.name}.part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        with (
+            httpx.Client(timeout=exchange.TIMEOUT, trust_env=self.http.trust_env) as plain,
+            exchange.transport_errors(exchange.origin(url)),
+            plain.stream("GET", url) as answer,
+        ):
+            exchange.check_stored(answer, url, path.name)
+            with draft.open("wb") as file:
+                for chunk in answer.iter_bytes(exchange.CHUNK_BYTES):
+                    digest.update(chunk)
+                    file.write(chunk)
+        exchange.check_sha256(digest, sha256, url, path.name)
+        draft.replace(path)
+
+    def repeat(self, request: Callable[[], Any]) -> Any:
+        """Send what may be sent twice until the API answers, within bounds."""
+
+        def on_failure(error: ClientError, pause_s: float) -> float:
+            pause_s = exchange.repeat_after(error, pause_s)
+            self.on_retry(error, pause_s)
+            return pause_s
+
+        return retry_sync(
+            request,
+            on=(Unreachable, Refused),
+            pauses=exchange.CREATE_PAUSES_S,
+            on_failure=on_failure,
+        )
+
+    @contextmanager
+    def send(self, request: httpx.Request, *, stream: bool = False) -> Iterator[httpx.Response]:
+        """The answer to one request; `stream` leaves its body to be read."""
+        with exchange.transport_errors(self.base_url):
+            answer = self.http.send(request, stream=stream)
+            try:
+                if not answer.is_success:
+                    answer.read()
+                exchange.check(answer, self.base_url)
+                yield answer
+            finally:
+                answer.close()
+
+    def _upload(self, file: Path) -> Any:
+        with file.open("rb") as opened:
+            files = {exchange.FILE_FIELD: (file.name, opened)}
+            return self._json(self.http.build_request("POST", exchange.INPUTS, files=files))
+
+    def _json(self, request: httpx.Request) -> Any:
+        with self.send(request) as answer:
+            return exchange.json_of(answer, self.base_url)
+
+    def _wait_once(self, job_id: str, wait_s: int) -> Job:
+        request = self.http.build_request(
+            "GET",
+            f"/v1/jobs/{job_id}",
+            params={"wait": wait_s},
+            timeout=exchange.wait_timeout(),
+        )
+        return Job.of(self._json(request))
+
+    def _connection(self, job_id: str, position: Position) -> Iterator[Event | None]:
+        """The events of one connection; None at the job's end."""
+        request = self.http.build_request(
+            "GET",
+            f"/v1/jobs/{job_id}/progress/stream",
+            headers=position.headers,
+            timeout=exchange.stream_timeout(),
+        )
+        with self.send(request, stream=True) as answer:
+            if answer.status_code == httpx.codes.NO_CONTENT:
+                yield None
+                return
+            for message in EventSource(answer).iter_sse():
+                if (event := exchange.event_of(message)) is not None:
+                    yield event

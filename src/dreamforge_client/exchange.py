@@ -1,0 +1,173 @@
+"""What both clients do alike, without sending anything: requests, checks of answers, patience."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from httpx_sse import ServerSentEvent
+
+from dreamforge_client.errors import ClientError, Refused, Unexpected, Unreachable
+from dreamforge_client.shapes import Event, Job
+from shared.retry import backoff, within
+
+DEFAULT_BASE = "http://127.0.0.1:8001"
+TIMEOUT = httpx.Timeout(30.0, connect=3.0)
+# Before each repetition of a create, unless `Retry-After` asks for more. An API that restarts is
+# back after some seconds; with a mistyped address nothing is gained by a longer wait.
+CREATE_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
+# The API sends a comment every 15 s: three of them missing mean a dead connection.
+SILENCE_S = 45.0
+FIRST_PAUSE_S = 0.1
+GIVE_UP_S = 60.0
+# As long as the API lets a call wait, and how much later its answer may arrive.
+WAIT_S = 60
+ANSWER_S = 30.0
+CHUNK_BYTES = 1 << 16
+PREVIEW = "preview"
+INPUTS, FILE_FIELD = "/v1/inputs", "file"
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+# What a proxy answers while the API behind it starts again; the body is anything.
+_PROXY_STATUSES = {502, 503, 504}
+
+
+def options(base_url: str, api_key: str | None) -> dict[str, Any]:
+    """The options of an httpx client for this API. Raises `ValueError` for a key that is none."""
+    if api_key and not (api_key.isascii() and api_key.isprintable()):
+        raise ValueError("api_key: it has characters that no header can carry")
+    return {
+        "base_url": base_url,
+        "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
+        "timeout": TIMEOUT,
+        # Requests to our own host do not go through a proxy that is set for other hosts.
+        "trust_env": urlsplit(base_url).hostname not in LOOPBACK,
+    }
+
+
+def create_body(prompt: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of a create; a field that is None is left to the API's defaults."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    return {"type": "generate", "prompt": prompt, **given}
+
+
+def without_none(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}
+
+
+def event_of(message: ServerSentEvent) -> Event | None:
+    """The event of a message; None for those that have none: they only keep the line open."""
+    if not message.data:
+        return None
+    event: Event = message.json()
+    return {"code": PREVIEW, **event} if message.event == PREVIEW else event
+
+
+def id_of(job: Job | str) -> str:
+    return job if isinstance(job, str) else job.id
+
+
+@contextmanager
+def transport_errors(address: str) -> Iterator[None]:
+    """Turn what breaks on the way into `Unreachable`."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise Unreachable(address, str(error) or type(error).__name__) from error
+
+
+def check(answer: httpx.Response, base_url: str) -> None:
+    """Raise `Refused`, `Unreachable` or `Unexpected` for an error; its body has been read."""
+    if answer.is_success:
+        return
+    try:
+        envelope = answer.json()
+    except ValueError:
+        envelope = None
+    if isinstance(envelope, dict) and "code" in envelope:
+        raise Refused(envelope, retry_after_s=_seconds(answer.headers.get("Retry-After", "")))
+    if answer.status_code in _PROXY_STATUSES:
+        raise Unreachable(base_url, f"a proxy answered {answer.status_code} in its place")
+    raise Unexpected(f"{base_url} answered {answer.status_code}: is it Dream Forge's API?")
+
+
+def json_of(answer: httpx.Response, base_url: str) -> Any:
+    try:
+        return answer.json()
+    except ValueError:
+        raise Unexpected(f"{base_url} does not answer as Dream Forge's API") from None
+
+
+def _seconds(text: str) -> float:
+    """`Retry-After` in its form of a number, which is ours; 0 for another or none."""
+    return float(text) if text.isascii() and text.isdecimal() else 0.0
+
+
+def repeat_after(error: ClientError, pause_s: float) -> float:
+    """How long to pause before a create is sent again. Raises `error` where that is no use."""
+    if isinstance(error, Refused):
+        if error.code != "infra_unavailable":
+            raise error
+        return max(pause_s, error.retry_after_s)
+    return pause_s
+
+
+class Position:
+    """How far a stream or a wait has come, and how patient it still is."""
+
+    def __init__(self, after: int = 0) -> None:
+        self.after = after
+        self._pauses = self._fresh()
+
+    def see(self, event: Event) -> None:
+        self.after = int(event.get("seq", self.after))  # a `queue` message has none
+        self.progress()
+
+    def progress(self) -> None:
+        """An answer begins the pauses anew."""
+        self._pauses = self._fresh()
+
+    def pause_s(self, error: ClientError) -> float:
+        """How long to pause before the next attempt. Raises `error` when there is none."""
+        pause_s = (
+            None if isinstance(error, Refused) and not error.passes else next(self._pauses, None)
+        )
+        if pause_s is None:
+            raise error
+        return pause_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        resume = {"Last-Event-ID": str(self.after)} if self.after else {}
+        return {"Accept": "text/event-stream", **resume}
+
+    @staticmethod
+    def _fresh() -> Iterator[float]:
+        return within(GIVE_UP_S, backoff(first_s=FIRST_PAUSE_S, most_s=2.0))
+
+
+def stream_timeout() -> httpx.Timeout:
+    return httpx.Timeout(SILENCE_S, connect=3.0)
+
+
+def wait_timeout() -> httpx.Timeout:
+    return httpx.Timeout(ANSWER_S, connect=3.0, read=WAIT_S + ANSWER_S)
+
+
+def origin(url: str) -> str:
+    """Never the whole of a presigned URL: its query is a key to the picture."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def check_stored(answer: httpx.Response, url: str, name: str) -> None:
+    if answer.status_code != httpx.codes.OK:
+        raise Unexpected(f"the store at {origin(url)} answered {answer.status_code} for {name}")
+
+
+def check_sha256(digest: hashlib._Hash, sha256: str | None, url: str, name: str) -> None:
+    if sha256 is not None and digest.hexdigest() != sha256:
+        raise Unexpected(f"the store at {origin(url)} sent other bytes for {name} than were made")

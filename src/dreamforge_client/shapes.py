@@ -1,0 +1,58 @@
+"""Answers of the API as objects. What an object has no field for is in its `data`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+# As the API sends it: `code`, `message`, `payload`, and `seq` unless it is a `queue` message.
+Event = dict[str, Any]
+Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A job as it was when it was read. `data` is the API's whole answer."""
+
+    id: str
+    status: Status
+    error: Mapping[str, Any] | None
+    data: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Job:
+        return cls(id=data["id"], status=data["status"], error=data.get("error"), data=data)
+
+    @property
+    def ended(self) -> bool:
+        return self.status not in ("queued", "running")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """A finished picture. `url` needs no key and expires; `data` is the API's whole answer."""
+
+    item_index: int
+    seed: int
+    format: str
+    width: int
+    height: int
+    sha256: str
+    url: str = field(repr=False)
+    data: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Picture:
+        own = {name: data[name] for name in cls.__dataclass_fields__ if name != "data"}
+        return cls(**own, data=data)
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.item_index}_{self.seed}.{self.format}"
+
+
+def results(artifacts: list[Mapping[str, Any]]) -> list[Picture]:
+    """Of each item the picture of the last step that finished it; the API lists them by step."""
+    last = {each["item_index"]: Picture.of(each) for each in artifacts}
+    return [last[index] for index in sorted(last)]
