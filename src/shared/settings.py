@@ -27,7 +27,7 @@ from shared.auth import ApiKey, parse_api_keys
 from shared.presets import PresetError, presets
 from shared.printable import escape_controls
 from shared.protocol.frames import MAX_BODY_BYTES
-from shared.protocol.messages import JPEG_QUALITY, JpegQuality
+from shared.protocol.messages import JPEG_QUALITY, Quality
 from shared.secrets import SECRETS_DIR
 from shared.settings_checks import (
     Collector,
@@ -190,7 +190,7 @@ class Settings(BaseSettings):
     )
 
     # Pictures ------------------------------------------------------------------------------------
-    jpeg_quality: JpegQuality = JPEG_QUALITY
+    jpeg_quality: Quality = JPEG_QUALITY
 
     # Seeing inside ------------------------------------------------------------------------------
     log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")

@@ -16,7 +16,7 @@ class MemoryObjects:
 
     async def put(self, key: str, data: bytes, *, content_type: str, sha256: str) -> None:
         await self.faults.before("put")
-        assert content_type in {"image/png", "image/jpeg"}
+        assert content_type in {"image/png", "image/jpeg", "image/webp"}
         assert hashlib.sha256(data).hexdigest() == sha256
         self.objects[key] = data
         await self.faults.after("put")

@@ -148,7 +148,8 @@ def _generate_params(
     for name, value in values.items():
         if value is None:
             values[name] = rules.get(name, {}).get("default")
-    bounded = {name: values[name] for name in _BY_MODEL if name in rules}
+    # Not the format: every model's pictures can be of any, whatever release registered it.
+    bounded = {name: values[name] for name in _BY_MODEL if name in rules and name != "format"}
     _check_schema(model, bounded | ({"images": body.images} if body.images else {}))
     missing = [name for name in ("width", "height", "steps", "guidance") if values[name] is None]
     if missing:
@@ -163,8 +164,18 @@ def _generate_params(
         strength=_strength(body),
         embed_metadata=body.embed_metadata,
         jpeg_quality=_jpeg_quality(body, settings),
+        webp_quality=_webp_quality(body),
         **values,
     )
+
+
+def _webp_quality(body: CreateJob) -> int | None:
+    if body.webp_quality is not None and body.format != "webp":
+        raise InvalidInput(
+            f"webp_quality: a {body.format} file has none; send it with the format webp",
+            field="webp_quality",
+        )
+    return body.webp_quality
 
 
 def _jpeg_quality(body: CreateJob, settings: Settings) -> int:

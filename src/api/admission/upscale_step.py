@@ -22,6 +22,7 @@ from shared.protocol.messages import (
 )
 
 NAME = "upscale"
+MAX_WEBP_SIDE = 16_383  # of the format; one of four times 4096 is over it
 
 
 def upscale_step(
@@ -52,7 +53,7 @@ def upscale_step(
 
 
 def _params(request: Upscale, params: GenerateParams, upscaler: Model | None) -> EnlargeParams:
-    shared = {"count", "format", "embed_metadata", "jpeg_quality"}
+    shared = {"count", "format", "embed_metadata", "jpeg_quality", "webp_quality"}
     common = params.model_dump(include=shared) | {"scale": request.scale}
     if upscaler is None:
         return ResampleParams(**common)
@@ -78,6 +79,13 @@ def _check_pixels(request: Upscale, params: GenerateParams, resolved: Resolved) 
     for scale, by, model in pictures:
         width, height = params.width * scale, params.height * scale
         limit = resolved.budget(model, width * height).max_pixels
+        if params.format == "webp" and max(width, height) > MAX_WEBP_SIDE:
+            raise InvalidInput(
+                f"format: a webp has sides of up to {MAX_WEBP_SIDE} pixels, and this would be "
+                f"{width}x{height}",
+                field="format",
+                maximum=MAX_WEBP_SIDE,
+            )
         if width * height > limit:
             raise InvalidInput(
                 f"chain.upscale.scale: {width}x{height} {by}are {width * height} pixels, more "

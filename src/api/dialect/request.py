@@ -29,10 +29,11 @@ _TRANSLATED = {
     "height": "size",
     "format": "output_format",
     "jpeg_quality": "output_compression",
+    "webp_quality": "output_compression",
 }
 # Of theirs, what says how the answer comes, and not which pictures it has.
 _OF_THE_ANSWER = {"response_format", "stream", "partial_images"}
-_FORMATS: dict[str | None, str] = {None: "png", "png": "png", "jpeg": "jpg"}
+_FORMATS: dict[str | None, str] = {None: "png", "png": "png", "jpeg": "jpg", "webp": "webp"}
 _SIZE = re.compile(r"([1-9][0-9]{1,4})x([1-9][0-9]{1,4})")
 SIZE_PATTERN = rf"^(auto|{_SIZE.pattern})$"
 
@@ -99,9 +100,11 @@ class GenerateImages(OwnFields):
     response_format: Literal["b64_json", "url"] | None = Field(
         default=None, description="default `b64_json`; `url` is presigned and expires"
     )
-    output_format: Literal["png", "jpeg"] | None = Field(default=None, description="default png")
+    output_format: Literal["png", "jpeg", "webp"] | None = Field(
+        default=None, description="default png"
+    )
     output_compression: int | None = Field(
-        default=None, ge=0, le=100, description="quality of a JPEG file; of a PNG only 100"
+        default=None, ge=0, le=100, description="quality of a JPEG or WebP file; of a PNG only 100"
     )
     background: Literal["auto", "opaque"] | None = Field(
         default=None, description="`transparent` is not possible here"
@@ -183,15 +186,15 @@ def _translated(body: GenerateImages) -> Iterator[tuple[str, Any]]:
         yield "height", int(sides[2])
     if body.output_format is not None:
         yield "format", _FORMATS[body.output_format]
-    if body.output_compression is not None and body.output_format == "jpeg":
-        yield "jpeg_quality", max(1, body.output_compression)
+    if body.output_compression is not None and body.output_format in ("jpeg", "webp"):
+        yield f"{body.output_format}_quality", max(1, body.output_compression)
 
 
 def _check_answer(body: GenerateImages) -> None:
     """Raise `InvalidInput` for what only makes sense together with another field."""
-    if body.output_compression not in (None, 100) and body.output_format != "jpeg":
+    if body.output_compression not in (None, 100) and body.output_format in (None, "png"):
         raise InvalidInput(
-            "output_compression: a PNG loses nothing; send 100, or output_format jpeg",
+            "output_compression: a PNG loses nothing; send 100, or output_format jpeg or webp",
             field="output_compression",
         )
     if USER_TAG in getattr(body, "tags", {}) and (body.safety_identifier or body.user):

@@ -233,9 +233,12 @@ class CreateJob(Strict):
     count: int = Field(
         default=1, ge=1, le=MAX_COUNT, description="pictures, made from one load of the model"
     )
-    format: Literal["png", "jpg"] = Field(default="png", description="of the files")
+    format: Literal["png", "jpg", "webp"] = Field(default="png", description="of the files")
     jpeg_quality: int | None = Field(
         default=None, ge=1, le=100, description="of `jpg` files only; default: the operator's"
+    )
+    webp_quality: int | None = Field(
+        default=None, ge=1, le=100, description="of `webp` files only; default: lossless"
     )
     embed_metadata: bool = Field(
         default=True, description="write into the file how it was made, seed included"

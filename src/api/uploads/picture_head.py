@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from shared.errors import InvalidInput
 from shared.limits import MAX_INPUT_PIXELS
-from shared.protocol.messages import InputFormat
+from shared.protocol.messages import Format
 
 FIELD = "file"
 # A block with the orientation is some kilobytes, with a thumbnail up to 64 KiB.
@@ -27,7 +27,7 @@ ROTATED = (5, 6, 7, 8)  # orientations that exchange width and height
 class PictureHead:
     """Sides are pixels as they are stored; `orientation` is EXIF's, 1 to 8."""
 
-    format: InputFormat
+    format: Format
     stored_width: int
     stored_height: int
     orientation: int = 1

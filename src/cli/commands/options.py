@@ -64,7 +64,7 @@ class JobOptions:
     ] = None
     seed: Annotated[int | None, typer.Option(help="Makes the batch reproducible.")] = None
     count: Annotated[int | None, typer.Option(help="How many pictures.")] = None
-    format: Annotated[str | None, typer.Option(help="png or jpg.")] = None
+    format: Annotated[str | None, typer.Option(help="png, jpg or webp (lossless).")] = None
     upscale: Annotated[int | None, typer.Option(help="Enlarge in a second step: 2 or 4.")] = None
     upscale_impl: Annotated[str | None, typer.Option(help="auto, gan, diffusion, or resample.")] = (
         None

@@ -92,6 +92,7 @@ class PictureMetadata(Metadata):
     item_index: int
     software: dict[str, str]
     strength: float | None = None
+    webp_quality: int | None = None
     inputs: list[SourceMetadata] = Field(default=[], max_length=MAX_REFERENCES)
     upscale: UpscaleMetadata | None = None  # with `input`, for an enlarged picture only
     input: InputMetadata | None = None

@@ -32,6 +32,8 @@ def build_request(
         "preset": preset or facts.preset.name,
     }
     fields |= _sources(facts)
+    if format == "webp" and facts.webp_quality is not None:
+        fields["webp_quality"] = facts.webp_quality
     if facts.negative_prompt:
         fields["negative_prompt"] = facts.negative_prompt
     if facts.scheduler is not None:
@@ -106,7 +108,9 @@ def differences(before: PictureText, after: PictureText) -> list[str]:
 
 def _settings(ours: dict[str, Any]) -> dict[str, Any]:
     """What decides a picture or its file besides the request, in one flat object."""
-    settings = {name: ours[name] for name in ("jpeg_quality",) if name in ours}
+    settings: dict[str, Any] = {
+        name: ours[name] for name in ("jpeg_quality", "webp_quality") if name in ours
+    }
     for group in ("preset", "software"):
         inner = ours.get(group)
         settings |= inner if isinstance(inner, dict) else {}

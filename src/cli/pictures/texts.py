@@ -56,6 +56,9 @@ def texts_of(image: Image.Image) -> dict[str, str]:
         text = comment if isinstance(comment, str) else _guess(comment)
         # Where a container has no named texts, our object is in its comment.
         texts.setdefault("dreamforge" if text.startswith("{") else "comment", text)
+    description = texts.get("ImageDescription", "")
+    if image.format == "WEBP" and description.startswith("{") and "dreamforge" not in texts:
+        texts["dreamforge"] = texts.pop("ImageDescription")
     for name, text in texts.items():
         if len(text) > MAX_TEXT_CHARACTERS:
             raise ValueError(f"a text of {len(text)} characters ({name[:80]})")

@@ -19,9 +19,9 @@ import PIL.ImageChops
 from PIL.Image import Image, Transpose
 
 from runner.images.encode import opaque
-from shared.protocol.messages import InputFormat, SourceSpec
+from shared.protocol.messages import Format, SourceSpec
 
-PILLOW_FORMATS: dict[InputFormat, str] = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
+PILLOW_FORMATS: dict[Format, str] = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 # What each orientation of EXIF asks for.
 TRANSPOSITIONS = {
     2: Transpose.FLIP_LEFT_RIGHT,

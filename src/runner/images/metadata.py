@@ -10,8 +10,8 @@ Its parser wants at least three `key: value` pairs on the last line and reads a 
 a colon or a newline as a JSON string. The form is ambiguous where a prompt itself contains a line
 that begins with "Negative prompt:"; `dreamforge`, a JSON object with all facts, is not.
 
-JPEG has no text chunks. There the text goes to EXIF `UserComment`, as the web UI does it, and the
-object to a comment segment.
+JPEG and WebP have no text chunks. There the text goes to EXIF `UserComment`, as the web UI does it,
+and the object to a comment segment, in WebP to EXIF `ImageDescription`.
 """
 
 import json
@@ -22,11 +22,12 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 from PIL.ImageFile import ImageFile
 
-from shared.protocol.messages import Format, GenerateSpec, ModelSpec, StepSpec
+from shared.protocol.messages import GenerateSpec, ModelSpec, OutputParams, StepSpec
 
 SCHEMA_VERSION = 1
 EXIF_IFD = 0x8769
 USER_COMMENT = 0x9286
+IMAGE_DESCRIPTION = 0x010E
 # EXIF 2.3, table 9: eight bytes that name the encoding. "Unicode" there means UTF-16; Pillow writes
 # a big-endian TIFF header, so big-endian text is right for readers that follow the file's order.
 UNICODE = b"UNICODE\x00"
@@ -129,7 +130,7 @@ def full_metadata(facts: GenerationFacts, width: int, height: int) -> dict[str, 
         "guidance": params.guidance,
         "width": width,
         "height": height,
-        **encoding_facts(params.format, params.jpeg_quality),
+        **encoding_facts(params),
         **source_facts(spec),
         "model": model_facts(model),
         **step_facts(spec, facts.item_index, facts.versions),
@@ -162,9 +163,15 @@ def step_facts(spec: StepSpec, item_index: int, versions: dict[str, str]) -> dic
     }
 
 
-def encoding_facts(format: Format, jpeg_quality: int) -> dict[str, Any]:
+def encoding_facts(params: OutputParams) -> dict[str, Any]:
     """The setting that changes the bytes of a file; there is none for a PNG."""
-    return {"jpeg_quality": jpeg_quality} if format == "jpg" else {}
+    match params.format:
+        case "jpg":
+            return {"jpeg_quality": params.jpeg_quality}
+        case "webp":  # null: lossless
+            return {"webp_quality": params.webp_quality}
+        case _:
+            return {}
 
 
 def describe_generation(facts: GenerationFacts, width: int, height: int) -> EmbeddedMetadata:
@@ -200,12 +207,24 @@ def jpeg_exif(texts: EmbeddedMetadata) -> bytes:
     return exif.tobytes()
 
 
+def webp_exif(texts: EmbeddedMetadata) -> bytes:
+    """The same block with the `dreamforge` object as ImageDescription: WebP has no comments."""
+    exif = Image.Exif()
+    exif.get_ifd(EXIF_IFD)[USER_COMMENT] = UNICODE + texts.parameters.encode("utf-16-be")
+    if texts.dreamforge is not None:
+        exif[IMAGE_DESCRIPTION] = json.dumps(texts.dreamforge)  # ASCII, as the field must be
+    return exif.tobytes()
+
+
 def read_metadata(image: ImageFile) -> EmbeddedMetadata:
     """The metadata of a picture that a runner made; empty where it has none."""
-    if image.format == "JPEG":
-        comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
+    written: Any
+    if image.format in ("JPEG", "WEBP"):
+        exif = image.getexif()
+        comment = exif.get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
         text = bytes(comment).removeprefix(UNICODE).decode("utf-16-be")
-        written = image.info.get("comment")
+        webp = image.format == "WEBP"
+        written = exif.get(IMAGE_DESCRIPTION) if webp else image.info.get("comment")
     else:
         text = str(image.info.get("parameters", ""))
         written = image.info.get("dreamforge")

@@ -81,7 +81,13 @@ def encode_and_send(
 ) -> None:
     """Encode a finished picture as `params` say, with `metadata` if they want it, and send it."""
     embedded = metadata if params.embed_metadata else None
-    data = encode_image(image, params.format, embedded, jpeg_quality=params.jpeg_quality)
+    data = encode_image(
+        image,
+        params.format,
+        embedded,
+        jpeg_quality=params.jpeg_quality,
+        webp_quality=params.webp_quality,
+    )
     artifact = Artifact(
         item_index=item_index,
         format=params.format,

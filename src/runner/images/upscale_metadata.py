@@ -57,7 +57,7 @@ def _full(facts: UpscaleFacts) -> dict[str, Any]:
         "seed": source.seed,
         "width": facts.size[0],
         "height": facts.size[1],
-        **encoding_facts(spec.params.format, spec.params.jpeg_quality),
+        **encoding_facts(spec.params),
         **step_facts(spec, source.item_index, facts.versions),
         "upscale": {
             "scale": spec.params.scale,

@@ -7,6 +7,7 @@ from functools import partial
 import PIL.Image
 from PIL.Image import Image
 
+from runner.images.decode import PILLOW_FORMATS
 from runner.images.metadata import EmbeddedMetadata, read_metadata
 from runner.images.sender import encode_and_send
 from runner.images.upscale_metadata import UpscaleFacts, describe_upscale
@@ -26,8 +27,6 @@ from shared.protocol.messages import (
     UpscaleParams,
     UpscaleSpec,
 )
-
-_PILLOW_FORMATS = {"png": "PNG", "jpg": "JPEG"}
 
 
 def load(spec: UpscaleSpec, check: Callable[[], None]) -> Upscaler:
@@ -98,7 +97,7 @@ def open_input(data: bytes, source: InputSpec) -> tuple[Image, EmbeddedMetadata]
     Its bytes are the right ones, but another process made them: format and size are compared before
     anything is decoded. Raises ValueError or OSError for a file that is not as promised.
     """
-    image = PIL.Image.open(io.BytesIO(data), formats=[_PILLOW_FORMATS[source.format]])
+    image = PIL.Image.open(io.BytesIO(data), formats=[PILLOW_FORMATS[source.format]])
     if image.size != (source.width, source.height):
         raise ValueError(f"the input is {image.width}x{image.height} pixels, not as its row says")
     image.load()

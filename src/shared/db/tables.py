@@ -54,7 +54,7 @@ T = TypeVar("T")
 
 # The newest migration. Written here, so that a service needs neither Alembic nor the migrations;
 # `test_migrations` compares the two. Revisions are numbered with four digits, so they sort.
-REVISION = "0022"
+REVISION = "0024"
 
 # In an index over steps: what stands for "needs no model".
 NO_MODEL = UUID_("00000000-0000-0000-0000-000000000000")
@@ -385,7 +385,7 @@ artifacts = Table(
     UniqueConstraint("job_id", "step_id", "item_index"),
     Index("ix_artifacts_step_id", "step_id"),  # for the foreign key, as above
     Index("ix_artifacts_created_at", "created_at"),  # for the pruner: the oldest first
-    CheckConstraint("format IN ('png', 'jpg')", "format"),
+    CheckConstraint("format IN ('png', 'jpg', 'webp')", "format"),
     CheckConstraint("seed >= 0 AND seed < 9007199254740992", "seed"),
 )
 

@@ -187,7 +187,7 @@ def parameters_schema(model: ModelDescriptor) -> dict[str, Any]:
                 "default": defaults.scheduler,
             },
             "count": _integer(Range(min=1, max=MAX_COUNT), 1),
-            "format": {"enum": ["png", "jpg"], "default": "png"},
+            "format": {"enum": ["png", "jpg", "webp"], "default": "png"},
             **_pictures(model),
         },
         # Guidance is what keeps away from the negative prompt.

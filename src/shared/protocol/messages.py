@@ -30,8 +30,7 @@ INTERFACE = 5
 
 ItemIndex = Annotated[int, Field(ge=0, lt=MAX_COUNT)]
 Bytes = Annotated[int, Field(ge=0, lt=2**63)]
-Format = Literal["png", "jpg"]
-InputFormat = Literal["png", "jpg", "webp"]
+Format = Literal["png", "jpg", "webp"]
 CONTENT_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 # What a picture is to the step that starts from it. Of a mask white is painted anew, of an alpha
 # mask what is transparent.
@@ -40,7 +39,7 @@ InputRole = Literal["image", "mask", "alpha_mask", "reference"]
 JPEG_QUALITY = 95
 MAX_PREVIEW_SIDE = 512  # pixels
 MAX_PREVIEW_BYTES = 64 << 10
-JpegQuality = Annotated[int, Field(ge=1, le=100)]
+Quality = Annotated[int, Field(ge=1, le=100)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 _T = TypeVar("_T")
@@ -72,7 +71,8 @@ class OutputParams(Message):
     count: int = Field(default=1, ge=1, le=MAX_COUNT)
     format: Format = "png"
     embed_metadata: bool = True
-    jpeg_quality: JpegQuality = JPEG_QUALITY
+    jpeg_quality: Quality = JPEG_QUALITY
+    webp_quality: Quality | None = None  # None: lossless
 
 
 class GenerateParams(OutputParams):
@@ -147,7 +147,7 @@ class SourceSpec(Message):
     item_index: ItemIndex
     role: InputRole
     id: str
-    format: InputFormat
+    format: Format
     width: int = Field(ge=1)
     height: int = Field(ge=1)
     orientation: int = Field(default=1, ge=1, le=8)

@@ -159,7 +159,7 @@ def test_the_asynchronous_client_streams_too(api: Api, pool: ThreadPoolExecutor)
         ({"size": "17x64"}, "invalid_input", "size"),
         ({"size": "1024x64"}, "invalid_input", "size"),  # this model has 512 at most
         ({"background": "transparent"}, "invalid_input", "background"),
-        ({"output_format": "webp"}, "invalid_input", "output_format"),
+        ({"output_format": "gif"}, "invalid_input", "output_format"),
         ({"style": "vivid"}, "invalid_input", "style"),
         ({"model": "gpt-image-2"}, "model_unavailable", "model"),
         ({"model": "gpt-image-2", "quality": "high"}, "model_unavailable", "model"),

@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import PIL.Image
 import pytest
-from PIL.Image import Image
+from PIL.Image import Image, Resampling
 from tests.support.api_and_worker import Scene, drawing
 from tests.support.api_harness import Api, until
 from tests.support.infrastructure import Infrastructure
@@ -113,8 +113,12 @@ def test_unmasked_pixels_come_back_to_the_byte_in_every_picture_and_the_chain_go
 
 
 def test_an_artifact_is_an_input_too_and_outlives_its_job(api: Api) -> None:
-    source = api.create(seed=1)
-    ((row, made),) = pictures(api, source)
+    source = api.create(seed=1, format="webp", chain={"upscale": {"scale": 2, "impl": "resample"}})
+    (row, made), (_, large) = pictures(api, source)
+    assert (made.format, row["format"], row["s3_key"][-5:]) == ("WEBP", "webp", ".webp")
+    assert httpx.get(row["url"]).headers["Content-Type"] == "image/webp"
+    # Lossless, so that the second step had the pixels of the first.
+    assert large.tobytes() == made.resize((128, 128), Resampling.LANCZOS).tobytes()
     job = api.create(image=row["id"], strength=0.01, seed=2)
     ((_, close),) = pictures(api, job)
     assert close.size == made.size

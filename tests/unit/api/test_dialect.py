@@ -78,7 +78,7 @@ def test_a_request_becomes_the_job_that_it_means(body: dict[str, Any], job: dict
 
 def test_every_field_of_ours_has_a_name_in_the_dialect() -> None:
     translated = {"prompt", "type", "model_id", "count", "width", "height", "format"}
-    translated |= {"jpeg_quality"}
+    translated |= {"jpeg_quality", "webp_quality"}
     assert set(OwnFields.model_fields) == set(CreateJob.model_fields) - translated
 
 

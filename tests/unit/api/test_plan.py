@@ -267,6 +267,7 @@ def test_a_chain_has_a_second_step_with_everything_pinned_but_no_model() -> None
         "format": "jpg",
         "embed_metadata": False,
         "jpeg_quality": 95,
+        "webp_quality": None,
     }
 
 

@@ -12,14 +12,14 @@ import pytest
 from PIL.Image import Image
 
 from runner.images.decode import InputRefused, decode, decode_alpha_mask, decode_mask
-from shared.protocol.messages import InputFormat, SourceSpec
+from shared.protocol.messages import Format, SourceSpec
 
 SIDES = (6, 4)
-FORMATS: dict[InputFormat, str] = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
+FORMATS: dict[Format, str] = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 GREY = 100
 
 
-def source(format: InputFormat, orientation: int = 1, **changes: Any) -> SourceSpec:
+def source(format: Format, orientation: int = 1, **changes: Any) -> SourceSpec:
     width, height = SIDES if orientation < 5 else SIDES[::-1]
     facts: dict[str, Any] = {
         "item_index": 0,
@@ -34,7 +34,7 @@ def source(format: InputFormat, orientation: int = 1, **changes: Any) -> SourceS
     return SourceSpec(**(facts | changes))
 
 
-def encoded(image: Image, format: InputFormat, **options: Any) -> bytes:
+def encoded(image: Image, format: Format, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, FORMATS[format], **options)
     return buffer.getvalue()
@@ -54,7 +54,7 @@ def transparent_palette() -> Image:
     return image
 
 
-CASES: list[tuple[InputFormat, Image, tuple[int, int, int]]] = [
+CASES: list[tuple[Format, Image, tuple[int, int, int]]] = [
     ("png", PIL.Image.new("1", SIDES, 1), (255, 255, 255)),
     ("png", PIL.Image.new("L", SIDES, GREY), (GREY,) * 3),
     ("png", PIL.Image.new("LA", SIDES, (0, 0)), (255, 255, 255)),
@@ -78,7 +78,7 @@ CASES: list[tuple[InputFormat, Image, tuple[int, int, int]]] = [
     ids=[f"{f}-{i.mode}-{n}" for n, (f, i, _) in enumerate(CASES)],
 )
 def test_every_mode_becomes_the_colours_that_a_viewer_shows(
-    format: InputFormat, image: Image, colour: tuple[int, int, int]
+    format: Format, image: Image, colour: tuple[int, int, int]
 ) -> None:
     options = {"lossless": True} if format == "webp" else {}
     made = decode(encoded(image, format, **options), source(format))
@@ -101,7 +101,7 @@ def test_an_orientation_is_applied(orientation: int) -> None:
 
 
 @pytest.mark.parametrize("format", ["png", "webp"])
-def test_of_an_animation_the_first_picture_counts(format: InputFormat) -> None:
+def test_of_an_animation_the_first_picture_counts(format: Format) -> None:
     red, blue = (PIL.Image.new("RGB", SIDES, colour) for colour in ("red", "blue"))
     data = encoded(red, format, save_all=True, append_images=[blue], lossless=True)
     assert decode(data, source(format)).getpixel((0, 0)) == (255, 0, 0)
@@ -131,7 +131,7 @@ def test_what_cannot_be_decoded_is_refused_by_its_name(
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_damage_gives_a_picture_or_a_refusal_and_nothing_else(format: InputFormat) -> None:
+def test_damage_gives_a_picture_or_a_refusal_and_nothing_else(format: Format) -> None:
     chance = random.Random(7)
     noise = np.random.default_rng(7).integers(0, 255, (*SIDES[::-1], 3), dtype=np.uint8)
     whole = encoded(PIL.Image.fromarray(noise), format)
@@ -152,7 +152,7 @@ def test_damage_gives_a_picture_or_a_refusal_and_nothing_else(format: InputForma
 @pytest.mark.parametrize("format", ["png", "webp"])
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_of_an_alpha_mask_what_is_transparent_is_painted_anew(
-    format: InputFormat, orientation: int
+    format: Format, orientation: int
 ) -> None:
     alpha = PIL.Image.new("L", SIDES, 255)
     alpha.putpixel((0, 0), 0)

@@ -5,6 +5,7 @@ import json
 import re
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -18,6 +19,7 @@ from runner.images.metadata import (
     full_metadata,
     parameters_text,
     quote,
+    read_metadata,
 )
 from shared.protocol.messages import GenerateParams, GenerateSpec, ModelSpec, PresetSpec
 
@@ -70,7 +72,7 @@ def image() -> Image.Image:
     return Image.effect_noise((16, 8), 40).convert("RGB")
 
 
-def encoded(about: GenerationFacts | None, form: Literal["png", "jpg"]) -> bytes:
+def encoded(about: GenerationFacts | None, form: Literal["png", "jpg", "webp"]) -> bytes:
     """A picture's file with what it says about itself."""
     return encode_image(image(), form, None if about is None else describe_generation(about, 16, 8))
 
@@ -248,3 +250,20 @@ def test_png_keeps_every_pixel_and_jpeg_has_no_alpha() -> None:
     assert read.tobytes() == picture.tobytes()
     alpha = picture.convert("RGBA")
     assert Image.open(io.BytesIO(encode_image(alpha, "jpg", None))).mode == "RGB"
+
+
+def test_a_webp_is_lossless_unless_a_quality_says_otherwise_and_keeps_what_it_says() -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (40, 60, 4), dtype=np.uint8)
+    picture = Image.fromarray(noise, "RGBA")
+    about = facts(prompt="\u732b " * 1500, format="webp")
+    metadata = describe_generation(about, 60, 40)
+    whole = Image.open(io.BytesIO(encode_image(picture, "webp", metadata)))
+    seen = noise[..., 3] > 0  # the colours of what cannot be seen may change
+    assert (np.asarray(whole)[seen] == noise[seen]).all()
+    assert (np.asarray(whole)[..., 3] == noise[..., 3]).all()
+    assert read_metadata(whole) == metadata
+    assert metadata.dreamforge is not None
+    assert metadata.dreamforge["webp_quality"] is None
+    sizes = [len(encode_image(picture, "webp", None, webp_quality=q)) for q in (10, 50, 95)]
+    assert sizes == sorted(set(sizes))
+    assert full_metadata(facts(format="webp", webp_quality=80), 16, 8)["webp_quality"] == 80

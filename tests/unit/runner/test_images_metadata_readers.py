@@ -35,7 +35,7 @@ def read(data: bytes) -> PromptInfo | None:
     return ParserManager().parse(image)
 
 
-@pytest.mark.parametrize("form", ["png", "jpg"])
+@pytest.mark.parametrize("form", ["png", "jpg", "webp"])
 @pytest.mark.parametrize("negative", ["", "bad, worse\nworst: all"])
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_another_reader_finds_what_was_asked_for(prompt: str, negative: str, form: Any) -> None:
@@ -84,20 +84,26 @@ def text_of(kind: bytes, body: bytes) -> tuple[str, str]:
 
 
 # This reader leaves values of more than a thousand bytes out.
+@pytest.mark.parametrize("form", ["jpg", "webp"])
 @pytest.mark.parametrize("prompt", [prompt for prompt in PROMPTS if len(prompt) < 400])
-def test_a_reader_of_exif_finds_the_user_comment(prompt: str) -> None:
+def test_a_reader_of_exif_finds_the_user_comment(prompt: str, form: Any) -> None:
     about = facts(prompt=prompt)
-    tags = exifread.process_file(io.BytesIO(encoded(about, "jpg")), details=True)
+    data = encoded(about, form)
+    if form == "webp":  # it loses its way in a WebP behind a chunk of an odd length
+        data = data[data.index(b"EXIF") + 8 :]
+    tags = exifread.process_file(io.BytesIO(data), details=True)
     comment = bytes(tags["EXIF UserComment"].values)
     assert comment[:8] == b"UNICODE\0"
     assert comment[8:].decode("utf-16-be") == parameters_text(about, 16, 8)
 
 
-@pytest.mark.parametrize("form", ["png", "jpg"])
+@pytest.mark.parametrize("form", ["png", "jpg", "webp"])
 def test_no_reader_finds_anything_when_nothing_was_to_be_embedded(form: Any) -> None:
     data = encoded(None, form)
     assert read(data) is None
-    if form == "jpg":
+    if form == "webp":
+        assert b"EXIF" not in data
+    elif form == "jpg":
         assert not exifread.process_file(io.BytesIO(data), details=True)
     else:
         assert {kind for kind, _ in png.Reader(bytes=data).chunks()} == {b"IHDR", b"IDAT", b"IEND"}
