@@ -2,9 +2,10 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from json import JSONDecodeError
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
@@ -24,6 +25,7 @@ from api.middleware import tracing
 from api.middleware.auth import User
 from api.routes.jobs import Key
 from shared.errors import InvalidInput, ModelUnavailable
+from shared.models.descriptor import Capability
 
 router = APIRouter(tags=["images"], route_class=SingleParseRoute)
 
@@ -107,7 +109,7 @@ async def _read(asked: Asked) -> tuple[Named, dict[str, Any]]:
     """A request's pictures, and what a repeated one must have in common with it."""
     request = asked.request
     if request.headers.get("content-type", "").startswith("application/json"):
-        parsed = await request.json()
+        parsed = await _json(request)
         if not isinstance(parsed, dict):
             raise InvalidInput("the body must be a JSON object")
         return named(parsed), of_pictures(parsed)
@@ -118,11 +120,25 @@ async def _read(asked: Asked) -> tuple[Named, dict[str, Any]]:
     return named(form.fields, form), of_pictures(form.fields) | {"files": files}
 
 
+async def _json(request: Request) -> Any:
+    """The body, read and refused as FastAPI does where a route declares one."""
+    try:
+        return await request.json()
+    except JSONDecodeError as error:
+        raise RequestValidationError(
+            [{"type": "json_invalid", "loc": ("body", error.pos), "ctx": {"error": error.msg}}]
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400) from error
+
+
 async def _serve(
     asked: Asked, body: GenerateImages, parsed: dict[str, Any], completed: Completed
 ) -> Response:
     request, context, user = asked.request, asked.context, asked.user
-    job = job_of(body, await _steps(context, body))
+    job = job_of(body, None)
+    if needs_steps(body):
+        job = job_of(body, await _steps(context, body.model, job.capability))
     caller = caller_of(request, user, asked.key, parsed, context.settings)
     with ExitStack() as held:
         held.enter_context(context.streams.place(user))  # a refusal later would leave a job
@@ -148,11 +164,9 @@ async def _serve(
         return call.stream(held) if body.stream else await call.answer(held)
 
 
-async def _steps(context: Context, body: GenerateImages) -> int | None:
-    """The model's own steps, where `quality` needs them."""
-    if not needs_steps(body):
-        return None
+async def _steps(context: Context, model: str | None, capability: Capability) -> int:
+    """The model's own steps, which `quality` goes by."""
     try:
-        return await default_steps(context, body.model)
+        return await default_steps(context, model, capability)
     except (InvalidInput, ModelUnavailable) as refused:
         raise in_their_words(refused) from None

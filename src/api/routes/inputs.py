@@ -17,6 +17,7 @@ from api.uploads.picture_head import FIELD
 from api.uploads.receive import receive
 from shared.db import inputs
 from shared.db.inputs import Input
+from shared.errors import InfraUnavailable
 
 router = APIRouter(tags=["inputs"])
 
@@ -85,14 +86,15 @@ async def create_input(
     """A form with the field `file`. Only the head of the file is read here; a job that cannot
     decode its pixels fails and names it. Jobs name the input by its id until `expires_at`, and each
     job puts that off."""
-    received = await receive(
-        request.stream(),
-        request.headers.get("content-type"),
-        user=user,
-        max_bytes=context.settings.max_input_bytes,
-        database=context.database,
-        store=context.store,
-    )
+    with context.streams.place(user):  # each holds some megabytes for as long as it takes
+        received = await receive(
+            request.stream(),
+            request.headers.get("content-type"),
+            user=user,
+            max_bytes=context.settings.max_input_bytes,
+            database=context.database,
+            store=context.store,
+        )
     if not received.created:
         response.status_code = 200
     response.headers["Location"] = f"{context.settings.root_path}{PATH}/{received.picture.id}"
@@ -122,10 +124,14 @@ async def get_input(input_id: InputId, context: Ctx, user: User) -> responses.In
 )
 async def delete_input(input_id: InputId, context: Ctx, user: User) -> None:
     """Refused while a job that has not ended starts from it. What was made from it stays."""
-    key = await context.database.transaction(inputs.delete_input, input_id, user=user)
-    if key is None:
+    deleted = await context.database.transaction(inputs.delete_input, input_id, user=user)
+    if deleted is None:
         raise no_such_input()
-    await context.store.delete(key)
+    try:
+        await context.store.delete(deleted.s3_key)
+    except InfraUnavailable:  # else the same request again would find nothing to delete
+        await context.database.transaction(inputs.insert, deleted)
+        raise
 
 
 def _answer(context: Context, row: Input) -> responses.InputPage:

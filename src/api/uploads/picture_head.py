@@ -17,6 +17,9 @@ from shared.protocol.messages import Format
 FIELD = "file"
 # A block with the orientation is some kilobytes, with a thumbnail up to 64 KiB.
 MAX_EXIF_BYTES = 1 << 16
+# More than any program writes. Each of them takes as long as some kilobytes of a picture, and may
+# be nothing but its own head.
+MAX_CHUNKS, MAX_SEGMENTS, MAX_FILL_BYTES = 20_000, 1_000, 64
 SIGNATURE_BYTES = 12
 EXIF_MARK = b"Exif\0\0"
 ORIENTATION_TAG, SHORT = 0x0112, 3
@@ -165,7 +168,7 @@ def _png() -> Walk:
     yield Skip(8)
     head: PictureHead | None = None
     orientation, has_pixels = 1, False
-    while True:
+    for _ in range(MAX_CHUNKS):
         chunk = yield Read(8)
         size, kind = int.from_bytes(chunk[:4]), chunk[4:]
         if size >= 1 << 31 or not kind.isalpha() or (head is None) != (kind == b"IHDR"):
@@ -179,6 +182,8 @@ def _png() -> Walk:
         has_pixels = has_pixels or kind == b"IDAT"
         if kind == b"IEND":
             break
+    else:
+        raise wrong_file(f"it is a PNG of more than {MAX_CHUNKS} chunks")
     if head is None or not has_pixels:
         raise wrong_file("it is a PNG without a picture")
     return replace(head, orientation=orientation)
@@ -205,7 +210,7 @@ def _jpeg() -> Walk:
     yield Skip(2)
     head: PictureHead | None = None
     orientation: int | None = None
-    while True:
+    for _ in range(MAX_SEGMENTS):
         marker = yield from _marker()
         if marker in _WITHOUT_LENGTH:
             continue
@@ -221,6 +226,8 @@ def _jpeg() -> Walk:
             yield Skip(size)
         if marker == _START_OF_SCAN:
             break
+    else:
+        raise wrong_file(f"it is a JPEG of more than {MAX_SEGMENTS} segments before its pixels")
     if head is None:
         raise wrong_file("it is a JPEG that does not say how large it is")
     # In the data a byte FF is followed by 00 or by the number of a restart, never by this.
@@ -232,9 +239,10 @@ def _marker() -> Generator[Read, bytes, int]:
     """The next marker; fill bytes may come before it."""
     if (yield Read(1)) != b"\xff":
         raise wrong_file("its segments are not those of a JPEG")
-    while (byte := (yield Read(1))) == b"\xff":
-        pass
-    return byte[0]
+    for _ in range(MAX_FILL_BYTES):
+        if (byte := (yield Read(1))) != b"\xff":
+            return byte[0]
+    raise wrong_file("its segments are not those of a JPEG")
 
 
 def _jpeg_sides(marker: int, segment: bytes) -> PictureHead:
@@ -253,7 +261,10 @@ def _webp() -> Walk:
     canvas: tuple[int, int] | None = None
     frame: tuple[int, int] | None = None
     orientation, animated = 1, False
+    chunks = 0
     while left >= 8:
+        if (chunks := chunks + 1) > MAX_CHUNKS:
+            raise wrong_file(f"it is a WebP of more than {MAX_CHUNKS} chunks")
         chunk = yield Read(8)
         kind, size = chunk[:4], int.from_bytes(chunk[4:], "little")
         padded = size + size % 2

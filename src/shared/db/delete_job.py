@@ -6,7 +6,8 @@ job at its age. In the other order a repeated request would find no job, and the
 until the pruner takes objects without a row.
 
 Nothing but an end makes artifacts impossible, so a job that lives is refused. Two requests at once
-do no harm: an object, or a row, that is not there is deleted already.
+do no harm: an object, or a row, that is not there is deleted already. Where a kill leaves the copy
+of a picture without its row, the pruner takes the object.
 """
 
 from uuid import UUID
@@ -14,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db import jobs
+from shared.db import inputs, jobs
 from shared.db import tables as t
 from shared.errors import Conflict
 from shared.states import ENDED
@@ -30,7 +31,8 @@ def not_ended(job_id: UUID, status: str) -> Conflict:
 
 
 async def keys_of_ended(connection: AsyncConnection, job_id: UUID, *, user: str) -> list[str]:
-    """The keys of the job's objects; none where this user has no such job.
+    """The keys of the job's objects; none where this user has no such job. Copies of its pictures
+    among the user's inputs lose their rows here already: no job may start from them any more.
 
     Raises `Conflict` while the job lives.
     """
@@ -39,7 +41,8 @@ async def keys_of_ended(connection: AsyncConnection, job_id: UUID, *, user: str)
         return []
     if status not in ENDED:
         raise not_ended(job_id, status)
-    return await keys_of(connection, job_id)
+    copies = await inputs.delete_copies(connection, job_id, user=user)
+    return [*await keys_of(connection, job_id), *copies]
 
 
 async def keys_of(connection: AsyncConnection, job_id: UUID) -> list[str]:

@@ -103,21 +103,39 @@ async def get(connection: AsyncConnection, id: UUID, *, user: str) -> Input | No
     return None if row is None else read(Input, row)
 
 
-async def delete_input(connection: AsyncConnection, id: UUID, *, user: str) -> str | None:
-    """Delete the row; the key of its object, or None where this user has no such picture.
+async def delete_input(connection: AsyncConnection, id: UUID, *, user: str) -> Input | None:
+    """Delete the row and return it, for its object; None where this user has no such picture.
 
     Raises `Conflict` while a step that has not ended starts from it.
     """
     own = (t.inputs.c.id == id) & (t.inputs.c.user == user)
-    key = await connection.scalar(
-        delete(t.inputs).where(own, ~named_by_a_step(None)).returning(t.inputs.c.s3_key)
+    # The lock comes first: a create that keeps the picture has committed its step by then.
+    await connection.execute(select(t.inputs.c.id).where(own).with_for_update())
+    rows = await connection.execute(
+        delete(t.inputs).where(own, ~named_by_a_step(None)).returning(*_COLUMNS)
     )
-    if key is None and await get(connection, id, user=user) is not None:
+    row = rows.first()
+    if row is None and await get(connection, id, user=user) is not None:
         raise Conflict(
             "a job that has not ended starts from this picture; wait for it, or cancel it",
             input_id=str(id),
         )
-    return key
+    return None if row is None else read(Input, row)
+
+
+async def delete_copies(connection: AsyncConnection, job_id: UUID, *, user: str) -> list[str]:
+    """Delete the inputs with the bytes of the job's pictures, and return their objects' keys.
+
+    A job that starts from a picture of another one gets a copy (`api.admission.pictures`), which
+    says all that the picture says. What a step that has not ended starts from stays.
+    """
+    made = select(t.artifacts.c.sha256).where(t.artifacts.c.job_id == job_id)
+    keys = await connection.scalars(
+        delete(t.inputs)
+        .where(t.inputs.c.user == user, t.inputs.c.sha256.in_(made), ~named_by_a_step(None))
+        .returning(t.inputs.c.s3_key)
+    )
+    return list(keys)
 
 
 def named_by_a_step(age_s: float | None) -> ColumnElement[bool]:

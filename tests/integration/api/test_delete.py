@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import pytest
+from PIL import Image
 from tests.support.api_harness import BODY, Api, running_api
 from tests.support.database import tables_with
 from tests.support.stored_objects import stored_keys
 
 from api.routes import jobs as routes
+from shared.db import inputs
 from shared.db.engine import Database
+from shared.db.inputs import NewInput
 from shared.errors import InfraUnavailable
 from shared.events import NewEvent
 from shared.object_store import ObjectStore, open_store
@@ -91,6 +96,54 @@ def test_nothing_of_the_prompt_is_left_and_a_second_request_is_no_error(
     again = api.client.post("/v1/jobs", json=BODY, headers={"Idempotency-Key": "order-1"})
     assert again.status_code == 202
     assert "Idempotent-Replayed" not in again.headers
+
+
+def test_copies_of_its_pictures_among_the_inputs_go_too(api: Api) -> None:
+    """A job that starts from a picture of another job gets a copy of it."""
+    job, others, id = secret_job(api), b"another picture", uuid4()
+    for data, kept in ((SECRET.encode(), id), (others, uuid4())):
+        sha256 = hashlib.sha256(data).hexdigest()
+        api.transaction(
+            inputs.insert,
+            NewInput(
+                id=kept,
+                user="shop",
+                format="png",
+                width=64,
+                height=64,
+                orientation=1,
+                size_bytes=len(data),
+                sha256=sha256,
+                s3_key=inputs.object_key("shop", sha256, kept),
+            ),
+        )
+    assert api.client.get(f"/v1/inputs/{id}").status_code == 200
+    assert api.client.delete(f"/v1/jobs/{job}").status_code == 204
+    assert api.client.get(f"/v1/inputs/{id}").status_code == 404
+    assert api.client.get(f"/v1/inputs/{kept}").status_code == 200
+
+
+def test_an_input_whose_object_cannot_be_deleted_stays(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = api.client.post("/v1/inputs", files={"file": ("a.png", picture())})
+    path = f"/v1/inputs/{sent.json()['input']['id']}"
+
+    async def away(_: ObjectStore, key: str) -> None:
+        raise InfraUnavailable("the object store is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ObjectStore, "delete", away)
+        assert api.client.delete(path).status_code == 503
+    assert api.client.get(path).status_code == 200  # so that the same request can go on
+    assert api.client.delete(path).status_code == 204
+    assert api.client.get(path).status_code == 404
+
+
+def picture() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("state", ["queued", "running"])

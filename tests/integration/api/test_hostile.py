@@ -145,6 +145,18 @@ def test_a_hostile_body_is_refused_and_leaves_nothing(api: Api, name: str) -> No
     assert answer.json()["message"].startswith(MESSAGES[name])
 
 
+@pytest.mark.parametrize(
+    "name", ["arrays in arrays", "bytes that are no UTF-8", "two values", "a form"]
+)
+def test_a_route_that_reads_its_body_itself_refuses_it_in_the_same_words(
+    api: Api, name: str
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = api.client.post("/v1/images/edits", content=BODIES[name], headers=headers)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"].startswith(MESSAGES[name])
+
+
 @pytest.mark.parametrize("prompt", ["🍎" * 4096, RIGHT_TO_LEFT, "\u0085\ufeff\uffff\U0010ffff"])
 def test_unusual_text_that_is_text_is_kept_as_it_is(api: Api, prompt: str) -> None:
     job = api.create(prompt=prompt)

@@ -10,7 +10,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from api.uploads.picture_head import HeadReader, PictureHead
+from api.uploads.picture_head import MAX_CHUNKS, MAX_SEGMENTS, HeadReader, PictureHead
 from shared.errors import InvalidInput
 
 SIDES = (37, 23)
@@ -129,3 +129,22 @@ def test_damage_gives_an_answer_or_a_refusal_and_nothing_else(format: str, mode:
         else:
             assert 0 < head.width * head.height <= 64_000_000
     assert refused
+
+
+CHUNK = png_chunk(b"tEXt", b"")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xd8" + b"\xff" * 1000,
+        b"\xff\xd8\xff" + b"\xd0\xff" * (MAX_SEGMENTS + 1),
+        png_of(8, 8)[:33] + CHUNK * (MAX_CHUNKS + 1),
+        b"RIFF" + (1 << 30).to_bytes(4, "little") + b"WEBP" + (b"junk" + bytes(4)) * 20_001,
+    ],
+    ids=["fill bytes", "segments", "PNG chunks", "WebP chunks"],
+)
+def test_a_head_without_an_end_is_refused_before_it_costs_much(data: bytes) -> None:
+    reader = HeadReader()
+    with pytest.raises(InvalidInput):
+        reader.feed(data)
