@@ -271,12 +271,21 @@ def test_a_list_is_filtered_by_tags(api: Api) -> None:
     assert problem(many, 422, "invalid_input")["message"] == "tags: must have at most 10 entries"
 
 
+def test_a_job_shows_what_was_asked_and_what_runs(api: Api) -> None:
+    body = BODY | {"seed": 7, "count": 2}
+    job = api.client.get(f"/v1/jobs/{api.create(**body)}").json()
+    assert job["request"] == body
+    runs = {name: job["parameters"][name] for name in ("prompt", "width", "steps", "seed", "count")}
+    assert runs == {"prompt": BODY["prompt"], "width": 64, "steps": 4, "seed": 7, "count": 2}
+
+
 def test_the_list_filters_by_status_and_shows_whole_jobs(api: Api) -> None:
     ended, waiting = api.create(count=2), api.create()
     api.artifact(ended, 0, b"one")
     api.finish(ended, Status.FAILED, Reason.OOM, {"code": "oom", "message": "m", "details": {}})
     (failed,) = api.client.get("/v1/jobs", params={"status": "failed"}).json()["jobs"]
-    assert failed == api.client.get(f"/v1/jobs/{ended}").json()
+    whole = api.client.get(f"/v1/jobs/{ended}").json()
+    assert failed == whole | {"request": None, "parameters": None}
     assert failed["error"] == {"code": "oom", "message": "m", "details": {}}
     assert failed["summary"] == {"count": 2, "completed": 1}
     (queued,) = api.client.get("/v1/jobs", params={"status": "queued"}).json()["jobs"]
