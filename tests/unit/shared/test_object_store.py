@@ -44,7 +44,7 @@ class LyingClient:
         metadata = HTTPHeaderDict({"x-amz-meta-sha256": self.sha256})
         return Object(bucket, key, etag=f'"{self.etag}"', size=self.size, metadata=metadata)
 
-    def get_object(self, bucket: str, key: str) -> urllib3.HTTPResponse:
+    def get_object(self, bucket: str, key: str, **_: int) -> urllib3.HTTPResponse:
         self.reads += 1
         return urllib3.HTTPResponse(io.BytesIO(self.content), preload_content=False)
 

@@ -18,6 +18,7 @@ CARRIED = {
     "pydantic", "pydantic_core", "pydantic_settings", "annotated_types", "dotenv",
     "typing_extensions", "typing_inspection",
     "jsonschema", "jsonschema_specifications", "referencing", "rpds", "attr", "attrs", "idna",
+    "sniffio",  # anyio takes it where it is installed
     "pytest", "_pytest", "pluggy", "iniconfig", "pygments", "py", "pytest_timeout",
 }  # fmt: skip
 
