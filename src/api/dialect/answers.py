@@ -68,6 +68,20 @@ class CompletedEvent(About):
     seed: int
 
 
+class PartialEvent(BaseModel):
+    """A picture of a stream while it is sampled."""
+
+    type: str = Field(description="`image_generation.partial_image`, `image_edit.partial_image`")
+    b64_json: str
+    created_at: int = Field(description="now, in seconds since 1970")
+    background: Literal["opaque"] = "opaque"
+    output_format: Literal["jpeg"] = "jpeg"
+    quality: Literal["low", "medium", "high"]
+    size: str = Field(description="of this small picture, in pixels")
+    partial_image_index: int = Field(description="from 0, for each picture")
+    item_index: int = Field(description="of the picture, from 0")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pictures:
     """The pictures of a job that succeeded, in the order of their items."""

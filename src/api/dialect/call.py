@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import anyio
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
@@ -19,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from api.context import Context
 from api.dialect.answers import Completed, Pictures
 from api.dialect.bodies import completed_events, error_event, json_body, url_body
+from api.dialect.partials import Partials, partial_event
 from api.dialect.pictures import deleted
 from api.dialect.request import GenerateImages
 from api.errors import in_openai_shape
@@ -99,9 +101,14 @@ class Call:
 
     async def _events(self) -> AsyncGenerator[bytes]:
         between_events = True
+        partials = Partials(self.context.previews, self.job_id, self.body.partial_images or 0)
         try:
-            while not await self._ended():
-                yield HEARTBEAT
+            with partials:
+                while not await self._ended(partials.wakeup):
+                    if (partial := partials.take()) is not None:
+                        yield partial_event(*partial, self.body, self.completed)
+                    else:
+                        yield HEARTBEAT
             pictures = await self._pictures()
             async for part in completed_events(
                 pictures, self.body, self.context.store, self.completed
@@ -115,16 +122,17 @@ class Call:
                 raise
             yield error_event(self._error(error))
 
-    async def _ended(self) -> bool:
-        """Whether there is nothing more to wait for; False after `HEARTBEAT_S`."""
-        if not await self._wait(HEARTBEAT_S):
+    async def _ended(self, wakeup: anyio.Event) -> bool:
+        """Whether there is nothing more to wait for; False after `HEARTBEAT_S`, or `wakeup`."""
+        if not await self._wait(HEARTBEAT_S, wakeup):
             raise _ClientLeft
         return self.context.hub.closing or (await self._job()).ended
 
-    async def _wait(self, timeout_s: float | None) -> bool:
+    async def _wait(self, timeout_s: float | None, wakeup: anyio.Event | None = None) -> bool:
         """Wait for the job's end. False: the client has left."""
-        waits = self.context.waits
-        there = await waits.until_end(self.request, self._job, timeout_s=timeout_s)
+        there = await self.context.waits.until_end(
+            self.request, self._job, timeout_s=timeout_s, wakeup=wakeup
+        )
         if not there and self.cancels:
             ended = await self.context.database.transaction(
                 request_cancel, self.job_id, user=self.user

@@ -6,6 +6,7 @@ from fastapi.sse import format_sse_event
 
 from api.dialect.answers import Completed, CompletedEvent, ImagesOut, PictureOut, PictureUsage
 from api.dialect.call import HEARTBEAT
+from api.dialect.partials import partial_of
 from api.dialect.pictures import deleted
 from api.errors import OPENAI_PATH
 from api.openapi import examples
@@ -88,8 +89,8 @@ def answered(completed: Completed) -> Responses:
     )
     stream = HEARTBEAT + format_sse_event(data_str=event.model_dump_json(), event=completed)
     described = answers(
-        f"The pictures. With `stream` events: a `{completed}` for each picture, or an `error`; a "
-        "comment every 15 s keeps the line open.",
+        f"The pictures. With `stream` events: a few `{partial_of(completed)}` and a `{completed}` "
+        "for each picture, or an `error`; a comment every 15 s keeps the line open.",
         _ANSWERS,
         headers=_HEADERS,
     )
@@ -99,7 +100,7 @@ def answered(completed: Completed) -> Responses:
             "type": "object",
             "description": "one event of the stream",
             "properties": {
-                "event": {"enum": [completed, "error"]},
+                "event": {"enum": [partial_of(completed), completed, "error"]},
                 "data": {"type": "string", "contentMediaType": "application/json"},
             },
             "required": ["event", "data"],

@@ -120,7 +120,7 @@ class GenerateImages(OwnFields):
         default=None,
         ge=0,
         le=MAX_PARTIAL_IMAGES,
-        description="with `stream`; at most so many come, and none at this time",
+        description="with `stream`: at most so many small ones of each picture, as it is sampled",
     )
 
     @property

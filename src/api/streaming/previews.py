@@ -25,27 +25,35 @@ class Subscription(Protocol):
     def leave(self, job_id: UUID) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class NewestPreview:
+    """A preview, and its SSE message, encoded once for all streams."""
+
+    preview: ShownPreview
+    message: bytes
+
+
 @dataclass(eq=False, slots=True)
 class PreviewFeed:
     """The previews of one stream. `wake` is called when there is one to take."""
 
     job_id: UUID
     wake: Callable[[], None]
-    _next: bytes | None = None
+    _next: NewestPreview | None = None
 
-    def offer(self, message: bytes) -> None:
-        self._next = message
+    def offer(self, newest: NewestPreview) -> None:
+        self._next = newest
         self.wake()
 
-    def take(self) -> bytes | None:
+    def take(self) -> NewestPreview | None:
         """The newest one, once."""
-        message, self._next = self._next, None
-        return message
+        newest, self._next = self._next, None
+        return newest
 
 
 @dataclass(slots=True)
 class _Watched:
-    newest: bytes | None = None
+    newest: NewestPreview | None = None
     feeds: set[PreviewFeed] = field(default_factory=set)
 
 
@@ -79,7 +87,7 @@ class Previews:
         """Give it to every stream of its job."""
         if (watched := self._jobs.get(preview.job_id)) is None:
             return
-        watched.newest = preview_message(preview)
+        watched.newest = NewestPreview(preview, preview_message(preview))
         for feed in watched.feeds:
             feed.offer(watched.newest)
 

@@ -121,7 +121,7 @@ class ProgressStream:
             if subscriber.lagged or subscriber.closing:
                 return
             if (preview := feed.take()) is not None and not self._ended:
-                yield preview
+                yield preview.message
                 silent_s = 0.0
                 continue
             silent_s = 0.0 if messages else silent_s + pause_s

@@ -35,11 +35,13 @@ class Waits:
         read_job: Callable[[], Awaitable[Job]],
         *,
         timeout_s: float | None,
+        wakeup: anyio.Event | None = None,
     ) -> bool:
         """Wait until the job has ended, `timeout_s` at most; None is no limit.
 
-        Returns whether the client is still there. The body of `request` has been read, and the
-        caller holds a place among the streams (`api.limits.Streams`). Raises what `read_job` does.
+        `wakeup` ends the wait too. Returns whether the client is still there. The body of `request`
+        has been read, and the caller holds a place among the streams (`api.limits.Streams`). Raises
+        what `read_job` does.
         """
         async with self.turn:
             job = await read_job()
@@ -47,9 +49,11 @@ class Waits:
             return True
         request.state.waited = True  # how long a client waited is no latency
         with self._metrics.waiting_calls.track_inprogress():
-            return await self._wait(request, job, timeout_s)
+            return await self._wait(request, job, timeout_s, wakeup)
 
-    async def _wait(self, request: Request, job: Job, timeout_s: float | None) -> bool:
+    async def _wait(
+        self, request: Request, job: Job, timeout_s: float | None, wakeup: anyio.Event | None
+    ) -> bool:
         gone = False
 
         async def notice_disconnect(scope: anyio.CancelScope) -> None:
@@ -59,7 +63,13 @@ class Waits:
             gone = True
             scope.cancel()
 
+        async def notice_wakeup(wakeup: anyio.Event, scope: anyio.CancelScope) -> None:
+            await wakeup.wait()
+            scope.cancel()
+
         async with anyio.create_task_group() as tasks:
+            if wakeup is not None:
+                tasks.start_soon(notice_wakeup, wakeup, tasks.cancel_scope)
             tasks.start_soon(notice_disconnect, tasks.cancel_scope)
             with anyio.move_on_after(timeout_s):
                 await self._hub.wait_for_end(job.id, job.event_seq)

@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
+from uuid import UUID
 
+import anyio
 import httpx
 import openai
 import pytest
@@ -20,8 +23,11 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types import ImagesResponse
 from tests.support.api_harness import Api, running_api, until
 
+from shared.dispatch.preview_channel import PreviewPublisher
+from shared.protocol.messages import Preview
 from shared.states import Reason, Status
 
+JPEG = b"\xff\xd8\xff\xe0"
 ONE, TWO = b"\x89PNG one", b"\x89PNG two"
 OOM: dict[str, Any] = {"code": "oom", "message": "not enough memory", "details": {"peak_bytes": 5}}
 KEY = "k-shop"
@@ -137,6 +143,47 @@ def test_a_stream_ends_with_the_pictures_and_keeps_the_line_open_until_then(
     assert {event.type for event in events} == {"image_generation.completed"}
     assert [base64.b64decode(event.b64_json) for event in events] == [ONE, TWO]
     assert [event.usage.model_dump()["pictures"] for event in events] == [1, 1]
+
+
+def test_previews_of_the_job_come_as_partial_images(api: Api, generate: Generate) -> None:
+    """A worker makes previews where somebody looks, and that somebody is this stream."""
+    answer = generate(stream=True, partial_images=2)
+    raw = answer.result(20)
+    events = iter(raw.parse())
+    job = only_job(api)
+    seen: list[Any] = []
+
+    async def publish() -> None:
+        publisher = PreviewPublisher(api.settings.redis_url.get_secret_value())
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(publisher.run)
+            for step in (1, 5, 9):  # of 9: before the first third, in the middle, at the end
+                shown = Preview(item_index=0, step=step, steps=9, width=8, height=8)
+                expected = {1: 0, 5: 1, 9: 2}[step]
+                while True:  # until the api has subscribed, nobody hears it
+                    publisher.publish(UUID(job), shown, JPEG)
+                    await anyio.sleep(0.05)
+                    if len(seen) >= expected:
+                        break
+            tasks.cancel_scope.cancel()
+        await publisher.close()
+
+    def read() -> None:
+        for event in events:
+            seen.append(event)  # noqa: PERF402 - as they come
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    anyio.run(publish)
+    api.artifact(job, 0, ONE)
+    api.finish(job)
+    reader.join(20)
+    *partials, completed = seen
+    assert [event.type for event in partials] == ["image_generation.partial_image"] * 2
+    assert [event.partial_image_index for event in partials] == [0, 1]
+    assert [base64.b64decode(event.b64_json) for event in partials] == [JPEG, JPEG]
+    assert (partials[0].size, partials[0].output_format) == ("8x8", "jpeg")
+    assert completed.type == "image_generation.completed"
 
 
 def test_the_asynchronous_client_streams_too(api: Api, pool: ThreadPoolExecutor) -> None:

@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import anyio
 import pytest
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from api.dialect.answers import Pictures
 from api.dialect.bodies import completed_events, json_body
+from api.dialect.partials import Partials
 from api.dialect.pictures import RANGE_BYTES
 from api.dialect.request import (
     GenerateImages,
@@ -27,8 +28,10 @@ from api.dialect.request import (
     of_pictures,
 )
 from api.schemas.requests import CreateJob
+from api.streaming.previews import Previews
 from shared.db.artifacts import Artifact
 from shared.db.jobs import Job
+from shared.dispatch.preview_channel import ShownPreview
 from shared.errors import DreamForgeError, InfraUnavailable, InvalidInput, NotFound
 from shared.states import Reason, Status
 
@@ -270,3 +273,53 @@ def test_bytes_that_are_not_those_of_the_picture_are_never_passed_for_it(
 ) -> None:
     with pytest.raises(error):
         collect(json_body(pictures_of(SMALL), BODY, stored))
+
+
+# Partial pictures ---------------------------------------------------------------------------------
+
+
+class Subscription:
+    """Counts the jobs that are looked at."""
+
+    def __init__(self) -> None:
+        self.jobs: set[UUID] = set()
+
+    def watch(self, job_id: UUID) -> None:
+        self.jobs.add(job_id)
+
+    def leave(self, job_id: UUID) -> None:
+        self.jobs.discard(job_id)
+
+
+def numbers(most: int, *steps: tuple[int, int]) -> list[int | None]:
+    """Which partial picture each preview (item, step of 20) becomes."""
+    previews, job_id, taken = Previews(), uuid4(), []
+    previews.subscription = subscription = Subscription()
+    with Partials(previews, job_id, most) as partials:
+        assert subscription.jobs == ({job_id} if most else set())
+        for item_index, step in steps:
+            previews.show(
+                ShownPreview(
+                    job_id=job_id,
+                    item_index=item_index,
+                    step=step,
+                    steps=20,
+                    width=8,
+                    height=8,
+                    jpeg="/9j/",
+                )
+            )
+            assert partials.wakeup.is_set() == bool(most)
+            due = partials.take()
+            assert not partials.wakeup.is_set()
+            taken.append(None if due is None else due[0])
+    assert subscription.jobs == set()
+    return taken
+
+
+def test_partial_pictures_are_spread_over_the_sampling_of_each_picture() -> None:
+    assert numbers(0, (0, 10)) == [None]
+    assert numbers(1, (0, 9), (0, 10), (0, 19)) == [None, 0, None]
+    assert numbers(3, (0, 5), (0, 6), (0, 10), (0, 15), (0, 20)) == [0, None, 1, 2, None]
+    assert numbers(2, (0, 7), (1, 7), (1, 14)) == [0, 0, 1]
+    assert numbers(3, (0, 18), (0, 19)) == [0, 1]  # those that came late
