@@ -13,7 +13,7 @@ import pytest
 from tests.support.model_rows import model_row
 
 from api.admission.capacity import check_capacity
-from api.admission.pictures import BYTES_PER_PIXEL, NO_PICTURES, Pictures
+from api.admission.pictures import DECODED_BYTES, DECODING_BYTES, NO_PICTURES, Pictures
 from api.admission.plan import Caller, plan_job
 from api.admission.resolve import resolve
 from api.schemas.requests import CreateJob
@@ -521,9 +521,9 @@ def test_a_picture_is_pinned_and_gives_its_size() -> None:
         (1, "mask", MASK),
     ]
     assert PinnedInput(**step.inputs[0]).orientation == 6
-    # Both are decoded one after the other, in the memory of the device.
+    # Both are decoded one after the other, in the memory of the device, and kept.
     bare = preset("cpu").budget_for("sd", 96 * 64).vram_bytes
-    assert step.vram_bytes == bare + BYTES_PER_PIXEL * 96 * 64
+    assert step.vram_bytes == bare + (DECODING_BYTES["webp"] + 2 * DECODED_BYTES) * 96 * 64
     assert plan(ABLE).steps[0].inputs is None
     assert plan(ABLE).steps[0].params["strength"] is None
 
