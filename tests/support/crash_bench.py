@@ -6,6 +6,7 @@ Many tests share one system, so each test leaves it serving.
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from tests.support.follower import Follower
 from tests.support.gates import Gates
 from tests.support.infrastructure import Infrastructure
 from tests.support.invariants import Settled
+from tests.support.webhook_receiver import Receiver, receiver
 from tests.support.worker_process import DEADLINE_S, command_environment, free_port, marked, until
 
 from cli.models.install import bundled_models, install, register
@@ -53,8 +55,15 @@ class Bench:
     """`api` and `worker` serve; `gates` hold them; `kill` ends a part, `revive` restarts it."""
 
     def __init__(
-        self, stack: Infrastructure, database_url: str, folder: Path, *, runner_start: str
+        self,
+        stack: Infrastructure,
+        database_url: str,
+        folder: Path,
+        receiver: Receiver,
+        *,
+        runner_start: str,
     ) -> None:
+        self.receiver = receiver
         self.stack = stack
         self.folder = folder
         self.gates = Gates(folder)
@@ -73,6 +82,8 @@ class Bench:
                 "DF_RUNNER_START": runner_start,
                 "DF_MODELS_DIR": str(models),
                 "DF_LOCK_DIR": str(self.lock_dir),
+                "DF_WEBHOOK_SECRETS": f"default:whsec_{base64.b64encode(bytes(32)).decode()}",
+                "DF_WEBHOOK_PRIVATE": "127.0.0.1/32",
                 "DF_API_PORT": str(free_port()),
                 "TMPDIR": str(folder),
             }
@@ -143,7 +154,8 @@ class Bench:
         body: dict[str, Any] = {"type": "generate", "prompt": "a red apple", "seed": 7}
         if chain:
             body["chain"] = {"upscale": {"scale": 2, "impl": "resample"}}
-        return body | {"count": count}
+        webhook = {"url": self.receiver.url, "events": ["start", "artifact", "end"]}
+        return body | {"count": count, "webhook": webhook}
 
     def create(self, **options: Any) -> str:
         """Create a job as a careful client does: with one key, until the api accepts it."""
@@ -205,6 +217,16 @@ class Bench:
             row = connection.execute("SELECT count(*) FROM events WHERE job_id = %s", (job,))
             (count,) = row.fetchone() or (0,)
             return int(count)
+
+    def wait_delivered(self, job: str) -> None:
+        """Wait until the job's receiver has all that it is to get."""
+
+        def delivered() -> bool:
+            with psycopg.connect(self._url) as connection:
+                query = "SELECT 1 FROM deliveries WHERE job_id = %s AND state <> 'delivered'"
+                return connection.execute(query, (job,)).fetchone() is None
+
+        until(delivered, f"the webhooks of {job} are delivered; {self.log_tails()}")
 
     def unnamed_objects(self) -> list[str]:
         """Objects below our prefix that no row names."""
@@ -274,12 +296,13 @@ def _settings(environment: dict[str, str]) -> Settings:
 def running(
     stack: Infrastructure, database_url: str, folder: Path, *, runner_start: str = "template"
 ) -> Iterator[Bench]:
-    bench = Bench(stack, database_url, folder, runner_start=runner_start)
-    try:
-        bench.start()
-        yield bench
-    finally:
-        bench.close()
+    with receiver() as listening:
+        bench = Bench(stack, database_url, folder, listening, runner_start=runner_start)
+        try:
+            bench.start()
+            yield bench
+        finally:
+            bench.close()
 
 
 def in_background(work: Callable[[], T]) -> Callable[[], T]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,28 @@ class Receiver(ThreadingHTTPServer):
         self.script = script
         self.calls: list[Call] = []
         self.lock = threading.Lock()
+
+    def finding(self, job: str, *, artifacts: int) -> str | None:
+        """What is wrong with the messages of a job that was told of to its end; None: nothing.
+
+        Each fact came at least once, always with one id, and first in its order.
+        """
+        first: dict[str, str] = {}  # id -> what it says
+        for call in list(self.calls):
+            content = json.loads(call.body)
+            if content["data"]["job"]["id"] != job:
+                continue
+            said = f"{content['type']} {content['data'].get('artifact', {}).get('sha256', '')}"
+            if first.setdefault(call.id, said) != said:
+                return f"{call.id} is {first[call.id]} and {said}"
+        if len(set(first.values())) < len(first):
+            return f"a fact has two ids: {first}"
+        if list(first) != sorted(first, key=lambda id_: int(id_.rpartition("_")[2])):
+            return f"not in order: {first}"
+        kinds = [said.partition(" ")[0] for said in first.values()]
+        if sorted(kinds) != sorted(["job.start", *["job.artifact"] * artifacts, "job.end"]):
+            return f"not what happened: {kinds}"
+        return None
 
     @property
     def port(self) -> int:

@@ -157,7 +157,8 @@ def _payload(row: Any, event: NewEvent, kind: WebhookEvent) -> dict[str, Any]:
 
 # By who sends -------------------------------------------------------------------------------------
 
-# The hosts one after the other, each by one look into the index; of each a few that are due.
+# The hosts one after the other, each by one look into the index; of each a few that are due. The
+# rows are locked, so that their places hold: by their keys PostgreSQL may read the table whole.
 _CLAIM = text(
     f"""
     WITH RECURSIVE hosts AS (
@@ -167,9 +168,9 @@ _CLAIM = text(
                 WHERE d.next_at IS NOT NULL AND d.host > hosts.host ORDER BY d.host LIMIT 1)
         FROM hosts WHERE hosts.host IS NOT NULL
     ), due AS (
-        SELECT each.job_id, each.seq
+        SELECT each.tid
         FROM hosts CROSS JOIN LATERAL (
-            SELECT d.job_id, d.seq, d.next_at FROM deliveries AS d
+            SELECT d.ctid AS tid, d.next_at FROM deliveries AS d
             WHERE d.host = hosts.host AND d.next_at <= now()
             ORDER BY d.next_at LIMIT :per_host FOR NO KEY UPDATE SKIP LOCKED
         ) AS each
@@ -178,8 +179,8 @@ _CLAIM = text(
     )
     UPDATE deliveries AS d
     SET attempts = d.attempts + 1, next_at = now() + :lease_s * interval '1 second'
-    FROM due, jobs AS j
-    WHERE d.job_id = due.job_id AND d.seq = due.seq AND j.id = d.job_id
+    FROM jobs AS j
+    WHERE d.ctid = ANY (ARRAY(SELECT tid FROM due)) AND j.id = d.job_id
     RETURNING {", ".join(f'd."{each.name}"' for each in columns_of(t.deliveries, Delivery))},
         j.webhook->>'url' AS url
     """  # noqa: S608 - names of columns

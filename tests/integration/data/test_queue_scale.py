@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from uuid import UUID, uuid4
 
 import anyio
@@ -11,7 +12,7 @@ import pytest
 from tests.support.database import empty_tables
 from tests.support.queue_rows import CAPACITY_BYTES, MODELS, Rows, end_all, make
 
-from shared.db import jobs, retention
+from shared.db import deliveries, jobs, retention
 from shared.db.backlog import waiting_by_user
 from shared.db.create_job import create_job
 from shared.db.engine import Database
@@ -87,6 +88,14 @@ class Queue:
         assert await page(("order", OLDEST)) == 1
         assert await page(("project", "none")) == 0
 
+    async def deliver(self) -> None:
+        """One receiver is away, with thousands of messages; the other's is due."""
+        take = partial(deliveries.claim, limit=50, per_host=4, lease_s=60)
+        (claimed,) = await self.database.transaction(take, busy=["away:80"])
+        assert claimed.host == "here:80"
+        await self.database.transaction(deliveries.failed, claimed, "why", pause_s=0.0)
+        assert len(await self.database.transaction(take, busy=["here:80"])) == 4
+
     async def count(self) -> None:
         assert await self.database.transaction(jobs.unfinished_jobs, "user0", up_to=100) == 100
 
@@ -114,7 +123,8 @@ class Queue:
                 connection.execute(
                     "SELECT relname, coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)"
                     " FROM pg_stat_user_tables"
-                    " WHERE relname IN ('jobs', 'job_tags', 'steps', 'events', 'artifacts')"
+                    " WHERE relname IN ('jobs', 'job_tags', 'deliveries', 'steps', 'events',"
+                    " 'artifacts')"
                     " UNION ALL SELECT indexrelname, coalesce(idx_tup_read, 0)"
                     " FROM pg_stat_user_indexes WHERE indexrelname = 'ix_steps_waiting'"
                 ).fetchall()
@@ -160,8 +170,27 @@ def full_url(migrated_url: str) -> Iterator[str]:
     """A queue whose oldest steps fit no slot, half of them just ended, beside jobs that ended."""
     make(migrated_url, Rows(waiting=WAITING, classes=60, unfit=UNFIT, ended=ENDED, events=True))
     tag(migrated_url)
+    report(migrated_url)
     yield migrated_url
     empty_tables(migrated_url)
+
+
+def report(url: str) -> None:
+    """Every ended job has a message for a receiver that is away; the oldest one for another."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            """UPDATE jobs SET webhook = '{"url": "http://x/", "events": ["end"]}'
+            WHERE status = 'succeeded'"""
+        )
+        connection.execute(
+            """INSERT INTO deliveries (job_id, seq, "user", host, event, payload, state, next_at,
+                expires_at)
+            SELECT id, 1, "user", CASE WHEN id = %s THEN 'here:80' ELSE 'away:80' END, 'end', '{}',
+                'waiting', now() - interval '1 hour', now() + interval '1 day'
+            FROM jobs WHERE status = 'succeeded'""",
+            (OLDEST,),
+        )
+        connection.execute("VACUUM ANALYZE jobs, deliveries")
 
 
 def tag(url: str) -> None:
@@ -188,6 +217,7 @@ def tag(url: str) -> None:
         Queue.create_and_cancel,
         Queue.list_pages,
         Queue.list_by_tag,
+        Queue.deliver,
         Queue.count,
         Queue.count_by_user,
         Queue.sweep,

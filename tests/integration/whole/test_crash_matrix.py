@@ -3,8 +3,8 @@
 A cell of the matrix is a point and a victim. A gate holds the job at the point; a cell whose gate
 no process reaches fails. Then the victim gets SIGKILL, the gate opens, the other processes notice
 that the victim is away, and it restarts as an init system would restart it. The job must succeed,
-`Settled.findings` must be empty, and a client that follows the job over SSE must have seen each of
-its events once and in order.
+`Settled.findings` must be empty, a client that follows the job over SSE must have seen each of its
+events once and in order, and a receiver of webhooks each fact at least once, with one id.
 
 How the points are reached. The processes are real. Two injected ports are replaced: a step store
 that waits at a gate before or after its real calls, and a runner that waits in the middle of an
@@ -128,6 +128,9 @@ def test_a_job_succeeds_once_whichever_process_dies_at_whichever_point(
     bench.wait_idle(bench.worker)
     assert bench.settled().findings() == []
     assert followed().finding(bench.events_of(job())) is None
+    bench.wait_delivered(job())
+    pictures = 4 if gate == "between steps" else 2
+    assert bench.receiver.finding(job(), artifacts=pictures) is None
     left = set(bench.unnamed_objects()) - left_before
     if (point, victim) in LEAVES_AN_OBJECT:
         assert all(job() in key for key in left)
