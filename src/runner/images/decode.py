@@ -6,7 +6,7 @@ of files become:
 
     16 bits a channel    the upper 8, as a viewer shows them
     palette, grey, CMYK  the colours that they stand for; a colour profile is not applied
-    transparent          as it looks on white paper
+    transparent          as it looks on white paper; a mask as on black paper
     animated             its first picture
 """
 
@@ -44,8 +44,19 @@ def decode(data: bytes, source: SourceSpec) -> Image:
 
 
 def decode_mask(data: bytes, source: SourceSpec) -> Image:
-    """The same as levels of grey (L): 255 is painted anew, 0 stays."""
-    return decode(data, source).convert("L")
+    """The same as levels of grey (L): 255 is painted anew, 0 stays.
+
+    So does what is transparent: editors draw a mask in white on nothing.
+    """
+    return _decode(data, source, _levels)
+
+
+def _levels(file: Image) -> Image:
+    image = _eight_bits(file)
+    if image.has_transparency_data:
+        drawn = image.convert("RGBA")
+        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", drawn.size, "black"), drawn)
+    return opaque(image).convert("L")
 
 
 def decode_alpha_mask(data: bytes, source: SourceSpec) -> Image:

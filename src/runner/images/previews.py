@@ -1,22 +1,20 @@
-"""Encodes a preview and sends it."""
+"""Encodes a preview."""
 
 from io import BytesIO
 
 from PIL.Image import Image
 
-from runner.ipc.channel import Emit
-from shared.protocol.messages import MAX_PREVIEW_BYTES, MAX_PREVIEW_SIDE, Preview
+from shared.protocol.messages import MAX_PREVIEW_BYTES, MAX_PREVIEW_SIDE
 
 QUALITY = 75
 
 
-def send_preview(picture: Image | None, index: int, step: int, steps: int, emit: Emit) -> None:
-    """Send a preview of item `index` after `step` of `steps`; nothing where there is no picture."""
+def encode_preview(picture: Image | None) -> tuple[int, int, bytes] | None:
+    """Width, height and JPEG of a preview; None where there is no picture, or no small one."""
     if picture is None:
-        return
+        return None
     picture.thumbnail((MAX_PREVIEW_SIDE, MAX_PREVIEW_SIDE))
     file = BytesIO()
     picture.save(file, "JPEG", quality=QUALITY)
-    if len(body := file.getvalue()) <= MAX_PREVIEW_BYTES:
-        width, height = picture.size
-        emit(Preview(item_index=index, step=step, steps=steps, width=width, height=height), body)
+    jpeg = file.getvalue()
+    return (*picture.size, jpeg) if len(jpeg) <= MAX_PREVIEW_BYTES else None

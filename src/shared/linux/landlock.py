@@ -109,7 +109,7 @@ def restrict(abi: int, rules: Iterable[tuple[str, Access]]) -> None:
     """Leave this thread, and what it starts, the rights of `rules`: (path, what below it).
 
     Nothing is allowed elsewhere, no TCP, and no signal or abstract socket of a process that is not
-    restricted too. A path that is not there is left out. Several calls add up: what one refuses
+    restricted too. A path that cannot be opened is left out. Several calls add up: what one refuses
     stays refused. Needs PR_SET_NO_NEW_PRIVS. Raises `OSError`.
     """
     handles = handled(abi)
@@ -124,18 +124,35 @@ def restrict(abi: int, rules: Iterable[tuple[str, Access]]) -> None:
         os.close(ruleset)
 
 
+# A rule holds an inode. The kernel forgets those of /proc that nobody uses and makes new ones,
+# which no rule knows. So the files of /proc stay open, by path; a fork opens its own.
+_PROC = "/proc"
+_in_use: dict[str, int] = {}
+os.register_at_fork(after_in_child=_in_use.clear)
+
+
 def _allow(ruleset: int, path: str, access: Access) -> None:
-    try:
-        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
+    if path in _in_use:
+        _add_rule(ruleset, _in_use[path], access)
         return
     try:
-        if not stat.S_ISDIR(os.fstat(fd).st_mode):
-            access &= _OF_FILES
-        attr = _PathBeneathAttr(access, fd)
-        _call(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.byref(attr), 0)
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:  # not there, not for us, or a link into nowhere: then there is nothing to allow
+        return
+    try:
+        _add_rule(ruleset, fd, access)
     finally:
-        os.close(fd)
+        if path.startswith(_PROC):
+            _in_use[path] = fd
+        else:
+            os.close(fd)
+
+
+def _add_rule(ruleset: int, fd: int, access: Access) -> None:
+    if not stat.S_ISDIR(os.fstat(fd).st_mode):
+        access &= _OF_FILES
+    attr = _PathBeneathAttr(access, fd)
+    _call(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.byref(attr), 0)
 
 
 def _call(number: int, *arguments: object) -> int:

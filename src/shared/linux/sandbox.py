@@ -150,7 +150,14 @@ def _linked_below(models: str) -> Iterator[str]:
     for _ in ("kinds", "models"):
         entries = [entry for folder in folders for entry in _entries(folder)]
         yield from (entry.path for entry in entries if entry.is_symlink())
-        folders = [entry.path for entry in entries if entry.is_dir()]
+        folders = [entry.path for entry in entries if _is_folder(entry)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle, or into a folder that is not for us
+        return False
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

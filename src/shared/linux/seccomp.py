@@ -29,6 +29,7 @@ _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _NUMBER_AT, _ARCH_AT = 0, 4  # struct seccomp_data
 _CLONE_THREAD = 0x00010000
+_CLONE_NEW = 0x7E020000  # every namespace that a clone may make
 _AF_UNIX, _SOCK_STREAM, _SOCK_TYPE_MASK = 1, 1, 0xF
 _X32_BIT = 0x40000000  # of x86_64's other table
 
@@ -43,7 +44,8 @@ _NUMBERS = {
         setxattrat 463, removexattrat 466, utime 132, utimes 235, futimesat 261, utimensat 280,
         ptrace 101, process_vm_readv 310, process_vm_writev 311, kcmp 312, pidfd_getfd 438,
         process_madvise 440, migrate_pages 256, move_pages 279, setpriority 141,
-        sched_setparam 142, sched_setscheduler 144, ioprio_set 251, sched_setattr 314, shmget 29,
+        sched_setparam 142, sched_setscheduler 144, sched_setaffinity 203, ioprio_set 251,
+        sched_setattr 314, shmget 29,
         shmat 30, shmctl 31, semget 64, semop 65, semctl 66, semtimedop 220, msgget 68, msgsnd 69,
         msgrcv 70, msgctl 71, mq_open 240, mq_unlink 241, add_key 248, request_key 249, keyctl 250,
         bpf 321, perf_event_open 298, userfaultfd 323, open_by_handle_at 304, mount 165,
@@ -59,7 +61,8 @@ _NUMBERS = {
         removexattr 14, lremovexattr 15, fremovexattr 16, setxattrat 463, removexattrat 466,
         utimensat 88, ptrace 117, process_vm_readv 270, process_vm_writev 271, kcmp 272,
         pidfd_getfd 438, process_madvise 440, migrate_pages 238, move_pages 239, setpriority 140,
-        sched_setparam 118, sched_setscheduler 119, ioprio_set 30, sched_setattr 274, shmget 194,
+        sched_setparam 118, sched_setscheduler 119, sched_setaffinity 122, ioprio_set 30,
+        sched_setattr 274, shmget 194,
         shmctl 195, shmat 196, semget 190, semctl 191, semtimedop 192, semop 193, msgget 186,
         msgctl 187, msgrcv 188, msgsnd 189, mq_open 180, mq_unlink 181, add_key 217,
         request_key 218, keyctl 219, bpf 280, perf_event_open 241, userfaultfd 282,
@@ -74,7 +77,8 @@ _NUMBERS = {
 _OTHER_KILLS = ("tkill", "pidfd_send_signal")
 _KILLS = ("kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo")  # the first argument: whom
 _FORKS = ("fork", "vfork")
-_BY_ARGUMENT = {"socketpair", "prlimit64", "clone", "clone3", *_OTHER_KILLS, *_KILLS, *_FORKS}
+_OF_ITSELF = ("prlimit64", "sched_setaffinity")  # the first argument: of whom, 0 is the caller
+_BY_ARGUMENT = {"socketpair", *_OF_ITSELF, "clone", "clone3", *_OTHER_KILLS, *_KILLS, *_FORKS}
 
 
 @cache
@@ -135,7 +139,17 @@ def _common(machine: str) -> list[bytes]:
         _step(_RETURN, _ALLOW),
     ]
     program += _when(number["socketpair"], stream)
-    return program + _when(number["prlimit64"], _only(0))  # 0 is the caller
+    for name in _OF_ITSELF:
+        program += _when(number[name], _only(0))
+    # The flags of `clone3` are in memory, which no filter reads. libc goes on with `clone`.
+    program += _when(number["clone3"], [_refuse(errno.ENOSYS)])
+    namespaces = [
+        _step(_LOAD, _argument(0)),
+        _step(_ANY_BIT, _CLONE_NEW, no=1),
+        _refuse(),
+        _step(_LOAD, _NUMBER_AT),
+    ]
+    return program + _when(number["clone"], namespaces)
 
 
 def _alone(machine: str) -> list[bytes]:
@@ -153,10 +167,7 @@ def _alone(machine: str) -> list[bytes]:
         _step(_RETURN, _ALLOW),
         _refuse(),
     ]
-    # The flags of `clone3` are in memory, which no filter reads. libc goes on with `clone`.
-    return (
-        program + _when(number["clone"], thread) + _when(number["clone3"], [_refuse(errno.ENOSYS)])
-    )
+    return program + _when(number["clone"], thread)
 
 
 def _step(code: int, value: int, *, yes: int = 0, no: int = 0) -> bytes:

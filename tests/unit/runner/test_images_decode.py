@@ -114,6 +114,15 @@ def test_a_mask_is_its_brightness() -> None:
     assert (made.mode, made.getpixel((0, 0)), made.getpixel((1, 1))) == ("L", 255, 0)
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
+def test_a_mask_that_is_drawn_in_white_on_nothing_keeps_what_is_not_drawn(mode: str) -> None:
+    image = PIL.Image.new("RGBA", SIDES, (255, 255, 255, 0))
+    image.putpixel((1, 1), (255, 255, 255, 255))
+    image.putpixel((2, 1), (255, 255, 255, 255))
+    made = decode_mask(encoded(image.convert(mode), "png"), source("png", role="mask"))
+    assert [made.getpixel((x, 1)) for x in range(4)] == [0, 255, 255, 0]
+
+
 @pytest.mark.parametrize(
     ("data", "changes", "problem"),
     [

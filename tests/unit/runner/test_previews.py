@@ -8,9 +8,9 @@ import time
 import pytest
 from PIL import Image
 
-from runner.images.previews import send_preview
+from runner.images.previews import encode_preview
 from runner.ipc.previews import SHARE, PreviewRequests
-from shared.protocol.messages import FromRunner, Preview
+from shared.protocol.messages import MAX_PREVIEW_BYTES
 
 
 def test_none_is_due_before_it_is_asked_for_and_one_for_each_request() -> None:
@@ -50,14 +50,11 @@ def test_after_a_failure_none_is_due_any_more() -> None:
 
 
 def test_a_preview_is_a_small_jpeg() -> None:
-    sent: list[tuple[FromRunner, bytes]] = []
-    send_preview(None, 0, 1, 4, lambda message, body=b"": sent.append((message, body)))
-    assert sent == []
-    picture = Image.effect_noise((2000, 1000), 64).convert("RGB")
-    send_preview(picture, 2, 1, 4, lambda message, body=b"": sent.append((message, body)))
-    for message, body in sent:  # noise may be too large even then
-        assert message == Preview(item_index=2, step=1, steps=4, width=512, height=256)
-        assert Image.open(io.BytesIO(body)).format == "JPEG"
-    small = Image.new("RGB", (16, 8), "red")
-    send_preview(small, 2, 1, 4, lambda message, body=b"": sent.append((message, body)))
-    assert sent[-1][0] == Preview(item_index=2, step=1, steps=4, width=16, height=8)
+    assert encode_preview(None) is None
+    encoded = encode_preview(Image.new("RGB", (2000, 1000), "red"))
+    assert encoded is not None
+    width, height, jpeg = encoded
+    assert (width, height) == (512, 256)
+    assert Image.open(io.BytesIO(jpeg)).format == "JPEG"
+    encoded = encode_preview(Image.effect_noise((512, 512), 255).convert("RGB"))
+    assert encoded is None or len(encoded[2]) <= MAX_PREVIEW_BYTES

@@ -78,6 +78,51 @@ def test_all_models_are_read_before_go_and_only_those_of_the_step_after(tmp_path
 
 
 @needs_landlock
+def test_a_link_that_leads_nowhere_among_the_models_hinders_no_start(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    (models / "sd/a@1").mkdir(parents=True)
+    (models / "sd/a@1/weights").write_text("x")
+    (models / "sd/circle").symlink_to("circle")
+    (models / "gone").symlink_to(tmp_path / "gone")
+    code = f"box.enter(); print(read({str(models / 'sd/a@1/weights')!r}))"
+    assert contained(code, models=str(models)) == "True"
+
+
+@needs_landlock
+def test_what_is_allowed_of_proc_is_held_so_that_the_kernel_does_not_forget_it() -> None:
+    """A rule knows an inode, and that of a file of /proc lives only as long as somebody uses it."""
+    code = (
+        "box.enter(); box.narrow([])\n"
+        "fds = [os.readlink(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd')\n"
+        "       if os.path.lexists(f'/proc/self/fd/{fd}')]\n"
+        "print(sorted(fd for fd in fds if fd.startswith('/proc/') and fd.count('/') < 3))"
+    )
+    held = contained(code)
+    assert held.count("'/proc/meminfo'") == 1  # once, whatever the number of layers
+    assert "/proc/cpuinfo" in held and "/proc/stat" in held
+
+
+@needs_seccomp
+def test_a_process_sets_the_affinity_of_no_other_and_makes_no_namespace() -> None:
+    code = (
+        "import ctypes, signal\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "box.enter(forks={forks})\n"
+        "os.sched_setaffinity(0, os.sched_getaffinity(0))\n"
+        "try:\n"
+        "    os.sched_setaffinity(os.getppid(), os.sched_getaffinity(0))\n"
+        "except OSError as error:\n"
+        "    print(error.errno)\n"
+        "CLONE_NEWUSER = 0x10000000\n"
+        "flags = ctypes.c_long(CLONE_NEWUSER | signal.SIGCHLD)\n"
+        "number = {{'x86_64': 56, 'aarch64': 220}}[os.uname().machine]\n"
+        "print(libc.syscall(ctypes.c_long(number), flags, None, None, None, None))\n"
+    )
+    for forks in (False, True):
+        assert contained(code.format(forks=forks)).splitlines() == [str(errno.EPERM), "-1"]
+
+
+@needs_landlock
 def test_other_folders_on_the_path_are_closed_and_hinder_no_import(tmp_path: Path) -> None:
     (tmp_path / "secret.py").write_text("x = 1")
     code = (
