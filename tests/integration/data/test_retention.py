@@ -160,6 +160,25 @@ def test_events_past_their_age_go_but_the_verdict_can_still_be_followed(api: Api
     assert api.client.get(f"/v1/jobs/{old}/progress/stream", headers=header).status_code == 204
 
 
+def test_webhooks_past_their_age_go_but_not_those_that_wait(api: Api) -> None:
+    old, young = ended(api, 7 * DAY_S + 60), ended(api, 7 * DAY_S - 60)
+    states = {1: "delivered", 2: "dead", 3: "waiting"}
+    for job in (old, young):
+        for seq, state in states.items():
+            api.sql(
+                """INSERT INTO deliveries (job_id, seq, "user", host, event, payload, state,
+                    created_at, ended_at, expires_at)
+                SELECT id, %s, 'default', 'x', 'end', '{}', %s, updated_at,
+                    CASE WHEN %s <> 'waiting' THEN now() END, now() FROM jobs WHERE id = %s""",
+                seq, state, state, job,
+            )  # fmt: skip
+    pruned = pass_over(api)
+    assert pruned is not None and pruned.deliveries == 2
+    left = api.sql("SELECT job_id::text, state FROM deliveries ORDER BY seq")
+    assert [state for job, state in left if job == old] == ["waiting"]
+    assert [state for job, state in left if job == young] == list(states.values())
+
+
 def test_jobs_past_their_age_go_with_everything(api: Api) -> None:
     old, young = ended(api, 30 * DAY_S + 60), ended(api, 30 * DAY_S - 60)
     pruned = pass_over(api)
