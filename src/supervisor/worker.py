@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import anyio
 
@@ -147,6 +148,14 @@ def open_runner_pool(
     )
 
 
+def make_models_dir(folder: Path) -> None:
+    """Make the folder of models if it is missing: what runners may read is fixed at their start."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("DF_MODELS_DIR: %s; restart the worker when it is there", error)
+
+
 class SupervisorThread:
     """The thread that owns every runner. Celery's bootstep starts and drains it."""
 
@@ -202,6 +211,7 @@ class SupervisorThread:
             await self._supervise(resources)
 
     async def _supervise(self, resources: WorkerResources) -> None:
+        make_models_dir(self._settings.models_dir)
         slots = SlotTable(resources.devices)
         models = LocalModels(resources.database, self._settings.models_dir)
         supervisor = self._build_supervisor(resources, slots, models)

@@ -7,6 +7,7 @@ a local folder, safetensors only, and nothing is looked up elsewhere. The folder
 
 import inspect
 import json
+import math
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -196,9 +197,23 @@ class TextToImage:
             arguments["max_area"] = params.width * params.height
         if params.strength is not None:
             arguments["strength"] = strength_of_a_step(params.strength, params.steps)
+        if "original_inference_steps" in self.parameters:
+            arguments |= self._schedule_of_consistency(params)
         if self.text_tokens is not None:
             arguments["max_sequence_length"] = self.text_tokens
         return arguments
+
+    def _schedule_of_consistency(self, params: GenerateParams) -> Arguments:
+        """For a pipeline that takes its steps from a schedule of its training, and refuses to take
+        more than a strength leaves of it: a schedule that is long enough."""
+        config, steps = self.pipeline.scheduler.config, params.steps
+        trained = int(config.num_train_timesteps)
+        strength = 1.0
+        if params.strength is not None:
+            strength = max(strength_of_a_step(params.strength, steps), steps / trained)
+        long_enough = max(int(config.original_inference_steps), math.ceil(steps / strength))
+        schedule: Arguments = {"original_inference_steps": min(trained, long_enough)}
+        return schedule if params.strength is None else schedule | {"strength": strength}
 
     def _sides(self, params: GenerateParams) -> Arguments:
         """Width and height; a pipeline without them takes those of the picture it starts from."""

@@ -135,6 +135,18 @@ def test_a_family_starts_from_a_picture_and_takes_a_step_at_least(
         assert (strong[:, :34] != pixels(noise(1))[:, :34]).any(axis=(0, 2)).all()
 
 
+@pytest.mark.parametrize(("steps", "strength"), [(8, 0.1), (40, 0.75), (60, 1.0), (60, 0.05)])
+def test_a_consistency_model_takes_all_steps_whatever_the_strength(
+    model: Callable[[str], Model], steps: int, strength: float
+) -> None:
+    folder, descriptor = model("lcm")
+    loaded = load_on_host(descriptor.kind, folder, "float32", layout=descriptor.layout)
+    pipeline = place(loaded, descriptor.kind, CPU, None, "image_to_image")
+    asked, seen = params(strength, steps=steps), list[tuple[int, int]]()
+    pipeline.picture(asked, 1, lambda *s: seen.append(s), sources("image_to_image", noise(1)))
+    assert len(seen) == steps
+
+
 def test_an_edit_model_draws_from_its_reference_at_the_size_of_the_request(
     model: Callable[[str], Model],
 ) -> None:
