@@ -18,6 +18,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -135,6 +136,15 @@ def spins(link: SupervisorLink) -> None:
     link.progress()
     while True:
         pass
+
+
+def starts_threads(link: SupervisorLink, count: str) -> None:
+    """Threads that do nothing; each is a process to the host."""
+    threading.stack_size(64 << 10)
+    for _ in range(int(count)):
+        threading.Thread(target=stay, daemon=True).start()
+    link.progress()
+    stay()
 
 
 def forks(link: SupervisorLink, count: str) -> None:
@@ -450,7 +460,8 @@ Behaviour = Callable[..., None]
 BEHAVIOURS: dict[str, Behaviour] = {
     behaviour.__name__: behaviour
     for behaviour in (
-        quick, draws, shows, polite, slow_exit, stuck_in_c, spins, forks, chain_of_forks,
+        quick, draws, shows, polite, slow_exit, stuck_in_c, spins, starts_threads, forks,
+        chain_of_forks,
         bomb, leaves_grandchild,
         leaves_nameless_grandchild, leaves_forged_grandchild, leaves_talker, floods, half_a_frame,
         half_a_frame_then_dies, closes_its_end, garbage, not_json, too_long, out_of_order,

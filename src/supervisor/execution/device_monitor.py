@@ -26,6 +26,8 @@ from supervisor.slots.table import SlotState
 log = logging.getLogger(__name__)
 
 SAMPLE_EVERY_S = 0.2  # DESIGN §6: the parent's own peak, five times a second
+# Of one tree. torch starts a few for each core; each takes a number of the host's processes.
+MAX_THREADS = 2048
 
 
 class DeviceMonitor:
@@ -97,7 +99,8 @@ class DeviceMonitor:
         return await self._runners.make_room(needed_bytes, self._execution.model)
 
     async def sample_peak(self) -> None:
-        """Record the peak while the runner may live; a lost device ends the step."""
+        """Record the peak while the runner may live; a lost device ends the step, and so do threads
+        without end."""
         while self._execution.runner_may_live:
             try:
                 reading = await self._read(self._execution.tree)
@@ -108,7 +111,17 @@ class DeviceMonitor:
                     self._execution.post(EventKind.FAILURE)
                     return
                 self._evidence.record_memory(reading.used_bytes)
+                if self._has_too_many_threads():
+                    self._execution.post(EventKind.PROTOCOL_ERROR)
+                    return
             await anyio.sleep(SAMPLE_EVERY_S)
+
+    def _has_too_many_threads(self) -> bool:
+        tree = self._execution.tree
+        if tree is None or (count := tree.thread_count()) <= MAX_THREADS:
+            return False
+        self._evidence.facts.protocol_error = f"it started {count} threads"
+        return True
 
     async def verify(self) -> EventKind | None:
         """Wait until the memory is proven back: `VERIFIED`. `RECLAIM_DEADLINE` if it never can be.

@@ -113,6 +113,14 @@ class ProcessTree:
                 total += self._members[pid].memory_info().rss
         return total
 
+    def thread_count(self) -> int:
+        """Of the members that are known by now."""
+        total = 0
+        for process in self._members.values():
+            with suppress(psutil.Error):
+                total += process.num_threads()
+        return total
+
     def pids(self) -> frozenset[int]:
         """Every pid that ever belonged to the tree."""
         return frozenset(self._pids)

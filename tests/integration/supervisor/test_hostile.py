@@ -24,6 +24,7 @@ from tests.support.runner_starts import runner_start  # noqa: F401 - each test, 
 from shared.events import Code
 from shared.protocol.frames import encode
 from shared.states import Reason, StepState
+from supervisor.execution import device_monitor
 from supervisor.processes import channel
 from supervisor.processes.child import Entry
 from supervisor.processes.tree import ProcessTree
@@ -328,6 +329,23 @@ def test_a_flood_of_logs_stops_neither_the_timeout_nor_a_neighbour() -> None:
         assert len(bench.events(flood, Code.RUNNER_LOG)) <= 20 * (len(dropped) + 2)
 
     serve(test, timeout_s=1.5, slots=2)
+
+
+def test_threads_without_end_cost_their_own_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_monitor, "MAX_THREADS", 100)
+
+    async def test(bench: Bench) -> None:
+        bomb, neighbour = bench.submit("starts_threads 200"), bench.submit("polite")
+        step = await bench.ended(bomb)
+        assert step.reason is Reason.ATTEMPTS_EXHAUSTED
+        error = (step.error or {})["details"]["last_error"]
+        assert error["code"] == Reason.RUNNER_CRASHED
+        assert "threads" in error["details"]["protocol"]
+        await bench.running(neighbour)
+        bench.store.request_cancel(neighbour)
+        await bench.ended(neighbour)
+
+    serve(test, slots=2, max_losses=1, max_attempts=1)
 
 
 # Early ends ---------------------------------------------------------------------------------------
