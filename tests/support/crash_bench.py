@@ -7,6 +7,7 @@ Many tests share one system, so each test leaves it serving.
 from __future__ import annotations
 
 import base64
+import io
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import httpx
+import PIL.Image
 import psutil
 import psycopg
 from tests.support import quick_timings
@@ -150,10 +152,21 @@ class Bench:
 
     # Jobs -----------------------------------------------------------------------------------------
 
-    def body(self, *, count: int = 2, chain: bool = False) -> dict[str, Any]:
+    def picture(self) -> str:
+        """The id of a picture to start from. The same one each time, so it is stored once."""
+        buffer = io.BytesIO()
+        PIL.Image.new("RGB", (64, 64), "red").save(buffer, "png")
+        answer = self.client.post("/v1/inputs", files={"file": buffer.getvalue()})
+        return str(answer.raise_for_status().json()["input"]["id"])
+
+    def body(
+        self, *, count: int = 2, chain: bool = False, image: str | None = None
+    ) -> dict[str, Any]:
         body: dict[str, Any] = {"type": "generate", "prompt": "a red apple", "seed": 7}
         if chain:
             body["chain"] = {"upscale": {"scale": 2, "impl": "resample"}}
+        if image is not None:
+            body["image"] = image
         webhook = {"url": self.receiver.url, "events": ["start", "artifact", "end"]}
         return body | {"count": count, "webhook": webhook}
 

@@ -61,11 +61,21 @@ class Step:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def run(self) -> None:
+        self._fetch_inputs()
         done = set(self._spec["done_items"])
         for item in (i for i in range(self._params["count"]) if i not in done):
             self._item(item)
         self._link.send({"type": "result", "items": 1, "allocator": {}})
         self._gates.wait_at_blocking("result")
+
+    def _fetch_inputs(self) -> None:
+        """The pictures that a first step starts from, before its items."""
+        if self._spec["type"] != "generate":
+            return
+        for source in self._spec["inputs"]:
+            self._link.send({"type": "want", "item_index": source["item_index"]})
+            assert self._inputs.get()["sha256"] == source["sha256"]
+            self._gates.wait_at_blocking("input")
 
     def _item(self, item: int) -> None:
         size_and_seed = self._size_and_seed(item)

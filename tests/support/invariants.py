@@ -57,7 +57,8 @@ class Settled:
         """Keys below our prefix that no row names."""
         stored = set(anyio.run(stored_keys, self.store, PREFIX))
         with psycopg.connect(self.settings.database_url.get_secret_value()) as connection:
-            named = {key for (key,) in connection.execute("SELECT s3_key FROM artifacts")}
+            rows = "SELECT s3_key FROM artifacts UNION SELECT s3_key FROM inputs"
+            named = {key for (key,) in connection.execute(rows)}
         return sorted(stored - named)
 
     def _jobs(self, connection: psycopg.Connection[Any]) -> list[str]:

@@ -35,6 +35,7 @@ POINTS = {
     "claim, spawn": "claimed",
     "READY, running commit": "ready",
     "running commit, GO": "running committed",
+    "input, first item": "input",
     "in the middle of an item": "mid item",
     "upload, row": "uploaded",
     "RESULT, verify": "result",
@@ -51,6 +52,7 @@ EVERY_DAY = {
     ("READY, running commit", "postgres"),
     ("running commit, GO", "runner"),
     ("running commit, GO", STOPPED),
+    ("input, first item", "worker"),
     ("in the middle of an item", "worker"),
     ("in the middle of an item", STOPPED),
     ("upload, row", "store"),
@@ -108,8 +110,11 @@ def test_a_job_succeeds_once_whichever_process_dies_at_whichever_point(
     gate = POINTS[point]
     bench.wait_standby()
     left_before = set(bench.unnamed_objects())
+    image = bench.picture() if gate == "input" else None
     bench.gates.arm(gate)
-    followed = in_background(lambda: bench.follow(bench.create(chain=gate == "between steps")))
+    followed = in_background(
+        lambda: bench.follow(bench.create(chain=gate == "between steps", image=image))
+    )
 
     def job() -> str:
         return followed().job
