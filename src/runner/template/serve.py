@@ -94,6 +94,8 @@ class Template:
         return answer
 
     def _load(self, spec: HostModelSpec) -> Loaded | Refused:
+        if (sandbox := sandbox_of(os.environ)) is not None:
+            sandbox.narrow([spec.model.folder], forks=True)
         try:
             self._code.hold(spec)
         except ModelUnavailable as error:

@@ -9,7 +9,7 @@ It happens in layers, since only the first is possible before torch is imported,
 is the step's model known:
 
     enter   right after `refuse_privileges`, while there is one thread: libraries, all models
-    narrow  at GO: the models of the step alone
+    narrow  at GO: the models of the step alone; in a template before it loads: that model alone
 
 A template enters as well, with what it needs more: it forks, and looks into `/proc` for its forks.
 What it forks inherits its layers and adds those of a runner. `/proc` of other processes shows their
@@ -89,9 +89,9 @@ class Sandbox:
         if self.seccomp:
             seccomp.install(forks=forks)
 
-    def narrow(self, models: Iterable[str]) -> None:
+    def narrow(self, models: Iterable[str], *, forks: bool = False) -> None:
         """Keep of all models only those in these folders. Raises `OSError`."""
-        self._restrict(models, forks=False)
+        self._restrict(models, forks=forks)
 
     def _restrict(self, models: Iterable[str], *, forks: bool) -> None:
         if self.landlock_abi:

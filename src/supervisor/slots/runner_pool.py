@@ -222,13 +222,14 @@ class RunnerPool:
         return place
 
     def _take_waiting(self, place: _Place, spec: HostModelSpec | None) -> _Started | None:
-        """The runner that waits here, unless it has ended or a fork would have the right model."""
+        """The runner that waits here, unless it has ended, has another model, which is all that it
+        may read, or has none where a fork would have the right one."""
         waiting, place.waiting = place.waiting, None
         if waiting is None:
             return None
         if waiting.process.exitcode is not None:
             log.warning("a waiting runner has ended: exit code %s", waiting.process.exitcode)
-        elif waiting.model == spec or not self._holds(spec):
+        elif waiting.model == spec or (waiting.model is None and not self._holds(spec)):
             return waiting
         self._discard(waiting.process)
         return None

@@ -60,7 +60,10 @@ def test_a_process_finds_what_the_worker_decided() -> None:
 
 
 @needs_landlock
-def test_all_models_are_read_before_go_and_only_those_of_the_step_after(tmp_path: Path) -> None:
+@pytest.mark.parametrize("forks", [False, True])
+def test_all_models_are_read_before_go_and_only_those_of_the_step_after(
+    tmp_path: Path, forks: bool
+) -> None:
     models, elsewhere = tmp_path / "models", tmp_path / "elsewhere"
     for folder in (models / "sd/a@1", models / "sd/b@1", elsewhere):
         folder.mkdir(parents=True)
@@ -69,10 +72,12 @@ def test_all_models_are_read_before_go_and_only_those_of_the_step_after(tmp_path
     paths = [str(models / f"sd/{name}@1/weights") for name in ("a", "b", "linked")]
     code = (
         f"paths = {[*paths, '/etc/passwd']!r}\n"
-        "box.enter(); print([read(path) for path in paths])\n"
-        f"box.narrow([{str(models / 'sd/a@1')!r}]); print([read(path) for path in paths])"
+        f"box.enter(forks={forks}); print([read(path) for path in paths])\n"
+        f"box.narrow([{str(models / 'sd/a@1')!r}], forks={forks})\n"
+        "print([read(path) for path in paths])\n"
+        "print(bool(os.listdir('/proc/self/fd')))"
     )
-    before, after = contained(code, models=str(models)).splitlines()
+    before, after, _ = contained(code, models=str(models)).splitlines()
     assert before == "[True, True, True, False]"
     assert after == "[True, False, False, False]"
 
