@@ -100,10 +100,14 @@ def test_a_file_names_only_files_that_are_there(name: str) -> None:
 def test_a_prompt_becomes_pictures_and_a_picture_the_next_request(visitor: Visitor) -> None:
     page = visitor.open()
     visitor.keep("create")
+    loaded: list[str] = []
+    page.on("request", lambda request: loaded.append(request.url.partition("?")[0]))
     draw(visitor, count=2, steps=2)
     expect(page.locator(".watch .tile")).to_have_count(2)
     expect(page.locator(".watch .chip")).to_have_text("succeeded")
     visitor.keep("done")
+    files = [url for url in loaded if url.endswith(".png")]
+    assert len(files) == len(set(files)) == 2
     page.locator(".watch .tile").first.click()
     dialog = page.get_by_role("dialog")
     facts = dict(
@@ -276,7 +280,8 @@ def test_operators_see_workers_what_waits_and_what_failed(visitor: Visitor, scen
     expect(page.locator(".slots li")).to_have_count(1)
     expect(page.get_by_label("Queue")).to_contain_text("low")
     expect(page.locator(".panel.row").first).to_contain_text("timeout")
-    expect(page.get_by_role("img", name=re.compile("Pictures a day"))).to_be_visible()
+    for name in ("Your last hour", "Pictures a day", "Waiting time of a job"):
+        expect(page.get_by_role("img", name=re.compile(name))).to_be_visible()
     visitor.keep("operate")
     expect(page.locator(".slots a")).to_have_attribute("href", f"#/jobs/{runs}")
     for job in (waits, runs):
@@ -344,6 +349,7 @@ def test_below_a_path_of_a_proxy_nothing_leaves_it(visitor: Visitor) -> None:
     expect(page.get_by_label("What to draw")).to_be_visible()
     assert all(url.startswith(f"{visitor.base}/forge/") for url in asked)
     assert f"{visitor.base}/forge/v1/models" in asked
+    page.unroute_all(behavior="wait")
 
 
 def test_what_is_shown_stays_quiet_where_motion_is_not_wanted(

@@ -89,12 +89,13 @@ function noWorker() {
     h("pre", { tabIndex: 0 }, "dreamforge worker"));
 }
 
-/** Two plots of the last days, from what was used. */
+/** The last hour by the caller's own jobs, and the last days by what was used. */
 async function drawFigures(section, signal) {
   const from = new Date(Date.now() - (DAYS - 1) * 86_400_000).toISOString().slice(0, 10);
   let usage;
+  let newest;
   try {
-    ({ usage } = await get(`v1/usage?from=${from}&limit=1000`, signal));
+    [{ usage }, { jobs: newest }] = await Promise.all([get(`v1/usage?from=${from}&limit=1000`, signal), get("v1/jobs?limit=200", signal)]);
   } catch (error) {
     if (signal.aborted) return;
     if (!error.code) throw error;
@@ -106,7 +107,20 @@ async function drawFigures(section, signal) {
   const jobs = (row) => row.jobs.succeeded + row.jobs.failed + row.jobs.cancelled;
   const mean = (day) => sum(day, (row) => row.wait_seconds) / Math.max(1, sum(day, jobs));
   section.replaceChildren(
+    bars("Your last hour", lastHour(newest), (value) => plural(value, "picture"), "in 5 min"),
     bars("Pictures a day", days.map((day) => ({ label: day, value: sum(day, (row) => row.pictures) })), (value) => plural(value, "picture")),
     bars("Waiting time of a job", days.map((day) => ({ label: day, value: mean(day) })), seconds),
     bars("Seconds of running", days.map((day) => ({ label: day, value: sum(day, (row) => row.run_seconds) })), seconds));
+}
+
+/** Pictures of jobs that ended, in spans of five minutes; of the 200 newest jobs. */
+function lastHour(jobs) {
+  const span = 5 * 60_000;
+  const first = Date.now() - 12 * span;
+  const rows = Array.from({ length: 12 }, (_, index) => ({ label: new Date(first + (index + 1) * span).toLocaleTimeString(undefined, { timeStyle: "short" }), value: 0 }));
+  for (const { finished_at: end, summary } of jobs) {
+    const row = rows[Math.floor((Date.parse(end) - first) / span)];
+    if (row) row.value += summary.completed;
+  }
+  return rows;
 }

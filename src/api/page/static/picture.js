@@ -29,6 +29,7 @@ export function openPicture(artifacts, index, jobOf, { onDelete = null } = {}) {
   };
   const show = async () => {
     const artifact = artifacts[index];
+    if (Date.parse(artifact.expires_at) < Date.now()) await renew(artifact, jobOf(artifact));
     image.src = artifact.url;
     image.width = artifact.width;
     image.height = artifact.height;
@@ -69,6 +70,12 @@ async function describe(artifact, listed, dialog, onDelete) {
       onDelete && h("button", { type: "button", className: "danger", onclick: () => onDelete(job, dialog) }, "Delete")),
     h("dl", {}, rows.filter(([, value]) => ![undefined, null, ""].includes(value)).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
   ];
+}
+
+/** A new address of the file, for a page that was left open. */
+async function renew(artifact, job) {
+  const { artifacts } = await get(`v1/jobs/${job.id}/artifacts`);
+  Object.assign(artifact, artifacts.find((each) => each.id === artifact.id));
 }
 
 function shown(value) {

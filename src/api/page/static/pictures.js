@@ -4,7 +4,7 @@ import { call, get } from "./api.js";
 import { announce, confirm, h } from "./dom.js";
 import { failure } from "./failure.js";
 import { openPicture } from "./picture.js";
-import { tile } from "./watch.js";
+import { pictureButton } from "./watch.js";
 import { moment } from "./words.js";
 
 const PAGE = 24;
@@ -28,9 +28,8 @@ class Gallery {
       h("header", { className: "heading" },
         h("h1", {}, "Pictures"),
         h("form", { className: "filters", onsubmit: (event) => { event.preventDefault(); this.restart(); } },
-          h("label", { htmlFor: "filter-status" }, "Status"), this.status,
-          h("label", { htmlFor: "filter-tag" }, "Tag"), this.tag,
-          h("button", {}, "Show"))),
+          h("span", {}, h("label", { htmlFor: "filter-status" }, "Status"), this.status),
+          h("span", {}, h("label", { htmlFor: "filter-tag" }, "Tag"), this.tag, h("button", {}, "Show")))),
       this.list, this.foot);
   }
 
@@ -73,14 +72,14 @@ class Gallery {
   add(job, artifacts) {
     this.jobs.set(job.id, job);
     const last = new Map(artifacts.map((artifact) => [artifact.item_index, artifact]));
-    if (!last.size) this.list.append(h("li", { id: `of-${job.id}` }, h("a", { className: `card ${job.status}`, href: `#/jobs/${job.id}` },
+    if (!last.size) this.list.append(h("li", {}, h("a", { className: `card ${job.status}`, href: `#/jobs/${job.id}` },
       h("span", { className: `chip ${job.status}` }, job.status),
       h("span", { className: "prompt" }, job.request?.prompt ?? job.id),
-      h("span", { className: "dim" }, job.error ? job.error.code : moment(job.created_at)))));
+      h("span", { className: "dim" }, job.status === "failed" ? job.error.code : moment(job.created_at)))));
     for (const artifact of last.values()) {
       artifact.job = job;
       this.shown.push(artifact);
-      const item = tile(artifact, job, () => this.open(artifact));
+      const item = h("li", {}, pictureButton(artifact, job, () => this.open(artifact)));
       item.dataset.job = job.id;
       this.list.append(item);
     }

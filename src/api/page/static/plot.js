@@ -5,8 +5,8 @@ import { h, svg } from "./dom.js";
 const WIDTH = 168;
 const HEIGHT = 40;
 
-/** `rows` are `{label, value}`, oldest first; `words` says a value. */
-export function bars(name, rows, words) {
+/** `rows` are `{label, value}`, oldest first; `words` says a value, `newest` what the last one is. */
+export function bars(name, rows, words, newest = "today") {
   const most = Math.max(...rows.map((row) => row.value), 0);
   const step = WIDTH / rows.length;
   const drawn = rows.map(({ label, value }, index) => {
@@ -18,6 +18,6 @@ export function bars(name, rows, words) {
   const summary = `${name}: ${rows.map((row) => `${row.label} ${words(row.value)}`).join(", ")}`;
   const last = rows[rows.length - 1];
   return h("figure", { className: "panel plot" },
-    h("figcaption", {}, h("span", { className: "dim" }, name), h("strong", {}, words(last.value)), h("span", { className: "dim small-text" }, "today")),
+    h("figcaption", {}, h("span", { className: "dim" }, name), h("strong", {}, words(last.value)), h("span", { className: "dim small-text" }, newest)),
     svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": summary, preserveAspectRatio: "none" }, ...drawn));
 }

@@ -72,7 +72,8 @@ class Watch {
     ]);
     const ended = this.job && this.live && !LIVE.includes(job.status);
     this.job = job;
-    this.artifacts = artifacts;
+    const known = new Map(this.artifacts.map((artifact) => [artifact.id, artifact]));
+    this.artifacts = artifacts.map((artifact) => known.get(artifact.id) ?? artifact); // each answer has new addresses
     this.draw();
     if (ended) announce(`The job ${job.status}.`);
   }
@@ -94,19 +95,31 @@ class Watch {
 
   /** A tile for each item: its last picture, else what is seen of it so far, else its place. */
   drawPictures() {
-    const shown = new Map();
-    for (const each of this.artifacts) shown.set(each.item_index, each);
-    const list = [...shown.values()];
-    const tiles = Array.from({ length: this.job.summary.count }, (_, index) => {
-      const artifact = shown.get(index);
-      if (artifact) return tile(artifact, this.job, () => openPicture(list, list.indexOf(artifact), () => this.job));
-      if (!this.live) return null;
-      const preview = this.previews.get(index);
-      return h("li", {}, preview ? h("img", { src: preview, alt: `Preview of picture ${index + 1}`, className: "preview" }) : h("span", { className: "skeleton picture" }, h("span", { className: "hidden-text" }, "Not drawn yet")));
-    });
-    this.pictures.replaceChildren(...tiles.filter(Boolean));
-    this.pictures.classList.toggle("single", this.job.summary.count === 1);
-    this.pictures.classList.toggle("many", this.job.summary.count > MANY);
+    const last = new Map(this.artifacts.map((artifact) => [artifact.item_index, artifact]));
+    const { count } = this.job.summary;
+    while (this.pictures.childElementCount < count) this.pictures.append(h("li", {}));
+    for (const [index, item] of [...this.pictures.children].entries()) this.drawItem(item, index, last.get(index));
+    this.pictures.hidden = !this.live && !last.size;
+    this.pictures.classList.toggle("single", count === 1);
+    this.pictures.classList.toggle("many", count > MANY);
+  }
+
+  /** What is the same as before stays: a new element would load its picture again. */
+  drawItem(item, index, artifact) {
+    const preview = this.previews.get(index);
+    const shown = artifact?.id ?? (this.live ? (preview ?? "nothing") : "");
+    if (item.dataset.shown === shown) return;
+    item.dataset.shown = shown;
+    item.hidden = !shown;
+    if (artifact) item.replaceChildren(pictureButton(artifact, this.job, () => this.open(index)));
+    else if (preview) item.replaceChildren(h("img", { src: preview, alt: `Preview of picture ${index + 1}`, className: "preview" }));
+    else item.replaceChildren(h("span", { className: "skeleton picture" }, h("span", { className: "hidden-text" }, "Not drawn yet")));
+  }
+
+  open(index) {
+    const last = new Map(this.artifacts.map((artifact) => [artifact.item_index, artifact]));
+    const list = [...last.values()];
+    openPicture(list, list.indexOf(last.get(index)), () => this.job);
   }
 
   async see(event, data) {
@@ -165,8 +178,8 @@ function decode(address) {
 }
 
 /** A picture as a button that opens it large. */
-export function tile(artifact, job, onclick) {
+export function pictureButton(artifact, job, onclick) {
   const name = `${job.request?.prompt ?? "Picture"}, seed ${artifact.seed}`;
-  return h("li", {}, h("button", { type: "button", className: "tile", onclick, "aria-label": `Open: ${name}` },
-    h("img", { src: artifact.url, alt: "", loading: "lazy", width: artifact.width, height: artifact.height })));
+  return h("button", { type: "button", className: "tile", onclick, "aria-label": `Open: ${name}` },
+    h("img", { src: artifact.url, alt: "", loading: "lazy", width: artifact.width, height: artifact.height }));
 }
