@@ -178,7 +178,7 @@ def test_size_that_the_pipeline_would_round_is_refused(
 ) -> None:
     loaded = load("sd", model, CPU, None)
     given = loaded.arguments
-    monkeypatch.setattr(loaded, "arguments", lambda p: given(p) | {"width": 32})
+    monkeypatch.setattr(loaded, "arguments", lambda *asked: given(*asked) | {"width": 32})
     with pytest.raises(ValueError, match="made 32x64 pixels"):
         loaded.picture(params(), 1, lambda step, steps: None)
 
