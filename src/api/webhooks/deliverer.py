@@ -3,7 +3,8 @@
 Each api process does this, where the installation has secrets to sign with. They share the work
 through the database (`shared.db.deliveries`): a claim is a lease, so what a killed process had in
 hand is due again a little later, with the same id. A receiver that hangs holds one of `PER_HOST`
-places of its host, for `DEADLINE_S`, and no other host's.
+places of its host, for `DEADLINE_S`, and no other host's. A user with many such receivers holds
+`PER_USER` places, and no other user's.
 
 A process looks once a second, and at once when it hears that a job has new events.
 """
@@ -13,7 +14,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from uuid import UUID
 
 import anyio
@@ -21,9 +22,10 @@ from anyio.abc import TaskGroup
 
 from api.metrics import Metrics
 from api.schemas.responses import iso
-from api.webhooks.transport import DEADLINE_S, Message, NotDelivered, Transport
+from api.webhooks.transport import AT_ONCE, DEADLINE_S, Message, NotDelivered, Transport
 from shared.db import deliveries
 from shared.db.deliveries import Delivery
+from shared.db.delivery_claim import InFlight, claim
 from shared.db.engine import Database
 from shared.errors import InfraUnavailable
 from shared.retry import backoff_s
@@ -33,11 +35,14 @@ from shared.webhooks import sign
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 64
+# A receiver's host and port. Ports and subdomains cost nothing, hence the bound for each user.
 PER_HOST = 4
+PER_USER = max(1, AT_ONCE // 4)
 POLL_S = 1.0
 # Between two looks, however often the process is woken.
 SPACING_S = 0.25
+# The pause after a look that failed in a way that nobody foresaw.
+AWAY_S = 1.0
 # More than an attempt takes with what is written about it.
 LEASE_S = 2 * DEADLINE_S
 # Full jitter: anything between nothing and these, which double.
@@ -56,7 +61,9 @@ class Deliverer:
         self._settings = settings
         self._metrics = metrics
         self._transport = transport
-        self._in_flight: Counter[str] = Counter()  # by host
+        self._hosts: Counter[str] = Counter()  # in flight
+        self._users: Counter[str] = Counter()  # in flight
+        self._walked: Mapping[str, str] = {}  # as `claim` returned it
         self._wakeup = anyio.Event()
         self._closed = False
         self._idle = anyio.Event()
@@ -84,19 +91,28 @@ class Deliverer:
             await self._idle.wait()
 
     async def _deliver_due(self, tasks: TaskGroup) -> None:
-        free = AT_ONCE - self._in_flight.total()
+        free = AT_ONCE - self._users.total()
         if free <= 0:
             return  # the next one that ends wakes us
-        busy = [host for host, count in self._in_flight.items() if count >= PER_HOST]
         try:
-            claimed = await self._database.transaction(
-                deliveries.claim, limit=free, per_host=PER_HOST, busy=busy, lease_s=LEASE_S
+            claimed, self._walked = await self._database.transaction(
+                claim,
+                limit=free,
+                hosts=InFlight(counts=self._hosts, most=PER_HOST),
+                users=InFlight(counts=self._users, most=PER_USER),
+                after=self._walked,
+                lease_s=LEASE_S,
             )
         except InfraUnavailable as error:
             log.warning("webhooks wait: %s", error)
             return
+        except Exception:  # a bug in one look must not end all deliveries, and the process's hub
+            log.exception("webhooks wait: a look failed")
+            await anyio.sleep(AWAY_S)
+            return
         for delivery in claimed:
-            self._in_flight[delivery.host] += 1
+            self._hosts[delivery.host] += 1
+            self._users[delivery.user] += 1
             tasks.start_soon(self._deliver, delivery)
 
     async def _deliver(self, delivery: Delivery) -> None:
@@ -108,8 +124,8 @@ class Deliverer:
         except Exception:  # a bug of ours must not end the task that serves all others
             log.exception("webhook %s: not recorded", delivery.id)
         finally:
-            self._in_flight[delivery.host] -= 1
-            self._in_flight += Counter()  # without the zeros
+            self._hosts -= Counter([delivery.host])  # without the zeros
+            self._users -= Counter([delivery.user])
             self.wake()
 
     async def _attempt(self, delivery: Delivery) -> str:
@@ -125,14 +141,11 @@ class Deliverer:
         return "delivered"
 
     async def _failed(self, delivery: Delivery, error: NotDelivered) -> str:
-        pause_s = backoff_s(
-            delivery.attempts, first_s=FIRST_PAUSE_S, most_s=MOST_PAUSE_S, jitter=1.0
-        )
         state = await self._database.transaction(
             deliveries.failed,
             delivery,
             str(error),
-            pause_s=None if error.gone else max(pause_s, error.retry_after_s or 0.0),
+            pause_s=None if error.gone else _pause_s(delivery.attempts, error),
         )
         dead = state is DeliveryState.DEAD
         log.log(
@@ -166,3 +179,10 @@ class Deliverer:
             "webhook-signature": sign(keys, delivery.id, sent_at, body),
         }
         return Message(url=delivery.url, headers=headers, body=body)
+
+
+def _pause_s(attempts: int, error: NotDelivered) -> float:
+    """Never longer than a message is tried: a receiver may ask for more than a date can hold."""
+    own_s = backoff_s(attempts, first_s=FIRST_PAUSE_S, most_s=MOST_PAUSE_S, jitter=1.0)
+    # In this order a NaN is no pause of theirs.
+    return min(deliveries.TRIED_S, max(own_s, error.retry_after_s or 0.0))

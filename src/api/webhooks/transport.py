@@ -13,7 +13,6 @@ it, the resolving too, ends after `DEADLINE_S`.
 """
 
 import logging
-import math
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,9 +33,10 @@ DEADLINE_S = 15.0
 CONNECT_S = 5.0
 # Of those that a name resolves to.
 ADDRESSES_TRIED = 3
-# Threads of their own: a name server that does not answer must not hold up the resolving that our
-# connections to PostgreSQL need.
-RESOLVING = 16
+# The messages that one process sends at a time.
+AT_ONCE = 64
+# Of the text of an error: it may quote what a receiver sent, 100 kB of it.
+MAX_WHY = 300
 
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 
@@ -44,11 +44,13 @@ Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 class NotDelivered(Exception):
     """An attempt failed; the text says why, and is shown to the operator.
 
-    `retry_after_s` is what the receiver asked for. `gone`: it wants no more of this.
+    The text is cut to `MAX_WHY`, and has nothing that a terminal obeys or PostgreSQL refuses.
+    `retry_after_s` is what the receiver asked for, without a bound. `gone`: it wants no more of
+    this.
     """
 
     def __init__(self, why: str, *, retry_after_s: float | None = None, gone: bool = False) -> None:
-        super().__init__(why)
+        super().__init__("".join(each if each.isprintable() else "?" for each in why[:MAX_WHY]))
         self.retry_after_s = retry_after_s
         self.gone = gone
 
@@ -139,10 +141,12 @@ def _judge(answer: httpx.Response) -> None:
 
 
 def retry_after_s(text: str, *, now: datetime | None = None) -> float | None:
-    """`Retry-After` in seconds, from either of its forms; None for a text that is neither."""
+    """`Retry-After` in seconds, from either of its forms; None for a text that is neither.
+
+    As large as the receiver says: infinite, where a float holds no more.
+    """
     if text.isascii() and text.isdecimal():
-        seconds = float(text)
-        return seconds if math.isfinite(seconds) else None
+        return float(text)
     try:
         moment = parsedate_to_datetime(text)
         return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
@@ -151,14 +155,19 @@ def retry_after_s(text: str, *, now: datetime | None = None) -> float | None:
 
 
 class _Resolver:
-    """The system's resolver, a few names at a time. Raises `OSError`."""
+    """The system's resolver. Raises `OSError`.
+
+    It has threads of its own: a name server that does not answer must not hold up the resolving
+    that our connections to PostgreSQL need. There is one for each message that is being sent, so
+    that no name waits for another one's server.
+    """
 
     def __init__(self) -> None:
         self._limiter: CapacityLimiter | None = None
 
     async def __call__(self, host: str, port: int) -> list[Address]:
         if self._limiter is None:  # needs a running event loop
-            self._limiter = CapacityLimiter(RESOLVING)
+            self._limiter = CapacityLimiter(AT_ONCE)
         found = await to_thread.run_sync(
             lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM),
             limiter=self._limiter,

@@ -11,8 +11,7 @@ that none waits. Who sends never locks a job: a worker that claims steps skips j
 A claim is `next_at` moved on by a lease. A process that dies loses nothing: its rows are due again
 when the lease is over. So a message may be sent twice, with one id.
 
-An index over (host, next_at) finds what is due host by host: a receiver that is away, with
-thousands of messages, costs the others nothing.
+`shared.db.delivery_claim` has the claim.
 """
 
 from collections.abc import Mapping, Sequence
@@ -157,53 +156,6 @@ def _payload(row: Any, event: NewEvent, kind: WebhookEvent) -> dict[str, Any]:
 
 # By who sends -------------------------------------------------------------------------------------
 
-# The hosts one after the other, each by one look into the index; of each a few that are due. The
-# rows are locked, so that their places hold: by their keys PostgreSQL may read the table whole.
-_CLAIM = text(
-    f"""
-    WITH RECURSIVE hosts AS (
-        (SELECT host FROM deliveries WHERE next_at IS NOT NULL ORDER BY host LIMIT 1)
-        UNION ALL
-        SELECT (SELECT d.host FROM deliveries AS d
-                WHERE d.next_at IS NOT NULL AND d.host > hosts.host ORDER BY d.host LIMIT 1)
-        FROM hosts WHERE hosts.host IS NOT NULL
-    ), due AS (
-        SELECT each.tid
-        FROM hosts CROSS JOIN LATERAL (
-            SELECT d.ctid AS tid, d.next_at FROM deliveries AS d
-            WHERE d.host = hosts.host AND d.next_at <= now()
-            ORDER BY d.next_at LIMIT :per_host FOR NO KEY UPDATE SKIP LOCKED
-        ) AS each
-        WHERE hosts.host <> ALL(CAST(:busy AS text[]))
-        ORDER BY each.next_at LIMIT :limit
-    )
-    UPDATE deliveries AS d
-    SET attempts = d.attempts + 1, next_at = now() + :lease_s * interval '1 second'
-    FROM jobs AS j
-    WHERE d.ctid = ANY (ARRAY(SELECT tid FROM due)) AND j.id = d.job_id
-    RETURNING {", ".join(f'd."{each.name}"' for each in columns_of(t.deliveries, Delivery))},
-        j.webhook->>'url' AS url
-    """  # noqa: S608 - names of columns
-)
-
-
-async def claim(
-    connection: AsyncConnection,
-    *,
-    limit: int,
-    per_host: int,
-    busy: Sequence[str],
-    lease_s: float,
-) -> list[Delivery]:
-    """Take up to `limit` messages that are due, `per_host` of each host, none of the `busy` ones.
-
-    They are due again after `lease_s`, unless their attempt is settled before.
-    """
-    rows = await connection.execute(
-        _CLAIM, {"limit": limit, "per_host": per_host, "busy": list(busy), "lease_s": lease_s}
-    )
-    return [_delivery(row) for row in rows.mappings()]
-
 
 async def delivered(connection: AsyncConnection, delivery: Delivery) -> None:
     """The receiver has it, though perhaps after it was given up."""
@@ -270,7 +222,7 @@ async def page(connection: AsyncConnection, state: DeliveryState, *, limit: int)
         .order_by(t.deliveries.c.created_at.desc(), t.deliveries.c.job_id, t.deliveries.c.seq)
         .limit(limit)
     )
-    return [_delivery(row) for row in rows.mappings()]
+    return [delivery_of(row) for row in rows.mappings()]
 
 
 async def replay(connection: AsyncConnection, job_id: UUID, seq: int) -> Delivery:
@@ -309,7 +261,7 @@ async def _get(connection: AsyncConnection, job_id: UUID, seq: int) -> Delivery:
     row = (await connection.execute(_deliveries().where(_is(job_id, seq)))).mappings().first()
     if row is None:
         raise NotFound("there is no such webhook, or its job is gone")
-    return _delivery(row)
+    return delivery_of(row)
 
 
 def _deliveries() -> Any:
@@ -317,7 +269,8 @@ def _deliveries() -> Any:
     return select(*columns_of(t.deliveries, Delivery), url).join(t.jobs)
 
 
-def _delivery(row: Any) -> Delivery:
+def delivery_of(row: Any) -> Delivery:
+    """A message, from its row with its `url`."""
     return read(
         Delivery,
         row,

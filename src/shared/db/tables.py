@@ -54,7 +54,7 @@ T = TypeVar("T")
 
 # The newest migration. Written here, so that a service needs neither Alembic nor the migrations;
 # `test_migrations` compares the two. Revisions are numbered with four digits, so they sort.
-REVISION = "0024"
+REVISION = "0025"
 
 # In an index over steps: what stands for "needs no model".
 NO_MODEL = UUID_("00000000-0000-0000-0000-000000000000")
@@ -354,7 +354,13 @@ deliveries = Table(
         "ended",
     ),
     CheckConstraint("attempts >= 0 AND seq >= 1", "counters"),
-    Index("ix_deliveries_due", "host", "next_at", postgresql_where=text("next_at IS NOT NULL")),
+    Index(
+        "ix_deliveries_waiting",
+        "user",
+        "host",
+        "next_at",
+        postgresql_where=text("next_at IS NOT NULL"),
+    ),
     # One at a time of each job, or its receiver could get them in another order.
     Index(
         "ix_deliveries_turn",

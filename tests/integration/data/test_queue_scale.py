@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from functools import partial
 from uuid import UUID, uuid4
 
 import anyio
@@ -15,6 +14,8 @@ from tests.support.queue_rows import CAPACITY_BYTES, MODELS, Rows, end_all, make
 from shared.db import deliveries, jobs, retention
 from shared.db.backlog import waiting_by_user
 from shared.db.create_job import create_job
+from shared.db.deliveries import Delivery
+from shared.db.delivery_claim import InFlight, claim
 from shared.db.engine import Database
 from shared.db.insert_job import NewJob, NewStep
 from shared.db.step_store import PostgresStepStore
@@ -90,11 +91,16 @@ class Queue:
 
     async def deliver(self) -> None:
         """One receiver is away, with thousands of messages; the other's is due."""
-        take = partial(deliveries.claim, limit=50, per_host=4, lease_s=60)
-        (claimed,) = await self.database.transaction(take, busy=["away:80"])
+        free, transaction = InFlight(counts={}, most=50), self.database.transaction
+
+        def take(busy: str) -> Awaitable[tuple[list[Delivery], dict[str, str]]]:
+            hosts = InFlight(counts={busy: 4}, most=4)
+            return transaction(claim, limit=50, hosts=hosts, users=free, after={}, lease_s=60)
+
+        (claimed,), _ = await take("away:80")
         assert claimed.host == "here:80"
-        await self.database.transaction(deliveries.failed, claimed, "why", pause_s=0.0)
-        assert len(await self.database.transaction(take, busy=["here:80"])) == 4
+        await transaction(deliveries.failed, claimed, "why", pause_s=0.0)
+        assert len((await take("here:80"))[0]) == 4
 
     async def count(self) -> None:
         assert await self.database.transaction(jobs.unfinished_jobs, "user0", up_to=100) == 100
