@@ -33,6 +33,7 @@ from tests.support.webhook_receiver import Receiver, receiver
 from tests.support.worker_process import DEADLINE_S, command_environment, free_port, marked, until
 
 from cli.models.install import bundled_models, install, register
+from dreamforge_client import Client
 from shared.object_store import open_store
 from shared.settings import Settings
 
@@ -188,6 +189,11 @@ class Bench:
             job: str = answer.json()["job"]["id"]
             self.accepted.append(job)
             return job
+
+    def wait_in_calls(self, job: str) -> str:
+        """How the job ended, by calls that wait for it, as the Python client repeats them."""
+        with Client(str(self.client.base_url)) as client:
+            return client.wait(job).status
 
     def follow(self, job: str) -> Follower:
         return Follower(self.client.base_url, job)

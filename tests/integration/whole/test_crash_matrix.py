@@ -119,6 +119,8 @@ def test_a_job_succeeds_once_whichever_process_dies_at_whichever_point(
     def job() -> str:
         return followed().job
 
+    # A call that waits for the job, and is repeated when it is cut.
+    waited = in_background(lambda: bench.wait_in_calls(job()))
     until(lambda: bench.gates.is_reached(gate), f"the job comes to: {point}; {bench.log_tails()}")
     if victim == STOPPED:
         stop_past_the_lease(bench, gate, job)
@@ -133,6 +135,7 @@ def test_a_job_succeeds_once_whichever_process_dies_at_whichever_point(
     bench.wait_idle(bench.worker)
     assert bench.settled().findings() == []
     assert followed().finding(bench.events_of(job())) is None
+    assert waited() == "succeeded"
     bench.wait_delivered(job())
     pictures = 4 if gate == "between steps" else 2
     assert bench.receiver.finding(job(), artifacts=pictures) is None

@@ -472,3 +472,21 @@ def test_a_hub_that_closes_ends_waits_early_later_ones_too() -> None:
         await hub.wait_for_end(job_id, 1)
 
     with_hub(scenario)
+
+
+def test_a_thousand_waits_are_one_reader() -> None:
+    async def scenario(hub: Hub, log: Log) -> None:
+        job_ids = [uuid4() for _ in range(1000)]
+        for job_id in job_ids:
+            log.write(job_id, "log")
+        async with anyio.create_task_group() as tasks:
+            for job_id in job_ids:
+                tasks.start_soon(hub.wait_for_end, job_id, 1)
+            await anyio.wait_all_tasks_blocked()
+            reads = log.reads
+            for job_id in job_ids:
+                log.write(job_id, "job.finish")
+            hub.wake(job_ids)
+        assert log.reads <= reads + 1
+
+    with_hub(scenario, poll_s=60)
