@@ -127,6 +127,11 @@ async def of_user(
     return frozenset(await connection.scalars(query))
 
 
+async def existing(connection: AsyncConnection, job_ids: Collection[UUID]) -> frozenset[UUID]:
+    """Those of the jobs that have not been deleted."""
+    return frozenset(await connection.scalars(select(jobs.c.id).where(jobs.c.id.in_(job_ids))))
+
+
 async def steps_of(connection: AsyncConnection, job_ids: Sequence[UUID]) -> dict[UUID, list[Step]]:
     """The steps of each of these jobs, in their order."""
     rows = await connection.execute(
@@ -160,14 +165,14 @@ async def page(
     """Up to `limit` jobs, newest first, older than the job at `before` (created_at, id).
 
     Keyset paging: a page stays what it was while new jobs arrive at the other end. Of several tags
-    the first one finds the jobs, and these are looked at for the others.
+    the rarest one finds the jobs, and these are looked at for the others.
     """
     query = _jobs().where(jobs.c.user == user)
     moment, job_id = jobs.c.created_at, jobs.c.id
     if status is not None:
         query = query.where(jobs.c.status == status)
     if tags:
-        (key, value), *others = tags
+        (key, value), *others = await _rarest_first(connection, user, tags)
         moment, job_id = job_tags.c.created_at, job_tags.c.job_id
         query = query.join(job_tags, job_id == jobs.c.id).where(
             job_tags.c.user == user,
@@ -179,6 +184,29 @@ async def page(
         query = query.where(tuple_(moment, job_id) < before)
     rows = await connection.execute(query.order_by(moment.desc(), job_id.desc()).limit(limit))
     return [_job(row) for row in rows.mappings()]
+
+
+async def _rarest_first(
+    connection: AsyncConnection, user: str, tags: Sequence[tuple[str, str]]
+) -> Sequence[tuple[str, str]]:
+    """The tags, the one that the fewest jobs of this user have in front.
+
+    Counting stops at `MAX_COUNTED` jobs of a tag.
+    """
+    if len(tags) == 1:
+        return tags
+    counts = []
+    for key, value in tags:
+        some = (
+            select(job_tags.c.job_id)
+            .where(job_tags.c.user == user, job_tags.c.key == key, job_tags.c.value == value)
+            .limit(MAX_COUNTED)
+            .subquery()
+        )
+        counts.append(select(func.count()).select_from(some).scalar_subquery())
+    row = (await connection.execute(select(*counts))).one()
+    rarest = min(range(len(tags)), key=row.__getitem__)
+    return [tags[rarest], *tags[:rarest], *tags[rarest + 1 :]]
 
 
 async def lock(connection: AsyncConnection, job_id: UUID, *, user: str | None = None) -> str | None:

@@ -87,6 +87,7 @@ class Queue:
         assert await page(("project", "all")) == 50
         assert await page(("project", "all"), ("colour", "red")) == 50
         assert await page(("order", OLDEST)) == 1
+        assert await page(("project", "all"), ("colour", "red"), ("order", OLDEST)) == 1
         assert await page(("project", "none")) == 0
 
     async def deliver(self) -> None:
