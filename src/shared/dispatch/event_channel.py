@@ -67,7 +67,7 @@ class EventPublisher:
                 with translated_errors(), anyio.fail_after(TIMEOUT_S):
                     await self._redis.publish(CHANNEL, " ".join(map(str, changed)))
                 failures = 0
-            except InfraUnavailable as error:
+            except Exception as error:  # a bug too: it must not end the other tasks of the process
                 failures += 1
                 await pause("streams see events later", failures, error)
                 self._changed.clear()  # readers have looked by now
@@ -90,7 +90,7 @@ class EventSubscription:
             try:
                 with translated_errors():
                     await self._listen()
-            except InfraUnavailable as error:
+            except Exception as error:  # a bug too: it must not end the other tasks of the process
                 self._failures += 1
                 await pause("streams hear of events later", self._failures, error)
 
@@ -126,9 +126,11 @@ def translated_errors() -> Iterator[None]:
         raise InfraUnavailable(f"the broker: {type(error).__name__}") from error
 
 
-async def pause(consequence: str, failures: int, error: InfraUnavailable) -> None:
+async def pause(consequence: str, failures: int, error: Exception) -> None:
     """Wait before another try; the log has one line for as long as the broker is away."""
-    if failures == 1:
+    if not isinstance(error, InfraUnavailable):
+        log.error("%s", consequence, exc_info=error)
+    elif failures == 1:
         log.warning("%s; %s", error.message, consequence)
     await anyio.sleep(backoff_s(failures, first_s=FIRST_PAUSE_S, most_s=MOST_PAUSE_S, jitter=0.5))
 

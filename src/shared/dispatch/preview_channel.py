@@ -8,14 +8,13 @@ those alone. Nothing is stored: what nobody hears is gone.
 from __future__ import annotations
 
 import base64
-import binascii
 import logging
 from collections.abc import Callable, Collection
 from typing import Any
 from uuid import UUID
 
 import anyio
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from shared.dispatch.event_channel import TIMEOUT_S, open_client, pause, translated_errors
 from shared.errors import InfraUnavailable
@@ -88,6 +87,9 @@ class PreviewPublisher:
                         await self._redis.publish(f"{_PREFIX}{job_id}", shown.model_dump_json())
             except InfraUnavailable as error:
                 log.info("a preview is lost: %s", error.message)
+            except Exception:  # a bug must not end the other tasks of the process
+                log.exception("a preview is lost")
+                await anyio.sleep(AWAY_S)
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -120,7 +122,7 @@ class PreviewSubscription:
             try:
                 with translated_errors():
                     await self._listen()
-            except InfraUnavailable as error:
+            except Exception as error:  # a bug too: it must not end the other tasks of the process
                 self._failures += 1
                 await pause("there are no previews", self._failures, error)
 
@@ -146,7 +148,7 @@ class PreviewSubscription:
         try:
             shown = ShownPreview.model_validate_json(data)
             base64.b64decode(shown.jpeg, validate=True)
-        except (ValidationError, binascii.Error):
+        except ValueError:  # not only of the model: text beyond ASCII is no base64 either
             log.warning("broker: a message on %s* that is no preview", _PREFIX)
         else:
             self._on_preview(shown)
