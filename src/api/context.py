@@ -19,6 +19,7 @@ from api.streaming.waits import Waits
 from api.waiting.reader import QueueReader
 from api.webhooks.deliverer import Deliverer
 from api.webhooks.transport import Transport
+from shared.db import jobs
 from shared.db.engine import Database
 from shared.db.events import events_after
 from shared.db.waiting import read_line, waiting_steps
@@ -69,6 +70,7 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
     )
     hub = Hub(
         lambda cursors, limit: database.statement(events_after, cursors, limit=limit),
+        lambda job_ids: database.statement(jobs.existing, job_ids),
         on_lag=metrics.sse_dropped.inc,
     )
     deliverer = Deliverer(database, settings, metrics, Transport(settings.webhook_private))

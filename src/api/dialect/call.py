@@ -149,8 +149,9 @@ class Call:
 
     async def _pictures(self) -> Pictures:
         """Raises `Unsuccessful`, `NotFound`, `InfraUnavailable`."""
-        async with self.context.waits.turn:
-            pictures = await self.context.database.transaction(self._read)
+        pictures = await self.context.waits.read(
+            lambda: self.context.database.transaction(self._read)
+        )
         if not pictures.job.ended:
             raise InfraUnavailable(
                 "this process ends; the job goes on, and the same request with the same "

@@ -26,7 +26,7 @@ from shared.db.delete_job import delete_ended, keys_of_ended
 from shared.db.engine import Connection
 from shared.db.jobs import Job, Step
 from shared.db.transitions import request_cancel
-from shared.errors import InfraUnavailable, RateLimited
+from shared.errors import InfraUnavailable, NotFound, RateLimited
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["jobs"], route_class=SingleParseRoute)
@@ -253,17 +253,17 @@ async def _wait(
 
     with context.streams.place(user):
         await context.waits.until_end(request, read_job, timeout_s=wait_s)
-    async with context.waits.turn:
-        return await _show(context, job_id, user)
+    return await context.waits.read(lambda: _show(context, job_id, user))
 
 
 async def _wait_if_possible(
     context: Context, request: Request, job_id: UUID, user: str, wait_s: int
 ) -> responses.JobOut | None:
-    """The same; None where we cannot wait now. The job is stored, so that is no error."""
+    """The same; None where we cannot wait now. The job was stored, so that is no error, even if
+    it has ended and was deleted meanwhile."""
     try:
         return await _wait(context, request, job_id, user, wait_s)
-    except (RateLimited, InfraUnavailable) as why:
+    except (RateLimited, InfraUnavailable, NotFound) as why:
         log.warning("a create is answered without its wait: %s", why)
         return None
 

@@ -19,6 +19,9 @@ client.
 
 A call that waits for its job's end (`wait_for_end`) has no buffer: all that wait for one job wait
 for the same moment.
+
+A job may be deleted as soon as it has ended, before its end has been read here. No event will come
+any more, so the hub asks now and then which watched jobs are left, and ends the other watches.
 """
 
 import logging
@@ -41,11 +44,14 @@ POLL_S = 0.25
 MIN_GAP_S = 0.02
 # The pause while PostgreSQL is away: streams stay open, and reads are few.
 AWAY_S = 1.0
+# Between two questions which of the watched jobs are left.
+CHECK_S = 15.0
 # Per job and statement. A job with more events gets the next round at once.
 PAGE = 200
 BUFFER = 512
 
 Read = Callable[[Mapping[UUID, int], int], Awaitable[list[Event]]]
+Existing = Callable[[Collection[UUID]], Awaitable[Collection[UUID]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +110,13 @@ class _Watch:
     cursor: int
     subscribers: set[Subscriber] = field(default_factory=set)
     waiting: int = 0
-    over: anyio.Event = field(default_factory=anyio.Event)  # the job has ended, or the process ends
+    over: anyio.Event = field(default_factory=anyio.Event)  # nothing more is to be waited for
+
+    def end(self) -> None:
+        """The process ends, or the job is gone."""
+        self.over.set()
+        for subscriber in self.subscribers:
+            subscriber.close()
 
 
 class Hub:
@@ -113,11 +125,15 @@ class Hub:
     def __init__(
         self,
         read: Read,
+        existing: Existing,
         *,
         poll_s: float = POLL_S,
         on_lag: Callable[[], None] = lambda: None,
     ) -> None:
+        """`existing` picks from these jobs those that have not been deleted."""
         self._read = read
+        self._existing = existing
+        self._check_at = 0.0
         self._on_lag = on_lag
         self._poll_s = poll_s
         self._watches: dict[UUID, _Watch] = {}
@@ -146,7 +162,8 @@ class Hub:
         return subscriber
 
     async def wait_for_end(self, job_id: UUID, known_seq: int) -> None:
-        """Return when the job has ended or the process ends. `known_seq` as for `join`."""
+        """Return when the job has ended or was deleted, or when the process ends. `known_seq` is as
+        for `join`."""
         watch = self._watches.setdefault(job_id, _Watch(known_seq))
         watch.waiting += 1
         self.wake([job_id])
@@ -173,9 +190,7 @@ class Hub:
         """End every stream and every wait, later ones too: the process ends."""
         self._closing = True
         for watch in self._watches.values():
-            watch.over.set()
-            for subscriber in watch.subscribers:
-                subscriber.close()
+            watch.end()
 
     def _forget_unwatched(self, job_id: UUID, watch: _Watch) -> None:
         if not (watch.subscribers or watch.waiting):
@@ -184,6 +199,7 @@ class Hub:
     async def run(self) -> None:
         """Read events and push them to subscribers, until cancelled."""
         read_all_at = anyio.current_time()
+        self._check_at = read_all_at + CHECK_S
         while True:
             if not self._watches:
                 await self._wakeup.wait()
@@ -200,6 +216,9 @@ class Hub:
         changed, self._changed = self._changed, set()
         try:
             await self._read_new(None if everything else changed)
+            if everything and anyio.current_time() >= self._check_at:
+                await self._end_deleted()
+                self._check_at = anyio.current_time() + CHECK_S
         except InfraUnavailable as error:
             log.warning("streams wait: %s", error)
             return AWAY_S
@@ -223,6 +242,13 @@ class Hub:
             # at another cursor: they have a new watch, whose first page comes with the next read.
             self._publish(watches[event.job_id], event)
         self.wake([job_id for job_id, count in counts.items() if count >= PAGE])
+
+    async def _end_deleted(self) -> None:
+        """What watches a job that is gone has nothing more to hear."""
+        watches = dict(self._watches)
+        left = await self._existing(watches.keys())
+        for job_id in watches.keys() - left:
+            watches[job_id].end()
 
     def _publish(self, watch: _Watch, event: Event) -> None:
         watch.cursor = event.seq

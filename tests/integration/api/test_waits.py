@@ -12,6 +12,7 @@ import httpx
 import pytest
 from tests.support.api_harness import BODY, Api, running_api, until
 
+from api.streaming import hub
 from shared.states import Reason, Status
 
 CALLS = 400
@@ -118,6 +119,27 @@ def test_a_client_that_goes_away_frees_its_place_and_changes_nothing(
         ]
         api.finish(job)
         assert answer.result(20).json()["status"] == "succeeded"
+
+
+def test_a_job_that_is_deleted_before_its_end_was_read_ends_what_waits_for_it(
+    stack_environment: dict[str, str], pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A create is answered as one that did not wait: its job was stored."""
+    monkeypatch.setattr(hub, "CHECK_S", 0.1)
+    with running_api(stack_environment) as api:
+        api.install()
+        created: Future[httpx.Response] = pool.submit(create, api)
+        job = created_job(api)
+        path = f"/v1/jobs/{job}"
+        shown = pool.submit(api.client.get, path, params={"wait": 60}, timeout=70)
+        watched = pool.submit(api.client.get, f"{path}/progress/stream", timeout=70)
+        until(lambda: waiting(api) == 2 and metric(api, "dreamforge_sse_clients") == 1, "they wait")
+        api.sql("DELETE FROM jobs WHERE id = %s", job)
+        assert watched.result(20).status_code == 200
+        assert shown.result(20).status_code == 404
+        answer = created.result(20)
+        assert (answer.status_code, answer.json()["job"]["status"]) == (202, "queued")
+        assert "Preference-Applied" not in answer.headers
 
 
 def test_an_api_that_stops_answers_those_who_wait(

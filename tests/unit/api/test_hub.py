@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -53,6 +53,10 @@ class Log:
         self.before_return()
         return events
 
+    async def existing(self, job_ids: Collection[UUID]) -> set[UUID]:
+        await anyio.lowlevel.checkpoint()
+        return self.jobs.keys() & job_ids
+
     async def page(self, job_id: UUID, after: int, limit: int) -> list[Event]:
         if self.away:
             raise InfraUnavailable("away")
@@ -81,7 +85,7 @@ class Log:
 def with_hub(scenario: Callable[[Hub, Log], Awaitable[None]], poll_s: float = FAST_S) -> None:
     async def main() -> None:
         log = Log()
-        hub = Hub(log.after, poll_s=poll_s)
+        hub = Hub(log.after, log.existing, poll_s=poll_s)
         with anyio.fail_after(10):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(hub.run)
@@ -348,6 +352,32 @@ def test_close_ends_every_stream_also_those_to_come() -> None:
         assert [message async for message in stream] == []
         assert seqs(await collect(stream_of(hub, log, log.job(job_id)))) == [1]
         assert hub.clients == 0
+
+    with_hub(scenario)
+
+
+def test_what_watches_a_job_that_was_deleted_ends_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its end was never read: job and events went first. Another job's watch goes on."""
+    monkeypatch.setattr(hub_module, "CHECK_S", FAST_S)
+
+    async def scenario(hub: Hub, log: Log) -> None:
+        gone, kept = uuid4(), uuid4()
+        for job_id in (gone, kept):
+            log.write(job_id, "job.created")
+        stream = stream_of(hub, log, log.job(gone), after=1)
+        other = hub.join(kept, 1)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(collect, stream)
+            tasks.start_soon(hub.wait_for_end, gone, 1)
+            await anyio.sleep(5 * FAST_S)
+            del log.jobs[gone]
+        assert hub.clients == 1
+        log.write(kept, "progress")
+        assert [m.seq for m in await other.receive(5)] == [2]
+        assert not other.closing
+        hub.leave(other)
 
     with_hub(scenario)
 
