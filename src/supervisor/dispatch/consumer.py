@@ -14,14 +14,13 @@ a task runs.
 """
 
 import logging
-import signal
 import ssl
 import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from celery import Celery, bootsteps, signals
+from celery import Celery, bootsteps, platforms, signals
 from celery.apps.worker import Worker
 from celery.platforms import SecurityWarning
 from celery.worker import state
@@ -103,8 +102,7 @@ class DrainingWorker(Worker):  # type: ignore[misc]
     """
 
     def install_platform_tweaks(self, worker: Worker) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
-            signal.signal(number, _stop)
+        platforms.signals.update(dict.fromkeys(("TERM", "INT", "QUIT", "HUP"), _stop))
 
 
 def _stop(_number: int, _frame: object) -> None:
