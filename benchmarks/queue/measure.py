@@ -19,6 +19,7 @@ from uuid import UUID, uuid4
 
 import anyio
 import psycopg
+from benchmarks.queue import claimers
 from migrations.upgrade import upgrade
 from tests.support.queue_rows import CAPACITY_BYTES, MODELS, Rows, end_all, make
 
@@ -207,6 +208,9 @@ def run(url: str, waiting: int, ended: int) -> None:
         figures = anyio.run(measure, url)
         cells = " | ".join(f"{figures[name]:.1f}" for name in names)
         print(f"| {case.name} | {cells} |", flush=True)
+    print()
+    for line in claimers.table(claimers.rows(url)):
+        print(line, flush=True)
 
 
 def main() -> None:
