@@ -299,8 +299,8 @@ def _claimed(executor: StepExecutor) -> tuple[UUID, int]:
 async def repeat_every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
     """Do `work` again and again.
 
-    A service that is away, a host that is short of a resource, or an error of our own is logged,
-    and tried again next time: none of them must end the steps that run.
+    A service that is away, or a host that is short of a resource, is logged and tried again next
+    time: neither must end the steps that run.
     """
     name = getattr(work, "__name__", "periodic work")  # a partial has none
     while True:
@@ -310,6 +310,8 @@ async def repeat_every(seconds: float, work: Callable[[], Awaitable[object]]) ->
             log.warning("%s: %s", name, error)
         except OSError as error:
             log.error("%s: %s", name, error)
-        except Exception:  # no thread can be started, say
-            log.exception("%s failed", name)
+        except RuntimeError as error:  # what Python raises where the host is out of processes
+            if str(error) != "can't start new thread":
+                raise
+            log.error("%s: %s", name, error)
         await anyio.sleep(seconds)

@@ -80,7 +80,7 @@ class Fabric:
         """A job that runs until its file appears."""
         file = self.folder / uuid4().hex
         job = self.create(f"waits_for {file}", count=count)
-        self.worker.until(lambda: self.status(job) == "running", "it runs")
+        self.worker.until(lambda: "progress" in [code for *_, code in self.events(job)], "it runs")
         return job, file
 
     def notify(self, *step_ids: str) -> None:

@@ -112,7 +112,7 @@ def test_unmasked_pixels_come_back_to_the_byte_in_every_picture_and_the_chain_go
     assert (np.asarray(pictures(api, again)[0][1]) == np.asarray(first[1])).all()
 
 
-def test_an_artifact_is_an_input_too_and_outlives_its_job(api: Api) -> None:
+def test_an_artifact_is_an_input_too_until_its_job_is_deleted(api: Api) -> None:
     source = api.create(seed=1, format="webp", chain={"upscale": {"scale": 2, "impl": "resample"}})
     (row, made), (_, large) = pictures(api, source)
     assert (made.format, row["format"], row["s3_key"][-5:]) == ("WEBP", "webp", ".webp")
@@ -124,11 +124,13 @@ def test_an_artifact_is_an_input_too_and_outlives_its_job(api: Api) -> None:
     assert close.size == made.size
     (named,) = json.loads(close.info["dreamforge"])["inputs"]
     assert named["sha256"] == row["sha256"]
-    # By its own name it is an input now, which stays when the job that made it is deleted.
-    assert api.client.get(f"/v1/inputs/{named['id']}").status_code == 200
-    assert api.client.delete(f"/v1/jobs/{source}").status_code == 204
+    # By its own name it is an input now, which says all that the picture says: it goes with it.
     ((_, again),) = pictures(api, api.create(image=named["id"], strength=0.01, seed=2))
     assert (np.asarray(again) == np.asarray(close)).all()
+    assert api.client.delete(f"/v1/jobs/{source}").status_code == 204
+    assert api.client.get(f"/v1/inputs/{named['id']}").status_code == 404
+    ((_, kept),) = pictures(api, job)
+    assert kept.size == close.size
 
 
 def test_the_size_is_that_of_the_picture_as_it_is_looked_at_or_the_one_requested(api: Api) -> None:
