@@ -229,7 +229,9 @@ def test_what_is_known_of_auto_is_what_diffusers_has() -> None:
     for name, takes in found.items():
         assert AUTO_PIPELINES[name].negative_prompt == ("negative_prompt" in takes), name
     for name, takes in found.items():
-        loaded = TextToImage(SimpleNamespace(), ROWS["auto"], None)
+        config = SimpleNamespace(num_train_timesteps=1000, original_inference_steps=50)
+        pipeline = SimpleNamespace(scheduler=SimpleNamespace(config=config))
+        loaded = TextToImage(pipeline, ROWS["auto"], None)
         with patch.object(TextToImage, "parameters", takes):
             loaded.check(params())
             assert loaded.arguments(params()).keys() & set(GUIDANCE_NAMES), name
