@@ -44,8 +44,8 @@ POINTS = {
 }
 STOPPED = "worker stopped"
 VICTIMS = ("api", "worker", "runner", "broker", "postgres", "store", STOPPED)
-# Each of these runs every day, the way of its runner's start by turns; the whole matrix has a target
-# of its own.
+# Each of these runs every day, with one way of starting runners; the whole matrix has a target of
+# its own.
 EVERY_DAY = {
     ("spawn", "create commit, notification", "api"),
     ("template", "create commit, notification", "postgres"),
