@@ -410,7 +410,7 @@ class MemoryStepStore:
             correlation_id="correlation",
             traceparent=job.traceparent,
             done_items=tuple(a.item_index for a in _made(job, step)),
-            inputs=_made(job, chain[step.position - 1]) if work.type == "upscale" else (),
+            inputs=_made(job, chain[step.position - 1]) if step.position else (),
             position=step.position,
             chain_length=len(chain),
             progress=float((shown[-1].payload or {})["progress"]) if shown else 0.0,

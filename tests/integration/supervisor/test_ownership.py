@@ -90,7 +90,7 @@ def test_a_cancel_while_images_are_stored_keeps_good_work_and_cancels_the_rest()
 
 def test_the_next_step_of_a_chain_runs_when_the_first_succeeded() -> None:
     async def test(bench: Bench) -> None:
-        job = bench.store.create(bench.work("quick"), bench.work("quick", name="second"))
+        job = bench.chain("enlarges")
         await bench.ended(job)
         assert [step.state for step in bench.store.steps_of(job)] == [StepState.SUCCEEDED] * 2
         shown = [dict(e.payload or {})["progress"] for e in bench.events(job, Code.PROGRESS)]
