@@ -14,7 +14,7 @@ import ctypes
 import dataclasses
 import logging
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -234,13 +234,20 @@ class Bench:
     def children(self) -> set[psutil.Process]:
         """Descendants of this process that were not there before, but its templates; zombies
         included."""
-        templates = self.template_pids()
-        return {each for each in _children() - self.before if each.pid not in templates}
+        return set(self._without_templates(_children() - self.before))
 
     def processes(self) -> list[psutil.Process]:
         """Everything that lives and carries a marker of this worker, but its templates."""
+        return self._without_templates(marked(self.supervisor.worker_id))
+
+    def _without_templates(self, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+        """Nor what stands between a template and its fork, for a moment."""
         templates = self.template_pids()
-        return [each for each in marked(self.supervisor.worker_id) if each.pid not in templates]
+        return [
+            each
+            for each in processes
+            if each.pid not in templates and _parent_of(each) not in templates - {None}
+        ]
 
     async def begun(self) -> None:
         """Wait until every slot has had its first verdict, and the template is ready if there is
@@ -254,6 +261,13 @@ class Bench:
 
     def template_pids(self) -> set[int | None]:
         return {template.pid for template in self.runners.templates}
+
+
+def _parent_of(process: psutil.Process) -> int | None:
+    try:
+        return process.ppid()
+    except psutil.NoSuchProcess:
+        return None
 
 
 def marked(worker_id: UUID) -> list[psutil.Process]:
