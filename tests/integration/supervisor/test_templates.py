@@ -108,13 +108,15 @@ def test_a_forked_runner_is_the_worker_s_child_and_shares_nothing(models: Path) 
 
 # Of /proc/<pid>/status: blocked, ignored and caught. Python ignores two and catches SIGINT.
 IGNORED = 1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1)
-ONLY_PYTHONS_OWN = ("0" * 16, f"{IGNORED:016x}", "0" * 16)
+ONLY_PYTHONS_OWN = (0, IGNORED, 0)
+# What libc keeps for its threads: no program of ours can set them, and children inherit them.
+OF_LIBC = 1 << (32 - 1) | 1 << (33 - 1)
 
 
-def signals(pid: int) -> tuple[str, ...]:
+def signals(pid: int) -> tuple[int, ...]:
     status = Path(f"/proc/{pid}/status").read_text()
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    return tuple(fields[name] for name in ("SigBlk", "SigIgn", "SigCgt"))
+    return tuple(int(fields[name], 16) & ~OF_LIBC for name in ("SigBlk", "SigIgn", "SigCgt"))
 
 
 def own_files(pid: int) -> set[str]:
