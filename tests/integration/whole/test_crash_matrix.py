@@ -56,12 +56,10 @@ EVERY_DAY = {
     ("spawn", "running commit, GO", STOPPED),
     ("template", "input, first item", "worker"),
     ("spawn", "in the middle of an item", "worker"),
-    ("template", "in the middle of an item", STOPPED),
     ("spawn", "upload, row", "store"),
     ("template", "upload, row", "worker"),
     ("template", "RESULT, verify", "runner"),
     ("spawn", "verify, verdict", "postgres"),
-    ("template", "verify, verdict", "worker"),
     ("template", "step 1, step 2", "worker"),
     ("spawn", "step 1, step 2", "broker"),
 }
