@@ -26,7 +26,7 @@ PAUSE_S = 10
 _IN_USE = {
     UNFINISHED_JOBS: "jobs wait or run already",
     "jobs_per_minute": "jobs within a minute",
-    "open_streams": "streams and waiting calls are open",
+    "open_streams": "streams, waiting calls and uploads are open",
 }
 
 
@@ -110,7 +110,7 @@ class UnfinishedJobs:
 
 
 class Streams:
-    """The open streams and waiting calls of this process, of all users and of each."""
+    """The open streams, waiting calls and uploads of this process, of all users and of each."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

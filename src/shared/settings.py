@@ -108,7 +108,7 @@ class Settings(BaseSettings):
         default=50_000_000, ge=1 << 10, le=MAX_BODY_BYTES, description="of a picture that is sent"
     )
     max_streams: int = Field(
-        default=1000, ge=0, description="open streams and waiting calls of a process; 0: no bound"
+        default=1000, ge=0, description="streams, waits and uploads of a process; 0: no bound"
     )
     users: Annotated[tuple[UserPolicy, ...], NoDecode] = Field(
         default=(), description="weight, priorities and bounds of single users, or of `*`"

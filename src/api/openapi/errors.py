@@ -67,18 +67,19 @@ CREATE = (
     limit_reached("jobs_per_minute", 60, pause_s=12),
 )
 LIVES = not_ended(JOB, Status.RUNNING)
+TOO_MANY_STREAMS = limit_reached("open_streams", 1000)
 UPLOAD = (
     InvalidInput(
         "file: it is no PNG, JPEG or WebP; accepted are these three",
         field="file",
     ),
     too_large(50_000_000),
+    TOO_MANY_STREAMS,
 )
 INPUT_IN_USE = Conflict(
     "a job that has not ended starts from this picture; wait for it, or cancel it",
     input_id=str(INPUT_ID),
 )
-TOO_MANY_STREAMS = limit_reached("open_streams", 1000)
 
 
 def documented(

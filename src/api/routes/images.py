@@ -114,7 +114,8 @@ async def _read(asked: Asked) -> tuple[Named, dict[str, Any]]:
             raise InvalidInput("the body must be a JSON object")
         return named(parsed), of_pictures(parsed)
     content_type = request.headers.get("content-type")
-    form = await read_form(request.stream(), content_type, asked.context, asked.user)
+    with asked.context.streams.place(asked.user):  # each upload holds some megabytes
+        form = await read_form(request.stream(), content_type, asked.context, asked.user)
     # The bytes count: an input may be deleted, and its next upload has another id.
     files = {name: [each.sha256 for each in rows] for name, rows in form.pictures.items()}
     return named(form.fields, form), of_pictures(form.fields) | {"files": files}

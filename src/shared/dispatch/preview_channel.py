@@ -2,7 +2,7 @@
 
 Each job has a channel of its own on the broker. An api process subscribes to it for as long as a
 client looks; a worker asks the broker which channels have a subscriber, and has previews made for
-those alone. Nothing is stored: what nobody hears is gone.
+those alone. Nothing is stored: a message without a subscriber is gone.
 """
 
 from __future__ import annotations

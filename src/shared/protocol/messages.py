@@ -8,7 +8,7 @@
       |  <---------- want ----------  |   asks for an input; one open request at a time
       |  ---------- input --------->  |   body = that picture
       |  ---------- lease --------->  |   re-arms the lease timer
-      |  ---------- show ---------->  |   asks for one preview: somebody looks
+      |  ---------- show ---------->  |   asks for one preview: a client looks
       |  <-------- preview ---------  |   body = a small JPEG
       |  --------- cancel --------->  |   polite; a signal follows
       |  <--- result | failure -----  |   then it exits

@@ -113,7 +113,7 @@ class RunnerProtocol:
 
     def _check_preview(self, message: Preview, body: bytes) -> None:
         if not self._preview_asked:
-            raise FrameError("a preview that nobody asked for")
+            raise FrameError("a preview that the worker did not ask for")
         if message.item_index not in self._open or message.step > message.steps:
             raise FrameError(f"a preview of item {message.item_index}, which is not being made")
         if not (_JPEG_START == body[:3] and len(body) <= MAX_PREVIEW_BYTES):

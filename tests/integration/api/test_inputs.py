@@ -192,6 +192,27 @@ def test_an_upload_that_is_cut_off_leaves_nothing(api: Api) -> None:
     assert api.sql("SELECT count(*) FROM inputs") == [(0,)]
 
 
+@pytest.mark.parametrize("path", ["/v1/inputs", "/v1/images/edits"])
+def test_uploads_have_as_many_places_as_streams(
+    stack_environment: dict[str, str], path: str
+) -> None:
+    """Each holds some megabytes for as long as its client likes."""
+    with running_api(stack_environment, max_streams=1) as api:
+        address = urlsplit(api.base)
+        with socket.create_connection((address.hostname, address.port)) as line:
+            line.sendall(
+                b"POST /v1/inputs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
+                b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+            )
+
+            def status() -> int:
+                files = {"file": ("a.txt", b"no picture")}
+                return api.client.post(path, files=files, data={"prompt": "x"}).status_code
+
+            until(lambda: status() == 429, "its place is taken")
+        until(lambda: status() == 422, "its place is free again")
+
+
 def test_a_picture_is_kept_for_the_steps_that_name_it_and_then_pruned(api: Api) -> None:
     kept, old, young = (send(api, picture(c)).json()["input"] for c in ("red", "lime", "blue"))
     for each in (kept, old):

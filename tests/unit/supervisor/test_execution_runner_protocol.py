@@ -92,7 +92,7 @@ def test_a_preview_comes_once_for_each_request() -> None:
         assert protocol.ask_preview()
         assert not protocol.ask_preview()  # the answer is on its way
         protocol.accept(Frame(PREVIEW, JPEG))
-        with pytest.raises(FrameError, match="nobody asked"):
+        with pytest.raises(FrameError, match="did not ask"):
             protocol.accept(Frame(PREVIEW, JPEG))
 
 
