@@ -21,7 +21,7 @@ from shutil import copytree
 from types import FrameType
 from typing import NamedTuple
 
-from benchmarks.edge import creates
+from benchmarks.edge import creates, servers
 from benchmarks.isolation import processes, sides, table
 from benchmarks.isolation.results import (
     SPAWN,
@@ -36,8 +36,6 @@ from benchmarks.isolation.results import (
 from benchmarks.isolation.workload import COPY, DEMO, LONG, Job, Row, Side, rows
 
 from cli.models.install import install, register
-from cli.stack.infrastructure import manage_processes, plan
-from cli.state_dir import StateDir
 from shared.models.folder import DESCRIPTOR
 
 MODEL = processes.ROOT / "models/sd" / DEMO
@@ -83,6 +81,7 @@ def measure(size: Size) -> Results:
     """Start all sides, measure, and end them."""
     began = time.monotonic()
     results = Results(machine=describe_machine(), load=[os.getloadavg()[0]])
+    results.creates = measure_creates()
     with tempfile.TemporaryDirectory(prefix="df-bench-") as name, ExitStack() as running:
         everyone = start(Path(name), running)
         say("warming up")
@@ -92,8 +91,6 @@ def measure(size: Size) -> Results:
         measure_rows(results, size, everyone)
         measure_idle(results, size, everyone)
         measure_memory(results, everyone)
-    say("creates a second")
-    results.creates = measure_creates()
     results.load.append(os.getloadavg()[0])
     results.took_s = time.monotonic() - began
     return results
@@ -177,14 +174,10 @@ def measure_memory(results: Results, everyone: Everyone) -> None:
 
 
 def measure_creates() -> list[Creates]:
-    """On parts of its own, after all others have ended."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("DF_")}
-    with tempfile.TemporaryDirectory(prefix="df-bench-") as folder:
-        home = StateDir(Path(folder))
-        with manage_processes(home, notify=lambda line: None) as manager:
-            parts = plan(home, clean)
-            parts.start(manager)
-            measured = creates.rows(dict(parts.environment))
+    """On parts of its own, before all others start."""
+    say("creates a second")
+    with servers.parts() as environment:
+        measured = creates.rows(environment)
     return [Creates(clients=row.clients, ours=row.creates_s, bare=row.bare_s) for row in measured]
 
 
