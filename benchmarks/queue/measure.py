@@ -31,6 +31,7 @@ from shared.db.engine import Database
 from shared.db.insert_job import NewJob, NewStep
 from shared.db.step_store import PostgresStepStore
 from shared.db.transitions import request_cancel
+from shared.db.waiting import read_line
 from shared.states import Priority, Status
 from shared.step_store import AttemptResult, ClaimRequest, OrphanedStep
 
@@ -53,7 +54,7 @@ class Case:
 
     name: str
     rows: Rows
-    end_unfit: bool = False
+    end_at_once: int | None = None  # so many of what fits no slot, by each statement
 
 
 class Session:
@@ -109,6 +110,10 @@ class Session:
     async def metrics(self) -> None:
         await self.database.transaction(jobs.queue_depth)
 
+    async def line(self) -> None:
+        line = await self.database.transaction(read_line, max_passed_s=MONTH_S)
+        assert line.waiting
+
 
 def _never(_: OrphanedStep) -> AttemptResult:
     raise AssertionError("nothing is to be rescued here")
@@ -150,22 +155,34 @@ OPERATIONS: dict[str, Operation] = {
     "sweep": Session.sweep,
     "prune": Session.prune,
     "metrics": Session.metrics,
+    "waiting figure": Session.line,
 }
 
 
-async def measure(url: str) -> dict[str, float]:
-    """CPU milliseconds of each operation, and of the first claim (`first claim`)."""
+async def measure(url: str, end_at_once: int | None) -> dict[str, float]:
+    """CPU milliseconds of each operation, and of the first claim (`first claim`).
+
+    Where steps end, that is the slowest of the first claims after each statement that ends some.
+    """
     session = Session(url)
     try:
         await session.open()
-        before = session.cpu_s()
-        await session.claim()
-        figures = {"first claim": (session.cpu_s() - before) * 1e3}
+        figures = {"first claim": await _first_claim_ms(session)}
+        if end_at_once is not None:
+            figures["first claim"] = max(
+                [await _first_claim_ms(session) for _ in end_all(url, at_once=end_at_once)]
+            )
         for name, operation in OPERATIONS.items():
             figures[name] = await _median_ms(session, operation)
     finally:
         await session.database.close()
     return figures
+
+
+async def _first_claim_ms(session: Session) -> float:
+    before = session.cpu_s()
+    await session.claim()
+    return (session.cpu_s() - before) * 1e3
 
 
 async def _median_ms(session: Session, operation: Operation) -> float:
@@ -188,9 +205,14 @@ def cases(waiting: int, ended: int) -> list[Case]:
         Case(name="many in 1,000 classes", rows=Rows(waiting=waiting, classes=1000)),
         Case(name="many unfit in front", rows=Rows(waiting=1000, unfit=waiting, classes=60)),
         Case(
-            name="the same, just ended",
+            name="the same, ended by and by",
             rows=Rows(waiting=1000, unfit=waiting, classes=60),
-            end_unfit=True,
+            end_at_once=max(1, waiting // 50),
+        ),
+        Case(
+            name="the same, ended at once",
+            rows=Rows(waiting=1000, unfit=waiting, classes=60),
+            end_at_once=waiting,
         ),
         Case(name="and many ended", rows=Rows(waiting=waiting, ended=ended, classes=60)),
     ]
@@ -203,9 +225,7 @@ def run(url: str, waiting: int, ended: int) -> None:
     print("| CPU ms | " + " | ".join(names) + " |\n|" + "---|" * (len(names) + 1))
     for case in cases(waiting, ended):
         make(url, case.rows)
-        if case.end_unfit:
-            end_all(url)
-        figures = anyio.run(measure, url)
+        figures = anyio.run(measure, url, case.end_at_once)
         cells = " | ".join(f"{figures[name]:.1f}" for name in names)
         print(f"| {case.name} | {cells} |", flush=True)
     print()

@@ -133,11 +133,16 @@ def _insert(
     connection.execute(steps.encode())
 
 
-def end_all(url: str) -> None:
-    """End every step that fits no slot, all at once, and leave the dead rows where they are."""
+def end_all(url: str, *, at_once: int | None = None) -> Iterator[int]:
+    """End every step that fits no slot, and leave the dead rows where they are.
+
+    A statement ends `at_once` of them, the oldest first, or all; yields how many that were.
+    """
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(
+        while ended := connection.execute(
             "UPDATE steps SET state = 'cancelled', reason = 'cancelled', finished_at = now()"
-            " WHERE state = 'queued' AND vram_bytes > %s",
-            (CAPACITY_BYTES,),
-        )
+            " WHERE id IN (SELECT id FROM steps WHERE state = 'queued' AND vram_bytes > %s"
+            " ORDER BY run_at LIMIT %s)",
+            (CAPACITY_BYTES, at_once),
+        ).rowcount:
+            yield ended

@@ -17,13 +17,14 @@ Among the steps that are due and fit the slot, the next one is found by these ru
 
 How they are found
 ------------------
-Steps that wait fall into few *need classes*: device, priority, user, model, memory. They are a
-prefix of `ix_steps_waiting`, so that a loose index scan finds the oldest step of each class with
-one descent a class, whatever the number of steps. A class that the slot cannot serve is one descent
-as well, and its larger siblings none. The rules then sort classes, not steps.
+The rules order *pairs*: a priority and a user. A loose index scan over `ix_steps_line` finds them
+with one descent each, and the oldest step of each that is due and fits: among its first `FRONT`
+ones, or, if none of those fits, in its *need classes*. A need class is a pair's steps of one model
+and memory. They are a prefix of `ix_steps_waiting`, so that a class is one descent, too, whatever
+the number of its steps; a class that the slot cannot serve is one, and its larger siblings none.
 
-The first class in that order gives its oldest step that no other transaction holds (`SKIP LOCKED`);
-if all are held, the next class does. Claims at the same instant do not see each other, so each may
+The first pair in that order gives its oldest step that no other transaction holds (`SKIP LOCKED`);
+if all are held, the next pair does. Claims at the same instant do not see each other, so each may
 give its user one step too many; the next claims make up for it.
 
 It locks the job's row and the step's, `FOR NO KEY UPDATE` as everywhere (`shared.db.step_store`).
@@ -50,50 +51,74 @@ from shared.db.transitions import seconds_from_now
 from shared.states import Priority, StepState
 from shared.step_store import PASSED, PASSES, Claim, ClaimRequest, UpcomingStep
 
+# So many of a pair's oldest steps are looked at one by one.
+FRONT = 32
 # Of the steps that are read to find the first ones of the line: so many times as many.
 LINE_FACTOR = 8
 
-_CLASS = f"s.priority, s.\"user\", coalesce(s.model_id, '{NO_MODEL}'::uuid), s.vram_bytes"
+_MODEL = f"coalesce(s.model_id, '{NO_MODEL}'::uuid)"
 _WAITING = "s.state = 'queued' AND s.device = :device"
-_HEAD = f"""
-    SELECT s.priority, s."user", coalesce(s.model_id, '{NO_MODEL}'::uuid) AS model, s.vram_bytes,
-        s.created_at, s.id, s.run_at,
-        s.vram_bytes <= :capacity_bytes
-        AND (s.model_id IS NULL OR s.model_id = ANY (:models))
-        AND (cardinality(:priorities) = 0 OR s.priority = ANY (:priorities))
-        AND (cardinality(:users) = 0 OR s."user" = ANY (:users)) AS fits
-    FROM steps AS s
-"""  # noqa: S608 - constants of this file, as below; every value is a parameter
-# The steps of a class `c` that are due, oldest first.
-_OF_CLASS = f"""
-    WHERE {_WAITING} AND s.priority = c.priority AND s."user" = c."user"
-        AND coalesce(s.model_id, '{NO_MODEL}'::uuid) = c.model AND s.vram_bytes = c.vram_bytes
-        AND s.run_at <= now()
-"""
+_OF_PAIR = f"""{_WAITING} AND s.priority = c.priority AND s."user" = c."user\""""
+_OF_CLASS = f"{_OF_PAIR} AND {_MODEL} = class.model AND s.vram_bytes = class.vram_bytes"
+_FITS = "s.vram_bytes <= :capacity_bytes AND (s.model_id IS NULL OR s.model_id = ANY (:models))"
+_DUE = "s.run_at <= now()"
 _OLDEST_FIRST = "ORDER BY s.created_at, s.id"
 _RANK = " ".join(f"WHEN '{each}' THEN {rank}" for rank, each in enumerate(Priority))
 
-# `turns`: the classes that fit, by rules 1 to 3; `passing`: the step that may pass by rule 4.
+# The oldest steps of the pair `c`, whether they fit or not.
+_FRONT = f"""
+    SELECT s.id, s.model_id, s.vram_bytes, s.created_at, s.run_at FROM steps AS s
+    WHERE {_OF_PAIR} {_OLDEST_FIRST} LIMIT {FRONT}
+"""  # noqa: S608 - constants of this file, as below; every value is a parameter
+# The need classes of the pair `c` that fit. One that does not fit ends the look at its model.
+_HEAD = f"SELECT {_MODEL} AS model, s.vram_bytes, {_FITS} AS fits FROM steps AS s"  # noqa: S608
+_IN_ORDER = f"ORDER BY {_MODEL}, s.vram_bytes LIMIT 1"
+_CLASSES = f"""
+    WITH RECURSIVE heads AS (
+        ({_HEAD} WHERE {_OF_PAIR} {_IN_ORDER})
+        UNION ALL
+        SELECT following.* FROM heads AS h CROSS JOIN LATERAL (
+            {_HEAD} WHERE {_OF_PAIR} AND ({_MODEL}, s.vram_bytes) > (
+                h.model, CASE WHEN h.fits THEN h.vram_bytes ELSE 9223372036854775807 END
+            ) {_IN_ORDER}
+        ) AS following
+    )
+    SELECT model, vram_bytes FROM heads WHERE fits
+"""  # noqa: S608
+
+
+def _of_each_class(columns: str, rest: str) -> str:
+    """The steps of the pair `c` that are due and fit: of each of its classes what `rest` says."""
+    return f"""
+        SELECT s.* FROM ({_CLASSES}) AS class CROSS JOIN LATERAL (
+            SELECT {columns} FROM steps AS s WHERE {_OF_CLASS} AND {_DUE} {rest}
+        ) AS s
+    """  # noqa: S608
+
+
+_OLDEST = f"{_MODEL} AS model, s.vram_bytes, s.created_at, s.id"
+_FIRST = f"{_OLDEST_FIRST} LIMIT 1"
+
+# `turns`: the pairs with their oldest step, by rules 1 to 3; `passing`: what may pass by rule 4.
 _TURNS = f"""
-WITH RECURSIVE heads AS (
-    ({_HEAD} WHERE {_WAITING} ORDER BY {_CLASS}, s.created_at, s.id LIMIT 1)
+WITH RECURSIVE pairs AS (
+    (SELECT s.priority, s."user" FROM steps AS s WHERE {_WAITING}
+        ORDER BY s.priority, s."user" LIMIT 1)
     UNION ALL
-    SELECT following.* FROM heads AS h CROSS JOIN LATERAL (
-        {_HEAD} WHERE {_WAITING} AND ({_CLASS}) > (
-            h.priority, h."user", h.model,
-            CASE WHEN h.fits THEN h.vram_bytes ELSE 9223372036854775807 END
-        )
-        ORDER BY {_CLASS}, s.created_at, s.id LIMIT 1
+    SELECT following.* FROM pairs AS p CROSS JOIN LATERAL (
+        SELECT s.priority, s."user" FROM steps AS s
+        WHERE {_WAITING} AND (s.priority, s."user") > (p.priority, p."user")
+        ORDER BY s.priority, s."user" LIMIT 1
     ) AS following
 ), due AS (
-    SELECT priority, "user", model, vram_bytes, created_at, id
-    FROM heads WHERE fits AND run_at <= now()
-    UNION ALL
-    SELECT c.priority, c."user", c.model, c.vram_bytes, first.created_at, first.id
-    FROM heads AS c CROSS JOIN LATERAL (
-        SELECT s.created_at, s.id FROM steps AS s {_OF_CLASS} {_OLDEST_FIRST} LIMIT 1
-    ) AS first
-    WHERE c.fits AND c.run_at > now()
+    SELECT c.priority, c."user", oldest.* FROM pairs AS c CROSS JOIN LATERAL (
+        (SELECT {_OLDEST} FROM ({_FRONT}) AS s WHERE {_FITS} AND {_DUE} {_FIRST})
+        UNION ALL
+        ({_of_each_class(_OLDEST, _FIRST)} {_FIRST})
+        LIMIT 1
+    ) AS oldest
+    WHERE (cardinality(:priorities) = 0 OR c.priority = ANY (:priorities))
+        AND (cardinality(:users) = 0 OR c."user" = ANY (:users))
 ), in_flight AS (
     SELECT s."user", max(s.virtual_s) AS virtual_s,
         sum(greatest(extract(epoch FROM now() - s.claimed_at), share.mean_s, 0) / s.weight)
@@ -118,79 +143,97 @@ WITH RECURSIVE heads AS (
     GROUP BY d."user", f."user", f.seconds, f.virtual_s, share.virtual_s, share.mean_s,
         share.ended_at, latest.virtual_s
 ), priorities AS (
-    SELECT priority, min(created_at) AS oldest,
-        :overdue AND priority <> '{Priority.HIGH}' AND min(created_at) <= now() - :max_passed
-            AS overdue
-    FROM due GROUP BY priority
+    SELECT priority, overdue, row_number() OVER (ORDER BY overdue DESC,
+        CASE WHEN overdue THEN oldest END, CASE priority {_RANK} END) AS turn
+    FROM (
+        SELECT priority, min(created_at) AS oldest,
+            :overdue AND priority <> '{Priority.HIGH}' AND min(created_at) <= now() - :max_passed
+                AS overdue
+        FROM due GROUP BY priority
+    ) AS p
 ), turns AS (
-    SELECT d.*, p.overdue, u.virtual_s, u.mean_s, u.virtual_s + u.ahead_s AS start_s,
-        row_number() OVER (ORDER BY p.overdue DESC, CASE WHEN p.overdue THEN p.oldest END,
-            CASE d.priority {_RANK} END, u.virtual_s + u.ahead_s, d.created_at, d.id) AS place
+    SELECT d.*, p.turn, p.overdue, u.virtual_s, u.mean_s, u.virtual_s + u.ahead_s AS start_s,
+        row_number() OVER (ORDER BY p.turn, u.virtual_s + u.ahead_s, d.created_at, d.id) AS place
     FROM due AS d JOIN users AS u USING ("user") JOIN priorities AS p USING (priority)
-), warm AS (
-    SELECT w.* FROM turns AS w JOIN turns AS turn USING (priority, "user")
-    WHERE turn.place = 1 AND turn.model <> ALL (:warm) AND w.model = ANY (:warm)
-    ORDER BY w.created_at, w.id LIMIT 1
-), older AS (
-    SELECT passed.* FROM warm AS w JOIN turns AS c USING (priority, "user") CROSS JOIN LATERAL (
-        SELECT s.id, s.passed FROM steps AS s
-        {_OF_CLASS} AND (s.created_at, s.id) < (w.created_at, w.id)
-        {_OLDEST_FIRST} LIMIT {PASSES + 1}
-    ) AS passed
-    LIMIT {PASSES + 1}
 ), passing AS (
-    SELECT w.id, (SELECT array_agg(id) FROM older) AS older FROM warm AS w
-    WHERE (SELECT count(*) FROM older) <= {PASSES} AND (SELECT max(passed) FROM older) < {PASSED}
+    SELECT warm.id, older.ids AS older FROM turns AS c
+    CROSS JOIN LATERAL (
+        SELECT s.* FROM ({_of_each_class(_OLDEST, _FIRST)}) AS s
+        WHERE s.model = ANY (:warm) {_FIRST}
+    ) AS warm
+    CROSS JOIN LATERAL (
+        SELECT array_agg(s.id) AS ids, max(s.passed) AS passed FROM (
+            {
+    _of_each_class(
+        "s.id, s.passed",
+        f"AND (s.created_at, s.id) < (warm.created_at, warm.id) {_OLDEST_FIRST} LIMIT {PASSES + 1}",
+    )
+} LIMIT {PASSES + 1}
+        ) AS s
+    ) AS older
+    WHERE c.place = 1 AND c.model <> ALL (:warm)
+        AND cardinality(older.ids) <= {PASSES} AND older.passed < {PASSED}
 )
 """  # noqa: S608
 
-# The nested loop runs in the order of `c` and ends with the first row. No ORDER BY outside: a plan
-# that sorted there would lock a step of every class first.
+# What a claim locks, if no other transaction holds it.
+_TAKE = "s.id, s.job_id FROM steps AS s JOIN jobs AS j ON j.id = s.job_id"
+_FREE = "FOR NO KEY UPDATE OF j, s SKIP LOCKED"
+
+# The nested loop runs in the order of `c` and ends with the first row, and so does each `UNION ALL`
+# in it. No ORDER BY outside: a plan that sorted there would lock a step of every pair first.
 _NEXT = f"""
 {_TURNS}
-SELECT step.id, step.job_id, c.virtual_s, c.overdue, c.older
-FROM (
-    SELECT turns.*, passing.older FROM turns LEFT JOIN passing USING (id)
-    ORDER BY passing.id IS NULL, place
-) AS c CROSS JOIN LATERAL (
-    SELECT s.id, s.job_id FROM steps AS s JOIN jobs AS j ON j.id = s.job_id
-    {_OF_CLASS} {_OLDEST_FIRST} LIMIT 1
-    FOR NO KEY UPDATE OF j, s SKIP LOCKED
+SELECT step.id, step.job_id, c.virtual_s, c.overdue, step.older
+FROM (SELECT * FROM turns ORDER BY place) AS c CROSS JOIN LATERAL (
+    SELECT taken.*, passing.older FROM passing CROSS JOIN LATERAL (
+        SELECT {_TAKE} WHERE s.id = passing.id AND s.state = 'queued' {_FREE}
+    ) AS taken WHERE c.place = 1
+    UNION ALL
+    SELECT taken.*, NULL FROM (
+        SELECT {_TAKE} JOIN ({_FRONT}) AS front ON front.id = s.id
+        WHERE s.state = 'queued' AND {_FITS} AND {_DUE}
+        ORDER BY front.created_at, front.id LIMIT 1 {_FREE}
+    ) AS taken
+    UNION ALL
+    SELECT taken.*, NULL FROM ({_of_each_class(_OLDEST, _FIRST)} {_OLDEST_FIRST}) AS class
+    CROSS JOIN LATERAL (
+        SELECT {_TAKE} WHERE {_OF_CLASS} AND {_DUE} {_FIRST} {_FREE}
+    ) AS taken
+    LIMIT 1
 ) AS step
 LIMIT 1
 """  # noqa: S608
 
-# As if every step took what its user's take on average.
+_COLUMNS = "s.id, s.created_at, s.weight"
+_AHEAD = """row_number() OVER (PARTITION BY c."user" ORDER BY c.turn, s.created_at, s.id) - 1"""
+# As if every step took what its user's take on average. The first steps are those of first pairs.
 _UPCOMING = f"""
 {_TURNS}, upcoming AS (
-    SELECT c.*, s.id AS step_id, s.created_at AS step_created_at, s.weight,
-        row_number() OVER (PARTITION BY c.priority, c."user" ORDER BY s.created_at, s.id) - 1
-            AS ahead
+    SELECT c.*, s.id AS step_id, s.created_at AS step_created_at, s.weight, {_AHEAD} AS ahead
     FROM turns AS c CROSS JOIN LATERAL (
-        SELECT s.id, s.created_at, s.weight FROM steps AS s {_OF_CLASS} {_OLDEST_FIRST} LIMIT :limit
+        {_of_each_class(_COLUMNS, f"{_OLDEST_FIRST} LIMIT :limit")}
+        ORDER BY s.id IN (SELECT id FROM passing) DESC, s.created_at, s.id LIMIT :limit
     ) AS s
+    WHERE c.place <= :limit
 )
 SELECT step_id FROM upcoming
 ORDER BY step_id IN (SELECT id FROM passing) DESC,
-    min(place) OVER (PARTITION BY priority), start_s + ahead * mean_s / weight,
-    step_created_at, step_id
+    turn, start_s + ahead * mean_s / weight, step_created_at, step_id
 LIMIT :limit
 """  # noqa: S608
 
-# The same for a slot that serves everything, with at most `per_class` steps of a class.
+# The same for a slot that serves everything, so that no step has to be looked at that does not fit.
 _LINE = f"""
 {_TURNS}, line AS (
-    SELECT c.*, s.id AS step_id, s.created_at AS step_created_at, s.weight,
-        row_number() OVER (PARTITION BY c.priority, c."user" ORDER BY s.created_at, s.id) - 1
-            AS ahead
+    SELECT c.*, s.id AS step_id, s.created_at AS step_created_at, s.weight, {_AHEAD} AS ahead
     FROM turns AS c CROSS JOIN LATERAL (
-        SELECT s.id, s.created_at, s.weight FROM steps AS s {_OF_CLASS} {_OLDEST_FIRST}
+        SELECT {_COLUMNS} FROM steps AS s WHERE {_OF_PAIR} AND {_DUE} {_OLDEST_FIRST}
         LIMIT 1 + :limit * {LINE_FACTOR} / (SELECT count(*) FROM turns)
     ) AS s
 )
 SELECT step_id, overdue FROM line
-ORDER BY min(place) OVER (PARTITION BY priority), start_s + ahead * mean_s / weight,
-    step_created_at, step_id
+ORDER BY turn, start_s + ahead * mean_s / weight, step_created_at, step_id
 LIMIT :limit
 """  # noqa: S608
 
@@ -295,8 +338,8 @@ async def steps_in_turn(
     """The first steps that wait for a device of this kind, in the order in which claims take them
     if no other job comes; those that pause before another try are left out.
 
-    Warm models change it by a few places, which nobody can know before. What is read is bounded:
-    of more than `LINE_FACTOR` need classes some may show fewer steps than belong there.
+    Warm models change it by a few places, which nobody can know before. What is read is bounded: of
+    more than `LINE_FACTOR` users some may show fewer steps than belong there.
     """
     every_model = list(await connection.scalars(select(t.models.c.id)))
     request = ClaimRequest(

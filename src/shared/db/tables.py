@@ -54,7 +54,7 @@ T = TypeVar("T")
 
 # The newest migration. Written here, so that a service needs neither Alembic nor the migrations;
 # `test_migrations` compares the two. Revisions are numbered with four digits, so they sort.
-REVISION = "0025"
+REVISION = "0026"
 
 # In an index over steps: what stands for "needs no model".
 NO_MODEL = UUID_("00000000-0000-0000-0000-000000000000")
@@ -253,7 +253,16 @@ steps = Table(
     CheckConstraint("(model_id IS NULL) = (checkpoint_sha256 IS NULL)", "model"),
     CheckConstraint(one_of("priority", Priority), "priority"),
     CheckConstraint("weight > 0", "weight"),
-    # The claim reads this one: a need class after the other, the oldest step of each first.
+    # The claim reads both: one user, or one need class, after the other; the oldest step first.
+    Index(
+        "ix_steps_line",
+        "device",
+        "priority",
+        "user",
+        "created_at",
+        "id",
+        postgresql_where=text("state = 'queued'"),
+    ),
     Index(
         "ix_steps_waiting",
         "device",

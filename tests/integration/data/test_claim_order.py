@@ -12,6 +12,7 @@ import pytest
 from tests.support.memory_store import MemoryStepStore, Work
 from tests.support.stores import AGAIN, SUCCESS, InMemory, InPostgres, Subject, claim_request
 
+from shared.db.claim import steps_in_turn
 from shared.db.engine import Database
 from shared.states import Priority
 from shared.step_store import AttemptResult, Claim, ClaimRequest, OrphanedStep
@@ -148,6 +149,81 @@ def test_both_stores_choose_the_same_step_whatever_happens(database_url: str, se
             await database.close()
 
     anyio.run(main)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_line_is_the_order_in_which_claims_take_the_steps(database_url: str, seed: int) -> None:
+    """Of users with accounts of their own, one of whom has used something just now."""
+    rng = random.Random(seed)
+
+    async def main() -> None:
+        database = Database(database_url, application="claim-order")
+        try:
+            postgres = InPostgres(database, database_url)
+            for number in range(40):
+                work = random_work(rng, [postgres.model_id], number)
+                await postgres.create(replace(work, device="cpu"))
+            open_accounts(rng, database_url)
+            assert await the_line(database) == await claim_all(postgres)
+        finally:
+            await database.close()
+
+    anyio.run(main)
+
+
+def test_the_line_takes_what_is_overdue_at_every_other_claim(database_url: str) -> None:
+    async def main() -> None:
+        database = Database(database_url, application="claim-order")
+        try:
+            postgres = InPostgres(database, database_url)
+            jobs = [
+                await postgres.create(Work(priority=priority, needs_model=False))
+                for priority in (*[Priority.LOW] * 3, *[Priority.NORMAL] * 4, Priority.HIGH)
+            ]
+            with psycopg.connect(database_url, autocommit=True) as connection:
+                connection.execute(
+                    "UPDATE steps SET created_at = created_at - interval '1 hour'"
+                    " WHERE priority = 'low'"
+                )
+            line = await the_line(database)
+            steps = {(await postgres.steps(job))[0]["id"]: n for n, job in enumerate(jobs)}
+            assert [steps[each] for each in line] == [0, 7, 1, 3, 2, 4, 5, 6]
+            assert line == await claim_all(postgres)
+        finally:
+            await database.close()
+
+    anyio.run(main)
+
+
+def open_accounts(rng: random.Random, url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        for user, idle_s in zip(USERS, (0.0, 7200.0, 7200.0), strict=True):
+            connection.execute(
+                "INSERT INTO shares VALUES (%s, 'cpu', %s, %s, %s, now() - %s * interval '1 s')",
+                (user, *(rng.uniform(1000.0, 9000.0) for _ in range(3)), idle_s),
+            )
+
+
+async def the_line(database: Database) -> list[UUID]:
+    return await database.transaction(steps_in_turn, "cpu", max_passed_s=MAX_PASSED_S, limit=1000)
+
+
+async def claim_all(postgres: InPostgres) -> list[UUID]:
+    """What one slot after another claims, as a worker asks: what is overdue every other time."""
+    claimed: list[UUID] = []
+    overdue = True
+    while claim := await postgres.store.claim(
+        claim_request(
+            postgres,
+            worker_id=uuid4(),
+            lease_s=LONG_S,
+            max_passed_s=MAX_PASSED_S,
+            overdue=overdue,
+        )
+    ):
+        claimed.append(claim.step_id)
+        overdue = not claim.overdue
+    return claimed
 
 
 async def act(rng: random.Random, twins: Twins) -> int | None:

@@ -124,7 +124,7 @@ class Queue:
         assert not await transaction(retention.delete_jobs, age_s=48 * HOUR_S, limit=100)
 
     def rows_read(self) -> dict[str, int]:
-        """By table, since it was made; and of the index of what waits, which can answer alone."""
+        """By table, since it was made; and of the indexes of what waits, which can answer alone."""
         with psycopg.connect(self._url, autocommit=True) as connection:
             return dict(
                 connection.execute(
@@ -133,7 +133,8 @@ class Queue:
                     " WHERE relname IN ('jobs', 'job_tags', 'deliveries', 'steps', 'events',"
                     " 'artifacts')"
                     " UNION ALL SELECT indexrelname, coalesce(idx_tup_read, 0)"
-                    " FROM pg_stat_user_indexes WHERE indexrelname = 'ix_steps_waiting'"
+                    " FROM pg_stat_user_indexes"
+                    " WHERE indexrelname IN ('ix_steps_line', 'ix_steps_waiting')"
                 ).fetchall()
             )
 
@@ -238,7 +239,7 @@ def test_no_table_is_read_whole(full_url: str, act: Callable[[Queue], Awaitable[
 
 def test_a_claim_goes_past_what_has_just_ended_once(full_url: str) -> None:
     """The first claim reads the dead entries in front, and marks them for those that follow."""
-    end_all(full_url)
+    assert list(end_all(full_url)) == [UNFIT]
 
     async def main() -> None:
         database = Database(full_url, pool_size=1, application="scale")
