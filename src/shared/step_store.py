@@ -1,8 +1,8 @@
 """What a worker holds while it owns a step, and what it reports back.
 
 `StepStore` is the interface between the supervisor and the system of record, and
-`shared.db.step_store` implements it. Every write names the claim's id and epoch. A store that
-finds another epoch, or a state without an owner, raises `Stale` and has written nothing.
+`shared.db.step_store` implements it. Every write names the claim's id, epoch and owner. A store
+that finds others, or a state without an owner, raises `Stale` and has written nothing.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -116,12 +116,16 @@ StepInput = StoredArtifact | PinnedInput
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """A step that this worker owns until its lease ends. `epoch` fences every write."""
+    """A step that this worker owns until its lease ends.
+
+    `epoch` and `lease_owner` fence every write.
+    """
 
     step_id: UUID
     job_id: UUID
     user: str
     epoch: int
+    lease_owner: UUID
     attempt: int
     losses: int
     cancel_requested: bool

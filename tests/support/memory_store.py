@@ -395,6 +395,7 @@ class MemoryStepStore:
             job_id=job.id,
             user=step.user,
             epoch=step.epoch,
+            lease_owner=request.worker_id,
             attempt=step.attempt,
             losses=step.losses,
             cancel_requested=step.cancel_requested,
@@ -429,7 +430,9 @@ class MemoryStepStore:
 
     def _owned(self, claim: Claim) -> StoredStep:
         step = self.steps.get(claim.step_id)
-        if step is None or step.epoch != claim.epoch or step.state not in OWNED:
+        if step is None or step.state not in OWNED:
+            raise Stale
+        if (step.epoch, step.lease_owner) != (claim.epoch, claim.lease_owner):
             raise Stale
         return step
 

@@ -228,6 +228,8 @@ def _owned_by(claim: Claim) -> Any:
     return (
         (t.steps.c.id == claim.step_id)
         & (t.steps.c.epoch == claim.epoch)
+        # A failover may lose the last commits. Another worker then claims with the same epoch.
+        & (t.steps.c.lease_owner == claim.lease_owner)
         & t.steps.c.state.in_(sorted(OWNED))
     )
 

@@ -332,13 +332,15 @@ def test_an_item_has_one_artifact(run: Run) -> None:
     ],
     ids=["commit_running", "record", "renew", "add_artifact", "finish"],
 )
-@pytest.mark.parametrize("how", ["another epoch", "not owned", "ended"])
+@pytest.mark.parametrize("how", ["another epoch", "another owner", "not owned", "ended"])
 def test_a_stale_owner_writes_nothing(
     run: Run, how: str, write: Callable[[StepStore, Claim], Awaitable[None]]
 ) -> None:
     async def test(subject: Subject) -> None:
         job, taken = await claimed_job(subject)
-        if how == "ended":
+        if how == "another owner":  # of the same epoch: a failover lost the first claim
+            taken = replace(taken, lease_owner=uuid4())
+        elif how == "ended":
             await subject.store.finish(taken, FAILURE)
         else:
             await subject.store.finish(taken, AGAIN)

@@ -89,7 +89,8 @@ def commit(
 ) -> EventKind | None:
     """Of a step that needs 4 GiB, whose lease was renewed at 95 and is fenced at 135."""
     claim = Claim(
-        step_id=uuid4(), job_id=uuid4(), user="default", epoch=1, attempt=0, losses=0,
+        step_id=uuid4(), job_id=uuid4(), user="default", epoch=1, lease_owner=uuid4(),
+        attempt=0, losses=0,
         cancel_requested=False, vram_waited_s=waited_s, name="generate", type="generate",
         params={}, count=1, preset={}, vram_bytes=4 * GIB, timeout_s=60.0, model=None,
         correlation_id="",

@@ -22,7 +22,8 @@ PIXELS = 1024 * 768  # of the claim below
 def claim(name: str = "gpu-24gb", vram_bytes: int = 12 * GIB, **preset_changes: Any) -> Claim:
     pinned = preset(name).budget_for("sdxl").pinned | preset_changes
     return Claim(
-        step_id=uuid4(), job_id=uuid4(), user="default", epoch=1, attempt=0, losses=0,
+        step_id=uuid4(), job_id=uuid4(), user="default", epoch=1, lease_owner=uuid4(),
+        attempt=0, losses=0,
         cancel_requested=False, vram_waited_s=0.0, name="generate", type="generate",
         params={"width": 1024, "height": 768}, count=1,
         preset=pinned, vram_bytes=vram_bytes, timeout_s=1.0,

@@ -32,7 +32,8 @@ TIMINGS = timings_for_tests(retry_base_s=2.0, retry_cap_s=60.0)
 
 def claim(**changes: Any) -> Claim:
     usual: dict[str, Any] = {
-        "step_id": uuid4(), "job_id": uuid4(), "user": "default", "epoch": 1, "attempt": 0,
+        "step_id": uuid4(), "job_id": uuid4(), "user": "default", "epoch": 1,
+        "lease_owner": uuid4(), "attempt": 0,
         "losses": 0, "cancel_requested": False, "vram_waited_s": 0.0, "name": "generate",
         "type": "generate", "params": {}, "count": 1, "preset": {}, "vram_bytes": 0,
         "timeout_s": 12.5, "model": None, "correlation_id": "",
