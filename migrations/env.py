@@ -1,7 +1,7 @@
 """Alembic's entry: runs migrations on the connection or the address that it was given."""
 
 from alembic import context
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection
 
 from shared.db.tables import metadata
 
@@ -22,7 +22,7 @@ given: Connection | None = context.config.attributes.get("connection")
 if given is not None:
     _run(given)
 else:
-    engine = create_engine(context.config.attributes["database_url"])
+    engine = context.config.attributes["engine"]
     with engine.connect() as opened:
         _run(opened)
         opened.commit()

@@ -8,8 +8,10 @@ An installation that was made before has the tables in the admin's hands; they c
 Every step may be repeated.
 """
 
+from typing import Any
+
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, text
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ProgrammingError
 
 from shared.errors import InfraUnavailable
@@ -34,7 +36,7 @@ def become_owner(connection: Connection, service_url: str) -> None:
     try:
         _make_role(connection, OWNER, f"NOLOGIN {_ORDINARY}")
         _make_role(connection, service, f"LOGIN {_ORDINARY}")
-        _set_password(connection, service, make_url(service_url).password)
+        _set_password(connection, service, conninfo_to_dict(service_url).get("password"))
         _hand_over(connection)
     except ProgrammingError as error:
         reason = str(error.orig).splitlines()[0]
@@ -63,12 +65,12 @@ def _make_role(connection: Connection, name: str, rights: str) -> None:
     connection.exec_driver_sql(f"ALTER ROLE {_quoted(name)} {rights}")
 
 
-def _set_password(connection: Connection, name: str, password: str | None) -> None:
+def _set_password(connection: Connection, name: str, password: Any) -> None:
     """As a verifier: a statement may end up in the server's log."""
     if password is not None:
         driver = connection.connection.driver_connection
         assert driver is not None
-        verifier = driver.pgconn.encrypt_password(password.encode(), b"", b"scram-sha-256")
+        verifier = driver.pgconn.encrypt_password(str(password).encode(), b"", b"scram-sha-256")
         connection.exec_driver_sql(f"ALTER ROLE {_quoted(name)} PASSWORD '{verifier.decode()}'")
 
 
@@ -82,13 +84,13 @@ def _hand_over(connection: Connection) -> None:
 
 
 def _service(connection: Connection, service_url: str) -> str:
-    name = make_url(service_url).username
+    name = conninfo_to_dict(service_url).get("user")
     if name is None or name == connection.scalar(text("SELECT session_user")):
         raise InfraUnavailable(
             "DF_DATABASE_URL and DF_ADMIN_DATABASE_URL must name two roles: the services' own is "
             "made by the other one, and owns nothing"
         )
-    return name
+    return str(name)
 
 
 def _schema(connection: Connection) -> str:

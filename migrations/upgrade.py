@@ -7,11 +7,11 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from migrations.roles import become_owner, grant_rows
-from shared.db.connect import connect_args, driver_url
+from shared.db.connect import DRIVER, connector
 from shared.errors import InfraUnavailable
 from shared.retry import within
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 def alembic_config(database_url: str) -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
-    config.attributes["database_url"] = driver_url(database_url)
+    config.attributes["engine"] = _engine(database_url)
     return config
 
 
@@ -41,10 +41,13 @@ def upgrade(database_url: str, admin_url: str | None = None) -> None:
     first one takes too long.
     """
     url = admin_url or database_url
+    setting = "DF_ADMIN_DATABASE_URL" if admin_url else "DF_DATABASE_URL"
     config = alembic_config(url)
-    engine = create_engine(driver_url(url), connect_args=connect_args(url, "dreamforge-migrate"))
+    engine: Engine = config.attributes["engine"]
     try:
         with engine.connect() as connection:
+            _require_session(engine, connection, setting)
+            _require_current_schema(connection, setting)
             _wait_for_turn(connection)
             # After the advisory lock, whose wait for the migration before us may be long. Both
             # belong to the session, not to this transaction.
@@ -65,6 +68,45 @@ def upgrade(database_url: str, admin_url: str | None = None) -> None:
         raise InfraUnavailable(f"PostgreSQL cannot be used: {reason}") from error
     finally:
         engine.dispose()
+
+
+def _engine(database_url: str) -> Engine:
+    return create_engine(DRIVER, creator=connector(database_url, "dreamforge-migrate"))
+
+
+def _require_session(engine: Engine, connection: Connection, setting: str) -> None:
+    """A lock, a role and a time-out are set for the session: it must be ours until the end.
+
+    Behind a pooler two connections are used in turn: by transaction they meet each other's server
+    process.
+    """
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    if _server_process(connection) == driver.info.backend_pid:
+        return
+    with engine.connect() as other:
+        seen = [(_server_process(connection), _server_process(other)) for _ in range(3)]
+    one, another = map(set, zip(*seen, strict=True))
+    if len(one) > 1 or len(another) > 1 or one == another:
+        raise InfraUnavailable(
+            f"{setting}: the pooler before PostgreSQL gives each transaction another session, and "
+            "a migration needs one; give `dreamforge migrate` PostgreSQL's own address"
+        )
+
+
+def _server_process(connection: Connection) -> int:
+    pid: int = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    connection.rollback()
+    return pid
+
+
+def _require_current_schema(connection: Connection, setting: str) -> None:
+    if connection.scalar(text("SELECT current_schema()")) is None:
+        path = connection.scalar(text("SHOW search_path"))
+        raise InfraUnavailable(
+            f"{setting}: the search_path of this role, {path}, names no schema that is there and "
+            "open to it; make it with CREATE SCHEMA, or correct the search_path"
+        )
 
 
 def _wait_for_turn(connection: Connection) -> None:

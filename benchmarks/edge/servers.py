@@ -23,7 +23,8 @@ from psycopg.types.json import Jsonb
 
 from cli.stack.infrastructure import manage_processes, plan
 from cli.state_dir import StateDir
-from shared.db.engine import Database, driver_url
+from shared.db.connect import DRIVER
+from shared.db.engine import Database
 from shared.db.models import Model, upsert_model
 from shared.models.verify import read_model
 
@@ -76,7 +77,7 @@ def start_bare(url: str) -> AbstractContextManager[Server]:
     """What it is compared with, ready."""
     port = _free_port()
     command = ["-m", "uvicorn", "benchmarks.edge.bare:app", "--port", str(port)]
-    return _start(command, port, {"BARE_URL": driver_url(url)})
+    return _start(command, port, {"BARE_URL": DRIVER + url.partition("://")[2]})
 
 
 @contextmanager

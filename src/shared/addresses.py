@@ -30,10 +30,14 @@ _TLS_OPTIONS = {
 
 
 def check_database(text: str) -> str:
-    """A PostgreSQL URL. Its query may hold what libpq knows, a `host` (a socket's folder) too."""
-    parts = _split(text, ("postgresql", "postgres"), DATABASE)
-    if not (parts.hostname or parse_qs(parts.query).get("host")):
-        raise ValueError(f"names no host; it must be {DATABASE}")
+    """A PostgreSQL URL. Its query may hold what libpq knows, a `host` (a socket's folder) too.
+
+    It may name several servers: `host:port,host:port`.
+    """
+    for one in _one_host_each(text):
+        parts = _split(one, ("postgresql", "postgres"), DATABASE)
+        if not (parts.hostname or parse_qs(parts.query).get("host")):
+            raise ValueError(f"names no host; it must be {DATABASE}")
     return text
 
 
@@ -77,10 +81,34 @@ def check_host(text: str) -> str:
 
 def address_of(url: str) -> str:
     """host:port of a URL, without what is secret in it; the folder of a socket."""
+    return ", ".join(map(_address_of, _one_host_each(url)))
+
+
+def servers_of(url: str) -> list[tuple[str, int | None]]:
+    """Host and port of each server that a URL of a database names; a host may be a folder."""
+    return [
+        (host, one.port)
+        for one in map(urlsplit, _one_host_each(url))
+        for host in ([one.hostname] if one.hostname else parse_qs(one.query).get("host", []))
+    ]
+
+
+def _address_of(url: str) -> str:
     parts = urlsplit(url)
     if parts.hostname is None:
         return ", ".join(parse_qs(parts.query).get("host", ["a host that is not named"]))
     return joined(parts.hostname, parts.port)
+
+
+def _one_host_each(url: str) -> list[str]:
+    """The URL once for each of its hosts, which libpq separates by commas."""
+    scheme, slashes, rest = url.partition("://")
+    netloc = re.split("[/?#]", rest, maxsplit=1)[0]
+    user, at, hosts = netloc.rpartition("@")
+    if "," not in hosts:
+        return [url]
+    after = rest.removeprefix(netloc)
+    return [f"{scheme}{slashes}{user}{at}{host}{after}" for host in hosts.split(",")]
 
 
 def family_of(host: str) -> socket.AddressFamily:

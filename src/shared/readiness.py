@@ -12,13 +12,30 @@ import anyio
 
 from shared.addresses import address_of
 from shared.db.engine import Database
-from shared.db.tables import missing_migration
+from shared.db.tables import missing_migration, schemas_with_our_tables
 from shared.errors import InfraUnavailable
 from shared.object_store import StoreRefused, open_store
 from shared.retry import retry
 from shared.settings import Settings
 
 RETRY_S = 0.5
+# What a server, a pooler or libpq says of an address that has to change; what to change in it.
+_TO_CHANGE = {
+    "unsupported startup parameter": (
+        "the pooler before PostgreSQL refuses what the address says after `?`: take it out, and "
+        "set it with ALTER ROLE … SET"
+    ),
+    "statement pooling mode": "let the pooler pool by transaction or by session",
+    "certificate verify failed": (
+        "the server's certificate is from no authority in sslrootcert: name the file of the one "
+        "that signed it"
+    ),
+    "root certificate file": "name the file of your certificate authority with sslrootcert",
+    "does not match host name": (
+        "sslmode=verify-full compares names: write the name that is in the server's certificate"
+    ),
+    "server does not support SSL": "switch TLS on at the server, or take sslmode out",
+}
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +52,8 @@ async def wait_for_parts(settings: Settings) -> None:
     try:
         await _wait("DF_DATABASE_URL", database_url, database.ping, settings)
         await _require_sessions(database, database_url)
-        if (missing := await database.transaction(missing_migration)) is not None:
-            raise NotReady(
-                f"DF_DATABASE_URL: the schema at {address_of(database_url)} is not at revision "
-                f"{missing}; run `dreamforge migrate`"
-            )
+        await _require_options(database, database_url)
+        await _require_schema(database, database_url)
         if await database.is_superuser():
             log.warning(
                 "DF_DATABASE_URL names a superuser, who can run programs on PostgreSQL's host; "
@@ -63,6 +77,9 @@ async def _wait(
                 f"DF_S3_ACCESS_KEY, DF_S3_SECRET_KEY: {error} at {address_of(url)}"
             ) from error
         problem = str(error)
+        for said, advice in _TO_CHANGE.items():
+            if said in problem:
+                raise NotReady(f"{setting}: {problem} at {address_of(url)}; {advice}") from error
 
     with anyio.move_on_after(settings.startup_timeout_s):
         await retry(ping, on=InfraUnavailable, pauses=repeat(RETRY_S), on_failure=remember)
@@ -73,10 +90,35 @@ async def _wait(
 
 
 async def _require_sessions(database: Database, url: str) -> None:
-    """Locks, time-outs and prepared statements belong to a session."""
-    if not await database.keeps_sessions():
+    """What holds for a session must not be lost unseen."""
+    if not await database.knows_sessions():
         raise NotReady(
             f"DF_DATABASE_URL: the pooler at {address_of(url)} gives each transaction another "
-            "session; let it pool by session (PgBouncer: pool_mode = session), or name "
+            "session, and shows process ids as if it did not; let it pool by session, or name "
             "PostgreSQL's own address"
         )
+
+
+async def _require_options(database: Database, url: str) -> None:
+    if ignored := await database.ignored_options():
+        raise NotReady(
+            f"DF_DATABASE_URL: {', '.join(ignored)} in `options` has no effect, since a pooler at "
+            f"{address_of(url)} drops it; take it out, and set it with ALTER ROLE … SET"
+        )
+
+
+async def _require_schema(database: Database, url: str) -> None:
+    if (missing := await database.transaction(missing_migration)) is None:
+        return
+    elsewhere = await database.transaction(schemas_with_our_tables)
+    if elsewhere:
+        raise NotReady(
+            f"DF_DATABASE_URL: the tables at {address_of(url)} are in the schema "
+            f"{', '.join(elsewhere)}, which is not in the search_path of this role, or closed to "
+            "it; set it with ALTER ROLE … SET search_path, for this role and for that of "
+            "DF_ADMIN_DATABASE_URL, or run `dreamforge migrate` for tables in another schema"
+        )
+    raise NotReady(
+        f"DF_DATABASE_URL: the schema at {address_of(url)} is not at revision "
+        f"{missing}; run `dreamforge migrate`"
+    )

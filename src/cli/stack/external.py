@@ -3,11 +3,10 @@
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from urllib.parse import parse_qs, urlsplit
 
 from cli.errors import StackError
 from cli.processes.part import LocalServer, pick
-from shared.addresses import check_broker, check_database, check_origin, joined
+from shared.addresses import check_broker, check_database, check_origin, joined, servers_of
 
 _CHECKS: Mapping[str, Callable[[str], str]] = {
     "DF_DATABASE_URL": check_database,
@@ -20,37 +19,44 @@ _CONNECT_TIMEOUT_S = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalPart:
-    """A part that runs elsewhere, by the setting that names it. `host` may be a socket's folder."""
+    """A part that runs elsewhere, by the setting that names it.
+
+    `servers` are hosts and ports, of which one must answer. A host may be a socket's folder.
+    """
 
     title: str
     setting: str
-    host: str
-    port: int
+    servers: tuple[tuple[str, int], ...]
 
     @property
     def address(self) -> str:
-        return self._socket or joined(self.host, self.port)
-
-    @property
-    def _socket(self) -> str | None:
-        """The path of PostgreSQL's local socket, where `host` is its folder."""
-        return f"{self.host}/.s.PGSQL.{self.port}" if self.host.startswith("/") else None
+        return ", ".join(_socket(*each) or joined(*each) for each in self.servers)
 
     def unreachable(self) -> str | None:
         """None when a server listens there, else one line that names setting and address."""
-        try:
-            self._connect()
-        except OSError as error:
-            return f"{self.title} at {self.address} ({self.setting}) cannot be reached: {error}"
-        return None
+        problem = ""
+        for host, port in self.servers:
+            try:
+                _connect(host, port)
+            except OSError as error:
+                problem = str(error)
+            else:
+                return None
+        return f"{self.title} at {self.address} ({self.setting}) cannot be reached: {problem}"
 
-    def _connect(self) -> None:
-        if self._socket is None:
-            socket.create_connection((self.host, self.port), _CONNECT_TIMEOUT_S).close()
-            return
-        with socket.socket(socket.AF_UNIX) as link:
-            link.settimeout(_CONNECT_TIMEOUT_S)
-            link.connect(self._socket)
+
+def _socket(host: str, port: int) -> str | None:
+    """The path of PostgreSQL's local socket, where `host` is its folder."""
+    return f"{host}/.s.PGSQL.{port}" if host.startswith("/") else None
+
+
+def _connect(host: str, port: int) -> None:
+    if (path := _socket(host, port)) is None:
+        socket.create_connection((host, port), _CONNECT_TIMEOUT_S).close()
+        return
+    with socket.socket(socket.AF_UNIX) as link:
+        link.settimeout(_CONNECT_TIMEOUT_S)
+        link.connect(path)
 
 
 def find(server: type[LocalServer], environ: Mapping[str, str]) -> ExternalPart | None:
@@ -64,12 +70,12 @@ def find(server: type[LocalServer], environ: Mapping[str, str]) -> ExternalPart 
         )
     setting = server.settings[0]
     try:
-        parts = urlsplit(_CHECKS[setting](values[setting]))
+        address = _CHECKS[setting](values[setting])
     except ValueError as error:
         raise StackError(f"{setting}: {error}") from None
+    default = _DEFAULT_PORTS.get(address.partition("://")[0], 80)
     return ExternalPart(
         title=server.title,
         setting=setting,
-        host=parts.hostname or parse_qs(parts.query)["host"][0],
-        port=parts.port or _DEFAULT_PORTS.get(parts.scheme, 80),
+        servers=tuple((host, port or default) for host, port in servers_of(address)),
     )

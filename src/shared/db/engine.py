@@ -12,7 +12,12 @@ The function may run more than once, so it does nothing but SQL: no network, no 
 one round trip instead of three.
 
 A connection that waits in the pool may have ended meanwhile: the server was restarted, say. The
-pool looks at its socket before it hands it out, which costs no round trip as a ping would.
+pool looks at its socket before it hands it out, which costs no round trip as a ping would. A server
+that only reads may have been replaced by another one: after it was met once, the pool opens its
+connections anew, and the address decides where they lead.
+
+Behind a pooler each piece of work is one transaction that sets its own time-outs, a single
+statement too (`shared.db.connect`).
 """
 
 import select as io_select
@@ -30,7 +35,13 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from shared.db.connect import connect_args, driver_url, session_statement
+from shared.db.connect import (
+    DRIVER,
+    async_connector,
+    options_of,
+    session_statement,
+    transaction_statement,
+)
 from shared.errors import InfraUnavailable
 from shared.retry import backoff, retry
 
@@ -45,10 +56,11 @@ MAX_ATTEMPTS = 5
 _RETRY_SQLSTATES = {"40001", "40P01"}
 # Classes 08 (connection), 53 (resources: too many connections), 57P (shutting down, crash), 58 (its
 # disk); and a server that only reads, which is a standby, or a primary that was replaced.
-_AWAY_PREFIXES = ("08", "53", "57P", "58", "25006")
+_READS_ONLY = "25006"
+_AWAY_PREFIXES = ("08", "53", "57P", "58", _READS_ONLY)
 # Of those: what is not an absence.
 _PROBLEMS = {
-    "25006": "PostgreSQL only reads",
+    _READS_ONLY: "PostgreSQL only reads",
     "53100": "PostgreSQL's disk is full",
     "53300": "PostgreSQL has no connection left",
 }
@@ -61,8 +73,14 @@ ANSWER_TIMEOUT_S = 20.0
 # More numbers than 64 kB of memory hold: the server keeps them in a file.
 _LITTLE_MEMORY = "SET LOCAL work_mem = '64kB'"
 _WRITE = "SELECT pg_current_xact_id(), (SELECT count(*) FROM generate_series(1, 20000))"
+# Takes no lock and writes nothing, and is refused where nothing may be written.
+_LOCK_NO_ROW = "SELECT FROM steps WHERE false FOR KEY SHARE"
+# A transaction that holds a lock waits for what is done under it.
+_WAIT_IDLE = "SELECT set_config('idle_in_transaction_session_timeout', '0', true)"
 # Where a connection keeps the jobs whose events its transaction appends.
 _APPENDED = "appended_events"
+# Where a connection says that a pooler is before the server.
+_IS_POOLED = "is_pooled"
 
 
 class Database:
@@ -81,19 +99,21 @@ class Database:
         It must neither wait nor raise.
         """
         self._on_events = on_events
+        self._options = options_of(url)
+        self._time_outs = transaction_statement(url)
+        self._met_reader = False
         self._engine: AsyncEngine = create_async_engine(
-            driver_url(url),
+            DRIVER,
+            async_creator=async_connector(url, application),
             pool_size=pool_size,
             # One above the size would be opened and closed again for each statement that finds the
             # others busy, which costs more than the wait for one of them.
             max_overflow=0,
             pool_timeout=5,
             pool_recycle=1800,
-            connect_args=connect_args(url, application),
         )
-        if (statement := session_statement(url)) is not None:
-            event.listen(self._engine.sync_engine, "connect", partial(_begin_session, statement))
-        event.listen(self._engine.sync_engine, "checkout", _refuse_ended)
+        event.listen(self._engine.sync_engine, "connect", partial(_begin_session, url))
+        event.listen(self._engine.sync_engine, "checkout", self._refuse_ended)
         # The same pool, with every statement a transaction of its own.
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
@@ -121,8 +141,10 @@ class Database:
 
     async def _run(self, engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         async def attempt() -> T:
-            with _translate_errors(), anyio.fail_after(ANSWER_TIMEOUT_S):
+            with self._translate_errors(), anyio.fail_after(ANSWER_TIMEOUT_S):
                 async with engine.begin() as connection:
+                    if connection.info.get(_IS_POOLED):
+                        await self._begin_pooled(connection, by_itself=engine is self._autocommit)
                     appended: set[UUID] = set()
                     connection.info[_APPENDED] = appended
                     result = await work(connection)
@@ -133,20 +155,25 @@ class Database:
         pauses = islice(backoff(first_s=0.04, most_s=1.0, jitter=1.0), MAX_ATTEMPTS - 1)
         return await retry(attempt, on=DBAPIError, pauses=pauses, on_failure=_raise_unless_conflict)
 
+    async def _begin_pooled(self, connection: AsyncConnection, *, by_itself: bool) -> None:
+        begin = "BEGIN; " if by_itself else ""  # else the driver begins by itself
+        await connection.exec_driver_sql(f"{begin}{self._time_outs}")
+
     @asynccontextmanager
     async def try_lock(self, key: int) -> AsyncIterator[bool]:
         """Hold the advisory lock `key` of this database; False when another process holds it.
 
-        The lock belongs to a connection of its own, which is idle meanwhile. It is lost, unnoticed,
-        when that connection breaks: guard with it only what may be done twice.
+        The lock belongs to a transaction of its own, which is idle meanwhile: behind a pooler a
+        session would not be ours for so long. It holds no row, and keeps no vacuum waiting. It is
+        lost, unnoticed, when its connection breaks: guard with it only what may be done twice.
         """
         async with AsyncExitStack() as stack:
-            with _translate_errors(), anyio.fail_after(ANSWER_TIMEOUT_S):
-                plain = await stack.enter_async_context(self._engine.connect())
-                connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
-                acquired = bool(await connection.scalar(select(func.pg_try_advisory_lock(key))))
-            if acquired:
-                stack.push_async_callback(_unlock, connection, key)
+            with self._translate_errors(), anyio.fail_after(ANSWER_TIMEOUT_S):
+                connection = await stack.enter_async_context(self._engine.connect())
+                stack.push_async_callback(_roll_back, connection)
+                await connection.execute(text(_WAIT_IDLE))
+                lock = select(func.pg_try_advisory_xact_lock(key))
+                acquired = bool(await connection.scalar(lock))
             yield acquired
 
     async def ping(self) -> None:
@@ -164,22 +191,40 @@ class Database:
         async def work(connection: Connection) -> None:
             await connection.execute(text(_LITTLE_MEMORY))
             await connection.execute(text(_WRITE))
+            await connection.execute(text(_LOCK_NO_ROW))
 
         await self.transaction(work)
 
-    async def keeps_sessions(self) -> bool:
-        """Whether a connection keeps its session: behind a pooler of transactions it does not.
+    async def knows_sessions(self) -> bool:
+        """Whether each connection keeps its session, or is known to be a pooler's.
 
         Two connections are used in turn. If one of them meets two server processes, or both meet
         one, then neither has a process of its own.
         """
         seen: tuple[set[int], set[int]] = (set(), set())
-        with _translate_errors(), anyio.fail_after(ANSWER_TIMEOUT_S):
+        with self._translate_errors(), anyio.fail_after(ANSWER_TIMEOUT_S):
             async with self._autocommit.connect() as one, self._autocommit.connect() as other:
+                if one.info.get(_IS_POOLED) and other.info.get(_IS_POOLED):
+                    return True
                 for connection, pids in ((one, seen[0]), (other, seen[1])) * 3:
                     pid = await connection.scalar(select(func.pg_backend_pid()))
                     pids.add(cast("int", pid))
         return len(seen[0]) == len(seen[1]) == 1 and not seen[0] & seen[1]
+
+    async def ignored_options(self) -> list[str]:
+        """The settings in the address's `options` that did not reach the session."""
+        return await self.transaction(self._ignored_options)
+
+    async def _ignored_options(self, connection: AsyncConnection) -> list[str]:
+        rows = await connection.execute(
+            text("SELECT lower(name), setting, source FROM pg_settings")
+        )
+        reached = {
+            name
+            for name, setting, source in rows
+            if source in {"client", "session"} or setting == self._options.get(name)
+        }
+        return sorted(self._options.keys() - reached)
 
     async def is_superuser(self) -> bool:
         """Whether our role may do everything, also what reaches out of the database."""
@@ -188,33 +233,54 @@ class Database:
     async def close(self) -> None:
         await self._engine.dispose()
 
+    @contextmanager
+    def _translate_errors(self) -> Iterator[None]:
+        """Raise `InfraUnavailable` for a server that is away or too slow; other errors pass."""
+        try:
+            yield
+        except (TimeoutError, PoolTimeout, DBAPIError) as error:
+            if (problem := _problem(error)) is None:
+                raise
+            self._met_reader |= _sqlstate(error) == _READS_ONLY
+            raise InfraUnavailable(problem, reason=_reason(error)) from error
+
+    def _refuse_ended(self, dbapi_connection: Any, _record: object, _proxy: object) -> None:
+        """Make the pool replace a connection that cannot be used, and all that are older.
+
+        Nothing can arrive on an idle connection but its end. What no end announces, a machine that
+        vanished, the kernel's keepalives find: they turn into an error on the socket.
+        """
+        if self._met_reader:
+            self._met_reader = False
+            raise InvalidatePoolError("the server only reads, and may have been replaced")
+        driver = dbapi_connection.driver_connection
+        socket = io_select.poll()
+        if not driver.closed:
+            socket.register(driver.fileno(), io_select.POLLIN)
+        if driver.closed or socket.poll(0):
+            raise InvalidatePoolError("the server has ended this connection")
+
 
 async def _is_superuser(connection: AsyncConnection) -> bool:
     role = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
     return bool(await connection.scalar(text(role)))
 
 
-def _begin_session(statement: str, dbapi_connection: Any, _record: object) -> None:
-    """Set our time-outs. In a transaction they would end with its rollback."""
-    dbapi_connection.autocommit = True
-    cursor = dbapi_connection.cursor()
-    cursor.execute(statement)
-    cursor.close()
-    dbapi_connection.autocommit = False
+def _begin_session(url: str, dbapi_connection: Any, record: Any) -> None:
+    """Set our time-outs, or note that a pooler is before the server.
 
-
-def _refuse_ended(dbapi_connection: Any, _record: object, _proxy: object) -> None:
-    """Make the pool replace a connection that the server has ended, and all that are older.
-
-    Nothing can arrive on an idle connection but its end. What no end announces, a machine that
-    vanished, the kernel's keepalives find: they turn into an error on the socket.
+    In a transaction the time-outs would end with its rollback.
     """
     driver = dbapi_connection.driver_connection
-    socket = io_select.poll()
-    if not driver.closed:
-        socket.register(driver.fileno(), io_select.POLLIN)
-    if driver.closed or socket.poll(0):
-        raise InvalidatePoolError("the server has ended this connection")
+    dbapi_connection.autocommit = True
+    cursor = dbapi_connection.cursor()
+    cursor.execute(session_statement(url, driver.info.backend_pid))
+    (is_own, *_) = cursor.fetchone()
+    cursor.close()
+    dbapi_connection.autocommit = False
+    if not is_own:
+        record.info[_IS_POOLED] = True
+        driver.prepare_threshold = None
 
 
 def note_events(connection: AsyncConnection, job_id: UUID) -> None:
@@ -243,26 +309,15 @@ async def execute_compiled(
         raise DBAPIError(None, None, error, connection_invalidated=ended) from error
 
 
-async def _unlock(connection: AsyncConnection, key: int) -> None:
-    """Free the lock, also while this task is being cancelled, but within a time limit."""
+async def _roll_back(connection: AsyncConnection) -> None:
+    """End the transaction, also while this task is being cancelled, but within a time limit."""
     with anyio.CancelScope(shield=True):
         try:
             with anyio.fail_after(ANSWER_TIMEOUT_S):
-                await connection.execute(select(func.pg_advisory_unlock(key)))
+                await connection.rollback()
         except (TimeoutError, DBAPIError):
             # Never back into the pool with a lock; a connection that ends frees it.
             await connection.invalidate()
-
-
-@contextmanager
-def _translate_errors() -> Iterator[None]:
-    """Raise `InfraUnavailable` for a server that is away or too slow; other errors pass."""
-    try:
-        yield
-    except (TimeoutError, PoolTimeout, DBAPIError) as error:
-        if (problem := _problem(error)) is None:
-            raise
-        raise InfraUnavailable(problem, reason=_reason(error)) from error
 
 
 def _reason(error: TimeoutError | PoolTimeout | DBAPIError) -> str:

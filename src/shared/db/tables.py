@@ -528,3 +528,14 @@ async def missing_migration(connection: AsyncConnection) -> str | None:
             "the schema is at revision %s, of a newer release than this one (%s)", applied, REVISION
         )
     return None
+
+
+async def schemas_with_our_tables(connection: AsyncConnection) -> list[str]:
+    """Schemas outside our search path that have tables of ours."""
+    query = """
+        SELECT n.nspname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE c.relname IN ('alembic_version', 'jobs', 'steps')
+          AND to_regclass('alembic_version') IS NULL
+        GROUP BY n.nspname HAVING count(*) = 3 ORDER BY n.nspname
+    """
+    return list(await connection.scalars(text(query)))

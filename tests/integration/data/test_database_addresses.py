@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import anyio
 import psycopg
@@ -76,30 +77,65 @@ def test_a_search_path_in_the_address_means_the_same_in_every_command(
             connection.execute("DROP SCHEMA elsewhere CASCADE")
 
 
+@pytest.fixture
+def own_schema(stack: Infrastructure, database_url: str) -> Iterator[str]:
+    """A schema, to which ALTER ROLE leads the services' role and nobody else."""
+    role = urlsplit(stack.services["DF_DATABASE_URL"]).username
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA own")
+        connection.execute(f"ALTER ROLE {role} SET search_path = own".encode())
+        try:
+            yield "own"
+        finally:
+            connection.execute(f"ALTER ROLE {role} RESET search_path".encode())
+            connection.execute("DROP SCHEMA own CASCADE")
+
+
+def test_tables_in_another_schema_than_the_roles_are_named(
+    stack: Infrastructure, own_schema: str
+) -> None:
+    with pytest.raises(NotReady, match=r"in the schema public, .*ALTER ROLE … SET search_path"):
+        anyio.run(wait_for_parts, settings_of(stack.services))
+
+
+def test_the_schema_of_a_role_works_where_both_roles_have_it(
+    stack: Infrastructure, database_url: str, own_schema: str
+) -> None:
+    admin = f"{database_url}?options=-csearch_path%3D{own_schema}"
+    upgrade(stack.services["DF_DATABASE_URL"], admin)
+    anyio.run(wait_for_parts, settings_of(stack.services))
+
+
+def test_a_search_path_that_leads_nowhere_ends_a_migration_with_a_line(database_url: str) -> None:
+    url = f"{database_url}?options=-csearch_path%3Dnowhere"
+    with pytest.raises(InfraUnavailable, match=r"^DF_DATABASE_URL: .*nowhere.*CREATE SCHEMA"):
+        upgrade(url)
+
+
 def test_a_pooler_by_session_works_and_our_time_outs_hold(
     stack: Infrastructure, database_url: str
 ) -> None:
     with pooler(database_url) as (url, before):
         upgrade(url)
         assert show(url, "statement_timeout", "lock_timeout") == ["15s", "10s"]
-        assert with_database(url, Database.keeps_sessions)
+        assert with_database(url, Database.knows_sessions)
         anyio.run(wait_for_parts, settings_of({**stack.environment, "DF_DATABASE_URL": url}))
     assert before.refused == []
 
 
-def test_a_pooler_by_transaction_is_refused_with_what_to_set(
+def test_a_pooler_by_transaction_that_does_not_show_itself_is_refused(
     stack: Infrastructure, database_url: str
 ) -> None:
     with pooler(database_url, by_transaction=True) as (url, _):
         settings = settings_of({**stack.environment, "DF_DATABASE_URL": url})
-        with pytest.raises(NotReady, match=r"^DF_DATABASE_URL: .*pool_mode = session"):
+        with pytest.raises(NotReady, match=r"^DF_DATABASE_URL: .*let it pool by session"):
             anyio.run(wait_for_parts, settings)
 
 
 ODD = {
     "a host that is not there": ("nowhere.invalid", "", "nowhere.invalid"),
     "a way that is none": ("", "?sslmode=maybe", 'invalid sslmode value: "maybe"'),
-    "an option that is none": ("", "?colour=red", 'invalid connection option "colour"'),
+    "an option that is none": ("", "?colour=red", 'invalid URI query parameter: "colour"'),
     "a setting that is none": ("", "?options=-cfoo.bar%3D1%20-cno_such%3D1", "no_such"),
     "an option that is no number": ("", "?connect_timeout=soon", "connect_timeout"),
 }

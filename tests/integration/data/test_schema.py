@@ -18,7 +18,7 @@ from migrations import upgrade as migration
 from sqlalchemy import Connection, Table, create_engine, insert, make_url, text, update
 from sqlalchemy.exc import IntegrityError
 
-from shared.db.connect import driver_url
+from shared.db.connect import DRIVER, connector
 from shared.db.tables import (
     artifacts,
     deliveries,
@@ -47,7 +47,7 @@ LEASED = {"lease_owner": uuid4(), "lease_expires_at": NOW}
 
 @contextmanager
 def connected(url: str) -> Iterator[Connection]:
-    engine = create_engine(driver_url(url))
+    engine = create_engine(DRIVER, creator=connector(url, "dreamforge-test"))
     try:
         with engine.connect() as connection:
             yield connection
@@ -63,7 +63,7 @@ def empty_database(server: str) -> Iterator[str]:
         admin = connection.execution_options(isolation_level="AUTOCOMMIT")
         admin.execute(text(f"CREATE DATABASE {name}"))
         try:
-            url = make_url(driver_url(server)).set(database=name)
+            url = make_url(server).set(database=name)
             yield url.render_as_string(hide_password=False)
         finally:
             admin.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))

@@ -51,6 +51,18 @@ def test_a_part_that_nobody_serves_is_named_with_its_setting() -> None:
     assert f"127.0.0.1:{port} (DF_REDIS_URL)" in line
 
 
+def test_one_of_several_servers_is_enough() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # and does not listen
+        closed, port = unused.getsockname()[1], server.getsockname()[1]
+        url = f"postgresql://u:secret@127.0.0.1:{closed},127.0.0.1:{port}/x"
+        part = external.find(Postgres, {"DF_DATABASE_URL": url})
+        assert part is not None
+        assert part.address == f"127.0.0.1:{closed}, 127.0.0.1:{port}"
+        assert part.unreachable() is None
+    assert "cannot be reached" in (part.unreachable() or "")
+
+
 @pytest.mark.parametrize("server", SERVERS)
 def test_the_program_of_a_part_is_found_in_its_package(server: type[LocalServer]) -> None:
     program = server.find_program()

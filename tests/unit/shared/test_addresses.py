@@ -26,7 +26,9 @@ ODD = {
     "a port beyond all": ("database_url", "postgresql://127.0.0.1:99999/x", "1 to 65535"),
     "port 0": ("redis_url", "redis://h:0/0", "1 to 65535"),
     "a negative port": ("s3_endpoint", "http://h:-1", "1 to 65535"),
-    "two hosts": ("database_url", "postgresql://h1:5432,h2:5432/x", "one port"),
+    "two hosts of a broker": ("redis_url", "redis://h1:6379,h2:6379/0", "one port"),
+    "a word for the second port": ("database_url", "postgresql://h:5432,h2:Secret/x", "one port"),
+    "an empty second host": ("database_url", "postgresql://h:5432,/x", "names no host"),
     "no host": ("database_url", "postgresql:///x", "names no host"),
     "no host but a port": ("redis_url", "redis://:6379/0", "names no host"),
     "no host of a store": ("s3_endpoint", "http://:9000", "names no host"),
@@ -68,6 +70,7 @@ SOUND = [
     ("database_url", "postgresql://u@server:pw@h/x".replace("u@server", "u%40server")),
     ("database_url", "postgresql:///x?host=/run/postgresql"),
     ("database_url", "postgresql://[::1]/x?options=-csearch_path%3Ddf"),
+    ("database_url", "postgresql://u:p,w@h1:5432,[::1]:5433,h3/x?target_session_attrs=primary"),
     ("redis_url", "redis://h"),
     ("redis_url", "rediss://u:p@h.:6380/15?ssl_cert_reqs=none&ssl_ca_certs=/ca.pem"),
     ("s3_endpoint", "https://[fe80::1]:9000"),
@@ -89,6 +92,7 @@ def test_an_address_is_shown_without_what_is_secret_and_never_as_none() -> None:
     assert address_of("redis://:secret@[::1]:6379/0") == "[::1]:6379"
     assert address_of("postgresql:///x?host=/run/postgresql") == "/run/postgresql"
     assert address_of("http://store") == "store"
+    assert address_of("postgresql://u:p,w@h1:5432,[::1]/x") == "h1:5432, [::1]"
 
 
 def test_an_ipv6_address_has_brackets_before_a_port() -> None:
