@@ -80,7 +80,7 @@ class InMemory:
 class InPostgres:
     def __init__(self, database: Database, url: str) -> None:
         self.store = PostgresStepStore(database)
-        self._database = database
+        self.database = database
         self._url = url
         self.model_id = self._insert_model("1")
 
@@ -110,12 +110,12 @@ class InPostgres:
             weight=works[0].weight,
             correlation_id="correlation",
             traceparent=TRACEPARENT,
-            steps=[self._step(work) for work in works],
+            steps=[self.new_step(work) for work in works],
         )
-        await self._database.transaction(create_job, new)
+        await self.database.transaction(create_job, new)
         return new.id
 
-    def _step(self, work: Work) -> NewStep:
+    def new_step(self, work: Work) -> NewStep:
         facts = values_of(t.steps, work)
         for name in ("model_id", "user", "priority", "weight"):
             del facts[name]
@@ -123,7 +123,7 @@ class InPostgres:
         return NewStep(id=uuid4(), model_id=model[0], checkpoint_sha256=model[1], **facts)
 
     async def cancel(self, job_id: UUID) -> None:
-        await self._database.transaction(request_cancel, job_id)
+        await self.database.transaction(request_cancel, job_id)
 
     async def steps(self, job_id: UUID) -> list[dict[str, Any]]:
         rows = self._execute(

@@ -6,11 +6,12 @@ As a rule a create is one statement. It is planned with what the process keeps (
 the statement inserts the job only if its key is free, the registry is the one that it was planned
 with, and the user is far below the limit of jobs.
 
-Everything else is decided in one transaction (look up the key, read, plan, admit, count under the
-user's lock, insert): a request that is refused, one with a key that was used, a user near the
-limit, a registry that has changed. The key is looked up first: a replay gets its answer even if
-the model has been disabled since. A refusal leaves no trace, so it does not use the key up. What
-the transaction read is kept for the creates that follow.
+Everything else is decided in one transaction (look up the key, keep the pictures, read, plan,
+admit, count under the user's lock, insert): a request that is refused, one with a key that was
+used, a user near the limit, a registry that has changed, a picture that was deleted. The key is
+looked up first: a replay gets its answer even if the model has been disabled since. A refusal
+leaves no trace, so it does not use the key up. What the transaction read is kept for the creates
+that follow.
 """
 
 import logging
@@ -21,7 +22,7 @@ import anyio
 
 from api import limits
 from api.admission.capacity import check_capacity
-from api.admission.pictures import NO_PICTURES, find_pictures
+from api.admission.pictures import NO_PICTURES, find_pictures, keep_pictures
 from api.admission.plan import Caller, plan_job
 from api.admission.resolve import resolve
 from api.context import Context
@@ -106,6 +107,7 @@ class _Creation:
         user, key = self._caller.user, self._caller.key
         if (earlier := await find_by_key(connection, user, key)) is not None:
             return earlier
+        self._pictures = await keep_pictures(connection, self._pictures)
         job = self._plan(await self._read(connection))
         used = None
         if limits.has_quota(self._context.settings, user):

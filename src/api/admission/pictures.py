@@ -14,6 +14,7 @@ from api.context import Context
 from api.schemas.requests import CreateJob
 from shared.db import artifacts, inputs
 from shared.db.artifacts import Artifact
+from shared.db.engine import Connection
 from shared.db.inputs import Input, NewInput
 from shared.db.models import Model
 from shared.errors import InvalidInput
@@ -142,6 +143,14 @@ async def find_pictures(context: Context, body: CreateJob, user: str) -> Picture
         for artifact in made:
             rows[artifact.id] = await _adopt(context, artifact, user)
     return Pictures(by_id={ids[id]: row for id, row in rows.items()})
+
+
+async def keep_pictures(connection: Connection, pictures: Pictures) -> Pictures:
+    """Those that have not been deleted since; nobody can until the transaction ends."""
+    if not pictures.by_id:
+        return pictures
+    kept = await inputs.keep(connection, [row.id for row in pictures.by_id.values()])
+    return Pictures(by_id={id: row for id, row in pictures.by_id.items() if row.id in kept})
 
 
 async def _adopt(context: Context, artifact: Artifact, user: str) -> Input:

@@ -40,7 +40,8 @@ class Created:
 async def create_job(connection: AsyncConnection, new: NewJob) -> Created:
     """Insert the job, or return the one that its key made before.
 
-    Raises `Conflict` when the key was used with another body.
+    Raises `Conflict` when the key was used with another body. The transaction keeps the pictures
+    that the job starts from (`inputs.keep`).
     """
     for _ in range(MAX_ROUNDS):
         if new.key is not None:

@@ -13,11 +13,11 @@ from uuid import UUID, uuid4
 from sqlalchemy import Row, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db import jobs
+from shared.db import inputs, jobs
 from shared.db import tables as t
 from shared.db.create_job import Created, create_job
 from shared.db.delete_job import keys_of
-from shared.db.insert_job import NewJob, NewStep
+from shared.db.insert_job import NewJob, NewStep, input_ids
 from shared.db.tables import columns_of, read
 from shared.errors import Conflict, ModelUnavailable, NotFound
 from shared.states import ENDED, Reason, Status
@@ -75,8 +75,9 @@ async def replays_of(connection: AsyncConnection, job_id: UUID) -> list[tuple[UU
 async def replay(connection: AsyncConnection, job_id: UUID) -> Created:
     """Make a new job of the same request, for the same user, with the same things pinned.
 
-    Raises `NotFound`; `Conflict` while an earlier replay has not ended; `ModelUnavailable` when
-    its model was disabled or is another checkpoint by now, so that the new job could never run.
+    Raises `NotFound`; `Conflict` while an earlier replay has not ended, and when a picture that it
+    starts from is gone; `ModelUnavailable` when its model was disabled or is another checkpoint by
+    now, so that the new job could never run.
     """
     # The job's lock makes replays of one job take turns, and keeps a `drop` out until our commit.
     await jobs.lock(connection, job_id)
@@ -92,16 +93,19 @@ async def replay(connection: AsyncConnection, job_id: UUID) -> Created:
         .where(t.steps.c.job_id == job_id)
         .order_by(t.steps.c.position)
     )
-    return await create_job(
-        connection,
-        read(
-            NewJob,
-            row,
-            id=uuid4(),
-            replay_of=job_id,
-            steps=[_again(step) for step in pinned_steps],
-        ),
+    again = read(
+        NewJob,
+        row,
+        id=uuid4(),
+        replay_of=job_id,
+        steps=[_again(step) for step in pinned_steps],
     )
+    named = input_ids(again)
+    kept = await inputs.keep(connection, named)
+    for id in named:
+        if id not in kept:
+            raise Conflict(f"picture {id}, which job {job_id} starts from, is deleted")
+    return await create_job(connection, again)
 
 
 def _again(step: Row[Any]) -> NewStep:

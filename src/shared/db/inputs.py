@@ -3,6 +3,10 @@
 A row's age counts from `used_at`: its upload, the same upload again, or the newest job that named
 it. What a step starts from is pinned on it (`steps.inputs`), so a step that has not ended keeps its
 inputs, and retention counts from its end on (`shared.db.retention`).
+
+A create looks for its pictures first and inserts its steps later, so a picture could be deleted in
+between. The insert, or the transaction around it, locks the rows (`FOR KEY SHARE`), and who deletes
+locks them before it looks for steps: whichever comes second finds what the first one did.
 """
 
 from collections.abc import Collection
@@ -81,6 +85,17 @@ async def touch(
     return {row.id: read(Input, row) for row in rows}
 
 
+async def keep(connection: AsyncConnection, ids: Collection[UUID]) -> frozenset[UUID]:
+    """Those of these pictures that are there, and will be until the transaction ends."""
+    rows = await connection.scalars(
+        select(t.inputs.c.id)
+        .where(t.inputs.c.id.in_(ids))
+        .order_by(t.inputs.c.id)
+        .with_for_update(read=True, key_share=True)
+    )
+    return frozenset(rows)
+
+
 async def insert(connection: AsyncConnection, new: NewInput) -> Input:
     """The row of `new`, or the one with the same bytes that was there before."""
     rows = await connection.execute(
@@ -130,10 +145,13 @@ async def delete_copies(connection: AsyncConnection, job_id: UUID, *, user: str)
     says all that the picture says. What a step that has not ended starts from stays.
     """
     made = select(t.artifacts.c.sha256).where(t.artifacts.c.job_id == job_id)
+    copies = (t.inputs.c.user == user) & t.inputs.c.sha256.in_(made)
+    # As above: the statement that deletes begins when no create holds one of them.
+    await connection.execute(
+        select(t.inputs.c.id).where(copies).order_by(t.inputs.c.id).with_for_update()
+    )
     keys = await connection.scalars(
-        delete(t.inputs)
-        .where(t.inputs.c.user == user, t.inputs.c.sha256.in_(made), ~named_by_a_step(None))
-        .returning(t.inputs.c.s3_key)
+        delete(t.inputs).where(copies, ~named_by_a_step(None)).returning(t.inputs.c.s3_key)
     )
     return list(keys)
 

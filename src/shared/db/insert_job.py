@@ -3,11 +3,14 @@
 It inserts nothing where
 
 * the idempotency key is in use (`ON CONFLICT DO NOTHING`),
-* the registry of models is not at the version that the job was planned with, or
-* the user has too many unfinished jobs, if the caller has them counted.
+* the registry of models is not at the version that the job was planned with,
+* the user has too many unfinished jobs, if the caller has them counted, or
+* a picture that it starts from was deleted since.
 
 The caller cannot tell which of them it was, and finds out with statements of its own. The checks
-are in the statement because they then hold for the very snapshot that it inserts with.
+are in the statement because they then hold for the very snapshot that it inserts with. The rows of
+the pictures are locked: who deletes one waits for the commit and then finds the job
+(`shared.db.inputs`).
 """
 
 from collections.abc import Sequence
@@ -25,6 +28,7 @@ from sqlalchemy import (
     Select,
     Table,
     Text,
+    any_,
     bindparam,
     column,
     func,
@@ -35,7 +39,7 @@ from sqlalchemy import (
     text,
     true,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.dialects.postgresql.psycopg import dialect as psycopg_dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -137,12 +141,19 @@ async def insert_job(
     return Inserted(created_at=created_at, unfinished=counted)
 
 
+def input_ids(new: NewJob) -> list[UUID]:
+    """The pictures that its steps start from, each once."""
+    named = (UUID(each["id"]) for step in new.steps for each in step.inputs or ())
+    return list(dict.fromkeys(named))
+
+
 def _job_parameters(new: NewJob) -> dict[str, Any]:
     key = new.key
     values = {f"job_{each.name}": getattr(new, each.name) for each in _JOB_COLUMNS}
     return values | {
         "job_request": Jsonb(new.request),
         "job_tags": Jsonb(new.tags),
+        "input_ids": input_ids(new),
         "job_webhook": None if new.webhook is None else Jsonb(new.webhook),
         "key_hash": None if key is None else key.key_hash,
         "fingerprint": None if key is None else key.fingerprint,
@@ -177,6 +188,7 @@ _JOB_COLUMNS = columns_of(t.jobs, NewJob)
 _PINNED_COLUMNS = columns_of(t.steps, NewStep)
 _TURN_COLUMNS = (t.steps.c.user, t.steps.c.priority, t.steps.c.weight)
 _STEP_COLUMNS = [*_PINNED_COLUMNS, *_TURN_COLUMNS, t.steps.c.position, t.steps.c.state]
+_IDS = ARRAY(t.inputs.c.id.type)
 _FIRST_SEQ: ColumnElement[int] = literal_column("1")
 
 
@@ -189,6 +201,17 @@ def _quota() -> Any:
     return unfinished_of(
         bindparam("job_user", type_=Text), bindparam("unfinished_below", type_=Integer)
     ).cte("quota")
+
+
+def _kept() -> Any:
+    """The pictures that are there. The lock waits for one that is being deleted."""
+    return (
+        select(t.inputs.c.id)
+        .where(t.inputs.c.id == any_(bindparam("input_ids", type_=_IDS)))
+        .order_by(t.inputs.c.id)
+        .with_for_update(read=True, key_share=True)
+        .cte("kept")
+    )
 
 
 def _new_job(quota: Any) -> Any:
@@ -206,9 +229,11 @@ def _new_job(quota: Any) -> Any:
         + bindparam("key_ttl_s", type_=Float) * literal_column("interval '1 second'"),
     }
     below = bindparam("unfinished_below", type_=Integer)
+    pictures = func.cardinality(bindparam("input_ids", type_=_IDS))
     admitted = select(*values.values()).where(
         or_(registry.is_(None), registry == REGISTRY_VERSION),
         or_(below == literal_column("0"), select(quota.c.unfinished).scalar_subquery() < below),
+        pictures == select(func.count()).select_from(_kept()).scalar_subquery(),
     )
     return (
         upsert(t.jobs)

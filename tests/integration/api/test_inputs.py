@@ -6,9 +6,11 @@ import hashlib
 import io
 import json
 import socket
+import threading
 import tracemalloc
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,9 +20,12 @@ import anyio
 import httpx
 import PIL.Image
 import pytest
-from tests.support.api_harness import Api, running_api, until
+from tests.support.api_harness import BODY, Api, running_api, until
 from tests.support.stored_objects import stored_keys
 
+from api.admission.pictures import Pictures, find_pictures
+from api.context import Context
+from api.schemas.requests import CreateJob
 from shared.db.engine import Database
 from shared.object_store import PART_BYTES, ObjectStore, open_store
 from shared.retention import Pruned, prune
@@ -242,6 +247,34 @@ def test_a_picture_is_kept_for_the_steps_that_name_it_and_then_pruned(api: Api) 
     api.sql("UPDATE steps SET finished_at = now() - interval '2 days' WHERE job_id = %s", job)
     pass_over(api)
     assert ids() == {young["id"]}
+
+
+def test_a_picture_that_is_deleted_after_a_create_found_it_is_refused_by_name(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.install()
+    api.sql('UPDATE models SET capabilities = \'["generate", "image_to_image"]\'')
+    api.create()  # from now on a create is one statement
+    sent = api.client.post("/v1/inputs", files={"file": ("a.png", picture())})
+    id = sent.json()["input"]["id"]
+    found, go = threading.Event(), threading.Event()
+
+    async def find_and_wait(context: Context, body: CreateJob, user: str) -> Pictures:
+        pictures = await find_pictures(context, body, user)
+        assert pictures.by_id
+        found.set()
+        assert await anyio.to_thread.run_sync(go.wait, 20)
+        return pictures
+
+    monkeypatch.setattr("api.admission.create.find_pictures", find_and_wait)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(api.client.post, "/v1/jobs", json=BODY | {"image": id})
+        assert found.wait(20)
+        assert api.client.delete(f"/v1/inputs/{id}").status_code == 204
+        go.set()
+        refused = answer.result(20)
+    assert (refused.status_code, refused.json()["details"]["field"]) == (422, "image")
+    assert api.sql("SELECT count(*) FROM jobs") == [(1,)]
 
 
 def pass_over(api: Api, **how: Any) -> Pruned | None:

@@ -16,7 +16,8 @@ from tests.support.api_harness import Api, running_api, until
 from tests.support.infrastructure import Infrastructure
 
 from cli.main import run
-from shared.db import dead_letters
+from shared.db import dead_letters, inputs
+from shared.db.inputs import NewInput
 from shared.dispatch.dead_letters import KEY, MOST, DeadMessages, dead_message
 from shared.errors import Conflict, ModelUnavailable, NotFound
 from shared.object_store import open_store
@@ -112,6 +113,26 @@ def test_a_replay_is_a_new_job_of_the_same_request_and_leaves_the_dead_one_dead(
     _, shown = command("show", dead)
     assert shown["replays"] == [{"id": made["id"], "status": "queued"}]
     assert shown["request"]["prompt"] == "a green pear"
+
+
+def test_a_job_is_not_replayed_whose_picture_is_gone(api: Api) -> None:
+    id = store_input(api)
+    dead = UUID(dead_job(api))
+    api.sql("UPDATE steps SET inputs = jsonb_build_array(jsonb_build_object('id', %s::text))", id)
+    first = api.transaction(dead_letters.replay, dead)
+    api.finish(str(first.id), Status.FAILED, Reason.ATTEMPTS_EXHAUSTED, ERROR)
+    assert api.transaction(inputs.delete_input, id, user="default") is not None
+    with pytest.raises(Conflict, match=f"picture {id}, which job {dead} starts from, is deleted"):
+        api.transaction(dead_letters.replay, dead)
+
+
+def store_input(api: Api) -> UUID:
+    """The row of a picture, without its object."""
+    new = NewInput(
+        id=uuid4(), user="default", format="png", width=8, height=8, orientation=1, size_bytes=1,
+        sha256="0" * 64, s3_key="dreamforge/default/inputs/0",
+    )  # fmt: skip
+    return api.transaction(inputs.insert, new).id
 
 
 def test_a_job_is_not_replayed_while_its_replay_lives(api: Api) -> None:
