@@ -19,6 +19,9 @@ DOCKERFILES = sorted((ROOT / "deploy").glob("*.Dockerfile"))
 COMPOSE_FILES = (ROOT / "compose.yaml", *sorted((ROOT / "deploy").glob("compose.*.yaml")))
 KUSTOMIZATIONS = (ROOT / "deploy/k3s", ROOT / "deploy/k3s-gpu")
 
+# Files in deploy/k3s that are applied by themselves.
+BESIDE = ("model.yaml", "webhooks.yaml")
+
 Named = tuple[str, dict[str, Any]]
 
 SETTINGS = {f"DF_{name.upper()}" for name in Settings.model_fields}
@@ -52,7 +55,7 @@ def manifests() -> list[Named]:
     files = yaml.safe_load((ROOT / "deploy/k3s/kustomization.yaml").read_text())["resources"]
     return [
         (f"{name}: {found['kind']} {_name(found)}", found)
-        for name in (*files, "model.yaml")
+        for name in (*files, *BESIDE)
         for found in yaml.safe_load_all((ROOT / "deploy/k3s" / name).read_text(encoding="utf-8"))
     ]
 

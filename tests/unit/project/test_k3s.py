@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
+from hypothesis import example, given
+from hypothesis.strategies import ip_addresses
 from tests.support.deployment import (
+    BESIDE,
     KUSTOMIZATIONS,
     ROOT,
     SETTINGS,
@@ -21,6 +25,7 @@ from tests.support.deployment import (
 )
 from tests.support.routes import api_routes, worker_routes
 
+from api.webhooks.addresses import is_allowed
 from cli.secret_files import KEY, contents
 from shared.settings import Settings
 
@@ -42,7 +47,11 @@ def test_a_manifest_is_valid_by_kubernetes_own_schema(where: str, found: dict[st
 
 def test_every_file_is_part_of_the_kustomization_or_says_that_it_is_none() -> None:
     there = {path.name for path in (ROOT / "deploy/k3s").glob("*.yaml")}
-    assert there == {*BASE["resources"], "kustomization.yaml", "model.yaml"}
+    assert there == {*BASE["resources"], *BESIDE, "kustomization.yaml"}
+    for name in BESIDE:
+        text = (ROOT / "deploy/k3s" / name).read_text(encoding="utf-8")
+        assert "no part of the kustomization" in text.lower()
+        assert f"--filename deploy/k3s/{name}" in text
 
 
 def test_the_overlay_for_a_gpu_changes_the_worker_alone() -> None:
@@ -177,6 +186,46 @@ def test_only_the_command_that_downloads_leaves_the_cluster() -> None:
         if "to" not in rule
     }
     assert everywhere == {"model": {"app": "model"}}
+
+
+def _lets_pass(address: IPv4Address | IPv6Address) -> bool:
+    (rule,) = POLICIES["webhooks"]["egress"]
+    blocks = [target["ipBlock"] for target in rule["to"]]
+    return any(
+        address in ip_network(block["cidr"])
+        and not any(address in ip_network(each) for each in block["except"])
+        for block in blocks
+    )
+
+
+def test_webhooks_leave_from_the_api_alone_and_to_addresses() -> None:
+    """An entry with `ipBlock` alone: with a selector beside it it would be about pods."""
+    policy = POLICIES["webhooks"]
+    assert policy["podSelector"] == {"matchLabels": {"app": "api"}}
+    assert policy["policyTypes"] == ["Egress"] and "ingress" not in policy
+    (rule,) = policy["egress"]
+    assert [target.keys() for target in rule["to"]] == [{"ipBlock"}] * 2
+    assert rule["ports"] == [{"protocol": "TCP"}]  # of any port: a URL may have one
+
+
+# Those that the strategy finds by itself are the special networks of Python's own table.
+@given(ip_addresses())
+@example(ip_address("10.42.0.7"))  # a pod of K3S
+@example(ip_address("10.43.0.1"))  # a service of K3S
+@example(ip_address("169.254.169.254"))
+@example(ip_address("100.100.100.200"))
+@example(ip_address("fd00:ec2::254"))
+@example(ip_address("2002:a9fe:a9fe::"))
+@example(ip_address("64:ff9b::10.0.0.1"))
+def test_the_policy_lets_no_webhook_pass_that_the_api_would_refuse(
+    address: IPv4Address | IPv6Address,
+) -> None:
+    assert is_allowed(address, ()) or not _lets_pass(address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "172.32.0.1", "2606:4700::1111"])
+def test_the_policy_lets_webhooks_reach_the_internet(address: str) -> None:
+    assert _lets_pass(ip_address(address))
 
 
 @pytest.mark.parametrize("name", ["api", "worker", "postgres", "redis", "s3"])
