@@ -64,6 +64,11 @@ async def create(context: Context, body: CreateJob, caller: Caller) -> Created:
     return created
 
 
+async def find_earlier(context: Context, caller: Caller) -> Created | None:
+    """The job that the caller's idempotency key made. Raises `Conflict`."""
+    return await context.database.statement(find_by_key, caller.user, caller.key)
+
+
 class _Creation:
     """One create on its way. `planned` is the job that was sent to the database last."""
 

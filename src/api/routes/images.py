@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from api.admission.body import SingleParseRoute
 from api.admission.caller import caller_of
-from api.admission.create import create
+from api.admission.create import create, find_earlier
 from api.admission.default_steps import default_steps
 from api.admission.edit_models import edits
+from api.admission.plan import Caller
 from api.context import Context, Ctx
 from api.dialect import documents
 from api.dialect.answers import Completed
@@ -24,8 +25,8 @@ from api.dialect.request import GenerateImages, in_their_words, job_of, needs_st
 from api.middleware import tracing
 from api.middleware.auth import User
 from api.routes.jobs import Key
+from shared.db.create_job import Created
 from shared.errors import InvalidInput, ModelUnavailable
-from shared.models.descriptor import Capability
 
 router = APIRouter(tags=["images"], route_class=SingleParseRoute)
 
@@ -137,14 +138,11 @@ async def _serve(
     asked: Asked, body: GenerateImages, parsed: dict[str, Any], completed: Completed
 ) -> Response:
     request, context, user = asked.request, asked.context, asked.user
-    job = job_of(body, None)
-    if needs_steps(body):
-        job = job_of(body, await _steps(context, body.model, job.capability))
     caller = caller_of(request, user, asked.key, parsed, context.settings)
     with ExitStack() as held:
         held.enter_context(context.streams.place(user))  # a refusal later would leave a job
         try:
-            created = await create(context, job, caller)
+            created = await _create(context, body, caller)
         except (InvalidInput, ModelUnavailable) as refused:
             raise in_their_words(refused) from None
         tracing.set_job(request, created)
@@ -165,9 +163,15 @@ async def _serve(
         return call.stream(held) if body.stream else await call.answer(held)
 
 
-async def _steps(context: Context, model: str | None, capability: Capability) -> int:
-    """The model's own steps, which `quality` goes by."""
-    try:
-        return await default_steps(context, model, capability)
-    except (InvalidInput, ModelUnavailable) as refused:
-        raise in_their_words(refused) from None
+async def _create(context: Context, body: GenerateImages, caller: Caller) -> Created:
+    job = job_of(body, None)
+    if needs_steps(body):
+        try:
+            steps = await default_steps(context, body.model, job.capability)
+        except (InvalidInput, ModelUnavailable):
+            # A repeated request gets its picture, whatever has become of the model.
+            if (earlier := await find_earlier(context, caller)) is not None:
+                return earlier
+            raise
+        job = job_of(body, steps)
+    return await create(context, job, caller)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import io
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,12 +19,14 @@ from uuid import UUID
 import anyio
 import httpx
 import openai
+import PIL.Image
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types import ImagesResponse
 from tests.support.api_harness import Api, running_api, until
 
 from shared.dispatch.preview_channel import PreviewPublisher
+from shared.models.descriptor import Defaults
 from shared.protocol.messages import Preview
 from shared.states import Reason, Status
 
@@ -197,6 +200,48 @@ def test_the_asynchronous_client_streams_too(api: Api, pool: ThreadPoolExecutor)
     assert answer.result(20) == [ONE]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "steps"),
+    [
+        ({}, 20),
+        ({"quality": "low"}, 10),
+        ({"quality": "high"}, 30),
+        ({"quality": "medium", "mask": True}, 12),
+        ({"quality": "low", "mask": True}, 6),
+        ({"quality": "hd", "model": "kontext"}, 45),
+        ({"quality": "low", "model": "inpainter", "mask": True}, 6),
+    ],
+)
+def test_quality_of_an_edit_goes_by_the_steps_of_the_model_that_edits(
+    api: Api,
+    pool: ThreadPoolExecutor,
+    client_of: Connect,
+    arguments: dict[str, Any],
+    steps: int,
+) -> None:
+    """`tiny`, which would draw without a picture, takes 4."""
+    for name, own, changes in (
+        ("painter", 20, {"capabilities": ("generate", "image_to_image")}),
+        ("inpainter", 12, {"capabilities": ("inpaint",)}),
+        ("kontext", 30, {"capabilities": ("edit",), "references": 1}),
+    ):
+        defaults = Defaults(width=64, height=64, steps=own, guidance=7.5)
+        api.install(name=name, defaults=defaults, **changes)
+    anyio.run(api.ensure_bucket)
+    files = {name: png() for name in ("image", "mask") if name == "image" or name in arguments}
+    edit: Callable[..., Any] = client_of(api, max_retries=0).images.edit
+    answer = pool.submit(edit, prompt="a red apple", **(arguments | files))
+    draw(api, ONE)
+    assert answer.result(20).data[0].b64_json
+    assert api.sql("SELECT (params->>'steps')::int FROM steps") == [(steps,)]
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(buffer, "png")
+    return buffer.getvalue()
+
+
 # Errors -------------------------------------------------------------------------------------------
 
 
@@ -303,6 +348,27 @@ def test_a_call_that_was_cut_is_repeated_and_gets_the_same_picture(
     with pytest.raises(openai.NotFoundError) as gone:
         call()
     assert gone.value.body["details"]["job_id"] == job  # type: ignore[index]
+
+
+def test_a_repeated_call_finds_its_picture_though_its_model_is_gone(
+    api: Api, pool: ThreadPoolExecutor, client_of: Connect
+) -> None:
+    """`quality` goes by the model's steps, which a repetition does not need any more."""
+    client = client_of(api, max_retries=0)
+
+    def call(key: str = "order-1") -> Any:
+        return client.images.with_raw_response.generate(
+            prompt="a red apple", quality="low", extra_headers={"Idempotency-Key": key}
+        )
+
+    answer = pool.submit(call)
+    job = draw(api, ONE)
+    assert answer.result(20).headers["X-Job-Id"] == job
+    api.sql("UPDATE models SET enabled = false")
+    assert call().headers["X-Job-Id"] == job
+    with pytest.raises(openai.UnprocessableEntityError) as refused:
+        call("order-2")
+    assert refused.value.code == "model_unavailable"
 
 
 @pytest.mark.parametrize("stream", [False, True])
