@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 from standardwebhooks import Webhook, WebhookVerificationError
 from tests.support.api_harness import settings_of
+from tests.support.node import run_node
 
 from shared.settings import Settings
 from shared.webhooks import parse_networks, parse_secrets, sign
@@ -72,6 +73,24 @@ def test_a_receiver_in_javascript_computes_the_same_signature() -> None:
             ["node", "-e", _NODE], input=given, capture_output=True, encoding="utf-8", check=True
         )
         assert done.stdout.strip() == accepted
+
+
+def test_the_library_in_javascript_accepts_what_we_sign() -> None:
+    body, now = '{"type":"job.end","note":"é 🍎"}', int(time.time())
+    keys = [each.key for each in parse_secrets(f"shop:{A},shop:{B}")]
+    headers = {
+        "webhook-id": "msg_1",
+        "webhook-timestamp": str(now),
+        "webhook-signature": sign(keys, "msg_1", now, body.encode()),
+    }
+    message = {"body": body, "headers": headers}
+    calls = [message | {"secret": known} for known in (A, B, C)]
+    calls.append(message | {"secret": A, "body": f"{body} "})
+    calls.append(message | {"secret": A, "headers": headers | {"webhook-timestamp": "1"}})
+    *accepted, unknown, changed, old = run_node("webhook.cjs", calls)
+    assert accepted == [json.loads(body)] * 2
+    assert unknown["refused"] == changed["refused"] == "No matching signature found"
+    assert old["refused"] == "Message timestamp too old"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The official client of OpenAI edits pictures: the real API, worker and store."""
+"""The official clients of OpenAI, in Python and in JavaScript: the real API, worker and store."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -17,8 +18,9 @@ from openai import OpenAI
 from PIL.Image import Image
 from tests.support.api_and_worker import Scene, drawing
 from tests.support.infrastructure import Infrastructure
+from tests.support.node import run_node
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(360)
 
 SIZE = (64, 48)
 
@@ -147,3 +149,47 @@ def test_a_mask_that_shows_all_fails_its_job_and_says_why(client: OpenAI) -> Non
     with pytest.raises(openai.InternalServerError) as raised:
         client.images.edit(image=PICTURE, mask=opaque, prompt="x")
     assert "nothing of it is transparent" in raised.value.message
+
+
+def test_the_client_in_javascript_does_all_of_it(scene: Scene, tmp_path: Path) -> None:
+    original = noise(6)
+    for name, data in (("image", encoded(original)), ("mask", encoded(MASK))):
+        (tmp_path / name).write_bytes(data)
+    paths = {name: str(tmp_path / name) for name in ("image", "mask")}
+    got = run_node("openai.cjs", {"base": scene.api.base, **paths})
+
+    assert [model["id"] for model in got["models"]] == ["tiny@1"]
+    # The second call has the key of the first one, and gets its pictures.
+    first, again = got["generate"]
+    assert first == again
+    assert [decoded(each).size for each in first["pictures"]] == [(64, 64)] * 2
+    assert (first["size"], first["usage"]["pictures"]) == ("64x64", 2)
+    job = scene.api.client.get(f"/v1/jobs/{first['job']}").json()
+    assert (job["status"], job["request"]["seed"]) == ("succeeded", 7)
+
+    assert (got["url"]["inline"], got["url"]["type"]) == (None, "image/jpeg")
+    assert decoded(got["url"]["picture"]).format == "JPEG"
+    for name, kind in (("streamed", "image_generation"), ("edits_streamed", "image_edit")):
+        *partials, completed = got[name]
+        assert {event["type"] for event in partials} <= {f"{kind}.partial_image"}
+        assert len(partials) <= 2
+        assert completed["type"] == f"{kind}.completed"
+        assert decoded(completed["b64_json"]).format == "PNG"
+
+    before, after = np.asarray(original), np.asarray(decoded(got["edit"]))
+    assert (after[:, 32:] == before[:, 32:]).all()
+    assert (after[:, :32] != before[:, :32]).any()
+
+    errors = {name: error for name, error in got.items() if name.startswith("wrong_")}
+    shown = {
+        name: tuple(error[each] for each in ("name", "status", "code", "param", "type"))
+        for name, error in errors.items()
+    }
+    refused = ("UnprocessableEntityError", 422)
+    assert shown == {
+        "wrong_size": (*refused, "invalid_input", "size", "invalid_request_error"),
+        "wrong_model": (*refused, "model_unavailable", "model", "invalid_request_error"),
+        "wrong_key": ("ConflictError", 409, "conflict", None, "invalid_request_error"),
+        "wrong_image": (*refused, "invalid_input", "image", "invalid_request_error"),
+    }
+    assert all(error["requestID"] and error["message"] for error in errors.values())
