@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test lint types check-migrations openapi lifecycle test-gpu hostile-loop \
-        crash-matrix soak bench bench-streams bench-queue clean
+        crash-matrix soak bench bench-streams bench-waits bench-queue clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ bench: $(READY) ## the cost of isolation, beside a resident pipeline and a Celer
 
 bench-streams: $(READY) ## what 1000 open progress streams cost one api process
 	@$(BIN)/python benchmarks/streams/many.py
+
+bench-waits: $(READY) ## what 1000 calls that wait for their job cost one api process
+	@PYTHONPATH=. $(BIN)/python -m benchmarks.streams.waits
 
 bench-queue: $(READY) ## what the queue costs with a thousand, a million and ten million jobs in it
 	@PYTHONPATH=. $(BIN)/python benchmarks/queue/measure.py $(BENCH_ARGS)

@@ -175,7 +175,7 @@ def show(before: Reading, during: Reading, after: Reading) -> None:
         first, second, third = (float(getattr(each, name)) for each in (before, during, after))
         ratio = f"{second / first:.2f}" if first else ""
         say(f"{name:24}{first:>10.1f}{second:>10.1f}{third:>10.1f}{ratio:>13}")
-    say(f"KiB per stream: {(during.rss_mib - before.rss_mib) * 1024 / STREAMS:.1f}")
+    say(f"KiB per client: {(during.rss_mib - before.rss_mib) * 1024 / STREAMS:.1f}")
 
 
 def free_port() -> int:
@@ -185,8 +185,10 @@ def free_port() -> int:
         return port
 
 
-def main() -> None:
-    if (why := raise_file_limit(STREAMS)) is not None:
+@contextmanager
+def measured_api(clients: int) -> Iterator[tuple[Measured, str, int]]:
+    """One api process with its parts, the address of its database, and its port."""
+    if (why := raise_file_limit(clients)) is not None:
         raise SystemExit(why)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("DF_")}
     with tempfile.TemporaryDirectory() as folder:
@@ -197,7 +199,12 @@ def main() -> None:
             url, port = parts.environment["DF_DATABASE_URL"], free_port()
             upgrade(url, parts.admin_url)
             with api(dict(parts.environment), port) as process:
-                asyncio.run(run(Measured(process, url), url, port))
+                yield Measured(process, url), url, port
+
+
+def main() -> None:
+    with measured_api(STREAMS) as (measured, url, port):
+        asyncio.run(run(measured, url, port))
 
 
 if __name__ == "__main__":
