@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -118,6 +119,25 @@ class AsyncClient:
         data = await path.read_bytes()
         sent = await self.repeat(lambda: self._upload(path.name, data))
         return str(sent["input"]["id"])
+
+    async def usage(
+        self,
+        *,
+        since: date | str | None = None,
+        until: date | str | None = None,
+        model: str | None = None,
+        user: str | None = None,
+        tag: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """As `Client.usage`."""
+        params = exchange.usage_params(since, until, model, user, tag)
+        rows: list[dict[str, Any]] = []
+        cursor = None
+        while True:
+            page = await self.get("/v1/usage", **params, cursor=cursor)
+            rows += page["usage"]
+            if (cursor := page["next_cursor"]) is None:
+                return rows
 
     # Requests -------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -123,6 +124,29 @@ class Client:
     def upload(self, file: Path | str) -> str:
         """Send a picture that jobs may start from; its id, for `image` and `mask` of a create."""
         return str(self.repeat(lambda: self._upload(Path(file)))["input"]["id"])
+
+    def usage(
+        self,
+        *,
+        since: date | str | None = None,
+        until: date | str | None = None,
+        model: str | None = None,
+        user: str | None = None,
+        tag: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """What was used, by day, user and model: the rows of every page of `GET /v1/usage`.
+
+        `since` and `until` are days (UTC), both included. `tag` is a key by which the API counts
+        too, for a row of each of its values, or `key=value`.
+        """
+        params = exchange.usage_params(since, until, model, user, tag)
+        rows: list[dict[str, Any]] = []
+        cursor = None
+        while True:
+            page = self.get("/v1/usage", **params, cursor=cursor)
+            rows += page["usage"]
+            if (cursor := page["next_cursor"]) is None:
+                return rows
 
     # Requests -------------------------------------------------------------------------------------
 

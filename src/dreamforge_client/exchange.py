@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -52,6 +53,21 @@ def create_body(prompt: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """The body of a create; a field that is None is left to the API's defaults."""
     given = {name: value for name, value in fields.items() if value is not None}
     return {"type": "generate", "prompt": prompt, **given}
+
+
+def usage_params(
+    since: date | str | None,
+    until: date | str | None,
+    model: str | None,
+    user: str | None,
+    tag: str | None,
+) -> dict[str, Any]:
+    """The query of `GET /v1/usage`; days as ISO 8601 writes them."""
+    days = {"from": since, "to": until}
+    return {
+        **{name: None if day is None else str(day) for name, day in days.items()},
+        **{"model": model, "user": user, "tag": tag},
+    }
 
 
 def without_none(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from shared.settings_checks import (
 )
 from shared.settings_removed import describe_removed
 from shared.settings_sources import WithoutBlanks
+from shared.tags import parse_tag_keys
 from shared.users import EVERYONE, Serves, UserPolicy, check_known, parse_serves, parse_users
 from shared.webhooks import Network, WebhookSecret, parse_networks, parse_secrets
 
@@ -93,6 +94,9 @@ class Settings(BaseSettings):
     )
     admin_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="names of keys that see the usage of all users"
+    )
+    usage_tags: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="keys of tags by whose values usage is counted too"
     )
     allowed_hosts: Annotated[HostNames, NoDecode] = Field(
         default=(), description="names that an API without keys answers to, beside loopback ones"
@@ -237,6 +241,11 @@ class Settings(BaseSettings):
     @classmethod
     def _users(cls, value: Any) -> Any:
         return parse_users(value or "") if value is None or isinstance(value, str) else value
+
+    @field_validator("usage_tags", mode="before")
+    @classmethod
+    def _tag_keys(cls, value: Any) -> Any:
+        return parse_tag_keys(value or "") if value is None or isinstance(value, str) else value
 
     @field_validator("webhook_secrets", mode="before")
     @classmethod

@@ -13,8 +13,8 @@ def empty_tables(url: str) -> None:
     """Delete the rows of every table. The database is migrated already."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
-            "TRUNCATE jobs, steps, events, artifacts, models, workers, usage, shares, run_times,"
-            " inputs CASCADE"
+            "TRUNCATE jobs, steps, events, artifacts, models, workers, usage, tag_usage, shares,"
+            " run_times, inputs CASCADE"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 from uuid import UUID, uuid4
@@ -99,9 +100,17 @@ class InPostgres:
         )
         return model_id
 
-    async def create(self, *works: Work, count: int = 1) -> UUID:
+    async def create(
+        self,
+        *works: Work,
+        count: int = 1,
+        tags: dict[str, str] | None = None,
+        usage_tags: Sequence[str] = (),
+    ) -> UUID:
         new = NewJob(
             id=uuid4(),
+            tags=tags or {},
+            usage_tags=usage_tags,
             type="generate",
             user=works[0].user,
             request={},

@@ -65,6 +65,7 @@ def plan_job(
         count=body.count,
         priority=_priority(body, caller.user, settings),
         tags=body.tags,
+        usage_tags=[key for key in settings.usage_tags if key in body.tags],
         webhook=_webhook(body, caller.user, settings),
         weight=settings.policy_of(caller.user).weight,
         correlation_id=caller.correlation_id,

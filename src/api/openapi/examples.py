@@ -292,6 +292,7 @@ USAGE = out.UsagePage(
             run_seconds=512.25,
             device_byte_seconds=2_200_097_193_984.0,
             wait_seconds=96.5,
+            tag=None,
         )
     ],
     next_cursor=None,

@@ -23,14 +23,15 @@ DEFAULT_DAYS = 30
 @router.get(
     "/v1/usage",
     operation_id="get_usage",
-    summary="What a key used, by day and model",
+    summary="What a key used, by day and model, or by a tag",
     responses=answers("One page.", examples.USAGE) | documented(pagination.invalid_cursor()),
 )
 async def get_usage(
     query: Annotated[UsageQuery, Query()], context: Ctx, user: User
 ) -> responses.UsagePage:
     """Oldest day first; days are UTC. It is written when a step or a job ends, and outlives both.
-    A key sees its own rows, and one of `DF_ADMIN_KEYS` those of all users."""
+    A key sees its own rows, and one of `DF_ADMIN_KEYS` those of all users. With `tag` there is a
+    row for each value of it too, and jobs without it are in none."""
     since, until = _days(query)
     whose = query.user if user in context.settings.admin_keys else _own(query, user)
     rows = await context.database.transaction(
@@ -39,6 +40,7 @@ async def get_usage(
         until=until,
         user=whose,
         model=query.model,
+        tag=_tag(query, context.settings.usage_tags),
         after=None if query.cursor is None else pagination.decode_usage(query.cursor),
         limit=query.limit + 1,
     )
@@ -57,6 +59,21 @@ def _own(query: UsageQuery, user: str) -> str:
             field="user",
         )
     return user
+
+
+def _tag(query: UsageQuery, counted: tuple[str, ...]) -> tuple[str, str | None] | None:
+    """Key and value. Raises `InvalidInput` for a key by which nothing is counted."""
+    if query.tag is None:
+        return None
+    key, equals, value = query.tag.partition("=")
+    if key not in counted:
+        raise InvalidInput(
+            f"tag: usage is not counted by {key!r}; DF_USAGE_TAGS, which is the operator's, names: "
+            f"{', '.join(counted) or 'none'}",
+            field="tag",
+            counted=list(counted),
+        )
+    return key, value if equals else None
 
 
 def _days(query: UsageQuery) -> tuple[date, date]:

@@ -1,6 +1,7 @@
 """Opaque page cursors: where the next page begins.
 
-Of jobs, the (created_at, id) of the last one; of usage, the (day, user, model) of the last row.
+Of jobs, the (created_at, id) of the last one; of usage, the (day, user, value of the tag, model) of
+the last row.
 """
 
 import base64
@@ -39,20 +40,26 @@ def decode(cursor: str) -> tuple[datetime, UUID]:
     raise invalid_cursor()
 
 
-# The day as a number, and two names in their own letters. Every text of this form is a cursor.
-USAGE_CURSOR_PATTERN = "^[1-9][0-9]{5}~[a-z0-9_-]{1,64}~[A-Za-z0-9._@-]{0,257}$"
+# The day as a number, two names in their own letters, and the bytes of a tag's value, which may be
+# any text. Every text of this form is a cursor.
+USAGE_CURSOR_PATTERN = (
+    "^[1-9][0-9]{5}~[a-z0-9_-]{1,64}~[A-Za-z0-9._@-]{0,257}(~([0-9a-f][0-9a-f]){1,1024})?$"
+)
 
 
 def encode_usage(row: Usage) -> str:
-    return f"{row.day.toordinal()}~{row.user}~{row.model}"
+    value = f"~{row.tag_value.encode().hex()}" if row.tag_value else ""
+    return f"{row.day.toordinal()}~{row.user}~{row.model}{value}"
 
 
-def decode_usage(cursor: str) -> tuple[date, str, str]:
-    """Raises `InvalidInput` for anything that `encode_usage` did not make."""
+def decode_usage(cursor: str) -> tuple[date, str, str, str]:
+    """Raises `InvalidInput` for what has not the form of what `encode_usage` makes."""
     if re.fullmatch(USAGE_CURSOR_PATTERN, cursor) is None:
         raise invalid_cursor()
-    day, user, model = cursor.split("~")
-    return date.fromordinal(int(day)), user, model
+    day, user, model, value = (*cursor.split("~"), "")[:4]
+    # Bytes that are no text are a place between two texts, like any other; PostgreSQL takes no NUL.
+    text = bytes.fromhex(value).decode(errors="replace").replace("\0", "\ufffd")
+    return date.fromordinal(int(day)), user, text, model
 
 
 def invalid_cursor() -> InvalidInput:

@@ -24,13 +24,12 @@ from shared.models.descriptor import Capability
 from shared.models.families import SCHEDULERS
 from shared.models.picture_tasks import DEFAULT_STRENGTH
 from shared.states import Status
+from shared.tags import MAX_TAG_VALUE, MAX_TAGS, TAG_KEY
 from shared.webhooks import WebhookEvent
 
 MAX_NAME_CHARACTERS = 256
 # The form in which we hand ids out.
 ID_PATTERN = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
-MAX_TAGS = 10
-MAX_TAG_VALUE = 256
 MAX_URL = 2048
 MAX_PAGE = 200
 MAX_TAIL = 10_000
@@ -83,14 +82,20 @@ InputId = Annotated[str, Field(pattern=ID_PATTERN, json_schema_extra={"format": 
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8)]
 
 
-_TAG_KEY = "[A-Za-z0-9._:/-]{1,64}"
-TagKey = Annotated[str, Field(pattern=f"^{_TAG_KEY}$")]
+TagKey = Annotated[str, Field(pattern=f"^{TAG_KEY}$")]
 TagValue = Annotated[Storable, Field(max_length=MAX_TAG_VALUE)]
 KeyAndValue = Annotated[
     str,
     Field(
-        pattern=rf"^{_TAG_KEY}=[^\u0000]{{0,{MAX_TAG_VALUE}}}$",
+        pattern=rf"^{TAG_KEY}=[^\u0000]{{0,{MAX_TAG_VALUE}}}$",
         examples=["project=orchard"],
+    ),
+]
+KeyOrBoth = Annotated[
+    str,
+    Field(
+        pattern=rf"^{TAG_KEY}(=[^\u0000]{{0,{MAX_TAG_VALUE}}})?$",
+        examples=["project", "project=orchard"],
     ),
 ]
 
@@ -340,6 +345,11 @@ class UsageQuery(BaseModel):
     )
     user: Name | None = Field(
         default=None, description="another user than the caller: for a key of `DF_ADMIN_KEYS`"
+    )
+    tag: KeyOrBoth | None = Field(
+        default=None,
+        description="a key that `DF_USAGE_TAGS` names: jobs with this tag, a row for each of its "
+        "values; `key=value`: those of one value",
     )
     limit: int = Field(default=500, ge=1, le=MAX_USAGE_PAGE, description="rows a page, at most")
     cursor: str | None = Field(

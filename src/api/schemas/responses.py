@@ -233,6 +233,13 @@ class EndedJobs(BaseModel):
     cancelled: int
 
 
+class UsageTag(BaseModel):
+    key: str
+    value: str | None = Field(
+        description="null: the empty value, and those after the first 1000 of this key on this day"
+    )
+
+
 class UsageOut(BaseModel):
     """What one user used of one model on one day."""
 
@@ -247,6 +254,9 @@ class UsageOut(BaseModel):
     )
     wait_seconds: float = Field(
         description="from the moment a worker could take a step until one did"
+    )
+    tag: UsageTag | None = Field(
+        description="of a query by `tag`: only jobs with this one count; null otherwise"
     )
 
 

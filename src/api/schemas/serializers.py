@@ -14,7 +14,7 @@ from shared.db.create_job import Created
 from shared.db.inputs import Input
 from shared.db.jobs import Job, Step
 from shared.db.models import Model
-from shared.db.usage import NO_MODEL, Usage
+from shared.db.usage import NO_MODEL, OTHER_VALUES, Usage
 from shared.db.workers import Slot, Worker
 from shared.models.descriptor import parts_of
 
@@ -74,6 +74,11 @@ def usage(row: Usage) -> out.UsageOut:
         **_fields(out.UsageOut, row) | {"model": None if row.model == NO_MODEL else row.model},
         jobs=out.EndedJobs(
             succeeded=row.jobs_succeeded, failed=row.jobs_failed, cancelled=row.jobs_cancelled
+        ),
+        tag=None
+        if row.tag_key is None
+        else out.UsageTag(
+            key=row.tag_key, value=None if row.tag_value == OTHER_VALUES else row.tag_value
         ),
     )
 

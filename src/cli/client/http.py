@@ -61,6 +61,11 @@ class Client:
         with _as_failures():
             return dict(self._api.create(prompt, key=key, **fields).data)
 
+    def usage(self, **filters: str | None) -> list[dict[str, Any]]:
+        """The rows of what was used, of every page."""
+        with _as_failures():
+            return self._api.usage(**filters)
+
     def upload(self, file: Path) -> str:
         """Send a picture; the id of its input. The same bytes are one input."""
         with _as_failures(), named(file):

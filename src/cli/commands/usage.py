@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,9 +11,6 @@ from cli.commands import completion
 from cli.commands.options import Out
 from cli.terminal.output import Output
 from cli.terminal.tables import print_list
-
-if TYPE_CHECKING:
-    from cli.client.http import Client
 
 _HEADS = (
     "day",
@@ -27,6 +24,7 @@ _HEADS = (
     "wait s",
     "GB h",
 )
+_TAG_HEAD = "tag"
 _SUMS = ("pictures", "run_seconds", "wait_seconds", "device_byte_seconds")
 _GB_HOUR = 1e9 * 3600
 
@@ -41,27 +39,31 @@ def usage(
         typer.Option(help="Name or name@version.", autocompletion=completion.models),
     ] = None,
     user: Annotated[str | None, typer.Option(help="With an admin key: only this user.")] = None,
+    tag: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY[=VALUE]",
+            help="By the values of a tag, or jobs of one value; DF_USAGE_TAGS names the keys.",
+        ),
+    ] = None,
     output: Out = Output.TABLE,
 ) -> None:
     """Show jobs, pictures, seconds and device memory used, of the last 30 days."""
-    filters = {"from": since, "to": until, "model": model, "user": user}
     with connect() as client:
-        rows = _all(client, filters)
-    table = [_cells(row["day"], row["user"], row["model"] or "-", row) for row in rows]
+        rows = client.usage(since=since, until=until, model=model, user=user, tag=tag)
+    table = [
+        [*_tag(row), *_cells(row["day"], row["user"], row["model"] or "-", row)] for row in rows
+    ]
     if len(rows) > 1:
-        table.append(_cells("total", "", "", _total(rows)))
-    print_list({"usage": rows}, output, _HEADS, table)
+        blank = [""] * len(_tag(rows[0]))
+        table.append([*blank, *_cells("total", "", "", _total(rows))])
+    print_list({"usage": rows}, output, (_TAG_HEAD, *_HEADS) if tag else _HEADS, table)
 
 
-def _all(client: Client, filters: dict[str, str | None]) -> list[dict[str, Any]]:
-    """The rows of every page."""
-    rows: list[dict[str, Any]] = []
-    cursor = None
-    while True:
-        page = client.get("/v1/usage", **filters, cursor=cursor)
-        rows += page["usage"]
-        if (cursor := page["next_cursor"]) is None:
-            return rows
+def _tag(row: dict[str, Any]) -> list[str]:
+    """The cell of a row's tag, where it has one."""
+    tag = row.get("tag")
+    return [] if tag is None else [f"{tag['key']}={tag['value'] or ''}"]
 
 
 def _total(rows: list[dict[str, Any]]) -> dict[str, Any]:

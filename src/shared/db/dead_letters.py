@@ -93,11 +93,15 @@ async def replay(connection: AsyncConnection, job_id: UUID) -> Created:
         .where(t.steps.c.job_id == job_id)
         .order_by(t.steps.c.position)
     )
+    usage_tags = await connection.scalars(
+        select(t.job_tags.c.key).where(t.job_tags.c.job_id == job_id, t.job_tags.c.in_usage)
+    )
     again = read(
         NewJob,
         row,
         id=uuid4(),
         replay_of=job_id,
+        usage_tags=list(usage_tags),
         steps=[_again(step) for step in pinned_steps],
     )
     named = input_ids(again)

@@ -95,6 +95,7 @@ class NewJob:
     priority: Priority = Priority.NORMAL
     weight: float = 1.0  # of the user: who has 2 gets twice the seconds of who has 1
     tags: dict[str, str] = field(default_factory=dict)
+    usage_tags: Sequence[str] = ()  # the keys of `tags` by which its usage is counted too
     webhook: dict[str, Any] | None = None
     client_request_id: str | None = None
     traceparent: str | None = None
@@ -153,6 +154,7 @@ def _job_parameters(new: NewJob) -> dict[str, Any]:
     return values | {
         "job_request": Jsonb(new.request),
         "job_tags": Jsonb(new.tags),
+        "usage_tags": list(new.usage_tags),
         "input_ids": input_ids(new),
         "job_webhook": None if new.webhook is None else Jsonb(new.webhook),
         "key_hash": None if key is None else key.key_hash,
@@ -273,6 +275,7 @@ def _new_tags(new_job: Any) -> Any:
         t.job_tags.c.created_at: new_job.c.created_at,
         t.job_tags.c.key: tag.c.key,
         t.job_tags.c.value: tag.c.value,
+        t.job_tags.c.in_usage: tag.c.key == any_(bindparam("usage_tags", type_=ARRAY(Text))),
     }
     rows = select(*values.values()).select_from(new_job.join(tag, true()))
     return insert(t.job_tags).from_select(list(values), rows).cte("new_tags")

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Date,
+    Table,
     cast,
     delete,
     exists,
@@ -27,7 +28,16 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.inputs import named_by_a_step
-from shared.db.tables import artifacts, deliveries, events, inputs, jobs, usage, workers
+from shared.db.tables import (
+    artifacts,
+    deliveries,
+    events,
+    inputs,
+    jobs,
+    tag_usage,
+    usage,
+    workers,
+)
 from shared.states import ENDED, DeliveryState
 
 # Any fixed number: it names "Dream Forge prunes" among the advisory locks of this database.
@@ -72,9 +82,9 @@ def _old_delivery(age_s: float) -> ColumnElement[bool]:
     return deliveries.c.state.in_(ended) & _older_than(moment, age_s) & _ended(age_s)
 
 
-def _old_usage(age_s: float) -> ColumnElement[bool]:
+def _old_usage(table: Table, age_s: float) -> ColumnElement[bool]:
     limit = func.timezone("UTC", func.now() - timedelta(seconds=age_s))
-    return usage.c.day < cast(limit, Date)
+    return table.c.day < cast(limit, Date)
 
 
 async def due(
@@ -94,14 +104,16 @@ async def due(
         "deliveries": (deliveries.join(jobs), _old_delivery(events_s)),
         "events": (events.join(jobs), _old_event(events_s)),
         "jobs": (jobs, _ended(jobs_s)),
-        "usage": (usage, _old_usage(usage_s)),
+        "usage": (usage, _old_usage(usage, usage_s)),
+        "tag_usage": (tag_usage, _old_usage(tag_usage, usage_s)),
         "workers": (workers, _dead_worker()),
     }
     counts = [
         select(func.count()).select_from(rows).where(condition).scalar_subquery().label(name)
         for name, (rows, condition) in aged.items()
     ]
-    return dict((await connection.execute(select(*counts))).mappings().one())
+    found = dict((await connection.execute(select(*counts))).mappings().one())
+    return found | {"usage": found["usage"] + found.pop("tag_usage")}
 
 
 async def delete_artifacts(connection: AsyncConnection, *, age_s: float, limit: int) -> list[str]:
@@ -200,9 +212,12 @@ async def delete_jobs(connection: AsyncConnection, *, age_s: float, limit: int) 
 
 
 async def delete_usage(connection: AsyncConnection, *, age_s: float) -> int:
-    """Delete rows of old days; return how many. A few for each day: one statement is enough."""
-    done = await connection.execute(delete(usage).where(_old_usage(age_s)))
-    return done.rowcount
+    """Delete rows of old days; return how many. A few for each day: no batches are needed."""
+    count = 0
+    for table in (usage, tag_usage):
+        done = await connection.execute(delete(table).where(_old_usage(table, age_s)))
+        count += done.rowcount
+    return count
 
 
 async def delete_workers(connection: AsyncConnection) -> int:

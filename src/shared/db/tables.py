@@ -54,7 +54,7 @@ T = TypeVar("T")
 
 # The newest migration. Written here, so that a service needs neither Alembic nor the migrations;
 # `test_migrations` compares the two. Revisions are numbered with four digits, so they sort.
-REVISION = "0026"
+REVISION = "0027"
 
 # In an index over steps: what stands for "needs no model".
 NO_MODEL = UUID_("00000000-0000-0000-0000-000000000000")
@@ -189,6 +189,8 @@ job_tags = Table(
     Column("value", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),  # the job's
     Column("job_id", UUID, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    # Whether what the job uses is summed under it: the installation's choice at the create.
+    Column("in_usage", Boolean, nullable=False, server_default=text("false")),
     _schema_version(),
     PrimaryKeyConstraint("user", "key", "value", "created_at", "job_id"),
     Index("ix_job_tags_job_id", "job_id"),  # for the foreign key
@@ -442,27 +444,41 @@ workers = Table(
     _schema_version(),
 )
 
+
+def _amounts() -> list[Column[Any] | CheckConstraint]:
+    """What `shared.db.usage` adds up."""
+    counts = ("jobs_succeeded", "jobs_failed", "jobs_cancelled", "pictures")
+    sums = ("run_seconds", "device_byte_seconds", "wait_seconds")
+    return [
+        *(Column(each, BigInteger, nullable=False, server_default=text("0")) for each in counts),
+        *(Column(each, Float, nullable=False, server_default=text("0")) for each in sums),
+        CheckConstraint(" AND ".join(f"{each} >= 0" for each in (*counts, *sums)), "amounts"),
+    ]
+
+
 usage = Table(
     "usage",
     metadata,
     Column("day", Date, nullable=False),  # in UTC
     Column("user", Text, nullable=False),
     Column("model", Text, nullable=False),  # name@version; empty: a step without a model
-    *(
-        Column(name, BigInteger, nullable=False, server_default=text("0"))
-        for name in ("jobs_succeeded", "jobs_failed", "jobs_cancelled", "pictures")
-    ),
-    *(
-        Column(name, Float, nullable=False, server_default=text("0"))
-        for name in ("run_seconds", "device_byte_seconds", "wait_seconds")
-    ),
+    *_amounts(),
     _schema_version(),
     PrimaryKeyConstraint("day", "user", "model"),
-    CheckConstraint(
-        "jobs_succeeded >= 0 AND jobs_failed >= 0 AND jobs_cancelled >= 0 AND pictures >= 0 "
-        "AND run_seconds >= 0 AND device_byte_seconds >= 0 AND wait_seconds >= 0",
-        "amounts",
-    ),
+)
+
+# The same amounts once more, for each tag of a job that the installation counts by.
+tag_usage = Table(
+    "tag_usage",
+    metadata,
+    Column("day", Date, nullable=False),
+    Column("user", Text, nullable=False),
+    Column("tag_key", Text, nullable=False),
+    Column("tag_value", Text, nullable=False),  # empty: also values beyond the bound of a day
+    Column("model", Text, nullable=False),
+    *_amounts(),
+    _schema_version(),
+    PrimaryKeyConstraint("day", "user", "tag_key", "tag_value", "model"),
 )
 
 # Of each kind of step the newest successes, newest first; the three arrays belong together.

@@ -12,7 +12,13 @@ counts nothing twice and leaves nothing out. The rows outlive the jobs (docs/ret
 * `pictures`: what the ended step stored. A chain counts under the model of each of its steps.
 * Jobs count under the model of their first step, the one that the request named.
 
+The same statement adds the same amounts to `tag_usage`, once for each tag of the job that the
+installation counts by (`job_tags.in_usage`, decided at the create). A user writes the values of
+tags, and could make a row with each job: beyond `MAX_VALUES` of a key on a day further values count
+together under the empty one (docs/adr/0032).
+
 A row is locked from its update to the commit, so these statements come last in their transactions.
+The rows of several tags are locked in the order of their keys.
 """
 
 from dataclasses import dataclass
@@ -21,18 +27,23 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    CTE,
     ColumnElement,
     Date,
     DateTime,
     Float,
     Row,
+    Select,
+    Table,
+    case,
     cast,
+    exists,
     func,
     literal,
     select,
     tuple_,
 )
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db import tables as t
@@ -40,12 +51,19 @@ from shared.db.tables import read
 from shared.states import Status, StepState
 
 NO_MODEL = ""
+# Of one key, for one user on one day; two creates at one instant may both be the last one.
+MAX_VALUES = 1000
+OTHER_VALUES = ""
 _TODAY = cast(func.timezone("UTC", func.now()), Date)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
-    """What one user used of one model on one day. `model` is name@version, or `NO_MODEL`."""
+    """What one user used of one model on one day. `model` is name@version, or `NO_MODEL`.
+
+    With `tag_key`: in jobs with this tag. `tag_value` is `OTHER_VALUES` for those without a sum of
+    their own, too.
+    """
 
     day: date
     user: str
@@ -57,6 +75,8 @@ class Usage:
     run_seconds: float
     device_byte_seconds: float
     wait_seconds: float
+    tag_key: str | None = None
+    tag_value: str | None = None
 
 
 async def charge_execution(
@@ -104,19 +124,58 @@ def _seconds(until: ColumnElement[Any], since: datetime) -> ColumnElement[float]
 async def _add(
     connection: AsyncConnection, job_id: UUID, model_id: Any, amounts: dict[str, ColumnElement[Any]]
 ) -> None:
-    names = ["day", "user", "model", *amounts]
     label = t.models.c.name + "@" + t.models.c.version
-    row = (
-        select(_TODAY, t.jobs.c.user, func.coalesce(label, NO_MODEL), *amounts.values())
+    used = (
+        select(
+            _TODAY.label("day"),
+            t.jobs.c.user,
+            func.coalesce(label, NO_MODEL).label("model"),
+            *(value.label(name) for name, value in amounts.items()),
+        )
         .select_from(t.jobs.outerjoin(t.models, t.models.c.id == model_id))
         .where(t.jobs.c.id == job_id)
+        .cte("used")
     )
-    new = insert(t.usage).from_select(names, row)
-    await connection.execute(
-        new.on_conflict_do_update(
-            index_elements=[t.usage.c.day, t.usage.c.user, t.usage.c.model],
-            set_={name: t.usage.c[name] + new.excluded[name] for name in amounts},
-        )
+    all_of_it = _upsert(t.usage, select(used), list(amounts))
+    by_tag = _upsert(t.tag_usage, _with_tags(used, job_id), list(amounts))
+    await connection.execute(by_tag.add_cte(all_of_it.cte("all_of_it")))
+
+
+def _upsert(table: Table, rows: Select[Any], amounts: list[str]) -> Insert:
+    """Add the amounts of `rows`, whose columns have the names of the table's."""
+    new = insert(table).from_select(rows.selected_columns.keys(), rows)
+    return new.on_conflict_do_update(
+        index_elements=list(table.primary_key),
+        set_={name: table.c[name] + new.excluded[name] for name in amounts},
+    )
+
+
+def _with_tags(used: CTE, job_id: UUID) -> Select[Any]:
+    """`used`, once for each tag of the job by which usage is counted."""
+    tag = t.job_tags
+    of_the_key = (
+        (t.tag_usage.c.day == used.c.day)
+        & (t.tag_usage.c.user == used.c.user)
+        & (t.tag_usage.c.tag_key == tag.c.key)
+    )
+    is_known = exists().where(of_the_key, t.tag_usage.c.tag_value == tag.c.value)
+    values = (
+        select(t.tag_usage.c.tag_value)
+        .where(of_the_key)
+        .distinct()
+        .limit(MAX_VALUES)
+        .correlate(used, tag)
+        .subquery()
+    )
+    count = select(func.count()).select_from(values).scalar_subquery()
+    value = case(
+        (is_known, tag.c.value), (count < MAX_VALUES, tag.c.value), else_=literal(OTHER_VALUES)
+    )
+    return (
+        select(used, tag.c.key.label("tag_key"), value.label("tag_value"))
+        .join(tag, tag.c.job_id == job_id)
+        .where(tag.c.in_usage)
+        .order_by(tag.c.key)
     )
 
 
@@ -127,21 +186,30 @@ async def page(
     until: date,
     user: str | None = None,
     model: str | None = None,
-    after: tuple[date, str, str] | None = None,
+    tag: tuple[str, str | None] | None = None,
+    after: tuple[date, str, str, str] | None = None,
     limit: int,
 ) -> list[Usage]:
     """Up to `limit` rows of the days from `since` to `until`, both included, oldest day first.
 
     `user` None: of all users. `model` is name@version, or a name, which means all its versions.
-    `after` is (day, user, model) of the last row of the page before.
+    `tag` asks for the sums of this key, by its values or of one of them.
+    `after` is (day, user, value of the tag, model) of the last row of the page before.
     """
-    query = select(*t.columns_of(t.usage, Usage)).where(t.usage.c.day.between(since, until))
+    table = t.usage if tag is None else t.tag_usage
+    query = select(*t.columns_of(table, Usage)).where(table.c.day.between(since, until))
     if user is not None:
-        query = query.where(t.usage.c.user == user)
+        query = query.where(table.c.user == user)
     if model is not None:
-        named = func.split_part(t.usage.c.model, "@", 1) == model
-        query = query.where(t.usage.c.model == model if "@" in model else named)
-    key = (t.usage.c.day, t.usage.c.user, t.usage.c.model)
+        named = func.split_part(table.c.model, "@", 1) == model
+        query = query.where(table.c.model == model if "@" in model else named)
+    value: ColumnElement[str] = literal("")
+    if tag is not None:
+        value = table.c.tag_value
+        query = query.where(table.c.tag_key == tag[0])
+        if tag[1] is not None:
+            query = query.where(value == tag[1])
+    key = (table.c.day, table.c.user, value, table.c.model)
     if after is not None:
         query = query.where(tuple_(*key) > after)
     rows = await connection.execute(query.order_by(*key).limit(limit))

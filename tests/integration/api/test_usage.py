@@ -23,7 +23,12 @@ TODAY = datetime.now(UTC).date()
 
 @pytest.fixture(scope="module")
 def serving(stack: Any, migrated_url: str) -> Iterator[Api]:
-    with running_api(stack.environment, api_keys=CONFIGURED, admin_keys=("operator",)) as running:
+    with running_api(
+        stack.environment,
+        api_keys=CONFIGURED,
+        admin_keys=("operator",),
+        usage_tags="project,user",
+    ) as running:
         yield running
 
 
@@ -70,6 +75,7 @@ def test_a_job_that_ended_is_in_its_users_row(api: Api) -> None:
         "pictures": 0,
         "run_seconds": 0.0,
         "device_byte_seconds": 0.0,
+        "tag": None,
     }
     assert seen(get(api, "bob", to=tomorrow)) == []
 
@@ -145,6 +151,82 @@ def test_the_first_day_of_all_has_no_days_before_it(api: Api) -> None:
     assert seen(get(api, "ada", to="0001-01-01")) == []
 
 
+# By tag -------------------------------------------------------------------------------------------
+
+
+def add_by_tag(
+    api: Api, user: str, value: str, *, days_ago: int = 0, model: str = "tiny@1"
+) -> None:
+    api.sql(
+        'INSERT INTO tag_usage (day, "user", tag_key, tag_value, model, pictures)'
+        " VALUES (%s, %s, 'project', %s, %s, 1)",
+        TODAY - timedelta(days=days_ago),
+        user,
+        value,
+        model,
+    )
+
+
+def values(answer: httpx.Response) -> list[tuple[str, str | None, str | None]]:
+    assert answer.status_code == 200, answer.text
+    rows = answer.json()["usage"]
+    assert {row["tag"]["key"] for row in rows} <= {"project"}
+    return [(row["user"], row["tag"]["value"], row["model"]) for row in rows]
+
+
+def test_a_job_counts_by_the_tags_that_the_operator_names_and_by_no_other(api: Api) -> None:
+    api.install()
+    headers = {"Authorization": f"Bearer {KEYS['ada']}"}
+    tags = {"project": "shop", "note": "a secret wish", "user": "7"}
+    created = api.client.post("/v1/jobs", json=BODY | {"tags": tags}, headers=headers)
+    job = created.json()["job"]["id"]
+    assert api.client.post(f"/v1/jobs/{job}/cancel", headers=headers).status_code == 200
+    tomorrow = TODAY + timedelta(days=1)
+    (row,) = get(api, "ada", to=tomorrow, tag="project").json()["usage"]
+    assert (row["tag"], row["jobs"]["cancelled"]) == ({"key": "project", "value": "shop"}, 1)
+    assert row | {"tag": None} == get(api, "ada", to=tomorrow).json()["usage"][0]
+    assert values(get(api, "bob", to=tomorrow, tag="project")) == []
+    # A deleted job leaves its sums, and of its tags the values that name them.
+    assert api.client.delete(f"/v1/jobs/{job}", headers=headers).status_code == 204
+    kept = api.sql("SELECT tag_key, tag_value FROM tag_usage ORDER BY tag_key")
+    assert kept == [("project", "shop"), ("user", "7")]
+    assert api.sql("SELECT count(*) FROM job_tags") == [(0,)]
+
+
+def test_values_select_and_pages_follow_each_other(api: Api) -> None:
+    odd = "é\U0001f34e ~=" + "\U0001f34e" * 250
+    for value in ("", "shop", "web", odd):
+        for user in ("ada", "bob"):
+            add_by_tag(api, user, value)
+    add_by_tag(api, "ada", "shop", days_ago=1)
+    add_by_tag(api, "ada", "shop", model="")
+    add(api, "ada")
+    assert values(get(api, "bob", tag="project=shop")) == [("bob", "shop", "tiny@1")]
+    assert values(get(api, "bob", tag="project=")) == [("bob", None, "tiny@1")]
+    assert values(get(api, "bob", tag="project", model="tiny@2")) == []
+    whole = values(get(api, "operator", tag="project"))
+    assert len(whole) == 10
+    assert {value for _, value, _ in whole} == {None, "shop", "web", odd}
+    pages: list[tuple[str, str | None, str | None]] = []
+    query: dict[str, Any] = {"limit": 1, "tag": "project"}
+    for _ in whole:
+        answer = get(api, "operator", **query)
+        pages += values(answer)
+        query["cursor"] = answer.json()["next_cursor"]
+    assert (query["cursor"], pages) == (None, whole)
+
+
+@pytest.mark.parametrize("tag", ["customer", "customer=7", "", "=shop", "a b"])
+def test_a_tag_that_is_not_counted_by_is_refused_with_those_that_are(api: Api, tag: str) -> None:
+    refused = get(api, "ada", tag=tag)
+    assert refused.status_code == 422
+    details = refused.json()["details"]
+    assert "tag" in {details.get("field"), *(e["field"] for e in details.get("errors", []))}
+    if tag.startswith("customer"):
+        assert "DF_USAGE_TAGS, which is the operator's, names: project, user" in refused.text
+        assert details["counted"] == ["project", "user"]
+
+
 # The command line ---------------------------------------------------------------------------------
 
 
@@ -179,6 +261,24 @@ def test_the_command_reads_every_page(api: Api, capsys: pytest.CaptureFixture[st
     assert run(["usage", "--to", str(TODAY), "--user", "ada", "-o", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)["usage"]
     assert len({row["model"] for row in rows}) == len(rows) == 1100
+
+
+@pytest.mark.usefixtures("as_operator")
+def test_the_command_shows_the_values_of_a_tag(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_by_tag(api, "ada", "shop")
+    add_by_tag(api, "ada", "web")
+    assert run(["usage", "--to", str(TODAY), "--tag", "project"]) == 0
+    head, shop, web, total = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert head[:3] == ["tag", "day", "user"]
+    assert [shop[:3], web[:3]] == [
+        [f"project={each}", str(TODAY), "ada"] for each in ("shop", "web")
+    ]
+    assert (shop[7], total) == ("1", ["total", "0", "0", "0", "2", "0.0", "0.0", "0.000"])
+    assert run(["usage", "--to", str(TODAY), "--tag", "project=web", "-o", "json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["usage"]
+    assert row["tag"] == {"key": "project", "value": "web"}
 
 
 @pytest.mark.usefixtures("as_operator")

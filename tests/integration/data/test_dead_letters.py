@@ -115,6 +115,14 @@ def test_a_replay_is_a_new_job_of_the_same_request_and_leaves_the_dead_one_dead(
     assert shown["request"]["prompt"] == "a green pear"
 
 
+def test_a_replay_counts_by_the_same_tags(stack_environment: dict[str, str]) -> None:
+    with running_api(stack_environment, usage_tags="project") as api:
+        dead = dead_job(api, tags={"project": "shop", "note": "x"})
+    again = api.transaction(dead_letters.replay, UUID(dead))
+    tags = "SELECT key, value, in_usage FROM job_tags WHERE job_id = %s ORDER BY key"
+    assert api.sql(tags, again.id) == [("note", "x", False), ("project", "shop", True)]
+
+
 def test_a_job_is_not_replayed_whose_picture_is_gone(api: Api) -> None:
     id = store_input(api)
     dead = UUID(dead_job(api))

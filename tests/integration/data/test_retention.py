@@ -257,10 +257,15 @@ def test_usage_goes_by_its_day_and_stays_longer_than_jobs(api: Api) -> None:
             " ((now() AT TIME ZONE 'UTC')::date - %s::int, 'ada', 'tiny@1')",
             days,
         )
-    assert pass_over(api, dry_run=True) == Pruned(usage=1)
-    assert pass_over(api) == Pruned(usage=1)
-    left = api.sql("SELECT (now() AT TIME ZONE 'UTC')::date - day FROM usage")
-    assert left == [(729,)]
+    api.sql(
+        'INSERT INTO tag_usage (day, "user", tag_key, tag_value, model)'
+        " SELECT day, \"user\", 'project', 'shop', model FROM usage"
+    )
+    assert pass_over(api, dry_run=True) == Pruned(usage=2)
+    assert pass_over(api) == Pruned(usage=2)
+    for table in ("usage", "tag_usage"):
+        left = api.sql(f"SELECT (now() AT TIME ZONE 'UTC')::date - day FROM {table}")
+        assert left == [(729,)]
 
 
 def test_a_dry_run_says_what_a_pass_does_and_changes_nothing(api: Api) -> None:

@@ -30,6 +30,7 @@ from shared.db.tables import (
     run_times,
     shares,
     steps,
+    tag_usage,
     usage,
 )
 from shared.errors import InfraUnavailable
@@ -249,6 +250,8 @@ def rows(connection: Connection) -> Rows:
         "run_times": {"type": "generate", "checkpoint_sha256": "0" * 64, "preset": "cpu@1"}
         | {name: [1.0] for name in ("work", "start_seconds", "seconds")},
         "usage": {"day": NOW.date(), "user": "ada", "model": "tiny@1"},
+        "tag_usage": {"day": NOW.date(), "user": "ada", "model": "tiny@1"}
+        | {"tag_key": "project", "tag_value": "shop"},
         "inputs": {
             "id": uuid4(),
             "user": "ada",
@@ -344,9 +347,10 @@ IMPOSSIBLE_OTHERS: list[tuple[Table, str, dict[str, Any]]] = [
     (artifacts, "seed", {"seed": 2**53}),
     *((run_times, "samples", {name: []}) for name in ("work", "start_seconds", "seconds")),
     *(
-        (usage, "amounts", {column.name: -1})
-        for column in usage.c
-        if column.name not in {"day", "user", "model", "schema_version"}
+        (table, "amounts", {column.name: -1})
+        for table in (usage, tag_usage)
+        for column in table.c
+        if not column.primary_key and column.name != "schema_version"
     ),
     *((shares, "amounts", {name: -1}) for name in ("virtual_s", "start_s", "mean_s")),
 ]

@@ -38,17 +38,36 @@ class Installation(InPostgres):
 
     def __init__(self, database: Database, url: str) -> None:
         super().__init__(database, url)
-        self.database = database
         self.url = url
 
     async def usage(self) -> dict[str, Usage]:
         """By model."""
+        return {row.model: row for row in await self.rows_of()}
+
+    async def by_tag(
+        self, key: str, value: str | None = None
+    ) -> dict[tuple[str | None, str], Usage]:
+        """By value and model."""
+        rows = await self.rows_of(tag=(key, value))
+        assert {row.tag_key for row in rows} <= {key}
+        return {(row.tag_value, row.model): row for row in rows}
+
+    async def rows_of(self, **filters: Any) -> list[Usage]:
         today = datetime.now(UTC).date()
         day = timedelta(days=1)
-        rows = await self.database.transaction(
-            usage.page, since=today - day, until=today + day, limit=100
+        return await self.database.transaction(
+            usage.page, since=today - day, until=today + day, limit=100, **filters
         )
-        return {row.model: row for row in rows}
+
+    async def until_one_waits(self) -> None:
+        """Until a statement on our connections waits for a lock."""
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE application_name = 'usage' AND wait_event_type = 'Lock'"
+        )
+        with psycopg.connect(self.url, autocommit=True) as connection, anyio.fail_after(20):
+            while connection.execute(waiting).fetchone() != (1,):
+                await anyio.sleep(0.01)
 
     def ago(self, step_id: UUID, **moments: float) -> None:
         """Put moments of a step so many seconds before now."""
@@ -258,7 +277,134 @@ def test_users_and_days_have_rows_of_their_own(run: Callable[[Test], None]) -> N
         assert await pictures(model="tiny") == [1, 2, 3]
         assert await pictures(model="tiny@2") == [3]
         assert await pictures(limit=2) == [1, 2]
-        after = (datetime(2026, 1, 1).date(), "bob", "tiny@1")
+        after = (datetime(2026, 1, 1).date(), "bob", "", "tiny@1")
         assert await pictures(after=after) == [4, 3]
+
+    run(test)
+
+
+# By tag -------------------------------------------------------------------------------------------
+
+
+def amounts(used: Usage) -> Usage:
+    return replace(used, tag_key=None, tag_value=None)
+
+
+def test_a_job_counts_once_more_under_each_tag_that_is_counted_by(
+    run: Callable[[Test], None],
+) -> None:
+    async def test(installation: Installation) -> None:
+        await installation.create(
+            Work(vram_bytes=1000),
+            tags={"project": "shop", "customer": "7", "note": "a red apple"},
+            usage_tags=["project", "customer"],
+        )
+        taken = await claim(installation)
+        await installation.store.commit_running(taken, [])
+        installation.ago(taken.step_id, run_at=50, claimed_at=20, attempt_started_at=10)
+        await installation.store.add_artifact(taken, picture(), note())
+        await installation.store.finish(taken, SUCCESS)
+        await installation.store.finish(taken, SUCCESS)  # the answer to the first was lost
+        (whole,) = (await installation.usage()).values()
+        assert (whole.jobs_succeeded, whole.pictures, whole.run_seconds) == (1, 1, near(10))
+        for key, value in (("project", "shop"), ("customer", "7")):
+            by_value = await installation.by_tag(key)
+            assert by_value.keys() == {(value, "tiny@1")}
+            assert amounts(by_value[value, "tiny@1"]) == whole
+        assert await installation.by_tag("note") == {}
+
+    run(test)
+
+
+def test_values_are_summed_apart_and_jobs_without_the_tag_are_in_no_sum(
+    run: Callable[[Test], None],
+) -> None:
+    async def test(installation: Installation) -> None:
+        for tags in ({"project": "shop"}, {"project": "web"}, {"project": "shop"}, {"project": ""}):
+            job = await installation.create(Work(), tags=tags, usage_tags=["project"])
+            await installation.cancel(job)
+        await installation.cancel(await installation.create(Work(), tags={"project": "shop"}))
+        by_value = await installation.by_tag("project")
+        cancelled = {value: row.jobs_cancelled for (value, _), row in by_value.items()}
+        assert cancelled == {"": 1, "shop": 2, "web": 1}
+        assert (await installation.by_tag("project", "web")).keys() == {("web", "tiny@1")}
+        assert (await installation.by_tag("project", "")).keys() == {("", "tiny@1")}
+        assert (await installation.usage())["tiny@1"].jobs_cancelled == 5
+
+    run(test)
+
+
+def test_a_chain_counts_under_its_tag_with_the_model_of_each_step(
+    run: Callable[[Test], None],
+) -> None:
+    async def test(installation: Installation) -> None:
+        await installation.create(
+            Work(),
+            Work(name="upscale", needs_model=False),
+            tags={"project": "shop"},
+            usage_tags=["project"],
+        )
+        for key in ("small", "large"):
+            taken = await claim(installation)
+            await installation.store.commit_running(taken, [])
+            await installation.store.add_artifact(taken, picture(key=key), note())
+            await installation.store.finish(taken, SUCCESS)
+        by_value = await installation.by_tag("project")
+        facts = {model: (row.jobs_succeeded, row.pictures) for (_, model), row in by_value.items()}
+        assert facts == {"tiny@1": (1, 1), NO_MODEL: (0, 1)}
+
+    run(test)
+
+
+def test_values_beyond_the_bound_share_one_sum(
+    run: Callable[[Test], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a bound a client would make a row with each job, kept for years."""
+    monkeypatch.setattr(usage, "MAX_VALUES", 2)
+
+    async def test(installation: Installation) -> None:
+        for user in ("ada", "bob"):
+            for order in ("1", "2", "3", "4", "1", "3"):
+                job = await installation.create(
+                    Work(user=user), tags={"order": order}, usage_tags=["order"]
+                )
+                await installation.cancel(job)
+        rows = await installation.rows_of(tag=("order", None))
+        counts = [(row.user, row.tag_value, row.jobs_cancelled) for row in rows]
+        assert counts == [
+            (user, value, count)
+            for user in ("ada", "bob")
+            for value, count in ((usage.OTHER_VALUES, 3), ("1", 2), ("2", 1))
+        ]
+
+    run(test)
+
+
+def test_sums_of_several_tags_are_locked_in_the_order_of_their_keys(
+    run: Callable[[Test], None],
+) -> None:
+    """In the order in which a job's tags are stored, two jobs could wait for each other."""
+    tags = {"project": "shop", "customer": "7"}  # stored in this order: the shorter key first
+    sum_of = "SELECT FROM tag_usage WHERE tag_key = %s FOR UPDATE NOWAIT"
+
+    async def test(installation: Installation) -> None:
+        first, second = [
+            await installation.create(Work(), tags=tags, usage_tags=list(tags)) for _ in range(2)
+        ]
+        await installation.cancel(first)
+        with (
+            psycopg.connect(installation.url) as holder,
+            psycopg.connect(installation.url) as other,
+        ):
+            assert holder.execute(sum_of, ["project"]).rowcount == 1
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(installation.cancel, second)
+                await installation.until_one_waits()
+                with pytest.raises(psycopg.errors.LockNotAvailable):
+                    other.execute(sum_of, ["customer"])
+                holder.rollback()
+        for key, value in tags.items():
+            by_value = await installation.by_tag(key)
+            assert by_value[value, "tiny@1"].jobs_cancelled == 2
 
     run(test)

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,17 @@ def test_of_each_item_the_last_steps_picture_counts(kind: str) -> None:
     found = call(kind, api, lambda client: client.pictures(JOB))
     assert [picture.url for picture in found] == ["c", "b"]
     assert "url" not in repr(found[0])  # it is a key to the picture
+
+
+@both
+def test_usage_is_the_rows_of_every_page(kind: str) -> None:
+    pages = [{"usage": [{"day": day}], "next_cursor": more} for day, more in ((1, "x"), (2, None))]
+    api = Api(*(httpx.Response(200, json=page) for page in pages))
+    since = date(2026, 1, 31)
+    rows = call(kind, api, lambda client: client.usage(since=since, tag="project=shop"))
+    assert rows == [{"day": 1}, {"day": 2}]
+    asked = {"from": "2026-01-31", "tag": "project=shop"}
+    assert [dict(each.url.params) for each in api.requests] == [asked, asked | {"cursor": "x"}]
 
 
 def test_both_clients_have_the_same_methods_with_the_same_parameters() -> None:
