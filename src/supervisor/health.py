@@ -6,7 +6,7 @@ machines can reach the address (PRODUCT §2). Without keys no worker listens on 
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
@@ -39,6 +39,7 @@ class Health:
     draining: Callable[[], bool]
     templates: Callable[[], list[TemplateStatus]] = list
     sandbox: Callable[[str], Mapping[str, object]] = lambda _kind: {}  # by kind of device
+    control_groups: Mapping[str, object] = field(default_factory=dict)
     keys: tuple[ApiKey, ...] = ()  # any of them may read `/metrics`; empty where no key is needed
 
     async def problems(self) -> dict[str, str]:
@@ -80,6 +81,7 @@ def create_app(health: Health) -> Starlette:
         kinds = sorted({slot.device.kind for slot in health.slots})
         body |= {"slots": slots, "process_ids": pids, "templates": templates}
         body["sandbox"] = {kind: health.sandbox(kind) for kind in kinds}
+        body["control_groups"] = health.control_groups
         return JSONResponse(body, status_code=503 if down else 200)
 
     async def metrics(request: Request) -> Response:

@@ -1,7 +1,7 @@
 """What a worker opens at its start and closes at its end: connections, locks, devices."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID, uuid4
@@ -13,18 +13,25 @@ from shared.db.engine import Database
 from shared.dispatch.event_channel import EventPublisher
 from shared.dispatch.preview_channel import PreviewPublisher
 from shared.linux.file_lock import FileLock, LockTaken, LockUnusable
+from shared.linux.sandbox import NO_SANDBOX
 from shared.object_store import ObjectStore, open_store
 from shared.readiness import NotReady
 from shared.settings import Settings
 from shared.telemetry.spans import Tracer
+from supervisor.devices.cgroup import total_bytes
 from supervisor.devices.device import Device, DeviceProbe
 from supervisor.devices.discovery import find_devices, open_probe
 from supervisor.devices.ownership import DeviceLocks
+from supervisor.processes.control_groups import ControlGroups, NoGroups, open_groups
 from supervisor.processes.orphans import kill_orphans
 from supervisor.processes.tree import is_alive
 from supervisor.processes.worker_mark import worker_lock, worker_mark
 
 log = logging.getLogger(__name__)
+
+# The worker and its helpers. More than they take, so that the kernel never looks for a process to
+# kill among them.
+WORKER_BYTES = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +50,8 @@ class WorkerResources:
     worker_lock: FileLock
     device_locks: DeviceLocks
     orphans: list[psutil.Process]
+    groups: ControlGroups | None
+    no_groups: str  # why there are none
 
     def survivors(self) -> list[int]:
         """Pids of orphans that still live."""
@@ -59,11 +68,11 @@ class WorkerResources:
 
 @asynccontextmanager
 async def open_resources(
-    settings: Settings, tracer: Tracer | None
+    settings: Settings, tracer: Tracer | None, helpers: Mapping[str, str] = NO_SANDBOX
 ) -> AsyncIterator[WorkerResources]:
     """Take the locks, kill the orphans of dead workers, find the devices; close all at the end.
 
-    Raises `NotReady`.
+    `helpers` says how the processes that ask a GPU's driver are contained. Raises `NotReady`.
     """
     worker_id = uuid4()
     mark = worker_mark(settings.lock_dir, worker_id)
@@ -84,9 +93,18 @@ async def open_resources(
             orphans = await anyio.to_thread.run_sync(kill_orphans, settings.lock_dir)
         except LockUnusable as error:
             raise NotReady(f"DF_LOCK_DIR: {error}; remove it, or set another folder") from None
+        groups, no_groups = await anyio.to_thread.run_sync(_open_groups, settings, mark)
+        if groups is not None:
+            locks.callback(groups.close)
         device_locks = DeviceLocks()
         locks.callback(device_locks.release)
-        probe = open_probe(settings, mark, device_locks)
+        probe = open_probe(
+            settings,
+            mark,
+            device_locks,
+            host_bytes=None if groups is None else groups.most_bytes,
+            helpers=helpers,
+        )
         try:
             devices = await find_devices(probe)
             device_locks.acquire(settings.lock_dir, devices)
@@ -103,12 +121,28 @@ async def open_resources(
                 worker_lock=own_lock,
                 device_locks=device_locks,
                 orphans=orphans,
+                groups=groups,
+                no_groups=no_groups,
             )
         finally:
             with anyio.CancelScope(shield=True):
                 await close_connections(probe, database, tracer)
                 await publisher.close()
                 await previews.close()
+
+
+def _open_groups(settings: Settings, mark: str) -> tuple[ControlGroups | None, str]:
+    """Groups for steps, or why there are none; the log says it."""
+    total = total_bytes()
+    # The worker itself, with the pictures that wait for the store.
+    most_bytes = total - min(total // 4, WORKER_BYTES + settings.spool_bytes)
+    try:
+        groups = open_groups(settings.lock_dir, mark, most_bytes)
+    except NoGroups as error:
+        log.warning("the memory of a step is not bounded by a control group: %s", error)
+        return None, str(error)
+    log.info("each step has a control group below %s, %d bytes in all", groups.base, most_bytes)
+    return groups, ""
 
 
 async def close_connections(probe: DeviceProbe, database: Database, tracer: Tracer | None) -> None:

@@ -21,6 +21,7 @@ from shared.db.step_store import PostgresStepStore
 from shared.errors import InfraUnavailable
 from shared.linux.prctl import adopt_orphans, hide_from_others
 from shared.linux.proc import lists_children
+from shared.linux.sandbox import Place, places_of
 from shared.linux.umask import forbid_writing_by_others
 from shared.printable import escape_controls
 from shared.readiness import NotReady, wait_for_parts
@@ -125,17 +126,28 @@ def open_runner_pool(
     for kind in sorted(kinds):
         log.info("%s", held.describe(kind))
     forked = FORKED_KINDS[settings.runner_start] & kinds
-    templates = Templates(
-        # No device: it must not open one, and a runner that it forks gets its own.
-        lambda: SpawnedProcess(
+
+    def spawn_template() -> SpawnedProcess:
+        process = SpawnedProcess(
             runner_entry.template,
             marker=next_marker(),
+            # No device: it must not open one, and a runner that it forks gets its own.
             environment={"CUDA_VISIBLE_DEVICES": "", **held.template_environment(forked)},
-        ),
+        )
+        if resources.groups is not None:
+            resources.groups.adopt(process.pid)
+        return process
+
+    def places() -> frozenset[Place]:
+        return places_of(str(settings.models_dir.absolute()))
+
+    templates = Templates(
+        spawn_template,
         next_marker,
         metrics,
         warm_bytes=total_bytes() // 4 if settings.warm_bytes is None else settings.warm_bytes,
         warm_s=settings.warm_s,
+        places=places,
     )
     return RunnerPool(
         runner_entry.main,
@@ -145,7 +157,18 @@ def open_runner_pool(
         templates=templates if forked else None,
         forked=forked,
         contain=held.environment,
+        places=places,
+        groups=resources.groups,
+        slots=len(resources.devices),
     )
+
+
+def groups_status(resources: WorkerResources) -> dict[str, object]:
+    """As `/readyz` shows it: below which group each step has one, or why there are none."""
+    groups = resources.groups
+    if groups is None:
+        return {"below": None, "lacks": resources.no_groups}
+    return {"below": str(groups.base), "bytes": groups.most_bytes}
 
 
 def make_models_dir(folder: Path) -> None:
@@ -207,7 +230,8 @@ class SupervisorThread:
 
     async def _serve(self) -> None:
         tracer = open_tracer(self._settings, "dreamforge-worker", self._metrics.count_spans)
-        async with open_resources(self._settings, tracer) as resources:
+        helpers = self._containment.helper_environment()
+        async with open_resources(self._settings, tracer, helpers) as resources:
             await self._supervise(resources)
 
     async def _supervise(self, resources: WorkerResources) -> None:
@@ -266,6 +290,7 @@ class SupervisorThread:
                 draining=lambda: supervisor.draining,
                 templates=lambda: supervisor.templates,
                 sandbox=self._containment.status,
+                control_groups=groups_status(resources),
                 keys=() if is_loopback(settings.worker_host) else settings.api_keys,
             )
         )

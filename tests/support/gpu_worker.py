@@ -19,7 +19,9 @@ def main() -> int:
     from supervisor.devices.gpu import GpuProbe
     from supervisor.devices.ownership import DeviceLocks
 
-    def open_probe(settings: Settings, worker_mark: str, locks: DeviceLocks) -> CombinedProbe:
+    def open_probe(
+        settings: Settings, worker_mark: str, locks: DeviceLocks, **_options: object
+    ) -> CombinedProbe:
         gpus = GpuProbe(
             worker_mark, entry=nvml_helpers.healthy, context_holder_entry=context_holders.cannot
         )

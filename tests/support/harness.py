@@ -45,6 +45,7 @@ from supervisor.execution.context import Previews, WorkerContext
 from supervisor.metrics import Metrics
 from supervisor.outcomes import result
 from supervisor.processes.child import Entry
+from supervisor.processes.control_groups import ControlGroups
 from supervisor.processes.spawned import SpawnedProcess
 from supervisor.processes.worker_mark import marker_of
 from supervisor.slots.runner_pool import FORKED_KINDS, RunnerPool, marker_series
@@ -293,6 +294,8 @@ async def serving(
     imports: str = "tests.support.template_imports",
     tracer: Tracer | None = None,
     previews: Previews | None = None,
+    groups: ControlGroups | None = None,
+    places: Callable[[], object] = lambda: None,
     **changes: Any,
 ) -> AsyncIterator[Bench]:
     """A supervisor that serves until the block ends, and leaves nothing.
@@ -306,7 +309,16 @@ async def serving(
     settings, timings = settings_for_tests(**changes), timings_for_tests(**times)
     probe = probe or CpuProbe(slots)
     store, objects, metrics = MemoryStepStore(), MemoryObjects(), Metrics()
-    runners = _runner_pool(entry, settings, metrics, f"test:{worker_id}", imports)
+    runners = _runner_pool(
+        entry,
+        settings,
+        metrics,
+        f"test:{worker_id}",
+        imports,
+        groups=groups,
+        places=places,
+        slots=slots,
+    )
     worker = WorkerContext(
         settings=settings,
         timings=timings,
@@ -354,14 +366,25 @@ async def serving(
 
 
 def _runner_pool(
-    entry: Entry, settings: Settings, metrics: Metrics, mark: str, imports: str
+    entry: Entry,
+    settings: Settings,
+    metrics: Metrics,
+    mark: str,
+    imports: str,
+    *,
+    groups: ControlGroups | None,
+    places: Callable[[], object],
+    slots: int,
 ) -> RunnerPool:
     next_marker = marker_series(mark)
 
     def spawn() -> SpawnedProcess:
         template = partial(runner_entry.template, runner=entry, imports=imports)
         environment = {"CUDA_VISIBLE_DEVICES": ""}
-        return SpawnedProcess(template, marker=next_marker(), environment=environment)
+        process = SpawnedProcess(template, marker=next_marker(), environment=environment)
+        if groups is not None:
+            groups.adopt(process.pid)
+        return process
 
     templates = Templates(
         spawn,
@@ -369,6 +392,7 @@ def _runner_pool(
         metrics,
         warm_bytes=1 << 30 if settings.warm_bytes is None else settings.warm_bytes,
         warm_s=settings.warm_s,
+        places=places,
     )
     forked = FORKED_KINDS[settings.runner_start]
     return RunnerPool(
@@ -378,6 +402,9 @@ def _runner_pool(
         standby=settings.standby,
         templates=templates if forked else None,
         forked=forked,
+        groups=groups,
+        places=places,
+        slots=slots,
     )
 
 

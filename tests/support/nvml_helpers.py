@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -212,3 +213,58 @@ def dies_in_the_middle(connection: Connection, parent_pid: int) -> None:
     link.receive()
     link.raw(PREFIX.pack(100, 0) + b'{"total')
     os._exit(1)
+
+
+# What a helper that was taken over would try. --------------------------------------------------
+
+
+def prying(connection: Connection, parent_pid: int) -> None:
+    """The real helper, but for its answer: which attacks have worked."""
+    from unittest.mock import patch
+
+    from supervisor.devices import nvml_server
+
+    with patch.object(nvml_server, "answer", lambda request: {"done": attacks(request)}):
+        nvml_server.main(connection, parent_pid)
+
+
+def holds_and_pries(connection: Connection, parent_pid: int) -> None:
+    """The real holder of a context, but for the context: it says which attacks have worked."""
+    from unittest.mock import patch
+
+    from supervisor.devices import context_holder
+
+    def hold() -> None:
+        raise OSError(" ".join(attacks({"folder": os.environ["TMPDIR"]})))
+
+    with patch.object(context_holder, "hold_context", hold):
+        context_holder.main(connection, parent_pid)
+
+
+def attacks(request: Answer) -> list[str]:
+    folder = Path(request["folder"])
+
+    def fork() -> None:
+        if (pid := os.fork()) == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+    tried: dict[str, Callable[[], object]] = {
+        "read": lambda: (folder / "secret").read_text(),
+        "write": lambda: (folder / f"written-{os.getpid()}").write_text("x"),
+        "connect": lambda: socket.create_connection(("127.0.0.1", 9), timeout=1),
+        "send": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close(),
+        "fork": fork,
+        "signal": lambda: os.kill(os.getppid(), 0),
+    }
+    done = []
+    for name, attack in tried.items():
+        try:
+            attack()
+        except ConnectionRefusedError:
+            done.append(name)  # nobody listens, and nobody has refused it
+        except OSError:
+            continue
+        else:
+            done.append(name)
+    return done

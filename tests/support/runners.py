@@ -169,6 +169,32 @@ def bomb(link: SupervisorLink, depth: str) -> None:
     stay()
 
 
+def takes_memory(link: SupervisorLink) -> None:
+    """Until the kernel ends it, in a child of its own: the parent takes next to nothing."""
+    link.progress()
+    if os.fork() == 0:
+        taken = []
+        while True:
+            taken.append(bytearray(b"x") * (8 << 20))
+    stay()
+
+
+def forks_without_end(link: SupervisorLink, path: str) -> None:
+    """As many processes as it gets, in other sessions, deaf to SIGTERM; then it writes how many."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    link.progress()
+    count = 0
+    while True:
+        try:
+            if os.fork() == 0:
+                os.setsid()
+                stay()
+            count += 1
+        except OSError as error:
+            Path(path).write_text(f"{count} {error.errno}")
+            stay()
+
+
 def chain_of_forks(link: SupervisorLink, depth: str) -> None:
     """Each process has one child, and waits."""
     for _ in range(int(depth)):
@@ -469,6 +495,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
         fails, big, crashes_after, crashes, crashes_once_then_waits, enlarges, enlarges_after,
         wants_when, wants_two_at_once, wants_and_stays, waits_for, says_huge_numbers,
         leaves_deaf_grandchild, leaves_hopper, writes_to_its_streams, header_too_long,
+        takes_memory, forks_without_end,
     )
 }  # fmt: skip
 

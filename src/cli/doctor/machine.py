@@ -27,6 +27,7 @@ def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
     yield from embedded(environ)
     yield gpu(environ)
     yield from memory_group()
+    yield step_groups()
     if platform.system() == "Linux":
         yield sandbox(environ)
     yield ok("Docker", "not needed")
@@ -128,6 +129,20 @@ def memory_group() -> Iterator[Finding]:
             f"the kernel kills all processes of {group} at once: a step that needs too much memory "
             "ends the worker and its other steps too",
             "docs/operations.md says how to turn that off (memory.oom.group)",
+        )
+
+
+def step_groups() -> Finding:
+    """Whether a worker that is started from here can bound the memory of each step."""
+    from supervisor.processes.control_groups import NoGroups, find_base
+
+    try:
+        return ok("Memory", f"a step can have a control group of its own, below {find_base()}")
+    except NoGroups as error:
+        return note(
+            "Memory",
+            f"the memory of a step is not bounded by a control group: {error}",
+            "docs/worker.md says how a worker gets groups (systemd: Delegate=yes)",
         )
 
 

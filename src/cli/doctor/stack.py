@@ -105,10 +105,24 @@ def templates(address: str) -> Iterator[Finding]:
     except (OSError, HTTPException, ValueError, KeyError) as error:
         yield note("Templates", f"the worker does not list them: {error}", "look into its log")
         return
+    yield from _step_groups(body)
     for template in listed:
         model = template["model"] or "no model"
         size = f", {template['bytes'] / 1e6:.0f} MB" if template["bytes"] else ""
         yield ok("Template", f"{model}: {template['state']}{size} (pid {template['pid']})")
+
+
+def _step_groups(readyz: str) -> Iterator[Finding]:
+    """Whether the steps of the worker that runs have control groups; an older one says nothing."""
+    groups = json.loads(readyz).get("control_groups") or {}
+    if base := groups.get("below"):
+        yield ok("Memory", f"each step of the worker has a control group below {base}")
+    elif groups:
+        yield note(
+            "Memory",
+            f"the steps of the worker have no control groups: {groups.get('lacks')}",
+            "docs/worker.md says how a worker gets groups (systemd: Delegate=yes)",
+        )
 
 
 def models(root: Path) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from cli.download.fetch import ProgressDisplay, fetch_files
 from cli.download.manifest import check_manifest, find_lone_checkpoint, rename_lone_checkpoint
 from cli.download.source import RemoteFile, ResolvedModel
 from cli.errors import Failure
+from cli.models.fit import refuse_misfit
 from cli.models.store import (
     install_atomic,
     lock_model,
@@ -152,6 +153,8 @@ def _fetch_and_install(
     _remove_unlisted(model, (*request.resolved.files, *(config.files if config else ())))
     try:
         descriptor = _describe(request, model, config)
+        if descriptor.layout != "network":
+            refuse_misfit(model)
     except ModelUnavailable:
         if config is None:  # else the configuration may be wrong, and the weights are good
             shutil.rmtree(work)

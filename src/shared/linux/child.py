@@ -90,8 +90,8 @@ def die_with_parent(parent_pid: int) -> None:
 def refuse_privileges() -> None:
     """Gain no rights by running a setuid program: the worker must be able to signal every process.
 
-    For the runner alone. The worker's own helpers come first on a GPU, and there the driver's
-    library runs `nvidia-modprobe`, which is setuid, where device files are missing.
+    Not for the worker's own helpers, unless they are contained: they come first on a GPU, and there
+    the driver's library runs `nvidia-modprobe`, which is setuid, where device files are missing.
     """
     prctl(PR_SET_NO_NEW_PRIVS, 1)
 

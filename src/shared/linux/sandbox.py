@@ -28,7 +28,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 
 from shared.linux import landlock, seccomp
-from shared.linux.child import MARKER
+from shared.linux.child import MARKER, bound_resources, refuse_privileges
 from shared.linux.landlock import DEVICE, READ, Access
 from shared.linux.prctl import libc
 
@@ -74,7 +74,7 @@ class Sandbox:
 
     landlock_abi: int  # 0: files are not held
     seccomp: bool
-    models: str  # the folder of all models
+    models: str  # the folder of all models; empty: none may be read
     gpu: bool = False
 
     def to_environment(self) -> dict[str, str]:
@@ -104,11 +104,41 @@ class Sandbox:
 
 NO_SANDBOX = {VARIABLE: ""}
 
+# A place, and the file that it leads to: device and inode.
+Place = tuple[str, int, int]
+
+
+def places_of(models: str) -> frozenset[Place]:
+    """What `enter` allows of the models now: their folder, and where links in it lead.
+
+    A process that entered when it was another set cannot read all that is there now.
+    """
+    places = set()
+    for path in (models, *_linked_below(models)):
+        try:
+            status = os.stat(path)
+        except OSError:  # a link to nowhere; it is seen when it leads somewhere
+            continue
+        places.add((path, status.st_dev, status.st_ino))
+    return frozenset(places)
+
 
 def sandbox_of(environ: Mapping[str, str]) -> Sandbox | None:
     """What the worker decided for this process; None where it is not to be contained."""
     decided = environ.get(VARIABLE)
     return Sandbox(**json.loads(decided)) if decided else None
+
+
+def contain_helper() -> None:
+    """Enter what the worker decided for a process of its own that only asks the driver.
+
+    Where that is nothing, the process keeps its right to setuid programs: the driver's library runs
+    one where device files are missing. Raises `OSError`.
+    """
+    if (sandbox := sandbox_of(os.environ)) is not None:
+        refuse_privileges()
+        bound_resources()
+        sandbox.enter()
 
 
 @cache

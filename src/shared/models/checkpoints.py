@@ -51,10 +51,11 @@ _OTHER_THINGS = {
     "decoder.conv_in": "an autoencoder alone",
     "text_model.": "a text encoder alone",
 }
-# How the names of text encoders and autoencoders begin, in all layouts that are traded.
+# How the names of text encoders and autoencoders begin, in all layouts that are traded. No two
+# repetitions meet in it: names are a stranger's, and one of them must not take minutes.
 _PART = re.compile(
-    r"(cond_stage_model|conditioner|embedders|text_encoders?|text_model|clip\w*|t5\w*|te\d?|vae"
-    r"|first_stage_model|autoencoder|ae)[._]\w*\."
+    r"(?:(?:cond_stage_model|conditioner|embedders|text_encoders?|text_model|te\d?|vae"
+    r"|first_stage_model|autoencoder|ae)[._]|(?:clip|t5)(?:[^\W_]*_|\w*\.))\w*\."
 )
 # Of newer relatives with the same block names. diffusers loads them from folders, as `auto`.
 _NOT_FLUX_1 = ("single_stream_modulation.lin.weight", "distilled_guidance_layer.in_proj.bias")

@@ -23,6 +23,7 @@ from shared.errors import ModelUnavailable
 # 1 MiB, and parsing one takes some ten times its size in memory.
 MAX_HEADER_BYTES = 16 << 20
 MAX_DIMENSIONS = 16  # no network has more
+MAX_NAME_CHARACTERS = 512  # of a tensor; the longest in use have 150
 MAX_REASON = 200  # characters of the library's message, which may quote the file
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -32,7 +33,7 @@ def tensor_shapes(folder: Path, name: str) -> Shapes:
     """The shapes of a file's tensors, by name; `ModelUnavailable` says why it is unsound.
 
     Refused beyond what the library refuses: a header over `MAX_HEADER_BYTES`, before it is read; a
-    name that occurs twice; a tensor of more than `MAX_DIMENSIONS`.
+    name that occurs twice or is over `MAX_NAME_CHARACTERS`; a tensor of more than `MAX_DIMENSIONS`.
     """
     path = folder / name
     size_bytes = path.stat().st_size
@@ -46,6 +47,8 @@ def tensor_shapes(folder: Path, name: str) -> Shapes:
     shapes = _checked_shapes(name, prefix + header, size_bytes)
     if any(len(shape) > MAX_DIMENSIONS for shape in shapes.values()):
         raise _unsound(name, f"a tensor with more than {MAX_DIMENSIONS} dimensions")
+    if any(len(tensor) > MAX_NAME_CHARACTERS for tensor in shapes):
+        raise _unsound(name, f"a tensor's name of more than {MAX_NAME_CHARACTERS} characters")
     return shapes
 
 

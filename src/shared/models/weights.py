@@ -64,7 +64,7 @@ def part_sizes(
     below = CONFIG if layout == "single_file" else ""
     listed = [name for part in components for name in files if name.startswith(f"{below}{part}/")]
     _check_names(listed)
-    loaded = list(_loaded(listed))
+    loaded = list(loaded_weights(listed))
     if layout != "diffusers":
         loaded += [name for name in files if "/" not in name and name.endswith(".safetensors")]
     counts: dict[str, list[int]] = {}
@@ -100,7 +100,7 @@ def _variants(files: Iterable[str]) -> dict[str, set[str]]:
     return variants
 
 
-def _loaded(files: Sequence[str]) -> Iterator[str]:
+def loaded_weights(files: Sequence[str]) -> Iterator[str]:
     """The files of each part that diffusers loads: those of one variant."""
     variants, chosen = _variants(files), variant_of(files) or _PLAIN
     for name in files:

@@ -12,6 +12,7 @@ import socket
 from multiprocessing.connection import Connection
 
 from shared.linux.child import exit_now, isolate_process
+from shared.linux.sandbox import contain_helper
 from shared.protocol.frames import encode
 
 _LIBRARY = "libcuda.so.1"
@@ -24,6 +25,7 @@ class CudaError(Exception):
 def main(connection: Connection, parent_pid: int) -> None:
     """Hold the primary context of the first visible device until the other end closes."""
     isolate_process(parent_pid)
+    contain_helper()
     with socket.socket(fileno=connection.fileno()) as sock:
         try:
             hold_context()

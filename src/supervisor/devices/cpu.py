@@ -10,11 +10,13 @@ from supervisor.processes.tree import ProcessTree
 class CpuProbe:
     """`DeviceProbe` over `/proc`. Used memory is 0 without a tree, and must be 0 again after it."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, total_bytes: int | None = None) -> None:
+        """`total_bytes` are for all slots together; None: all that this process may use."""
         self._slots = slots
+        self._total_bytes = total_bytes
 
     async def devices(self) -> list[Device]:
-        total = cgroup.total_bytes()
+        total = cgroup.total_bytes() if self._total_bytes is None else self._total_bytes
         return [
             Device(
                 id=f"cpu-{index}",

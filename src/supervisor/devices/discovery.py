@@ -1,9 +1,11 @@
 """Which devices this host serves, behind one probe."""
 
 import logging
+from collections.abc import Mapping
 
 import anyio
 
+from shared.linux.sandbox import NO_SANDBOX
 from shared.readiness import NotReady
 from shared.settings import Settings
 from supervisor.devices import cgroup
@@ -16,17 +18,26 @@ from supervisor.processes.tree import ProcessTree
 log = logging.getLogger(__name__)
 
 
-def open_probe(settings: Settings, worker_mark: str, locks: DeviceLocks) -> DeviceProbe:
+def open_probe(
+    settings: Settings,
+    worker_mark: str,
+    locks: DeviceLocks,
+    *,
+    host_bytes: int | None = None,
+    helpers: Mapping[str, str] = NO_SANDBOX,
+) -> DeviceProbe:
     """`auto` serves the CPU, and the GPUs where NVML answers.
+
+    `host_bytes` bound all CPU slots; `helpers` says how those of a GPU are contained.
 
     A step's preset names the kind of device, so a CPU slot beside GPUs takes no work from them: it
     runs the small models that are meant for a CPU.
     """
     probes: dict[str, DeviceProbe] = {}
     if settings.device in ("auto", "cpu"):
-        probes["cpu"] = CpuProbe(settings.cpu_slots)
+        probes["cpu"] = CpuProbe(settings.cpu_slots, host_bytes)
     if settings.device == "cuda" or (settings.device == "auto" and may_have_gpus()):
-        probes["cuda"] = GpuProbe(worker_mark)
+        probes["cuda"] = GpuProbe(worker_mark, environment=helpers)
     log.info("DF_DEVICE=%s: this host serves %s", settings.device, " and ".join(probes))
     if group := cgroup.kills_together():
         log.warning(

@@ -7,12 +7,14 @@ compared. Otherwise the GPU's total is compared, and the GPU must be this worker
 
 import ctypes
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 
+from shared.linux.sandbox import NO_SANDBOX
 from shared.protocol.frames import FrameError
 from supervisor.devices import context_holder, nvml_server
 from supervisor.devices.device import UNNAMED_GPU, Device, DeviceLost, Reading
@@ -70,7 +72,10 @@ class GpuProbe:
         *,
         entry: Entry = nvml_server.main,
         context_holder_entry: Entry = context_holder.main,
+        environment: Mapping[str, str] = NO_SANDBOX,
     ) -> None:
+        """`environment` says how helpers are contained."""
+        self._environment = environment
         self._worker_mark = worker_mark
         self._entry = entry
         self._context_holder_entry = context_holder_entry
@@ -120,7 +125,9 @@ class GpuProbe:
 
     def _client(self, gpu: int | None) -> NvmlClient:
         if gpu not in self.clients:
-            self.clients[gpu] = NvmlClient(self._entry, f"{self._worker_mark}:nvml")
+            self.clients[gpu] = NvmlClient(
+                self._entry, f"{self._worker_mark}:nvml", self._environment
+            )
         return self.clients[gpu]
 
     async def _read(self, device: Device) -> dict[str, Any]:
@@ -181,7 +188,7 @@ class GpuProbe:
         holder = SpawnedProcess(
             self._context_holder_entry,
             marker=f"{self._worker_mark}:context_holder",
-            environment=device.environment,
+            environment={**device.environment, **self._environment},
         )
         try:
             with anyio.fail_after(CONTEXT_HOLDER_S):

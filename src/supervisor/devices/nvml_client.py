@@ -6,10 +6,12 @@ place, and the GPU counts as lost at once instead of after another deadline.
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import anyio
 
+from shared.linux.sandbox import NO_SANDBOX
 from shared.protocol.frames import FrameError
 from supervisor.devices.device import DeviceLost, DriverAbsent
 from supervisor.processes.child import Entry
@@ -30,8 +32,12 @@ Answer = dict[str, Any]
 class NvmlClient:
     """Calls one helper. After a hang or a failure the next call starts a new one, if it is gone."""
 
-    def __init__(self, entry: Entry, marker: str) -> None:
+    def __init__(
+        self, entry: Entry, marker: str, environment: Mapping[str, str] = NO_SANDBOX
+    ) -> None:
+        """`environment` says how the helper is contained."""
         self.entry = entry
+        self._environment = environment
         self.helper: SpawnedProcess | None = None
         self._marker = marker
         self._stuck: SpawnedProcess | None = None
@@ -82,7 +88,9 @@ class NvmlClient:
 
     async def _exchange(self, request: dict[str, Any]) -> Answer:
         if self.helper is None:
-            self.helper = SpawnedProcess(self.entry, marker=self._marker, environment={})
+            self.helper = SpawnedProcess(
+                self.entry, marker=self._marker, environment=self._environment
+            )
         await self.helper.channel.send(request)
         frame = await self.helper.channel.receive()
         if frame is None:

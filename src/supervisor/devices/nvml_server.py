@@ -24,6 +24,7 @@ from typing import Any
 import pynvml
 
 from shared.linux.child import exit_now, isolate_process
+from shared.linux.sandbox import contain_helper
 from shared.protocol.frames import FrameDecoder, encode
 
 # A driver older than the function, a device without it, a container that may not ask.
@@ -49,6 +50,7 @@ _UNMEASURED = (
 def main(connection: Connection, parent_pid: int) -> None:
     """Serve requests until the supervisor's end closes; never returns."""
     isolate_process(parent_pid)
+    contain_helper()
     with socket.socket(fileno=connection.fileno()) as sock:
         decoder = FrameDecoder()
         while data := sock.recv(1 << 16):

@@ -226,7 +226,13 @@ class StepExecutor:
         try:
             with self._starting:
                 runners = self._worker.runners
-                self._adopt(await runners.acquire(self._slot.device, self.execution.model))
+                self._adopt(
+                    await runners.acquire(
+                        self._slot.device,
+                        self.execution.model,
+                        need_bytes=self.claim.vram_bytes,
+                    )
+                )
         except OSError as error:  # the host has no process or descriptor left, for now
             log.error("cannot start a runner: %s", error, extra=self._recorder.fields)
             self.post(EventKind.EXIT)
@@ -240,6 +246,7 @@ class StepExecutor:
             kill(runner.tree)  # the signals of its stop were sent before there was a runner
         runner.output.fields = self._recorder.fields
         self.execution.tree = runner.tree
+        self._evidence.group = runner.tree.group
         self._listener = listener = RunnerListener(
             self.execution, runner, self._protocol, self._uploader, self._tasks
         )

@@ -26,7 +26,9 @@ class Evidence:
 
     result: bool = False
     failure: Failure | None = None
-    cgroup_oom_kills: int = 0  # how many more than at its start, in the worker's whole group
+    # How many more than at its start: in the runner's group, else in the worker's.
+    cgroup_oom_kills: int = 0
+    cgroup_limit_bytes: int | None = None  # of the runner's own group, where it hit that
     we_killed: bool = False  # a SIGKILL of its wait status is ours
     device_lost: bool = False
     exitcode: int | None = None  # None: it never started, or would not die
@@ -55,11 +57,7 @@ def classify(evidence: Evidence) -> Classification:
         return Classification(Reason.INFRA_UNAVAILABLE, error.message, error.details)
     details: dict[str, Any] = {"exit": _describe_end(evidence)}
     if _killed_for_memory(evidence):
-        return Classification(
-            Reason.HOST_OOM,
-            "the host's memory ran out and the kernel killed the runner",
-            details | {"oom_kills": evidence.cgroup_oom_kills},
-        )
+        return _out_of_memory(evidence, details)
     failure = evidence.failure
     # "cancelled" answers our own cancel, which may have been for the device's sake.
     if failure is not None and (failure.reason != "cancelled" or not evidence.device_lost):
@@ -73,12 +71,23 @@ def classify(evidence: Evidence) -> Classification:
     return Classification(Reason.RUNNER_CRASHED, message, details)
 
 
+def _out_of_memory(evidence: Evidence, details: dict[str, Any]) -> Classification:
+    details["oom_kills"] = evidence.cgroup_oom_kills
+    message = "the host's memory ran out and the kernel killed the runner"
+    if evidence.cgroup_limit_bytes is not None:
+        details["limit_bytes"] = evidence.cgroup_limit_bytes
+        message = (
+            "the step took more of the host's memory than its slot has, so the kernel ended it"
+        )
+    return Classification(Reason.HOST_OOM, message, details)
+
+
 def _killed_for_memory(evidence: Evidence) -> bool:
     """Whether the kernel killed this very runner for memory.
 
-    The counter belongs to the worker's group, which all slots share: when it rises, some process
-    was killed. It was this runner only if it ended by a SIGKILL that we did not send. The runners
-    of two slots may both have been killed.
+    Without a group of its own the counter is that of the worker's, which all slots share: when it
+    rises, some process was killed. It was this runner only if it ended by a SIGKILL that we did not
+    send. The runners of two slots may both have been killed.
     """
     return (
         evidence.cgroup_oom_kills > 0 and _killed_by_another(evidence) and not evidence.lease_over

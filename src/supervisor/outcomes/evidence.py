@@ -9,6 +9,7 @@ import anyio
 from supervisor.devices.cgroup import oom_kills
 from supervisor.devices.device import Reading
 from supervisor.outcomes.classify import Classification, Evidence, classify
+from supervisor.processes.step_group import StepGroup
 from supervisor.slots.reclaim import ReclaimReading
 
 
@@ -18,6 +19,7 @@ class EvidenceRecorder:
     def __init__(self) -> None:
         self.facts = Evidence()
         self._oom_kills_before = oom_kills()
+        self.group: StepGroup | None = None  # of its runner, where it has one
         self._classification: Classification | None = None
         self._store_waits = 0  # how many waits for the store hold the runner up just now
         self._store_waited_s = 0.0
@@ -48,9 +50,18 @@ class EvidenceRecorder:
         classification. What comes to light while memory is verified does not change it.
         """
         if self._classification is None:
-            self.facts.cgroup_oom_kills = oom_kills() - self._oom_kills_before
+            self._count_oom_kills()
             self._classification = classify(self.facts)
         return self._classification
+
+    def _count_oom_kills(self) -> None:
+        """In the runner's own group; where it has none, in the worker's, which all slots share."""
+        if self.group is None:
+            self.facts.cgroup_oom_kills = oom_kills() - self._oom_kills_before
+            return
+        self.facts.cgroup_oom_kills = self.group.oom_kills()
+        if self.group.hit_limit():
+            self.facts.cgroup_limit_bytes = self.group.limit_bytes
 
     @contextmanager
     def waiting_for_store(self) -> Iterator[None]:

@@ -108,6 +108,8 @@ class ChildProcess(ABC):
         self.output.close()
         if self.exitcode is not None and self.tree.is_gone():
             self.tree.unregister()
+        if self.tree.group is not None:
+            self.tree.group.release()
         self._release()
 
 

@@ -6,7 +6,7 @@ lacking, and holds GPU runners too.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shared.linux import landlock, seccomp
@@ -61,6 +61,12 @@ class Containment:
         if kinds & self.off.keys():
             return NO_SANDBOX
         return self._sandbox(gpu="cuda" in kinds).to_environment()
+
+    def helper_environment(self) -> dict[str, str]:
+        """The same for helpers that ask a GPU's driver: no model, no server, no write."""
+        if "cuda" in self.off:
+            return NO_SANDBOX
+        return replace(self._sandbox(gpu=True), models="").to_environment()
 
     def status(self, kind: str) -> dict[str, object]:
         """As `/readyz` shows it."""

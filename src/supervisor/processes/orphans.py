@@ -31,7 +31,7 @@ def kill_orphans(lock_dir: Path) -> list[psutil.Process]:
     them is alive.
     """
     orphans = [
-        process for process, worker in _marked(lock_dir) if not _worker_lives(lock_dir, worker)
+        process for process, worker in _marked(lock_dir) if not worker_lives(lock_dir, worker)
     ]
     for process in orphans:
         log.warning("killing orphan %d: its worker is gone", process.pid)
@@ -65,7 +65,7 @@ def _marked(lock_dir: Path) -> Iterator[tuple[psutil.Process, UUID]]:
             yield process, worker
 
 
-def _worker_lives(lock_dir: Path, worker: UUID) -> bool:
+def worker_lives(lock_dir: Path, worker: UUID) -> bool:
     lock = _take_free_lock(lock_dir, worker)
     if lock is None:
         return worker_lock(lock_dir, worker).exists()

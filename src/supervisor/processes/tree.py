@@ -1,12 +1,14 @@
 """A runner's whole process tree: its members, their memory, and their end.
 
 A runner executes other people's code. That code may fork, call `setsid`, or fork twice so that its
-child has no parent in the tree. Three facts catch all of these processes:
+child has no parent in the tree. These facts catch all of these processes:
 
 * A member is *recorded* with its start time when it is first seen. So a process that later leaves
   the tree is still known, and a reused pid is not mistaken for it.
 * The worker is a child subreaper: an orphan of the tree becomes the worker's child instead of
   init's. A child that the worker did not start itself belongs to a runner.
+* Where the kernel has a control group for the runner, it lists every process of it, wherever they
+  went (`step_group.py`), and kills all of them at once.
 * A runner starts with a marker in its environment, and its descendants inherit it. The marker says
   to which runner an adopted orphan belongs. An orphan whose marker names no living tree (it was
   deleted or forged) counts to every tree that existed before it: none of these trees is gone while
@@ -35,6 +37,7 @@ from contextlib import contextmanager, suppress
 import psutil
 
 from shared.linux.proc import children_of
+from supervisor.processes.step_group import StepGroup
 from supervisor.processes.worker_mark import marker_of
 
 # Every registered tree by its root's pid: a child of the worker that is a root is no orphan.
@@ -70,6 +73,7 @@ class ProcessTree:
         self._pids = {root}
         self._predecessors = _look_up(children_of(os.getpid()) - {root})  # older than this tree
         self._killing = False
+        self.group: StepGroup | None = None  # once it has a step
         for tree in trees.values():  # what was taken for an orphan before its pid was known
             tree._members.pop(root, None)
         trees[root] = self
@@ -96,6 +100,7 @@ class ProcessTree:
                 case None:
                     self.has_newcomers = True  # look again before this tree counts as gone
         self._record_descendants()
+        self._record_group()
         alive = [pid for pid, process in self._members.items() if is_alive(process)]
         if self._killing:
             self._send(alive, signal.SIGKILL)
@@ -137,6 +142,8 @@ class ProcessTree:
             self.scan()  # a dead parent has no children any more
         finally:
             self._killing = True
+            if self.group is not None:
+                self.group.kill()
             self._signal_group(signal.SIGKILL)
         self.scan()
 
@@ -185,6 +192,12 @@ class ProcessTree:
                 for pid in children
                 if not _is_same(self._members.get(pid)) and self._record(pid)
             ]
+
+    def _record_group(self) -> None:
+        if self.group is not None:
+            for pid in self.group.pids():
+                if not _is_same(self._members.get(pid)):
+                    self._record(pid)
 
     def _knows(self, pid: int) -> bool:
         """Whether this very process, not another one of the same number, was seen before."""

@@ -19,6 +19,7 @@ from shared.protocol.template_messages import HostModelSpec
 from supervisor.devices.device import Device
 from supervisor.metrics import Metrics
 from supervisor.processes.child import ChildProcess, Entry
+from supervisor.processes.control_groups import ControlGroups
 from supervisor.processes.spawned import SpawnedProcess
 from supervisor.templates.model_template import WantedModel
 from supervisor.templates.template import TemplateState
@@ -43,6 +44,7 @@ class _Started:
     """A runner that has no step yet, and the model that it has inherited."""
 
     process: ChildProcess
+    places: object  # of models, when it started: it can read no others
     model: HostModelSpec | None = None
 
 
@@ -70,10 +72,15 @@ class RunnerPool:
         templates: Templates | None = None,
         forked: Container[str] = (),
         contain: Callable[[str], Mapping[str, str]] = lambda _kind: NO_SANDBOX,
+        places: Callable[[], object] = lambda: None,
+        groups: ControlGroups | None = None,
+        slots: int = 1,
     ) -> None:
         """The runners of the device kinds in `forked` come from `templates`; others are spawned.
 
-        `contain` says with which variables a runner of a kind is contained.
+        `contain` says with which variables a runner of a kind is contained, and `places` where the
+        models are that it may read. With `groups` each step gets a control group, and its share of
+        their memory, by the number of `slots`.
         """
         self._entry = entry
         self._next_marker = next_marker
@@ -82,6 +89,9 @@ class RunnerPool:
         self._templates = templates
         self._forked = forked
         self._contain = contain
+        self._places_of_models = places
+        self._groups = groups
+        self._slots = slots
         self._places: dict[str, _Place] = {}
         self._discarded: set[anyio.Event] = set()  # set when a discarded runner is gone
         self._tasks: TaskGroup | None = None
@@ -110,10 +120,13 @@ class RunnerPool:
 
     # For a step -----------------------------------------------------------------------------------
 
-    async def acquire(self, device: Device, wanted: WantedModel | None) -> ChildProcess:
+    async def acquire(
+        self, device: Device, wanted: WantedModel | None, *, need_bytes: int = 0
+    ) -> ChildProcess:
         """A runner for a step that needs this model, which it has inherited if it is warm.
 
-        Raises `OSError` when the host has no room for a process.
+        It is in its step's control group, where there are any: `need_bytes` is what the step needs
+        of the device. Raises `OSError` when the host has no room for a process.
         """
         place = self._place(device)
         spec = None if wanted is None else wanted.spec
@@ -123,7 +136,14 @@ class RunnerPool:
             started = self._take_waiting(place, spec) or await self._start(device, spec)
         if spec is not None and device.kind in self._forked:
             self._metrics.record_warm_start(hit=started.model == spec)
+        self._bound(started.process, need_bytes if device.kind == "cpu" else 0)
         return started.process
+
+    def _bound(self, process: ChildProcess, host_bytes: int) -> None:
+        if self._groups is not None:
+            process.tree.group = self._groups.open_step(
+                process.pid, need_bytes=host_bytes, slots=self._slots
+            )
 
     @property
     def templates(self) -> list[TemplateStatus]:
@@ -229,6 +249,8 @@ class RunnerPool:
             return None
         if waiting.process.exitcode is not None:
             log.warning("a waiting runner has ended: exit code %s", waiting.process.exitcode)
+        elif waiting.places != self._places_of_models():
+            log.info("a waiting runner goes: the links among the models have changed")
         elif waiting.model == spec or (waiting.model is None and not self._holds(spec)):
             return waiting
         self._discard(waiting.process)
@@ -261,6 +283,7 @@ class RunnerPool:
 
     async def _start(self, device: Device, spec: HostModelSpec | None) -> _Started:
         environment = {**device.environment, **self._contain(device.kind)}
+        places = self._places_of_models()  # what it reads them by is read later
         if self._templates is not None and device.kind in self._forked:
             try:
                 forked = await self._templates.fork_runner(spec, environment)
@@ -268,9 +291,12 @@ class RunnerPool:
                 log.warning("cannot fork a runner: %s", error)
                 forked = None
             if forked is not None:
-                return _Started(*forked)
+                return _Started(forked[0], places, forked[1])
         marker = self._next_marker()
-        return _Started(SpawnedProcess(self._entry, marker=marker, environment=environment))
+        runner = SpawnedProcess(self._entry, marker=marker, environment=environment)
+        if self._groups is not None:  # a fork is where its template is
+            self._groups.adopt(runner.pid)
+        return _Started(runner, places)
 
 
 def marker_series(worker_mark: str) -> Callable[[], str]:

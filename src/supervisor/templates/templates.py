@@ -69,13 +69,19 @@ class Templates:
         *,
         warm_bytes: int,
         warm_s: float,
+        places: Callable[[], object] = lambda: None,
     ) -> None:
-        """`spawn` starts the plain template; `warm_bytes` is for all models together."""
+        """`spawn` starts the plain template; `warm_bytes` is for all models together.
+
+        `places` says where the models are now: a template reads only those of its start.
+        """
         self._spawn = spawn
         self._next_marker = next_marker
         self._metrics = metrics
         self._most_bytes = warm_bytes
         self._idle_s = warm_s
+        self._places = places
+        self._plain_places: object = None
         self._plain: Template | None = None
         self._plain_settled = anyio.Event()  # it is ready, or this start has failed
         self._plain_closed = anyio.Event()
@@ -204,6 +210,9 @@ class Templates:
 
         Raises `OSError` when the host has no descriptor left.
         """
+        if self._plain is not None and self._plain_places != self._places():
+            self._renew()
+            return None
         if wanted is not None and self.held_bytes(wanted) is not None:
             model = self._models[wanted]
             try:
@@ -223,6 +232,14 @@ class Templates:
         self._metrics.template_forks.inc()
         return runner, None
 
+    def _renew(self) -> None:
+        """End all templates: what they fork could not read a model that a new link leads to."""
+        log.info("the templates go: the links among the models have changed")
+        for model in list(self._models.values()):
+            self._give_up(model)
+        if self._plain is not None:
+            self._plain.kill()
+
     async def _fork_template(self) -> Template:
         if self._plain is None:
             raise TemplateFailed(FailureReason.DIED, "there is no template to fork it from")
@@ -235,6 +252,7 @@ class Templates:
         while self._tasks is not None:
             self._plain_settled, self._plain_closed = anyio.Event(), anyio.Event()
             try:
+                self._plain_places = self._places()
                 self._plain = Template(self._spawn())
                 await self._run_plain(self._plain)
             except TemplateFailed as failure:

@@ -71,10 +71,12 @@ def test_a_host_that_cannot_start_a_process_costs_a_loss_and_no_worker() -> None
     async def test(bench: Bench) -> None:
         take, failures = bench.runners.acquire, [OSError("no more processes")]
 
-        async def fail_once(device: Device, wanted: WantedModel | None) -> ChildProcess:
+        async def fail_once(
+            device: Device, wanted: WantedModel | None, *, need_bytes: int = 0
+        ) -> ChildProcess:
             if failures:
                 raise failures.pop()
-            return await take(device, wanted)
+            return await take(device, wanted, need_bytes=need_bytes)
 
         bench.runners.acquire = fail_once  # type: ignore[method-assign]
         step = await bench.ended(bench.submit("quick"))

@@ -489,3 +489,32 @@ def test_a_supervisor_that_drains_leaves_no_template(models: Path) -> None:
 
     run(test, models, standby=True)  # at whose end no marked process may be left
     assert len(left[0]) >= 3  # two templates and a runner that waits
+
+
+# Links among the models ---------------------------------------------------------------------------
+
+
+def test_a_link_that_appears_among_the_models_is_read_by_new_templates_and_runners(
+    models: Path,
+) -> None:
+    """What a process may read is fixed when it starts, so those of before must go."""
+    places = ["the folder"]
+
+    async def test(bench: Bench) -> None:
+        await until(lambda: len(bench.processes()) == 1, "a runner that waits")
+        before = {*bench.template_pids(), bench.processes()[0].pid}
+        await succeed(bench)  # one that has no reason to go
+        assert set(bench.template_pids()) <= before
+        await until(lambda: len(bench.processes()) == 1, "the next runner that waits")
+        before |= {bench.processes()[0].pid}
+        places.append("a link")
+        await succeed(bench)
+
+        def is_new() -> bool:
+            now = {*bench.template_pids(), *(process.pid for process in bench.processes())}
+            return len(now) == 2 and None not in now and not now & before
+
+        await until(is_new, "another template, and another runner that waits")
+        await succeed(bench)
+
+    run(test, models, standby=True, places=lambda: tuple(places))

@@ -14,7 +14,7 @@ import pytest
 
 from shared.linux import landlock, seccomp
 from shared.linux.landlock import Access
-from shared.linux.sandbox import NO_SANDBOX, Sandbox, sandbox_of
+from shared.linux.sandbox import NO_SANDBOX, Sandbox, places_of, sandbox_of
 
 needs_landlock = pytest.mark.skipif(landlock.abi() == 0, reason="a kernel without Landlock")
 needs_seccomp = pytest.mark.skipif(not seccomp.available(), reason="no seccomp here")
@@ -91,6 +91,30 @@ def test_a_link_that_leads_nowhere_among_the_models_hinders_no_start(tmp_path: P
     (models / "gone").symlink_to(tmp_path / "gone")
     code = f"box.enter(); print(read({str(models / 'sd/a@1/weights')!r}))"
     assert contained(code, models=str(models)) == "True"
+
+
+def test_a_link_that_appears_or_leads_elsewhere_makes_other_places(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    for folder in (models / "sd/a@1", tmp_path / "one", tmp_path / "two"):
+        folder.mkdir(parents=True)
+    seen = [places_of(str(models))]
+    (models / "sd/b@1").mkdir()  # lies below the folder of all models: it may be read
+    assert places_of(str(models)) == seen[-1]
+    (models / "sd/gone@1").symlink_to(tmp_path / "gone")
+    assert places_of(str(models)) == seen[-1], "a link to nowhere is as good as none"
+    (models / "sd/linked@1").symlink_to(tmp_path / "one")
+    seen.append(places_of(str(models)))
+    (models / "kind").symlink_to(tmp_path / "two")
+    seen.append(places_of(str(models)))
+    (tmp_path / "gone").mkdir()
+    seen.append(places_of(str(models)))
+    (tmp_path / "two").rename(tmp_path / "moved")
+    (tmp_path / "two").mkdir()
+    seen.append(places_of(str(models)))
+    (models / "sd/linked@1").unlink()
+    seen.append(places_of(str(models)))
+    assert len(set(seen)) == 6
+    assert places_of(str(tmp_path / "none")) == frozenset()
 
 
 @needs_landlock

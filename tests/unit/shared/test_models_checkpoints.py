@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from diffusers.loaders.single_file_utils import CHECKPOINT_KEY_NAMES
-from tests.support.headers import CHECKPOINTS, FLUX, MMDIT, U_NET
+from tests.support.headers import CHECKPOINTS, FLUX, MMDIT, U_NET, of_shapes
 
 from shared.errors import ModelUnavailable
 from shared.models.checkpoints import kinds_of_denoiser, recognise
 from shared.models.families import BaseModelName, kind_of_base_model
+from shared.models.safetensors_header import tensor_shapes
 
 WIDTH = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 WIDE = {WIDTH: (1, 1024)}
@@ -146,3 +149,18 @@ def test_the_denoiser_of_a_folder_says_what_the_folder_can_be() -> None:
     assert kinds_of_denoiser(["transformer_blocks.0.x", "context_embedder.bias"]) == {"sd3"}
     assert kinds_of_denoiser(["down_blocks.0.x", "up_blocks.0.x", "conv_in.bias"]) == {"sd", "sdxl"}
     assert kinds_of_denoiser(["a", "b"]) == frozenset()
+
+
+@pytest.mark.parametrize("begin", ["clip", "t5", "te1_", "vae.", "clip_"])
+def test_a_long_name_takes_no_longer_than_a_short_one(begin: str) -> None:
+    """Names are a stranger's: a search that goes back over one would take hours."""
+    sizes = CHECKPOINTS["sd1"] | {begin + "_" * 200_000: (1,)}
+    assert recognise("m.safetensors", sizes).kind == "sd"
+
+
+def test_a_tensor_with_an_endless_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_bytes(of_shapes({"x" * 513: (1,)}))
+    with pytest.raises(ModelUnavailable, match="name of more than 512 characters"):
+        tensor_shapes(tmp_path, "m.safetensors")
+    (tmp_path / "m.safetensors").write_bytes(of_shapes({"x" * 512: (1,)}))
+    assert tensor_shapes(tmp_path, "m.safetensors")

@@ -23,6 +23,8 @@ from tests.support.model_downloads import (
     nothing_installed,
 )
 
+from cli.download import model_download
+from cli.models.fit import refuse_misfit
 from cli.models.install import bundled_models
 from runner.diffusion.pipelines import load
 from shared.protocol.messages import GenerateParams, PresetSpec
@@ -181,14 +183,31 @@ def test_what_is_proven_and_no_model_is_refused_and_not_kept(
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_downloaded_checkpoint_draws(
-    model: Command, site: Site, base: Hub, tmp_path: Path
+    model: Command,
+    site: Site,
+    base: Hub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The whole way with real weights: site, hub, registry, and the runner's own loader."""
+    """The whole way with real weights: site, hub, registry, and the runner's own loader.
+
+    The first configuration has other sizes than the file: it is refused, and the file is kept.
+    """
+    monkeypatch.setattr(model_download, "refuse_misfit", refuse_misfit)
     folder, single = tmp_path / "folder", tmp_path / "single"
     families.build("sd", folder)
     single_files.convert("sd", folder, single)
     site.content = (single / "model.safetensors").read_bytes()
     base.files = Hub.of(folder).files
+    sound = base.files["text_encoder/config.json"]
+    base.files["text_encoder/config.json"] = sound.replace(
+        b'"max_position_embeddings": 77', b'"max_position_embeddings": 248'
+    )
+    assert model("download", REF) == 2
+    assert "should be [248, " in capsys.readouterr().err
+    assert nothing_installed(tmp_path)
+    base.files["text_encoder/config.json"] = sound
     assert model("download", REF) == 0
     assert installed(tmp_path).layout == "single_file"
     pipeline = load("sd", tmp_path / "sd" / KEY, CPU, None, layout="single_file")

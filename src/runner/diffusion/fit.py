@@ -1,0 +1,259 @@
+"""Whether a model's tensors fit its configuration, and its other parts load; no weight is read.
+
+The headers of the files give names, shapes and dtypes. The models that the configuration describes
+are built without any storage (torch's device `meta`), and compared. Of a checkpoint in one file the
+names are others: diffusers' own converters run on tensors without storage. So a step would find
+what is found here, and it takes no memory. Schedulers, tokenizers and processors are loaded.
+
+diffusers has no way to ask for this alone. What is replaced while a single file is compared: the
+function that moves weights into a model, and the one that moves the model to a device.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import diffusers
+import torch
+import transformers
+from accelerate import init_empty_weights  # type: ignore[import-untyped]
+from diffusers import pipelines
+from diffusers.loaders import single_file, single_file_model, single_file_utils
+from safetensors import safe_open
+
+from shared.models.folder import CONFIG, INDEX, OPTIONAL, layout_of, list_files
+from shared.models.weights import loaded_weights
+
+MOST = 5  # misfits that are named
+MOST_CHARACTERS = 200  # of each: names come from the file
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+# What old files have, and no model needs.
+_HARMLESS = re.compile(r"(?:.*\.)?(?:position_ids|logit_scale|text_projection(?:\.weight)?)")
+
+# Of a file's names, this many must be found in the model before others count as missing.
+_MOSTLY = 0.9
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Unchecked(Exception):
+    """This file cannot be compared without its weights; the message says why."""
+
+
+def misfits(folder: Path) -> list[str]:
+    """What a step could not load of a pipeline's folder, the first few; empty: it fits.
+
+    Raises `Unchecked`.
+    """
+    files = list_files(folder)
+    found: list[str] = []
+    if layout_of(files) == "single_file":
+        (checkpoint,) = folder.glob("*.safetensors")
+        tensors = _without_storage([checkpoint])
+        for part in _parts(folder / CONFIG):
+            with _collecting(part.name, found):
+                if part.is_model and not part.has_weights:
+                    _convert(tensors, part, found)
+                else:
+                    found += _load_from_folder(part)
+    else:
+        for part in _parts(folder):
+            with _collecting(part.name, found):
+                found += _load_from_folder(part)
+    return [each[:MOST_CHARACTERS] for each in found[:MOST]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """A part that the index in `folder` names; `weights` are the files that are loaded."""
+
+    folder: Path
+    name: str
+    library: str
+    class_name: str
+    weights: tuple[str, ...]
+
+    @property
+    def type(self) -> Any:
+        return getattr({"diffusers": diffusers, "transformers": transformers}[self.library],
+                       self.class_name)  # fmt: skip
+
+    @property
+    def is_model(self) -> bool:
+        return issubclass(self.type, torch.nn.Module)
+
+    @property
+    def has_weights(self) -> bool:
+        return bool(self.weights)
+
+
+def _parts(folder: Path) -> Iterator[_Part]:
+    """In diffusers' order: its converters take from one file what they use."""
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    files = list_files(folder)
+    loaded = list(loaded_weights(files))
+    for name, entry in sorted(index.items()):
+        if not isinstance(entry, list) or name in OPTIONAL or len(entry) != 2:
+            continue
+        library, class_name = entry
+        if library in ("diffusers", "transformers"):
+            weights = tuple(file for file in loaded if file.startswith(f"{name}/"))
+            yield _Part(
+                folder=folder, name=name, library=library, class_name=class_name, weights=weights
+            )
+
+
+def _without_storage(files: Iterable[Path]) -> Tensors:
+    tensors = {}
+    for path in files:
+        with safe_open(str(path), framework="np") as file:
+            for name in file.keys():
+                entry = file.get_slice(name)
+                dtype = DTYPES.get(entry.get_dtype())
+                if dtype is None:
+                    raise Unchecked(f"{name[:80]} has the dtype {entry.get_dtype()}")
+                tensors[name] = torch.empty(entry.get_shape(), dtype=dtype, device="meta")
+    return tensors
+
+
+@contextmanager
+def _collecting(part: str, found: list[str]) -> Iterator[None]:
+    """Inside, what goes wrong is a misfit of this part."""
+    try:
+        yield
+    except Unchecked:
+        raise
+    except KeyError as error:  # a converter asks for a name that is not there
+        found.append(f"{part}: {error.args[0]} is missing")
+    except Exception as error:  # whatever a library stumbles on, a step would too
+        if isinstance(error, NotImplementedError) and "meta" in str(error):
+            raise Unchecked(f"{part}: {error}") from error  # our way, not the model's fault
+        found.append(f"{part}: {type(error).__name__}: {error}")
+
+
+# A part with its own folder -----------------------------------------------------------------------
+
+
+def _load_from_folder(part: _Part) -> list[str]:
+    if not part.is_model:
+        part.type.from_pretrained(str(part.folder), subfolder=part.name, local_files_only=True)
+        return []
+    tensors = _without_storage(part.folder / name for name in part.weights)
+    return [f"{part.name}: {each}" for each in _differences(*_build(part, tensors), more=False)]
+
+
+def _build(part: _Part, tensors: Tensors) -> tuple[Any, Tensors]:
+    """The model that its configuration describes, and its tensors by the model's names."""
+    if part.library == "diffusers":
+        settings = part.type.load_config(
+            str(part.folder), subfolder=part.name, local_files_only=True
+        )
+        with init_empty_weights():
+            model = part.type.from_config(settings)
+        model._fix_state_dict_keys_on_load(tensors)  # of layers that had other names once
+        return model, tensors
+    settings = part.type.config_class.from_pretrained(
+        str(part.folder), subfolder=part.name, local_files_only=True
+    )
+    with init_empty_weights():
+        model = part.type(settings)
+    return model, _renamed(model, tensors)
+
+
+def _renamed(model: torch.nn.Module, tensors: Tensors) -> Tensors:
+    """By the model's names, which may have other words in front than the file's.
+
+    transformers knows more ways to rename. Where most names are not found so, the model's own
+    tensors are returned: there is nothing to compare.
+    """
+    wanted = dict(model.named_parameters())
+    by_end = {name.partition(".")[2]: name for name in wanted}
+    renamed = {}
+    for name, tensor in tensors.items():
+        short = name.partition(".")[2]
+        ours = next((each for each in (name, short) if each in wanted), by_end.get(name, name))
+        renamed[ours] = tensor
+    if len(wanted.keys() & renamed.keys()) < _MOSTLY * len(renamed):
+        return {name: tensor.to("meta") for name, tensor in wanted.items()}
+    return renamed
+
+
+# A part in the one file ---------------------------------------------------------------------------
+
+
+def _convert(tensors: Tensors, part: _Part, found: list[str]) -> None:
+    """Have diffusers load it; what it would move into the model is compared with the model."""
+
+    def compare(model: torch.nn.Module, weights: Tensors, **_options: Any) -> tuple[None, None]:
+        found.extend(f"{part.name}: {each}" for each in _differences(model, weights))
+        return None, None
+
+    def stay(model: torch.nn.Module, **_options: Any) -> torch.nn.Module:
+        return model
+
+    with (
+        patch.object(single_file_model, "load_model_dict_into_meta", compare),
+        patch.object(single_file_utils, "load_model_dict_into_meta", compare),
+        patch.object(single_file_model, "dispatch_model", stay),
+    ):
+        single_file.load_single_file_sub_model(
+            library_name=part.library,
+            class_name=part.class_name,
+            name=part.name,
+            checkpoint=tensors,
+            pipelines=pipelines,
+            is_pipeline_module=False,
+            cached_model_config_path=str(part.folder),
+            local_files_only=True,
+            torch_dtype=torch.float32,
+        )
+
+
+# Comparing ----------------------------------------------------------------------------------------
+
+
+def _differences(model: torch.nn.Module, weights: Tensors, *, more: bool = True) -> Iterator[str]:
+    """`more`: tensors that the model has no place for are a difference too."""
+    wanted = model.state_dict()
+    for name, tensor in weights.items():
+        if name not in wanted:
+            if more and not _is_left_out(model, name):
+                yield f"{name} has no place in its configuration"
+        elif tensor.shape != wanted[name].shape:
+            yield f"{name} is {list(tensor.shape)} and should be {list(wanted[name].shape)}"
+        elif wanted[name].is_floating_point() and not tensor.is_floating_point():
+            yield f"{name} is of {tensor.dtype}, which holds no weights"
+    for name, _ in model.named_parameters():  # what is shared comes once
+        if name not in weights and not _is_made_elsewhere(model, name):
+            yield f"{name} is missing"
+
+
+def _is_left_out(model: Any, name: str) -> bool:
+    patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    return bool(_HARMLESS.fullmatch(name)) or any(re.search(each, name) for each in patterns)
+
+
+def _is_made_elsewhere(model: Any, name: str) -> bool:
+    """Whether a weight is another one of the same model, or need not be in a file."""
+    tied = getattr(model, "_tied_weights_keys", None) or ()
+    patterns = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
+    return name in tied or any(re.search(each, name) for each in patterns)
