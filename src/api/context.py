@@ -103,7 +103,7 @@ async def open_context(settings: Settings, metrics: Metrics) -> AsyncIterator[Co
             tasks.start_soon(publisher.run)
             tasks.start_soon(subscription.run)
             tasks.start_soon(shown.run)
-            tasks.start_soon(context.notifier.run)
+            context.notifier.start()
             if settings.webhook_secrets:  # else nothing can be signed, and no job may have one
                 tasks.start_soon(deliverer.run)
             yield context

@@ -1,20 +1,20 @@
 """Wakes workers through the broker; the only file of the api that imports Celery.
 
 A notification says that a step waits in a queue. It may be lost: workers poll as well, so a loss
-costs a second and never a job. Hence `notify` returns at once, whatever the broker does. One task
-sends what waits, in a thread, for at most a second. It runs when the request's own task waits for
-the first time, which is once its answer is written. When the broker hangs, messages wait up to a
-bound, and the rest are dropped and counted. At its end the process sends what still waits.
+costs a second and never a job. Hence `notify` returns at once, whatever the broker does. One thread
+sends what waits; a change of threads for each message would cost more than the message. When the
+broker hangs, messages wait up to a bound, and the rest are dropped and counted; what waits when a
+sending fails is not tried. At its end the process sends what still waits.
 """
 
 import logging
-from collections.abc import Iterator
+import threading
 from contextlib import suppress
-from typing import Any
+from queue import Empty, SimpleQueue
 from uuid import UUID
 
 import anyio
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 from celery import Celery
 
 from api.metrics import Metrics
@@ -26,44 +26,35 @@ log = logging.getLogger(__name__)
 Message = tuple[UUID, str]  # step and queue
 
 MAX_WAITING = 256
-# The longest that one sending may take, of all messages that wait then up to this many. Under load
-# that is one change of threads for several creates.
-MAX_BATCH = 32
+# The longest wait on a socket, and for the last messages of a process.
 NOTIFY_TIMEOUT_S = 1.0
-# One is enough while all is well. The others replace threads that hang in a dead socket: those end
-# by their own time-outs soon after we stopped waiting for them.
-MAX_THREADS = 4
 
 
 class Notifier:
-    """Sends notifications; start `run` in a task group of the process."""
+    """Sends notifications from `start` to `finish`."""
 
     def __init__(self, redis_url: str, metrics: Metrics) -> None:
         self._celery = Celery("dreamforge", set_as_current=False)
         self._celery.conf.update(publisher_settings(redis_url, NOTIFY_TIMEOUT_S))
         self._metrics = metrics
-        self._send, self._waiting = anyio.create_memory_object_stream[Message](MAX_WAITING)
-        self._sent_all = anyio.Event()
+        self._waiting: SimpleQueue[Message | None] = SimpleQueue()
+        # A daemon: a process that ends does not wait for a dead socket.
+        self._thread = threading.Thread(target=self._send_all, name="notifier", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
 
     def notify(self, step_id: UUID, queue: str) -> None:
         """Announce a step that may be claimed. Never waits, never raises."""
-        try:
-            self._send.send_nowait((step_id, queue))
-        except (anyio.WouldBlock, anyio.BrokenResourceError, anyio.ClosedResourceError):
+        if self._waiting.qsize() < MAX_WAITING:
+            self._waiting.put((step_id, queue))
+        else:
             self._metrics.notifications.labels("dropped").inc()
 
-    async def run(self) -> None:
-        """Send until `finish`, or until cancelled."""
-        limiter = CapacityLimiter(MAX_THREADS)
-        async for first in self._waiting:
-            await self._deliver([first, *self._next(MAX_BATCH - 1)], limiter)
-        self._sent_all.set()
-
     async def finish(self) -> None:
-        """Take no more, and send what waits, for as long as one sending may take."""
-        self._send.close()
-        with anyio.move_on_after(NOTIFY_TIMEOUT_S):
-            await self._sent_all.wait()
+        """Send what waits, for as long as one sending may take. No `notify` follows."""
+        self._waiting.put(None)
+        await to_thread.run_sync(self._thread.join, NOTIFY_TIMEOUT_S, abandon_on_cancel=True)
 
     async def ping(self) -> None:
         """Raises `InfraUnavailable` when the broker does not answer."""
@@ -75,39 +66,47 @@ class Notifier:
             raise InfraUnavailable("the broker does not answer", reason=why) from error
 
     async def close(self) -> None:
-        self._send.close()
-        self._waiting.close()
+        self._waiting.put(None)
         await to_thread.run_sync(self._celery.close)
 
-    def _next(self, most: int) -> Iterator[Message]:
-        """What waits already."""
-        with suppress(anyio.WouldBlock, anyio.EndOfStream):
-            for _ in range(most):
-                yield self._waiting.receive_nowait()
+    def _send_all(self) -> None:
+        """Send until None comes."""
+        while (message := self._waiting.get()) is not None:
+            try:
+                self._publish(*message)
+            except Exception as error:  # of kombu, redis, or a socket: all mean "not sent"
+                lost, is_last = self._take_waiting()
+                self._count_lost([message, *lost], error)
+                if is_last:
+                    return
+            else:
+                self._metrics.notifications.labels("sent").inc()
 
-    async def _deliver(self, messages: list[Message], limiter: CapacityLimiter) -> None:
-        sent: list[Message] = []
-        try:
-            with anyio.fail_after(NOTIFY_TIMEOUT_S):
-                await to_thread.run_sync(
-                    self._publish, messages, sent, limiter=limiter, abandon_on_cancel=True
-                )
-        except Exception as error:  # of kombu, redis, a socket or a time-out: all mean "not sent"
-            log.warning(
-                "broker: not notified, %s; workers will find the steps by polling",
-                type(error).__name__,
-                extra={"step_ids": [str(step_id) for step_id, _ in messages[len(sent) :]]},
-            )
-        sent_count = len(sent)  # a thread that we gave up may still add to it
-        self._metrics.notifications.labels("sent").inc(sent_count)
-        self._metrics.notifications.labels("failed").inc(len(messages) - sent_count)
+    def _take_waiting(self) -> tuple[list[Message], bool]:
+        """What waits at this moment, and whether that is all there will be."""
+        taken: list[Message] = []
+        with suppress(Empty):
+            while (message := self._waiting.get_nowait()) is not None:
+                taken.append(message)
+            return taken, True
+        return taken, False
 
-    def _publish(self, messages: list[Message], sent: list[Message]) -> None:
-        """Adds each message to `sent` that the broker has."""
-        for step_id, queue in messages:
-            options: dict[str, Any] = {"queue": celery_queue(queue), "ignore_result": True}
-            self._celery.send_task(TASK_NAME, args=[str(step_id)], retry=False, **options)
-            sent.append((step_id, queue))
+    def _count_lost(self, messages: list[Message], error: Exception) -> None:
+        log.warning(
+            "broker: not notified, %s; workers will find the steps by polling",
+            type(error).__name__,
+            extra={"step_ids": [str(step_id) for step_id, _ in messages]},
+        )
+        self._metrics.notifications.labels("failed").inc(len(messages))
+
+    def _publish(self, step_id: UUID, queue: str) -> None:
+        self._celery.send_task(
+            TASK_NAME,
+            args=[str(step_id)],
+            queue=celery_queue(queue),
+            ignore_result=True,
+            retry=False,
+        )
 
     def _connect(self) -> None:
         with self._celery.connection_for_write() as connection:
