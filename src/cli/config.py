@@ -5,15 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cli.state_dir import DEFAULT, ENVIRONMENT, StateDir, reachable
-from shared.environment import without_blanks
+from shared.environment import read_env_file, without_blanks
 from shared.secrets import SECRETS_DIR, secrets_in
 
 
 def effective() -> dict[str, str]:
     """Our environment over the `DF_*` lines of `.env` over the secrets, as a service reads them."""
-    from dotenv import dotenv_values
-
-    secrets, dotenv = secrets_in(SECRETS_DIR), _ours(dotenv_values(".env"))
+    secrets, dotenv = secrets_in(SECRETS_DIR), _ours(read_env_file())
     others = {name: value for name, value in os.environ.items() if not name.startswith("DF_")}
     return {**others, **without_blanks(secrets), **dotenv, **_ours(os.environ)}
 

@@ -6,6 +6,8 @@ setting and not all of them, reads it here: the same files, the same way.
 
 from pathlib import Path
 
+from shared.environment import read_setting_file
+
 SECRETS_DIR = Path("/run/secrets")
 
 
@@ -14,7 +16,7 @@ def secrets_in(folder: Path) -> dict[str, str]:
     if not folder.is_dir():
         return {}
     return {
-        path.name.upper(): path.read_text(encoding="utf-8").strip()
+        path.name.upper(): read_setting_file(path).strip()
         for path in sorted(folder.iterdir())
         if path.name.upper().startswith("DF_") and path.is_file()
     }

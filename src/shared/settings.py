@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
@@ -24,11 +23,12 @@ from pydantic_settings import (
 
 from shared.addresses import check_broker, check_database
 from shared.auth import ApiKey, parse_api_keys
+from shared.environment import ENCODING, ENV_FILE, read_env_file
 from shared.presets import PresetError, presets
 from shared.printable import escape_controls
 from shared.protocol.frames import MAX_BODY_BYTES
 from shared.protocol.messages import JPEG_QUALITY, Quality
-from shared.secrets import SECRETS_DIR
+from shared.secrets import SECRETS_DIR, secrets_in
 from shared.settings_checks import (
     Collector,
     HostNames,
@@ -51,7 +51,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="DF_",
-        env_file=".env",
+        env_file=ENV_FILE,
+        env_file_encoding=ENCODING,
         secrets_dir=SECRETS_DIR if SECRETS_DIR.is_dir() else None,
         extra="ignore",
         frozen=True,
@@ -356,8 +357,7 @@ def describe(error: ValidationError) -> list[str]:
 
 def _configured_names() -> set[str]:
     """The variables of all three places that `Settings` reads."""
-    secrets = SECRETS_DIR.iterdir() if SECRETS_DIR.is_dir() else ()
-    return {*os.environ, *dotenv_values(".env"), *(path.name for path in secrets)}
+    return {*os.environ, *read_env_file(), *secrets_in(SECRETS_DIR)}
 
 
 def settings_or_exit(program: str) -> Settings:
@@ -374,7 +374,8 @@ def settings_or_exit(program: str) -> Settings:
         secret = error if isinstance(error, OSError) else error.__cause__
         if not isinstance(secret, OSError):  # else mounted, and not for our user to read
             raise
-        lines.append(f"{secret.filename}, a secret: {secret.strerror}")
+        what = "" if secret.filename == str(ENV_FILE) else ", a secret"
+        lines.append(f"{secret.filename}{what}: {secret.strerror}")
     for line in lines:
         sys.stderr.write(f"{program}: {escape_controls(line)}\n")
     raise SystemExit(2)

@@ -97,3 +97,37 @@ def test_variables_of_others_stay_blank(monkeypatch: pytest.MonkeyPatch) -> None
     """To CUDA an empty list of devices is not the same as none."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert config.effective()["CUDA_VISIBLE_DEVICES"] == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "level"),
+    [(b"DF_LOG_LEVEL=DEBUG\n", "DEBUG"), (b"\xef\xbb\xbfDF_LOG_LEVEL=DEBUG\r\n", "DEBUG")],
+)
+def test_a_file_of_settings_may_begin_with_a_mark(folder: Path, content: bytes, level: str) -> None:
+    Path(".env").write_bytes(content)
+    assert settings_or_exit("test").log_level == level
+    assert config.effective()["DF_LOG_LEVEL"] == level
+
+
+@pytest.mark.parametrize("content", [b"DF_LOG_LEVEL=\xe9", "DF_LOG_LEVEL=INFO".encode("utf-16")])
+def test_a_file_of_settings_that_is_no_utf_8_is_named_and_not_shown(
+    folder: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(".env").write_bytes(content)
+    with pytest.raises(SystemExit, match="2"):
+        settings_or_exit("test")
+    assert capsys.readouterr().err == "test: .env: is not text in UTF-8\n"
+    with pytest.raises(OSError, match="is not text in UTF-8"):
+        config.effective()
+    Path(".env").unlink()
+    (folder / "df_log_level").write_bytes(content)
+    with pytest.raises(SystemExit, match="2"):
+        settings_or_exit("test")
+    said = capsys.readouterr().err
+    assert said == f"test: {folder / 'df_log_level'}, a secret: is not text in UTF-8\n"
+
+
+def test_a_folder_called_env_is_no_file_of_settings(folder: Path) -> None:
+    Path(".env").mkdir()
+    settings_or_exit("test")
+    config.effective()
