@@ -16,7 +16,18 @@ from api.middleware.tracing import TracingMiddleware
 from api.openapi import page as reference
 from api.openapi.schema import DocumentedApi
 from api.page import serve as page
-from api.routes import events, health, images, inputs, jobs, models, usage, workers
+from api.routes import (
+    activity,
+    dead_letters,
+    events,
+    health,
+    images,
+    inputs,
+    jobs,
+    models,
+    usage,
+    workers,
+)
 from api.streaming.hub import Hub
 from shared.settings import Settings
 
@@ -56,7 +67,8 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     errors.install(app)
-    for part in (jobs, inputs, events, images, models, usage, workers, health, reference, page):
+    v1 = (jobs, inputs, events, images, models, usage, activity, workers, dead_letters)
+    for part in (*v1, health, reference, page):
         app.include_router(part.router)
     # FastAPI compiles a router's routes at its first request. This does it at the start.
     for route in iter_route_contexts(app.routes):

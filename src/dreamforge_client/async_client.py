@@ -80,13 +80,15 @@ class AsyncClient:
             raise JobUnsuccessful(ended)
         return ended
 
-    async def stream(self, job: Job | str, after: int = 0) -> AsyncGenerator[Event]:
+    async def stream(
+        self, job: Job | str, after: int = 0, *, previews: bool = True
+    ) -> AsyncGenerator[Event]:
         """As `Client.stream`."""
         position = Position(after)
         while True:
             failure: ClientError = Unreachable(self.base_url, "the stream ended early")
             try:
-                async with aclosing(self._connection(id_of(job), position)) as events:
+                async with aclosing(self._connection(id_of(job), position, previews)) as events:
                     async for event in events:
                         if event is None:
                             return
@@ -223,11 +225,14 @@ class AsyncClient:
         )
         return Job.of(await self._json(request))
 
-    async def _connection(self, job_id: str, position: Position) -> AsyncGenerator[Event | None]:
+    async def _connection(
+        self, job_id: str, position: Position, previews: bool
+    ) -> AsyncGenerator[Event | None]:
         """The events of one connection; None at the job's end."""
         request = self.http.build_request(
             "GET",
             f"/v1/jobs/{job_id}/progress/stream",
+            params=exchange.stream_params(previews),
             headers=position.headers,
             timeout=exchange.stream_timeout(),
         )

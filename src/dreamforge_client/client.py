@@ -86,16 +86,17 @@ class Client:
             raise JobUnsuccessful(ended)
         return ended
 
-    def stream(self, job: Job | str, after: int = 0) -> Iterator[Event]:
+    def stream(self, job: Job | str, after: int = 0, *, previews: bool = True) -> Iterator[Event]:
         """Every event after number `after` until the job has ended, whatever breaks meanwhile.
 
-        Messages with the codes `queue` and `preview` are among them; they have no `seq`.
+        Messages with the codes `queue` and `preview` are among them; they have no `seq`. Without
+        `previews` none are made for this stream.
         """
         position = Position(after)
         while True:
             failure: ClientError = Unreachable(self.base_url, "the stream ended early")
             try:
-                for event in self._connection(id_of(job), position):
+                for event in self._connection(id_of(job), position, previews):
                     if event is None:
                         return
                     position.see(event)
@@ -234,11 +235,14 @@ class Client:
         )
         return Job.of(self._json(request))
 
-    def _connection(self, job_id: str, position: Position) -> Iterator[Event | None]:
+    def _connection(
+        self, job_id: str, position: Position, previews: bool
+    ) -> Iterator[Event | None]:
         """The events of one connection; None at the job's end."""
         request = self.http.build_request(
             "GET",
             f"/v1/jobs/{job_id}/progress/stream",
+            params=exchange.stream_params(previews),
             headers=position.headers,
             timeout=exchange.stream_timeout(),
         )

@@ -165,6 +165,10 @@ class Position:
         return within(GIVE_UP_S, backoff(first_s=FIRST_PAUSE_S, most_s=2.0))
 
 
+def stream_params(previews: bool) -> dict[str, str]:
+    return {} if previews else {"previews": "false"}
+
+
 def stream_timeout() -> httpx.Timeout:
     return httpx.Timeout(SILENCE_S, connect=3.0)
 

@@ -241,8 +241,15 @@ class Api:
 @contextmanager
 def running_api(environment: Mapping[str, str], **changes: Any) -> Iterator[Api]:
     """An API in a thread of this process, with its own event loop and a real socket."""
+    with running_at(0, environment, **changes) as api:
+        yield api
+
+
+@contextmanager
+def running_at(port: int, environment: Mapping[str, str], **changes: Any) -> Iterator[Api]:
+    """The same on this port."""
     settings = settings_of(environment, **changes)
-    listener = bind("127.0.0.1", 0)
+    listener = bind("127.0.0.1", port)
     base = f"http://127.0.0.1:{listener.getsockname()[1]}"
     server = uvicorn.Server(server_config(create_app(settings)))
     thread = threading.Thread(target=server.run, args=([listener],))

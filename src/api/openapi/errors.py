@@ -10,7 +10,7 @@ from api.limits import limit_reached
 from api.middleware.body_limit import too_large
 from api.middleware.request import bad_client_request_id
 from api.openapi.examples import INPUT_ID, JOB
-from api.schemas.ids import no_such_input, no_such_job, no_such_model
+from api.schemas.ids import no_such_input, no_such_job, no_such_letter, no_such_model
 from api.schemas.responses import Envelope, OpenAIErrorOut
 from shared.db.delete_job import not_ended
 from shared.errors import (
@@ -28,6 +28,7 @@ from shared.states import Status
 NO_SUCH_JOB = no_such_job()
 NO_SUCH_INPUT = no_such_input()
 NO_SUCH_MODEL = no_such_model()
+NO_SUCH_LETTER = no_such_letter()
 # The only fault that a request without parameters can have.
 _BAD_ID = bad_client_request_id()
 _ALWAYS = (InfraUnavailable("PostgreSQL cannot be reached"), internal())
@@ -64,6 +65,11 @@ CREATE = (
             }
         ],
     ),
+    limit_reached("jobs_per_minute", 60, pause_s=12),
+)
+REPLAY = (
+    Conflict(f"job {JOB} is a replay of it and has not ended yet"),
+    ModelUnavailable("model my-model@1 is disabled, so no new job may use it"),
     limit_reached("jobs_per_minute", 60, pause_s=12),
 )
 LIVES = not_ended(JOB, Status.RUNNING)

@@ -298,6 +298,46 @@ USAGE = out.UsagePage(
     next_cursor=None,
 )
 
+ACTIVITY = out.Activity(
+    spans=[
+        out.ActivitySpan(
+            start=after(-300 * ago),
+            jobs=out.EndedJobs(succeeded=4, failed=0, cancelled=0),
+            pictures=8,
+            wait_s=out.WaitSeconds(median=1.5, longest=12.25),
+        )
+        for ago in range(12, 0, -1)
+    ],
+    exact=True,
+)
+
+DEAD_LETTERS = out.DeadLetters(
+    dead_letters=[
+        out.DeadLetter(
+            kind="job",
+            id=str(JOB),
+            since=NOON,
+            user="default",
+            reason="runner_crashed: the runner ended by signal 11",
+            job_id=str(JOB),
+            mine=True,
+            replayable=True,
+        ),
+        out.DeadLetter(
+            kind="webhook",
+            id=f"msg_{JOB.hex}_12",
+            since=NOON,
+            user="default",
+            reason="end to shop.example.org: it answered 500",
+            job_id=str(JOB),
+            mine=True,
+            replayable=True,
+        ),
+    ],
+    messages_shown=True,
+)
+REPLAYED = out.Replayed(id=str(JOB), job_id=str(JOB))
+
 # Workers ------------------------------------------------------------------------------------------
 
 WORKERS = out.Workers(

@@ -1,6 +1,6 @@
 """Follow a job: its progress, the stream of its events, its log."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Response
@@ -15,6 +15,7 @@ from api.routes.jobs import JobId, find_job
 from api.schemas import responses
 from api.schemas.requests import LogsQuery
 from api.streaming import logs, progress
+from api.streaming.previews import Previews
 from api.streaming.sse import EventStreamResponse, ProgressStream
 from api.waiting.feed import QueueFeed
 from shared.db import artifacts, events, jobs
@@ -75,6 +76,10 @@ async def stream_progress(
         str | None,
         Query(alias="last_event_id", description="the same, for clients that cannot set a header"),
     ] = None,
+    previews: Annotated[
+        Literal["true", "false"],
+        Query(description="`false`: no `preview` messages, and none are made for this stream"),
+    ] = "true",
 ) -> Response:
     """From the event after `Last-Event-ID`, or the first one, to the job's end; then it closes."""
     seen = _parse_seq(last_event_id if last_event_id is not None else after)
@@ -94,7 +99,7 @@ async def stream_progress(
         read_page=read_page,
         metrics=context.metrics,
         queue=QueueFeed(context.queue, job.id),
-        previews=context.previews,
+        previews=context.previews if previews == "true" else Previews(),
     )
     return EventStreamResponse(stream.messages(), context.streams, user)
 

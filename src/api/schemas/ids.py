@@ -26,5 +26,9 @@ def no_such_input() -> NotFound:
     return NotFound("there is no such input; POST /v1/inputs sends a picture")
 
 
+def no_such_letter() -> NotFound:
+    return NotFound("there is no such dead letter; GET /v1/dead-letters lists what there is")
+
+
 def no_such_model() -> NotFound:
     return NotFound("there is no such model; GET /v1/models lists what there is")

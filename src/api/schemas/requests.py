@@ -359,6 +359,14 @@ class UsageQuery(BaseModel):
     )
 
 
+class DeadLettersQuery(BaseModel):
+    """Query of `GET /v1/dead-letters`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(default=100, ge=1, le=MAX_PAGE, description="of each kind, at most")
+
+
 class LogsQuery(BaseModel):
     """Query of `GET /v1/jobs/{id}/logs`."""
 

@@ -322,6 +322,56 @@ class Workers(BaseModel):
     queue: list[WaitingOut] = Field(description="of the caller; of all users where an admin asks")
 
 
+class WaitSeconds(BaseModel):
+    median: float
+    longest: float
+
+
+class ActivitySpan(BaseModel):
+    """What ended within five minutes."""
+
+    start: Moment
+    jobs: EndedJobs
+    pictures: int = Field(description="of these jobs")
+    wait_s: WaitSeconds | None = Field(
+        description="from create to claim, of those jobs that ran at their first attempt; null "
+        "where there are none"
+    )
+
+
+class Activity(BaseModel):
+    spans: list[ActivitySpan] = Field(description="twelve of five minutes, oldest first")
+    exact: bool = Field(description="false: more jobs ended than are counted, the newest are shown")
+
+
+class DeadLetter(BaseModel):
+    """Something that was given up."""
+
+    kind: Literal["job", "webhook", "message"] = Field(
+        description="`job`: all attempts are used; `webhook`: its receiver took it for a day not; "
+        "`message`: what a worker could not read on the broker, for admins only"
+    )
+    id: str = Field(description="by which it is replayed")
+    since: Moment | None = Field(description="of a webhook the moment of its fact")
+    user: str | None
+    reason: str = Field(description="the last error, for people")
+    job_id: Id | None
+    mine: bool = Field(description="the job is the caller's, so `GET /v1/jobs/{id}` shows it")
+    replayable: bool
+
+
+class DeadLetters(BaseModel):
+    dead_letters: list[DeadLetter] = Field(
+        description="jobs, webhooks, then messages, each the latest first"
+    )
+    messages_shown: bool = Field(description="false: no admin asks, or the broker does not answer")
+
+
+class Replayed(BaseModel):
+    id: str = Field(description="of the dead letter")
+    job_id: Id = Field(description="the new job; of a webhook its own one")
+
+
 class LogLine(BaseModel):
     """One event, as a line of the log."""
 

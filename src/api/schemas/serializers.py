@@ -8,14 +8,18 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from api.schemas import responses as out
+from shared.db.activity import Span
 from shared.db.artifacts import Artifact
 from shared.db.backlog import Waiting
 from shared.db.create_job import Created
+from shared.db.dead_letters import DeadJob
+from shared.db.deliveries import Delivery
 from shared.db.inputs import Input
 from shared.db.jobs import Job, Step
 from shared.db.models import Model
 from shared.db.usage import NO_MODEL, OTHER_VALUES, Usage
 from shared.db.workers import Slot, Worker
+from shared.dispatch.dead_letters import DeadMessage
 from shared.models.descriptor import parts_of
 
 
@@ -116,6 +120,70 @@ def _names(models: Iterable[UUID], names: Mapping[UUID, str]) -> list[str]:
 
 def waiting(row: Waiting) -> out.WaitingOut:
     return out.WaitingOut(**_fields(out.WaitingOut, row))
+
+
+def activity(spans: Sequence[Span], exact: bool) -> out.Activity:
+    return out.Activity(spans=[_span(each) for each in spans], exact=exact)
+
+
+def _span(row: Span) -> out.ActivitySpan:
+    wait_s = None
+    if row.median_wait_s is not None and row.longest_wait_s is not None:
+        wait_s = out.WaitSeconds(median=row.median_wait_s, longest=row.longest_wait_s)
+    return out.ActivitySpan(
+        start=row.start,
+        jobs=out.EndedJobs(succeeded=row.succeeded, failed=row.failed, cancelled=row.cancelled),
+        pictures=row.pictures,
+        wait_s=wait_s,
+    )
+
+
+def dead_job(row: DeadJob, caller: str) -> out.DeadLetter:
+    last = (row.error.get("details") or {}).get("last_error") or row.error
+    return out.DeadLetter(
+        kind="job",
+        id=str(row.id),
+        since=row.finished_at,
+        user=row.user,
+        reason=f"{last.get('code', 'attempts_exhausted')}: {last.get('message', '')}",
+        job_id=str(row.id),
+        mine=row.user == caller,
+        replayable=True,
+    )
+
+
+def dead_webhook(row: Delivery, caller: str) -> out.DeadLetter:
+    return out.DeadLetter(
+        kind="webhook",
+        id=row.id,
+        since=row.created_at,
+        user=row.user,
+        reason=f"{row.event} to {row.host}: {row.last_error or 'not taken'}",
+        job_id=str(row.job_id),
+        mine=row.user == caller,
+        replayable=True,
+    )
+
+
+def dead_message(row: DeadMessage) -> out.DeadLetter:
+    return out.DeadLetter(
+        kind="message",
+        id=row.id,
+        since=_moment(row.received_at),
+        user=None,
+        reason=f"{row.queue}: {row.reason}",
+        job_id=None,
+        mine=False,
+        replayable=False,
+    )
+
+
+def _moment(text: str) -> datetime | None:
+    """Whoever can reach the broker may have written it."""
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
 
 
 def _fields(answer: type[BaseModel], row: object) -> dict[str, Any]:

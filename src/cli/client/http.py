@@ -81,12 +81,13 @@ class Client:
         with _as_failures():
             yield from self._api.lines(path, **params)
 
-    def stream(self, job_id: str, after: int = 0) -> Iterator[Event]:
-        """Every event after number `after` until the job has ended, whatever breaks meanwhile."""
+    def stream(self, job_id: str, after: int = 0, *, previews: bool = False) -> Iterator[Event]:
+        """Every event after number `after` until the job has ended, whatever breaks meanwhile.
+
+        Without `previews` none are made for us.
+        """
         with _as_failures():
-            for event in self._api.stream(job_id, after):
-                if event["code"] != exchange.PREVIEW:  # a terminal shows no picture
-                    yield event
+            yield from self._api.stream(job_id, after, previews=previews)
 
     def save(self, url: str, path: Path) -> None:
         """Download a presigned URL to `path`, which appears when it is complete."""

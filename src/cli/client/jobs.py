@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from cli.terminal.tables import print_pairs
 
 if TYPE_CHECKING:  # at run time httpx costs a tenth of a second
     from cli.client.http import Client
+    from cli.terminal.graphics import Graphics
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -37,13 +39,18 @@ def input_id(client: Client, picture: str | None) -> str | None:
     return client.upload(Path(picture))
 
 
-def follow(client: Client, job_id: str) -> dict[str, Any]:
-    """Show progress until the job ends, and return the ended job."""
+def follow(client: Client, job_id: str, *, previews: bool = False) -> dict[str, Any]:
+    """Show progress until the job ends, and return the ended job.
+
+    `previews`: show them too, if the terminal can.
+    """
     from cli.terminal.progress_bar import show_progress
 
     print_note(f"job {job_id}")
+    graphics = _graphics() if previews else None
+    events = client.stream(job_id, previews=graphics is not None)
     try:
-        for _ in show_progress(client.stream(job_id)):
+        for _ in show_progress(events, graphics):
             pass
     except KeyboardInterrupt:
         print_note(
@@ -52,6 +59,13 @@ def follow(client: Client, job_id: str) -> dict[str, Any]:
         raise
     job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}")
     return job
+
+
+def _graphics() -> Graphics | None:
+    from cli.terminal.console import err, out
+    from cli.terminal.graphics import find_graphics
+
+    return find_graphics(out, err, os.environ)
 
 
 def save_and_print(

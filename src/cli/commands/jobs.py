@@ -11,7 +11,17 @@ import typer
 
 from cli.client import jobs, results
 from cli.client.connect import connect
-from cli.commands.options import JobId, JobOptions, Level, Out, Save, Tags, Wait, takes
+from cli.commands.options import (
+    JobId,
+    JobOptions,
+    Level,
+    Out,
+    Preview,
+    Save,
+    Tags,
+    Wait,
+    takes,
+)
 from cli.terminal.output import Output, print_line, print_lines, print_note, to_json
 from cli.terminal.tables import print_list, print_record
 
@@ -24,7 +34,11 @@ app = typer.Typer(no_args_is_help=True, help="Create, follow, cancel and delete 
 @app.command()
 @takes(JobOptions)
 def create(
-    options: JobOptions, wait: Wait = False, download: Save = None, output: Out = Output.TABLE
+    options: JobOptions,
+    wait: Wait = False,
+    download: Save = None,
+    preview: Preview = True,
+    output: Out = Output.TABLE,
 ) -> None:
     """Create a generate job."""
     with connect() as client:
@@ -32,7 +46,7 @@ def create(
         if not (wait or download):
             jobs.print_job(job, output, [])
             return
-        job = jobs.follow(client, job["id"])
+        job = jobs.follow(client, job["id"], previews=_wanted(preview, output))
         jobs.save_and_print(client, job, options.prompt, download, output)
 
 
@@ -40,17 +54,23 @@ def create(
 def generate(
     options: JobOptions,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
+    preview: Preview = True,
     output: Out = Output.TABLE,
 ) -> None:
     """Create a job, watch it, save its pictures and print their paths."""
     with connect() as client:
-        job = jobs.follow(client, _create(client, options)["id"])
+        job_id = _create(client, options)["id"]
+        job = jobs.follow(client, job_id, previews=_wanted(preview, output))
         if output is Output.JSON:
             jobs.save_and_print(client, job, options.prompt, out, output)
             return
         for path in results.download(client, job["id"], options.prompt, out):
             print_line(path)
         results.require_succeeded(job)
+
+
+def _wanted(preview: bool, output: Output) -> bool:
+    return preview and output is Output.TABLE
 
 
 def _create(client: Client, options: JobOptions) -> dict[str, Any]:
@@ -91,10 +111,13 @@ def list_(
 
 
 @app.command()
-def watch(job: JobId, download: Save = None, output: Out = Output.TABLE) -> None:
+def watch(
+    job: JobId, download: Save = None, preview: Preview = True, output: Out = Output.TABLE
+) -> None:
     """Follow a job until it ends; exit 1 if it fails."""
     with connect() as client:
-        jobs.save_and_print(client, jobs.follow(client, job), job, download, output)
+        ended = jobs.follow(client, job, previews=_wanted(preview, output))
+        jobs.save_and_print(client, ended, job, download, output)
 
 
 @app.command()

@@ -33,6 +33,9 @@ Level = Annotated[
     typer.Option(case_sensitive=False, help="Only lines of this level and above."),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Watch until it ends; exit 1 if it fails.")]
+Preview = Annotated[
+    bool, typer.Option(help="Show it while it is made, if the terminal shows pictures.")
+]
 Save = Annotated[Path | None, typer.Option("--download", help="Save pictures there; waits.")]
 
 

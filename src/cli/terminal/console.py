@@ -7,7 +7,8 @@ table passes `render`, which lets no control of a stranger through.
 from collections.abc import Iterable
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
+from rich.control import Control
+from rich.segment import ControlType, Segment
 
 from shared.printable import escape_controls
 
@@ -29,6 +30,17 @@ class SafeConsole(Console):
                 yield segment
             else:
                 yield Segment(escape_controls(segment.text, keep="\n"), segment.style)
+
+
+class TerminalSequence(Control):
+    """An escape sequence of ours. What it carries of others must be numbers or base64."""
+
+    __slots__ = ()
+
+    def __init__(self, sequence: str) -> None:
+        # The code marks it as one, so that it reaches terminals only; rich itself reads it on
+        # Windows alone.
+        self.segment = Segment(sequence, None, [(ControlType.CARRIAGE_RETURN,)])
 
 
 out = SafeConsole()

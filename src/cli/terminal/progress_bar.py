@@ -1,7 +1,10 @@
 """A live progress bar fed by a job's events; plain lines where there is no terminal."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -9,28 +12,56 @@ from cli.terminal.console import err
 from cli.terminal.output import print_note
 from cli.terminal.queue_text import queue_text
 
+if TYPE_CHECKING:
+    from cli.terminal.graphics import Graphics
+    from cli.terminal.preview_area import PreviewArea
+
 Event = dict[str, Any]
 # The command itself prints how the job ended.
 _ENDINGS = {"error", "step.finish", "job.finish"}
+_PREVIEW = "preview"
 
 
-def show_progress(events: Iterable[Event]) -> Iterator[Event]:
-    """Yield the events, and show how far the job is: stage, item, percent, time left."""
+def show_progress(events: Iterable[Event], graphics: Graphics | None = None) -> Iterator[Event]:
+    """Yield the events, and show how far the job is: stage, item, percent, time left.
+
+    With `graphics` the previews among them are shown above the bar.
+    """
     if not err.is_terminal:
         yield from _as_lines(events)
         return
-    with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[item]}", markup=False),
-        TimeRemainingColumn(compact=True),
-        console=err,
-    ) as bar:
+    with (
+        _preview_area(graphics) as area,
+        Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[item]}", markup=False),
+            TimeRemainingColumn(compact=True),
+            console=err,
+        ) as bar,
+    ):
         task = bar.add_task("queue", total=1.0, item="")
-        for event in _with_notes(events):
-            _advance(bar, task, event)
-            yield event
+        try:
+            for event in _with_notes(events):
+                _advance(bar, task, event)
+                if area is not None and event["code"] == _PREVIEW:
+                    area.show(event)
+                yield event
+        finally:
+            if area is not None:
+                area.clear()
+
+
+@contextmanager
+def _preview_area(graphics: Graphics | None) -> Iterator[PreviewArea | None]:
+    if graphics is None:
+        yield None
+        return
+    from cli.terminal.preview_area import PreviewArea
+
+    with PreviewArea(err, graphics) as area:
+        yield area
 
 
 def _advance(bar: Progress, task: TaskID, event: Event) -> None:
@@ -77,6 +108,6 @@ def _item(payload: dict[str, Any]) -> str:
 def _with_notes(events: Iterable[Event]) -> Iterator[Event]:
     """The events, each after a line where it tells of a problem on the way."""
     for event in events:
-        if event["level"] in {"WARNING", "ERROR"} and event["code"] not in _ENDINGS:
+        if event.get("level") in {"WARNING", "ERROR"} and event["code"] not in _ENDINGS:
             print_note(str(event["message"]))
         yield event

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Row, delete, select
+from sqlalchemy import ColumnElement, Row, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db import inputs, jobs
@@ -42,20 +42,28 @@ _COLUMNS = columns_of(t.jobs, DeadJob)
 _DEAD = (t.jobs.c.status == Status.FAILED) & (t.jobs.c.reason == Reason.ATTEMPTS_EXHAUSTED)
 
 
-async def page(connection: AsyncConnection, *, limit: int) -> list[DeadJob]:
-    """Up to `limit` dead jobs, the latest first."""
+async def page(
+    connection: AsyncConnection, *, limit: int, user: str | None = None
+) -> list[DeadJob]:
+    """Up to `limit` dead jobs of one user or of all (None), the latest first."""
     rows = await connection.execute(
         select(*_COLUMNS)
-        .where(_DEAD)
+        .where(_DEAD, *_of(user))
         .order_by(t.jobs.c.updated_at.desc(), t.jobs.c.id.desc())
         .limit(limit)
     )
     return [DeadJob(**row) for row in rows.mappings()]
 
 
-async def get(connection: AsyncConnection, job_id: UUID) -> DeadJob:
-    """Raises `NotFound` when there is no such job, or it is not dead."""
-    rows = await connection.execute(select(*_COLUMNS).where(_DEAD, t.jobs.c.id == job_id))
+def _of(user: str | None) -> list[ColumnElement[bool]]:
+    return [] if user is None else [t.jobs.c.user == user]
+
+
+async def get(connection: AsyncConnection, job_id: UUID, *, user: str | None = None) -> DeadJob:
+    """Raises `NotFound` when there is no such job of this user, or it is not dead."""
+    rows = await connection.execute(
+        select(*_COLUMNS).where(_DEAD, t.jobs.c.id == job_id, *_of(user))
+    )
     row = rows.mappings().first()
     if row is None:
         raise NotFound(f"{job_id} is not on the dead-letter list")
@@ -72,7 +80,7 @@ async def replays_of(connection: AsyncConnection, job_id: UUID) -> list[tuple[UU
     return [(row.id, Status(row.status)) for row in rows]
 
 
-async def replay(connection: AsyncConnection, job_id: UUID) -> Created:
+async def replay(connection: AsyncConnection, job_id: UUID, *, user: str | None = None) -> Created:
     """Make a new job of the same request, for the same user, with the same things pinned.
 
     Raises `NotFound`; `Conflict` while an earlier replay has not ended, and when a picture that it
@@ -81,7 +89,7 @@ async def replay(connection: AsyncConnection, job_id: UUID) -> Created:
     """
     # The job's lock makes replays of one job take turns, and keeps a `drop` out until our commit.
     await jobs.lock(connection, job_id)
-    await get(connection, job_id)
+    await get(connection, job_id, user=user)
     for replayed, status in await replays_of(connection, job_id):
         if status not in ENDED:
             raise Conflict(f"job {replayed} is a replay of {job_id} and has not ended yet")

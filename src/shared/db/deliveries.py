@@ -43,6 +43,7 @@ _EVENT_OF: dict[str, WebhookEvent] = {
     Code.JOB_FINISH: WebhookEvent.END,
 }
 _ID_PREFIX = "msg_"
+_MOST_SEQ = 2**63 - 1  # what the column holds
 # What a message says of its job.
 _OF_JOB = [
     t.jobs.c[name] for name in ("id", "type", "user", "status", "reason", "count", "tags", "error")
@@ -76,9 +77,12 @@ def parse_id(text: str) -> tuple[UUID, int]:
     """Job and number of a message. Raises `NotFound` for a text that is no id."""
     job, _, seq = text.removeprefix(_ID_PREFIX).partition("_")
     try:
-        return UUID(hex=job), int(seq)
+        parsed = UUID(hex=job), int(seq)
     except ValueError:
         raise NotFound(f"{text} is no id of a webhook") from None
+    if not 0 < parsed[1] <= _MOST_SEQ:
+        raise NotFound(f"{text} is no id of a webhook")
+    return parsed
 
 
 # With the fact ------------------------------------------------------------------------------------
@@ -214,21 +218,27 @@ async def backlog(connection: AsyncConnection) -> int:
 # By the operator ----------------------------------------------------------------------------------
 
 
-async def page(connection: AsyncConnection, state: DeliveryState, *, limit: int) -> list[Delivery]:
-    """Up to `limit` messages in this state, the latest first."""
+async def page(
+    connection: AsyncConnection, state: DeliveryState, *, limit: int, user: str | None = None
+) -> list[Delivery]:
+    """Up to `limit` messages of one user or of all (None) in this state, the latest first."""
+    whose = [] if user is None else [t.deliveries.c.user == user]
     rows = await connection.execute(
         _deliveries()
-        .where(t.deliveries.c.state == state)
+        .where(t.deliveries.c.state == state, *whose)
         .order_by(t.deliveries.c.created_at.desc(), t.deliveries.c.job_id, t.deliveries.c.seq)
         .limit(limit)
     )
     return [delivery_of(row) for row in rows.mappings()]
 
 
-async def replay(connection: AsyncConnection, job_id: UUID, seq: int) -> Delivery:
-    """Send a dead message again, with its id, for another day. Raises `NotFound`, `Conflict`."""
+async def replay(
+    connection: AsyncConnection, job_id: UUID, seq: int, *, user: str | None = None
+) -> Delivery:
+    """Send a dead message again, with its id, for another day. Raises `NotFound`, also for another
+    user's, and `Conflict`."""
     await _lock_job(connection, job_id)
-    await _dead(connection, job_id, seq)
+    await _dead(connection, job_id, seq, user)
     behind = await _lock_turn(connection, job_id)
     await connection.execute(
         update(t.deliveries)
@@ -251,8 +261,12 @@ async def drop(connection: AsyncConnection, job_id: UUID, seq: int) -> None:
     await connection.execute(delete(t.deliveries).where(_is(job_id, seq)))
 
 
-async def _dead(connection: AsyncConnection, job_id: UUID, seq: int) -> None:
+async def _dead(
+    connection: AsyncConnection, job_id: UUID, seq: int, user: str | None = None
+) -> None:
     found = await _get(connection, job_id, seq)
+    if user not in (None, found.user):
+        raise _no_such_webhook()
     if found.state is not DeliveryState.DEAD:
         raise Conflict(f"{found.id} is {found.state}, and no dead letter")
 
@@ -260,8 +274,12 @@ async def _dead(connection: AsyncConnection, job_id: UUID, seq: int) -> None:
 async def _get(connection: AsyncConnection, job_id: UUID, seq: int) -> Delivery:
     row = (await connection.execute(_deliveries().where(_is(job_id, seq)))).mappings().first()
     if row is None:
-        raise NotFound("there is no such webhook, or its job is gone")
+        raise _no_such_webhook()
     return delivery_of(row)
+
+
+def _no_such_webhook() -> NotFound:
+    return NotFound("there is no such webhook, or its job is gone")
 
 
 def _deliveries() -> Any:

@@ -123,7 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(b": heartbeat\n\n")
-        self.wfile.write(b'event: preview\ndata: {"item_index": 0, "image": "data:"}\n\n')
+        if "previews=false" not in self.path:
+            self.wfile.write(b'event: preview\ndata: {"item_index": 0, "image": "data:"}\n\n')
         if self.server.queue:
             place = {"code": "queue", "level": "INFO", "payload": self.server.queue}
             self.wfile.write(f"event: queue\ndata: {json.dumps(place)}\n\n".encode())
