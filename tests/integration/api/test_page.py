@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import anyio
 import httpx
 import png as png_
 import pytest
 from playwright.sync_api import Browser, Route, expect
 from tests.support.api_and_worker import Scene, drawing
-from tests.support.api_harness import running_api
+from tests.support.api_harness import Api, running_api, running_at, until
 from tests.support.browser import Visitor, open_browser
 from tests.support.infrastructure import Infrastructure
 
 from api.page.serve import FILES
+from shared.dispatch.dead_letters import DeadMessages, dead_message
+from shared.models.descriptor import Capability
+from shared.object_store import open_store
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -31,9 +37,15 @@ def png(side: int) -> bytes:
     return file.getvalue()
 
 
+def wait_ready(api: Api) -> None:
+    """Its first connections take seconds on a busy machine; the page would show a failure."""
+    until(lambda: api.client.get("/v1/models").is_success, "it is ready", timeout_s=120)
+
+
 @pytest.fixture(scope="module")
 def scene(stack: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with drawing(stack, tmp_path_factory.mktemp("page")) as both:
+        wait_ready(both.api)
         yield both
 
 
@@ -51,6 +63,12 @@ def visitor(browser: Browser, scene: Scene) -> Iterator[Visitor]:
     visitor.context.close()
     assert visitor.complaints == []
     assert visitor.origins <= {scene.api.base, scene.api.settings.s3_endpoint}
+
+
+def apart(work: Callable[[], object]) -> None:
+    """Run it in a thread of its own: Playwright's event loop has the one of the tests."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(work).result()
 
 
 def draw(visitor: Visitor, prompt: str = "a red apple", **fields: Any) -> None:
@@ -217,6 +235,92 @@ def test_a_broken_stream_goes_on_after_its_last_event(visitor: Visitor, scene: S
     assert codes.count("job.finish") == 1
 
 
+def test_a_job_is_followed_on_after_the_api_was_restarted(
+    browser: Browser, stack: Infrastructure, scene: Scene
+) -> None:
+    with running_api(stack.environment) as first:
+        wait_ready(first)
+        port = int(first.base.rpartition(":")[2])
+        visitor = Visitor(browser, first.base)
+        page = visitor.open()
+        draw(visitor, count=3)
+        expect(page.locator(".log code").first).to_have_text("job.created")
+    expect(page.locator(".watch .now")).to_have_text("The API does not answer. Trying again…")
+    with running_at(port, stack.environment) as second:
+        wait_ready(second)
+        expect(page.locator(".watch .chip")).to_have_text("succeeded")
+        expect(page.locator(".watch .tile")).to_have_count(3)
+        page.get_by_text("Log", exact=True).click()
+        codes = page.locator(".log code").all_inner_texts()
+        assert codes.count("artifact.written") == 3
+        assert codes.count("job.created") == codes.count("job.finish") == 1
+        visitor.context.close()
+    # What a browser says of an API that is away, or that begins.
+    assert all(
+        re.search("ERR_CONNECTION|ERR_INCOMPLETE| 503 ", each) for each in visitor.complaints
+    )
+
+
+def test_a_hundred_pictures_are_paged_by_the_cursor(visitor: Visitor, scene: Scene) -> None:
+    scene.api.sql("DELETE FROM jobs")
+    copies(scene, scene.api.create(count=1, steps=1), 99)
+    page = visitor.open("pictures")
+    tiles = page.locator(".gallery .tile")
+    for shown in (24, 48, 72, 96):
+        expect(tiles).to_have_count(shown)
+        page.get_by_role("button", name="Older ones").click()
+    expect(tiles).to_have_count(100)
+    expect(page.locator(".foot")).to_contain_text("That is all there is.")
+    jobs = page.locator(".gallery > li").evaluate_all("all => all.map(each => each.dataset.job)")
+    assert len(set(jobs)) == 100
+    tiles.last.scroll_into_view_if_needed()
+    tiles.last.locator("img").evaluate("image => image.decode()")
+    visitor.keep("hundred")
+    tiles.last.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator("dt").first).to_be_visible()
+    page.keyboard.press("ArrowRight")  # round to the newest one
+    expect(dialog.locator("dd code").last).to_have_text(jobs[0])
+
+
+def copies(scene: Scene, job: str, number: int) -> None:
+    """Older jobs like this one, each with a picture of its own in the store."""
+    api = scene.api
+    assert api.client.get(f"/v1/jobs/{job}?wait=60").json()["status"] == "succeeded"
+    (found,) = api.client.get(f"/v1/jobs/{job}/artifacts").json()["artifacts"]
+    picture = httpx.get(found["url"]).content
+
+    async def upload() -> None:
+        store = open_store(api.settings)
+        try:
+            for n in range(number):
+                await store.put(
+                    f"{found['s3_key']}.{n + 1}",
+                    picture,
+                    content_type="image/png",
+                    sha256=found["sha256"],
+                )
+        finally:
+            store.close()
+
+    apart(lambda: anyio.run(upload))
+    ids = "'id', md5('{0}' || n)::uuid, 'job_id', md5('job' || n)::uuid"
+    others = {
+        "jobs": "'id', md5('job' || n)::uuid, 'created_at', r.created_at - n * interval '1 min'",
+        "steps": ids.format("step"),
+        "artifacts": ids.format("artifact")
+        + ", 'step_id', md5('step' || n)::uuid, 's3_key', r.s3_key || '.' || n",
+    }
+    for table, changed in others.items():
+        api.sql(
+            f"INSERT INTO {table} "
+            f"SELECT (jsonb_populate_record(r, jsonb_build_object({changed}))).* "
+            f"FROM {table} AS r, generate_series(1, {number}) AS n "
+            f"WHERE r.{'id' if table == 'jobs' else 'job_id'} = %s",
+            job,
+        )
+
+
 def test_pictures_are_paged_filtered_and_deleted(visitor: Visitor, scene: Scene) -> None:
     scene.api.sql("DELETE FROM jobs")
     page = visitor.open("pictures")
@@ -265,6 +369,65 @@ def test_a_picture_with_a_painted_mask_becomes_the_next_one(visitor: Visitor) ->
     expect(page.locator(".start")).to_contain_text("A picture of yours")
 
 
+def test_an_edit_model_takes_several_pictures_in_their_order(
+    visitor: Visitor, scene: Scene
+) -> None:
+    both: tuple[Capability, ...] = ("generate", "edit")
+    apart(lambda: scene.api.install(name="editor", capabilities=both, references=2))
+    page = visitor.open()
+    page.get_by_label("Model").select_option(label="editor 1 (on no live worker)")
+    expect(page.get_by_text("Start from a picture")).to_have_count(0)
+    files = [png(side) for side in (32, 64, 16)]
+    for number, file in enumerate(files[:2]):
+        picture = {"name": f"{number}.png", "mimeType": "image/png", "buffer": file}
+        page.locator("#references").set_input_files(picture)  # type: ignore[arg-type]
+    expect(page.locator(".references img")).to_have_count(2)
+    expect(page.locator("#references")).to_have_count(0)  # it takes no more
+    visitor.keep("references")
+    page.get_by_role("button", name="Remove picture 1").click()
+    picture = {"name": "2.png", "mimeType": "image/png", "buffer": files[2]}
+    page.locator("#references").set_input_files(picture)  # type: ignore[arg-type]
+    with page.expect_request("**/v1/jobs") as sent:
+        draw(visitor)
+    request = json.loads(sent.value.post_data or "")
+    found = [
+        httpx.get(f"{visitor.base}/v1/inputs/{each}").json()["input"] for each in request["images"]
+    ]
+    assert [each["width"] for each in found] == [64, 16]
+    assert not {"image", "mask", "strength"} & set(request)
+    expect(page.get_by_role("alert")).to_contain_text("model_unavailable")
+    scene.api.sql("DELETE FROM models WHERE name = 'editor'")
+    visitor.complaints.clear()  # the browser logs every 422
+
+
+def test_a_receiver_is_named_and_a_refusal_of_it_stands_at_its_field(
+    visitor: Visitor, browser: Browser, scene: Scene, stack: Infrastructure
+) -> None:
+    page = visitor.open()
+    draw(visitor, webhook="https://shop.example.org/hook")
+    expect(page.locator("#field-webhook")).to_be_focused()
+    expect(page.locator("#field-webhook-problem")).to_contain_text("DF_WEBHOOK_SECRETS")
+    visitor.complaints.clear()  # the browser logs every 422
+    secret = "default:whsec_" + base64.b64encode(b"a secret of a test, long enough").decode()
+    allowed = {"webhook_secrets": secret, "webhook_private": "127.0.0.1/32"}
+    with running_api(stack.environment, **allowed) as api:
+        other = Visitor(browser, api.base)
+        page = other.open()
+        page.get_by_text("More", exact=True).click()
+        page.locator("#field-webhook").fill("http://127.0.0.1:1/hook")
+        page.get_by_label("start", exact=True).check()
+        other.keep("webhook")
+        page.get_by_text("More", exact=True).click()
+        draw(other)
+        expect(page.locator(".watch .chip")).to_have_text("succeeded")
+        job = page.locator(".watch a code").inner_text()
+        request = api.client.get(f"/v1/jobs/{job}").json()["request"]
+        assert request["webhook"] == {"url": "http://127.0.0.1:1/hook", "events": ["start", "end"]}
+        page.get_by_role("button", name="Draw again").click()
+        expect(page.locator("#field-webhook")).to_have_value("http://127.0.0.1:1/hook")
+        other.context.close()
+
+
 # Operate ------------------------------------------------------------------------------------------
 
 
@@ -280,12 +443,51 @@ def test_operators_see_workers_what_waits_and_what_failed(visitor: Visitor, scen
     expect(page.locator(".slots li")).to_have_count(1)
     expect(page.get_by_label("Queue")).to_contain_text("low")
     expect(page.locator(".panel.row").first).to_contain_text("timeout")
-    for name in ("Your last hour", "Pictures a day", "Waiting time of a job"):
+    for name in ("Pictures, last hour", "Wait for a slot", "Pictures, by day", "Running, by day"):
         expect(page.get_by_role("img", name=re.compile(name))).to_be_visible()
     visitor.keep("operate")
     expect(page.locator(".slots a")).to_have_attribute("href", f"#/jobs/{runs}")
     for job in (waits, runs):
         scene.api.client.post(f"/v1/jobs/{job}/cancel")
+
+
+def test_what_was_given_up_is_replayed(visitor: Visitor, scene: Scene) -> None:
+    scene.api.sql("DELETE FROM jobs")
+    job = scene.api.create()
+    scene.api.client.post(f"/v1/jobs/{job}/cancel")
+    until(lambda: scene.status(job) == "cancelled", "it is cancelled")
+    last = {"code": "runner_crashed", "message": "the runner ended by signal 11"}
+    error = {"code": "attempts_exhausted", "message": "given up", "details": {"last_error": last}}
+    scene.api.sql(
+        "UPDATE jobs SET status = 'failed', reason = 'attempts_exhausted', error = %s,"
+        """ webhook = '{"url": "https://shop.example.org/", "events": ["end"]}' WHERE id = %s""",
+        json.dumps(error),
+        job,
+    )
+    scene.api.sql(
+        'INSERT INTO deliveries (job_id, seq, "user", host, event, payload, state, last_error,'
+        " expires_at, ended_at) VALUES (%s, 1, 'default', 'shop.example.org', 'end', '{}', 'dead',"
+        " 'it answered 500', now(), now())",
+        job,
+    )
+    messages = DeadMessages(scene.api.settings.redis_url.get_secret_value())
+    messages.add(dead_message(queue="default", reason="it is no JSON", body=b"{"))
+    page = visitor.open("operate")
+    dead = page.get_by_label("Dead letters")
+    expect(dead.locator(".panel.row code")).to_have_text(["job", "webhook", "message"])
+    visitor.keep("dead-letters")
+    assert visitor.violations() == []
+    dead.get_by_role("button", name="Replay the webhook").click()
+    expect(dead.locator(".panel.row code")).to_have_text(["job", "message"])
+    assert scene.api.sql("SELECT state FROM deliveries") == [("waiting",)]
+    dead.get_by_role("button", name="Replay the job").click()
+    dead.get_by_role("link", name="Replayed").click()
+    expect(page.locator(".watch .chip")).to_have_text("succeeded")
+    again = page.locator(".watch a code").inner_text()
+    assert scene.api.sql("SELECT replay_of::text FROM jobs WHERE id = %s", again) == [(job,)]
+    for each in messages.all():
+        messages.drop(each.id)
+    messages.close()
 
 
 # Everybody ----------------------------------------------------------------------------------------

@@ -15,6 +15,9 @@ export class ApiError extends Error {
 
 const UNREACHABLE = { code: "unreachable", message: "The API did not answer." };
 
+/** No answer came, or it broke off. */
+export const unreachable = () => new ApiError(0, UNREACHABLE);
+
 /** The response to a request; asks for a key where one is needed. Raises `ApiError`. */
 export async function send(method, path, { body, headers = {}, signal } = {}) {
   for (;;) {
@@ -25,7 +28,7 @@ export async function send(method, path, { body, headers = {}, signal } = {}) {
       response = await fetch(new URL(path, document.baseURI), { method, body, headers: all, signal, cache: "no-store" });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new ApiError(0, UNREACHABLE);
+      throw unreachable();
     }
     if (response.ok) return response;
     const problem = new ApiError(response.status, await envelope(response));

@@ -6,8 +6,9 @@ import { latest, remember } from "./draft.js";
 import { failure } from "./failure.js";
 import { field, plain, unused } from "./fields.js";
 import { snippets } from "./snippets.js";
-import { startPicture } from "./start_picture.js";
+import { StartPicture } from "./start_picture.js";
 import { watch } from "./watch.js";
+import { webhookField } from "./webhook.js";
 
 // In this order, before what else there is; those of the second line are folded away.
 const FIRST = ["width", "height", "steps", "guidance", "count", "seed"];
@@ -34,7 +35,7 @@ class Form {
     const draft = latest() ?? {};
     this.prompt = field("prompt", plain(this.common.prompt), { label: "What to draw", rows: 3 });
     this.model = modelChoice(models, draft.model_id);
-    this.start = startPicture(document_, this.common, () => this.changed());
+    this.start = new StartPicture(() => this.changed(), signal);
     this.fields = h("div", { className: "fields" });
     this.more = h("div", { className: "fields" });
     this.problem = h("div", {});
@@ -42,7 +43,7 @@ class Form {
     this.program = snippets();
     this.element = h("form", { className: "panel form", noValidate: true, onsubmit: (event) => this.submit(event), oninput: () => this.changed(), onkeydown: (event) => this.typed(event) },
       this.prompt.element,
-      this.start?.element,
+      this.start.element,
       h("p", { className: "actions" }, this.button, h("span", { className: "dim wide-only" }, "or Ctrl + Enter")),
       this.problem,
       this.model.element,
@@ -70,8 +71,10 @@ class Form {
       this.add(name, schema, FIRST.includes(name) ? this.fields : this.more);
     }
     this.addEnlarging();
+    this.addWebhook();
+    this.start.allow(own);
     for (const control of this.controls) if (values[control.name] !== undefined) control.write(values[control.name]);
-    this.start?.write(values);
+    this.start.write(values);
   }
 
   add(name, schema, place, options) {
@@ -96,9 +99,17 @@ class Form {
     this.more.append(control.element);
   }
 
+  addWebhook() {
+    const schema = this.schemas.Webhook;
+    if (!this.common.webhook || !schema) return;
+    const control = webhookField(schema);
+    this.controls.push(control);
+    this.more.append(control.element);
+  }
+
   values() {
     const named = this.controls.map((control) => [control.name, control.read()]);
-    return { ...Object.fromEntries(named.filter(([, value]) => value !== undefined)), ...this.start?.read() };
+    return { ...Object.fromEntries(named.filter(([, value]) => value !== undefined)), ...this.start.read() };
   }
 
   request() {
@@ -125,7 +136,7 @@ class Form {
     }
     this.button.disabled = true;
     try {
-      await this.start?.upload(this.signal);
+      await this.start.upload(this.signal);
       const request = this.request();
       remember(request);
       this.show(await createJob(request, this.signal));

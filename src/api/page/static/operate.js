@@ -1,28 +1,35 @@
 // What operators look at: workers and slots, what waits, failures, and how much was done.
 
 import { get } from "./api.js";
+import { DeadLetters } from "./dead_letters.js";
 import { h, repeat } from "./dom.js";
 import { edit } from "./draft.js";
 import { failure } from "./failure.js";
-import { bars } from "./plot.js";
-import { age, bytes, plural, seconds } from "./words.js";
+import { drawFigures } from "./figures.js";
+import { age, bytes } from "./words.js";
 
 const EVERY_S = 5;
-const DAYS = 14;
+const FIGURES_EVERY_S = 60;
 const FAILURES = 20;
 
 export async function operate(signal) {
   const workers = h("section", { "aria-label": "Workers" });
   const queue = h("section", { "aria-label": "Queue" });
   const failures = h("section", { "aria-label": "Failures" });
+  const dead = h("section", { "aria-label": "Dead letters" });
   const figures = h("section", { className: "figures", "aria-label": "Figures" });
   const problem = h("div", {});
   const refresh = async () => {
     try {
-      const [now, failed] = await Promise.all([get("v1/workers", signal), get(`v1/jobs?status=failed&limit=${FAILURES}`, signal)]);
+      const [now, given, failed] = await Promise.all([
+        get("v1/workers", signal),
+        get(`v1/dead-letters?limit=${FAILURES}`, signal),
+        get(`v1/jobs?status=failed&limit=${FAILURES}`, signal),
+      ]);
       problem.replaceChildren();
       draw(workers, "Workers", now.workers.length ? now.workers.map(worker) : noWorker());
       draw(queue, "Waiting", now.queue.length ? waiting(now.queue) : h("p", { className: "empty" }, "Nothing waits."));
+      draw(dead, "Dead letters", letters.draw(given));
       draw(failures, "Failed lately", failed.jobs.length ? failed.jobs.map(failedJob) : h("p", { className: "empty" }, "Nothing has failed."));
     } catch (error) {
       if (signal.aborted) return;
@@ -30,17 +37,21 @@ export async function operate(signal) {
       problem.replaceChildren(failure(error)); // what is shown below stays, as it was
     }
   };
+  const letters = new DeadLetters(signal, refresh);
   await refresh();
   repeat(EVERY_S, signal, refresh);
   drawFigures(figures, signal);
-  return h("div", {}, h("h1", {}, "Operate"), problem, figures, workers, queue, failures);
+  repeat(FIGURES_EVERY_S, signal, () => drawFigures(figures, signal));
+  return h("div", {}, h("h1", {}, "Operate"), problem, figures, workers, queue, dead, letters.problem, failures);
 }
 
-/** Rewrites a section unless its content is the same: a reader's place and focus stay. */
+/** Rewrites a section unless its content is the same. The focus stays on what has the same `data-key`. */
 function draw(section, name, content) {
   const drawn = h("div", {}, h("h2", {}, name), content);
   if (section.firstElementChild?.isEqualNode(drawn)) return;
+  const key = section.contains(document.activeElement) ? document.activeElement.dataset.key : null;
   section.replaceChildren(drawn);
+  if (key) section.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus({ preventScroll: true });
 }
 
 function worker(each) {
@@ -62,11 +73,11 @@ function slot(each) {
     h("span", { className: "name" }, each.class, h("span", { className: "dim" }, ` ${each.id}`)),
     h("meter", { min: 0, max: each.total_bytes, value: used ?? 0, "aria-label": `Memory of ${each.id}` }),
     h("span", { className: "dim" }, memory),
-    each.job_id && h("a", { href: `#/jobs/${each.job_id}` }, "its job"));
+    each.job_id && h("a", { "data-key": each.id, href: `#/jobs/${each.job_id}` }, "its job"));
 }
 
 function waiting(rows) {
-  return h("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "What waits" }, h("table", {},
+  return h("div", { className: "scroll", tabIndex: 0, "data-key": "waiting", role: "region", "aria-label": "What waits" }, h("table", {},
     h("thead", {}, h("tr", {}, ["Priority", "User", "Device", "Steps"].map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, rows.map((row) => h("tr", {},
       h("td", {}, row.priority), h("td", {}, row.user), h("td", {}, row.device),
@@ -79,48 +90,12 @@ function failedJob(job) {
     h("code", {}, job.error.code),
     h("span", { className: "message" }, job.error.message),
     h("span", { className: "dim" }, `${age(job.finished_at)} ago`),
-    h("a", { href: `#/jobs/${job.id}` }, "Look"),
-    h("button", { type: "button", className: "quiet", onclick: again }, "Draw again"));
+    h("a", { "data-key": `look ${job.id}`, href: `#/jobs/${job.id}` }, "Look"),
+    h("button", { "data-key": `again ${job.id}`, type: "button", className: "quiet", onclick: again }, "Draw again"));
 }
 
 function noWorker() {
   return h("div", { className: "empty" },
     h("p", {}, "No worker lives. Jobs are accepted and wait."),
     h("pre", { tabIndex: 0 }, "dreamforge worker"));
-}
-
-/** The last hour by the caller's own jobs, and the last days by what was used. */
-async function drawFigures(section, signal) {
-  const from = new Date(Date.now() - (DAYS - 1) * 86_400_000).toISOString().slice(0, 10);
-  let usage;
-  let newest;
-  try {
-    [{ usage }, { jobs: newest }] = await Promise.all([get(`v1/usage?from=${from}&limit=1000`, signal), get("v1/jobs?limit=200", signal)]);
-  } catch (error) {
-    if (signal.aborted) return;
-    if (!error.code) throw error;
-    section.replaceChildren(failure(error, () => drawFigures(section, signal)));
-    return;
-  }
-  const days = Array.from({ length: DAYS }, (_, index) => new Date(Date.parse(from) + index * 86_400_000).toISOString().slice(0, 10));
-  const sum = (day, of) => usage.filter((row) => row.day === day).reduce((total, row) => total + of(row), 0);
-  const jobs = (row) => row.jobs.succeeded + row.jobs.failed + row.jobs.cancelled;
-  const mean = (day) => sum(day, (row) => row.wait_seconds) / Math.max(1, sum(day, jobs));
-  section.replaceChildren(
-    bars("Your last hour", lastHour(newest), (value) => plural(value, "picture"), "in 5 min"),
-    bars("Pictures a day", days.map((day) => ({ label: day, value: sum(day, (row) => row.pictures) })), (value) => plural(value, "picture")),
-    bars("Waiting time of a job", days.map((day) => ({ label: day, value: mean(day) })), seconds),
-    bars("Seconds of running", days.map((day) => ({ label: day, value: sum(day, (row) => row.run_seconds) })), seconds));
-}
-
-/** Pictures of jobs that ended, in spans of five minutes; of the 200 newest jobs. */
-function lastHour(jobs) {
-  const span = 5 * 60_000;
-  const first = Date.now() - 12 * span;
-  const rows = Array.from({ length: 12 }, (_, index) => ({ label: new Date(first + (index + 1) * span).toLocaleTimeString(undefined, { timeStyle: "short" }), value: 0 }));
-  for (const { finished_at: end, summary } of jobs) {
-    const row = rows[Math.floor((Date.parse(end) - first) / span)];
-    if (row) row.value += summary.completed;
-  }
-  return rows;
 }

@@ -1,41 +1,59 @@
-// A picture to start from, and the mask of what is painted anew: where this API takes them.
+// Pictures to start from, as the chosen model takes them: one, with the mask of what is painted anew, or several.
 
-import { call } from "./api.js";
 import { h } from "./dom.js";
-import { field, plain } from "./fields.js";
+import { field } from "./fields.js";
+import { send, TYPES } from "./inputs.js";
 import { maskPainter } from "./mask.js";
+import { References } from "./references.js";
 
-const TYPES = "image/png,image/jpeg,image/webp";
-
-/** The control; null where the API has no inputs. `upload` sends what was chosen, before the job. */
-export function startPicture(document_, common, changed) {
-  if (!common.image || !document_.paths["/v1/inputs"]) return null;
-  return new StartPicture(common, changed);
-}
-
-class StartPicture {
-  constructor(common, changed) {
+/** The control of the form. `allow` draws it for a model, `upload` sends what was chosen, before the job. */
+export class StartPicture {
+  constructor(changed, signal) {
     this.changed = changed;
+    this.own = {};
     this.file = null;
     this.imageId = null;
     this.maskId = null;
     this.painter = null;
-    this.takesMask = Boolean(common.mask);
-    this.strength = common.strength ? field("strength", plain(common.strength)) : null;
+    this.strength = null;
+    this.references = new References(changed);
     this.input = h("input", { type: "file", accept: TYPES, className: "hidden-text", id: "start-picture", onchange: () => this.take(this.input.files[0]) });
     this.area = h("div", { className: "drop" });
     this.element = h("div", { className: "field start", ondragover: (event) => event.preventDefault(), ondrop: (event) => this.dropped(event) }, this.area);
-    document.addEventListener("paste", (event) => this.pasted(event));
+    document.addEventListener("paste", (event) => this.pasted(event), { signal });
+  }
+
+  /** Draw it for a model with these properties in its schema, whatever was chosen for another one. */
+  allow(own) {
+    this.own = own;
+    const strength = this.strength?.read();
+    this.strength = own.strength ? field("strength", own.strength) : null;
+    if (strength !== undefined) this.strength?.write(strength);
+    if (own.images) this.references.allow(own.images.maxItems ?? 1);
     this.draw();
   }
 
   draw() {
+    const { image, images } = this.own;
+    this.element.hidden = !image && !images && !this.chosen;
+    if (images) this.area.replaceChildren(this.references.element);
+    else if (image) this.drawOne();
+    else this.area.replaceChildren(
+      h("p", { className: "problem" }, "This model starts from no picture: yours is left out."),
+      h("p", { className: "actions" }, h("button", { type: "button", onclick: () => this.clear() }, "Remove")));
+  }
+
+  get chosen() {
+    return Boolean(this.file || this.imageId || this.references.items.length);
+  }
+
+  drawOne() {
     if (!this.file && !this.imageId) {
       this.area.replaceChildren(this.input, h("label", { htmlFor: "start-picture" }, "Start from a picture"), h("span", { className: "dim" }, " drop, paste or choose one"));
       return;
     }
     const shown = this.painter?.element ?? h("p", {}, "A picture of yours, ", h("code", {}, this.imageId));
-    const paint = this.file && this.takesMask && !this.painter && h("button", { type: "button", onclick: () => this.paint() }, "Paint a mask");
+    const paint = this.file && this.own.mask && !this.painter && h("button", { type: "button", onclick: () => this.paint() }, "Paint a mask");
     this.area.replaceChildren(
       this.file && !this.painter ? h("img", { src: this.address, alt: "The picture to start from" }) : shown,
       this.strength?.element ?? "",
@@ -65,41 +83,48 @@ class StartPicture {
     if (this.address) URL.revokeObjectURL(this.address);
     this.file = this.imageId = this.maskId = this.painter = this.address = null;
     this.input.value = "";
+    this.references.clear();
     this.draw();
     this.changed();
   }
 
   dropped(event) {
     event.preventDefault();
-    this.take(event.dataTransfer.files[0]);
+    this.given(event.dataTransfer.files);
   }
 
   pasted(event) {
-    if (this.element.isConnected && event.clipboardData.files.length) this.take(event.clipboardData.files[0]);
+    this.given(event.clipboardData.files);
+  }
+
+  given(files) {
+    if (!files.length) return;
+    if (this.own.images) this.references.take(files);
+    else if (this.own.image) this.take(files[0]);
   }
 
   async upload(signal) {
+    if (this.own.images) await this.references.upload(signal);
+    if (!this.own.image) return;
     if (this.file) this.imageId ??= await send(this.file, signal);
     if (this.painter?.painted) this.maskId = await send(await this.painter.file(), signal);
   }
 
   read() {
-    if (!this.imageId) return {};
+    if (this.own.images) return this.references.read();
+    if (!this.own.image || !this.imageId) return {};
     const strength = this.strength?.read();
-    return { image: this.imageId, ...(this.maskId && { mask: this.maskId }), ...(strength !== undefined && { strength }) };
+    return { image: this.imageId, ...(this.own.mask && this.maskId && { mask: this.maskId }), ...(strength !== undefined && { strength }) };
   }
 
+  /** Take over what a request started from. A picture becomes what the model takes: the one, or one of several. */
   write(values) {
+    const ids = values.images ?? (values.image ? [values.image] : []);
+    if (this.own.images) this.references.write(ids);
     if (!values.image || this.file) return;
     this.imageId = values.image;
     this.maskId = values.mask ?? null;
     if (values.strength !== undefined) this.strength?.write(values.strength);
     this.draw();
   }
-}
-
-async function send(file, signal) {
-  const body = new FormData();
-  body.append("file", file);
-  return (await call("POST", "v1/inputs", { body, signal })).input.id;
 }

@@ -1,30 +1,20 @@
 // The progress stream of a job. An EventSource cannot send a key, so this reads the response itself.
 
-import { send } from "./api.js";
+import { send, unreachable } from "./api.js";
 
-const LONGEST_PAUSE_MS = 10_000;
-
-/** Messages `{event, data}` of a job, each event once, until it has ended. Raises `ApiError`. */
-export async function* follow(jobId, signal) {
-  let last = null;
-  let pause = 1000;
-  while (!signal.aborted) {
-    try {
-      const headers = { Accept: "text/event-stream", ...(last && { "Last-Event-ID": last }) };
-      const response = await send("GET", `v1/jobs/${jobId}/progress/stream`, { headers, signal });
-      if (response.status === 204) return;
-      for await (const message of messages(response.body)) {
-        pause = 1000;
-        if (message.id) last = message.id;
-        yield { event: message.event, data: JSON.parse(message.data) };
-      }
-    } catch (error) {
-      if (signal.aborted) return;
-      if (error.status && error.status !== 503 && error.status !== 429) throw error;
-      await sleep(pause, signal);
-      pause = Math.min(2 * pause, LONGEST_PAUSE_MS);
-    }
+/**
+ * Messages `{event, data}` of a job after the one with the id `position.last`, as far as one connection goes; it
+ * keeps `position` up to date. Returns whether the job has ended. Raises `ApiError`, also where a connection breaks.
+ */
+export async function* follow(jobId, position, signal) {
+  const headers = { Accept: "text/event-stream", ...(position.last && { "Last-Event-ID": position.last }) };
+  const response = await send("GET", `v1/jobs/${jobId}/progress/stream`, { headers, signal });
+  if (response.status === 204) return true;
+  for await (const message of messages(response.body)) {
+    if (message.id) position.last = message.id;
+    yield { event: message.event, data: JSON.parse(message.data) };
   }
+  return false;
 }
 
 /** The messages in a body of `text/event-stream`; comments and messages without data are left out. */
@@ -33,7 +23,7 @@ async function* messages(body) {
   let rest = "";
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await reader.read().catch(() => { throw unreachable(); });
       if (done) return;
       const blocks = (rest + value).split(/\r?\n\r?\n/);
       rest = blocks.pop();
@@ -60,7 +50,8 @@ function parse(block) {
   return message;
 }
 
-function sleep(ms, signal) {
+/** Wait, but not longer than until `signal` ends it. */
+export function sleep(ms, signal) {
   return new Promise((resolve) => {
     const timer = setTimeout(resolve, ms);
     signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, { once: true });

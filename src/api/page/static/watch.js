@@ -5,12 +5,15 @@ import { announce, h } from "./dom.js";
 import { edit } from "./draft.js";
 import { failure } from "./failure.js";
 import { openPicture } from "./picture.js";
-import { follow } from "./stream.js";
+import { follow, sleep } from "./stream.js";
 import { age, place, plural } from "./words.js";
 
 const LOG_LINES = 200;
 const MANY = 9;
 const LIVE = ["queued", "running"];
+const FIRST_PAUSE_MS = 1000;
+const LONGEST_PAUSE_MS = 10_000;
+const AWAY = "The API does not answer. Trying again…";
 
 /** A job on a page of its own. */
 export async function jobPage(signal, jobId) {
@@ -28,6 +31,7 @@ class Watch {
     this.jobId = jobId;
     this.signal = signal;
     this.previews = new Map();
+    this.position = { last: null };
     this.artifacts = [];
     this.title = h("h2", {}, "…");
     this.chip = h("span", { className: "chip" });
@@ -46,19 +50,52 @@ class Watch {
     this.run();
   }
 
+  /** Follow the job to its end, whatever breaks on the way. */
   async run() {
-    try {
-      await this.refresh();
-      this.weights = (await get(`v1/jobs/${this.jobId}/progress`, this.signal)).stages;
-      this.drawStages(null);
-      if (this.live) announce("The job waits for a slot.");
-      for await (const { event, data } of follow(this.jobId, this.signal)) await this.see(event, data);
-      await this.refresh();
-    } catch (error) {
-      if (this.signal.aborted) return;
-      if (!error.code) throw error;
-      this.outcome.replaceChildren(failure(error, () => { this.outcome.replaceChildren(); this.run(); }));
+    let pause = FIRST_PAUSE_MS;
+    const seen = async ({ event, data }) => {
+      pause = FIRST_PAUSE_MS;
+      await this.see(event, data);
+    };
+    while (!this.signal.aborted) {
+      try {
+        if (await this.connect(seen)) return;
+        if (!this.live) continue; // nothing is to come but what was not read yet
+      } catch (error) {
+        if (this.signal.aborted) return;
+        if (!passes(error)) {
+          this.giveUp(error);
+          return;
+        }
+        this.now.textContent = AWAY;
+      }
+      await sleep(pause, this.signal);
+      pause = Math.min(2 * pause, LONGEST_PAUSE_MS);
     }
+  }
+
+  /** Follow it with one connection; whether it has ended. */
+  async connect(seen) {
+    await this.refresh();
+    await this.readStages();
+    if (this.now.textContent === AWAY) this.now.textContent = "Running";
+    const messages = follow(this.jobId, this.position, this.signal);
+    let next = await messages.next();
+    for (; !next.done; next = await messages.next()) await seen(next.value);
+    await this.refresh();
+    return next.value;
+  }
+
+  async readStages() {
+    if (this.weights) return;
+    this.weights = (await get(`v1/jobs/${this.jobId}/progress`, this.signal)).stages;
+    this.drawStages(null);
+    if (this.live) announce("The job waits for a slot.");
+  }
+
+  giveUp(error) {
+    if (!error.code) throw error;
+    this.outcome.replaceChildren(failure(error, () => { this.outcome.replaceChildren(); this.run(); }));
   }
 
   get live() {
@@ -171,6 +208,9 @@ class Watch {
     }
   }
 }
+
+/** Whether the same request may succeed later. */
+const passes = (error) => [0, 429, 503].includes(error.status);
 
 /** The bytes of a `data:` address; as such the page's policy would not show it. */
 function decode(address) {
