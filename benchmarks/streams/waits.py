@@ -54,8 +54,10 @@ async def run(measured: Measured, database_url: str, port: int) -> None:
     database = Database(database_url)
     await database.transaction(models.upsert_model, read_model(MODEL))
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-        answers = await asyncio.gather(*(client.post("/v1/jobs", json=BODY) for _ in range(JOBS)))
-        ids = [answer.raise_for_status().json()["job"]["id"] for answer in answers]
+        ids = []
+        for _ in range(JOBS):
+            answer = await client.post("/v1/jobs", json=BODY)
+            ids.append(answer.raise_for_status().json()["job"]["id"])
         before = await asyncio.to_thread(measured.read)
         began = time.monotonic()
         calls = asyncio.gather(*(call(port, ids[number % JOBS]) for number in range(CALLS)))
