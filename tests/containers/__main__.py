@@ -1,0 +1,136 @@
+"""`make test-containers`: build the images and walk docs/deployment.md, on a real engine.
+
+Needs root on Debian or Ubuntu and about a quarter of an hour; never part of the suite. Where a
+Docker daemon answers it is used; else Debian's Docker is unpacked into a tree of its own. Nothing
+is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.containers import bases, tree
+from tests.containers.engine import PACKAGES, RELEASE, Broken, Engine, TreeEngine, of_this_host
+from tests.containers.walk import Walk
+from tests.support.deployment import ROOT
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(prog="make test-containers", description=__doc__)
+    options.add_argument("--trees", type=Path, help="keep what is unpacked here, for the next run")
+    options.add_argument(
+        "--own", action="store_true", help="an engine in a tree, whatever runs here"
+    )
+    given = options.parse_args()
+    if os.geteuid() != 0:
+        sys.exit("make test-containers needs root: it starts an engine, or uses root's")
+    with tempfile.TemporaryDirectory(prefix="dreamforge-containers-", dir="/var/tmp") as folder:
+        trees = given.trees or Path(folder)
+        engine = _engine(trees, own=given.own)
+        try:
+            failed = walk(engine, trees)
+        except Broken as error:
+            sys.exit(f"{error}")
+        finally:
+            engine.close()
+            if isinstance(engine, TreeEngine):
+                shutil.rmtree(engine.work)
+                shutil.rmtree(engine.tree / "var/lib/docker", ignore_errors=True)
+                shutil.rmtree(engine.tree / "var/lib/containerd", ignore_errors=True)
+    sys.exit(1 if failed else 0)
+
+
+def _engine(trees: Path, *, own: bool) -> Engine:
+    if of_this_host() and not own:
+        return Engine(Path(tempfile.mkdtemp(prefix="dreamforge-containers-", dir="/var/tmp")))
+    started = time.monotonic()
+    rootfs = trees / "engine"
+    tree.make(rootfs, RELEASE, PACKAGES)
+    engine = TreeEngine(rootfs / "walk", rootfs)
+    engine.start()
+    report("ok", f"{engine.name}", time.monotonic() - started)
+    return engine
+
+
+def walk(engine: Engine, trees: Path) -> bool:
+    """Every step, until one fails. Whether one did."""
+    say(
+        f"engine: {engine.name}: "
+        + engine.run("docker version --format '{{.Server.Version}}'").strip()
+    )
+    say("compose: " + engine.run("docker compose version --short").strip())
+    _refuse_to_touch_another(engine)
+    if not bases.registry_is_reached(engine):
+        started = time.monotonic()
+        said = bases.make(engine, trees)
+        say("no registry is reached. Stand-ins from packages have the names of the base images:")
+        for line in said:
+            say(f"  - {line}")
+        report("ok", "stand-ins for base images", time.monotonic() - started)
+    origin, clone = _clone(engine)
+    steps = Walk(engine, origin, clone)
+    failed = False
+    try:
+        for name, step in steps.steps():
+            started = time.monotonic()
+            try:
+                step()
+            except (Broken, subprocess.TimeoutExpired) as error:
+                report("FAILED", name, time.monotonic() - started)
+                say(str(error))
+                say(
+                    engine.try_run(
+                        "docker compose ps --all; docker compose logs --tail 40", folder=clone
+                    ).stdout
+                )
+                failed = True
+                break
+            report("ok", name, time.monotonic() - started)
+    finally:
+        engine.try_run(
+            "docker compose --profile tools down --volumes --rmi local --timeout 60", folder=clone
+        )
+    for fact in steps.facts:
+        say(fact)
+    return failed
+
+
+def _refuse_to_touch_another(engine: Engine) -> None:
+    """The page's commands would remove the project `dreamforge` that is installed here."""
+    found = engine.run(
+        "docker ps --all --quiet --filter label=com.docker.compose.project=dreamforge;"
+        " docker volume ls --quiet --filter label=com.docker.compose.project=dreamforge"
+    ).split()
+    if found:
+        raise Broken("this engine has an installation of Dream Forge: use --own for another engine")
+
+
+def _clone(engine: Engine) -> tuple[Path, Path]:
+    """What is committed here, as a repository with a clone of it."""
+    origin, clone = engine.work / "origin", engine.work / "dreamforge"
+    subprocess.run(["git", "clone", "--quiet", "--bare", str(ROOT), str(origin)], check=True)
+    engine.run(
+        f"git config --global --add safe.directory '*'\n"
+        f"git clone --quiet {engine.inside(origin)} {engine.inside(clone)}"
+    )
+    return origin, clone
+
+
+def report(word: str, name: str, seconds: float) -> None:
+    say(f"{word:6} {seconds:6.0f} s  {name}")
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""`docs/deployment.md`, one step after another. A step raises `Broken`, and the walk ends there."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.containers.engine import Broken, Engine
+from tests.containers.page import blocks
+from tests.containers.stack import OURS, RUNNING, Stack
+from tests.support.deployment import ROOT, VERSION, bases
+
+# The containers' own processes see no capability, and cannot get one.
+NOTHING = "0000000000000000"
+LAYER_OF_A_RELEASE_BYTES = 20_000_000
+LONG_JOB = {"count": 20}
+
+
+class Walk:
+    """The steps share one stack. `facts` is what is printed beside them."""
+
+    def __init__(self, engine: Engine, origin: Path, clone: Path) -> None:
+        self.engine, self.origin, self.clone = engine, origin, clone
+        self.stack = Stack(engine, clone)
+        self.facts: list[str] = []
+        self.jobs: list[str] = []
+
+    def steps(self) -> list[tuple[str, Callable[[], None]]]:
+        return [
+            ("build both images", self.build),
+            ("secrets, up, import", self.up),
+            ("what each container may", self.check_limits),
+            ("secrets and their modes", self.check_secrets),
+            ("a job as on the page", self.first_job),
+            ("model list", self.model_list),
+            ("stop the worker while it draws", self.drain),
+            *((f"kill -9 of {name}", self._killed(name)) for name in RUNNING),
+            *([("restart of the engine", self.restart_engine)] if self.engine.restarts else []),
+            ("upgrade with a running job", self.upgrade),
+            ("a worker of another host", self.second_worker),
+            ("backup", self.backup),
+            ("restore into empty volumes", self.restore),
+            ("the GPU file without a GPU", self.gpu_file),
+        ]
+
+    def build(self) -> None:
+        self.stack.compose("build --quiet api worker", timeout_s=1800)
+        for name in OURS:
+            image = f"dreamforge-{name}:{VERSION}"
+            (base,) = bases(ROOT / f"deploy/{name}.Dockerfile")
+            size = self._size(image) - self._size(base)
+            self.facts.append(f"dreamforge-{name}: {size / 1e6:.0f} MB over its base")
+
+    def _size(self, image: str) -> int:
+        return int(self.engine.run(f"docker image inspect --format '{{{{.Size}}}}' {image}"))
+
+    def up(self) -> None:
+        self.stack.run(blocks("One host")[0])
+
+    def check_limits(self) -> None:
+        for name in RUNNING:
+            found = self.stack.inspect(name)
+            host = found["HostConfig"]
+            expect(host["ReadonlyRootfs"] is True, f"{name}: the root can be written")
+            expect(host["CapDrop"] == ["ALL"] and not host["CapAdd"], f"{name}: capabilities")
+            expect("no-new-privileges:true" in host["SecurityOpt"], f"{name}: new privileges")
+            status = self.stack.compose(f"exec -T {name} cat /proc/1/status")
+            facts = dict(re.findall(r"^(\w+):\s*(.+)$", status, re.MULTILINE))
+            user = facts["Uid"].split()[0]
+            wanted = {"api": "10001", "worker": "10001", "s3": "0"}.get(name, "999")
+            expect(user == wanted, f"{name} runs as {user}, not {wanted}")
+            for kind in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb"):
+                expect(facts[kind] == NOTHING, f"{name}: {kind} is {facts[kind]}")
+            expect(facts["NoNewPrivs"] == "1", f"{name}: NoNewPrivs is {facts['NoNewPrivs']}")
+            wrote = self.engine.try_run(
+                f"docker compose exec -T {name} sh -c 'echo > /written'", folder=self.clone
+            )
+            expect("Read-only file system" in wrote.stdout, f"{name}: {wrote.stdout}")
+
+    def check_secrets(self) -> None:
+        folder = self.clone / "secrets"
+        expect(folder.stat().st_mode & 0o777 == 0o700, "secrets/ is open to others")
+        values = {path.name: path.read_text().strip() for path in folder.iterdir()}
+        for path in folder.iterdir():
+            expect(path.stat().st_mode & 0o777 == 0o644, f"mode of {path.name}")
+        for name in RUNNING:
+            shown = json.dumps(self.stack.inspect(name))
+            for secret, value in values.items():
+                expect(value not in shown, f"`docker inspect` of {name} shows {secret}")
+
+    def first_job(self) -> None:
+        said = self.stack.run(blocks("One host")[1])
+        job = json.loads(said[said.index("{") :])["id"]
+        self.stack.wait_for(job, "succeeded")
+        self.stack.check_pictures(job)
+        self.jobs.append(job)
+
+    def model_list(self) -> None:
+        listed = self.stack.compose("run --rm -T model list")
+        expect("dreamforge-demo" in listed, f"`model list` says:\n{listed}")
+
+    def drain(self) -> None:
+        job = self.stack.create("a red apple", **LONG_JOB)
+        self.stack.wait_for(job, "running")
+        self.stack.compose("stop worker", timeout_s=700)
+        code = self.stack.inspect("worker")["State"]["ExitCode"]
+        expect(code == 0, f"the worker that was stopped ended with {code}")
+        self._only_json("worker")
+        self.stack.compose("start worker")
+        self.stack.wait_for(job, "succeeded")
+        self.stack.check_pictures(job)
+
+    def _only_json(self, name: str) -> None:
+        log = self.stack.compose(f"logs --no-log-prefix --no-color {name}")
+        for line in log.splitlines():
+            try:
+                json.loads(line)
+            except ValueError:
+                raise Broken(f"a line in the log of {name} is not JSON: {line}") from None
+
+    def _killed(self, name: str) -> Callable[[], None]:
+        def step() -> None:
+            job = self.stack.create("a green apple", **LONG_JOB)
+            self.stack.wait_for(job, "running")
+            self.stack.kill(name)
+            self.stack.wait_healthy()
+            self.stack.wait_for(job, "succeeded")
+            self.stack.check_pictures(job)
+
+        return step
+
+    def restart_engine(self) -> None:
+        self.engine.restart()
+        self.stack.wait_healthy()
+        self.stack.check_pictures(self.jobs[0])
+        self.stack.draw("a red apple")
+
+    def upgrade(self) -> None:
+        """The commands of the page, after a commit that changes a source file of both services."""
+        before = {name: self._layers(name) for name in OURS}
+        self.engine.run(
+            "git clone --quiet . /tmp/df-change && cd /tmp/df-change"
+            " && echo '# A release.' >> src/shared/states.py"
+            " && git -c user.name=walk -c user.email=walk@localhost commit --quiet --all -m next"
+            " && git push --quiet origin HEAD && rm -rf /tmp/df-change",
+            folder=self.origin,
+        )
+        job = self.stack.create("a blue heart", **LONG_JOB)
+        self.stack.wait_for(job, "running")
+        self.stack.run(blocks("Upgrades")[0], timeout_s=1800)
+        self.stack.wait_for(job, "succeeded")
+        self.stack.check_pictures(job)
+        self.stack.check_pictures(self.jobs[0])
+        for name in OURS:
+            after = self._layers(name)
+            new = [layer for layer in after if layer not in before[name]]
+            expect(len(new) == 1, f"an upgrade of {name} brings {len(new)} layers")
+
+    def _layers(self, name: str) -> list[str]:
+        found = json.loads(self.engine.run(f"docker image inspect dreamforge-{name}:{VERSION}"))
+        layers: list[str] = found[0]["RootFS"]["Layers"]
+        return layers
+
+    def second_worker(self) -> None:
+        """On this engine too, with folders and addresses as on another host."""
+        address = self.engine.run(
+            "ip -oneline route get 1.1.1.1 | sed 's/.* src \\([0-9.]*\\) .*/\\1/'"
+        ).strip()
+        (private,) = blocks("Several hosts", "yaml")
+        (self.clone / "compose.private.yaml").write_text(private.replace("10.0.0.1", address))
+        self.stack.compose("--file compose.yaml --file compose.private.yaml up --detach --wait")
+        other = self.clone.parent / "other"
+        self.engine.run(
+            f"git clone --quiet {self.engine.inside(self.origin)} {self.engine.inside(other)}"
+        )
+        away = Stack(self.engine, other)
+        away.run("install -d -m 700 secrets")
+        for name in (
+            "df_database_url",
+            "df_redis_url",
+            "df_s3_access_key",
+            "df_s3_secret_key",
+            "df_api_keys",
+        ):
+            text = (self.clone / "secrets" / name).read_text()
+            (other / "secrets" / name).write_text(
+                text.replace("@postgres:", f"@{address}:").replace("@redis:", f"@{address}:")
+            )
+        (other / "port.yaml").write_text(
+            'services: { worker: { ports: !override ["127.0.0.1:8012:8002"] } }\n'
+        )
+        files = "docker compose --file deploy/compose.worker.yaml --file port.yaml"
+        start = f"export DF_S3_ENDPOINT=http://{address}:8003\n{files}"
+        away.run(f"{start} up --detach --wait")
+        try:
+            away.run(
+                f"{start} run --rm -T model import /opt/dreamforge/models/sd/dreamforge-demo@1"
+            )
+            self.stack.compose("stop worker", timeout_s=700)
+            self.stack.draw("a red apple")  # by the other worker: there is no one else
+        finally:
+            away.run(f"{start} down --volumes --timeout 60")
+            self.stack.compose("up --detach --wait")
+        self.stack.draw("a red apple")
+
+    def backup(self) -> None:
+        self.stack.run(blocks("Backups")[0])
+        sizes = {
+            name: (self.clone / name).stat().st_size for name in ("dreamforge.dump", "s3.tar.gz")
+        }
+        expect(all(sizes.values()), f"a backup is empty: {sizes}")
+
+    def restore(self) -> None:
+        """Into empty volumes that Compose made, bucket first, services stopped."""
+        self.stack.compose("down --volumes --timeout 60")
+        said = self.stack.compose("up --no-start")
+        self.stack.run(
+            'docker run --rm --volume dreamforge_s3:/data --volume "$PWD":/backup'
+            " debian:trixie-slim tar --extract --gzip --xattrs --xattrs-include='user.*'"
+            " --file /backup/s3.tar.gz --directory /data\n"
+            "docker compose up --detach --wait postgres\n"
+            "docker compose exec -T postgres pg_restore --username=dreamforge --dbname=dreamforge"
+            " --no-owner < dreamforge.dump"
+        )
+        self.stack.compose("run --rm -T migrate")
+        said += self.stack.compose("up --detach --wait")
+        expect("warn" not in said.lower(), f"a restored volume warns:\n{said}")
+        for job in self.jobs:
+            self.stack.check_pictures(job)
+        self.stack.compose("run --rm -T model import /opt/dreamforge/models/sd/dreamforge-demo@1")
+        self.stack.draw("a red apple")
+
+    def gpu_file(self) -> None:
+        command = blocks("A GPU, by CDI")[0].splitlines()[1]
+        ran = self.engine.try_run(command, folder=self.clone)
+        expect(ran.returncode != 0, "a GPU that is not there was given to the worker")
+        expect("nvidia.com/gpu=all" in ran.stdout, f"the refusal does not name it:\n{ran.stdout}")
+        self.facts.append(f"without a GPU: {ran.stdout.strip().splitlines()[-1]}")
+        self.stack.compose("up --detach --wait")
+        self.stack.draw("a red apple")
+
+
+def expect(true: bool, otherwise: str) -> None:
+    if not true:
+        raise Broken(otherwise)
