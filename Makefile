@@ -6,8 +6,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint types check-migrations openapi lifecycle test-gpu hostile-loop \
-        crash-matrix soak bench bench-streams bench-waits bench-queue clean
+.PHONY: help setup demo up test lint types check-migrations openapi lifecycle lock licences release \
+        test-gpu test-containers hostile-loop crash-matrix soak bench bench-streams bench-waits bench-queue clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,8 +47,27 @@ openapi: $(READY) ## export docs/openapi/openapi.v1.json
 lifecycle: $(READY) ## draw docs/lifecycle.md from the table
 	@$(BIN)/python -m supervisor.lifecycle.diagram
 
+RELEASE := .venv-release
+$(RELEASE)/.ready: locks/release.txt
+	@"$(PYTHON)" -m venv $(RELEASE)
+	@$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+	  --requirement locks/release.txt
+	@touch $@
+
+lock: $(RELEASE)/.ready ## write locks/ from pyproject.toml and constraints.txt, with hashes
+	@$(RELEASE)/bin/python -m scripts.release.lock
+
+licences: $(READY) ## write docs/licences.md from locks/ and the packages' metadata
+	@$(BIN)/python -m scripts.release.licences
+
+release: $(RELEASE)/.ready ## wheel, sdist, images and SBOMs of the commit, built twice and compared, in dist/
+	@$(RELEASE)/bin/python -m scripts.release $(RELEASE_ARGS)
+
 test-gpu: $(READY) ## the reclaim tests on an NVIDIA GPU
 	@$(BIN)/python -m pytest tests/gpu tests/unit/supervisor/test_devices_probes.py -m gpu -s $(PYTEST_ARGS)
+
+test-containers: $(READY) ## both images and docs/deployment.md on a real engine (root, 15 minutes)
+	@PYTHONPATH=. $(BIN)/python -m tests.containers $(CONTAINERS_ARGS)
 
 ROUNDS ?= 20
 HOSTILE := $(addprefix tests/integration/supervisor/test_,$(addsuffix .py,\
@@ -83,4 +102,4 @@ bench-queue: $(READY) ## what the queue costs with a thousand, a million and ten
 	@PYTHONPATH=. $(BIN)/python benchmarks/queue/measure.py $(BENCH_ARGS)
 
 clean: ## remove .venv and caches; data in .dreamforge and pictures in out stay
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) $(RELEASE) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -345,7 +345,7 @@ WORKERS = out.Workers(
         out.WorkerOut(
             id=str(WORKER),
             host="render-1",
-            version="0.1.0",
+            version="0.2.0",
             started_at=NOON,
             heartbeat_at=after(9.5),
             queues=["default"],

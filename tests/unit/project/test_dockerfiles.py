@@ -72,7 +72,8 @@ def test_a_build_sees_nothing_but_what_is_named() -> None:
     assert patterns[0] == "*"
     let_in = {pattern[1:] for pattern in patterns if pattern.startswith("!")}
     assert let_in == {
-        "constraints.txt", "LICENSE", "migrations", "models", "pyproject.toml", "README.md", "src"
+        "docs/licences.md", "LICENSE", "locks/api.txt", "locks/build.txt", "locks/worker.txt",
+        "migrations", "models", "pyproject.toml", "README.md", "src"
     }  # fmt: skip
 
 
@@ -115,8 +116,11 @@ def test_a_change_of_sources_makes_the_layer_of_our_wheel_anew_and_no_other(imag
     words = instructions(TEXTS[image])
     starts = [at for at, (word, _) in enumerate(words) if word == "FROM"]
     packages, wheel, final = (words[a:b] for a, b in pairwise([*starts, len(words)]))
-    (install,) = [rest for _, rest in packages if f"--group {image}" in rest]
-    assert "--constraint constraints.txt" in install
+    assert ("COPY", f"locks/{image}.txt ./") in packages
+    (install,) = [rest for _, rest in packages if f"--requirement {image}.txt" in rest]
+    assert "--require-hashes" in install
+    assert any("--require-hashes" in rest and "locks/build.txt" in rest for _, rest in wheel)
+    assert any("pip" in rest and "--no-build-isolation" in rest for _, rest in wheel)
     assert ("COPY", "src src") in wheel and ("COPY", "src src") not in packages
     copied = final.index(("COPY", "--from=packages /opt/dreamforge /opt/dreamforge"))
     (own,) = [at for at, (_, rest) in enumerate(final) if "from=wheel" in rest]
@@ -128,8 +132,18 @@ def test_the_label_is_the_version(image: str) -> None:
     assert f'org.opencontainers.image.version="{VERSION}"' in TEXTS[image]
 
 
-def test_both_are_made_with_the_same_pip() -> None:
-    assert len({rest for image in TEXTS for rest in of(image, "ARG") if "PIP" in rest}) == 1
+@pytest.mark.parametrize("image", TEXTS)
+def test_the_last_layer_compiles_our_packages_and_no_other(image: str) -> None:
+    """A file that is compiled again is a file of that layer."""
+    (compiled,) = [rest for _, rest in last_stage(image) if "compileall" in rest]
+    ours = {
+        Path(path).name
+        for path in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    }
+    assert set(re.findall(r"site-packages/(\w+)(?= |$)", compiled)) - {"models"} == ours - {
+        "models"
+    }
+    assert "--no-compile" in compiled and "PYTHONDONTWRITEBYTECODE=1" in compiled
 
 
 def test_the_workers_base_has_the_torch_that_the_suite_runs_on() -> None:

@@ -1,0 +1,1 @@
+"""What `make lock`, `make licences` and `make release` run: docs/release.md."""
