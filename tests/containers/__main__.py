@@ -24,7 +24,7 @@ from tests.support.deployment import ROOT
 
 def main() -> None:
     options = argparse.ArgumentParser(prog="make test-containers", description=__doc__)
-    options.add_argument("--trees", type=Path, help="keep what is unpacked here, for the next run")
+    options.add_argument("--trees", type=Path, help="keep trees and images here, for the next run")
     options.add_argument(
         "--own", action="store_true", help="an engine in a tree, whatever runs here"
     )
@@ -33,7 +33,7 @@ def main() -> None:
         sys.exit("make test-containers needs root: it starts an engine, or uses root's")
     with tempfile.TemporaryDirectory(prefix="dreamforge-containers-", dir="/var/tmp") as folder:
         trees = given.trees or Path(folder)
-        engine = _engine(trees, own=given.own)
+        engine = _engine(trees, Path(folder), own=given.own)
         try:
             failed = walk(engine, trees)
         except Broken as error:
@@ -42,14 +42,12 @@ def main() -> None:
             engine.close()
             if isinstance(engine, TreeEngine):
                 shutil.rmtree(engine.work)
-                shutil.rmtree(engine.tree / "var/lib/docker", ignore_errors=True)
-                shutil.rmtree(engine.tree / "var/lib/containerd", ignore_errors=True)
     sys.exit(1 if failed else 0)
 
 
-def _engine(trees: Path, *, own: bool) -> Engine:
+def _engine(trees: Path, folder: Path, *, own: bool) -> Engine:
     if of_this_host() and not own:
-        return Engine(Path(tempfile.mkdtemp(prefix="dreamforge-containers-", dir="/var/tmp")))
+        return Engine(folder)
     started = time.monotonic()
     rootfs = trees / "engine"
     tree.make(rootfs, RELEASE, PACKAGES)
@@ -67,7 +65,8 @@ def walk(engine: Engine, trees: Path) -> bool:
     )
     say("compose: " + engine.run("docker compose version --short").strip())
     _refuse_to_touch_another(engine)
-    if not bases.registry_is_reached(engine):
+    before = _images(engine)
+    if not (bases.are_there(engine) or bases.registry_is_reached(engine)):
         started = time.monotonic()
         said = bases.make(engine, trees)
         say("no registry is reached. Stand-ins from packages have the names of the base images:")
@@ -94,9 +93,9 @@ def walk(engine: Engine, trees: Path) -> bool:
                 break
             report("ok", name, time.monotonic() - started)
     finally:
-        engine.try_run(
-            "docker compose --profile tools down --volumes --rmi local --timeout 60", folder=clone
-        )
+        engine.try_run("docker compose --profile tools down --volumes --timeout 60", folder=clone)
+        if not engine.restarts:  # those of an engine of our own go with it
+            engine.try_run("docker rmi --force " + " ".join(_images(engine) - before))
     for fact in steps.facts:
         say(fact)
     return failed
@@ -112,14 +111,15 @@ def _refuse_to_touch_another(engine: Engine) -> None:
         raise Broken("this engine has an installation of Dream Forge: use --own for another engine")
 
 
+def _images(engine: Engine) -> set[str]:
+    return set(engine.run("docker image ls --format '{{.Repository}}:{{.Tag}}'").split())
+
+
 def _clone(engine: Engine) -> tuple[Path, Path]:
     """What is committed here, as a repository with a clone of it."""
     origin, clone = engine.work / "origin", engine.work / "dreamforge"
     subprocess.run(["git", "clone", "--quiet", "--bare", str(ROOT), str(origin)], check=True)
-    engine.run(
-        f"git config --global --add safe.directory '*'\n"
-        f"git clone --quiet {engine.inside(origin)} {engine.inside(clone)}"
-    )
+    engine.run(f"git clone --quiet {engine.inside(origin)} {engine.inside(clone)}")
     return origin, clone
 
 

@@ -37,6 +37,11 @@ def names() -> dict[str, str]:
     }
 
 
+def are_there(engine: Engine) -> bool:
+    """Whether the engine has all of them already, from a registry or from a run before."""
+    return engine.try_run(f"docker image inspect {' '.join(names().values())}").returncode == 0
+
+
 def registry_is_reached(engine: Engine) -> bool:
     """Whether the smallest of the images can be pulled."""
     name = names()["s3"]

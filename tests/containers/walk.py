@@ -15,7 +15,7 @@ from tests.support.deployment import ROOT, VERSION, bases
 # The containers' own processes see no capability, and cannot get one.
 NOTHING = "0000000000000000"
 LAYER_OF_A_RELEASE_BYTES = 20_000_000
-LONG_JOB = {"count": 20}
+LONG_JOB = {"count": 8}
 
 
 class Walk:
