@@ -163,10 +163,12 @@ _STORE = """#!/bin/sh
 set -eu
 export MINIO_ROOT_USER=$ROOT_ACCESS_KEY_ID MINIO_ROOT_PASSWORD=$ROOT_SECRET_ACCESS_KEY HOME=/tmp
 cd "$2"
-juicefs --no-agent format --storage file --bucket "$2/blocks/" --trash-days 0 sqlite3://meta.db dreamforge
-exec juicefs --no-agent gateway --multi-buckets --keep-etag --object-meta --object-tag --no-banner
-\\     --no-usage-report --metrics 127.0.0.1:0 --cache-dir memory --cache-size 64 --backup-meta 0 \\
-    --storage file --bucket "$2/blocks/" sqlite3://meta.db "0.0.0.0$VGW_PORT"
+blocks=$2/blocks/
+juicefs --no-agent format --storage file --bucket "$blocks" --trash-days 0 \\
+    sqlite3://meta.db dreamforge
+exec juicefs --no-agent gateway --multi-buckets --keep-etag --object-meta --object-tag \\
+    --no-banner --no-usage-report --metrics 127.0.0.1:0 --cache-dir memory --cache-size 64 \\
+    --backup-meta 0 --storage file --bucket "$blocks" sqlite3://meta.db "0.0.0.0$VGW_PORT"
 """
 _WGET = """#!/bin/sh
 exec curl --silent --fail --output /dev/null http://127.0.0.1:7070/minio/health/ready
