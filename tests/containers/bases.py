@@ -73,7 +73,7 @@ def make(engine: Engine, trees: Path) -> list[str]:
         f"{wanted['worker']}: Debian {release} with this checkout's torch for the CPU, which is"
         " made to say that it was built for CUDA, and a torchvision without its compiled operators",
         f"{wanted['postgres']}: Debian's PostgreSQL 17, with an entrypoint of the walk's own",
-        f"{wanted['redis']}: Debian's Valkey",
+        f"{wanted['redis']}: Debian's Valkey 8.1",
         f"{wanted['s3']}: JuiceFS's gateway, of `dreamforge up`, under versitygw's name; its health"
         " route is another, which a wget of the walk's own knows",
     ]
@@ -170,6 +170,10 @@ exec juicefs --no-agent gateway --multi-buckets --keep-etag --object-meta --obje
     --no-banner --no-usage-report --metrics 127.0.0.1:0 --cache-dir memory --cache-size 64 \\
     --backup-meta 0 --storage file --bucket "$blocks" sqlite3://meta.db "0.0.0.0$VGW_PORT"
 """
+# Before Valkey 9 the variable had Redis's name.
+_VALKEY_CLI = """#!/bin/sh
+REDISCLI_AUTH=$VALKEYCLI_AUTH exec /usr/bin/valkey-cli "$@"
+"""
 _WGET = """#!/bin/sh
 exec curl --silent --fail --output /dev/null http://127.0.0.1:7070/minio/health/ready
 """
@@ -207,7 +211,8 @@ def _postgres(engine: Engine, servers: Path, name: str) -> None:
 def _valkey(engine: Engine, servers: Path, name: str) -> None:
     _built(
         engine, servers, name,
-        "RUN install -d -o 999 -g 1000 /data\nWORKDIR /data\n",
+        "COPY valkey-cli /usr/local/bin/\nRUN install -d -o 999 -g 1000 /data\nWORKDIR /data\n",
+        **{"valkey-cli": _VALKEY_CLI},
     )  # fmt: skip
 
 
