@@ -77,6 +77,8 @@ def _check_index(folder: Path, files: list[str], *, base: str) -> None:
     pipeline = index.get("_class_name")
     if not isinstance(pipeline, str):
         raise _refused(name_of_index, "_class_name must name a stock pipeline")
+    if not isinstance(index.get("_diffusers_version", ""), str):
+        raise _refused(name_of_index, "_diffusers_version must be a text")
     if pipeline in READ_THEIR_CARD and base + _CARD in files:
         raise _refused(base + _CARD, f"{pipeline} would load what it names; take it away")
     for component, entry in index.items():

@@ -39,7 +39,7 @@ def read_any_json(folder: Path, name: str) -> Any:
                 f"{name}: {size_bytes} bytes; a configuration has {MAX_CONFIG_BYTES} at most",
                 file=name,
             )
-        value = json.loads((folder / name).read_bytes().decode())
+        value = json.loads((folder / name).read_bytes().decode(), parse_constant=_constant)
     except FileNotFoundError:
         raise ModelUnavailable(f"{name}: missing", file=name) from None
     except (OSError, ValueError, RecursionError) as error:
@@ -47,6 +47,13 @@ def read_any_json(folder: Path, name: str) -> Any:
     if _is_deeper(value, MAX_DEPTH):
         raise ModelUnavailable(f"{name}: nested more than {MAX_DEPTH} levels deep", file=name)
     return value
+
+
+def _constant(text: str) -> float:
+    """Infinity is no JSON, but stands in schedulers of diffusers. NaN would draw nothing."""
+    if text == "NaN":
+        raise ValueError(text)
+    return float(text)
 
 
 def check_json_files(folder: Path, names: list[str], *, vocabularies: bool) -> None:

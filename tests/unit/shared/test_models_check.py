@@ -157,6 +157,7 @@ def test_a_scheduler_and_a_tokenizer_are_of_their_own_sort(folder: Path, part: s
         ("{}".encode("utf-16"), "not readable as JSON"),
         (b'{"a": ' + b"1" * 5000 + b"}", "not readable as JSON"),
         (b"", "not readable as JSON"),
+        (b'{"scaling_factor": NaN}', "not readable as JSON"),
     ],
 )
 def test_a_configuration_that_no_library_could_read_is_refused(
@@ -286,3 +287,15 @@ def test_shards_by_a_sound_index_are_accepted(folder: Path) -> None:
         json.dumps({"metadata": {"total_size": 4}, "weight_map": shards})
     )
     check_folder(folder)
+
+
+def test_infinity_is_accepted_since_schedulers_have_it(folder: Path) -> None:
+    path = folder / "scheduler/scheduler_config.json"
+    path.write_text('{"lambda_min_clipped": -Infinity}')
+    check_folder(folder)
+
+
+@pytest.mark.parametrize("version", [{"a": 1}, [1], 7, None])
+def test_the_version_in_an_index_is_a_text(folder: Path, version: Any) -> None:
+    index(folder, _diffusers_version=version)
+    assert refusal(folder) == "model_index.json: _diffusers_version must be a text"
