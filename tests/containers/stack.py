@@ -42,7 +42,7 @@ class Stack:
     def create(self, prompt: str, **fields: Any) -> str:
         body = json.dumps({"type": "generate", "prompt": prompt, **fields})
         made = self.ask("/v1/jobs", "--header 'Content-Type: application/json'", f"--data '{body}'")
-        return str(made["id"])
+        return str(made["job"]["id"])
 
     def status(self, job: str) -> str:
         return str(self.ask(f"/v1/jobs/{job}")["status"])

@@ -84,7 +84,8 @@ class Walk:
         expect(folder.stat().st_mode & 0o777 == 0o700, "secrets/ is open to others")
         values = {path.name: path.read_text().strip() for path in folder.iterdir()}
         for path in folder.iterdir():
-            expect(path.stat().st_mode & 0o777 == 0o644, f"mode of {path.name}")
+            mode = 0o600 if path.name == "api_key" else 0o644  # that one is mounted nowhere
+            expect(path.stat().st_mode & 0o777 == mode, f"mode of {path.name}")
         for name in RUNNING:
             shown = json.dumps(self.stack.inspect(name))
             for secret, value in values.items():
@@ -92,13 +93,15 @@ class Walk:
 
     def first_job(self) -> None:
         said = self.stack.run(blocks("One host")[1])
-        job = json.loads(said[said.index("{") :])["id"]
+        job = json.loads(said[said.index("{") :])["job"]["id"]
         self.stack.wait_for(job, "succeeded")
         self.stack.check_pictures(job)
         self.jobs.append(job)
 
     def model_list(self) -> None:
-        listed = self.stack.compose("run --rm -T model list")
+        listed = self.stack.run(
+            "export DF_API_KEY=$(cat secrets/api_key)\ndocker compose run --rm -T model list"
+        )
         expect("dreamforge-demo" in listed, f"`model list` says:\n{listed}")
 
     def drain(self) -> None:
