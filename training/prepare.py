@@ -30,12 +30,12 @@ BACKGROUNDS = {
 _VARIATION_SELECTOR = "-fe0f"
 
 
-def render(path: Path) -> Image.Image:
-    """The picture at 64x64, RGBA.
+def render(path: Path, size: int = SIZE) -> Image.Image:
+    """The picture at `size` pixels a side, RGBA.
 
     Pillow premultiplies alpha when it resizes RGBA, so transparent pixels leave no dark fringe.
     """
-    return Image.open(path).convert("RGBA").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    return Image.open(path).convert("RGBA").resize((size, size), Image.Resampling.LANCZOS)
 
 
 def on_background(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image:

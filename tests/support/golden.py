@@ -1,4 +1,4 @@
-"""Golden pictures of the demo model: draw them, compare them, and make new ones.
+"""Golden pictures of the models that ship: draw them, compare them, and make new ones.
 
 `python -m tests.support.golden` writes them again, on the CPU; do so when the model changes, never
 to make a test pass. `tests/unit/golden/README.md` says with what the present ones were made.
@@ -7,7 +7,7 @@ to make a test pass. `tests/unit/golden/README.md` says with what the present on
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,11 +15,22 @@ from PIL import Image
 
 from runner.diffusion.pipelines import TextToImage, load
 from runner.diffusion.sources import Sources
+from runner.upscalers.gan import GanUpscaler
+from runner.upscalers.networks import load_network
+from shared.models.folder import ONE_FILE
 from shared.models.picture_tasks import PictureTask
 from shared.models.verify import read_model
-from shared.protocol.messages import GenerateParams, PresetSpec
+from shared.protocol.messages import (
+    Dtype,
+    GanParams,
+    GenerateParams,
+    InputSpec,
+    ModelSpec,
+    PresetSpec,
+)
 
 MODEL = Path(__file__).parents[2] / "models" / "sd" / "dreamforge-demo@1"
+UPSCALER = Path(__file__).parents[2] / "models" / "network" / "dreamforge-upscaler@1"
 FOLDER = Path(__file__).parents[1] / "unit" / "golden"
 PROMPTS = ("red apple", "green apple", "banana", "blue heart", "pumpkin")
 SEED = 0
@@ -79,6 +90,35 @@ def redraw(loaded: TextToImage, task: PictureTask, seed: int = SEED) -> Image.Im
     return made
 
 
+def enlarge(dtype: Dtype = "float32", device: Literal["cpu", "cuda"] = "cpu") -> Image.Image:
+    """The golden red apple, four times each side."""
+    descriptor = read_model(UPSCALER)
+    image = Image.open(_path("red apple")).convert("RGB")
+    spec = ModelSpec(
+        id="golden",
+        name=descriptor.name,
+        version=descriptor.version,
+        kind=descriptor.kind,
+        folder=str(UPSCALER),
+        checkpoint_sha256=descriptor.checkpoint_sha256,
+    )
+    source = InputSpec(
+        item_index=0,
+        format="png",
+        width=image.width,
+        height=image.height,
+        seed=SEED,
+        sha256="0" * 64,
+    )
+    upscaler = GanUpscaler(
+        load_network(UPSCALER / ONE_FILE),
+        spec,
+        GanParams(scale=4, native_scale=4),
+        CPU.model_copy(update={"dtype": dtype, "device": device}),
+    )
+    return upscaler.enlarge(image, source, lambda done, total: None)
+
+
 def levels(image: Image.Image) -> Any:
     """Height x width x 3, from 0 to 1."""
     return np.asarray(image.convert("RGB"), dtype=np.float32) / 255
@@ -103,3 +143,4 @@ if __name__ == "__main__":
         draw(pipeline, name).save(_path(name))
     for task in REDRAWN:
         redraw(load("sd", MODEL, CPU, None, task=task), task).save(_path(task))
+    enlarge().save(_path("enlarged"))

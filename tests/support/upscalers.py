@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -19,7 +21,7 @@ from tests.support.tiny_pipeline import clip_text_config, clip_tokenizer
 from transformers import CLIPTextModel
 
 from runner.diffusion.pipelines import silence_libraries
-from runner.upscalers.gan import torchvision_stand_in
+from runner.upscalers.networks import describe_network, torchvision_stand_in
 from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import ModelDescriptor, Source
 from shared.models.folder import ONE_FILE
@@ -51,6 +53,87 @@ def esrgan(
     folder.mkdir(parents=True)
     save_file(network.state_dict(), folder / ONE_FILE)
     return _described(folder, name)
+
+
+# Networks of spandrel as small as their classes allow: the architecture, its class, how it is made.
+NETWORKS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "Compact": ("Compact", "Compact", {"num_feat": 8, "num_conv": 2, "upscale": 4}),
+    "Compact-grey": (
+        *("Compact", "Compact"),
+        {"num_in_ch": 1, "num_out_ch": 1, "num_feat": 8, "num_conv": 2, "upscale": 2},
+    ),
+    "Compact-alpha": (
+        *("Compact", "Compact"),
+        {"num_in_ch": 4, "num_out_ch": 4, "num_feat": 8, "num_conv": 2, "upscale": 2},
+    ),
+    "SPAN": (
+        *("SPAN", "SPAN"),
+        {"num_in_ch": 3, "num_out_ch": 3, "feature_channels": 8, "upscale": 2},
+    ),
+    "SwinIR": (
+        *("SwinIR", "SwinIR"),
+        {
+            "embed_dim": 12,
+            "depths": [2, 2],
+            "num_heads": [2, 2],
+            "window_size": 8,
+            "mlp_ratio": 2.0,
+            "upscale": 2,
+            "upsampler": "pixelshuffledirect",
+        },
+    ),
+    "RealCUGAN": ("RealCUGAN", "UpCunet2x", {}),
+    "SAFMN": ("SAFMN", "SAFMN", {"dim": 12, "n_blocks": 1, "upscaling_factor": 4}),
+    "PLKSR": ("PLKSR", "PLKSR", {"dim": 16, "n_blocks": 2, "upscaling_factor": 3}),
+    "RCAN": (
+        *("RCAN", "RCAN"),
+        {"scale": 2, "n_resgroups": 2, "n_resblocks": 2, "n_feats": 16, "reduction": 4},
+    ),
+    "DnCNN": ("DnCNN", "DnCNN", {"nc": 8, "nb": 8, "act_mode": "R"}),
+    "SCUNet": ("SCUNet", "SCUNet", {"config": [1] * 7, "dim": 64}),
+    "Uformer": (
+        *("Uformer", "Uformer"),
+        {"embed_dim": 8, "depths": [1] * 9, "num_heads": [1] * 9, "img_size": 128},
+    ),
+}
+
+
+def network_module(name: str) -> torch.nn.Module:
+    """A network with random weights, by its own class."""
+    architecture, class_name, arguments = NETWORKS[name]
+    with torchvision_stand_in():
+        module = importlib.import_module(f"spandrel.architectures.{architecture}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        made: torch.nn.Module = getattr(module, class_name)(**arguments).eval()
+    return made
+
+
+def network(
+    folder: Path, kind: str, *, name: str = "tiny-network", broken: bool = False
+) -> ModelDescriptor:
+    """A model of the kind `network`, described as an import describes it.
+
+    `kind` is a key of `NETWORKS`. A `broken` one makes nothing but NaN.
+    """
+    folder.mkdir(parents=True)
+    weights = network_module(kind).state_dict()
+    if broken:
+        weights = {key: torch.full_like(value, torch.nan) for key, value in weights.items()}
+    # A copy each, since a file does not take two names for one memory.
+    copies = {key: value.clone().contiguous() for key, value in weights.items()}
+    save_file(copies, folder / ONE_FILE)
+    descriptor = describe_folder(
+        folder,
+        DescriptorInput(
+            name=name,
+            version="1",
+            source=Source(uri="tests"),
+            network=describe_network(folder / ONE_FILE),
+        ),
+    )
+    write_descriptor(folder, descriptor)
+    return descriptor
 
 
 def _strengthen(network: torch.nn.Module) -> None:

@@ -3,6 +3,8 @@
 `auto` takes the first of these that there is: a GAN made for the scale, a diffusion upscaler made
 for it, a GAN made for another scale, a diffusion upscaler made for another scale; with
 `strict_scale` the first two only. `gan` and `diffusion` go through their own half of the list.
+A network that restores a picture and enlarges nothing counts only where the request names it, and
+the upscaler that ships with us, which was made for the demo model, only where there is no other.
 Only upscalers count that are enabled and, if any worker lives, installed on one. Two that are
 equally good are not chosen between: the request must name one.
 """
@@ -18,6 +20,7 @@ from shared.models.families import family_of
 
 RESAMPLE = "resample"
 CAPABILITY = "upscale"
+SHIPPED = "dreamforge:"  # how the source of a model begins that ships with us
 
 
 def impl_of(model: Model) -> str:
@@ -44,7 +47,17 @@ def choose_upscaler(
         return None
     if request.model_id is not None:
         return _named(request, request.model_id, models)
-    return _best(request, [model for model in models if _is_usable(model, live)])
+    enlarging = [model for model in models if _is_usable(model, live) and scale_of(model) > 1]
+    installed = [model for model in enlarging if not _ships(model)]
+    best = _best(request, installed) or _best(request, enlarging)
+    if best is None:
+        raise _none_fits(request, enlarging)
+    return best
+
+
+def _ships(model: Model) -> bool:
+    source = model.descriptor.get("source", {})
+    return str(source.get("uri", "")).startswith(SHIPPED)
 
 
 def _is_usable(model: Model, live: Sequence[Worker]) -> bool:
@@ -53,8 +66,11 @@ def _is_usable(model: Model, live: Sequence[Worker]) -> bool:
     return not live or any(worker.has_model(model.id, model.checkpoint_sha256) for worker in live)
 
 
-def _best(request: Upscale, usable: Sequence[Model]) -> Model:
-    """The only member of the first group, in the order that the module documents."""
+def _best(request: Upscale, usable: Sequence[Model]) -> Model | None:
+    """The only member of the first group, in the order that the module documents; None: no group.
+
+    Raises `InvalidInput` for a group of several.
+    """
     impls = ("gan", "diffusion") if request.impl == "auto" else (request.impl,)
     groups = (
         [m for m in usable if impl_of(m) == impl and (scale_of(m) == request.scale) is native]
@@ -63,7 +79,7 @@ def _best(request: Upscale, usable: Sequence[Model]) -> Model:
     )
     best = next(filter(None, groups), None)
     if best is None:
-        raise _none_fits(request, usable)
+        return None
     if len(best) > 1:
         names = [model.label for model in best]
         raise _invalid(
@@ -88,10 +104,11 @@ def _named(request: Upscale, reference: str, models: Sequence[Model]) -> Model:
     if request.impl not in ("auto", impl_of(model)):
         raise _invalid("impl", f"{model.label} is a {impl_of(model)} upscaler, not {request.impl}")
     if request.strict_scale and scale_of(model) != request.scale:
+        makes = f"makes pictures {scale_of(model)} times as large"
         raise _invalid(
             "scale",
-            f"{model.label} makes pictures {scale_of(model)} times as large, and strict_scale "
-            "allows no other",
+            f"{model.label} {makes if scale_of(model) > 1 else 'restores and does not enlarge'}, "
+            "and strict_scale allows no other",
             native_scale=scale_of(model),
         )
     return model

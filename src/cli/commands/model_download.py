@@ -21,7 +21,7 @@ Exclude = Annotated[
     list[str] | None,
     typer.Option(metavar="PATTERN", help="No such files; several times."),
 ]
-KINDS = "sd, sdxl, sd3, flux, auto, esrgan, sd_upscale, sd_latent_upscale"
+KINDS = "sd, sdxl, sd3, flux, auto, esrgan, network, sd_upscale, sd_latent_upscale"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from cli.download.manifest import check_manifest, find_lone_checkpoint, rename_l
 from cli.download.source import RemoteFile, ResolvedModel
 from cli.errors import Failure
 from cli.models.fit import refuse_misfit
+from cli.models.networks import describe_network
 from cli.models.store import (
     install_atomic,
     lock_model,
@@ -28,12 +29,13 @@ from cli.models.store import (
     staging_path,
 )
 from shared.errors import ModelUnavailable
-from shared.models.checkpoints import Checkpoint, recognise
+from shared.models.checkpoints import Checkpoint, UnknownTensors, recognise
 from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import ModelDescriptor, Source
 from shared.models.esrgan import esrgan_scale
 from shared.models.families import Kind
 from shared.models.folder import CONFIG
+from shared.models.networks import Network
 from shared.models.safetensors_header import tensor_shapes
 from shared.models.verify import write_descriptor
 
@@ -145,14 +147,15 @@ def _fetch_and_install(
     model, config = work / "model", None
     model.mkdir(parents=True, exist_ok=True)
     fetch_files(request.resolved, work, display, parallel=request.parallel)
-    checkpoint = _recognise(request, work)
-    if checkpoint is not None:
-        config = resolve_config(checkpoint, request.config, root)
+    found = _recognise(request, work)
+    if isinstance(found, Checkpoint):
+        config = resolve_config(found, request.config, root)
         check_manifest(config)
         fetch_files(config, work, display, parallel=request.parallel)
     _remove_unlisted(model, (*request.resolved.files, *(config.files if config else ())))
     try:
-        descriptor = _describe(request, model, config)
+        network = found if isinstance(found, Network) else None
+        descriptor = _describe(request, model, config, network)
         if descriptor.layout != "network":
             refuse_misfit(model)
     except ModelUnavailable:
@@ -165,24 +168,34 @@ def _fetch_and_install(
     return place
 
 
-def _recognise(request: DownloadRequest, work: Path) -> Checkpoint | None:
-    """The single file's checkpoint, or None for a model that needs no configuration with it."""
+def _recognise(request: DownloadRequest, work: Path) -> Checkpoint | Network | None:
+    """What the single file is; None for a folder, and for an ESRGAN, whose shapes say it all."""
     if request.weights is None:
         return None
     try:
-        shapes = tensor_shapes(work / "model", request.weights)
-        if esrgan_scale(shapes) is None:
-            return recognise(request.weights, shapes)
+        found = _recognise_file(work / "model", request.weights)
     except ModelUnavailable:
         shutil.rmtree(work)
         raise
-    if request.config is not None:
+    if request.config is not None and not isinstance(found, Checkpoint):
         raise Failure("an upscaler is its one file: it needs no --config")
-    return None
+    return found
+
+
+def _recognise_file(folder: Path, name: str) -> Checkpoint | Network | None:
+    shapes = tensor_shapes(folder, name)
+    if esrgan_scale(shapes) is not None:
+        return None
+    try:
+        return recognise(name, shapes)
+    except UnknownTensors:
+        if (network := describe_network(folder / name)) is None:
+            raise
+        return network
 
 
 def _describe(
-    request: DownloadRequest, model: Path, config: ResolvedModel | None
+    request: DownloadRequest, model: Path, config: ResolvedModel | None, network: Network | None
 ) -> ModelDescriptor:
     descriptor = describe_folder(
         model,
@@ -193,6 +206,7 @@ def _describe(
             config_source=None if config is None else _source(config),
             kind=request.kind,
             license=request.resolved.license,
+            network=network,
         ),
     )
     return descriptor.model_copy(update={"default_preset": request.choose_preset(descriptor)})

@@ -17,6 +17,7 @@ from cli.models.store import (
     staging_path,
 )
 from cli.terminal.output import print_note
+from shared.models.families import family_of
 from shared.models.folder import DESCRIPTOR
 from shared.models.verify import check_installed, read_model, verify_model
 
@@ -24,13 +25,17 @@ T = TypeVar("T")
 
 
 def bundled_models() -> list[Path]:
-    """Folders of the models that ship with the project, the demo's own first."""
+    """Folders of the models that ship with the project, the one that draws first."""
     spec = importlib.util.find_spec("migrations")  # beside `models`, in a clone and when installed
     if spec is None or spec.origin is None:
         return []
     root = Path(spec.origin).parent.parent / "models"
     folders = [path.parent for path in root.glob(f"*/*@*/{DESCRIPTOR}")]
-    return sorted(folders, key=lambda folder: (not folder.name.startswith("dreamforge-"), folder))
+    return sorted(folders, key=lambda folder: (_upscales(folder), folder))
+
+
+def _upscales(folder: Path) -> bool:
+    return family_of(folder.parent.name).upscaling is not None
 
 
 def models_dir(environ: Mapping[str, str]) -> Path:

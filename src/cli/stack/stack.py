@@ -11,7 +11,7 @@ from cli import backends
 from cli.errors import STACK_FAILED, StackError
 from cli.processes.process_manager import ProcessManager
 from cli.stack.infrastructure import Address, manage_processes, plan
-from cli.stack.seed_models import SeedModel, install_seed_models
+from cli.stack.seed_models import SeedModel, SeedModels, install_seed_models
 from cli.stack.services import services
 from cli.state_dir import ENVIRONMENT, StateDir
 
@@ -21,12 +21,13 @@ if TYPE_CHECKING:  # at run time the settings library costs a quarter of a secon
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """A stack that serves. `model` makes the first picture."""
+    """A stack that serves. `model` makes the first picture, and `upscaler` a larger one of it."""
 
     manager: ProcessManager
     api_base: str
     addresses: tuple[Address, ...]
     model: SeedModel
+    upscaler: SeedModel | None
 
 
 @contextmanager
@@ -46,7 +47,7 @@ def run_stack(
             notify("starting " + ", ".join(part.title for part in planned.parts))
         planned.start(manager)
         notify("preparing schema, bucket and models")
-        model = _prepare(settings, planned.admin_url)
+        seeds = _prepare(settings, planned.admin_url)
         notify("starting api and worker")
         manager.start(both)
         api_base, worker_base = f"http://{api.address()}", f"http://{worker.address()}"
@@ -63,11 +64,12 @@ def run_stack(
                     Address("Models", str(settings.models_dir)),
                     Address("Data and logs", str(home.path), "DF_HOME"),
                 ),
-                model=model,
+                model=seeds.model,
+                upscaler=seeds.upscaler,
             )
 
 
-def _prepare(settings: Settings, admin_url: str | None) -> SeedModel:
+def _prepare(settings: Settings, admin_url: str | None) -> SeedModels:
     import anyio
     from migrations.upgrade import upgrade
 

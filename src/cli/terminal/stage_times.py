@@ -9,14 +9,15 @@ from datetime import datetime
 from typing import Any
 
 # stage, and the mark that ends it, in order
-_STAGES = (
+_FIRST_STEP = (
     ("queue", "claimed"),
     ("start", "started"),
     ("load", "loaded"),
     ("sampling", "sampled"),
     ("decode and upload", "written"),
-    ("verify and verdict", "finished"),
 )
+_SECOND_STEP = (("verify", "verified"), ("upscale", "enlarged"))
+_END = (("verify and verdict", "finished"),)
 
 
 def stage_times(events: Iterable[Mapping[str, Any]]) -> list[tuple[str, float]]:
@@ -25,7 +26,7 @@ def stage_times(events: Iterable[Mapping[str, Any]]) -> list[tuple[str, float]]:
     if "created" not in marks:
         return []
     stages, names, since = [], [], marks["created"]
-    for name, mark in _STAGES:
+    for name, mark in _FIRST_STEP + (_SECOND_STEP if "enlarged" in marks else ()) + _END:
         names.append(name)
         if mark in marks:
             stages.append((" + ".join(names), (marks[mark] - since).total_seconds()))
@@ -50,8 +51,12 @@ def _marks(events: Iterable[Mapping[str, Any]]) -> dict[str, datetime]:
                 marks.setdefault("loaded", at)
             case "progress" if stage == "decode" and "written" not in marks:
                 marks["sampled"] = at
+            case "artifact.written" if "verified" in marks:
+                marks["enlarged"] = at
             case "artifact.written":
                 marks["written"] = at
+            case "step.finish":
+                marks.setdefault("verified", at)
             case "job.finish":
                 marks["finished"] = at
     return marks

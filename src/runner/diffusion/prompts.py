@@ -1,18 +1,20 @@
 """How much of a prompt a model reads. What is over the bound of a text encoder is cut, silently.
 
 CLIP reads 77 tokens, begin and end included. Others read as many as their pipeline asks for (T5:
-256 in Stable Diffusion 3 and in FLUX.1 schnell, 512 in dev), or as their tokenizer is made for. A
-family with several encoders may cut at several places; each is reported, the same cut of two
-encoders once. Some pipelines put the prompt into a template, whose tokens are not counted here.
+256 in Stable Diffusion 3 and in FLUX.1 schnell, 512 in dev; some have the number in their code, so
+that it stands in `AutoPipeline.tokens`), or as their tokenizer is made for. A family with several
+encoders may cut at several places; each is reported, the same cut of two encoders once. Some
+pipelines put the prompt into a template, whose tokens are not counted here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import CLIPTokenizer, CLIPTokenizerFast
 
 from runner.diffusion.pipelines import TextToImage
+from shared.models.auto_pipelines import AUTO_PIPELINES
 from shared.protocol.messages import GenerateParams
 
 # What transformers has where nobody set a tokenizer's bound: a number beyond any prompt.
@@ -33,8 +35,9 @@ class Truncation:
 def find_truncations(pipeline: TextToImage, params: GenerateParams) -> list[Truncation]:
     """Every cut that this model makes in the prompts, in the order of its encoders."""
     truncations: dict[Truncation, None] = {}
-    for reader, tokenizer in _tokenizers(pipeline):
-        limit = _limit(tokenizer, pipeline)
+    bounds = _bounds_of_the_class(pipeline)
+    for name, tokenizer in _tokenizers(pipeline):
+        reader, limit = _reader(tokenizer), bounds.get(name) or _limit(tokenizer, pipeline)
         for field in ("prompt", "negative_prompt"):
             cut = _cut(field, getattr(params, field), reader, tokenizer, limit)
             if cut is not None:
@@ -43,11 +46,15 @@ def find_truncations(pipeline: TextToImage, params: GenerateParams) -> list[Trun
 
 
 def _tokenizers(pipeline: TextToImage) -> Iterator[tuple[str, Any]]:
-    """Each tokenizer with the name of what reads for it; of a processor, the one inside it."""
+    """Each tokenizer with its name in the pipeline; of a processor, the one inside it."""
     for name, part in sorted(pipeline.pipeline.components.items()):
         if name.startswith(("tokenizer", "processor", "prior_tokenizer")) and part is not None:
-            tokenizer = getattr(part, "tokenizer", part)
-            yield _reader(tokenizer), tokenizer
+            yield name, getattr(part, "tokenizer", part)
+
+
+def _bounds_of_the_class(pipeline: TextToImage) -> Mapping[str, int]:
+    row = AUTO_PIPELINES.get(type(pipeline.pipeline).__name__)
+    return {} if row is None else row.tokens
 
 
 def _reader(tokenizer: Any) -> str:

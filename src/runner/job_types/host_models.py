@@ -13,8 +13,9 @@ from typing import Any
 
 from runner.diffusion import pipelines
 from runner.diffusion.model_folder import guard_unchanged
-from runner.upscalers import diffusion, gan
+from runner.upscalers import diffusion, networks
 from shared.models.descriptor import ModelDescriptor
+from shared.models.folder import ONE_FILE
 from shared.models.stamp import Stamp, stamp_of
 from shared.models.verify import check_installed
 from shared.protocol.messages import RunSpec
@@ -25,7 +26,7 @@ LOADERS: dict[Loader, Callable[[HostModelSpec, ModelDescriptor], Any]] = {
     "generate": lambda spec, model: pipelines.load_on_host(
         spec.model.kind, Path(spec.model.folder), spec.dtype, layout=model.layout
     ),
-    "gan": lambda spec, _: gan.load_network(Path(spec.model.folder)),
+    "gan": lambda spec, _: networks.load_network(Path(spec.model.folder) / ONE_FILE),
     "diffusion": lambda spec, _: diffusion.load_on_host(spec.model, spec.dtype),
 }
 

@@ -51,6 +51,8 @@ class Upscale:
         ctx.emit(Progress(stage="load", step=0, steps=1))
         self._ctx = ctx
         self._upscaler = load(ctx.spec, ctx.stop.check)
+        for remark in self._upscaler.remarks:
+            ctx.emit(remark)
         ctx.emit(Progress(stage="load", step=1, steps=1))
 
     def run(self, params: UpscaleParams, emit: Emit) -> int:

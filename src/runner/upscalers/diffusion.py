@@ -38,6 +38,8 @@ def load_on_host(model: ModelSpec, dtype: Dtype) -> Any:
 class DiffusionUpscaler:
     """A loaded `pipeline` on its device; `name` is the model's."""
 
+    remarks = ()
+
     def __init__(
         self, pipeline: Any, model: ModelSpec, params: DiffusionParams, preset: PresetSpec
     ) -> None:

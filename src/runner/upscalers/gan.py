@@ -1,35 +1,34 @@
-"""Enlarging with a GAN of the ESRGAN family, through `spandrel`.
+"""Enlarging with a network that needs one pass, such as a GAN of the ESRGAN family.
 
-The network is loaded from the model's one safetensors file: never through spandrel's own reader of
-files, which takes pickles as well. A picture goes through it in tiles. Transparency is not what
-these networks were trained on: they get the colours, and the alpha channel is resampled.
+`runner.upscalers.networks` loads it. A picture goes through it in tiles. spandrel pads a tile to
+the sizes that a network asks for and cuts the result. What a network does not know is resampled
+beside it: transparency for one of colours, colours for one of grey.
 """
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib import import_module
-from pathlib import Path
-from types import ModuleType
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
 from PIL.Image import Image
-from safetensors.torch import load_file
 
 from runner.diffusion.finite import check_finite
 from runner.diffusion.pipelines import DTYPES
 from runner.upscalers.base import OnStep
+from runner.upscalers.networks import check_network
 from runner.upscalers.resample import resample
 from runner.upscalers.tiling import enlarge_in_tiles
 from shared.errors import ModelUnavailable
 from shared.models.folder import ONE_FILE
-from shared.protocol.messages import GanParams, InputSpec, ModelSpec, PresetSpec
+from shared.protocol.messages import Dtype, GanParams, InputSpec, Log, ModelSpec, PresetSpec
 
-ARCHITECTURE = "ESRGAN"
+# For a network that looks at a whole picture to decide about a part, and should not be given tiles:
+# these are as large as the memory of its kind allows, and what fits into one is not cut at all.
+LARGE_TILE = 256
 COLOURS = 3
+SAMPLE = (24, 40)  # pixels; no window of a network is as large
 
 
 class GanUpscaler:
@@ -40,98 +39,134 @@ class GanUpscaler:
     ) -> None:
         """`network` of `load_network`. Raises `ModelUnavailable` when it is another than the step
         says."""
-        _check_shape(network, params.native_scale)
+        check_network(ONE_FILE, network)
+        if network.scale != params.native_scale:
+            raise ModelUnavailable(
+                f"{ONE_FILE}: makes sides {network.scale} times as large, not "
+                f"{params.native_scale} times, as its descriptor says"
+            )
         self.name = f"{model.name}@{model.version}"
         self._scale = params.native_scale
-        self._device, self._dtype = preset.device, DTYPES[preset.dtype]
-        self._network = network
-        self._network.to(self._device, self._dtype).eval()
+        self._channels = network.input_channels
+        self._tiles = {} if network.tiling.name == "SUPPORTED" else {"tile": LARGE_TILE}
+        self._device, self._network = preset.device, network.eval()
+        self.dtype = _place(network, preset.device, preset.dtype)
+        self.remarks = () if self.dtype == preset.dtype else (_raised(network, preset.dtype),)
         # On the module itself: around it spandrel clamps, and infinity cannot be told from white.
-        self._network.model.register_forward_hook(lambda _module, _inputs, made: check_finite(made))
+        self._network.model.register_forward_hook(_check_made)
 
-    def enlarge(self, image: Image, _source: InputSpec, on_step: OnStep) -> Image:
+    def enlarge(self, image: Image, source: InputSpec, on_step: OnStep) -> Image:
         """`image` at the network's own scale; `on_step` after each tile, and it may raise."""
-        colours = _tensor(image.convert("RGB"))
-        with torch.inference_mode():
-            larger = enlarge_in_tiles(colours, self._scale, self._piece, on_step)
-        result = _image(larger)
-        if image.has_transparency_data:
-            result.putalpha(resample(image.convert("RGBA").getchannel("A"), result.size))
-        return result
+        torch.manual_seed(source.seed)  # a few draw noise: the same picture each time
+
+        def through(piece: Image) -> Image:
+            with torch.inference_mode():
+                larger = enlarge_in_tiles(
+                    _tensor(piece), self._scale, self._piece, on_step, **self._tiles
+                )
+                return _image(larger)
+
+        return _WAYS[self._channels](image, through)
 
     def _piece(self, tile: torch.Tensor) -> torch.Tensor:
-        batch = tile.unsqueeze(0).to(self._device, self._dtype)
+        batch = tile.unsqueeze(0).to(self._device, DTYPES[self.dtype])
         result: torch.Tensor = self._network(batch)[0]
+        expected = (tile.shape[0], *(side * self._scale for side in tile.shape[1:]))
+        if tuple(result.shape) != expected:
+            raise ValueError(f"the network made {tuple(result.shape)} numbers, not {expected}")
         return result
 
 
-def load_network(folder: Path) -> Any:
-    """The network of a model's folder, on the host. Raises `ModelUnavailable` for another kind."""
-    with torchvision_stand_in():
-        try:
-            spandrel = import_module("spandrel")
-        except ModuleNotFoundError as error:
-            raise ModelUnavailable(
-                f"GAN upscalers need the package {error.name}, which this worker does not have; "
-                "install dreamforge[gan]"
-            ) from None
-    try:
-        network = spandrel.ModelLoader().load_from_state_dict(load_file(folder / ONE_FILE))
-    except spandrel.UnsupportedModelError:
-        raise ModelUnavailable(f"{ONE_FILE}: no network that can be recognised") from None
-    if network.architecture.id != ARCHITECTURE:
-        raise ModelUnavailable(
-            f"{ONE_FILE}: a network of the kind {network.architecture.id}, not {ARCHITECTURE}"
-        )
-    return network
+def _place(network: Any, device: str, dtype: Dtype) -> Dtype:
+    """Bring a network to its device, in the preset's precision or else in float32; which of them.
 
-
-def _check_shape(network: Any, native_scale: int) -> None:
-    shape = (network.input_channels, network.output_channels, network.scale)
-    if shape != (COLOURS, COLOURS, native_scale):
-        raise ModelUnavailable(
-            f"{ONE_FILE}: {shape[0]} channels to {shape[1]}, {shape[2]} times as large; "
-            f"wanted 3 to 3 and {native_scale} times"
-        )
-
-
-@contextmanager
-def torchvision_stand_in() -> Iterator[None]:
-    """Let spandrel be imported where torchvision is not.
-
-    Two of its forty networks, LaMa and RestoreFormer, import three functions of torchvision;
-    neither is loaded here. A torchvision beside another build of torch than its own cannot be
-    imported at all, so requiring it would break every host without CUDA for nothing.
+    Some networks are known to make no sense in half precision, and some make a part of their
+    numbers in float32 and then refuse to mix them: a small picture of an odd size shows that.
     """
-    try:
-        import_module("torchvision")
-    except (ImportError, RuntimeError):  # the latter is what a foreign build says
-        stand_ins = _stand_ins()
-    else:
-        stand_ins = {}
-    sys.modules.update(stand_ins)
-    try:
-        yield
-    finally:
-        for name in stand_ins:
-            del sys.modules[name]
+    known = {
+        "float16": network.supports_half,
+        "bfloat16": network.supports_bfloat16,
+        "float32": True,
+    }
+    works = known[dtype] and (dtype == "float32" or _works(network, device, DTYPES[dtype]))
+    used: Dtype = dtype if works else "float32"
+    network.to(device, DTYPES[used])
+    return used
 
 
-def _stand_ins() -> dict[str, ModuleType]:
-    names = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
-    made = {name: ModuleType(name) for name in names}
-    functions = made["torchvision.transforms.functional"]
-    for function in ("normalize", "rotate", "InterpolationMode"):
-        setattr(functions, function, None)
-    return made
+def _works(network: Any, device: str, dtype: torch.dtype) -> bool:
+    trial = copy.deepcopy(network).to(device, dtype)  # a cast back would not bring all digits back
+    sample = torch.full((1, network.input_channels, *SAMPLE), 0.5, device=device, dtype=dtype)
+    try:
+        with torch.inference_mode():
+            trial(sample)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return False
+    return True
+
+
+def _raised(network: Any, dtype: Dtype) -> Log:
+    return Log(
+        level="INFO",
+        code="precision.raised",
+        message=f"a network of the kind {network.architecture.id} cannot work in {dtype}; it works "
+        "in float32 instead, which takes longer",
+    )
+
+
+Through = Callable[[Image], Image]
+
+
+def _in_grey(image: Image, through: Through) -> Image:
+    """The brightness by the network; colours are resampled, which the eye minds least."""
+    if image.mode in ("1", "L"):
+        return through(image.convert("L"))
+    brightness, blue, red = image.convert("RGB").convert("YCbCr").split()
+    larger = through(brightness)
+    bands = [larger, resample(blue, larger.size), resample(red, larger.size)]
+    return _with_alpha_of(image, PIL.Image.merge("YCbCr", bands).convert("RGB"))
+
+
+def _in_colours(image: Image, through: Through) -> Image:
+    return _with_alpha_of(image, through(image.convert("RGB")))
+
+
+def _with_transparency(image: Image, through: Through) -> Image:
+    larger = through(image.convert("RGBA"))
+    return larger if image.has_transparency_data else larger.convert("RGB")
+
+
+# By the channels of the network.
+_WAYS: dict[int, Callable[[Image, Through], Image]] = {
+    1: _in_grey,
+    COLOURS: _in_colours,
+    4: _with_transparency,
+}
+
+
+def _with_alpha_of(image: Image, larger: Image) -> Image:
+    """`larger` with the transparency of `image`, if that has any."""
+    if image.has_transparency_data:
+        larger.putalpha(resample(image.convert("RGBA").getchannel("A"), larger.size))
+    return larger
+
+
+def _check_made(_module: Any, _inputs: Any, made: Any) -> None:
+    """Some networks return more than the picture, and that is of the same sort."""
+    for part in made if isinstance(made, tuple | list) else (made,):
+        if isinstance(part, torch.Tensor) and part.is_floating_point():
+            check_finite(part)
 
 
 def _tensor(image: Image) -> torch.Tensor:
     """Channels, height, width; 0..1."""
     pixels = np.asarray(image, dtype=np.float32) / 255
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    stacked = pixels[..., None] if pixels.ndim == 2 else pixels
+    return torch.from_numpy(stacked).permute(2, 0, 1).contiguous()
 
 
 def _image(tensor: torch.Tensor) -> Image:
     pixels = tensor.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0)
-    return PIL.Image.fromarray(pixels.contiguous().numpy())
+    return PIL.Image.fromarray(pixels.squeeze(2).contiguous().numpy())

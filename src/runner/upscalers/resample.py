@@ -27,6 +27,7 @@ class ResampleUpscaler:
     """The implementation of `upscale` that has nothing to load."""
 
     name = "Lanczos"
+    remarks = ()
 
     def __init__(self, params: ResampleParams) -> None:
         self._scale = params.scale

@@ -5,7 +5,8 @@ to know before a job exists. Left out of diffusers' own list are those that need
 (ControlNets) or make no still picture. A test compares this with diffusers.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,12 +25,15 @@ class AutoPipeline:
     negative_prompt: bool = True
     # A negative prompt has no effect with this guidance, and with less.
     no_guidance: float = 1.0
+    # How many tokens are read of a prompt, by tokenizer, where the number stands in the code of the
+    # class alone: neither a parameter of its call nor the tokenizer says it.
+    tokens: Mapping[str, int] = field(default_factory=dict)
 
 
 _U_NET = AutoPipeline(native_side=512)
 _PACKED = AutoPipeline(packed=2)
 _PATCHED = AutoPipeline(packed=None)
-_HUNYUAN = AutoPipeline(multiple=16)
+_HUNYUAN = AutoPipeline(multiple=16, tokens={"tokenizer": 77, "tokenizer_2": 256})
 _KANDINSKY = AutoPipeline(multiple=64, native_side=512)
 _SANA = AutoPipeline(multiple=32)
 # Its latents are a 42.67th and then a 10.67th of a quarter; at these sides no rounding changes one.
@@ -49,10 +53,12 @@ AUTO_PIPELINES: dict[str, AutoPipeline] = {
     "GlmImagePipeline": AutoPipeline(packed=4, negative_prompt=False),
     "HunyuanDiTPAGPipeline": _HUNYUAN,
     "HunyuanDiTPipeline": _HUNYUAN,
-    "IFPipeline": AutoPipeline(native_side=64, in_pixels=True),
+    "IFPipeline": AutoPipeline(native_side=64, in_pixels=True, tokens={"tokenizer": 77}),
     "Ideogram4Pipeline": AutoPipeline(packed=2, native_side=2048, negative_prompt=False),
-    "Kandinsky3Pipeline": AutoPipeline(multiple=64),
-    "KandinskyCombinedPipeline": _KANDINSKY,
+    "Kandinsky3Pipeline": AutoPipeline(multiple=64, tokens={"tokenizer": 128}),
+    "KandinskyCombinedPipeline": AutoPipeline(
+        multiple=64, native_side=512, tokens={"tokenizer": 77}
+    ),
     "KandinskyV22CombinedPipeline": _KANDINSKY,
     "Krea2Pipeline": AutoPipeline(packed=2, no_guidance=0.0),
     "LatentConsistencyModelPipeline": AutoPipeline(native_side=512, negative_prompt=False),

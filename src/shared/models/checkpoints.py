@@ -80,15 +80,22 @@ class Checkpoint:
         return frozenset({single_file.denoiser, *single_file.parts})
 
 
+class UnknownTensors(ModelUnavailable):
+    """A file without a sign of what it is: it may still be a network that enlarges pictures."""
+
+
 def recognise(name: str, shapes: Shapes) -> Checkpoint:
-    """The checkpoint in the file `name`; `ModelUnavailable` says what the file is instead."""
+    """The checkpoint in the file `name`; `ModelUnavailable` says what the file is instead.
+
+    Raises `UnknownTensors` where that is not known here.
+    """
     for tensor in shapes:
         if tensor.rpartition(".")[2] in _PACKED or any(f"{mark}." in tensor for mark in _PACKED):
             raise _refused(name, f"packed for another program ({tensor[:80]}); take the plain one")
     denoiser = {tensor.removeprefix(_DENOISER): shape for tensor, shape in shapes.items()}
     base_model = _base_model(name, shapes, denoiser)
     if base_model is None:
-        raise _refused(name, _otherwise(shapes))
+        raise _otherwise(name, shapes)
     kind = kind_of_base_model(base_model)
     single_file = _single_file(kind)
     _refuse_unknown_parts(name, shapes, single_file)
@@ -198,11 +205,14 @@ def _check_input(name: str, denoiser: Shapes, first: str, last: str) -> None:
         raise _refused(name, "for inpainting, depth or editing: it needs a picture to start from")
 
 
-def _otherwise(shapes: Shapes) -> str:
+def _otherwise(name: str, shapes: Shapes) -> ModelUnavailable:
     for piece, what in _OTHER_THINGS.items():
         if any(piece in tensor for tensor in shapes):
-            return what
-    return f"no model that is known here (its first tensor is {min(shapes, default='none')[:80]!r})"
+            return _refused(name, what)
+    first = min(shapes, default="none")[:80]
+    return UnknownTensors(
+        f"{name}: no model that is known here (its first tensor is {first!r})", file=name
+    )
 
 
 def _refused(name: str, what: str) -> ModelUnavailable:

@@ -1,8 +1,8 @@
 """Describe a model's folder: what its files say about it becomes `dreamforge.json`."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_never
 
 from shared.errors import ModelUnavailable
 from shared.models.auto_pipelines import AUTO_PIPELINES, AutoPipeline
@@ -37,6 +37,7 @@ from shared.models.folder import (
     model_parts,
 )
 from shared.models.json_files import read_json
+from shared.models.networks import Network
 from shared.models.picture_tasks import REFERENCES, PictureTask, tasks_of
 from shared.models.safetensors_header import tensor_shapes
 from shared.models.sides import native_side, side_limits, side_multiple
@@ -58,20 +59,24 @@ class DescriptorInput:
     limits: Limits | None = None
     default_preset: str = "cpu"
     vocabulary: tuple[str, ...] | None = None
+    network: Network | None = None  # what a network is, where it is no ESRGAN
 
 
 def describe_folder(folder: Path, chosen: DescriptorInput) -> ModelDescriptor:
     """Check and hash a model's folder, and describe it."""
     names = check_folder(folder, vocabularies=True)
     layout = layout_of(names)
-    kind = chosen.kind or _KIND_OF_LAYOUT[layout](folder, names)
+    kind = chosen.kind or _kind_of(layout, folder, names, chosen.network)
     family = FAMILIES[kind]
     config = folder / CONFIG if layout == "single_file" else folder
     components: list[str] = []
     if layout != "network":
         components = _components(config)
         _check_parts(config, kind)
-    scale = esrgan_scale(tensor_shapes(folder, ONE_FILE)) if layout == "network" else family.scale
+    network = chosen.network if kind == "network" else None
+    scale = family.scale
+    if layout == "network":
+        scale = network.scale if network else esrgan_scale(tensor_shapes(folder, ONE_FILE))
     # The configuration of an upscaler says what it works on inside, not its input.
     pipeline = _auto_pipeline(config) if kind == "auto" else None
     multiple = side_multiple(config, family, pipeline)
@@ -101,6 +106,7 @@ def describe_folder(folder: Path, chosen: DescriptorInput) -> ModelDescriptor:
             "schedulers": _schedulers(config, family),
             "capabilities": ("upscale",) if scale else ("generate", *_tasks(config)),
             "scale": scale,
+            "architecture": network.architecture if network else None,
             "references": None if scale else REFERENCES.get(_class_of(config)),
             "default_preset": chosen.default_preset,
             "vocabulary": chosen.vocabulary,
@@ -199,10 +205,12 @@ def _kind_of_single_file(folder: Path, names: list[str]) -> Kind:
     return checkpoint.kind
 
 
-def _kind_of_network(folder: Path, names: list[str]) -> Kind:
+def _kind_of_network(folder: Path, network: Network | None) -> Kind:
     shapes = tensor_shapes(folder, ONE_FILE)
     if esrgan_scale(shapes) is not None:
         return "esrgan"
+    if network is not None:
+        return "network"
     base_model = recognise(ONE_FILE, shapes).base_model  # raises for what is no model at all
     raise ModelUnavailable(
         f"{ONE_FILE}: a checkpoint of {base_model}; "
@@ -210,8 +218,13 @@ def _kind_of_network(folder: Path, names: list[str]) -> Kind:
     )
 
 
-_KIND_OF_LAYOUT: dict[Layout, Callable[[Path, list[str]], Kind]] = {
-    "diffusers": _kind_of_folder,
-    "single_file": _kind_of_single_file,
-    "network": _kind_of_network,
-}
+def _kind_of(layout: Layout, folder: Path, names: list[str], network: Network | None) -> Kind:
+    match layout:
+        case "diffusers":
+            return _kind_of_folder(folder, names)
+        case "single_file":
+            return _kind_of_single_file(folder, names)
+        case "network":
+            return _kind_of_network(folder, network)
+        case _:
+            assert_never(layout)

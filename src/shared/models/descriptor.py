@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from shared.limits import MAX_COUNT, MAX_GUIDANCE, MAX_REFERENCES, MAX_SIDE, MAX_STEPS
 from shared.models.families import FAMILIES, Kind
 from shared.models.folder import Layout
+from shared.models.networks import Architecture, Scale
 from shared.models.parameters import find_problems
 from shared.models.picture_tasks import DEFAULT_STRENGTH
 
@@ -87,7 +88,7 @@ class ModelDescriptor(StrictRecord):
     """The content of `dreamforge.json`. Sizes of pictures are pixels, of files bytes.
 
     For an upscaler, `limits` and `defaults` are about its input, and `scale` is the native one: how
-    many times as large each side of its result is.
+    many times as large each side of its result is. One: it restores a picture and enlarges nothing.
     """
 
     schema_version: Literal[1] = 1
@@ -112,7 +113,9 @@ class ModelDescriptor(StrictRecord):
     unused: tuple[Unused, ...] = ()
     schedulers: tuple[str, ...] | None = None  # None: all of its kind
     capabilities: tuple[Capability, ...] = ("generate",)
-    scale: int | None = Field(default=None, ge=2, le=8)
+    scale: Scale | None = None
+    # Of a network: spandrel's name of its kind. For people; what it is, its tensors say.
+    architecture: Architecture | None = None
     references: int | None = Field(default=None, ge=1, le=MAX_REFERENCES)  # of an edit model
     default_preset: Name = "cpu"
     # What the model can draw, where that is a short list (a demo model); for people, not checked.
@@ -129,6 +132,8 @@ class ModelDescriptor(StrictRecord):
         upscales = family.upscaling is not None
         if upscales != (self.scale is not None) or upscales != (self.capabilities == ("upscale",)):
             raise ValueError("scale, and the capability upscale alone, go with kinds of upscalers")
+        if (self.architecture is not None) != (self.kind == "network"):
+            raise ValueError("architecture goes with the kind network")
         if ("edit" in self.capabilities) != (self.references is not None):
             raise ValueError("references go with the capability edit")
         if (self.layout == "network") != (family.pipeline is None):

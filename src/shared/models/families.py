@@ -12,7 +12,9 @@ from typing import Literal, cast
 
 from shared.limits import MAX_PROMPT
 
-Kind = Literal["sd", "sdxl", "sd3", "flux", "auto", "esrgan", "sd_upscale", "sd_latent_upscale"]
+Kind = Literal[
+    "sd", "sdxl", "sd3", "flux", "auto", "esrgan", "network", "sd_upscale", "sd_latent_upscale"
+]
 # Which `chain.upscale.impl` a kind of upscaler is.
 Upscaling = Literal["gan", "diffusion"]
 # What a checkpoint in one file was made from.
@@ -195,6 +197,16 @@ FAMILIES: dict[Kind, ModelFamily] = {
         guidance=5.0,
     ),
     "esrgan": ModelFamily(
+        pipeline=None,
+        side_multiple=8,
+        native_side=256,
+        steps=1,
+        guidance=0.0,
+        max_negative_prompt=0,
+        upscaling="gan",
+    ),
+    # Any other network without diffusion that `spandrel` knows: its file alone says what it is.
+    "network": ModelFamily(
         pipeline=None,
         side_multiple=8,
         native_side=256,

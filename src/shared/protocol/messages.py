@@ -103,10 +103,13 @@ class ResampleParams(EnlargeParams):
 
 
 class GanParams(EnlargeParams):
-    """By a network that knows one scale; resampled where the request has another."""
+    """By a network that knows one scale; resampled where the request has another.
+
+    A `native_scale` of 1 restores a picture, and resampling enlarges it.
+    """
 
     impl: Literal["gan"] = "gan"
-    native_scale: int = Field(ge=2, le=8)
+    native_scale: int = Field(ge=1, le=8)
 
 
 class DiffusionParams(EnlargeParams):

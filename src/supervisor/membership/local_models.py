@@ -18,6 +18,7 @@ from shared.db.models import Model
 from shared.errors import ModelUnavailable
 from shared.models.descriptor import ModelDescriptor
 from shared.models.folder import DESCRIPTOR
+from shared.models.networks import LIBRARY, can_run_networks
 from shared.models.stamp import Stamp, stamp_of
 from shared.models.verify import check_installed
 from shared.step_store import PinnedModel
@@ -89,6 +90,11 @@ def check_row(folder: Path, row: Model) -> None:
     them would give other pictures.
     """
     installed = check_installed(folder, checkpoint_sha256=row.checkpoint_sha256)
+    if installed.layout == "network" and not can_run_networks():
+        raise ModelUnavailable(
+            f"networks that enlarge need the package {LIBRARY}, which this worker does not have; "
+            "install dreamforge[gan]"
+        )
     try:
         registered = ModelDescriptor.model_validate(row.descriptor)
     except ValidationError as error:

@@ -249,7 +249,10 @@ def test_demo_draws_a_picture_and_stops_all(idle_home: Path, tmp_path: Path) -> 
     picture = tmp_path / "out" / "a-red-apple-7.png"
     assert str(picture) in demo.text().splitlines()
     with Image.open(picture) as image:
+        assert image.size == (256, 256)
+        assert "Postprocess upscaler: dreamforge-upscaler@1" in image.info["parameters"]
         image.verify()
+    assert re.search(r"^upscale +\d+\.\d\d$", demo.text(), re.M)
     assert re.search(r"^total +\d+\.\d\d$", demo.text(), re.M)
     assert re.search(r"^.*queue.* +\d+\.\d\d$", demo.text(), re.M)
     assert os_process.with_environ(MARKER, str(idle_home)) == set()

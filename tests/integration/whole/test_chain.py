@@ -12,7 +12,7 @@ import httpx
 import pytest
 from PIL import Image
 from tests.support import upscalers
-from tests.support.api_harness import Api, running_api, until
+from tests.support.api_harness import BODY, Api, running_api, until
 from tests.support.database import migrate_and_empty
 from tests.support.infrastructure import Infrastructure
 from tests.support.tiny_model import register_tiny_model
@@ -36,6 +36,10 @@ def api(stack: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> Iter
     gan = folder / "models/esrgan/tiny-gan@1"
     upscalers.esrgan(gan, scale=4)
     register(url, gan)
+    for name, network in (("tiny-network", "DnCNN"), ("broken", "Compact-grey")):
+        place = folder / f"models/network/{name}@1"
+        upscalers.network(place, network, name=name, broken=name == "broken")
+        register(url, place)
     ours = {"DF_MODELS_DIR": str(folder / "models"), "DF_DEVICE": "cpu", "DF_DRAIN_S": "0"}
     with workers(folder, dict(stack.environment) | ours) as start:
         start()
@@ -124,6 +128,30 @@ def test_auto_takes_the_gan_that_there_is_and_says_what_it_did_to_its_scale(api:
     assert "the upscaler made 256x256; resampled to 128x128" in said[0]
     models = {model["name"]: model for model in api.client.get("/v1/models").json()["models"]}
     assert models["tiny-gan"]["capabilities"] == ["upscale"]
+
+
+def test_a_network_that_restores_is_taken_by_name_and_its_result_resampled(api: Api) -> None:
+    named = {"upscale": {"scale": 2, "model_id": "tiny-network"}}
+    job = api.create(chain=named, seed=5)
+    done = finished(api, job)
+    assert done["status"] == "succeeded", done["error"]
+    (large,) = [opened(each) for each in pictures(api, job) if each["step"] == "upscale"]
+    assert large.size == (128, 128)
+    told = json.loads(large.info["dreamforge"])["upscale"]
+    assert (told["impl"], told["native_width"]) == ("gan", 64)
+    named["upscale"]["strict_scale"] = True
+    refused = api.client.post("/v1/jobs", json=BODY | {"chain": named})
+    assert refused.status_code == 422
+    assert "restores and does not enlarge" in refused.json()["message"]
+
+
+def test_an_upscaler_that_makes_no_colours_fails_the_job_and_says_what_to_do(api: Api) -> None:
+    job = api.create(chain={"upscale": {"scale": 2, "model_id": "broken"}}, seed=5)
+    done = finished(api, job)
+    assert (done["status"], done["error"]["code"]) == ("failed", "provider_error")
+    assert "no colours (NaN or infinite)" in done["error"]["message"]
+    assert "float32 reach further than float16" in done["error"]["message"]
+    assert [each["step"] for each in pictures(api, job)] == ["generate"]
 
 
 def test_the_command_line_makes_one_and_saves_only_the_large_picture(

@@ -99,6 +99,30 @@ def test_what_cannot_be_is_refused_with_what_could(
     assert message in caught.value.message
 
 
+def test_the_one_that_ships_gives_way_to_every_other() -> None:
+    shipped = model("dreamforge-upscaler", "network", 4)
+    shipped.descriptor["source"] = {"uri": "dreamforge:training"}
+    assert choose_upscaler(upscale(scale=4), [SD, shipped], []) is shipped
+    assert choose_upscaler(upscale(scale=2), [SD, shipped], []) is shipped
+    for other in (GAN_4, GAN_2, DIFFUSION_2):
+        assert choose_upscaler(upscale(scale=4), [shipped, other], []) is other
+    assert choose_upscaler(upscale(scale=4, strict_scale=True), [shipped, GAN_2], []) is shipped
+    assert choose_upscaler(upscale(scale=4, impl="gan"), [shipped, DIFFUSION_4], []) is shipped
+    assert choose_upscaler(upscale(model_id="dreamforge-upscaler"), [shipped, *ALL], []) is shipped
+    with pytest.raises(InvalidInput, match="no upscaler was made for scale 2"):
+        choose_upscaler(upscale(strict_scale=True), [shipped, GAN_4], [])
+
+
+def test_a_network_that_restores_is_taken_where_it_is_named() -> None:
+    restorer = model("denoise", "network", 1)
+    assert choose_upscaler(upscale(model_id="denoise"), [restorer, GAN_2], []) is restorer
+    assert choose_upscaler(upscale(), [restorer, GAN_2], []) is GAN_2
+    with pytest.raises(InvalidInput, match=r"available: resample$"):
+        choose_upscaler(upscale(), [restorer], [])
+    with pytest.raises(InvalidInput, match="denoise@1 restores and does not enlarge"):
+        choose_upscaler(upscale(model_id="denoise", strict_scale=True), [restorer], [])
+
+
 def test_an_unknown_or_disabled_upscaler_is_unavailable() -> None:
     with pytest.raises(ModelUnavailable, match="no such model"):
         choose_upscaler(upscale(model_id="nope"), ALL, [])

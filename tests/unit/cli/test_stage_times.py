@@ -35,6 +35,33 @@ def test_every_stage_lies_between_its_marks_and_all_sum_up_to_the_total() -> Non
     ]
 
 
+def test_an_upscale_has_a_stage_of_its_own() -> None:
+    times = stage_times(
+        [
+            _event("job.created", 0),
+            _event("step.claimed", 0.5),
+            _event("step.start", 1),
+            _event("artifact.written", 4),
+            _event("step.finish", 5),
+            _event("step.claimed", 5.5),
+            _event("step.start", 6),
+            _event("progress", 6.5, "sampling"),
+            _event("artifact.written", 8),
+            _event("step.finish", 9),
+            _event("job.finish", 9),
+        ]
+    )
+    assert times == [
+        ("queue", 0.5),
+        ("start", 0.5),
+        ("load + sampling + decode and upload", 3.0),
+        ("verify", 1.0),
+        ("upscale", 3.0),
+        ("verify and verdict", 1.0),
+        ("total", 9.0),
+    ]
+
+
 def test_a_stage_that_ended_unseen_is_shown_with_the_next() -> None:
     times = stage_times(
         [

@@ -93,6 +93,39 @@ def test_interrupted_training_goes_on_where_it_was(
     assert state["step"] == 3
 
 
+@pytest.mark.timeout(300)
+def test_the_upscaler_s_recipe_makes_a_sound_model_that_enlarges(
+    script: Script, tmp_path: Path
+) -> None:
+    upscaler = importlib.import_module("training.upscaler")
+    target, card = tmp_path / "upscaler@1", tmp_path / "card"
+    card.mkdir()
+    (card / "README.md").write_text("A card.")
+    large = [draw(name).resize((256, 256)) for name in CONCEPTS * 2]
+    small = [picture.resize((64, 64)) for picture in large]
+    for name, pictures in (
+        (upscaler.LARGE, large),
+        (upscaler.SMALL, small),
+        (upscaler.DRAWN, small),
+    ):
+        np.save(tmp_path / name, np.stack([np.asarray(picture) for picture in pictures]))
+    (tmp_path / upscaler.CONCEPTS).write_text(json.dumps([*CONCEPTS, *CONCEPTS]))
+    script("train_upscaler", "--work", tmp_path, "--device", "cpu", "--batch", 4, "--steps", 2)
+    script("assemble_upscaler", "--work", tmp_path, "--target", target, "--card", card)
+
+    descriptor = read_model(target)
+    verify_model(target, descriptor)
+    assert (descriptor.kind, descriptor.scale) == ("network", 4)
+    assert descriptor.architecture == "Compact"
+    evaluate = importlib.import_module("training.evaluate_upscaler")
+    made = evaluate.ours(target)(small[0])
+    assert made.size == (256, 256)
+    wanted = evaluate._colours(large[0])
+    assert evaluate.psnr_db(wanted, wanted) > 100
+    assert evaluate.ssim(wanted, wanted) == pytest.approx(1)
+    assert evaluate.ssim(evaluate._colours(made), wanted) < 1
+
+
 def test_paraphrases_are_two_hundred_and_never_captions(script: Script) -> None:
     from random import Random
 

@@ -416,6 +416,39 @@ def test_words_that_any_tokenizer_cuts_are_named(
     assert (cut.reader, cut.limit, cut.unread) == (reader, bound, unread)
 
 
+# The bound, as the code of the class has it.
+BOUNDS_IN_CODE = {
+    "HunyuanDiTPipeline": ("__call__", ["max_sequence_length=77", "max_sequence_length=256"]),
+    "HunyuanDiTPAGPipeline": ("__call__", ["max_sequence_length=77", "max_sequence_length=256"]),
+    "IFPipeline": ("encode_prompt", ["max_length = 77"]),
+    "Kandinsky3Pipeline": ("encode_prompt", ["max_length = 128"]),
+    "KandinskyCombinedPipeline": ("_encode_prompt", ["max_length=77"]),
+}
+
+
+def test_bounds_that_stand_in_the_code_of_a_class_are_known() -> None:
+    assert BOUNDS_IN_CODE.keys() == {name for name, row in AUTO_PIPELINES.items() if row.tokens}
+    for name, (method, bounds) in BOUNDS_IN_CODE.items():
+        # The combined pipeline calls another one for this.
+        owner = diffusers.KandinskyPipeline if "Combined" in name else getattr(diffusers, name)
+        source = inspect.getsource(getattr(owner, method))
+        numbers = [int(bound.rpartition("=")[2]) for bound in bounds]
+        assert all(bound in source for bound in bounds), name
+        assert list(AUTO_PIPELINES[name].tokens.values()) == numbers, name
+
+
+@pytest.mark.usefixtures("_unpatched")
+@pytest.mark.parametrize("name", BOUNDS_IN_CODE)
+def test_a_bound_in_the_code_of_a_class_is_where_a_prompt_is_cut(name: str) -> None:
+    bounds = AUTO_PIPELINES[name].tokens
+    loaded = reads(None, **{tokenizer: Bytes() for tokenizer in bounds})
+    loaded.pipeline = type(name, (), {"components": loaded.pipeline.components})()
+    found = find_truncations(loaded, params(prompt="x" * 400 + "zeb"))
+    assert [cut.limit for cut in found] == list(bounds.values())
+    assert all(cut.unread.endswith("zeb") for cut in found)
+    assert find_truncations(loaded, params(prompt="x" * min(bounds.values()))) == []
+
+
 @pytest.mark.usefixtures("_unpatched")
 def test_what_has_no_bound_cuts_nothing() -> None:
     pipeline = reads(None, tokenizer=Qwen2Tokenizer(), tokenizer_2=None, unet=object())

@@ -96,10 +96,8 @@ def test_a_new_family_is_a_change_of_one_file(tmp_path: Path) -> None:
     shutil.copytree(SRC, tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
     table = tmp_path / "src/shared/models/families.py"
     text = table.read_text()
-    assert 'Kind = Literal["sd", ' in text
-    table.write_text(
-        text.replace('Kind = Literal["sd", ', 'Kind = Literal["invented", "sd", ') + ROW
-    )
+    assert 'Kind = Literal[\n    "sd", ' in text
+    table.write_text(text.replace('Literal[\n    "sd", ', 'Literal[\n    "invented", "sd", ') + ROW)
     (tmp_path / "model").mkdir()
     asked = subprocess.run(
         [sys.executable, "-c", QUESTIONS, str(tmp_path / "model")],

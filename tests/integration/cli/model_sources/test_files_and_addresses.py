@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.support import families
+from tests.support import families, upscalers
 from tests.support.civitai import Site
+from tests.support.headers import of_shapes
 from tests.support.model_downloads import KEY, REF, SD1, Command, installed, nothing_installed
 
 from cli.models.install import bundled_models
@@ -26,6 +27,31 @@ def test_a_file_of_this_host_is_imported_and_says_what_it_is(
     assert report["name"] == f"my-checkpoint-v2@{digest.hexdigest()[:12]}"
     descriptor = installed(tmp_path, report["name"])
     assert descriptor.source.uri == "import:my checkpoint (v2).safetensors"
+
+
+def test_an_upscaler_of_any_kind_is_imported_and_says_what_it_is(
+    model: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upscalers.network(tmp_path / "made", "SwinIR")
+    source = tmp_path / "4x sharp.safetensors"
+    (tmp_path / "made" / "model.safetensors").rename(source)
+    assert model("import", str(source), "--config", str(bundled_models()[0])) == 2
+    assert "an upscaler is its one file" in capsys.readouterr().err
+    assert model("import", str(source), "--name", "sharp", "--version", "1", "-o", "json") == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "network"
+    found = installed(tmp_path, "sharp@1", kind="network")
+    assert (found.architecture, found.scale, found.layout) == ("SwinIR", 2, "network")
+
+
+def test_a_file_that_no_library_knows_is_refused_with_its_first_tensor(
+    model: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "odd.safetensors"
+    source.write_bytes(of_shapes({"odd.weight": (2, 2)}))
+    assert model("import", str(source)) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no model that is known here (its first tensor is 'odd.weight')" in said
+    assert nothing_installed(tmp_path)
 
 
 def test_a_folder_without_a_description_is_described(model: Command, tmp_path: Path) -> None:

@@ -1,0 +1,41 @@
+"""Ask what a file of weights is that may be a network of an upscaler.
+
+Only a runner has the libraries that recognise one, so the question goes to a process of its own.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from shared.errors import ModelUnavailable
+from shared.models.networks import Network, NetworkAnswer
+
+# A network of a gigabyte is read in seconds; importing torch from a cold disk takes longer.
+TIMEOUT_S = 300.0
+
+
+def describe_network(file: Path) -> Network | None:
+    """The network in a safetensors file; None for a file that is none.
+
+    Raises `ModelUnavailable` for a network that is of no use here, or that cannot be looked at.
+    """
+    command = [sys.executable, "-m", "runner.upscalers.networks", str(file)]
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)  # noqa: S603
+        answer = NetworkAnswer.model_validate_json((ran.stdout.splitlines() or [""])[-1])
+    except subprocess.TimeoutExpired:
+        raise _unknown(file, f"took more than {TIMEOUT_S:g} s") from None
+    except ValidationError:
+        last = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise _unknown(file, f"ended with {ran.returncode}: {last[:200]}") from None
+    if answer.network is None and answer.recognised:
+        raise ModelUnavailable(answer.refused, file=file.name)
+    return answer.network
+
+
+def _unknown(file: Path, what: str) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"{file.name}: may be an upscaler; the process that looked at it {what}", file=file.name
+    )

@@ -1,0 +1,143 @@
+"""Networks that enlarge or restore pictures: loaded, and judged, through `spandrel`.
+
+spandrel tells some forty architectures apart by their tensors. A network is loaded from its one
+safetensors file: never through spandrel's own reader of files, which takes pickles as well. Which
+of them are of use here is `check_network`: those that turn a whole picture into a picture.
+
+`python -m runner.upscalers.networks FILE` prints what a file is. The command line asks so at an
+import: it loads no torch itself, and what a strange file does to the loader ends with that process.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from shared.errors import ModelUnavailable
+from shared.models.networks import MAX_SCALE, Network, NetworkAnswer
+
+# Grey, colours, colours with transparency.
+CHANNELS = (1, 3, 4)
+# A file is recognised by a few names. What its loader then says where the other tensors do not fit.
+_MISFITS = (
+    *(AssertionError, AttributeError, IndexError, KeyError),
+    *(RuntimeError, TypeError, ValueError, ZeroDivisionError),
+)
+# What spandrel calls the use of a network, where it is none for us.
+_OTHER_PURPOSES = {
+    "FaceSR": "redraws a face that something else has cut out; it has no use for a whole picture",
+    "Inpainting": "paints what a mask covers; it enlarges nothing",
+}
+
+
+class NotRecognised(ModelUnavailable):
+    """The tensors of a file are those of no network that spandrel knows."""
+
+
+def load_network(file: Path) -> Any:
+    """The network of a safetensors file, on the host. Raises `ModelUnavailable` for a file that is
+    none, or one that `check_network` refuses."""
+    spandrel = _spandrel()
+    try:
+        network = spandrel.ModelLoader().load_from_state_dict(load_file(file))
+    except spandrel.UnsupportedModelError:
+        raise NotRecognised(
+            f"{file.name}: no network that can be recognised", file=file.name
+        ) from None
+    except _MISFITS as error:
+        raise ModelUnavailable(
+            f"{file.name}: no network that can be loaded: {type(error).__name__}: "
+            f"{str(error)[:200]}",
+            file=file.name,
+        ) from error
+    check_network(file.name, network)
+    return network
+
+
+def check_network(name: str, network: Any) -> None:
+    """Raise `ModelUnavailable` for a network that does not turn a picture into a picture."""
+    kind = f"{name}: a network of the kind {network.architecture.id}"
+    if network.purpose in _OTHER_PURPOSES:
+        raise ModelUnavailable(f"{kind}, which {_OTHER_PURPOSES[network.purpose]}", file=name)
+    into, out = network.input_channels, network.output_channels
+    if into != out or into not in CHANNELS:
+        raise ModelUnavailable(
+            f"{kind} of {into} channels to {out}; wanted is one of 1 to 1 (grey), 3 to 3 (colours) "
+            "or 4 to 4 (colours and transparency)",
+            file=name,
+        )
+    if not 1 <= network.scale <= MAX_SCALE:
+        raise ModelUnavailable(
+            f"{kind} that makes sides {network.scale} times as large; at most {MAX_SCALE} times",
+            file=name,
+        )
+
+
+def describe_network(file: Path) -> Network:
+    """What a safetensors file holds. Raises `ModelUnavailable` as `load_network` does."""
+    network = load_network(file)
+    return Network(architecture=str(network.architecture.id), scale=int(network.scale))
+
+
+@contextmanager
+def torchvision_stand_in() -> Iterator[None]:
+    """Let spandrel be imported where torchvision is not.
+
+    Two of its forty networks, LaMa and RestoreFormer, import three functions of torchvision;
+    neither is used here. A torchvision beside another build of torch than its own cannot be
+    imported at all, so requiring it would break every host without CUDA for nothing.
+    """
+    try:
+        import_module("torchvision")
+    except (ImportError, RuntimeError):  # the latter is what a foreign build says
+        stand_ins = _stand_ins()
+    else:
+        stand_ins = {}
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for name in stand_ins:
+            del sys.modules[name]
+
+
+def _spandrel() -> ModuleType:
+    with torchvision_stand_in():
+        try:
+            return import_module("spandrel")
+        except ModuleNotFoundError as error:
+            raise ModelUnavailable(
+                f"networks that enlarge need the package {error.name}, which is not installed "
+                "here; install dreamforge[gan]"
+            ) from None
+
+
+def _stand_ins() -> dict[str, ModuleType]:
+    names = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
+    made = {name: ModuleType(name) for name in names}
+    functions = made["torchvision.transforms.functional"]
+    for function in ("normalize", "rotate", "InterpolationMode"):
+        setattr(functions, function, None)
+    return made
+
+
+def main(arguments: list[str]) -> None:
+    """Print the answer as one line of JSON: a network, or why the file is none."""
+    torch.set_num_threads(1)
+    try:
+        answer = NetworkAnswer(network=describe_network(Path(arguments[0])))
+    except ModelUnavailable as error:
+        answer = NetworkAnswer(
+            refused=error.message, recognised=not isinstance(error, NotRecognised)
+        )
+    sys.stdout.write(answer.model_dump_json() + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
