@@ -36,7 +36,7 @@ def api(stack: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> Iter
     gan = folder / "models/esrgan/tiny-gan@1"
     upscalers.esrgan(gan, scale=4)
     register(url, gan)
-    for name, network in (("tiny-network", "DnCNN"), ("broken", "Compact-grey")):
+    for name, network in (("tiny-network", "DnCNN"), ("broken", "DnCNN")):
         place = folder / f"models/network/{name}@1"
         upscalers.network(place, network, name=name, broken=name == "broken")
         register(url, place)
