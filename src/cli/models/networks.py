@@ -3,6 +3,7 @@
 Only a runner has the libraries that recognise one, so the question goes to a process of its own.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from shared.errors import ModelUnavailable
+from shared.linux.child import keeps
 from shared.models.networks import Network, NetworkAnswer
 
 # A network of a gigabyte is read in seconds; importing torch from a cold disk takes longer.
@@ -21,9 +23,21 @@ def describe_network(file: Path) -> Network | None:
 
     Raises `ModelUnavailable` for a network that is of no use here, or that cannot be looked at.
     """
-    command = [sys.executable, "-m", "runner.upscalers.networks", str(file)]
+    command = [sys.executable, "-m", "runner.upscalers.networks", str(file.absolute())]
+    # No secret of the command's environment; the same places to import from.
+    environ = {name: value for name, value in os.environ.items() if keeps(name)}
+    environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     try:
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)  # noqa: S603
+        ran = subprocess.run(  # noqa: S603 - argv is ours
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env=environ,
+        )
         answer = NetworkAnswer.model_validate_json((ran.stdout.splitlines() or [""])[-1])
     except subprocess.TimeoutExpired:
         raise _unknown(file, f"took more than {TIMEOUT_S:g} s") from None

@@ -32,15 +32,15 @@ def test_a_file_of_this_host_is_imported_and_says_what_it_is(
 def test_an_upscaler_of_any_kind_is_imported_and_says_what_it_is(
     model: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    upscalers.network(tmp_path / "made", "SwinIR")
+    upscalers.network(tmp_path / "made", "SPAN")
     source = tmp_path / "4x sharp.safetensors"
     (tmp_path / "made" / "model.safetensors").rename(source)
-    assert model("import", str(source), "--config", str(bundled_models()[0])) == 2
-    assert "an upscaler is its one file" in capsys.readouterr().err
     assert model("import", str(source), "--name", "sharp", "--version", "1", "-o", "json") == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "network"
     found = installed(tmp_path, "sharp@1", kind="network")
-    assert (found.architecture, found.scale, found.layout) == ("SwinIR", 2, "network")
+    assert (found.architecture, found.scale, found.layout) == ("SPAN", 2, "network")
+    assert model("import", str(source), "--config", str(bundled_models()[0])) == 2
+    assert "an upscaler is its one file" in capsys.readouterr().err
 
 
 def test_a_file_that_no_library_knows_is_refused_with_its_first_tensor(
