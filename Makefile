@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test lint types check-migrations openapi lifecycle lock licences release \
-        test-gpu test-containers hostile-loop crash-matrix soak bench bench-streams bench-waits bench-queue clean
+        test-gpu test-containers test-hosts hostile-loop crash-matrix soak bench bench-streams bench-waits bench-queue clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ crash-matrix: $(READY) ## kill every part at every point of a job's way; a table
 
 soak: $(READY) ## 200 jobs while somebody kills at random; SOAK_ARGS="--seed 7" repeats one
 	@PYTHONPATH=. $(BIN)/python -m tests.support.soak $(SOAK_ARGS)
+
+test-hosts: $(READY) ## workers on several hosts and a bad network; needs root (HOSTS_ARGS="--seed 7")
+	@PYTHONPATH=. $(BIN)/python -m tests.hosts $(HOSTS_ARGS)
 
 bench: $(READY) ## the cost of isolation, beside a resident pipeline and a Celery worker (15 minutes)
 	@PYTHONPATH=. $(BIN)/python -m benchmarks.isolation.run $(BENCH_ARGS)

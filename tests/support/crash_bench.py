@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -226,7 +226,7 @@ class Bench:
         def idle() -> bool:
             assert worker.poll() is None, f"the worker ended; {self.log_tails()}"
             with suppress(httpx.TransportError):
-                return _all_free(httpx.get(self._addresses[worker.pid] + "metrics").text)
+                return _all_free(self._get(worker, self._addresses[worker.pid] + "metrics").text)
             return False
 
         until(idle, "the worker holds no step")
@@ -263,10 +263,10 @@ class Bench:
 
     # Inside ---------------------------------------------------------------------------------------
 
-    def _start(self, module: str, more: dict[str, str]) -> Process:
+    def _start(self, module: str, more: dict[str, str], prefix: Sequence[str] = ()) -> Process:
         with (self.folder / f"{module}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", f"tests.support.{module}"],
+                [*prefix, sys.executable, "-m", f"tests.support.{module}"],
                 env=self._environment | {"PYTHONPATH": os.pathsep.join(sys.path)} | more,
                 cwd=self.folder,
                 stdout=log,
@@ -281,10 +281,14 @@ class Bench:
         def ready() -> bool:
             assert process.poll() is None, f"{name} ended; {self.log_tails()}"
             with suppress(httpx.TransportError):
-                return httpx.get(url).status_code == 200
+                return self._get(process, url).status_code == 200
             return False
 
         until(ready, f"{name} is ready")
+
+    def _get(self, process: Process, url: str) -> httpx.Response:
+        """The answer of a process that we have started."""
+        return httpx.get(url)
 
     def _end(self, process: Process) -> None:
         process.send_signal(signal.SIGKILL)

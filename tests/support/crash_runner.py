@@ -27,6 +27,8 @@ from runner.process.lease_timer import LeaseTimer
 from shared.linux.child import exit_now, isolate_process
 
 OVERLAPS = "overlaps"
+# A second runner of a step whose first one stands still, with all processes of its host.
+FROZEN = "frozen"
 LOCKS = "held"
 
 
@@ -135,5 +137,27 @@ class Step:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            with (self._folder / OVERLAPS).open("a") as overlaps:
-                overlaps.write(f"{self._spec['step_id']}\n")
+            note = FROZEN if _is_stopped(lock) else OVERLAPS
+            with (self._folder / note).open("a") as notes:
+                notes.write(f"{self._spec['step_id']}\n")
+
+
+def _is_stopped(lock: int) -> bool:
+    """Whether the process that holds the lock does not run: its whole host has been stopped.
+
+    Its timer kills it before it runs again; who stops a host checks that.
+    """
+    pid = holder_of(os.fstat(lock).st_ino)
+    if pid is None:
+        return False
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    return stat.rpartition(")")[2].split()[0] == "T"
+
+
+def holder_of(inode: int) -> int | None:
+    """The process that holds the lock of a file."""
+    for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
+        fields = line.split()
+        if "->" not in fields and fields[5].endswith(f":{inode}"):
+            return int(fields[4])
+    return None
