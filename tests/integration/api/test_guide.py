@@ -48,7 +48,9 @@ SNIPPETS = [
     ("Look back", "sh"),
     ("Delete", "sh"),
     ("Usage", "sh"),
+    ("Usage", "sh"),
     ("Workers", "sh"),
+    ("Dead letters", "sh"),
     ("Keys", "sh"),
     ("Keys", "sh"),
 ]
@@ -249,8 +251,9 @@ def test_delete_leaves_no_job(reader: Reader) -> None:
 
 def test_usage_has_the_jobs_of_this_page(reader: Reader) -> None:
     used = json.loads(reader.sh("Usage"))
-    (shown,) = blocks("Usage", "json")
+    shown, of_the_hour = blocks("Usage", "json")
     assert keys_of(used) == keys_of(json.loads(shown))
+    assert json.loads(reader.sh("Usage", 1)).keys() == json.loads(of_the_hour).keys()
     rows = used["usage"]
     assert sum(row["jobs"]["succeeded"] for row in rows) >= 2
     assert sum(row["pictures"] for row in rows) >= 3
@@ -264,6 +267,12 @@ def test_the_worker_of_this_page_is_shown(reader: Reader) -> None:
     (expected,) = json.loads(shown)["workers"]
     assert worker.keys() == expected.keys()
     assert worker["slots"][0].keys() == expected["slots"][0].keys()
+
+
+def test_dead_letters_are_listed(reader: Reader) -> None:
+    found = json.loads(reader.sh("Dead letters"))
+    (shown,) = blocks("Dead letters", "json")
+    assert found.keys() == json.loads(shown).keys()
 
 
 def test_a_key_is_made_and_shown(reader: Reader, stack: Infrastructure) -> None:
