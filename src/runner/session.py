@@ -84,7 +84,7 @@ def _perform(go: Go, channel: Channel, versions: dict[str, str]) -> Result | Fai
     timer = LeaseTimer()
     timer.arm(go.dies_at)
     if (sandbox := sandbox_of(os.environ)) is not None:
-        sandbox.narrow([] if go.spec.model is None else [go.spec.model.folder])
+        sandbox.narrow(go.spec.folders)
     stop = Stop()
     handle_sigterm(stop)
     inputs, previews = Inputs(go.spec, channel.send, stop), PreviewRequests()

@@ -7,6 +7,8 @@ MAX_PICTURE_PIXELS = 20_000_000
 # Of a picture that a job starts from. A runner decodes it whole: up to four bytes a pixel.
 MAX_INPUT_PIXELS = 64_000_000
 MAX_REFERENCES = 8  # pictures that an edit model gets
+MAX_LORAS = 8  # of a job
+MAX_LORA_SCALE = 4.0
 MAX_STEPS = 200
 MAX_GUIDANCE = 50.0
 MAX_COUNT = 100

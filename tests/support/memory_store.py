@@ -50,6 +50,7 @@ class Work:
     needs_model: bool = True
     model_id: UUID | None = None  # another one than the store's
     model: PinnedModel | None = None  # instead of one that exists in name only
+    loras: tuple[UUID, ...] | None = None
     # Facts of the job; those of its first step count.
     user: str = "default"
     priority: Priority = Priority.NORMAL
@@ -377,6 +378,7 @@ class MemoryStepStore:
             and step.run_at <= self.now()
             and step.work.vram_bytes <= request.capacity_bytes
             and (step.model_id is None or step.model_id in request.models)
+            and set(step.work.loras or ()) <= set(request.models)
             and (not request.priorities or step.priority in request.priorities)
             and (not request.users or step.user in request.users)
         )

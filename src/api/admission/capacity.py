@@ -25,6 +25,10 @@ def check_capacity(job: NewJob, live: Sequence[Worker]) -> None:
             for worker in live
             if step.model_id is None or worker.has_model(step.model_id, step.checkpoint_sha256)
         ]
+        if able and step.loras:
+            able = [worker for worker in able if worker.models.keys() >= set(step.loras)]
+            if not able:
+                raise _no_worker_has_the_loras(step, live)
         if not able:
             raise _no_worker_has_the_model(step, live)
         slots = slots_for(able, device=step.device, queue=step.queue)
@@ -40,6 +44,18 @@ def _no_worker_has_the_model(step: NewStep, live: Sequence[Worker]) -> ModelUnav
         "says what is wrong with one that is there; workers look again every few seconds.",
         step=step.name,
         model_id=str(step.model_id),
+        live_workers=len(live),
+    )
+
+
+def _no_worker_has_the_loras(step: NewStep, live: Sequence[Worker]) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"no live worker has verified copies of the model of step {step.name!r} and of its LoRAs. "
+        "On a worker's host `dreamforge model import` or `download` brings one in; workers look "
+        "again every few seconds.",
+        step=step.name,
+        model_id=str(step.model_id),
+        loras=[str(each) for each in step.loras or ()],
         live_workers=len(live),
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from shared.db.models import Model, named
 from shared.errors import InvalidInput, ModelUnavailable
 from shared.models.descriptor import Capability
+from shared.models.families import LORA
 
 # The field of a request that asks for it.
 _FIELDS: dict[Capability, str] = {
@@ -13,12 +14,17 @@ _FIELDS: dict[Capability, str] = {
     "image_to_image": "image",
     "inpaint": "mask",
     "edit": "images",
+    "lora": "loras",
 }
 
 
 def find_model(models: Sequence[Model], reference: str) -> Model | None:
-    """The model that `reference` names. Of each name the newest version comes first in `models`."""
-    return next(iter(named(models, reference)), None)
+    """The model that `reference` names, or a LoRA where no model has that name.
+
+    Of each name the newest version comes first in `models`.
+    """
+    found = sorted(named(models, reference), key=lambda model: model.kind == LORA)
+    return next(iter(found), None)
 
 
 def choose_model(
@@ -74,6 +80,12 @@ def _check_usable(model: Model, capability: Capability, models: Sequence[Model])
     if capability in model.capabilities:
         return
     field, can = _FIELDS[capability], ", ".join(model.capabilities) or "nothing"
+    if model.kind == LORA:
+        raise InvalidInput(
+            f"model_id: {model.label} is a LoRA, which changes a model and is none; name it in "
+            "loras, beside a model",
+            field="model_id",
+        )
     if field == "model_id":
         raise InvalidInput(
             f"{field}: {model.label} cannot {capability}; it can: {can}",

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from api.admission.loras import lora_bytes
 from api.admission.pictures import Pictures, pin
 from api.admission.resolve import Resolved
 from api.admission.upscale_step import upscale_step
@@ -53,7 +54,7 @@ def plan_job(
 ) -> NewJob:
     """The job that `body` asks for. Raises `InvalidInput`."""
     pictures.check(body)
-    params = _generate_params(body, resolved.model, pictures, settings)
+    params = _generate_params(body, resolved, pictures, settings)
     steps = [_generate_step(body, params, resolved, pictures, settings)]
     if body.upscale is not None:
         steps.append(upscale_step(body.upscale, steps[0], params, resolved))
@@ -130,18 +131,22 @@ def _generate_step(
         device=budget.spec.device,
         preset=budget.pinned,
         # Pictures are decoded in the host's memory, which is that of a CPU device.
-        vram_bytes=budget.vram_bytes + (pictures.bytes if budget.spec.device == "cpu" else 0),
+        vram_bytes=budget.vram_bytes
+        + (pictures.bytes if budget.spec.device == "cpu" else 0)
+        + lora_bytes(resolved.loras, model, budget),
         timeout_s=_timeout_s(body, budget, settings),
         model_id=model.id,
         checkpoint_sha256=model.checkpoint_sha256,
+        loras=[lora.row.id for lora in resolved.loras] or None,
         inputs=pin(body, pictures),
     )
 
 
 def _generate_params(
-    body: CreateJob, model: Model, pictures: Pictures, settings: Settings
+    body: CreateJob, resolved: Resolved, pictures: Pictures, settings: Settings
 ) -> GenerateParams:
     """The request with the model's defaults filled in, checked against the model's schema."""
+    model = resolved.model
     rules: dict[str, Any] = model.parameters_schema.get("properties", {})
     values = {name: getattr(body, name) for name in _BY_MODEL}
     if (sides := pictures.sides(body, model)) is not None:
@@ -166,6 +171,7 @@ def _generate_params(
         embed_metadata=body.embed_metadata,
         jpeg_quality=_jpeg_quality(body, settings),
         webp_quality=_webp_quality(body),
+        loras=[lora.params for lora in resolved.loras],
         **values,
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from api.admission.loras import ResolvedLora, choose_loras
 from api.admission.models import choose_model
 from api.admission.upscalers import choose_upscaler
 from api.schemas.requests import CreateJob
@@ -20,6 +21,7 @@ class Resolved:
     """What a job is planned with. `upscaler` is None where no step needs one."""
 
     model: Model
+    loras: tuple[ResolvedLora, ...]
     upscaler: Model | None
     preset: Preset
     vram_factor: float
@@ -42,6 +44,7 @@ def resolve(
     name = body.preset or model.descriptor.get("default_preset") or DEFAULT_PRESET
     return Resolved(
         model=model,
+        loras=choose_loras(body.loras, models, model),
         upscaler=None if upscale is None else choose_upscaler(upscale, models, live),
         preset=preset(name, settings.presets_dir),
         vram_factor=settings.vram_factor,

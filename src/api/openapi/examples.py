@@ -271,6 +271,7 @@ ONE_MODEL = out.ModelOut(
     checkpoint_sha256=_DESCRIPTOR.checkpoint_sha256,
     parameters_schema=parameters_schema(_DESCRIPTOR),
     capabilities=["generate"],
+    family=None,
     scale=None,
     parts={"unet": PartSize(numbers=859_520_964, largest=29_491_200)},
 )

@@ -13,6 +13,8 @@ from shared.addresses import check_http
 from shared.limits import (
     MAX_COUNT,
     MAX_GUIDANCE,
+    MAX_LORA_SCALE,
+    MAX_LORAS,
     MAX_PROMPT,
     MAX_REFERENCES,
     MAX_SEED,
@@ -116,6 +118,18 @@ class Upscale(Strict):
     model_id: Name | None = Field(
         default=None,
         description="an upscaler's id, its name, or name@version; default: the one that suits",
+    )
+
+
+class Lora(Strict):
+    """A LoRA that is added to the model's weights for this job."""
+
+    model_id: Name = Field(description="its id, its name, or name@version")
+    scale: float = Field(
+        default=1.0,
+        ge=-MAX_LORA_SCALE,
+        le=MAX_LORA_SCALE,
+        description="how strongly: 0 is not at all, and below 0 the other way",
     )
 
 
@@ -228,6 +242,11 @@ class CreateJob(Strict):
     )
     images: Annotated[list[InputId], Field(min_length=1, max_length=MAX_REFERENCES)] | None = Field(
         default=None, description="the pictures that an edit model works on, in their order"
+    )
+    loras: list[Lora] = Field(
+        default_factory=list,
+        max_length=MAX_LORAS,
+        description="changes of the model, made for models of its kind",
     )
     seed: int | None = Field(
         default=None,

@@ -198,14 +198,17 @@ class ProgressOut(BaseModel):
 class ModelOut(BaseModel):
     id: Id
     name: str
-    kind: str = Field(description="family: `sd`, `sdxl`, `sd3`, `flux`, …")
+    kind: str = Field(description="family: `sd`, `sdxl`, `sd3`, `flux`, …; `lora`")
     version: str
     installed: bool = Field(description="a live worker has verified it")
     warm: list[Id] = Field(description="live workers that have it loaded between steps")
     enabled: bool = Field(description="new jobs may use it")
     checkpoint_sha256: str = Field(description="one hash over all weights; stored on each job")
     parameters_schema: dict[str, Any] = Field(description="JSON Schema 2020-12")
-    capabilities: list[str] = Field(description="job types: `generate`, `upscale`")
+    capabilities: list[str] = Field(
+        description="what it can do: `generate`, `upscale`, `lora` (take LoRAs), …; a LoRA: nothing"
+    )
+    family: str | None = Field(description="of a LoRA: the kind of the models that it changes")
     scale: int | None = Field(description="of an upscaler: times each side, by itself")
     parts: dict[str, PartSize] = Field(description="what its parts hold; memory goes by it")
 

@@ -57,6 +57,7 @@ def model(row: Model, live: Sequence[Worker]) -> out.ModelOut:
         **_fields(out.ModelOut, row),
         installed=any(worker.has_model(row.id, row.checkpoint_sha256) for worker in live),
         warm=[worker.id for worker in live if row.id in worker.warm],
+        family=row.descriptor.get("family"),
         scale=row.descriptor.get("scale"),
         parts=parts_of(row.descriptor),
     )

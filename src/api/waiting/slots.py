@@ -31,6 +31,9 @@ class _Offer:
         has_model = (
             step.model_id is None or (step.model_id, step.kind.checkpoint_sha256) in self.models
         )
+        if step.loras:
+            ids = {id for id, _ in self.models}
+            has_model = has_model and ids.issuperset(step.loras)
         fits = step.device == self.device and step.vram_bytes <= self.capacity_bytes
         accepted = self.kept_for.accepts(user=step.user, priority=step.priority)
         return fits and has_model and accepted
@@ -61,6 +64,7 @@ class SlotGroups:
             step.device,
             step.vram_bytes,
             step.model_id,
+            tuple(step.loras or ()),
             step.kind,
             step.user,
             step.priority,

@@ -64,6 +64,7 @@ def _print(picture: Path, text: PictureText, output: Output) -> None:
         ("seed", facts.seed),
         ("model", f"{facts.model.name}@{facts.model.version} ({facts.model.kind})"),
         ("checkpoint", facts.model.checkpoint_sha256),
+        *(("lora", f"{each.name}@{each.version}, scale {each.scale:g}") for each in facts.loras),
         ("preset", f"{facts.preset.name}@{facts.preset.version}"),
         ("job", facts.job_id),
         ("step", f"{facts.step}, item {facts.item_index}"),
@@ -88,12 +89,13 @@ def _rerun(
     picture: Path, text: PictureText, preset: str | None, folder: Path, output: Output
 ) -> None:
     from cli.pictures.reader import parse_metadata
-    from cli.pictures.rerun import build_request, find_model, find_upscaler
+    from cli.pictures.rerun import build_request, find_loras, find_model, find_upscaler
 
     facts = parse_metadata(picture, text)
     with connect() as client:
         model, upscaler = find_model(client, facts.model), find_upscaler(client, facts)
-        fields = build_request(facts, text.format, preset, upscaler=upscaler)
+        loras = find_loras(client, facts)
+        fields = build_request(facts, text.format, preset, upscaler=upscaler, loras=loras)
         job = jobs.create(client, facts.prompt, model=model, **fields)
         job = jobs.follow(client, job["id"])
         paths = jobs.save_and_print(client, job, facts.prompt, folder, output)

@@ -89,11 +89,11 @@ def _folders(root: Path, model: str | None) -> list[Path]:
 
 def _verify_folder(folder: Path) -> dict[str, Any]:
     from shared.errors import ModelUnavailable
-    from shared.models.verify import read_model, verify_model
+    from shared.models.verify import read_descriptor, verify_model
 
     print_note(f"reading {folder.name}")
     try:
-        verify_model(folder, read_model(folder))
+        verify_model(folder, read_descriptor(folder))
         problem = None
     except ModelUnavailable as error:
         problem = error.message

@@ -47,7 +47,7 @@ def get(
     if output is Output.JSON:
         print_json(record)
         return
-    names = ("id", "name", "version", "kind", "installed", "enabled")
+    names = ("id", "name", "version", "kind", "family", "installed", "enabled")
     print_pairs(*((name, record[name]) for name in names), ("warm", _workers(record["warm"])))
     rules = record["parameters_schema"].get("properties", {})
     print_table(("parameter", "accepts", "default"), [_rule(name, rules[name]) for name in rules])
@@ -56,6 +56,8 @@ def get(
 def _rule(name: str, rule: dict[str, Any]) -> tuple[str, str, str]:
     if "enum" in rule:
         accepts = ", ".join(str(value) for value in rule["enum"] if value is not None)
+    elif "maxItems" in rule:
+        accepts = f"up to {rule['maxItems']}"
     elif "maxLength" in rule:
         accepts = f"text, {rule['maxLength']} characters" if rule["maxLength"] else "nothing"
     else:

@@ -6,6 +6,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -58,6 +59,10 @@ class JobOptions:
         list[str] | None,
         typer.Option(help="File or id for an edit model; may be repeated."),
     ] = None
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[:SCALE]", help="A LoRA and its strength; may be repeated."),
+    ] = None
     width: Width = None
     height: Height = None
     steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None
@@ -99,6 +104,7 @@ class JobOptions:
         return {
             "negative_prompt": self.negative_prompt,
             "strength": self.strength,
+            "loras": [_lora(each) for each in self.lora] if self.lora else None,
             "width": self.width,
             "height": self.height,
             "steps": self.steps,
@@ -125,6 +131,21 @@ class JobOptions:
         }
         upscale = {name: value for name, value in upscale.items() if value is not None}
         return {"upscale": upscale} if upscale else None
+
+
+def _lora(text: str) -> dict[str, Any]:
+    name, colon, scale = text.rpartition(":")
+    if not colon:
+        return {"model_id": text}
+    try:
+        strength = float(scale)
+    except ValueError:
+        strength = math.nan
+    if not math.isfinite(strength):
+        raise typer.BadParameter(
+            f"{text!r} is no name with a number behind it, such as name:0.8", param_hint="--lora"
+        )
+    return {"model_id": name, "scale": strength}
 
 
 def _key_and_value(tag: str) -> tuple[str, str]:

@@ -130,12 +130,12 @@ def models(root: Path) -> Iterator[Finding]:
     from cli.models.install import bundled_models
     from shared.errors import ModelUnavailable
     from shared.models.folder import DESCRIPTOR
-    from shared.models.verify import check_installed, read_model
+    from shared.models.verify import check_installed, read_descriptor
 
     folders = sorted(path.parent for path in root.glob(f"*/*@*/{DESCRIPTOR}"))
     for folder in folders:
         try:
-            check_installed(folder, checkpoint_sha256=read_model(folder).checkpoint_sha256)
+            check_installed(folder, checkpoint_sha256=read_descriptor(folder).checkpoint_sha256)
             yield ok("Model", str(folder))
         except ModelUnavailable as error:
             yield wrong(

@@ -37,8 +37,9 @@ REMEDY = "set CIVITAI_TOKEN to a key from your account's settings; early access 
 SIZE_TOLERANCE_BYTES = 1024  # the site counts in KiB and rounds
 _REFERENCE = re.compile(r"(?P<number>[0-9]{1,18})(@(?P<version>[0-9]{1,18}))?")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-# The types that are a model by themselves. The others change or steer one, or are words for one.
-_TYPES = ("Checkpoint", "Upscaler")
+# The types that are a model by themselves, or a LoRA, of which the tensors decide whether it is one
+# that can be used. The others steer a model, or are words for one.
+_TYPES = ("Checkpoint", "Upscaler", "LORA", "LoCon", "DoRA")
 # The types of file that are no model. Of any other type the tensors decide.
 _OTHER_FILES = frozenset(
     {"archive", "clip", "config", "image", "negative", "text encoder", "training data", "vae"}
@@ -91,7 +92,9 @@ def resolve(reference: Reference) -> ResolvedModel:
     with closing(Transfer(credential=credential, remedy=REMEDY)) as transfer:
         model, version = _find(transfer, endpoint, match["number"], match["version"])
     if model.type not in _TYPES:
-        raise Failure(f"civitai:{model.id} ({model.name}) is a {model.type}, not a model by itself")
+        raise Failure(
+            f"civitai:{model.id} ({model.name}) is a {model.type}, and no model, upscaler or LoRA"
+        )
     chosen = _choose(version, reference)
     return ResolvedModel(
         name=to_model_name(model.name),

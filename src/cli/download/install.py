@@ -18,9 +18,9 @@ from cli.errors import Failure
 from cli.models.install import models_dir, note_closed_files, register
 from cli.presets.choice import preset_chooser
 from cli.terminal.output import print_note
-from shared.models.descriptor import Name
+from shared.models.descriptor import LoraDescriptor, Name
 from shared.models.families import Kind
-from shared.models.verify import read_model
+from shared.models.verify import read_descriptor
 
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -72,14 +72,18 @@ def install(resolved: ResolvedModel, options: InstallOptions) -> dict[str, Any]:
 
 def register_and_summarize(url: str, place: Path) -> dict[str, Any]:
     """Register an installed folder; return what the command prints of it."""
-    model = read_model(place)
+    model = read_descriptor(place)
     note_closed_files(place)
+    more = (
+        {"family": model.family}
+        if isinstance(model, LoraDescriptor)
+        else {"layout": model.layout, "preset": model.default_preset}
+    )
     return {
         "id": register(url, place),
         "name": place.name,
         "kind": model.kind,
-        "layout": model.layout,
-        "preset": model.default_preset,
+        **more,
         "path": str(place),
     }
 

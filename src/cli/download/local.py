@@ -18,7 +18,7 @@ from cli.terminal.output import print_note
 from shared.errors import ModelUnavailable
 from shared.models.folder import DESCRIPTOR, ONE_FILE, check_size, hash_file
 from shared.models.safetensors_header import tensor_shapes
-from shared.models.verify import read_model
+from shared.models.verify import read_descriptor
 
 
 def resolve_local(
@@ -110,7 +110,7 @@ def _is_installed(root: Path, uri: str, sizes: dict[str, int]) -> bool:
     """Whether a model of this name and these sizes is here, which needs no room then."""
     for descriptor in root.glob(f"[!.]*/*@*/{DESCRIPTOR}"):
         try:
-            model = read_model(descriptor.parent)
+            model = read_descriptor(descriptor.parent)
         except ModelUnavailable:
             continue
         here = {file.path: file.size_bytes for file in model.files}

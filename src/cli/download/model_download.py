@@ -31,10 +31,13 @@ from cli.models.store import (
 from shared.errors import ModelUnavailable
 from shared.models.checkpoints import Checkpoint, UnknownTensors, recognise
 from shared.models.describe import DescriptorInput, describe_folder
-from shared.models.descriptor import ModelDescriptor, Source
+from shared.models.describe_lora import describe_lora
+from shared.models.descriptor import Descriptor, ModelDescriptor, Source
 from shared.models.esrgan import esrgan_scale
 from shared.models.families import Kind
-from shared.models.folder import CONFIG
+from shared.models.folder import CONFIG, ONE_FILE
+from shared.models.lora_header import read_lora
+from shared.models.lora_names import looks_like_lora
 from shared.models.networks import Network
 from shared.models.safetensors_header import tensor_shapes
 from shared.models.verify import write_descriptor
@@ -97,7 +100,7 @@ def _find_installed(request: DownloadRequest, root: Path) -> Path | None:
         descriptor = read_intact(place, partial(_matches_request, request=request))
         if descriptor is None or not _has_config(place, descriptor, request, root):
             continue
-        if request.preset_given:
+        if request.preset_given and isinstance(descriptor, ModelDescriptor):
             preset = request.choose_preset(descriptor)
             if preset != descriptor.default_preset:
                 replace_descriptor(
@@ -107,7 +110,7 @@ def _find_installed(request: DownloadRequest, root: Path) -> Path | None:
     return None
 
 
-def _matches_request(descriptor: ModelDescriptor, request: DownloadRequest) -> bool:
+def _matches_request(descriptor: Descriptor, request: DownloadRequest) -> bool:
     announced = {file.path: file.sha256 for file in request.resolved.files}
     installed = {
         file.path: file.sha256
@@ -122,9 +125,7 @@ def _matches_request(descriptor: ModelDescriptor, request: DownloadRequest) -> b
     )
 
 
-def _has_config(
-    place: Path, descriptor: ModelDescriptor, request: DownloadRequest, root: Path
-) -> bool:
+def _has_config(place: Path, descriptor: Descriptor, request: DownloadRequest, root: Path) -> bool:
     """Whether the configuration beside a single file is the requested one."""
     if request.config is None or request.weights is None:
         return True
@@ -173,6 +174,10 @@ def _recognise(request: DownloadRequest, work: Path) -> Checkpoint | Network | N
     if request.weights is None:
         return None
     try:
+        if looks_like_lora(tensor_shapes(work / "model", request.weights)):
+            read_lora(work / "model")
+            _check_options_of_lora(request)
+            return None
         found = _recognise_file(work / "model", request.weights)
     except ModelUnavailable:
         shutil.rmtree(work)
@@ -194,21 +199,28 @@ def _recognise_file(folder: Path, name: str) -> Checkpoint | Network | None:
         return network
 
 
+def _check_options_of_lora(request: DownloadRequest) -> None:
+    given = {"--kind": request.kind, "--config": request.config}
+    for option, value in (given | {"--preset": request.preset_given or None}).items():
+        if value is not None:
+            raise Failure(f"a LoRA says itself what it is for: it needs no {option}")
+
+
 def _describe(
     request: DownloadRequest, model: Path, config: ResolvedModel | None, network: Network | None
-) -> ModelDescriptor:
-    descriptor = describe_folder(
-        model,
-        DescriptorInput(
-            name=request.name,
-            version=request.version,
-            source=_source(request.resolved),
-            config_source=None if config is None else _source(config),
-            kind=request.kind,
-            license=request.resolved.license,
-            network=network,
-        ),
+) -> Descriptor:
+    chosen = DescriptorInput(
+        name=request.name,
+        version=request.version,
+        source=_source(request.resolved),
+        config_source=None if config is None else _source(config),
+        kind=request.kind,
+        license=request.resolved.license,
+        network=network,
     )
+    if request.weights == ONE_FILE and looks_like_lora(tensor_shapes(model, ONE_FILE)):
+        return describe_lora(model, chosen)
+    descriptor = describe_folder(model, chosen)
     return descriptor.model_copy(update={"default_preset": request.choose_preset(descriptor)})
 
 

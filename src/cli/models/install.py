@@ -19,7 +19,7 @@ from cli.models.store import (
 from cli.terminal.output import print_note
 from shared.models.families import family_of
 from shared.models.folder import DESCRIPTOR
-from shared.models.verify import check_installed, read_model, verify_model
+from shared.models.verify import check_installed, read_descriptor, verify_model
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def install(folder: Path, root: Path) -> Path:
 
 def install_then(folder: Path, root: Path, on_installed: Callable[[Path], T]) -> T:
     """As `install`; returns the result of `on_installed`, called while the model is locked."""
-    descriptor = read_model(folder)
+    descriptor = read_descriptor(folder)
     place = root / descriptor.kind / f"{descriptor.name}@{descriptor.version}"
     with lock_model(root, place.name):
         if folder.absolute() == place.absolute():
@@ -90,4 +90,4 @@ def register(database_url: str, folder: Path) -> str:
     """Write the model's row and return its id. Raises `InfraUnavailable`."""
     from shared.db.models import upsert_model
 
-    return str(backends.transaction(database_url, upsert_model, read_model(folder)).id)
+    return str(backends.transaction(database_url, upsert_model, read_descriptor(folder)).id)

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from cli.errors import Failure
 from shared.errors import ModelUnavailable
-from shared.models.descriptor import ModelDescriptor
+from shared.models.descriptor import Descriptor
 from shared.models.folder import DESCRIPTOR
-from shared.models.verify import read_model, verify_model, write_descriptor
+from shared.models.verify import read_descriptor, verify_model, write_descriptor
 
 STAGING = ".staging"
 SPARE_BYTES = 256 << 20  # left free, since other programs write to the disk too
@@ -93,7 +93,7 @@ def remove_other_kinds(place: Path, root: Path) -> None:
             remove_model(other, root)
 
 
-def replace_descriptor(place: Path, descriptor: ModelDescriptor, root: Path) -> None:
+def replace_descriptor(place: Path, descriptor: Descriptor, root: Path) -> None:
     """Replace an installed model's descriptor; a kill leaves the old one or the new one."""
     draft = staging_path(root, f"{place.name}.description")
     shutil.rmtree(draft, ignore_errors=True)  # of a command that was killed
@@ -105,10 +105,10 @@ def replace_descriptor(place: Path, descriptor: ModelDescriptor, root: Path) -> 
     _sync(place)
 
 
-def read_intact(place: Path, accept: Callable[[ModelDescriptor], bool]) -> ModelDescriptor | None:
+def read_intact(place: Path, accept: Callable[[Descriptor], bool]) -> Descriptor | None:
     """The descriptor of an installed model that `accept` likes and whose every byte is right."""
     try:
-        descriptor = read_model(place)
+        descriptor = read_descriptor(place)
         if not accept(descriptor):
             return None
         verify_model(place, descriptor)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cli.errors import Failure, first_problem
 from cli.pictures.texts import texts_of
-from shared.limits import MAX_PROMPT, MAX_REFERENCES, MAX_SEED
+from shared.limits import MAX_LORAS, MAX_PROMPT, MAX_REFERENCES, MAX_SEED
 from shared.models.descriptor import Sha256
 
 # The largest file that a runner can send is a frame's body, 64 MiB.
@@ -71,6 +71,15 @@ class SourceMetadata(Metadata):
     id: str = Field(max_length=64)
 
 
+class LoraMetadata(Metadata):
+    """A LoRA that was added to the model, and how strongly."""
+
+    name: str = Field(max_length=256)
+    version: str = Field(max_length=256)
+    checkpoint_sha256: Sha256
+    scale: float
+
+
 class PictureMetadata(Metadata):
     """`dreamforge`, schema version 1. Sizes are pixels."""
 
@@ -94,6 +103,7 @@ class PictureMetadata(Metadata):
     strength: float | None = None
     webp_quality: int | None = None
     inputs: list[SourceMetadata] = Field(default=[], max_length=MAX_REFERENCES)
+    loras: list[LoraMetadata] = Field(default=[], max_length=MAX_LORAS)
     upscale: UpscaleMetadata | None = None  # with `input`, for an enlarged picture only
     input: InputMetadata | None = None
 

@@ -1,5 +1,6 @@
 """Build the request that makes a picture again: its seed, one item, its checkpoint."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from cli.client.http import Client
 from cli.errors import Failure
 from cli.pictures.reader import (
     InputMetadata,
+    LoraMetadata,
     ModelMetadata,
     PictureMetadata,
     PictureText,
@@ -17,11 +19,17 @@ from cli.pictures.reader import (
 
 
 def build_request(
-    facts: PictureMetadata, format: str, preset: str | None, *, upscaler: str | None = None
+    facts: PictureMetadata,
+    format: str,
+    preset: str | None,
+    *,
+    upscaler: str | None = None,
+    loras: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The fields of the create body, without the model. `preset` overrides the picture's own.
 
-    `upscaler` is the id of the model that enlarged the picture, or None.
+    `upscaler` is the id of the model that enlarged the picture, or None; `loras` are the ids of
+    those that were added.
     """
     fields: dict[str, Any] = _size(facts, upscaler) | {
         "steps": facts.steps,
@@ -32,6 +40,11 @@ def build_request(
         "preset": preset or facts.preset.name,
     }
     fields |= _sources(facts)
+    if loras:
+        scales = [each.scale for each in facts.loras]
+        fields["loras"] = [
+            {"model_id": id, "scale": scale} for id, scale in zip(loras, scales, strict=True)
+        ]
     if format == "webp" and facts.webp_quality is not None:
         fields["webp_quality"] = facts.webp_quality
     if facts.negative_prompt:
@@ -76,8 +89,13 @@ def find_upscaler(client: Client, facts: PictureMetadata) -> str | None:
     return None if upscaler is None else find_model(client, upscaler)
 
 
-def find_model(client: Client, original: ModelMetadata) -> str:
-    """The id of the installed model with the original's checkpoint, under any name."""
+def find_loras(client: Client, facts: PictureMetadata) -> list[str]:
+    """The ids of the LoRAs that were added, in their order."""
+    return [find_model(client, each) for each in facts.loras]
+
+
+def find_model(client: Client, original: ModelMetadata | LoraMetadata) -> str:
+    """The id of the installed model or LoRA with the original's checkpoint, under any name."""
     installed = client.get("/v1/models")["models"]
     for model in installed:
         if model["checkpoint_sha256"] == original.checkpoint_sha256:

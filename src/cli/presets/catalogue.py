@@ -10,6 +10,7 @@ from cli.client.connect import connect
 from cli.errors import Failure
 from shared.errors import InvalidInput
 from shared.models.descriptor import ModelDescriptor, PartSize, parts_of
+from shared.models.families import LORA
 from shared.models.folder import DESCRIPTOR
 from shared.models.verify import read_model
 from shared.presets import Preset, PresetError, presets
@@ -96,6 +97,8 @@ def workload_of(model: ModelDescriptor) -> Workload:
 
 
 def _workload_of_row(row: dict[str, Any]) -> Workload:
+    if row["kind"] == LORA:
+        raise Failure(f"{row['name']} is a LoRA, which no preset is for by itself")
     rules = row["parameters_schema"]["properties"]
     width, height, steps = (rules[name]["default"] for name in ("width", "height", "steps"))
     return Workload(

@@ -15,14 +15,20 @@ and the object to a comment segment, in WebP to EXIF `ImageDescription`.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image, PngImagePlugin
 from PIL.ImageFile import ImageFile
 
-from shared.protocol.messages import GenerateSpec, ModelSpec, OutputParams, StepSpec
+from shared.protocol.messages import (
+    GenerateSpec,
+    LoraParams,
+    ModelSpec,
+    OutputParams,
+    StepSpec,
+)
 
 SCHEMA_VERSION = 1
 EXIF_IFD = 0x8769
@@ -60,6 +66,14 @@ class EmbeddedMetadata:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LoraFacts:
+    """A LoRA that was added, and the hash by which other tools know it."""
+
+    params: LoraParams
+    data_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationFacts:
     """Everything about one finished item that its metadata says."""
 
@@ -67,6 +81,7 @@ class GenerationFacts:
     item_index: int
     seed: int
     weights_sha256: str  # the hash by which other tools know a checkpoint
+    loras: Sequence[LoraFacts]
     scheduler: str | None
     sampler: str  # the diffusers class that sampled it, and its configuration
     sampler_options: Mapping[str, Any]
@@ -76,23 +91,40 @@ class GenerationFacts:
 def parameters_text(facts: GenerationFacts, width: int, height: int) -> str:
     """The `parameters` text. Sizes are those of the finished picture, in pixels."""
     params, model = facts.spec.params, facts.spec.model
-    lines = [params.prompt]
+    loras = lora_names(facts.loras)
+    tags = (f" <lora:{name}:{_plain(each.params.scale)}>" for name, each in loras.items())
+    lines = [params.prompt + "".join(tags)]
     if params.negative_prompt:
         lines.append(f"Negative prompt: {params.negative_prompt}")
     pairs: dict[str, object] = {
         "Steps": params.steps,
         "Sampler": sampler_name(facts),
         "Schedule type": schedule_type(facts),
-        "CFG scale": repr(params.guidance).removesuffix(".0"),
+        "CFG scale": _plain(params.guidance),
         "Seed": facts.seed,
         "Size": f"{width}x{height}",
         "Denoising strength": params.strength,
         "Model hash": facts.weights_sha256[:10],
         "Model": f"{model.name}@{model.version}",
+        "Lora hashes": ", ".join(f"{n}: {each.data_sha256[:12]}" for n, each in loras.items())
+        or None,
         "Version": f"dreamforge {facts.versions.get('dreamforge', 'source')}",
     }
     lines.append(", ".join(f"{key}: {quote(v)}" for key, v in pairs.items() if v is not None))
     return "\n".join(lines)
+
+
+def lora_names(loras: Sequence[LoraFacts]) -> dict[str, LoraFacts]:
+    """The LoRAs by the names that a text has for them; with its version where a name is shared."""
+    names = [each.params.name for each in loras]
+    return {
+        name if names.count(name) == 1 else f"{name}@{each.params.version}": each
+        for name, each in zip(names, loras, strict=True)
+    }
+
+
+def _plain(number: float) -> str:
+    return repr(float(number)).removesuffix(".0")
 
 
 def sampler_name(facts: GenerationFacts) -> str:
@@ -133,6 +165,7 @@ def full_metadata(facts: GenerationFacts, width: int, height: int) -> dict[str, 
         **encoding_facts(params),
         **source_facts(spec),
         "model": model_facts(model),
+        **_lora_facts(facts.loras),
         **step_facts(spec, facts.item_index, facts.versions),
     }
 
@@ -145,6 +178,14 @@ def source_facts(spec: GenerateSpec) -> dict[str, Any]:
     inputs = [source.model_dump(mode="json", include=names) for source in spec.inputs]
     strength = {} if spec.params.strength is None else {"strength": spec.params.strength}
     return {**strength, "inputs": inputs}
+
+
+def _lora_facts(loras: Sequence[LoraFacts]) -> dict[str, Any]:
+    """The LoRAs in their order; nothing where there are none."""
+    facts = [
+        each.params.model_dump(mode="json") | {"data_sha256": each.data_sha256} for each in loras
+    ]
+    return {"loras": facts} if facts else {}
 
 
 def model_facts(model: ModelSpec) -> dict[str, Any]:

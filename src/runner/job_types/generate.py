@@ -11,12 +11,13 @@ from runner.diffusion.pipelines import TextToImage, place
 from runner.diffusion.prompts import Truncation, find_truncations
 from runner.diffusion.sources import NO_SOURCES, Sources
 from runner.images.decode import decode, decode_alpha_mask, decode_mask
-from runner.images.metadata import GenerationFacts, describe_generation
+from runner.images.metadata import GenerationFacts, LoraFacts, describe_generation
 from runner.images.sender import encode_and_send
 from runner.ipc.channel import Emit
 from runner.job_types.base import Context, item_progress, run_items
 from runner.job_types.host_models import obtain_model
 from runner.job_types.previews import answer_request
+from runner.job_types.step_loras import add_step_loras
 from shared.limits import MAX_SEED
 from shared.models.verify import weights_hash
 from shared.protocol.messages import GenerateParams, GenerateSpec, InputRole, Log, Progress
@@ -32,6 +33,7 @@ class Generate:
         self._pipeline: TextToImage | None = None
         self._ctx: Context[GenerateSpec] | None = None
         self._weights_sha256 = ""
+        self._loras: list[LoraFacts] = []
         self._sources = NO_SOURCES
 
     def prepare(self, ctx: Context[GenerateSpec]) -> None:
@@ -43,6 +45,7 @@ class Generate:
         model = obtain_model(spec, ctx.stop.check)
         assert model is not None, "every generate step has a model"
         self._weights_sha256 = weights_hash(model.descriptor)
+        self._loras = add_step_loras(model.loaded, spec, ctx.stop.check)
         self._pipeline = place(
             model.loaded,
             spec.model.kind,
@@ -90,6 +93,7 @@ class Generate:
             item_index=index,
             seed=seed,
             weights_sha256=self._weights_sha256,
+            loras=self._loras,
             scheduler=pipeline.scheduler,
             sampler=pipeline.scheduler_class,
             sampler_options=pipeline.scheduler_options,

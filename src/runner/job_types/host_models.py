@@ -14,7 +14,7 @@ from typing import Any
 from runner.diffusion import pipelines
 from runner.diffusion.model_folder import guard_unchanged
 from runner.upscalers import diffusion, networks
-from shared.models.descriptor import ModelDescriptor
+from shared.models.descriptor import Descriptor
 from shared.models.folder import ONE_FILE
 from shared.models.stamp import Stamp, stamp_of
 from shared.models.verify import check_installed
@@ -22,7 +22,7 @@ from shared.protocol.messages import RunSpec
 from shared.protocol.template_messages import HostModelSpec, Loader, host_model_of
 
 # Each returns what its job type puts onto the device: a pipeline, or a network.
-LOADERS: dict[Loader, Callable[[HostModelSpec, ModelDescriptor], Any]] = {
+LOADERS: dict[Loader, Callable[[HostModelSpec, Descriptor], Any]] = {
     "generate": lambda spec, model: pipelines.load_on_host(
         spec.model.kind, Path(spec.model.folder), spec.dtype, layout=model.layout
     ),
@@ -37,7 +37,7 @@ class HostModel:
 
     spec: HostModelSpec
     stamp: Stamp
-    descriptor: ModelDescriptor
+    descriptor: Descriptor
     loaded: Any
 
 

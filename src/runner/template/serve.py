@@ -27,7 +27,8 @@ from runner.template.forking import (
 )
 from shared.errors import ModelUnavailable
 from shared.linux import child
-from shared.linux.sandbox import sandbox_of
+from shared.linux.sandbox import folders_of_kind, sandbox_of
+from shared.models.families import LORA
 from shared.protocol.frames import FrameDecoder, FrameError, encode
 from shared.protocol.template_messages import (
     Fork,
@@ -95,7 +96,9 @@ class Template:
 
     def _load(self, spec: HostModelSpec) -> Loaded | Refused:
         if (sandbox := sandbox_of(os.environ)) is not None:
-            sandbox.narrow([spec.model.folder], forks=True)
+            # What a template cannot read, no runner can that it forks.
+            loras = folders_of_kind(sandbox.models, LORA) if spec.loader == "generate" else []
+            sandbox.narrow([spec.model.folder, *loras], forks=True)
         try:
             self._code.hold(spec)
         except ModelUnavailable as error:

@@ -61,13 +61,14 @@ _WAITING = "s.state = 'queued' AND s.device = :device"
 _OF_PAIR = f"""{_WAITING} AND s.priority = c.priority AND s."user" = c."user\""""
 _OF_CLASS = f"{_OF_PAIR} AND {_MODEL} = class.model AND s.vram_bytes = class.vram_bytes"
 _FITS = "s.vram_bytes <= :capacity_bytes AND (s.model_id IS NULL OR s.model_id = ANY (:models))"
-_DUE = "s.run_at <= now()"
+# LoRAs are in no class: steps whose LoRAs the host lacks are read and left out one by one.
+_DUE = "s.run_at <= now() AND (s.loras IS NULL OR s.loras <@ :models)"
 _OLDEST_FIRST = "ORDER BY s.created_at, s.id"
 _RANK = " ".join(f"WHEN '{each}' THEN {rank}" for rank, each in enumerate(Priority))
 
 # The oldest steps of the pair `c`, whether they fit or not.
 _FRONT = f"""
-    SELECT s.id, s.model_id, s.vram_bytes, s.created_at, s.run_at FROM steps AS s
+    SELECT s.id, s.model_id, s.loras, s.vram_bytes, s.created_at, s.run_at FROM steps AS s
     WHERE {_OF_PAIR} {_OLDEST_FIRST} LIMIT {FRONT}
 """  # noqa: S608 - constants of this file, as below; every value is a parameter
 # The need classes of the pair `c` that fit. One that does not fit ends the look at its model.

@@ -101,6 +101,9 @@ async def replay(connection: AsyncConnection, job_id: UUID, *, user: str | None 
         .where(t.steps.c.job_id == job_id)
         .order_by(t.steps.c.position)
     )
+    steps = list(pinned_steps)
+    for step in steps:
+        await _check_loras(connection, step)
     usage_tags = await connection.scalars(
         select(t.job_tags.c.key).where(t.job_tags.c.job_id == job_id, t.job_tags.c.in_usage)
     )
@@ -110,7 +113,7 @@ async def replay(connection: AsyncConnection, job_id: UUID, *, user: str | None 
         id=uuid4(),
         replay_of=job_id,
         usage_tags=list(usage_tags),
-        steps=[_again(step) for step in pinned_steps],
+        steps=[_again(step) for step in steps],
     )
     named = input_ids(again)
     kept = await inputs.keep(connection, named)
@@ -118,6 +121,20 @@ async def replay(connection: AsyncConnection, job_id: UUID, *, user: str | None 
         if id not in kept:
             raise Conflict(f"picture {id}, which job {job_id} starts from, is deleted")
     return await create_job(connection, again)
+
+
+async def _check_loras(connection: AsyncConnection, step: Row[Any]) -> None:
+    """Raise `ModelUnavailable` for a LoRA that is not what the step was accepted with."""
+    for lora in step.params.get("loras", ()):
+        query = select(t.models.c.enabled).where(
+            t.models.c.id == UUID(lora["id"]),
+            t.models.c.checkpoint_sha256 == lora["checkpoint_sha256"],
+        )
+        if not (await connection.execute(query)).scalar():
+            raise ModelUnavailable(
+                f"LoRA {lora['name']}@{lora['version']} is disabled, gone, or another one than the "
+                "one that this job was accepted with"
+            )
 
 
 def _again(step: Row[Any]) -> NewStep:

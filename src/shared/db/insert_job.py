@@ -77,6 +77,7 @@ class NewStep:
     timeout_s: float
     model_id: UUID | None  # None: the step needs no model
     checkpoint_sha256: str | None
+    loras: Sequence[UUID] | None = None  # models of the kind lora that it needs besides
     # What it starts from, as `PinnedInput` has it; None: no picture of a user.
     inputs: list[dict[str, Any]] | None = None
 
@@ -167,6 +168,7 @@ def _step(new: NewJob, step: NewStep, position: int) -> dict[str, Any]:
     state = StepState.PENDING if position else StepState.QUEUED
     values = {each.name: getattr(step, each.name) for each in _PINNED_COLUMNS}
     values = {name: str(v) if isinstance(v, UUID) else v for name, v in values.items()}
+    values["loras"] = None if step.loras is None else [str(each) for each in step.loras]
     values |= {each.name: getattr(new, each.name) for each in _TURN_COLUMNS}
     return values | {"position": position, "state": state}
 

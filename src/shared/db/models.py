@@ -6,12 +6,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import delete, func, literal_column, select, update
+from sqlalchemy import delete, func, literal_column, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.tables import columns_of, models, steps
-from shared.models.descriptor import ModelDescriptor, parameters_schema
+from shared.models.descriptor import Descriptor, capabilities_of, schema_of
 from shared.states import TERMINAL
 
 
@@ -67,14 +67,14 @@ async def read_registry(connection: AsyncConnection) -> Registry:
     return Registry(models=await list_models(connection), version=version)
 
 
-async def upsert_model(connection: AsyncConnection, descriptor: ModelDescriptor) -> Model:
+async def upsert_model(connection: AsyncConnection, descriptor: Descriptor) -> Model:
     """Write a model's row by (name, version). `enabled` and the id of a known one stay."""
     facts = {
         "kind": descriptor.kind,
         "checkpoint_sha256": descriptor.checkpoint_sha256,
         "descriptor": descriptor.model_dump(mode="json"),
-        "parameters_schema": parameters_schema(descriptor),
-        "capabilities": list(descriptor.capabilities),
+        "parameters_schema": schema_of(descriptor),
+        "capabilities": list(capabilities_of(descriptor)),
     }
     written = await connection.execute(
         insert(models)
@@ -112,9 +112,10 @@ async def set_enabled(connection: AsyncConnection, model_id: UUID, enabled: bool
 
 
 async def count_open_steps(connection: AsyncConnection, model_id: UUID) -> int:
-    """Steps that still need the model: waiting, running or being stopped."""
+    """Steps that still need the model or LoRA: waiting, running or being stopped."""
     query = select(func.count()).where(
-        steps.c.model_id == model_id, steps.c.state.not_in([str(state) for state in TERMINAL])
+        or_(steps.c.model_id == model_id, steps.c.loras.contains([model_id])),
+        steps.c.state.not_in([str(state) for state in TERMINAL]),
     )
     return int((await connection.execute(query)).scalar_one())
 

@@ -54,7 +54,7 @@ T = TypeVar("T")
 
 # The newest migration. Written here, so that a service needs neither Alembic nor the migrations;
 # `test_migrations` compares the two. Revisions are numbered with four digits, so they sort.
-REVISION = "0027"
+REVISION = "0028"
 
 # In an index over steps: what stands for "needs no model".
 NO_MODEL = UUID_("00000000-0000-0000-0000-000000000000")
@@ -214,6 +214,8 @@ steps = Table(
     # Null: the step needs no model, so any worker can run it.
     Column("model_id", UUID, ForeignKey("models.id")),
     Column("checkpoint_sha256", Text),
+    # Models of the kind lora that it needs besides; null: none. `params` says how.
+    Column("loras", ARRAY(UUID)),
     # The pictures that a first step starts from, in its order; null: none (`shared.step_store`).
     Column("inputs", JSONB(none_as_null=True)),
     # What decides whose turn it is (`shared.db.claim`), pinned as well.

@@ -37,6 +37,7 @@ class LineStep:
     work: float
     timeout_s: float
     due_in_s: float  # of a step that waits: positive during the pause before another try
+    loras: Sequence[UUID] | None = None
     worker_id: UUID | None = None
     held_s: float | None = None  # since its claim, if that is known
     last: bool = True  # its job ends with it
@@ -55,7 +56,7 @@ class Line:
 
 _STEPS = f"""
     SELECT s.id, s.job_id, s."user", s.device, s.priority, s.vram_bytes, s.model_id, s.timeout_s,
-        {KIND}, {WORK} AS work,
+        s.loras, {KIND}, {WORK} AS work,
         extract(epoch FROM s.run_at - now())::float AS due_in_s,
         s.lease_owner AS worker_id, extract(epoch FROM now() - s.claimed_at)::float AS held_s,
         NOT EXISTS (

@@ -9,7 +9,8 @@ It happens in layers, since only the first is possible before torch is imported,
 is the step's model known:
 
     enter   right after `refuse_privileges`, while there is one thread: libraries, all models
-    narrow  at GO: the models of the step alone; in a template before it loads: that model alone
+    narrow  at GO: the models of the step alone; in a template before it loads: that model, and all
+            LoRAs, of which a forked runner keeps those of its step
 
 A template enters as well, with what it needs more: it forks, and looks into `/proc` for its forks.
 What it forks inherits its layers and adds those of a runner. `/proc` of other processes shows their
@@ -121,6 +122,12 @@ def places_of(models: str) -> frozenset[Place]:
             continue
         places.add((path, status.st_dev, status.st_ino))
     return frozenset(places)
+
+
+def folders_of_kind(models: str, kind: str) -> list[str]:
+    """What must be readable for every model of one kind: its folder, and what is linked in it."""
+    folder = os.path.join(models, kind)
+    return [folder, *(entry.path for entry in _entries(folder) if entry.is_symlink())]
 
 
 def sandbox_of(environ: Mapping[str, str]) -> Sandbox | None:

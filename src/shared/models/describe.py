@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
+from typing import Literal, assert_never, get_args
 
 from shared.errors import ModelUnavailable
 from shared.models.auto_pipelines import AUTO_PIPELINES, AutoPipeline
@@ -24,6 +24,7 @@ from shared.models.families import (
     FAMILIES,
     NEED_A_SIGNAL,
     Kind,
+    LoraFamily,
     ModelFamily,
     kind_of_pipeline,
 )
@@ -37,6 +38,7 @@ from shared.models.folder import (
     model_parts,
 )
 from shared.models.json_files import read_json
+from shared.models.lora_width import lora_width
 from shared.models.networks import Network
 from shared.models.picture_tasks import REFERENCES, PictureTask, tasks_of
 from shared.models.safetensors_header import tensor_shapes
@@ -84,8 +86,8 @@ def describe_folder(folder: Path, chosen: DescriptorInput) -> ModelDescriptor:
     side = max(multiple, side // multiple * multiple)
     unused = _unused(config, kind, pipeline)
     steps, guidance = DISTILLED if "guidance" in unused else (family.steps, family.guidance)
-    files = tuple(_hashed(folder, name) for name in names)
-    return validated(
+    files = tuple(hashed(folder, name) for name in names)
+    described = validated(
         {
             "name": chosen.name,
             "version": chosen.version,
@@ -104,14 +106,22 @@ def describe_folder(folder: Path, chosen: DescriptorInput) -> ModelDescriptor:
             "no_guidance": 1.0 if pipeline is None else pipeline.no_guidance,
             "unused": unused,
             "schedulers": _schedulers(config, family),
-            "capabilities": ("upscale",) if scale else ("generate", *_tasks(config)),
+            "capabilities": ("upscale",) if scale else ("generate", *_tasks(config), *_loras(kind)),
             "scale": scale,
             "architecture": network.architecture if network else None,
             "references": None if scale else REFERENCES.get(_class_of(config)),
+            "lora_width": lora_width(config) if _loras(kind) else None,
             "default_preset": chosen.default_preset,
             "vocabulary": chosen.vocabulary,
         }
     )
+    assert isinstance(described, ModelDescriptor), "its kind is no LoRA's"
+    return described
+
+
+def _loras(kind: Kind) -> tuple[Literal["lora"], ...]:
+    """What it can do with LoRAs."""
+    return ("lora",) if kind in get_args(LoraFamily) else ()
 
 
 def _tasks(config: Path) -> tuple[PictureTask, ...]:
@@ -123,7 +133,8 @@ def _class_of(config: Path) -> str:
     return str(read_json(config, INDEX)["_class_name"])
 
 
-def _hashed(folder: Path, name: str) -> ModelFile:
+def hashed(folder: Path, name: str) -> ModelFile:
+    """One file of a folder, with its size and hash."""
     path = folder / name
     return ModelFile(path=name, size_bytes=path.stat().st_size, sha256=hash_file(path))
 

@@ -1,4 +1,4 @@
-"""The descriptor of a model (`dreamforge.json`), and the parameters that it allows in a request.
+"""The descriptor of a model or a LoRA (`dreamforge.json`), and what it allows in a request.
 
 No file is touched here; `shared.models.verify` reads, checks and writes. torch is never imported:
 the API and the command line use this.
@@ -7,20 +7,29 @@ the API and the command line use this.
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from shared.limits import MAX_COUNT, MAX_GUIDANCE, MAX_REFERENCES, MAX_SIDE, MAX_STEPS
-from shared.models.families import FAMILIES, Kind
+from shared.limits import (
+    MAX_COUNT,
+    MAX_GUIDANCE,
+    MAX_LORA_SCALE,
+    MAX_LORAS,
+    MAX_REFERENCES,
+    MAX_SIDE,
+    MAX_STEPS,
+)
+from shared.models.families import FAMILIES, LORA, Kind, LoraFamily
 from shared.models.folder import Layout
 from shared.models.networks import Architecture, Scale
 from shared.models.parameters import find_problems
 from shared.models.picture_tasks import DEFAULT_STRENGTH
 
-Capability = Literal["generate", "upscale", "image_to_image", "inpaint", "edit"]
+Capability = Literal["generate", "upscale", "image_to_image", "inpaint", "edit", "lora"]
 # What a request may not have, because a model does not use it.
 Unused = Literal["negative_prompt", "guidance"]
+_JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
@@ -84,17 +93,13 @@ class Defaults(StrictRecord):
     scheduler: str | None = None  # None: the folder's own
 
 
-class ModelDescriptor(StrictRecord):
-    """The content of `dreamforge.json`. Sizes of pictures are pixels, of files bytes.
-
-    For an upscaler, `limits` and `defaults` are about its input, and `scale` is the native one: how
-    many times as large each side of its result is. One: it restores a picture and enlarges nothing.
-    """
+class Descriptor(StrictRecord):
+    """The content of `dreamforge.json`: what every folder of weights says. Sizes are bytes."""
 
     schema_version: Literal[1] = 1
     name: Name
     version: Name
-    kind: Kind
+    kind: str
     # single_file: one `*.safetensors` at the top, and `config/`, a folder of diffusers without any.
     layout: Layout = "diffusers"
     license: str | None = None
@@ -104,6 +109,25 @@ class ModelDescriptor(StrictRecord):
     # By the names of diffusers. Empty: described by a release that did not count.
     parts: dict[str, PartSize] = {}
     checkpoint_sha256: Sha256
+
+    @model_validator(mode="after")
+    def _files_are_hashed(self) -> Self:
+        paths = [file.path for file in self.files]
+        if paths != sorted(set(paths)):
+            raise ValueError("files must be sorted by path, each once")
+        if self.checkpoint_sha256 != checkpoint_hash(self.files):
+            raise ValueError("checkpoint_sha256 is not the hash of the listed safetensors files")
+        return self
+
+
+class ModelDescriptor(Descriptor):
+    """The descriptor of a model. Sizes of pictures are pixels.
+
+    For an upscaler, `limits` and `defaults` are about its input, and `scale` is the native one: how
+    many times as large each side of its result is. One: it restores a picture and enlarges nothing.
+    """
+
+    kind: Kind
     defaults: Defaults
     limits: Limits
     # What sides must be multiples of. None: described by a release that took it from the kind.
@@ -117,17 +141,15 @@ class ModelDescriptor(StrictRecord):
     # Of a network: spandrel's name of its kind. For people; what it is, its tensors say.
     architecture: Architecture | None = None
     references: int | None = Field(default=None, ge=1, le=MAX_REFERENCES)  # of an edit model
+    # By which LoRAs of its kind fit: the width of the text that its U-Net attends to, or of its
+    # transformer's stream. None: not known, so a LoRA that does not fit fails when it is loaded.
+    lora_width: int | None = Field(default=None, ge=1)
     default_preset: Name = "cpu"
     # What the model can draw, where that is a short list (a demo model); for people, not checked.
     vocabulary: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        paths = [file.path for file in self.files]
-        if paths != sorted(set(paths)):
-            raise ValueError("files must be sorted by path, each once")
-        if self.checkpoint_sha256 != checkpoint_hash(self.files):
-            raise ValueError("checkpoint_sha256 is not the hash of the listed safetensors files")
         family = FAMILIES[self.kind]
         upscales = family.upscaling is not None
         if upscales != (self.scale is not None) or upscales != (self.capabilities == ("upscale",)):
@@ -139,10 +161,43 @@ class ModelDescriptor(StrictRecord):
         if (self.layout == "network") != (family.pipeline is None):
             networks = ", ".join(kind for kind, row in FAMILIES.items() if row.pipeline is None)
             raise ValueError(f"layout: network is that of the kind {networks}, and of no other")
+        if "lora" in self.capabilities and self.kind not in get_args(LoraFamily):
+            raise ValueError(f"there are no LoRAs for models of the kind {self.kind}")
         problems = parameter_problems(self, self.defaults.model_dump())
         if problems:
             raise ValueError("defaults: " + "; ".join(f"{k} {v}" for k, v in problems.items()))
         return self
+
+
+class LoraDescriptor(Descriptor):
+    """The descriptor of a LoRA: what it was made for, and what it changes."""
+
+    kind: Literal["lora"]
+    layout: Literal["network"] = "network"
+    family: LoraFamily  # the kind of the models that it changes
+    width: int | None = Field(default=None, ge=1)  # as a model's `lora_width`
+    ranks: Range
+    changed_numbers: int = Field(ge=1)  # of the weights that it changes
+    data_sha256: Sha256  # of its file without the header: the hash by which other tools know it
+
+
+def parse_descriptor(fields: Mapping[str, Any]) -> ModelDescriptor | LoraDescriptor:
+    """The descriptor with these fields. Raises `ValidationError`."""
+    record = LoraDescriptor if fields.get("kind") == LORA else ModelDescriptor
+    return record.model_validate(fields)
+
+
+def capabilities_of(descriptor: Descriptor) -> tuple[Capability, ...]:
+    """What it can do by itself; a LoRA can nothing."""
+    return descriptor.capabilities if isinstance(descriptor, ModelDescriptor) else ()
+
+
+def schema_of(descriptor: Descriptor) -> dict[str, Any]:
+    """`parameters_schema` of a model; of a LoRA, which is no request's model, one of nothing."""
+    if isinstance(descriptor, ModelDescriptor):
+        return parameters_schema(descriptor)
+    title = f"{descriptor.name}@{descriptor.version}"
+    return {"$schema": _JSON_SCHEMA, "title": title, "type": "object", "properties": {}}
 
 
 def parts_of(descriptor: Mapping[str, Any]) -> dict[str, PartSize]:
@@ -168,7 +223,7 @@ def parameters_schema(model: ModelDescriptor) -> dict[str, Any]:
     without_guidance = {"properties": {"guidance": {"maximum": model.no_guidance}}}
     without_negative_prompt = {"properties": {"negative_prompt": {"maxLength": 0}}}
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$schema": _JSON_SCHEMA,
         "title": f"{model.name}@{model.version}",
         "type": "object",
         "properties": {
@@ -194,6 +249,7 @@ def parameters_schema(model: ModelDescriptor) -> dict[str, Any]:
             "count": _integer(Range(min=1, max=MAX_COUNT), 1),
             "format": {"enum": ["png", "jpg", "webp"], "default": "png"},
             **_pictures(model),
+            **_loras(model),
         },
         # Guidance is what keeps away from the negative prompt.
         "if": without_guidance | {"required": ["guidance"]},
@@ -224,6 +280,20 @@ def _pictures(model: ModelDescriptor) -> dict[str, Any]:
             "maxItems": model.references or MAX_REFERENCES,
         }
     return rules
+
+
+def _loras(model: ModelDescriptor) -> dict[str, Any]:
+    """What a request may say of LoRAs; nothing where the model takes none."""
+    if "lora" not in model.capabilities:
+        return {}
+    scale = {"type": "number", "minimum": -MAX_LORA_SCALE, "maximum": MAX_LORA_SCALE}
+    lora = {
+        "type": "object",
+        "properties": {"model_id": {"type": "string"}, "scale": scale | {"default": 1.0}},
+        "required": ["model_id"],
+        "additionalProperties": False,
+    }
+    return {"loras": {"type": "array", "items": lora, "maxItems": MAX_LORAS}}
 
 
 def parameter_problems(model: ModelDescriptor, values: Mapping[str, Any]) -> dict[str, str]:

@@ -15,6 +15,9 @@ from shared.limits import MAX_PROMPT
 Kind = Literal[
     "sd", "sdxl", "sd3", "flux", "auto", "esrgan", "network", "sd_upscale", "sd_latent_upscale"
 ]
+# What a folder with a LoRA is; it changes models of one of these kinds, and is none itself.
+LORA = "lora"
+LoraFamily = Literal["sd", "sdxl", "sd3", "flux"]
 # Which `chain.upscale.impl` a kind of upscaler is.
 Upscaling = Literal["gan", "diffusion"]
 # What a checkpoint in one file was made from.

@@ -14,6 +14,7 @@ import json
 import os
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,25 @@ MAX_REASON = 200  # characters of the library's message, which may quote the fil
 Shapes = Mapping[str, tuple[int, ...]]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """The shapes of a file's tensors, and the texts that its writer left beside them.
+
+    The numbers begin at `data_offset`, in bytes.
+    """
+
+    shapes: Shapes
+    metadata: Mapping[str, str]
+    data_offset: int
+
+
 def tensor_shapes(folder: Path, name: str) -> Shapes:
-    """The shapes of a file's tensors, by name; `ModelUnavailable` says why it is unsound.
+    """The shapes of a file's tensors, by name; `ModelUnavailable` says why it is unsound."""
+    return read_header(folder, name).shapes
+
+
+def read_header(folder: Path, name: str) -> Header:
+    """The header of a file; `ModelUnavailable` says why it is unsound.
 
     Refused beyond what the library refuses: a header over `MAX_HEADER_BYTES`, before it is read; a
     name that occurs twice or is over `MAX_NAME_CHARACTERS`; a tensor of more than `MAX_DIMENSIONS`.
@@ -44,12 +62,12 @@ def tensor_shapes(folder: Path, name: str) -> Shapes:
             raise _unsound(name, f"its header would be {length} bytes, in a file of {size_bytes}")
         header = stream.read(length)
     _refuse_duplicates(name, header)
-    shapes = _checked_shapes(name, prefix + header, size_bytes)
+    shapes, metadata = _checked(name, prefix + header, size_bytes)
     if any(len(shape) > MAX_DIMENSIONS for shape in shapes.values()):
         raise _unsound(name, f"a tensor with more than {MAX_DIMENSIONS} dimensions")
     if any(len(tensor) > MAX_NAME_CHARACTERS for tensor in shapes):
         raise _unsound(name, f"a tensor's name of more than {MAX_NAME_CHARACTERS} characters")
-    return shapes
+    return Header(shapes=shapes, metadata=metadata, data_offset=8 + length)
 
 
 def _refuse_duplicates(name: str, header: bytes) -> None:
@@ -67,8 +85,8 @@ def _refuse_duplicates(name: str, header: bytes) -> None:
         raise _unsound(name, "its header is not JSON") from None
 
 
-def _checked_shapes(name: str, start: bytes, size_bytes: int) -> Shapes:
-    """The shapes by the library, which checks dtypes, offsets and that every byte is covered.
+def _checked(name: str, start: bytes, size_bytes: int) -> tuple[Shapes, Mapping[str, str]]:
+    """Shapes and texts by the library, which checks dtypes, offsets and that every byte is covered.
 
     The library maps the file that it opens, and a disk that fails under a map ends the process
     (SIGBUS). So it gets `start` in a file in memory, as long as the real one and otherwise empty.
@@ -81,7 +99,8 @@ def _checked_shapes(name: str, start: bytes, size_bytes: int) -> Shapes:
         copy.truncate(size_bytes)
         try:
             with safe_open(f"/proc/self/fd/{copy.fileno()}", framework="np") as tensors:
-                return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}
+                shapes = {k: tuple(tensors.get_slice(k).get_shape()) for k in tensors.keys()}
+                return shapes, dict(tensors.metadata() or {})
         except SafetensorError as error:
             reason = str(error).removeprefix("Error while deserializing header: ")
             plain = "".join(c if c.isprintable() else "?" for c in reason[:MAX_REASON])

@@ -21,11 +21,11 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from shared.limits import MAX_COUNT, MAX_REFERENCES, MAX_SEED
+from shared.limits import MAX_COUNT, MAX_LORA_SCALE, MAX_LORAS, MAX_REFERENCES, MAX_SEED
 from shared.protocol.frames import FrameError
 
 # Version of these messages and of what a job type is; docs/job-types.md has its history.
-INTERFACE = 5
+INTERFACE = 6
 
 
 ItemIndex = Annotated[int, Field(ge=0, lt=MAX_COUNT)]
@@ -65,6 +65,16 @@ class ModelSpec(Message):
     checkpoint_sha256: str
 
 
+class LoraParams(Message):
+    """A LoRA as it was when the step was accepted, and how strongly it is added."""
+
+    id: str
+    name: str
+    version: str
+    checkpoint_sha256: str
+    scale: float = Field(ge=-MAX_LORA_SCALE, le=MAX_LORA_SCALE)
+
+
 class OutputParams(Message):
     """How many pictures a step makes, and their files."""
 
@@ -88,6 +98,7 @@ class GenerateParams(OutputParams):
     seed: int | None = None
     # How far a step may leave its picture; None: it starts from none, or takes no such number.
     strength: float | None = Field(default=None, gt=0, le=1)
+    loras: list[LoraParams] = Field(default=[], max_length=MAX_LORAS)
 
 
 class EnlargeParams(OutputParams):
@@ -185,9 +196,17 @@ class GenerateSpec(StepSpec):
     model: ModelSpec
     params: GenerateParams
     inputs: list[SourceSpec] = Field(default=[], max_length=MAX_REFERENCES)
+    lora_folders: list[str] = []  # on this host, one for each of `params.loras`
+
+    @property
+    def folders(self) -> list[str]:
+        """Every folder that the runner must read."""
+        return [self.model.folder, *self.lora_folders]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if len(self.lora_folders) != len(self.params.loras):
+            raise ValueError("lora_folders: not one for each LoRA")
         if [each.item_index for each in self.inputs] != list(range(len(self.inputs))):
             raise ValueError("inputs: not in their order")
         roles = [each.role for each in self.inputs]
@@ -204,6 +223,11 @@ class UpscaleSpec(StepSpec):
     model: ModelSpec | None = None  # resampling needs none
     params: UpscaleParams
     inputs: list[InputSpec] = Field(max_length=MAX_COUNT)
+
+    @property
+    def folders(self) -> list[str]:
+        """Every folder that the runner must read."""
+        return [] if self.model is None else [self.model.folder]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -3,16 +3,19 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
 
+from shared.models.families import LORA
 from shared.presets import BYTES_OF
-from shared.protocol.messages import InputSpec, PresetSpec, RunSpec, SourceSpec
+from shared.protocol.messages import InputSpec, LoraParams, PresetSpec, RunSpec, SourceSpec
 from shared.protocol.template_messages import HostModelSpec, host_model_of
 from shared.step_store import Claim, PinnedModel, UpcomingStep
 from supervisor.templates.model_template import WantedModel
 
 _specs: TypeAdapter[RunSpec] = TypeAdapter(RunSpec)
+_loras = TypeAdapter(list[LoraParams])
 
 
 # What each type of step is told of the pictures that it starts from.
@@ -42,6 +45,8 @@ def run_spec(claim: Claim, model_folder: Callable[[PinnedModel], Path]) -> RunSp
         "params": claim.params,
         "done_items": list(claim.done_items),
     }
+    if loras := claim.params.get("loras"):
+        facts["lora_folders"] = _lora_folders(loras, model_folder)
     fields = _INPUT_FIELDS.get(claim.type, {})
     if claim.inputs or claim.type == "upscale":
         facts["inputs"] = [
@@ -56,13 +61,39 @@ def run_spec(claim: Claim, model_folder: Callable[[PinnedModel], Path]) -> RunSp
         raise UnreadableStep(f"the stored step cannot be run: {field}: {first['msg']}") from None
 
 
+def _lora_folders(loras: Any, model_folder: Callable[[PinnedModel], Path]) -> list[str]:
+    """Where the LoRAs of a stored step lie on this host. Raises `UnreadableStep`."""
+    try:
+        pinned = _loras.validate_python(loras)
+        return [
+            str(
+                model_folder(
+                    PinnedModel(
+                        id=UUID(each.id),
+                        name=each.name,
+                        version=each.version,
+                        kind=LORA,
+                        checkpoint_sha256=each.checkpoint_sha256,
+                    )
+                )
+            )
+            for each in pinned
+        ]
+    except ValueError as error:
+        raise UnreadableStep(f"the stored step cannot be run: params.loras: {error}") from None
+
+
 def wanted_model(spec: RunSpec, model: PinnedModel | None) -> WantedModel | None:
     """What the runner of this step loads onto the host; None when the step needs no model."""
     host_model = host_model_of(spec)
     if host_model is None or model is None:
         return None
     numbers = sum(part.numbers for part in model.parts.values())
-    return WantedModel(spec=host_model, size_bytes=numbers * BYTES_OF[host_model.dtype])
+    return WantedModel(
+        spec=host_model,
+        size_bytes=numbers * BYTES_OF[host_model.dtype],
+        with_loras=bool(getattr(spec, "lora_folders", ())),
+    )
 
 
 def upcoming_model(

@@ -16,7 +16,7 @@ from shared.db import models as registry_rows
 from shared.db.engine import Database
 from shared.db.models import Model
 from shared.errors import ModelUnavailable
-from shared.models.descriptor import ModelDescriptor
+from shared.models.descriptor import parse_descriptor
 from shared.models.folder import DESCRIPTOR
 from shared.models.networks import LIBRARY, can_run_networks
 from shared.models.stamp import Stamp, stamp_of
@@ -96,7 +96,7 @@ def check_row(folder: Path, row: Model) -> None:
             "install dreamforge[gan]"
         )
     try:
-        registered = ModelDescriptor.model_validate(row.descriptor)
+        registered = parse_descriptor(row.descriptor)
     except ValidationError as error:
         raise ModelUnavailable("this release cannot read its row in the registry") from error
     if differing := set(registered.files) ^ set(installed.files):

@@ -132,6 +132,8 @@ class RunnerPool:
         spec = None if wanted is None else wanted.spec
         if not place.due:
             place.likely = wanted
+        if wanted is not None and wanted.with_loras and self._templates is not None:
+            await self._templates.drop_outdated(wanted.spec)
         async with place.starting:
             started = self._take_waiting(place, spec) or await self._start(device, spec)
         if spec is not None and device.kind in self._forked:

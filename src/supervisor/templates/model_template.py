@@ -1,7 +1,9 @@
 """One template that holds a model: forked, loaded, forked from, ended."""
 
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import anyio
 import anyio.to_thread
 
 from shared.errors import ModelUnavailable
+from shared.linux.sandbox import folders_of_kind
+from shared.models.families import LORA
 from shared.models.stamp import Stamp, stamp_of
 from shared.protocol.template_messages import HostModelSpec
 from supervisor.processes.forked import ForkedProcess
@@ -34,6 +38,7 @@ class WantedModel:
 
     spec: HostModelSpec
     size_bytes: int
+    with_loras: bool = False  # the step needs LoRAs besides, which no template loads
 
 
 class ModelTemplate:
@@ -98,12 +103,17 @@ class ModelTemplate:
             finally:
                 self.closed.set()
 
+    async def is_current(self) -> bool:
+        """Whether the files are those that were there at its load, and where LoRAs lie as well: a
+        place that came later is closed to its forks."""
+        return self._stamp == await _stamp(self.spec)
+
     async def fork_runner(self, marker: str, environment: Mapping[str, str]) -> ForkedProcess:
         """A runner with the model. Raises `TemplateFailed`, also where the model's files are not
         those any more that were loaded."""
         assert self._template is not None, "it is ready"
         self.used_at = anyio.current_time()
-        if self._stamp != await _stamp(self.spec):
+        if not await self.is_current():
             self.give_up()
             raise TemplateFailed(FailureReason.UNAVAILABLE, "the model's files have changed")
         return await self._template.fork("runner", marker, environment)
@@ -113,7 +123,17 @@ async def _stamp(spec: HostModelSpec) -> Stamp:
     folder = Path(spec.model.folder)
     try:
         with anyio.move_on_after(FORK_WITHIN_S):
-            return await anyio.to_thread.run_sync(stamp_of, folder, abandon_on_cancel=True)
+            return await anyio.to_thread.run_sync(_stamp_of_all, folder, abandon_on_cancel=True)
     except ModelUnavailable as error:
         raise TemplateFailed(FailureReason.UNAVAILABLE, error.message) from error
     raise TemplateFailed(FailureReason.UNAVAILABLE, "the model's folder does not answer")
+
+
+def _stamp_of_all(folder: Path) -> Stamp:
+    """The stamp of a model's folder, and of the places where LoRAs lie; not of what they hold."""
+    places = []
+    for path in folders_of_kind(str(folder.parent.parent), LORA):
+        with suppress(OSError):  # not there
+            place = os.stat(path)
+            places.append((path, place.st_ino, place.st_dev, 0, 0))
+    return stamp_of(folder) + tuple(places)

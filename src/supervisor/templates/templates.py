@@ -136,6 +136,20 @@ class Templates:
             return None
         return model.own_bytes
 
+    async def drop_outdated(self, spec: HostModelSpec) -> None:
+        """Give a model up whose forks could not read what is on the disk now."""
+        model = self._models.get(spec)
+        if model is None or model.state is not TemplateState.READY:
+            return
+        try:
+            current = await model.is_current()
+        except TemplateFailed as failure:
+            self._report(_name(spec), failure)
+            current = False
+        if not current:
+            log.info("%s goes: the models on the disk have changed", _name(spec))
+            self._give_up(model)
+
     def want(self, wanted: WantedModel) -> None:
         """Have this model made warm, in the background."""
         if (model := self._models.get(wanted.spec)) is not None:

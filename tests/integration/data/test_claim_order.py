@@ -110,6 +110,9 @@ def random_work(rng: random.Random, models: list[UUID], number: int) -> Work:
         priority=rng.choice(list(Priority)),
         model_id=rng.choice(models),
         needs_model=rng.random() < 0.9,
+        loras=tuple(rng.sample(models, rng.randint(0, len(models))))
+        if rng.random() < 0.3
+        else None,
         vram_bytes=rng.choice([10, 100, 1000]),
         device=rng.choice(["cpu", "cpu", "cuda"]),
     )

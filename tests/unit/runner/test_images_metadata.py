@@ -60,6 +60,7 @@ def facts(
         spec=spec,
         item_index=2,
         seed=42,
+        loras=(),
         weights_sha256="0123456789abcdef" * 4,
         scheduler=scheduler,
         sampler=sampler,

@@ -37,6 +37,8 @@ CAN: dict[str, tuple[PictureTask, ...]] = {
     "pixart": (),
     "kontext": ("edit",),
 }
+# By which LoRAs are told apart: of the text that a U-Net reads, of a transformer's stream.
+WIDTHS = {"sd": 32, "sd2": 48, "sdxl": 32 + 48, "sd3": 32, "flux": 32}
 CASES = [(family, task) for family, tasks in CAN.items() for task in tasks if task != "edit"]
 
 Model = tuple[Path, ModelDescriptor]
@@ -86,7 +88,9 @@ def test_a_models_capabilities_say_what_it_does_with_pictures(
     family: str, model: Callable[[str], Model]
 ) -> None:
     _, descriptor = model(family)
-    assert descriptor.capabilities == ("generate", *CAN[family])
+    loras = ("lora",) if family in WIDTHS else ()
+    assert descriptor.capabilities == ("generate", *CAN[family], *loras)
+    assert descriptor.lora_width == WIDTHS.get(family)
 
 
 def test_the_table_has_the_classes_that_diffusers_pairs() -> None:

@@ -412,7 +412,7 @@ def test_schema_carries_limits_defaults_and_schedulers(model: ModelDescriptor) -
     assert "flow_match_euler" not in properties["scheduler"]["enum"]
     assert set(properties) == {
         *("width", "height", "steps", "guidance", "scheduler", "count", "format"),
-        *("negative_prompt", "image", "strength", "mask"),
+        *("negative_prompt", "image", "strength", "mask", "loras"),
     }
 
 

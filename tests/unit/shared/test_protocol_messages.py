@@ -22,6 +22,7 @@ from shared.protocol.messages import (
     InputSpec,
     Lease,
     Log,
+    LoraParams,
     ModelSpec,
     PresetSpec,
     Preview,
@@ -54,7 +55,11 @@ SPEC = GenerateSpec(
         guidance=3.0,
         seed=MAX_SEED - 1,
         strength=0.75,
+        loras=[
+            LoraParams(id="l", name="l", version="1", checkpoint_sha256="3" * 64, scale=-0.5),
+        ],
     ),
+    lora_folders=["/l"],
     done_items=[0, 2],
     inputs=[
         SourceSpec(

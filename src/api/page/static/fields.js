@@ -47,6 +47,7 @@ function controlFor(name, schema, rows) {
   if (schema.type === "integer" || schema.type === "number") return number(name, schema);
   if (schema.type === "string") return text(schema, rows);
   if (schema.type === "object" && schema.patternProperties) return pairs();
+  if (schema.type === "array" && schema.items?.properties?.scale) return loras();
   return null;
 }
 
@@ -120,4 +121,18 @@ function pairs() {
     }));
   };
   return { kind: "text", input, read, write: (value) => { input.value = Object.entries(value ?? {}).map(([k, v]) => `${k}=${v}`).join(", "); } };
+}
+
+/** LoRAs with how strongly they are added, as `paper-cut:0.8, ink`. */
+function loras() {
+  const input = h("input", { placeholder: "paper-cut:0.8, ink" });
+  const read = () => {
+    const parts = input.value.split(",").map((part) => part.trim()).filter(Boolean);
+    if (!parts.length) return undefined;
+    return parts.map((part) => {
+      const at = part.lastIndexOf(":");
+      return at < 0 ? { model_id: part } : { model_id: part.slice(0, at).trim(), scale: Number(part.slice(at + 1).trim() || NaN) };
+    });
+  };
+  return { kind: "text", input, read, write: (value) => { input.value = (value ?? []).map(({ model_id: id, scale }) => (scale === undefined ? id : `${id}:${scale}`)).join(", "); } };
 }

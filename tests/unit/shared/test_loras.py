@@ -1,0 +1,181 @@
+"""What a LoRA is, by the header of its file alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.support.loras import Tensors, install, write
+
+from shared.errors import ModelUnavailable
+from shared.models.descriptor import LoraDescriptor, parse_descriptor
+from shared.models.folder import ONE_FILE
+from shared.models.lora_header import read_lora
+from shared.models.lora_names import looks_like_lora, role_of
+from shared.models.verify import read_descriptor, read_model, verify_model
+
+
+def pair(layer: str, *, into: int = 8, out: int = 8, rank: int = 2) -> Tensors:
+    """One pair in kohya's form, or in that of PEFT where the name has dots."""
+    down, up = np.ones((rank, into), np.float32), np.ones((out, rank), np.float32)
+    if "." in layer:
+        return {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}
+    return {f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up}
+
+
+U_NET = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+SDXL = "lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "family", "width"),
+    [
+        (pair(U_NET, into=768), "sd", 768),
+        (pair(U_NET, into=1024), "sd", 1024),
+        (pair(U_NET, into=2048), "sdxl", 2048),
+        (pair(SDXL), "sdxl", None),
+        (pair("unet.down_blocks.0.attentions.0.proj_in"), "sd", None),
+        (pair("lora_unet_input_blocks_1_1_proj_in"), "sd", None),
+        (pair("unet.mid_block.attentions.0.proj_in") | pair("lora_te2_x"), "sdxl", None),
+        (pair("lora_unet_double_blocks_0_img_attn_qkv", into=3072), "flux", 3072),
+        (pair("lora_unet_single_blocks_3_linear1", into=3072), "flux", 3072),
+        (pair("transformer.single_transformer_blocks.3.proj_mlp"), "flux", None),
+        (pair("transformer.transformer_blocks.0.attn.to_q", into=3072), "flux", 3072),
+        (pair("transformer.transformer_blocks.0.attn.to_q", into=1536), "sd3", 1536),
+        (pair("lora_transformer_transformer_blocks_0_attn_to_q", into=2432), "sd3", 2432),
+        (pair("diffusion_model.double_blocks.0.img_attn.qkv", into=3072), "flux", 3072),
+        (pair("diffusion_model.joint_blocks.0.x_block.attn.qkv", into=1536), "sd3", 1536),
+        (
+            pair("transformer.transformer_blocks.0.ff.net.2")
+            | pair("lora_te3_encoder_block_0_layer_0_SelfAttention_q"),
+            "sd3",
+            None,
+        ),
+    ],
+)
+def test_the_family_is_known_by_the_tensors(
+    tensors: Tensors, family: str, width: int | None, tmp_path: Path
+) -> None:
+    lora = read_lora(write(tmp_path, tensors))
+    assert (lora.family, lora.width) == (family, width)
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "layer", "half"),
+    [
+        ("lora_te_text_model_x.lora_up.weight", "text_encoder", "text_model_x", "up"),
+        ("text_encoder_2.a.b.lora_linear_layer.down.weight", "text_encoder_2", "a_b", "down"),
+        ("unet.a.attn1.processor.to_q_lora.up.weight", "denoiser", "a_attn1_to_q", "up"),
+        ("unet.a.attn1.processor.to_out_lora.up.weight", "denoiser", "a_attn1_to_out_0", "up"),
+        ("down_blocks.0.x.lora_A.default.weight", "denoiser", "down_blocks_0_x", "down"),
+        ("base_model.model.mid_block.x.lora_B.weight", "denoiser", "mid_block_x", "up"),
+        ("lora_unet_x.alpha", "denoiser", "x", "alpha"),
+    ],
+)
+def test_odd_relatives_of_the_names_are_read(
+    name: str, network: str, layer: str, half: str
+) -> None:
+    role = role_of(name)
+    assert role is not None
+    assert (role.network, role.layer, role.half) == (network, layer, half)
+
+
+SOUND = pair(U_NET, into=768)
+LAYER = {"down": f"{U_NET}.lora_down.weight", "up": f"{U_NET}.lora_up.weight"}
+
+
+def ones(*shape: int) -> Any:
+    return np.ones(shape, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "why"),
+    [
+        (SOUND | {f"{U_NET}.dora_scale": ones(8)}, "a DoRA"),
+        ({"unet.mid_block.x.lora_magnitude_vector": ones(8)} | SOUND, "a DoRA"),
+        ({f"{U_NET}.hada_w1_a": ones(8, 2)}, "a LoHa of LyCORIS"),
+        ({f"{U_NET}.lokr_w1": ones(8, 2)}, "a LoKr of LyCORIS"),
+        ({f"{U_NET}.oft_blocks": ones(8, 2)}, "an OFT"),
+        (SOUND | {f"{U_NET}.lora_mid.weight": ones(2, 2, 3, 3)}, "Tucker"),
+        (SOUND | {f"{U_NET}.diff": ones(8, 8)}, "whole weights"),
+        (SOUND | {"lora_unet_x.strength": ones(1)}, "not known here"),
+        ({LAYER["down"]: ones(2, 768)}, "has no up half"),
+        ({LAYER["up"]: ones(8, 2)}, "has no down half"),
+        (SOUND | {LAYER["up"]: ones(8, 3)}, "are no pair"),
+        (SOUND | {LAYER["up"]: ones(8, 2, 1, 1)}, "are no pair"),
+        (SOUND | {LAYER["down"]: ones(0, 768), LAYER["up"]: ones(8, 0)}, "are no pair"),
+        (SOUND | {f"{U_NET}.alpha": ones(2)}, "no single number"),
+        (SOUND | pair(U_NET.replace("to_k", "to_v"), into=1024), "several widths"),
+        (pair("lora_te_text_model_x"), "text encoders alone"),
+        (pair("lora_unet_mid_block_attentions_0_proj_in"), "Stable Diffusion or of SDXL"),
+        (pair("transformer.transformer_blocks.0.attn.to_q"), "Flux or of SD 3"),
+        (pair("diffusion_model.layers.0.attention.qkv"), "family that is not known"),
+        (pair("transformer.transformer_blocks.0.x") | SOUND, "Flux or of SD 3"),
+        (pair("base_model.model.down_blocks.0.attentions.0.x"), "saved by PEFT alone"),
+        ({LAYER["down"]: ones(2, 8), "unet." + U_NET[10:]: ones(1)}, "not known here"),
+    ],
+)
+def test_what_is_no_sound_lora_is_refused_with_its_name(
+    tensors: Tensors, why: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelUnavailable, match=why):
+        read_lora(write(tmp_path, tensors))
+
+
+def test_two_spellings_of_one_layer_are_refused(tmp_path: Path) -> None:
+    twice = SOUND | pair("unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k", into=768)
+    with pytest.raises(ModelUnavailable, match="are for one layer"):
+        read_lora(write(tmp_path, twice))
+
+
+def test_the_settings_of_peft_are_read_from_the_header(tmp_path: Path) -> None:
+    def read(**settings: Any) -> Any:
+        text = json.dumps({f"unet.{name}": value for name, value in settings.items()})
+        return read_lora(write(tmp_path, SOUND, {"lora_adapter_metadata": text})).pairs[0]
+
+    plain = read(r=2, lora_alpha=8)
+    assert (plain.alpha, plain.by_root) == (8.0, False)
+    assert read(r=2, lora_alpha=8, use_rslora=True).by_root
+    for refused in ({"use_dora": True}, {"alpha_pattern": {"x": 1}}, {"lora_alpha": "much"}):
+        with pytest.raises(ModelUnavailable, match=next(iter(refused))):
+            read(**refused)
+    with pytest.raises(ModelUnavailable, match="no JSON object"):
+        read_lora(write(tmp_path, SOUND, {"lora_adapter_metadata": "["}))
+
+
+def test_a_described_lora_is_read_back_and_verified_like_a_model(tmp_path: Path) -> None:
+    descriptor = install(tmp_path, "style", SOUND)
+    folder = tmp_path / "lora" / "style@1"
+    assert read_descriptor(folder) == descriptor
+    assert (descriptor.family, descriptor.width, descriptor.ranks.max) == ("sd", 768, 2)
+    assert descriptor.changed_numbers == 8 * 768
+    verify_model(folder, descriptor)
+    with pytest.raises(ModelUnavailable, match="a LoRA, which is no model"):
+        read_model(folder)
+    # Trainers rewrite headers: the numbers alone have the hash that other tools show.
+    install(tmp_path, "same", SOUND)
+    write(tmp_path / "lora" / "same@1", SOUND, {"a": "note"})
+    other = install(tmp_path, "other", {**SOUND, LAYER["up"]: 2 * SOUND[LAYER["up"]]})
+    assert other.data_sha256 != descriptor.data_sha256
+    with (folder / ONE_FILE).open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x01")
+    with pytest.raises(ModelUnavailable, match="its content has changed"):
+        verify_model(folder, descriptor)
+
+
+def test_a_descriptor_that_says_another_family_than_the_tensors_is_refused(tmp_path: Path) -> None:
+    descriptor = install(tmp_path, "style", SOUND)
+    lying = parse_descriptor(descriptor.model_dump() | {"family": "sdxl"})
+    assert isinstance(lying, LoraDescriptor)
+    with pytest.raises(ModelUnavailable, match="the tensors are those of sd"):
+        verify_model(tmp_path / "lora" / "style@1", lying)
+
+
+def test_only_loras_and_their_relatives_look_like_one() -> None:
+    assert looks_like_lora(SOUND)
+    assert looks_like_lora([f"{U_NET}.hada_w1_a"])
+    assert not looks_like_lora(["model.diffusion_model.input_blocks.0.0.weight"])
