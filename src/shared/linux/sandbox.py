@@ -22,7 +22,9 @@ import glob
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from multiprocessing import resource_tracker
@@ -86,6 +88,7 @@ class Sandbox:
         """Give up all but what a runner needs; `forks`: what a template needs. Raises `OSError`."""
         _drop_capabilities()
         _leave_tracker()
+        _name_folders_to_write()
         self._restrict([self.models, *_linked_below(self.models)], forks=forks)
         if self.seccomp:
             seccomp.install(forks=forks)
@@ -203,6 +206,16 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
             return list(entries)
     except OSError:  # not there yet, or not for us: there is nothing to read then
         return []
+
+
+def _name_folders_to_write() -> None:
+    """Find the folder for temporary files while one can be tried; it is one for compiled code, too.
+
+    Libraries ask for both when they are imported, and would fail. They are refused when they write,
+    which none does here. torchvision imports torch's compiler.
+    """
+    with suppress(FileNotFoundError):  # no folder can be written here, not even uncontained
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", tempfile.gettempdir())
 
 
 def _leave_tracker() -> None:

@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from shared.linux import landlock, seccomp
+from shared.linux.sandbox import Sandbox
+
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(sys.path), "PATH": os.environ["PATH"]}
 LEFT_OUT = {
     "sympy",
@@ -69,3 +72,21 @@ except AttributeError as error:
     print(error)
 """
     assert run(code) == ["True True", "module 'torch._dynamo' has no attribute 'nothing'"]
+
+
+@pytest.mark.skipif(landlock.abi() == 0, reason="a kernel without Landlock")
+def test_a_contained_process_can_import_the_compiler() -> None:
+    """As torchvision does. The compiler looks for a folder that it may write; there is none."""
+    box = Sandbox(landlock_abi=landlock.abi(), seccomp=seccomp.available(), models="/models")
+    code = f"""
+from shared.linux import child, sandbox
+child.refuse_privileges()
+sandbox.{box!r}.enter()
+from torch._dynamo.utils import is_compile_supported
+print(is_compile_supported("cpu"))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=110
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip() in {"True", "False"}
