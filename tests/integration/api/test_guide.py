@@ -18,14 +18,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 from tests.support.api_harness import Api, running_api
 from tests.support.database import migrate_and_empty
 from tests.support.infrastructure import Infrastructure
 from tests.support.tiny_model import register_tiny_model
 
+from cli.models.install import register
 from shared.auth import parse_api_keys
+from shared.models.describe import DescriptorInput
+from shared.models.describe_lora import describe_lora
+from shared.models.descriptor import Source
+from shared.models.folder import ONE_FILE
+from shared.models.verify import write_descriptor
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -40,6 +48,7 @@ SNIPPETS = [
     ("Fetch", "sh"),
     ("Send a picture", "sh"),
     ("Start from a picture", "sh"),
+    ("LoRAs", "sh"),
     ("Enlarge", "sh"),
     ("The same in Python", "python"),
     ("From OpenAI's clients", "python"),
@@ -191,6 +200,19 @@ def test_a_job_starts_from_the_picture(reader: Reader) -> None:
     job = json.loads(reader.sh("Start from a picture"))["job"]["id"]
     shown = reader.api.client.get(f"/v1/jobs/{job}", params={"wait": 60}, timeout=70).json()
     assert shown["status"] == "succeeded"
+
+
+def test_loras_are_listed_with_their_family(reader: Reader, stack: Infrastructure) -> None:
+    folder = reader.folder / "paper-cut"
+    folder.mkdir()
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    halves = {"down": np.ones((2, 8), np.float32), "up": np.ones((8, 2), np.float32)}
+    tensors = {f"{layer}.lora_{half}.weight": numbers for half, numbers in halves.items()}
+    save_file(tensors, folder / ONE_FILE)
+    given = DescriptorInput(name="paper-cut", version="1", source=Source(uri="tests"))
+    write_descriptor(folder, describe_lora(folder, given))
+    register(stack.environment["DF_DATABASE_URL"], folder)
+    assert reader.sh("LoRAs").split() == ["paper-cut", "sd"]
 
 
 def test_enlarge_makes_a_job_of_two_steps(reader: Reader) -> None:
