@@ -23,7 +23,7 @@ from tests.support.model_downloads import REF, SD1, Command, nothing_installed
         ({"file": {"name": 7}}, "the site answered oddly: modelVersions.0.files.0.name"),
         ({"file": {"sizeKB": 0.5}}, "longer than the"),
         ({"file": {"sizeKB": 99999}}, "instead of"),
-        ({"model_type": "LORA"}, "is a LORA, not a model by itself"),
+        ({"model_type": "TextualInversion"}, "is a TextualInversion, and no model"),
     ],
 )
 def test_an_announcement_that_proves_nothing_installs_nothing(
