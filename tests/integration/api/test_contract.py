@@ -95,9 +95,9 @@ def test_the_api_does_what_its_document_says(api: Api, tmp_path: Path) -> None:
     assert f"Tested: {operations}" in done.stdout
     for phase in ("Examples", "Coverage", "Fuzzing", "Stateful"):
         assert re.search(rf"^  ✅ {phase}$", done.stdout, flags=re.MULTILINE), phase
-    # A phase without links to follow passes as well. 15 at this seed.
+    # A phase without links to follow passes as well.
     (covered,) = re.findall(r"API Links: +(\d+) covered", done.stdout)
-    assert int(covered) >= 10
+    assert int(covered) >= 10, done.stdout[-6000:]
     assert api.sql("SELECT count(*) > 0 FROM jobs WHERE status = 'succeeded'") == [(True,)]
 
 
