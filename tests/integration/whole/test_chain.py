@@ -210,7 +210,7 @@ def test_what_is_not_available_or_too_large_is_refused_and_leaves_nothing(api: A
     for chain, field in (
         ({"scale": 2, "impl": "diffusion"}, "available: resample, gan"),
         ({"scale": 2, "strict_scale": True}, "tiny-gan@1 (4)"),
-        ({"scale": 2, "model_id": "tiny"}, "these can: tiny-gan@1"),
+        ({"scale": 2, "model_id": "tiny"}, "these can: broken@1, tiny-gan@1, tiny-network@1"),
         ({"scale": 3, "impl": "resample"}, "chain.upscale.scale"),
     ):
         answer = api.client.post(
