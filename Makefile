@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test lint types check-migrations openapi lifecycle lock licences release \
-        test-gpu test-containers test-hosts hostile-loop crash-matrix soak bench bench-streams bench-waits bench-queue clean
+        test-gpu test-slow test-containers test-hosts hostile-loop crash-matrix soak bench bench-streams bench-waits bench-queue clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ LANES ?= 2
 
 test: $(READY) ## run the whole suite, LANES files at a time
 	@$(BIN)/python -m pytest -n $(LANES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+test-slow: $(READY) ## the tests that `make test` leaves out because they take long (5 minutes)
+	@$(BIN)/python -m pytest -n $(LANES) --dist loadfile -m slow $(PYTEST_ARGS)
 
 lint: $(READY) ## ruff and the import rules
 	@$(BIN)/ruff check .

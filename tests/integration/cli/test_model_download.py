@@ -323,6 +323,7 @@ def bring(download: Command, tmp_path: Path) -> Iterator[Callable[[str], float]]
         delays.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replacing", [False, True], ids=["new", "replacing another revision"])
 def test_fifty_kills_leave_no_half_model_and_the_next_download_completes(
     hub: Hub, tmp_path: Path, bring: Callable[[str], float], replacing: bool

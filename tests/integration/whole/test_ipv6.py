@@ -31,6 +31,7 @@ def has_ipv6() -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback address")
 def test_api_and_worker_use_parts_that_have_ipv6_addresses_alone(
     stack: Infrastructure, stack_environment: dict[str, str], tmp_path: Path

@@ -151,6 +151,7 @@ def test_a_mask_that_shows_all_fails_its_job_and_says_why(client: OpenAI) -> Non
     assert "nothing of it is transparent" in raised.value.message
 
 
+@pytest.mark.slow
 def test_the_client_in_javascript_does_all_of_it(scene: Scene, tmp_path: Path) -> None:
     original = noise(6)
     for name, data in (("image", encoded(original)), ("mask", encoded(MASK))):

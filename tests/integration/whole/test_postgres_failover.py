@@ -41,6 +41,7 @@ def has_state(api: Api, job: str, state: str) -> bool:
     return step(api, job)[0] == state
 
 
+@pytest.mark.slow
 def test_services_follow_a_failover_and_nothing_is_lost_or_run_twice(
     stack: Infrastructure, pair: Pair, stack_environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -93,6 +94,7 @@ async def port(connection: Connection) -> int:
     return found
 
 
+@pytest.mark.slow
 def test_an_address_that_moves_is_followed_by_every_connection_of_the_pool(
     stack: Infrastructure, pair: Pair
 ) -> None:
