@@ -14,9 +14,6 @@ from hashlib import sha256
 from typing import Any, cast
 from uuid import uuid4
 
-from redis import Redis
-from redis.exceptions import RedisError
-
 from shared.errors import InfraUnavailable
 
 KEY = "dreamforge.dlq"
@@ -54,6 +51,9 @@ class DeadMessages:
     """The list. Every method raises `InfraUnavailable` when the broker does not answer."""
 
     def __init__(self, redis_url: str) -> None:
+        # Not at the top: redis looks for a telemetry library, with all that this one brings.
+        from redis import Redis
+
         self._redis = Redis.from_url(
             redis_url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
         )
@@ -105,6 +105,8 @@ def _read(raw: bytes) -> DeadMessage:
 
 @contextmanager
 def _translate_errors() -> Iterator[None]:
+    from redis.exceptions import RedisError
+
     try:
         yield
     except RedisError as error:

@@ -101,6 +101,7 @@ def draw(api: Api, **changes: Any) -> tuple[Any, dict[str, Any]]:
     return np.asarray(image), {str(name): text for name, text in image.info.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cli")
 def test_a_lora_changes_its_job_alone_in_both_ways_to_start_a_runner(
     stack: Infrastructure,

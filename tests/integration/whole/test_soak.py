@@ -19,6 +19,7 @@ def test_a_soak_is_good_only_if_every_job_succeeded() -> None:
     assert not replace(report, findings=["lost: a job"]).good
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_jobs_end_well_and_once_while_somebody_kills_at_random(
     stack: Infrastructure, database_url: str, tmp_path: Path

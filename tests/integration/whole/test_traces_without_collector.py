@@ -28,6 +28,7 @@ def dead_collector(request: pytest.FixtureRequest) -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_a_collector_that_is_away_costs_spans_and_no_job(
     stack: Infrastructure, tmp_path: Path, dead_collector: str
 ) -> None:

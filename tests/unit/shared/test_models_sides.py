@@ -62,6 +62,7 @@ PUBLISHED = [
     ("StableDiffusionXLPAGPipeline", KL | unet(sample_size=128), 8, 1024),
     ("IFPipeline", unet(sample_size=64), 8, 64),
     ("Kandinsky3Pipeline", unet(sample_size=128), 64, 1024),
+    ("KandinskyCombinedPipeline", unet(sample_size=64), 64, 512),
     ("KandinskyV22CombinedPipeline", unet(sample_size=64), 64, 512),
     ("StableCascadeCombinedPipeline", {}, 128, 1024),
     ("WuerstchenCombinedPipeline", {}, 128, 1024),
