@@ -27,7 +27,7 @@ up: $(READY) ## run the whole stack in the foreground; Ctrl-C stops it
 # Files, not tests, are dealt out: those of one file share a stack, and some of them one runner.
 LANES ?= 2
 
-test: $(READY) ## run the whole suite, LANES files at a time
+test: $(READY) ## run the suite without its slowest tests, LANES files at a time
 	@$(BIN)/python -m pytest -n $(LANES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-slow: $(READY) ## the tests that `make test` leaves out because they take long (4 minutes)
