@@ -247,7 +247,7 @@ class Bench:
         return [
             each
             for each in processes
-            if each.pid not in templates and _parent_of(each) not in templates - {None}
+            if each.pid not in templates and _parent_of(each) not in templates
         ]
 
     async def begun(self) -> None:
@@ -260,8 +260,9 @@ class Bench:
     def template_states(self) -> list[TemplateState]:
         return [template.state for template in self.runners.templates]
 
-    def template_pids(self) -> set[int | None]:
-        return {template.pid for template in self.runners.templates}
+    def template_pids(self) -> set[int]:
+        """Those that are forked already: a model template is listed before it has a pid."""
+        return {each.pid for each in self.runners.templates if each.pid is not None}
 
 
 def _parent_of(process: psutil.Process) -> int | None:
