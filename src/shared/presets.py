@@ -14,7 +14,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Self, assert_never
+from typing import Any, Self, assert_never
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -22,7 +22,7 @@ from shared.errors import InvalidInput
 from shared.limits import MAX_PICTURE_PIXELS
 from shared.models.descriptor import Name, PartSize, StrictRecord
 from shared.models.families import Kind, family_of
-from shared.protocol.messages import Attention, Dtype, Offload, PresetSpec
+from shared.protocol.messages import Attention, Device, Dtype, Offload, PresetSpec
 
 SUFFIX = ".toml"
 
@@ -98,7 +98,7 @@ class Preset(StrictRecord):
 
     name: Name
     version: int = Field(ge=1)
-    device: Literal["cpu", "cuda"]
+    device: Device
     # What every device of the class has at least; `dreamforge preset fit` compares with it.
     memory_bytes: int = Field(gt=0)
     dtype: Dtype
@@ -156,8 +156,7 @@ class Preset(StrictRecord):
             vram_bytes = self._resample_bytes(pixels)
         else:
             tile_side = family_of(kind).tile_side if spec.vae_tiling else None
-            weights = _numbers_at_once(spec.offload, parts) * BYTES_OF[spec.dtype]
-            resident = max(need.base_bytes, self.overhead_bytes + weights)
+            resident = max(need.base_bytes, self.overhead_bytes + _weights_at_once(spec, parts))
             vram_bytes = self._vram_bytes(need, spec.offload, tile_side, resident, pixels)
         return StepBudget(
             spec=spec,
@@ -206,17 +205,27 @@ class Preset(StrictRecord):
         )
 
 
-def _numbers_at_once(offload: Offload, parts: Mapping[str, PartSize]) -> int:
-    """Numbers that are on the device together."""
-    match offload:
+def _weights_at_once(spec: PresetSpec, parts: Mapping[str, PartSize]) -> int:
+    """Bytes of weights that are on the device together."""
+    if not parts:
+        return 0
+    sizes = parts.values()
+    wide = BYTES_OF[spec.dtype]
+    match spec.offload:
         case "none":
-            return sum(part.numbers for part in parts.values())
+            return sum(part.numbers for part in sizes) * wide
         case "model":
-            return max((part.numbers for part in parts.values()), default=0)
+            return max(part.numbers for part in sizes) * wide
+        case "group":
+            # The block that computes, and the one that comes next.
+            at_once = (
+                part.outside + 2 * part.block if part.block else part.largest for part in sizes
+            )
+            return VAE_BYTES + max(at_once) * wide
         case "sequential":
-            return max((part.largest for part in parts.values()), default=0)
+            return max(part.largest for part in sizes) * wide
         case _:
-            assert_never(offload)
+            assert_never(spec.offload)
 
 
 @cache

@@ -215,11 +215,15 @@ REAL: dict[str, Callable[[], Parts]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
-    """Numbers that a model holds: in all, in its largest part, in its largest layer."""
+    """Numbers that a model holds: in all, in its largest part, in its largest layer.
+
+    `in_groups`: what is there while two blocks of its transformer are, or a layer of another part.
+    """
 
     total: int
     largest_part: int
     largest_layer: int
+    in_groups: int
 
 
 def count(name: str) -> Count:
@@ -228,7 +232,20 @@ def count(name: str) -> Count:
         parts = REAL[name]()
     by_part = [sum(_numbers(part).values()) for part in parts.values()]
     layers = [number for part in parts.values() for number in _numbers(part).values()]
-    return Count(total=sum(by_part), largest_part=max(by_part), largest_layer=max(layers))
+    return Count(
+        total=sum(by_part),
+        largest_part=max(by_part),
+        largest_layer=max(layers),
+        in_groups=max(_in_groups(part) for part in parts.values()),
+    )
+
+
+def _in_groups(part: torch.nn.Module) -> int:
+    if not hasattr(part, "transformer_blocks"):
+        return max(_numbers(part).values())
+    lists = [each for each in part.children() if isinstance(each, torch.nn.ModuleList)]
+    blocks = [sum(_numbers(block).values()) for blocks in lists for block in blocks]
+    return sum(_numbers(part).values()) - sum(blocks) + 2 * max(blocks)
 
 
 def _numbers(module: torch.nn.Module) -> dict[str, int]:

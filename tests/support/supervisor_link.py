@@ -43,7 +43,7 @@ class SupervisorLink:
         return frame.header
 
     def ready(self) -> None:
-        self.send({"type": "ready", "interface": 6, "pid": os.getpid(), "versions": {}})
+        self.send({"type": "ready", "interface": 7, "pid": os.getpid(), "versions": {}})
 
     def until_go(self) -> None:
         """Wait for GO; leave when the worker does not want us any more."""

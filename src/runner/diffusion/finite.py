@@ -27,7 +27,7 @@ def check_finite(numbers: torch.Tensor) -> None:
 
 def check_decoders(pipeline: Any) -> None:
     """Let each decoder of a pipeline check what it decodes, whole pictures and merged tiles."""
-    for decoder in _decoders(pipeline):
+    for decoder in decoders(pipeline):
         if not hasattr(decoder.decode, "checked"):
             decoder.decode = _checked(decoder.decode)
 
@@ -38,7 +38,7 @@ def finite_pixels(pipeline: Any) -> Iterator[None]:
 
     Its denoiser makes pixels, and NaN is what a cast to eight bits refuses.
     """
-    if any(_decoders(pipeline)):
+    if any(decoders(pipeline)):
         yield
         return
     try:
@@ -48,7 +48,8 @@ def finite_pixels(pipeline: Any) -> Iterator[None]:
         raise ValueError(_REASON) from None
 
 
-def _decoders(pipeline: Any) -> Iterator[Any]:
+def decoders(pipeline: Any) -> Iterator[Any]:
+    """The parts that make a picture of latents."""
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module) and callable(getattr(part, "decode", None)):
             yield part

@@ -20,6 +20,7 @@ from PIL.Image import Image
 from tqdm.std import tqdm  # type: ignore[import-untyped]
 
 from runner.diffusion.finite import check_decoders, finite_pixels
+from runner.diffusion.placement import DECODER_STAYS, DTYPES, put_on_device
 from runner.diffusion.preview import decode_small
 from runner.diffusion.schedulers import replace_scheduler, start_at_first_level
 from runner.diffusion.sources import NO_SOURCES, Sources, strength_of_a_step
@@ -33,8 +34,6 @@ from shared.protocol.messages import Dtype, GenerateParams, PresetSpec
 OnStep = Callable[[int, int], None]
 OnLatents = Callable[[torch.Tensor, int, int], None]
 Arguments = dict[str, Any]
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 # For every pipeline that has such a parameter: it draws at the requested size (some would pick a
@@ -66,11 +65,11 @@ class TextToImage:
         scheduler: str | None,
         *,
         tiled: bool = False,
-        resident: bool = True,
+        decoder_stays: bool = True,
     ) -> None:
-        """`resident`: all its parts stay on the device."""
+        """`decoder_stays`: it is on the device at any moment."""
         self.pipeline = pipeline
-        self._resident = resident
+        self._decoder_stays = decoder_stays
         self._family = family
         self.scheduler = scheduler
         self.tiled = tiled
@@ -151,7 +150,7 @@ class TextToImage:
 
     def preview(self, latents: torch.Tensor, params: GenerateParams) -> Image | None:
         """A small picture of what is being sampled; None where none can be made at a low price."""
-        if not self._resident:  # its decoder is not on the device, and fetching it takes seconds
+        if not self._decoder_stays:  # fetching it takes seconds
             return None
         return decode_small(self.pipeline, latents, params.width, params.height)
 
@@ -267,10 +266,13 @@ def place(
         replace_scheduler(pipeline, scheduler)
     start_at_first_level(pipeline.scheduler)
     tiled = preset.vae_tiling and enable_tiling(pipeline)
-    if (preset.offload, preset.device) != ("none", "cpu"):  # there it is already
-        PLACEMENTS[preset.offload](pipeline, preset.device)
+    put_on_device(pipeline, preset)
     return TextToImage(
-        pipeline, family_of(kind), scheduler, tiled=tiled, resident=preset.offload == "none"
+        pipeline,
+        family_of(kind),
+        scheduler,
+        tiled=tiled,
+        decoder_stays=preset.offload in DECODER_STAYS,
     )
 
 
@@ -348,12 +350,6 @@ def _load_beside(config: Path, dtype: torch.dtype) -> Arguments:
 LOADERS: dict[Layout, Callable[[Any, Path, torch.dtype], Any]] = {
     "diffusers": _from_folder,
     "single_file": _from_single_file,
-}
-
-PLACEMENTS: dict[str, Callable[[Any, str], Any]] = {
-    "none": lambda pipeline, device: pipeline.to(device),
-    "model": lambda pipeline, device: pipeline.enable_model_cpu_offload(device=device),
-    "sequential": lambda pipeline, device: pipeline.enable_sequential_cpu_offload(device=device),
 }
 
 

@@ -9,11 +9,10 @@ import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 
-Device = Literal["cpu", "cuda"]
+from shared.protocol.messages import Device
 
 
 class Memory:

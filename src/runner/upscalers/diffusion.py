@@ -12,13 +12,8 @@ import torch
 from PIL.Image import Image
 
 from runner.diffusion.finite import check_decoders
-from runner.diffusion.pipelines import (
-    DTYPES,
-    PLACEMENTS,
-    enable_tiling,
-    load_stock,
-    silence_libraries,
-)
+from runner.diffusion.pipelines import enable_tiling, load_stock, silence_libraries
+from runner.diffusion.placement import DTYPES, put_on_device
 from runner.upscalers.base import OnStep
 from runner.upscalers.resample import resample
 from shared.models.families import family_of
@@ -49,7 +44,7 @@ class DiffusionUpscaler:
         self.pipeline = pipeline
         if preset.vae_tiling:
             enable_tiling(self.pipeline)
-        PLACEMENTS[preset.offload](self.pipeline, preset.device)
+        put_on_device(self.pipeline, preset)
 
     def enlarge(self, image: Image, source: InputSpec, on_step: OnStep) -> Image:
         """`image` at the pipeline's own scale; `on_step` after each sampling step."""

@@ -15,7 +15,7 @@ import torch
 from PIL.Image import Image
 
 from runner.diffusion.finite import check_finite
-from runner.diffusion.pipelines import DTYPES
+from runner.diffusion.placement import DTYPES
 from runner.upscalers.base import OnStep
 from runner.upscalers.networks import check_network
 from runner.upscalers.resample import resample

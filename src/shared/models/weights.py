@@ -6,11 +6,16 @@ name of that variant.
 
 Numbers are counted, not bytes: a file in float32 takes half of its size in a preset of half
 precision. `shared.presets` says what is on a device at once.
+
+A transformer is a list of blocks of one shape, with little around them. Its blocks can take turns
+on a device, so they are counted. Its names are those of diffusers, or of the original code in a
+checkpoint of one file.
 """
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from shared.errors import ModelUnavailable
@@ -30,6 +35,12 @@ _IN_ONE_FILE = re.compile(
     r"|conditioner\.embedders\.\d+|text_encoders\.\w+)\."
 )
 _REST = "model"
+_DENOISERS_IN_ONE_FILE = frozenset({"model.diffusion_model", _REST})
+# Of the parts of a pipeline, its transformers. A few have two.
+_TRANSFORMER = re.compile(r"transformer(?:_\d)?")
+# A tensor of a block. diffusers' groups are the entries of a module's own lists of modules.
+_BLOCK = re.compile(r"(\w+\.\d+)\.")
+_ORIGINAL_BLOCK = re.compile(r"((?:double_blocks|single_blocks|joint_blocks)\.\d+)\.")
 # The average of the weights while they were trained, beside the weights: diffusers leaves it out.
 _NOT_LOADED = "model_ema."
 
@@ -67,15 +78,40 @@ def part_sizes(
     loaded = list(loaded_weights(listed))
     if layout != "diffusers":
         loaded += [name for name in files if "/" not in name and name.endswith(".safetensors")]
-    counts: dict[str, list[int]] = {}
+    counts: dict[str, Counter[str]] = {}
     for name in loaded:
         for tensor, shape in tensor_shapes(folder, name).items():
             if not tensor.startswith(_NOT_LOADED):
-                counts.setdefault(_part(name, tensor), []).append(math.prod(shape))
-    return {
-        part: PartSize(numbers=sum(numbers), largest=max(numbers))
-        for part, numbers in sorted(counts.items())
-    }
+                counts.setdefault(_part(name, tensor), Counter())[tensor] += math.prod(shape)
+    return {part: size_of(part, numbers) for part, numbers in sorted(counts.items())}
+
+
+def is_transformer(part: str) -> bool:
+    """Whether a part of a pipeline, by its name, is a transformer that draws."""
+    return _TRANSFORMER.fullmatch(part) is not None
+
+
+def size_of(part: str, numbers: Mapping[str, int]) -> PartSize:
+    """The size of a part, by the numbers that each of its tensors holds."""
+    size = PartSize(numbers=sum(numbers.values()), largest=max(numbers.values()))
+    if is_transformer(part):
+        block = _BLOCK
+    elif part in _DENOISERS_IN_ONE_FILE:
+        block = _ORIGINAL_BLOCK
+    else:
+        return size
+    blocks = Counter[str]()
+    for tensor, number in numbers.items():
+        if (match := block.match(tensor.removeprefix(f"{part}."))) is not None:
+            blocks[match[1]] += number
+    if not blocks:
+        return size
+    return PartSize(
+        numbers=size.numbers,
+        largest=size.largest,
+        block=max(blocks.values()),
+        outside=size.numbers - blocks.total(),
+    )
 
 
 def _check_names(files: Iterable[str]) -> None:

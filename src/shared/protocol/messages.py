@@ -25,7 +25,7 @@ from shared.limits import MAX_COUNT, MAX_LORA_SCALE, MAX_LORAS, MAX_REFERENCES, 
 from shared.protocol.frames import FrameError
 
 # Version of these messages and of what a job type is; docs/job-types.md has its history.
-INTERFACE = 6
+INTERFACE = 7
 
 
 ItemIndex = Annotated[int, Field(ge=0, lt=MAX_COUNT)]
@@ -44,8 +44,9 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 _T = TypeVar("_T")
 
+Device = Literal["cpu", "cuda"]
 Dtype = Literal["float32", "float16", "bfloat16"]
-Offload = Literal["none", "model", "sequential"]
+Offload = Literal["none", "model", "group", "sequential"]
 # The best kernel of torch's scaled dot product attention that may be used; auto lets torch choose.
 Attention = Literal["auto", "flash", "efficient", "math"]
 
@@ -173,7 +174,7 @@ class PresetSpec(Message):
 
     name: str
     version: int
-    device: Literal["cpu", "cuda"]
+    device: Device
     dtype: Dtype
     threads: int = Field(ge=1)
     offload: Offload = "none"

@@ -8,10 +8,13 @@ from typing import Any
 
 from shared.errors import InvalidInput
 from shared.presets import Preset
+from shared.protocol.messages import Offload
 from shared.states import Reason
 from shared.step_store import Claim
 from supervisor.devices.device import Reading
 
+# Each needs less of the device than the one before, and more time.
+_NEXT_OFFLOAD: dict[str, Offload] = {"none": "model", "model": "group", "group": "sequential"}
 ABOUT_MEMORY = frozenset({Reason.OOM, Reason.HOST_OOM, Reason.INSUFFICIENT_VRAM})
 
 
@@ -47,9 +50,8 @@ def recommendation(claim: Claim, candidates: Iterable[Preset]) -> str:
         ways.append(f"preset {smaller.name!r}")
     width, height = claim.params.get("width"), claim.params.get("height")
     ways.append(f"fewer pixels than {width}x{height}" if width and height else "fewer pixels")
-    offload = preset.get("offload", "none")
-    if preset.get("device") == "cuda" and offload != "sequential":
-        further = "model" if offload == "none" else "sequential"
+    further = _NEXT_OFFLOAD.get(preset.get("offload", "none"))
+    if preset.get("device") == "cuda" and further is not None:
         ways.append(f"a preset with offload {further!r}")
     return "try " + ", or ".join(ways)
 

@@ -34,7 +34,7 @@ def test_list_and_show_print_what_there_is(capsys: pytest.CaptureFixture[str]) -
     shown = answer(capsys, "show", "gpu-8gb")
     assert shown == presets()["gpu-8gb"].model_dump(mode="json")
     assert run(["preset", "show", "gpu-8gb"]) == 0
-    assert "sequential" in capsys.readouterr().out
+    assert "group" in capsys.readouterr().out
 
 
 def test_fit_says_for_a_folder_what_each_preset_would_need(

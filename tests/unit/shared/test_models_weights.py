@@ -91,6 +91,53 @@ def test_the_parts_of_a_single_file_go_by_the_names_of_its_tensors(tmp_path: Pat
     }
 
 
+BLOCKS: Sizes = {
+    "x_embedder.weight": (2, 3),
+    "blocks.0.a.weight": (4, 5),
+    "blocks.0.b.weight": (5,),
+    "blocks.1.a.weight": (4, 5),
+    "more.0.b.weight": (7,),
+}
+
+
+@pytest.mark.parametrize("part", ["transformer", "transformer_2"])
+def test_the_blocks_of_a_transformer_are_counted(part: str, tmp_path: Path) -> None:
+    files = folder_of(tmp_path, {f"{part}/diffusion_pytorch_model.safetensors": BLOCKS})
+    found = part_sizes(tmp_path, files, "diffusers", [part])
+    assert found == {part: PartSize(numbers=58, largest=20, block=25, outside=6)}
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "transformers"])
+def test_other_parts_have_no_blocks_that_take_turns(part: str, tmp_path: Path) -> None:
+    files = folder_of(tmp_path, {f"{part}/model.safetensors": BLOCKS})
+    found = part_sizes(tmp_path, files, "diffusers", [part])
+    assert found == {part: PartSize(numbers=58, largest=20)}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "part"), [("", "model"), ("model.diffusion_model.", "model.diffusion_model")]
+)
+def test_a_single_file_has_the_blocks_of_the_original_code(
+    prefix: str, part: str, tmp_path: Path
+) -> None:
+    shapes = {
+        "double_blocks.0.img_attn.qkv.weight": (4, 5),
+        "double_blocks.1.img_attn.qkv.weight": (4, 6),
+        "single_blocks.0.linear1.weight": (2,),
+        "img_in.weight": (3,),
+    }
+    files = folder_of(tmp_path, {"flux.safetensors": {prefix + n: s for n, s in shapes.items()}})
+    found = part_sizes(tmp_path, files, "single_file", [])
+    assert found == {part: PartSize(numbers=49, largest=24, block=24, outside=3)}
+
+
+def test_a_u_net_of_a_single_file_has_none(tmp_path: Path) -> None:
+    unet: Sizes = {"model.diffusion_model.input_blocks.0.0.weight": (4, 5)}
+    files = folder_of(tmp_path, {"sd.safetensors": unet})
+    found = part_sizes(tmp_path, files, "single_file", [])
+    assert found == {"model.diffusion_model": PartSize(numbers=20, largest=20)}
+
+
 def test_weights_that_diffusers_would_not_find_are_refused(tmp_path: Path) -> None:
     files = folder_of(tmp_path, {"unet/my_unet.safetensors": {"a": (1,)}})
     with pytest.raises(ModelUnavailable, match=r"unet/my_unet.safetensors: not a name that"):

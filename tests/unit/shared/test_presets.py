@@ -118,6 +118,7 @@ def test_a_decode_beside_offloaded_parts_does_not_count_their_weights() -> None:
         ("none", "float16", 2 * 7 * 10**9),
         ("none", "float32", 4 * 7 * 10**9),
         ("model", "bfloat16", 2 * 5 * 10**9),
+        ("group", "bfloat16", VAE_BYTES + 2 * (3 * 10**8 + 2 * 10**9)),
         ("sequential", "float16", 2 * 10**9),
     ],
 )
@@ -125,7 +126,7 @@ def test_a_checkpoint_larger_than_usual_counts_by_what_is_there_at_once(
     offload: Offload, dtype: Dtype, resident: int
 ) -> None:
     parts = {
-        "transformer": PartSize(numbers=5 * 10**9, largest=10**8),
+        "transformer": PartSize(numbers=5 * 10**9, largest=10**8, block=10**9, outside=3 * 10**8),
         "text_encoder": PartSize(numbers=2 * 10**9, largest=10**9),
     }
     card = own(kind="sd3", base=10**9, sampling=10, decoding=0, offload=offload, dtype=dtype)

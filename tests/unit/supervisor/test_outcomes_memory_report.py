@@ -85,7 +85,11 @@ def test_the_next_smaller_preset_is_of_the_same_device_and_needs_less() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({}, "offload 'model'"), ({"offload": "model"}, "offload 'sequential'")],
+    [
+        ({}, "offload 'model'"),
+        ({"offload": "model"}, "offload 'group'"),
+        ({"offload": "group"}, "offload 'sequential'"),
+    ],
 )
 def test_offload_goes_one_level_further(changes: dict[str, Any], message: str) -> None:
     assert message in recommendation(claim(**changes), ALL)

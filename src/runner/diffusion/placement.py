@@ -1,0 +1,76 @@
+"""Put the parts of a loaded pipeline onto a device, as a preset says.
+
+none        all of it stays there
+model       one part at a time, by accelerate
+group       a transformer's blocks take turns, by diffusers; decoders stay there
+sequential  one layer at a time, by accelerate
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.hooks import apply_group_offloading
+
+from runner.diffusion.finite import decoders
+from shared.errors import ModelUnavailable
+from shared.models.weights import is_transformer
+from shared.protocol.messages import Device, Dtype, Offload, PresetSpec
+
+DTYPES: dict[Dtype, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+# With these a decoder is on the device at any moment, for previews.
+DECODER_STAYS: frozenset[Offload] = frozenset({"none", "group"})
+
+
+def put_on_device(pipeline: Any, preset: PresetSpec) -> None:
+    """Place a pipeline of the host. Raises `ModelUnavailable` for blocks that cannot take turns."""
+    if (preset.offload, preset.device) != ("none", "cpu"):  # there it is already
+        _PLACEMENTS[preset.offload](pipeline, preset.device)
+
+
+def _offload_in_groups(pipeline: Any, device: Device) -> None:
+    """Blocks of a transformer one after another, other parts layer by layer.
+
+    On a GPU the next block is copied while one computes. What comes back to the host is not copied:
+    the weights have stayed there. They are pinned block by block as they are copied, since torch
+    would pin them for good in pieces of powers of two, almost twice the memory of the host.
+    """
+    streams = device == "cuda"
+    options = {
+        "onload_device": torch.device(device),
+        "use_stream": streams,
+        "low_cpu_mem_usage": streams,
+    }
+    staying = list(decoders(pipeline))
+    transformers = dict(_transformers(pipeline))
+    for name, part in pipeline.components.items():
+        if any(part is each for each in staying):
+            part.to(device)  # small beside a block, and not called as a whole: it has two ways in
+        elif name in transformers:
+            if not part._supports_group_offloading:
+                raise ModelUnavailable(
+                    f"{name}: the blocks of {type(part).__name__} cannot take turns; take a preset "
+                    "with another offload than group"
+                )
+            part.enable_group_offload(offload_type="block_level", num_blocks_per_group=1, **options)
+        elif isinstance(part, torch.nn.Module):
+            apply_group_offloading(part, offload_type="leaf_level", **options)
+
+
+def _transformers(pipeline: Any) -> Iterator[tuple[str, diffusers.ModelMixin]]:
+    for name, part in pipeline.components.items():
+        if is_transformer(name) and isinstance(part, diffusers.ModelMixin):
+            yield name, part
+
+
+_PLACEMENTS: dict[Offload, Callable[[Any, Device], Any]] = {
+    "none": lambda pipeline, device: pipeline.to(device),
+    "model": lambda pipeline, device: pipeline.enable_model_cpu_offload(device=device),
+    "group": _offload_in_groups,
+    "sequential": lambda pipeline, device: pipeline.enable_sequential_cpu_offload(device=device),
+}

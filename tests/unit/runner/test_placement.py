@@ -1,0 +1,163 @@
+"""Where the parts of a pipeline are while it draws. On a CPU the hooks are the real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers.hooks.group_offloading import ModuleGroup
+from tests.support.families import FAMILIES
+from tests.support.golden import CPU
+
+from runner.diffusion.pipelines import TextToImage, place, silence_libraries
+from shared.errors import ModelUnavailable
+from shared.models.weights import size_of
+from shared.protocol.messages import GenerateParams, Offload
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning"),
+]
+KINDS = {"sd": "sd", "sd3": "sd3", "flux": "flux", "pixart": "auto", "chroma": "auto"}
+PARAMS = GenerateParams(prompt="a cat", width=32, height=32, steps=3, guidance=3.0)
+GROUPS = CPU.model_copy(update={"offload": "group"})
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)  # two on a busy machine are forty times slower
+    silence_libraries()
+
+
+def load(family: str) -> Any:
+    """The family's tiny pipeline; the same weights each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        pipeline = FAMILIES[family]()
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval()  # as one that is loaded: T5 would leave numbers out at random
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def drawn(placed: TextToImage) -> Any:
+    picture, _ = placed.picture(PARAMS, 1, lambda *_: None)
+    return np.asarray(picture)
+
+
+@pytest.mark.parametrize(("family", "kind"), KINDS.items())
+def test_blocks_that_take_turns_draw_the_same_bytes(family: str, kind: str) -> None:
+    whole = drawn(place(load(family), kind, CPU, None))
+    turns = place(load(family), kind, GROUPS, None)
+    assert (drawn(turns) == whole).all()
+    assert (drawn(turns) == whole).all(), "the second picture of a step"
+    assert whole.std() > 1, "a picture of one colour would be the same in any case"
+
+
+class OnDevice:
+    """How many numbers of a module the groups of diffusers have on the device, and had at most."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.groups: dict[int, int] = {}
+        self.most = 0
+        onload, offload = ModuleGroup.onload_, ModuleGroup.offload_
+
+        def come(group: Any) -> None:
+            onload(group)
+            self.groups[id(group)] = sum(_tensors(group))
+            self.most = max(self.most, sum(self.groups.values()))
+
+        def go(group: Any) -> None:
+            self.groups.pop(id(group), None)
+            offload(group)
+
+        monkeypatch.setattr(ModuleGroup, "onload_", come)
+        monkeypatch.setattr(ModuleGroup, "offload_", go)
+
+
+def _tensors(group: Any) -> Iterator[int]:
+    for module in group.modules:
+        yield from (each.numel() for each in (*module.parameters(), *module.buffers()))
+    yield from (each.numel() for each in (*group.parameters, *group.buffers))
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_no_more_of_a_transformer_is_there_than_its_size_says(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a stream there is one block; with one, the next as well, which presets count."""
+    pipeline = load(family)
+    tensors = pipeline.transformer.state_dict()
+    size = size_of("transformer", {name: tensor.numel() for name, tensor in tensors.items()})
+    there = OnDevice(monkeypatch)
+    drawn(place(pipeline, family, GROUPS, None))
+    # The positions of SD 3 are a table that is there besides, and in no file of a tiny one.
+    extra = sum(b.numel() for b in pipeline.transformer.buffers()) - sum(
+        b.numel() for n, b in pipeline.transformer.named_buffers() if n in tensors
+    )
+    assert there.groups == {}, "all of it has left the device"
+    assert there.most == size.outside + size.block + extra
+    assert there.most < size.numbers
+
+
+def test_text_encoders_go_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = load("flux")
+    place(pipeline, "flux", GROUPS, None)
+    there = OnDevice(monkeypatch)
+    pipeline.encode_prompt(prompt="a cat", prompt_2="a cat", device=torch.device("cpu"))
+    layers = [
+        sum(each.numel() for each in layer.parameters())
+        for part in (pipeline.text_encoder, pipeline.text_encoder_2)
+        for layer in part.modules()
+        if isinstance(layer, torch.nn.Linear | torch.nn.Embedding)
+    ]
+    assert there.most == max(layers)
+
+
+@pytest.mark.parametrize(
+    ("offload", "previews"), [("none", True), ("group", True), ("model", False)]
+)
+def test_a_decoder_that_stays_makes_previews(offload: Offload, previews: bool) -> None:
+    placed = place(load("flux"), "flux", CPU.model_copy(update={"offload": offload}), None)
+    assert not hasattr(placed.pipeline.vae, "_diffusers_hook")
+    made = placed.preview(torch.randn(1, 4, 16), PARAMS)
+    assert (made is not None) == previews
+
+
+def test_a_model_whose_blocks_cannot_take_turns_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipeline = load("flux")
+    monkeypatch.setattr(type(pipeline.transformer), "_supports_group_offloading", False)
+    with pytest.raises(ModelUnavailable, match="FluxTransformer2DModel cannot take turns"):
+        place(pipeline, "flux", GROUPS, None)
+
+
+def test_on_a_gpu_the_next_block_is_copied_while_one_computes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of CUDA itself there is nothing here: what diffusers is asked for."""
+    pipeline = load("flux")
+    asked: dict[str, dict[str, Any]] = {}
+    transformer = type(pipeline.transformer)
+    monkeypatch.setattr(
+        transformer, "enable_group_offload", lambda part, **options: asked.update(blocks=options)
+    )
+    monkeypatch.setattr(
+        "runner.diffusion.placement.apply_group_offloading",
+        lambda part, **options: asked.update(layers=options),
+    )
+    monkeypatch.setattr(type(pipeline.vae), "to", lambda part, device: asked.update(vae=device))
+    place(pipeline, "flux", GROUPS.model_copy(update={"device": "cuda"}), None)
+    assert asked.pop("vae") == "cuda"
+    assert {name: options["offload_type"] for name, options in asked.items()} == {
+        "blocks": "block_level",
+        "layers": "leaf_level",
+    }
+    for options in asked.values():
+        assert options["onload_device"] == torch.device("cuda")
+        assert options["use_stream"] and options["low_cpu_mem_usage"]
