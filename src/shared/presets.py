@@ -22,7 +22,7 @@ from shared.errors import InvalidInput
 from shared.limits import MAX_PICTURE_PIXELS
 from shared.models.descriptor import Name, PartSize, StrictRecord
 from shared.models.families import Kind, family_of
-from shared.protocol.messages import Attention, Device, Dtype, Offload, PresetSpec
+from shared.protocol.messages import Attention, Device, Dtype, Offload, PresetSpec, StorageDtype
 
 SUFFIX = ".toml"
 
@@ -32,6 +32,7 @@ PICTURE_BYTES_PER_PIXEL = 80
 # The largest VAE of the known kinds, in half precision and once more in float32.
 VAE_BYTES = 500_000_000
 BYTES_OF: dict[Dtype, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+BYTES_OF_STORAGE = 1
 
 
 class PresetError(ValueError):
@@ -85,6 +86,7 @@ class KindNeed(StrictRecord):
     decode_bytes_per_pixel: int = Field(default=0, ge=0)
     max_pixels: int | None = Field(default=None, gt=0, le=MAX_PICTURE_PIXELS)
     dtype: Dtype | None = None
+    storage_dtype: StorageDtype | None = None
     offload: Offload | None = None
     vae_tiling: bool | None = None
 
@@ -122,8 +124,20 @@ class Preset(StrictRecord):
             return self
         if {self.offload, *(need.offload for need in self.kinds.values())} - {"none", None}:
             raise ValueError("offload: a CPU has nowhere to offload to; accepted: none")
+        # A template's weights stay in its memory in full, beside those of the runner.
+        if any(need.storage_dtype is not None for need in self.kinds.values()):
+            raise ValueError("storage_dtype: it saves no memory of a CPU; leave it out")
         if self.attention not in {"auto", "math"}:
             raise ValueError("attention: a CPU has no such kernel; accepted: auto, math")
+        return self
+
+    @model_validator(mode="after")
+    def _layers_are_cast_by_one_alone(self) -> Self:
+        for kind, need in self.kinds.items():
+            if need.storage_dtype and (need.offload or self.offload) == "sequential":
+                raise ValueError(
+                    f"kinds.{kind}: storage_dtype goes with the offload none, model and group"
+                )
         return self
 
     def budget_for(
@@ -147,6 +161,7 @@ class Preset(StrictRecord):
             version=self.version,
             device=self.device,
             dtype=need.dtype or self.dtype,
+            storage_dtype=need.storage_dtype,
             threads=self.threads,
             offload=need.offload or self.offload,
             attention=self.attention,
@@ -207,25 +222,43 @@ class Preset(StrictRecord):
 
 def _weights_at_once(spec: PresetSpec, parts: Mapping[str, PartSize]) -> int:
     """Bytes of weights that are on the device together."""
-    if not parts:
-        return 0
-    sizes = parts.values()
     wide = BYTES_OF[spec.dtype]
     match spec.offload:
         case "none":
-            return sum(part.numbers for part in sizes) * wide
+            held = sum(_held_bytes(spec, part) for part in parts.values())
+            return held + max((_cast_bytes(spec, part) for part in parts.values()), default=0)
         case "model":
-            return max(part.numbers for part in sizes) * wide
+            sizes = (_held_bytes(spec, part) + _cast_bytes(spec, part) for part in parts.values())
+            return max(sizes, default=0)
         case "group":
-            # The block that computes, and the one that comes next.
-            at_once = (
-                part.outside + 2 * part.block if part.block else part.largest for part in sizes
+            # The block that computes and the one that comes next. 8 bits are not counted here: one
+            # of the two is half as large then, and the other has a layer in full as well.
+            sizes = (
+                (part.outside + 2 * part.block if part.block else part.largest) * wide
+                for part in parts.values()
             )
-            return VAE_BYTES + max(at_once) * wide
+            return max((VAE_BYTES + size for size in sizes), default=0)
         case "sequential":
-            return max(part.largest for part in sizes) * wide
+            return max((part.largest * wide for part in parts.values()), default=0)
         case _:
             assert_never(spec.offload)
+
+
+def _held_bytes(spec: PresetSpec, part: PartSize) -> int:
+    """A whole part, as it is between two uses."""
+    wide = BYTES_OF[spec.dtype]
+    if not _is_cast(spec, part):
+        return part.numbers * wide
+    return part.precise * wide + (part.numbers - part.precise) * BYTES_OF_STORAGE
+
+
+def _cast_bytes(spec: PresetSpec, part: PartSize) -> int:
+    """Of the layer that computes, in full beside what is held."""
+    return part.largest * BYTES_OF[spec.dtype] if _is_cast(spec, part) else 0
+
+
+def _is_cast(spec: PresetSpec, part: PartSize) -> bool:
+    return spec.storage_dtype is not None and part.block > 0
 
 
 @cache

@@ -6,7 +6,7 @@ On a GPU `build` writes a whole model folder of one: memory and speed do not ask
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -218,12 +218,16 @@ class Count:
     """Numbers that a model holds: in all, in its largest part, in its largest layer.
 
     `in_groups`: what is there while two blocks of its transformer are, or a layer of another part.
+    `in_8_bits`: how many of its transformer may be held so, by diffusers; `transformer`: those of
+    each of its tensors.
     """
 
     total: int
     largest_part: int
     largest_layer: int
     in_groups: int
+    transformer: Mapping[str, int]
+    in_8_bits: int
 
 
 def count(name: str) -> Count:
@@ -232,12 +236,23 @@ def count(name: str) -> Count:
         parts = REAL[name]()
     by_part = [sum(_numbers(part).values()) for part in parts.values()]
     layers = [number for part in parts.values() for number in _numbers(part).values()]
+    transformer = parts.get("transformer")
     return Count(
         total=sum(by_part),
         largest_part=max(by_part),
         largest_layer=max(layers),
         in_groups=max(_in_groups(part) for part in parts.values()),
+        transformer=_numbers(transformer) if transformer is not None else {},
+        in_8_bits=_in_8_bits(transformer) if transformer is not None else 0,
     )
+
+
+def _in_8_bits(transformer: Any) -> int:
+    transformer.enable_layerwise_casting(
+        storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16
+    )
+    held = (each for each in transformer.parameters() if each.dtype == torch.float8_e4m3fn)
+    return sum(each.numel() for each in held)
 
 
 def _in_groups(part: torch.nn.Module) -> int:

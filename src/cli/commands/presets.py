@@ -61,6 +61,7 @@ def show(name: PresetName, output: Out = Output.TABLE) -> None:
             (
                 kind,
                 spec.dtype,
+                spec.storage_dtype or "-",
                 spec.offload,
                 gigabytes(need.base_bytes),
                 gigabytes(need.bytes_per_pixel * 10**6),
@@ -70,7 +71,11 @@ def show(name: PresetName, output: Out = Output.TABLE) -> None:
             )
         )
     print_table(
-        ("kind", "dtype", "offload", "memory", "per MP", "decode, per MP", "tiles", "largest"), rows
+        (
+            *("kind", "dtype", "held as", "offload", "memory"),
+            *("per MP", "decode, per MP", "tiles", "largest"),
+        ),
+        rows,
     )
 
 

@@ -1,7 +1,8 @@
 """Choose the preset for jobs that name none, once, when their model is installed.
 
 It is the largest preset that fits the memory of a live worker's GPU and can make a picture of the
-model's own size; the CPU's preset when no worker has such a GPU. Jobs never choose by themselves:
+model's own size, with all weights in full precision: 8 bits are for those who ask for them. It is
+the CPU's preset when no worker has such a GPU. Jobs never choose by themselves:
 another card tomorrow changes nothing until the operator says so (`--preset`).
 """
 
@@ -36,6 +37,7 @@ def preset_chooser(database_url: str, name: str | None) -> Callable[[ModelDescri
             if preset.device == "cuda"
             and preset.memory_bytes <= largest_bytes
             and not check_preset(preset, workload_of(model)).problem
+            and preset.budget_for(model.kind).spec.storage_dtype is None
         ]
         if fitting:
             return max(fitting, key=lambda preset: preset.memory_bytes).name

@@ -1,9 +1,14 @@
 """Put the parts of a loaded pipeline onto a device, as a preset says.
 
-none        all of it stays there
-model       one part at a time, by accelerate
-group       a transformer's blocks take turns, by diffusers; decoders stay there
-sequential  one layer at a time, by accelerate
+    none        all of it stays there
+    model       one part at a time, by accelerate
+    group       a transformer's blocks take turns, by diffusers; decoders stay there
+    sequential  one layer at a time, by accelerate
+
+With a `storage_dtype` the layers of a transformer are held in 8 bits, and each is cast to the
+preset's dtype while it computes. This is done here, behind the LoRAs: they are added to weights in
+full precision, and the model that a template holds stays as its files have it, for steps of every
+preset. A runner casts a copy of its own.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,21 +21,47 @@ from diffusers.hooks import apply_group_offloading
 from runner.diffusion.finite import decoders
 from shared.errors import ModelUnavailable
 from shared.models.weights import is_transformer
-from shared.protocol.messages import Device, Dtype, Offload, PresetSpec
+from shared.protocol.messages import Device, Dtype, Offload, PresetSpec, StorageDtype
 
 DTYPES: dict[Dtype, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+STORAGE_DTYPES: dict[StorageDtype, torch.dtype] = {"float8_e4m3fn": torch.float8_e4m3fn}
 # With these a decoder is on the device at any moment, for previews.
 DECODER_STAYS: frozenset[Offload] = frozenset({"none", "group"})
 
 
 def put_on_device(pipeline: Any, preset: PresetSpec) -> None:
-    """Place a pipeline of the host. Raises `ModelUnavailable` for blocks that cannot take turns."""
+    """Cast and place a pipeline of the host.
+
+    Raises `ModelUnavailable` for weights that 8 bits cannot hold, and for a model whose blocks
+    cannot take turns.
+    """
+    if preset.storage_dtype is not None:
+        for name, part in _transformers(pipeline):
+            _store_in_8_bits(name, part, preset.storage_dtype, preset.dtype)
     if (preset.offload, preset.device) != ("none", "cpu"):  # there it is already
         _PLACEMENTS[preset.offload](pipeline, preset.device)
+
+
+def _store_in_8_bits(
+    name: str, part: diffusers.ModelMixin, storage: StorageDtype, dtype: Dtype
+) -> None:
+    """Hold the layers of a transformer in `storage`; diffusers knows which ones must stay.
+
+    These are norms, the layers that modulate them, and embeddings of places.
+    """
+    stored = STORAGE_DTYPES[storage]
+    part.enable_layerwise_casting(storage_dtype=stored, compute_dtype=DTYPES[dtype])
+    for layer, weight in part.named_parameters():
+        # torch makes the largest number, 7E or FE, of all that are too large and of infinity.
+        if weight.dtype == stored and bool((weight.view(torch.uint8) & 0x7F >= 0x7E).any()):
+            raise ModelUnavailable(
+                f"{name}: {layer[:200]} has a number that 8 bits cannot hold (they end "
+                f"at {torch.finfo(stored).max:g}); take a preset without storage_dtype"
+            )
 
 
 def _offload_in_groups(pipeline: Any, device: Device) -> None:

@@ -64,14 +64,16 @@ class ModelFile(StrictRecord):
 class PartSize(StrictRecord):
     """What one part of a model holds: all of its numbers, and those of its largest tensor.
 
-    Of a transformer also the numbers of its largest block and those outside of its blocks. Zero:
-    another part, or one that an earlier release described.
+    Of a transformer also the numbers of its largest block and those outside of its blocks, and how
+    many keep their precision where the others are held in 8 bits. Zero: another part, or one that
+    an earlier release described.
     """
 
     numbers: int = Field(ge=0)
     largest: int = Field(ge=0)
     block: int = Field(default=0, ge=0)
     outside: int = Field(default=0, ge=0)
+    precise: int = Field(default=0, ge=0)
 
 
 class Range(StrictRecord):

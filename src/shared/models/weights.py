@@ -8,8 +8,8 @@ Numbers are counted, not bytes: a file in float32 takes half of its size in a pr
 precision. `shared.presets` says what is on a device at once.
 
 A transformer is a list of blocks of one shape, with little around them. Its blocks can take turns
-on a device, so they are counted. Its names are those of diffusers, or of the original code in a
-checkpoint of one file.
+on a device, and most of its weights can be held in 8 bits; so both are counted of it. Its names are
+those of diffusers, or of the original code in a checkpoint of one file.
 """
 
 import math
@@ -41,6 +41,12 @@ _TRANSFORMER = re.compile(r"transformer(?:_\d)?")
 # A tensor of a block. diffusers' groups are the entries of a module's own lists of modules.
 _BLOCK = re.compile(r"(\w+\.\d+)\.")
 _ORIGINAL_BLOCK = re.compile(r"((?:double_blocks|single_blocks|joint_blocks)\.\d+)\.")
+# What keeps its precision: what diffusers' transformers name, what is around the blocks, and
+# parameters of no layer. Where a name leaves it open it counts as precise, since a step may need
+# less than was promised and not more.
+_PRECISE = re.compile(r"norm|embed|adaln|pooler|^img_in\.|^proj_(?:in|out)\.|table$|^[^.]+$")
+# The same in the names of the original code, which has other words for norms with a layer.
+_ORIGINAL_PRECISE = re.compile(r"norm|embed|modulation|_mod\.|^final_layer\.|_in\.|^[^.]+$")
 # The average of the weights while they were trained, beside the weights: diffusers leaves it out.
 _NOT_LOADED = "model_ema."
 
@@ -95,14 +101,15 @@ def size_of(part: str, numbers: Mapping[str, int]) -> PartSize:
     """The size of a part, by the numbers that each of its tensors holds."""
     size = PartSize(numbers=sum(numbers.values()), largest=max(numbers.values()))
     if is_transformer(part):
-        block = _BLOCK
+        block, precise = _BLOCK, _PRECISE
     elif part in _DENOISERS_IN_ONE_FILE:
-        block = _ORIGINAL_BLOCK
+        block, precise = _ORIGINAL_BLOCK, _ORIGINAL_PRECISE
     else:
         return size
+    names = {tensor.removeprefix(f"{part}."): number for tensor, number in numbers.items()}
     blocks = Counter[str]()
-    for tensor, number in numbers.items():
-        if (match := block.match(tensor.removeprefix(f"{part}."))) is not None:
+    for name, number in names.items():
+        if (match := block.match(name)) is not None:
             blocks[match[1]] += number
     if not blocks:
         return size
@@ -111,6 +118,7 @@ def size_of(part: str, numbers: Mapping[str, int]) -> PartSize:
         largest=size.largest,
         block=max(blocks.values()),
         outside=size.numbers - blocks.total(),
+        precise=sum(number for name, number in names.items() if precise.search(name)),
     )
 
 

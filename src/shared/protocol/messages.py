@@ -46,6 +46,8 @@ _T = TypeVar("_T")
 
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float32", "float16", "bfloat16"]
+# In which precision the layers of a transformer are held between two uses, by torch's name.
+StorageDtype = Literal["float8_e4m3fn"]
 Offload = Literal["none", "model", "group", "sequential"]
 # The best kernel of torch's scaled dot product attention that may be used; auto lets torch choose.
 Attention = Literal["auto", "flash", "efficient", "math"]
@@ -176,6 +178,7 @@ class PresetSpec(Message):
     version: int
     device: Device
     dtype: Dtype
+    storage_dtype: StorageDtype | None = None  # None: all weights are held in `dtype`
     threads: int = Field(ge=1)
     offload: Offload = "none"
     attention: Attention = "auto"

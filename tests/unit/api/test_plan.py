@@ -180,7 +180,8 @@ def test_a_preset_bounds_size_and_steps() -> None:
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
-    assert "cpu, gpu-8gb, gpu-12gb, gpu-16gb, gpu-24gb" in refusal(preset="nope").message
+    known = "cpu, gpu-8gb, gpu-12gb, gpu-16gb, gpu-16gb-fp8, gpu-24gb"
+    assert known in refusal(preset="nope").message
 
 
 def test_the_timeout_is_the_presets_within_the_settings_bound() -> None:

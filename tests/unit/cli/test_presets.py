@@ -10,8 +10,12 @@ import pytest
 
 from cli.errors import USAGE
 from cli.main import run
+from cli.presets import choice
+from cli.presets.catalogue import check_preset, workload_of
 from cli.presets.measure import parse_size
 from cli.presets.profiler import Peak, fit_need
+from shared.models.descriptor import PartSize
+from shared.models.verify import read_model
 from shared.presets import presets
 
 SHIPPED = Path(__file__).parents[3] / "src" / "shared" / "presets_data"
@@ -80,6 +84,20 @@ def test_fit_counts_what_an_upscaler_makes_of_what_it_is_given(
     assert "3145728 pixels" in problems["gpu-8gb"] and problems["gpu-24gb"] is None
     assert run(["preset", "fit", folder]) == 0
     assert "128x128 to 512x512" in capsys.readouterr().out
+
+
+def test_8_bits_are_not_chosen_for_those_who_did_not_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 16 GB, 3.5 Large would have a larger preset in 8 bits than in full precision."""
+    transformer = PartSize(
+        numbers=8 * 10**9, largest=10**8, block=2 * 10**8, outside=10**8, precise=3 * 10**9
+    )
+    large = read_model(DEMO).model_copy(
+        update={"kind": "sd3", "parts": {"transformer": transformer}}
+    )
+    monkeypatch.setattr(choice, "_largest_gpu_bytes", lambda url: 16 * 10**9)
+    assert check_preset(presets()["gpu-16gb-fp8"], workload_of(large)).problem == ""
+    assert check_preset(presets()["gpu-16gb"], workload_of(large)).problem == "too little memory"
+    assert choice.preset_chooser("", None)(large) == "gpu-8gb"
 
 
 def test_fit_counts_the_weights_the_steps_and_the_operator_s_factor(

@@ -104,7 +104,7 @@ BLOCKS: Sizes = {
 def test_the_blocks_of_a_transformer_are_counted(part: str, tmp_path: Path) -> None:
     files = folder_of(tmp_path, {f"{part}/diffusion_pytorch_model.safetensors": BLOCKS})
     found = part_sizes(tmp_path, files, "diffusers", [part])
-    assert found == {part: PartSize(numbers=58, largest=20, block=25, outside=6)}
+    assert found == {part: PartSize(numbers=58, largest=20, block=25, outside=6, precise=6)}
 
 
 @pytest.mark.parametrize("part", ["unet", "text_encoder", "transformers"])
@@ -128,7 +128,7 @@ def test_a_single_file_has_the_blocks_of_the_original_code(
     }
     files = folder_of(tmp_path, {"flux.safetensors": {prefix + n: s for n, s in shapes.items()}})
     found = part_sizes(tmp_path, files, "single_file", [])
-    assert found == {part: PartSize(numbers=49, largest=24, block=24, outside=3)}
+    assert found == {part: PartSize(numbers=49, largest=24, block=24, outside=3, precise=3)}
 
 
 def test_a_u_net_of_a_single_file_has_none(tmp_path: Path) -> None:

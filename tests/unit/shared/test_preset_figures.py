@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.support.real_sizes import REAL, Count, count
 
+from shared.models.weights import size_of
 from shared.presets import Preset, presets
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -30,7 +31,8 @@ def counts() -> dict[str, Count]:
 def architecture(preset: Preset, kind: str) -> str:
     """Which checkpoint of a kind the class of cards is meant for."""
     if kind == "sd3":
-        return "sd3-large" if preset.memory_bytes >= 24 * 10**9 else "sd3-medium"
+        large = preset.memory_bytes >= 24 * 10**9 or preset.name == "gpu-16gb-fp8"
+        return "sd3-large" if large else "sd3-medium"
     return kind
 
 
@@ -43,6 +45,10 @@ def resident(preset: Preset, kind: str, found: Count) -> int:
         "group": found.in_groups,
         "sequential": found.largest_layer,
     }[spec.offload]
+    if spec.storage_dtype is not None and spec.offload == "model":
+        assert sum(found.transformer.values()) == found.largest_part
+        saved = found.in_8_bits * (BYTES[spec.dtype] - 1)
+        return numbers * BYTES[spec.dtype] - saved + OVERHEAD_BYTES
     decoder_bytes = DECODER_BYTES if spec.offload == "group" else 0
     return numbers * BYTES[spec.dtype] + decoder_bytes + OVERHEAD_BYTES
 
@@ -69,6 +75,26 @@ def test_the_cpu_s_figure_covers_the_weights(kind: str, counts: dict[str, Count]
     cpu = presets()["cpu"]
     need = resident(cpu, kind, counts["sd3-medium" if kind == "sd3" else kind])
     assert 0.99 * need <= cpu.kinds[kind].base_bytes <= ROOM * need  # type: ignore[index]
+
+
+@pytest.mark.parametrize("name", ["flux", "sd3-medium", "sd3-large"])
+def test_what_stays_precise_is_counted_by_names_as_diffusers_decides(
+    name: str, counts: dict[str, Count]
+) -> None:
+    size = size_of("transformer", counts[name].transformer)
+    assert size.outside + 2 * size.block == pytest.approx(counts[name].in_groups, rel=0.01)
+    kept = size.numbers - counts[name].in_8_bits
+    assert kept <= size.precise <= 1.02 * kept
+
+
+@pytest.mark.parametrize("size", [16, 24])
+def test_a_preset_of_8_bits_is_that_of_its_class_but_for_transformers(size: int) -> None:
+    plain, narrow = presets()[f"gpu-{size}gb"], presets()[f"gpu-{size}gb-fp8"]
+    same = {"name", "version", "kinds"}
+    assert plain.model_dump(exclude=same) == narrow.model_dump(exclude=same)
+    for kind, need in narrow.kinds.items():
+        if need.storage_dtype is None:
+            assert need == plain.kinds[kind], kind
 
 
 def test_the_page_names_what_was_counted(counts: dict[str, Count]) -> None:

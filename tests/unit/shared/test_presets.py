@@ -76,7 +76,10 @@ def test_every_limit_of_a_card_can_be_reached_on_it() -> None:
 
 def test_a_larger_card_never_has_a_lower_limit() -> None:
     cards = [one for one in presets().values() if one.device == "cuda"]
-    assert [one.name for one in cards] == [f"gpu-{n}gb" for n in (8, 12, 16, 24, 48, 80)]
+    assert [one.name for one in cards] == [
+        *("gpu-8gb", "gpu-12gb", "gpu-16gb", "gpu-16gb-fp8"),
+        *("gpu-24gb", "gpu-24gb-fp8", "gpu-48gb", "gpu-80gb"),
+    ]
     for kind in (None, *get_args(Kind)):
         limits = [one.max_pixels_for(kind) for one in cards]
         assert sorted(limits) == limits, kind
@@ -129,14 +132,38 @@ def test_a_checkpoint_larger_than_usual_counts_by_what_is_there_at_once(
         "transformer": PartSize(numbers=5 * 10**9, largest=10**8, block=10**9, outside=3 * 10**8),
         "text_encoder": PartSize(numbers=2 * 10**9, largest=10**9),
     }
-    card = own(kind="sd3", base=10**9, sampling=10, decoding=0, offload=offload, dtype=dtype)
+    card = own(kind="sd3", base=2 * 10**9, sampling=10, decoding=0, offload=offload, dtype=dtype)
     assert card.budget_for("sd3", 10**6, parts).vram_bytes == card.overhead_bytes + resident + 10**7
     small = {"unet": PartSize(numbers=1, largest=1)}
     assert (
         card.budget_for("sd3", 10**6, small).vram_bytes
         == card.budget_for("sd3", 10**6).vram_bytes
-        == 10**9 + 10**7
+        == 2 * 10**9 + 10**7
     )
+
+
+@pytest.mark.parametrize(
+    ("offload", "resident"),
+    [
+        ("none", 2 * 10**9 + 4 * 10**9 + 2 * 10**8 + 2 * 2 * 10**9),
+        ("model", 2 * 10**9 + 4 * 10**9 + 2 * 10**8),
+        ("group", VAE_BYTES + 2 * (3 * 10**8 + 2 * 10**9)),
+    ],
+)
+def test_of_a_transformer_in_8_bits_the_precise_layers_and_the_one_that_computes_count_in_full(
+    offload: Offload, resident: int
+) -> None:
+    parts = {
+        "transformer": PartSize(
+            numbers=5 * 10**9, largest=10**8, block=10**9, outside=3 * 10**8, precise=10**9
+        ),
+        "text_encoder": PartSize(numbers=2 * 10**9, largest=10**9),
+    }
+    card = own(
+        kind="sd3", base=10**9, sampling=10, decoding=0, offload=offload, dtype="bfloat16",
+        storage_dtype="float8_e4m3fn",
+    )  # fmt: skip
+    assert card.budget_for("sd3", 10**6, parts).vram_bytes == card.overhead_bytes + resident + 10**7
 
 
 def own(*, kind: Kind, base: int, sampling: int, decoding: int, **fields: Any) -> Preset:
@@ -206,8 +233,21 @@ WRONG: list[tuple[str, str, str]] = [
     ("max_steps = 50", "max_steps = 0", "mine.toml: max_steps: Input should be greater than 0"),
     ("version = 3", "version = ", "mine.toml: not TOML:"),
     ('device = "cuda"', 'device = "cpu"', "a CPU has nowhere to offload to; accepted: none"),
+    (
+        'offload = "model"',
+        'offload = "sequential"\nstorage_dtype = "float8_e4m3fn"',
+        "kinds.sdxl: storage_dtype goes with the offload none, model and group",
+    ),
+    ('"model"', '"model"\nstorage_dtype = "fp8"', "storage_dtype: Input should be 'float8_e4m3fn'"),
     ('"mine"', '"gpu-24gb"', "mine.toml: name: 'gpu-24gb' ships with Dream Forge"),
 ]
+
+
+def test_8_bits_are_refused_on_a_cpu() -> None:
+    text = SOUND.replace('"cuda"', '"cpu"')
+    text = text.replace('offload = "model"', 'storage_dtype = "float8_e4m3fn"')
+    with pytest.raises(PresetError, match="storage_dtype: it saves no memory of a CPU"):
+        parse_preset("mine.toml", text)
 
 
 @pytest.mark.parametrize(("there", "instead", "said"), WRONG)
