@@ -7,6 +7,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
@@ -61,6 +62,12 @@ def upgrade(database_url: str, admin_url: str | None = None) -> None:
             if admin_url is not None:
                 grant_rows(connection, database_url)
     except DBAPIError as error:
+        if isinstance(error.orig, InsufficientPrivilege):
+            reason = str(error.orig).splitlines()[0]
+            raise InfraUnavailable(
+                f"the role of {setting} may not change the schema ({reason}); migrate with "
+                "DF_ADMIN_DATABASE_URL, or with the role that owns the tables"
+            ) from error
         if error.statement is not None and not isinstance(error, OperationalError):
             raise
         # Also a wrong password or a missing database: the server's first line says which.

@@ -95,3 +95,15 @@ def test_roles_that_cannot_be_told_apart_or_made_are_refused(
     other = make_url(service_url).set(username="df_other").render_as_string(hide_password=False)
     with pytest.raises(InfraUnavailable, match="must name a role that may make roles"):
         upgrade(other, service_url)
+
+
+def test_the_services_role_alone_finds_the_schema_done_or_says_who_may_change_it(
+    admin_url: str, service_url: str
+) -> None:
+    """A worker's pod in K3S, which does not know the admin, is started before the api's."""
+    upgrade(service_url, admin_url)
+    upgrade(service_url)
+    with psycopg.connect(admin_url) as before:
+        before.execute("UPDATE alembic_version SET version_num = '0001'")
+    with pytest.raises(InfraUnavailable, match=r"may not change the schema .* DF_ADMIN_DATABASE"):
+        upgrade(service_url)
