@@ -1,4 +1,5 @@
 # Everything happens in .venv, made from pinned versions. A target needs nothing but Python and make.
+# Another Python beside it: make test PYTHON=python3.13 VENV=.venv-3.13
 
 PYTHON ?= python3
 VENV   := .venv

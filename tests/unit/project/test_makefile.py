@@ -21,3 +21,14 @@ def test_a_target_runs_tests_that_exist(target: str) -> None:
     for path, test in named:
         assert (ROOT / path).exists(), path
         assert not test or f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), test
+
+
+def test_another_python_has_an_environment_beside_this_one() -> None:
+    """No command of it uses `.venv`, and git and ruff pass over the folder."""
+    command = ["make", "--dry-run", "PYTHON=python3.13", "VENV=.venv-3.13", "test"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert 'PYTHON="python3.13" VENV=".venv-3.13" scripts/setup' in printed
+    assert ".venv-3.13/bin/python -m pytest" in printed
+    assert not re.search(r"\.venv(?!-3\.13)", printed)
+    ignored = ["git", "check-ignore", "--quiet", ".venv-3.13/bin/python"]
+    assert subprocess.run(ignored, cwd=ROOT).returncode == 0
