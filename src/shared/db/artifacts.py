@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.db.statement import Statement
 from shared.db.tables import artifacts, columns_of, jobs, steps
 from shared.step_store import StoredArtifact
 
@@ -36,15 +37,25 @@ async def insert_artifact(
     artifact: StoredArtifact,
 ) -> bool:
     """Record an artifact; False when this item has one. The loser deletes its own object."""
-    inserted = await connection.execute(
-        insert(artifacts)
-        .values(id=uuid4(), job_id=job_id, step_id=step_id, step=step, **asdict(artifact))
-        .on_conflict_do_nothing(
-            index_elements=[artifacts.c.job_id, artifacts.c.step_id, artifacts.c.item_index]
-        )
-        .returning(artifacts.c.id)
+    inserted = await _INSERT.run(
+        connection, id=uuid4(), job_id=job_id, step_id=step_id, step=step, **asdict(artifact)
     )
-    return inserted.first() is not None
+    return inserted == 1
+
+
+_INSERT = Statement(
+    insert(artifacts)
+    .values(
+        {
+            each: bindparam(each.name, type_=each.type)
+            for each in _COLUMNS
+            if each.name != "created_at"
+        }
+    )
+    .on_conflict_do_nothing(
+        index_elements=[artifacts.c.job_id, artifacts.c.step_id, artifacts.c.item_index]
+    )
+)
 
 
 async def list_artifacts(connection: AsyncConnection, job_id: UUID) -> list[Artifact]:

@@ -38,7 +38,7 @@ from itertools import zip_longest
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, func, select, text, update
+from sqlalchemy import Interval, any_, bindparam, func, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import UUID as UUID_TYPE
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -46,8 +46,8 @@ from sqlalchemy.types import Text
 
 from shared.db import tables as t
 from shared.db.claimed_step import pinned_model, read_claim
+from shared.db.statement import Statement
 from shared.db.tables import NO_MODEL, read
-from shared.db.transitions import seconds_from_now
 from shared.states import Priority, StepState
 from shared.step_store import PASSED, PASSES, Claim, ClaimRequest, UpcomingStep
 
@@ -239,13 +239,15 @@ LIMIT :limit
 """  # noqa: S608
 
 
-def _statement(sql: str) -> Any:
+def _statement(sql: str) -> Statement:
     texts, ids = ARRAY(Text), ARRAY(UUID_TYPE)
-    return text(sql).bindparams(
-        bindparam("models", type_=ids),
-        bindparam("warm", type_=ids),
-        bindparam("priorities", type_=texts),
-        bindparam("users", type_=texts),
+    return Statement(
+        text(sql).bindparams(
+            bindparam("models", type_=ids),
+            bindparam("warm", type_=ids),
+            bindparam("priorities", type_=texts),
+            bindparam("users", type_=texts),
+        )
     )
 
 
@@ -269,7 +271,7 @@ def _parameters(request: ClaimRequest) -> dict[str, Any]:
 
 async def claim_due_step(connection: AsyncConnection, request: ClaimRequest) -> Claim | None:
     """Take the step whose turn it is; None when none is due that fits."""
-    turn = (await connection.execute(_NEXT_STATEMENT, _parameters(request))).first()
+    turn = await _NEXT_STATEMENT.first(connection, **_parameters(request))
     if turn is None:
         return None
     step = await _take(connection, request, turn)
@@ -278,29 +280,37 @@ async def claim_due_step(connection: AsyncConnection, request: ClaimRequest) -> 
     return await read_claim(connection, step, overdue=turn.overdue)
 
 
-async def _take(connection: AsyncConnection, request: ClaimRequest, turn: Row[Any]) -> Row[Any]:
+async def _take(connection: AsyncConnection, request: ClaimRequest, turn: Any) -> Any:
     """Write the ownership; return the step's row, with its seconds of waiting."""
-    taken = await connection.execute(
-        update(t.steps)
-        .where(t.steps.c.id == turn.id)
-        .values(
-            state=StepState.LEASED,
-            epoch=t.steps.c.epoch + 1,
-            lease_owner=request.worker_id,
-            lease_expires_at=seconds_from_now(request.lease_s),
-            claimed_at=func.now(),
-            virtual_s=turn.virtual_s,
-            updated_at=func.now(),
-        )
-        .returning(
-            *t.steps.c,
-            func.coalesce(func.extract("epoch", func.now() - t.steps.c.vram_wait_since), 0).label(
-                "vram_waited_s"
-            ),
-            func.extract("epoch", func.now() - t.steps.c.run_at).label("queued_s"),
-        )
+    return await _OWN.one(
+        connection,
+        step_id=turn.id,
+        worker_id=request.worker_id,
+        lease=timedelta(seconds=request.lease_s),
+        start_s=turn.virtual_s,
     )
-    return taken.one()
+
+
+_OWN = Statement(
+    update(t.steps)
+    .where(t.steps.c.id == bindparam("step_id"))
+    .values(
+        state=StepState.LEASED,
+        epoch=t.steps.c.epoch + 1,
+        lease_owner=bindparam("worker_id", type_=t.steps.c.lease_owner.type),
+        lease_expires_at=func.now() + bindparam("lease", type_=Interval),
+        claimed_at=func.now(),
+        virtual_s=bindparam("start_s", type_=t.steps.c.virtual_s.type),
+        updated_at=func.now(),
+    )
+    .returning(
+        *t.steps.c,
+        func.coalesce(func.extract("epoch", func.now() - t.steps.c.vram_wait_since), 0).label(
+            "vram_waited_s"
+        ),
+        func.extract("epoch", func.now() - t.steps.c.run_at).label("queued_s"),
+    )
+)
 
 
 async def _count_as_passed(connection: AsyncConnection, steps: Sequence[UUID]) -> None:
@@ -322,15 +332,21 @@ async def upcoming_steps(
 
     The first is the one that it would claim now. Those behind it are a forecast.
     """
-    parameters = _parameters(request) | {"limit": limit}
-    ids = list(await connection.scalars(_UPCOMING_STATEMENT, parameters))
-    rows = await connection.execute(select(t.steps).where(t.steps.c.id.in_(ids)))
-    steps = {row.id: row for row in rows}
+    found = await _UPCOMING_STATEMENT.all(connection, **_parameters(request), limit=limit)
+    ids = [row[0] for row in found]
+    if not ids:
+        return []
+    steps = {row.id: row for row in await _STEPS.all(connection, ids=ids)}
     return [
         read(UpcomingStep, steps[each], model=await pinned_model(connection, steps[each]))
         for each in ids
         if each in steps
     ]
+
+
+_STEPS = Statement(
+    select(t.steps).where(t.steps.c.id == any_(bindparam("ids", type_=ARRAY(UUID_TYPE))))
+)
 
 
 async def steps_in_turn(
@@ -352,7 +368,7 @@ async def steps_in_turn(
         lease_s=0.0,
         max_passed_s=max_passed_s,
     )
-    rows = await connection.execute(_LINE_STATEMENT, _parameters(request) | {"limit": limit})
+    rows = await _LINE_STATEMENT.all(connection, **_parameters(request), limit=limit)
     overdue: list[UUID] = []
     others: list[UUID] = []
     for row in rows:

@@ -21,7 +21,7 @@ statement too (`shared.db.connect`).
 """
 
 import select as io_select
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from itertools import islice
@@ -29,7 +29,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from uuid import UUID
 
 import anyio
-import psycopg
 from sqlalchemy import event, func, select, text
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -286,27 +285,6 @@ def _begin_session(url: str, dbapi_connection: Any, record: Any) -> None:
 def note_events(connection: AsyncConnection, job_id: UUID) -> None:
     """The transaction appends events of this job: `on_events` will hear of it."""
     connection.info.setdefault(_APPENDED, set()).add(job_id)
-
-
-async def execute_compiled(
-    connection: AsyncConnection, query: str, parameters: Mapping[str, Any]
-) -> tuple[Any, ...] | None:
-    """The first row of a statement that is text already, sent by the driver itself.
-
-    For the one statement that is sent for every job: SQLAlchemy's way through greenlets and result
-    objects would cost more than twice the CPU time. It belongs to the transaction of `connection`,
-    and raises what the others raise.
-    """
-    driver = (await connection.get_raw_connection()).driver_connection
-    assert isinstance(driver, psycopg.AsyncConnection)
-    try:
-        cursor = await driver.execute(query.encode(), parameters)
-        return await cursor.fetchone()
-    except psycopg.Error as error:
-        ended = driver.closed
-        if ended:  # never back into the pool
-            await connection.invalidate(error)
-        raise DBAPIError(None, None, error, connection_invalidated=ended) from error
 
 
 async def _roll_back(connection: AsyncConnection) -> None:

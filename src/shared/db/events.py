@@ -11,6 +11,8 @@ from sqlalchemy import (
     ColumnElement,
     Float,
     Integer,
+    ScalarSelect,
+    Select,
     Uuid,
     bindparam,
     case,
@@ -27,7 +29,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db import deliveries
 from shared.db.engine import note_events
-from shared.db.tables import columns_of, events, jobs, values_of
+from shared.db.statement import Statement
+from shared.db.tables import columns_of, events, jobs
 from shared.events import Code, NewEvent
 
 
@@ -52,28 +55,60 @@ async def append_events(connection: AsyncConnection, job_id: UUID, new: Sequence
     Takes the job's row lock until commit.
 
     The counter lives in an unindexed column, so its update stays HOT; do not touch an indexed
-    column in the same statement.
+    column of the job in the same statement.
     """
-    counted = await connection.execute(
-        update(jobs)
-        .where(jobs.c.id == job_id)
-        .values(event_seq=jobs.c.event_seq + len(new))
-        .returning(jobs.c.event_seq, jobs.c.webhook)
+    counted = await _APPEND.one(
+        connection,
+        job_id=job_id,
+        step_ids=[event.step_id for event in new],
+        item_indices=[event.item_index for event in new],
+        levels=[event.level for event in new],
+        codes=[event.code for event in new],
+        messages=[event.message for event in new],
+        payloads=[event.payload for event in new],
     )
-    last: int
-    last, webhook = counted.one()
+    last: int = counted.event_seq
     if new:
         note_events(connection, job_id)
-        recorded = list(enumerate(new, last - len(new) + 1))
-        await connection.execute(
-            insert(events),
-            [values_of(events, event, job_id=job_id, seq=seq) for seq, event in recorded],
-        )
-        if webhook is not None:
-            await deliveries.enqueue(connection, job_id, webhook, recorded)
+        if counted.webhook is not None:
+            recorded = list(enumerate(new, last - len(new) + 1))
+            await deliveries.enqueue(connection, job_id, counted.webhook, recorded)
     return last
 
 
+def _append() -> Select[Any]:
+    """Count the events, then insert them, in one statement; their values are arrays."""
+    job_id = bindparam("job_id", type_=Uuid)
+    values = {
+        events.c.step_id: "step_ids",
+        events.c.item_index: "item_indices",
+        events.c.level: "levels",
+        events.c.code: "codes",
+        events.c.message: "messages",
+        events.c.payload: "payloads",
+    }
+    arrays = {each: bindparam(name, type_=ARRAY(each.type)) for each, name in values.items()}
+    new = (
+        func.unnest(*arrays.values())
+        .table_valued(*(column(each.name, each.type) for each in arrays), with_ordinality="place")
+        .render_derived(name="new")
+    )
+    count = func.cardinality(arrays[events.c.code])
+    counted = (
+        update(jobs)
+        .where(jobs.c.id == job_id)
+        .values(event_seq=jobs.c.event_seq + count)
+        .returning(jobs.c.event_seq, jobs.c.webhook)
+        .cte("counted")
+    )
+    rows = select(
+        job_id, counted.c.event_seq - count + new.c.place, *(new.c[each.name] for each in arrays)
+    ).select_from(counted.join(new, true()))
+    inserted = insert(events).from_select([events.c.job_id, events.c.seq, *arrays], rows)
+    return select(counted.c.event_seq, counted.c.webhook).add_cte(inserted.cte("inserted"))
+
+
+_APPEND = Statement(_append())
 _COLUMNS = columns_of(events, Event)
 
 
@@ -128,6 +163,17 @@ async def last_event(connection: AsyncConnection, job_id: UUID, code: str) -> Ev
     )
     row = rows.mappings().first()
     return None if row is None else Event(**row)
+
+
+def last_progress(job_id: ColumnElement[UUID]) -> ScalarSelect[Any]:
+    """What clients were shown last of a job, for a statement that reads the job; or null."""
+    return (
+        select(events.c.payload)
+        .where(events.c.job_id == job_id, events.c.code == Code.PROGRESS)
+        .order_by(events.c.seq.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
 
 
 # Two arrays and not a list of rows: the text of the statement is the same for one watched job and

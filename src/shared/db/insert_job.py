@@ -19,7 +19,6 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from psycopg.types.json import Jsonb
 from sqlalchemy import (
     Column,
     ColumnElement,
@@ -41,13 +40,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.dialects.postgresql.psycopg import dialect as psycopg_dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db import tables as t
-from shared.db.engine import execute_compiled
 from shared.db.jobs import unfinished_of
 from shared.db.models import REGISTRY_VERSION
+from shared.db.statement import Statement
 from shared.db.tables import columns_of
 from shared.events import Code
 from shared.states import Priority, Status, StepState
@@ -124,17 +122,14 @@ async def insert_job(
     `unfinished_below` has the user's unfinished jobs counted, up to that number. Creates that run
     at the same instant do not see each other's: only a lock makes the count exact.
     """
-    row = await execute_compiled(
+    row = await _INSERT.first(
         connection,
-        _INSERT,
-        _job_parameters(new)
-        | {
-            "steps": Jsonb([_step(new, step, number) for number, step in enumerate(new.steps)]),
-            "message": f"{new.type} job of {new.count} accepted",
-            "payload": Jsonb(_payload(new)),
-            "registry_version": registry_version,
-            "unfinished_below": unfinished_below or 0,
-        },
+        **_job_parameters(new),
+        steps=[_step(new, step, number) for number, step in enumerate(new.steps)],
+        message=f"{new.type} job of {new.count} accepted",
+        payload=_payload(new),
+        registry_version=registry_version,
+        unfinished_below=unfinished_below or 0,
     )
     if row is None:
         return None
@@ -153,11 +148,8 @@ def _job_parameters(new: NewJob) -> dict[str, Any]:
     key = new.key
     values = {f"job_{each.name}": getattr(new, each.name) for each in _JOB_COLUMNS}
     return values | {
-        "job_request": Jsonb(new.request),
-        "job_tags": Jsonb(new.tags),
         "usage_tags": list(new.usage_tags),
         "input_ids": input_ids(new),
-        "job_webhook": None if new.webhook is None else Jsonb(new.webhook),
         "key_hash": None if key is None else key.key_hash,
         "fingerprint": None if key is None else key.fingerprint,
         "key_ttl_s": None if key is None else key.ttl_s,
@@ -303,4 +295,4 @@ def _statement() -> Select[Any]:
     ).add_cte(_new_steps(new_job), _new_tags(new_job), _new_event(new_job))
 
 
-_INSERT = str(_statement().compile(dialect=psycopg_dialect()))  # type: ignore[no-untyped-call]
+_INSERT = Statement(_statement())

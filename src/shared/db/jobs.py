@@ -11,14 +11,17 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import RowMapping, Select, case, func, select, text, tuple_, update
+from sqlalchemy import RowMapping, Select, bindparam, case, func, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db.events import append_events, last_event
+from shared.db.events import append_events, last_progress
+from shared.db.statement import Statement
 from shared.db.tables import IS_QUEUED, artifacts, columns_of, job_tags, jobs, one_of, read, steps
 from shared.db.usage import count_job
 from shared.events import Code, NewEvent
 from shared.states import ENDED, STATUS_OF, Reason, Status, StepState
+
+_UNFINISHED = [status for status in Status if status not in ENDED]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -211,10 +214,16 @@ async def _rarest_first(
 
 async def lock(connection: AsyncConnection, job_id: UUID, *, user: str | None = None) -> str | None:
     """Take the job's row, the first lock of every writer; its status, None when it is not there."""
-    query = select(jobs.c.status).where(jobs.c.id == job_id)
-    if user is not None:
-        query = query.where(jobs.c.user == user)
-    return await connection.scalar(query.with_for_update(key_share=True))
+    if user is None:
+        return await _LOCK.scalar(connection, job_id=job_id)
+    return await _LOCK_OF_USER.scalar(connection, job_id=job_id, user=user)
+
+
+_LOCKED = (
+    select(jobs.c.status).where(jobs.c.id == bindparam("job_id")).with_for_update(key_share=True)
+)
+_LOCK = Statement(_LOCKED)
+_LOCK_OF_USER = Statement(_LOCKED.where(jobs.c.user == bindparam("user")))
 
 
 async def finish_job(
@@ -230,18 +239,8 @@ async def finish_job(
     Returns False, and changes nothing, when the job has a verdict already. The caller holds the
     job's row lock and has ended every step. Streams close after the `progress` written here.
     """
-    done = await connection.execute(
-        update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.status.not_in(ENDED))
-        .values(
-            status=status,
-            reason=reason,
-            error=error,
-            updated_at=func.clock_timestamp(),
-            finished_at=func.clock_timestamp(),
-        )
-    )
-    if done.rowcount == 0:
+    done = await _FINISH.run(connection, job_id=job_id, status=status, reason=reason, error=error)
+    if done == 0:
         return False
     failed = status is Status.FAILED
     facts = [
@@ -265,15 +264,25 @@ async def finish_job(
     return True
 
 
+_FINISH = Statement(
+    update(jobs)
+    .where(jobs.c.id == bindparam("job_id"), text(one_of("jobs.status", _UNFINISHED)))
+    .values(
+        status=bindparam("status"),
+        reason=bindparam("reason"),
+        error=bindparam("error"),
+        updated_at=func.clock_timestamp(),
+        finished_at=func.clock_timestamp(),
+    )
+)
+
+
 async def _final_progress(
     connection: AsyncConnection, job_id: UUID, status: Status
 ) -> dict[str, Any]:
     """The closing payload; never lower than anything that was sent, 1.0 for a success."""
-    sent = await last_event(connection, job_id, Code.PROGRESS)
-    before = 0.0 if sent is None else float((sent.payload or {}).get("progress", 0.0))
-    row = (
-        await connection.execute(select(jobs.c.count, _completed()).where(jobs.c.id == job_id))
-    ).one()
+    row = await _SHOWN.one(connection, job_id=job_id)
+    before = float((row.sent or {}).get("progress", 0.0))
     return {
         "progress": 1.0 if status is Status.SUCCEEDED else before,
         "stage": None,
@@ -286,6 +295,13 @@ async def _final_progress(
     }
 
 
+_SHOWN = Statement(
+    select(jobs.c.count, _completed(), last_progress(jobs.c.id).label("sent")).where(
+        jobs.c.id == bindparam("job_id")
+    )
+)
+
+
 # What the API's bounds are compared with ----------------------------------------------------------
 # The rows are the count, so the bounds hold across api processes and restarts without a table or a
 # service of their own. Who is about to create holds the user's lock from looking to commit, or two
@@ -293,7 +309,6 @@ async def _final_progress(
 
 # First half of the lock's key; the other is the user. Locks with two halves are a space apart.
 _CREATING = 0x6466
-_UNFINISHED = [status for status in Status if status not in ENDED]
 
 
 async def lock_user(connection: AsyncConnection, user: str) -> None:

@@ -12,6 +12,7 @@ from uuid import UUID
 from sqlalchemy import select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.db.statement import Statement
 from shared.db.tables import columns_of, read, run_times
 
 KEPT = 64
@@ -47,7 +48,8 @@ class RunTimes:
     seconds: list[float]
 
 
-_RECORD = f"""
+_RECORD = Statement(
+    text(f"""
     INSERT INTO run_times (type, checkpoint_sha256, preset, work, start_seconds, seconds)
     SELECT {KIND}, ARRAY[{WORK}],
         ARRAY[extract(epoch FROM s.attempt_started_at - s.claimed_at)::float],
@@ -58,7 +60,8 @@ _RECORD = f"""
         work = (excluded.work || run_times.work)[1:{KEPT}],
         start_seconds = (excluded.start_seconds || run_times.start_seconds)[1:{KEPT}],
         seconds = (excluded.seconds || run_times.seconds)[1:{KEPT}]
-"""  # noqa: S608 - made of constants
+""")  # noqa: S608 - made of constants
+)
 
 
 async def record_success(connection: AsyncConnection, step_id: UUID) -> None:
@@ -66,7 +69,7 @@ async def record_success(connection: AsyncConnection, step_id: UUID) -> None:
 
     The row stays locked until the commit, so this comes last in a transaction.
     """
-    await connection.execute(text(_RECORD), {"step_id": step_id})
+    await _RECORD.run(connection, step_id=step_id)
 
 
 async def run_times_of(

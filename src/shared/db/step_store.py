@@ -12,10 +12,11 @@ Rules of this file
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import Interval, bindparam, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db import jobs, rescue
@@ -25,7 +26,8 @@ from shared.db.claim import claim_due_step, upcoming_steps
 from shared.db.engine import Database
 from shared.db.events import append_events
 from shared.db.in_doubt import InDoubtWrites
-from shared.db.transitions import end_step, seconds_from_now
+from shared.db.statement import Statement
+from shared.db.transitions import end_step
 from shared.events import NewEvent
 from shared.states import OWNED, Status, StepState
 from shared.step_store import (
@@ -63,11 +65,7 @@ class PostgresStepStore:
         async def work(connection: AsyncConnection) -> None:
             await _lock_owned(connection, claim)
             if state is not None:
-                await connection.execute(
-                    update(t.steps)
-                    .where(t.steps.c.id == claim.step_id)
-                    .values(state=state, updated_at=func.now())
-                )
+                await _SET_STATE.run(connection, step_id=claim.step_id, new_state=state)
             left = await self._in_doubt.not_yet_written(connection, claim, events)
             if left:
                 last_seq = await append_events(connection, claim.job_id, left)
@@ -125,36 +123,15 @@ async def _start(connection: AsyncConnection, claim: Claim, events: Sequence[New
     if row.state != StepState.LEASED:
         # Our own commit of a moment ago, whose answer was lost; or it is being stopped.
         return
-    await connection.execute(
-        update(t.steps)
-        .where(t.steps.c.id == claim.step_id)
-        .values(
-            state=StepState.RUNNING,
-            attempt=t.steps.c.attempt + 1,
-            started_at=func.coalesce(t.steps.c.started_at, func.now()),
-            attempt_started_at=func.now(),
-            vram_wait_since=None,
-            updated_at=func.now(),
-        )
-    )
-    await connection.execute(
-        update(t.jobs)
-        .where(t.jobs.c.id == claim.job_id, t.jobs.c.status == Status.QUEUED)
-        .values(status=Status.RUNNING, updated_at=func.now())
-    )
+    await _START_STEP.run(connection, step_id=claim.step_id)
+    await _START_JOB.run(connection, job_id=claim.job_id)
     await append_events(connection, claim.job_id, events)
 
 
 async def _renew(connection: AsyncConnection, claim: Claim, lease_s: float) -> None:
     # One statement on the step alone: it takes no job lock, so a stream of events cannot delay
     # it, and the condition is on the very row that it locks.
-    renewed = await connection.execute(
-        update(t.steps)
-        .where(_owned_by(claim))
-        .values(lease_expires_at=seconds_from_now(lease_s))
-        .returning(t.steps.c.id)
-    )
-    if renewed.first() is None:
+    if not await _RENEW.run(connection, **_ownership(claim), lease=timedelta(seconds=lease_s)):
         raise Stale
 
 
@@ -162,9 +139,15 @@ async def _add_artifact(
     connection: AsyncConnection, claim: Claim, artifact: StoredArtifact, event: NewEvent
 ) -> bool:
     await jobs.lock(connection, claim.job_id)
-    if await _key_of(connection, claim, artifact.item_index) == artifact.s3_key:
+    key = await _KEY.scalar(
+        connection,
+        job_id=claim.job_id,
+        step_id=claim.step_id,
+        item_index=artifact.item_index,
+    )
+    if key == artifact.s3_key:
         return True  # our own commit of a moment ago, whose answer was lost
-    await _lock_owned(connection, claim)
+    await _lock_step(connection, claim)
     inserted = await insert_artifact(
         connection,
         job_id=claim.job_id,
@@ -178,12 +161,8 @@ async def _add_artifact(
 
 
 async def _requested_cancels(connection: AsyncConnection, worker_id: UUID) -> set[UUID]:
-    step_ids = await connection.scalars(
-        select(t.steps.c.id).where(
-            t.steps.c.lease_owner == worker_id, t.steps.c.cancel_requested_at.is_not(None)
-        )
-    )
-    return set(step_ids)
+    rows = await _CANCELS.all(connection, worker_id=worker_id)
+    return {row.id for row in rows}
 
 
 async def _ended_before(
@@ -214,33 +193,73 @@ async def _next(connection: AsyncConnection, claim: Claim) -> UUID | None:
     )
 
 
-async def _key_of(connection: AsyncConnection, claim: Claim, item_index: int) -> str | None:
-    return await connection.scalar(
-        select(t.artifacts.c.s3_key).where(
-            t.artifacts.c.job_id == claim.job_id,
-            t.artifacts.c.step_id == claim.step_id,
-            t.artifacts.c.item_index == item_index,
-        )
-    )
-
-
-def _owned_by(claim: Claim) -> Any:
-    return (
-        (t.steps.c.id == claim.step_id)
-        & (t.steps.c.epoch == claim.epoch)
-        # A failover may lose the last commits. Another worker then claims with the same epoch.
-        & (t.steps.c.lease_owner == claim.lease_owner)
-        & t.steps.c.state.in_(sorted(OWNED))
-    )
-
-
-async def _lock_owned(connection: AsyncConnection, claim: Claim) -> Row[Any]:
+async def _lock_owned(connection: AsyncConnection, claim: Claim) -> Any:
     """Lock the job, then the step, and return the step's row; raise `Stale` if it is not ours."""
     await jobs.lock(connection, claim.job_id)
-    rows = await connection.execute(
-        select(t.steps).where(_owned_by(claim)).with_for_update(key_share=True)
-    )
-    row = rows.first()
+    return await _lock_step(connection, claim)
+
+
+async def _lock_step(connection: AsyncConnection, claim: Claim) -> Any:
+    """The same where the job's lock is held."""
+    row = await _LOCK_OWNED.first(connection, **_ownership(claim))
     if row is None:
         raise Stale
     return row
+
+
+def _ownership(claim: Claim) -> dict[str, Any]:
+    return {"step_id": claim.step_id, "claim_epoch": claim.epoch, "owner": claim.lease_owner}
+
+
+# The statements -----------------------------------------------------------------------------------
+
+_STEP_ID = bindparam("step_id", type_=t.steps.c.id.type)
+_OF_STEP = t.steps.c.id == _STEP_ID
+_IS_OURS = (
+    _OF_STEP
+    & (t.steps.c.epoch == bindparam("claim_epoch", type_=t.steps.c.epoch.type))
+    # A failover may lose the last commits. Another worker then claims with the same epoch.
+    & (t.steps.c.lease_owner == bindparam("owner", type_=t.steps.c.lease_owner.type))
+    & text(t.one_of("steps.state", sorted(OWNED)))
+)
+_LOCK_OWNED = Statement(select(t.steps).where(_IS_OURS).with_for_update(key_share=True))
+_RENEW = Statement(
+    update(t.steps)
+    .where(_IS_OURS)
+    .values(lease_expires_at=func.now() + bindparam("lease", type_=Interval))
+)
+_SET_STATE = Statement(
+    update(t.steps)
+    .where(_OF_STEP)
+    .values(state=bindparam("new_state", type_=t.steps.c.state.type), updated_at=func.now())
+)
+_START_STEP = Statement(
+    update(t.steps)
+    .where(_OF_STEP)
+    .values(
+        state=StepState.RUNNING,
+        attempt=t.steps.c.attempt + 1,
+        started_at=func.coalesce(t.steps.c.started_at, func.now()),
+        attempt_started_at=func.now(),
+        vram_wait_since=None,
+        updated_at=func.now(),
+    )
+)
+_START_JOB = Statement(
+    update(t.jobs)
+    .where(t.jobs.c.id == bindparam("job_id"), t.jobs.c.status == Status.QUEUED)
+    .values(status=Status.RUNNING, updated_at=func.now())
+)
+_KEY = Statement(
+    select(t.artifacts.c.s3_key).where(
+        t.artifacts.c.job_id == bindparam("job_id"),
+        t.artifacts.c.step_id == bindparam("step_id"),
+        t.artifacts.c.item_index == bindparam("item_index"),
+    )
+)
+_CANCELS = Statement(
+    select(t.steps.c.id).where(
+        t.steps.c.lease_owner == bindparam("worker_id"),
+        t.steps.c.cancel_requested_at.is_not(None),
+    )
+)

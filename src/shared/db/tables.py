@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import UUID as UUID_
 
 from sqlalchemy import (
@@ -25,7 +25,6 @@ from sqlalchemy import (
     MetaData,
     PrimaryKeyConstraint,
     Row,
-    RowMapping,
     Table,
     Text,
     UniqueConstraint,
@@ -145,7 +144,7 @@ jobs = Table(
     Column("correlation_id", Text, nullable=False),
     Column("priority", Text, nullable=False, server_default=text("'normal'")),
     Column("tags", JSONB, nullable=False, server_default=text("'{}'")),
-    Column("webhook", JSONB),  # url and events; null: nobody is told
+    Column("webhook", JSONB(none_as_null=True)),  # url and events; null: nobody is told
     Column("client_request_id", Text),
     Column("traceparent", Text),  # the request's span, while traces are on
     Column("key_hash", Text),
@@ -508,14 +507,20 @@ run_times = Table(
 # Records ------------------------------------------------------------------------------------------
 
 
+class NamedRow(Protocol):
+    """A row of a `shared.db.statement.Statement`."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
 def columns_of(table: Table, record: Any) -> list[Column[Any]]:
     """The columns that have the names of a dataclass's fields."""
     return [table.c[field.name] for field in fields(record) if field.name in table.c]
 
 
-def read(record: type[T], row: Row[Any] | RowMapping | Mapping[str, Any], **values: Any) -> T:
+def read(record: type[T], row: Row[Any] | NamedRow | Mapping[str, Any], **values: Any) -> T:
     """A dataclass from the columns with its fields' names; `values` are those of other fields."""
-    columns = row._mapping if isinstance(row, Row) else row
+    columns = row if isinstance(row, Mapping) else row._asdict()
     names = {field.name for field in fields(record)}  # type: ignore[arg-type]
     return record(**({name: columns[name] for name in names & columns.keys()} | values))
 

@@ -10,51 +10,38 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import Boolean, Interval, Row, bindparam, case, func, select, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db import jobs, run_times, usage
 from shared.db import tables as t
 from shared.db.events import append_events
 from shared.db.shares import charge_share
+from shared.db.statement import Statement
 from shared.events import Code, NewEvent
 from shared.states import ENDED, OWNED, TERMINAL, Reason, Status, StepState
 from shared.step_store import CANCELLED_ERROR, AttemptResult
 
 
-def seconds_from_now(seconds: float) -> Any:
-    """A moment by PostgreSQL's clock, the only one that is ever stored."""
-    return func.now() + timedelta(seconds=seconds)
-
-
-async def end_step(connection: AsyncConnection, row: Row[Any], end: AttemptResult) -> UUID | None:
+async def end_step(connection: AsyncConnection, row: Any, end: AttemptResult) -> UUID | None:
     """Write an attempt's end to a step whose locks are held, and settle its job.
 
     Returns the id of the step that became claimable: this one again, or its successor.
     """
     requeued = end.state is StepState.QUEUED
-    await connection.execute(
-        update(t.steps)
-        .where(t.steps.c.id == row.id)
-        .values(
-            state=end.state,
-            reason=end.reason,
-            # The error of an earlier attempt stays, unless this one has its own.
-            error=t.steps.c.error if requeued and end.error is None else end.error,
-            attempt=end.attempt,
-            losses=end.losses,
-            lease_owner=None,
-            lease_expires_at=None,
-            claimed_at=None if requeued else t.steps.c.claimed_at,
-            attempt_started_at=None if requeued else t.steps.c.attempt_started_at,
-            run_at=seconds_from_now(end.delay_s) if requeued else t.steps.c.run_at,
-            vram_wait_since=func.coalesce(t.steps.c.vram_wait_since, func.now())
-            if end.vram_wait
-            else None,
-            finished_at=None if requeued else func.now(),
-            updated_at=func.now(),
-        )
-    )
+    values = {
+        "step_id": row.id,
+        "end_state": end.state,
+        "end_attempt": end.attempt,
+        "end_losses": end.losses,
+        "end_error": end.error,
+    }
+    if requeued:
+        delay = timedelta(seconds=end.delay_s)
+        await _REQUEUE.run(connection, **values, delay=delay, is_vram_wait=end.vram_wait)
+    else:
+        await _END.run(connection, **values, end_reason=end.reason)
     await append_events(connection, row.job_id, end.events)
     if requeued:
         # A job whose attempt ended shows as queued again: nothing of it runs.
@@ -72,6 +59,53 @@ async def end_step(connection: AsyncConnection, row: Row[Any], end: AttemptResul
     return following
 
 
+_STEP_ID = bindparam("step_id", type_=t.steps.c.id.type)
+_OF_ANY_END = {
+    "state": bindparam("end_state", type_=t.steps.c.state.type),
+    "attempt": bindparam("end_attempt", type_=t.steps.c.attempt.type),
+    "losses": bindparam("end_losses", type_=t.steps.c.losses.type),
+    "lease_owner": None,
+    "lease_expires_at": None,
+    "updated_at": func.now(),
+}
+_END = Statement(
+    update(t.steps)
+    .where(t.steps.c.id == _STEP_ID)
+    .values(
+        **_OF_ANY_END,
+        reason=bindparam("end_reason", type_=t.steps.c.reason.type),
+        error=bindparam("end_error", type_=t.steps.c.error.type),
+        vram_wait_since=None,
+        finished_at=func.now(),
+    )
+)
+_REQUEUE = Statement(
+    update(t.steps)
+    .where(t.steps.c.id == _STEP_ID)
+    .values(
+        **_OF_ANY_END,
+        reason=None,
+        # The error of an earlier attempt stays, unless this one has its own.
+        error=func.coalesce(
+            bindparam("end_error", type_=JSONB(none_as_null=True)), t.steps.c.error
+        ),
+        claimed_at=None,
+        attempt_started_at=None,
+        run_at=func.now() + bindparam("delay", type_=Interval),
+        vram_wait_since=case(
+            (
+                bindparam("is_vram_wait", type_=Boolean),
+                func.coalesce(t.steps.c.vram_wait_since, func.now()),
+            )
+        ),
+        finished_at=None,
+    )
+)
+_STEPS_OF_JOB = Statement(
+    select(t.steps).where(t.steps.c.job_id == bindparam("job_id")).order_by(t.steps.c.position)
+)
+
+
 async def settle_job(connection: AsyncConnection, job_id: UUID) -> UUID | None:
     """Move a job on after one of its steps ended; return the id of a step that may now be claimed.
 
@@ -79,11 +113,7 @@ async def settle_job(connection: AsyncConnection, job_id: UUID) -> UUID | None:
     succeeded and no cancel was requested; otherwise they are cancelled. When nothing is left
     to do, the first step that did not succeed decides the job.
     """
-    rows = (
-        await connection.execute(
-            select(t.steps).where(t.steps.c.job_id == job_id).order_by(t.steps.c.position)
-        )
-    ).all()
+    rows = await _STEPS_OF_JOB.all(connection, job_id=job_id)
     waiting = [row for row in rows if row.state not in TERMINAL]
     if waiting and waiting[0].state != StepState.PENDING:
         return None  # an earlier step has not ended
@@ -113,7 +143,7 @@ async def _cancel_requested(connection: AsyncConnection, job_id: UUID) -> bool:
     return moment is not None
 
 
-async def _queue(connection: AsyncConnection, step: Row[Any]) -> UUID:
+async def _queue(connection: AsyncConnection, step: Any) -> UUID:
     await connection.execute(
         update(t.steps)
         .where(t.steps.c.id == step.id)

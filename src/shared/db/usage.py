@@ -28,18 +28,21 @@ from uuid import UUID
 
 from sqlalchemy import (
     CTE,
+    Boolean,
     ColumnElement,
     Date,
     DateTime,
     Float,
-    Row,
+    Integer,
     Select,
     Table,
+    bindparam,
     case,
     cast,
     exists,
     func,
     literal,
+    literal_column,
     select,
     tuple_,
 )
@@ -47,8 +50,9 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db import tables as t
+from shared.db.statement import Statement
 from shared.db.tables import read
-from shared.states import Status, StepState
+from shared.states import ENDED, Status, StepState
 
 NO_MODEL = ""
 # Of one key, for one user on one day; two creates at one instant may both be the last one.
@@ -80,50 +84,62 @@ class Usage:
 
 
 async def charge_execution(
-    connection: AsyncConnection, step: Row[Any], *, ended: bool, delay_s: float = 0.0
+    connection: AsyncConnection, step: Any, *, ended: bool, delay_s: float = 0.0
 ) -> None:
     """Add what a step used since it last could be claimed. `step` is its row from before the end.
 
     `ended` says that it was its last execution; otherwise it may be claimed again after `delay_s`.
     """
-    wait_s: ColumnElement[float] = literal(0.0)
-    run_s: ColumnElement[float] = literal(0.0)
-    if step.state == StepState.QUEUED:
-        wait_s = _seconds(func.now(), step.run_at)
-    elif step.claimed_at is not None:
-        wait_s = _seconds(_moment(step.claimed_at), step.run_at)
-    if step.attempt_started_at is not None:
-        ended_at = func.least(func.now(), _moment(step.lease_expires_at))
-        run_s = _seconds(ended_at, step.attempt_started_at)
-    amounts: dict[str, ColumnElement[Any]] = {
-        "wait_seconds": wait_s + delay_s,
-        "run_seconds": run_s,
-        "device_byte_seconds": run_s * float(step.vram_bytes),
-    }
-    if ended:
-        made = select(func.count()).where(t.artifacts.c.step_id == step.id)
-        amounts["pictures"] = made.scalar_subquery()
-    await _add(connection, step.job_id, step.model_id, amounts)
+    await (_CHARGE_LAST if ended else _CHARGE).run(
+        connection,
+        job_id=step.job_id,
+        model_id=step.model_id,
+        step_id=step.id,
+        is_queued=step.state == StepState.QUEUED,
+        due_at=step.run_at,
+        claimed_at=step.claimed_at,
+        started_at=step.attempt_started_at,
+        lease_expires_at=step.lease_expires_at,
+        delay_s=delay_s,
+        reserved_bytes=float(step.vram_bytes),
+        max_values=MAX_VALUES,
+    )
 
 
 async def count_job(connection: AsyncConnection, job_id: UUID, status: Status) -> None:
     """Count a job that has just ended with this status."""
-    first = select(t.steps.c.model_id).where(t.steps.c.job_id == job_id, t.steps.c.position == 0)
-    await _add(connection, job_id, first.scalar_subquery(), {f"jobs_{status}": literal(1)})
+    await _COUNT[status].run(connection, job_id=job_id, max_values=MAX_VALUES)
 
 
-def _moment(value: datetime) -> ColumnElement[datetime]:
-    return literal(value, DateTime(timezone=True))
+# The statements -----------------------------------------------------------------------------------
 
 
-def _seconds(until: ColumnElement[Any], since: datetime) -> ColumnElement[float]:
-    """Never negative: the moment from which a step may be claimed can lie ahead."""
-    return cast(func.greatest(func.extract("epoch", until - _moment(since)), 0), Float)
+def _moment(name: str) -> ColumnElement[datetime]:
+    return bindparam(name, type_=DateTime(timezone=True))
 
 
-async def _add(
-    connection: AsyncConnection, job_id: UUID, model_id: Any, amounts: dict[str, ColumnElement[Any]]
-) -> None:
+def _seconds(until: ColumnElement[Any], since: ColumnElement[Any]) -> ColumnElement[float]:
+    """Never negative: the moment from which a step may be claimed can lie ahead. 0 where a moment
+    is not known."""
+    return func.greatest(cast(func.extract("epoch", until - since), Float), 0.0, type_=Float)
+
+
+def _amounts() -> dict[str, ColumnElement[Any]]:
+    waited_until = case(
+        (bindparam("is_queued", type_=Boolean), func.now()), else_=_moment("claimed_at")
+    )
+    run_s = _seconds(func.least(func.now(), _moment("lease_expires_at")), _moment("started_at"))
+    return {
+        "wait_seconds": _seconds(waited_until, _moment("due_at"))
+        + bindparam("delay_s", type_=Float),
+        "run_seconds": run_s,
+        "device_byte_seconds": run_s * bindparam("reserved_bytes", type_=Float),
+    }
+
+
+def _adding(model_id: Any, amounts: dict[str, ColumnElement[Any]]) -> Statement:
+    """Add the amounts to the sums of a job's user, and to those of its tags."""
+    job_id = bindparam("job_id", type_=t.jobs.c.id.type)
     label = t.models.c.name + "@" + t.models.c.version
     used = (
         select(
@@ -138,7 +154,7 @@ async def _add(
     )
     all_of_it = _upsert(t.usage, select(used), list(amounts))
     by_tag = _upsert(t.tag_usage, _with_tags(used, job_id), list(amounts))
-    await connection.execute(by_tag.add_cte(all_of_it.cte("all_of_it")))
+    return Statement(by_tag.add_cte(all_of_it.cte("all_of_it")))
 
 
 def _upsert(table: Table, rows: Select[Any], amounts: list[str]) -> Insert:
@@ -150,9 +166,9 @@ def _upsert(table: Table, rows: Select[Any], amounts: list[str]) -> Insert:
     )
 
 
-def _with_tags(used: CTE, job_id: UUID) -> Select[Any]:
+def _with_tags(used: CTE, job_id: ColumnElement[UUID]) -> Select[Any]:
     """`used`, once for each tag of the job by which usage is counted."""
-    tag = t.job_tags
+    tag, most = t.job_tags, bindparam("max_values", type_=Integer)
     of_the_key = (
         (t.tag_usage.c.day == used.c.day)
         & (t.tag_usage.c.user == used.c.user)
@@ -163,13 +179,13 @@ def _with_tags(used: CTE, job_id: UUID) -> Select[Any]:
         select(t.tag_usage.c.tag_value)
         .where(of_the_key)
         .distinct()
-        .limit(MAX_VALUES)
+        .limit(most)
         .correlate(used, tag)
         .subquery()
     )
     count = select(func.count()).select_from(values).scalar_subquery()
     value = case(
-        (is_known, tag.c.value), (count < MAX_VALUES, tag.c.value), else_=literal(OTHER_VALUES)
+        (is_known, tag.c.value), (count < most, tag.c.value), else_=literal(OTHER_VALUES)
     )
     return (
         select(used, tag.c.key.label("tag_key"), value.label("tag_value"))
@@ -177,6 +193,28 @@ def _with_tags(used: CTE, job_id: UUID) -> Select[Any]:
         .where(tag.c.in_usage)
         .order_by(tag.c.key)
     )
+
+
+def _charging(*, last: bool) -> Statement:
+    amounts = _amounts()
+    if last:
+        made = select(func.count()).where(t.artifacts.c.step_id == bindparam("step_id"))
+        amounts["pictures"] = made.scalar_subquery()
+    return _adding(bindparam("model_id", type_=t.models.c.id.type), amounts)
+
+
+def _counting(status: Status) -> Statement:
+    job_id = bindparam("job_id", type_=t.jobs.c.id.type)
+    first = select(t.steps.c.model_id).where(t.steps.c.job_id == job_id, t.steps.c.position == 0)
+    return _adding(first.scalar_subquery(), {f"jobs_{status}": literal_column("1")})
+
+
+_CHARGE = _charging(last=False)
+_CHARGE_LAST = _charging(last=True)
+_COUNT = {status: _counting(status) for status in ENDED}
+
+
+# Reading ------------------------------------------------------------------------------------------
 
 
 async def page(
