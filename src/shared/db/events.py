@@ -30,7 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.db import deliveries
 from shared.db.engine import note_events
 from shared.db.statement import Statement
-from shared.db.tables import columns_of, events, jobs
+from shared.db.tables import columns_of, events, jobs, read
 from shared.events import Code, NewEvent
 
 
@@ -176,8 +176,7 @@ def last_progress(job_id: ColumnElement[UUID]) -> ScalarSelect[Any]:
     )
 
 
-# Two arrays and not a list of rows: the text of the statement is the same for one watched job and
-# for a thousand, so it is compiled once and PostgreSQL knows it.
+# Two arrays and not a list of rows: the text is the same for one watched job and for a thousand.
 _WATCHED = (
     func.unnest(
         bindparam("job_ids", type_=ARRAY(Uuid)), bindparam("cursors", type_=ARRAY(BigInteger))
@@ -192,7 +191,7 @@ _PAGE = (
     .limit(bindparam("page_rows"))
     .lateral("page")
 )
-_AFTER = (
+_AFTER = Statement(
     select(*_PAGE.c).select_from(_WATCHED.join(_PAGE, true())).order_by(_PAGE.c.job_id, _PAGE.c.seq)
 )
 
@@ -206,15 +205,10 @@ async def events_after(
     """
     if not cursors:
         return []
-    rows = await connection.execute(
-        _AFTER,
-        {
-            "job_ids": list(cursors),
-            "cursors": list(cursors.values()),
-            "page_rows": limit,
-        },
+    rows = await _AFTER.all(
+        connection, job_ids=list(cursors), cursors=list(cursors.values()), page_rows=limit
     )
-    return [Event(**row) for row in rows.mappings()]
+    return [read(Event, row) for row in rows]
 
 
 async def best_item_progress(

@@ -5,13 +5,14 @@ first (`FOR NO KEY UPDATE`, which leaves foreign key checks of concurrent insert
 steps by id.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import RowMapping, Select, bindparam, case, func, select, text, tuple_, update
+from sqlalchemy import Select, any_, bindparam, case, func, select, text, tuple_, update
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.events import append_events, last_progress
@@ -92,7 +93,7 @@ def _jobs() -> Select[Any]:
     return select(*columns_of(jobs, Job), _completed())
 
 
-def _job(row: RowMapping) -> Job:
+def _job(row: Mapping[str, Any]) -> Job:
     return read(Job, row, status=Status(row["status"]), reason=_reason(row["reason"]))
 
 
@@ -102,11 +103,16 @@ def _reason(text: str | None) -> Reason | None:
 
 async def get(connection: AsyncConnection, job_id: UUID, *, user: str | None = None) -> Job | None:
     """The job, or None when there is none or it is another user's."""
-    query = _jobs().where(jobs.c.id == job_id)
-    if user is not None:
-        query = query.where(jobs.c.user == user)
-    row = (await connection.execute(query)).mappings().first()
-    return None if row is None else _job(row)
+    if user is None:
+        row = await _JOB.first(connection, job_id=job_id)
+    else:
+        row = await _JOB_OF_USER.first(connection, job_id=job_id, user=user)
+    return None if row is None else _job(row._asdict())
+
+
+_BY_ID = _jobs().where(jobs.c.id == bindparam("job_id"))
+_JOB = Statement(_BY_ID)
+_JOB_OF_USER = Statement(_BY_ID.where(jobs.c.user == bindparam("user")))
 
 
 async def asked_of(
@@ -137,16 +143,19 @@ async def existing(connection: AsyncConnection, job_ids: Collection[UUID]) -> fr
 
 async def steps_of(connection: AsyncConnection, job_ids: Sequence[UUID]) -> dict[UUID, list[Step]]:
     """The steps of each of these jobs, in their order."""
-    rows = await connection.execute(
-        select(steps.c.job_id, *columns_of(steps, Step))
-        .where(steps.c.job_id.in_(job_ids))
-        .order_by(steps.c.job_id, steps.c.position)
-    )
+    rows = await _STEPS.all(connection, job_ids=list(job_ids))
     by_job: dict[UUID, list[Step]] = {job_id: [] for job_id in job_ids}
     for row in rows:
         step = read(Step, row, state=StepState(row.state), reason=_reason(row.reason))
         by_job[row.job_id].append(step)
     return by_job
+
+
+_STEPS = Statement(
+    select(steps.c.job_id, *columns_of(steps, Step))
+    .where(steps.c.job_id == any_(bindparam("job_ids", type_=ARRAY(steps.c.job_id.type))))
+    .order_by(steps.c.job_id, steps.c.position)
+)
 
 
 async def run_seconds(connection: AsyncConnection, job_id: UUID) -> float:

@@ -184,9 +184,7 @@ def _with_tags(used: CTE, job_id: ColumnElement[UUID]) -> Select[Any]:
         .subquery()
     )
     count = select(func.count()).select_from(values).scalar_subquery()
-    value = case(
-        (is_known, tag.c.value), (count < most, tag.c.value), else_=literal(OTHER_VALUES)
-    )
+    value = case((is_known, tag.c.value), (count < most, tag.c.value), else_=literal(OTHER_VALUES))
     return (
         select(used, tag.c.key.label("tag_key"), value.label("tag_value"))
         .join(tag, tag.c.job_id == job_id)
