@@ -31,7 +31,7 @@ LANES ?= 2
 test: $(READY) ## run the suite without its slowest tests, LANES files at a time
 	@$(BIN)/python -m pytest -n $(LANES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-test-slow: $(READY) ## the tests that `make test` leaves out because they take long (4 minutes)
+test-slow: $(READY) ## the tests that `make test` leaves out because they take long (10 minutes)
 	@$(BIN)/python -m pytest -n $(LANES) --dist loadfile -m slow $(PYTEST_ARGS)
 
 lint: $(READY) ## ruff and the import rules

@@ -261,6 +261,7 @@ def test_a_job_is_followed_on_after_the_api_was_restarted(
     )
 
 
+@pytest.mark.slow
 def test_a_hundred_pictures_are_paged_by_the_cursor(visitor: Visitor, scene: Scene) -> None:
     scene.api.sql("DELETE FROM jobs")
     copies(scene, scene.api.create(count=1, steps=1), 99)

@@ -113,6 +113,7 @@ def test_all_end_with_their_streams_on_sigterm(two: Processes, api: Api) -> None
     assert "Traceback" not in two.log.read_text()
 
 
+@pytest.mark.slow
 def test_one_that_is_stopped_holds_up_neither_the_others_nor_the_end(two: Processes) -> None:
     until(lambda: two.log.read_text().count("Application startup complete") >= 2, "both", START_S)
     stopped, other = two.serving

@@ -94,6 +94,7 @@ def test_a_model_that_a_job_waits_for_is_kept_without_force(
     assert api.sql("SELECT enabled FROM models WHERE id = %s", row.id) == [(False,)]
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_the_old_model_or_the_new_one(tmp_path: Path) -> None:
     """Two builds of one version replace each other until SIGKILL, 50 times."""
     builds = [_build(tmp_path / name, name) for name in ("one", "two")]

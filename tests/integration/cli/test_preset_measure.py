@@ -52,7 +52,7 @@ def upscalers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("kind", ["esrgan", "sd_upscale"])
+@pytest.mark.parametrize("kind", ["esrgan", pytest.param("sd_upscale", marks=pytest.mark.slow)])
 def test_an_upscaler_is_measured_by_what_it_makes(upscalers: Path, kind: str) -> None:
     process = measure(upscalers / kind, "32x32", "128x64")
     assert process.returncode == 0, process.stderr

@@ -27,7 +27,7 @@ from shared.step_store import AttemptResult, Claim, ClaimRequest, OrphanedStep, 
 pytestmark = pytest.mark.timeout(240)
 
 CLAIMERS = 20
-ROUNDS = 200
+ROUNDS = 80
 DONE = AttemptResult(state=StepState.SUCCEEDED, reason=Reason.COMPLETED, attempt=1, losses=0)
 
 

@@ -136,6 +136,7 @@ def test_same_step_in_two_processes_gives_the_same_bytes(model: Path) -> None:
     assert len(bodies[0]) == 1
 
 
+@pytest.mark.slow
 def test_a_batch_of_twenty_is_one_process_with_one_load_and_no_growth(
     model: Path,
 ) -> None:

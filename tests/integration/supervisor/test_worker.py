@@ -245,7 +245,9 @@ def step_of(url: str, job: UUID) -> tuple[Any, ...]:
     return row
 
 
-@pytest.mark.parametrize("runner_start", ["spawn", "template"])
+@pytest.mark.parametrize(
+    "runner_start", [pytest.param("spawn", marks=pytest.mark.slow), "template"]
+)
 def test_a_job_of_a_killed_worker_is_finished_by_the_next_one(
     start: Start, database_url: str, tiny: Path, runner_start: str
 ) -> None:
@@ -280,7 +282,9 @@ def test_a_worker_announces_the_events_that_it_commits(
         wait_until_announced(channel, job, timeout_s=60)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
 def test_a_signal_gives_the_step_back_exits_0_and_leaves_nothing(
     start: Start, database_url: str, tiny: Path, number: signal.Signals
 ) -> None:

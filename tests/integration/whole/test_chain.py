@@ -130,6 +130,7 @@ def test_auto_takes_the_gan_that_there_is_and_says_what_it_did_to_its_scale(api:
     assert models["tiny-gan"]["capabilities"] == ["upscale"]
 
 
+@pytest.mark.slow
 def test_a_network_that_restores_is_taken_by_name_and_its_result_resampled(api: Api) -> None:
     named = {"upscale": {"scale": 2, "model_id": "tiny-network"}}
     job = api.create(chain=named, seed=5)
@@ -167,6 +168,7 @@ def test_the_command_line_makes_one_and_saves_only_the_large_picture(
         assert not picture.getexif()
 
 
+@pytest.mark.slow
 def test_an_enlarged_item_of_a_batch_is_made_again_from_its_file(
     api: Api,
     tmp_path: Path,

@@ -59,6 +59,7 @@ MASK = PIL.Image.new("RGBA", SIZE, (255, 255, 255, 255))
 MASK.paste((0, 0, 0, 0), (0, 0, 32, 48))
 
 
+@pytest.mark.slow
 def test_the_transparent_part_of_a_mask_is_painted_anew_and_the_rest_stays(client: OpenAI) -> None:
     original = noise(1)
 

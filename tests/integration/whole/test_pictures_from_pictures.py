@@ -175,6 +175,7 @@ def test_an_input_can_be_deleted_once_its_job_has_ended(api: Api) -> None:
     assert "no such input" in refusal(api, image=image)
 
 
+@pytest.mark.slow
 def test_the_command_line_sends_files_and_a_picture_is_made_again_from_its_own_words(
     api: Api,
     tmp_path: Path,

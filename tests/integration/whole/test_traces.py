@@ -100,6 +100,7 @@ def test_a_job_that_fails_is_an_error_in_its_trace(scene: Scene, collector: Coll
     assert "timeout" in step.events
 
 
+@pytest.mark.slow
 def test_a_trace_goes_on_in_another_worker_when_the_first_is_killed(
     scene: Scene, collector: Collector
 ) -> None:

@@ -288,7 +288,7 @@ def share_within(outcomes: list[Outcome]) -> float:
     return within / len(outcomes)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("day", DAYS)
 def test_over_a_day_eight_of_ten_starts_fall_into_their_span(day: str, seed: int) -> None:
     known = looked_at(day, seed)

@@ -38,7 +38,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(folder)  # pytest keeps what the last runs left
 
 
-@pytest.mark.parametrize("beside", [(), ("vae", "text_encoder", "text_encoder_2")])
+@pytest.mark.parametrize(
+    "beside", [(), pytest.param(("vae", "text_encoder", "text_encoder_2"), marks=pytest.mark.slow)]
+)
 def test_every_weight_of_a_single_file_comes_to_its_place(
     folder: Path, tmp_path: Path, beside: tuple[str, ...]
 ) -> None:

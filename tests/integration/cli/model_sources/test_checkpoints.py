@@ -181,6 +181,7 @@ def test_what_is_proven_and_no_model_is_refused_and_not_kept(
     assert not list((tmp_path / ".staging").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_downloaded_checkpoint_draws(
     model: Command,
