@@ -72,6 +72,7 @@ class Bench:
         self.gates = Gates(folder)
         self.lock_dir = folder / "locks"
         self._url = database_url
+        self._runner_start = runner_start
         self._started: list[Process] = []
         self._addresses: dict[int, str] = {}
         models = folder / "models"
@@ -83,6 +84,8 @@ class Bench:
                 "DF_DEVICE": "cpu",
                 "DF_DRAIN_S": "0",
                 "DF_RUNNER_START": runner_start,
+                # Its runners leave files, and are imported from where no runner may read.
+                "DF_SANDBOX": "off",
                 "DF_MODELS_DIR": str(models),
                 "DF_LOCK_DIR": str(self.lock_dir),
                 "DF_WEBHOOK_SECRETS": f"default:whsec_{base64.b64encode(bytes(32)).decode()}",
@@ -208,6 +211,8 @@ class Bench:
         if not marked(self.lock_dir):
             self.wait_ended(self.create(count=1))
         until(lambda: marked(self.lock_dir), "a runner stands by")
+        if self._runner_start == "template":  # and no fresh process in place of a fork
+            until(lambda: _forks(self._metrics(self.worker)) > 0, "a runner is forked")
 
     def status(self, job: str) -> str | None:
         with suppress(psycopg.OperationalError), psycopg.connect(self._url) as connection:
@@ -226,10 +231,13 @@ class Bench:
         def idle() -> bool:
             assert worker.poll() is None, f"the worker ended; {self.log_tails()}"
             with suppress(httpx.TransportError):
-                return _all_free(self._get(worker, self._addresses[worker.pid] + "metrics").text)
+                return _all_free(self._metrics(worker))
             return False
 
         until(idle, "the worker holds no step")
+
+    def _metrics(self, worker: Process) -> str:
+        return self._get(worker, self._addresses[worker.pid] + "metrics").text
 
     def events_of(self, job: str) -> int:
         with psycopg.connect(self._url) as connection:
@@ -304,6 +312,11 @@ def _all_free(metrics: str) -> bool:
     states = [line for line in metrics.splitlines() if line.startswith("dreamforge_slot_state{")]
     now = [line for line in states if line.endswith(" 1.0")]
     return bool(now) and all('state="free"' in line for line in now)
+
+
+def _forks(metrics: str) -> float:
+    _, _, after = metrics.partition("\ndreamforge_template_forks_total")
+    return float(after.split("\n", 1)[0].rpartition(" ")[2])
 
 
 def _settings(environment: dict[str, str]) -> Settings:
