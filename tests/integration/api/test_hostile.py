@@ -7,17 +7,15 @@ and the process stays healthy.
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from tests.support.api_harness import BODY, Api, running_api
 from tests.support.infrastructure import Infrastructure
+from tests.support.raw_http import connection, enveloped, rest, talk
 
 from api.middleware import http_protocol, request
 from shared.limits import MAX_BODY_BYTES
@@ -189,7 +187,7 @@ def test_a_hostile_header_is_refused_and_never_given_back(api: Api, name: str) -
     if b"-Length" not in header and b"Encoding" not in header:
         header += b"\r\nContent-Length: %d" % len(body)
     answer = talk(
-        api,
+        api.base,
         b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         b"Content-Type: application/json\r\n" + header + b"\r\n\r\n" + body,
     )
@@ -223,7 +221,9 @@ PATHS = [
 
 @pytest.mark.parametrize("path", PATHS)
 def test_tricks_in_a_path_find_nothing(api: Api, path: bytes) -> None:
-    answer = talk(api, b"GET " + path + b" HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\n\r\n")
+    answer = talk(
+        api.base, b"GET " + path + b" HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\n\r\n"
+    )
     enveloped(answer, 400, 404)
     assert b"root:" not in answer
     assert b"set-cookie" not in answer.lower()
@@ -243,7 +243,7 @@ def test_a_body_of_a_hundred_megabytes_is_refused_without_being_kept(api: Api) -
 def test_a_body_that_trickles_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request, "BODY_TIMEOUT_S", 0.05)
     head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    answer = talk(api, head + b'Content-Length: 1000\r\n\r\n{"type":')  # and it waits
+    answer = talk(api.base, head + b'Content-Length: 1000\r\n\r\n{"type":')  # and it waits
     assert enveloped(answer, 422)["message"] == "the body did not arrive within 0.05 s"
     unharmed(api)
 
@@ -256,7 +256,7 @@ def test_a_body_that_comes_byte_by_byte_gets_no_more_time_than_another(
     body = json.dumps(BODY).encode().ljust(100_000)
     head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     began = time.monotonic()
-    with connection(api) as connected:
+    with connection(api.base) as connected:
         connected.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body))
         connected.settimeout(0.02)  # the pause between two bytes
         answer = b""
@@ -292,13 +292,13 @@ NO_HTTP = {
 
 @pytest.mark.parametrize("name", NO_HTTP)
 def test_what_is_no_http_gets_the_envelope_too(api: Api, name: str) -> None:
-    enveloped(talk(api, NO_HTTP[name]), 400)
+    enveloped(talk(api.base, NO_HTTP[name]), 400)
     unharmed(api)
 
 
 def test_what_follows_a_whole_request_and_is_no_http_ends_the_connection(api: Api) -> None:
     first = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    whole, second = talk(api, first + b"hello there\r\n\r\n").split(b'{"status":"ok"}')
+    whole, second = talk(api.base, first + b"hello there\r\n\r\n").split(b'{"status":"ok"}')
     assert whole.startswith(b"HTTP/1.1 200 ")
     enveloped(second, 400)
 
@@ -308,7 +308,7 @@ def test_a_head_that_does_not_arrive_is_given_up(
     api: Api, monkeypatch: pytest.MonkeyPatch, part: bytes
 ) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT_S", 0.05)
-    assert talk(api, part) == b""
+    assert talk(api.base, part) == b""
 
 
 def test_the_head_of_a_second_request_that_does_not_arrive_is_given_up(
@@ -316,7 +316,7 @@ def test_the_head_of_a_second_request_that_does_not_arrive_is_given_up(
 ) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT_S", 0.5)
     whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with connection(api) as connected:
+    with connection(api.base) as connected:
         connected.sendall(whole)
         answer = b""
         while not answer.endswith(b'{"status":"ok"}'):
@@ -332,7 +332,7 @@ def test_a_connection_that_is_idle_after_an_answer_outlives_those_of_proxies(
     assert api.server.config.timeout_keep_alive > 75
     monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT_S", 0.05)
     whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with connection(api) as connected:
+    with connection(api.base) as connected:
         for _ in range(3):
             connected.sendall(whole)
             answer = b""
@@ -359,37 +359,3 @@ def test_an_answer_that_takes_longer_than_a_head_may_is_not_cut(
 
 def test_a_name_that_is_twice_in_a_query_is_refused(api: Api) -> None:
     refused(api, api.client.get("/v1/jobs?limit=1&limit=2"))
-
-
-def enveloped(answer: bytes, *statuses: int) -> dict[str, Any]:
-    head, _, body = answer.partition(b"\r\n\r\n")
-    status, *fields = head.decode("ascii").split("\r\n")
-    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in fields)}
-    assert int(status.split()[1]) in statuses, answer
-    assert headers["content-type"] == "application/json"
-    assert headers["content-length"] == str(len(body))
-    assert "location" not in headers
-    envelope: dict[str, Any] = json.loads(body)
-    assert envelope["correlation_id"] == headers["x-request-id"]
-    return envelope
-
-
-def talk(api: Api, request: bytes) -> bytes:
-    """Send these bytes; all that comes back until the API closes the connection."""
-    with connection(api) as connected:
-        connected.sendall(request)
-        return rest(connected)
-
-
-def rest(connected: socket.socket) -> bytes:
-    answer = b""
-    while block := connected.recv(1 << 16):
-        answer += block
-    return answer
-
-
-def connection(api: Api) -> socket.socket:
-    address = urlsplit(api.base)
-    assert address.hostname is not None
-    assert address.port is not None
-    return socket.create_connection((address.hostname, address.port), timeout=20)
