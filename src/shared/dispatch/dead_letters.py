@@ -37,14 +37,18 @@ class DeadMessage:
 def dead_message(*, queue: str, reason: str, body: object) -> DeadMessage:
     if isinstance(body, bytes | bytearray):
         body = bytes(body).decode("utf-8", "replace")
-    text = body if isinstance(body, str) else repr(body)
     return DeadMessage(
         id=str(uuid4()),
         received_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        queue=queue,
-        reason=reason,
-        body=text[:BODY_CHARACTERS],
+        queue=_bounded(queue),
+        reason=_bounded(reason),
+        body=_bounded(body if isinstance(body, str) else repr(body)),
     )
+
+
+def _bounded(text: str) -> str:
+    """As long as is shown at most; half a pair of surrogates, which no answer carries, escaped."""
+    return text[:BODY_CHARACTERS].encode("utf-8", "backslashreplace").decode()
 
 
 class DeadMessages:
@@ -90,10 +94,10 @@ def _read(raw: bytes) -> DeadMessage:
     fields = ("id", "received_at", "queue", "reason", "body")
     try:
         entry = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         entry = None
     if isinstance(entry, Mapping) and all(isinstance(entry.get(name), str) for name in fields):
-        return DeadMessage(**{name: cast("Any", entry)[name] for name in fields})
+        return DeadMessage(**{name: _bounded(cast("Any", entry)[name]) for name in fields})
     return DeadMessage(
         id=sha256(raw).hexdigest()[:32],
         received_at="",

@@ -157,6 +157,20 @@ def _dead_letter_handler(dead: DeadMessages, supervisor: SupervisorControl) -> D
     return dead_letter
 
 
+def _body_problem(body: Any) -> str | None:
+    """Why this body is none of ours; None for one that notifies of at most one step."""
+    match body:
+        case [[] | [str()], dict() as named, dict() as options] if not (
+            named or any(options.values())
+        ):
+            return None
+        case [list(), dict(), dict()]:
+            # Celery would send the tasks that the options name, to any queue.
+            return "has other arguments than a step's id, or asks for more tasks"
+        case _:
+            return "has no arguments as a task has them"
+
+
 def _release_on_failure(handle: Callable[[Any], None], message: Any) -> None:
     """Call `handle`; what Celery had reserved for a message that it cannot run is free again.
 
@@ -197,6 +211,8 @@ def _consumer_for(dead_letter: DeadLetterHandler) -> type[Consumer]:
                     elif message.headers.get("eta") is not None:
                         # It would be kept here, unacknowledged, and come back every minute.
                         self._dead_letter(message, "is for another time")
+                    elif (problem := _body_problem(message.payload)) is not None:
+                        self._dead_letter(message, problem)
                     else:
                         _release_on_failure(handle, message)
                 except KeyError as error:

@@ -67,8 +67,11 @@ def envelope_problem(message: Any) -> str | None:
     info = properties.get("delivery_info")
     if not isinstance(info, dict) or not {"exchange", "routing_key"} <= info.keys():
         return "an envelope without delivery info"
-    if not isinstance(message.get("headers"), dict):
+    headers = message.get("headers")
+    if not isinstance(headers, dict):
         return "an envelope without headers"
+    if headers.get("compression"):  # kombu would unpack it at once, however large that is
+        return "a compressed message, which we never send"
     return None
 
 

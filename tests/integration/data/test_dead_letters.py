@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import json
 import threading
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -308,6 +310,19 @@ def envelope(body: str = "W1tdLCB7fSwge31d", **changes: Any) -> dict[str, Any]:
 HEADERS: dict[str, Any] = envelope()["headers"]
 PROPERTIES: dict[str, Any] = envelope()["properties"]
 OLD = base64.b64encode(b'{"task": "dreamforge.step", "id": "x", "args": []}').decode()
+
+
+def body(*parts: Any) -> str:
+    return base64.b64encode(json.dumps(list(parts)).encode()).decode()
+
+
+def bomb(pack: Callable[[bytes], bytes], name: str) -> str:
+    """Some hundred bytes that are 32 MB."""
+    packed = base64.b64encode(pack(b" " * (32 << 20))).decode()
+    return json.dumps(envelope(body=packed, headers=HEADERS | {"compression": name}))
+
+
+ANOTHER = {"task": "dreamforge.step", "args": [], "kwargs": {}, "options": {}, "subtask_type": None}
 UNREADABLE: dict[str, str | bytes] = {
     "no JSON": b"{'not': json",
     "no text": b"\xff\xfe\x00",
@@ -334,6 +349,30 @@ UNREADABLE: dict[str, str | bytes] = {
     "compressed, or not": json.dumps(envelope(headers=HEADERS | {"compression": "zip"})),
     "too deep": b"[" * 200_000,
     "a long number": b"9" * 10_000,
+    "a bomb of zlib": bomb(zlib.compress, "application/x-gzip"),
+    "a bomb of bzip2": bomb(bz2.compress, "application/x-bz2"),
+    "a bomb by its short name": bomb(zlib.compress, "zlib"),
+    "a mark in front": b"\xef\xbb\xbf" + json.dumps(envelope()).encode(),
+    "UTF-16": json.dumps(envelope()).encode("utf-16"),
+    "nothing": b"",
+    "NUL": b"\0",
+    "two envelopes": json.dumps(envelope()) * 2,
+    "an envelope in a list": json.dumps([envelope()]),
+    "an envelope in a text": json.dumps(json.dumps(envelope())),
+    "a type of kombu's that is none": b'{"__type__": "os.system", "__value__": "x"}',
+    "a date of kombu's that is none": b'{"__type__": "datetime", "__value__": "x"}',
+    "another content": json.dumps(envelope() | {"content-type": "application/x-yaml"}),
+    "no content": json.dumps(envelope() | {"content-type": "application/data"}),
+    "a text": json.dumps(envelope() | {"content-type": "text/plain"}),
+    "a step that is a number": json.dumps(envelope(body([1], {}, {}))),
+    "two steps": json.dumps(envelope(body(["a", "b"], {}, {}))),
+    "a name that the task has not": json.dumps(envelope(body([], {"shell": "x"}, {}))),
+    "no options": json.dumps(envelope(body([], {}))),
+    "arguments that are a text": json.dumps(envelope(body("x", {}, {}))),
+    "a task afterwards": json.dumps(envelope(body([], {}, {"callbacks": [ANOTHER]}))),
+    "a task on errors": json.dumps(envelope(body([], {}, {"errbacks": [ANOTHER]}))),
+    "a chain": json.dumps(envelope(body([], {}, {"chain": [ANOTHER] * 1000}))),
+    "a chord": json.dumps(envelope(body([], {}, {"chord": ANOTHER}))),
 }
 # What stands in place of a field, of any kind.
 ODD: list[Any] = [
@@ -440,6 +479,34 @@ def test_the_list_of_messages_is_bounded_and_shows_what_others_wrote(
     assert dead.drop(found[1].id)
     dead.close()
     assert broker.llen(KEY) == MOST - 1
+
+
+def test_entries_that_others_wrote_are_listed_whatever_they_are(
+    api: Api, broker: redis.Redis, command: Any
+) -> None:
+    """By the command, which talks to the broker, and by the API, whose answer is in UTF-8."""
+    own = {"id": "a", "received_at": "b", "queue": "c", "reason": "d", "body": "e"}
+    odd: list[bytes] = [
+        b"[" * 100_000, b"\xff\xfe", b"", b"null", b"9" * 10_000, b"NaN",
+        json.dumps(own | {"id": 1}).encode(), json.dumps(own | {"reason": None}).encode(),
+        json.dumps(own | {"reason": "\ud800"}).encode(),
+        json.dumps(own | {"id": "\udfff"}).encode(),
+        json.dumps(own | {"reason": "\x1b]0;owned\x07\u202e" * 9999}).encode(),
+        json.dumps(own | {"more": own}).encode(),
+    ]  # fmt: skip
+    for raw in odd:
+        broker.lpush(KEY, raw)
+    code, found = command("list")
+    assert (code, len(found["dead_letters"])) == (0, len(odd))
+    answer = api.client.get("/v1/dead-letters")
+    assert (answer.status_code, len(answer.json()["dead_letters"])) == (200, len(odd))
+    assert len(answer.content) < 100_000
+    for letter in found["dead_letters"]:
+        assert command("drop", letter["id"])[0] == 0
+    assert broker.llen(KEY) == 0
+    broker.set(KEY, "a text where a list was")
+    assert command("list")[1]["messages_shown"] is False
+    assert api.client.get("/v1/dead-letters").json()["messages_shown"] is False
 
 
 def test_dead_jobs_are_listed_while_the_broker_is_away(
