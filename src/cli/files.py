@@ -3,7 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,14 +23,26 @@ def named(path: Path) -> Iterator[None]:
 
 def describe_error(error: OSError) -> str:
     """One line: the file, what is wrong, and of a full disk which one it is."""
-    if error.filename is None:
+    name = error.filename
+    if error.errno in _FULL and error.filename2 is not None:  # a copy names what it reads first
+        name = error.filename2
+    if not isinstance(name, str | bytes | os.PathLike):  # a descriptor's number, or nothing
         return str(error)
-    line = f"{os.fsdecode(error.filename)}: {error.strerror}"
+    line = f"{os.fsdecode(name)}: {error.strerror}"
     if error.errno not in _FULL:
         return line
-    disk = disk_of(Path(os.fsdecode(error.filename)))
+    disk = disk_of(Path(os.fsdecode(name)))
     free_bytes = shutil.disk_usage(disk).free
     return f"{line}; the disk at {disk} has {free_bytes / 1e6:.0f} MB free, for this user"
+
+
+def copy_files(folder: Path, to: Path, names: Iterable[str]) -> None:
+    """Copy these files of a folder. The first that cannot be read or written ends it, by name."""
+    for name in names:
+        target = to / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with named(target):
+            shutil.copy2(folder / name, target)
 
 
 def disk_of(path: Path) -> Path:

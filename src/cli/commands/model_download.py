@@ -90,6 +90,7 @@ def import_(
     """
     from cli.download.install import InstallOptions, install, register_and_summarize
     from cli.download.local import resolve_local
+    from cli.models.fit import refuse_described_misfit
     from cli.models.install import install_then, models_dir
     from shared.models.folder import DESCRIPTOR
 
@@ -104,6 +105,7 @@ def import_(
             f"{path} describes itself in its {DESCRIPTOR}",
             hint="change it there, or take that file away to have the model described anew",
         )
+    refuse_described_misfit(path)
     _show(install_then(path, models_dir(environ), partial(register_and_summarize, url)), output)
 
 

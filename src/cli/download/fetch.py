@@ -21,6 +21,7 @@ from cli.download.manifest import find_mismatch
 from cli.download.source import RemoteFile, ResolvedModel
 from cli.download.transfer import OnBytes, Part, Transfer
 from cli.errors import Failure
+from cli.files import named
 from cli.models.store import check_free_space
 from shared.errors import ModelUnavailable
 from shared.models.safetensors_header import tensor_shapes
@@ -104,7 +105,7 @@ def _copy(stop: threading.Event, part: Part) -> None:
     if part.file.path.endswith(".safetensors"):
         tensor_shapes(source.parent, source.name)  # before a copy that may take minutes
     check_free_space(part.path, source.stat().st_size)
-    with source.open("rb") as reader, part.path.open("wb") as writer:
+    with source.open("rb") as reader, named(part.path), part.path.open("wb") as writer:
         while chunk := reader.read(CHUNK_BYTES):
             if stop.is_set():
                 raise Failure(f"{part.file.path}: stopped")

@@ -16,7 +16,7 @@ from cli.errors import Failure
 from cli.models.store import check_free_space
 from cli.terminal.output import print_note
 from shared.errors import ModelUnavailable
-from shared.models.folder import DESCRIPTOR, ONE_FILE, check_size, hash_file
+from shared.models.folder import DESCRIPTOR, ONE_FILE, check_extent, check_size, hash_file
 from shared.models.safetensors_header import tensor_shapes
 from shared.models.verify import read_descriptor
 
@@ -70,8 +70,9 @@ def _list(place: Path, keep: Callable[[str], bool]) -> tuple[Path, dict[str, str
 
 def _names(folder: Path) -> list[str]:
     """Every file below `folder`, except hidden ones of version control, caches and desktops."""
-    names = []
-    for parent, folders, files in os.walk(folder):
+    names: list[str] = []
+    for parent, folders, files in os.walk(folder, onerror=_raise):
+        check_extent(folder, parent, len(names) + len(files))
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in folders:
             _refuse_link(folder, Path(parent, name))
@@ -81,6 +82,11 @@ def _names(folder: Path) -> list[str]:
             if not name.startswith(".")
         ]
     return [name for name in names if name != DESCRIPTOR]
+
+
+def _raise(error: OSError) -> None:
+    """Else a folder that we may not read would count as empty."""
+    raise error
 
 
 def _checked_size(folder: Path, name: str, path: str) -> int:

@@ -18,8 +18,9 @@ from cli.download.fetch import ProgressDisplay, fetch_files
 from cli.download.manifest import check_manifest, find_lone_checkpoint, rename_lone_checkpoint
 from cli.download.source import RemoteFile, ResolvedModel
 from cli.errors import Failure
+from cli.files import named
 from cli.models.fit import refuse_misfit
-from cli.models.networks import describe_network
+from cli.models.networks import describe_network, refuse_broken_esrgan
 from cli.models.store import (
     install_atomic,
     lock_model,
@@ -35,7 +36,7 @@ from shared.models.describe_lora import describe_lora
 from shared.models.descriptor import Descriptor, ModelDescriptor, Source
 from shared.models.esrgan import esrgan_scale
 from shared.models.families import Kind
-from shared.models.folder import CONFIG, ONE_FILE
+from shared.models.folder import CONFIG, DESCRIPTOR, ONE_FILE
 from shared.models.lora_header import read_lora
 from shared.models.lora_names import looks_like_lora
 from shared.models.networks import Network
@@ -159,11 +160,14 @@ def _fetch_and_install(
         descriptor = _describe(request, model, config, network)
         if descriptor.layout != "network":
             refuse_misfit(model)
+        elif isinstance(descriptor, ModelDescriptor) and descriptor.kind == "esrgan":
+            refuse_broken_esrgan(model / ONE_FILE, descriptor.scale)
     except ModelUnavailable:
         if config is None:  # else the configuration may be wrong, and the weights are good
             shutil.rmtree(work)
         raise
-    write_descriptor(model, descriptor)
+    with named(model / DESCRIPTOR):
+        write_descriptor(model, descriptor)
     place = root / descriptor.kind / request.key
     install_atomic(model, place)
     return place

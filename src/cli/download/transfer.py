@@ -25,6 +25,7 @@ from cli.download.http_headers import continues_part, parse_number, retry_after_
 from cli.download.retry import DEFAULT_POLICY, RetryPolicy, TransientError, with_retries
 from cli.download.source import Credential, RemoteFile, parse_origin
 from cli.errors import Failure
+from cli.files import named
 from cli.models.store import check_free_space
 
 CHECK_DISK_EVERY_BYTES = 64 << 20
@@ -157,7 +158,7 @@ class Transfer:
                 if answer.status_code != 200:
                     raise TransientError("did not go on where we were")
             total = self._check_length(answer, part, have) if not encoding else file.size_bytes
-            with part.path.open("ab" if have else "wb") as stream:
+            with named(part.path), part.path.open("ab" if have else "wb") as stream:
                 if not encoding and (current := validator_of(answer)):
                     part.validator.write_text(current, encoding="utf-8")
                 have = self._copy(answer, part, stream, have)

@@ -14,6 +14,7 @@ from typing import Any
 from cli.terminal.output import print_note
 from shared.errors import ModelUnavailable
 from shared.linux.child import keeps
+from shared.models.verify import check_installed, read_descriptor
 
 # Its CPU time is bounded too; this is for a disk that does not answer.
 WITHIN_S = 600.0
@@ -30,6 +31,14 @@ def refuse_misfit(folder: Path) -> None:
         print_note(f"tensors were not compared with the configuration: {why}")
     elif found := answer.get("misfits"):
         raise ModelUnavailable(f"it does not fit its configuration: {'; '.join(found)}")
+
+
+def refuse_described_misfit(folder: Path) -> None:
+    """The same for a folder that describes itself, which is checked first: no pickle, no code."""
+    descriptor = read_descriptor(folder)
+    check_installed(folder, checkpoint_sha256=descriptor.checkpoint_sha256)
+    if descriptor.layout != "network":
+        refuse_misfit(folder)
 
 
 def _ask(folder: Path) -> dict[str, Any]:

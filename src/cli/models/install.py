@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cli import backends, config
+from cli.files import copy_files
 from cli.models.store import (
     check_free_space,
     install_atomic,
@@ -67,7 +68,7 @@ def install_then(folder: Path, root: Path, on_installed: Callable[[Path], T]) ->
             shutil.rmtree(draft, ignore_errors=True)  # of an import that was killed
             check_free_space(draft, sum(file.size_bytes for file in descriptor.files))
             verify_model(folder, descriptor)
-            shutil.copytree(folder, draft)
+            copy_files(folder, draft, (*(file.path for file in descriptor.files), DESCRIPTOR))
             verify_model(draft, descriptor)
             install_atomic(draft, place)
         remove_other_kinds(place, root)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from cli.terminal.output import print_note
 from shared.errors import ModelUnavailable
 from shared.linux.child import keeps
-from shared.models.networks import Network, NetworkAnswer
+from shared.models.networks import LIBRARY, Network, NetworkAnswer, can_run_networks
 
 # A network of a gigabyte is read in seconds; importing torch from a cold disk takes longer.
 TIMEOUT_S = 300.0
@@ -47,6 +48,21 @@ def describe_network(file: Path) -> Network | None:
     if answer.network is None and answer.recognised:
         raise ModelUnavailable(answer.refused, file=file.name)
     return answer.network
+
+
+def refuse_broken_esrgan(file: Path, scale: int | None) -> None:
+    """Load it once: some names and shapes said that it is an ESRGAN of this scale, not that the
+    rest of it is there. Raises `ModelUnavailable`."""
+    if not can_run_networks():
+        print_note(f"the network was not loaded: this installation has no {LIBRARY}")
+        return
+    network = describe_network(file)
+    if network is None or network.scale != scale:
+        found = "no network" if network is None else f"one of scale {network.scale}"
+        raise ModelUnavailable(
+            f"{file.name}: an ESRGAN of scale {scale} by its ends, and {found} by all its tensors",
+            file=file.name,
+        )
 
 
 def _unknown(file: Path, what: str) -> ModelUnavailable:

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cli.errors import Failure
+from cli.files import named
 from shared.errors import ModelUnavailable
 from shared.models.descriptor import Descriptor
 from shared.models.folder import DESCRIPTOR
@@ -98,7 +99,8 @@ def replace_descriptor(place: Path, descriptor: Descriptor, root: Path) -> None:
     draft = staging_path(root, f"{place.name}.description")
     shutil.rmtree(draft, ignore_errors=True)  # of a command that was killed
     draft.mkdir()
-    write_descriptor(draft, descriptor)
+    with named(draft / DESCRIPTOR):
+        write_descriptor(draft, descriptor)
     _sync(draft / DESCRIPTOR)
     (draft / DESCRIPTOR).replace(place / DESCRIPTOR)
     draft.rmdir()
@@ -139,6 +141,7 @@ def _sync_tree(folder: Path) -> None:
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with named(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -1,17 +1,22 @@
-"""Whether a model's tensors fit its configuration, and its other parts load; no weight is read.
+"""Whether a model's tensors fit its configuration, and its parts could draw; no weight is read.
 
 The headers of the files give names, shapes and dtypes. The models that the configuration describes
 are built without any storage (torch's device `meta`), and compared. Of a checkpoint in one file the
 names are others: diffusers' own converters run on tensors without storage. So a step would find
-what is found here, and it takes no memory. Schedulers, tokenizers and processors are loaded.
+what is found here, and it takes no memory. Schedulers, tokenizers and processors are loaded. Of a
+model that would load, what a step would stumble on is looked for: values of its configurations
+(`fit_values`), parts that do not fit one another (`fit_parts`), a scheduler that cannot sample
+(`fit_schedulers`).
 
 diffusers has no way to ask for this alone. What is replaced while a single file is compared: the
 function that moves weights into a model, and the one that moves the model to a device.
 """
 
+import inspect
 import json
 import re
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +31,8 @@ from diffusers import pipelines
 from diffusers.loaders import single_file, single_file_model, single_file_utils
 from safetensors import safe_open
 
+from runner.diffusion import fit_parts, fit_schedulers, fit_values
+from shared.models.families import FAMILIES, kind_of_pipeline
 from shared.models.folder import CONFIG, INDEX, OPTIONAL, layout_of, list_files
 from shared.models.weights import loaded_weights
 
@@ -66,19 +73,23 @@ def misfits(folder: Path) -> list[str]:
     """
     files = list_files(folder)
     found: list[str] = []
-    if layout_of(files) == "single_file":
-        (checkpoint,) = folder.glob("*.safetensors")
-        tensors = _without_storage([checkpoint])
-        for part in _parts(folder / CONFIG):
-            with _collecting(part.name, found):
-                if part.is_model and not part.has_weights:
-                    _convert(tensors, part, found)
-                else:
-                    found += _load_from_folder(part)
-    else:
-        for part in _parts(folder):
-            with _collecting(part.name, found):
+    loaded: dict[str, Any] = {}
+    single_file = layout_of(files) == "single_file"
+    base = folder / CONFIG if single_file else folder
+    tensors = _without_storage(folder.glob("*.safetensors")) if single_file else {}
+    parts = list(_parts(base))
+    for part in parts:
+        with _collecting(part.name, found):
+            if not part.is_model:
+                loaded[part.name] = part.load()
+            elif single_file and not part.has_weights:
+                _convert(tensors, part, found)
+            else:
                 found += _load_from_folder(part)
+    if not found:
+        with warnings.catch_warnings():  # of what libraries will change one day
+            warnings.simplefilter("ignore")
+            _collect_what_cannot_draw(base, parts, loaded, found)
     return [each[:MOST_CHARACTERS] for each in found[:MOST]]
 
 
@@ -104,6 +115,24 @@ class _Part:
     @property
     def has_weights(self) -> bool:
         return bool(self.weights)
+
+    def load(self, kind: Any = None) -> Any:
+        """This part without weights, or another class made of its folder."""
+        return (kind or self.type).from_pretrained(
+            str(self.folder), subfolder=self.name, local_files_only=True
+        )
+
+    def config(self) -> Mapping[str, Any]:
+        """Of a model: what its configuration says, over the defaults of its class."""
+        if self.library == "transformers":
+            return dict(self.load(self.type.config_class).to_dict())
+        defaults = {
+            name: parameter.default
+            for name, parameter in inspect.signature(self.type.__init__).parameters.items()
+            if parameter.default is not inspect.Parameter.empty
+        }
+        own = self.type.load_config(str(self.folder), subfolder=self.name, local_files_only=True)
+        return defaults | own
 
 
 def _parts(folder: Path) -> Iterator[_Part]:
@@ -154,9 +183,6 @@ def _collecting(part: str, found: list[str]) -> Iterator[None]:
 
 
 def _load_from_folder(part: _Part) -> list[str]:
-    if not part.is_model:
-        part.type.from_pretrained(str(part.folder), subfolder=part.name, local_files_only=True)
-        return []
     tensors = _without_storage(part.folder / name for name in part.weights)
     return [f"{part.name}: {each}" for each in _differences(*_build(part, tensors), more=False)]
 
@@ -171,9 +197,7 @@ def _build(part: _Part, tensors: Tensors) -> tuple[Any, Tensors]:
             model = part.type.from_config(settings)
         model._fix_state_dict_keys_on_load(tensors)  # of layers that had other names once
         return model, tensors
-    settings = part.type.config_class.from_pretrained(
-        str(part.folder), subfolder=part.name, local_files_only=True
-    )
+    settings = part.load(part.type.config_class)
     with init_empty_weights():
         model = part.type(settings)
     return model, _renamed(model, tensors)
@@ -257,3 +281,51 @@ def _is_made_elsewhere(model: Any, name: str) -> bool:
     tied = getattr(model, "_tied_weights_keys", None) or ()
     patterns = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
     return name in tied or any(re.search(each, name) for each in patterns)
+
+
+# What loads, and cannot draw ----------------------------------------------------------------------
+
+_AUTOENCODERS = ("vae", "movq")
+_NOISES_A_PICTURE = "low_res_scheduler"
+
+
+def _collect_what_cannot_draw(
+    base: Path, parts: list[_Part], loaded: Mapping[str, Any], found: list[str]
+) -> None:
+    index = json.loads((base / INDEX).read_text(encoding="utf-8"))
+    pipeline = str(index["_class_name"])
+    steps = FAMILIES[kind_of_pipeline(pipeline)].steps
+    models = {part.name: part for part in parts if part.is_model}
+    configs = {name: part.config() for name, part in models.items()}
+    for name, part in models.items():
+        with _collecting(name, found):
+            found += _named(name, _misfits_of_model(part, configs[name], pipeline))
+    for name, other in loaded.items():
+        with _collecting(name, found):
+            if name == _NOISES_A_PICTURE:
+                found += _named(name, fit_schedulers.misfits_of_noise(other))
+            elif hasattr(other, "set_timesteps"):
+                found += _named(name, fit_parts.misfits_of_calls(pipeline, other))
+                found += _named(name, fit_schedulers.misfits_of_scheduler(other, steps))
+            elif (encoder := name.replace("tokenizer", "text_encoder")) in models:
+                kind = models[encoder].class_name
+                wrong = fit_values.misfits_of_tokenizer(other, configs[encoder], kind)
+                found += _named(name, wrong)
+    if not found:
+        found += fit_parts.misfits_of_links(pipeline, configs)
+
+
+def _misfits_of_model(part: _Part, config: Mapping[str, Any], pipeline: str) -> Iterator[str]:
+    if part.library == "transformers":
+        yield from fit_values.misfits_of_epsilons(config)
+        return
+    yield from fit_values.misfits_of_values(part.type, config)
+    if part.name in _AUTOENCODERS:
+        shifts = pipeline in fit_parts.ADD_SHIFT
+        yield from fit_values.misfits_of_autoencoder(config, shifts=shifts)
+    if part.class_name == "AutoencoderKL":
+        yield from fit_values.misfits_of_decoder(part.type, config)
+
+
+def _named(part: str, misfits: Iterable[str]) -> Iterator[str]:
+    return (f"{part}: {each}" for each in misfits)

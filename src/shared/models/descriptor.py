@@ -29,6 +29,7 @@ from shared.models.picture_tasks import DEFAULT_STRENGTH
 Capability = Literal["generate", "upscale", "image_to_image", "inpaint", "edit", "lora"]
 # What a request may not have, because a model does not use it.
 Unused = Literal["negative_prompt", "guidance"]
+MOST_NUMBERS = 1 << 48  # of a model; the largest in use have 2^36
 _JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
@@ -69,11 +70,12 @@ class PartSize(StrictRecord):
     an earlier release described.
     """
 
-    numbers: int = Field(ge=0)
-    largest: int = Field(ge=0)
-    block: int = Field(default=0, ge=0)
-    outside: int = Field(default=0, ge=0)
-    precise: int = Field(default=0, ge=0)
+    # Memory is reckoned from them, and a step's row holds the sum.
+    numbers: int = Field(ge=0, le=MOST_NUMBERS)
+    largest: int = Field(ge=0, le=MOST_NUMBERS)
+    block: int = Field(default=0, ge=0, le=MOST_NUMBERS)
+    outside: int = Field(default=0, ge=0, le=MOST_NUMBERS)
+    precise: int = Field(default=0, ge=0, le=MOST_NUMBERS)
 
 
 class Range(StrictRecord):

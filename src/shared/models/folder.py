@@ -38,6 +38,7 @@ CONFIGS_OF_MODELS = "config.json"  # schedulers, tokenizers and processors call 
 HASH_CHUNK_BYTES = 1 << 20
 MAX_NAME_BYTES = 255  # of one part of a path, on every usual file system
 MAX_FILES = 4096  # a large model in shards has some hundred
+MAX_LEVELS = 16  # of folders in folders; no model has more than three
 MAX_OTHER_BYTES = 64 << 20  # of a file that is no weights; the largest tokenizer is 35 MB
 
 
@@ -57,11 +58,12 @@ def list_files(folder: Path) -> list[str]:
 
     A link is refused wherever it points: its target can change without a trace in the folder.
     """
-    names = []
+    names: list[str] = []
     with reading("the model's folder"):
         if not folder.is_dir():
             raise ModelUnavailable("the model's folder is missing on this host")
         for parent, folders, files in os.walk(folder, onerror=_raise):
+            check_extent(folder, parent, len(names) + len(files))
             for entry in (*folders, *files):
                 path = Path(parent, entry)
                 name = path.relative_to(folder).as_posix()
@@ -73,9 +75,16 @@ def list_files(folder: Path) -> list[str]:
                         raise ModelUnavailable(f"{name}: missing, or not a regular file", file=name)
                     check_size(name, path.stat().st_size)
                     names.append(name)
-        if len(names) > MAX_FILES:
-            raise ModelUnavailable(f"more than {MAX_FILES} files, which no model has")
     return sorted(names)
+
+
+def check_extent(folder: Path, parent: str, files: int) -> None:
+    """Refuse a walk through `folder` that has come to `parent` and to so many files."""
+    if files > MAX_FILES:
+        raise ModelUnavailable(f"more than {MAX_FILES} files, which no model has")
+    levels = len(Path(parent).relative_to(folder).parts)
+    if levels > MAX_LEVELS:
+        raise ModelUnavailable(f"folders in folders, {levels} deep, which no model has")
 
 
 def check_size(name: str, size_bytes: int) -> None:

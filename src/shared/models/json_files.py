@@ -5,6 +5,7 @@ read when a model is installed, and all but the vocabularies before each load.
 """
 
 import json
+import stat
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -33,7 +34,10 @@ def read_any_json(folder: Path, name: str) -> Any:
     """One JSON value of the folder, in UTF-8, of bounded size and depth."""
     path = PurePosixPath(name)
     try:
-        size_bytes = (folder / name).stat().st_size
+        status = (folder / name).lstat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe or a device may have no end
+            raise ModelUnavailable(f"{name}: a link, or not a regular file", file=name)
+        size_bytes = status.st_size
         if path.name not in VOCABULARIES and size_bytes > MAX_CONFIG_BYTES:
             raise ModelUnavailable(
                 f"{name}: {size_bytes} bytes; a configuration has {MAX_CONFIG_BYTES} at most",

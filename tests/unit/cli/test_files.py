@@ -8,15 +8,22 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 
 from cli.doctor import stack
 from cli.doctor.finding import Level
-from cli.files import describe_error, disk_of, named
+from cli.download import fetch as fetch_module
+from cli.download.source import RemoteFile
+from cli.download.transfer import Part, Transfer
+from cli.files import copy_files, describe_error, disk_of, named
 from cli.processes import child as child_module
 from cli.processes.child import rotate, spawn
 from cli.processes.part import Command
@@ -52,6 +59,38 @@ def test_an_error_that_has_its_file_keeps_it(tmp_path: Path) -> None:
     with pytest.raises(OSError) as found, named(tmp_path):
         missing.read_text(encoding="utf-8")
     assert describe_error(found.value) == f"{missing}: No such file or directory"
+
+
+def test_a_copy_to_a_full_disk_names_the_disk_that_is_full(tmp_path: Path) -> None:
+    """The kernel's error names the file that was read first."""
+    (tmp_path / "from").mkdir()
+    (tmp_path / "to").mkdir()
+    (tmp_path / "from" / "a.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "to" / "a.json").symlink_to(FULL)
+    with pytest.raises(OSError) as found:
+        copy_files(tmp_path / "from", tmp_path / "to", ["a.json"])
+    place = tmp_path / "to" / "a.json"
+    assert describe_error(found.value).startswith(f"{place}: {os.strerror(errno.ENOSPC)}; the disk")
+
+
+def test_an_error_of_a_descriptors_number_is_described_too() -> None:
+    assert describe_error(OSError(errno.EIO, os.strerror(errno.EIO), 7)).endswith("error: 7")
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_download_to_a_full_disk_names_file_and_disk(local: bool, tmp_path: Path) -> None:
+    source, part = tmp_path / "a.json", tmp_path / "a.part"
+    source.write_text("{}", encoding="utf-8")
+    part.symlink_to(FULL)
+    url = source.as_uri() if local else "http://localhost/a.json"
+    wanted = RemoteFile(path="a.json", url=url, size_bytes=2)
+    transfer = Transfer(credential=None, remedy="")
+    answers = httpx.MockTransport(lambda _: httpx.Response(200, stream=httpx.ByteStream(b"{}")))
+    transfer._client = httpx.Client(transport=answers)
+    fetch = partial(fetch_module._copy, threading.Event()) if local else transfer.fetch
+    with closing(transfer), pytest.raises(OSError) as found:
+        fetch(Part(file=wanted, path=part, on_bytes=lambda _: None))
+    assert describe_error(found.value).startswith(f"{part}: {os.strerror(errno.ENOSPC)}; the disk")
 
 
 def test_a_note_that_cannot_be_written_ends_no_part_and_is_said_once(

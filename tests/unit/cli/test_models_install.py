@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from tests.support.headers import safetensors
 
+from cli.models import fit, networks
 from cli.models.install import bundled_models, install, note_closed_files
 from shared.errors import ModelUnavailable
 from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import Source
+from shared.models.networks import Network
 from shared.models.verify import read_model, verify_model, write_descriptor
 
 PARTS = {
@@ -124,3 +126,36 @@ def test_files_that_a_worker_of_another_user_cannot_read_are_named(
     said = " ".join(capsys.readouterr().err.split())
     assert "a worker of another user cannot load the model" in said
     assert "chmod -R a+rX" in said
+
+
+def test_a_folder_that_describes_itself_is_compared_after_its_files_were_checked(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[Path] = []
+    monkeypatch.setattr(fit, "refuse_misfit", compared.append)
+    fit.refuse_described_misfit(model)
+    assert compared == [model]
+    (model / "unet" / "weights.bin").write_bytes(b"")
+    with pytest.raises(ModelUnavailable, match="a pickle"):
+        fit.refuse_described_misfit(model)
+    assert compared == [model]
+
+
+@pytest.mark.parametrize(
+    ("found", "scale", "refused"),
+    [
+        (Network(architecture="ESRGAN", scale=4), 4, ""),
+        (Network(architecture="ESRGAN", scale=2), 4, "one of scale 2 by all its tensors"),
+        (None, 4, "no network by all its tensors"),
+    ],
+)
+def test_an_esrgan_is_loaded_once_since_some_of_its_tensors_said_what_it_is(
+    found: Network | None, scale: int, refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(networks, "can_run_networks", lambda: True)
+    monkeypatch.setattr(networks, "describe_network", lambda file: found)
+    if refused:
+        with pytest.raises(ModelUnavailable, match=refused):
+            networks.refuse_broken_esrgan(Path("model.safetensors"), scale)
+    else:
+        networks.refuse_broken_esrgan(Path("model.safetensors"), scale)

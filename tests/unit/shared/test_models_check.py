@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from shared.models.components import CLASSES, NEEDED, READ_THEIR_CARD, is_allowe
 from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import Source
 from shared.models.families import FAMILIES
-from shared.models.json_files import MAX_CONFIG_BYTES, MAX_DEPTH
+from shared.models.folder import DESCRIPTOR
+from shared.models.json_files import MAX_CONFIG_BYTES, MAX_DEPTH, read_json
+from shared.models.verify import read_descriptor
 
 
 @pytest.fixture
@@ -299,3 +302,32 @@ def test_infinity_is_accepted_since_schedulers_have_it(folder: Path) -> None:
 def test_the_version_in_an_index_is_a_text(folder: Path, version: Any) -> None:
     index(folder, _diffusers_version=version)
     assert refusal(folder) == "model_index.json: _diffusers_version must be a text"
+
+
+@pytest.mark.parametrize("name", ["dreamforge.json", "model_index.json", "unet/config.json"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "link in a circle"])
+def test_a_configuration_that_is_no_file_is_refused_and_never_read(
+    folder: Path, name: str, kind: str
+) -> None:
+    """A pipe waits for a writer for ever, and the device of zeros has no end."""
+    path = folder / name
+    path.unlink(missing_ok=True)
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+        case "folder":
+            path.mkdir()
+        case _:
+            path.symlink_to(path)
+    with pytest.raises(ModelUnavailable, match=r"regular file|link|JSON"):
+        read_descriptor(folder) if name == DESCRIPTOR else read_json(folder, name)
+    if name != DESCRIPTOR or kind not in ("pipe", "folder"):
+        refusal(folder)
+
+
+def test_folders_in_folders_without_end_are_refused(folder: Path) -> None:
+    """Before Python 3.12 a walk through a thousand of them ends the command."""
+    folder.joinpath(*["d"] * 40).mkdir(parents=True)
+    assert "folders in folders" in refusal(folder)
