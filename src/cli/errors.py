@@ -84,9 +84,10 @@ def _details(message: str, details: Any) -> list[str]:
     """The details that the message does not hold already, a line each."""
     if not isinstance(details, Mapping):
         return []
-    if "errors" not in details:
+    errors = details.get("errors")
+    if not isinstance(errors, list):
         return [f"  {name}: {_plain(value)}" for name, value in details.items()]
-    findings = [error for error in details["errors"] if isinstance(error, Mapping)]
+    findings = [error for error in errors if isinstance(error, Mapping)]
     if findings and str(findings[0].get("message")) in message:  # the first one, as a rule
         findings = findings[1:]
     return [f"  {error.get('field')}: {error.get('message')}" for error in findings]

@@ -8,6 +8,7 @@ import sys
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
 from cli.commands import (
     demo,
@@ -29,6 +30,7 @@ from cli.files import describe_error
 from cli.processes.signals import Interrupt
 from shared.errors import DreamForgeError, InfraUnavailable
 from shared.linux.umask import forbid_writing_by_others
+from shared.printable import escape_controls
 
 _WHERE_ALL_IS = "the worker's image, or `pip install dreamforge`, has what this command needs"
 
@@ -92,9 +94,13 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line; returns its exit code. An expected failure is lines, never a trace."""
     try:
-        app(arguments, prog_name="dreamforge")
-    except SystemExit as end:  # how the command line library ends, well or not
+        ended = app(arguments, prog_name="dreamforge", standalone_mode=False)
+    except SystemExit as end:
         return int(end.code or 0)
+    except TyperException as error:
+        return _fail_usage(error)
+    except typer.Abort:
+        return 1
     except Failure as failure:
         return _fail(failure.message, failure.hint, failure.exit_code)
     except InfraUnavailable as error:
@@ -107,7 +113,16 @@ def run(arguments: list[str]) -> int:
         return _fail(f"this installation has no package {error.name}", _WHERE_ALL_IS, 1)
     except Interrupt as interrupted:
         return interrupted.exit_code
-    return 0
+    return ended if isinstance(ended, int) else 0
+
+
+def _fail_usage(error: TyperException) -> int:
+    """Show what is wrong with a command line, as the library does: it may quote a file's name."""
+    from typer import rich_utils
+
+    error.message = escape_controls(error.message)
+    rich_utils.rich_format_error(error)
+    return error.exit_code
 
 
 def _fail(message: str, hint: str, exit_code: int) -> int:

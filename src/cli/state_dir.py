@@ -60,7 +60,7 @@ class StateDir:
         """A small JSON file of ours; empty where there is none or where a crash cut it short."""
         try:
             content = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return {}
         return content if isinstance(content, dict) else {}
 
@@ -80,7 +80,11 @@ class StateDir:
 
     def port(self, name: str) -> int:
         """The port of an infrastructure part: the one it had, or another if that is taken."""
-        known = self.read("ports.json")
+        known = {
+            part: port
+            for part, port in self.read("ports.json").items()
+            if type(port) is int and 0 < port < 1 << 16
+        }
         if name not in known or not port_is_free("127.0.0.1", known[name]):
             known[name] = self._choose(set(known.values()))
             self.write("ports.json", known)

@@ -110,7 +110,7 @@ class AsyncClient:
         """As `Client.save`."""
         paths = []
         for picture in await self.pictures(job):
-            path = Path(folder, picture.file_name)
+            path = Path(folder, exchange.file_name(picture))
             await self.download(picture.url, path, sha256=picture.sha256)
             paths.append(path)
         return paths

@@ -117,7 +117,7 @@ class Client:
         """Save its pictures as <item>_<seed>.<format>; a file with that name is replaced."""
         paths = []
         for picture in self.pictures(job):
-            path = Path(folder, picture.file_name)
+            path = Path(folder, exchange.file_name(picture))
             self.download(picture.url, path, sha256=picture.sha256)
             paths.append(path)
         return paths

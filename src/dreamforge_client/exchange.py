@@ -13,7 +13,7 @@ import httpx
 from httpx_sse import ServerSentEvent
 
 from dreamforge_client.errors import ClientError, Refused, Unexpected, Unreachable
-from dreamforge_client.shapes import Event, Job
+from dreamforge_client.shapes import Event, Job, Picture
 from shared.retry import backoff, within
 
 DEFAULT_BASE = "http://127.0.0.1:8001"
@@ -21,6 +21,7 @@ TIMEOUT = httpx.Timeout(30.0, connect=3.0)
 # Before each repetition of a create, unless `Retry-After` asks for more. An API that restarts is
 # back after some seconds; with a mistyped address nothing is gained by a longer wait.
 CREATE_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
+MOST_PAUSE_S = 120.0  # who is asked to wait longer is told so
 # The API sends a comment every 15 s: three of them missing mean a dead connection.
 SILENCE_S = 45.0
 FIRST_PAUSE_S = 0.1
@@ -101,7 +102,7 @@ def check(answer: httpx.Response, base_url: str) -> None:
         return
     try:
         envelope = answer.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         envelope = None
     if isinstance(envelope, dict) and "code" in envelope:
         raise Refused(envelope, retry_after_s=_seconds(answer.headers.get("Retry-After", "")))
@@ -111,21 +112,32 @@ def check(answer: httpx.Response, base_url: str) -> None:
 
 
 def json_of(answer: httpx.Response, base_url: str) -> Any:
+    """The object that is the answer. Raises `Unexpected` for one that is not as our API's are."""
+
+    class Answer(dict[str, Any]):
+        """An object of the answer, at any depth."""
+
+        def __missing__(self, name: str) -> Any:
+            raise Unexpected(f"{base_url} does not answer as Dream Forge's API: {name} is missing")
+
     try:
-        return answer.json()
-    except ValueError:
-        raise Unexpected(f"{base_url} does not answer as Dream Forge's API") from None
+        value = answer.json(object_hook=Answer)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise Unexpected(f"{base_url} does not answer as Dream Forge's API")
+    return value
 
 
 def _seconds(text: str) -> float:
     """`Retry-After` in its form of a number, which is ours; 0 for another or none."""
-    return float(text) if text.isascii() and text.isdecimal() else 0.0
+    return float(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0.0
 
 
 def repeat_after(error: ClientError, pause_s: float) -> float:
     """How long to pause before a create is sent again. Raises `error` where that is no use."""
     if isinstance(error, Refused):
-        if error.code != "infra_unavailable":
+        if error.code != "infra_unavailable" or error.retry_after_s > MOST_PAUSE_S:
             raise error
         return max(pause_s, error.retry_after_s)
     return pause_s
@@ -186,6 +198,14 @@ def origin(url: str) -> str:
 def check_stored(answer: httpx.Response, url: str, name: str) -> None:
     if answer.status_code != httpx.codes.OK:
         raise Unexpected(f"the store at {origin(url)} answered {answer.status_code} for {name}")
+
+
+def file_name(picture: Picture) -> str:
+    """The name that it is saved under. Raises `Unexpected`."""
+    try:
+        return picture.file_name
+    except ValueError as error:
+        raise Unexpected(str(error)) from None
 
 
 def check_sha256(digest: hashlib._Hash, sha256: str | None, url: str, name: str) -> None:

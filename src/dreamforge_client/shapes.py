@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+# Seeds are numbers, formats short words: what names another folder is neither.
+_FILE_PART = re.compile(r"[A-Za-z0-9]{1,20}")
 # As the API sends it: `code`, `message`, `payload`, and `seq` unless it is a `queue` message.
 Event = dict[str, Any]
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -49,7 +52,15 @@ class Picture:
 
     @property
     def file_name(self) -> str:
-        return f"{self.item_index}_{self.seed}.{self.format}"
+        """Raises `ValueError` for an answer that would name another folder."""
+        return f"{file_part(self.item_index)}_{file_part(self.seed)}.{file_part(self.format)}"
+
+
+def file_part(value: object) -> str:
+    """What an answer says of a picture, as part of a file's name. Raises `ValueError`."""
+    if not _FILE_PART.fullmatch(str(value)):
+        raise ValueError(f"an answer has {str(value)[:40]!r} where a seed or a format stands")
+    return str(value)
 
 
 def results(artifacts: list[Mapping[str, Any]]) -> list[Picture]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -41,8 +42,15 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self._api.close()
+        if isinstance(error, dreamforge_client.ClientError):  # an answer lacks what is read of it
+            raise _failure(error) from error
 
     @property
     def http(self) -> httpx.Client:

@@ -46,11 +46,20 @@ def download(client: Client, job_id: str, prompt: str, folder: Path) -> list[Pat
     paths: list[Path] = []
     folder.mkdir(parents=True, exist_ok=True)
     for _, artifact in sorted(last.items()):
-        name = f"{slug(prompt)}-{artifact['seed']}.{artifact['format']}"
+        name = f"{slug(prompt)}-{_file_part(artifact['seed'])}.{_file_part(artifact['format'])}"
         with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as work:
             client.save(artifact["url"], Path(work, name))
             paths.append(_place(Path(work, name), folder))
     return paths
+
+
+def _file_part(value: object) -> str:
+    from dreamforge_client.shapes import file_part
+
+    try:
+        return file_part(value)
+    except ValueError as error:
+        raise Failure(str(error)) from None
 
 
 def _place(draft: Path, folder: Path) -> Path:

@@ -104,10 +104,10 @@ def list_(
     """List jobs, newest first."""
     with connect() as client:
         page = client.get("/v1/jobs", status=status, tag=tag, limit=limit, cursor=cursor)
-    rows = [(job["id"], job["status"], job["type"], job["created_at"]) for job in page["jobs"]]
-    print_list(page, output, ("job", "status", "type", "created"), rows)
-    if page.get("next_cursor") and output is Output.TABLE:
-        print_note(f"there are more: --cursor {page['next_cursor']}")
+        rows = [(job["id"], job["status"], job["type"], job["created_at"]) for job in page["jobs"]]
+        print_list(page, output, ("job", "status", "type", "created"), rows)
+        if page.get("next_cursor") and output is Output.TABLE:
+            print_note(f"there are more: --cursor {page['next_cursor']}")
 
 
 @app.command()

@@ -22,18 +22,18 @@ def list_(output: Out = Output.TABLE) -> None:
     """List the models that the API offers."""
     with connect() as client:
         listing = client.get("/v1/models")
-    rows = (
-        (
-            f"{model['name']}@{model['version']}",
-            model["kind"],
-            _yes(model["installed"]),
-            _yes(model["enabled"]),
-            _workers(model["warm"]),
-            model["id"],
+        rows = (
+            (
+                f"{model['name']}@{model['version']}",
+                model["kind"],
+                _yes(model["installed"]),
+                _yes(model["enabled"]),
+                _workers(model["warm"]),
+                model["id"],
+            )
+            for model in listing["models"]
         )
-        for model in listing["models"]
-    )
-    print_list(listing, output, ("model", "kind", "installed", "enabled", "warm", "id"), rows)
+        print_list(listing, output, ("model", "kind", "installed", "enabled", "warm", "id"), rows)
 
 
 @app.command()
@@ -44,13 +44,15 @@ def get(
     """Show one model and what it accepts."""
     with connect() as client:
         record = client.model(model)
-    if output is Output.JSON:
-        print_json(record)
-        return
-    names = ("id", "name", "version", "kind", "family", "installed", "enabled")
-    print_pairs(*((name, record[name]) for name in names), ("warm", _workers(record["warm"])))
-    rules = record["parameters_schema"].get("properties", {})
-    print_table(("parameter", "accepts", "default"), [_rule(name, rules[name]) for name in rules])
+        if output is Output.JSON:
+            print_json(record)
+            return
+        names = ("id", "name", "version", "kind", "family", "installed", "enabled")
+        print_pairs(*((name, record[name]) for name in names), ("warm", _workers(record["warm"])))
+        rules = record["parameters_schema"].get("properties", {})
+        print_table(
+            ("parameter", "accepts", "default"), [_rule(name, rules[name]) for name in rules]
+        )
 
 
 def _rule(name: str, rule: dict[str, Any]) -> tuple[str, str, str]:

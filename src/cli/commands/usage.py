@@ -51,13 +51,13 @@ def usage(
     """Show jobs, pictures, seconds and device memory used, of the last 30 days."""
     with connect() as client:
         rows = client.usage(since=since, until=until, model=model, user=user, tag=tag)
-    table = [
-        [*_tag(row), *_cells(row["day"], row["user"], row["model"] or "-", row)] for row in rows
-    ]
-    if len(rows) > 1:
-        blank = [""] * len(_tag(rows[0]))
-        table.append([*blank, *_cells("total", "", "", _total(rows))])
-    print_list({"usage": rows}, output, (_TAG_HEAD, *_HEADS) if tag else _HEADS, table)
+        table = [
+            [*_tag(row), *_cells(row["day"], row["user"], row["model"] or "-", row)] for row in rows
+        ]
+        if len(rows) > 1:
+            blank = [""] * len(_tag(rows[0]))
+            table.append([*blank, *_cells("total", "", "", _total(rows))])
+        print_list({"usage": rows}, output, (_TAG_HEAD, *_HEADS) if tag else _HEADS, table)
 
 
 def _tag(row: dict[str, Any]) -> list[str]:

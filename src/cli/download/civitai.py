@@ -52,7 +52,7 @@ class _File(BaseModel):
     name: str = Field(max_length=1024)
     type: str = "Model"
     primary: bool = False
-    sizeKB: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # noqa: N815  the API's name
+    sizeKB: float | None = Field(default=None, ge=0, le=1e12, allow_inf_nan=False)  # noqa: N815
     hashes: dict[str, str | None] = {}
     downloadUrl: str = ""  # noqa: N815
 

@@ -84,10 +84,16 @@ def _commit(repo: str, info: ModelInfo) -> str:
 def _files_by_name(repo: str, info: ModelInfo) -> dict[str, RepoSibling]:
     files: dict[str, RepoSibling] = {}
     for file in info.siblings or ():
+        if not isinstance(file.rfilename, str) or not _is_size(file.size):
+            raise Failure(f"{repo}: the hub lists a file without a name, or of an odd size")
         if file.rfilename in files:
             raise Failure(f"{repo}: the hub lists {file.rfilename!r} twice")
         files[file.rfilename] = file
     return files
+
+
+def _is_size(value: object) -> bool:
+    return value is None or (type(value) is int and value >= 0)
 
 
 def _license(info: ModelInfo) -> str | None:
@@ -147,4 +153,8 @@ def _ask(repo: str, revision: str | None, endpoint: str, token: str | None) -> M
     except errors.HTTPError as error:  # type: ignore[attr-defined]  # of its HTTP client
         raise TransientError(f"cannot reach {endpoint}: {type(error).__name__}") from None
     except ValueError as error:  # a bad repository name, or an answer that is no JSON
-        raise Failure(f"{repo}: {str(error).splitlines()[0]}") from None
+        why = str(error).splitlines() or [type(error).__name__]
+        raise Failure(f"{repo}: {why[0]}") from None
+    except (AttributeError, KeyError, RecursionError, TypeError) as error:
+        # The library takes the hub's JSON apart without looking.
+        raise Failure(f"{repo}: {endpoint} answered oddly ({type(error).__name__})") from None

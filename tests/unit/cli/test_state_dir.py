@@ -63,3 +63,15 @@ def test_a_port_is_remembered_while_it_is_free(tmp_path: Path) -> None:
 def test_a_file_cut_short_by_a_crash_reads_as_empty(tmp_path: Path) -> None:
     (tmp_path / "ports.json").write_text('{"store": 81')
     assert StateDir(tmp_path).read("ports.json") == {}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0" * 4096, b"\xff", b"[]", b"5", b"[" * 100_000, b'{"a', b'{"broker": "x"}',
+     b'{"broker": null, "store": [1], "x": 99999999}'],
+)  # fmt: skip
+def test_a_file_that_a_crash_left_damaged_counts_as_none(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "ports.json").write_bytes(content)
+    home = StateDir(tmp_path)
+    port = home.port("broker")
+    assert home.port("broker") == port == home.read("ports.json")["broker"]

@@ -181,6 +181,30 @@ def test_what_a_picture_says_about_itself_is_shown_as_text(
         assert json.loads(shown)["parameters"].startswith("an apple\x1b]0;")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inspect", "{}"],
+        ["inspect", __file__, "{}"],
+        ["{}"],
+        ["job", "{}"],
+        ["job", "list", "--{}"],
+        ["job", "list", "--limit", "{}"],
+        ["job", "list", "--output", "{}"],
+        ["model", "import", "{}"],
+        ["generate", "x", "--{}=1"],
+    ],
+)
+def test_a_command_line_that_is_wrong_is_shown_as_text(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A shell puts the names of a folder's files there."""
+    named = HOSTILE["a title"] + HOSTILE["eight-bit CSI"] + HOSTILE["an override"]
+    assert run([each.format(named) for each in arguments]) == 2
+    written = capsys.readouterr()
+    assert is_safe(written.out + written.err), repr(written.err)
+
+
 # The only files that may write to a terminal by themselves: each escapes what it writes.
 OWN_WRITERS = {
     "src/api/export_openapi.py",

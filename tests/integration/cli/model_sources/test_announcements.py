@@ -19,6 +19,7 @@ from tests.support.model_downloads import REF, SD1, Command, nothing_installed
         ({"file": {"downloadUrl": "http://[::1/x"}}, "is no address of a host"),
         ({"file": {"downloadUrl": "http://h:99999/x"}}, "is no address of a host"),
         ({"file": {"sizeKB": float("inf")}}, "the site answered oddly: modelVersions.0.files.0"),
+        ({"file": {"sizeKB": 1e308}}, "the site answered oddly: modelVersions.0.files.0"),
         ({"file": {"name": "model.ckpt"}}, "a pickle, which can run any code"),
         ({"file": {"name": 7}}, "the site answered oddly: modelVersions.0.files.0.name"),
         ({"file": {"sizeKB": 0.5}}, "longer than the"),
