@@ -62,7 +62,7 @@ class MemoryGroups:
         """What the host has free, or what the tightest limit leaves if that is less."""
         left = [int(psutil.virtual_memory().available)]
         for names, group in self._groups():
-            used = (_number(group / names.current) or 0) - _reclaimable(group, names)
+            used = max(0, (_number(group / names.current) or 0) - _reclaimable(group, names))
             left += [limit - used for limit in _limits(group, names)]
         return max(0, min(left))
 
@@ -109,8 +109,8 @@ def _reclaimable(group: Path, names: _Names) -> int:
 
 
 def _counters(path: Path) -> dict[str, int]:
-    pairs = (line.split() for line in (_text(path) or "").splitlines())
-    return {name: int(number) for name, number in pairs if number.isdecimal()}
+    pairs = (line.partition(" ") for line in (_text(path) or "").splitlines())
+    return {name: int(number) for name, _, number in pairs if number.isdecimal()}
 
 
 def _number(path: Path) -> int | None:
@@ -121,7 +121,8 @@ def _number(path: Path) -> int | None:
 
 def _text(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8").strip()
+        # The name of a group is whatever bytes its maker took.
+        return path.read_text(encoding="utf-8", errors="surrogateescape").strip()
     except OSError:
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -131,3 +132,33 @@ def test_a_group_that_is_killed_as_a_whole_is_named(tmp_path: Path, place: str) 
     assert found.kills_together() is None
     (tmp_path / "mount" / place / "memory.oom.group").write_text("1\n")
     assert found.kills_together() == str(tmp_path / "mount" / place.rstrip("/"))
+
+
+@pytest.mark.parametrize(
+    ("stat", "events"),
+    [
+        ("inactive_file 90", "oom_kill 1"),  # more than is used, for a moment
+        ("", ""),
+        ("inactive_file", "oom_kill"),
+        ("inactive_file 1 2", "oom_kill -1"),
+        ("a b c\n\ninactive_file x", "\0"),
+    ],
+)
+def test_files_that_are_not_as_usual_end_nothing_and_free_nothing_beyond_the_limit(
+    stat: str, events: str, tmp_path: Path
+) -> None:
+    files = OURS | {
+        "slice/ours/memory.max": 100,
+        "slice/ours/memory.stat": stat,
+        "slice/ours/memory.events": events,
+    }
+    memory = groups(tmp_path, V2, files)
+    assert 60 <= memory.free_bytes() <= 100
+    assert memory.oom_kills() in (0, 1)
+
+
+def test_a_group_whose_name_is_no_utf_8_is_read(tmp_path: Path) -> None:
+    folder = os.fsdecode(b"caf\xe9")
+    memory = groups(tmp_path, "", {f"{folder}/memory.current": 40, f"{folder}/memory.max": 100})
+    (tmp_path / "own").write_bytes(b"0::/caf\xe9\n")
+    assert memory.free_bytes() == 60
