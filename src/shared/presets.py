@@ -25,6 +25,10 @@ from shared.models.families import Kind, family_of
 from shared.protocol.messages import Attention, Device, Dtype, Offload, PresetSpec, StorageDtype
 
 SUFFIX = ".toml"
+MAX_FILE_BYTES = 1 << 20
+# No machine has more. Their sums and products, which a step's row holds, stay below 63 bits.
+MOST_BYTES, MOST_BYTES_PER_PIXEL, MOST_THREADS = 1 << 48, 1 << 28, 1 << 12
+_INTEGER = (1 << 31) - 1
 
 # Of a decoded picture: its tiles, which overlap by a quarter, the rows made of them, the whole and
 # the steps to eight bits; three colours in float32 each time.
@@ -81,9 +85,9 @@ class KindNeed(StrictRecord):
     its preset in the fields that have a default here.
     """
 
-    base_bytes: int = Field(ge=0)
-    bytes_per_pixel: int = Field(ge=0)
-    decode_bytes_per_pixel: int = Field(default=0, ge=0)
+    base_bytes: int = Field(ge=0, le=MOST_BYTES)
+    bytes_per_pixel: int = Field(ge=0, le=MOST_BYTES_PER_PIXEL)
+    decode_bytes_per_pixel: int = Field(default=0, ge=0, le=MOST_BYTES_PER_PIXEL)
     max_pixels: int | None = Field(default=None, gt=0, le=MAX_PICTURE_PIXELS)
     dtype: Dtype | None = None
     storage_dtype: StorageDtype | None = None
@@ -99,23 +103,23 @@ class Preset(StrictRecord):
     """Limits and needs on one class of devices. Sizes are bytes and pixels, times seconds."""
 
     name: Name
-    version: int = Field(ge=1)
+    version: int = Field(ge=1, le=_INTEGER)
     device: Device
     # What every device of the class has at least; `dreamforge preset fit` compares with it.
-    memory_bytes: int = Field(gt=0)
+    memory_bytes: int = Field(gt=0, le=MOST_BYTES)
     dtype: Dtype
-    threads: int = Field(ge=1)
+    threads: int = Field(ge=1, le=MOST_THREADS)
     offload: Offload = "none"
     attention: Attention = "auto"
     vae_tiling: bool = False
-    timeout_s: float = Field(gt=0)
+    timeout_s: float = Field(gt=0, le=_INTEGER)
     # Of a picture that is generated, and of one that is enlarged (None: as many):
     # an upscaler works in tiles and leaves the result on the host, so it can make far larger ones.
     max_pixels: int = Field(gt=0, le=MAX_PICTURE_PIXELS)
     max_output_pixels: int | None = Field(default=None, gt=0, le=MAX_PICTURE_PIXELS)
-    max_steps: int = Field(gt=0)
+    max_steps: int = Field(gt=0, le=_INTEGER)
     # Of the device's context and its libraries; on a CPU, of torch and Python.
-    overhead_bytes: int = Field(default=1_000_000_000, ge=0)
+    overhead_bytes: int = Field(default=1_000_000_000, ge=0, le=MOST_BYTES)
     kinds: dict[Kind, KindNeed]
 
     @model_validator(mode="after")
@@ -294,9 +298,11 @@ def preset(name: str, folder: Path | None = None) -> Preset:
 def parse_preset(file: str, text: str) -> Preset:
     """The preset in a file's text; raise `PresetError` naming the file and the field."""
     try:
-        return Preset.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        fields = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, lists in lists
         raise PresetError(f"{file}: not TOML: {error}") from None
+    try:
+        return Preset.model_validate(fields)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
         # A missing field is mostly one that was misspelt: name the field that is there.
@@ -326,6 +332,10 @@ def _own(folder: Path) -> Iterator[tuple[str, Preset]]:
         if entry.suffix != SUFFIX:
             raise PresetError(f"{entry.name}: not a preset, those are called *{SUFFIX}")
         try:
+            if not entry.is_file():  # a pipe would wait for a writer
+                raise PresetError(f"{entry.name}: not a regular file")
+            if entry.stat().st_size > MAX_FILE_BYTES:
+                raise PresetError(f"{entry.name}: a preset has {MAX_FILE_BYTES} bytes at most")
             text = entry.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise PresetError(f"{entry.name}: cannot be read: {error}") from None

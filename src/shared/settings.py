@@ -41,6 +41,16 @@ from shared.settings_checks import (
 )
 from shared.settings_removed import describe_removed
 from shared.settings_sources import WithoutBlanks
+from shared.settings_types import (
+    Bucket,
+    Bytes,
+    Count,
+    Folder,
+    Name,
+    Region,
+    Seconds,
+    StoreKey,
+)
 from shared.tags import parse_tag_keys
 from shared.users import EVERYONE, Serves, UserPolicy, check_known, parse_serves, parse_users
 from shared.webhooks import Network, WebhookSecret, parse_networks, parse_secrets
@@ -66,12 +76,12 @@ class Settings(BaseSettings):
     s3_public_endpoint: Origin | None = Field(
         default=None, description="the store's address as clients see it; presigned URLs use it"
     )
-    s3_access_key: SecretStr
-    s3_secret_key: SecretStr
-    s3_bucket: str = "dreamforge"
-    s3_region: str = "us-east-1"
+    s3_access_key: StoreKey
+    s3_secret_key: StoreKey
+    s3_bucket: Bucket = "dreamforge"
+    s3_region: Region = "us-east-1"
     presign_ttl_s: int = Field(default=3600, ge=1, le=7 * 24 * 3600)
-    startup_timeout_s: float = Field(
+    startup_timeout_s: Seconds = Field(
         default=30.0, ge=0, description="how long a start waits for PostgreSQL and the store"
     )
 
@@ -105,20 +115,20 @@ class Settings(BaseSettings):
     cors_origins: Annotated[WebOrigins, NoDecode] = Field(
         default=(), description="origins of web pages that may read our answers"
     )
-    max_jobs_per_minute: int = Field(default=0, ge=0, description="per user; 0: no bound")
-    max_unfinished_jobs: int = Field(
+    max_jobs_per_minute: Count = Field(default=0, ge=0, description="per user; 0: no bound")
+    max_unfinished_jobs: Count = Field(
         default=10_000, ge=0, description="per user, waiting and running; 0: no bound"
     )
     max_input_bytes: int = Field(
         default=50_000_000, ge=1 << 10, le=MAX_BODY_BYTES, description="of a picture that is sent"
     )
-    max_streams: int = Field(
+    max_streams: Count = Field(
         default=1000, ge=0, description="streams, waits and uploads of a process; 0: no bound"
     )
     users: Annotated[tuple[UserPolicy, ...], NoDecode] = Field(
         default=(), description="weight, priorities and bounds of single users, or of `*`"
     )
-    idempotency_ttl_s: float = Field(default=24 * 3600.0, gt=0)
+    idempotency_ttl_s: Seconds = Field(default=24 * 3600.0, gt=0)
     webhook_secrets: Annotated[tuple[WebhookSecret, ...], NoDecode] = Field(
         default=(), repr=False, description="name:whsec_…,…; whose jobs may report, signed with it"
     )
@@ -144,53 +154,53 @@ class Settings(BaseSettings):
         description="what the kernel keeps from runners: what it can, on CPU slots; all; nothing",
     )
     standby: bool = Field(default=True, description="keep one imported runner ready per slot")
-    warm_bytes: int | None = Field(
+    warm_bytes: Bytes | None = Field(
         default=None, ge=0, description="host memory for warm models; unset: a quarter of the host"
     )
-    warm_s: float = Field(
+    warm_s: Seconds = Field(
         default=900.0, gt=0, description="how long a model stays warm that no step uses"
     )
-    lock_dir: Path = Path("/tmp/dreamforge-locks")  # noqa: S108 - one well-known place per host
-    drain_s: float = Field(default=30.0, ge=0)
+    lock_dir: Folder = Path("/tmp/dreamforge-locks")  # noqa: S108 - one well-known place per host
+    drain_s: Seconds = Field(default=30.0, ge=0)
     serves: Annotated[Serves, NoDecode] = Field(
         default=Serves(), description="priorities and users that the worker is kept for"
     )
 
     # Steps --------------------------------------------------------------------------------------
-    vram_wait_s: float = Field(default=300.0, ge=0)
+    vram_wait_s: Seconds = Field(default=300.0, ge=0)
     vram_factor: float = Field(
         default=1.0, gt=0, le=10, description="corrects every preset's estimate of memory"
     )
-    max_passed_s: float = Field(
+    max_passed_s: Seconds = Field(
         default=600.0, gt=0, description="how long steps of higher priorities may pass one"
     )
-    queue_timeout_s: float = Field(default=24 * 3600.0, gt=0)
-    max_timeout_s: float = Field(default=3600.0, gt=0, description="upper bound of `timeout_s`")
-    max_attempts: int = Field(default=3, ge=1)
-    max_losses: int = Field(default=5, ge=1)
-    spool_bytes: int = Field(default=1 << 30, ge=1 << 20)
+    queue_timeout_s: Seconds = Field(default=24 * 3600.0, gt=0)
+    max_timeout_s: Seconds = Field(default=3600.0, gt=0, description="upper bound of `timeout_s`")
+    max_attempts: Count = Field(default=3, ge=1)
+    max_losses: Count = Field(default=5, ge=1)
+    spool_bytes: Bytes = Field(default=1 << 30, ge=1 << 20)
 
     # Models --------------------------------------------------------------------------------------
-    models_dir: Path = Path(".dreamforge/models")
-    default_model: str | None = Field(default=None, description="name used when a job names none")
-    presets_dir: Path | None = Field(default=None, description="the operator's own presets")
+    models_dir: Folder = Path(".dreamforge/models")
+    default_model: Name | None = Field(default=None, description="name used when a job names none")
+    presets_dir: Folder | None = Field(default=None, description="the operator's own presets")
 
     # Retention -----------------------------------------------------------------------------------
-    retain_artifacts_s: float = Field(
+    retain_artifacts_s: Seconds = Field(
         default=24 * 3600.0, gt=0, description="pictures, from the end of their job"
     )
-    retain_inputs_s: float = Field(
+    retain_inputs_s: Seconds = Field(
         default=24 * 3600.0,
         ge=60,
         description="pictures that were sent, from the end of the last job that names them",
     )
-    retain_events_s: float = Field(
+    retain_events_s: Seconds = Field(
         default=7 * 24 * 3600.0, gt=0, description="events and log lines, from the end of their job"
     )
-    retain_jobs_s: float = Field(
+    retain_jobs_s: Seconds = Field(
         default=30 * 24 * 3600.0, gt=0, description="ended jobs with all that is left of them"
     )
-    retain_usage_s: float = Field(
+    retain_usage_s: Seconds = Field(
         default=730 * 24 * 3600.0, gt=0, description="what each user used on a day, from that day"
     )
 

@@ -3,7 +3,6 @@
 `DF_USERS` is the one place for them. `*` stands for every user that it does not name.
 """
 
-import math
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -14,6 +13,9 @@ from shared.states import Priority
 EVERYONE = "*"
 # The user of all jobs where there are no keys.
 DEFAULT_USER = "default"
+# Seconds are divided by it.
+LEAST_WEIGHT, MOST_WEIGHT = 0.001, 1000.0
+_DIGITS = 10  # of a number that PostgreSQL's integers can be too small for
 _NAME = re.compile(r"[a-z0-9_-]{1,64}|\*")
 
 
@@ -66,13 +68,13 @@ def _user(part: str) -> UserPolicy:
 
 def _weight(text: str) -> float:
     weight = float(text)
-    if not (math.isfinite(weight) and weight > 0):
+    if not LEAST_WEIGHT <= weight <= MOST_WEIGHT:  # NaN is between nothing
         raise ValueError
     return weight
 
 
 def _bound(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) < _DIGITS):
         raise ValueError
     return int(text)
 
@@ -91,7 +93,7 @@ _READ: dict[str, Callable[[str], Any]] = {
 }
 _ANY_PRIORITIES = f"one or several of {', '.join(Priority)}, joined by +"
 _MUST_BE = {
-    "weight": "a number above 0",
+    "weight": f"a number from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}",
     "priorities": _ANY_PRIORITIES,
     **dict.fromkeys(("unfinished", "per_minute", "streams"), "a whole number; 0 is no bound"),
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -258,6 +260,36 @@ def test_a_typo_is_refused_with_file_and_field(
         presets(with_file(tmp_path, SOUND.replace(there, instead)))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value).removesuffix("\n") or "TOML" in said
+
+
+@pytest.mark.parametrize("value", ["9" * 30, "9" * 5000, "inf", "nan", "-1", "[" * 5000])
+@pytest.mark.parametrize(
+    "field", ["version", "memory_bytes", "threads", "timeout_s", "max_steps", "base_bytes"]
+)
+def test_a_number_that_no_row_could_hold_is_refused(field: str, value: str) -> None:
+    text = re.sub(rf"^{field} = .*$", f"{field} = {value}", SOUND, flags=re.MULTILINE)
+    assert text != SOUND
+    with pytest.raises(PresetError, match=r"^mine\.toml: "):
+        parse_preset("mine.toml", text)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link in a circle", "device", "large"])
+def test_a_preset_that_is_no_file_is_refused_and_never_read(kind: str, tmp_path: Path) -> None:
+    place = tmp_path / "mine.toml"
+    match kind:
+        case "pipe":
+            os.mkfifo(place)
+        case "folder":
+            place.mkdir()
+        case "device":
+            place.symlink_to("/dev/zero")
+        case "large":
+            place.touch()
+            os.truncate(place, 1 << 40)
+        case _:
+            place.symlink_to(place)
+    with pytest.raises(PresetError, match=r"^mine\.toml: "):
+        presets(tmp_path)
 
 
 def test_a_field_that_only_one_kind_has_wrong_names_the_fields_of_a_kind(tmp_path: Path) -> None:

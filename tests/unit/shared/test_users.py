@@ -52,11 +52,11 @@ def test_a_user_has_what_its_entry_says() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("ada weight=0", "ada: weight=0 must be a number above 0"),
-        ("ada weight=-1", "a number above 0"),
-        ("ada weight=nan", "a number above 0"),
-        ("ada weight=inf", "a number above 0"),
-        ("ada weight=", "a number above 0"),
+        ("ada weight=0", "ada: weight=0 must be a number from 0.001 to 1000"),
+        ("ada weight=-1", "a number from 0.001 to 1000"),
+        ("ada weight=nan", "a number from 0.001 to 1000"),
+        ("ada weight=inf", "a number from 0.001 to 1000"),
+        ("ada weight=", "a number from 0.001 to 1000"),
         ("ada priorities=urgent", "one or several of high, normal, low"),
         ("ada priorities=", "one or several of high, normal, low"),
         ("ada unfinished=-1", "a whole number"),
