@@ -362,6 +362,7 @@ WORKERS = out.Workers(
                     total_bytes=8_589_934_592,
                     free_bytes=3_221_225_472,
                     job_id=str(JOB),
+                    mine=True,
                     holders={"4711": 5_368_709_120},
                 )
             ],

@@ -29,18 +29,16 @@ async def list_workers(context: Ctx, user: User) -> responses.Workers:
     """A worker's row is as old as `heartbeat_at` says: a second after a slot has changed, 10 s
     otherwise. Hosts, processes, and the jobs and queues of other users are for a key of
     `DF_ADMIN_KEYS`; without keys for everyone."""
-    whose = None if is_admin(user, context.settings) else user
+    sees_all = is_admin(user, context.settings)
 
     async def work(connection: Connection) -> responses.Workers:
         live = await live_workers(connection)
         rows = await models.list_models(connection)
         names = {row.id: f"{row.name}@{row.version}" for row in rows}
-        own = None
-        if whose is not None:
-            own = await jobs.of_user(connection, whose, _job_ids(live))
-        waiting = await waiting_by_user(connection, user=whose)
+        own = await jobs.of_user(connection, user, _job_ids(live))
+        waiting = await waiting_by_user(connection, user=None if sees_all else user)
         return responses.Workers(
-            workers=[serializers.worker(worker, names, own) for worker in live],
+            workers=[serializers.worker(worker, names, own, sees_all=sees_all) for worker in live],
             queue=[serializers.waiting(each) for each in waiting],
         )
 

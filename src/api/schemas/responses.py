@@ -285,6 +285,7 @@ class WorkerSlot(BaseModel):
     job_id: Id | None = Field(
         description="whose step holds it; null for another user's unless an admin asks"
     )
+    mine: bool = Field(description="the job is the caller's, so `GET /v1/jobs/{id}` shows it")
     holders: dict[str, int] | None = Field(
         description="bytes by process id on that host; null unless an admin asks"
     )

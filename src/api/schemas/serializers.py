@@ -88,9 +88,10 @@ def usage(row: Usage) -> out.UsageOut:
     )
 
 
-def worker(row: Worker, names: Mapping[UUID, str], own: Collection[UUID] | None) -> out.WorkerOut:
-    """`names` has name@version by model. `own` are the caller's jobs; None: an admin sees all."""
-    sees_all = own is None
+def worker(
+    row: Worker, names: Mapping[UUID, str], own: Collection[UUID], *, sees_all: bool
+) -> out.WorkerOut:
+    """`names` has name@version by model. `own` are the caller's jobs, `sees_all` an admin."""
     facts = {
         "host": row.host if sees_all else None,
         "models": _names(row.models, names),
@@ -99,16 +100,17 @@ def worker(row: Worker, names: Mapping[UUID, str], own: Collection[UUID] | None)
             priorities=list(row.serves.priorities),
             users=list(row.serves.users) if sees_all or not row.serves.users else None,
         ),
-        "slots": [_slot(slot, own) for slot in row.slots],
+        "slots": [_slot(slot, own, sees_all=sees_all) for slot in row.slots],
     }
     return out.WorkerOut(**_fields(out.WorkerOut, row) | facts)
 
 
-def _slot(slot: Slot, own: Collection[UUID] | None) -> out.WorkerSlot:
-    sees_all = own is None
+def _slot(slot: Slot, own: Collection[UUID], *, sees_all: bool) -> out.WorkerSlot:
+    mine = slot.job_id in own
     facts = {
         "total_bytes": slot.capacity_bytes,
-        "job_id": slot.job_id if own is None or slot.job_id in own else None,
+        "job_id": slot.job_id if sees_all or mine else None,
+        "mine": mine,
         "holders": slot.holders if sees_all else None,
     }
     return out.WorkerSlot(**_fields(out.WorkerSlot, slot) | facts)

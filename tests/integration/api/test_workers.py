@@ -102,8 +102,8 @@ def test_an_admin_sees_hosts_processes_and_everybodys_jobs(api: Api) -> None:
         "models": ["tiny@1"],
         "warm": ["tiny@1"],
         "slots": [
-            {"id": "GPU-0", "state": "held", "job_id": job, **slot},
-            {"id": "GPU-1", "state": "free", "job_id": None, **slot},
+            {"id": "GPU-0", "state": "held", "job_id": job, "mine": False, **slot},
+            {"id": "GPU-1", "state": "free", "job_id": None, "mine": False, **slot},
         ],
     }
 
@@ -115,7 +115,10 @@ def test_another_key_sees_the_slots_and_its_own_jobs_only(api: Api) -> None:
     body = get(api, "ada")
     (shown,) = body["workers"]
     assert (shown["host"], shown["serves"]["users"]) == (None, None)
-    assert [slot["job_id"] for slot in shown["slots"]] == [own, None]
+    assert [(slot["job_id"], slot["mine"]) for slot in shown["slots"]] == [
+        (own, True),
+        (None, False),
+    ]
     assert [slot["holders"] for slot in shown["slots"]] == [None, None]
     assert {slot["state"] for slot in shown["slots"]} == {"held"}
     assert [row["user"] for row in body["queue"]] == ["ada"]
