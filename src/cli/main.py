@@ -24,6 +24,7 @@ from cli.commands import (
     stack,
     usage,
     webhook,
+    workers,
 )
 from cli.errors import UNREACHABLE, USAGE, Failure
 from cli.files import describe_error
@@ -34,29 +35,42 @@ from shared.printable import escape_controls
 
 _WHERE_ALL_IS = "the worker's image, or `pip install dreamforge`, has what this command needs"
 
+_START = (
+    'To begin: `dreamforge up` in one terminal, and `dreamforge generate "a red apple"` in another.'
+)
+
 app = typer.Typer(
     name="dreamforge",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="A self-hosted render fabric: an HTTP API that turns a prompt into a tracked job.",
+    epilog=_START,
 )
-app.command()(stack.up)
-app.command()(demo.demo)
-app.command()(jobs.generate)
-app.command()(inspect.inspect)
-app.add_typer(jobs.app, name="job")
-app.command()(usage.usage)
-app.add_typer(models.app, name="model")
-app.add_typer(presets.app, name="preset")
-app.add_typer(dlq.app, name="dlq")
-app.add_typer(webhook.app, name="webhook")
-app.command()(retention.prune)
-app.command()(doctor.doctor)
-app.command()(mcp.mcp)
-app.command()(stack.api)
-app.command()(stack.worker)
-app.command()(stack.migrate)
-app.command()(secrets.secrets)
+_PICTURES = "Pictures"
+app.command(rich_help_panel=_PICTURES)(jobs.generate)
+app.add_typer(jobs.app, name="job", rich_help_panel=_PICTURES)
+app.command(rich_help_panel=_PICTURES)(inspect.inspect)
+app.command(rich_help_panel=_PICTURES)(usage.usage)
+app.command(rich_help_panel=_PICTURES)(mcp.mcp)
+
+_HERE = "All on this machine"
+app.command(rich_help_panel=_HERE)(stack.up)
+app.command(rich_help_panel=_HERE)(demo.demo)
+app.command(rich_help_panel=_HERE)(doctor.doctor)
+
+_OPERATORS = "For operators"
+app.add_typer(models.app, name="model", rich_help_panel=_OPERATORS)
+app.add_typer(presets.app, name="preset", rich_help_panel=_OPERATORS)
+app.command(rich_help_panel=_OPERATORS)(workers.workers)
+app.add_typer(dlq.app, name="dlq", rich_help_panel=_OPERATORS)
+app.add_typer(webhook.app, name="webhook", rich_help_panel=_OPERATORS)
+app.command(rich_help_panel=_OPERATORS)(retention.prune)
+
+_PARTS = "One part at a time"
+app.command(rich_help_panel=_PARTS)(stack.api)
+app.command(rich_help_panel=_PARTS)(stack.worker)
+app.command(rich_help_panel=_PARTS)(stack.migrate)
+app.command(rich_help_panel=_PARTS)(secrets.secrets)
 
 
 def _version(requested: bool) -> None:

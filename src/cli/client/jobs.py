@@ -90,6 +90,7 @@ def print_job(job: dict[str, Any], output: Output, paths: list[Path]) -> None:
     stopping = job.get("cancel_requested_at") and not job.get("finished_at")
     print_pairs(
         ("job", job["id"]),
+        ("prompt", (job.get("request") or {}).get("prompt")),
         ("status", job["status"] + (", asked to stop" if stopping else "")),
         ("queue", queue_text(job["queue"]) if job.get("queue") else None),
         *((f"step {step['name']}", step["status"]) for step in steps if len(steps) > 1),

@@ -104,10 +104,23 @@ def list_(
     """List jobs, newest first."""
     with connect() as client:
         page = client.get("/v1/jobs", status=status, tag=tag, limit=limit, cursor=cursor)
-        rows = [(job["id"], job["status"], job["type"], job["created_at"]) for job in page["jobs"]]
-        print_list(page, output, ("job", "status", "type", "created"), rows)
+        if output is Output.TABLE and not page["jobs"]:
+            print_note(
+                "no job matches"
+                if status or tag or cursor
+                else 'no job yet: `dreamforge generate "a red apple"`'
+            )
+            return
+        heads = ("job", "status", "pictures", "created", "error")
+        print_list(page, output, heads, [_row(job) for job in page["jobs"]])
         if page.get("next_cursor") and output is Output.TABLE:
             print_note(f"there are more: --cursor {page['next_cursor']}")
+
+
+def _row(job: Mapping[str, Any]) -> tuple[str, ...]:
+    done, error = job["summary"], job["error"]
+    pictures = f"{done['completed']} of {done['count']}"
+    return job["id"], job["status"], pictures, job["created_at"], error["code"] if error else ""
 
 
 @app.command()

@@ -8,7 +8,7 @@ from cli.client.connect import connect
 from cli.commands.model_download import download, import_
 from cli.commands.model_upkeep import disable, enable, remove, verify
 from cli.commands.options import Out
-from cli.terminal.output import Output, print_json
+from cli.terminal.output import Output, print_json, print_note
 from cli.terminal.tables import print_list, print_pairs, print_table
 
 app = typer.Typer(no_args_is_help=True, help="Bring in, list, check and remove models.")
@@ -22,6 +22,9 @@ def list_(output: Out = Output.TABLE) -> None:
     """List the models that the API offers."""
     with connect() as client:
         listing = client.get("/v1/models")
+        if output is Output.TABLE and not listing["models"]:
+            print_note("no model yet: `dreamforge model download` and `import` bring one in")
+            return
         rows = (
             (
                 f"{model['name']}@{model['version']}",
@@ -36,6 +39,7 @@ def list_(output: Out = Output.TABLE) -> None:
         print_list(listing, output, ("model", "kind", "installed", "enabled", "warm", "id"), rows)
 
 
+@app.command("show", hidden=True)  # what the other groups call it
 @app.command()
 def get(
     model: Annotated[str, typer.Argument(help="Id, name or name@version.")],

@@ -38,6 +38,7 @@ class FakeApi(ThreadingHTTPServer):
         self.cut_after = 100
         self.more: dict[str, Any] = {}  # of its job
         self.refuse: tuple[int, dict[str, Any]] | None = None
+        self.workers: dict[str, Any] = {"workers": [], "queue": []}
         self.proxy: list[int] = []  # what a proxy before us answers first, one a request
 
     def job(self) -> dict[str, Any]:
@@ -96,6 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/v1/models":
             model = {"id": MODEL, "name": "tiny", "version": "1", "kind": "sd"}
             self._json(200, {"models": [{**model, "installed": True, "enabled": True, "warm": []}]})
+        elif path == "/v1/workers":
+            self._json(200, self.server.workers)
         elif path.endswith("/artifacts"):
             artifact = {"step": "generate", "item_index": 0, "seed": 7, "format": "png"}
             url = f"{self.server.base}/picture?signature=x"
@@ -553,3 +556,31 @@ def test_a_place_in_the_queue_is_no_event_that_a_client_resumes_after(api: FakeA
     ]
     resumed = [headers.get("Last-Event-ID") for _, _, _, headers in api.requests]
     assert resumed == [None, "2", "3"]
+
+
+def test_workers_are_shown_with_their_slots_and_with_what_waits(
+    api: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["workers"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "no worker lives" in shown.err
+    slot = {"id": "0", "class": "A GPU", "state": "held", "total_bytes": 8 * 10**9}
+    slots = [
+        slot | {"free_bytes": 2 * 10**9, "job_id": JOB},
+        slot | {"id": "1", "state": "free", "free_bytes": None, "job_id": None},
+    ]
+    waiting = {"device": "cuda", "priority": "low", "user": "ada", "waiting": 500, "exact": False}
+    worker = {"id": MODEL, "host": None, "slots": slots}
+    api.workers = {"workers": [worker], "queue": [waiting]}
+    assert run(["workers"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:] == [
+        f"{MODEL} 0 A GPU held 6.0 of 8.0 GB {JOB}",
+        f"{MODEL} 1 A GPU free ? of 8.0 GB -",
+        "",
+        "waiting priority user device",
+        "500 or more low ada cuda",
+    ]
+    assert run(["workers", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == api.workers
