@@ -9,12 +9,37 @@ import pytest
 from PIL import Image
 
 from runner.images.previews import encode_preview
-from runner.ipc.previews import SHARE, PreviewRequests
+from runner.ipc.previews import FIRST_AFTER_S, SHARE, PreviewRequests
 from shared.protocol.messages import MAX_PREVIEW_BYTES
 
 
-def test_none_is_due_before_it_is_asked_for_and_one_for_each_request() -> None:
+class Clock:
+    """The time, which only a test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
+
+
+def sampling(clock: Clock, seconds: float) -> PreviewRequests:
+    """Requests of a job that has been sampled for so long."""
     requests = PreviewRequests()
+    assert not requests.due()
+    clock.now_s += seconds
+    return requests
+
+
+def test_none_is_due_before_it_is_asked_for_and_one_for_each_request(clock: Clock) -> None:
+    requests = sampling(clock, FIRST_AFTER_S)
     assert not requests.due()
     requests.ask()
     requests.ask()
@@ -24,28 +49,38 @@ def test_none_is_due_before_it_is_asked_for_and_one_for_each_request() -> None:
     assert not requests.due()
 
 
-def test_the_next_one_is_not_due_before_the_last_one_is_paid_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now_s = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+def test_the_first_one_is_not_due_before_its_usual_cost_is_a_small_share(clock: Clock) -> None:
     requests = PreviewRequests()
     requests.ask()
-    with requests.making():
-        now_s += 0.1
-    requests.ask()
-    now_s += 0.1 / SHARE - 0.01
     assert not requests.due()
-    now_s += 0.02
+    clock.now_s += FIRST_AFTER_S - 0.01
+    assert not requests.due()
+    clock.now_s += 0.02
     assert requests.due()
 
 
-def test_after_a_failure_none_is_due_any_more() -> None:
-    requests = PreviewRequests()
+def test_the_next_one_is_not_due_before_all_with_it_are_paid_for(clock: Clock) -> None:
+    requests = sampling(clock, FIRST_AFTER_S)
+    for number in range(2, 6):
+        requests.ask()
+        assert requests.due()
+        with requests.making():
+            clock.now_s += 0.1
+        requests.ask()
+        paid_s = number * 0.1 / SHARE  # since sampling began
+        clock.now_s = 100.0 + paid_s - 0.01
+        assert not requests.due()
+        clock.now_s += 0.02
+
+
+def test_after_a_failure_none_is_due_any_more(clock: Clock) -> None:
+    requests = sampling(clock, FIRST_AFTER_S)
     requests.ask()
+    assert requests.due()
     with requests.making():
         requests.give_up()
     requests.ask()
+    clock.now_s += 1e6
     assert not requests.due()
 
 
