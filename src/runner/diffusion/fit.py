@@ -132,7 +132,7 @@ class _Part:
             if parameter.default is not inspect.Parameter.empty
         }
         own = self.type.load_config(str(self.folder), subfolder=self.name, local_files_only=True)
-        return defaults | own
+        return {**defaults, **own}
 
 
 def _parts(folder: Path) -> Iterator[_Part]:

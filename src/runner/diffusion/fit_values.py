@@ -106,7 +106,7 @@ def _tile(config: Mapping[str, Any]) -> float:
     if size is None or not isinstance(blocks, list | tuple):
         return math.inf
     side: float = size[0] if isinstance(size, list | tuple) else size
-    return side / 2 ** (len(blocks) - 1)
+    return side / float(1 << max(0, len(blocks) - 1))
 
 
 def misfits_of_decoder(model_class: Any, config: Mapping[str, Any]) -> Iterator[str]:
