@@ -135,7 +135,7 @@ def _fail_usage(error: TyperException) -> int:
     from typer import rich_utils
 
     error.message = escape_controls(error.message)
-    rich_utils.rich_format_error(error)
+    rich_utils.rich_format_error(error)  # type: ignore[arg-type]  # it raises no other kind
     return error.exit_code
 
 

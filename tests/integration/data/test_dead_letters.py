@@ -322,7 +322,13 @@ def bomb(pack: Callable[[bytes], bytes], name: str) -> str:
     return json.dumps(envelope(body=packed, headers=HEADERS | {"compression": name}))
 
 
-ANOTHER = {"task": "dreamforge.step", "args": [], "kwargs": {}, "options": {}, "subtask_type": None}
+ANOTHER: dict[str, Any] = {
+    "task": "dreamforge.step",
+    "args": [],
+    "kwargs": {},
+    "options": {},
+    "subtask_type": None,
+}
 UNREADABLE: dict[str, str | bytes] = {
     "no JSON": b"{'not': json",
     "no text": b"\xff\xfe\x00",

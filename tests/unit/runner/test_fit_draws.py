@@ -84,8 +84,8 @@ def cannot_sample(name: str, **config: Any) -> str:
     ],
     ids=str,
 )
-def test_a_scheduler_that_would_fail_in_each_job_is_named(config: Mapping[str, Any]) -> None:
-    usual = {"clip_sample": False, "set_alpha_to_one": False}
+def test_a_scheduler_that_would_fail_in_each_job_is_named(config: dict[str, Any]) -> None:
+    usual: dict[str, Any] = {"clip_sample": False, "set_alpha_to_one": False}
     assert cannot_sample("DDIMScheduler", **usual) == ""
     assert cannot_sample("DDIMScheduler", **usual | config)
 
@@ -106,7 +106,7 @@ def test_a_scheduler_that_would_fail_in_each_job_is_named(config: Mapping[str, A
     ],
     ids=str,
 )
-def test_other_schedulers_that_would_fail_are_named(name: str, config: Mapping[str, Any]) -> None:
+def test_other_schedulers_that_would_fail_are_named(name: str, config: dict[str, Any]) -> None:
     assert cannot_sample(name) == ""
     assert cannot_sample(name, **config)
 
@@ -144,7 +144,7 @@ def test_a_scaling_factor_that_cannot_divide_is_named(value: object) -> None:
     ],
     ids=str,
 )
-def test_other_values_of_an_autoencoder_are_named(config: Mapping[str, Any]) -> None:
+def test_other_values_of_an_autoencoder_are_named(config: dict[str, Any]) -> None:
     assert len(list(misfits_of_autoencoder(AUTOENCODER | config, shifts=False))) == 1
 
 
@@ -170,7 +170,7 @@ def test_a_shift_is_missed_only_where_a_pipeline_adds_it() -> None:
     ],
     ids=str,
 )
-def test_values_that_a_model_would_meet_in_a_step_are_named(config: Mapping[str, Any]) -> None:
+def test_values_that_a_model_would_meet_in_a_step_are_named(config: dict[str, Any]) -> None:
     usual = dict(diffusers.UNet2DConditionModel(block_out_channels=(32, 64, 64, 64)).config)
     assert list(misfits_of_values(diffusers.UNet2DConditionModel, usual)) == []
     found = list(misfits_of_values(diffusers.UNet2DConditionModel, usual | config))
