@@ -40,7 +40,11 @@ LOCK_FILES = (
     Lock(name="api", project=("--group", "api")),
     Lock(name="worker", project=("--group", "worker")),
     # All that `pip install dreamforge` brings, and all that `make setup` does.
-    Lock(name="full", project=("pyproject.toml", "--extra", "gan"), packages=NEEDED_BY_TORCH),
+    Lock(
+        name="full",
+        project=("pyproject.toml", "--extra", "gan", "--extra", "gguf"),
+        packages=NEEDED_BY_TORCH,
+    ),
     Lock(
         name="dev",
         project=("pyproject.toml", "--extra", "dev", "--extra", "gan", "--group", "build"),

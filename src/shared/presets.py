@@ -37,6 +37,9 @@ PICTURE_BYTES_PER_PIXEL = 80
 VAE_BYTES = 500_000_000
 BYTES_OF: dict[Dtype, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 BYTES_OF_STORAGE = 1
+# For each number of a packed layer: its groups as bytes and as half precision, the scaled numbers
+# and a copy in the preset's dtype.
+BYTES_WHILE_UNPACKED = 8
 
 
 class PresetError(ValueError):
@@ -176,7 +179,10 @@ class Preset(StrictRecord):
         else:
             tile_side = family_of(kind).tile_side if spec.vae_tiling else None
             resident = max(need.base_bytes, self.overhead_bytes + _weights_at_once(spec, parts))
-            vram_bytes = self._vram_bytes(need, spec.offload, tile_side, resident, pixels)
+            beside_vae = resident
+            if spec.offload != "none":  # where parts take turns, the VAE has the device for itself
+                beside_vae = self.overhead_bytes + VAE_BYTES + _staying_bytes(spec, parts)
+            vram_bytes = _at_most(need, tile_side, resident, beside_vae, pixels)
         return StepBudget(
             spec=spec,
             timeout_s=self.timeout_s,
@@ -200,19 +206,6 @@ class Preset(StrictRecord):
             return 0
         return RESAMPLE_BASE_BYTES + RESAMPLE_BYTES_PER_PIXEL * pixels
 
-    def _vram_bytes(
-        self, need: KindNeed, offload: Offload, tile_side: int | None, resident: int, pixels: int
-    ) -> int:
-        """Sampling or decoding, whichever needs more; they come one after the other."""
-        sampling = resident + need.bytes_per_pixel * pixels
-        if need.decode_bytes_per_pixel == 0:
-            return sampling
-        # Where parts take turns on the device, the VAE has it for itself.
-        beside_vae = resident if offload == "none" else self.overhead_bytes + VAE_BYTES
-        at_once = pixels if tile_side is None else min(pixels, tile_side**2)
-        decoding = need.decode_bytes_per_pixel * at_once + PICTURE_BYTES_PER_PIXEL * pixels
-        return max(sampling, beside_vae + decoding)
-
     def _need(self, kind: str) -> KindNeed:
         for name, need in self.kinds.items():
             if name == kind:
@@ -224,26 +217,34 @@ class Preset(StrictRecord):
         )
 
 
+def _at_most(
+    need: KindNeed, tile_side: int | None, resident: int, beside_vae: int, pixels: int
+) -> int:
+    """Bytes while sampling or decoding, whichever needs more; they come one after the other."""
+    sampling = resident + need.bytes_per_pixel * pixels
+    if need.decode_bytes_per_pixel == 0:
+        return sampling
+    at_once = pixels if tile_side is None else min(pixels, tile_side**2)
+    decoding = need.decode_bytes_per_pixel * at_once + PICTURE_BYTES_PER_PIXEL * pixels
+    return max(sampling, beside_vae + decoding)
+
+
 def _weights_at_once(spec: PresetSpec, parts: Mapping[str, PartSize]) -> int:
     """Bytes of weights that are on the device together."""
-    wide = BYTES_OF[spec.dtype]
+    sizes = parts.values()
     match spec.offload:
         case "none":
-            held = sum(_held_bytes(spec, part) for part in parts.values())
-            return held + max((_cast_bytes(spec, part) for part in parts.values()), default=0)
+            held = sum(_held_bytes(spec, part) for part in sizes)
+            return held + max((_cast_bytes(spec, part) for part in sizes), default=0)
         case "model":
-            sizes = (_held_bytes(spec, part) + _cast_bytes(spec, part) for part in parts.values())
-            return max(sizes, default=0)
-        case "group":
-            # The block that computes and the one that comes next. 8 bits are not counted here: one
-            # of the two is half as large then, and the other has a layer in full as well.
-            sizes = (
-                (part.outside + 2 * part.block if part.block else part.largest) * wide
-                for part in parts.values()
+            return max(
+                (_held_bytes(spec, part) + _cast_bytes(spec, part) for part in sizes), default=0
             )
-            return max((VAE_BYTES + size for size in sizes), default=0)
+        case "group":
+            turns = max((_turn_bytes(spec, part) for part in sizes), default=0)
+            return VAE_BYTES + _staying_bytes(spec, parts) + turns if parts else 0
         case "sequential":
-            return max((part.largest * wide for part in parts.values()), default=0)
+            return max((part.largest for part in sizes), default=0) * BYTES_OF[spec.dtype]
         case _:
             assert_never(spec.offload)
 
@@ -251,6 +252,8 @@ def _weights_at_once(spec: PresetSpec, parts: Mapping[str, PartSize]) -> int:
 def _held_bytes(spec: PresetSpec, part: PartSize) -> int:
     """A whole part, as it is between two uses."""
     wide = BYTES_OF[spec.dtype]
+    if part.packed_bytes:
+        return part.packed_bytes
     if not _is_cast(spec, part):
         return part.numbers * wide
     return part.precise * wide + (part.numbers - part.precise) * BYTES_OF_STORAGE
@@ -258,11 +261,36 @@ def _held_bytes(spec: PresetSpec, part: PartSize) -> int:
 
 def _cast_bytes(spec: PresetSpec, part: PartSize) -> int:
     """Of the layer that computes, in full beside what is held."""
+    if part.packed_bytes:
+        return part.largest * BYTES_WHILE_UNPACKED
     return part.largest * BYTES_OF[spec.dtype] if _is_cast(spec, part) else 0
+
+
+def _turn_bytes(spec: PresetSpec, part: PartSize) -> int:
+    """What is there in turn with `group`: the block that computes and the next one, or a layer.
+
+    8 bits are not counted: one of the two blocks is half as large then, and the other has a layer
+    in full as well.
+    """
+    if part.packed_bytes:
+        return _cast_bytes(spec, part)
+    return (part.outside + 2 * part.block if part.block else part.largest) * BYTES_OF[spec.dtype]
+
+
+def _staying_bytes(spec: PresetSpec, parts: Mapping[str, PartSize]) -> int:
+    """Packed parts, which stay on the device with `group`, also beside a decode."""
+    if spec.offload != "group":
+        return 0
+    return sum(part.packed_bytes for part in parts.values())
 
 
 def _is_cast(spec: PresetSpec, part: PartSize) -> bool:
     return spec.storage_dtype is not None and part.block > 0
+
+
+def host_bytes(parts: Mapping[str, PartSize], dtype: Dtype) -> int:
+    """The weights of a model in the host's memory, as they are loaded."""
+    return sum(part.packed_bytes or part.numbers * BYTES_OF[dtype] for part in parts.values())
 
 
 @cache

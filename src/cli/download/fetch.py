@@ -24,7 +24,8 @@ from cli.errors import Failure
 from cli.files import named
 from cli.models.store import check_free_space
 from shared.errors import ModelUnavailable
-from shared.models.safetensors_header import tensor_shapes
+from shared.models.folder import WEIGHTS
+from shared.models.weights_file import weights_shapes
 
 CHUNK_BYTES = 1 << 20
 Fetch = Callable[[Part], None]
@@ -102,8 +103,8 @@ def _copy(stop: threading.Event, part: Part) -> None:
     source = Path(os.fsdecode(unquote_to_bytes(urlsplit(part.file.url).path)))
     if not source.is_file():
         raise Failure(f"{source}: no such file")
-    if part.file.path.endswith(".safetensors"):
-        tensor_shapes(source.parent, source.name)  # before a copy that may take minutes
+    if part.file.path.endswith(WEIGHTS):
+        weights_shapes(source.parent, source.name)  # before a copy that may take minutes
     check_free_space(part.path, source.stat().st_size)
     with source.open("rb") as reader, named(part.path), part.path.open("wb") as writer:
         while chunk := reader.read(CHUNK_BYTES):

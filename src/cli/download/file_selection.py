@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from shared.errors import ModelUnavailable
-from shared.models.folder import INDEX, check_name
+from shared.models.folder import INDEX, PACKED, check_name
 
 # The variant stands before the number of the shard: x.fp16-00001-of-00002.safetensors.
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
@@ -35,6 +35,8 @@ def _useful(name: str, names: list[str]) -> bool:
         check_name(name)
     except ModelUnavailable:
         return False
+    if PACKED.fullmatch(name):  # a second copy where the same weights are there in full
+        return not any(n.startswith("transformer/") and n.endswith(".safetensors") for n in names)
     if not name.endswith(".safetensors"):
         return PurePosixPath(name).suffix not in {".png", ".jpg"}
     if _stem(name) != (plain := _plain_stem(name)) and plain in {_stem(other) for other in names}:

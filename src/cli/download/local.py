@@ -16,9 +16,16 @@ from cli.errors import Failure
 from cli.models.store import check_free_space
 from cli.terminal.output import print_note
 from shared.errors import ModelUnavailable
-from shared.models.folder import DESCRIPTOR, ONE_FILE, check_extent, check_size, hash_file
-from shared.models.safetensors_header import tensor_shapes
+from shared.models.folder import (
+    DESCRIPTOR,
+    ONE_FILE,
+    WEIGHTS,
+    check_extent,
+    check_size,
+    hash_file,
+)
 from shared.models.verify import read_descriptor
+from shared.models.weights_file import weights_shapes
 
 
 def resolve_local(
@@ -98,8 +105,8 @@ def _checked_size(folder: Path, name: str, path: str) -> int:
         raise Failure(f"{_in_utf8(name)}: not a regular file")
     size_bytes = file.stat().st_size
     check_size(path, size_bytes)
-    if name.lower().endswith(".safetensors"):
-        tensor_shapes(folder, name)
+    if name.lower().endswith(WEIGHTS):
+        weights_shapes(folder, name)
     return size_bytes
 
 

@@ -1,12 +1,12 @@
 """Whether a model's tensors fit its configuration, and its parts could draw; no weight is read.
 
 The headers of the files give names, shapes and dtypes. The models that the configuration describes
-are built without any storage (torch's device `meta`), and compared. Of a checkpoint in one file the
-names are others: diffusers' own converters run on tensors without storage. So a step would find
-what is found here, and it takes no memory. Schedulers, tokenizers and processors are loaded. Of a
-model that would load, what a step would stumble on is looked for: values of its configurations
-(`fit_values`), parts that do not fit one another (`fit_parts`), a scheduler that cannot sample
-(`fit_schedulers`).
+are built without any storage (torch's device `meta`), and compared. Of a checkpoint in one file and
+of a packed transformer the names may be others: diffusers' own converters run on tensors without
+storage. So a step would find what is found here, and it takes no memory. Schedulers, tokenizers and
+processors are loaded. Of a model that would load, what a step would stumble on is looked for:
+values of its configurations (`fit_values`), parts that do not fit one another (`fit_parts`), a
+scheduler that cannot sample (`fit_schedulers`).
 
 diffusers has no way to ask for this alone. What is replaced while a single file is compared: the
 function that moves weights into a model, and the one that moves the model to a device.
@@ -33,7 +33,8 @@ from safetensors import safe_open
 
 from runner.diffusion import fit_parts, fit_schedulers, fit_values
 from shared.models.families import FAMILIES, kind_of_pipeline
-from shared.models.folder import CONFIG, INDEX, OPTIONAL, layout_of, list_files
+from shared.models.folder import CONFIG, INDEX, OPTIONAL, PACKED, layout_of, list_files
+from shared.models.gguf_header import PLAIN, read_gguf
 from shared.models.weights import loaded_weights
 
 MOST = 5  # misfits that are named
@@ -56,6 +57,8 @@ DTYPES = {
 # What old files have, and no model needs.
 _HARMLESS = re.compile(r"(?:.*\.)?(?:position_ids|logit_scale|text_projection(?:\.weight)?)")
 
+# The dtype that stands for packed numbers, of tensors without storage; no file here has it.
+PACKED_MARK = torch.complex64
 # Of a file's names, this many must be found in the model before others count as missing.
 _MOSTLY = 0.9
 
@@ -84,6 +87,8 @@ def misfits(folder: Path) -> list[str]:
                 loaded[part.name] = part.load()
             elif single_file and not part.has_weights:
                 _convert(tensors, part, found)
+            elif part.is_packed:
+                _compare_packed(_packed_without_storage(folder, part), part, found)
             else:
                 found += _load_from_folder(part)
     if not found:
@@ -115,6 +120,10 @@ class _Part:
     @property
     def has_weights(self) -> bool:
         return bool(self.weights)
+
+    @property
+    def is_packed(self) -> bool:
+        return any(map(PACKED.fullmatch, self.weights))
 
     def load(self, kind: Any = None) -> Any:
         """This part without weights, or another class made of its folder."""
@@ -162,6 +171,18 @@ def _without_storage(files: Iterable[Path]) -> Tensors:
                     raise Unchecked(f"{name[:80]} has the dtype {entry.get_dtype()}")
                 tensors[name] = torch.empty(entry.get_shape(), dtype=dtype, device="meta")
     return tensors
+
+
+def _packed_without_storage(folder: Path, part: _Part) -> Tensors:
+    (name,) = part.weights
+    return {
+        tensor: torch.empty(
+            entry.shape,
+            dtype=torch.float32 if entry.packing.name in PLAIN else PACKED_MARK,
+            device="meta",
+        )
+        for tensor, entry in read_gguf(folder, name).items()
+    }
 
 
 @contextmanager
@@ -221,6 +242,15 @@ def _renamed(model: torch.nn.Module, tensors: Tensors) -> Tensors:
     return renamed
 
 
+def _compare_packed(tensors: Tensors, part: _Part, found: list[str]) -> None:
+    """By the model's names where the file has them, else as diffusers converts it."""
+    model, _ = _build(part, {})
+    if len(model.state_dict().keys() & tensors.keys()) < _MOSTLY * len(tensors):
+        _convert(tensors, part, found)
+    else:
+        found.extend(f"{part.name}: {each}" for each in _differences(model, tensors))
+
+
 # A part in the one file ---------------------------------------------------------------------------
 
 
@@ -264,11 +294,19 @@ def _differences(model: torch.nn.Module, weights: Tensors, *, more: bool = True)
                 yield f"{name} has no place in its configuration"
         elif tensor.shape != wanted[name].shape:
             yield f"{name} is {list(tensor.shape)} and should be {list(wanted[name].shape)}"
+        elif tensor.dtype == PACKED_MARK:
+            if not _is_unpacked(model, name):
+                yield f"{name} is packed, and what it belongs to is no layer that unpacks"
         elif wanted[name].is_floating_point() and not tensor.is_floating_point():
             yield f"{name} is of {tensor.dtype}, which holds no weights"
     for name, _ in model.named_parameters():  # what is shared comes once
         if name not in weights and not _is_made_elsewhere(model, name):
             yield f"{name} is missing"
+
+
+def _is_unpacked(model: torch.nn.Module, name: str) -> bool:
+    layer, _, parameter = name.rpartition(".")
+    return parameter == "weight" and isinstance(model.get_submodule(layer), torch.nn.Linear)
 
 
 def _is_left_out(model: Any, name: str) -> bool:

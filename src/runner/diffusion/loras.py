@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 
 from runner.diffusion.lora_layers import Layers
+from runner.diffusion.packed import is_packed
 from shared.errors import ModelUnavailable
 from shared.models.folder import ONE_FILE
 from shared.models.lora_header import LoraPair, read_lora
@@ -48,6 +49,8 @@ def add_loras(pipeline: Any, loras: Sequence[LoraFile], check: Callable[[], None
 
     Raises `ModelUnavailable` for a LoRA that does not fit, and for numbers that are none.
     """
+    if loras and any(map(is_packed, pipeline.components.values())):
+        raise ModelUnavailable(f"LoRA {loras[0].label}: this model's weights are packed")
     layers = Layers(pipeline)
     changes: dict[torch.nn.Module, list[_Change]] = {}
     with ExitStack() as files:

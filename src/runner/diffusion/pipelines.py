@@ -20,6 +20,7 @@ from PIL.Image import Image
 from tqdm.std import tqdm  # type: ignore[import-untyped]
 
 from runner.diffusion.finite import check_decoders, finite_pixels
+from runner.diffusion.packed import load_packed
 from runner.diffusion.placement import DECODER_STAYS, DTYPES, put_on_device
 from runner.diffusion.preview import decode_small
 from runner.diffusion.schedulers import replace_scheduler, start_at_first_level
@@ -298,7 +299,8 @@ def load_stock(stock_class: Any, folder: Path, dtype: torch.dtype, **arguments: 
 
 
 def _from_folder(stock_class: Any, folder: Path, dtype: torch.dtype) -> Any:
-    return load_stock(stock_class, folder, dtype, **_without_missing_parts(folder))
+    parts = _without_missing_parts(folder) | load_packed(folder, dtype)
+    return load_stock(stock_class, folder, dtype, **parts)
 
 
 def _from_single_file(stock_class: Any, folder: Path, dtype: torch.dtype) -> Any:

@@ -2,7 +2,7 @@
 
     none        all of it stays there
     model       one part at a time, by accelerate
-    group       a transformer's blocks take turns, by diffusers; decoders stay there
+    group       a transformer's blocks take turns, by diffusers; decoders and packed ones stay
     sequential  one layer at a time, by accelerate
 
 With a `storage_dtype` the layers of a transformer are held in 8 bits, and each is cast to the
@@ -19,6 +19,7 @@ import torch
 from diffusers.hooks import apply_group_offloading
 
 from runner.diffusion.finite import decoders
+from runner.diffusion.packed import is_packed
 from shared.errors import ModelUnavailable
 from shared.models.weights import is_transformer
 from shared.protocol.messages import Device, Dtype, Offload, PresetSpec, StorageDtype
@@ -41,7 +42,8 @@ def put_on_device(pipeline: Any, preset: PresetSpec) -> None:
     """
     if preset.storage_dtype is not None:
         for name, part in _transformers(pipeline):
-            _store_in_8_bits(name, part, preset.storage_dtype, preset.dtype)
+            if not is_packed(part):  # which is smaller still
+                _store_in_8_bits(name, part, preset.storage_dtype, preset.dtype)
     if (preset.offload, preset.device) != ("none", "cpu"):  # there it is already
         _PLACEMENTS[preset.offload](pipeline, preset.device)
 
@@ -77,11 +79,13 @@ def _offload_in_groups(pipeline: Any, device: Device) -> None:
         "use_stream": streams,
         "low_cpu_mem_usage": streams,
     }
-    staying = list(decoders(pipeline))
     transformers = dict(_transformers(pipeline))
+    packed = [part for part in transformers.values() if is_packed(part)]
+    staying = [*decoders(pipeline), *packed]
     for name, part in pipeline.components.items():
         if any(part is each for each in staying):
-            part.to(device)  # small beside a block, and not called as a whole: it has two ways in
+            # A decoder is small beside a block, and not called as a whole: it has two ways in.
+            part.to(device)
         elif name in transformers:
             if not part._supports_group_offloading:
                 raise ModelUnavailable(
@@ -99,9 +103,19 @@ def _transformers(pipeline: Any) -> Iterator[tuple[str, diffusers.ModelMixin]]:
             yield name, part
 
 
+def _go_layer_by_layer(pipeline: Any, device: Device) -> None:
+    for name, part in _transformers(pipeline):
+        if is_packed(part):
+            raise ModelUnavailable(
+                f"{name}: packed weights cannot go layer by layer; take a preset with another "
+                "offload than sequential"
+            )
+    pipeline.enable_sequential_cpu_offload(device=device)
+
+
 _PLACEMENTS: dict[Offload, Callable[[Any, Device], Any]] = {
     "none": lambda pipeline, device: pipeline.to(device),
     "model": lambda pipeline, device: pipeline.enable_model_cpu_offload(device=device),
     "group": _offload_in_groups,
-    "sequential": lambda pipeline, device: pipeline.enable_sequential_cpu_offload(device=device),
+    "sequential": _go_layer_by_layer,
 }

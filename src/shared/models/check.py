@@ -15,13 +15,16 @@ from shared.models.folder import (
     CONFIGS_OF_MODELS,
     INDEX,
     OPTIONAL,
+    PACKED,
     SAFE_INDEX,
+    WEIGHTS,
+    Layout,
     layout_of,
     list_files,
     reading,
 )
 from shared.models.json_files import check_json_files, read_json
-from shared.models.safetensors_header import tensor_shapes
+from shared.models.weights_file import weights_shapes
 
 _CARD = "README.md"
 
@@ -36,6 +39,7 @@ def check_folder(folder: Path, *, vocabularies: bool = False) -> list[str]:
     base = CONFIG if layout == "single_file" else ""
     _refuse_nested_pipelines(files, base)
     check_json_files(folder, files, vocabularies=vocabularies)
+    _check_packed(files, layout)
     if layout == "single_file":
         _check_single_file(files)
     if layout != "network":  # it has no parts; its tensors say what it is
@@ -43,9 +47,9 @@ def check_folder(folder: Path, *, vocabularies: bool = False) -> list[str]:
     for name in files:
         if SAFE_INDEX.fullmatch(name):
             _check_shards(folder, name, files)
-        elif name.endswith(".safetensors"):
+        elif name.endswith(WEIGHTS):
             with reading(name):
-                tensor_shapes(folder, name)
+                weights_shapes(folder, name)
     return files
 
 
@@ -67,6 +71,20 @@ def _check_single_file(files: list[str]) -> None:
         raise ModelUnavailable(
             "a single-file model has exactly one safetensors file at its top, beside its config/; "
             f"found: {', '.join(alone + astray) or 'none'}"
+        )
+
+
+def _check_packed(files: list[str], layout: Layout) -> None:
+    """A packed transformer is in one file, and its weights are there once."""
+    packed = [name for name in files if PACKED.fullmatch(name)]
+    if not packed:
+        return
+    if layout != "diffusers":
+        raise _refused(packed[0], "a packed transformer belongs into a folder of diffusers")
+    others = [n for n in files if n.startswith("transformer/") and n.endswith(".safetensors")]
+    if len(packed) > 1 or others:
+        raise _refused(
+            packed[0], f"the transformer's weights are there more than once: {(packed + others)[1]}"
         )
 
 
@@ -116,7 +134,7 @@ def _check_component(component: str, files: list[str], *, weights: bool) -> None
         raise ModelUnavailable(f"{component}/: missing", file=f"{component}/")
     if not weights:
         return
-    if not any(name.endswith(".safetensors") for name in own):
+    if not any(name.endswith(".safetensors") or PACKED.fullmatch(name) for name in own):
         raise ModelUnavailable(f"{component}/: no safetensors file", file=f"{component}/")
     if f"{component}/{CONFIGS_OF_MODELS}" not in own:
         raise _refused(f"{component}/{CONFIGS_OF_MODELS}", "missing")

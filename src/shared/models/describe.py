@@ -32,6 +32,8 @@ from shared.models.folder import (
     CONFIG,
     INDEX,
     ONE_FILE,
+    PACKED,
+    WEIGHTS,
     Layout,
     hash_file,
     layout_of,
@@ -45,6 +47,7 @@ from shared.models.safetensors_header import tensor_shapes
 from shared.models.sides import native_side, side_limits, side_multiple
 from shared.models.verify import validated
 from shared.models.weights import part_sizes
+from shared.models.weights_file import weights_shapes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +89,7 @@ def describe_folder(folder: Path, chosen: DescriptorInput) -> ModelDescriptor:
     side = max(multiple, side // multiple * multiple)
     unused = _unused(config, kind, pipeline)
     steps, guidance = DISTILLED if "guidance" in unused else (family.steps, family.guidance)
+    loras = _loras(kind, names)
     files = tuple(hashed(folder, name) for name in names)
     described = validated(
         {
@@ -106,11 +110,11 @@ def describe_folder(folder: Path, chosen: DescriptorInput) -> ModelDescriptor:
             "no_guidance": 1.0 if pipeline is None else pipeline.no_guidance,
             "unused": unused,
             "schedulers": _schedulers(config, family),
-            "capabilities": ("upscale",) if scale else ("generate", *_tasks(config), *_loras(kind)),
+            "capabilities": ("upscale",) if scale else ("generate", *_tasks(config), *loras),
             "scale": scale,
             "architecture": network.architecture if network else None,
             "references": None if scale else REFERENCES.get(_class_of(config)),
-            "lora_width": lora_width(config) if _loras(kind) else None,
+            "lora_width": lora_width(config) if loras else None,
             "default_preset": chosen.default_preset,
             "vocabulary": chosen.vocabulary,
         }
@@ -119,9 +123,10 @@ def describe_folder(folder: Path, chosen: DescriptorInput) -> ModelDescriptor:
     return described
 
 
-def _loras(kind: Kind) -> tuple[Literal["lora"], ...]:
-    """What it can do with LoRAs."""
-    return ("lora",) if kind in get_args(LoraFamily) else ()
+def _loras(kind: Kind, names: list[str]) -> tuple[Literal["lora"], ...]:
+    """What it can do with LoRAs. They are added to numbers, and packed ones are none."""
+    packed = any(map(PACKED.fullmatch, names))
+    return ("lora",) if kind in get_args(LoraFamily) and not packed else ()
 
 
 def _tasks(config: Path) -> tuple[PictureTask, ...]:
@@ -192,8 +197,8 @@ def _kind_of_folder(folder: Path, names: list[str]) -> Kind:
     kind = kind_of_pipeline(str(read_json(folder, INDEX)["_class_name"]))
     tensors: list[str] = []
     for name in names:
-        if name.startswith(("unet/", "transformer/")) and name.endswith(".safetensors"):
-            tensors.extend(tensor_shapes(folder, name))
+        if name.startswith(("unet/", "transformer/")) and name.endswith(WEIGHTS):
+            tensors.extend(weights_shapes(folder, name))
     possible = kinds_of_denoiser(tensors)
     if possible and FAMILIES[kind].single_file is not None and kind not in possible:
         raise ModelUnavailable(

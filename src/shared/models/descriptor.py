@@ -21,7 +21,7 @@ from shared.limits import (
     MAX_STEPS,
 )
 from shared.models.families import FAMILIES, LORA, Kind, LoraFamily
-from shared.models.folder import Layout
+from shared.models.folder import WEIGHTS, Layout
 from shared.models.networks import Architecture, Scale
 from shared.models.parameters import find_problems
 from shared.models.picture_tasks import DEFAULT_STRENGTH
@@ -67,7 +67,8 @@ class PartSize(StrictRecord):
 
     Of a transformer also the numbers of its largest block and those outside of its blocks, and how
     many keep their precision where the others are held in 8 bits. Zero: another part, or one that
-    an earlier release described.
+    an earlier release described. `packed_bytes` is the size of a packed one (GGUF), which is held
+    as its file has it.
     """
 
     # Memory is reckoned from them, and a step's row holds the sum.
@@ -76,6 +77,7 @@ class PartSize(StrictRecord):
     block: int = Field(default=0, ge=0, le=MOST_NUMBERS)
     outside: int = Field(default=0, ge=0, le=MOST_NUMBERS)
     precise: int = Field(default=0, ge=0, le=MOST_NUMBERS)
+    packed_bytes: int = Field(default=0, ge=0, le=MOST_NUMBERS)
 
 
 class Range(StrictRecord):
@@ -126,7 +128,7 @@ class Descriptor(StrictRecord):
         if paths != sorted(set(paths)):
             raise ValueError("files must be sorted by path, each once")
         if self.checkpoint_sha256 != checkpoint_hash(self.files):
-            raise ValueError("checkpoint_sha256 is not the hash of the listed safetensors files")
+            raise ValueError("checkpoint_sha256 is not the hash of the listed weights")
         return self
 
 
@@ -217,8 +219,8 @@ def parts_of(descriptor: Mapping[str, Any]) -> dict[str, PartSize]:
 
 
 def checkpoint_hash(files: Iterable[ModelFile]) -> str:
-    """One hash for all weights: what `sha256sum $(sorted *.safetensors) | sha256sum` says."""
-    weights = sorted((f for f in files if f.path.endswith(".safetensors")), key=lambda f: f.path)
+    """One hash for all weights: what `sha256sum $(sorted weights) | sha256sum` says."""
+    weights = sorted((f for f in files if f.path.endswith(WEIGHTS)), key=lambda f: f.path)
     return hashlib.sha256("".join(f"{f.sha256}  {f.path}\n" for f in weights).encode()).hexdigest()
 
 

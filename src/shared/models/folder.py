@@ -21,6 +21,9 @@ INDEX = "model_index.json"
 # parts that the file lacks.
 CONFIG = "config/"
 ONE_FILE = "model.safetensors"  # the weights of a network that is no pipeline
+WEIGHTS = (".safetensors", ".gguf")
+# A transformer whose numbers are packed, in the folder of its configuration.
+PACKED = re.compile(r"transformer/[^/]+\.gguf")
 Layout = Literal["diffusers", "single_file", "network"]
 # .model: SentencePiece. Pictures belong to a model card; nothing decodes them.
 ALLOWED = frozenset({".safetensors", ".json", ".txt", ".md", ".model", ".png", ".jpg"})
@@ -89,7 +92,7 @@ def check_extent(folder: Path, parent: str, files: int) -> None:
 
 def check_size(name: str, size_bytes: int) -> None:
     """Refuse a file by its size alone; weights may have any."""
-    if size_bytes > MAX_OTHER_BYTES and not name.endswith(".safetensors"):
+    if size_bytes > MAX_OTHER_BYTES and not name.endswith(WEIGHTS):
         raise ModelUnavailable(
             f"{name}: {size_bytes} bytes; a file without weights has {MAX_OTHER_BYTES} at most",
             file=name,
@@ -120,7 +123,13 @@ def check_name(name: str) -> None:
             f"{name}: an index of weights that are no safetensors; only those are accepted",
             file=name,
         )
-    if suffix not in ALLOWED and path.name not in ALLOWED_NAMES:
+    if suffix == ".gguf" and not PACKED.fullmatch(name):
+        raise ModelUnavailable(
+            f"{name}: a GGUF file is the transformer of a diffusers folder, in transformer/ beside "
+            "its config.json, and nothing else",
+            file=name,
+        )
+    if suffix not in {*ALLOWED, ".gguf"} and path.name not in ALLOWED_NAMES:
         raise ModelUnavailable(
             f"{name}: not a kind of file that belongs into a model "
             f"(accepted: {', '.join(sorted(ALLOWED))})",

@@ -21,7 +21,7 @@ from shared.models.descriptor import (
     ModelDescriptor,
     parse_descriptor,
 )
-from shared.models.folder import DESCRIPTOR, hash_file, layout_of, reading
+from shared.models.folder import DESCRIPTOR, WEIGHTS, hash_file, layout_of, reading
 from shared.models.json_files import read_json
 from shared.models.lora_header import read_lora
 
@@ -78,7 +78,7 @@ def _check_lora(folder: Path, descriptor: LoraDescriptor) -> None:
 
 def weights_hash(model: Descriptor) -> str:
     """The hash by which other tools know a checkpoint: that of its one file, if it is one."""
-    weights = [file for file in model.files if file.path.endswith(".safetensors")]
+    weights = [file for file in model.files if file.path.endswith(WEIGHTS)]
     if model.layout == "single_file":  # the files below config/ have names of their own
         weights = [file for file in weights if "/" not in file.path]
     return weights[0].sha256 if len(weights) == 1 else model.checkpoint_sha256

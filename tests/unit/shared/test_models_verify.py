@@ -187,7 +187,7 @@ def test_a_file_that_may_not_be_read_is_a_model_that_is_not_there(
         if name == WEIGHTS:
             raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("shared.models.check.tensor_shapes", denied)  # root may read everything
+    monkeypatch.setattr("shared.models.check.weights_shapes", denied)  # root may read everything
     refuses(folder, WEIGHTS, "Permission denied")
 
 

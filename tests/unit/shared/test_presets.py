@@ -15,7 +15,16 @@ from shared.errors import InvalidInput
 from shared.limits import MAX_PICTURE_PIXELS
 from shared.models.descriptor import PartSize
 from shared.models.families import FAMILIES, Kind
-from shared.presets import VAE_BYTES, KindNeed, Preset, PresetError, parse_preset, preset, presets
+from shared.presets import (
+    VAE_BYTES,
+    KindNeed,
+    Preset,
+    PresetError,
+    host_bytes,
+    parse_preset,
+    preset,
+    presets,
+)
 from shared.protocol.frames import MAX_BODY_BYTES
 from shared.protocol.messages import Dtype, Offload, PresetSpec
 from shared.settings import Settings, describe
@@ -166,6 +175,44 @@ def test_of_a_transformer_in_8_bits_the_precise_layers_and_the_one_that_computes
         storage_dtype="float8_e4m3fn",
     )  # fmt: skip
     assert card.budget_for("sd3", 10**6, parts).vram_bytes == card.overhead_bytes + resident + 10**7
+
+
+PACKED = PartSize(
+    numbers=12 * 10**9, largest=10**8, block=10**9, outside=10**8, packed_bytes=7 * 10**9
+)
+
+
+@pytest.mark.parametrize(
+    ("offload", "resident", "beside_vae"),
+    [
+        ("none", 7 * 10**9 + 8 * 10**8 + 2 * 5 * 10**9, 7 * 10**9 + 8 * 10**8 + 2 * 5 * 10**9),
+        ("model", 2 * 5 * 10**9, VAE_BYTES),
+        ("group", VAE_BYTES + 7 * 10**9 + 8 * 10**8, VAE_BYTES + 7 * 10**9),
+    ],
+)
+@pytest.mark.parametrize("storage_dtype", [None, "float8_e4m3fn"])
+def test_a_packed_part_counts_as_its_file_has_it_and_a_layer_unpacked(
+    offload: Offload, resident: int, beside_vae: int, storage_dtype: str | None
+) -> None:
+    parts = {
+        "transformer": PACKED,
+        "text_encoder": PartSize(numbers=5 * 10**9, largest=10**8),
+    }
+    same: dict[str, Any] = {
+        "kind": "flux", "base": 10**9, "sampling": 10, "offload": offload, "dtype": "bfloat16",
+        "storage_dtype": storage_dtype,
+    }  # fmt: skip
+    sampling = own(decoding=0, **same)
+    assert (
+        sampling.budget_for("flux", 10**6, parts).vram_bytes
+        == sampling.overhead_bytes + resident + 10**7
+    )
+    decoding = own(decoding=10**5, **same)
+    assert (
+        decoding.budget_for("flux", 10**6, parts).vram_bytes
+        == decoding.overhead_bytes + beside_vae + (10**5 + 80) * 10**6
+    )
+    assert host_bytes(parts, "bfloat16") == 7 * 10**9 + 2 * 5 * 10**9
 
 
 def own(*, kind: Kind, base: int, sampling: int, decoding: int, **fields: Any) -> Preset:

@@ -5,12 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
+from tests.support.families import build, describe
+from tests.support.gguf_files import pack_transformer
 from tests.support.model_rows import model_row
 
 from cli.models.install import bundled_models
+from shared.db.models import Model
 from shared.errors import ModelUnavailable
+from shared.models import packed
+from shared.models.descriptor import ModelDescriptor
 from shared.models.verify import read_model
 from supervisor.membership import local_models
+
+
+def row_of(descriptor: ModelDescriptor) -> Model:
+    return model_row(
+        kind=descriptor.kind,
+        name=descriptor.name,
+        version=descriptor.version,
+        checkpoint_sha256=descriptor.checkpoint_sha256,
+        descriptor=descriptor.model_dump(mode="json"),
+    )
 
 
 @pytest.mark.parametrize("folder", bundled_models(), ids=lambda folder: folder.parent.name)
@@ -18,13 +34,7 @@ def test_a_network_counts_only_where_its_library_is_installed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     descriptor = read_model(folder)
-    row = model_row(
-        kind=descriptor.kind,
-        name=descriptor.name,
-        version=descriptor.version,
-        checkpoint_sha256=descriptor.checkpoint_sha256,
-        descriptor=descriptor.model_dump(mode="json"),
-    )
+    row = row_of(descriptor)
     local_models.check_row(folder, row)
     monkeypatch.setattr(local_models, "can_run_networks", lambda: False)
     if descriptor.layout != "network":
@@ -32,3 +42,17 @@ def test_a_network_counts_only_where_its_library_is_installed(
         return
     with pytest.raises(ModelUnavailable, match=r"spandrel.*dreamforge\[gan\]"):
         local_models.check_row(folder, row)
+
+
+def test_a_packed_transformer_counts_only_where_it_can_be_unpacked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    build("sd3", tmp_path / "m")
+    pack_transformer(
+        tmp_path / "m", load_file(next((tmp_path / "m" / "transformer").glob("*.safetensors")))
+    )
+    row = row_of(describe(tmp_path / "m", "sd3"))
+    local_models.check_row(tmp_path / "m", row)
+    monkeypatch.setattr(packed, "find_spec", lambda name: None)
+    with pytest.raises(ModelUnavailable, match=r"gguf.*dreamforge\[gguf\]"):
+        local_models.check_row(tmp_path / "m", row)
