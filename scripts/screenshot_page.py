@@ -16,6 +16,7 @@ from tests.support.browser import find_browser
 TARGET = Path(__file__).parents[1] / "docs/images/the-page.png"
 BASE = os.environ.get("DF_API_BASE", "http://127.0.0.1:8001")
 PROMPT = "a red apple"
+WAIT_MS = 300_000  # of a busy machine
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
         page.locator("#field-seed").fill("7")
         page.locator("#field-count").fill("6")
         page.get_by_role("button", name="Draw", exact=True).click()
-        page.locator(".watch .chip.succeeded").wait_for()
+        page.locator(".watch .chip.succeeded").wait_for(timeout=WAIT_MS)
         page.locator(".watch .tile img").last.scroll_into_view_if_needed()
         page.evaluate("scrollTo(0, 0)")
         page.wait_for_load_state("networkidle")

@@ -3,6 +3,7 @@
 import { create } from "./create.js";
 import { h } from "./dom.js";
 import { failure } from "./failure.js";
+import { forgetButton } from "./key.js";
 import { operate } from "./operate.js";
 import { pictures } from "./pictures.js";
 import { jobPage } from "./watch.js";
@@ -40,6 +41,7 @@ async function show(moved) {
   }
 }
 
+document.querySelector(".bar").append(forgetButton());
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
   main.focus();

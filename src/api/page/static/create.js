@@ -2,9 +2,11 @@
 
 import { createJob, description, get } from "./api.js";
 import { h } from "./dom.js";
-import { latest, remember } from "./draft.js";
+import { latest, onEdit, remember } from "./draft.js";
+import { enlargeChoice, usableUpscalers } from "./enlarge.js";
 import { failure } from "./failure.js";
 import { field, plain, unused } from "./fields.js";
+import { loraChoice } from "./loras.js";
 import { snippets } from "./snippets.js";
 import { StartPicture } from "./start_picture.js";
 import { watch } from "./watch.js";
@@ -12,21 +14,23 @@ import { webhookField } from "./webhook.js";
 
 // In this order, before what else there is; those of the second line are folded away.
 const FIRST = ["width", "height", "steps", "guidance", "count", "seed"];
-const OWN_CONTROL = ["type", "prompt", "negative_prompt", "model_id", "image", "images", "mask", "mask_rule", "strength"];
+const OWN_CONTROL = ["type", "prompt", "negative_prompt", "model_id", "image", "images", "mask", "mask_rule", "strength", "loras"];
 
 export async function create(signal) {
   const [{ models }, document_] = await Promise.all([get("v1/models", signal), description()]);
-  const usable = models.filter((model) => model.enabled && model.capabilities.includes("generate"));
   const heading = h("h1", { className: "hidden-text" }, "Create");
-  if (!usable.length) return h("div", {}, heading, noModel());
+  if (!models.some(draws)) return h("div", {}, heading, noModel());
   const result = h("section", { className: "result", "aria-label": "The picture" }, nothingYet());
-  const form = new Form(usable, document_, result, signal);
+  const form = new Form(models, document_, result, signal);
   return h("div", { className: "create" }, heading, form.element, result);
 }
 
+const draws = (model) => model.enabled && model.capabilities.includes("generate");
+
 class Form {
   constructor(models, document_, result, signal) {
-    this.models = models;
+    this.loras = models.filter((model) => model.enabled && model.kind === "lora");
+    this.upscalers = usableUpscalers(models);
     this.result = result;
     this.signal = signal;
     this.watching = null;
@@ -34,7 +38,7 @@ class Form {
     this.schemas = document_.components.schemas;
     const draft = latest() ?? {};
     this.prompt = field("prompt", plain(this.common.prompt), { label: "What to draw", rows: 3 });
-    this.model = modelChoice(models, draft.model_id);
+    this.model = modelChoice(models.filter(draws), draft.model_id);
     this.start = new StartPicture(() => this.changed(), signal);
     this.fields = h("div", { className: "fields" });
     this.more = h("div", { className: "fields" });
@@ -53,6 +57,19 @@ class Form {
     this.model.input.addEventListener("change", () => { this.draw(this.values()); this.changed(); });
     this.draw(draft);
     this.changed();
+    onEdit(signal, (request) => this.fill(request));
+  }
+
+  /** Take over a request, and nothing of what was there before. */
+  fill(request) {
+    this.model.choose(request.model_id);
+    this.start.clear();
+    this.problem.replaceChildren();
+    this.prompt.write(request.prompt);
+    this.draw(request);
+    this.changed();
+    this.element.scrollIntoView({ block: "nearest", behavior: "smooth" });
+    this.prompt.focus({ preventScroll: true });
   }
 
   /** The controls for the model's parameters, with these values where they are still allowed. */
@@ -70,6 +87,7 @@ class Form {
       if (unused(schema)) continue;
       this.add(name, schema, FIRST.includes(name) ? this.fields : this.more);
     }
+    this.addLoras();
     this.addEnlarging();
     this.addWebhook();
     this.start.allow(own);
@@ -84,17 +102,20 @@ class Form {
     place.append(control.element);
   }
 
+  addLoras() {
+    const { kind, capabilities } = this.model.chosen();
+    const schema = this.common.loras;
+    if (!schema || !capabilities.includes("lora")) return;
+    const control = loraChoice(schema, plain(this.schemas.Lora.properties.scale), this.loras.filter((lora) => lora.family === kind));
+    this.controls.push(control);
+    this.fields.append(control.element);
+  }
+
   addEnlarging() {
-    const upscale = this.schemas.Upscale?.properties;
-    if (!this.common.chain || !upscale) return;
-    const impls = plain(upscale.impl).enum ?? ["resample"];
-    const control = field("chain", { enum: ["no", ...impls.flatMap((impl) => [`2× ${impl}`, `4× ${impl}`])], default: "no" }, { label: "Enlarge" });
-    const { read, write } = control;
-    control.read = () => {
-      const [scale, impl] = (read() ?? "").split("× ");
-      return impl && { upscale: { scale: Number(scale), impl } };
-    };
-    control.write = (chain) => write(chain?.upscale ? `${chain.upscale.scale}× ${chain.upscale.impl ?? "auto"}` : "no");
+    const { chain } = this.common;
+    const schema = this.schemas.Upscale;
+    if (!chain || !schema) return;
+    const control = enlargeChoice(schema, this.upscalers);
     this.controls.push(control);
     this.more.append(control.element);
   }
@@ -151,7 +172,8 @@ class Form {
   complain(error) {
     if (!error.code) throw error;
     let shown = null;
-    for (const { field: name, message } of error.details.errors ?? []) {
+    const { errors, field: named } = error.details;
+    for (const { field: name, message } of errors ?? (named ? [{ field: named, message: error.message }] : [])) {
       const control = this.controls.find((each) => name === each.name || name.startsWith(`${each.name}.`));
       control?.element.closest("details")?.setAttribute("open", "");
       control?.complain(message);
@@ -173,14 +195,16 @@ class Form {
 
 function modelChoice(models, wanted) {
   const label = (model) => `${model.name} ${model.version}${model.installed ? "" : " (on no live worker)"}`;
-  const isWanted = (model) => [model.id, model.name, `${model.name}@${model.version}`].includes(wanted);
-  const first = models.find(isWanted) ?? models.find((model) => model.installed) ?? models[0];
+  const isWanted = (reference) => (model) => [model.id, model.name, `${model.name}@${model.version}`].includes(reference);
+  const best = (wanted) => models.find(isWanted(wanted)) ?? models.find((model) => model.installed) ?? models[0];
+  const first = best(wanted);
   const options = models.map((model) => h("option", { value: model.id, selected: model === first }, label(model)));
   const input = h("select", { id: "field-model_id" }, options);
   return {
     input,
     element: h("div", { className: "field choice" }, h("label", { htmlFor: "field-model_id" }, "Model"), input),
     chosen: () => models.find((model) => model.id === input.value),
+    choose: (reference) => { input.value = best(reference).id; },
   };
 }
 

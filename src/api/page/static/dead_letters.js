@@ -3,7 +3,7 @@
 import { call } from "./api.js";
 import { announce, h } from "./dom.js";
 import { failure } from "./failure.js";
-import { age } from "./words.js";
+import { ago } from "./words.js";
 
 const MEANING = {
   job: "a job that used all its attempts",
@@ -29,7 +29,7 @@ export class DeadLetters {
     return h("article", { className: "panel row" },
       h("code", { title: MEANING[letter.kind] }, letter.kind),
       h("span", { className: "message", title: letter.reason }, letter.reason),
-      h("span", { className: "dim" }, [letter.user, letter.since && `${age(letter.since)} ago`].filter(Boolean).join(", ")),
+      h("span", { className: "dim when" }, [letter.user, letter.since && ago(letter.since)].filter(Boolean).join(", ")),
       letter.mine ? h("a", { "data-key": `look at letter ${letter.id}`, href: `#/jobs/${letter.job_id}` }, "Look") : h("span", {}),
       this.action(letter));
   }

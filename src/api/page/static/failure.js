@@ -2,9 +2,16 @@
 
 import { h, prose } from "./dom.js";
 
-const UNREACHABLE = {
-  means: "No answer came from the API: it is not running, or the network between is down.",
-  todo: "check that `dreamforge up` runs, then try again.",
+// What people do about it here; docs/errors.md speaks to programs.
+const HERE = {
+  unreachable: {
+    means: "No answer came from the API: it is not running, or the network between is down.",
+    todo: "check that `dreamforge up` runs, then try again.",
+  },
+  unauthorized: {
+    means: "This API answers to those who have a key.",
+    todo: "try again, and give a key. Whoever operates this API makes them.",
+  },
 };
 let explanations;
 
@@ -28,7 +35,7 @@ export function failure(problem, again = null) {
 }
 
 async function explain(code) {
-  if (code === "unreachable") return UNREACHABLE;
+  if (code in HERE) return HERE[code];
   explanations ??= fetch(new URL("page/errors.json", document.baseURI)).then((response) => response.json());
   try {
     return (await explanations)[code];

@@ -24,6 +24,7 @@ export function field(name, schema, { label = title(name), rows = 2 } = {}) {
   const problem = h("p", { id: `${id}-problem`, className: "problem", hidden: true });
   control.input.id = id;
   control.input.setAttribute("aria-describedby", problem.id);
+  if (schema.description) control.input.setAttribute("aria-description", schema.description);
   const hint = hintOf(schema);
   const heading = h("label", { htmlFor: id }, label, hint && h("span", { className: "dim" }, ` ${hint}`));
   const complain = (message) => {
@@ -37,7 +38,7 @@ export function field(name, schema, { label = title(name), rows = 2 } = {}) {
     read: control.read,
     write: control.write,
     complain,
-    focus: () => control.input.focus(),
+    focus: (options) => control.input.focus(options),
   };
 }
 
@@ -47,7 +48,6 @@ function controlFor(name, schema, rows) {
   if (schema.type === "integer" || schema.type === "number") return number(name, schema);
   if (schema.type === "string") return text(schema, rows);
   if (schema.type === "object" && schema.patternProperties) return pairs();
-  if (schema.type === "array" && schema.items?.properties?.scale) return loras();
   return null;
 }
 
@@ -59,7 +59,7 @@ function hintOf(schema) {
 
 function text(schema, rows) {
   const long = (schema.maxLength ?? 0) > LONG_TEXT;
-  const input = h(long ? "textarea" : "input", { rows: long ? rows : null, maxLength: schema.maxLength ?? null, value: schema.default ?? "" });
+  const input = h(long ? "textarea" : "input", { rows: long ? rows : null, maxLength: schema.maxLength ?? null, value: schema.default ?? "", placeholder: long ? "" : "default" });
   return {
     kind: long ? "wide" : "text",
     input,
@@ -121,18 +121,4 @@ function pairs() {
     }));
   };
   return { kind: "text", input, read, write: (value) => { input.value = Object.entries(value ?? {}).map(([k, v]) => `${k}=${v}`).join(", "); } };
-}
-
-/** LoRAs with how strongly they are added, as `paper-cut:0.8, ink`. */
-function loras() {
-  const input = h("input", { placeholder: "paper-cut:0.8, ink" });
-  const read = () => {
-    const parts = input.value.split(",").map((part) => part.trim()).filter(Boolean);
-    if (!parts.length) return undefined;
-    return parts.map((part) => {
-      const at = part.lastIndexOf(":");
-      return at < 0 ? { model_id: part } : { model_id: part.slice(0, at).trim(), scale: Number(part.slice(at + 1).trim() || NaN) };
-    });
-  };
-  return { kind: "text", input, read, write: (value) => { input.value = (value ?? []).map(({ model_id: id, scale }) => (scale === undefined ? id : `${id}:${scale}`)).join(", "); } };
 }

@@ -3,6 +3,7 @@
 import { h, open } from "./dom.js";
 
 const NAME = "dreamforge.key";
+const button = h("button", { type: "button", className: "quiet", onclick: () => forget() }, "Forget key");
 let current = null;
 let asking = null;
 
@@ -12,7 +13,12 @@ try {
   // A browser that keeps nothing: the key lives as long as the page.
 }
 
+button.hidden = !current;
+
 export const key = () => current;
+
+/** It is shown while there is a key, and takes it away. */
+export const forgetButton = () => button;
 
 /** Ask for a key, unless another one than `refused` is here; false when the user gives none. */
 export function askForKey(message, refused) {
@@ -31,7 +37,7 @@ function ask(message) {
       { className: "small", "aria-labelledby": "key-title", onclose: () => finish(dialog.returnValue === "use") },
       h("form", { method: "dialog" },
         h("h2", { id: "key-title" }, "API key"),
-        h("p", {}, "This API answers to those who have a key. It stays in this tab and is gone with it."),
+        h("p", {}, "This API answers to those who have a key; its operator makes them. Yours stays in this tab and is gone with it."),
         current && h("p", { className: "problem" }, message),
         h("label", { htmlFor: "key" }, "Key"),
         input,
@@ -54,4 +60,14 @@ function keep(value) {
   } catch {
     // As above.
   }
+  button.hidden = false;
+}
+
+function forget() {
+  try {
+    sessionStorage.removeItem(NAME);
+  } catch {
+    // There is none.
+  }
+  location.reload(); // what was read with the key goes as well
 }

@@ -6,11 +6,12 @@ import { h, repeat } from "./dom.js";
 import { edit } from "./draft.js";
 import { failure } from "./failure.js";
 import { drawFigures } from "./figures.js";
-import { age, bytes } from "./words.js";
+import { age, ago, bytes, plural } from "./words.js";
 
 const EVERY_S = 5;
 const FIGURES_EVERY_S = 60;
 const FAILURES = 20;
+const OUT_OF_SERVICE = ["quarantined", "lost"];
 
 export async function operate(signal) {
   const workers = h("section", { "aria-label": "Workers" });
@@ -19,6 +20,7 @@ export async function operate(signal) {
   const dead = h("section", { "aria-label": "Dead letters" });
   const figures = h("section", { className: "figures", "aria-label": "Figures" });
   const problem = h("div", {});
+  const summary = h("p", { className: "summary" });
   const refresh = async () => {
     try {
       const [now, given, failed] = await Promise.all([
@@ -27,6 +29,7 @@ export async function operate(signal) {
         get(`v1/jobs?status=failed&limit=${FAILURES}`, signal),
       ]);
       problem.replaceChildren();
+      summary.replaceChildren(...inShort(now, given));
       draw(workers, "Workers", now.workers.length ? now.workers.map(worker) : noWorker());
       draw(queue, "Waiting", now.queue.length ? waiting(now.queue) : h("p", { className: "empty" }, "Nothing waits."));
       draw(dead, "Dead letters", letters.draw(given));
@@ -42,8 +45,23 @@ export async function operate(signal) {
   repeat(EVERY_S, signal, refresh);
   drawFigures(figures, signal);
   repeat(FIGURES_EVERY_S, signal, () => drawFigures(figures, signal));
-  return h("div", {}, h("h1", {}, "Operate"), problem, figures, workers, queue, dead, letters.problem, failures);
+  return h("div", {}, h("h1", {}, "Operate"), summary, problem, figures, workers, queue, dead, letters.problem, failures);
 }
+
+/** What an operator asks first: does all serve, and does anything pile up. */
+function inShort({ workers, queue }, { dead_letters: letters }) {
+  const slots = workers.flatMap((each) => each.slots);
+  const out = slots.filter((each) => OUT_OF_SERVICE.includes(each.state)).length;
+  const waits = queue.reduce((sum, row) => sum + row.waiting, 0);
+  const least = queue.every((row) => row.exact) ? "" : "at least ";
+  return [
+    chip(`${slots.length - out} of ${plural(slots.length, "slot")} ${slots.length - out === 1 ? "serves" : "serve"}`, out || !slots.length ? "failed" : "free"),
+    chip(`${least}${plural(waits, "step")} ${waits === 1 ? "waits" : "wait"}`, waits ? "held" : "free"),
+    letters.length > 0 && chip(plural(letters.length, "dead letter"), "failed"),
+  ].filter(Boolean);
+}
+
+const chip = (text, state) => h("span", { className: `chip ${state}` }, text);
 
 /** Rewrites a section unless its content is the same. The focus stays on what has the same `data-key`. */
 function draw(section, name, content) {
@@ -73,7 +91,14 @@ function slot(each) {
     h("span", { className: "name" }, each.class, h("span", { className: "dim" }, ` ${each.id}`)),
     h("meter", { min: 0, max: each.total_bytes, value: used ?? 0, "aria-label": `Memory of ${each.id}` }),
     h("span", { className: "dim" }, memory),
-    each.job_id && h("a", { "data-key": each.id, href: `#/jobs/${each.job_id}` }, "its job"));
+    each.job_id && holder(each));
+}
+
+/** What holds a slot. Only its user may read a job, so another's is named and not led to. */
+function holder({ id, job_id: job, mine }) {
+  return mine
+    ? h("a", { "data-key": id, href: `#/jobs/${job}` }, "its job")
+    : h("span", { className: "dim", title: `Another user's job, ${job}` }, "another's job");
 }
 
 function waiting(rows) {
@@ -89,13 +114,13 @@ function failedJob(job) {
   return h("article", { className: "panel row" },
     h("code", {}, job.error.code),
     h("span", { className: "message" }, job.error.message),
-    h("span", { className: "dim" }, `${age(job.finished_at)} ago`),
+    h("span", { className: "dim when" }, ago(job.finished_at)),
     h("a", { "data-key": `look ${job.id}`, href: `#/jobs/${job.id}` }, "Look"),
     h("button", { "data-key": `again ${job.id}`, type: "button", className: "quiet", onclick: again }, "Draw again"));
 }
 
 function noWorker() {
   return h("div", { className: "empty" },
-    h("p", {}, "No worker lives. Jobs are accepted and wait."),
+    h("p", {}, "No worker lives. Jobs are accepted and wait. On a host with a device, start one:"),
     h("pre", { tabIndex: 0 }, "dreamforge worker"));
 }

@@ -3,9 +3,13 @@
 import { description, get } from "./api.js";
 import { h, open } from "./dom.js";
 import { edit } from "./draft.js";
+import { usableUpscalers, usualEnlarging } from "./enlarge.js";
+import { failure } from "./failure.js";
 import { bytes, moment, title } from "./words.js";
 
 const LEFT_OUT = ["type", "prompt", "negative_prompt", "seed", "count", "width", "height"];
+
+const QUALITY_OF = { jpg: "jpeg", webp: "webp" };
 
 /** Open the picture at `index`; the arrow keys go to its neighbours. `jobOf` gives an artifact's job. */
 export function openPicture(artifacts, index, jobOf, { onDelete = null } = {}) {
@@ -29,13 +33,20 @@ export function openPicture(artifacts, index, jobOf, { onDelete = null } = {}) {
   };
   const show = async () => {
     const artifact = artifacts[index];
-    if (Date.parse(artifact.expires_at) < Date.now()) await renew(artifact, jobOf(artifact));
-    image.src = artifact.url;
-    image.width = artifact.width;
-    image.height = artifact.height;
     const job = jobOf(artifact);
-    image.alt = job.request?.prompt ?? "Picture";
-    facts.replaceChildren(...(await describe(artifact, job, dialog, onDelete)));
+    try {
+      if (Date.parse(artifact.expires_at) < Date.now()) await renew(artifact, job);
+      if (artifact !== artifacts[index]) return; // another one was turned to meanwhile
+      image.src = artifact.url;
+      image.width = artifact.width;
+      image.height = artifact.height;
+      image.alt = job.request?.prompt ?? "Picture";
+      const described = await describe(artifact, job, dialog, onDelete);
+      if (artifact === artifacts[index]) facts.replaceChildren(...described);
+    } catch (error) {
+      if (!error.code) throw error;
+      facts.replaceChildren(failure(error, show));
+    }
   };
   show();
   return open(dialog);
@@ -54,7 +65,7 @@ async function describe(artifact, listed, dialog, onDelete) {
     ["Avoided", asked.negative_prompt],
     ["Seed", artifact.seed],
     ["Size", `${artifact.width} × ${artifact.height}, ${bytes(artifact.size_bytes)}`],
-    ...Object.entries({ ...job.parameters, ...asked }).filter(([name]) => !LEFT_OUT.includes(name)).filter(([, value]) => value !== null).map(([name, value]) => [title(name), shown(value)]),
+    ...made({ ...job.parameters, ...asked }, artifact.format),
     ["Made", moment(artifact.created_at)],
     ["SHA-256", h("code", {}, artifact.sha256)],
     ["Job", h("a", { href: `#/jobs/${job.id}`, onclick: () => dialog.close() }, h("code", {}, job.id))],
@@ -64,12 +75,18 @@ async function describe(artifact, listed, dialog, onDelete) {
     h("p", { className: "actions" },
       h("button", { type: "button", onclick: () => leave(same) }, "Draw it again"),
       h("button", { type: "button", onclick: () => leave(fresh) }, "Vary the seed"),
-      !chain && h("button", { type: "button", onclick: () => leave({ ...same, chain: { upscale: { scale: 2, impl: "resample" } } }) }, "Enlarge"),
+      !chain && h("button", { type: "button", onclick: async () => leave({ ...same, chain: { upscale: usualEnlarging(usableUpscalers((await get("v1/models")).models)) } }) }, "Enlarge"),
       takesImages && h("button", { type: "button", onclick: () => leave({ ...same, seed: undefined, image: artifact.id }) }, "Start from it"),
       h("a", { className: "button", href: artifact.url, target: "_blank", rel: "noopener" }, "Open the file"),
       onDelete && h("button", { type: "button", className: "danger", onclick: () => onDelete(job, dialog) }, "Delete")),
     h("dl", {}, rows.filter(([, value]) => ![undefined, null, ""].includes(value)).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
   ];
+}
+
+/** What made it, without what is nothing, or of another format. */
+function made(values, format) {
+  const told = ([name, value]) => !LEFT_OUT.includes(name) && value !== null && value.length !== 0 && !(name.endsWith("_quality") && !name.startsWith(QUALITY_OF[format] ?? "?"));
+  return Object.entries(values).filter(told).map(([name, value]) => [title(name), shown(value)]);
 }
 
 /** A new address of the file, for a page that was left open. */
@@ -79,5 +96,6 @@ async function renew(artifact, job) {
 }
 
 function shown(value) {
+  if (typeof value === "boolean") return value ? "yes" : "no";
   return value !== null && typeof value === "object" ? JSON.stringify(value) : String(value);
 }

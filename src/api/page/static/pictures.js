@@ -1,10 +1,10 @@
 // Pictures, newest first: jobs page by page, each with what it has made.
 
-import { call, get } from "./api.js";
-import { announce, confirm, h } from "./dom.js";
+import { get } from "./api.js";
+import { h } from "./dom.js";
 import { failure } from "./failure.js";
 import { openPicture } from "./picture.js";
-import { pictureButton } from "./watch.js";
+import { deleteJob, pictureButton } from "./watch.js";
 import { moment } from "./words.js";
 
 const PAGE = 24;
@@ -90,10 +90,8 @@ class Gallery {
   }
 
   async delete(job, dialog) {
-    const question = "Delete this job, all of its pictures and its log? Nothing of it can be had back.";
-    if (!(await confirm(question, "Delete"))) return;
     try {
-      await call("DELETE", `v1/jobs/${job.id}`, { signal: this.signal });
+      if (!(await deleteJob(job.id, this.signal))) return;
     } catch (error) {
       if (!error.code) throw error;
       dialog.querySelector(".facts").prepend(failure(error));
@@ -102,7 +100,6 @@ class Gallery {
     dialog.close();
     this.shown = this.shown.filter((artifact) => artifact.job.id !== job.id);
     for (const item of this.list.querySelectorAll(`[data-job="${job.id}"]`)) item.remove();
-    announce("Deleted");
     this.drawFoot();
   }
 

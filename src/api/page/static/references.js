@@ -25,7 +25,7 @@ export class References {
     this.element.replaceChildren(
       full ? "" : this.input,
       full ? "" : h("label", { className: "link", htmlFor: "references" }, this.items.length ? "Add a picture" : "Pictures to work on"),
-      full ? "" : h("span", { className: "dim" }, ` drop, paste or choose, ${this.most === 1 ? "one" : `up to ${this.most}`}`),
+      full ? "" : h("span", { className: "dim" }, `: drop, paste or choose, ${this.most === 1 ? "one" : `up to ${this.most}`}`),
       h("ul", { className: "references" }, this.items.map((item, index) => this.row(item, index))));
   }
 

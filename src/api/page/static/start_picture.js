@@ -49,7 +49,7 @@ export class StartPicture {
 
   drawOne() {
     if (!this.file && !this.imageId) {
-      this.area.replaceChildren(this.input, h("label", { htmlFor: "start-picture" }, "Start from a picture"), h("span", { className: "dim" }, " drop, paste or choose one"));
+      this.area.replaceChildren(this.input, h("label", { htmlFor: "start-picture" }, "Start from a picture"), h("span", { className: "dim" }, ": drop, paste or choose one"));
       return;
     }
     const shown = this.painter?.element ?? h("p", {}, "A picture of yours, ", h("code", {}, this.imageId));
@@ -70,7 +70,7 @@ export class StartPicture {
 
   async paint() {
     try {
-      this.painter = await maskPainter(this.file);
+      this.painter = await maskPainter(this.file, () => this.changed());
     } catch {
       this.area.prepend(h("p", { className: "problem", role: "alert" }, "This browser cannot read the picture, so no mask can be painted on it."));
       return;

@@ -1,12 +1,12 @@
 // One job, from the line that waits to its pictures, or to why it failed.
 
 import { call, get } from "./api.js";
-import { announce, h } from "./dom.js";
+import { announce, confirm, h } from "./dom.js";
 import { edit } from "./draft.js";
 import { failure } from "./failure.js";
 import { openPicture } from "./picture.js";
 import { follow, sleep } from "./stream.js";
-import { age, place, plural } from "./words.js";
+import { ago, place, plural } from "./words.js";
 
 const LOG_LINES = 200;
 const MANY = 9;
@@ -122,12 +122,31 @@ class Watch {
     this.chip.textContent = job.cancel_requested_at && this.live ? "cancelling" : job.status;
     this.bar.hidden = this.stages.hidden = !this.live;
     if (job.queue || job.status === "queued") this.now.textContent = place(job.queue);
-    if (!this.live) this.now.textContent = `${plural(job.summary.completed, "picture")} of ${job.summary.count}, ${age(job.finished_at)} ago`;
-    this.outcome.replaceChildren(job.error && job.status === "failed" ? failure(job.error) : "");
+    if (!this.live) this.now.textContent = `${plural(job.summary.completed, "picture")} of ${job.summary.count}, ${ago(job.finished_at)}`;
     this.drawPictures();
-    this.actions.replaceChildren(...(this.live
-      ? [h("button", { type: "button", disabled: Boolean(job.cancel_requested_at), onclick: () => this.cancel() }, "Cancel")]
-      : [job.request && h("button", { type: "button", onclick: () => edit(job.request) }, job.status === "failed" ? "Change and draw again" : "Draw again")].filter(Boolean)));
+    this.drawEnd();
+  }
+
+  /** What may be done with it, and why it failed; drawn anew only where that changes, so that focus and text stay. */
+  drawEnd() {
+    const { job } = this;
+    const state = `${this.chip.textContent} ${Boolean(job.request)}`;
+    if (this.actions.dataset.shown === state) return;
+    this.actions.dataset.shown = state;
+    const focused = this.actions.contains(document.activeElement);
+    this.outcome.replaceChildren(job.error && job.status === "failed" ? failure(job.error) : "");
+    this.actions.replaceChildren(...(this.live ? this.whileLive() : this.whenEnded()));
+    if (focused) (this.actions.querySelector("button:enabled") ?? this.element).focus();
+  }
+
+  whileLive() {
+    return [h("button", { type: "button", disabled: Boolean(this.job.cancel_requested_at), onclick: () => this.cancel() }, "Cancel")];
+  }
+
+  whenEnded() {
+    const { request, status } = this.job;
+    const again = request && h("button", { type: "button", onclick: () => edit(request) }, status === "failed" ? "Change and draw again" : "Draw again");
+    return [again, h("button", { type: "button", className: "quiet danger", onclick: () => this.delete() }, "Delete")].filter(Boolean);
   }
 
   /** A tile for each item: its last picture, else what is seen of it so far, else its place. */
@@ -207,6 +226,26 @@ class Watch {
       this.outcome.replaceChildren(failure(error));
     }
   }
+
+  async delete() {
+    try {
+      if (!(await deleteJob(this.jobId, this.signal))) return;
+      this.element.replaceChildren(h("p", { className: "empty" }, "This job was deleted, with its pictures and its log."));
+      this.element.focus();
+    } catch (error) {
+      if (!error.code) throw error;
+      this.outcome.replaceChildren(failure(error));
+    }
+  }
+}
+
+/** Delete an ended job after a question; whether it is gone. Raises `ApiError`. */
+export async function deleteJob(jobId, signal) {
+  const question = "Delete this job, all of its pictures and its log? Nothing of it can be had back.";
+  if (!(await confirm(question, "Delete"))) return false;
+  await call("DELETE", `v1/jobs/${jobId}`, { signal });
+  announce("Deleted");
+  return true;
 }
 
 /** Whether the same request may succeed later. */
@@ -221,5 +260,8 @@ function decode(address) {
 export function pictureButton(artifact, job, onclick) {
   const name = `${job.request?.prompt ?? "Picture"}, seed ${artifact.seed}`;
   return h("button", { type: "button", className: "tile", onclick, "aria-label": `Open: ${name}` },
-    h("img", { src: artifact.url, alt: "", loading: "lazy", width: artifact.width, height: artifact.height }));
+    h("img", { src: artifact.url, alt: "", loading: "lazy", width: artifact.width, height: artifact.height, onerror: ({ target }) => target.replaceWith(missing()) }));
 }
+
+/** In the place of a picture whose file does not come: it is past its age, or its address is. */
+const missing = () => h("span", { className: "missing" }, "No file here");

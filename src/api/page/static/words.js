@@ -24,8 +24,16 @@ export function age(text) {
   return seconds(Math.max(0, Math.round((Date.now() - new Date(text)) / 1000)));
 }
 
+/** The same as part of a sentence: "3 min ago". */
+export function ago(text) {
+  return Date.now() - new Date(text) < 2000 ? "just now" : `${age(text)} ago`;
+}
+
+const NAMES = { jpeg_quality: "JPEG quality", webp_quality: "WebP quality", loras: "LoRAs" };
+
 /** `negative_prompt` as "Negative prompt". */
 export function title(name) {
+  if (name in NAMES) return NAMES[name];
   const text = name.replace(/_s$/, " (seconds)").replace(/_id$/, "").replaceAll("_", " ");
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
