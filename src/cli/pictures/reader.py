@@ -33,6 +33,10 @@ _FORMATS: dict[str, Format] = {
 }
 
 
+# What Pillow raises for a damaged file; the last one for an AVIF.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, RuntimeError)
+
+
 class Metadata(BaseModel):
     """The fields of the `dreamforge` object that the command line uses; others are allowed."""
 
@@ -145,7 +149,7 @@ def read_picture(path: Path) -> PictureText:
             format, size, texts = _read(path)
     except Image.DecompressionBombError as error:
         raise Failure(f"{path}: {error}") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except _DAMAGED as error:
         raise Failure(f"{path}: not a whole PNG, JPEG, WebP, AVIF or GIF file: {error}") from None
     ours = _object(texts.get("dreamforge"))
     if ours is not None:

@@ -420,3 +420,13 @@ def test_the_comment_of_a_gif_is_shown(tmp_path: Path) -> None:
     path = tmp_path / "picture.gif"
     Image.new("RGB", (16, 8)).save(path, comment="a cat")
     assert read_picture(path).texts == {"comment": "a cat"}
+
+
+def test_a_damaged_avif_is_no_whole_picture(tmp_path: Path) -> None:
+    """Its decoder raises another error than those of all other formats."""
+    place = tmp_path / "picture.avif"
+    Image.effect_noise((40, 40), 50).convert("RGB").save(place)
+    head, mark, data = place.read_bytes().partition(b"mdat")
+    place.write_bytes(head + mark + bytes(len(data)))
+    with pytest.raises(Failure, match="not a whole"):
+        read_picture(place)
