@@ -1,8 +1,8 @@
 """`make test-containers`: build the images and walk docs/deployment.md, on a real engine.
 
-Needs root on Debian or Ubuntu and about a quarter of an hour; never part of the suite. Where a
-Docker daemon answers it is used; else Debian's Docker is unpacked into a tree of its own. Nothing
-is left.
+Needs root on Debian or Ubuntu and about half an hour; never part of the suite. Where a Docker
+daemon answers it is used; else Debian's Docker is unpacked into a tree of its own. Of the walk
+nothing is left but the build cache of a daemon that was there before.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.containers import bases, tree
@@ -28,20 +29,25 @@ def main() -> None:
     options.add_argument(
         "--own", action="store_true", help="an engine in a tree, whatever runs here"
     )
+    options.add_argument(
+        "--release", action="store_true", help="`make release` at the end (15 minutes more)"
+    )
     given = options.parse_args()
     if os.geteuid() != 0:
         sys.exit("make test-containers needs root: it starts an engine, or uses root's")
     with tempfile.TemporaryDirectory(prefix="dreamforge-containers-", dir="/var/tmp") as folder:
         trees = given.trees or Path(folder)
-        engine = _engine(trees, Path(folder), own=given.own)
         try:
-            failed = walk(engine, trees)
+            engine = _engine(trees, Path(folder), own=given.own)
+            try:
+                _start(engine)
+                failed = walk(engine, trees, release=given.release)
+            finally:
+                engine.close()
+                if isinstance(engine, TreeEngine):
+                    shutil.rmtree(engine.work)
         except Broken as error:
             sys.exit(f"{error}")
-        finally:
-            engine.close()
-            if isinstance(engine, TreeEngine):
-                shutil.rmtree(engine.work)
     sys.exit(1 if failed else 0)
 
 
@@ -51,21 +57,29 @@ def _engine(trees: Path, folder: Path, *, own: bool) -> Engine:
     started = time.monotonic()
     rootfs = trees / "engine"
     tree.make(rootfs, RELEASE, PACKAGES)
-    engine = TreeEngine(rootfs / "walk", rootfs)
-    engine.start()
-    report("ok", f"{engine.name}", time.monotonic() - started)
-    return engine
+    report("ok", "a tree of Debian for the engine", time.monotonic() - started)
+    return TreeEngine(rootfs / "walk", rootfs)
 
 
-def walk(engine: Engine, trees: Path) -> bool:
+def _start(engine: Engine) -> None:
+    if isinstance(engine, TreeEngine):
+        started = time.monotonic()
+        engine.start()
+        report("ok", engine.name, time.monotonic() - started)
+
+
+def walk(engine: Engine, trees: Path, *, release: bool) -> bool:
     """Every step, until one fails. Whether one did."""
     say(
         f"engine: {engine.name}: "
         + engine.run("docker version --format '{{.Server.Version}}'").strip()
     )
     say("compose: " + engine.run("docker compose version --short").strip())
-    _refuse_to_touch_another(engine)
-    before = _images(engine)
+    if engine.restarts:
+        _remove_what_a_killed_walk_left(engine)
+    else:
+        _refuse_to_touch_another(engine)
+    before, running = _images(engine), _objects(engine)
     if not (bases.are_there(engine) or bases.registry_is_reached(engine)):
         started = time.monotonic()
         said = bases.make(engine, trees)
@@ -74,39 +88,70 @@ def walk(engine: Engine, trees: Path) -> bool:
             say(f"  - {line}")
         report("ok", "stand-ins for base images", time.monotonic() - started)
     origin, clone = _clone(engine)
-    steps = Walk(engine, origin, clone)
+    steps = Walk(engine, origin, clone, release=release)
     failed = False
     try:
         for name, step in steps.steps():
-            started = time.monotonic()
-            try:
-                step()
-            except (Broken, subprocess.TimeoutExpired) as error:
-                report("FAILED", name, time.monotonic() - started)
-                say(str(error))
-                say(
-                    engine.try_run(
-                        "docker compose ps --all; docker compose logs --tail 40", folder=clone
-                    ).stdout
-                )
+            if not _passes(engine, clone, name, step):
                 failed = True
                 break
-            report("ok", name, time.monotonic() - started)
     finally:
         engine.try_run("docker compose --profile tools down --volumes --timeout 60", folder=clone)
         if not engine.restarts:  # those of an engine of our own go with it
             engine.try_run("docker rmi --force " + " ".join(_images(engine) - before))
     for fact in steps.facts:
         say(fact)
-    return failed
+    if left := _objects(engine) - running:
+        say(f"left behind: {', '.join(sorted(left))}")
+    return failed or bool(left)
+
+
+def _passes(engine: Engine, clone: Path, name: str, step: Callable[[], None]) -> bool:
+    started = time.monotonic()
+    try:
+        step()
+    except (Broken, subprocess.TimeoutExpired) as error:
+        report("FAILED", name, time.monotonic() - started)
+        say(str(error))
+        shown = "docker compose ps --all; docker compose logs --tail 40"
+        say(engine.try_run(shown, folder=clone).stdout)
+        return False
+    report("ok", name, time.monotonic() - started)
+    return True
+
+
+def _objects(engine: Engine) -> set[str]:
+    """Containers, volumes and networks of the engine."""
+    return {
+        f"{kind} {name}"
+        for kind, names in {
+            "container": "docker ps --all --format '{{.Names}}'",
+            "volume": "docker volume ls --format '{{.Name}}'",
+            "network": "docker network ls --format '{{.Name}}'",
+        }.items()
+        for name in engine.run(names).split()
+    }
+
+
+def _remove_what_a_killed_walk_left(engine: Engine) -> None:
+    """In a kept tree, whose engine has nobody else's containers."""
+    engine.run(
+        "docker ps --all --quiet | xargs --no-run-if-empty docker rm --force\n"
+        "docker network prune --force\n"
+        "docker volume prune --all --force"
+    )
 
 
 def _refuse_to_touch_another(engine: Engine) -> None:
-    """The page's commands would remove the project `dreamforge` that is installed here."""
-    found = engine.run(
-        "docker ps --all --quiet --filter label=com.docker.compose.project=dreamforge;"
-        " docker volume ls --quiet --filter label=com.docker.compose.project=dreamforge"
-    ).split()
+    """The walk would remove the projects `dreamforge` and `dreamforge-worker` of this engine."""
+    found = [
+        each
+        for project in ("dreamforge", "dreamforge-worker")
+        for kind in ("ps --all", "volume ls")
+        for each in engine.run(
+            f"docker {kind} --quiet --filter label=com.docker.compose.project={project}"
+        ).split()
+    ]
     if found:
         raise Broken("this engine has an installation of Dream Forge: use --own for another engine")
 

@@ -7,7 +7,6 @@ not show.
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -84,7 +83,7 @@ def _import(engine: Engine, rootfs: Path, name: str, changes: list[str]) -> None
     packed = engine.work / "base.tar"
     subprocess.run(
         ["tar", "--create", "--file", str(packed), "--directory", str(rootfs), "--exclude=./.made",
-         "--exclude=./dev/*", "--exclude=./var/cache/apt/*", "."],
+         "--exclude=./.minimal", "--exclude=./dev/*", "--exclude=./var/cache/apt/*", "."],
         check=True,
     )  # fmt: skip
     engine.run(f"docker import {options} {engine.inside(packed)} {name}")
@@ -150,8 +149,7 @@ _POSTGRES = """#!/bin/sh
 set -eu
 export PATH=/usr/lib/postgresql/17/bin:$PATH PGDATA=/var/lib/postgresql/17/data
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
-    initdb --username="$POSTGRES_USER" --pwfile="$POSTGRES_PASSWORD_FILE" \\
-        --auth=scram-sha-256 $POSTGRES_INITDB_ARGS
+    initdb --username="$POSTGRES_USER" --pwfile="$POSTGRES_PASSWORD_FILE" $POSTGRES_INITDB_ARGS
     echo "host all all all scram-sha-256" >> "$PGDATA/pg_hba.conf"
     pg_ctl --wait start --options="-c listen_addresses=''"
     PGPASSWORD=$(cat "$POSTGRES_PASSWORD_FILE") createdb --username="$POSTGRES_USER" "$POSTGRES_DB"
@@ -203,7 +201,8 @@ def _postgres(engine: Engine, servers: Path, name: str) -> None:
         "RUN usermod --uid 999 postgres && groupmod --gid 999 postgres"
         " && rm -rf /var/lib/postgresql && install -d -o 999 -g 999 /var/lib/postgresql"
         " && ln -s /usr/lib/postgresql/17/bin/* /usr/local/bin/\n"
-        'ENTRYPOINT ["entry"]\n',
+        'ENTRYPOINT ["entry"]\n'
+        "STOPSIGNAL SIGINT\n",  # does not wait for its clients to go
         entry=_POSTGRES,
     )  # fmt: skip
 
@@ -223,7 +222,3 @@ def _store(engine: Engine, servers: Path, name: str) -> None:
         versitygw=_STORE,
         wget=_WGET,
     )  # fmt: skip
-
-
-def checkout_has_torch() -> bool:
-    return importlib.util.find_spec("torch") is not None

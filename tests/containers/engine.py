@@ -8,6 +8,7 @@ of this host's firewall, bridges or ports changes, and 8001 may be in use here.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ RELEASE = "trixie"
 MIRROR = "http://deb.debian.org/debian"
 PACKAGES = (
     "ca-certificates", "curl", "docker-buildx", "docker-cli", "docker-compose", "docker.io", "git",
-    "iproute2", "iptables", "procps", "slirp4netns", "tini",
+    "iproute2", "iptables", "make", "procps", "python3-venv", "slirp4netns", "tini",
 )  # fmt: skip
 START_S = 60.0
 
@@ -107,6 +108,7 @@ class TreeEngine(Engine):
         self._first: subprocess.Popen[bytes] | None = None
         self._network: subprocess.Popen[bytes] | None = None
         self._daemon: subprocess.Popen[bytes] | None = None
+        self._group = f"dreamforge-walk-{os.getpid()}"
 
     def inside(self, path: Path) -> str:
         return "/" + str(path.relative_to(self.tree))
@@ -156,14 +158,20 @@ class TreeEngine(Engine):
     def _start_daemon(self) -> None:
         settings = self.tree / "etc/docker/daemon.json"
         settings.parent.mkdir(exist_ok=True)
-        # The store that can give layers the commit's time, and that Docker 29 has by default.
-        settings.write_text('{"features": {"containerd-snapshotter": true}}\n')
+        # The store that can give layers the commit's time, and that Docker 29 has by default. CDI,
+        # as the page says for an engine of this age. A control group of its own, which can be
+        # removed beside those of another engine of this host.
+        features = {"containerd-snapshotter": True, "cdi": True}
+        settings.write_text(json.dumps({"features": features, "cgroup-parent": f"/{self._group}"}))
         with (self.work / "engine.log").open("ab") as log:
             self._daemon = subprocess.Popen(
                 self.command("dockerd"),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
-        self._until(lambda: self.try_run("docker info"), "dockerd")
+        try:
+            self._until(lambda: self.try_run("docker info"), "dockerd")
+        except Broken as error:
+            raise Broken(f"{error}\n{(self.work / 'engine.log').read_text()[-4000:]}") from None
 
     def _stop_daemon(self) -> None:
         if self._daemon is not None:
@@ -195,21 +203,22 @@ class TreeEngine(Engine):
         """End all of it. With its first process the kernel ends every other one inside."""
         if self._first is None:
             return
-        groups = _cgroups()
-        self._stop_daemon()
-        os.kill(self._pid(), signal.SIGKILL)
-        self._first.wait(START_S)
-        if self._network is not None:
-            self._network.terminate()
-            self._network.wait(START_S)
-        for folder in groups:
+        try:
+            self._stop_daemon()
+        finally:
+            os.kill(self._pid(), signal.SIGKILL)
+            self._first.wait(START_S)
+            if self._network is not None:
+                self._network.terminate()
+                self._network.wait(START_S)
+        for folder in _cgroups(self._group):
             _remove_cgroup(folder)
 
 
-def _cgroups() -> list[Path]:
-    """What the engine made in the host's hierarchies of control groups."""
+def _cgroups(name: str) -> list[Path]:
+    """A group, in each of the host's hierarchies of control groups that has it."""
     root = Path("/sys/fs/cgroup")
-    return [path for path in (root / "docker", *root.glob("*/docker")) if path.is_dir()]
+    return [path for path in (root / name, *root.glob(f"*/{name}")) if path.is_dir()]
 
 
 def _remove_cgroup(folder: Path) -> None:

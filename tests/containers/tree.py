@@ -18,15 +18,10 @@ def make(tree: Path, release: str, packages: Iterable[str]) -> None:
     """A minimal Debian with these packages; what is there from before is taken as it is."""
     if (tree / ".made").exists():
         return
+    minimal = tree.parent / f"minimal-{release}"
+    _minimal(minimal, release)
     shutil.rmtree(tree, ignore_errors=True)
-    tree.mkdir(parents=True)
-    with tempfile.TemporaryDirectory() as folder:
-        program, environment = _debootstrap(Path(folder))
-        _run([program, "--variant=minbase", release, str(tree), MIRROR], environment)
-    # A package's script must start nothing: there is no init in here.
-    policy = tree / "usr/sbin/policy-rc.d"
-    policy.write_text("#!/bin/sh\nexit 101\n")
-    policy.chmod(0o755)
+    subprocess.run(["cp", "--archive", str(minimal), str(tree)], check=True)
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
     _run(["chroot", str(tree), "apt-get", "install", *QUIET, *packages], environment)
     for rest in (tree / "var/lib/apt/lists", tree / "var/cache/apt/archives"):
@@ -38,6 +33,24 @@ def make(tree: Path, release: str, packages: Iterable[str]) -> None:
     if bundle.exists() and (tree / "etc/ssl/certs").is_dir():
         shutil.copy(bundle, tree / "etc/ssl/certs/ca-certificates.crt")
     (tree / ".made").touch()
+
+
+def _minimal(tree: Path, release: str) -> None:
+    """What all trees of a release are copied from: unpacking it is most of the work."""
+    if (tree / ".minimal").exists():
+        return
+    shutil.rmtree(tree, ignore_errors=True)
+    tree.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as folder:
+        program, environment = _debootstrap(Path(folder))
+        _run([program, "--variant=minbase", release, str(tree), MIRROR], environment)
+    # A package's script must start nothing: there is no init in here.
+    policy = tree / "usr/sbin/policy-rc.d"
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    policy.chmod(0o755)
+    # A tree that a power cut spoils is made again.
+    (tree / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
+    (tree / ".minimal").touch()
 
 
 def _debootstrap(folder: Path) -> tuple[str, dict[str, str]]:

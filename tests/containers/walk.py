@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.containers.engine import Broken, Engine
 from tests.containers.page import blocks
 from tests.containers.stack import OURS, RUNNING, Stack
-from tests.support.deployment import ROOT, VERSION, bases
+from tests.support.deployment import ROOT, VERSION, bases, compose
 
 # The containers' own processes see no capability, and cannot get one.
 NOTHING = "0000000000000000"
-LAYER_OF_A_RELEASE_BYTES = 20_000_000
 LONG_JOB = {"count": 8}
+BUILD_S = 3600.0  # the packages come from an index
 
 
 class Walk:
     """The steps share one stack. `facts` is what is printed beside them."""
 
-    def __init__(self, engine: Engine, origin: Path, clone: Path) -> None:
-        self.engine, self.origin, self.clone = engine, origin, clone
+    def __init__(self, engine: Engine, origin: Path, clone: Path, *, release: bool) -> None:
+        self.engine, self.origin, self.clone, self.with_release = engine, origin, clone, release
         self.stack = Stack(engine, clone)
         self.facts: list[str] = []
         self.jobs: list[str] = []
 
     def steps(self) -> list[tuple[str, Callable[[], None]]]:
         return [
-            ("build both images", self.build),
-            ("secrets, up, import", self.up),
+            ("secrets, up, import; both images are built", self.up),
+            ("down and up again", self.up_again),
             ("what each container may", self.check_limits),
             ("secrets and their modes", self.check_secrets),
             ("a job as on the page", self.first_job),
@@ -43,10 +44,12 @@ class Walk:
             ("backup", self.backup),
             ("restore into empty volumes", self.restore),
             ("the GPU file without a GPU", self.gpu_file),
+            *([("make release", self.release)] if self.with_release else []),
         ]
 
-    def build(self) -> None:
-        self.stack.compose("build --quiet api worker", timeout_s=1800)
+    def up(self) -> None:
+        """The first commands of the page, which build what is not there."""
+        self.stack.run(blocks("One host")[0], timeout_s=BUILD_S)
         for name in OURS:
             image = f"dreamforge-{name}:{VERSION}"
             (base,) = bases(ROOT / f"deploy/{name}.Dockerfile")
@@ -56,8 +59,11 @@ class Walk:
     def _size(self, image: str) -> int:
         return int(self.engine.run(f"docker image inspect --format '{{{{.Size}}}}' {image}"))
 
-    def up(self) -> None:
-        self.stack.run(blocks("One host")[0])
+    def up_again(self) -> None:
+        self.stack.compose("down --timeout 60")
+        started = time.monotonic()
+        self.stack.compose("up --detach --wait")
+        self.facts.append(f"up --wait, all built: {time.monotonic() - started:.0f} s")
 
     def check_limits(self) -> None:
         for name in RUNNING:
@@ -66,18 +72,32 @@ class Walk:
             expect(host["ReadonlyRootfs"] is True, f"{name}: the root can be written")
             expect(host["CapDrop"] == ["ALL"] and not host["CapAdd"], f"{name}: capabilities")
             expect("no-new-privileges:true" in host["SecurityOpt"], f"{name}: new privileges")
-            status = self.stack.compose(f"exec -T {name} cat /proc/1/status")
-            facts = dict(re.findall(r"^(\w+):\s*(.+)$", status, re.MULTILINE))
-            user = facts["Uid"].split()[0]
             wanted = {"api": "10001", "worker": "10001", "s3": "0"}.get(name, "999")
-            expect(user == wanted, f"{name} runs as {user}, not {wanted}")
-            for kind in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb"):
-                expect(facts[kind] == NOTHING, f"{name}: {kind} is {facts[kind]}")
-            expect(facts["NoNewPrivs"] == "1", f"{name}: NoNewPrivs is {facts['NoNewPrivs']}")
+            for process in self._processes(name):
+                who = f"{name}, {process['Name']}"
+                users = set(process["Uid"].split())
+                expect(users == {wanted}, f"{who}: runs as {users}, not {wanted}")
+                for kind in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb"):
+                    expect(process[kind] == NOTHING, f"{who}: {kind} is {process[kind]}")
+                expect(process["NoNewPrivs"] == "1", f"{who}: may get new privileges")
             wrote = self.engine.try_run(
                 f"docker compose exec -T {name} sh -c 'echo > /written'", folder=self.clone
             )
             expect("Read-only file system" in wrote.stdout, f"{name}: {wrote.stdout}")
+        ready = json.loads(self.engine.run("curl --silent --fail http://127.0.0.1:8002/readyz"))
+        self.facts.append(f"what the kernel keeps from runners: {ready['sandbox']}")
+
+    def _processes(self, name: str) -> list[dict[str, str]]:
+        """Every process of a container, as its kernel shows it."""
+        shown = self.stack.compose(
+            f"exec -T {name} sh -c 'for each in /proc/[0-9]*; do cat $each/status || true; done'"
+        )
+        found = [
+            dict(re.findall(r"^(\w+):[ \t]*(.*)$", "Name:" + each, re.MULTILINE))
+            for each in re.split(r"^Name:", shown, flags=re.MULTILINE)[1:]
+        ]
+        expect(len(found) > 1, f"{name} shows {len(found)} processes")
+        return found
 
     def check_secrets(self) -> None:
         folder = self.clone / "secrets"
@@ -87,6 +107,9 @@ class Walk:
             mode = 0o600 if path.name == "api_key" else 0o644  # that one is mounted nowhere
             expect(path.stat().st_mode & 0o777 == mode, f"mode of {path.name}")
         for name in RUNNING:
+            there = set(self.stack.compose(f"exec -T {name} ls /run/secrets").split())
+            listed = set(compose()["services"][name]["secrets"])
+            expect(there == listed, f"{name} has the secrets {there}, not {listed}")
             shown = json.dumps(self.stack.inspect(name))
             for secret, value in values.items():
                 expect(value not in shown, f"`docker inspect` of {name} shows {secret}")
@@ -116,7 +139,8 @@ class Walk:
         self.stack.check_pictures(job)
 
     def _only_json(self, name: str) -> None:
-        log = self.stack.compose(f"logs --no-log-prefix --no-color {name}")
+        # Not by Compose, which clears the terminal's line before each of its own.
+        log = self.stack.run(f"docker logs $(docker compose ps --all --quiet {name}) 2>&1")
         for line in log.splitlines():
             try:
                 json.loads(line)
@@ -144,11 +168,11 @@ class Walk:
         """The commands of the page, after a commit that changes a source file of both services."""
         before = {name: self._layers(name) for name in OURS}
         self.engine.run(
-            "git clone --quiet . /tmp/df-change && cd /tmp/df-change"
+            "git clone --quiet origin change && cd change"
             " && echo '# A release.' >> src/shared/states.py"
             " && git -c user.name=walk -c user.email=walk@localhost commit --quiet --all -m next"
-            " && git push --quiet origin HEAD && rm -rf /tmp/df-change",
-            folder=self.origin,
+            " && git push --quiet origin HEAD && rm -rf ../change",
+            folder=self.engine.work,
         )
         job = self.stack.create("a blue heart", **LONG_JOB)
         self.stack.wait_for(job, "running")
@@ -173,38 +197,31 @@ class Walk:
         ).strip()
         (private,) = blocks("Several hosts", "yaml")
         (self.clone / "compose.private.yaml").write_text(private.replace("10.0.0.1", address))
-        self.stack.compose("--file compose.yaml --file compose.private.yaml up --detach --wait")
+        opened, started = blocks("Several hosts")
+        self.stack.run(opened)
         other = self.clone.parent / "other"
-        self.engine.run(
-            f"git clone --quiet {self.engine.inside(self.origin)} {self.engine.inside(other)}"
-        )
+        self.engine.run("git clone --quiet origin other", folder=self.engine.work)
         away = Stack(self.engine, other)
-        away.run("install -d -m 700 secrets")
-        for name in (
-            "df_database_url",
-            "df_redis_url",
-            "df_s3_access_key",
-            "df_s3_secret_key",
-            "df_api_keys",
-        ):
-            text = (self.clone / "secrets" / name).read_text()
-            (other / "secrets" / name).write_text(
-                text.replace("@postgres:", f"@{address}:").replace("@redis:", f"@{address}:")
-            )
+        # Beside the first worker, which has the port.
         (other / "port.yaml").write_text(
             'services: { worker: { ports: !override ["127.0.0.1:8012:8002"] } }\n'
         )
-        files = "docker compose --file deploy/compose.worker.yaml --file port.yaml"
-        start = f"export DF_S3_ENDPOINT=http://{address}:8003\n{files}"
-        away.run(f"{start} up --detach --wait")
+        files = "--file deploy/compose.worker.yaml"
+        for old, new in {
+            "scp FIRST:dreamforge": f"cp {self.engine.inside(self.clone)}",
+            "10.0.0.1": address,
+            files: f"{files} --file port.yaml",
+            "download hf:OWNER/NAME": "import /opt/dreamforge/models/sd/dreamforge-demo@1",
+        }.items():
+            expect(old in started, f"the page has no `{old}` below `Several hosts`")
+            started = started.replace(old, new)
         try:
-            away.run(
-                f"{start} run --rm -T model import /opt/dreamforge/models/sd/dreamforge-demo@1"
-            )
+            away.run(started)
             self.stack.compose("stop worker", timeout_s=700)
             self.stack.draw("a red apple")  # by the other worker: there is no one else
         finally:
-            away.run(f"{start} down --volumes --timeout 60")
+            down = "down --volumes --timeout 60"
+            away.run(f"DF_S3_ENDPOINT=- docker compose {files} --file port.yaml {down}")
             self.stack.compose("up --detach --wait")
         self.stack.draw("a red apple")
 
@@ -216,19 +233,9 @@ class Walk:
         expect(all(sizes.values()), f"a backup is empty: {sizes}")
 
     def restore(self) -> None:
-        """Into empty volumes that Compose made, bucket first, services stopped."""
+        """Into empty volumes: all that was there is removed first."""
         self.stack.compose("down --volumes --timeout 60")
-        said = self.stack.compose("up --no-start")
-        self.stack.run(
-            'docker run --rm --volume dreamforge_s3:/data --volume "$PWD":/backup'
-            " debian:trixie-slim tar --extract --gzip --xattrs --xattrs-include='user.*'"
-            " --file /backup/s3.tar.gz --directory /data\n"
-            "docker compose up --detach --wait postgres\n"
-            "docker compose exec -T postgres pg_restore --username=dreamforge --dbname=dreamforge"
-            " --no-owner < dreamforge.dump"
-        )
-        self.stack.compose("run --rm -T migrate")
-        said += self.stack.compose("up --detach --wait")
+        said = self.stack.run(blocks("Backups")[1])
         expect("warn" not in said.lower(), f"a restored volume warns:\n{said}")
         for job in self.jobs:
             self.stack.check_pictures(job)
@@ -243,6 +250,14 @@ class Walk:
         self.facts.append(f"without a GPU: {ran.stdout.strip().splitlines()[-1]}")
         self.stack.compose("up --detach --wait")
         self.stack.draw("a red apple")
+
+    def release(self) -> None:
+        """In a clone without the walk's files: a release is made of a clean tree."""
+        self.engine.run("git clone --quiet origin release", folder=self.engine.work)
+        folder = self.engine.work / "release"
+        self.engine.run("make release", folder=folder, timeout_s=2 * BUILD_S)
+        self.facts += (folder / "dist/SHA256SUMS").read_text().splitlines()
+        self.facts += (folder / "dist/images.txt").read_text().splitlines()
 
 
 def expect(true: bool, otherwise: str) -> None:

@@ -25,10 +25,10 @@ def test_a_target_runs_tests_that_exist(target: str) -> None:
 
 def test_another_python_has_an_environment_beside_this_one() -> None:
     """No command of it uses `.venv`, and git and ruff pass over the folder."""
-    command = ["make", "--dry-run", "PYTHON=python3.13", "VENV=.venv-3.13", "test"]
+    command = ["make", "--dry-run", "PYTHON=python3.13", "VENV=.venv-not-made", "test"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert 'PYTHON="python3.13" VENV=".venv-3.13" scripts/setup' in printed
-    assert ".venv-3.13/bin/python -m pytest" in printed
-    assert not re.search(r"\.venv(?!-3\.13)", printed)
-    ignored = ["git", "check-ignore", "--quiet", ".venv-3.13/bin/python"]
+    assert 'PYTHON="python3.13" VENV=".venv-not-made" scripts/setup' in printed
+    assert ".venv-not-made/bin/python -m pytest" in printed
+    assert not re.search(r"\.venv(?!-not-made)", printed)
+    ignored = ["git", "check-ignore", "--quiet", ".venv-not-made/bin/python"]
     assert subprocess.run(ignored, cwd=ROOT).returncode == 0
