@@ -13,11 +13,13 @@ import anyio
 import psycopg
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from tests.support.stores import SUCCESS, InPostgres, claimed_job
 
 from shared.db import engine
 from shared.db.engine import Database
+from shared.db.statement import Statement
 from shared.errors import InfraUnavailable
 from shared.events import Code, NewEvent
 from shared.step_store import Claim
@@ -26,6 +28,18 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 Work = Callable[[AsyncConnection], Awaitable[object]]
+Send = Callable[[AsyncConnection, str], Awaitable[object]]
+
+
+async def by_sqlalchemy(connection: AsyncConnection, sql: str) -> None:
+    await connection.execute(text(sql))
+
+
+async def compiled(connection: AsyncConnection, sql: str) -> None:
+    await Statement(text(sql)).run(connection)
+
+
+both_ways = pytest.mark.parametrize("send", [by_sqlalchemy, compiled])
 
 
 def away(url: str, work: Work) -> str:
@@ -54,16 +68,18 @@ def test_a_row_that_somebody_holds_too_long_is_no_error_of_ours(database_url: st
         assert "in time" in away(database_url, work)
 
 
-def test_a_statement_that_takes_too_long_is_no_error_of_ours(database_url: str) -> None:
+@both_ways
+def test_a_statement_that_takes_too_long_is_no_error_of_ours(database_url: str, send: Send) -> None:
     async def work(connection: AsyncConnection) -> None:
         await connection.execute(text("SET LOCAL statement_timeout = '20ms'"))
-        await connection.execute(text("SELECT pg_sleep(60)"))
+        await send(connection, "SELECT pg_sleep(60)")
 
     assert "in time" in away(database_url, work)
 
 
+@both_ways
 def test_a_process_that_was_stopped_in_its_transaction_finds_it_ended_and_goes_on(
-    database_url: str,
+    database_url: str, send: Send
 ) -> None:
     """What SIGSTOP does to a worker between two statements: PostgreSQL hangs up meanwhile."""
 
@@ -72,7 +88,7 @@ def test_a_process_that_was_stopped_in_its_transaction_finds_it_ended_and_goes_o
         backend = await connection.scalar(text("SELECT pg_backend_pid()"))
         await connection.execute(text(limit))
         until_gone(database_url, backend)
-        await connection.execute(text("SELECT 1"))
+        await send(connection, "SELECT 1")
 
     away(database_url, work)
 
@@ -84,16 +100,20 @@ def until_gone(url: str, backend: int | None) -> None:
             continue
 
 
-def test_a_standby_that_took_the_address_over_is_not_the_database(database_url: str) -> None:
+@both_ways
+def test_a_standby_that_took_the_address_over_is_not_the_database(
+    database_url: str, send: Send
+) -> None:
     async def work(connection: AsyncConnection) -> None:
         await connection.execute(text("SET TRANSACTION READ ONLY"))
-        await connection.execute(text("DELETE FROM jobs"))
+        await send(connection, "DELETE FROM jobs")
 
     away(database_url, work)
 
 
+@both_ways
 def test_a_server_that_hangs_is_given_up(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+    database_url: str, monkeypatch: pytest.MonkeyPatch, send: Send
 ) -> None:
     monkeypatch.setattr(engine, "ANSWER_TIMEOUT_S", 0.5)
     stopped: list[int] = []
@@ -103,13 +123,45 @@ def test_a_server_that_hangs_is_given_up(
         assert backend is not None
         os.kill(backend, signal.SIGSTOP)
         stopped.append(backend)
-        await connection.execute(text("SELECT 1"))
+        await send(connection, "SELECT 1")
 
     try:
         assert "in time" in away(database_url, work)
     finally:
         for backend in stopped:
             os.kill(backend, signal.SIGCONT)
+
+
+@both_ways
+def test_a_statement_of_ours_that_is_wrong_is_an_error_and_no_absence(
+    database_url: str, send: Send
+) -> None:
+    """Or a bug would be tried again for ever."""
+
+    async def main() -> None:
+        database = Database(database_url)
+        try:
+            with pytest.raises(DBAPIError, match="no_table"):
+                await database.transaction(send, "SELECT * FROM no_table")
+            await database.ping()
+        finally:
+            await database.close()
+
+    anyio.run(main)
+
+
+@both_ways
+def test_a_statement_that_is_cancelled_leaves_nothing_behind(database_url: str, send: Send) -> None:
+    async def main() -> None:
+        database = Database(database_url, pool_size=1)
+        try:
+            with anyio.move_on_after(0.2):
+                await database.transaction(send, "SELECT pg_sleep(60)")
+            await database.ping()
+        finally:
+            await database.close()
+
+    anyio.run(main)
 
 
 @pytest.mark.parametrize("how", ["left", "cancelled"])
