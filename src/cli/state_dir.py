@@ -57,12 +57,18 @@ class StateDir:
         return self.folder("logs") / f"{name}.log"
 
     def read(self, name: str) -> dict[str, Any]:
-        """A small JSON file of ours; empty where there is none or where a crash cut it short."""
+        """A small JSON file of ours; empty where there is none or where it is damaged."""
+        return self._read(name) or {}
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        """The same; None where it is damaged."""
         try:
             content = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError, RecursionError):
+        except FileNotFoundError:
             return {}
-        return content if isinstance(content, dict) else {}
+        except (ValueError, RecursionError):
+            return None
+        return content if isinstance(content, dict) else None
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Replace the file in one step; 0600 from its first byte."""
@@ -71,8 +77,13 @@ class StateDir:
         draft.replace(self.path / name)
 
     def credential(self, name: str) -> str:
-        """A random secret, made once."""
-        known = self.read("credentials.json")
+        """A random secret, made once. The data that is there already knows it."""
+        known = self._read("credentials.json")
+        if known is None:
+            raise StackError(
+                f"{self.path / 'credentials.json'} is damaged, and has the passwords of the data "
+                f"beside it: restore the file from a backup, or move {self.path} away to begin anew"
+            )
         if name not in known:
             known[name] = secrets.token_hex(20)
             self.write("credentials.json", known)
@@ -130,6 +141,8 @@ def write_private(path: Path, text: str) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(fd, "w", encoding="utf-8") as file:
             file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut may leave an empty one after a rename
 
 
 def port_is_free(host: str, port: int) -> bool:

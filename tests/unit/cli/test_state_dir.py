@@ -75,3 +75,13 @@ def test_a_file_that_a_crash_left_damaged_counts_as_none(content: bytes, tmp_pat
     home = StateDir(tmp_path)
     port = home.port("broker")
     assert home.port("broker") == port == home.read("ports.json")["broker"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 4096, b"\xff", b"[]", b'{"postgres": "1f'])
+def test_damaged_passwords_are_said_and_never_made_anew(content: bytes, tmp_path: Path) -> None:
+    """New ones would not open the data that is there."""
+    file = tmp_path / "credentials.json"
+    file.write_bytes(content)
+    with pytest.raises(StackError, match=r"credentials\.json is damaged.*backup"):
+        StateDir(tmp_path).credential("postgres")
+    assert file.read_bytes() == content
