@@ -1,6 +1,7 @@
 """Ask what a file of weights is that may be a network of an upscaler.
 
-Only a runner has the libraries that recognise one, so the question goes to a process of its own.
+Only a runner has the libraries that recognise one, so the question goes to a process of its own
+(`runner.network_check`), which has a runner's sandbox.
 """
 
 import os
@@ -24,7 +25,7 @@ def describe_network(file: Path) -> Network | None:
 
     Raises `ModelUnavailable` for a network that is of no use here, or that cannot be looked at.
     """
-    command = [sys.executable, "-m", "runner.upscalers.networks", str(file.absolute())]
+    command = [sys.executable, "-m", "runner.network_check", str(file.absolute())]
     # No secret of the command's environment; the same places to import from.
     environ = {name: value for name, value in os.environ.items() if keeps(name)}
     environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))

@@ -3,9 +3,6 @@
 spandrel tells some forty architectures apart by their tensors. A network is loaded from its one
 safetensors file: never through spandrel's own reader of files, which takes pickles as well. Which
 of them are of use here is `check_network`: those that turn a whole picture into a picture.
-
-`python -m runner.upscalers.networks FILE` prints what a file is. The command line asks so at an
-import: it loads no torch itself, and what a strange file does to the loader ends with that process.
 """
 
 import sys
@@ -16,11 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 
 from shared.errors import ModelUnavailable
-from shared.models.networks import MAX_SCALE, Network, NetworkAnswer
+from shared.models.networks import MAX_SCALE, Network
 
 # Grey, colours, colours with transparency.
 CHANNELS = (1, 3, 4)
@@ -125,19 +121,3 @@ def _stand_ins() -> dict[str, ModuleType]:
     for function in ("normalize", "rotate", "InterpolationMode"):
         setattr(functions, function, None)
     return made
-
-
-def main(arguments: list[str]) -> None:
-    """Print the answer as one line of JSON: a network, or why the file is none."""
-    torch.set_num_threads(1)
-    try:
-        answer = NetworkAnswer(network=describe_network(Path(arguments[0])))
-    except ModelUnavailable as error:
-        answer = NetworkAnswer(
-            refused=error.message, recognised=not isinstance(error, NotRecognised)
-        )
-    sys.stdout.write(answer.model_dump_json() + "\n")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

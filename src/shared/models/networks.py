@@ -1,6 +1,6 @@
 """What is known of a network that is no pipeline, and which tensors' names do not tell here.
 
-`runner.upscalers.networks` finds it out with libraries that only a runner has. An ESRGAN is
+`runner.network_check` finds it out with libraries that only a runner has. An ESRGAN is
 recognised without them (`shared.models.esrgan`).
 """
 
