@@ -12,7 +12,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -218,12 +218,14 @@ def cases(waiting: int, ended: int) -> list[Case]:
     ]
 
 
-def run(url: str, waiting: int, ended: int) -> None:
-    """Print a line for each case as it is known."""
+def run(url: str, waiting: int, ended: int, only: Collection[str]) -> None:
+    """Print a line for each case as it is known; of all, if `only` names none."""
     upgrade(url)
     names = ["first claim", *OPERATIONS]
     print("| CPU ms | " + " | ".join(names) + " |\n|" + "---|" * (len(names) + 1))
     for case in cases(waiting, ended):
+        if only and case.name not in only:
+            continue
         make(url, case.rows)
         figures = anyio.run(measure, url, case.end_at_once)
         cells = " | ".join(f"{figures[name]:.1f}" for name in names)
@@ -237,9 +239,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--waiting", type=int, default=1_000_000)
     parser.add_argument("--ended", type=int, default=10_000_000)
+    parser.add_argument("--case", action="append", default=[], help="only this one, and others")
     arguments = parser.parse_args()
+    sizes = (arguments.waiting, arguments.ended, arguments.case)
     if url := os.environ.get("BENCH_DATABASE_URL"):
-        run(url, arguments.waiting, arguments.ended)
+        run(url, *sizes)
         return
     with tempfile.TemporaryDirectory() as folder:
         home = StateDir(Path(folder) / "home")
@@ -248,7 +252,7 @@ def main() -> None:
             planned = plan(home, {})
             planned.start(manager)
             assert planned.admin_url is not None
-            run(planned.admin_url, arguments.waiting, arguments.ended)
+            run(planned.admin_url, *sizes)
 
 
 if __name__ == "__main__":
