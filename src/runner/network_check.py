@@ -15,7 +15,7 @@ from shared.models.networks import NetworkAnswer
 
 def main(file: Path) -> int:
     """Print the answer; return the exit code."""
-    contain(file.parent)
+    contain(file.resolve().parent)  # by its own name, which may be a link's
     import_module("torch").set_num_threads(1)
     networks = import_module("runner.upscalers.networks")
     try:
@@ -28,4 +28,4 @@ def main(file: Path) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(Path(sys.argv[1]).resolve()))
+    raise SystemExit(main(Path(sys.argv[1])))

@@ -1,6 +1,6 @@
 """Statements that are compiled once, and sent by the driver itself.
 
-For what is sent for every job or step. SQLAlchemy's own way costs three to six times the CPU time:
+For what is sent for every job or step. SQLAlchemy's own way costs two to four times the CPU time:
 it builds, keys and looks up each statement for each call, and goes through greenlets and result
 objects (`benchmarks/isolation`).
 """

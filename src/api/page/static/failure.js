@@ -10,7 +10,7 @@ const HERE = {
   },
   unauthorized: {
     means: "This API answers to those who have a key.",
-    todo: "try again, and give a key. Whoever operates this API makes them.",
+    todo: "try again, and give a key. The operator of this API makes keys.",
   },
 };
 let explanations;
