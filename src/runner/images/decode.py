@@ -5,7 +5,8 @@ those of the row before anything is decoded, so a file cannot be larger than it 
 of files become:
 
     16 bits a channel    the upper 8, as a viewer shows them
-    palette, grey, CMYK  the colours that they stand for; a colour profile is not applied
+    palette, grey, CMYK  the colours that they stand for
+    a colour profile     the same colours in sRGB; of a mask the numbers count, whatever its profile
     transparent          as it looks on white paper; a mask as on black paper
     animated             its first picture
 """
@@ -19,7 +20,9 @@ import PIL.ImageChops
 from PIL.Image import Image, Transpose
 
 from runner.images.encode import opaque
-from shared.protocol.messages import Format, SourceSpec
+from runner.images.profiles import ProfileUnusable, to_srgb
+from runner.ipc.channel import Emit
+from shared.protocol.messages import Format, Log, SourceSpec
 
 PILLOW_FORMATS: dict[Format, str] = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 # What each orientation of EXIF asks for.
@@ -38,9 +41,30 @@ class InputRefused(ValueError):
     """A picture that a user sent cannot be decoded; the message names it."""
 
 
-def decode(data: bytes, source: SourceSpec) -> Image:
-    """The picture in the file `data`, as RGB, as it is looked at. Raises `InputRefused`."""
-    return _decode(data, source, lambda file: opaque(_eight_bits(file)))
+def decode(data: bytes, source: SourceSpec, emit: Emit) -> Image:
+    """The picture in the file `data`, as RGB, as it is looked at. Raises `InputRefused`.
+
+    A colour profile that cannot be applied is left out, and a warning is emitted.
+    """
+
+    def seen(file: Image) -> Image:
+        image, profile = _eight_bits(file), file.info.get("icc_profile")
+        if profile:
+            try:
+                image = to_srgb(image, profile)
+            except ProfileUnusable as error:
+                emit(_left_out(source, error))
+        return opaque(image)
+
+    return _decode(data, source, seen)
+
+
+def _left_out(source: SourceSpec, error: ProfileUnusable) -> Log:
+    text = (
+        f"the colour profile of the input {source.id} ({source.role}) is not applied, so its "
+        f"colours count as sRGB: {error}"
+    )
+    return Log(level="WARNING", code="input.profile", message=text)
 
 
 def decode_mask(data: bytes, source: SourceSpec) -> Image:
@@ -92,6 +116,8 @@ def _convert(data: bytes, source: SourceSpec, convert: Callable[[Image], Image])
             raise ValueError(f"it is {stored[0]}x{stored[1]} pixels, not as its head said")
         file.load()
         converted = convert(file)
+    # Else an inpainted picture, which is a copy of this one, would be saved with its profile.
+    converted.info.clear()
     if source.orientation in TRANSPOSITIONS:
         return converted.transpose(TRANSPOSITIONS[source.orientation])
     return converted

@@ -4,6 +4,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
+from typing import assert_never
 
 from PIL.Image import Image
 
@@ -20,10 +21,14 @@ from runner.job_types.previews import answer_request
 from runner.job_types.step_loras import add_step_loras
 from shared.limits import MAX_SEED
 from shared.models.verify import weights_hash
-from shared.protocol.messages import GenerateParams, GenerateSpec, InputRole, Log, Progress
-
-# How masks are decoded; other pictures by `decode`.
-_DECODERS = {"mask": decode_mask, "alpha_mask": decode_alpha_mask}
+from shared.protocol.messages import (
+    GenerateParams,
+    GenerateSpec,
+    InputRole,
+    Log,
+    Progress,
+    SourceSpec,
+)
 
 
 class Generate:
@@ -108,14 +113,26 @@ def _pull_sources(ctx: Context[GenerateSpec]) -> Sources:
     """The pictures that the step starts from, at the size of its result. Raises `InputRefused`."""
     by_role = defaultdict[InputRole, list[Image]](list)
     for source in ctx.spec.inputs:
-        decoder = _DECODERS.get(source.role, decode)
-        by_role[source.role].append(decoder(ctx.inputs.pull(source.item_index), source))
+        by_role[source.role].append(_pull_source(ctx, source))
     sources = Sources(
         image=next(iter(by_role["image"]), None),
         mask=next(iter(by_role["mask"] + by_role["alpha_mask"]), None),
         references=tuple(by_role["reference"]),
     )
     return sources.fitted(ctx.spec.params.width, ctx.spec.params.height)
+
+
+def _pull_source(ctx: Context[GenerateSpec], source: SourceSpec) -> Image:
+    data = ctx.inputs.pull(source.item_index)
+    match source.role:
+        case "mask":
+            return decode_mask(data, source)
+        case "alpha_mask":
+            return decode_alpha_mask(data, source)
+        case "image" | "reference":
+            return decode(data, source, ctx.emit)
+        case _:
+            assert_never(source.role)
 
 
 def seed_of(seed: int | None, index: int) -> int:

@@ -38,7 +38,7 @@ def outcome(data: bytes) -> str:
         sha256="0" * 64,
     )
     try:
-        image = decode(data, source)
+        image = decode(data, source, lambda message, body=b"": None)
     except InputRefused as error:
         assert source.id in str(error)
         return "refused by the runner"
