@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cli.errors import Failure, first_problem
@@ -32,6 +32,29 @@ _FORMATS: dict[str, Format] = {
     "GIF": "gif",
 }
 
+
+# How other formats begin: after so many bytes, with these.
+_OTHERS = (
+    (0, b"II*\0", "a TIFF, or a camera's raw picture"),
+    (0, b"MM\0*", "a TIFF, or a camera's raw picture"),
+    (0, b"BM", "a BMP"),
+    (4, b"ftyphei", "a HEIC"),
+    (4, b"ftyphev", "a HEIC"),
+    (4, b"ftypmif1", "a HEIF"),
+    (4, b"ftyp", "a video, or a picture in a video's container"),
+    (0, b"\xff\x0a", "a JPEG XL"),
+    (0, b"\0\0\0\x0cJXL ", "a JPEG XL"),
+    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000"),
+    (0, b"\0\0\x01\0", "an icon (ICO)"),
+    (0, b"8BPS", "a PSD"),
+    (0, b"%PDF", "a PDF"),
+    (0, b"<svg", "an SVG"),
+    (0, b"<?xml", "XML, perhaps an SVG"),
+    (0, b"PK\x03\x04", "a ZIP"),
+    (0, b"version https://git-lfs", "a pointer of Git LFS, and not the file itself"),
+)
+_LONGEST_SIGN = 32
+_NOT_WHOLE = "not a whole PNG, JPEG, WebP, AVIF or GIF file"
 
 # What Pillow raises for a damaged file; the last one for an AVIF.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, RuntimeError)
@@ -149,8 +172,10 @@ def read_picture(path: Path) -> PictureText:
             format, size, texts = _read(path)
     except Image.DecompressionBombError as error:
         raise Failure(f"{path}: {error}") from None
+    except UnidentifiedImageError:
+        raise Failure(f"{path}: {_NOT_WHOLE}{_what_it_is(path)}") from None
     except _DAMAGED as error:
-        raise Failure(f"{path}: not a whole PNG, JPEG, WebP, AVIF or GIF file: {error}") from None
+        raise Failure(f"{path}: {_NOT_WHOLE}: {error}") from None
     ours = _object(texts.get("dreamforge"))
     if ours is not None:
         del texts["dreamforge"]
@@ -175,6 +200,16 @@ def _read(path: Path) -> tuple[Format, tuple[int, int], dict[str, str]]:
         # The whole file: texts may come after the pixels, and a cut file must be an error.
         image.load()
         return _FORMATS[str(image.format)], image.size, texts_of(image)
+
+
+def _what_it_is(path: Path) -> str:
+    """What a file that is no picture of a format that we read is, by how it begins."""
+    with path.open("rb") as file:
+        begin = file.read(_LONGEST_SIGN)
+    if not begin:
+        return ": it is empty"
+    found = (name for offset, sign, name in _OTHERS if begin[offset:].startswith(sign))
+    return next((f": it is {name}" for name in found), "")
 
 
 def parse_metadata(path: Path, picture: PictureText) -> PictureMetadata:

@@ -1,21 +1,32 @@
 """The texts that tools write into pictures, whatever their container and encoding.
 
 Tools differ in where they write: chunks of PNG, fields of EXIF, a comment. In EXIF's `UserComment`
-they differ in the encoding too, and some name another than they use. So the bytes decide, then the
-name, and a byte that fits nothing is replaced: a text that cannot be decoded is no broken picture.
-EXIF 2.32, 4.6.5 (UserComment).
+they differ in the encoding too, and some name another than they use (`encodings`). A text that
+cannot be decoded is no broken picture. EXIF 2.32, 4.6.5 (UserComment).
 """
 
+import json
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 from PIL import Image
 from PIL.ExifTags import IFD, Base
+from PIL.PngImagePlugin import iTXt
+
+from cli.pictures.encodings import decode, decode_as, decode_japanese, restored
 
 MAX_TEXT_CHARACTERS = 1 << 20
 _CHARSET_BYTES = 8  # of the name before a comment
 _JIS, _UNICODE = b"JIS", b"UNICODE"
 _CHARSETS = (b"ASCII", _JIS, _UNICODE, b"")
+# No names of the standard; some tools write them, with zeros behind.
+_NAMED = {
+    **dict.fromkeys((b"UTF-8", b"UTF8"), "utf-8"),
+    **dict.fromkeys((b"UTF-16", b"UTF16"), "utf-16-be"),
+    **dict.fromkeys((b"UTF-16LE", b"UTF16LE"), "utf-16-le"),
+    **dict.fromkeys((b"LATIN1", b"LATIN-1"), "latin-1"),
+}
 # The fields of EXIF in which tools write how a picture was made.
 _FIELDS = {
     Base.ImageDescription: "ImageDescription",
@@ -29,9 +40,10 @@ _FIELDS = {
     Base.XPSubject: "XPSubject",
 }
 _WIDE = (Base.XPTitle, Base.XPComment, Base.XPKeywords, Base.XPSubject)  # UTF-16-LE, says Windows
+_COMFY_UI = ("workflow", "prompt")
 # By whose texts a tool is known: a name, and a piece of the text.
 _TOOLS = (
-    ("dreamforge", "", "Dream Forge"),
+    ("dreamforge", '"schema_version"', "Dream Forge"),
     ("Software", "NovelAI", "NovelAI"),
     ("invokeai_metadata", "", "InvokeAI"),
     ("sd-metadata", "", "InvokeAI"),
@@ -39,6 +51,14 @@ _TOOLS = (
     ("parameters", "Fooocus", "Fooocus"),
     ("workflow", "", "ComfyUI"),
     ("prompt", "class_type", "ComfyUI"),
+    # Its WebP has them in fields that are meant for a camera.
+    *((field, f"{text}:", "ComfyUI") for field in ("Make", "Model") for text in _COMFY_UI),
+    ("parameters", "sui_image_params", "SwarmUI"),
+    ("use_stable_diffusion_model", "", "Easy Diffusion"),
+    ("XML:com.adobe.xmp", "Draw Things", "Draw Things"),
+    ("XMP", "Draw Things", "Draw Things"),
+    ("Description", "Job ID: ", "Midjourney"),
+    ("ImageDescription", "Job ID: ", "Midjourney"),
     ("parameters", "Steps: ", "AUTOMATIC1111's web UI, or a tool that writes as it does"),
 )
 
@@ -48,21 +68,27 @@ def texts_of(image: Image.Image) -> dict[str, str]:
 
     `parameters` is also the name of EXIF's UserComment, where other files than PNG have it.
     """
-    texts = dict(getattr(image, "text", {}))
-    for name, text in _of_exif(image).items():
+    texts = _of_chunks(image)
+    for name, text in (*_of_exif(image).items(), *_beside_exif(image)):
         texts.setdefault(name, text)
-    comment = image.info.get("comment")
-    if isinstance(comment, bytes | str) and comment:
-        text = comment if isinstance(comment, str) else _guess(comment)
-        # Where a container has no named texts, our object is in its comment.
-        texts.setdefault("dreamforge" if text.startswith("{") else "comment", text)
-    description = texts.get("ImageDescription", "")
-    if image.format == "WEBP" and description.startswith("{") and "dreamforge" not in texts:
-        texts["dreamforge"] = texts.pop("ImageDescription")
+    # Where a container has no named texts, our object is in its comment, or in the description.
+    for name in ("comment", "ImageDescription"):
+        if "dreamforge" not in texts and _is_ours(texts.get(name, "")):
+            texts["dreamforge"] = texts.pop(name)
     for name, text in texts.items():
         if len(text) > MAX_TEXT_CHARACTERS:
             raise ValueError(f"a text of {len(text)} characters ({name[:80]})")
     return {str(name): str(text) for name, text in texts.items() if text}
+
+
+def _is_ours(text: str) -> bool:
+    """Whether it is an object of ours, of any version; other tools write JSON too."""
+    if not text.startswith("{"):
+        return False
+    try:
+        return "schema_version" in json.loads(text)
+    except (ValueError, RecursionError):
+        return False
 
 
 def tool_of(texts: dict[str, str]) -> str | None:
@@ -75,13 +101,43 @@ def tool_of(texts: dict[str, str]) -> str | None:
 
 def decode_comment(raw: bytes, *, little_endian: bool) -> str:
     """The text of a UserComment; `little_endian` is the order of the EXIF block around it."""
-    charset = raw[:_CHARSET_BYTES].rstrip(b"\0 ")
-    if charset.upper() not in _CHARSETS or len(raw) < _CHARSET_BYTES:
-        return _guess(raw, little_endian=little_endian)
-    body = raw[_CHARSET_BYTES:]
-    if charset.upper() == _JIS:
-        return body.decode("iso2022_jp", "replace").strip("\0 ")
-    return _guess(body, little_endian=little_endian, wide=charset.upper() == _UNICODE)
+    charset, body = raw[:_CHARSET_BYTES].rstrip(b"\0 ").upper(), raw[_CHARSET_BYTES:]
+    if len(raw) < _CHARSET_BYTES:
+        return decode(raw, little_endian=little_endian, wide=False)
+    if charset == _JIS:
+        return decode_japanese(body)
+    if charset in _NAMED and raw[_CHARSET_BYTES - 1] == 0:
+        return decode_as(body, _NAMED[charset])
+    if charset not in _CHARSETS:
+        return decode(raw, little_endian=little_endian, wide=False)
+    return decode(body, little_endian=little_endian, wide=charset == _UNICODE)
+
+
+def _of_chunks(image: Image.Image) -> dict[str, str]:
+    """The texts of a PNG. Many tools write UTF-8 where Latin-1 is the rule; we do not."""
+    texts: dict[str, str] = dict(getattr(image, "text", {}))
+    if _is_ours(texts.get("dreamforge", "")):
+        return texts
+    return {
+        restored(name): text if isinstance(text, iTXt) else restored(text)
+        for name, text in texts.items()
+    }
+
+
+def _beside_exif(image: Image.Image) -> Iterator[tuple[str, str]]:
+    """Comments, XMP, and the signed statement of where a picture is from (C2PA)."""
+    comment, xmp = image.info.get("comment"), image.info.get("xmp")
+    if isinstance(comment, bytes):
+        comment = decode(comment, little_endian=False, wide=False)
+    if comment:
+        yield "comment", str(comment)
+    if isinstance(xmp, bytes) and "XML:com.adobe.xmp" not in image.info:
+        yield "XMP", decode(xmp, little_endian=False, wide=False).strip()
+    chunks = [data for name, data, *_ in getattr(image, "private_chunks", ()) if name == b"caBX"]
+    chunks += [data for name, data in getattr(image, "applist", ()) if name == "APP11"]
+    if chunks:
+        size_bytes = sum(map(len, chunks))
+        yield "C2PA", f"content credentials of {size_bytes} bytes, which are not read here"
 
 
 def _of_exif(image: Image.Image) -> dict[str, str]:
@@ -111,39 +167,5 @@ def _field(value: object, *, wide: bool) -> str:
     ):
         value = bytes(value)  # a text in the type of numbers
     if isinstance(value, bytes):
-        return _guess(value, little_endian=True, wide=wide)
-    return str(value)
-
-
-def _guess(raw: bytes, *, little_endian: bool = False, wide: bool = False) -> str:
-    """Bytes as text. `wide`: their writer says UTF-16, which is not always so."""
-    for mark, encoding in (
-        (b"\xef\xbb\xbf", "utf-8"),
-        (b"\xff\xfe", "utf-16-le"),
-        (b"\xfe\xff", "utf-16-be"),
-    ):
-        if raw.startswith(mark):
-            return raw.removeprefix(mark).decode(encoding, "replace").strip("\0 ")
-    return raw.decode(_encoding(raw, little_endian, wide), "replace").strip("\0 ")
-
-
-def _encoding(raw: bytes, little_endian: bool, wide: bool) -> str:
-    by_order = "utf-16-le" if little_endian else "utf-16-be"
-    body = raw.rstrip(b"\0 ")
-    # Half of the bytes of Latin letters in UTF-16 are zero: the first of each two, or the second.
-    first, second = body[0::2].count(0), body[1::2].count(0)
-    if first != second:
-        return "utf-16-be" if first > second else "utf-16-le"
-    if first:
-        return by_order
-    if _is_utf_8(body) and (not wide or b" " in body or not body.isascii()):
-        return "utf-8"
-    return by_order if wide and len(raw) % 2 == 0 else "latin-1"
-
-
-def _is_utf_8(raw: bytes) -> bool:
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+        return decode(value, little_endian=True, wide=wide)
+    return restored(str(value))

@@ -6,6 +6,7 @@ import json
 import struct
 import zlib
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from cli.main import run
 from cli.pictures import reader
 from cli.pictures.reader import parse_metadata, read_picture
 from cli.pictures.rerun import build_request, differences, find_model, find_upscaler
-from cli.pictures.texts import decode_comment
+from cli.pictures.texts import decode_comment, tool_of
 from runner.images.metadata import full_metadata, parameters_text
 
 HASH = "0123456789abcdef" * 4
@@ -310,6 +311,9 @@ COMMENTS = {
     "utf-16 without a name": PROMPT.encode("utf-16-be"),
     "a name in small letters": b"Unicode\0" + PROMPT.encode("utf-16-le"),
     "zeros behind it": b"UNICODE\0" + PROMPT.encode("utf-16-be") + bytes(40),
+    "utf-8 called utf-8": b"UTF-8\0\0\0" + PROMPT.encode(),
+    "utf-16 called utf-16": b"UTF16LE\0" + PROMPT.encode("utf-16-le"),
+    "utf-32 with a mark": b"UNICODE\0" + (BOM + PROMPT).encode("utf-32-le"),
 }
 
 
@@ -329,6 +333,24 @@ def test_a_comment_of_latin_letters_is_told_by_its_bytes(
 ) -> None:
     raw = b"UNICODE\0" + "a red apple".encode(encoding)
     assert decode_comment(raw, little_endian=little_endian) == "a red apple"
+
+
+# The first letter of many Chinese prompts is U+4E00, which is half zeros.
+PROMPTS = (
+    *("\u4e00\u53ea\u732b", "\u4e00\u4e2a\u5973\u5b69", "\u5341\u4e00", "1girl, \u4e00"),
+    *("\u308a\u3093\u3054 \u8d64\u3044", "\ud55c\uad6d\uc5b4", "\u05e9\u05dc\u05d5\u05dd"),
+    *("\u0645\u0631\u062d\u0628\u0627", "\u0e44\u0e17\u0e22", "\u0939\u093f\u0928\u094d\u0926"),
+    *("\u043a\u0440\u0430\u0441\u043d", "\u0100\u0101", "caf\u00e9", "\U0001f34e apple", "red"),
+)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-8"])
+def test_a_comment_of_any_script_is_read_in_either_order(encoding: str) -> None:
+    for prompt, little_endian, cut in product(PROMPTS, (True, False), (True, False)):
+        raw = prompt.encode(encoding)
+        if cut and raw.endswith(b"\0"):  # some tools strip zeros, with them half of a letter
+            raw = raw[:-1]
+        assert decode_comment(b"UNICODE\0" + raw, little_endian=little_endian) == prompt
 
 
 @pytest.mark.parametrize(("little_endian", "encoding"), [(True, "utf-16-le"), (False, "utf-16-be")])
@@ -359,9 +381,10 @@ def test_a_comment_that_cannot_be_decoded_is_no_broken_picture(
     assert read_picture(path).format == "jpg"
 
 
-def test_japanese_in_its_own_charset_is_read() -> None:
-    raw = b"JIS\0\0\0\0\0" + "猫".encode("iso2022_jp")
-    assert decode_comment(raw, little_endian=True) == "猫"
+@pytest.mark.parametrize("encoding", ["iso2022_jp", "utf-8", "euc_jp", "cp932"])
+def test_japanese_in_its_own_charset_is_read(encoding: str) -> None:
+    raw = b"JIS\0\0\0\0\0" + "りんごと猫".encode(encoding)
+    assert decode_comment(raw, little_endian=True) == "りんごと猫"
 
 
 def test_a_broken_block_of_exif_is_named(tmp_path: Path) -> None:
@@ -379,6 +402,10 @@ TOOLS = {
     "InvokeAI": {"invokeai_metadata": '{"positive_prompt": "a cat"}'},
     "NovelAI": {"Software": "NovelAI", "Description": "a cat", "Comment": "{}"},
     "Fooocus": {"fooocus_scheme": "fooocus", "parameters": '{"prompt": "a cat"}'},
+    "SwarmUI": {"parameters": '{"sui_image_params": {"prompt": "a cat"}}', "Author": "x"},
+    "Easy Diffusion": {"prompt": "a cat", "use_stable_diffusion_model": "sd"},
+    "Midjourney": {"Description": "a cat Job ID: 1", "Author": "x"},
+    "Draw Things": {"XML:com.adobe.xmp": "<x:xmpmeta>Draw Things, a cat</x:xmpmeta>"},
     "not known": {"dreamforge": "a text of somebody else", "Author": "x"},
     "Dream Forge": {"dreamforge": '{"schema_version": 99, "prompt": "from tomorrow"}'},
 }
@@ -397,13 +424,93 @@ def test_what_another_tool_wrote_is_shown_with_its_name(
     shown = capsys.readouterr()
     for name, text in texts.items():
         assert f"{name}: {text}" in shown.out
-    if tool != "not known":
-        assert tool in shown.err
+    assert tool in shown.err
+    assert ("Dream Forge" in shown.err) is (tool == "Dream Forge")
     assert "PNG, 16x8 pixels" in shown.err
     assert run(["inspect", str(path), "--output", "json"]) == 0
     read = json.loads(capsys.readouterr().out)
     assert read["format"] == "png"
     assert run(["inspect", str(path), "--rerun"]) == USAGE
+
+
+def described(text: bytes) -> bytes:
+    """An EXIF block of one ImageDescription."""
+    head = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x0e\0\x02"
+    return head + struct.pack(">I", len(text)) + b"\0\0\0\x1a\0\0\0\0" + text
+
+
+FOREIGN = '{"prompt": "a cat", "steps": 3}'
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "name", "text"),
+    [
+        ("jpg", {"comment": FOREIGN.encode()}, "comment", FOREIGN),
+        ("gif", {"comment": FOREIGN.encode()}, "comment", FOREIGN),
+        ("webp", {"exif": described(FOREIGN.encode())}, "ImageDescription", FOREIGN),
+        ("webp", {"exif": described(b"{ no JSON }")}, "ImageDescription", "{ no JSON }"),
+        (
+            "jpg",
+            {"exif": described("\u043a\u043e\u0442".encode())},
+            "ImageDescription",
+            "\u043a\u043e\u0442",
+        ),
+        ("jpg", {"xmp": b"<x:xmpmeta>a cat</x:xmpmeta>  "}, "XMP", "<x:xmpmeta>a cat</x:xmpmeta>"),
+        ("webp", {"xmp": b"<x:xmpmeta>a cat</x:xmpmeta>"}, "XMP", "<x:xmpmeta>a cat</x:xmpmeta>"),
+    ],
+)
+def test_a_text_of_another_tool_is_not_called_ours(
+    form: str, options: dict[str, Any], name: str, text: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"picture.{form}"
+    Image.new("RGB", (16, 8)).save(path, **options)
+    picture = read_picture(path)
+    assert (picture.dreamforge, picture.texts) == (None, {name: text})
+    assert tool_of(picture.all_texts) is None
+
+
+def test_the_workflow_in_a_webp_of_comfyui_is_known(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0110] = 'workflow:{"nodes": []}', 'prompt:{"3": {}}'
+    Image.new("RGB", (16, 8)).save(tmp_path / "picture.webp", exif=exif)
+    assert tool_of(read_picture(tmp_path / "picture.webp").all_texts) == "ComfyUI"
+
+
+def test_utf_8_in_a_chunk_that_is_meant_for_latin_1_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    for text, encoding in (("\u043a\u043e\u0442, caf\u00e9", "utf-8"), ("caf\u00e9", "latin-1")):
+        Image.new("RGB", (16, 8)).save(path)
+        with_chunk(path, b"tEXt", b"parameters\0" + text.encode(encoding))
+        assert read_picture(path).parameters == text
+
+
+def test_content_credentials_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (16, 8)).save(path)
+    with_chunk(path, b"caBX", bytes(1234))
+    assert "1234 bytes" in read_picture(path).texts["C2PA"]
+
+
+@pytest.mark.parametrize(
+    ("begin", "what"),
+    [
+        *(
+            (b"II*\0", "a TIFF"),
+            (b"BM\0\0", "a BMP"),
+            (b"\xff\x0a", "a JPEG XL"),
+            (b"", "it is empty"),
+        ),
+        *((b"\0\0\0\x18ftypheic", "a HEIC"), (b"\0\0\0\x18ftypisom", "a video")),
+        *((b"<svg>", "an SVG"), (b"version https://git-lfs", "Git LFS"), (b"{}", "GIF file$")),
+    ],
+)
+def test_a_file_of_another_format_is_called_what_it_is(
+    begin: bytes, what: str, tmp_path: Path
+) -> None:
+    (tmp_path / "picture").write_bytes(begin)
+    with pytest.raises(Failure, match=what) as failure:
+        read_picture(tmp_path / "picture")
+    assert failure.value.message.count(str(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("form", ["png", "jpg", "webp", "avif", "gif"])
