@@ -15,8 +15,9 @@ from api.dispatch import Notifier
 from api.metrics import Metrics
 from api.processes import serve_processes, server_config
 from shared import readiness
-from shared.addresses import address_of, family_of, joined
+from shared.addresses import address_of, joined, listening
 from shared.auth import is_loopback
+from shared.certificates import tls_problem
 from shared.errors import InfraUnavailable
 from shared.linux.umask import forbid_writing_by_others
 from shared.printable import escape_controls
@@ -46,6 +47,8 @@ def serve(settings: Settings) -> int:
             "set DF_API_KEYS, or use 127.0.0.1",
         )
     if (why := raise_file_limit(settings.max_streams)) is not None:
+        return _stop(EXIT_MISCONFIGURED, why)
+    if (why := tls_problem()) is not None:
         return _stop(EXIT_MISCONFIGURED, why)
     try:
         listener = bind(settings.api_host, settings.api_port)
@@ -80,17 +83,21 @@ def raise_file_limit(streams: int) -> str | None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet: a process that is not ready takes no connection."""
+    """A bound socket that does not listen yet: a process that is not ready takes no connection.
+
+    Raises `OSError`, also for a name that cannot be resolved.
+    """
     # The protocol is named: asyncio sets TCP_NODELAY on accepted connections only where it is TCP,
     # not 0. Without the option each answer on a kept connection waits 40 ms for a delayed ACK.
-    listener = socket.socket(family_of(host), socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    family, address = listening(host, port)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Connections inherit these. Without them a peer that vanished, or that stopped reading its
         # stream, would hold its memory until the process ends.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_TIMEOUT_MS)
-        listener.bind((host, port))
+        listener.bind(address)
     except OSError:
         listener.close()
         raise

@@ -20,7 +20,7 @@ from typing import Any
 
 from cli.errors import StackError
 from cli.files import named
-from shared.addresses import family_of
+from shared.addresses import listening
 from shared.linux.file_lock import FileLock, LockTaken, LockUnusable
 
 DEFAULT = Path(".dreamforge")
@@ -147,17 +147,19 @@ def write_private(path: Path, text: str) -> None:
 
 def port_is_free(host: str, port: int) -> bool:
     """Whether a server could listen there now."""
-    with socket.socket(family_of(host), socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
+    try:
+        family, address = listening(host, port)
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError:
+        return False
     return True
 
 
 def reachable(host: str) -> str:
-    """The address at which a server that binds `host` can be reached."""
+    """The address at which a server that binds `host` can be reached; of IPv6 in brackets."""
     everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not to bind
+    host = host.removeprefix("[").removesuffix("]")
     host = everywhere.get(host, host)
     return f"[{host}]" if ":" in host else host

@@ -18,7 +18,8 @@ from httpx_sse import EventSource
 from dreamforge_client import exchange
 from dreamforge_client.errors import ClientError, JobUnsuccessful, Refused, Unreachable
 from dreamforge_client.exchange import Position, id_of
-from dreamforge_client.shapes import Event, Job, Picture, results
+from dreamforge_client.files import draft_of, place
+from dreamforge_client.shapes import Event, Job, Picture
 from shared.retry import retry
 
 
@@ -104,15 +105,15 @@ class AsyncClient:
 
     async def pictures(self, job: Job | str) -> list[Picture]:
         """As `Client.pictures`."""
-        return results((await self.get(f"/v1/jobs/{id_of(job)}/artifacts"))["artifacts"])
+        return exchange.pictures_of(await self.get(f"/v1/jobs/{id_of(job)}/artifacts"))
 
     async def save(self, job: Job | str, folder: Path | str = ".") -> list[Path]:
         """As `Client.save`."""
         paths = []
         for picture in await self.pictures(job):
-            path = Path(folder, exchange.file_name(picture))
-            await self.download(picture.url, path, sha256=picture.sha256)
-            paths.append(path)
+            with draft_of(exchange.file_name(picture), Path(folder)) as draft:
+                await self.download(picture.url, draft, sha256=picture.sha256)
+                paths.append(await anyio.to_thread.run_sync(place, draft, Path(folder)))
         return paths
 
     async def upload(self, file: Path | str) -> str:

@@ -17,7 +17,8 @@ from httpx_sse import EventSource
 from dreamforge_client import exchange
 from dreamforge_client.errors import ClientError, JobUnsuccessful, Refused, Unreachable
 from dreamforge_client.exchange import Position, id_of
-from dreamforge_client.shapes import Event, Job, Picture, results
+from dreamforge_client.files import draft_of, place
+from dreamforge_client.shapes import Event, Job, Picture
 from shared.retry import retry_sync
 
 
@@ -111,15 +112,19 @@ class Client:
 
     def pictures(self, job: Job | str) -> list[Picture]:
         """What is finished by now, of each item the result of the last step that finished it."""
-        return results(self.get(f"/v1/jobs/{id_of(job)}/artifacts")["artifacts"])
+        return exchange.pictures_of(self.get(f"/v1/jobs/{id_of(job)}/artifacts"))
 
     def save(self, job: Job | str, folder: Path | str = ".") -> list[Path]:
-        """Save its pictures as <item>_<seed>.<format>; a file with that name is replaced."""
+        """Save its pictures as <item>_<seed>.<format>; returns the paths, in their order.
+
+        Where another file has that name, the next one is taken (`-2`, `-3`): none is replaced, and
+        the same picture is not saved twice.
+        """
         paths = []
         for picture in self.pictures(job):
-            path = Path(folder, exchange.file_name(picture))
-            self.download(picture.url, path, sha256=picture.sha256)
-            paths.append(path)
+            with draft_of(exchange.file_name(picture), Path(folder)) as draft:
+                self.download(picture.url, draft, sha256=picture.sha256)
+                paths.append(place(draft, Path(folder)))
         return paths
 
     def upload(self, file: Path | str) -> str:
@@ -177,8 +182,8 @@ class Client:
         path.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
         with (
-            httpx.Client(timeout=exchange.TIMEOUT, trust_env=self.http.trust_env) as plain,
             exchange.transport_errors(exchange.origin(url)),
+            httpx.Client(timeout=exchange.TIMEOUT, trust_env=self.http.trust_env) as plain,
             plain.stream("GET", url) as answer,
         ):
             exchange.check_stored(answer, url, path.name)

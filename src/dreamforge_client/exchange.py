@@ -13,7 +13,7 @@ import httpx
 from httpx_sse import ServerSentEvent
 
 from dreamforge_client.errors import ClientError, Refused, Unexpected, Unreachable
-from dreamforge_client.shapes import Event, Job, Picture
+from dreamforge_client.shapes import Event, Job, Picture, results
 from shared.retry import backoff, within
 
 DEFAULT_BASE = "http://127.0.0.1:8001"
@@ -92,7 +92,7 @@ def transport_errors(address: str) -> Iterator[None]:
     """Turn what breaks on the way into `Unreachable`."""
     try:
         yield
-    except httpx.TransportError as error:
+    except (httpx.TransportError, UnicodeError) as error:  # the latter of a name that is no host's
         raise Unreachable(address, str(error) or type(error).__name__) from error
 
 
@@ -190,14 +190,31 @@ def wait_timeout() -> httpx.Timeout:
 
 
 def origin(url: str) -> str:
-    """Never the whole of a presigned URL: its query is a key to the picture."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
+    """Never the whole of a presigned URL: its query is a key to the picture.
+
+    Raises `Unexpected` for what is no address of a server.
+    """
+    try:
+        address = httpx.URL(url)
+        scheme, server = address.scheme, address.netloc.decode("ascii")
+    except (TypeError, AttributeError, ValueError, httpx.InvalidURL):
+        scheme = server = ""
+    if scheme not in ("http", "https") or not server:
+        raise Unexpected("an answer has no address where that of a picture stands")
+    return f"{scheme}://{server}"
 
 
 def check_stored(answer: httpx.Response, url: str, name: str) -> None:
     if answer.status_code != httpx.codes.OK:
         raise Unexpected(f"the store at {origin(url)} answered {answer.status_code} for {name}")
+
+
+def pictures_of(answer: Mapping[str, Any]) -> list[Picture]:
+    """The pictures of a job. Raises `Unexpected`."""
+    try:
+        return results(answer["artifacts"])
+    except ValueError as error:
+        raise Unexpected(str(error)) from None
 
 
 def file_name(picture: Picture) -> str:

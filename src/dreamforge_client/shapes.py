@@ -63,7 +63,21 @@ def file_part(value: object) -> str:
     return str(value)
 
 
-def results(artifacts: list[Mapping[str, Any]]) -> list[Picture]:
-    """Of each item the picture of the last step that finished it; the API lists them by step."""
-    last = {each["item_index"]: Picture.of(each) for each in artifacts}
+def results(artifacts: object) -> list[Picture]:
+    """Of each item the picture of the last step that finished it; the API lists them by step.
+
+    Raises `ValueError` for an answer that is no list of pictures.
+    """
+    return [Picture.of(each) for each in last_of_items(artifacts)]
+
+
+def last_of_items(artifacts: object) -> list[Mapping[str, Any]]:
+    """The same as the API answers them. Raises `ValueError`."""
+    if not isinstance(artifacts, list) or not all(map(_has_number, artifacts)):
+        raise ValueError("an answer has no pictures with numbers where those of a job stand")
+    last = {each["item_index"]: each for each in artifacts}
     return [last[index] for index in sorted(last)]
+
+
+def _has_number(artifact: object) -> bool:
+    return isinstance(artifact, dict) and type(artifact["item_index"]) is int

@@ -9,6 +9,7 @@ address is the same line everywhere, and no client ever sees it.
 import ipaddress
 import re
 import socket
+from typing import Any
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 DATABASE = "postgresql://user:password@host:port/database"
@@ -111,9 +112,14 @@ def _one_host_each(url: str) -> list[str]:
     return [f"{scheme}{slashes}{user}{at}{host}{after}" for host in hosts.split(",")]
 
 
-def family_of(host: str) -> socket.AddressFamily:
-    """The family of a socket that listens on this name or address."""
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
+def listening(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+    """The family of a socket that listens on this name or address, and what it is bound to.
+
+    A name is resolved: one of IPv6 alone has no other address. Raises `OSError`.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, *_, address = min(found, key=lambda each: each[0] != socket.AF_INET)
+    return family, address
 
 
 def joined(host: str, port: int | None) -> str:
@@ -159,9 +165,21 @@ def _require_host(parts: SplitResult, form: str) -> None:
 
 def _is_host(host: str) -> bool:
     if ":" not in host:
-        return _NAME.fullmatch(host) is not None
+        return _NAME.fullmatch(host) is not None and all(map(_is_label, host.split(".")))
     try:
         ipaddress.ip_address(host)
     except ValueError:
         return False
     return True
+
+
+def _is_label(label: str) -> bool:
+    """Whether a name of another script, which begins with xn--, can be what it says."""
+    return not label.lower().startswith("xn--") or _can_be_decoded(label[len("xn--") :])
+
+
+def _can_be_decoded(text: str) -> bool:
+    try:
+        return bool(text.encode("ascii").decode("punycode"))
+    except UnicodeError:
+        return False

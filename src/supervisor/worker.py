@@ -15,7 +15,7 @@ from pathlib import Path
 import anyio
 
 from runner import entry as runner_entry
-from shared.addresses import family_of, joined
+from shared.addresses import joined, listening
 from shared.auth import is_loopback
 from shared.db.step_store import PostgresStepStore
 from shared.errors import InfraUnavailable
@@ -106,15 +106,15 @@ def check_port(settings: Settings) -> None:
             "API keys; set DF_API_KEYS, or use 127.0.0.1"
         )
     address = joined(settings.worker_host, settings.worker_port)
-    with socket.socket(family_of(settings.worker_host)) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.worker_host, settings.worker_port))
-        except OSError as error:
-            raise NotReady(
-                f"cannot listen on {address}: {error.strerror}; see DF_WORKER_HOST and "
-                "DF_WORKER_PORT"
-            ) from None
+    try:
+        family, bound_to = listening(settings.worker_host, settings.worker_port)
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(bound_to)
+    except OSError as error:
+        raise NotReady(
+            f"cannot listen on {address}: {error.strerror}; see DF_WORKER_HOST and DF_WORKER_PORT"
+        ) from None
 
 
 def open_runner_pool(

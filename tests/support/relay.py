@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit, urlunsplit
 
-from shared.addresses import family_of, joined
+from shared.addresses import joined, listening
 
 _END_S = 30.0
 
@@ -18,7 +18,7 @@ class Relay:
 
     def __init__(self, host: str, target: tuple[str, int]) -> None:
         self._target = target
-        self._listener = socket.create_server((host, 0), family=family_of(host))
+        self._listener = socket.create_server((host, 0), family=listening(host, 0)[0])
         self.host, self.port = host, int(self._listener.getsockname()[1])
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []

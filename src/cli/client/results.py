@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import filecmp
 import re
 import sys
-import tempfile
 from collections.abc import Mapping
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,16 +38,25 @@ def download(client: Client, job_id: str, prompt: str, folder: Path) -> list[Pat
     item: the enlarged one, or the small one where enlarging it failed. The API lists all of them,
     in the order of the steps.
     """
+    from dreamforge_client.files import draft_of, place
+
     artifacts = client.get(f"/v1/jobs/{job_id}/artifacts")["artifacts"]
-    last = {artifact["item_index"]: artifact for artifact in artifacts}
     paths: list[Path] = []
-    folder.mkdir(parents=True, exist_ok=True)
-    for _, artifact in sorted(last.items()):
+    for artifact in _last_of_items(artifacts):
         name = f"{slug(prompt)}-{_file_part(artifact['seed'])}.{_file_part(artifact['format'])}"
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as work:
-            client.save(artifact["url"], Path(work, name))
-            paths.append(_place(Path(work, name), folder))
+        with draft_of(name, folder) as draft:
+            client.save(artifact["url"], draft)
+            paths.append(place(draft, folder))
     return paths
+
+
+def _last_of_items(artifacts: object) -> list[Mapping[str, Any]]:
+    from dreamforge_client.shapes import last_of_items
+
+    try:
+        return last_of_items(artifacts)
+    except ValueError as error:
+        raise Failure(str(error)) from None
 
 
 def _file_part(value: object) -> str:
@@ -60,24 +66,6 @@ def _file_part(value: object) -> str:
         return file_part(value)
     except ValueError as error:
         raise Failure(str(error)) from None
-
-
-def _place(draft: Path, folder: Path) -> Path:
-    """Move a complete file to `folder`, under its name or the next one that is free.
-
-    Returns the file that has the bytes: one that was there already, if it is the same.
-    """
-    for number in count(1):
-        path = folder / (draft.name if number == 1 else f"{draft.stem}-{number}{draft.suffix}")
-        try:
-            path.touch(exist_ok=False)
-        except FileExistsError:
-            if path.is_file() and filecmp.cmp(draft, path, shallow=False):
-                break
-        else:
-            draft.replace(path)
-            break
-    return path
 
 
 def slug(prompt: str) -> str:

@@ -12,7 +12,12 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from cli.client.proxies import open_client
+from cli.client.proxies import (
+    is_refused_certificate,
+    open_client,
+    reason,
+    refused_certificate,
+)
 from cli.download.file_selection import select_files
 from cli.download.http_headers import retry_after_s
 from cli.download.retry import TransientError, with_retries
@@ -151,7 +156,9 @@ def _ask(repo: str, revision: str | None, endpoint: str, token: str | None) -> M
             ) from None
         raise Failure(f"{endpoint} answered {status}", hint=REMEDY) from None
     except errors.HTTPError as error:  # type: ignore[attr-defined]  # of its HTTP client
-        raise TransientError(f"cannot reach {endpoint}: {type(error).__name__}") from None
+        if is_refused_certificate(error):
+            raise refused_certificate(str(urlsplit(endpoint).hostname), error) from None
+        raise TransientError(f"cannot reach {endpoint}{reason(error, endpoint)}") from None
     except ValueError as error:  # a bad repository name, or an answer that is no JSON
         why = str(error).splitlines() or [type(error).__name__]
         raise Failure(f"{repo}: {why[0]}") from None

@@ -20,7 +20,12 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from cli.client.proxies import open_client
+from cli.client.proxies import (
+    is_refused_certificate,
+    open_client,
+    reason,
+    refused_certificate,
+)
 from cli.download.http_headers import continues_part, parse_number, retry_after_s, validator_of
 from cli.download.retry import DEFAULT_POLICY, RetryPolicy, TransientError, with_retries
 from cli.download.source import Credential, RemoteFile, parse_origin
@@ -124,12 +129,14 @@ class Transfer:
                 return send(address.copy_set_param(credential.parameter, credential.token), {})
         except httpx.TooManyRedirects:
             raise Failure(f"{address.host} sends us in a circle") from None
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
             raise Failure(f"{parse_origin(url)} leads to no address of a host: {error}") from None
         except httpx.DecodingError:
             raise TransientError("sent what cannot be unpacked") from None
         except httpx.TransportError as error:
-            raise TransientError(_why(error)) from None
+            if is_refused_certificate(error):
+                raise refused_certificate(address.host, error) from None
+            raise TransientError(_why(error, url)) from None
 
     def _keep_token_home(self, request: httpx.Request) -> None:
         credential = self._credential
@@ -249,12 +256,12 @@ def _encoding(answer: httpx.Response) -> str:
     return "" if encoding == "identity" else encoding
 
 
-def _why(error: httpx.TransportError) -> str:
+def _why(error: httpx.TransportError, url: str) -> str:
     match error:
         case httpx.TimeoutException():
             return "did not answer in time"
-        case httpx.ConnectError():
-            return "cannot be reached"
+        case httpx.ConnectError() | httpx.ProxyError():
+            return f"cannot be reached{reason(error, url)}"
         case _:
             return "the connection was cut"
 

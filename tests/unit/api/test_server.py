@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,6 +69,33 @@ def test_a_port_in_use_is_named_with_its_setting(capsys: pytest.CaptureFixture[s
     (line,) = capsys.readouterr().err.splitlines()
     assert f"port {port} is in use" in line
     assert "DF_API_PORT" in line
+
+
+@pytest.mark.parametrize(
+    ("variable", "content", "why"),
+    [
+        ("SSL_CERT_FILE", None, "No such file"),
+        ("SSL_CERT_FILE", "no certificate", "no certificate in PEM"),
+        ("SSLKEYLOGFILE", None, "No such file"),
+    ],
+)
+def test_a_file_for_tls_that_cannot_be_used_is_a_line_with_its_variable(
+    variable: str,
+    content: str | None,
+    why: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "folder" / "file"
+    if content is not None:
+        path.parent.mkdir()
+        path.write_text(content)
+    monkeypatch.setenv(variable, str(path))
+    assert serve(settings()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"api: {variable}: {path}: ")
+    assert why in line
 
 
 def test_an_absent_database_ends_the_start_with_setting_and_address_and_no_secret(

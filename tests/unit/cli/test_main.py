@@ -87,6 +87,7 @@ def test_a_dotenv_file_counts_and_the_environment_counts_more(
     assert config.api_base(environ) == "http://127.0.0.1:8200"
     assert config.api_base({"DF_API_BASE": "http://h:1/"}) == "http://h:1"
     assert config.api_base({"DF_API_HOST": "::"}) == "http://[::1]:8001"
+    assert config.api_base({"DF_API_HOST": "[::1]"}) == "http://[::1]:8001"
 
 
 def test_a_running_stack_completes_the_environment(

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -156,3 +156,49 @@ def test_no_answer_names_a_file_outside_of_the_folder(
     with pytest.raises(Failure), connect() as api:
         results.download(api, JOB, "a prompt", folder)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://xn--:1/a", "", "/x", "file:///etc/passwd", "http://[::1", "http://h:x/", None, 5),
+        *(
+            {},
+            "http://a\0b/",
+            "http://127.0.0.1:1/\n",
+            f"http://{'a' * 300}/",
+            "http:///x",
+            "data:,x",
+        ),
+    ],
+)
+def test_an_address_that_is_none_is_said_in_a_line(url: object, tmp_path: Path) -> None:
+    from cli.client.connect import connect
+
+    with pytest.raises(Failure), connect() as api:
+        api.save(cast("str", url), tmp_path / "picture.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_is_named_without_user_and_password(tmp_path: Path) -> None:
+    from cli.client.connect import connect
+
+    with pytest.raises(Failure) as found, connect() as api:
+        api.save("http://user:secret@127.0.0.1:1/x?key=secret", tmp_path / "picture.png")
+    assert "http://127.0.0.1:1" in found.value.message
+    assert "secret" not in found.value.message
+
+
+@pytest.mark.parametrize("index", [[1], {}, None, "x", 1.5])
+def test_an_item_without_a_number_is_said_in_a_line(
+    index: object, server: Server, tmp_path: Path
+) -> None:
+    picture = {"seed": 7, "format": "png", "width": 1, "height": 1, "sha256": "0", "url": "u"}
+    pictures = [{"item_index": each, **picture} for each in (0, index)]
+    server.answer = (200, {}, json.dumps({"artifacts": pictures}).encode())
+    with Client(f"http://127.0.0.1:{server.server_port}") as client, pytest.raises(Unexpected):
+        client.save(JOB, tmp_path)
+    from cli.client.connect import connect
+
+    with pytest.raises(Failure), connect() as api:
+        results.download(api, JOB, "a prompt", tmp_path)

@@ -12,6 +12,7 @@ from cli.client.http import Client
 from cli.download.fetch import fetch_files
 from cli.download.huggingface import resolve
 from cli.download.local import resolve_local
+from cli.download.retry import RetryPolicy
 from cli.download.source import Reference
 from cli.download.transfer import OnBytes, Transfer
 from cli.errors import Failure
@@ -29,6 +30,13 @@ UNUSABLE = [
     ("http_proxy", "http://user:Sec/ret@127.0.0.1:9"),
     ("NO_PROXY", "fd07:b51a::/64"),
     ("no_proxy", "localhost,fd07:b51a::/64"),
+    ("HTTP_PROXY", "http://Secret:x@127.0.0.1:99999"),
+    ("ALL_PROXY", " http://127.0.0.1:9"),
+    ("HTTPS_PROXY", "http://"),
+    ("ALL_PROXY", "http://127.0.0.1\x01:9"),
+    ("NO_PROXY", "[::1]"),
+    ("SSL_CERT_FILE", "/nothing/there"),
+    ("SSLKEYLOGFILE", "/nothing/there"),
 ]
 
 
@@ -37,6 +45,8 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
+    for name in ("SSL_CERT_FILE", "SSLKEYLOGFILE"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.parametrize(("name", "value"), UNUSABLE)
@@ -87,3 +97,42 @@ def test_what_is_on_this_host_needs_no_client(
 def test_an_api_on_this_host_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:9")
     Client("http://[::1]:8001").http.close()
+
+
+def test_of_two_spellings_the_one_that_counts_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "localhost")
+    monkeypatch.setenv("no_proxy", "fd07:b51a::/64")
+    with pytest.raises(Failure, match=r"^no_proxy: "):
+        proxies.open_client()
+
+
+@pytest.mark.parametrize(
+    ("url", "proxy", "why"),
+    [
+        ("http://127.0.0.1:1/x", None, "cannot be reached: [Errno 111] Connection refused"),
+        ("http://h.invalid/x", "http://u:Secret@127.0.0.1:1", "through http_proxy: [Errno 111]"),
+        ("http://h.invalid/x", None, "cannot be reached: [Errno -"),
+        ("http://xn--:1/x", None, "no address of a host"),
+    ],
+)
+def test_why_a_host_is_not_reached_is_said(
+    url: str, proxy: str | None, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if proxy is not None:
+        monkeypatch.setenv("http_proxy", proxy)
+    transfer = Transfer(credential=None, remedy="", policy=RetryPolicy(attempts=1))
+    with pytest.raises(Failure) as found:
+        transfer.get_json(url, "what")
+    assert why in found.value.message
+    assert "Secret" not in found.value.message
+
+
+def test_a_certificate_that_is_not_trusted_is_said_at_once() -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate")
+
+    transfer = Transfer(credential=None, remedy="")
+    transfer._client = httpx.Client(transport=httpx.MockTransport(refuse))
+    with pytest.raises(Failure, match=r"not trusted: .*self-signed") as found:
+        transfer.get_json("https://h.invalid/x", "what")
+    assert "SSL_CERT_FILE" in found.value.hint

@@ -216,6 +216,34 @@ def test_of_each_item_the_last_steps_picture_counts(kind: str) -> None:
 
 
 @both
+def test_a_saved_picture_replaces_no_other(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every job has an item 0, and a seed is often used again."""
+    content = b"first"
+
+    def download(_: Any, url: str, path: Path, *, sha256: str) -> None:
+        path.write_bytes(content)
+
+    async def download_later(_: Any, url: str, path: Path, *, sha256: str) -> None:
+        path.write_bytes(content)
+
+    monkeypatch.setattr(Client, "download", download)
+    monkeypatch.setattr(AsyncClient, "download", download_later)
+
+    def saved() -> str:
+        api = Api(httpx.Response(200, json={"artifacts": [artifact("generate", 0, "a")]}))
+        (path,) = call(kind, api, lambda client: client.save(JOB, tmp_path))
+        return str(path.relative_to(tmp_path))
+
+    assert saved() == "0_7.png"
+    content = b"second"
+    assert [saved(), saved()] == ["0_7-2.png", "0_7-2.png"]
+    assert (tmp_path / "0_7.png").read_bytes() == b"first"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0_7-2.png", "0_7.png"]
+
+
+@both
 def test_usage_is_the_rows_of_every_page(kind: str) -> None:
     pages = [{"usage": [{"day": day}], "next_cursor": more} for day, more in ((1, "x"), (2, None))]
     api = Api(*(httpx.Response(200, json=page) for page in pages))

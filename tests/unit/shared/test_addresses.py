@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import socket
 
 import pytest
 from pydantic import ValidationError
 from tests.support.harness import settings_for_tests
 
-from shared.addresses import address_of, check_host, joined
+from shared.addresses import address_of, check_host, joined, listening
 from shared.settings import describe
 
 ESCAPE = "%2F"
@@ -50,6 +51,7 @@ ODD = {
     "a port where a host is": ("worker_host", "127.0.0.1:8002", HOST),
     "an address that is no host": ("api_host", "http://h", HOST),
     "an address of no family": ("api_host", "::Secret", HOST),
+    "a name of another script that is none": ("s3_endpoint", "http://xn--:9000", "no host's name"),
     "a name that no socket takes": ("worker_host", "a..b", HOST),
 }
 
@@ -78,6 +80,7 @@ SOUND = [
     ("worker_host", "::1"),
     ("api_host", "0.0.0.0"),
     ("api_host", "localhost"),
+    ("s3_endpoint", "http://store.xn--80ak6aa92e.com"),
 ]
 
 
@@ -99,3 +102,11 @@ def test_an_ipv6_address_has_brackets_before_a_port() -> None:
     assert joined("::1", 8001) == "[::1]:8001"
     assert joined("127.0.0.1", 8001) == "127.0.0.1:8001"
     assert check_host("[::1]") == "::1"
+
+
+def test_a_name_is_listened_on_by_the_family_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    six = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 8001, 0, 0))
+    four = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 8001))
+    for found, chosen in (([six], six), ([six, four], four), ([four], four)):
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, found=found, **__: found)
+        assert listening("a-name", 8001) == (chosen[0], chosen[4])
