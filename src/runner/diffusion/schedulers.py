@@ -36,6 +36,15 @@ _DPMPP_2M = _AS_TRAINED | {
     "solver_order": 2,
 }
 _KARRAS = {"use_karras_sigmas": True}
+# Its own options have the names of other classes' options, with other meanings: with theirs it
+# makes NaN, or is refused.
+_UNIPC = {
+    "use_flow_sigmas": False,
+    "shift_terminal": None,
+    "solver_type": "bh2",
+    "predict_x0": True,
+    "lower_order_final": True,
+}
 
 CLASSES: dict[str, Scheduler] = {
     # As every Stable Diffusion has it. The class clips samples by default, which is for models of
@@ -52,7 +61,7 @@ CLASSES: dict[str, Scheduler] = {
         "DPMSolverMultistepScheduler",
         _DPMPP_2M | _KARRAS | {"algorithm_type": "sde-dpmsolver++"},
     ),
-    "unipc": Scheduler("UniPCMultistepScheduler", _AS_TRAINED | {"use_flow_sigmas": False}),
+    "unipc": Scheduler("UniPCMultistepScheduler", _AS_TRAINED | _UNIPC),
     "flow_match_euler": Scheduler("FlowMatchEulerDiscreteScheduler", _AS_TRAINED),
 }
 

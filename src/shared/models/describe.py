@@ -22,7 +22,6 @@ from shared.models.esrgan import esrgan_scale
 from shared.models.families import (
     DISTILLED,
     FAMILIES,
-    NEED_A_SIGNAL,
     Kind,
     LoraFamily,
     ModelFamily,
@@ -44,6 +43,7 @@ from shared.models.lora_width import lora_width
 from shared.models.networks import Network
 from shared.models.picture_tasks import REFERENCES, PictureTask, tasks_of
 from shared.models.safetensors_header import tensor_shapes
+from shared.models.scheduler_names import suitable
 from shared.models.sides import native_side, side_limits, side_multiple
 from shared.models.verify import validated
 from shared.models.weights import part_sizes
@@ -181,9 +181,10 @@ def _check_parts(config: Path, kind: Kind) -> None:
 def _schedulers(config: Path, family: ModelFamily) -> tuple[str, ...] | None:
     """The names that suit how this model was trained; None where all of its kind do."""
     own = "scheduler/scheduler_config.json"
-    if not (config / own).exists() or not read_json(config, own).get("rescale_betas_zero_snr"):
+    if not (config / own).exists():
         return None
-    return tuple(name for name in family.schedulers if name not in NEED_A_SIGNAL)
+    names = suitable(family.schedulers, read_json(config, own))
+    return None if names == family.schedulers else names
 
 
 def _components(config: Path) -> list[str]:

@@ -32,10 +32,6 @@ DIFFUSION_SCHEDULERS = (
 )
 FLOW_SCHEDULERS = ("flow_match_euler",)  # diffusers' Heun takes no sigmas, so Flux refuses it
 SCHEDULERS = DIFFUSION_SCHEDULERS + FLOW_SCHEDULERS
-# The classes of these cannot begin without any signal. With a model that was trained down to none
-# (`rescale_betas_zero_snr`) they draw noise, or near it.
-NEED_A_SIGNAL = ("pndm", "heun")
-
 # Steps and guidance of a model into which both were distilled, such as FLUX.1 schnell.
 DISTILLED = (4, 0.0)
 

@@ -12,7 +12,8 @@ from tests.support.golden import CPU, MODEL, PROMPTS, TOLERANCE_DB, draw, golden
 
 from runner.diffusion.pipelines import TextToImage, load
 from runner.diffusion.schedulers import CLASSES
-from shared.models.families import DIFFUSION_SCHEDULERS, NEED_A_SIGNAL
+from shared.models.families import DIFFUSION_SCHEDULERS
+from shared.models.scheduler_names import NEED_A_SIGNAL
 from shared.models.verify import read_model, verify_model
 
 # diffusers hands torch tensors to numpy in the way of numpy 1; nothing of ours.

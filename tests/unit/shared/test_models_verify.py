@@ -417,6 +417,28 @@ def test_schema_carries_limits_defaults_and_schedulers(model: ModelDescriptor) -
 
 
 @pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"prediction_type": "sample"}, "must be one of: null, ddim, euler, heun, dpmpp_2m, "),
+        ({"prediction_type": "flow_prediction"}, "must be one of: null"),
+        ({"beta_schedule": "sigmoid"}, "must be one of: null"),
+    ],
+)
+def test_a_named_scheduler_that_does_not_fit_a_model_is_refused_by_name(
+    config: dict[str, str], said: str, folder: Path
+) -> None:
+    own = folder / "scheduler/scheduler_config.json"
+    own.write_text(json.dumps(json.loads(own.read_text()) | config))
+    described = describe_folder(
+        folder, DescriptorInput(name="m", version="1", source=Source(uri="test:"))
+    )
+    values = described.defaults.model_dump()
+    assert parameter_problems(described, values) == {}
+    refused = parameter_problems(described, values | {"scheduler": "pndm"})
+    assert refused["scheduler"].startswith(said)
+
+
+@pytest.mark.parametrize(
     ("field", "value", "accepted"),
     [
         ("width", 64, None),
