@@ -15,7 +15,7 @@ from transformers import CLIPTokenizer, CLIPTokenizerFast
 
 from runner.diffusion.pipelines import TextToImage
 from shared.models.auto_pipelines import AUTO_PIPELINES
-from shared.protocol.messages import GenerateParams
+from shared.protocol.messages import DiffusionParams, GenerateParams, Log
 
 # What transformers has where nobody set a tokenizer's bound: a number beyond any prompt.
 NO_BOUND = 1_000_000
@@ -34,10 +34,17 @@ class Truncation:
 
 def find_truncations(pipeline: TextToImage, params: GenerateParams) -> list[Truncation]:
     """Every cut that this model makes in the prompts, in the order of its encoders."""
+    return truncations_of(pipeline.pipeline, params, pipeline.text_tokens)
+
+
+def truncations_of(
+    pipeline: Any, params: GenerateParams | DiffusionParams, text_tokens: int | None = None
+) -> list[Truncation]:
+    """The same of a pipeline of diffusers, whose T5 reads `text_tokens` if that is known."""
     truncations: dict[Truncation, None] = {}
     bounds = _bounds_of_the_class(pipeline)
     for name, tokenizer in _tokenizers(pipeline):
-        reader, limit = _reader(tokenizer), bounds.get(name) or _limit(tokenizer, pipeline)
+        reader, limit = _reader(tokenizer), bounds.get(name) or _limit(tokenizer, text_tokens)
         for field in ("prompt", "negative_prompt"):
             cut = _cut(field, getattr(params, field), reader, tokenizer, limit)
             if cut is not None:
@@ -45,15 +52,33 @@ def find_truncations(pipeline: TextToImage, params: GenerateParams) -> list[Trun
     return list(truncations)
 
 
-def _tokenizers(pipeline: TextToImage) -> Iterator[tuple[str, Any]]:
+def to_log(cut: Truncation) -> Log:
+    """A line of the job's log about what is not read."""
+    # Without a word of the prompt: the message is in the worker's log too, which outlives the job.
+    text = f"{cut.field}: {cut.reader} reads {cut.limit} tokens of {cut.tokens}"
+    return Log(
+        level="WARNING",
+        code="prompt.truncated",
+        message=text,
+        payload={
+            "field": cut.field,
+            "reader": cut.reader,
+            "tokens": cut.tokens,
+            "limit": cut.limit,
+            "cut": cut.unread,
+        },
+    )
+
+
+def _tokenizers(pipeline: Any) -> Iterator[tuple[str, Any]]:
     """Each tokenizer with its name in the pipeline; of a processor, the one inside it."""
-    for name, part in sorted(pipeline.pipeline.components.items()):
+    for name, part in sorted(pipeline.components.items()):
         if name.startswith(("tokenizer", "processor", "prior_tokenizer")) and part is not None:
             yield name, getattr(part, "tokenizer", part)
 
 
-def _bounds_of_the_class(pipeline: TextToImage) -> Mapping[str, int]:
-    row = AUTO_PIPELINES.get(type(pipeline.pipeline).__name__)
+def _bounds_of_the_class(pipeline: Any) -> Mapping[str, int]:
+    row = AUTO_PIPELINES.get(type(pipeline).__name__)
     return {} if row is None else row.tokens
 
 
@@ -63,11 +88,11 @@ def _reader(tokenizer: Any) -> str:
     return name if name not in ("TokenizersBackend", "PreTrained") else "the text encoder"
 
 
-def _limit(tokenizer: Any, pipeline: TextToImage) -> int | None:
+def _limit(tokenizer: Any, text_tokens: int | None) -> int | None:
     """The tokens that are read; None where the number is not known."""
     own = int(getattr(tokenizer, "model_max_length", NO_BOUND))
     if not isinstance(tokenizer, CLIPTokenizer | CLIPTokenizerFast):
-        own = pipeline.text_tokens or own
+        own = text_tokens or own
     return own if own < NO_BOUND else None
 
 

@@ -9,7 +9,7 @@ from typing import assert_never
 from PIL.Image import Image
 
 from runner.diffusion.pipelines import TextToImage, place
-from runner.diffusion.prompts import Truncation, find_truncations
+from runner.diffusion.prompts import find_truncations, to_log
 from runner.diffusion.sources import NO_SOURCES, Sources
 from runner.images.decode import decode, decode_alpha_mask, decode_mask
 from runner.images.metadata import GenerationFacts, LoraFacts, describe_generation
@@ -69,7 +69,7 @@ class Generate:
             )
             emit(Log(level="WARNING", code="preset.no_tiles", message=text))
         for truncation in find_truncations(self._pipeline, params):
-            emit(_truncated(truncation))
+            emit(to_log(truncation))
         return run_items(self._ctx, params.count, partial(self._item, params, emit))
 
     def cleanup(self) -> None:
@@ -140,20 +140,3 @@ def seed_of(seed: int | None, index: int) -> int:
     if seed is None:
         return random.SystemRandom().randrange(MAX_SEED)
     return (seed + index) % MAX_SEED
-
-
-def _truncated(cut: Truncation) -> Log:
-    # Without a word of the prompt: the message is in the worker's log too, which outlives the job.
-    text = f"{cut.field}: {cut.reader} reads {cut.limit} tokens of {cut.tokens}"
-    return Log(
-        level="WARNING",
-        code="prompt.truncated",
-        message=text,
-        payload={
-            "field": cut.field,
-            "reader": cut.reader,
-            "tokens": cut.tokens,
-            "limit": cut.limit,
-            "cut": cut.unread,
-        },
-    )

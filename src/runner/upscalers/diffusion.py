@@ -4,6 +4,7 @@ They draw the prompt of the generation again, at the larger size, and the seed d
 The folder is loaded like any other: safetensors, no code.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,20 @@ from PIL.Image import Image
 from runner.diffusion.finite import check_decoders
 from runner.diffusion.pipelines import enable_tiling, load_stock, silence_libraries
 from runner.diffusion.placement import DTYPES, put_on_device
+from runner.diffusion.prompts import to_log, truncations_of
 from runner.upscalers.base import OnStep
 from runner.upscalers.resample import resample
 from shared.models.families import family_of
-from shared.protocol.messages import DiffusionParams, Dtype, InputSpec, ModelSpec, PresetSpec
+from shared.protocol.messages import (
+    DiffusionParams,
+    Dtype,
+    InputSpec,
+    Log,
+    ModelSpec,
+    PresetSpec,
+)
+
+NO_GUIDANCE = 1.0  # a negative prompt has an effect above it
 
 
 def load_on_host(model: ModelSpec, dtype: Dtype) -> Any:
@@ -30,10 +41,18 @@ def load_on_host(model: ModelSpec, dtype: Dtype) -> Any:
     return pipeline
 
 
+def _without_effect(params: DiffusionParams) -> Iterator[Log]:
+    if params.negative_prompt and params.guidance <= NO_GUIDANCE:
+        yield Log(
+            level="WARNING",
+            code="prompt.no_effect",
+            message=f"negative_prompt: this upscaler works with a guidance of {params.guidance:g}, "
+            "with which it has no effect",
+        )
+
+
 class DiffusionUpscaler:
     """A loaded `pipeline` on its device; `name` is the model's."""
-
-    remarks = ()
 
     def __init__(
         self, pipeline: Any, model: ModelSpec, params: DiffusionParams, preset: PresetSpec
@@ -42,6 +61,8 @@ class DiffusionUpscaler:
         self.name = f"{model.name}@{model.version}"
         self._params = params
         self.pipeline = pipeline
+        # It may read less of a prompt than the model that drew the picture.
+        self.remarks = (*map(to_log, truncations_of(pipeline, params)), *_without_effect(params))
         if preset.vae_tiling:
             enable_tiling(self.pipeline)
         put_on_device(self.pipeline, preset)

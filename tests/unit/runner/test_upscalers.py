@@ -244,3 +244,9 @@ def test_a_diffusion_upscaler_decodes_in_tiles_where_the_preset_says_so(tmp_path
         upscaler = DiffusionUpscaler(load_on_host(model, "float32"), model, params, preset)
         assert upscaler.pipeline.vae.use_tiling is tiles
         assert enlarged(upscaler, image).size == (128, 96)
+    assert upscaler.remarks == ()
+    told = {"prompt": "a " * 90, "negative_prompt": "red", "guidance": 1.0}
+    unread = DiffusionUpscaler(upscaler.pipeline, model, params.model_copy(update=told), PRESET)
+    cut, ignored = unread.remarks
+    assert (cut.code, cut.payload and cut.payload["limit"]) == ("prompt.truncated", 77)
+    assert ignored.code == "prompt.no_effect"
