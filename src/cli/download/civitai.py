@@ -11,9 +11,10 @@ API: https://developer.civitai.com/site/reference/model-versions
 import os
 import re
 from contextlib import closing
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from cli.download.file_selection import matches
 from cli.download.source import (
@@ -48,8 +49,19 @@ _OTHER_FILES = frozenset(
 _EARLY = frozenset({"earlyaccess", "private"})
 
 
-class _File(BaseModel):
-    name: str = Field(max_length=1024)
+class _Answered(BaseModel):
+    """What the site answers; it has null where it has nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: each for name, each in value.items() if each is not None}
+
+
+class _File(_Answered):
+    name: str = Field(default="", max_length=1024)
     type: str = "Model"
     primary: bool = False
     sizeKB: float | None = Field(default=None, ge=0, le=1e12, allow_inf_nan=False)  # noqa: N815
@@ -57,19 +69,33 @@ class _File(BaseModel):
     downloadUrl: str = ""  # noqa: N815
 
 
-class _Version(BaseModel):
+class _Version(_Answered):
     id: int
     name: str = ""
     files: list[_File] = []
-    availability: str | None = None
+    availability: str = ""
+    earlyAccessEndsAt: str = ""  # noqa: N815
+    earlyAccessDeadline: str = ""  # noqa: N815  the same, in some answers
 
     @property
     def is_public(self) -> bool:
         """Whether everybody may fetch it; early access has to be bought."""
-        return (self.availability or "").replace(" ", "").lower() not in _EARLY
+        early = self.availability.replace(" ", "").lower() in _EARLY
+        return not (
+            early or any(map(_is_ahead, (self.earlyAccessEndsAt, self.earlyAccessDeadline)))
+        )
 
 
-class _Model(BaseModel):
+def _is_ahead(moment: str) -> bool:
+    """Whether a moment in ISO 8601 is still to come; a text that is none is not."""
+    try:
+        then = datetime.fromisoformat(moment)
+    except ValueError:
+        return False
+    return then.replace(tzinfo=then.tzinfo or UTC) > datetime.now(UTC)
+
+
+class _Model(_Answered):
     id: int
     name: str
     type: str
@@ -175,6 +201,8 @@ def _remote_file(file: _File, endpoint: str) -> RemoteFile:
             f"{file.name}: the site names no SHA-256 of it, so nothing could be proven",
             hint="it appears when the site has scanned the file; or use its address with #sha256=",
         )
+    if not file.downloadUrl:
+        raise Failure(f"{file.name}: the site names no address of it", hint=REMEDY)
     origin = parse_origin(file.downloadUrl)
     if origin != parse_origin(endpoint):
         raise Failure(

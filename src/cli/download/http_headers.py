@@ -12,7 +12,8 @@ from cli.download.source import RemoteFile
 # A date tells two versions of a file apart only if they were not written within the same second
 # (RFC 9110, 8.8.2.2).
 DATE_IS_STRONG_AFTER_S = 60
-_RATE_LIMIT = re.compile(r";\s*r=0\s*;\s*t=(\d+)")
+_SECONDS = re.compile(r"[0-9]{1,18}(\.[0-9]{1,9})?")
+_A_MOMENT_S = 1e9  # longer than any pause
 
 
 def continues_part(answer: httpx.Response, file: RemoteFile, headers: dict[str, str]) -> bool:
@@ -44,15 +45,50 @@ def validator_of(answer: httpx.Response) -> str | None:
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """How long the host asks to wait, in seconds; None where it does not say.
 
-    `RateLimit` is what hosts send that follow the IETF's draft of it: `"api";r=0;t=120`.
+    A date counts from the host's own one. Where there is no `Retry-After`, what hosts send that
+    follow one of the IETF's drafts of `RateLimit`, or the headers that were usual before.
     """
     text = headers.get("retry-after", "")
-    if not text and (limit := _RATE_LIMIT.search(headers.get("ratelimit", ""))):
-        text = limit[1]
-    if (seconds := parse_number(text)) is not None:
-        return float(seconds)
+    if not text:
+        return _until_reset(headers)
+    # A proxy on the way may have put a second one beside it.
+    numbers = [_seconds(part.strip()) for part in text.split(",")]
+    known = [number for number in numbers if number is not None]
+    if len(known) == len(numbers):
+        return max(known)
     then = _timestamp(text)
-    return None if then is None else then - time.time()
+    return None if then is None else then - _now(headers)
+
+
+def _until_reset(headers: Mapping[str, str]) -> float | None:
+    """Seconds until a limit that is used up begins anew.
+
+    `RateLimit: "api";r=0;t=120` says it, and so does `RateLimit: remaining=0, reset=120`.
+    """
+    limit = headers.get("ratelimit", "")
+    for policy in limit.split(","):
+        values = dict(each.strip().split("=", 1) for each in policy.split(";") if "=" in each)
+        if values.get("r") == "0" and (seconds := _seconds(values.get("t", ""))) is not None:
+            return seconds
+    pairs = dict(each.strip().split("=", 1) for each in limit.split(",") if "=" in each)
+    for remaining, reset in (
+        (pairs.get("remaining"), pairs.get("reset")),
+        (headers.get("ratelimit-remaining"), headers.get("ratelimit-reset")),
+        (headers.get("x-ratelimit-remaining"), headers.get("x-ratelimit-reset")),
+    ):
+        if remaining == "0" and (seconds := _seconds(reset or "")) is not None:
+            # Some say the moment, in seconds since 1970.
+            return seconds - _now(headers) if seconds > _A_MOMENT_S else seconds
+    return None
+
+
+def _now(headers: Mapping[str, str]) -> float:
+    """The host's own time, where it says it: its clock may differ from ours."""
+    return _timestamp(headers.get("date", "")) or time.time()
+
+
+def _seconds(text: str) -> float | None:
+    return float(text) if _SECONDS.fullmatch(text) else None
 
 
 def _timestamp(text: str) -> float | None:

@@ -64,7 +64,8 @@ def with_retries(
                 failures, first_s=policy.first_wait_s, most_s=LONGEST_WAIT_S, jitter=0.5
             )
             if error.wait_s is not None:
-                wait_s = max(error.wait_s, 0.0)
+                # A host that asks for none each time, or whose clock is behind, gets our pauses.
+                wait_s = max(error.wait_s, 0.0 if failures == 1 else wait_s)
             if failures >= policy.attempts or wait_s > LONGEST_ASKED_S:
                 raise _given_up(what, error) from None
             # The user need not know of a single cut.

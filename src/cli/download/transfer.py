@@ -204,6 +204,7 @@ class Transfer:
         try:
             return json.loads(body)
         except (ValueError, RecursionError):
+            _encoding(answer)  # what nobody can unpack here is no sign-in
             raise self._sign_in_required(
                 f"{what}: {answer.url.host} did not answer in JSON"
             ) from None

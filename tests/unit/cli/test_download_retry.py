@@ -13,6 +13,7 @@ from cli.download.retry import LONGEST_ASKED_S, RetryPolicy, TransientError, wit
 from cli.errors import UNREACHABLE, Failure
 
 POLICY = RetryPolicy(attempts=5, first_wait_s=2.0)
+DATES = ("Fri, 01 Jan 2100 00:00:00 GMT", "Fri, 01 Jan 2100 00:02:00 GMT")
 
 
 class Pauses(threading.Event):
@@ -48,6 +49,13 @@ def test_the_pause_that_a_server_asks_for_is_kept(requested_s: float, waited_s: 
     assert pauses.seconds == [waited_s]
 
 
+def test_a_server_that_asks_for_no_pause_again_and_again_is_not_hurried() -> None:
+    pauses = Pauses()
+    assert run(pauses, *[TransientError("busy", 0.0)] * 4) == "done"
+    assert pauses.seconds[0] == 0.0
+    assert pauses.seconds[1:] == sorted(pauses.seconds[1:]) and pauses.seconds[1] >= 2.0
+
+
 def test_a_server_that_asks_for_too_long_a_pause_is_not_asked_again() -> None:
     pauses = Pauses()
     with pytest.raises(Failure, match="file: busy") as caught:
@@ -62,6 +70,19 @@ def test_a_server_that_asks_for_too_long_a_pause_is_not_asked_again() -> None:
         ({"Retry-After": "120"}, 120.0),
         ({"RateLimit": '"api";r=0;t=120'}, 120.0),
         ({"RateLimit": '"api";r=7;t=120'}, None),
+        ({"Retry-After": "1.5"}, 1.5),
+        ({"Retry-After": "30, 120"}, 120.0),
+        ({"Retry-After": DATES[1], "Date": DATES[0]}, 120.0),
+        ({"RateLimit": '"burst";r=5;t=1, "day";t=90;r=0'}, 90.0),
+        ({"RateLimit": "limit=100, remaining=0, reset=60"}, 60.0),
+        ({"RateLimit": "limit=100, remaining=1, reset=60"}, None),
+        ({"RateLimit-Remaining": "0", "RateLimit-Reset": "60"}, 60.0),
+        (
+            {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "4102444920", "Date": DATES[0]},
+            120.0,
+        ),
+        ({"RateLimit": ";;=,=;r=0;t=soon"}, None),
+        ({"Retry-After": "inf"}, None),
         ({"Retry-After": "soon"}, None),
         ({"Retry-After": "9" * 30}, None),
         ({}, None),

@@ -136,3 +136,13 @@ def test_a_certificate_that_is_not_trusted_is_said_at_once() -> None:
     with pytest.raises(Failure, match=r"not trusted: .*self-signed") as found:
         transfer.get_json("https://h.invalid/x", "what")
     assert "SSL_CERT_FILE" in found.value.hint
+
+
+def test_an_answer_that_cannot_be_unpacked_is_no_sign_in() -> None:
+    def packed(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers={"Content-Encoding": "x-none"}, content=b"\x1b\x00")
+
+    transfer = Transfer(credential=None, remedy="")
+    transfer._client = httpx.Client(transport=httpx.MockTransport(packed))
+    with pytest.raises(Failure, match=r"h\.invalid sends it compressed \(x-none\), unasked"):
+        transfer.get_json("https://h.invalid/x", "what")
