@@ -17,13 +17,16 @@ from cli.models.store import check_free_space
 from cli.terminal.output import print_note
 from shared.errors import ModelUnavailable
 from shared.models.folder import (
+    CONFIGS_OF_MODELS,
     DESCRIPTOR,
     ONE_FILE,
+    OPTIONAL,
     WEIGHTS,
     check_extent,
     check_size,
     hash_file,
 )
+from shared.models.json_files import read_json
 from shared.models.verify import read_descriptor
 from shared.models.weights_file import weights_shapes
 
@@ -69,10 +72,28 @@ def _list(place: Path, keep: Callable[[str], bool]) -> tuple[Path, dict[str, str
     """The folder, the names of its files by their place in a model, and what is left out."""
     if place.is_dir():
         chosen, skipped = select_files(_names(place), (), ())
-        return place, {name: name for name in chosen if keep(name)}, skipped
+        names = [name for name in chosen if keep(name)]
+        broken = {name for part in OPTIONAL for name in _unusable(place, part, names)}
+        kept = {name: name for name in names if name not in broken}
+        return place, kept, sorted({*skipped, *broken})
     if place.suffix.lower() == ".safetensors":
         return place.parent, {ONE_FILE: place.name}, []
     raise Failure(f"{_in_utf8(str(place))}: a model is a folder, or one safetensors file")
+
+
+def _unusable(folder: Path, part: str, names: list[str]) -> list[str]:
+    """The files of an optional part that cannot be loaded: a model draws without it."""
+    inside = [name for name in names if name.startswith(f"{part}/")]
+    try:
+        for name in inside:
+            if name.endswith(WEIGHTS):
+                weights_shapes(folder, name)
+            elif name == f"{part}/{CONFIGS_OF_MODELS}":
+                read_json(folder, name)
+    except (ModelUnavailable, OSError) as error:
+        print_note(f"{part} is left out: {error}")
+        return inside
+    return []
 
 
 def _names(folder: Path) -> list[str]:

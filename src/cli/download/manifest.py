@@ -82,12 +82,12 @@ def rename_lone_checkpoint(resolved: ResolvedModel) -> ResolvedModel:
 
 
 def leave_out_optional(resolved: ResolvedModel) -> ResolvedModel:
-    """Leave out the optional parts that have a configuration and no weights that can be loaded."""
+    """Leave out the optional parts that lack a configuration, or weights that can be loaded."""
     paths = [file.path for file in resolved.files]
     for part in OPTIONAL:
         inside = [path for path in paths if path.startswith(f"{part}/")]
-        usable = any(path.endswith(".safetensors") for path in inside)
-        if f"{part}/{CONFIGS_OF_MODELS}" in inside and not usable:
+        weights = any(path.endswith(".safetensors") for path in inside)
+        if not (weights and f"{part}/{CONFIGS_OF_MODELS}" in inside):
             paths = [path for path in paths if path not in inside]
     files = tuple(file for file in resolved.files if file.path in paths)
     left_out = [file.path for file in resolved.files if file.path not in paths]

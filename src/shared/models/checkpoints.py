@@ -57,6 +57,8 @@ _PART = re.compile(
     r"(?:(?:cond_stage_model|conditioner|embedders|text_encoders?|text_model|te\d?|vae"
     r"|first_stage_model|autoencoder|ae)[._]|(?:clip|t5)(?:[^\W_]*_|\w*\.))\w*\."
 )
+# What checkpoints carry from their training, and parts without which a model draws the same.
+_OF_NO_USE = ("model_ema.", "loss.", "embedding_manager.", "image_encoder.", "safety_checker.")
 # Of newer relatives with the same block names. diffusers loads them from folders, as `auto`.
 _NOT_FLUX_1 = ("single_stream_modulation.lin.weight", "distilled_guidance_layer.in_proj.bias")
 
@@ -117,7 +119,7 @@ def _refuse_unknown_parts(name: str, shapes: Shapes, single_file: SingleFile) ->
 
     It would count as absent, and another one would be fetched in its place without a word.
     """
-    known = [_DENOISER]
+    known, prefixed = [_DENOISER], any(tensor.startswith(_DENOISER) for tensor in shapes)
     for part, names in single_file.parts.items():
         if any(sign in shapes for sign in names.signs):
             known.extend(names.prefixes)
@@ -125,7 +127,10 @@ def _refuse_unknown_parts(name: str, shapes: Shapes, single_file: SingleFile) ->
             (prefix, *_) = [one for one in names.prefixes if any(t.startswith(one) for t in shapes)]
             raise _refused(name, f"its {part} ({prefix}) has names that are not known here")
     for tensor in sorted(shapes):
-        if not tensor.startswith(tuple(known)) and _PART.match(tensor):
+        if tensor.startswith((*known, *_OF_NO_USE)):
+            continue
+        # Beside a denoiser that has its prefix nothing else has a matrix.
+        if (prefixed and len(shapes[tensor]) > 1) or _PART.match(tensor):
             raise _refused(name, f"it has a part whose names are not known here: {tensor[:80]}")
 
 

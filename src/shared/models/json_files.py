@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shared.errors import ModelUnavailable
+from shared.models.lfs import NO_FILE_BUT_A_POINTER, is_lfs_pointer
 
 MAX_CONFIG_BYTES = 8 << 20  # the largest, of a tokenizer, has 1.2 MB
 MAX_DEPTH = 64  # the tokenizers' own reader stops at 128, copies of a configuration not much later
@@ -43,7 +44,10 @@ def read_any_json(folder: Path, name: str) -> Any:
                 f"{name}: {size_bytes} bytes; a configuration has {MAX_CONFIG_BYTES} at most",
                 file=name,
             )
-        value = json.loads((folder / name).read_bytes().decode(), parse_constant=_constant)
+        content = (folder / name).read_bytes()
+        if is_lfs_pointer(content):
+            raise ModelUnavailable(f"{name}: {NO_FILE_BUT_A_POINTER}", file=name)
+        value = json.loads(content.decode(), parse_constant=_constant)
     except FileNotFoundError:
         raise ModelUnavailable(f"{name}: missing", file=name) from None
     except (OSError, ValueError, RecursionError) as error:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import ModelUnavailable
+from shared.models.lfs import LFS_POINTER, NO_FILE_BUT_A_POINTER, is_lfs_pointer
 
 # The format allows 100 MB. The largest header in use (a text encoder in many shards) is under
 # 1 MiB, and parsing one takes some ten times its size in memory.
@@ -57,6 +58,8 @@ def read_header(folder: Path, name: str) -> Header:
     size_bytes = path.stat().st_size
     with path.open("rb") as stream:
         prefix = stream.read(8)
+        if prefix == LFS_POINTER[:8] and is_lfs_pointer(prefix + stream.read(len(LFS_POINTER))):
+            raise ModelUnavailable(f"{name}: {NO_FILE_BUT_A_POINTER}", file=name)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         if not 2 <= length <= min(MAX_HEADER_BYTES, size_bytes - 8):
             raise _unsound(name, f"its header would be {length} bytes, in a file of {size_bytes}")

@@ -17,6 +17,7 @@ from cli.download.local import resolve_local
 from cli.download.manifest import leave_out_optional
 from cli.errors import Failure
 from shared.errors import ModelUnavailable
+from shared.models.check import check_folder
 from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import Source
 from shared.models.verify import write_descriptor
@@ -121,6 +122,41 @@ def test_an_optional_part_without_usable_weights_is_left_out_and_named(
     (folder / part / "model.safetensors").write_bytes(safetensors({}, b""))
     resolved = leave_out_optional(resolve_local(folder, tmp_path / "root"))
     assert resolved.skipped == (f"{part}/pytorch_model.bin",)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "weights"),
+    [
+        (b"{}", POINTER),
+        (b"{}", b""),
+        (POINTER, safetensors({}, b"")),
+        (b"{nope", safetensors({}, b"")),
+        (None, safetensors({}, b"")),
+    ],
+)
+def test_an_optional_part_that_is_broken_is_left_out_too(
+    folder: Path, tmp_path: Path, config: bytes | None, weights: bytes
+) -> None:
+    (folder / "safety_checker").mkdir()
+    (folder / "safety_checker/model.safetensors").write_bytes(weights)
+    if config is not None:
+        (folder / "safety_checker/config.json").write_bytes(config)
+    resolved = leave_out_optional(resolve_local(folder, tmp_path / "root"))
+    assert "safety_checker/model.safetensors" in resolved.skipped
+    assert not any(file.path.startswith("safety_checker/") for file in resolved.files)
+
+
+@pytest.mark.parametrize(
+    "name", ["unet/diffusion_pytorch_model.safetensors", "unet/config.json", "model_index.json"]
+)
+def test_a_pointer_of_git_lfs_is_called_one(folder: Path, tmp_path: Path, name: str) -> None:
+    (folder / name).write_bytes(POINTER)
+    with pytest.raises(ModelUnavailable, match=f"{name}: a pointer of Git LFS.*git lfs pull"):
+        resolve_local(folder, tmp_path / "root")
+        check_folder(folder)
 
 
 def test_an_index_of_pickles_is_left_out_and_named(folder: Path, tmp_path: Path) -> None:

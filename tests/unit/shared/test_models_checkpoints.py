@@ -118,6 +118,15 @@ def test_a_u_net_alone_is_known_by_the_width_of_its_text(width: int, family: Bas
         (U_NET | WIDE | {"conditioner.embedders.0.model.x.y": (1,)}, "a part whose names are not"),
         (U_NET | WIDE | {"text_encoder.model.x": (1,)}, "a part whose names are not known"),
         (U_NET | WIDE | {"te1.x.y": (1,)}, "a part whose names are not known"),
+        *(
+            (CHECKPOINTS["sd1"] | {name: (1, 1)}, "a part whose names are not known")
+            for name in (
+                *("encoder.conv_in.weight", "decoder.up.0.weight", "quant_conv.weight"),
+                *("model.first_stage_model.encoder.x", "module.vae.decoder.x", "taesd.1.weight"),
+                *("state_dict.cond_stage_model.x", "transformer.text_model.x", "shared.weight"),
+                *("text_projection", "visual.conv1.weight", "control_model.x", "llm.layers.0.x"),
+            )
+        ),
         (U_NET | WIDE | {"vae.decoder.conv_in.weight": (1,)}, r"its vae \(vae\.\) has names"),
         (U_NET | WIDE | {"first_stage_model.decoder.x": (1,)}, r"its vae \(first_stage_model\.\)"),
         (FLUX | {"clip_l.transformer.x": (1,)}, "a part whose names are not known"),
