@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import socket
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,11 +136,18 @@ class StateDir:
             lock.release()
 
 
+def close_to_others(fd: int) -> None:
+    """Let only the owner read and write a file that was there before, and keeps its mode else."""
+    if stat.S_ISREG(os.fstat(fd).st_mode):  # never a device that a link leads to
+        os.fchmod(fd, 0o600)
+
+
 def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner may read, from its first byte on."""
     with named(path):
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(fd, "w", encoding="utf-8") as file:
+            close_to_others(fd)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())  # or a power cut may leave an empty one after a rename

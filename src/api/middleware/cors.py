@@ -35,6 +35,9 @@ _RESPONSE_HEADERS = (
     "X-Request-Id",
     "X-Client-Request-Id",
     "Retry-After",
+    "X-Should-Retry",  # what OpenAI's client reads to know whether it may send the same again
+    "Allow",
+    "WWW-Authenticate",
 )
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 MAX_ASKED = 100  # names of headers in one preflight

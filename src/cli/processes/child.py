@@ -18,6 +18,7 @@ import psutil
 from cli.files import named
 from cli.processes import os_process
 from cli.processes.part import Command
+from cli.state_dir import close_to_others
 
 _EXEC_CHILD = Path(__file__).with_name("exec_child.py")
 _LOG_LIMIT_BYTES = 10 << 20
@@ -120,4 +121,6 @@ def rotate(log: Path) -> None:
 
 def _private(path: str, flags: int) -> int:
     """Open a file that only its owner may read: a log shows addresses and prompts."""
-    return os.open(path, flags, 0o600)
+    fd = os.open(path, flags, 0o600)
+    close_to_others(fd)
+    return fd

@@ -73,6 +73,11 @@ def test_it_is_off_by_default() -> None:
 
 
 JSON = {"Content-Type": "application/json"}
+# What a page may read of every answer, and what is for its browser alone.
+READABLE_ANYHOW = {
+    *("cache-control", "content-length", "content-type", "connection"),
+    *("vary", "x-content-type-options"),
+}
 
 
 @pytest.mark.parametrize(
@@ -85,6 +90,7 @@ JSON = {"Content-Type": "application/json"}
         ("POST /v1/jobs", {"body": bytes(2 << 20)}, 413),
         ("POST /v1/jobs", {"body": b"{}"}, 422),
         ("GET /v1/jobs?limit=0", {}, 422),
+        ("GET /v1/jobs/x/cancel", {}, 405),
         ("GET /limited", {}, 429),
         ("GET /broken", {}, 500),
         ("GET /v1/jobs", {}, 503),
@@ -108,7 +114,12 @@ def test_a_page_that_is_named_can_read_every_answer_and_its_headers(
         "X-Request-Id",
         "X-Client-Request-Id",
         "Retry-After",
+        "X-Should-Retry",
+        "Allow",
+        "WWW-Authenticate",
     }
+    own = {name for name in answer.headers if not name.startswith("access-control-")}
+    assert own - READABLE_ANYHOW <= {name.lower() for name in exposed}
     assert answer.headers["Vary"] == "Origin"
     assert "Access-Control-Allow-Credentials" not in answer.headers
 

@@ -210,6 +210,12 @@ def test_what_the_stack_makes_is_closed_to_others_whatever_the_umask(
     assert mode(home.path) == 0o755
     assert mode(home.log("part").parent) == 0o700
     assert mode(home.log("part")) == 0o600
+    old = home.log("old")
+    old.touch(0o666)
+    spawn(Command(argv=("/bin/true",), environ={}, cwd=tmp_path), old).kill()
+    (home.path / "state.json.new").touch(0o666)  # of a command that was killed
+    home.write("state.json", {})
+    assert (mode(old), mode(home.path / "state.json")) == (0o600, 0o600)
     assert mode(home.path / "credentials.json") == 0o600
     assert mode(home.path / "lock") == 0o644
 
