@@ -126,17 +126,23 @@ def _step_groups(readyz: str) -> Iterator[Finding]:
 
 
 def models(root: Path) -> Iterator[Finding]:
-    """Every installed model, checked as deeply as a load does: sizes and headers."""
+    """Every installed model, checked as deeply as a load does: sizes and headers; and the packages
+    that only these models need."""
     from cli.models.install import bundled_models
     from shared.errors import ModelUnavailable
     from shared.models.folder import DESCRIPTOR
+    from shared.models.libraries import Library, libraries_of
     from shared.models.verify import check_installed, read_descriptor
 
     folders = sorted(path.parent for path in root.glob(f"*/*@*/{DESCRIPTOR}"))
+    needed: dict[Library, str] = {}
     for folder in folders:
         try:
-            check_installed(folder, checkpoint_sha256=read_descriptor(folder).checkpoint_sha256)
+            checksum = read_descriptor(folder).checkpoint_sha256
+            installed = check_installed(folder, checkpoint_sha256=checksum)
             yield ok("Model", str(folder))
+            for library in libraries_of(folder, installed):
+                needed.setdefault(library, folder.name)
         except ModelUnavailable as error:
             yield wrong(
                 "Model",
@@ -148,6 +154,16 @@ def models(root: Path) -> Iterator[Finding]:
                 "Model",
                 f"{folder}: not checked, this installation has no package {error.name}",
                 "run `dreamforge doctor` in the worker's image",
+            )
+    for library, name in needed.items():
+        if library.is_installed:
+            yield ok("Package", f"{library.package} is installed, which {name} needs")
+        else:
+            yield note(
+                "Package",
+                f"{library.package} is not installed, and {name} needs it "
+                f"({library.needed_by}): a worker here does not run it",
+                f"install dreamforge[{library.extra}], unless no worker runs here",
             )
     if not folders:
         shipped = ", ".join(folder.name for folder in bundled_models())

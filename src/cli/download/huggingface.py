@@ -114,7 +114,7 @@ def _hint(files: dict[str, RepoSibling]) -> str:
         try:
             check_name(name)
         except ModelUnavailable as error:
-            if "pickle" in error.message:
+            if "pickle" in error.message or name.lower().endswith(".gguf"):
                 return error.message
     return f"it holds {', '.join(sorted(files)[:10]) or 'nothing'}"
 

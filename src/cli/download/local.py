@@ -23,6 +23,7 @@ from shared.models.folder import (
     OPTIONAL,
     WEIGHTS,
     check_extent,
+    check_name,
     check_size,
     hash_file,
 )
@@ -78,6 +79,7 @@ def _list(place: Path, keep: Callable[[str], bool]) -> tuple[Path, dict[str, str
         return place, kept, sorted({*skipped, *broken})
     if place.suffix.lower() == ".safetensors":
         return place.parent, {ONE_FILE: place.name}, []
+    check_name(place.name)  # says of a pickle why it is refused, of a GGUF file where it belongs
     raise Failure(f"{_in_utf8(str(place))}: a model is a folder, or one safetensors file")
 
 

@@ -12,7 +12,7 @@ import diffusers
 import torch
 
 from shared.models.folder import INDEX, PACKED, list_files
-from shared.models.packed import check_can_unpack
+from shared.models.libraries import GGUF
 
 TRANSFORMER = "transformer"
 
@@ -25,7 +25,7 @@ def load_packed(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     packed = [name for name in list_files(folder) if PACKED.fullmatch(name)]
     if not packed:
         return {}
-    check_can_unpack()
+    GGUF.require()
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     _, name = index[TRANSFORMER]
     (file,) = packed

@@ -27,7 +27,9 @@ PACKED = re.compile(r"transformer/[^/]+\.gguf")
 Layout = Literal["diffusers", "single_file", "network"]
 # .model: SentencePiece. Pictures belong to a model card; nothing decodes them.
 ALLOWED = frozenset({".safetensors", ".json", ".txt", ".md", ".model", ".png", ".jpg"})
-ALLOWED_NAMES = frozenset({"LICENSE", "NOTICE", "README"})
+# The template is a tokenizer's: how a prompt is put to a language model. Others have it in their
+# JSON; either way it runs in the sandbox of its library, and that in the runner's.
+ALLOWED_NAMES = frozenset({"LICENSE", "NOTICE", "README", "chat_template.jinja"})
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".pyc"})
 # Names the files that hold a part's weights; a variant stands behind `index`.
 _INDEX_OF_WEIGHTS = re.compile(r".*\.index(?:\.\w+)?\.json", re.IGNORECASE)
@@ -125,8 +127,9 @@ def check_name(name: str) -> None:
         )
     if suffix == ".gguf" and not PACKED.fullmatch(name):
         raise ModelUnavailable(
-            f"{name}: a GGUF file is the transformer of a diffusers folder, in transformer/ beside "
-            "its config.json, and nothing else",
+            f"{name}: a GGUF file is the transformer of a diffusers folder and no model by "
+            "itself; put it into transformer/ of the folder that the makers publish, beside "
+            "config.json and in the place of the safetensors, and import it (docs/models.md)",
             file=name,
         )
     if suffix not in {*ALLOWED, ".gguf"} and path.name not in ALLOWED_NAMES:

@@ -17,9 +17,8 @@ from shared.db.engine import Database
 from shared.db.models import Model
 from shared.errors import ModelUnavailable
 from shared.models.descriptor import parse_descriptor
-from shared.models.folder import DESCRIPTOR, PACKED
-from shared.models.networks import LIBRARY, can_run_networks
-from shared.models.packed import check_can_unpack
+from shared.models.folder import DESCRIPTOR
+from shared.models.libraries import libraries_of
 from shared.models.stamp import Stamp, stamp_of
 from shared.models.verify import check_installed
 from shared.step_store import PinnedModel
@@ -91,13 +90,8 @@ def check_row(folder: Path, row: Model) -> None:
     them would give other pictures.
     """
     installed = check_installed(folder, checkpoint_sha256=row.checkpoint_sha256)
-    if installed.layout == "network" and not can_run_networks():
-        raise ModelUnavailable(
-            f"networks that enlarge need the package {LIBRARY}, which this worker does not have; "
-            "install dreamforge[gan]"
-        )
-    if any(PACKED.fullmatch(file.path) for file in installed.files):
-        check_can_unpack()
+    for library in libraries_of(folder, installed):
+        library.require()
     try:
         registered = parse_descriptor(row.descriptor)
     except ValidationError as error:

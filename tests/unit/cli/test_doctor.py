@@ -14,6 +14,7 @@ from cli.main import run
 from cli.models.install import bundled_models
 from cli.servers.embedded import SERVERS
 from cli.state_dir import StateDir
+from shared.models import libraries
 from supervisor.processes import containment
 from supervisor.processes.containment import Kernel
 
@@ -165,6 +166,25 @@ def test_an_installation_that_reads_no_weights_checks_the_rest(
     (finding,) = stack.models(tmp_path)
     assert finding.level is Level.NOTE
     assert "no package safetensors" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("there", "said", "advice"),
+    [
+        (True, "ok Package: gguf is installed, which packed@1 needs", ""),
+        (False, "note Package: gguf is not installed, and packed@1 needs it", "dreamforge[gguf]"),
+    ],
+)
+def test_a_package_that_only_a_model_here_needs_is_looked_for(
+    there: bool, said: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(bundled_models()[0], tmp_path / "sd/packed@1")
+    assert not [each for each in stack.models(tmp_path) if each.subject == "Package"]
+    monkeypatch.setattr(libraries, "libraries_of", lambda folder, model: (libraries.GGUF,))
+    monkeypatch.setattr(libraries, "find_spec", lambda name: folder if there else None)
+    (found,) = (each for each in stack.models(tmp_path) if each.subject == "Package")
+    assert f"{found.level.value} {found.subject}: {found.text}".startswith(said)
+    assert advice in found.advice
 
 
 def test_no_model_is_only_a_note(tmp_path: Path) -> None:

@@ -190,3 +190,18 @@ def test_a_descriptor_is_utf_8_whatever_the_locale(folder: Path) -> None:
     # A locale of ASCII: Latin-1 is installed nowhere by default, and has the same cause.
     environment = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     subprocess.run([sys.executable, "-c", script, str(folder)], check=True, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("flux1-dev-Q4_K_S.gguf", r"put it into transformer/ .* beside config\.json"),
+        ("model.ckpt", "a pickle"),
+    ],
+)
+def test_a_lone_file_that_is_no_model_says_what_to_do_with_it(
+    name: str, why: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(b"any")
+    with pytest.raises(ModelUnavailable, match=why):
+        resolve_local(tmp_path / name, tmp_path / "root")

@@ -23,7 +23,7 @@ from runner.diffusion.loras import LoraFile, add_loras
 from runner.diffusion.packed import is_packed
 from runner.diffusion.pipelines import load, load_on_host
 from shared.errors import ModelUnavailable
-from shared.models import packed
+from shared.models import libraries
 from shared.models.check import check_folder
 from shared.models.gguf_header import read_gguf
 from shared.models.verify import verify_model, weights_hash
@@ -148,7 +148,7 @@ def test_a_lora_is_refused(folder: Path, whole: Path, tmp_path: Path) -> None:
 def test_without_the_library_it_says_what_to_install(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed, "find_spec", lambda name: None)
+    monkeypatch.setattr(libraries, "find_spec", lambda name: None)
     with pytest.raises(ModelUnavailable, match=r"install dreamforge\[gguf\]"):
         load("sd3", folder, CPU, None)
 

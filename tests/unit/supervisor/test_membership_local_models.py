@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -13,8 +15,8 @@ from tests.support.model_rows import model_row
 from cli.models.install import bundled_models
 from shared.db.models import Model
 from shared.errors import ModelUnavailable
-from shared.models import packed
-from shared.models.descriptor import ModelDescriptor
+from shared.models import libraries
+from shared.models.descriptor import LoraDescriptor, ModelDescriptor
 from shared.models.verify import read_model
 from supervisor.membership import local_models
 
@@ -36,12 +38,33 @@ def test_a_network_counts_only_where_its_library_is_installed(
     descriptor = read_model(folder)
     row = row_of(descriptor)
     local_models.check_row(folder, row)
-    monkeypatch.setattr(local_models, "can_run_networks", lambda: False)
+    monkeypatch.setattr(libraries, "find_spec", lambda name: None)
     if descriptor.layout != "network":
         local_models.check_row(folder, row)
         return
     with pytest.raises(ModelUnavailable, match=r"spandrel.*dreamforge\[gan\]"):
         local_models.check_row(folder, row)
+
+
+@pytest.mark.parametrize("name", ["PixtralProcessor", "Qwen2VLProcessor", "Qwen3VLProcessor"])
+def test_a_processor_of_films_counts_only_where_its_library_is_installed(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "model_index.json").write_text(
+        json.dumps({"_class_name": "P", "processor": ["transformers", name], "vae": [None, None]})
+    )
+    given = read_model(bundled_models()[0])
+    assert libraries.libraries_of(tmp_path, given) == (libraries.TORCHVISION,)
+    monkeypatch.setattr(libraries, "find_spec", lambda name: None)
+    with pytest.raises(ModelUnavailable, match=r"torchvision.*dreamforge\[gan\]"):
+        libraries.TORCHVISION.require()
+
+
+def test_a_lora_needs_no_library_of_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields: dict[str, Any] = {"kind": "lora", "layout": "network", "files": ()}
+    lora = LoraDescriptor.model_construct(**fields)
+    monkeypatch.setattr(libraries, "find_spec", lambda name: None)
+    assert libraries.libraries_of(Path("nowhere"), lora) == ()
 
 
 def test_a_packed_transformer_counts_only_where_it_can_be_unpacked(
@@ -53,6 +76,6 @@ def test_a_packed_transformer_counts_only_where_it_can_be_unpacked(
     )
     row = row_of(describe(tmp_path / "m", "sd3"))
     local_models.check_row(tmp_path / "m", row)
-    monkeypatch.setattr(packed, "find_spec", lambda name: None)
+    monkeypatch.setattr(libraries, "find_spec", lambda name: None)
     with pytest.raises(ModelUnavailable, match=r"gguf.*dreamforge\[gguf\]"):
         local_models.check_row(tmp_path / "m", row)
