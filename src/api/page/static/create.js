@@ -1,7 +1,7 @@
 // The form. What it asks is drawn from the chosen model's schema, and from the API's own description.
 
 import { createJob, description, get } from "./api.js";
-import { h } from "./dom.js";
+import { h, reveal } from "./dom.js";
 import { latest, onEdit, remember } from "./draft.js";
 import { enlargeChoice, usableUpscalers } from "./enlarge.js";
 import { failure } from "./failure.js";
@@ -68,7 +68,7 @@ class Form {
     this.prompt.write(request.prompt);
     this.draw(request);
     this.changed();
-    this.element.scrollIntoView({ block: "nearest", behavior: "smooth" });
+    reveal(this.element);
     this.prompt.focus({ preventScroll: true });
   }
 
@@ -189,7 +189,7 @@ class Form {
     this.watching = new AbortController();
     const signal = AbortSignal.any([this.signal, this.watching.signal]);
     this.result.replaceChildren(watch(jobId, signal));
-    this.result.scrollIntoView({ block: "nearest", behavior: "smooth" });
+    reveal(this.result);
   }
 }
 

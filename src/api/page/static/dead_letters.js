@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { announce, h } from "./dom.js";
-import { failure } from "./failure.js";
+import { Problem } from "./failure.js";
 import { ago } from "./words.js";
 
 const MEANING = {
@@ -16,7 +16,8 @@ export class DeadLetters {
     this.signal = signal;
     this.changed = changed;
     this.replayed = new Map(); // the job that came of each
-    this.problem = h("div", {});
+    this.asked = new Set(); // letters whose replay was asked for and not answered yet
+    this.problem = new Problem(signal);
   }
 
   /** The content of the section for an answer of `GET /v1/dead-letters`. */
@@ -37,20 +38,22 @@ export class DeadLetters {
   action(letter) {
     if (!letter.replayable) return h("span", { className: "dim" }, "dreamforge dlq");
     const job = this.replayed.get(letter.id);
-    if (job) return letter.mine ? h("a", { href: `#/jobs/${job}` }, "Replayed") : h("span", { className: "dim" }, "Replayed");
+    if (job) return letter.mine ? h("a", { "data-key": letter.id, href: `#/jobs/${job}` }, "Replayed") : h("span", { className: "dim" }, "Replayed");
     return h("button", { "data-key": letter.id, type: "button", className: "quiet", "aria-label": `Replay the ${letter.kind}: ${letter.reason}`, onclick: () => this.replay(letter) }, "Replay");
   }
 
   async replay(letter) {
+    if (this.asked.has(letter.id)) return;
+    this.asked.add(letter.id);
+    this.problem.clear();
     try {
       const { job_id: job } = await call("POST", `v1/dead-letters/${letter.id}/replay`, { signal: this.signal });
       this.replayed.set(letter.id, job);
-      this.problem.replaceChildren();
       announce(`The ${letter.kind} is on its way again.`);
     } catch (error) {
-      if (this.signal.aborted) return;
-      if (!error.code) throw error;
-      this.problem.replaceChildren(failure(error));
+      this.problem.show(error);
+    } finally {
+      this.asked.delete(letter.id);
     }
     await this.changed();
   }

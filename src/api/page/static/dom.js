@@ -30,9 +30,16 @@ export function prose(text) {
   return text.split("`").map((part, index) => (index % 2 ? h("code", {}, part) : part));
 }
 
-/** Say it to those who do not see the page change. */
+/** Say it to those who do not see the page change: in the topmost dialog, since all below it is inert. */
 export function announce(text) {
-  document.getElementById("status").textContent = text;
+  const place = [...document.querySelectorAll("dialog[open] > [role=status]")].at(-1) ?? document.getElementById("status");
+  place.textContent = place.textContent === text ? `${text}\u00a0` : text; // the same text is not read out twice
+}
+
+/** Scroll there, without a movement where none is wanted. */
+export function reveal(element) {
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  element.scrollIntoView({ block: "nearest", behavior: still ? "instant" : "smooth" });
 }
 
 /** Run `work` every `seconds` while the page is in sight, until `signal` ends it. */
@@ -45,6 +52,7 @@ export function repeat(seconds, signal, work) {
 
 /** A dialog that ends with its closing, and gives the focus back. */
 export function open(dialog) {
+  dialog.append(h("p", { className: "hidden-text", role: "status" }));
   document.body.append(dialog);
   dialog.addEventListener("close", () => dialog.remove());
   dialog.showModal();

@@ -27,11 +27,38 @@ export function failure(problem, again = null) {
     );
   });
   return h("section", { className: "failure", role: "alert" },
-    h("h3", {}, h("code", {}, problem.code), " ", h("span", {}, problem.message)),
+    h("p", { className: "what" }, h("code", {}, problem.code), " ", h("span", {}, problem.message)),
     explained,
     details && h("details", {}, h("summary", {}, "Details"), h("pre", { tabIndex: 0 }, JSON.stringify(problem.details, null, 2))),
     problem.correlationId && h("p", { className: "dim" }, "Correlation id ", h("code", {}, problem.correlationId)),
     again && h("p", { className: "actions" }, h("button", { type: "button", onclick: again }, "Try again")));
+}
+
+/** The place of a failure of something that is tried again and again: the same one is told once. */
+export class Problem {
+  constructor(signal) {
+    this.signal = signal;
+    this.shown = null;
+    this.element = h("div", {});
+  }
+
+  /** Show what was caught; raises it again where it is no failure of a request. */
+  show(error, again = null) {
+    if (this.signal.aborted) return;
+    if (!error.code) throw error;
+    const shown = `${error.code} ${error.message}`;
+    if (this.shown === shown) return;
+    this.shown = shown;
+    this.element.replaceChildren(failure(error, again));
+  }
+
+  /** Whether there was one. */
+  clear() {
+    const before = this.shown;
+    this.shown = null;
+    this.element.replaceChildren();
+    return before !== null;
+  }
 }
 
 async function explain(code) {

@@ -59,7 +59,7 @@ function hintOf(schema) {
 
 function text(schema, rows) {
   const long = (schema.maxLength ?? 0) > LONG_TEXT;
-  const input = h(long ? "textarea" : "input", { rows: long ? rows : null, maxLength: schema.maxLength ?? null, value: schema.default ?? "", placeholder: long ? "" : "default" });
+  const input = h(long ? "textarea" : "input", { rows: long ? rows : null, dir: "auto", maxLength: schema.maxLength ?? null, value: schema.default ?? "", placeholder: long ? "" : "default" });
   return {
     kind: long ? "wide" : "text",
     input,

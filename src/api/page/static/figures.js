@@ -6,8 +6,12 @@ import { failure } from "./failure.js";
 import { bars } from "./plot.js";
 import { plural, seconds } from "./words.js";
 
+const PLOTS = 5;
 const DAYS = 14;
 const DAY_MS = 86_400_000;
+
+/** As many places as there are plots: what is below does not move when they come. */
+export const places = () => Array.from({ length: PLOTS }, () => h("div", { className: "panel plot skeleton", "aria-hidden": "true" }));
 
 /** Draw the plots into `section`. A failure is shown in their place, with another try. */
 export async function drawFigures(section, signal) {

@@ -31,14 +31,14 @@ export function askForKey(message, refused) {
 
 function ask(message) {
   return new Promise((resolve) => {
-    const input = h("input", { id: "key", type: "password", required: true, autocomplete: "off", spellcheck: false });
+    const input = h("input", { id: "key", type: "password", required: true, autocomplete: "off", spellcheck: false, "aria-describedby": current && "key-problem" });
     const dialog = h(
       "dialog",
       { className: "small", "aria-labelledby": "key-title", onclose: () => finish(dialog.returnValue === "use") },
       h("form", { method: "dialog" },
         h("h2", { id: "key-title" }, "API key"),
         h("p", {}, "This API answers to those who have a key; its operator makes them. Yours stays in this tab and is gone with it."),
-        current && h("p", { className: "problem" }, message),
+        current && h("p", { id: "key-problem", className: "problem" }, message),
         h("label", { htmlFor: "key" }, "Key"),
         input,
         h("p", { className: "actions" },

@@ -4,8 +4,8 @@ import { get } from "./api.js";
 import { DeadLetters } from "./dead_letters.js";
 import { h, repeat } from "./dom.js";
 import { edit } from "./draft.js";
-import { failure } from "./failure.js";
-import { drawFigures } from "./figures.js";
+import { Problem } from "./failure.js";
+import { drawFigures, places } from "./figures.js";
 import { age, ago, bytes, plural } from "./words.js";
 
 const EVERY_S = 5;
@@ -18,8 +18,9 @@ export async function operate(signal) {
   const queue = h("section", { "aria-label": "Queue" });
   const failures = h("section", { "aria-label": "Failures" });
   const dead = h("section", { "aria-label": "Dead letters" });
-  const figures = h("section", { className: "figures", "aria-label": "Figures" });
-  const problem = h("div", {});
+  const figures = h("section", { className: "figures", "aria-label": "Figures" }, places());
+  const problem = new Problem(signal);
+  const refused = new Problem(signal);
   const summary = h("p", { className: "summary" });
   const refresh = async () => {
     try {
@@ -28,24 +29,24 @@ export async function operate(signal) {
         get(`v1/dead-letters?limit=${FAILURES}`, signal),
         get(`v1/jobs?status=failed&limit=${FAILURES}`, signal),
       ]);
-      problem.replaceChildren();
+      if (problem.clear()) drawPlots();
       summary.replaceChildren(...inShort(now, given));
       draw(workers, "Workers", now.workers.length ? now.workers.map(worker) : noWorker());
       draw(queue, "Waiting", now.queue.length ? waiting(now.queue) : h("p", { className: "empty" }, "Nothing waits."));
       draw(dead, "Dead letters", letters.draw(given));
-      draw(failures, "Failed lately", failed.jobs.length ? failed.jobs.map(failedJob) : h("p", { className: "empty" }, "Nothing has failed."));
+      draw(failures, "Failed lately", failed.jobs.length ? failed.jobs.map((job) => failedJob(job, refused)) : h("p", { className: "empty" }, "Nothing has failed."));
     } catch (error) {
-      if (signal.aborted) return;
-      if (!error.code) throw error;
-      problem.replaceChildren(failure(error)); // what is shown below stays, as it was
+      problem.show(error); // what is shown below stays, as it was
     }
   };
   const letters = new DeadLetters(signal, refresh);
+  /** While nothing can be read there is one failure, and not a second one here. */
+  const drawPlots = () => problem.shown ?? drawFigures(figures, signal);
   await refresh();
   repeat(EVERY_S, signal, refresh);
-  drawFigures(figures, signal);
-  repeat(FIGURES_EVERY_S, signal, () => drawFigures(figures, signal));
-  return h("div", {}, h("h1", {}, "Operate"), summary, problem, figures, workers, queue, dead, letters.problem, failures);
+  drawPlots();
+  repeat(FIGURES_EVERY_S, signal, drawPlots);
+  return h("div", {}, h("h1", {}, "Operate"), summary, problem.element, figures, workers, queue, dead, letters.problem.element, failures, refused.element);
 }
 
 /** What an operator asks first: does all serve, and does anything pile up. */
@@ -63,13 +64,16 @@ function inShort({ workers, queue }, { dead_letters: letters }) {
 
 const chip = (text, state) => h("span", { className: `chip ${state}` }, text);
 
-/** Rewrites a section unless its content is the same. The focus stays on what has the same `data-key`. */
+/** Rewrites a section unless its content is the same. The focus stays on what has the same `data-key`, else in the section. */
 function draw(section, name, content) {
-  const drawn = h("div", {}, h("h2", {}, name), content);
+  const heading = h("h2", { tabIndex: -1 }, name);
+  const drawn = h("div", {}, heading, content);
   if (section.firstElementChild?.isEqualNode(drawn)) return;
-  const key = section.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+  const focused = section.contains(document.activeElement) ? document.activeElement : null;
   section.replaceChildren(drawn);
-  if (key) section.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus({ preventScroll: true });
+  if (!focused) return;
+  const same = section.querySelector(`[data-key="${CSS.escape(focused.dataset.key ?? "")}"]`);
+  (same ?? heading).focus({ preventScroll: true });
 }
 
 function worker(each) {
@@ -109,8 +113,15 @@ function waiting(rows) {
       h("td", { className: "count" }, row.exact ? row.waiting : `at least ${row.waiting}`))))));
 }
 
-function failedJob(job) {
-  const again = async () => edit((await get(`v1/jobs/${job.id}`)).request);
+function failedJob(job, refused) {
+  const again = async () => {
+    refused.clear();
+    try {
+      edit((await get(`v1/jobs/${job.id}`)).request);
+    } catch (error) {
+      refused.show(error);
+    }
+  };
   return h("article", { className: "panel row" },
     h("code", {}, job.error.code),
     h("span", { className: "message" }, job.error.message),

@@ -1,11 +1,11 @@
 // Pictures, newest first: jobs page by page, each with what it has made.
 
 import { get } from "./api.js";
-import { h } from "./dom.js";
+import { announce, h } from "./dom.js";
 import { failure } from "./failure.js";
 import { openPicture } from "./picture.js";
 import { deleteJob, pictureButton } from "./watch.js";
-import { moment } from "./words.js";
+import { ago, short } from "./words.js";
 
 const PAGE = 24;
 const STATUSES = ["", "succeeded", "running", "queued", "failed", "cancelled"];
@@ -19,22 +19,24 @@ export async function pictures(signal) {
 class Gallery {
   constructor(signal) {
     this.signal = signal;
-    this.jobs = new Map();
     this.status = h("select", { id: "filter-status", onchange: () => this.restart() }, STATUSES.map((each) => h("option", { value: each }, each || "all")));
     this.tag = h("input", { id: "filter-tag", placeholder: "project=winter" });
-    this.list = h("ul", { className: "tiles gallery" });
+    this.heading = h("h1", { tabIndex: -1 }, "Pictures");
+    this.list = h("ul", { className: "tiles gallery", "aria-label": "Pictures" });
     this.foot = h("div", { className: "foot" });
     this.element = h("div", {},
       h("header", { className: "heading" },
-        h("h1", {}, "Pictures"),
+        this.heading,
         h("form", { className: "filters", onsubmit: (event) => { event.preventDefault(); this.restart(); } },
           h("span", {}, h("label", { htmlFor: "filter-status" }, "Status"), this.status),
           h("span", {}, h("label", { htmlFor: "filter-tag" }, "Tag"), this.tag, h("button", {}, "Show")))),
       this.list, this.foot);
   }
 
+  /** The first page for the filter as it is now. One for an older filter that is still on its way is dropped. */
   async restart() {
-    this.jobs.clear();
+    this.asking?.abort();
+    this.asking = new AbortController();
     this.shown = [];
     this.cursor = null;
     this.list.replaceChildren();
@@ -42,40 +44,46 @@ class Gallery {
   }
 
   async more() {
+    const signal = AbortSignal.any([this.signal, this.asking.signal]);
+    const before = this.list.childElementCount;
+    const focused = this.foot.contains(document.activeElement);
     const query = new URLSearchParams({ limit: PAGE });
     if (this.cursor) query.set("cursor", this.cursor);
     if (this.status.value) query.set("status", this.status.value);
     if (this.tag.value.trim()) query.set("tag", this.tag.value.trim());
     this.foot.replaceChildren(h("p", { className: "skeleton line", "aria-hidden": "true" }));
     try {
-      const page = await get(`v1/jobs?${query}`, this.signal);
-      const details = await each(page.jobs, (job) => this.load(job));
+      const page = await get(`v1/jobs?${query}`, signal);
+      const details = await each(page.jobs, (job) => this.load(job, signal));
+      if (signal.aborted) return;
       page.jobs.forEach((job, index) => this.add({ ...job, request: details[index].request }, details[index].artifacts));
       this.cursor = page.next_cursor;
       this.drawFoot();
+      if (focused) this.focusAt(before);
+      announce(`${this.list.childElementCount} shown${this.cursor ? ", and there are older ones" : ""}.`);
     } catch (error) {
-      if (this.signal.aborted) return;
+      if (signal.aborted) return;
       if (!error.code) throw error;
       this.foot.replaceChildren(failure(error, () => this.more()));
+      if (focused) this.foot.querySelector("button").focus();
     }
   }
 
-  async load(job) {
+  async load(job, signal) {
     const [whole, { artifacts }] = await Promise.all([
-      get(`v1/jobs/${job.id}`, this.signal),
-      get(`v1/jobs/${job.id}/artifacts`, this.signal),
+      get(`v1/jobs/${job.id}`, signal),
+      get(`v1/jobs/${job.id}/artifacts`, signal),
     ]);
     return { request: whole.request, artifacts };
   }
 
   /** The last picture of each item; a job without one is a card that leads to it. */
   add(job, artifacts) {
-    this.jobs.set(job.id, job);
     const last = new Map(artifacts.map((artifact) => [artifact.item_index, artifact]));
-    if (!last.size) this.list.append(h("li", {}, h("a", { className: `card ${job.status}`, href: `#/jobs/${job.id}` },
+    if (!last.size) this.list.append(h("li", {}, h("a", { className: `card ${job.status}`, "aria-label": `${job.status} ${short(job.request?.prompt ?? job.id)}`, href: `#/jobs/${job.id}` },
       h("span", { className: `chip ${job.status}` }, job.status),
-      h("span", { className: "prompt" }, job.request?.prompt ?? job.id),
-      h("span", { className: "dim" }, job.status === "failed" ? job.error.code : moment(job.created_at)))));
+      h("span", { className: "prompt", dir: "auto" }, job.request?.prompt ?? job.id),
+      h("span", { className: "dim" }, job.status === "failed" ? job.error.code : ago(job.created_at)))));
     for (const artifact of last.values()) {
       artifact.job = job;
       this.shown.push(artifact);
@@ -89,18 +97,23 @@ class Gallery {
     openPicture(this.shown, this.shown.indexOf(artifact), (each) => each.job, { onDelete: (job, dialog) => this.delete(job, dialog) });
   }
 
+  /** Raises `ApiError`, and leaves the dialog open then. */
   async delete(job, dialog) {
-    try {
-      if (!(await deleteJob(job.id, this.signal))) return;
-    } catch (error) {
-      if (!error.code) throw error;
-      dialog.querySelector(".facts").prepend(failure(error));
-      return;
-    }
+    if (!(await deleteJob(job.id, this.signal))) return;
     dialog.close();
     this.shown = this.shown.filter((artifact) => artifact.job.id !== job.id);
-    for (const item of this.list.querySelectorAll(`[data-job="${job.id}"]`)) item.remove();
+    const items = [...this.list.querySelectorAll(`[data-job="${job.id}"]`)];
+    const at = [...this.list.children].indexOf(items[0]);
+    for (const item of items) item.remove();
     this.drawFoot();
+    this.focusAt(at); // the picture that had opened the dialog is gone
+    announce("Deleted");
+  }
+
+  /** Put the focus on what is in this place of the list, else on the last one. */
+  focusAt(index) {
+    const item = this.list.children[index] ?? this.list.lastElementChild;
+    (item?.querySelector("button, a") ?? this.heading).focus();
   }
 
   drawFoot() {

@@ -22,11 +22,13 @@ export class References {
 
   draw() {
     const full = this.items.length >= this.most;
+    const focused = this.element.contains(document.activeElement);
     this.element.replaceChildren(
       full ? "" : this.input,
       full ? "" : h("label", { className: "link", htmlFor: "references" }, this.items.length ? "Add a picture" : "Pictures to work on"),
       full ? "" : h("span", { className: "dim" }, `: drop, paste or choose, ${this.most === 1 ? "one" : `up to ${this.most}`}`),
       h("ul", { className: "references" }, this.items.map((item, index) => this.row(item, index))));
+    if (focused) this.element.querySelector("input, li:last-child button").focus();
   }
 
   row(item, index) {

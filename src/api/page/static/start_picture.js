@@ -35,12 +35,14 @@ export class StartPicture {
 
   draw() {
     const { image, images } = this.own;
+    const focused = this.area.contains(document.activeElement);
     this.element.hidden = !image && !images && !this.chosen;
     if (images) this.area.replaceChildren(this.references.element);
     else if (image) this.drawOne();
     else this.area.replaceChildren(
       h("p", { className: "problem" }, "This model starts from no picture: yours is left out."),
       h("p", { className: "actions" }, h("button", { type: "button", onclick: () => this.clear() }, "Remove")));
+    if (focused) this.area.querySelector("canvas, input[type=file], button")?.focus();
   }
 
   get chosen() {

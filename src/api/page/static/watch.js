@@ -4,15 +4,17 @@ import { call, get } from "./api.js";
 import { announce, confirm, h } from "./dom.js";
 import { edit } from "./draft.js";
 import { failure } from "./failure.js";
+import { missing } from "./missing.js";
 import { openPicture } from "./picture.js";
 import { follow, sleep } from "./stream.js";
-import { ago, place, plural } from "./words.js";
+import { ago, place, plural, short } from "./words.js";
 
 const LOG_LINES = 200;
 const MANY = 9;
 const LIVE = ["queued", "running"];
 const FIRST_PAUSE_MS = 1000;
 const LONGEST_PAUSE_MS = 10_000;
+const SPOKEN_EVERY_MS = 10_000;
 const AWAY = "The API does not answer. Trying again…";
 
 /** A job on a page of its own. */
@@ -33,7 +35,8 @@ class Watch {
     this.previews = new Map();
     this.position = { last: null };
     this.artifacts = [];
-    this.title = h("h2", {}, "…");
+    this.spoken = { quarter: -1, at: 0 };
+    this.title = h("h2", { dir: "auto" }, "…");
     this.chip = h("span", { className: "chip" });
     this.bar = h("progress", { max: 1, value: 0, "aria-label": "Progress" });
     this.now = h("p", { className: "now" }, "…");
@@ -67,6 +70,7 @@ class Watch {
           this.giveUp(error);
           return;
         }
+        if (this.now.textContent !== AWAY) announce(AWAY);
         this.now.textContent = AWAY;
       }
       await sleep(pause, this.signal);
@@ -112,7 +116,7 @@ class Watch {
     const known = new Map(this.artifacts.map((artifact) => [artifact.id, artifact]));
     this.artifacts = artifacts.map((artifact) => known.get(artifact.id) ?? artifact); // each answer has new addresses
     this.draw();
-    if (ended) announce(`The job ${job.status}.`);
+    if (ended) announce(`The job ${job.status === "cancelled" ? "was cancelled" : job.status}: ${this.now.textContent}`);
   }
 
   draw() {
@@ -203,6 +207,15 @@ class Watch {
     if (payload.count > 1) parts.push(`picture ${Math.min(payload.completed + 1, payload.count)} of ${payload.count}`);
     this.now.textContent = parts.join(" · ");
     this.drawStages(payload.stage);
+    this.speak(payload.progress);
+  }
+
+  /** Each quarter that is done, for those who do not see the bar; the events are far too many. */
+  speak(progress) {
+    const quarter = Math.floor(4 * progress);
+    if (quarter === this.spoken.quarter || Date.now() - this.spoken.at < SPOKEN_EVERY_MS) return;
+    this.spoken = { quarter, at: Date.now() };
+    announce(this.now.textContent);
   }
 
   drawStages(current) {
@@ -232,6 +245,7 @@ class Watch {
       if (!(await deleteJob(this.jobId, this.signal))) return;
       this.element.replaceChildren(h("p", { className: "empty" }, "This job was deleted, with its pictures and its log."));
       this.element.focus();
+      announce("Deleted");
     } catch (error) {
       if (!error.code) throw error;
       this.outcome.replaceChildren(failure(error));
@@ -244,7 +258,6 @@ export async function deleteJob(jobId, signal) {
   const question = "Delete this job, all of its pictures and its log? Nothing of it can be had back.";
   if (!(await confirm(question, "Delete"))) return false;
   await call("DELETE", `v1/jobs/${jobId}`, { signal });
-  announce("Deleted");
   return true;
 }
 
@@ -258,10 +271,7 @@ function decode(address) {
 
 /** A picture as a button that opens it large. */
 export function pictureButton(artifact, job, onclick) {
-  const name = `${job.request?.prompt ?? "Picture"}, seed ${artifact.seed}`;
+  const name = `${short(job.request?.prompt ?? "Picture")}, seed ${artifact.seed}`;
   return h("button", { type: "button", className: "tile", onclick, "aria-label": `Open: ${name}` },
     h("img", { src: artifact.url, alt: "", loading: "lazy", width: artifact.width, height: artifact.height, onerror: ({ target }) => target.replaceWith(missing()) }));
 }
-
-/** In the place of a picture whose file does not come: it is past its age, or its address is. */
-const missing = () => h("span", { className: "missing" }, "No file here");

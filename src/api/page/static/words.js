@@ -1,6 +1,7 @@
 // Numbers, times and names as people read them.
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
+const NAME_LETTERS = 100;
 
 export function bytes(count) {
   const power = count > 0 ? Math.min(Math.floor(Math.log2(count) / 10), UNITS.length - 1) : 0;
@@ -36,6 +37,12 @@ export function title(name) {
   if (name in NAMES) return NAMES[name];
   const text = name.replace(/_s$/, " (seconds)").replace(/_id$/, "").replaceAll("_", " ");
   return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
+/** A prompt as a name: what is read out for each of many pictures is not a page long. */
+export function short(text) {
+  const letters = Array.from(text);
+  return letters.length > NAME_LETTERS ? `${letters.slice(0, NAME_LETTERS - 1).join("").trimEnd()}…` : text;
 }
 
 export function plural(count, noun) {
