@@ -38,9 +38,16 @@ LIMITS = Limits(width=Range(min=16, max=4096), height=Range(min=16, max=4096))
 
 def build(family: str, folder: Path) -> ModelDescriptor:
     """Write the tiny model of `family` with its descriptor to `folder`."""
+    return build_of(FAMILIES[family], family, folder)
+
+
+def build_of(
+    make: Callable[[], Any], family: str, folder: Path, kind: Kind | None = None
+) -> ModelDescriptor:
+    """The same of the pipeline that `make` gives. `kind` None: that of `family`."""
     silence_libraries()
-    save(FAMILIES[family], folder)
-    return describe(folder, family)
+    save(make, folder)
+    return describe(folder, family, kind)
 
 
 def save(make: Callable[[], Any], folder: Path) -> None:
@@ -60,8 +67,9 @@ def _stir(pipeline: Any) -> None:
                 parameter.data += 0.1 * torch.randn_like(parameter)
 
 
-def describe(folder: Path, family: str) -> ModelDescriptor:
-    kind: Kind | None = "auto" if family in AUTO else None
+def describe(folder: Path, family: str, kind: Kind | None = None) -> ModelDescriptor:
+    if kind is None and family in AUTO:
+        kind = "auto"
     descriptor = describe_folder(
         folder,
         DescriptorInput(
@@ -83,13 +91,13 @@ def t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=[*special, *((letter, -3.0) for letter in LETTERS)], extra_ids=0)
 
 
-def _clip(width: int, *, projection: bool) -> Any:
+def clip(width: int, *, projection: bool) -> Any:
     config = clip_text_config(width)
     config.projection_dim = width
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
 
 
-def _t5(width: int) -> T5EncoderModel:
+def t5(width: int) -> T5EncoderModel:
     return T5EncoderModel(
         T5Config(
             vocab_size=len(t5_tokenizer()),
@@ -103,7 +111,7 @@ def _t5(width: int) -> T5EncoderModel:
     )
 
 
-def _vae(*, quant_conv: bool = True, **config: Any) -> diffusers.AutoencoderKL:
+def vae(*, quant_conv: bool = True, **config: Any) -> diffusers.AutoencoderKL:
     return diffusers.AutoencoderKL(
         block_out_channels=(8, 8, 16, 16),
         norm_num_groups=4,
@@ -152,8 +160,8 @@ def sdxl_scheduler() -> diffusers.EulerDiscreteScheduler:
 
 def _sd() -> Any:
     return diffusers.StableDiffusionPipeline(
-        vae=_vae(),
-        text_encoder=_clip(32, projection=False),
+        vae=vae(),
+        text_encoder=clip(32, projection=False),
         tokenizer=clip_tokenizer(),
         unet=_unet(32),
         scheduler=sd_scheduler(),
@@ -166,8 +174,8 @@ def _sd() -> Any:
 def _sd2() -> Any:
     """Stable Diffusion 2.x: linear projections, v-prediction, a wider text encoder."""
     return diffusers.StableDiffusionPipeline(
-        vae=_vae(),
-        text_encoder=_clip(48, projection=False),
+        vae=vae(),
+        text_encoder=clip(48, projection=False),
         tokenizer=clip_tokenizer(),
         unet=_unet(48, use_linear_projection=True),
         scheduler=sd_scheduler(prediction_type="v_prediction"),
@@ -179,9 +187,9 @@ def _sd2() -> Any:
 
 def _sdxl() -> Any:
     return diffusers.StableDiffusionXLPipeline(
-        vae=_vae(force_upcast=True),
-        text_encoder=_clip(32, projection=False),
-        text_encoder_2=_clip(48, projection=True),
+        vae=vae(force_upcast=True),
+        text_encoder=clip(32, projection=False),
+        text_encoder_2=clip(48, projection=True),
         tokenizer=clip_tokenizer(),
         tokenizer_2=clip_tokenizer(),
         unet=_unet(
@@ -197,14 +205,14 @@ def _sdxl() -> Any:
 
 
 def _sd3() -> Any:
-    clip_l = _clip(32, projection=True)
+    clip_l = clip(32, projection=True)
     # A single file has no such weight of CLIP-L: there it is the identity.
     clip_l.text_projection.weight.data = torch.eye(32)
     return diffusers.StableDiffusion3Pipeline(
-        vae=_vae(quant_conv=False, shift_factor=0.06),
+        vae=vae(quant_conv=False, shift_factor=0.06),
         text_encoder=clip_l,
-        text_encoder_2=_clip(48, projection=True),
-        text_encoder_3=_t5(96),
+        text_encoder_2=clip(48, projection=True),
+        text_encoder_3=t5(96),
         tokenizer=clip_tokenizer(),
         tokenizer_2=clip_tokenizer(),
         tokenizer_3=t5_tokenizer(),
@@ -228,9 +236,9 @@ def _sd3() -> Any:
 def flux(*, heads: int = 2, rope: tuple[int, int, int] = (4, 4, 8)) -> Any:
     """One block of each sort. The sum of `rope` is the size of a head."""
     return diffusers.FluxPipeline(
-        vae=_vae(quant_conv=False, shift_factor=0.1),
-        text_encoder=_clip(32, projection=False),
-        text_encoder_2=_t5(48),
+        vae=vae(quant_conv=False, shift_factor=0.1),
+        text_encoder=clip(32, projection=False),
+        text_encoder_2=t5(48),
         tokenizer=clip_tokenizer(),
         tokenizer_2=t5_tokenizer(),
         transformer=diffusers.FluxTransformer2DModel(
@@ -256,8 +264,8 @@ def _kontext() -> Any:
 def _lcm() -> Any:
     """Takes no negative prompt, and brings a scheduler that we have no name for."""
     return diffusers.LatentConsistencyModelPipeline(
-        vae=_vae(),
-        text_encoder=_clip(32, projection=False),
+        vae=vae(),
+        text_encoder=clip(32, projection=False),
         tokenizer=clip_tokenizer(),
         unet=_unet(32, time_cond_proj_dim=8),
         scheduler=diffusers.LCMScheduler(beta_schedule="scaled_linear", clip_sample=False),
@@ -270,8 +278,8 @@ def _lcm() -> Any:
 def _chroma() -> Any:
     """A relative of Flux with a negative prompt; only its latents say what sides it can draw."""
     return diffusers.ChromaPipeline(
-        vae=_vae(quant_conv=False, shift_factor=0.1),
-        text_encoder=_t5(48),
+        vae=vae(quant_conv=False, shift_factor=0.1),
+        text_encoder=t5(48),
         tokenizer=t5_tokenizer(),
         transformer=diffusers.ChromaTransformer2DModel(
             in_channels=16,
@@ -292,8 +300,8 @@ def _chroma() -> Any:
 def _pixart() -> Any:
     """A transformer that reads T5 alone, and would pick a size of its own if it were let."""
     return diffusers.PixArtSigmaPipeline(
-        vae=_vae(),
-        text_encoder=_t5(32),
+        vae=vae(),
+        text_encoder=t5(32),
         tokenizer=t5_tokenizer(),
         transformer=diffusers.PixArtTransformer2DModel(
             sample_size=32,

@@ -97,7 +97,7 @@ def clip_text_config(width: int) -> CLIPTextConfig:
 
 def clip_tokenizer() -> CLIPTokenizer:
     """One token per byte, no merges: enough for any prompt, a few kilobytes."""
-    letters = _byte_letters()
+    letters = byte_letters()
     tokens = [
         *letters,
         *(f"{letter}</w>" for letter in letters),
@@ -111,7 +111,7 @@ def clip_tokenizer() -> CLIPTokenizer:
     )
 
 
-def _byte_letters() -> list[str]:
+def byte_letters() -> list[str]:
     """The 256 printable characters by which byte-level BPE writes the 256 bytes."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]

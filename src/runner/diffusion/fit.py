@@ -79,6 +79,7 @@ def misfits(folder: Path) -> list[str]:
     loaded: dict[str, Any] = {}
     single_file = layout_of(files) == "single_file"
     base = folder / CONFIG if single_file else folder
+    _import_pipeline(base)
     tensors = _without_storage(folder.glob("*.safetensors")) if single_file else {}
     parts = list(_parts(base))
     for part in parts:
@@ -96,6 +97,12 @@ def misfits(folder: Path) -> list[str]:
             warnings.simplefilter("ignore")
             _collect_what_cannot_draw(base, parts, loaded, found)
     return [each[:MOST_CHARACTERS] for each in found[:MOST]]
+
+
+def _import_pipeline(folder: Path) -> None:
+    """PRX adds the class of its text encoder to transformers when it is imported."""
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    getattr(diffusers, str(index["_class_name"]), None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,6 +226,8 @@ def _build(part: _Part, tensors: Tensors) -> tuple[Any, Tensors]:
         model._fix_state_dict_keys_on_load(tensors)  # of layers that had other names once
         return model, tensors
     settings = part.load(part.type.config_class)
+    if part.class_name == "T5GemmaEncoder":  # its folder describes the decoder too
+        settings = settings.encoder
     with init_empty_weights():
         model = part.type(settings)
     return model, _renamed(model, tensors)

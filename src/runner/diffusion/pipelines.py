@@ -26,6 +26,7 @@ from runner.diffusion.preview import decode_small
 from runner.diffusion.schedulers import replace_scheduler, start_at_first_level
 from runner.diffusion.sources import NO_SOURCES, Sources, strength_of_a_step
 from runner.diffusion.tasks import for_task
+from shared.models.auto_pipelines import AUTO_PIPELINES
 from shared.models.families import FAMILIES, ModelFamily, family_of
 from shared.models.folder import CONFIG, INDEX, OPTIONAL, Layout, list_files
 from shared.models.picture_tasks import PictureTask
@@ -40,15 +41,19 @@ Arguments = dict[str, Any]
 # For every pipeline that has such a parameter: it draws at the requested size (some would pick a
 # size that they like and resize) and from the words of the request (some would edit them, with
 # libraries that are not installed).
-FIXED_ARGUMENTS: Arguments = {"use_resolution_binning": False, "clean_caption": False}
+FIXED_ARGUMENTS: Arguments = {
+    "use_resolution_binning": False,
+    "clean_caption": False,
+    "skip_text_cleaning": True,
+}
 
 # What pipelines call the strength of guidance. Where the first has no number by default, it is for
 # distilled relatives, and one of the others is what a request means.
 GUIDANCE_NAMES = ("guidance_scale", "true_cfg_scale", "prior_guidance_scale")
 
 # diffusers resolves its classes at first use, which takes seconds. These share nearly all of their
-# modules (50 ms for the last three), so a standby runner has them before it says READY; `auto`
-# imports every pipeline there is (0.9 s) and waits until a step needs it.
+# modules (50 ms for the last three), so a standby runner has them before it says READY; a class of
+# `auto` waits until a step needs it.
 PRELOADED = tuple(
     getattr(diffusers, str(family.pipeline))
     for kind, family in FAMILIES.items()
@@ -187,12 +192,14 @@ class TextToImage:
             "prompt": params.prompt,
             **self._sides(params),
             "num_inference_steps": params.steps,
-            guidance_name: params.guidance,
+            guidance_name: max(params.guidance, self._least_guidance),
         }
         if params.negative_prompt:  # its default differs from pipeline to pipeline
             arguments["negative_prompt"] = params.negative_prompt
         elif guidance_name == "true_cfg_scale":  # which has no effect when there is none at all
             arguments["negative_prompt"] = " "
+        if "guidance_schedule" in self.parameters:  # its default goes before a number
+            arguments["guidance_schedule"] = None
         if "max_area" in self.parameters:  # else it makes a picture of a megapixel, of this shape
             arguments["max_area"] = params.width * params.height
         if params.strength is not None:
@@ -221,6 +228,11 @@ class TextToImage:
             return {}
         return {"width": params.width, "height": params.height}
 
+    @property
+    def _least_guidance(self) -> float:
+        row = AUTO_PIPELINES.get(type(self.pipeline).__name__)
+        return 0.0 if row is None else row.least_guidance
+
     def _has_number(self, name: str) -> bool:
         """Whether the pipeline has this parameter, with a number as its default."""
         parameter = self.parameters.get(name)
@@ -244,11 +256,26 @@ def load(
 def load_on_host(kind: str, folder: Path, dtype: Dtype, *, layout: Layout) -> Any:
     """The pipeline of `folder` in the host's memory, as the folder says."""
     silence_libraries()
-    stock_class = getattr(diffusers, str(family_of(kind).pipeline))
-    pipeline = LOADERS[layout](stock_class, folder, DTYPES[dtype])
+    pipeline = LOADERS[layout](_stock_class(kind, folder), folder, DTYPES[dtype])
     pipeline.set_progress_bar_config(disable=True)
+    if hasattr(pipeline, "text_preprocessor"):
+        # PRX edits the words even when it is told not to, with a library that is not installed.
+        pipeline.text_preprocessor.basic_clean = str.strip
     check_decoders(pipeline)
     return pipeline
+
+
+def _stock_class(kind: str, folder: Path) -> Any:
+    """The class of diffusers that loads a folder; of `auto` the one that its index names.
+
+    diffusers' own way from a name to a class imports every pipeline that there is (0.9 s).
+    """
+    name = str(family_of(kind).pipeline)
+    if kind == "auto":
+        name = json.loads((folder / INDEX).read_text(encoding="utf-8"))["_class_name"]
+        if name not in AUTO_PIPELINES:
+            raise ValueError(f"{INDEX}: {str(name)[:80]!r} makes no picture from a text alone")
+    return getattr(diffusers, name)
 
 
 def place(

@@ -24,9 +24,11 @@ def decode_small(
     """
     vae: Any = getattr(pipeline, "vae", None)
     channels = getattr(getattr(vae, "config", None), "latent_channels", None)
+    if channels is None:
+        return None
     if latents.ndim == 3 and hasattr(pipeline, "_unpack_latents"):  # in patches of two by two
         latents = pipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor)
-    if channels is None or latents.ndim != 4 or latents.shape[1] != channels:
+    if latents.ndim != 4 or latents.shape[1] != channels:
         return None
     with torch.no_grad(), _wide_enough(vae):
         pixels = vae.decode(_unscaled(vae, _shrunk(latents[:1])), return_dict=False)[0]

@@ -42,5 +42,5 @@ def _mark_latents_alone(pipeline: Any, task: PictureTask | None) -> None:
         denoiser, vae = parts.get(name), parts.get("vae")
         if denoiser is None or vae is None:
             continue
-        if denoiser.config.in_channels == vae.config.latent_channels:
+        if denoiser.config.in_channels == getattr(vae.config, "latent_channels", None):
             denoiser.register_to_config(in_channels=channels)

@@ -25,6 +25,8 @@ class AutoPipeline:
     negative_prompt: bool = True
     # A negative prompt has no effect with this guidance, and with less.
     no_guidance: float = 1.0
+    # The pipeline refuses less, though with less it would draw the same.
+    least_guidance: float = 0.0
     # How many tokens are read of a prompt, by tokenizer, where the number stands in the code of the
     # class alone: neither a parameter of its call nor the tokenizer says it.
     tokens: Mapping[str, int] = field(default_factory=dict)
@@ -66,7 +68,7 @@ AUTO_PIPELINES: dict[str, AutoPipeline] = {
     "LuminaPipeline": AutoPipeline(packed=2, multiple=16),
     "NucleusMoEImagePipeline": _PACKED,
     "OvisImagePipeline": _PACKED,
-    "PRXPipeline": AutoPipeline(packed=None, native_side=512, in_pixels=True),
+    "PRXPipeline": AutoPipeline(packed=None, native_side=512, least_guidance=1.0),
     "PixArtAlphaPipeline": _PATCHED,
     "PixArtSigmaPAGPipeline": _PATCHED,
     "PixArtSigmaPipeline": _PATCHED,

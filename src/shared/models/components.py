@@ -82,7 +82,8 @@ def has_weights(library: str, name: str) -> bool:
     return library == "stable_diffusion" or name in _MODELS | _ENCODERS
 
 
-# What each pipeline cannot be loaded without, by the class that the index names.
+# What each pipeline cannot be loaded without, by the class that the index names. diffusers lets PRX
+# go without its autoencoder, but then it makes no picture.
 _NEEDS = {
     "unet vae text_encoder tokenizer scheduler": """
         LatentConsistencyModelPipeline StableDiffusionLatentUpscalePipeline
@@ -97,7 +98,7 @@ _NEEDS = {
     "transformer vae text_encoder tokenizer scheduler": """
         AuraFlowPipeline ChromaPipeline CogView3PlusPipeline CogView4Pipeline Flux2KleinPipeline
         Flux2Pipeline Krea2Pipeline Lumina2Pipeline LuminaPipeline OvisImagePipeline
-        QwenImagePipeline SanaPAGPipeline SanaPipeline ZImagePipeline
+        PRXPipeline QwenImagePipeline SanaPAGPipeline SanaPipeline ZImagePipeline
     """,
     "transformer vae text_encoder text_encoder_2 tokenizer tokenizer_2 scheduler": """
         FluxKontextPipeline FluxPipeline
@@ -111,7 +112,6 @@ _NEEDS = {
     "transformer vae text_encoder processor scheduler": """
         NucleusMoEImagePipeline QwenImage21Pipeline
     """,
-    "transformer text_encoder tokenizer scheduler": "PRXPipeline",
     "transformer vae text_encoder processor scheduler vision_language_encoder tokenizer": """
         GlmImagePipeline
     """,

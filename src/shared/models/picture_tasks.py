@@ -18,8 +18,15 @@ TASK_PIPELINES: Mapping[str, Mapping[PictureTask, str]] = {
             "image_to_image": f"{name}Img2ImgPipeline",
             "inpaint": f"{name}InpaintPipeline",
         }
-        for name in ("StableDiffusion", "StableDiffusionXL", "StableDiffusion3", "Flux")
+        for name in (
+            *("StableDiffusion", "StableDiffusionXL", "StableDiffusion3", "Flux"),
+            *("StableDiffusionPAG", "StableDiffusionXLPAG", "QwenImage", "ZImage"),
+        )
     },
+    "StableDiffusion3PAGPipeline": {"image_to_image": "StableDiffusion3PAGImg2ImgPipeline"},
+    "Kandinsky3Pipeline": {"image_to_image": "Kandinsky3Img2ImgPipeline"},
+    "Flux2Pipeline": {"edit": "Flux2Pipeline"},
+    "Flux2KleinPipeline": {"inpaint": "Flux2KleinInpaintPipeline", "edit": "Flux2KleinPipeline"},
     # Its inpainting pipeline of diffusers 0.42 asks the transformer for an entry that it has not.
     "ChromaPipeline": {"image_to_image": "ChromaImg2ImgPipeline"},
     "FluxKontextPipeline": {"edit": "FluxKontextPipeline"},
@@ -27,7 +34,11 @@ TASK_PIPELINES: Mapping[str, Mapping[PictureTask, str]] = {
 }
 
 # How many pictures an edit pipeline works on at once: it takes a list of them for a batch.
-REFERENCES: Mapping[str, int] = {"FluxKontextPipeline": 1}
+REFERENCES: Mapping[str, int] = {
+    "FluxKontextPipeline": 1,
+    "Flux2Pipeline": 8,
+    "Flux2KleinPipeline": 8,
+}
 
 
 def tasks_of(pipeline: str) -> tuple[PictureTask, ...]:

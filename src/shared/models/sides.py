@@ -13,6 +13,7 @@ from shared.errors import ModelUnavailable
 from shared.limits import MAX_SIDE, MIN_SIDE
 from shared.models.auto_pipelines import AutoPipeline
 from shared.models.families import ModelFamily
+from shared.models.folder import INDEX
 from shared.models.json_files import read_json
 
 # The lists in an autoencoder's configuration with an entry for each halving of a side, and how many
@@ -42,6 +43,10 @@ def native_side(config: Path, family: ModelFamily, pipeline: AutoPipeline | None
         sample = _positive(_read(config, name).get("sample_size"))
         if sample is not None and shrinks is not None:
             return sample * shrinks
+    # PRX says it in pixels, beside the names of its parts.
+    said = _positive(_read(config, INDEX).get("default_sample_size"))
+    if said is not None:
+        return said
     return family.native_side if pipeline is None else pipeline.native_side
 
 

@@ -244,7 +244,9 @@ def known_pipelines() -> list[str]:
 def test_what_a_pipeline_needs_is_what_diffusers_asks_for(name: str) -> None:
     pipeline = getattr(diffusers, name)
     needed, _ = pipeline._get_signature_keys(pipeline)
-    assert NEEDED[name] == set(needed) - set(pipeline._optional_components)
+    # Without it PRX makes no picture, and only says so when it is asked for one.
+    really = {"vae"} if name == "PRXPipeline" else set()
+    assert NEEDED[name] == set(needed) - set(pipeline._optional_components) | really
     assert (name in READ_THEIR_CARD) == pipeline._load_connected_pipes
 
 

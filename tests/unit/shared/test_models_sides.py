@@ -27,8 +27,9 @@ def unet(**config: Any) -> dict[str, Any]:
 
 def write(folder: Path, parts: dict[str, Any]) -> Path:
     for part, config in parts.items():
-        (folder / part).mkdir(parents=True)
-        (folder / part / "config.json").write_text(json.dumps(config))
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        name = "config.json" if part else "model_index.json"
+        (folder / part / name).write_text(json.dumps(config))
     return folder
 
 
@@ -55,8 +56,8 @@ PUBLISHED = [
     ("SanaPipeline", DC | transformer(sample_size=32, patch_size=1), 32, 1024),
     ("Ideogram4Pipeline", KL | transformer(), 16, 2048),
     ("Krea2Pipeline", QWEN | transformer(), 16, 1024),
-    ("PRXPipeline", transformer(patch_size=16, sample_size=512), 16, 512),
-    ("PRXPipeline", KL | transformer(patch_size=2, sample_size=64), 16, 512),
+    ("PRXPipeline", KL | transformer(patch_size=2), 16, 512),
+    ("PRXPipeline", DC | transformer(patch_size=1) | {"": {"default_sample_size": 1024}}, 32, 1024),
     ("LatentConsistencyModelPipeline", KL | unet(sample_size=96), 8, 768),
     ("StableDiffusionPAGPipeline", KL | unet(sample_size=64), 8, 512),
     ("StableDiffusionXLPAGPipeline", KL | unet(sample_size=128), 8, 1024),
