@@ -12,6 +12,7 @@ from uuid import uuid4
 import anyio
 import pytest
 from tests.support.api_harness import Api, running_api
+from tests.support.broken_pictures import sound
 from tests.support.stored_objects import stored_keys
 
 from cli.main import run
@@ -224,12 +225,15 @@ def test_only_old_objects_under_our_prefix_that_no_row_names_are_deleted(
 ) -> None:
     monkeypatch.setattr(retention, "OBJECTS", 2)  # several pages, one of them without an old one
     named = api.artifact(ended(api, 60), 1, b"picture")
+    form = {"file": ("a.png", sound("png"))}
+    assert api.client.post("/v1/inputs", files=form).status_code == 201
+    ((sent,),) = api.sql("SELECT s3_key FROM inputs")
     old = [f"dreamforge/default/jobs/x/{name}.png" for name in "abcde"]
     young, foreign = "dreamforge/default/jobs/x/young.png", "other/a.png"
     put(api, *old, young, foreign)
     limit_s = TIMINGS.orphan_age_s
     assert limit_s == 60 + 300 + 3600
-    ages = dict.fromkeys([*old, named, foreign], limit_s + 60) | {young: limit_s - 60}
+    ages = dict.fromkeys([*old, named, sent, foreign], limit_s + 60) | {young: limit_s - 60}
     assert pass_over(api, ages, dry_run=True) == Pruned(orphans=5)
     before = keys(api)
     assert before >= {*old, young, foreign}
