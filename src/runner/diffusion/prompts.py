@@ -3,8 +3,8 @@
 CLIP reads 77 tokens, begin and end included. Others read as many as their pipeline asks for (T5:
 256 in Stable Diffusion 3 and in FLUX.1 schnell, 512 in dev; some have the number in their code, so
 that it stands in `AutoPipeline.tokens`), or as their tokenizer is made for. A family with several
-encoders may cut at several places; each is reported, the same cut of two encoders once. Some
-pipelines put the prompt into a template, whose tokens are not counted here.
+encoders may cut at several places; each is reported, the same cut of two encoders once. Where a
+pipeline counts what it puts around a prompt, the prompt has the rest (`prompt_templates`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,9 @@ from typing import Any
 from transformers import CLIPTokenizer, CLIPTokenizerFast
 
 from runner.diffusion.pipelines import TextToImage
+from runner.diffusion.prompt_templates import tokens_around
 from shared.models.auto_pipelines import AUTO_PIPELINES
+from shared.models.picture_tasks import TASK_PIPELINES
 from shared.protocol.messages import DiffusionParams, GenerateParams, Log
 
 # What transformers has where nobody set a tokenizer's bound: a number beyond any prompt.
@@ -43,10 +45,15 @@ def truncations_of(
     """The same of a pipeline of diffusers, whose T5 reads `text_tokens` if that is known."""
     truncations: dict[Truncation, None] = {}
     bounds = _bounds_of_the_class(pipeline)
-    for name, tokenizer in _tokenizers(pipeline):
-        reader, limit = _reader(tokenizer), bounds.get(name) or _limit(tokenizer, text_tokens)
+    for name, part in _readers(pipeline):
+        tokenizer = getattr(part, "tokenizer", part)  # of a processor, the one inside it
+        bound = bounds.get(name) or _limit(tokenizer, text_tokens)
         for field in ("prompt", "negative_prompt"):
-            cut = _cut(field, getattr(params, field), reader, tokenizer, limit)
+            text = getattr(params, field)
+            limit = bound
+            if text and bound is not None:
+                limit = max(0, bound - tokens_around(pipeline, part, tokenizer, field))
+            cut = _cut(field, text, _reader(tokenizer), tokenizer, limit)
             if cut is not None:
                 truncations[cut] = None
     return list(truncations)
@@ -70,15 +77,18 @@ def to_log(cut: Truncation) -> Log:
     )
 
 
-def _tokenizers(pipeline: Any) -> Iterator[tuple[str, Any]]:
-    """Each tokenizer with its name in the pipeline; of a processor, the one inside it."""
+def _readers(pipeline: Any) -> Iterator[tuple[str, Any]]:
+    """Each tokenizer, or processor with one, with its name in the pipeline."""
     for name, part in sorted(pipeline.components.items()):
         if name.startswith(("tokenizer", "processor", "prior_tokenizer")) and part is not None:
-            yield name, getattr(part, "tokenizer", part)
+            yield name, part
 
 
 def _bounds_of_the_class(pipeline: Any) -> Mapping[str, int]:
-    row = AUTO_PIPELINES.get(type(pipeline).__name__)
+    """Those of a class that draws from a text; that of a task has the same text encoders."""
+    name = type(pipeline).__name__
+    from_text = next((own for own, tasks in TASK_PIPELINES.items() if name in tasks.values()), name)
+    row = AUTO_PIPELINES.get(from_text)
     return {} if row is None else row.tokens
 
 

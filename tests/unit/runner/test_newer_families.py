@@ -14,13 +14,13 @@ import pytest
 import torch
 import transformers
 from PIL.Image import Image
-from tests.support.families import AUTO, FAMILIES, build_of
+from tests.support.families import AUTO, FAMILIES, build_of, t5_tokenizer
 from tests.support.newer_families import NEWER
 from tests.support.other_families import OTHERS
 
 from runner.diffusion.fit import misfits
 from runner.diffusion.pipelines import TextToImage, load_on_host, place
-from runner.diffusion.prompts import find_truncations
+from runner.diffusion.prompts import find_truncations, truncations_of
 from runner.diffusion.sources import Sources
 from shared.models.auto_pipelines import AUTO_PIPELINES
 from shared.models.components import CLASSES
@@ -43,7 +43,10 @@ CPU = PresetSpec(name="cpu", version=1, device="cpu", dtype="float32", threads=1
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What is expected of a class: sides, what it does with pictures, where it cuts a prompt."""
+    """What is expected of a class: sides, what it does with pictures, where it cuts a prompt.
+
+    What is taken off a cut are tokens of what stands around the prompt.
+    """
 
     pipeline: str
     multiple: int
@@ -54,15 +57,15 @@ class Family:
 CLIP = ("CLIP", 77)
 BOTH: tuple[PictureTask, ...] = ("image_to_image", "inpaint")
 EXPECTED = {
-    "sana": Family("SanaPipeline", 32, (("Gemma", 300),)),
+    "sana": Family("SanaPipeline", 32, (("Gemma", 300 - 1),)),
     "qwen_image": Family("QwenImagePipeline", 16, (("Qwen2", 512),), BOTH),
-    "z_image": Family("ZImagePipeline", 16, (("Qwen2", 512),), BOTH),
-    "z_image_omni": Family("ZImageOmniPipeline", 16, (("Qwen2", 512),)),
-    "flux2": Family("Flux2Pipeline", 16, (("Qwen2", 512),), ("edit",)),
-    "flux2_klein": Family("Flux2KleinPipeline", 16, (("Qwen2", 512),), ("inpaint", "edit")),
+    "z_image": Family("ZImagePipeline", 16, (("Qwen2", 512 - 6),), BOTH),
+    "z_image_omni": Family("ZImageOmniPipeline", 16, (("Qwen2", 512 - 6),)),
+    "flux2": Family("Flux2Pipeline", 16, (("Qwen2", 512 - 184),), ("edit",)),
+    "flux2_klein": Family("Flux2KleinPipeline", 16, (("Qwen2", 512 - 6),), ("inpaint", "edit")),
     "lumina": Family("LuminaPipeline", 16, (("Gemma", 256),)),
-    "lumina2": Family("Lumina2Pipeline", 16, (("Gemma", 256),)),
-    "krea2": Family("Krea2Pipeline", 16, (("Qwen2", 512),)),
+    "lumina2": Family("Lumina2Pipeline", 16, (("Gemma", 256 - 163),)),
+    "krea2": Family("Krea2Pipeline", 16, (("Qwen2", 512 - 5),)),
     "ideogram4": Family("Ideogram4Pipeline", 16, (("Qwen2", 2048),)),
     "ovis": Family("OvisImagePipeline", 16, (("Qwen2", 256),)),
     "aura_flow": Family("AuraFlowPipeline", 16, (("T5", 256),)),
@@ -76,7 +79,7 @@ EXPECTED = {
     "deep_floyd": Family("IFPipeline", 8, (("T5", 77),)),
     "kandinsky3": Family("Kandinsky3Pipeline", 64, (("T5", 128),), ("image_to_image",)),
     "kandinsky22": Family("KandinskyV22CombinedPipeline", 64, (CLIP,)),
-    "sana_pag": Family("SanaPAGPipeline", 32, (("Gemma", 300),)),
+    "sana_pag": Family("SanaPAGPipeline", 32, (("Gemma", 300 - 1),)),
     "sd_pag": Family("StableDiffusionPAGPipeline", 8, (CLIP,), BOTH),
     "sdxl_pag": Family("StableDiffusionXLPAGPipeline", 8, (CLIP,), BOTH),
     "sd3_pag": Family("StableDiffusion3PAGPipeline", 16, (CLIP, ("T5", 256)), ("image_to_image",)),
@@ -234,3 +237,35 @@ def test_a_class_of_auto_starts_from_pictures(name: str, task: PictureTask, mode
     if task == "inpaint":
         kept = (slice(None), slice(size[0] // 2, None))
         assert (first[kept] == pixels(noise(1, size))[kept]).all()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=MARKS[name]) for name in ("sana", "z_image", "flux2", "lumina2")],
+)
+def test_a_prompt_is_cut_where_it_is_said_to_be(name: str, model: Model) -> None:
+    built = model(name)
+    pipeline = built.placed()
+    side = built.descriptor.side_multiple
+
+    def asked(text: str) -> GenerateParams:
+        return built.params(prompt=text, width=side, height=side, steps=1)
+
+    def drawn(text: str) -> Any:
+        return pixels(pipeline.picture(asked(text), 1, lambda *_: None)[0])
+
+    (cut,) = find_truncations(pipeline, asked("c" * 3000))
+    marks = len(pipeline.pipeline.tokenizer("")["input_ids"])
+    fits = "c" * (cut.limit - marks)
+    assert find_truncations(pipeline, asked(fits)) == []
+    (one,) = find_truncations(pipeline, asked(fits + "b"))
+    assert (one.unread, one.tokens) == ("b", cut.limit + 1)
+    assert (drawn(fits + "b") == drawn(fits)).all()
+    assert (drawn(fits[:-1] + "b") != drawn(fits)).any()
+
+
+def test_a_task_cuts_a_prompt_where_its_class_does() -> None:
+    parts = {"tokenizer": t5_tokenizer()}
+    task = type("Kandinsky3Img2ImgPipeline", (), {"components": parts})()
+    asked = GenerateParams(prompt="c" * 200, width=64, height=64, steps=1, guidance=3.0)
+    assert [cut.limit for cut in truncations_of(task, asked)] == [128]
