@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 
 import dreamforge_client
-from cli.client.proxies import open_client
+from cli.client.proxies import open_client, proxy_for
 from cli.errors import Failure, Refusal, Unreachable
 from cli.files import named
 from cli.terminal.output import print_note
@@ -125,11 +125,18 @@ def _as_failures() -> Iterator[None]:
 def _failure(error: dreamforge_client.ClientError) -> Failure:
     match error:
         case dreamforge_client.Unreachable():
-            return Unreachable(error.address, error.why)
+            return Unreachable(error.address, _why(error))
         case dreamforge_client.Refused():
             return Refusal(error.envelope, retry_after_s=error.retry_after_s)
         case _:
             return Failure(str(error))
+
+
+def _why(error: dreamforge_client.Unreachable) -> str:
+    """The reason, and the variable whose proxy it may be the reason of."""
+    on_this_host = urlsplit(error.address).hostname in exchange.LOOPBACK
+    proxy = None if on_this_host else proxy_for(error.address)
+    return error.why if proxy is None else f"{error.why} (through {proxy})"
 
 
 def _print_retry(error: dreamforge_client.ClientError, pause_s: float) -> None:

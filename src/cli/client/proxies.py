@@ -41,8 +41,18 @@ def open_client(**options: Any) -> httpx.Client:
 def reason(error: Exception, url: str) -> str:
     """What follows "cannot reach" or "cannot be reached": through which proxy, and why not."""
     why = " ".join(str(error).split()) or type(error).__name__
-    proxy = _proxy_for(url)
+    proxy = proxy_for(url)
     return f": {why}" if proxy is None else f" through {proxy}: {why}"
+
+
+def proxy_for(url: str) -> str | None:
+    """The variable whose proxy a request to `url` goes through; None where it goes through none."""
+    parts = urlsplit(url)
+    proxies = getproxies_environment()
+    name = next((name for name in (parts.scheme, "all") if name in proxies), None)
+    if name is None or proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    return _spelling(f"{name}_proxy".upper())
 
 
 def is_refused_certificate(error: Exception) -> bool:
@@ -82,13 +92,3 @@ def _is_usable(proxy: str) -> bool:
         return plain and parts.scheme in _SCHEMES and bool(parts.hostname and parts.port != 0)
     except ValueError:
         return False
-
-
-def _proxy_for(url: str) -> str | None:
-    """The variable whose proxy a request to `url` goes through; None where it goes through none."""
-    parts = urlsplit(url)
-    proxies = getproxies_environment()
-    name = next((name for name in (parts.scheme, "all") if name in proxies), None)
-    if name is None or proxy_bypass(parts.netloc.rpartition("@")[2]):
-        return None
-    return _spelling(f"{name}_proxy".upper())

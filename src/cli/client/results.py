@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -28,6 +29,19 @@ def require_succeeded(job: Mapping[str, Any]) -> None:
         hint=f"`dreamforge job logs {job['id']}` shows what happened",
         exit_code=JOB_FAILED,
     )
+
+
+def check_folder(folder: Path | None) -> None:
+    """Raise Failure where pictures could not be saved to `folder`: before a job is paid for."""
+    if folder is None:
+        return
+    there = next(each for each in (folder, *folder.absolute().parents) if os.path.lexists(each))
+    if not there.is_dir():
+        raise Failure(f"{folder}: pictures cannot be saved there, since {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise Failure(
+            f"{folder}: pictures cannot be saved there, since {there} is not ours to write"
+        )
 
 
 def download(client: Client, job_id: str, prompt: str, folder: Path) -> list[Path]:

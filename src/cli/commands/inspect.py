@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.client import jobs
+from cli.client import jobs, results
 from cli.client.connect import connect
 from cli.commands.options import Out, Preset
 from cli.errors import Failure
@@ -92,6 +92,7 @@ def _rerun(
     from cli.pictures.rerun import build_request, find_loras, find_model, find_upscaler
 
     facts = parse_metadata(picture, text)
+    results.check_folder(folder)
     with connect() as client:
         model, upscaler = find_model(client, facts.model), find_upscaler(client, facts)
         loras = find_loras(client, facts)

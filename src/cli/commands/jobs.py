@@ -41,6 +41,7 @@ def create(
     output: Out = Output.TABLE,
 ) -> None:
     """Create a generate job."""
+    results.check_folder(download)
     with connect() as client:
         job = _create(client, options)
         if not (wait or download):
@@ -58,6 +59,7 @@ def generate(
     output: Out = Output.TABLE,
 ) -> None:
     """Create a job, watch it, save its pictures and print their paths."""
+    results.check_folder(out)
     with connect() as client:
         job_id = _create(client, options)["id"]
         job = jobs.follow(client, job_id, previews=_wanted(preview, output))

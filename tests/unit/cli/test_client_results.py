@@ -1,13 +1,15 @@
 """File names from prompts, pictures that replace none, and failures as lines."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cli.client.results import download, slug
+from cli.client.results import check_folder, download, slug
 from cli.errors import JOB_FAILED, UNREACHABLE, USAGE, Failure, Refusal
+from cli.main import run
 from shared import errors
 from shared.errors import DreamForgeError
 
@@ -71,6 +73,22 @@ def test_whatever_has_the_name_stays_as_it_is(tmp_path: Path, kind: str) -> None
     assert saved(b"new", tmp_path) == "a-red-apple-7-2.png"
     assert not other.exists() or other.read_bytes() == b"other"
     assert name.is_dir() or name.is_symlink()
+
+
+def test_a_folder_that_no_picture_can_be_saved_to_is_refused_before_a_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    (tmp_path / "astray").symlink_to(tmp_path / "nothing")
+    for folder in (file, file / "out", tmp_path / "astray"):
+        for command in (["generate", "x", "--out"], ["job", "create", "x", "--download"]):
+            assert run([*command, str(folder)]) == USAGE  # and not 3: no API was asked
+    check_folder(tmp_path / "new" / "folder")
+    check_folder(None)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(Failure, match="not ours to write"):
+        check_folder(tmp_path / "new")
 
 
 @pytest.mark.parametrize("prompt", ["\U00010428" * 60, "猫" * 60, "x" * 500, "é" * 500])

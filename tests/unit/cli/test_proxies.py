@@ -127,6 +127,16 @@ def test_why_a_host_is_not_reached_is_said(
     assert "Secret" not in found.value.message
 
 
+def test_an_api_behind_a_proxy_that_is_away_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://u:Secret@127.0.0.1:1")
+    with pytest.raises(Failure) as found, Client("http://h.invalid") as client:
+        client.get("/v1/jobs")
+    assert "(through HTTP_PROXY)" in found.value.message
+    assert "Secret" not in found.value.message
+
+
 def test_a_certificate_that_is_not_trusted_is_said_at_once() -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate")
