@@ -106,7 +106,8 @@ def import_(
             hint="change it there, or take that file away to have the model described anew",
         )
     refuse_described_misfit(path)
-    _show(install_then(path, models_dir(environ), partial(register_and_summarize, url)), output)
+    root = models_dir(environ)
+    _show(install_then(path, root, partial(register_and_summarize, url, root)), output)
 
 
 def _show(model: dict[str, Any], output: Output) -> None:

@@ -44,6 +44,7 @@ def install(resolved: ResolvedModel, options: InstallOptions) -> dict[str, Any]:
     """
     resolved = leave_out_optional(resolved)
     environ = config.environ()
+    root = models_dir(environ)
     url = backends.database_url(environ)
     request = DownloadRequest(
         resolved=resolved,
@@ -60,7 +61,7 @@ def install(resolved: ResolvedModel, options: InstallOptions) -> dict[str, Any]:
     try:
         with progress_display() as display:
             summary, fetched = download(
-                request, models_dir(environ), display, partial(register_and_summarize, url)
+                request, root, display, partial(register_and_summarize, url, root)
             )
     except KeyboardInterrupt:
         print_note("stopped; the same command goes on where this one was")
@@ -70,10 +71,10 @@ def install(resolved: ResolvedModel, options: InstallOptions) -> dict[str, Any]:
     return summary | {"fetched": fetched}
 
 
-def register_and_summarize(url: str, place: Path) -> dict[str, Any]:
+def register_and_summarize(url: str, root: Path, place: Path) -> dict[str, Any]:
     """Register an installed folder; return what the command prints of it."""
     model = read_descriptor(place)
-    note_closed_files(place)
+    note_closed_files(place, root)
     more = (
         {"family": model.family}
         if isinstance(model, LoraDescriptor)

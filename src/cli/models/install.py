@@ -75,14 +75,22 @@ def install_then(folder: Path, root: Path, on_installed: Callable[[Path], T]) ->
         return on_installed(place)
 
 
-def note_closed_files(place: Path) -> None:
-    """Say that other users than the owner cannot read a model: a worker is often another one."""
-    for path in (place, *place.rglob("*")):
-        needed = stat.S_IROTH | (stat.S_IXOTH if path.is_dir() else 0)
+def note_closed_files(place: Path, root: Path) -> None:
+    """Say that other users than the owner cannot read a model: a worker is often another one.
+
+    The folders above it, up to the models folder `root`, may be of an earlier import.
+    """
+    above = [folder for folder in place.parents if folder.is_relative_to(root)]
+    for path in (*above, place, *place.rglob("*")):
+        needed = stat.S_IXOTH if path in above else stat.S_IROTH
+        needed |= stat.S_IXOTH if path.is_dir() else 0
         if path.stat().st_mode & needed != needed:
+            remedy = f"chmod -R a+rX {place}"
+            if above:
+                remedy = f"chmod a+rx {' '.join(map(str, above))} && {remedy}"
             print_note(
                 f"only its owner can read {path}: a worker of another user cannot load the model; "
-                f"set umask 022 before an import, or: chmod -R a+rX {place}"
+                f"set umask 022 before an import, or: {remedy}"
             )
             return
 

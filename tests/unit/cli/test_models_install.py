@@ -119,13 +119,28 @@ def test_nobody_but_the_owner_may_change_a_model_whatever_the_umask_is(
 def test_files_that_a_worker_of_another_user_cannot_read_are_named(
     model: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    note_closed_files(model)
+    note_closed_files(model, model)
     assert capsys.readouterr().err == ""
     (model / name).chmod(0o700)
-    note_closed_files(model)
+    note_closed_files(model, model)
     said = " ".join(capsys.readouterr().err.split())
     assert "a worker of another user cannot load the model" in said
     assert "chmod -R a+rX" in said
+
+
+@pytest.mark.parametrize("name", ["root", "root/sd"])
+def test_a_folder_of_an_earlier_import_that_others_cannot_enter_is_named(
+    model: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "root"
+    place = install(model, root)
+    note_closed_files(place, root)
+    assert capsys.readouterr().err == ""
+    (tmp_path / name).chmod(0o700)
+    note_closed_files(place, root)
+    said = capsys.readouterr().err.replace("\n", "")
+    assert f"only its owner can read {tmp_path / name}:" in said
+    assert f"chmod a+rx {place.parent} {root} && chmod -R a+rX {place}" in said
 
 
 def test_a_folder_that_describes_itself_is_compared_after_its_files_were_checked(
