@@ -141,4 +141,5 @@ def misfits_of_tokenizer(tokenizer: Any, encoder: Mapping[str, Any], kind: str) 
 
 
 def _tokens(tokenizer: Any, **options: Any) -> list[int]:
-    return list(tokenizer(_PROMPT, **options).input_ids)
+    reader = getattr(tokenizer, "tokenizer", tokenizer)  # a processor would take it for a picture
+    return list(reader(_PROMPT, **options).input_ids)

@@ -17,6 +17,8 @@ def tokens_around(pipeline: Any, part: Any, tokenizer: Any, field: str) -> int:
     `part` is the tokenizer or processor of the pipeline, `tokenizer` the one that it works with.
     """
     name = type(pipeline).__name__
+    if hasattr(pipeline, "_format_prompt"):  # Nucleus
+        return _tokens(tokenizer, pipeline._format_prompt(_PROMPT).partition(_PROMPT)[0])
     if name.startswith(("ZImage", "Flux2")):
         return _tokens(tokenizer, _chat(pipeline, part))
     if name.startswith("Lumina2") and field == "prompt":

@@ -66,7 +66,7 @@ AUTO_PIPELINES: dict[str, AutoPipeline] = {
     "LatentConsistencyModelPipeline": AutoPipeline(native_side=512, negative_prompt=False),
     "Lumina2Pipeline": AutoPipeline(packed=2, multiple=16),
     "LuminaPipeline": AutoPipeline(packed=2, multiple=16),
-    "NucleusMoEImagePipeline": _PACKED,
+    "NucleusMoEImagePipeline": AutoPipeline(packed=2, tokens={"processor": 1024}),
     "OvisImagePipeline": _PACKED,
     "PRXPipeline": AutoPipeline(packed=None, native_side=512, least_guidance=1.0),
     "PixArtAlphaPipeline": _PATCHED,

@@ -203,6 +203,17 @@ def test_a_tokenizer_with_more_tokens_than_its_encoder_is_named(kind: str) -> No
     assert "its text encoder knows 40" in found
 
 
+def test_a_processor_is_given_words_as_words() -> None:
+    """It would take the first thing that it is given for a picture."""
+
+    def processor(images: object) -> None:
+        raise ValueError(images)
+
+    processor.tokenizer = clip_tokenizer()  # type: ignore[attr-defined]
+    encoder = {"vocab_size": len(clip_tokenizer())}
+    assert list(misfits_of_tokenizer(processor, encoder, "Qwen3Model")) == []
+
+
 # Whole folders ------------------------------------------------------------------------------------
 
 
