@@ -74,6 +74,7 @@ def _claim(url: str) -> tuple[list[UUID], int, float]:
 async def _claim_for_a_while(url: str) -> tuple[list[UUID], int, float]:
     request = ClaimRequest(
         worker_id=uuid4(),
+        slot="gpu-0",
         queues=("default",),
         device="cuda",
         capacity_bytes=CAPACITY_BYTES,

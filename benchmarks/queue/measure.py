@@ -39,6 +39,7 @@ ROUNDS, CALLS = 7, 10
 MODEL_IDS = tuple(UUID(f"00000000-0000-4000-8000-{n:012d}") for n in range(MODELS))
 REQUEST = ClaimRequest(
     worker_id=uuid4(),
+    slot="gpu-0",
     queues=("default",),
     device="cuda",
     capacity_bytes=CAPACITY_BYTES,

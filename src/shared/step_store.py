@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
-from shared.events import NewEvent
+from shared.events import Code, NewEvent
 from shared.models.descriptor import PartSize
 from shared.states import Reason, StepState
 
@@ -43,6 +43,7 @@ class ClaimRequest:
     """What a free slot can run."""
 
     worker_id: UUID
+    slot: str  # its name, as the claim's event says it
     queues: tuple[str, ...]
     device: str
     capacity_bytes: int
@@ -151,6 +152,23 @@ class Claim:
     overdue: bool = False  # claimed before higher ones, because they had passed it for too long
 
 
+def claim_events(claim: Claim, slot: str) -> list[NewEvent]:
+    """What the job's record gets with the claim, in its transaction.
+
+    Nothing while a step waits for memory: it is claimed again every two seconds.
+    """
+    if claim.vram_waited_s:
+        return []
+    return [
+        NewEvent(
+            code=Code.STEP_CLAIMED,
+            message=f"step {claim.name} claimed for {slot}",
+            step_id=claim.step_id,
+            payload={"step": claim.name, "slot": slot, "epoch": claim.epoch},
+        )
+    ]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttemptResult:
     """How an attempt ended. `state` is terminal, or `queued` for the next one after `delay_s`."""
@@ -193,7 +211,7 @@ class StepStore(Protocol):
 
     async def claim(self, request: ClaimRequest) -> Claim | None:
         """Take the due step whose turn it is, of those that fit, or None; `shared.db.claim` has the
-        rules. A step without a model fits every host."""
+        rules. A step without a model fits every host. Records `claim_events`."""
 
     async def due_next(self, request: ClaimRequest, limit: int) -> Sequence[UpcomingStep]:
         """At most `limit` steps that `claim` would give this slot next, in that order.

@@ -202,6 +202,7 @@ class Supervisor:
         settings = self._worker.settings
         return ClaimRequest(
             worker_id=self.worker_id,
+            slot=slot.id,
             queues=(DEFAULT_QUEUE,),
             device=slot.device.kind,
             capacity_bytes=slot.device.capacity_bytes,

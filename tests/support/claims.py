@@ -14,6 +14,7 @@ async def claim_step(store: MemoryStepStore, *, lease_s: float = 60.0) -> Claim:
     claim = await store.claim(
         ClaimRequest(
             worker_id=uuid4(),
+            slot="cpu-0",
             queues=("default",),
             device="cpu",
             capacity_bytes=0,

@@ -32,6 +32,7 @@ from shared.step_store import (
     Stale,
     StoredArtifact,
     UpcomingStep,
+    claim_events,
 )
 
 
@@ -190,6 +191,7 @@ class MemoryStepStore:
                 passed.passed += 1
             step.virtual_s = self._base(step.user, due, request.device)
             claim = self._take(step, request, overdue=late)
+            _append(self.jobs[step.job_id], claim_events(claim, request.slot))
         await self.faults.after("claim")
         return claim
 

@@ -155,6 +155,7 @@ class InPostgres:
 
 
 def claim_request(subject: Subject, **changes: Any) -> ClaimRequest:
+        slot="cpu-0",
     usual = ClaimRequest(
         worker_id=WORKER,
         queues=("default",),

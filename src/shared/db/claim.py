@@ -46,10 +46,18 @@ from sqlalchemy.types import Text
 
 from shared.db import tables as t
 from shared.db.claimed_step import pinned_model, read_claim
+from shared.db.events import append_events
 from shared.db.statement import Statement
 from shared.db.tables import NO_MODEL, read
 from shared.states import Priority, StepState
-from shared.step_store import PASSED, PASSES, Claim, ClaimRequest, UpcomingStep
+from shared.step_store import (
+    PASSED,
+    PASSES,
+    Claim,
+    ClaimRequest,
+    UpcomingStep,
+    claim_events,
+)
 
 # So many of a pair's oldest steps are looked at one by one.
 FRONT = 32
@@ -277,7 +285,10 @@ async def claim_due_step(connection: AsyncConnection, request: ClaimRequest) -> 
     step = await _take(connection, request, turn)
     if turn.older:
         await _count_as_passed(connection, turn.older)
-    return await read_claim(connection, step, overdue=turn.overdue)
+    claim = await read_claim(connection, step, overdue=turn.overdue)
+    if events := claim_events(claim, request.slot):
+        await append_events(connection, claim.job_id, events)
+    return claim
 
 
 async def _take(connection: AsyncConnection, request: ClaimRequest, turn: Any) -> Any:
@@ -361,6 +372,7 @@ async def steps_in_turn(
     every_model = list(await connection.scalars(select(t.models.c.id)))
     request = ClaimRequest(
         worker_id=NO_MODEL,
+        slot="",
         queues=(),
         device=device,
         capacity_bytes=2**63 - 1,

@@ -27,7 +27,7 @@ from anyio.abc import TaskGroup
 from shared.events import Code
 from shared.protocol.messages import Cancel, Go, Lease, Show
 from shared.states import StepState
-from shared.step_store import AttemptResult, Claim
+from shared.step_store import AttemptResult, Claim, claim_events
 from shared.timings import Timings
 from supervisor.execution.completer import write_verdict
 from supervisor.execution.context import Execution, WorkerContext
@@ -43,6 +43,7 @@ from supervisor.lifecycle.machine import advance
 from supervisor.lifecycle.step import Effect, Event, EventKind, IllegalEvent
 from supervisor.metrics import labels
 from supervisor.processes.child import ChildProcess, kill
+from supervisor.recording.event_recorder import log_events
 from supervisor.slots.reconciler import SlotReconciler
 from supervisor.slots.table import Slot
 
@@ -133,7 +134,7 @@ class StepExecutor:
         tasks.start_soon(self._recorder.run)
         tasks.start_soon(partial(renew_lease, execution, on_renewed=self._send_lease))
         tasks.start_soon(guard_fence, execution)
-        self._record_claimed()
+        log_events(claim_events(self.claim, self._slot.id), self._recorder.fields)
         self._handle(Event(EventKind.CLAIMED))
         if self.claim.cancel_requested:
             self.post(EventKind.CANCEL)
@@ -148,17 +149,6 @@ class StepExecutor:
         if self.execution.tree is not None:
             kill(self.execution.tree)
         self._device.abandon_slot()
-
-    def _record_claimed(self) -> None:
-        if self.claim.vram_waited_s:  # a wait for memory is recorded once, not every two seconds
-            return
-        self._recorder.record(
-            Code.STEP_CLAIMED,
-            f"step {self.claim.name} claimed for {self._slot.id}",
-            step=self.claim.name,
-            slot=self._slot.id,
-            epoch=self.claim.epoch,
-        )
 
     def _handle(self, event: Event) -> bool:
         """Advance the machine and perform the effects; True when only the commit is left."""

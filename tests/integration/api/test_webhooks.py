@@ -113,8 +113,8 @@ def test_each_fact_is_sent_once_in_order_signed_with_both_secrets(api: Api) -> N
         database = Database(api.settings.database_url.get_secret_value())
         store = PostgresStepStore(database)
         request = ClaimRequest(
-            worker_id=worker, queues=("default",), device="cpu", capacity_bytes=1 << 40,
-            models=(model.id,), lease_s=60,
+            worker_id=worker, slot="cpu-0", queues=("default",), device="cpu",
+            capacity_bytes=1 << 40, models=(model.id,), lease_s=60,
         )  # fmt: skip
         start = NewEvent(code=Code.STEP_START, message="starts")
         again = AttemptResult(

@@ -35,6 +35,7 @@ HOUR_S = 3600.0
 OLDEST = "00000001-0000-4000-8000-000000000000"
 REQUEST = ClaimRequest(
     worker_id=uuid4(),
+    slot="cpu-0",
     queues=("default",),
     device="cuda",
     capacity_bytes=CAPACITY_BYTES,

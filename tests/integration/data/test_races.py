@@ -49,6 +49,7 @@ class Hands:
     def claim_request(self, lease_s: float = 60.0) -> ClaimRequest:
         return ClaimRequest(
             worker_id=uuid4(),
+            slot="cpu-0",
             queues=("default",),
             device="cpu",
             capacity_bytes=1,

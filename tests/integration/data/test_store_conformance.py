@@ -269,6 +269,21 @@ def test_time_spent_waiting_for_memory_adds_up_over_claims_until_it_runs(run: Ru
     run(test)
 
 
+def test_a_claim_is_recorded_with_it_and_a_wait_for_memory_once(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        job, taken = await claimed_job(subject)
+        assert await subject.codes(job) == ["job.created", "step.claimed"]
+        for _ in range(2):
+            await subject.store.finish(taken, replace(AGAIN, vram_wait=True))
+            taken = await claim(subject)
+        assert (await subject.codes(job)).count("step.claimed") == 1
+        await subject.store.finish(taken, AGAIN)
+        await claim(subject)
+        assert (await subject.codes(job)).count("step.claimed") == 2
+
+    run(test)
+
+
 # Owned --------------------------------------------------------------------------------------------
 
 
@@ -302,7 +317,7 @@ def test_events_are_kept_in_their_order(run: Run) -> None:
         await subject.store.record(taken, None, [note(Code.SIGNAL_SENT), note(Code.UNKILLABLE)])
         await subject.store.record(taken, StepState.STOPPING, [note(Code.GPU_RECLAIMED)])
         assert await subject.codes(job) == [
-            "job.created", "signal.sent", "unkillable", "gpu.reclaimed"
+            "job.created", "step.claimed", "signal.sent", "unkillable", "gpu.reclaimed"
         ]  # fmt: skip
         assert (await subject.steps(job))[0]["state"] == "stopping"
 
@@ -367,7 +382,7 @@ def test_a_verdict_ends_the_step_and_its_job(run: Run, end: AttemptResult) -> No
         assert step["lease_owner"] is None
         assert await subject.job(job) == {"status": end.state, "reason": end.reason}
         codes = await subject.codes(job)
-        assert codes[:2] == ["job.created", "runner.log"]
+        assert codes[:3] == ["job.created", "step.claimed", "runner.log"]
         assert codes.count("job.finish") == 1
 
     run(test)

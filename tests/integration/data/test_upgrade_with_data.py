@@ -166,6 +166,6 @@ def test_this_release_reads_what_0_1_0_wrote_and_runs_what_it_accepted(url: str)
 
 def _request() -> ClaimRequest:
     return ClaimRequest(
-        worker_id=uuid4(), queues=("default",), device="cpu", capacity_bytes=0, models=(MODEL,),
-        lease_s=60.0,
+        worker_id=uuid4(), slot="cpu-0", queues=("default",), device="cpu", capacity_bytes=0,
+        models=(MODEL,), lease_s=60.0,
     )  # fmt: skip

@@ -69,7 +69,13 @@ def test_a_cancel_that_the_owner_did_not_see_ends_the_step_instead_of_its_retry(
         result = await write_verdict(bench.execution)
         assert result is not None
         assert (result.state, result.reason) == (StepState.CANCELLED, Reason.CANCELLED)
-        assert bench.codes() == ["job.created", "signal.sent", "step.finish", "job.finish"]
+        assert bench.codes() == [
+            "job.created",
+            "step.claimed",
+            "signal.sent",
+            "step.finish",
+            "job.finish",
+        ]
         (step,) = bench.store.steps_of(bench.job.id)
         assert (step.state, step.attempt) == (StepState.CANCELLED, 1)
         assert bench.job.reason is Reason.CANCELLED
@@ -103,7 +109,7 @@ def test_an_event_that_was_logged_when_it_happened_is_not_logged_with_the_verdic
     async def test(bench: Bench) -> None:
         bench.execution.recorder.record(Code.SIGNAL_SENT, "one")
         await write_verdict(bench.execution)
-        assert bench.codes()[:3] == ["job.created", "signal.sent", "step.finish"]
+        assert bench.codes()[:4] == ["job.created", "step.claimed", "signal.sent", "step.finish"]
 
     with caplog.at_level(logging.DEBUG):
         play(test, DONE)
