@@ -17,6 +17,7 @@ they are stopped and go back to the queue uncharged. It ends when every executor
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from uuid import UUID
 
 import anyio
@@ -170,10 +171,17 @@ class Supervisor:
             slot.job_id = claim.job_id
             self._alternate(slot, overdue=claim.overdue)
             self._metrics.record_claim(queued_s=claim.queued_s, again=claim.vram_waited_s > 0)
-            executor = StepExecutor(claim, slot, self._worker, self._reconciler, sent=sent)
+            self._worker.runners.expect_nothing(slot.device)
+            executor = StepExecutor(
+                claim,
+                slot,
+                self._worker,
+                self._reconciler,
+                sent=sent,
+                on_go=partial(executors.start_soon, self._look_ahead, slot, models),
+            )
             self.executors.add(executor)
             executors.start_soon(self._run_executor, executor)
-            executors.start_soon(self._look_ahead, slot, models)
             return True
         return False
 
@@ -187,9 +195,12 @@ class Supervisor:
         )
 
     async def _look_ahead(self, slot: Slot, models: tuple[UUID, ...]) -> None:
-        """Prepare, while the slot is busy, for the step that it would take next."""
+        """Prepare, while the slot is busy, for the step that it would take next.
+
+        Only once the runner works: before, it would wait for what this needs of the database and of
+        the CPU.
+        """
         runners = self._worker.runners
-        runners.expect_nothing(slot.device)
         try:
             upcoming = await self._worker.store.due_next(self._request(slot, models), limit=1)
         except InfraUnavailable as error:
@@ -197,6 +208,7 @@ class Supervisor:
             return
         for step in upcoming:
             runners.expect(slot.device, upcoming_model(step, self._worker.model_folder))
+        runners.prewarm_due(slot.device)
 
     def _request(self, slot: Slot, models: tuple[UUID, ...]) -> ClaimRequest:
         settings = self._worker.settings

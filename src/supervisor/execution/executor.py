@@ -19,6 +19,7 @@ this file decides.
 """
 
 import logging
+from collections.abc import Callable
 from functools import partial
 
 import anyio
@@ -76,11 +77,14 @@ class StepExecutor:
         reconciler: SlotReconciler,
         *,
         sent: float,
+        on_go: Callable[[], object],
     ) -> None:
-        """`sent` is the boot time at which the claim was sent: the lease counts from then."""
+        """`sent` is the boot time at which the claim was sent: the lease counts from then. `on_go`
+        is called when GO has been sent."""
         self.claim = claim
         self._slot = slot
         self._worker = worker
+        self._on_go = on_go
         self.execution = execution = Execution(claim, slot, worker, sent=sent)
         self._evidence = execution.evidence
         self._recorder = execution.recorder
@@ -246,11 +250,11 @@ class StepExecutor:
 
     def _send_go(self) -> None:
         assert self._protocol is not None
-        self._worker.runners.prewarm_due(self._slot.device)
         self._protocol.go_sent()
         self._go_sent_at = anyio.current_time()
         self._worker.metrics.start_seconds.observe(self._go_sent_at - self._claimed_at)
         self._start_send(Go(spec=self._protocol.spec, dies_at=self.execution.fence.dies_at))
+        self._on_go()
 
     def _send_lease(self) -> None:
         if self.execution.step.go_sent:
