@@ -43,11 +43,19 @@ class Scene:
 
 @contextmanager
 def drawing(stack: Infrastructure, folder: Path, **ours: str) -> Iterator[Scene]:
-    """Both, on an empty database; `ours` are settings of both."""
+    """Both, on an empty database; `ours` are settings of both.
+
+    Runners are forked, as they are by default: the second step costs no import.
+    """
     url = stack.environment["DF_DATABASE_URL"]
     migrate_and_empty(url)
     register_tiny_model(folder / "models", url)
     both = stack.environment | ours
-    here = {"DF_MODELS_DIR": str(folder / "models"), "DF_DEVICE": "cpu", "DF_DRAIN_S": "0"}
+    here = {
+        "DF_MODELS_DIR": str(folder / "models"),
+        "DF_DEVICE": "cpu",
+        "DF_DRAIN_S": "0",
+        "DF_RUNNER_START": "template",
+    }
     with workers(folder / "worker", both | here) as start, running_api(both) as api:
         yield Scene(api, start(), start)

@@ -8,13 +8,15 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID, uuid4
 
 import anyio
 import httpx
-import psycopg
 import uvicorn
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from tests.support.database import execute
 
 from api.app import create_app
 from api.processes import server_config
@@ -86,6 +88,8 @@ class Api:
     client: httpx.Client
     settings: Settings
     server: uvicorn.Server
+    portal: BlockingPortal  # to the event loop of `database`
+    database: Database
 
     def transaction(
         self,
@@ -93,21 +97,12 @@ class Api:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        async def main() -> T:
-            database = Database(self.settings.database_url.get_secret_value())
-            try:
-                return await database.transaction(work, *args, **kwargs)
-            finally:
-                await database.close()
-
-        return anyio.run(main)
+        return self.portal.call(partial(self.database.transaction, work, *args, **kwargs))
 
     def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Run one statement; its rows, if it has any."""
         url = self.settings.database_url.get_secret_value()
-        with psycopg.connect(url, autocommit=True) as connection:
-            done = connection.execute(statement.encode(), values)
-            return done.fetchall() if done.description else []
+        return execute(url, statement, *values)
 
     def install(self, **changes: Any) -> Model:
         return self.transaction(models.upsert_model, descriptor(**changes))
@@ -257,8 +252,15 @@ def running_at(port: int, environment: Mapping[str, str], **changes: Any) -> Ite
     try:
         until(lambda: server.started or not thread.is_alive(), "the API serves")
         assert server.started
-        with httpx.Client(base_url=base, timeout=20, trust_env=False) as client:
-            yield Api(base, client, settings, server)
+        with (
+            httpx.Client(base_url=base, timeout=20, trust_env=False) as client,
+            start_blocking_portal() as portal,
+        ):
+            database = Database(settings.database_url.get_secret_value(), application="test")
+            try:
+                yield Api(base, client, settings, server, portal, database)
+            finally:
+                portal.call(database.close)
     finally:
         server.should_exit = True
         thread.join(30)

@@ -14,8 +14,11 @@ import time
 from collections.abc import Callable, Sized
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
+
+from tests.support.runner_template import ForkedRunner, fork_runner
 
 from runner import entry
 from shared.linux import child
@@ -44,9 +47,21 @@ _M = TypeVar("_M", bound=FromRunner)
 
 
 class Peer:
-    """One spawned runner. Use as a context manager: at its end the process is gone."""
+    """One runner, forked or spawned. Use as a context manager: at its end the process is gone."""
 
-    def __init__(self, target: Callable[..., None] = entry.main, *args: object) -> None:
+    process: ForkedRunner | SpawnProcess
+
+    def __init__(self, target: Callable[..., None] = entry.main) -> None:
+        """A fork of this process's template, which runs `target`."""
+        self.socket, theirs = socket.socketpair()
+        with theirs:
+            self.process = fork_runner(target, theirs)
+        self._listen()
+
+    @classmethod
+    def spawned(cls, target: Callable[..., None] = entry.main, *args: object) -> Self:
+        """One that imports for itself."""
+        self = cls.__new__(cls)
         spawn = multiprocessing.get_context("spawn")
         ours, theirs = spawn.Pipe(duplex=True)
         self.process = spawn.Process(target=target, args=(theirs, os.getpid(), *args))
@@ -54,6 +69,10 @@ class Peer:
         theirs.close()
         self.socket = socket.socket(fileno=os.dup(ours.fileno()))
         ours.close()
+        self._listen()
+        return self
+
+    def _listen(self) -> None:
         self.socket.settimeout(TIMEOUT_S)
         self.decoder = FrameDecoder()
         self.frames: list[Frame] = []

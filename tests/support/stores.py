@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
-import psycopg
+from tests.support.database import execute
 from tests.support.memory_store import MemoryStepStore, Work
 
 from shared.db import tables as t
@@ -149,15 +149,13 @@ class InPostgres:
         return [row[0] for row in rows]
 
     def _execute(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self._url, autocommit=True) as connection:
-            cursor = connection.execute(statement.encode(), values)
-            return cursor.fetchall() if cursor.description else []
+        return execute(self._url, statement, *values)
 
 
 def claim_request(subject: Subject, **changes: Any) -> ClaimRequest:
-        slot="cpu-0",
     usual = ClaimRequest(
         worker_id=WORKER,
+        slot="cpu-0",
         queues=("default",),
         device="cpu",
         capacity_bytes=1000,

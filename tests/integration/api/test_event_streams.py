@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -169,7 +170,7 @@ def test_many_clients_of_one_job_see_the_same(api: Api) -> None:
 
     def watch() -> None:
         with httpx.Client(base_url=api.base, timeout=30) as client:
-            other = Api(api.base, client, api.settings, api.server)
+            other = replace(api, client=client)
             with stream(other, job) as events:
                 streams.append([event["seq"] for event in events])
 

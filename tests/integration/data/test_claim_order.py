@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from uuid import UUID, uuid4
 
 import anyio
-import psycopg
 import pytest
+from tests.support.database import execute
 from tests.support.memory_store import MemoryStepStore, Work
 from tests.support.stores import AGAIN, SUCCESS, InMemory, InPostgres, Subject, claim_request
 
@@ -113,9 +113,7 @@ class Twins:
         return [(s.user, s.priority, s.run_at, s.state) for s in self.memory.store.steps.values()]
 
     def _execute(self, statement: str, *values: object) -> list[tuple[object, ...]]:
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            cursor = connection.execute(statement.encode(), values)
-            return cursor.fetchall() if cursor.description else []
+        return execute(self.url, statement, *values)
 
 
 def _again(_: OrphanedStep) -> AttemptResult:
@@ -206,11 +204,11 @@ def test_the_line_takes_what_is_overdue_at_every_other_claim(database_url: str) 
                 await postgres.create(Work(priority=priority, needs_model=False))
                 for priority in (*[Priority.LOW] * 3, *[Priority.NORMAL] * 4, Priority.HIGH)
             ]
-            with psycopg.connect(database_url, autocommit=True) as connection:
-                connection.execute(
-                    "UPDATE steps SET created_at = created_at - interval '1 hour'"
-                    " WHERE priority = 'low'"
-                )
+            execute(
+                database_url,
+                "UPDATE steps SET created_at = created_at - interval '1 hour'"
+                " WHERE priority = 'low'",
+            )
             line = await the_line(database)
             steps = {(await postgres.steps(job))[0]["id"]: n for n, job in enumerate(jobs)}
             assert [steps[each] for each in line] == [0, 7, 1, 3, 2, 4, 5, 6]
@@ -222,12 +220,14 @@ def test_the_line_takes_what_is_overdue_at_every_other_claim(database_url: str) 
 
 
 def open_accounts(rng: random.Random, url: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        for user, idle_s in zip(USERS, (0.0, 7200.0, 7200.0), strict=True):
-            connection.execute(
-                "INSERT INTO shares VALUES (%s, 'cpu', %s, %s, %s, now() - %s * interval '1 s')",
-                (user, *(rng.uniform(1000.0, 9000.0) for _ in range(3)), idle_s),
-            )
+    for user, idle_s in zip(USERS, (0.0, 7200.0, 7200.0), strict=True):
+        execute(
+            url,
+            "INSERT INTO shares VALUES (%s, 'cpu', %s, %s, %s, now() - %s * interval '1 s')",
+            user,
+            *(rng.uniform(1000.0, 9000.0) for _ in range(3)),
+            idle_s,
+        )
 
 
 async def the_line(database: Database) -> list[UUID]:

@@ -11,8 +11,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import anyio
-import psycopg
 import pytest
+from tests.support.database import execute
 from tests.support.memory_store import Work
 from tests.support.stores import InPostgres, claimed_job, note, picture
 
@@ -34,9 +34,7 @@ class Sessions:
         self.delete = Database(url, pool_size=1, application="delete")
 
     def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            done = connection.execute(statement.encode(), values)
-            return done.fetchall() if done.description else []
+        return execute(self.url, statement, *values)
 
     async def until_waits(self, session: str) -> None:
         waiting = (

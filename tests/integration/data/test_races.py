@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from uuid import UUID, uuid4
 
 import anyio
-import psycopg
 import pytest
+from tests.support.database import execute
 from tests.support.memory_store import Work
 from tests.support.stores import InPostgres, note
 
@@ -61,11 +61,10 @@ class Hands:
         await self.databases[hand].transaction(request_cancel, job)
 
     def deadlocks(self) -> int:
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            row = connection.execute(
-                "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-            ).fetchone()
-            return int((row or (0,))[0])
+        ((count,),) = execute(
+            self.url, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        )
+        return int(count)
 
 
 @asynccontextmanager

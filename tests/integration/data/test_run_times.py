@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
-import psycopg
 import pytest
+from tests.support.database import execute
 from tests.support.memory_store import Work
 from tests.support.stores import CHECKSUM, FAILURE, SUCCESS, InPostgres, claimed_job
 
@@ -32,12 +32,14 @@ class Installation(InPostgres):
         """A step that took 2 s to start, and so many seconds from claim to end."""
         _, taken = await claimed_job(self, work)
         await self.store.commit_running(taken, [])
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute(
-                "UPDATE steps SET claimed_at = now() - %s * interval '1 s',"
-                " attempt_started_at = now() - (%s - 2) * interval '1 s' WHERE id = %s",
-                (seconds, seconds, taken.step_id),
-            )
+        execute(
+            self.url,
+            "UPDATE steps SET claimed_at = now() - %s * interval '1 s',"
+            " attempt_started_at = now() - (%s - 2) * interval '1 s' WHERE id = %s",
+            seconds,
+            seconds,
+            taken.step_id,
+        )
         await self.store.finish(taken, end)
 
     async def samples(self, *kinds: Kind) -> dict[Kind, RunTimes]:
@@ -96,8 +98,7 @@ def test_what_a_worker_of_the_version_before_ran_is_no_sample(run: Callable[[Tes
     async def test(installation: Installation) -> None:
         _, taken = await claimed_job(installation, WORK)
         await installation.store.commit_running(taken, [])
-        with psycopg.connect(installation.url, autocommit=True) as connection:
-            connection.execute("UPDATE steps SET claimed_at = NULL, attempt_started_at = NULL")
+        execute(installation.url, "UPDATE steps SET claimed_at = NULL, attempt_started_at = NULL")
         await installation.store.finish(taken, SUCCESS)
         assert await installation.samples(KIND) == {}
 
@@ -107,11 +108,10 @@ def test_what_a_worker_of_the_version_before_ran_is_no_sample(run: Callable[[Tes
 def test_only_the_newest_are_kept(run: Callable[[Test], None]) -> None:
     async def test(installation: Installation) -> None:
         await installation.run_step(seconds=100)
-        with psycopg.connect(installation.url, autocommit=True) as connection:
-            seven = f"array_fill(7.0::float, ARRAY[{KEPT}])"
-            columns = ("work", "start_seconds", "seconds")
-            changes = ", ".join(f"{column} = {seven}" for column in columns)
-            connection.execute(f"UPDATE run_times SET {changes}".encode())
+        seven = f"array_fill(7.0::float, ARRAY[{KEPT}])"
+        columns = ("work", "start_seconds", "seconds")
+        changes = ", ".join(f"{column} = {seven}" for column in columns)
+        execute(installation.url, f"UPDATE run_times SET {changes}")
         await installation.run_step(seconds=50)
         kept = (await installation.samples(KIND))[KIND]
         assert len(kept.work) == len(kept.start_seconds) == len(kept.seconds) == KEPT

@@ -11,6 +11,7 @@ from uuid import UUID
 import anyio
 import psycopg
 import pytest
+from tests.support.database import execute
 from tests.support.memory_store import Work
 from tests.support.stores import (
     AGAIN,
@@ -65,16 +66,15 @@ class Installation(InPostgres):
             "SELECT count(*) FROM pg_stat_activity"
             " WHERE application_name = 'usage' AND wait_event_type = 'Lock'"
         )
-        with psycopg.connect(self.url, autocommit=True) as connection, anyio.fail_after(20):
-            while connection.execute(waiting).fetchone() != (1,):
+        with anyio.fail_after(20):
+            while execute(self.url, waiting) != [(1,)]:
                 await anyio.sleep(0.01)
 
     def ago(self, step_id: UUID, **moments: float) -> None:
         """Put moments of a step so many seconds before now."""
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            for name, seconds in moments.items():
-                statement = f"UPDATE steps SET {name} = now() - %s * interval '1 s' WHERE id = %s"
-                assert connection.execute(statement.encode(), (seconds, step_id)).rowcount == 1
+        for name, seconds in moments.items():
+            statement = f"UPDATE steps SET {name} = now() - %s * interval '1 s' WHERE id = %s"
+            assert len(execute(self.url, f"{statement} RETURNING id", seconds, step_id)) == 1
 
 
 Test = Callable[[Installation], Awaitable[None]]
@@ -254,12 +254,12 @@ def test_a_chain_counts_under_the_model_of_each_step(run: Callable[[Test], None]
 
 def test_users_and_days_have_rows_of_their_own(run: Callable[[Test], None]) -> None:
     async def test(installation: Installation) -> None:
-        with psycopg.connect(installation.url, autocommit=True) as connection:
-            connection.execute(
-                'INSERT INTO usage (day, "user", model, pictures) VALUES '
-                "('2026-01-01', 'ada', 'tiny@1', 1), ('2026-01-01', 'bob', 'tiny@1', 2),"
-                "('2026-01-02', 'ada', 'tiny@2', 3), ('2026-01-02', 'ada', 'tin@1', 4)"
-            )
+        execute(
+            installation.url,
+            'INSERT INTO usage (day, "user", model, pictures) VALUES '
+            "('2026-01-01', 'ada', 'tiny@1', 1), ('2026-01-01', 'bob', 'tiny@1', 2),"
+            "('2026-01-02', 'ada', 'tiny@2', 3), ('2026-01-02', 'ada', 'tin@1', 4)",
+        )
 
         async def pictures(**filters: Any) -> list[int]:
             usual: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The real runner, spawned as the supervisor spawns it, spoken to in frames."""
+"""The real runner, spawned and forked as the supervisor does it, spoken to in frames."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def batch(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Batch:
     secrets = {"DF_DATABASE_URL": "postgresql://secret", "AWS_SECRET_ACCESS_KEY": "secret"}
     os.environ.update(secrets)
     try:
-        with Peer(confess, str(path)) as peer:
+        with Peer.spawned(confess, str(path)) as peer:
             peer.go(run_spec(model, count=5, seed=MAX_SEED - 2, done_items=[0, 3]))
             peer.outcome()
             code = peer.exit_code()
@@ -125,9 +125,9 @@ def test_runner_has_nothing_of_its_parent(
     assert not [fd for fd in fds if fd.startswith("/") and not fd.startswith("/dev/")]
 
 
-def test_same_step_in_two_processes_gives_the_same_bytes(model: Path) -> None:
+def test_same_step_in_a_spawned_and_a_forked_process_gives_the_same_bytes(model: Path) -> None:
     spec = run_spec(model, seed=7, scheduler="euler_a")
-    with Peer() as one, Peer() as other:
+    with Peer.spawned() as one, Peer() as other:
         bodies = []
         for peer in (one, other):
             peer.go(spec).outcome()
@@ -224,7 +224,7 @@ def test_a_contained_runner_draws_the_same_bytes(
     )
     for name, value in sandbox.to_environment().items():
         monkeypatch.setenv(name, value)
-    with Peer() as peer:
+    with Peer.spawned() as peer:
         peer.go(run_spec(model, count=5, seed=MAX_SEED - 2, done_items=[0, 3]))
         assert isinstance(peer.outcome(), Result)
         assert _pictures(peer.seen) == _pictures(batch.seen)

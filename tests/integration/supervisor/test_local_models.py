@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import anyio
-import psycopg
 import pytest
 from tests.support.api_harness import Api, running_api
+from tests.support.database import execute
 from tests.support.gates import Gates
 from tests.support.worker_process import workers
 
@@ -70,8 +70,7 @@ async def changes(models: LocalModels) -> bool:
 
 
 def enable(url: str, enabled: bool) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("UPDATE models SET enabled = %s", (enabled,))
+    execute(url, "UPDATE models SET enabled = %s", enabled)
 
 
 def place(root: Path) -> Path:

@@ -8,8 +8,8 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import anyio
-import psycopg
 import pytest
+from tests.support.database import execute
 from tests.support.worker_process import DEADLINE_S, Worker, until, workers
 
 from shared.db.engine import Database
@@ -61,8 +61,7 @@ class Host:
         )
 
     def _execute(self, statement: str, *values: object) -> list[tuple[UUID]]:
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            return connection.execute(statement.encode(), values).fetchall()
+        return execute(self.url, statement, *values)
 
 
 def play(url: str, folder: Path, test: Callable[[Host], Awaitable[None]]) -> None:

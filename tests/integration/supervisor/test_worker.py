@@ -14,11 +14,11 @@ from uuid import UUID, uuid4
 
 import anyio
 import psutil
-import psycopg
 import pytest
 import redis
 from tests.support import quick_timings
 from tests.support.announcements import wait_until_announced
+from tests.support.database import execute
 from tests.support.infrastructure import Infrastructure
 from tests.support.tiny_model import build_tiny_model
 from tests.support.worker_process import (
@@ -155,7 +155,7 @@ def test_orphans_of_a_dead_worker_are_killed_at_the_next_start_and_others_are_no
         )
     )
     try:
-        start().wait_ready()
+        start(DF_STANDBY="0").wait_ready()
         assert orphan.wait(DEADLINE_S) == -signal.SIGKILL
         assert (neighbour.poll(), stranger.poll()) == (None, None)
     finally:
@@ -169,7 +169,7 @@ def test_a_worker_keeps_the_file_of_its_lock_young(
     settings: dict[str, str], tmp_path: Path
 ) -> None:
     """What clears /tmp of old files would take its lock from under it."""
-    settings = settings | {"TMPDIR": str(tmp_path)}
+    settings = settings | {"TMPDIR": str(tmp_path), "DF_STANDBY": "0"}
     with workers(tmp_path / "worker", settings, module="tests.support.gated_worker") as start:
         worker = start()
         worker.wait_ready()
@@ -235,13 +235,8 @@ def submit(url: str, tiny: Path, *, count: int, steps: int) -> UUID:
     return job.id
 
 
-def query(url: str, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-    with psycopg.connect(url, autocommit=True) as connection:
-        return connection.execute(statement.encode(), values).fetchall()
-
-
 def step_of(url: str, job: UUID) -> tuple[Any, ...]:
-    (row,) = query(url, "SELECT state, attempt, losses FROM steps WHERE job_id = %s", job)
+    (row,) = execute(url, "SELECT state, attempt, losses FROM steps WHERE job_id = %s", job)
     return row
 
 
@@ -254,17 +249,17 @@ def test_a_job_of_a_killed_worker_is_finished_by_the_next_one(
     job = submit(database_url, tiny, count=3, steps=60)
     first = start(DF_MODELS_DIR=str(tiny), DF_RUNNER_START=runner_start)
     artifacts = "SELECT item_index, s3_key FROM artifacts WHERE job_id = %s ORDER BY item_index"
-    first.until(lambda: query(database_url, artifacts, job), "a first image")
+    first.until(lambda: execute(database_url, artifacts, job), "a first image")
     runners = first.marked()
     assert runners
     first.stop(signal.SIGKILL)
     until(lambda: not first.marked(), "its runner, which works since GO, died with it")
-    kept = query(database_url, artifacts, job)
+    kept = execute(database_url, artifacts, job)
 
     second = start(DF_MODELS_DIR=str(tiny), DF_RUNNER_START=runner_start)
     second.until(lambda: step_of(database_url, job)[0] == "succeeded", "the end")
     assert step_of(database_url, job) == ("succeeded", 2, 1)
-    stored = query(database_url, artifacts, job)
+    stored = execute(database_url, artifacts, job)
     assert [index for index, _ in stored] == [0, 1, 2]
     assert stored[: len(kept)] == kept  # nothing that was done is done again
 
@@ -296,7 +291,7 @@ def test_a_signal_gives_the_step_back_exits_0_and_leaves_nothing(
     assert step_of(database_url, job) == ("queued", 0, 0)
     assert worker.marked() == []
     assert list(worker.lock_dir.iterdir()) == []
-    assert query(database_url, "SELECT id FROM workers") == []
+    assert execute(database_url, "SELECT id FROM workers") == []
 
 
 # What keeps it from starting ----------------------------------------------------------------------
