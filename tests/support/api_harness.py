@@ -97,7 +97,21 @@ class Api:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
+        if self.server.should_exit:  # its block has ended, or is about to
+            return anyio.run(partial(self._transaction_of_its_own, work, *args, **kwargs))
         return self.portal.call(partial(self.database.transaction, work, *args, **kwargs))
+
+    async def _transaction_of_its_own(
+        self,
+        work: Callable[Concatenate[Connection, P], Awaitable[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        database = Database(self.settings.database_url.get_secret_value(), application="test")
+        try:
+            return await database.transaction(work, *args, **kwargs)
+        finally:
+            await database.close()
 
     def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Run one statement; its rows, if it has any."""

@@ -154,7 +154,7 @@ def random_request(rng: random.Random, subject: Subject, models: list[UUID]) -> 
 
 
 @pytest.mark.parametrize(
-    "seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 8))]
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))]
 )
 def test_both_stores_choose_the_same_step_whatever_happens(database_url: str, seed: int) -> None:
     """Random arrivals, durations, users, slots, ends and crashes."""

@@ -150,7 +150,7 @@ def test_a_server_that_cannot_be_used_is_the_drivers_own_reason(
     if host:
         url = url.replace("127.0.0.1", host)
     monkeypatch.setattr(readiness, "RETRY_S", 0.01)
-    settings = settings_of({**stack.environment, "DF_DATABASE_URL": url}, startup_timeout_s=0.2)
+    settings = settings_of({**stack.environment, "DF_DATABASE_URL": url}, startup_timeout_s=1.0)
     with pytest.raises(NotReady) as found:
         anyio.run(wait_for_parts, settings)
     assert says in str(found.value)
