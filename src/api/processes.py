@@ -26,9 +26,10 @@ from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
 from api.app import create_app
-from api.middleware.http_protocol import IDLE_TIMEOUT_S, Protocol
+from api.middleware.http_protocol import Protocol
 from shared.linux.prctl import PR_SET_PDEATHSIG, hide_from_others, prctl
 from shared.settings import Settings
+from shared.strict_http import IDLE_TIMEOUT_S
 from shared.telemetry.log_format import configure_logging
 
 log = logging.getLogger(__name__)

@@ -22,6 +22,9 @@ _FOLDED = re.compile(rb"\n[ \t]")
 _VERSIONS = {b"1.0", b"1.1"}
 # As many as h11 keeps of a head that is not complete; one that came at once would have no bound.
 MAX_HEAD_BYTES = 16 << 10
+# How long a connection may be idle after an answer. Proxies keep theirs for up to 75 s: one that we
+# close first may be chosen at that very moment, and the client gets a 502.
+IDLE_TIMEOUT_S = 80
 
 
 class StrictConnection(h11.Connection):

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from shared.auth import ApiKey, authenticate
 from shared.errors import InfraUnavailable, Unauthorized
-from shared.strict_http import StrictProtocol
+from shared.strict_http import IDLE_TIMEOUT_S, StrictProtocol
 from supervisor.metrics import Metrics
 from supervisor.slots.table import SlotTable
 from supervisor.templates.templates import TemplateStatus
@@ -118,7 +118,13 @@ def _template(status: TemplateStatus) -> dict[str, Any]:
 async def serve(app: Starlette, host: str, port: int) -> None:
     """Serve until cancelled. The main thread handles signals, so none are installed here."""
     config = uvicorn.Config(
-        app, host=host, port=port, http=StrictProtocol, log_config=None, lifespan="off"
+        app,
+        host=host,
+        port=port,
+        http=StrictProtocol,
+        log_config=None,
+        lifespan="off",
+        timeout_keep_alive=IDLE_TIMEOUT_S,
     )
     server = uvicorn.Server(config)
     try:

@@ -19,9 +19,6 @@ log = logging.getLogger(__name__)
 
 # From the connection, or the first byte after an answer, to a complete head.
 HEAD_TIMEOUT_S = 30.0
-# How long a connection may be idle after an answer. Proxies keep theirs for up to 75 s: one that we
-# close first may be chosen at that very moment, and the client gets a 502.
-IDLE_TIMEOUT_S = 80
 
 
 class Protocol(StrictProtocol):

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 import anyio
 import httpx
 import pytest
+import uvicorn
+from starlette.applications import Starlette
 from tests.support.harness import settings_for_tests
 
 from shared.auth import parse_api_keys
@@ -91,3 +93,17 @@ def test_with_keys_a_worker_may_listen_to_the_network() -> None:
 @pytest.mark.parametrize("host", ["::1", "127.0.0.1", "localhost"])
 def test_a_worker_may_listen_on_a_loopback_address_of_either_family(host: str) -> None:
     check_port(settings_for_tests(worker_host=host, worker_port=0))
+
+
+def test_idle_connections_live_longer_than_proxies_keep_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A scraper or a probe behind nginx, which keeps its own for 60 to 75 s."""
+    served: list[uvicorn.Server] = []
+
+    async def serve(self: uvicorn.Server) -> None:
+        served.append(self)
+
+    monkeypatch.setattr(uvicorn.Server, "serve", serve)
+    anyio.run(health.serve, Starlette(), "127.0.0.1", 0)
+    assert served[0].config.timeout_keep_alive > 75
