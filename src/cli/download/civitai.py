@@ -8,7 +8,6 @@ the same API.
 API: https://developer.civitai.com/site/reference/model-versions
 """
 
-import os
 import re
 from contextlib import closing
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from cli.download.source import (
     RemoteFile,
     ResolvedModel,
     parse_origin,
+    read_endpoint,
     read_token,
     to_model_name,
 )
@@ -111,7 +111,7 @@ def resolve(reference: Reference) -> ResolvedModel:
     match = _REFERENCE.fullmatch(reference.rest)
     if match is None:
         raise Failure(f"civitai:{reference.rest} is not civitai:<model id>[@<version id>]")
-    endpoint = (os.environ.get("CIVITAI_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+    endpoint = read_endpoint("CIVITAI_ENDPOINT", DEFAULT_ENDPOINT)
     credential = None
     if token := read_token("CIVITAI_TOKEN"):
         credential = Credential(token=token, origin=parse_origin(endpoint), parameter="token")

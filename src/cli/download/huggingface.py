@@ -27,6 +27,7 @@ from cli.download.source import (
     RemoteFile,
     ResolvedModel,
     parse_origin,
+    read_endpoint,
     read_token,
     to_model_name,
 )
@@ -50,7 +51,7 @@ def resolve(reference: Reference) -> ResolvedModel:
         raise Failure(
             f"hf:{reference.rest} is not hf:<repository>[@<revision>][#<file or pattern>]"
         )
-    repo, endpoint = match["repo"], os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
+    repo, endpoint = match["repo"], read_endpoint("HF_ENDPOINT", DEFAULT_ENDPOINT)
     token = read_token("HF_TOKEN")
     origin = parse_origin(endpoint)
     info = with_retries(lambda: _ask(repo, match["revision"], endpoint, token), what=repo)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from cli.errors import Failure
+from shared.addresses import check_http
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -88,6 +89,19 @@ def parse_origin(url: str) -> str:
     except (ValueError, KeyError):
         raise Failure(f"{url!r} is no address of a host") from None
     return f"{parts.scheme}://{parts.hostname}:{port}"
+
+
+def read_endpoint(variable: str, default: str) -> str:
+    """The address of a site, from an environment variable, without a last slash.
+
+    Raises `Failure` that names the variable, and no piece of the address: it may hold a password.
+    """
+    address = os.environ.get(variable, "").strip().rstrip("/") or default
+    try:
+        check_http(address, f"an address like {default}")
+    except ValueError as error:
+        raise Failure(f"{variable} {error}") from None
+    return address
 
 
 def read_token(variable: str) -> str | None:

@@ -11,6 +11,11 @@ from cli.download.source import Reference, RemoteFile, ResolvedModel, parse_orig
 from cli.errors import Failure
 from shared.models.folder import ONE_FILE, check_name
 
+# Sites whose models have references of their own.
+_PAGES = {
+    **dict.fromkeys(("huggingface.co", "hf.co"), "hf:OWNER/NAME, or with #FILE behind it"),
+    **dict.fromkeys(("civitai.com", "civitai.red"), "civitai:MODEL, or civitai:MODEL@VERSION"),
+}
 _HASH = re.compile(r"sha256=([0-9a-fA-F]{64})")
 
 
@@ -27,7 +32,7 @@ def resolve(reference: Reference) -> ResolvedModel:
     if match is None:
         raise Failure(
             f"{reference.scheme}: needs the hash of what it should hold",
-            hint="append #sha256= and the 64 hex digits that the publisher names",
+            hint=_hint(parts.hostname or ""),
         )
     if parts.username or parts.password or (parts.scheme != "file" and not parts.hostname):
         raise Failure("the address must have a host, and no user name or password")
@@ -48,3 +53,11 @@ def resolve(reference: Reference) -> ResolvedModel:
         remedy="the address must answer with the file itself, without a sign-in",
         local=parts.scheme == "file",
     )
+
+
+def _hint(host: str) -> str:
+    """What was meant, perhaps: the page of a model is no file of one."""
+    for site, reference in _PAGES.items():
+        if host == site or host.endswith(f".{site}"):
+            return f"for a model of this site write {reference}"
+    return "append #sha256= and the 64 hex digits that the publisher names"

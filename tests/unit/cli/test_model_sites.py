@@ -1,4 +1,4 @@
-"""What a model site leaves out of its answers, and how it says that a version is not public yet."""
+"""What a model site leaves out of its answers, and addresses of sites that are odd or pasted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from cli.download import civitai
-from cli.download.source import Reference, ResolvedModel
+from cli.download.source import Reference, ResolvedModel, read_endpoint
+from cli.download.sources import resolve
 from cli.errors import Failure
 
 HASH = "ab" * 32
@@ -61,3 +62,46 @@ def test_a_version_that_is_not_public_yet_is_passed_over(
 def test_a_file_without_an_address_is_said_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Failure, match=r"model\.safetensors: the site names no address"):
         resolved(monkeypatch, {"id": 1, "files": [FILE | {"downloadUrl": None}]})
+
+
+@pytest.mark.parametrize(
+    ("variable", "reference"), [("HF_ENDPOINT", "hf:owner/name"), ("CIVITAI_ENDPOINT", "civitai:1")]
+)
+@pytest.mark.parametrize(
+    "address",
+    [
+        "mirror.example",
+        "ftp://u:Secret@h",
+        "https://h:99999",
+        "https://u:Sec/ret@h",
+        "https://xn--",
+    ],
+)
+def test_an_odd_address_of_a_site_is_refused_with_its_variable(
+    variable: str, reference: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, address)
+    with pytest.raises(Failure, match=f"^{variable} ") as found:
+        resolve(reference)
+    assert "Sec" not in found.value.message + found.value.hint
+
+
+def test_an_address_of_a_site_has_no_last_slash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", " https://mirror.example// ")
+    assert read_endpoint("HF_ENDPOINT", "x") == "https://mirror.example"
+    monkeypatch.setenv("HF_ENDPOINT", "")
+    assert read_endpoint("HF_ENDPOINT", "https://hub.example") == "https://hub.example"
+
+
+@pytest.mark.parametrize(
+    ("page", "hint"),
+    [
+        ("https://huggingface.co/owner/name", "hf:OWNER/NAME"),
+        ("https://civitai.com/models/1?modelVersionId=2", "civitai:MODEL@VERSION"),
+        ("https://nothuggingface.co/x.safetensors", "#sha256="),
+    ],
+)
+def test_the_page_of_a_model_says_how_it_is_named(page: str, hint: str) -> None:
+    with pytest.raises(Failure, match="needs the hash") as found:
+        resolve(page)
+    assert hint in found.value.hint
