@@ -81,7 +81,7 @@ def services(environ: Mapping[str, str], *, running: bool) -> Iterator[Finding]:
         except ValueError as error:
             yield wrong(name, f"DF_{name.upper()}_HOST: {error}")
             continue
-        if not value.isdecimal() or int(value) > 65535:
+        if not value.isdecimal() or len(value) > 5 or int(value) > 65535:
             yield wrong(name, f"{setting} is no port number")
         elif (why := http_not_ready(f"{reachable(host)}:{value}", "/readyz")) is None:
             yield ok(name, f"ready at port {value}")

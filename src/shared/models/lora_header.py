@@ -195,9 +195,16 @@ def _setting(name: str, settings: Mapping[str, Any], network: Network, setting: 
     )
     if value is None or isinstance(value, bool):
         return value
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not isinstance(value, int | float) or not _is_finite(value):
         raise _refused(name, f"{setting}: {str(value)[:40]!r} is no number")
     return float(value)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def _widths(pairs: Iterable[LoraPair]) -> set[int]:

@@ -136,6 +136,8 @@ def test_a_port_of_another_program_is_wrong() -> None:
     assert len(wrong) == 2
     assert f"port {port} (DF_API_PORT)" in wrong[0]
     assert wrong[1] == "worker: DF_WORKER_PORT is no port number"
+    environ = {"DF_API_PORT": "9" * 5000, "DF_WORKER_PORT": "-1"}
+    assert len(_wrong(list(stack.services(environ, running=False)))) == 2
 
 
 def test_a_service_is_asked_where_it_listens() -> None:

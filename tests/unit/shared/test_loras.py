@@ -139,7 +139,8 @@ def test_the_settings_of_peft_are_read_from_the_header(tmp_path: Path) -> None:
     plain = read(r=2, lora_alpha=8)
     assert (plain.alpha, plain.by_root) == (8.0, False)
     assert read(r=2, lora_alpha=8, use_rslora=True).by_root
-    for refused in ({"use_dora": True}, {"alpha_pattern": {"x": 1}}, {"lora_alpha": "much"}):
+    huge = {"lora_alpha": 10**400}
+    for refused in ({"use_dora": True}, {"alpha_pattern": {"x": 1}}, {"lora_alpha": "much"}, huge):
         with pytest.raises(ModelUnavailable, match=next(iter(refused))):
             read(**refused)
     with pytest.raises(ModelUnavailable, match="no JSON object"):
