@@ -10,6 +10,7 @@ import errno
 import fcntl
 import logging
 import os
+import stat
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -118,6 +119,10 @@ def _open(path: Path) -> int:
     """
     flags = os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        return os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o644)
+        fd = os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o644)
     except PermissionError:
         return os.open(path, flags | os.O_RDONLY)
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+        os.fchmod(fd, 0o644)  # whatever the umask is: it stays, and others must open it
+    return fd

@@ -126,3 +126,17 @@ def test_a_removed_lock_leaves_no_file(tmp_path: Path) -> None:
     path = tmp_path / "worker.lock"
     FileLock(path).remove()
     assert not path.exists()
+
+
+def test_a_lock_that_stays_can_be_opened_by_others_whatever_the_umask_is(tmp_path: Path) -> None:
+    """Else a worker that ran once under umask 077 would keep a GPU from all other users."""
+    path = tmp_path / "locks" / "GPU-a.lock"
+    before = os.umask(0o077)
+    try:
+        FileLock(path).release()
+        assert path.stat().st_mode & 0o777 == 0o644
+        path.chmod(0o600)  # as an earlier release left it
+        FileLock(path).release()
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o644
