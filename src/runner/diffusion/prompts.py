@@ -7,6 +7,7 @@ encoders may cut at several places; each is reported, the same cut of two encode
 pipeline counts what it puts around a prompt, the prompt has the rest (`prompt_templates`).
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from shared.protocol.messages import DiffusionParams, GenerateParams, Log
 
 # What transformers has where nobody set a tokenizer's bound: a number beyond any prompt.
 NO_BOUND = 1_000_000
+_FIELDS = ("prompt", "negative_prompt")
+_TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,256}>", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +51,7 @@ def truncations_of(
     for name, part in _readers(pipeline):
         tokenizer = getattr(part, "tokenizer", part)  # of a processor, the one inside it
         bound = bounds.get(name) or _limit(tokenizer, text_tokens)
-        for field in ("prompt", "negative_prompt"):
+        for field in _FIELDS:
             text = getattr(params, field)
             limit = bound
             if text and bound is not None:
@@ -57,6 +60,24 @@ def truncations_of(
             if cut is not None:
                 truncations[cut] = None
     return list(truncations)
+
+
+def find_tags(params: GenerateParams) -> list[Log]:
+    """A line for each prompt with tags of other programs, which name what is to be added.
+
+    Files of ours have them too, in the text that other tools read.
+    """
+    counts = {name: len(_TAG.findall(getattr(params, name))) for name in _FIELDS}
+    return [
+        Log(
+            level="WARNING",
+            code="prompt.no_effect",
+            message=f"{name}: tags like <lora:…> are read as words and add nothing ({count} here); "
+            "`loras` of the request names LoRAs",
+        )
+        for name, count in counts.items()
+        if count
+    ]
 
 
 def to_log(cut: Truncation) -> Log:

@@ -9,7 +9,7 @@ from typing import assert_never
 from PIL.Image import Image
 
 from runner.diffusion.pipelines import TextToImage, place
-from runner.diffusion.prompts import find_truncations, to_log
+from runner.diffusion.prompts import find_tags, find_truncations, to_log
 from runner.diffusion.sources import NO_SOURCES, Sources
 from runner.images.decode import decode, decode_alpha_mask, decode_mask
 from runner.images.metadata import GenerationFacts, LoraFacts, describe_generation
@@ -70,6 +70,8 @@ class Generate:
             emit(Log(level="WARNING", code="preset.no_tiles", message=text))
         for truncation in find_truncations(self._pipeline, params):
             emit(to_log(truncation))
+        for remark in find_tags(params):
+            emit(remark)
         return run_items(self._ctx, params.count, partial(self._item, params, emit))
 
     def cleanup(self) -> None:
