@@ -114,7 +114,7 @@ def test_a_prompt_becomes_pictures_and_a_picture_the_next_request(visitor: Visit
 
 def test_a_running_job_is_cancelled(visitor: Visitor) -> None:
     page = visitor.open()
-    draw(visitor, "many", count=100, steps=200)
+    draw(visitor, "many", count=20, steps=200)
     expect(page.locator(".watch .now")).to_contain_text("step")
     visitor.page.evaluate(PREVIEW_IS_SEEN, ".watch .preview")
     visitor.look("busy")
@@ -172,6 +172,7 @@ def test_a_job_is_followed_on_after_the_api_was_restarted(
     for each in (looker, operator):
         expect(each.page.get_by_role("alert")).to_contain_text("check that dreamforge up runs")
     looker.look("away-pictures")
+    expect(operator.page.get_by_role("alert")).to_contain_text("What is below was read before.")
     operator.look("away-operate")
     operator.page.get_by_role("alert").evaluate("alert => { alert.title = 'told' }")
     with operator.page.expect_event("requestfailed"):

@@ -38,18 +38,21 @@ export function failure(problem, again = null) {
 export class Problem {
   constructor(signal) {
     this.signal = signal;
+    this.note = null; // what is said below each failure
     this.shown = null;
     this.element = h("div", {});
   }
 
   /** Show what was caught; raises it again where it is no failure of a request. */
-  show(error, again = null) {
+  show(error) {
     if (this.signal.aborted) return;
     if (!error.code) throw error;
     const shown = `${error.code} ${error.message}`;
     if (this.shown === shown) return;
     this.shown = shown;
-    this.element.replaceChildren(failure(error, again));
+    const told = failure(error);
+    if (this.note) told.append(h("p", { className: "dim" }, this.note));
+    this.element.replaceChildren(told);
   }
 
   /** Whether there was one. */

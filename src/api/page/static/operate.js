@@ -30,6 +30,7 @@ export async function operate(signal) {
         get(`v1/jobs?status=failed&limit=${FAILURES}`, signal),
       ]);
       if (problem.clear()) drawPlots();
+      problem.note = `What is below was read before. This page asks again every ${EVERY_S} s.`;
       summary.replaceChildren(...inShort(now, given));
       draw(workers, "Workers", now.workers.length ? now.workers.map(worker) : noWorker());
       draw(queue, "Waiting", now.queue.length ? waiting(now.queue) : h("p", { className: "empty" }, "Nothing waits."));
