@@ -54,6 +54,7 @@ _OTHERS = (
     (0, b"version https://git-lfs", "a pointer of Git LFS, and not the file itself"),
 )
 _LONGEST_SIGN = 32
+_MOST_LEVELS = 32  # of our object, which has three
 _NOT_WHOLE = "not a whole PNG, JPEG, WebP, AVIF or GIF file"
 
 # What Pillow raises for a damaged file; the last one for an AVIF.
@@ -232,4 +233,15 @@ def _object(text: str | None) -> dict[str, Any] | None:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and not _is_deep(value) else None
+
+
+def _is_deep(value: dict[str, Any]) -> bool:
+    """Whether it is nested deeper than anything of ours, and than all libraries can write."""
+    level: list[Any] = [value]
+    for _ in range(_MOST_LEVELS):
+        inner = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [one for each in inner for one in each if isinstance(one, dict | list)]
+        if not level:
+            return False
+    return True

@@ -107,6 +107,8 @@ HOSTILE: list[tuple[Any, str]] = [
     ("{", "its dreamforge text is not JSON"),
     ("[" * 100_000, "its dreamforge text is not JSON"),
     ("[1]", "not JSON, or not a JSON object"),
+    ('{"a":' + "[" * 900 + "]" * 900 + "}", "not JSON, or not a JSON object"),
+    ('{"a": "\\ud800", "b": NaN, "c": 1e999, "\\u009b": 1}', "schema_version"),
     (wrong(schema_version=2), "schema_version"),
     (wrong(seed=-1), "seed"),
     (wrong(seed="7"), "seed"),
@@ -125,6 +127,10 @@ def test_a_text_that_is_not_as_we_write_it_is_named_and_not_used(
     error = capsys.readouterr().err
     assert where in error
     assert "Traceback" not in error
+    for options in ([], ["--output", "json"]):
+        assert run(["inspect", str(png(dreamforge)), *options]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert all(line.isprintable() for line in lines)
 
 
 def test_a_file_that_is_no_whole_picture_is_refused(
