@@ -63,5 +63,7 @@ def opaque(image: Image) -> Image:
     """
     if not image.has_transparency_data:
         return image.convert("RGB")
-    paper = PIL.Image.new("RGBA", image.size, "white")
-    return PIL.Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
+    drawn = image if image.mode == "RGBA" else image.convert("RGBA")
+    on_paper = PIL.Image.new("RGBA", image.size, "white")
+    on_paper.alpha_composite(drawn)
+    return on_paper.convert("RGB")

@@ -50,10 +50,15 @@ def to_srgb(image: Image, profile: bytes) -> Image:
         transform = ImageCms.buildTransform(source, target, mode, "RGB", _INTENT, _FLAGS)
         if mode != "CMYK" and _changes_nothing(transform, mode):
             return image
-        alpha = None
-        if image.has_transparency_data:
-            image = image.convert("RGBA")  # first of all: of a palette it is in the palette
-            alpha = image.getchannel("A")
+        if mode == "RGB":
+            # In place, since a picture may take as much memory as a step has.
+            drawn = image.convert("RGBA" if image.has_transparency_data else "RGB")
+            transform = ImageCms.buildTransform(
+                source, target, drawn.mode, drawn.mode, _INTENT, _FLAGS
+            )
+            ImageCms.applyTransform(drawn, transform, inPlace=True)
+            return drawn
+        alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
         converted = ImageCms.applyTransform(image.convert(mode), transform)
     except _FAILURES as error:
         raise ProfileUnusable(str(error)) from error
