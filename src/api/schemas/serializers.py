@@ -69,7 +69,7 @@ def models(rows: Sequence[Model], live: Sequence[Worker]) -> out.Models:
         data=[
             out.ListedModel(id=row.label, created=int(row.created_at.timestamp()))
             for row in rows
-            if row.enabled and "generate" in row.capabilities
+            if row.enabled and {"generate", "edit"} & set(row.capabilities)
         ],
     )
 

@@ -274,7 +274,9 @@ def _stock_class(kind: str, folder: Path) -> Any:
     if kind == "auto":
         name = json.loads((folder / INDEX).read_text(encoding="utf-8"))["_class_name"]
         if name not in AUTO_PIPELINES:
-            raise ValueError(f"{INDEX}: {str(name)[:80]!r} makes no picture from a text alone")
+            raise ValueError(
+                f"{INDEX}: {str(name)[:80]!r} makes no picture from a text, and edits none"
+            )
     return getattr(diffusers, name)
 
 

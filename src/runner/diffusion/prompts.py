@@ -8,7 +8,7 @@ pipeline counts what it puts around a prompt, the prompt has the rest (`prompt_t
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformers import CLIPTokenizer, CLIPTokenizerFast
 
 from runner.diffusion.pipelines import TextToImage
 from runner.diffusion.prompt_templates import tokens_around
-from shared.models.auto_pipelines import AUTO_PIPELINES
+from shared.models.auto_pipelines import AUTO_PIPELINES, AutoPipeline
 from shared.models.picture_tasks import TASK_PIPELINES
 from shared.protocol.messages import DiffusionParams, GenerateParams, Log
 
@@ -47,7 +47,10 @@ def truncations_of(
 ) -> list[Truncation]:
     """The same of a pipeline of diffusers, whose T5 reads `text_tokens` if that is known."""
     truncations: dict[Truncation, None] = {}
-    bounds = _bounds_of_the_class(pipeline)
+    row = _row_of_the_class(pipeline)
+    if row is not None and row.reads_all:
+        return []
+    bounds = {} if row is None else row.tokens
     for name, part in _readers(pipeline):
         tokenizer = getattr(part, "tokenizer", part)  # of a processor, the one inside it
         bound = bounds.get(name) or _limit(tokenizer, text_tokens)
@@ -105,12 +108,11 @@ def _readers(pipeline: Any) -> Iterator[tuple[str, Any]]:
             yield name, part
 
 
-def _bounds_of_the_class(pipeline: Any) -> Mapping[str, int]:
-    """Those of a class that draws from a text; that of a task has the same text encoders."""
+def _row_of_the_class(pipeline: Any) -> AutoPipeline | None:
+    """That of a class that draws from a text; that of a task has the same text encoders."""
     name = type(pipeline).__name__
     from_text = next((own for own, tasks in TASK_PIPELINES.items() if name in tasks.values()), name)
-    row = AUTO_PIPELINES.get(from_text)
-    return {} if row is None else row.tokens
+    return AUTO_PIPELINES.get(from_text)
 
 
 def _reader(tokenizer: Any) -> str:

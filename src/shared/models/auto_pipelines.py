@@ -1,4 +1,5 @@
-"""What `AutoPipelineForText2Image` can load, by the class that a folder's index names.
+"""What `auto` can load, by the class that a folder's index names: what diffusers calls pipelines
+from text to image, and those that edit pictures and draw nothing without one.
 
 The API and the command line cannot ask diffusers, which comes with torch; so here is what they need
 to know before a job exists. Left out of diffusers' own list are those that need more than a text
@@ -20,6 +21,8 @@ class AutoPipeline:
     packed: int | None = 1
     multiple: int = 8
     native_side: int = 1024  # where the configuration names none
+    from_text: bool = True  # False: it edits pictures, and draws nothing without one
+    reads_all: bool = False  # of a prompt, however long, whatever its call says
     in_pixels: bool = False  # without an autoencoder: what is sampled is the picture
     # False: guidance is distilled into the model, or it is no diffusion model.
     negative_prompt: bool = True
@@ -32,6 +35,7 @@ class AutoPipeline:
     tokens: Mapping[str, int] = field(default_factory=dict)
 
 
+_QWEN_EDIT = AutoPipeline(packed=2, from_text=False, reads_all=True)
 _U_NET = AutoPipeline(native_side=512)
 _PACKED = AutoPipeline(packed=2)
 _PATCHED = AutoPipeline(packed=None)
@@ -73,6 +77,8 @@ AUTO_PIPELINES: dict[str, AutoPipeline] = {
     "PixArtSigmaPAGPipeline": _PATCHED,
     "PixArtSigmaPipeline": _PATCHED,
     "QwenImage21Pipeline": AutoPipeline(multiple=32),
+    "QwenImageEditPipeline": _QWEN_EDIT,
+    "QwenImageEditPlusPipeline": _QWEN_EDIT,
     "QwenImagePipeline": _PACKED,
     "SanaPAGPipeline": _SANA,
     "SanaPipeline": _SANA,

@@ -115,6 +115,9 @@ _NEEDS = {
     "transformer vae text_encoder processor scheduler vision_language_encoder tokenizer": """
         GlmImagePipeline
     """,
+    "transformer vae text_encoder tokenizer processor scheduler": """
+        QwenImageEditPipeline QwenImageEditPlusPipeline
+    """,
     "transformer unconditional_transformer vae text_encoder tokenizer scheduler": """
         Ideogram4Pipeline
     """,

@@ -90,6 +90,7 @@ def describe_folder(folder: Path, chosen: DescriptorInput) -> ModelDescriptor:
     unused = _unused(config, kind, pipeline)
     steps, guidance = DISTILLED if "guidance" in unused else (family.steps, family.guidance)
     loras = _loras(kind, names)
+    draws = ("generate",) if pipeline is None or pipeline.from_text else ()
     files = tuple(hashed(folder, name) for name in names)
     described = validated(
         {
@@ -110,7 +111,7 @@ def describe_folder(folder: Path, chosen: DescriptorInput) -> ModelDescriptor:
             "no_guidance": 1.0 if pipeline is None else pipeline.no_guidance,
             "unused": unused,
             "schedulers": _schedulers(config, family),
-            "capabilities": ("upscale",) if scale else ("generate", *_tasks(config), *loras),
+            "capabilities": ("upscale",) if scale else (*draws, *_tasks(config), *loras),
             "scale": scale,
             "architecture": network.architecture if network else None,
             "references": None if scale else REFERENCES.get(_class_of(config)),
@@ -158,8 +159,8 @@ def _auto_pipeline(config: Path) -> AutoPipeline:
     name = str(read_json(config, INDEX)["_class_name"])
     if name not in AUTO_PIPELINES:
         raise ModelUnavailable(
-            f"{INDEX}: {name[:80]!r} is no pipeline that makes a picture from a text alone; these "
-            f"do: {', '.join(sorted(AUTO_PIPELINES))}",
+            f"{INDEX}: {name[:80]!r} is no pipeline that makes a picture from a text or edits one; "
+            f"these do: {', '.join(sorted(AUTO_PIPELINES))}",
             file=INDEX,
         )
     return AUTO_PIPELINES[name]

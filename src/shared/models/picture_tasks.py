@@ -25,6 +25,8 @@ TASK_PIPELINES: Mapping[str, Mapping[PictureTask, str]] = {
     },
     "StableDiffusion3PAGPipeline": {"image_to_image": "StableDiffusion3PAGImg2ImgPipeline"},
     "Kandinsky3Pipeline": {"image_to_image": "Kandinsky3Img2ImgPipeline"},
+    "QwenImageEditPipeline": {"edit": "QwenImageEditPipeline"},
+    "QwenImageEditPlusPipeline": {"edit": "QwenImageEditPlusPipeline"},
     "Flux2Pipeline": {"edit": "Flux2Pipeline"},
     "Flux2KleinPipeline": {"inpaint": "Flux2KleinInpaintPipeline", "edit": "Flux2KleinPipeline"},
     # Its inpainting pipeline of diffusers 0.42 asks the transformer for an entry that it has not.
@@ -37,6 +39,8 @@ TASK_PIPELINES: Mapping[str, Mapping[PictureTask, str]] = {
 REFERENCES: Mapping[str, int] = {
     "FluxKontextPipeline": 1,
     "Flux2Pipeline": 8,
+    "QwenImageEditPipeline": 1,
+    "QwenImageEditPlusPipeline": 3,  # its makers say so
     "Flux2KleinPipeline": 8,
 }
 

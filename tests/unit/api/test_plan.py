@@ -537,6 +537,11 @@ def test_a_model_that_cannot_start_from_a_picture_is_refused_with_those_that_can
     assert error.details["models"] == ["tiny@1"]
 
 
+def test_a_model_that_only_edits_draws_nothing_without_a_picture() -> None:
+    error = refusal(model(capabilities=["edit"]))
+    assert error.message == "model_id: tiny@1 cannot generate; it can: edit"
+
+
 def test_a_picture_that_the_model_cannot_draw_is_refused_with_a_size_that_it_can() -> None:
     found = Pictures(by_id={IMAGE: stored(IMAGE, 4000, 3000)})
     error = refusal(ABLE, pictures=found, image=IMAGE)

@@ -15,7 +15,10 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
+from diffusers.pipelines.auto_pipeline import (
+    AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
+    AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
+)
 from tests.support.families import FAMILIES, build, describe
 from tests.support.single_files import CONVERTERS, convert
 
@@ -220,10 +223,17 @@ def test_a_negative_prompt_without_effect_fails_and_is_not_ignored(
 
 def test_what_is_known_of_auto_is_what_diffusers_has() -> None:
     made_from_more = ("Control", "Helios")  # a second picture, a video
+    edit = ("QwenImageEdit",)  # and of those that edit, what draws nothing without a picture
     found = {
         one.__name__: inspect.signature(one.__call__).parameters
         for one in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()
         if not any(word in one.__name__ for word in made_from_more)
+    }
+    assert set(found) == {name for name, row in AUTO_PIPELINES.items() if row.from_text}
+    found |= {
+        one.__name__: inspect.signature(one.__call__).parameters
+        for one in AUTO_IMAGE2IMAGE_PIPELINES_MAPPING.values()
+        if one.__name__.startswith(edit)
     }
     assert set(found) == set(AUTO_PIPELINES)
     for name, takes in found.items():
@@ -463,6 +473,11 @@ def test_what_a_pipeline_writes_around_a_prompt_is_taken_off_its_bound() -> None
     )()
     (cut,) = truncations_of(pipeline, params(prompt="x" * 1024))
     assert (cut.limit, cut.unread) == (1024 - len("draw: "), "x" * len("draw: "))
+
+
+def test_an_edit_pipeline_that_reads_all_of_a_prompt_cuts_nothing() -> None:
+    edit = type("QwenImageEditPlusPipeline", (), {"components": {"tokenizer": Bytes(bound=32)}})()
+    assert truncations_of(edit, params(prompt="x" * 4000), 512) == []
 
 
 @pytest.mark.usefixtures("_unpatched")

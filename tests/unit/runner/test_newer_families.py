@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +16,7 @@ import pytest
 import torch
 import transformers
 from PIL.Image import Image
-from tests.support.families import AUTO, FAMILIES, build_of, t5_tokenizer
+from tests.support.families import AUTO, FAMILIES, build_of, describe, t5_tokenizer
 from tests.support.newer_families import NEWER
 from tests.support.other_families import OTHERS
 
@@ -24,7 +26,8 @@ from runner.diffusion.prompts import find_truncations, truncations_of
 from runner.diffusion.sources import Sources
 from shared.models.auto_pipelines import AUTO_PIPELINES
 from shared.models.components import CLASSES
-from shared.models.descriptor import ModelDescriptor, parameter_problems
+from shared.models.descriptor import ModelDescriptor, parameter_problems, parameters_schema
+from shared.models.folder import INDEX
 from shared.models.picture_tasks import PictureTask
 from shared.protocol.messages import GenerateParams, PresetSpec
 
@@ -91,6 +94,8 @@ TOKENS = "it first writes the picture as so many tokens; random weights write ot
 NOT_BUILT = {
     "NucleusMoEImagePipeline": ("Qwen3VLProcessor", FILMS),
     "QwenImage21Pipeline": ("Qwen3VLProcessor", FILMS),
+    "QwenImageEditPipeline": ("Qwen2VLProcessor", FILMS),
+    "QwenImageEditPlusPipeline": ("Qwen2VLProcessor", FILMS),
     "GlmImagePipeline": ("GlmImageForConditionalGeneration", TOKENS),
     "KandinskyCombinedPipeline": ("MultilingualCLIP", ELSEWHERE),
     "StableCascadeCombinedPipeline": ("PaellaVQModel", ELSEWHERE),
@@ -269,3 +274,20 @@ def test_a_task_cuts_a_prompt_where_its_class_does() -> None:
     task = type("Kandinsky3Img2ImgPipeline", (), {"components": parts})()
     asked = GenerateParams(prompt="c" * 200, width=64, height=64, steps=1, guidance=3.0)
     assert [cut.limit for cut in truncations_of(task, asked)] == [128]
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "most"), [("QwenImageEditPipeline", 1), ("QwenImageEditPlusPipeline", 3)]
+)
+def test_what_only_edits_says_so(pipeline: str, most: int, model: Model, tmp_path: Path) -> None:
+    folder = shutil.copytree(model("qwen_image").folder, tmp_path / "edit")
+    (folder / "processor").mkdir()
+    (folder / "processor/preprocessor_config.json").write_text("{}")
+    index = json.loads((folder / INDEX).read_text())
+    index |= {"_class_name": pipeline, "processor": ["transformers", "Qwen2VLProcessor"]}
+    (folder / INDEX).write_text(json.dumps(index))
+    descriptor = describe(folder, "edit", "auto")
+    assert (descriptor.capabilities, descriptor.references) == (("edit",), most)
+    takes = parameters_schema(descriptor)["properties"]
+    assert takes["images"]["maxItems"] == most
+    assert takes.keys().isdisjoint({"image", "strength", "mask"})

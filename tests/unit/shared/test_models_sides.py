@@ -41,6 +41,7 @@ PUBLISHED = [
     ("ChromaPipeline", KL | transformer(patch_size=1), 16, 1024),
     ("OvisImagePipeline", KL | transformer(patch_size=1), 16, 1024),
     ("QwenImagePipeline", QWEN | transformer(patch_size=2), 16, 1024),
+    ("QwenImageEditPipeline", QWEN | transformer(patch_size=2), 16, 1024),
     ("NucleusMoEImagePipeline", QWEN | transformer(patch_size=2), 16, 1024),
     ("QwenImage21Pipeline", {"vae": {}}, 32, 1024),
     ("AuraFlowPipeline", KL | transformer(sample_size=64, patch_size=2), 16, 512),

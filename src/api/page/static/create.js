@@ -25,7 +25,7 @@ export async function create(signal) {
   return h("div", { className: "create" }, heading, form.element, result);
 }
 
-const draws = (model) => model.enabled && model.capabilities.includes("generate");
+const draws = (model) => model.enabled && model.capabilities.some((each) => each === "generate" || each === "edit");
 
 class Form {
   constructor(models, document_, result, signal) {
