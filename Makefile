@@ -26,7 +26,7 @@ up: $(READY) ## run the whole stack in the foreground; Ctrl-C stops it
 	@$(BIN)/dreamforge up
 
 # Files, not tests, are dealt out: those of one file share a stack, and some of them one runner.
-LANES ?= 2
+LANES ?= 3
 
 test: $(READY) ## run the suite without its slowest tests, LANES files at a time
 	@$(BIN)/python -m pytest -n $(LANES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
