@@ -56,6 +56,14 @@ def _only_model(models: Sequence[Model], capability: Capability) -> Model:
             "what each can",
             field=_FIELDS[capability],
         )
+    editing = [model.label for model in models if model.enabled and "edit" in model.capabilities]
+    if not usable and editing:
+        raise InvalidInput(
+            "images: the models here change pictures and make none from words alone; send one in "
+            f"images, or install another model. They are: {', '.join(editing[:10])}",
+            field="images",
+            models=editing,
+        )
     if not usable:
         raise ModelUnavailable(
             "no model is installed; `dreamforge model import <folder>` registers one"

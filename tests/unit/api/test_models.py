@@ -72,3 +72,12 @@ def test_a_model_that_is_not_there_or_disabled_is_unavailable(
 ) -> None:
     with pytest.raises(ModelUnavailable, match=message):
         choose(models, reference, default)
+
+
+def test_where_models_only_edit_a_text_alone_asks_for_a_picture() -> None:
+    editor = model_row(name="editor", capabilities=["edit"])
+    with pytest.raises(InvalidInput, match=r"images: .* send one in images.*editor@1$") as found:
+        choose([editor, UPSCALER])
+    assert found.value.details["models"] == ["editor@1"]
+    with pytest.raises(ModelUnavailable, match="no model is installed"):
+        choose([model_row(name="off", capabilities=["edit"], enabled=False)])
