@@ -31,7 +31,7 @@ LANES ?= 3
 test: $(READY) ## run the suite without its slowest tests, LANES files at a time
 	@$(BIN)/python -m pytest -n $(LANES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-test-slow: $(READY) ## the tests that `make test` leaves out because they take long (10 minutes)
+test-slow: $(READY) ## the tests that `make test` leaves out because they take long
 	@$(BIN)/python -m pytest -n $(LANES) --dist loadfile -m slow $(PYTEST_ARGS)
 
 lint: $(READY) ## ruff and the import rules

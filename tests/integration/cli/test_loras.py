@@ -62,7 +62,7 @@ def test_a_lora_is_imported_verified_and_removed_like_a_model(
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("style.pt", b"\x80\x04.", "one safetensors file"),
+        ("style.pt", b"\x80\x04.", "style.pt: a pickle"),
         ("style.safetensors", b"\x80\x04.", "not a sound safetensors file"),
         ("dora.safetensors", tensors(768) | {f"{LAYER}.dora_scale": np.ones(8)}, "a DoRA"),
         ("half.safetensors", {f"{LAYER}.lora_up.weight": np.ones((8, 2))}, "has no down half"),

@@ -260,7 +260,10 @@ def test_demo_draws_a_picture_and_stops_all(idle_home: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("moment", "sent"),
-    [("starting api and worker", signal.SIGINT), ("load 0%", signal.SIGTERM)],
+    [
+        pytest.param("starting api and worker", signal.SIGINT, marks=pytest.mark.slow),
+        ("load 0%", signal.SIGTERM),
+    ],
 )
 def test_demo_interrupted_at_any_moment_leaves_no_process(
     idle_home: Path, tmp_path: Path, moment: str, sent: signal.Signals

@@ -59,7 +59,7 @@ print(models.bert.BertModel.__name__, models.clip is clip, kind())
     "use",
     [
         "torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1))",
-        "__import__('torch._dynamo.eval_frame')",
+        pytest.param("__import__('torch._dynamo.eval_frame')", marks=pytest.mark.slow),
     ],
 )
 def test_whoever_uses_the_compiler_gets_the_real_one(use: str) -> None:
