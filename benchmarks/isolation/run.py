@@ -1,6 +1,7 @@
 """One run, one table: a resident pipeline, a Celery worker with one, this by template and by spawn.
 
-`make bench` or `python -m benchmarks.isolation.run [--quick] [--json FILE]`. All four sides live
+`make bench` or `python -m benchmarks.isolation.run [--quick] [--json FILE]`; `--jobs`, `--backlog`
+and `--rounds` make the run shorter or longer. All four sides live
 through the whole run and take turns; before each turn every side has come to rest. What is read is
 the ratio to the resident pipeline's turn of the same round, and the median of these.
 """
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import copytree
 from types import FrameType
@@ -69,9 +70,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="5 jobs and one round: a smoke test")
     parser.add_argument("--json", type=Path, help="write the figures to this file, for the plot")
+    for name in ("jobs", "backlog", "rounds"):
+        parser.add_argument(f"--{name}", type=int, help="instead of the usual number")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, _exit)
-    results = measure(QUICK if arguments.quick else FULL)
+    size = QUICK if arguments.quick else FULL
+    given = {name: getattr(arguments, name) for name in ("jobs", "backlog", "rounds")}
+    results = measure(replace(size, **{name: each for name, each in given.items() if each}))
     sys.stdout.write(table.render(results))
     if arguments.json:
         write(arguments.json, results)
