@@ -245,7 +245,10 @@ def test_the_lease_timer_kills_whatever_the_code_holds_or_handles(
 
 
 def test_lease_frames_push_the_lease_timer_back(peer: Peer, model: Path) -> None:
-    peer.go(run_spec(model, steps=200, count=100, seed=1), lease_s=2.0)
+    peer.go(run_spec(model, steps=200, count=100, seed=1))
+    while peer.until(Progress).stage == "load":  # which says nothing for as long as it takes
+        continue
+    peer.lease(2.0)
     deadline = time.monotonic() + 4.0
     while time.monotonic() < deadline:
         peer.until(Progress)
