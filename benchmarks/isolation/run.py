@@ -1,9 +1,9 @@
 """One run, one table: a resident pipeline, a Celery worker with one, this by template and by spawn.
 
 `make bench` or `python -m benchmarks.isolation.run [--quick] [--json FILE]`; `--jobs`, `--backlog`
-and `--rounds` make the run shorter or longer. All four sides live
-through the whole run and take turns; before each turn every side has come to rest. What is read is
-the ratio to the resident pipeline's turn of the same round, and the median of these.
+and `--rounds` make the run shorter or longer. All four sides live through the whole run and take
+turns; before each turn every side has come to rest. What is read is the ratio to the resident
+pipeline's turn of the same round, and the median of these.
 """
 
 from __future__ import annotations

@@ -200,6 +200,8 @@ class Supervisor:
         Only once the runner works: before, it would wait for what this needs of the database and of
         the CPU.
         """
+        if self.draining:
+            return
         runners = self._worker.runners
         try:
             upcoming = await self._worker.store.due_next(self._request(slot, models), limit=1)
