@@ -15,6 +15,8 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Date,
+    Delete,
+    Select,
     Table,
     cast,
     delete,
@@ -87,6 +89,16 @@ def _old_usage(table: Table, age_s: float) -> ColumnElement[bool]:
     return table.c.day < cast(limit, Date)
 
 
+def _delete(table: Table, batch: Select[Any], *key: ColumnElement[Any]) -> Delete:
+    """Delete the rows whose key `batch` selects and locks.
+
+    The batch is a CTE, which PostgreSQL runs once. As a subquery of `IN` a plan may run it once for
+    each row of the table; every run skips what the runs before deleted, so the limit means nothing.
+    """
+    locked = batch.cte("batch")
+    return delete(table).where(tuple_(*key).in_(select(locked)))
+
+
 async def due(
     connection: AsyncConnection,
     *,
@@ -127,7 +139,7 @@ async def delete_artifacts(connection: AsyncConnection, *, age_s: float, limit: 
         .with_for_update(of=artifacts, skip_locked=True)
     )
     keys = await connection.scalars(
-        delete(artifacts).where(artifacts.c.id.in_(batch)).returning(artifacts.c.s3_key)
+        _delete(artifacts, batch, artifacts.c.id).returning(artifacts.c.s3_key)
     )
     return list(keys)
 
@@ -141,9 +153,7 @@ async def delete_inputs(connection: AsyncConnection, *, age_s: float, limit: int
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    keys = await connection.scalars(
-        delete(inputs).where(inputs.c.id.in_(batch)).returning(inputs.c.s3_key)
-    )
+    keys = await connection.scalars(_delete(inputs, batch, inputs.c.id).returning(inputs.c.s3_key))
     return list(keys)
 
 
@@ -174,9 +184,7 @@ async def delete_events(connection: AsyncConnection, *, age_s: float, limit: int
         .limit(limit)
         .with_for_update(of=events, skip_locked=True)
     )
-    done = await connection.execute(
-        delete(events).where(tuple_(events.c.job_id, events.c.seq).in_(batch))
-    )
+    done = await connection.execute(_delete(events, batch, events.c.job_id, events.c.seq))
     return done.rowcount
 
 
@@ -191,7 +199,7 @@ async def delete_deliveries(connection: AsyncConnection, *, age_s: float, limit:
         .with_for_update(of=deliveries, skip_locked=True)
     )
     done = await connection.execute(
-        delete(deliveries).where(tuple_(deliveries.c.job_id, deliveries.c.seq).in_(batch))
+        _delete(deliveries, batch, deliveries.c.job_id, deliveries.c.seq)
     )
     return done.rowcount
 
@@ -207,7 +215,7 @@ async def delete_jobs(connection: AsyncConnection, *, age_s: float, limit: int) 
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    done = await connection.execute(delete(jobs).where(jobs.c.id.in_(batch)))
+    done = await connection.execute(_delete(jobs, batch, jobs.c.id))
     return done.rowcount
 
 

@@ -11,6 +11,8 @@ from uuid import uuid4
 
 import anyio
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 from tests.support.api_harness import Api, running_api
 from tests.support.broken_pictures import sound
 from tests.support.stored_objects import stored_keys
@@ -161,18 +163,23 @@ def test_events_past_their_age_go_but_the_verdict_can_still_be_followed(api: Api
     assert api.client.get(f"/v1/jobs/{old}/progress/stream", headers=header).status_code == 204
 
 
+def deliver(api: Api, job_id: str, states: dict[int, str]) -> None:
+    """A webhook of the job for each sequence number, as old as the job's end."""
+    for seq, state in states.items():
+        api.sql(
+            """INSERT INTO deliveries (job_id, seq, "user", host, event, payload, state,
+                created_at, ended_at, expires_at)
+            SELECT id, %s, 'default', 'x', 'end', '{}', %s, updated_at,
+                CASE WHEN %s <> 'waiting' THEN now() END, now() FROM jobs WHERE id = %s""",
+            seq, state, state, job_id,
+        )  # fmt: skip
+
+
 def test_webhooks_past_their_age_go_but_not_those_that_wait(api: Api) -> None:
     old, young = ended(api, 7 * DAY_S + 60), ended(api, 7 * DAY_S - 60)
     states = {1: "delivered", 2: "dead", 3: "waiting"}
     for job in (old, young):
-        for seq, state in states.items():
-            api.sql(
-                """INSERT INTO deliveries (job_id, seq, "user", host, event, payload, state,
-                    created_at, ended_at, expires_at)
-                SELECT id, %s, 'default', 'x', 'end', '{}', %s, updated_at,
-                    CASE WHEN %s <> 'waiting' THEN now() END, now() FROM jobs WHERE id = %s""",
-                seq, state, state, job,
-            )  # fmt: skip
+        deliver(api, job, states)
     pruned = pass_over(api)
     assert pruned is not None and pruned.deliveries == 2
     left = api.sql("SELECT job_id::text, state FROM deliveries ORDER BY seq")
@@ -297,6 +304,28 @@ def test_what_a_killed_pass_left_is_done_by_the_next(
     assert pass_over(api, orphan) is not None
     assert keys(api) == set()
     assert api.sql("SELECT count(*) FROM jobs") == [(0,)]
+
+
+@pytest.mark.parametrize("table", ["artifacts", "inputs", "events", "deliveries", "jobs"])
+def test_a_batch_has_a_limit_however_postgresql_plans_it(api: Api, table: str) -> None:
+    """A plan that asks for the batch again at each row of the table deleted all of them."""
+    for mode in ("RGB", "RGBA", "P"):
+        job_id = ended(api, DAY_S)
+        deliver(api, job_id, {1: "delivered"})
+        form = {"file": ("a.png", sound("png", mode))}
+        assert api.client.post("/v1/inputs", files=form).status_code == 201
+    api.sql("UPDATE inputs SET used_at = used_at - interval '1 day'")
+    if table == "jobs":
+        api.sql("DELETE FROM artifacts")
+    ((before,),) = api.sql(f"SELECT count(*) FROM {table}")
+
+    async def one_batch(connection: AsyncConnection) -> None:
+        for way in ("hashjoin", "mergejoin", "hashagg", "sort", "material", "memoize"):
+            await connection.execute(text(f"SET LOCAL enable_{way} = off"))
+        await getattr(rows, f"delete_{table}")(connection, age_s=60, limit=2)
+
+    api.transaction(one_batch)
+    assert api.sql(f"SELECT count(*) FROM {table}") == [(before - 2,)]
 
 
 def test_no_row_goes_while_the_store_is_away(api: Api, stack: Any) -> None:

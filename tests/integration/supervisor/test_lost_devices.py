@@ -26,7 +26,7 @@ def test_a_lost_device_takes_out_its_slot_alone_and_returns() -> None:
     async def test(bench: Bench) -> None:
         job = bench.submit("polite")
         await bench.running(job)
-        (held,) = [slot for slot in bench.slots if slot.state == "held"]
+        (held,) = [slot for slot in bench.slots if slot.job_id == job]
         probe.lost.add(held.id)
         await bench.ended(job)
         error = bench.step(job).error or {}
@@ -55,7 +55,7 @@ def test_a_gpu_that_hangs_takes_out_its_slot_alone_and_returns(
     async def test(bench: Bench) -> None:
         job = bench.submit("polite")
         await bench.running(job)
-        (held,) = [slot for slot in bench.slots if slot.state == "held"]
+        (held,) = [slot for slot in bench.slots if slot.job_id == job]
         monkeypatch.setattr(nvml_client, "START_S", 3.0)
         (tmp_path / held.id).touch()
         await until(lambda: held.state == "lost", lambda: held.state)
