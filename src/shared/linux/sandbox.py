@@ -18,6 +18,7 @@ names only: their environment and memory are refused to a process outside their 
 """
 
 import ctypes
+import ctypes.util
 import glob
 import json
 import os
@@ -89,6 +90,7 @@ class Sandbox:
         _drop_capabilities()
         _leave_tracker()
         _name_folders_to_write()
+        ctypes.util.find_library = _find_no_library
         self._restrict([self.models, *_linked_below(self.models)], forks=forks)
         if self.seccomp:
             seccomp.install(forks=forks)
@@ -216,6 +218,14 @@ def _name_folders_to_write() -> None:
     """
     with suppress(FileNotFoundError):  # no folder can be written here, not even uncontained
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", tempfile.gettempdir())
+
+
+def _find_no_library(name: str) -> None:
+    """What `ctypes.util.find_library` answers from now on; libraries then take the usual name.
+
+    It starts ldconfig, and where it may not, gcc with a file that it writes. The refused file is an
+    error that nobody expects: torch for CUDA could not be imported on a host with a compiler.
+    """
 
 
 def _leave_tracker() -> None:

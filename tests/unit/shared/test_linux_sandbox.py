@@ -83,6 +83,22 @@ def test_all_models_are_read_before_go_and_only_those_of_the_step_after(
 
 
 @needs_landlock
+@needs_seccomp
+def test_a_library_that_is_looked_for_by_the_compiler_is_not_found(tmp_path: Path) -> None:
+    """As CUDA's bindings do when torch is imported. The compiler may be there, and may not run."""
+    for name in ("gcc", "cc", "ld"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    code = (
+        f"os.environ['PATH'] = {str(tmp_path)!r}\n"
+        "box.enter()\n"
+        "from ctypes.util import find_library\n"
+        "print(find_library('dl'))"
+    )
+    assert contained(code) == "None"
+
+
+@needs_landlock
 def test_a_link_that_leads_nowhere_among_the_models_hinders_no_start(tmp_path: Path) -> None:
     models = tmp_path / "models"
     (models / "sd/a@1").mkdir(parents=True)
