@@ -8,19 +8,21 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager
 from datetime import date
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 import anyio
 import httpx
 from httpx_sse import EventSource
 
-from dreamforge_client import exchange
+from dreamforge_client import answers, exchange
 from dreamforge_client.errors import ClientError, JobUnsuccessful, Refused, Unreachable
-from dreamforge_client.exchange import Position, id_of
+from dreamforge_client.exchange import Position, job_path
 from dreamforge_client.files import draft_of, place
-from dreamforge_client.shapes import Event, Job, Picture
+from dreamforge_client.shapes import Event, Job, Picture, last_of_items
 from shared.retry import retry
+
+T = TypeVar("T")
 
 
 class AsyncClient:
@@ -52,12 +54,12 @@ class AsyncClient:
     async def create(self, prompt: str, *, key: str | None = None, **fields: Any) -> Job:
         """As `Client.create`."""
         body, key = exchange.create_body(prompt, fields), key or str(uuid4())
-        created = await self.repeat(lambda: self.post("/v1/jobs", body, key))
+        created = await self.repeat(lambda: self.post_as(answers.CreatedJob, "/v1/jobs", body, key))
         return Job.of(created["job"])
 
     async def job(self, job: Job | str) -> Job:
         """The job as it is now."""
-        return Job.of(await self.get(f"/v1/jobs/{id_of(job)}"))
+        return Job.of(await self.get_as(answers.Job, job_path(job)))
 
     async def wait(self, job: Job | str, timeout_s: float | None = None) -> Job:
         """The job once it has ended; after `timeout_s` as it is then."""
@@ -67,7 +69,7 @@ class AsyncClient:
             left_s = exchange.WAIT_S if deadline is None else deadline - time.monotonic()
             wait_s = max(0, min(exchange.WAIT_S, int(left_s)))
             try:
-                now = await self._wait_once(id_of(job), wait_s)
+                now = await self._wait_once(job_path(job), wait_s)
                 position.progress()
                 if now.ended or (deadline is not None and time.monotonic() >= deadline - 1):
                     return now
@@ -89,7 +91,7 @@ class AsyncClient:
         while True:
             failure: ClientError = Unreachable(self.base_url, "the stream ended early")
             try:
-                async with aclosing(self._connection(id_of(job), position, previews)) as events:
+                async with aclosing(self._connection(job_path(job), position, previews)) as events:
                     async for event in events:
                         if event is None:
                             return
@@ -101,17 +103,18 @@ class AsyncClient:
 
     async def cancel(self, job: Job | str) -> Job:
         """As `Client.cancel`."""
-        return Job.of(await self.post(f"/v1/jobs/{id_of(job)}/cancel"))
+        return Job.of(await self.post_as(answers.Job, job_path(job, "cancel")))
 
     async def pictures(self, job: Job | str) -> list[Picture]:
         """As `Client.pictures`."""
-        return exchange.pictures_of(await self.get(f"/v1/jobs/{id_of(job)}/artifacts"))
+        answer = await self.get_as(answers.Artifacts, job_path(job, "artifacts"))
+        return [Picture.of(each) for each in last_of_items(answer["artifacts"])]
 
     async def save(self, job: Job | str, folder: Path | str = ".") -> list[Path]:
         """As `Client.save`."""
         paths = []
         for picture in await self.pictures(job):
-            with draft_of(exchange.file_name(picture), Path(folder)) as draft:
+            with draft_of(picture.file_name, Path(folder)) as draft:
                 await self.download(picture.url, draft, sha256=picture.sha256)
                 paths.append(await anyio.to_thread.run_sync(place, draft, Path(folder)))
         return paths
@@ -121,7 +124,7 @@ class AsyncClient:
         path = anyio.Path(file)
         data = await path.read_bytes()
         sent = await self.repeat(lambda: self._upload(path.name, data))
-        return str(sent["input"]["id"])
+        return sent["input"]["id"]
 
     async def usage(
         self,
@@ -131,29 +134,43 @@ class AsyncClient:
         model: str | None = None,
         user: str | None = None,
         tag: str | None = None,
-    ) -> list[dict[str, Any]]:
+    ) -> list[answers.Usage]:
         """As `Client.usage`."""
         params = exchange.usage_params(since, until, model, user, tag)
-        rows: list[dict[str, Any]] = []
+        rows: list[answers.Usage] = []
         cursor = None
         while True:
-            page = await self.get("/v1/usage", **params, cursor=cursor)
+            page = await self.get_as(answers.UsagePage, "/v1/usage", **params, cursor=cursor)
             rows += page["usage"]
-            if (cursor := page["next_cursor"]) is None:
+            if (cursor := exchange.next_page(page, self.base_url)) is None:
                 return rows
 
     # Requests -------------------------------------------------------------------------------------
 
     async def get(self, path: str, **params: Any) -> Any:
         """The JSON of an answer; a parameter that is None is not sent."""
-        params = exchange.without_none(params)
-        return await self._json(self.http.build_request("GET", path, params=params))
+        return await self.get_as(dict[str, Any], path, **params)
 
     async def post(
         self, path: str, body: Mapping[str, Any] | None = None, key: str | None = None
     ) -> Any:
+        return await self.post_as(dict[str, Any], path, body, key)
+
+    async def get_as(self, shape: type[T], path: str, /, **params: Any) -> T:
+        """The same, proven to have the fields and types of `shape`."""
+        params = exchange.without_none(params)
+        return await self._json(shape, self.http.build_request("GET", path, params=params))
+
+    async def post_as(
+        self,
+        shape: type[T],
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        key: str | None = None,
+    ) -> T:
         headers = {"Idempotency-Key": key} if key else {}
-        return await self._json(self.http.build_request("POST", path, json=body, headers=headers))
+        request = self.http.build_request("POST", path, json=body, headers=headers)
+        return await self._json(shape, request)
 
     async def delete(self, path: str) -> None:
         """For an answer without a body."""
@@ -179,7 +196,7 @@ class AsyncClient:
         exchange.check_sha256(digest, sha256, url, path.name)
         await draft.replace(path)
 
-    async def repeat(self, request: Callable[[], Awaitable[Any]]) -> Any:
+    async def repeat(self, request: Callable[[], Awaitable[T]]) -> T:
         """As `Client.repeat`."""
 
         def on_failure(error: ClientError, pause_s: float) -> float:
@@ -209,30 +226,33 @@ class AsyncClient:
             finally:
                 await answer.aclose()
 
-    async def _upload(self, name: str, data: bytes) -> Any:
+    async def _upload(self, name: str, data: bytes) -> answers.Uploaded:
         files = {exchange.FILE_FIELD: (name, data)}
-        return await self._json(self.http.build_request("POST", exchange.INPUTS, files=files))
+        return await self._json(
+            answers.Uploaded,
+            self.http.build_request("POST", exchange.INPUTS, files=files),
+        )
 
-    async def _json(self, request: httpx.Request) -> Any:
+    async def _json(self, shape: type[T], request: httpx.Request) -> T:
         async with self.send(request) as answer:
-            return exchange.json_of(answer, self.base_url)
+            return exchange.json_of(answer, self.base_url, shape)
 
-    async def _wait_once(self, job_id: str, wait_s: int) -> Job:
+    async def _wait_once(self, path: str, wait_s: int) -> Job:
         request = self.http.build_request(
             "GET",
-            f"/v1/jobs/{job_id}",
+            path,
             params={"wait": wait_s},
             timeout=exchange.wait_timeout(),
         )
-        return Job.of(await self._json(request))
+        return Job.of(await self._json(answers.Job, request))
 
     async def _connection(
-        self, job_id: str, position: Position, previews: bool
+        self, path: str, position: Position, previews: bool
     ) -> AsyncGenerator[Event | None]:
         """The events of one connection; None at the job's end."""
         request = self.http.build_request(
             "GET",
-            f"/v1/jobs/{job_id}/progress/stream",
+            f"{path}/progress/stream",
             params=exchange.stream_params(previews),
             headers=position.headers,
             timeout=exchange.stream_timeout(),
@@ -242,5 +262,5 @@ class AsyncClient:
                 yield None
                 return
             async for message in EventSource(answer).aiter_sse():
-                if (event := exchange.event_of(message)) is not None:
+                if (event := exchange.event_of(message, self.base_url)) is not None:
                     yield event

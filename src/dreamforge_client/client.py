@@ -8,18 +8,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 import httpx
 from httpx_sse import EventSource
 
-from dreamforge_client import exchange
+from dreamforge_client import answers, exchange
 from dreamforge_client.errors import ClientError, JobUnsuccessful, Refused, Unreachable
-from dreamforge_client.exchange import Position, id_of
+from dreamforge_client.exchange import Position, job_path
 from dreamforge_client.files import draft_of, place
-from dreamforge_client.shapes import Event, Job, Picture
+from dreamforge_client.shapes import Event, Job, Picture, last_of_items
 from shared.retry import retry_sync
+
+T = TypeVar("T")
 
 
 class Client:
@@ -59,11 +61,13 @@ class Client:
         request again when its answer is lost.
         """
         body, key = exchange.create_body(prompt, fields), key or str(uuid4())
-        return Job.of(self.repeat(lambda: self.post("/v1/jobs", body, key))["job"])
+        return Job.of(
+            self.repeat(lambda: self.post_as(answers.CreatedJob, "/v1/jobs", body, key))["job"]
+        )
 
     def job(self, job: Job | str) -> Job:
         """The job as it is now."""
-        return Job.of(self.get(f"/v1/jobs/{id_of(job)}"))
+        return Job.of(self.get_as(answers.Job, job_path(job)))
 
     def wait(self, job: Job | str, timeout_s: float | None = None) -> Job:
         """The job once it has ended; after `timeout_s` as it is then."""
@@ -73,7 +77,7 @@ class Client:
             left_s = exchange.WAIT_S if deadline is None else deadline - time.monotonic()
             wait_s = max(0, min(exchange.WAIT_S, int(left_s)))
             try:
-                now = self._wait_once(id_of(job), wait_s)
+                now = self._wait_once(job_path(job), wait_s)
                 position.progress()
                 if now.ended or (deadline is not None and time.monotonic() >= deadline - 1):
                     return now
@@ -97,7 +101,7 @@ class Client:
         while True:
             failure: ClientError = Unreachable(self.base_url, "the stream ended early")
             try:
-                for event in self._connection(id_of(job), position, previews):
+                for event in self._connection(job_path(job), position, previews):
                     if event is None:
                         return
                     position.see(event)
@@ -108,11 +112,12 @@ class Client:
 
     def cancel(self, job: Job | str) -> Job:
         """Ask for its end; the job as it is then, which may run on for a moment."""
-        return Job.of(self.post(f"/v1/jobs/{id_of(job)}/cancel"))
+        return Job.of(self.post_as(answers.Job, job_path(job, "cancel")))
 
     def pictures(self, job: Job | str) -> list[Picture]:
         """What is finished by now, of each item the result of the last step that finished it."""
-        return exchange.pictures_of(self.get(f"/v1/jobs/{id_of(job)}/artifacts"))
+        answer = self.get_as(answers.Artifacts, job_path(job, "artifacts"))
+        return [Picture.of(each) for each in last_of_items(answer["artifacts"])]
 
     def save(self, job: Job | str, folder: Path | str = ".") -> list[Path]:
         """Save its pictures as <item>_<seed>.<format>; returns the paths, in their order.
@@ -122,14 +127,14 @@ class Client:
         """
         paths = []
         for picture in self.pictures(job):
-            with draft_of(exchange.file_name(picture), Path(folder)) as draft:
+            with draft_of(picture.file_name, Path(folder)) as draft:
                 self.download(picture.url, draft, sha256=picture.sha256)
                 paths.append(place(draft, Path(folder)))
         return paths
 
     def upload(self, file: Path | str) -> str:
         """Send a picture that jobs may start from; its id, for `image` and `mask` of a create."""
-        return str(self.repeat(lambda: self._upload(Path(file)))["input"]["id"])
+        return self.repeat(lambda: self._upload(Path(file)))["input"]["id"]
 
     def usage(
         self,
@@ -139,31 +144,45 @@ class Client:
         model: str | None = None,
         user: str | None = None,
         tag: str | None = None,
-    ) -> list[dict[str, Any]]:
+    ) -> list[answers.Usage]:
         """What was used, by day, user and model: the rows of every page of `GET /v1/usage`.
 
         `since` and `until` are days (UTC), both included. `tag` is a key by which the API counts
         too, for a row of each of its values, or `key=value`.
         """
         params = exchange.usage_params(since, until, model, user, tag)
-        rows: list[dict[str, Any]] = []
+        rows: list[answers.Usage] = []
         cursor = None
         while True:
-            page = self.get("/v1/usage", **params, cursor=cursor)
+            page = self.get_as(answers.UsagePage, "/v1/usage", **params, cursor=cursor)
             rows += page["usage"]
-            if (cursor := page["next_cursor"]) is None:
+            if (cursor := exchange.next_page(page, self.base_url)) is None:
                 return rows
 
     # Requests -------------------------------------------------------------------------------------
 
     def get(self, path: str, **params: Any) -> Any:
         """The JSON of an answer; a parameter that is None is not sent."""
-        params = exchange.without_none(params)
-        return self._json(self.http.build_request("GET", path, params=params))
+        return self.get_as(dict[str, Any], path, **params)
 
     def post(self, path: str, body: Mapping[str, Any] | None = None, key: str | None = None) -> Any:
+        return self.post_as(dict[str, Any], path, body, key)
+
+    def get_as(self, shape: type[T], path: str, /, **params: Any) -> T:
+        """The same, proven to have the fields and types of `shape`."""
+        params = exchange.without_none(params)
+        return self._json(shape, self.http.build_request("GET", path, params=params))
+
+    def post_as(
+        self,
+        shape: type[T],
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        key: str | None = None,
+    ) -> T:
         headers = {"Idempotency-Key": key} if key else {}
-        return self._json(self.http.build_request("POST", path, json=body, headers=headers))
+        request = self.http.build_request("POST", path, json=body, headers=headers)
+        return self._json(shape, request)
 
     def delete(self, path: str) -> None:
         """For an answer without a body."""
@@ -194,7 +213,7 @@ class Client:
         exchange.check_sha256(digest, sha256, url, path.name)
         draft.replace(path)
 
-    def repeat(self, request: Callable[[], Any]) -> Any:
+    def repeat(self, request: Callable[[], T]) -> T:
         """Send what may be sent twice until the API answers, within bounds."""
 
         def on_failure(error: ClientError, pause_s: float) -> float:
@@ -222,31 +241,32 @@ class Client:
             finally:
                 answer.close()
 
-    def _upload(self, file: Path) -> Any:
+    def _upload(self, file: Path) -> answers.Uploaded:
         with file.open("rb") as opened:
             files = {exchange.FILE_FIELD: (file.name, opened)}
-            return self._json(self.http.build_request("POST", exchange.INPUTS, files=files))
+            return self._json(
+                answers.Uploaded,
+                self.http.build_request("POST", exchange.INPUTS, files=files),
+            )
 
-    def _json(self, request: httpx.Request) -> Any:
+    def _json(self, shape: type[T], request: httpx.Request) -> T:
         with self.send(request) as answer:
-            return exchange.json_of(answer, self.base_url)
+            return exchange.json_of(answer, self.base_url, shape)
 
-    def _wait_once(self, job_id: str, wait_s: int) -> Job:
+    def _wait_once(self, path: str, wait_s: int) -> Job:
         request = self.http.build_request(
             "GET",
-            f"/v1/jobs/{job_id}",
+            path,
             params={"wait": wait_s},
             timeout=exchange.wait_timeout(),
         )
-        return Job.of(self._json(request))
+        return Job.of(self._json(answers.Job, request))
 
-    def _connection(
-        self, job_id: str, position: Position, previews: bool
-    ) -> Iterator[Event | None]:
+    def _connection(self, path: str, position: Position, previews: bool) -> Iterator[Event | None]:
         """The events of one connection; None at the job's end."""
         request = self.http.build_request(
             "GET",
-            f"/v1/jobs/{job_id}/progress/stream",
+            f"{path}/progress/stream",
             params=exchange.stream_params(previews),
             headers=position.headers,
             timeout=exchange.stream_timeout(),
@@ -256,5 +276,5 @@ class Client:
                 yield None
                 return
             for message in EventSource(answer).iter_sse():
-                if (event := exchange.event_of(message)) is not None:
+                if (event := exchange.event_of(message, self.base_url)) is not None:
                     yield event

@@ -32,7 +32,8 @@ class Refused(ClientError):
         self.envelope = envelope
         self.code = str(envelope.get("code", "internal"))
         self.message = str(envelope.get("message", "the API answered with an error"))
-        self.details: Mapping[str, Any] = envelope.get("details") or {}
+        details = envelope.get("details")
+        self.details: Mapping[str, Any] = details if isinstance(details, Mapping) else {}
         self.correlation_id = envelope.get("correlation_id")
         self.retry_after_s = retry_after_s
         super().__init__(f"{self.message} ({self.code})")

@@ -6,15 +6,19 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
 
 import httpx
-from httpx_sse import ServerSentEvent
+from httpx_sse import ServerSentEvent, SSEError
 
+from dreamforge_client import answers
 from dreamforge_client.errors import ClientError, Refused, Unexpected, Unreachable
-from dreamforge_client.shapes import Event, Job, Picture, results
+from dreamforge_client.shapes import Event, Job
 from shared.retry import backoff, within
+from shared.typed_json import Mismatch, parse, typed
+
+T = TypeVar("T")
 
 DEFAULT_BASE = "http://127.0.0.1:8001"
 TIMEOUT = httpx.Timeout(30.0, connect=3.0)
@@ -33,6 +37,7 @@ CHUNK_BYTES = 1 << 16
 PREVIEW = "preview"
 INPUTS, FILE_FIELD = "/v1/inputs", "file"
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+NOT_OURS = "does not answer as Dream Forge's API"
 # What a proxy answers while the API behind it starts again; the body is anything.
 _PROXY_STATUSES = {502, 503, 504}
 
@@ -75,16 +80,33 @@ def without_none(params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in params.items() if value is not None}
 
 
-def event_of(message: ServerSentEvent) -> Event | None:
-    """The event of a message; None for those that have none: they only keep the line open."""
+def event_of(message: ServerSentEvent, base_url: str) -> Event | None:
+    """The event of a message; None for those that have none: they only keep the line open.
+
+    Raises `Unexpected` for one that is not as our API's are.
+    """
     if not message.data:
         return None
-    event: Event = message.json()
-    return {"code": PREVIEW, **event} if message.event == PREVIEW else event
+    asked = "an event of a job's stream"
+    event = parsed(message.data, base_url, asked)
+    if message.event == PREVIEW and isinstance(event, dict):
+        event = {"code": PREVIEW, **event}
+    code = typed_answer(answers.Event, event, base_url, asked)["code"]
+    if code in answers.PAYLOADS:
+        payload = event.get("payload") or {}
+        typed_answer(answers.PAYLOADS[code], payload, base_url, f"{asked}, {code}")
+    known: Event = event
+    return known
 
 
-def id_of(job: Job | str) -> str:
-    return job if isinstance(job, str) else job.id
+def job_path(job: Job | str, *more: str) -> str:
+    """The address of a job, or of what is below it."""
+    return "/".join(["/v1/jobs", path_part(job if isinstance(job, str) else job.id), *more])
+
+
+def path_part(text: str) -> str:
+    """A text as one part of a path, whatever is in it."""
+    return quote(text, safe="@", errors="surrogatepass")
 
 
 @contextmanager
@@ -92,8 +114,12 @@ def transport_errors(address: str) -> Iterator[None]:
     """Turn what breaks on the way into `Unreachable`."""
     try:
         yield
+    except SSEError:
+        raise Unexpected(f"{address} {NOT_OURS}: its stream is no text/event-stream") from None
     except (httpx.TransportError, UnicodeError) as error:  # the latter of a name that is no host's
         raise Unreachable(address, str(error) or type(error).__name__) from error
+    except httpx.DecodingError:
+        raise Unexpected(f"{address} {NOT_OURS}: its body cannot be unpacked") from None
 
 
 def check(answer: httpx.Response, base_url: str) -> None:
@@ -111,22 +137,26 @@ def check(answer: httpx.Response, base_url: str) -> None:
     raise Unexpected(f"{base_url} answered {answer.status_code}: is it Dream Forge's API?")
 
 
-def json_of(answer: httpx.Response, base_url: str) -> Any:
-    """The object that is the answer. Raises `Unexpected` for one that is not as our API's are."""
+def json_of(answer: httpx.Response, base_url: str, shape: type[T]) -> T:
+    """The JSON that is the answer. Raises `Unexpected` for one that is not as our API's are."""
+    asked = f"{answer.request.method} {answer.request.url.path}"
+    return typed_answer(shape, parsed(answer.content, base_url, asked), base_url, asked)
 
-    class Answer(dict[str, Any]):
-        """An object of the answer, at any depth."""
 
-        def __missing__(self, name: str) -> Any:
-            raise Unexpected(f"{base_url} does not answer as Dream Forge's API: {name} is missing")
-
+def parsed(text: str | bytes, base_url: str, asked: str) -> Any:
+    """The value of a JSON text. Raises `Unexpected`."""
     try:
-        value = answer.json(object_hook=Answer)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise Unexpected(f"{base_url} does not answer as Dream Forge's API")
-    return value
+        return parse(text)
+    except Mismatch as error:
+        raise Unexpected(f"{base_url} {NOT_OURS} to {asked}: it is {error}") from None
+
+
+def typed_answer(shape: type[T], value: object, base_url: str, asked: str) -> T:
+    """What the API answered to `asked`, as one of `answers`. Raises `Unexpected`."""
+    try:
+        return typed(shape, value)
+    except Mismatch as error:
+        raise Unexpected(f"{base_url} {NOT_OURS} to {asked}: {error}") from None
 
 
 def _seconds(text: str) -> float:
@@ -143,6 +173,14 @@ def repeat_after(error: ClientError, pause_s: float) -> float:
     return pause_s
 
 
+def next_page(page: answers.UsagePage, base_url: str) -> str | None:
+    """The cursor of the page behind this one. Raises `Unexpected` where there would be no end."""
+    cursor = page["next_cursor"]
+    if cursor is not None and not page["usage"]:
+        raise Unexpected(f"{base_url} {NOT_OURS}: an empty page of /v1/usage is not the last one")
+    return cursor
+
+
 class Position:
     """How far a stream or a wait has come, and how patient it still is."""
 
@@ -151,7 +189,7 @@ class Position:
         self._pauses = self._fresh()
 
     def see(self, event: Event) -> None:
-        self.after = int(event.get("seq", self.after))  # a `queue` message has none
+        self.after = event.get("seq", self.after)  # a `queue` message has none
         self.progress()
 
     def progress(self) -> None:
@@ -207,22 +245,6 @@ def origin(url: str) -> str:
 def check_stored(answer: httpx.Response, url: str, name: str) -> None:
     if answer.status_code != httpx.codes.OK:
         raise Unexpected(f"the store at {origin(url)} answered {answer.status_code} for {name}")
-
-
-def pictures_of(answer: Mapping[str, Any]) -> list[Picture]:
-    """The pictures of a job. Raises `Unexpected`."""
-    try:
-        return results(answer["artifacts"])
-    except ValueError as error:
-        raise Unexpected(str(error)) from None
-
-
-def file_name(picture: Picture) -> str:
-    """The name that it is saved under. Raises `Unexpected`."""
-    try:
-        return picture.file_name
-    except ValueError as error:
-        raise Unexpected(str(error)) from None
 
 
 def check_sha256(digest: hashlib._Hash, sha256: str | None, url: str, name: str) -> None:

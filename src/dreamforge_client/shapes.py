@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-# Seeds are numbers, formats short words: what names another folder is neither.
-_FILE_PART = re.compile(r"[A-Za-z0-9]{1,20}")
+from dreamforge_client import answers
+from dreamforge_client.answers import Status
+
 # As the API sends it: `code`, `message`, `payload`, and `seq` unless it is a `queue` message.
 Event = dict[str, Any]
-Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +23,7 @@ class Job:
     data: Mapping[str, Any] = field(repr=False)
 
     @classmethod
-    def of(cls, data: Mapping[str, Any]) -> Job:
+    def of(cls, data: answers.Job) -> Job:
         return cls(id=data["id"], status=data["status"], error=data.get("error"), data=data)
 
     @property
@@ -46,38 +45,24 @@ class Picture:
     data: Mapping[str, Any] = field(repr=False)
 
     @classmethod
-    def of(cls, data: Mapping[str, Any]) -> Picture:
-        own = {name: data[name] for name in cls.__dataclass_fields__ if name != "data"}
-        return cls(**own, data=data)
+    def of(cls, data: answers.Artifact) -> Picture:
+        return cls(
+            item_index=data["item_index"],
+            seed=data["seed"],
+            format=data["format"],
+            width=data["width"],
+            height=data["height"],
+            sha256=data["sha256"],
+            url=data["url"],
+            data=data,
+        )
 
     @property
     def file_name(self) -> str:
-        """Raises `ValueError` for an answer that would name another folder."""
-        return f"{file_part(self.item_index)}_{file_part(self.seed)}.{file_part(self.format)}"
+        return f"{self.item_index}_{self.seed}.{self.format}"
 
 
-def file_part(value: object) -> str:
-    """What an answer says of a picture, as part of a file's name. Raises `ValueError`."""
-    if not _FILE_PART.fullmatch(str(value)):
-        raise ValueError(f"an answer has {str(value)[:40]!r} where a seed or a format stands")
-    return str(value)
-
-
-def results(artifacts: object) -> list[Picture]:
-    """Of each item the picture of the last step that finished it; the API lists them by step.
-
-    Raises `ValueError` for an answer that is no list of pictures.
-    """
-    return [Picture.of(each) for each in last_of_items(artifacts)]
-
-
-def last_of_items(artifacts: object) -> list[Mapping[str, Any]]:
-    """The same as the API answers them. Raises `ValueError`."""
-    if not isinstance(artifacts, list) or not all(map(_has_number, artifacts)):
-        raise ValueError("an answer has no pictures with numbers where those of a job stand")
+def last_of_items(artifacts: Iterable[answers.Artifact]) -> list[answers.Artifact]:
+    """Of each item the picture of the last step that finished it; the API lists them by step."""
     last = {each["item_index"]: each for each in artifacts}
     return [last[index] for index in sorted(last)]
-
-
-def _has_number(artifact: object) -> bool:
-    return isinstance(artifact, dict) and type(artifact["item_index"]) is int

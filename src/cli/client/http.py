@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-from urllib.parse import quote, urlsplit
+from typing import Any, Self, TypeVar, cast
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -14,10 +14,11 @@ from cli.client.proxies import open_client, proxy_for
 from cli.errors import Failure, Refusal, Unreachable
 from cli.files import named
 from cli.terminal.output import print_note
-from dreamforge_client import exchange
+from dreamforge_client import answers, exchange
 from shared.addresses import check_http
 
 Event = dreamforge_client.Event
+T = TypeVar("T")
 
 
 class Client:
@@ -49,27 +50,39 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         self._api.close()
-        if isinstance(error, dreamforge_client.ClientError):  # an answer lacks what is read of it
-            raise _failure(error) from error
 
     @property
     def http(self) -> httpx.Client:
         return self._api.http
 
-    def get(self, path: str, **params: Any) -> Any:
+    def get(self, shape: type[T], path: str, **params: Any) -> T:
+        """The answer, proven to be of `shape`, which is one of `answers`."""
         with _as_failures():
-            return self._api.get(path, **params)
+            return self._api.get_as(shape, path, **params)
 
-    def post(self, path: str, body: Mapping[str, Any] | None = None, key: str | None = None) -> Any:
+    def job(self, job_id: str, **params: Any) -> answers.Job:
+        return self.get(answers.Job, exchange.job_path(job_id), **params)
+
+    def progress(self, job_id: str) -> float:
+        return self.get(answers.JobProgress, exchange.job_path(job_id, "progress"))["progress"]
+
+    def artifacts(self, job_id: str) -> answers.Artifacts:
+        return self.get(answers.Artifacts, exchange.job_path(job_id, "artifacts"))
+
+    def cancel(self, job_id: str) -> None:
         with _as_failures():
-            return self._api.post(path, body, key)
+            self._api.post(exchange.job_path(job_id, "cancel"))
 
-    def create(self, prompt: str, key: str | None, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def models(self) -> answers.Models:
+        return self.get(answers.Models, "/v1/models")
+
+    def create(self, prompt: str, key: str | None, fields: Mapping[str, Any]) -> answers.Job:
         """Create a job; the request is sent again, within bounds, when its answer is lost."""
         with _as_failures():
-            return dict(self._api.create(prompt, key=key, **fields).data)
+            job = self._api.create(prompt, key=key, **fields)
+            return cast("answers.Job", job.data)  # it is made of one
 
-    def usage(self, **filters: str | None) -> list[dict[str, Any]]:
+    def usage(self, **filters: str | None) -> list[answers.Usage]:
         """The rows of what was used, of every page."""
         with _as_failures():
             return self._api.usage(**filters)
@@ -79,15 +92,17 @@ class Client:
         with _as_failures(), named(file):
             return self._api.upload(file)
 
-    def delete(self, path: str) -> None:
-        """For an answer without a body."""
+    def delete(self, job_id: str) -> None:
         with _as_failures():
-            self._api.delete(path)
+            self._api.delete(exchange.job_path(job_id))
 
-    def lines(self, path: str, **params: Any) -> Iterator[str]:
-        """The lines of an NDJSON answer, as they come."""
+    def logs(self, job_id: str, **params: Any) -> Iterator[answers.LogLine]:
+        """The lines of a job's log, as they come."""
+        path = exchange.job_path(job_id, "logs")
         with _as_failures():
-            yield from self._api.lines(path, **params)
+            for line in self._api.lines(path, **params):
+                entry = exchange.parsed(line, self.api_base, f"GET {path}")
+                yield exchange.typed_answer(answers.LogLine, entry, self.api_base, f"GET {path}")
 
     def stream(self, job_id: str, after: int = 0, *, previews: bool = False) -> Iterator[Event]:
         """Every event after number `after` until the job has ended, whatever breaks meanwhile.
@@ -102,10 +117,10 @@ class Client:
         with _as_failures(), named(path):
             self._api.download(url, path)
 
-    def model(self, reference: str) -> Any:
+    def model(self, reference: str) -> answers.Model:
         """One model, by id, name (its newest version) or name@version."""
         try:
-            return self.get(f"/v1/models/{quote(reference, safe='@')}")
+            return self.get(answers.Model, f"/v1/models/{exchange.path_part(reference)}")
         except Refusal as refusal:
             if refusal.code != "not_found":
                 raise
@@ -120,6 +135,8 @@ def _as_failures() -> Iterator[None]:
         yield
     except dreamforge_client.ClientError as error:
         raise _failure(error) from error
+    except (UnicodeError, httpx.InvalidURL):  # of a request, before it is sent
+        raise Failure("a text that was given has characters that no request can carry") from None
 
 
 def _failure(error: dreamforge_client.ClientError) -> Failure:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
@@ -23,6 +23,8 @@ from pydantic import Field
 from cli.client import jobs
 from cli.client.http import Client
 from cli.errors import Failure
+from dreamforge_client import answers
+from dreamforge_client.shapes import last_of_items
 
 # Most agents give a call a minute.
 WAIT_S = 45
@@ -98,42 +100,46 @@ class _Tools:
         """Say how far a job is: its status, queue, progress and error."""
 
         def work() -> Content:
-            job = self._client.get(f"/v1/jobs/{job_id}")
-            progress = self._client.get(f"/v1/jobs/{job_id}/progress")["progress"]
-            return [_text(job | {"progress": progress})]
+            job = self._client.job(job_id)
+            return [_text({**job, "progress": self._client.progress(job_id)})]
 
         return _call(work)
 
     def fetch(self, job_id: JobId) -> Content:
         """Return the pictures that a job has finished by now."""
-        return _call(lambda: self._pictures(self._client.get(f"/v1/jobs/{job_id}")))
+        return _call(lambda: self._pictures(self._client.job(job_id)))
 
-    def _wait(self, ctx: Context[Any], job_id: str) -> dict[str, Any]:
+    def _wait(self, ctx: Context[Any], job_id: str) -> answers.Job:
         """The job at its end, or as it is after `WAIT_S`."""
         until = time.monotonic() + WAIT_S
         while True:
-            job: dict[str, Any] = self._client.get(f"/v1/jobs/{job_id}", wait=LOOK_S)
+            job = self._client.job(job_id, wait=LOOK_S)
             if job["status"] in _ENDED or time.monotonic() > until:
                 return job
-            progress = self._client.get(f"/v1/jobs/{job_id}/progress")["progress"]
+            progress = self._client.progress(job_id)
             anyio.from_thread.run(ctx.report_progress, progress, 1.0, job["status"])
 
-    def _pictures(self, job: dict[str, Any]) -> Content:
+    def _pictures(self, job: answers.Job) -> Content:
         """The job as text, then its pictures; of a chain those of the last step that made them."""
-        artifacts = self._client.get(f"/v1/jobs/{job['id']}/artifacts")["artifacts"]
-        last = {artifact["item_index"]: artifact for artifact in artifacts}
+        artifacts = self._client.artifacts(job["id"])["artifacts"]
         shown, images, left = list[dict[str, Any]](), list[Image](), INLINE_BYTES
-        for _, artifact in sorted(last.items()):
-            facts = {name: artifact[name] for name in ("item_index", "width", "height", "seed")}
-            if artifact["size_bytes"] <= left:
-                left -= artifact["size_bytes"]
+        for artifact in last_of_items(artifacts):
+            facts: dict[str, Any] = {
+                "item_index": artifact["item_index"],
+                "width": artifact["width"],
+                "height": artifact["height"],
+                "seed": artifact["seed"],
+            }
+            size_bytes = artifact.get("size_bytes", INLINE_BYTES + 1)
+            if 0 <= size_bytes <= left:
+                left -= size_bytes
                 images.append(self._image(artifact))
             else:
                 facts["url"] = artifact["url"]
             shown.append(facts)
-        return [_text(job | {"pictures": shown}), *images]
+        return [_text({**job, "pictures": shown}), *images]
 
-    def _image(self, artifact: dict[str, Any]) -> Image:
+    def _image(self, artifact: answers.Artifact) -> Image:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "picture")
             self._client.save(artifact["url"], path)
@@ -149,6 +155,6 @@ def _call(work: Callable[[], Content]) -> Content:
         raise ToolError(error.message) from error
 
 
-def _text(job: dict[str, Any]) -> str:
+def _text(job: Mapping[str, Any]) -> str:
     names = ("id", "status", "queue", "progress", "pictures", "error")
     return json.dumps({name: job[name] for name in names if job.get(name) is not None})

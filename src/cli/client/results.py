@@ -5,30 +5,35 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cli.errors import JOB_FAILED, Failure
 
 if TYPE_CHECKING:  # at run time httpx costs a tenth of a second
     from cli.client.http import Client
+    from dreamforge_client import answers
 
 _SLUG_CHARACTERS = 60
 _SLUG_BYTES = 100  # some encrypted disks take 143 for the whole name, seed and format included
 
 
-def require_succeeded(job: Mapping[str, Any]) -> None:
+def require_succeeded(job: answers.Job) -> None:
     """Raise Failure with the job's own reason unless it succeeded."""
     if job["status"] == "succeeded":
         return
-    error = job.get("error") or {}
+    error = job.get("error")
     raise Failure(
-        f"job {job['id']} {job['status']}: {error.get('message', 'no reason given')}"
-        + (f" ({error['code']})" if "code" in error else ""),
+        f"job {job['id']} {job['status']}: {error_text(error) if error else 'no reason given'}",
         hint=f"`dreamforge job logs {job['id']}` shows what happened",
         exit_code=JOB_FAILED,
     )
+
+
+def error_text(error: answers.JobError) -> str:
+    """Why a job ended, and the code that docs/errors.md has a section for."""
+    code = error.get("code")
+    return f"{error['message']} ({code})" if code else error["message"]
 
 
 def check_folder(folder: Path | None) -> None:
@@ -53,33 +58,15 @@ def download(client: Client, job_id: str, prompt: str, folder: Path) -> list[Pat
     in the order of the steps.
     """
     from dreamforge_client.files import draft_of, place
+    from dreamforge_client.shapes import last_of_items
 
-    artifacts = client.get(f"/v1/jobs/{job_id}/artifacts")["artifacts"]
     paths: list[Path] = []
-    for artifact in _last_of_items(artifacts):
-        name = f"{slug(prompt)}-{_file_part(artifact['seed'])}.{_file_part(artifact['format'])}"
+    for artifact in last_of_items(client.artifacts(job_id)["artifacts"]):
+        name = f"{slug(prompt)}-{artifact['seed']}.{artifact['format']}"
         with draft_of(name, folder) as draft:
             client.save(artifact["url"], draft)
             paths.append(place(draft, folder))
     return paths
-
-
-def _last_of_items(artifacts: object) -> list[Mapping[str, Any]]:
-    from dreamforge_client.shapes import last_of_items
-
-    try:
-        return last_of_items(artifacts)
-    except ValueError as error:
-        raise Failure(str(error)) from None
-
-
-def _file_part(value: object) -> str:
-    from dreamforge_client.shapes import file_part
-
-    try:
-        return file_part(value)
-    except ValueError as error:
-        raise Failure(str(error)) from None
 
 
 def slug(prompt: str) -> str:

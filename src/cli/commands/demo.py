@@ -63,9 +63,9 @@ def _draw(stack: Stack, api_key: str | None, prompt: str, seed: int, folder: Pat
         except signals.Interrupt:
             # Else the next start would draw it first. The first signal is the only one that raises.
             with contextlib.suppress(Failure):
-                client.post(f"/v1/jobs/{job['id']}/cancel")
+                client.cancel(job["id"])
             raise
-        require_succeeded(client.get(f"/v1/jobs/{job['id']}"))
+        require_succeeded(client.job(job["id"]))
         for path in download(client, job["id"], prompt, folder):
             print_line(path, "bold")
     print_table(("stage", "seconds"), [(name, f"{s:.2f}") for name, s in stage_times(seen)])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +25,7 @@ from cli.terminal.tables import print_list, print_record
 
 if TYPE_CHECKING:
     from cli.client.http import Client
+    from dreamforge_client import answers
 
 app = typer.Typer(no_args_is_help=True, help="Create, follow, cancel and delete jobs.")
 
@@ -75,7 +74,7 @@ def _wanted(preview: bool, output: Output) -> bool:
     return preview and output is Output.TABLE
 
 
-def _create(client: Client, options: JobOptions) -> dict[str, Any]:
+def _create(client: Client, options: JobOptions) -> answers.Job:
     return jobs.create(
         client,
         options.prompt,
@@ -92,7 +91,7 @@ def _create(client: Client, options: JobOptions) -> dict[str, Any]:
 def status(job: JobId, output: Out = Output.TABLE) -> None:
     """Show one job."""
     with connect() as client:
-        jobs.print_job(client.get(f"/v1/jobs/{job}"), output, [])
+        jobs.print_job(client.job(job), output, [])
 
 
 @app.command("list")
@@ -105,7 +104,9 @@ def list_(
 ) -> None:
     """List jobs, newest first."""
     with connect() as client:
-        page = client.get("/v1/jobs", status=status, tag=tag, limit=limit, cursor=cursor)
+        from dreamforge_client.answers import JobPage
+
+        page = client.get(JobPage, "/v1/jobs", status=status, tag=tag, limit=limit, cursor=cursor)
         if output is Output.TABLE and not page["jobs"]:
             print_note(
                 "no job matches"
@@ -119,10 +120,11 @@ def list_(
             print_note(f"there are more: --cursor {page['next_cursor']}")
 
 
-def _row(job: Mapping[str, Any]) -> tuple[str, ...]:
-    done, error = job["summary"], job["error"]
-    pictures = f"{done['completed']} of {done['count']}"
-    return job["id"], job["status"], pictures, job["created_at"], error["code"] if error else ""
+def _row(job: answers.Job) -> tuple[str, ...]:
+    done, error = job.get("summary"), job.get("error")
+    pictures = f"{done['completed']} of {done['count']}" if done else ""
+    code = error.get("code", error["message"]) if error else ""
+    return job["id"], job["status"], pictures, job.get("created_at", ""), code
 
 
 @app.command()
@@ -139,15 +141,15 @@ def watch(
 def cancel(job: JobId, output: Out = Output.TABLE) -> None:
     """Cancel a job that is queued or running. Asking twice is no error."""
     with connect() as client:
-        client.post(f"/v1/jobs/{job}/cancel")
-        jobs.print_job(client.get(f"/v1/jobs/{job}"), output, [])
+        client.cancel(job)
+        jobs.print_job(client.job(job), output, [])
 
 
 @app.command()
 def delete(job: JobId, output: Out = Output.TABLE) -> None:
     """Delete a job that has ended: pictures, log and request. Asking twice is no error."""
     with connect() as client:
-        client.delete(f"/v1/jobs/{job}")
+        client.delete(job)
     print_record({"id": job, "deleted": True}, output, ("deleted", job))
 
 
@@ -161,11 +163,11 @@ def logs(
 ) -> None:
     """Print what happened to a job."""
     with connect() as client:
-        lines = client.lines(f"/v1/jobs/{job}/logs", tail=tail, since_ts=since, level=level)
-        print_lines(map(to_json if output is Output.JSON else _log_line, map(json.loads, lines)))
+        lines = client.logs(job, tail=tail, since_ts=since, level=level)
+        print_lines(map(to_json if output is Output.JSON else _log_line, lines))
 
 
-def _log_line(entry: Mapping[str, Any]) -> str:
+def _log_line(entry: answers.LogLine) -> str:
     return f"{entry['ts']} {entry['level']:<7} {entry['code']:<18} {entry['message']}"
 
 
@@ -173,9 +175,11 @@ def _log_line(entry: Mapping[str, Any]) -> str:
 def artifacts(job: JobId, download: Save = None, output: Out = Output.TABLE) -> None:
     """List a job's pictures, with addresses that work for a while."""
     with connect() as client:
-        listing = client.get(f"/v1/jobs/{job}/artifacts")
-        columns = ("step", "item_index", "width", "height", "seed")
-        rows = [[item[column] for column in columns] for item in listing["artifacts"]]
+        listing = client.artifacts(job)
+        rows = [
+            (item.get("step", ""), item["item_index"], item["width"], item["height"], item["seed"])
+            for item in listing["artifacts"]
+        ]
         print_list(listing, output, ("step", "item", "width", "height", "seed"), rows)
         if output is Output.TABLE:
             for item in listing["artifacts"]:

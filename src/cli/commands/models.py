@@ -1,6 +1,8 @@
 """`dreamforge model …`: what the API offers, and the models of this host."""
 
-from typing import Annotated, Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +12,9 @@ from cli.commands.model_upkeep import disable, enable, remove, verify
 from cli.commands.options import Out
 from cli.terminal.output import Output, print_json, print_note
 from cli.terminal.tables import print_list, print_pairs, print_table
+
+if TYPE_CHECKING:
+    from dreamforge_client import answers
 
 app = typer.Typer(no_args_is_help=True, help="Bring in, list, check and remove models.")
 for command in (download, verify, enable, disable, remove):
@@ -21,7 +26,7 @@ app.command("import")(import_)
 def list_(output: Out = Output.TABLE) -> None:
     """List the models that the API offers."""
     with connect() as client:
-        listing = client.get("/v1/models")
+        listing = client.models()
         if output is Output.TABLE and not listing["models"]:
             print_note("no model yet: `dreamforge model download` and `import` bring one in")
             return
@@ -51,15 +56,23 @@ def get(
         if output is Output.JSON:
             print_json(record)
             return
-        names = ("id", "name", "version", "kind", "family", "installed", "enabled")
-        print_pairs(*((name, record[name]) for name in names), ("warm", _workers(record["warm"])))
+        print_pairs(
+            ("id", record["id"]),
+            ("name", record["name"]),
+            ("version", record["version"]),
+            ("kind", record["kind"]),
+            ("family", record.get("family")),
+            ("installed", record["installed"]),
+            ("enabled", record["enabled"]),
+            ("warm", _workers(record["warm"])),
+        )
         rules = record["parameters_schema"].get("properties", {})
         print_table(
             ("parameter", "accepts", "default"), [_rule(name, rules[name]) for name in rules]
         )
 
 
-def _rule(name: str, rule: dict[str, Any]) -> tuple[str, str, str]:
+def _rule(name: str, rule: answers.Parameter) -> tuple[str, str, str]:
     if "enum" in rule:
         accepts = ", ".join(str(value) for value in rule["enum"] if value is not None)
     elif "maxItems" in rule:

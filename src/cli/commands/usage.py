@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from cli.commands import completion
 from cli.commands.options import Out
 from cli.terminal.output import Output
 from cli.terminal.tables import print_list
+
+if TYPE_CHECKING:
+    from dreamforge_client import answers
 
 _HEADS = (
     "day",
@@ -25,7 +28,6 @@ _HEADS = (
     "GB h",
 )
 _TAG_HEAD = "tag"
-_SUMS = ("pictures", "run_seconds", "wait_seconds", "device_byte_seconds")
 _GB_HOUR = 1e9 * 3600
 
 
@@ -52,28 +54,32 @@ def usage(
     with connect() as client:
         rows = client.usage(since=since, until=until, model=model, user=user, tag=tag)
         table = [
-            [*_tag(row), *_cells(row["day"], row["user"], row["model"] or "-", row)] for row in rows
+            [*_tag(row, tag), row["day"], row["user"], row["model"] or "-", *_cells([row])]
+            for row in rows
         ]
         if len(rows) > 1:
-            blank = [""] * len(_tag(rows[0]))
-            table.append([*blank, *_cells("total", "", "", _total(rows))])
+            table.append([*([""] if tag else []), "total", "", "", *_cells(rows)])
         print_list({"usage": rows}, output, (_TAG_HEAD, *_HEADS) if tag else _HEADS, table)
 
 
-def _tag(row: dict[str, Any]) -> list[str]:
-    """The cell of a row's tag, where it has one."""
+def _tag(row: answers.Usage, asked: str | None) -> list[str]:
+    """The cell of a row's tag, where tags were asked for."""
     tag = row.get("tag")
-    return [] if tag is None else [f"{tag['key']}={tag['value'] or ''}"]
+    return [f"{tag['key']}={tag['value'] or ''}" if tag else ""] if asked else []
 
 
-def _total(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    jobs = {status: sum(row["jobs"][status] for row in rows) for status in rows[0]["jobs"]}
-    return {"jobs": jobs} | {name: sum(row[name] for row in rows) for name in _SUMS}
-
-
-def _cells(day: str, user: str, model: str, row: dict[str, Any]) -> list[str]:
-    jobs = row["jobs"]
-    counts = (jobs["succeeded"], jobs["failed"], jobs["cancelled"], row["pictures"])
-    gb_hours = row["device_byte_seconds"] / _GB_HOUR
-    seconds = [f"{row[name]:.1f}" for name in ("run_seconds", "wait_seconds")]
-    return [day, user, model, *map(str, counts), *seconds, f"{gb_hours:.3f}"]
+def _cells(rows: list[answers.Usage]) -> list[str]:
+    """The sums of some rows."""
+    jobs = [row["jobs"] for row in rows]
+    counts = (
+        sum(each["succeeded"] for each in jobs),
+        sum(each["failed"] for each in jobs),
+        sum(each["cancelled"] for each in jobs),
+        sum(row["pictures"] for row in rows),
+    )
+    seconds = (
+        sum(row["run_seconds"] for row in rows),
+        sum(row["wait_seconds"] for row in rows),
+    )
+    gb_hours = sum(row["device_byte_seconds"] for row in rows) / _GB_HOUR
+    return [*map(str, counts), *(f"{each:.1f}" for each in seconds), f"{gb_hours:.3f}"]

@@ -1,10 +1,10 @@
 """What the doctor checks next: the stack, the parts that it uses, the services, the models."""
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from http.client import HTTPException
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 from cli.doctor.finding import Finding, note, ok, wrong
 from cli.errors import StackError
@@ -15,9 +15,29 @@ from cli.stack import external
 from cli.stack.external import ExternalPart
 from cli.state_dir import StateDir, port_is_free, reachable
 from shared.addresses import check_host
+from shared.typed_json import Mismatch, parse, typed
 
 # PostgreSQL ends when its log finds no room: 16 MB at a time, and pictures come in between.
 FULL_BYTES, SCARCE_BYTES = 256 * 10**6, 2 * 10**9
+
+
+class Template(TypedDict):
+    pid: int
+    state: str
+    model: str | None
+    bytes: int | None
+
+
+class ControlGroups(TypedDict):
+    below: NotRequired[str | None]
+    lacks: NotRequired[str | None]
+
+
+class WorkerState(TypedDict):
+    """What is read of a worker's `/readyz`."""
+
+    templates: list[Template]
+    control_groups: NotRequired[ControlGroups | None]
 
 
 def examine(environ: Mapping[str, str], home: StateDir) -> Iterator[Finding]:
@@ -101,20 +121,19 @@ def templates(address: str) -> Iterator[Finding]:
     """What the worker at `address` keeps in the host's memory for its next steps."""
     try:
         _, body = http_get(address, "/readyz")
-        listed = json.loads(body)["templates"]
-    except (OSError, HTTPException, ValueError, KeyError) as error:
+        state = typed(WorkerState, parse(body))
+    except (OSError, HTTPException, Mismatch) as error:
         yield note("Templates", f"the worker does not list them: {error}", "look into its log")
         return
-    yield from _step_groups(body)
-    for template in listed:
+    yield from _step_groups(state.get("control_groups") or {})
+    for template in state["templates"]:
         model = template["model"] or "no model"
         size = f", {template['bytes'] / 1e6:.0f} MB" if template["bytes"] else ""
         yield ok("Template", f"{model}: {template['state']}{size} (pid {template['pid']})")
 
 
-def _step_groups(readyz: str) -> Iterator[Finding]:
+def _step_groups(groups: ControlGroups) -> Iterator[Finding]:
     """Whether the steps of the worker that runs have control groups; an older one says nothing."""
-    groups = json.loads(readyz).get("control_groups") or {}
     if base := groups.get("below"):
         yield ok("Memory", f"each step of the worker has a control group below {base}")
     elif groups:

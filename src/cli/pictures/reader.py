@@ -17,6 +17,7 @@ from cli.errors import Failure, first_problem
 from cli.pictures.texts import texts_of
 from shared.limits import MAX_LORAS, MAX_PROMPT, MAX_REFERENCES, MAX_SEED
 from shared.models.descriptor import Sha256
+from shared.typed_json import is_deeper
 
 # The largest file that a runner can send is a frame's body, 64 MiB.
 MAX_FILE_BYTES = 128 << 20
@@ -233,15 +234,4 @@ def _object(text: str | None) -> dict[str, Any] | None:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) and not _is_deep(value) else None
-
-
-def _is_deep(value: dict[str, Any]) -> bool:
-    """Whether it is nested deeper than anything of ours, and than all libraries can write."""
-    level: list[Any] = [value]
-    for _ in range(_MOST_LEVELS):
-        inner = (each.values() if isinstance(each, dict) else each for each in level)
-        level = [one for each in inner for one in each if isinstance(one, dict | list)]
-        if not level:
-            return False
-    return True
+    return value if isinstance(value, dict) and not is_deeper(value, _MOST_LEVELS) else None

@@ -96,10 +96,10 @@ def find_loras(client: Client, facts: PictureMetadata) -> list[str]:
 
 def find_model(client: Client, original: ModelMetadata | LoraMetadata) -> str:
     """The id of the installed model or LoRA with the original's checkpoint, under any name."""
-    installed = client.get("/v1/models")["models"]
+    installed = client.models()["models"]
     for model in installed:
         if model["checkpoint_sha256"] == original.checkpoint_sha256:
-            return str(model["id"])
+            return model["id"]
     name, sha256 = f"{original.name}@{original.version}", original.checkpoint_sha256[:12]
     for model in installed:
         if (model["name"], model["version"]) == (original.name, original.version):

@@ -1,19 +1,26 @@
 """The presets of this host, and which of them fit a model."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from cli import config
 from cli.client.connect import connect
-from cli.errors import Failure
+from cli.errors import Failure, first_problem
 from shared.errors import InvalidInput
 from shared.models.descriptor import ModelDescriptor, PartSize, parts_of
 from shared.models.families import LORA
 from shared.models.folder import DESCRIPTOR
 from shared.models.verify import read_model
 from shared.presets import Preset, PresetError, presets
+
+if TYPE_CHECKING:
+    from dreamforge_client import answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,19 +103,33 @@ def workload_of(model: ModelDescriptor) -> Workload:
     )
 
 
-def _workload_of_row(row: dict[str, Any]) -> Workload:
+def _workload_of_row(row: answers.Model) -> Workload:
     if row["kind"] == LORA:
         raise Failure(f"{row['name']} is a LoRA, which no preset is for by itself")
-    rules = row["parameters_schema"]["properties"]
-    width, height, steps = (rules[name]["default"] for name in ("width", "height", "steps"))
+    rules = row["parameters_schema"].get("properties", {})
+    width, height, steps = (_default(rules, name) for name in ("width", "height", "steps"))
     return Workload(
         kind=row["kind"],
         width=width,
         height=height,
         steps=steps,
         scale=row.get("scale") or 1,
-        parts=parts_of(row),
+        parts=_parts(row),
     )
+
+
+def _parts(row: answers.Model) -> Mapping[str, PartSize]:
+    try:
+        return parts_of(row)
+    except ValidationError as error:
+        raise Failure(f"the API's answer: parts: {first_problem(error)}") from None
+
+
+def _default(rules: Mapping[str, answers.Parameter], name: str) -> int:
+    value = rules[name].get("default") if name in rules else None
+    if type(value) is not int or value < 1:
+        raise Failure(f"the API's answer has no default of {name} for this model")
+    return value
 
 
 def check_preset(preset: Preset, workload: Workload) -> Fit:

@@ -109,5 +109,5 @@ def _with_notes(events: Iterable[Event]) -> Iterator[Event]:
     """The events, each after a line where it tells of a problem on the way."""
     for event in events:
         if event.get("level") in {"WARNING", "ERROR"} and event["code"] not in _ENDINGS:
-            print_note(str(event["message"]))
+            print_note(str(event.get("message", event["code"])))
         yield event

@@ -1,10 +1,15 @@
 """A job's place in the queue, in words."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dreamforge_client import answers
 
 
-def queue_text(queue: Mapping[str, Any]) -> str:
+def queue_text(queue: answers.Queue | Mapping[str, Any]) -> str:
     """`position 3, starts in 12 to 40 s`, from the API's `queue`."""
     position = f"position {queue['position']}{'' if queue.get('exact', True) else ' or more'}"
     span = queue.get("starts_in_s")

@@ -37,6 +37,8 @@ def stage_times(events: Iterable[Mapping[str, Any]]) -> list[tuple[str, float]]:
 def _marks(events: Iterable[Mapping[str, Any]]) -> dict[str, datetime]:
     marks: dict[str, datetime] = {}
     for event in events:
+        if "ts" not in event:  # a preview
+            continue
         at = datetime.fromisoformat(event["ts"])
         stage = (event.get("payload") or {}).get("stage")
         match event["code"]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from shared.errors import ModelUnavailable
 from shared.models.lfs import NO_FILE_BUT_A_POINTER, is_lfs_pointer
+from shared.typed_json import is_deeper
 
 MAX_CONFIG_BYTES = 8 << 20  # the largest, of a tokenizer, has 1.2 MB
 MAX_DEPTH = 64  # the tokenizers' own reader stops at 128, copies of a configuration not much later
@@ -52,7 +53,7 @@ def read_any_json(folder: Path, name: str) -> Any:
         raise ModelUnavailable(f"{name}: missing", file=name) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ModelUnavailable(f"{name}: not readable as JSON", file=name) from error
-    if _is_deeper(value, MAX_DEPTH):
+    if is_deeper(value, MAX_DEPTH):
         raise ModelUnavailable(f"{name}: nested more than {MAX_DEPTH} levels deep", file=name)
     return value
 
@@ -81,21 +82,3 @@ def _check_config(name: str, value: Any) -> None:
     for key, why in _FOREIGN.items():
         if value.get(key) is not None:
             raise ModelUnavailable(f"{name}: {key}: {why}", file=name)
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    """Whether `value` holds containers inside one another beyond `levels`."""
-    row = [value]
-    for _ in range(levels):
-        row = [inner for each in row for inner in _inside(each)]
-        if not row:
-            return False
-    return True
-
-
-def _inside(value: Any) -> list[Any]:
-    """The containers in a container."""
-    if not isinstance(value, dict | list):
-        return []
-    members = value.values() if isinstance(value, dict) else value
-    return [each for each in members if isinstance(each, dict | list)]

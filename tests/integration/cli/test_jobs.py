@@ -95,14 +95,23 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/v1/jobs":
             self._json(200, {"jobs": [self.server.job()], "next_cursor": "more"})
         elif path == "/v1/models":
-            model = {"id": MODEL, "name": "tiny", "version": "1", "kind": "sd"}
-            self._json(200, {"models": [{**model, "installed": True, "enabled": True, "warm": []}]})
+            model: dict[str, Any] = {
+                "id": MODEL,
+                "name": "tiny",
+                "version": "1",
+                "kind": "sd",
+                "warm": [],
+            }
+            model |= {"installed": True, "enabled": True}
+            model |= {"checkpoint_sha256": "0" * 64, "parameters_schema": {}}
+            self._json(200, {"models": [model]})
         elif path == "/v1/workers":
             self._json(200, self.server.workers)
         elif path.endswith("/artifacts"):
             artifact = {"step": "generate", "item_index": 0, "seed": 7, "format": "png"}
+            artifact |= {"width": 8, "height": 8, "sha256": "0" * 64}
             url = f"{self.server.base}/picture?signature=x"
-            self._json(200, {"artifacts": [{**artifact, "width": 8, "height": 8, "url": url}]})
+            self._json(200, {"artifacts": [{**artifact, "url": url}]})
         elif path == "/picture":
             self._body(200, b"picture", "image/png")
         elif path.endswith("/logs"):

@@ -37,7 +37,7 @@ class Store:
     def __init__(self, content: bytes) -> None:
         self.content = content
 
-    def get(self, path: str) -> Mapping[str, Any]:
+    def artifacts(self, job_id: str) -> Mapping[str, Any]:
         return {"artifacts": [{"item_index": 0, "seed": 7, "format": "png", "url": "u"}]}
 
     def save(self, url: str, path: Path) -> None:

@@ -103,6 +103,57 @@ def test_no_command_ends_in_a_traceback(server: Server, capsys: pytest.CaptureFi
         refused(command, capsys)
 
 
+@pytest.mark.parametrize("command", ["list", "logs", "watch"])
+def test_a_body_that_cannot_be_unpacked_is_said_in_a_line(
+    command: str, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answer = (200, {"Content-Encoding": "gzip"}, b"no gzip")
+    refused(["job", command, *([] if command == "list" else [JOB])], capsys)
+
+
+def test_a_page_in_place_of_a_stream_is_said_at_once(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answer = (200, {"Content-Type": "text/html"}, b"<!doctype html>")
+    refused(["job", "watch", JOB], capsys)
+
+
+@pytest.mark.parametrize("levels", [100, 400, 900])
+def test_an_answer_that_is_nested_deeper_than_ours_is_said_in_a_line(
+    levels: int, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = b'{"request": ' * levels + b"null" + b"}" * levels
+    server.answer = (200, {}, b'{"id": "x", "status": "queued", "request": ' + request + b"}")
+    refused(["job", "status", JOB, "--output", "json"], capsys)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["job", "status", text] for text in ("\0", "a\nb", "\udcff", "\x7f" * 3, "x" * 70_000)),
+        ["job", "list", "--cursor", "\udcff"],
+        ["job", "create", "\udcff"],
+        ["job", "create", "x", "--idempotency-key", "\udcff"],
+        ["job", "logs", "\udcff", "--since", "\udcff"],
+        ["model", "get", "\udcff"],
+        ["usage", "--tag", "\udcff"],
+    ],
+    ids=lambda arguments: ascii(arguments)[:40],
+)
+def test_a_text_that_no_request_can_carry_is_said_in_a_line(
+    arguments: list[str], server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answer = (404, {}, b'{"code": "not_found", "message": "no"}')
+    refused(arguments, capsys)
+
+
+def test_pages_without_an_end_are_not_read_for_ever(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answer = (200, {}, b'{"usage": [], "next_cursor": "x"}')
+    refused(["usage"], capsys)
+
+
 @pytest.mark.parametrize(
     "envelope",
     [

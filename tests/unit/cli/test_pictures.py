@@ -230,13 +230,13 @@ class Models:
     """An API that has these models."""
 
     def __init__(self, *models: tuple[str, str, str]) -> None:
-        self.models = [
+        self.rows = [
             {"id": f"id-{name}", "name": name, "version": version, "checkpoint_sha256": checkpoint}
             for name, version, checkpoint in models
         ]
 
-    def get(self, path: str) -> Any:
-        return {"models": self.models}
+    def models(self) -> Any:
+        return {"models": self.rows}
 
 
 def test_the_model_is_found_by_its_checkpoint_and_by_nothing_else(png: Save) -> None:

@@ -245,11 +245,16 @@ def test_a_saved_picture_replaces_no_other(
 
 @both
 def test_usage_is_the_rows_of_every_page(kind: str) -> None:
-    pages = [{"usage": [{"day": day}], "next_cursor": more} for day, more in ((1, "x"), (2, None))]
+    row = {
+        "user": "u", "model": None, "pictures": 1, "run_seconds": 1.5, "wait_seconds": 0,
+        "device_byte_seconds": 2, "jobs": {"succeeded": 1, "failed": 0, "cancelled": 0},
+    }  # fmt: skip
+    first, second = ({"day": day, **row} for day in ("2026-01-31", "2026-02-01"))
+    pages = [{"usage": [day], "next_cursor": more} for day, more in ((first, "x"), (second, None))]
     api = Api(*(httpx.Response(200, json=page) for page in pages))
     since = date(2026, 1, 31)
     rows = call(kind, api, lambda client: client.usage(since=since, tag="project=shop"))
-    assert rows == [{"day": 1}, {"day": 2}]
+    assert rows == [first, second]
     asked = {"from": "2026-01-31", "tag": "project=shop"}
     assert [dict(each.url.params) for each in api.requests] == [asked, asked | {"cursor": "x"}]
 
