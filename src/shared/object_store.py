@@ -40,10 +40,11 @@ PUT_PART_BYTES = 1 << 30
 PART_BYTES = 5 << 20
 READ_BYTES = 1 << 16
 SHA256_META = "x-amz-meta-sha256"
+CLOCK_DIFFERS = "RequestTimeTooSkewed"  # S3's own name for it
 _REFUSED = {
     "AccessDenied",
     "InvalidAccessKeyId",
-    "RequestTimeTooSkewed",
+    CLOCK_DIFFERS,
     "SignatureDoesNotMatch",
 }
 # Stores accept signatures up to 15 minutes old or early; some say AccessDenied to all others.
@@ -55,6 +56,11 @@ _MISSING = {"NoSuchKey", "NoSuchObject", "NoSuchBucket"}
 
 class StoreRefused(InfraUnavailable):
     """The store answered, and does not accept our credentials: waiting will not help."""
+
+
+class ClockDiffers(InfraUnavailable):
+    """The store refuses signatures of this host's time. The credentials may be right, and NTP may
+    yet set the clock."""
 
 
 class StoreMismatch(InfraUnavailable):
@@ -236,9 +242,11 @@ class ObjectStore:
             return await to_thread.run_sync(work, limiter=self._limiter, abandon_on_cancel=True)
         except S3Error as error:
             if error.code in _REFUSED:
+                refuses = "the object store refuses us"
+                if skew := _skew(error):
+                    raise ClockDiffers(f"{refuses}: {CLOCK_DIFFERS}", reason=skew) from error
                 raise StoreRefused(
-                    f"the object store refuses us: {error.code}",
-                    reason=_skew(error) or f"this needs {needs}",
+                    f"{refuses}: {error.code}", reason=f"this needs {needs}"
                 ) from error
             raise InfraUnavailable(
                 f"the object store answered {error.code}", reason=error.message or ""
@@ -253,13 +261,18 @@ def _skew(error: S3Error) -> str | None:
     """What is wrong with the clocks, if the store's and ours differ by more than it accepts."""
     try:
         theirs = parsedate_to_datetime(error.response.headers.get("Date", ""))
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
+    if theirs.tzinfo is None:  # written with -0000: UTC, of a host that knows no zone
+        theirs = theirs.replace(tzinfo=UTC)
     ahead_s = (datetime.now(UTC) - theirs).total_seconds()
-    if abs(ahead_s) < MAX_SKEW_S and error.code != "RequestTimeTooSkewed":
+    if abs(ahead_s) < MAX_SKEW_S and error.code != CLOCK_DIFFERS:
         return None
     which = "ahead of" if ahead_s > 0 else "behind"
-    return f"the clock of this host is {abs(ahead_s):.0f} s {which} the store's; set it (NTP)"
+    return (
+        f"the clock of this host is {abs(ahead_s):.0f} s {which} the store's; "
+        "let NTP set the wrong one of the two"
+    )
 
 
 def _innermost(error: Exception) -> str:

@@ -1,7 +1,8 @@
 """`make test-hosts`: workers on several hosts, and a network that delays, loses and is cut.
 
 Hosts are network namespaces of this machine, so it needs root. Api and parts are on one of them,
-three workers on the others; processes, parts and network stack are real. After each scenario the
+three workers on the others; processes, parts and network stack are real. Where libfaketime is,
+clocks are wrong as well. After each scenario the
 checker of the crash matrix looks at tables, objects and processes. A table of outcomes is printed.
 """
 
@@ -24,9 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migrations.upgrade import upgrade
+from tests.hosts import clocks
 from tests.hosts import network as net
 from tests.hosts.fleet import Fleet
-from tests.hosts.scenarios import SCENARIOS, Scenario
+from tests.hosts.scenarios import CLOCK_SCENARIOS, SCENARIOS, Scenario
 from tests.hosts.servers import open_servers
 from tests.support.infrastructure import infrastructure
 from tests.support.webhook_receiver import receiver
@@ -122,6 +124,10 @@ def main() -> int:
         return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     scenarios = dict(SCENARIOS)
+    if clocks.library() is None:
+        print("left out, for want of libfaketime (Debian: libfaketime): wrong clocks")
+    else:
+        scenarios |= CLOCK_SCENARIOS
     if args.only:
         scenarios = {name: each for name, each in scenarios.items() if re.search(args.only, name)}
     print(f"Linux {platform.release()}, seed {args.seed}; delay and loss by a wire of TUN devices")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 import psycopg
+from tests.hosts.clocks import Clock
 from tests.hosts.network import Host, Wire
 from tests.support import quick_timings
 from tests.support.crash_bench import Bench, Process
@@ -74,6 +75,7 @@ class Fleet(Bench):
         self._places: dict[int, Host] = {}
         self.hub, self.hosts, self.wire = hub, hosts, wire
         self.workers: dict[str, Process] = {}
+        self._clocks: dict[str, Clock] = {}
         self.followers: list[Follower] = []
 
     def close(self) -> None:
@@ -90,11 +92,26 @@ class Fleet(Bench):
         for name, worker in self.workers.items():
             self._until_ready(worker, f"http://127.0.0.1:{ports[name]}/readyz", f"worker {name}")
 
-    def start_on(self, host: Host, port: int) -> Process:
-        settings = {"DF_WORKER_PORT": str(port)}
-        worker = self._start("gated_worker", settings, prefix=host.prefix)
+    def start_on(self, host: Host, port: int, **settings: str) -> Process:
+        worker = self._start_at_clock(
+            "gated_worker", host, settings | {"DF_WORKER_PORT": str(port)}, prefix=host.prefix
+        )
         self._places[worker.pid] = host
         return worker
+
+    def start_api(self) -> Process:
+        api = self._start_at_clock("gated_api", self.hub, {})
+        self._until_ready(api, f"http://127.0.0.1:{self.settings.api_port}/readyz", "the api")
+        return api
+
+    def _start_at_clock(
+        self, module: str, host: Host, settings: dict[str, str], prefix: Sequence[str] = ()
+    ) -> Process:
+        if (clock := self._clocks.get(host.name)) is None:
+            return self._start(module, settings, prefix)
+        return self._start(
+            module, settings | clock.environment, prefix, through=["tests.hosts.clocks"]
+        )
 
     def send(self, host: Host, number: signal.Signals, *, runner_first: bool) -> None:
         """A signal to every process of a host."""
@@ -103,6 +120,42 @@ class Fleet(Bench):
         for process in reversed(processes) if runner_first else processes:
             with suppress(psutil.NoSuchProcess):  # it ended meanwhile
                 process.send_signal(number)
+
+    # Clocks ---------------------------------------------------------------------------------------
+
+    def clock(self, host: Host) -> Clock:
+        """The clock of the api or of a worker, which is started again to have one."""
+        if host.name not in self._clocks:
+            self._clocks[host.name] = clock = Clock(self.folder / f"clock-{host.name}")
+            clock.set(0)
+            if host is self.hub:
+                self._end(self.api)
+                self.api = self.start_api()
+            else:
+                self._replace_worker(host)
+        return self._clocks[host.name]
+
+    def _replace_worker(self, host: Host) -> None:
+        worker, port = self.workers[host.name], free_port()
+        worker.terminate()
+        worker.wait(DEADLINE_S)
+        self.workers[host.name] = self.start_on(host, port)
+        self._until_ready(
+            self.workers[host.name], f"http://127.0.0.1:{port}/readyz", f"worker {host.name}"
+        )
+
+    def readiness(self, process: Process) -> httpx.Response:
+        return self._get(process, self._addresses[process.pid] + "readyz")
+
+    def log_says(self, module: str, *words: str) -> bool:
+        """Whether one line of the log has all of these."""
+        lines = (self.folder / f"{module}.log").read_text().splitlines()
+        return any(all(each in line for each in words) for line in lines)
+
+    def url_answers(self, job: str) -> int:
+        """What the store says to the URL that the api signs now."""
+        answer = self.client.get(f"/v1/jobs/{job}/artifacts").raise_for_status()
+        return httpx.get(answer.json()["artifacts"][0]["url"]).status_code
 
     # The network ----------------------------------------------------------------------------------
 

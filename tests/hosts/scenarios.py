@@ -5,13 +5,18 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 
-from tests.hosts.fleet import HELD, LEASE_S, Fleet
+from tests.hosts.fleet import DEADLINE_S, HELD, LEASE_S, Fleet
+from tests.hosts.network import Host
+from tests.support.crash_bench import Process
 
 # Leases end, and the rescuers have looked for them.
 LONGER_THAN_A_LEASE_S = LEASE_S + 3.0
 SHORTER_THAN_A_LEASE_S = 0.4 * LEASE_S
 JOBS = 4
+# Stores take signatures that are up to 900 s early or late.
+WITHIN_SIGNATURES_S, BEYOND_SIGNATURES_S = 400, 1000
 
 
 def calm(fleet: Fleet) -> str:
@@ -76,6 +81,75 @@ def stopped_host(fleet: Fleet) -> str:
     return f"ended on another host, losses {fleet.losses(held.id)}; its runner died as it woke"
 
 
+def clocks_apart(fleet: Fleet) -> str:
+    """Workers and then the api are 400 s ahead and behind; no lease, upload or URL knows it."""
+    ahead, behind, _ = fleet.hosts
+    clocks = {host.name: fleet.clock(host) for host in fleet.hosts}
+    clocks[ahead.name].set(WITHIN_SIGNATURES_S)
+    clocks[behind.name].set(-WITHIN_SIGNATURES_S)
+    fleet.run_jobs(JOBS)
+    losses = 0
+    for seconds in (WITHIN_SIGNATURES_S, -WITHIN_SIGNATURES_S):
+        held = fleet.held_job()
+        clocks[held.host.name].set(seconds)
+        time.sleep(LONGER_THAN_A_LEASE_S)
+        fleet.gates.open(HELD)
+        fleet.wait_ended(held.id)
+        losses += fleet.losses(held.id)
+        fleet.clock(fleet.hub).set(seconds)
+        assert fleet.url_answers(held.id) == HTTPStatus.OK
+    for host in (fleet.hub, *fleet.hosts):
+        fleet.clock(host).set(0)
+    assert losses == 0, f"{losses} leases were lost"
+    return "all run; held over a lease on such hosts: losses 0"
+
+
+def clock_beyond_signatures(fleet: Fleet) -> str:
+    """A clock is set 1,000 s wrong while a step runs: the line says so, and nothing is lost."""
+    for host in (fleet.hub, *fleet.hosts):
+        fleet.clock(host)
+    # A URL may be old, within its expiry, and not from the future.
+    _beyond_signatures(fleet, BEYOND_SIGNATURES_S, "ahead of", url=HTTPStatus.FORBIDDEN)
+    _beyond_signatures(fleet, -BEYOND_SIGNATURES_S, "behind", url=HTTPStatus.OK)
+    fleet.run_jobs(2)
+    return "said by worker and api, at start too; the step ended once the clock was set"
+
+
+def _beyond_signatures(fleet: Fleet, ahead_s: int, which: str, *, url: HTTPStatus) -> None:
+    said = f" s {which} the store's; let NTP set"
+    held = fleet.held_job()
+    clock = fleet.clock(held.host)
+    clock.set(ahead_s)
+    fleet.gates.open(HELD)
+    fleet.until(lambda: fleet.log_says("gated_worker", "upload waits", said), "it is said")
+    _is_not_ready(fleet, fleet.workers[held.host.name])
+    _cannot_start(fleet, held.host, said)
+    clock.set(0)
+    assert fleet.wait_ended(held.id) == "succeeded"
+    assert fleet.losses(held.id) == 0
+
+    clock = fleet.clock(fleet.hub)
+    clock.set(ahead_s)
+    _is_not_ready(fleet, fleet.api)
+    assert fleet.log_says("gated_api", "not ready: store", said)
+    assert fleet.url_answers(held.id) == url
+    clock.set(0)
+    assert fleet.url_answers(held.id) == HTTPStatus.OK
+
+
+def _is_not_ready(fleet: Fleet, process: Process) -> None:
+    answer = fleet.readiness(process)
+    assert answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE, answer.text
+
+
+def _cannot_start(fleet: Fleet, host: Host, said: str) -> None:
+    refused = fleet.start_on(
+        host, 0, DF_STARTUP_TIMEOUT_S="1", DF_LOCK_DIR=str(fleet.folder / "locks-of-another")
+    )
+    assert refused.wait(DEADLINE_S) == 1
+    assert fleet.log_says("gated_worker", "worker: DF_S3_ENDPOINT: ", said)
+
+
 def _lost(fleet: Fleet, *, to_hub: bool, from_hub: bool) -> str:
     """The host is cut off until another host has done its job."""
     held = fleet.held_job()
@@ -106,4 +180,9 @@ SCENARIOS: Mapping[str, Scenario] = {
     "cut off, more than a lease": partition,
     "all cut off, more than a lease": all_away,
     "a host stands still": stopped_host,
+}
+# These need libfaketime, and come last: workers are started again with a clock of their own.
+CLOCK_SCENARIOS: Mapping[str, Scenario] = {
+    "clocks 400 s ahead and behind": clocks_apart,
+    "a clock 1,000 s wrong, both ways": clock_beyond_signatures,
 }

@@ -271,10 +271,17 @@ class Bench:
 
     # Inside ---------------------------------------------------------------------------------------
 
-    def _start(self, module: str, more: dict[str, str], prefix: Sequence[str] = ()) -> Process:
+    def _start(
+        self,
+        module: str,
+        more: dict[str, str],
+        prefix: Sequence[str] = (),
+        through: Sequence[str] = (),
+    ) -> Process:
+        """`prefix` starts the command line; `through` is a module that runs ours."""
         with (self.folder / f"{module}.log").open("ab") as log:
             process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", f"tests.support.{module}"],
+                [*prefix, sys.executable, "-m", *through, f"tests.support.{module}"],
                 env=self._environment | {"PYTHONPATH": os.pathsep.join(sys.path)} | more,
                 cwd=self.folder,
                 stdout=log,

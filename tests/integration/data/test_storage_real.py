@@ -17,7 +17,7 @@ from tests.support.infrastructure import Infrastructure
 from tests.support.stored_objects import stored_keys
 
 from shared.errors import InfraUnavailable
-from shared.object_store import SHA256_META, ObjectStore, StoreRefused, open_store
+from shared.object_store import SHA256_META, ClockDiffers, ObjectStore, StoreRefused, open_store
 
 
 def run(
@@ -140,9 +140,9 @@ def test_a_clock_that_is_wrong_is_said(
 
     async def work(store: ObjectStore) -> None:
         for call in (store.ping, store.ensure_bucket, store.probe_write):
-            with pytest.raises(StoreRefused) as found:
+            with pytest.raises(ClockDiffers, match="RequestTimeTooSkewed") as found:
                 await call()
-            seconds = re.search(rf"is (\d+) s {which} the store's; set it", found.value.reason)
+            seconds = re.search(rf"is (\d+) s {which} the store's; let NTP", found.value.reason)
             assert seconds is not None
             assert 3500 < int(seconds[1]) < 3700
 

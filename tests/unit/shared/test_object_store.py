@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
 from types import SimpleNamespace
 from typing import Any
@@ -21,12 +22,13 @@ from pydantic import SecretStr
 from urllib3 import HTTPHeaderDict
 
 from shared.errors import InfraUnavailable
-from shared.object_store import ObjectStore, StoreMismatch, StoreRefused, open_store
+from shared.object_store import ClockDiffers, ObjectStore, StoreMismatch, StoreRefused, open_store
 from shared.settings import Settings
 
 DATA = b"picture"
 SHA256 = hashlib.sha256(DATA).hexdigest()
 MD5 = hashlib.md5(DATA).hexdigest()
+FAR = "1 Jan 2026 00:00:00 +9999999999999999999"  # a zone that no datetime can have
 
 
 class LyingClient:
@@ -130,11 +132,31 @@ CALLS: dict[str, Callable[[ObjectStore], Awaitable[object]]] = {
 }
 
 
+@pytest.mark.parametrize("zone", ["GMT", "+0100", "-0000"])
+@pytest.mark.parametrize("code", ["AccessDenied", "RequestTimeTooSkewed"])
+def test_a_store_whose_clock_differs_is_no_matter_of_keys(zone: str, code: str) -> None:
+    """By S3's name for it, whatever this store called it, and however it writes its time."""
+    theirs = datetime.now(timezone(timedelta(hours=zone == "+0100"))) - timedelta(seconds=1000)
+    date = f"{theirs:%d %b %Y %H:%M:%S} {zone}"
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise S3Error(urllib3.HTTPResponse(headers={"Date": date}), code, None, None, None, None)
+
+    client: Any = SimpleNamespace(bucket_exists=refuse)
+    store = ObjectStore(client=client, public=client, bucket="b", pool=urllib3.PoolManager())
+    with pytest.raises(ClockDiffers) as found:
+        anyio.run(store.ping)
+    assert found.value.message == "the object store refuses us: RequestTimeTooSkewed"
+    seconds = re.search(r"is (\d+) s ahead of the store's; let NTP", found.value.reason)
+    assert seconds is not None
+    assert 1000 <= int(seconds[1]) < 1100
+
+
 @pytest.mark.parametrize("needs", CALLS)
 def test_a_key_that_may_not_do_it_is_told_which_permission_is_missing(needs: str) -> None:
     """With a clock that is right, or a store that does not say what time it is."""
     now = format_datetime(datetime.now(UTC), usegmt=True)
-    answers: list[dict[str, str]] = [{"Date": now}, {"Date": "yesterday"}, {}]
+    answers: list[dict[str, str]] = [{"Date": now}, {"Date": "yesterday"}, {"Date": FAR}, {}]
 
     def refuse(*_: Any, **__: Any) -> None:
         response = urllib3.HTTPResponse(headers=answers.pop())
