@@ -117,19 +117,22 @@ def network(
     `kind` is a key of `NETWORKS`. A `broken` one makes nothing but NaN.
     """
     folder.mkdir(parents=True)
-    weights = network_module(kind).state_dict()
-    if broken:
-        weights = {key: torch.full_like(value, torch.nan) for key, value in weights.items()}
     # A copy each, since a file does not take two names for one memory.
-    copies = {key: value.clone().contiguous() for key, value in weights.items()}
-    save_file(copies, folder / ONE_FILE)
+    weights = {
+        key: value.clone().contiguous() for key, value in network_module(kind).state_dict().items()
+    }
+    save_file(weights, folder / ONE_FILE)
+    found = describe_network(folder / ONE_FILE)
+    if broken:  # later: an import refuses it
+        nothing = {key: torch.full_like(value, torch.nan) for key, value in weights.items()}
+        save_file(nothing, folder / ONE_FILE)
     descriptor = describe_folder(
         folder,
         DescriptorInput(
             name=name,
             version="1",
             source=Source(uri="tests"),
-            network=describe_network(folder / ONE_FILE),
+            network=found,
         ),
     )
     write_descriptor(folder, descriptor)

@@ -14,10 +14,9 @@ import PIL.Image
 import torch
 from PIL.Image import Image
 
-from runner.diffusion.finite import check_finite
 from runner.diffusion.placement import DTYPES
 from runner.upscalers.base import OnStep
-from runner.upscalers.networks import check_network
+from runner.upscalers.networks import check_network, refuse_infinite
 from runner.upscalers.resample import resample
 from runner.upscalers.tiling import enlarge_in_tiles
 from shared.errors import ModelUnavailable
@@ -52,8 +51,7 @@ class GanUpscaler:
         self._device, self._network = preset.device, network.eval()
         self.dtype = _place(network, preset.device, preset.dtype)
         self.remarks = () if self.dtype == preset.dtype else (_raised(network, preset.dtype),)
-        # On the module itself: around it spandrel clamps, and infinity cannot be told from white.
-        self._network.model.register_forward_hook(_check_made)
+        refuse_infinite(network)
 
     def enlarge(self, image: Image, source: InputSpec, on_step: OnStep) -> Image:
         """`image` at the network's own scale; `on_step` after each tile, and it may raise."""
@@ -151,13 +149,6 @@ def _with_alpha_of(image: Image, larger: Image) -> Image:
     if image.has_transparency_data:
         larger.putalpha(resample(image.convert("RGBA").getchannel("A"), larger.size))
     return larger
-
-
-def _check_made(_module: Any, _inputs: Any, made: Any) -> None:
-    """Some networks return more than the picture, and that is of the same sort."""
-    for part in made if isinstance(made, tuple | list) else (made,):
-        if isinstance(part, torch.Tensor) and part.is_floating_point():
-            check_finite(part)
 
 
 def _tensor(image: Image) -> torch.Tensor:

@@ -13,13 +13,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
+from runner.diffusion.finite import check_finite
 from shared.errors import ModelUnavailable
 from shared.models.networks import MAX_SCALE, Network
 
 # Grey, colours, colours with transparency.
 CHANNELS = (1, 3, 4)
+TRIAL = (24, 40)  # pixels
 # A file is recognised by a few names. What its loader then says where the other tensors do not fit.
 _MISFITS = (
     *(AssertionError, AttributeError, IndexError, KeyError),
@@ -76,9 +79,52 @@ def check_network(name: str, network: Any) -> None:
 
 
 def describe_network(file: Path) -> Network:
-    """What a safetensors file holds. Raises `ModelUnavailable` as `load_network` does."""
+    """What a safetensors file holds. Raises `ModelUnavailable` as `load_network` does, and for a
+    network that makes no picture of a small one."""
     network = load_network(file)
+    _check_makes_pictures(file.name, network)
     return Network(architecture=str(network.architecture.id), scale=int(network.scale))
+
+
+def _check_makes_pictures(name: str, network: Any) -> None:
+    """Let it enlarge a small picture once.
+
+    Tensors do not say what a network does with them: some work on colours, whatever channels they
+    have, and damaged weights have the shapes of sound ones.
+    """
+    height, width = TRIAL
+    ramp = torch.linspace(0, 1, height * width).reshape(1, 1, height, width)
+    picture = ramp.repeat(1, network.input_channels, 1, 1)
+    kind = f"{name}: a network of the kind {network.architecture.id}"
+    refuse_infinite(network)
+    try:
+        with torch.inference_mode():
+            made = network.eval()(picture)
+    except _MISFITS as error:
+        raise ModelUnavailable(
+            f"{kind} that cannot enlarge a picture: {type(error).__name__}: {str(error)[:200]}",
+            file=name,
+        ) from error
+    wanted = (1, network.output_channels, height * network.scale, width * network.scale)
+    if tuple(made.shape) != wanted:
+        raise ModelUnavailable(
+            f"{kind} that makes {tuple(made.shape)} numbers of a picture, not {wanted}", file=name
+        )
+
+
+def refuse_infinite(network: Any) -> None:
+    """Let each use of `network` raise where it makes NaN or infinity.
+
+    On the module itself: around it spandrel clamps, and infinity cannot be told from white.
+    """
+    network.model.register_forward_hook(_check_made)
+
+
+def _check_made(_module: Any, _inputs: Any, made: Any) -> None:
+    """Some networks return more than the picture, and that is of the same sort."""
+    for part in made if isinstance(made, tuple | list) else (made,):
+        if isinstance(part, torch.Tensor) and part.is_floating_point():
+            check_finite(part)
 
 
 @contextmanager

@@ -227,6 +227,30 @@ def test_a_file_of_tensors_that_nobody_knows_is_not_recognised(tmp_path: Path) -
         describe_network(tmp_path / ONE_FILE)
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_network_that_does_not_what_its_tensors_say_is_refused(
+    channels: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """SPAN takes away the mean of three colours, whatever it was made for."""
+    made = {**NETWORKS["SPAN"][2], "num_in_ch": channels, "num_out_ch": channels}
+    monkeypatch.setitem(NETWORKS, "odd", ("SPAN", "SPAN", made))
+    save_file(upscalers.network_module("odd").state_dict(), tmp_path / ONE_FILE)
+    with pytest.raises(ModelUnavailable, match="SPAN that cannot enlarge a picture: RuntimeError"):
+        describe_network(tmp_path / ONE_FILE)
+
+
+@pytest.mark.parametrize("value", [torch.nan, 1e30])
+def test_a_network_of_damaged_weights_is_refused(
+    value: float, model: Callable[[str], Made], tmp_path: Path
+) -> None:
+    weights = load_file(model("Compact")[0] / ONE_FILE)
+    save_file(
+        {key: torch.full_like(each, value) for key, each in weights.items()}, tmp_path / ONE_FILE
+    )
+    with pytest.raises(ModelUnavailable, match=r"numbers that are no colours \(NaN or infinite\)"):
+        describe_network(tmp_path / ONE_FILE)
+
+
 @pytest.mark.parametrize("name", ["Compact", "SPAN", "SwinIR", "RealCUGAN"])
 def test_a_network_of_which_a_tensor_is_missing_or_odd_is_refused(
     name: str, model: Callable[[str], Made], tmp_path: Path
