@@ -17,6 +17,12 @@ OLDEST, NEWEST = (3, 11), (3, 13)
 # Our packages are top-level names, and a distribution of the same name may overwrite them.
 OUR_PACKAGES = ("api", "supervisor", "runner", "shared", "cli")
 _NVIDIA_SMI_TIMEOUT_S = 20.0
+# Name of each, and why no worker serves it (nothing: one does); or why there is no driver.
+GPUs = list[tuple[str, str]] | str
+
+
+class NoAnswer(Exception):
+    """There is a driver, and NVML does not answer."""
 
 
 def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -25,7 +31,7 @@ def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
     yield machine(platform.system(), platform.machine())
     yield from packages()
     yield from embedded(environ)
-    yield gpu(environ)
+    yield from gpu(environ)
     yield from memory_group()
     yield step_groups()
     if platform.system() == "Linux":
@@ -76,20 +82,52 @@ def embedded(environ: Mapping[str, str]) -> Iterator[Finding]:
             yield wrong("Packages", str(error))
 
 
-def gpu(environ: Mapping[str, str], count: Callable[[], int | str] | None = None) -> Finding:
-    """Whether NVML answers, which is what the worker goes by, and what nvidia-smi says of it.
+def gpu(environ: Mapping[str, str], ask: Callable[[], GPUs] | None = None) -> Iterator[Finding]:
+    """Which GPUs a worker serves here, and why not the others; what nvidia-smi says of them.
 
-    `count` asks NVML: how many GPUs there are, or why it does not answer.
+    `ask` asks NVML, which is what the worker goes by.
     """
     program = shutil.which("nvidia-smi")
-    devices = _query_nvidia_smi(program) if program else ""
-    found = (count or _ask_nvml)()
-    if isinstance(found, int) and found > 0:
-        return ok("GPU", devices or f"{found}, by NVML")
-    text = f"NVML does not answer: {found}" if found else "NVML lists none"
-    if devices:
-        text = f"{text}, though nvidia-smi lists {devices}"
-    if environ.get("DF_DEVICE", "auto") == "cuda":
+    listed = _query_nvidia_smi(program) if program else ""
+    setting = environ.get("DF_DEVICE") or "auto"
+    try:
+        found = (ask or _ask_nvml)()
+    except NoAnswer as error:
+        yield _no_answer(setting, str(error))
+        return
+    devices = [] if isinstance(found, str) else found
+    for name, why in devices:
+        if why:
+            yield note("GPU", f"{name} is not served: {why}")
+    served = [name for name, why in devices if not why]
+    if served and setting == "cpu":
+        yield note("GPU", f"{', '.join(served)}; no worker uses it: DF_DEVICE=cpu", "unset it")
+    elif served:
+        all_served = len(served) == len(devices)
+        yield ok("GPU", listed if listed and all_served else f"{', '.join(served)}, by NVML")
+    else:
+        yield _no_gpu(setting, found, listed)
+
+
+def _no_answer(setting: str, why: str) -> Finding:
+    """Unlike a host without a driver, on which `auto` serves the CPU."""
+    if setting == "cpu":
+        return note("GPU", f"NVML does not answer: {why}; DF_DEVICE=cpu serves the CPU alone")
+    return wrong(
+        "GPU",
+        f"NVML does not answer: {why}; a worker does not start",
+        "after an update of the driver start the host anew, in a container start a new one; or set "
+        "DF_DEVICE=cpu",
+    )
+
+
+def _no_gpu(setting: str, found: GPUs, listed: str) -> Finding:
+    text = "NVML lists none"
+    if found:
+        text = f"NVML does not answer: {found}" if isinstance(found, str) else "none can be served"
+    if listed:
+        text = f"{text}, though nvidia-smi lists {listed}"
+    if setting == "cuda":
         return wrong(
             "GPU",
             f"{text}, and DF_DEVICE=cuda",
@@ -102,21 +140,23 @@ def gpu(environ: Mapping[str, str], count: Callable[[], int | str] | None = None
     )
 
 
-def _ask_nvml() -> int | str:
-    """Ask as the worker does: in a process of its own, and never without a deadline."""
+def _ask_nvml() -> GPUs:
+    """Ask as the worker does: in processes of their own, and never without a deadline."""
     import anyio
 
-    from supervisor.devices.device import DeviceLost
-    from supervisor.devices.gpu import count_gpus, may_have_gpus
+    from supervisor.devices.device import DeviceLost, DriverAbsent
+    from supervisor.devices.gpu import may_have_gpus, survey
 
     if not may_have_gpus():
         return "there is no NVIDIA driver"
     if find_spec("pynvml") is None:  # the api's image serves no GPU
         return "this installation has no package nvidia-ml-py"
     try:
-        return anyio.run(count_gpus)
-    except DeviceLost as error:
+        return anyio.run(survey)
+    except DriverAbsent as error:
         return str(error)
+    except DeviceLost as error:
+        raise NoAnswer(str(error)) from error
 
 
 def memory_group() -> Iterator[Finding]:

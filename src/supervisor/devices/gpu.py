@@ -34,12 +34,16 @@ CONTEXT_HOLDER_S = 30.0
 # NVML lists a context as soon as it exists; a moment more costs nothing.
 LISTED_S = 2.0
 _POLL_S = 0.1
+_MPS = (
+    "is served through MPS; stop nvidia-cuda-mps-control, memory of one process cannot be verified "
+    "under it"
+)
 
 
 def may_have_gpus() -> bool:
     """Whether it is worth asking NVML: its driver or its library is on this host.
 
-    To load the library calls nothing of it. What NVML answers decides (`count_gpus`).
+    To load the library calls nothing of it. What NVML answers decides (`survey`).
     """
     if _DRIVER.exists():
         return True
@@ -48,15 +52,6 @@ def may_have_gpus() -> bool:
     except OSError:
         return False
     return True
-
-
-async def count_gpus(worker_mark: str = "doctor") -> int:
-    """How many GPUs NVML lists. Raises `DriverAbsent`, and `DeviceLost` for other reasons."""
-    probe = GpuProbe(worker_mark)
-    try:
-        return await probe.count()
-    finally:
-        await probe.close()
 
 
 class MpsRefused(DeviceLost):
@@ -90,19 +85,29 @@ class GpuProbe:
         return int(answer["count"])
 
     async def devices(self) -> list[Device]:
+        descriptions = []
+        for description in await self.describe():
+            if why := description.get("unmeasured"):
+                gpu = self._gpus[description["uuid"]]
+                log.warning("GPU %d (%s) is not served: %s", gpu, description["name"], why)
+            else:
+                descriptions.append(description)
+        for description in descriptions:
+            _refuse_mps(description)
+        return [await self._device(index, each) for index, each in enumerate(descriptions)]
+
+    async def describe(self) -> list[dict[str, Any]]:
+        """What NVML says of each device, as `nvml_server` answers it."""
         count = await self.count()
         by_gpu: list[list[dict[str, Any]]] = [[] for _ in range(count)]
 
-        async def describe(gpu: int) -> None:
+        async def describe_one(gpu: int) -> None:
             by_gpu[gpu] = await self._describe(gpu)
 
         async with anyio.create_task_group() as tasks:
             for gpu in range(count):
-                tasks.start_soon(describe, gpu)
-        descriptions = [description for devices in by_gpu for description in devices]
-        for description in descriptions:
-            _refuse_mps(description)
-        return [await self._device(index, each) for index, each in enumerate(descriptions)]
+                tasks.start_soon(describe_one, gpu)
+        return [description for devices in by_gpu for description in devices]
 
     async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
         if device.lost:
@@ -148,9 +153,7 @@ class GpuProbe:
         for description in devices:
             description["uuid"] = description["uuid"] or f"{UNNAMED_GPU}{gpu}"
             self._gpus[description["uuid"]] = gpu
-            if why := description.get("unmeasured"):
-                log.warning("GPU %d (%s) is not served: %s", gpu, description["name"], why)
-        return [description for description in devices if "unmeasured" not in description]
+        return devices
 
     async def _device(self, index: int, description: dict[str, Any]) -> Device:
         device = Device(
@@ -223,9 +226,26 @@ class GpuProbe:
         return False, f"NVML lists {listed} processes and not ours, which holds a context"
 
 
+async def survey(probe: GpuProbe | None = None) -> list[tuple[str, str]]:
+    """Each device that NVML lists: its name, and why a worker does not serve it, or nothing.
+
+    Raises `DriverAbsent`, and `DeviceLost` for other reasons why there is no answer at all.
+    """
+    probe = probe or GpuProbe("doctor")
+    try:
+        return [
+            (description.get("name", description["uuid"]), _why_not_served(description))
+            for description in await probe.describe()
+        ]
+    finally:
+        await probe.close()
+
+
 def _refuse_mps(description: dict[str, Any]) -> None:
     if description.get("mps"):
-        raise MpsRefused(
-            f"GPU {description['uuid']} is served through MPS; stop nvidia-cuda-mps-control, "
-            "memory of one process cannot be verified under it"
-        )
+        raise MpsRefused(f"GPU {description['uuid']} {_MPS}")
+
+
+def _why_not_served(description: dict[str, Any]) -> str:
+    why = description.get("lost") or description.get("unmeasured") or ""
+    return _MPS if description.get("mps") else str(why)

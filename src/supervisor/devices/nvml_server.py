@@ -84,10 +84,11 @@ def _describe_one(handle: Any) -> dict[str, Any]:
     uuid = None
     try:
         uuid = pynvml.nvmlDeviceGetUUID(handle)
-        name = pynvml.nvmlDeviceGetName(handle)
-        try:
+        name = _name(handle)
+        memory = None
+        with suppress(pynvml.NVMLError_NotSupported):
             memory = _memory(handle)
-        except pynvml.NVMLError_NotSupported:
+        if memory is None or not memory.total:  # some that share the host's say 0
             return {"uuid": uuid, "name": name, "unmeasured": _UNMEASURED}
         return {
             "uuid": uuid,
@@ -98,6 +99,13 @@ def _describe_one(handle: Any) -> dict[str, Any]:
         }
     except pynvml.NVMLError as error:
         return {"uuid": uuid, "lost": str(error)}
+
+
+def _name(handle: Any) -> str:
+    try:
+        return str(pynvml.nvmlDeviceGetName(handle))
+    except UnicodeError:  # the library decodes what the driver has
+        return "unknown"
 
 
 def _handles(gpu: int) -> list[Any]:

@@ -3,6 +3,7 @@
 import shutil
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,13 +62,18 @@ def test_what_the_kernel_cannot_keep_from_runners_is_said(
     assert bool(finding.advice) == (level is not Level.OK)
 
 
-@pytest.mark.parametrize("found", [0, "Driver Not Loaded", "there is no NVIDIA driver"])
+def only(findings: Iterator[Finding]) -> Finding:
+    (finding,) = findings
+    return finding
+
+
+@pytest.mark.parametrize("found", [[], "Driver Not Loaded", "there is no NVIDIA driver"])
 def test_no_gpu_is_a_note_unless_one_was_asked_for(
-    monkeypatch: pytest.MonkeyPatch, found: int | str
+    monkeypatch: pytest.MonkeyPatch, found: machine.GPUs
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert machine.gpu({}, lambda: found).level is Level.NOTE
-    finding = machine.gpu({"DF_DEVICE": "cuda"}, lambda: found)
+    assert only(machine.gpu({}, lambda: found)).level is Level.NOTE
+    finding = only(machine.gpu({"DF_DEVICE": "cuda"}, lambda: found))
     assert finding.level is Level.WRONG
     assert "DF_DEVICE=cpu" in finding.advice
     assert str(found or "lists none") in finding.text
@@ -81,13 +87,43 @@ def test_nvml_decides_and_what_nvidia_smi_says_is_shown(
     program.write_text("#!/bin/sh\necho 'Card 1, 24 GiB, 570'\necho 'Card 2, 24 GiB, 570'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
-    finding = machine.gpu({"DF_DEVICE": "cuda"}, lambda: 2)
+    both = [("Card 1", ""), ("Card 2", "")]
+    finding = only(machine.gpu({"DF_DEVICE": "cuda"}, lambda: both))
     assert finding == Finding(Level.OK, "GPU", "Card 1, 24 GiB, 570; Card 2, 24 GiB, 570")
-    finding = machine.gpu({}, lambda: "Driver Not Loaded")
+    finding = only(machine.gpu({}, lambda: "Driver Not Loaded"))
     assert finding.level is Level.NOTE
     assert "though nvidia-smi lists Card 1" in finding.text
     program.write_text("#!/bin/sh\necho 'driver mismatch'\nexit 9\n")
-    assert machine.gpu({}, lambda: 1) == Finding(Level.OK, "GPU", "1, by NVML")
+    finding = only(machine.gpu({}, lambda: both[:1]))
+    assert finding == Finding(Level.OK, "GPU", "Card 1, by NVML")
+
+
+@pytest.mark.parametrize("setting", ["auto", "cuda", "", "cpu"])
+def test_a_driver_that_does_not_answer_is_wrong_since_no_worker_starts(setting: str) -> None:
+    def ask() -> machine.GPUs:
+        raise machine.NoAnswer("Unknown Error")
+
+    finding = only(machine.gpu({"DF_DEVICE": setting}, ask))
+    assert finding.level is (Level.NOTE if setting == "cpu" else Level.WRONG)
+    assert "Unknown Error" in finding.text
+
+
+@pytest.mark.parametrize("setting", ["auto", "cuda", "", "cpu"])
+def test_a_gpu_that_no_worker_serves_is_not_called_ok(
+    setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    environ = {"DF_DEVICE": setting}
+    shared, none = machine.gpu(environ, lambda: [("GB10", "NVML does not say its memory")])
+    assert (shared.level, shared.text) == (
+        Level.NOTE,
+        "GB10 is not served: NVML does not say its memory",
+    )
+    assert none.level is (Level.WRONG if setting == "cuda" else Level.NOTE)
+    assert "none can be served" in none.text
+    shared, card = machine.gpu(environ, lambda: [("GB10", "why"), ("Card 1", "")])
+    assert (shared.level, "Card 1" in card.text) == (Level.NOTE, True)
+    assert card.level is (Level.NOTE if setting == "cpu" else Level.OK)
 
 
 def test_a_package_that_takes_one_of_our_names_is_found(

@@ -77,6 +77,12 @@ def test_a_gpu_that_is_not_split_is_one_device(monkeypatch: pytest.MonkeyPatch) 
     }
 
 
+def test_a_name_that_is_no_utf_8_costs_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "odd")
+    (device,) = describe(monkeypatch, **whole(nvmlDeviceGetName=name))["devices"]
+    assert (device["name"], device["total_bytes"]) == ("unknown", 10)
+
+
 def test_a_gpu_that_is_split_is_served_by_its_instances(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = describe(monkeypatch, **split({0: "gpu1/0", 2: "gpu1/2"}))
     assert [gpu["uuid"] for gpu in answer["devices"]] == ["UUID-gpu1/0", "UUID-gpu1/2"]
@@ -234,10 +240,16 @@ def test_a_driver_with_the_first_version_alone_is_asked_by_that(
     assert (device["total_bytes"], device["reserved_bytes"]) == (10, 0)
 
 
+@pytest.mark.parametrize(
+    "memory",
+    [
+        pytest.param(failure(pynvml.NVML_ERROR_NOT_SUPPORTED), id="refused"),
+        pytest.param(SimpleNamespace(total=0, used=0, free=0, reserved=0), id="nothing"),
+    ],
+)
 def test_a_gpu_that_shares_the_hosts_memory_is_not_lost_and_not_measured(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, memory: Any
 ) -> None:
-    unsupported = failure(pynvml.NVML_ERROR_NOT_SUPPORTED)
-    (device,) = describe(monkeypatch, **whole(nvmlDeviceGetMemoryInfo=unsupported))["devices"]
+    (device,) = describe(monkeypatch, **whole(nvmlDeviceGetMemoryInfo=memory))["devices"]
     assert device["uuid"] == "UUID-gpu1"
     assert "does not say how much memory" in device["unmeasured"]

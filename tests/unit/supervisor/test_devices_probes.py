@@ -29,7 +29,7 @@ from supervisor.devices import nvml_client
 from supervisor.devices.cpu import CpuProbe
 from supervisor.devices.device import Device, DeviceLost, DeviceProbe, DriverAbsent
 from supervisor.devices.discovery import CombinedProbe
-from supervisor.devices.gpu import GpuProbe, MpsRefused
+from supervisor.devices.gpu import GpuProbe, MpsRefused, survey
 from supervisor.devices.ownership import DeviceLocks
 from supervisor.processes.child import Entry
 from supervisor.processes.spawned import SpawnedProcess
@@ -151,6 +151,8 @@ def test_a_gpu_without_a_measure_is_left_out_and_logged(
         assert [device.id for device in await probe.devices()] == ["GPU-a"]
 
     with_probe(nvml(nvml_helpers.unmeasured), test)
+    seen = anyio.run(survey, nvml(nvml_helpers.unmeasured))
+    assert [(name, bool(why)) for name, why in seen] == [("shared", True), ("fake GPU", False)]
     assert caplog.text.count("GPU 0 (shared) is not served: nothing could be verified") == 1
 
 
