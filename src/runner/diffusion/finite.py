@@ -26,7 +26,8 @@ def check_finite(numbers: torch.Tensor) -> None:
 
 
 def check_decoders(pipeline: Any) -> None:
-    """Let each decoder of a pipeline check what it decodes, whole pictures and merged tiles."""
+    """Let each decoder of a pipeline check what it is given and what it makes of it, whole pictures
+    and merged tiles."""
     for decoder in decoders(pipeline):
         if not hasattr(decoder.decode, "checked"):
             decoder.decode = _checked(decoder.decode)
@@ -58,6 +59,11 @@ def decoders(pipeline: Any) -> Iterator[Any]:
 def _checked(decode: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(decode)  # pipelines look at its signature
     def checked(*args: Any, **kwargs: Any) -> Any:
+        # Some decoders bound what they are given, or take the nearest of what they know: then what
+        # they make is finite whatever it was made of.
+        for given in (*args, *kwargs.values()):
+            if isinstance(given, torch.Tensor) and given.is_floating_point():
+                check_finite(given)
         decoded = decode(*args, **kwargs)
         check_finite(decoded[0])  # a tuple, or an output that can be read as one
         return decoded

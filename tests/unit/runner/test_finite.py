@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderTiny, VQModel
 from safetensors.torch import load_file, save_file
 from tests.support import upscalers
 from tests.support.families import FAMILIES, build
@@ -121,6 +122,23 @@ def test_a_pipeline_without_a_decoder_is_checked_where_its_pixels_are_cut() -> N
         np.array([0.5, float("nan")], dtype=np.float32).astype(np.uint8)
     with finite_pixels(pipeline):
         np.array([0.5, 255.0], dtype=np.float32).astype(np.uint8)
+
+
+@pytest.mark.parametrize("number", WRONG)
+def test_latents_that_a_decoder_bounds_or_rounds_are_checked_too(number: float) -> None:
+    narrow = {"encoder_block_out_channels": (32, 32), "decoder_block_out_channels": (32, 32)}
+    blocks = {"num_encoder_blocks": (1, 1), "num_decoder_blocks": (1, 1)}
+    parts = {
+        "vae": AutoencoderTiny(**narrow, **blocks),
+        "movq": VQModel(block_out_channels=(32,), norm_num_groups=8, latent_channels=4),
+    }
+    check_decoders(SimpleNamespace(components=parts))
+    latents = torch.zeros(1, 4, 8, 8)
+    latents[0, 0, 0, 0] = number
+    for part in parts.values():
+        with torch.no_grad(), pytest.raises(ValueError, match="no colours"):
+            part.decode(latents)
+        part.decode(torch.zeros(1, 4, 8, 8))
 
 
 def test_a_decoder_is_checked_once_however_often_it_is_asked() -> None:
