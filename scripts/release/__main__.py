@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import shutil
+import subprocess
 import sys
 import tempfile
 import tomllib
@@ -31,6 +32,9 @@ def main() -> None:
         release(ROOT / "dist", with_images=not given.no_images)
     except (NotClean, NotReproducible) as error:
         sys.exit(f"no release: {error}")
+    except subprocess.CalledProcessError as error:
+        # What it said is above.
+        sys.exit(f"no release: `{' '.join(error.cmd)}` failed")
 
 
 def release(into: Path, *, with_images: bool) -> None:

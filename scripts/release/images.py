@@ -31,21 +31,29 @@ def sets_times() -> bool:
 
 
 def build(source: Path, name: str, version: str, epoch: int, *, cached: bool = True) -> str:
-    """Build one image, and return its digest.
+    """Build one image into the engine, and return the digest of its configuration.
 
-    Times in the image are the commit's. Whether the digest is the same elsewhere depends on the
-    base image, which is pinned by its tag: a tag can be moved.
+    Times in the image are the commit's, where the engine can set them. Whether the digest is the
+    same elsewhere depends on the base image, which is pinned by its tag: a tag can be moved.
     """
     with tempfile.TemporaryDirectory() as folder:
-        about = Path(folder, "about.json")
+        about, archive = Path(folder, "about.json"), Path(folder, "image.tar")
         command = [
             "docker", "buildx", "build", "--file", f"deploy/{name}.Dockerfile",
             "--tag", f"dreamforge-{name}:{version}", "--metadata-file", str(about),
             "--build-arg", f"SOURCE_DATE_EPOCH={epoch}", "--provenance=false", "--quiet",
-            "--output", "type=image,rewrite-timestamp=true" if sets_times() else "type=docker",
         ]  # fmt: skip
+        if sets_times():
+            # Through a file: the engine unpacks what is built into it, and BuildKit writes no times
+            # into what it unpacks.
+            command += ["--output", f"type=docker,dest={archive},rewrite-timestamp=true"]
+        else:
+            command += ["--output", "type=docker"]
         if not cached:
             command.append("--no-cache")
         subprocess.run([*command, "."], cwd=source, check=True, stdout=subprocess.DEVNULL)
+        if archive.exists():
+            load = ["docker", "image", "load", "--quiet", "--input", str(archive)]
+            subprocess.run(load, check=True, stdout=subprocess.DEVNULL)
         found: str = json.loads(about.read_text())["containerimage.config.digest"]
     return found

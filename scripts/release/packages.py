@@ -47,7 +47,7 @@ def bill_of_materials(source: Path, wheel: Path, group: str, folder: Path) -> st
             "--pyproject", str(source / "pyproject.toml"),
         ],
         check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
     )  # fmt: skip
     return ran.stdout.replace(str(environment), f"/opt/dreamforge/{group}")

@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from scripts.release import packages, sources
+from scripts.release import images, packages, sources
 from scripts.release.__main__ import NotReproducible, packages_twice
 from tests.support.deployment import VERSION
 
@@ -71,6 +71,42 @@ def test_a_byte_that_differs_is_no_release(
     export(source)
     with pytest.raises(NotReproducible, match=r"two builds of dreamforge-.* differ"):
         packages_twice(source, tmp_path / "dist", tmp_path, EPOCH)
+
+
+# Docker as far as a release uses it: with the containerd store it unpacks each image that is built
+# into it, and BuildKit then refuses to write times.
+ENGINE = """#!{python}
+import json, sys
+from pathlib import Path
+words = sys.argv[1:]
+with open({log!r}, "a") as log:
+    log.write(" ".join(words) + "\\n")
+if words[0] == "info":
+    print({status!r})
+if words[:2] == ["buildx", "build"]:
+    output = dict(each.split("=") for each in words[words.index("--output") + 1].split(","))
+    if "rewrite-timestamp" in output:
+        if "dest" not in output:
+            sys.exit('exporter option "rewrite-timestamp" conflicts with "unpack"')
+        Path(output["dest"]).write_text("an image")
+    digest = {{"containerimage.config.digest": "sha256:1"}}
+    Path(words[words.index("--metadata-file") + 1]).write_text(json.dumps(digest))
+"""
+
+
+@pytest.mark.parametrize("store", ["io.containerd.snapshotter.v1", "overlay2"])
+def test_an_image_is_built_into_the_engine_with_the_times_that_it_can_set(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, program = tmp_path / "log", tmp_path / "docker"
+    status = f'[["driver-type", "{store}"]]'
+    program.write_text(ENGINE.format(python=sys.executable, log=str(log), status=status))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert images.build(tmp_path, "api", VERSION, EPOCH) == "sha256:1"
+    said = log.read_text().splitlines()
+    loaded = [line for line in said if line.startswith("image load")]
+    assert len(loaded) == images.sets_times() == store.startswith("io.containerd")
 
 
 def test_a_tree_with_changes_is_no_release(monkeypatch: pytest.MonkeyPatch) -> None:
