@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from cli.secret_files import contents
 from shared.settings import Settings
 from shared.timings import TIMINGS
 
@@ -58,6 +61,21 @@ def manifests() -> list[Named]:
         for name in (*files, *BESIDE)
         for found in yaml.safe_load_all((ROOT / "deploy/k3s" / name).read_text(encoding="utf-8"))
     ]
+
+
+def rendered(name: str, folder: Path) -> list[dict[str, Any]]:
+    """What `kubectl apply --kustomize deploy/NAME` would apply, by kubectl and from a copy."""
+    shutil.copytree(ROOT / "deploy", folder / "deploy")
+    for each, secrets in {"k3s": contents(), "k3s-scale": ["scaler_password"]}.items():
+        (folder / "deploy" / each / "secrets").mkdir()
+        for secret in secrets:
+            (folder / "deploy" / each / "secrets" / secret).write_text("x")
+    ran = subprocess.run(
+        ["kubectl", "kustomize", str(folder / "deploy" / name)],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    return [found for found in yaml.safe_load_all(ran.stdout) if found]
 
 
 def _name(found: dict[str, Any]) -> str:

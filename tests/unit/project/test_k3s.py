@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.support.deployment import (
     manifests,
     pod,
     pods,
+    rendered,
     set_in,
     usual_stop_grace_s,
 )
@@ -43,6 +45,21 @@ POLICIES = {
 @pytest.mark.parametrize(("where", "found"), ALL, ids=[where for where, _ in ALL])
 def test_a_manifest_is_valid_by_kubernetes_own_schema(where: str, found: dict[str, Any]) -> None:
     kubernetes_validate.validate(found, KUBERNETES, strict=True)
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here, which renders it")
+@pytest.mark.parametrize("name", ["k3s", "k3s-gpu", "k3s-scale"])
+def test_what_kustomize_renders_is_valid_in_one_namespace(name: str, tmp_path: Path) -> None:
+    found = rendered(name, tmp_path)
+    for each in found:
+        if "keda" not in each["apiVersion"]:
+            kubernetes_validate.validate(each, KUBERNETES, strict=True)
+    (namespace,) = (each["metadata"]["name"] for each in found if each["kind"] == "Namespace")
+    others = [each["metadata"]["namespace"] for each in found if each["kind"] != "Namespace"]
+    assert set(others) == {namespace}
+    assert {"api", "worker"} <= {
+        each["metadata"]["name"] for each in found if each["kind"] == "Deployment"
+    }
 
 
 def test_every_file_is_part_of_the_kustomization_or_says_that_it_is_none() -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
-import yaml
-from tests.support.deployment import ROOT, manifests
+from tests.support.deployment import ROOT, manifests, rendered
 from tests.support.scaling import FOLDER, documents, kustomization, objects, query, trigger
 from tests.unit.project.test_k3s import KUBERNETES
 
@@ -97,39 +95,23 @@ def test_the_password_is_a_secret_of_a_role_that_is_not_the_services() -> None:
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here, which renders it")
-def test_kustomize_renders_it(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
-    for folder, names in {"k3s": contents(), "k3s-scale": ["scaler_password"]}.items():
-        (tmp_path / "deploy" / folder / "secrets").mkdir()
-        for name in names:
-            (tmp_path / "deploy" / folder / "secrets" / name).write_text("x")
-    ran = subprocess.run(
-        ["kubectl", "kustomize", str(tmp_path / "deploy/k3s-scale")],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    rendered = [found for found in yaml.safe_load_all(ran.stdout) if found]
-    assert {found["metadata"].get("namespace", "dreamforge") for found in rendered} == {
-        "dreamforge"
-    }
-    for found in rendered:
-        if "keda" not in found["apiVersion"]:
-            kubernetes_validate.validate(found, KUBERNETES, strict=True)
-    worker = _deployment(rendered, "worker")
-    assert "replicas" not in worker and "replicas" not in _deployment(rendered, "api")
+def test_kustomize_patches_what_it_is_to(tmp_path: Path) -> None:
+    all_of_it = rendered("k3s-scale", tmp_path)
+    worker = _deployment(all_of_it, "worker")
+    assert "replicas" not in worker and "replicas" not in _deployment(all_of_it, "api")
     assert worker["strategy"]["type"] == "RollingUpdate"
     pod = worker["template"]["spec"]
     assert pod["runtimeClassName"] == "nvidia"
     assert {"name": "locks", "emptyDir": {}} in pod["volumes"]
-    (models,) = (each for each in rendered if each["kind"] == "PersistentVolumeClaim"
+    (models,) = (each for each in all_of_it if each["kind"] == "PersistentVolumeClaim"
                  and each["metadata"]["name"] == "models")  # fmt: skip
     assert models["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
-def _deployment(rendered: list[dict[str, Any]], name: str) -> dict[str, Any]:
+def _deployment(found_in: list[dict[str, Any]], name: str) -> dict[str, Any]:
     (found,) = (
         each
-        for each in rendered
+        for each in found_in
         if (each["kind"], each["metadata"]["name"]) == ("Deployment", name)
     )
     spec = found["spec"]
