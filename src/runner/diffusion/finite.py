@@ -19,10 +19,17 @@ _REASON = (
 )
 
 
-def check_finite(numbers: torch.Tensor) -> None:
+_LATENTS_REASON = (
+    "the sampling steps made NaN or infinity; the model's weights are damaged, or it overflows in "
+    "this preset's precision (bfloat16 and float32 reach further than float16), or its scheduler "
+    "cannot take this number of steps (another number or another `scheduler` may do)"
+)
+
+
+def check_finite(numbers: torch.Tensor, reason: str = _REASON) -> None:
     """Raise ValueError unless every one of `numbers`, of any shape, is finite."""
     if not bool(torch.isfinite(numbers).all()):
-        raise ValueError(_REASON)
+        raise ValueError(reason)
 
 
 def check_decoders(pipeline: Any) -> None:
@@ -63,7 +70,7 @@ def _checked(decode: Callable[..., Any]) -> Callable[..., Any]:
         # they make is finite whatever it was made of.
         for given in (*args, *kwargs.values()):
             if isinstance(given, torch.Tensor) and given.is_floating_point():
-                check_finite(given)
+                check_finite(given, _LATENTS_REASON)
         decoded = decode(*args, **kwargs)
         check_finite(decoded[0])  # a tuple, or an output that can be read as one
         return decoded

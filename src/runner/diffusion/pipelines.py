@@ -23,7 +23,7 @@ from runner.diffusion.finite import check_decoders, finite_pixels
 from runner.diffusion.packed import load_packed
 from runner.diffusion.placement import DECODER_STAYS, DTYPES, put_on_device
 from runner.diffusion.preview import decode_small
-from runner.diffusion.schedulers import replace_scheduler, start_at_first_level
+from runner.diffusion.schedulers import keep_roots_real, replace_scheduler, start_at_first_level
 from runner.diffusion.sources import NO_SOURCES, Sources, strength_of_a_step
 from runner.diffusion.tasks import for_task
 from shared.models.auto_pipelines import AUTO_PIPELINES
@@ -294,6 +294,7 @@ def place(
     pipeline = for_task(pipeline, task)
     if scheduler is not None:
         replace_scheduler(pipeline, scheduler)
+    keep_roots_real(pipeline.scheduler)
     start_at_first_level(pipeline.scheduler)
     tiled = preset.vae_tiling and enable_tiling(pipeline)
     put_on_device(pipeline, preset)

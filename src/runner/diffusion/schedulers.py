@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import diffusers
+import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ _UNIPC = {
     "lower_order_final": True,
 }
 
+_DIGITS = 64  # of a level; one or two are enough
+
 CLASSES: dict[str, Scheduler] = {
     # As every Stable Diffusion has it. The class clips samples by default, which is for models of
     # pixels, and a folder with another scheduler does not say that its latents must not be.
@@ -73,6 +76,36 @@ def replace_scheduler(pipeline: Any, name: str) -> None:
     own = pipeline.scheduler.config
     unsaid = {key: value for key, value in row.unsaid.items() if key not in own}
     pipeline.scheduler = chosen.from_config(own, **row.options, **unsaid)
+
+
+def keep_roots_real(scheduler: Any) -> None:
+    """Let the ancestral scheduler take every number of steps.
+
+    It takes the root of a difference that is near 0 where one level is far below the one before,
+    as with `squaredcos_cap_v2`, and rounding makes that negative for some numbers of steps: NaN.
+    There, and nowhere else, the lower level is moved by the last digit.
+    """
+    if not isinstance(scheduler, diffusers.EulerAncestralDiscreteScheduler):
+        return
+    original = scheduler.set_timesteps
+
+    @functools.wraps(original)
+    def set_timesteps(*args: Any, **kwargs: Any) -> None:
+        original(*args, **kwargs)
+        levels = scheduler.sigmas
+        for index in range(len(levels) - 1):
+            for _ in range(_DIGITS):
+                if _has_root(levels[index], levels[index + 1]):
+                    break
+                levels[index + 1] = torch.nextafter(levels[index + 1], torch.zeros(()))
+
+    scheduler.set_timesteps = set_timesteps
+
+
+def _has_root(higher: torch.Tensor, lower: torch.Tensor) -> bool:
+    """As the class computes it, in its order and precision."""
+    up = (lower**2 * (higher**2 - lower**2) / higher**2) ** 0.5
+    return bool(lower**2 - up**2 >= 0)
 
 
 def start_at_first_level(scheduler: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runner.diffusion.fit_schedulers import misfits_of_scheduler
-from runner.diffusion.schedulers import replace_scheduler, start_at_first_level
+from runner.diffusion.schedulers import keep_roots_real, replace_scheduler, start_at_first_level
 from shared.models.families import DIFFUSION_SCHEDULERS
 from shared.models.scheduler_names import suitable
 
@@ -30,6 +30,7 @@ def fails(name: str, config: dict[str, Any]) -> bool:
     pipeline = SimpleNamespace(scheduler=SimpleNamespace(config=config))
     try:
         replace_scheduler(pipeline, name)
+        keep_roots_real(pipeline.scheduler)
         start_at_first_level(pipeline.scheduler)
         return any(misfits_of_scheduler(pipeline.scheduler, STEPS))
     except (ValueError, NotImplementedError):
@@ -59,6 +60,22 @@ def test_names_that_cannot_sample_are_left_out(config: dict[str, Any], unfit: se
     assert set(DIFFUSION_SCHEDULERS) - set(names) == unfit
     assert [name for name in names if fails(name, own)] == []
     assert [name for name in unfit - {"pndm", "heun"} if not fails(name, own)] == []
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+@pytest.mark.parametrize("betas", ["squaredcos_cap_v2", "scaled_linear"])
+def test_the_ancestral_scheduler_takes_every_number_of_steps(betas: str, spacing: str) -> None:
+    """Rounding made NaN of some: 4, with this schedule of betas."""
+    config = USUAL | {"beta_schedule": betas, "timestep_spacing": spacing}
+    pipeline = SimpleNamespace(scheduler=SimpleNamespace(config=config))
+    replace_scheduler(pipeline, "euler_a")
+    keep_roots_real(pipeline.scheduler)
+    for steps in range(1, 51):
+        pipeline.scheduler.set_timesteps(steps)
+        levels = pipeline.scheduler.sigmas
+        higher, lower = levels[:-1], levels[1:]
+        up = (lower**2 * (higher**2 - lower**2) / higher**2) ** 0.5
+        assert bool((lower**2 - up**2 >= 0).all()), steps
 
 
 @pytest.mark.parametrize(
