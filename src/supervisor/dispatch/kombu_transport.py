@@ -9,6 +9,7 @@ from queue import Empty
 from typing import Any, Protocol
 
 from kombu.transport import redis
+from redis.exceptions import ResponseError
 
 
 class DeadLetterHandler(Protocol):
@@ -34,9 +35,14 @@ class CheckedChannel(redis.Channel):  # type: ignore[misc]
 
 
 class CheckedTransport(redis.Transport):  # type: ignore[misc]
-    """kombu's, for which a list element that is no envelope is a dead letter."""
+    """kombu's, for which a list element that is no envelope is a dead letter.
+
+    A broker that refuses (its disk is full, its memory, it has become a replica) counts as one that
+    is away. kombu counts that as an error of a channel, which ends Celery's worker.
+    """
 
     Channel = CheckedChannel
+    connection_errors = (*redis.Transport.connection_errors, ResponseError)
 
     def _deliver(self, message: Any, queue: str) -> None:
         problem = envelope_problem(message) or self._message_problem(message)

@@ -424,6 +424,20 @@ def test_unreadable_messages_are_buried_and_the_consumer_goes_on_hearing(
     assert broker.llen(KEY) == len(UNREADABLE) - 1
 
 
+def test_a_broker_that_refuses_ends_no_consumer_and_makes_no_dead_letters(
+    consumer: Ears, broker: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As it does while its disk is full, or once it has become a replica."""
+    broker.config_set("min-replicas-to-write", 1)
+    try:
+        until(lambda: "NOREPLICAS" in caplog.text, "it meets the refusal")
+    finally:
+        broker.config_set("min-replicas-to-write", 0)
+    broker.lpush("dreamforge.default", json.dumps(envelope()))
+    until(lambda: consumer.heard == 1, "it hears again")
+    assert consumer.unread == 0
+
+
 def odd_messages() -> Iterator[dict[str, Any]]:
     """Our message with each field, of each level, replaced by each odd value, and without it."""
     for path in (
