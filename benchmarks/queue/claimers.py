@@ -40,6 +40,9 @@ class Row:
         return self.claims / self.seconds
 
 
+_start: Barrier  # of a claimer: all begin at once
+
+
 def rows(url: str) -> Iterator[Row]:
     """One row after another, each on a fresh queue."""
     for claimers in CLAIMERS:

@@ -30,6 +30,7 @@ from shared.db.create_job import create_job
 from shared.db.engine import Database
 from shared.db.insert_job import NewJob, NewStep
 from shared.db.step_store import PostgresStepStore
+from shared.db.tables import VACUUMED_OFTEN
 from shared.db.transitions import request_cancel
 from shared.db.waiting import read_line
 from shared.states import Priority, Status
@@ -46,6 +47,9 @@ REQUEST = ClaimRequest(
     models=MODEL_IDS,
     lease_s=3600.0,
 )
+# What ended at most since the last round of autovacuum: its threshold for `steps`, and what 20
+# claimers end in PostgreSQL's pause of a minute between two rounds.
+UNVACUUMED = int(VACUUMED_OFTEN["autovacuum_vacuum_threshold"]) + 60 * 140
 MONTH_S = 30 * 24 * 3600.0
 
 
@@ -56,6 +60,7 @@ class Case:
     name: str
     rows: Rows
     end_at_once: int | None = None  # so many of what fits no slot, by each statement
+    vacuum: bool = False  # after each of those statements but the last
 
 
 class Session:
@@ -160,7 +165,7 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-async def measure(url: str, end_at_once: int | None) -> dict[str, float]:
+async def measure(url: str, case: Case) -> dict[str, float]:
     """CPU milliseconds of each operation, and of the first claim (`first claim`).
 
     Where steps end, that is the slowest of the first claims after each statement that ends some.
@@ -169,10 +174,9 @@ async def measure(url: str, end_at_once: int | None) -> dict[str, float]:
     try:
         await session.open()
         figures = {"first claim": await _first_claim_ms(session)}
-        if end_at_once is not None:
-            figures["first claim"] = max(
-                [await _first_claim_ms(session) for _ in end_all(url, at_once=end_at_once)]
-            )
+        if case.end_at_once is not None:
+            ended = end_all(url, at_once=case.end_at_once, vacuum=case.vacuum)
+            figures["first claim"] = max([await _first_claim_ms(session) for _ in ended])
         for name, operation in OPERATIONS.items():
             figures[name] = await _median_ms(session, operation)
     finally:
@@ -206,6 +210,12 @@ def cases(waiting: int, ended: int) -> list[Case]:
         Case(name="many in 1,000 classes", rows=Rows(waiting=waiting, classes=1000)),
         Case(name="many unfit in front", rows=Rows(waiting=1000, unfit=waiting, classes=60)),
         Case(
+            name="the same, ended as fast as claims",
+            rows=Rows(waiting=1000, unfit=waiting, classes=60),
+            end_at_once=min(waiting, UNVACUUMED),
+            vacuum=True,
+        ),
+        Case(
             name="the same, ended by and by",
             rows=Rows(waiting=1000, unfit=waiting, classes=60),
             end_at_once=max(1, waiting // 50),
@@ -228,7 +238,7 @@ def run(url: str, waiting: int, ended: int, only: Collection[str]) -> None:
         if only and case.name not in only:
             continue
         make(url, case.rows)
-        figures = anyio.run(measure, url, case.end_at_once)
+        figures = anyio.run(measure, url, case)
         cells = " | ".join(f"{figures[name]:.1f}" for name in names)
         print(f"| {case.name} | {cells} |", flush=True)
     print()

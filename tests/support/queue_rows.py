@@ -133,16 +133,19 @@ def _insert(
     connection.execute(steps.encode())
 
 
-def end_all(url: str, *, at_once: int | None = None) -> Iterator[int]:
+def end_all(url: str, *, at_once: int, vacuum: bool = False) -> Iterator[int]:
     """End every step that fits no slot, and leave the dead rows where they are.
 
-    A statement ends `at_once` of them, the oldest first, or all; yields how many that were.
+    A statement ends `at_once` of them, the oldest first; yields how many that were. With `vacuum`
+    the dead rows of all statements but the last are gone, as after a round of autovacuum.
     """
+    oldest = "SELECT id FROM steps WHERE state = 'queued' AND vram_bytes > %s ORDER BY run_at"
     with psycopg.connect(url, autocommit=True) as connection:
         while ended := connection.execute(
             "UPDATE steps SET state = 'cancelled', reason = 'cancelled', finished_at = now()"
-            " WHERE id IN (SELECT id FROM steps WHERE state = 'queued' AND vram_bytes > %s"
-            " ORDER BY run_at LIMIT %s)",
+            f" WHERE id IN ({oldest} LIMIT %s)".encode(),
             (CAPACITY_BYTES, at_once),
         ).rowcount:
             yield ended
+            if vacuum and connection.execute(f"{oldest} LIMIT 1".encode(), (CAPACITY_BYTES,)).fetchone():
+                connection.execute("VACUUM steps")

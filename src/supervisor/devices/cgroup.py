@@ -62,8 +62,9 @@ class MemoryGroups:
         """What the host has free, or what the tightest limit leaves if that is less."""
         left = [int(psutil.virtual_memory().available)]
         for names, group in self._groups():
-            used = max(0, (_number(group / names.current) or 0) - _reclaimable(group, names))
-            left += [limit - used for limit in _limits(group, names)]
+            if limits := _limits(group, names):  # else not a file more: this is read often
+                used = (_number(group / names.current) or 0) - _reclaimable(group, names)
+                left.append(min(limits) - max(0, used))
         return max(0, min(left))
 
     def oom_kills(self) -> int:

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 
-from shared.linux.child import MARKER, child_main, keeps
+from shared.linux.child import AT_START, MARKER, child_main, keeps
 from supervisor.processes.child import ChildProcess, Entry
 from supervisor.processes.stdio import OutputReader
 
@@ -50,7 +50,7 @@ class SpawnedProcess(ChildProcess):
                 args=(entry, connection, self.output.write_end, os.getpid()),
                 name=f"runner {marker}",
             )
-            with _environment({**environment, MARKER: marker}):
+            with _environment({**AT_START, **environment, MARKER: marker}):
                 self._process.start()
             # It runs, but there may be no descriptor left to watch it by.
             undo.callback(self._kill_unwatched)

@@ -240,7 +240,7 @@ def test_no_table_is_read_whole(full_url: str, act: Callable[[Queue], Awaitable[
 
 def test_a_claim_goes_past_what_has_just_ended_once(full_url: str) -> None:
     """The first claim reads the dead entries in front, and marks them for those that follow."""
-    assert list(end_all(full_url)) == [UNFIT]
+    assert list(end_all(full_url, at_once=UNFIT)) == [UNFIT]
 
     async def main() -> None:
         database = Database(full_url, pool_size=1, application="scale")

@@ -45,9 +45,12 @@ def test_a_runner_is_born_with_what_it_keeps_and_the_worker_keeps_the_rest(
         await bench.running(job)
         (runner,) = bench.processes()
         born = Path(f"/proc/{runner.pid}/environ").read_text().split("\0")
-        assert {"LC_TIME=C", "CUDA_VISIBLE_DEVICES=", f"{MARKER}={marker_of(runner.pid)}"} <= set(
-            born
-        )
+        assert {
+            "LC_TIME=C",
+            "CUDA_VISIBLE_DEVICES=",
+            f"{MARKER}={marker_of(runner.pid)}",
+            "GLIBC_TUNABLES=glibc.malloc.hugetlb=1",
+        } <= set(born)
         assert not [entry for entry in born if "a-token" in entry]
         assert dict(os.environ) == before
         bench.store.request_cancel(job)
