@@ -94,6 +94,13 @@ def _check_usable(model: Model, capability: Capability, models: Sequence[Model])
             "loras, beside a model",
             field="model_id",
         )
+    if capability == "generate" and "edit" in model.capabilities:
+        raise InvalidInput(
+            f"images: {model.label} changes pictures and makes none from words alone; send one in "
+            "images, or name another model",
+            field="images",
+            capabilities=list(model.capabilities),
+        )
     if field == "model_id":
         raise InvalidInput(
             f"{field}: {model.label} cannot {capability}; it can: {can}",

@@ -539,7 +539,11 @@ def test_a_model_that_cannot_start_from_a_picture_is_refused_with_those_that_can
 
 def test_a_model_that_only_edits_draws_nothing_without_a_picture() -> None:
     error = refusal(model(capabilities=["edit"]))
-    assert error.message == "model_id: tiny@1 cannot generate; it can: edit"
+    assert error.message == (
+        "images: tiny@1 changes pictures and makes none from words alone; send one in images, or "
+        "name another model"
+    )
+    assert error.details["field"] == "images"
 
 
 def test_a_picture_that_the_model_cannot_draw_is_refused_with_a_size_that_it_can() -> None:

@@ -148,7 +148,7 @@ class Form {
 
   async submit(event) {
     event.preventDefault();
-    for (const control of this.controls) control.complain(null);
+    for (const control of [...this.controls, this.start]) control.complain(null);
     this.problem.replaceChildren();
     if (!this.prompt.read()?.trim()) {
       this.prompt.complain("Say what the picture shows.");
@@ -174,7 +174,7 @@ class Form {
     let shown = null;
     const { errors, field: named } = error.details;
     for (const { field: name, message } of errors ?? (named ? [{ field: named, message: error.message }] : [])) {
-      const control = this.controls.find((each) => name === each.name || name.startsWith(`${each.name}.`));
+      const control = this.controls.find((each) => name === each.name || name.startsWith(`${each.name}.`)) ?? (this.start.has(name) ? this.start : null);
       control?.element.closest("details")?.setAttribute("open", "");
       control?.complain(message);
       shown ??= control;

@@ -6,6 +6,8 @@ import { send, TYPES } from "./inputs.js";
 import { maskPainter } from "./mask.js";
 import { References } from "./references.js";
 
+const FIELDS = ["image", "images", "mask", "strength"];
+
 /** The control of the form. `allow` draws it for a model, `upload` sends what was chosen, before the job. */
 export class StartPicture {
   constructor(changed, signal) {
@@ -18,8 +20,9 @@ export class StartPicture {
     this.strength = null;
     this.references = new References(changed);
     this.input = h("input", { type: "file", accept: TYPES, className: "hidden-text", id: "start-picture", onchange: () => this.take(this.input.files[0]) });
-    this.area = h("div", { className: "drop" });
-    this.element = h("div", { className: "field start", ondragover: (event) => event.preventDefault(), ondrop: (event) => this.dropped(event) }, this.area);
+    this.area = h("div", { className: "drop", role: "group", "aria-label": "Pictures to start from", "aria-describedby": "start-problem" });
+    this.problem = h("p", { id: "start-problem", className: "problem", hidden: true });
+    this.element = h("div", { className: "field start", ondragover: (event) => event.preventDefault(), ondrop: (event) => this.dropped(event) }, this.area, this.problem);
     document.addEventListener("paste", (event) => this.pasted(event), { signal });
   }
 
@@ -43,6 +46,20 @@ export class StartPicture {
       h("p", { className: "problem" }, "This model starts from no picture: yours is left out."),
       h("p", { className: "actions" }, h("button", { type: "button", onclick: () => this.clear() }, "Remove")));
     if (focused) this.area.querySelector("canvas, input[type=file], button")?.focus();
+  }
+
+  /** Whether a refusal of this field of the request is one of what is chosen here. */
+  has(name) {
+    return !this.element.hidden && FIELDS.includes(name.split(".")[0]);
+  }
+
+  complain(message) {
+    this.problem.hidden = !message;
+    this.problem.textContent = message ?? "";
+  }
+
+  focus() {
+    this.area.querySelector("input, button")?.focus();
   }
 
   get chosen() {

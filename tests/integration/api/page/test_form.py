@@ -60,6 +60,21 @@ def test_an_edit_model_takes_several_pictures_in_their_order(visitor: Visitor, a
     expect(page.locator(".watch .chip")).to_have_text("queued")
 
 
+def test_a_model_that_only_edits_asks_for_its_picture(visitor: Visitor, api: Api) -> None:
+    apart(lambda: api.install(name="editor", capabilities=("edit",), references=1))
+    page = visitor.open()
+    page.get_by_label("Model").select_option(label="editor 1 (on no live worker)")
+    draw(visitor)
+    expect(page.locator("#start-problem")).to_contain_text("picture")
+    expect(page.locator("#references")).to_be_focused()
+    visitor.look("edits only")
+    visitor.complaints.clear()  # the browser logs every 422
+    page.locator("#references").set_input_files(upload("0.png", 32))
+    draw(visitor)
+    expect(page.locator("#start-problem")).to_be_hidden()
+    expect(page.locator(".watch .chip")).to_have_text("queued")
+
+
 def test_loras_of_the_models_family_are_picked_with_their_strength(
     visitor: Visitor, api: Api
 ) -> None:
