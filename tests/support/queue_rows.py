@@ -140,6 +140,7 @@ def end_all(url: str, *, at_once: int, vacuum: bool = False) -> Iterator[int]:
     the dead rows of all statements but the last are gone, as after a round of autovacuum.
     """
     oldest = "SELECT id FROM steps WHERE state = 'queued' AND vram_bytes > %s ORDER BY run_at"
+    left = f"{oldest} LIMIT 1".encode()
     with psycopg.connect(url, autocommit=True) as connection:
         while ended := connection.execute(
             "UPDATE steps SET state = 'cancelled', reason = 'cancelled', finished_at = now()"
@@ -147,5 +148,5 @@ def end_all(url: str, *, at_once: int, vacuum: bool = False) -> Iterator[int]:
             (CAPACITY_BYTES, at_once),
         ).rowcount:
             yield ended
-            if vacuum and connection.execute(f"{oldest} LIMIT 1".encode(), (CAPACITY_BYTES,)).fetchone():
+            if vacuum and connection.execute(left, (CAPACITY_BYTES,)).fetchone():
                 connection.execute("VACUUM steps")
