@@ -123,6 +123,7 @@ def test_a_picture_is_stored_once_for_each_user_and_only_the_user_sees_it(api: A
     assert len(objects(api)) == 1
 
 
+@pytest.mark.slow
 def test_a_large_upload_needs_little_memory_and_arrives_whole(api: Api) -> None:
     data = large_picture(MAX_BYTES)
     boundary = "limit"

@@ -411,6 +411,7 @@ def test_a_pattern_leaves_files_out_and_too_few_are_no_model(
     assert [path.name for path in tmp_path.glob("[!.]*/*@*")] == [KEY]
 
 
+@pytest.mark.slow
 def test_two_downloads_of_one_model_wait_for_each_other(
     hub: Hub, tmp_path: Path, download: Command
 ) -> None:

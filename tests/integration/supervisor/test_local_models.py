@@ -186,6 +186,7 @@ def api(stack_environment: dict[str, str]) -> Iterator[Api]:
         yield running
 
 
+@pytest.mark.slow
 def test_a_worker_outlives_a_model_that_goes_while_its_step_is_being_claimed(
     api: Api, stack_environment: dict[str, str], root: Path, tmp_path: Path
 ) -> None:

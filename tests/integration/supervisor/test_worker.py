@@ -314,8 +314,13 @@ def failed_start(settings: dict[str, str], folder: Path, *how: str) -> tuple[int
     [
         ("DF_DRAIN_S", "-1", "DF_DRAIN_S"),
         ("DF_LEASE_S", "30", "DF_LEASE_S is no setting any more"),
-        ("DF_DEVICE", "tpu", "DF_DEVICE"),
-        ("DF_DATABASE_URL", "mysql://x", "DF_DATABASE_URL: must be postgresql://"),
+        pytest.param("DF_DEVICE", "tpu", "DF_DEVICE", marks=pytest.mark.slow),
+        pytest.param(
+            "DF_DATABASE_URL",
+            "mysql://x",
+            "DF_DATABASE_URL: must be postgresql://",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_exit_code_2(

@@ -94,6 +94,7 @@ def test_the_transparent_part_of_a_mask_is_painted_anew_and_the_rest_stays(clien
     assert again.headers["X-Job-Id"] == raw.headers["X-Job-Id"]
 
 
+@pytest.mark.slow
 def test_a_picture_without_a_mask_is_painted_anew_and_streamed(client: OpenAI) -> None:
     events = list(
         client.images.edit(

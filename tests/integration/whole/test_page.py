@@ -153,6 +153,7 @@ def test_a_picture_is_drawn_and_opened_by_the_keyboard_alone(visitor: Visitor) -
     expect(page.locator(".watch .tile")).to_be_focused()
 
 
+@pytest.mark.slow
 def test_a_job_is_followed_on_after_the_api_was_restarted(
     browser: BrowserContext, stack: Infrastructure, scene: Scene
 ) -> None:
