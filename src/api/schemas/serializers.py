@@ -142,13 +142,12 @@ def _span(row: Span) -> out.ActivitySpan:
 
 
 def dead_job(row: DeadJob, caller: str) -> out.DeadLetter:
-    last = (row.error.get("details") or {}).get("last_error") or row.error
     return out.DeadLetter(
         kind="job",
         id=str(row.id),
         since=row.finished_at,
         user=row.user,
-        reason=f"{last.get('code', 'attempts_exhausted')}: {last.get('message', '')}",
+        reason=row.why,
         job_id=str(row.id),
         mine=row.user == caller,
         replayable=True,
@@ -194,7 +193,9 @@ def _fields(answer: type[BaseModel], row: object) -> dict[str, Any]:
     return {name: getattr(row, name) for name in answer.model_fields if hasattr(row, name)}
 
 
-def _error(stored: dict[str, object]) -> out.JobError:
+def _error(column: object) -> out.JobError:
+    """Of JSON that may be anything, as far as the database knows."""
+    stored = column if isinstance(column, dict) else {}
     details = stored.get("details")
     return out.JobError(
         code=str(stored.get("code", "internal")),

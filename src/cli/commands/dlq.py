@@ -148,12 +148,11 @@ def _job_id(letter: str) -> UUID:
 
 
 def _job(job: DeadJob) -> dict[str, Any]:
-    last = (job.error.get("details") or {}).get("last_error") or {}
     return {
         "kind": "job",
         "id": str(job.id),
         "since": job.finished_at.isoformat(timespec="milliseconds"),
-        "reason": f"{last.get('code', '')}: {last.get('message', job.error.get('message', ''))}",
+        "reason": job.why,
         "type": job.type,
         "user": job.user,
         "created_at": job.created_at.isoformat(timespec="milliseconds"),

@@ -36,6 +36,18 @@ class DeadJob:
     request: dict[str, Any]
     replay_of: UUID | None
 
+    @property
+    def why(self) -> str:
+        """Code and message of the last try, or of the job, whatever stands in the column."""
+        own = _mapping(self.error)
+        last = _mapping(_mapping(own.get("details")).get("last_error")) or own
+        code, message = last.get("code", "attempts_exhausted"), last.get("message")
+        return f"{code}: {message or own.get('message', '')}"
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
 
 _COLUMNS = columns_of(t.jobs, DeadJob)
 # By status as well as by reason: the index on (status, updated_at) then finds them.
