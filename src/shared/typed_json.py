@@ -4,6 +4,8 @@ A reader describes what it reads as a `TypedDict`, and `typed` proves a value to
 no access to a described field can fail. Fields that are not described are left as they are, so
 that a newer sender may add some. Described are text, numbers, lists, objects, `X | None`, `Literal`
 and `Annotated[X, Rule]`; anything else in a shape is a mistake of ours.
+
+Not pydantic: the Python client and the command line start without it, and it would copy.
 """
 
 import functools
