@@ -74,7 +74,8 @@ BODIES = {
     "a timeout of ten thousand years": field("timeout_s", "1e12"),
     "arrays in arrays": b"[" * 500_000,
     "objects in objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
-    "a deep field": field("chain", '{"upscale":' * 5_000 + "1" + "}" * 5_000),
+    # Python 3.13 reads 5,000 levels, which are then no chain.
+    "a deep field": field("chain", '{"upscale":' * 50_000 + "1" + "}" * 50_000),
     "half a surrogate pair": field("prompt", r'"\ud83c"'),
     "a pair in the wrong order": field("prompt", r'"\udf4e\ud83c"'),
     "half a pair in a name": field(r"\ud800", "1"),
