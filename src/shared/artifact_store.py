@@ -22,6 +22,9 @@ class ArtifactStore(Protocol):
     async def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
 
+    async def probe_write(self) -> None:
+        """Store an object of no use, and remove it: a full store still answers."""
+
 
 def object_key(claim: Claim, artifact: Artifact, *, finished_ms: int) -> str:
     """`dreamforge/{user}/jobs/{job}/{step}/{ts}_{index}_{w}x{h}_{seed}.{ext}` (PRODUCT §4)."""

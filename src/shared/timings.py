@@ -44,7 +44,10 @@ class Timings:
     kill_deadline_s: float = 10.0  # SIGKILL until the runner counts as unkillable
     reclaim_deadline_s: float = 30.0  # processes gone until the slot goes into quarantine
 
+    # The object store
     publish_deadline_s: float = 300.0  # how long finished pictures wait for a store that is away
+    store_refuses_s: float = 30.0  # without a picture taken, until no step is claimed
+    store_look_s: float = 5.0  # until a store that refuses is asked again
 
     # Before a step is tried again: up to base * 2^(tries - 1), at most cap, drawn at random.
     retry_base_s: float = 2.0

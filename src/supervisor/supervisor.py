@@ -7,7 +7,7 @@ with the worker.
     claim loop     a free slot, then a claim; woken by a notification, a freed slot, or the poll
     executors      one per claimed step
     cancel watch   one statement a second for all owned steps
-    maintenance    rescuer, gauges; `SlotReconciler` for unproven slots
+    maintenance    rescuer, gauges; `SlotReconciler` for unproven slots; a store that refuses
     previews       asked for where a client looks
 
 A worker that gets SIGTERM drains: no new claim, and running steps get `drain_s` to finish. Then
@@ -130,6 +130,7 @@ class Supervisor:
             tasks.start_soon(repeat_every, self._timings.rescue_every_s, rescuer.rescue)
             tasks.start_soon(repeat_every, self._timings.gauges_every_s, self._read_gauges)
             tasks.start_soon(repeat_every, self._timings.preview_every_s, self._ask_for_previews)
+            tasks.start_soon(repeat_every, self._timings.store_look_s, worker.objects.look_again)
             async with anyio.create_task_group() as executors:
                 await self._claim_until_drained(executors)
                 executors.start_soon(self._stop_late_executors)
@@ -159,7 +160,7 @@ class Supervisor:
         """
         await self._release_unacknowledged()
         models = self._worker.models()
-        if self._worker.byte_budget.full:
+        if self._worker.byte_budget.full or self._worker.objects.refuses:
             return False
         for slot in self.slots.free_by_kind():
             slot.move(SlotState.HELD)

@@ -35,6 +35,7 @@ from supervisor.devices.cgroup import total_bytes
 from supervisor.dispatch.consumer import consume
 from supervisor.execution.byte_budget import ByteBudget
 from supervisor.execution.context import WorkerContext
+from supervisor.execution.picture_store import PictureStore
 from supervisor.maintenance.pruner import prune_daily
 from supervisor.membership.heartbeat import Presence
 from supervisor.membership.local_models import LocalModels
@@ -264,7 +265,7 @@ class SupervisorThread:
             timings=self._timings,
             metrics=self._metrics,
             store=PostgresStepStore(resources.database),
-            objects=resources.objects,
+            objects=PictureStore(resources.objects, refuses_after_s=self._timings.store_refuses_s),
             probe=resources.probe,
             runners=open_runner_pool(self._settings, self._metrics, resources, self._containment),
             byte_budget=ByteBudget(self._settings.spool_bytes),

@@ -42,6 +42,7 @@ from supervisor.devices.cpu import CpuProbe
 from supervisor.devices.device import DeviceProbe
 from supervisor.execution.byte_budget import ByteBudget
 from supervisor.execution.context import Previews, WorkerContext
+from supervisor.execution.picture_store import PictureStore
 from supervisor.metrics import Metrics
 from supervisor.outcomes import result
 from supervisor.processes.child import Entry
@@ -131,6 +132,7 @@ class Bench:
     byte_budget: ByteBudget
     store: MemoryStepStore
     objects: MemoryObjects
+    pictures: PictureStore  # the same, as the steps see it
     settings: Settings
     timings: Timings
     metrics: Metrics
@@ -325,7 +327,7 @@ async def serving(
         timings=timings,
         metrics=metrics,
         store=store,
-        objects=objects,
+        objects=PictureStore(objects, refuses_after_s=timings.store_refuses_s),
         probe=probe,
         runners=runners,
         byte_budget=ByteBudget(settings.spool_bytes),
@@ -341,6 +343,7 @@ async def serving(
         byte_budget=worker.byte_budget,
         store=store,
         objects=objects,
+        pictures=worker.objects,
         settings=settings,
         timings=timings,
         metrics=metrics,

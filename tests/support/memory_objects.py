@@ -26,6 +26,9 @@ class MemoryObjects:
         found = self.objects.get(key)
         return None if found is None else found[:at_most_bytes]
 
+    async def probe_write(self) -> None:
+        await self.faults.before("put")
+
     async def delete(self, key: str) -> None:
         await self.faults.before("delete")
         self.objects.pop(key, None)

@@ -10,7 +10,6 @@ from uuid import UUID
 
 import anyio
 
-from shared.artifact_store import ArtifactStore
 from shared.errors import InfraUnavailable
 from shared.protocol.messages import Preview
 from shared.retry import retry
@@ -22,6 +21,7 @@ from shared.timings import Timings
 from supervisor.devices.device import DeviceProbe
 from supervisor.execution.byte_budget import ByteBudget
 from supervisor.execution.fence import Fence
+from supervisor.execution.picture_store import PictureStore
 from supervisor.lifecycle.step import Event, EventKind, Step
 from supervisor.metrics import Metrics
 from supervisor.outcomes.evidence import EvidenceRecorder
@@ -66,7 +66,7 @@ class WorkerContext:
     timings: Timings
     metrics: Metrics
     store: StepStore
-    objects: ArtifactStore
+    objects: PictureStore
     probe: DeviceProbe
     runners: RunnerPool
     byte_budget: ByteBudget

@@ -201,6 +201,33 @@ def test_images_that_never_reach_the_store_cost_a_loss() -> None:
     serve(test, publish_deadline_s=0.3, max_losses=1)
 
 
+def test_a_store_that_refuses_costs_no_step_that_has_not_begun(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test(bench: Bench) -> None:
+        with bench.objects.faults.away("put"):
+            first = bench.submit("quick")
+            await until(lambda: bench.step(first).losses == 1, "its picture waits for too long")
+            assert bench.pictures.refuses
+            second = bench.submit("quick")
+            calls = bench.store.faults.calls
+            claims, puts = calls.count("claim"), bench.objects.faults.calls.count("put")
+            await until(
+                lambda: bench.objects.faults.calls.count("put") > puts + 5, "it is asked again"
+            )
+            assert calls.count("claim") == claims
+            assert bench.step(second).history == [StepState.QUEUED]
+        steps = [await bench.ended(first), await bench.ended(second)]
+        assert [(step.state, step.losses) for step in steps] == [
+            (StepState.SUCCEEDED, 1),
+            (StepState.SUCCEEDED, 0),
+        ]
+        assert "claims no step" in caplog.text and "takes pictures again" in caplog.text
+
+    caplog.set_level("INFO")
+    serve(test, store_refuses_s=0.2, store_look_s=0.05, publish_deadline_s=1.0)
+
+
 def test_a_full_spool_slows_the_runner_and_claims_nothing_new() -> None:
     async def test(bench: Bench) -> None:
         hold = bench.objects.faults.hold("put")
