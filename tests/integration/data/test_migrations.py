@@ -6,7 +6,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
@@ -114,18 +114,22 @@ def test_whoever_comes_second_waits_says_so_and_does_not_wait_for_ever(
         monkeypatch.setattr(migration, "TURN_TIMEOUT_S", 60.0)
         second = threading.Thread(target=migration.upgrade, args=(url,))
         second.start()
-        _until_asked(url, caplog)
-        # Who waits holds no snapshot, so an index can be built CONCURRENTLY meanwhile.
-        idle = "SELECT count(*) FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND pid <> %s"
-        assert first.execute(idle, (first.info.backend_pid,)).fetchone() == (0,)
+        _until(lambda: caplog.text.count("another process migrates") == 2, "the second waits")
+        # Who waits holds no snapshot between two looks, so an index can be built CONCURRENTLY.
+        holders = (
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_xmin IS NOT NULL"
+            " AND datname = current_database() AND backend_type = 'client backend' AND pid <> %s"
+        )
+        pid = first.info.backend_pid
+        _until(lambda: first.execute(holders, (pid,)).fetchone() == (0,), "no snapshot is held")
     second.join(60)
     assert revision(url) == LATEST
 
 
-def _until_asked(url: str, caplog: pytest.LogCaptureFixture) -> None:
+def _until(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + 60
-    while caplog.text.count("another process migrates") < 2:
-        assert time.monotonic() < deadline, "the second one did not wait"
+    while not condition():
+        assert time.monotonic() < deadline, f"not within 60 s: {what}"
         time.sleep(0.01)
 
 
