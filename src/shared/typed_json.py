@@ -5,7 +5,7 @@ no access to a described field can fail. Fields that are not described are left 
 that a newer sender may add some. Described are text, numbers, lists, objects, `X | None`, `Literal`
 and `Annotated[X, Rule]`; anything else in a shape is a mistake of ours.
 
-Not pydantic: the Python client and the command line start without it, and it would copy.
+Not pydantic: the Python client starts without it, and it would copy.
 """
 
 import functools

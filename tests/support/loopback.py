@@ -1,15 +1,29 @@
-"""Several HTTP hosts on loopback with one function that answers for all of them."""
+"""HTTP servers on loopback, and several hosts with one function that answers for all of them."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
 
+AnyServer = TypeVar("AnyServer", bound=ThreadingHTTPServer)
 Respond = Callable[[str, BaseHTTPRequestHandler], None]
+
+
+@contextmanager
+def serving(server: AnyServer) -> Iterator[AnyServer]:
+    """Answer in a thread until the block ends."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @contextmanager
@@ -19,18 +33,10 @@ def hosts(names: Sequence[str], respond: Respond) -> Iterator[dict[str, str]]:
         name: ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, respond, name))
         for name in names
     }
-    threads = [
-        threading.Thread(target=server.serve_forever, args=(0.01,)) for server in servers.values()
-    ]
-    for thread in threads:
-        thread.start()
-    try:
+    with ExitStack() as served:
+        for server in servers.values():
+            served.enter_context(serving(server))
         yield {name: f"http://127.0.0.1:{server.server_port}" for name, server in servers.items()}
-    finally:
-        for server, thread in zip(servers.values(), threads, strict=True):
-            server.shutdown()
-            thread.join()
-            server.server_close()
 
 
 def send(

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from standardwebhooks import Webhook
+from tests.support.loopback import serving
 
 # Status and headers for the request with this number, from 0.
 Script = Callable[[int], tuple[int, dict[str, str]]]
@@ -99,11 +100,5 @@ def accept(_: int) -> tuple[int, dict[str, str]]:
 
 @contextmanager
 def receiver(script: Script = accept, *, host: str = "127.0.0.1") -> Iterator[Receiver]:
-    with Receiver(script, host) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Receiver(script, host)) as server:
+        yield server

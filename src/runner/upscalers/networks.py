@@ -115,7 +115,7 @@ def _check_makes_pictures(name: str, network: Any) -> None:
 def refuse_infinite(network: Any) -> None:
     """Let each use of `network` raise where it makes NaN or infinity.
 
-    On the module itself: around it spandrel clamps, and infinity cannot be told from white.
+    The hook is on the module itself: spandrel clamps what it returns, and infinity becomes white.
     """
     network.model.register_forward_hook(_check_made)
 

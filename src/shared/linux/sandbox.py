@@ -223,8 +223,9 @@ def _name_folders_to_write() -> None:
 def _find_no_library(name: str) -> None:
     """What `ctypes.util.find_library` answers from now on; libraries then take the usual name.
 
-    It starts ldconfig, and where it may not, gcc with a file that it writes. The refused file is an
-    error that nobody expects: torch for CUDA could not be imported on a host with a compiler.
+    The library's own starts ldconfig, and where it may not, gcc with a file that it writes. The
+    kernel refuses the file, and no caller handles that error: a runner on a host with a compiler
+    could not import torch for CUDA.
     """
 
 

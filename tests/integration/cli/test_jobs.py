@@ -5,13 +5,13 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.loopback import serving
 
 from cli.client import sse
 from cli.client.http import Client
@@ -171,13 +171,9 @@ def _event(seq: int, code: str, **payload: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
-    with FakeApi() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with serving(FakeApi()) as server:
         monkeypatch.setenv("DF_API_BASE", server.base)
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_create_sends_only_what_was_given(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,6 @@ import pty
 import select
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tests.support.loopback import serving
 from tests.support.terminals import Kind, Terminal
 
 ROOT = Path(__file__).parents[3]
@@ -84,12 +84,8 @@ def _preview(color: tuple[int, int, int]) -> dict[str, Any]:
 
 @pytest.fixture
 def api() -> Iterator[_Api]:
-    with _Api() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with serving(_Api()) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def watch(api: _Api, kind: Kind, *options: str, **piped: Any) -> Terminal:

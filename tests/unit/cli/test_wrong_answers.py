@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +17,7 @@ import httpx
 import pytest
 import typer
 from pydantic import BaseModel
+from tests.support.loopback import serving
 
 from api.openapi import examples
 from cli import main
@@ -134,12 +134,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with Server(("127.0.0.1", 0), Handler) as serving:
-        thread = threading.Thread(target=serving.serve_forever, args=(0.01,))
-        thread.start()
-        yield serving
-        serving.shutdown()
-        thread.join()
+    with serving(Server(("127.0.0.1", 0), Handler)) as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)
