@@ -46,7 +46,7 @@ class ProcessManager:
         self._notify = notify
         self.parts: dict[str, ManagedPart] = {}
         self._helper: Child | None = None
-        self._reported: set[str] = set()
+        self._reported: set[tuple[object, int | None]] = set()
 
     def start(self, parts: Sequence[Part]) -> None:
         """Prepare and spawn each in order, then wait until all of them serve."""
@@ -94,10 +94,10 @@ class ProcessManager:
         try:
             yield
         except OSError as error:
-            problem = describe_error(error)
-            if problem not in self._reported:
-                self._reported.add(problem)
-                self._notify(problem)
+            reason = (error.filename, error.errno)  # the line itself has a figure that moves
+            if reason not in self._reported:
+                self._reported.add(reason)
+                self._notify(describe_error(error))
 
     def _wait_ready(self, managed: ManagedPart) -> None:
         deadline = time.monotonic() + managed.part.ready_timeout_s

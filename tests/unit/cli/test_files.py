@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import signal
 import stat
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -96,6 +98,10 @@ def test_a_download_to_a_full_disk_names_file_and_disk(local: bool, tmp_path: Pa
 def test_a_note_that_cannot_be_written_ends_no_part_and_is_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    megabytes = itertools.count(1)  # of the disk: others write to it as well
+    monkeypatch.setattr(
+        "cli.files.shutil.disk_usage", lambda _: SimpleNamespace(free=next(megabytes) * 1_000_000)
+    )
     home, said = StateDir(tmp_path / "home"), list[str]()
     with home.lock():
         manager = ProcessManager(home, said.append)
