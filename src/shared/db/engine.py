@@ -108,6 +108,8 @@ class Database:
             # One above the size would be opened and closed again for each statement that finds the
             # others busy, which costs more than the wait for one of them.
             max_overflow=0,
+            # The one used last: its plans are made, and its server process is in the caches.
+            pool_use_lifo=True,
             pool_timeout=5,
             pool_recycle=1800,
         )

@@ -248,8 +248,10 @@ async def finish_job(
     Returns False, and changes nothing, when the job has a verdict already. The caller holds the
     job's row lock and has ended every step. Streams close after the `progress` written here.
     """
-    done = await _FINISH.run(connection, job_id=job_id, status=status, reason=reason, error=error)
-    if done == 0:
+    finished = await _FINISH.first(
+        connection, job_id=job_id, status=status, reason=reason, error=error
+    )
+    if finished is None:
         return False
     failed = status is Status.FAILED
     facts = [
@@ -262,7 +264,7 @@ async def finish_job(
         NewEvent(
             code=Code.PROGRESS,
             message="progress at the end",
-            payload=await _final_progress(connection, job_id, status),
+            payload=_final_progress(finished, status),
         ),
     ]
     if error is not None:
@@ -283,15 +285,13 @@ _FINISH = Statement(
         updated_at=func.clock_timestamp(),
         finished_at=func.clock_timestamp(),
     )
+    .returning(jobs.c.count, _completed(), last_progress(jobs.c.id).label("sent"))
 )
 
 
-async def _final_progress(
-    connection: AsyncConnection, job_id: UUID, status: Status
-) -> dict[str, Any]:
+def _final_progress(finished: Any, status: Status) -> dict[str, Any]:
     """The closing payload; never lower than anything that was sent, 1.0 for a success."""
-    row = await _SHOWN.one(connection, job_id=job_id)
-    before = float((row.sent or {}).get("progress", 0.0))
+    before = float((finished.sent or {}).get("progress", 0.0))
     return {
         "progress": 1.0 if status is Status.SUCCEEDED else before,
         "stage": None,
@@ -299,16 +299,9 @@ async def _final_progress(
         "item_progress": None,
         "step": None,
         "steps": None,
-        "count": row.count,
-        "completed": row.completed,
+        "count": finished.count,
+        "completed": finished.completed,
     }
-
-
-_SHOWN = Statement(
-    select(jobs.c.count, _completed(), last_progress(jobs.c.id).label("sent")).where(
-        jobs.c.id == bindparam("job_id")
-    )
-)
 
 
 # What the API's bounds are compared with ----------------------------------------------------------

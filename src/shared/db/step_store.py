@@ -4,9 +4,9 @@ Rules of this file
 ------------------
 * Lock order: the job's row first (`FOR NO KEY UPDATE`, never `FOR UPDATE`: an insert of a child row
   needs a key share lock on it), then its steps by id. Transactions that follow it cannot deadlock.
-* Ownership is checked in a statement of its own, *after* the job's lock is held. Under READ
-  COMMITTED a condition on `steps` inside the statement that waits for the job's lock would be
-  judged by that statement's old snapshot: a rescuer that committed meanwhile would go unseen.
+* Ownership is judged by the step's row as it is once both locks are held. The statement that waits
+  for the job's lock has an old snapshot, and a rescuer may commit meanwhile. It locks the step's
+  row as well: PostgreSQL then reads that row again, and judges the condition by what it reads.
 * Time is PostgreSQL's `now()`. No clock of a worker is ever stored.
 """
 
@@ -19,7 +19,7 @@ from uuid import UUID
 from sqlalchemy import Interval, bindparam, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db import jobs, rescue
+from shared.db import rescue
 from shared.db import tables as t
 from shared.db.artifacts import insert_artifact
 from shared.db.claim import claim_due_step, upcoming_steps
@@ -63,7 +63,7 @@ class PostgresStepStore:
         self, claim: Claim, state: StepState | None, events: Sequence[NewEvent]
     ) -> None:
         async def work(connection: AsyncConnection) -> None:
-            await _lock_owned(connection, claim)
+            await _lock(connection, claim)
             if state is not None:
                 await _SET_STATE.run(connection, step_id=claim.step_id, new_state=state)
             left = await self._in_doubt.not_yet_written(connection, claim, events)
@@ -83,7 +83,7 @@ class PostgresStepStore:
     async def finish(self, claim: Claim, end: AttemptResult) -> UUID | None:
         async def work(connection: AsyncConnection) -> UUID | None:
             try:
-                row = await _lock_owned(connection, claim)
+                row = await _lock(connection, claim, _LOCK_AND_READ)
             except Stale:
                 return await _ended_before(connection, claim, end)
             if end.state is StepState.QUEUED and row.cancel_requested_at is not None:
@@ -119,8 +119,8 @@ class PostgresStepStore:
 
 
 async def _start(connection: AsyncConnection, claim: Claim, events: Sequence[NewEvent]) -> None:
-    row = await _lock_owned(connection, claim)
-    if row.state != StepState.LEASED:
+    step = await _lock(connection, claim)
+    if step.state != StepState.LEASED:
         # Our own commit of a moment ago, whose answer was lost; or it is being stopped.
         return
     await _START_STEP.run(connection, step_id=claim.step_id)
@@ -138,16 +138,12 @@ async def _renew(connection: AsyncConnection, claim: Claim, lease_s: float) -> N
 async def _add_artifact(
     connection: AsyncConnection, claim: Claim, artifact: StoredArtifact, event: NewEvent
 ) -> bool:
-    await jobs.lock(connection, claim.job_id)
-    key = await _KEY.scalar(
-        connection,
-        job_id=claim.job_id,
-        step_id=claim.step_id,
-        item_index=artifact.item_index,
-    )
-    if key == artifact.s3_key:
-        return True  # our own commit of a moment ago, whose answer was lost
-    await _lock_step(connection, claim)
+    try:
+        await _lock(connection, claim)
+    except Stale:
+        if await _has_key(connection, claim, artifact):
+            return True
+        raise
     inserted = await insert_artifact(
         connection,
         job_id=claim.job_id,
@@ -157,7 +153,18 @@ async def _add_artifact(
     )
     if inserted:
         await append_events(connection, claim.job_id, [event])
-    return inserted
+    return inserted or await _has_key(connection, claim, artifact)
+
+
+async def _has_key(connection: AsyncConnection, claim: Claim, artifact: StoredArtifact) -> bool:
+    """Whether the item's object is this one: our own commit, whose answer was lost."""
+    key = await _KEY.scalar(
+        connection,
+        job_id=claim.job_id,
+        step_id=claim.step_id,
+        item_index=artifact.item_index,
+    )
+    return key == artifact.s3_key
 
 
 async def _requested_cancels(connection: AsyncConnection, worker_id: UUID) -> set[UUID]:
@@ -193,15 +200,14 @@ async def _next(connection: AsyncConnection, claim: Claim) -> UUID | None:
     )
 
 
-async def _lock_owned(connection: AsyncConnection, claim: Claim) -> Any:
-    """Lock the job, then the step, and return the step's row; raise `Stale` if it is not ours."""
-    await jobs.lock(connection, claim.job_id)
-    return await _lock_step(connection, claim)
+async def _lock(
+    connection: AsyncConnection, claim: Claim, statement: Statement | None = None
+) -> Any:
+    """Lock the job, then the step; return the step's state, or what `statement` reads of it.
 
-
-async def _lock_step(connection: AsyncConnection, claim: Claim) -> Any:
-    """The same where the job's lock is held."""
-    row = await _LOCK_OWNED.first(connection, **_ownership(claim))
+    Raises `Stale` if the step is not ours.
+    """
+    row = await (statement or _LOCK).first(connection, **_ownership(claim))
     if row is None:
         raise Stale
     return row
@@ -222,7 +228,16 @@ _IS_OURS = (
     & (t.steps.c.lease_owner == bindparam("owner", type_=t.steps.c.lease_owner.type))
     & text(t.one_of("steps.state", sorted(OWNED)))
 )
-_LOCK_OWNED = Statement(select(t.steps).where(_IS_OURS).with_for_update(key_share=True))
+
+
+def _locking(*columns: Any) -> Statement:
+    both = select(*columns).select_from(t.jobs.join(t.steps, t.steps.c.job_id == t.jobs.c.id))
+    # Locked in this order.
+    return Statement(both.where(_IS_OURS).with_for_update(of=(t.jobs, t.steps), key_share=True))
+
+
+_LOCK = _locking(t.steps.c.state)
+_LOCK_AND_READ = _locking(*t.steps.c)
 _RENEW = Statement(
     update(t.steps)
     .where(_IS_OURS)

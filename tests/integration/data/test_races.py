@@ -16,9 +16,10 @@ import anyio
 import pytest
 from tests.support.database import execute
 from tests.support.memory_store import Work
-from tests.support.stores import InPostgres, note
+from tests.support.stores import InPostgres, note, picture
 
-from shared.db.engine import Database
+from shared.db.engine import Connection, Database
+from shared.db.rescue import expired_lease
 from shared.db.step_store import PostgresStepStore
 from shared.db.transitions import request_cancel
 from shared.states import Reason, StepState
@@ -187,3 +188,61 @@ def test_claim_cancel_sweep_and_verdict_at_once_end_every_job_without_a_deadlock
             assert four.deadlocks() == before
 
     anyio.run(main)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda store, claim: store.commit_running(claim, [note()]),
+        lambda store, claim: store.record(claim, StepState.STOPPING, [note()]),
+        lambda store, claim: store.add_artifact(claim, picture(), note()),
+        lambda store, claim: store.finish(claim, DONE),
+    ],
+    ids=["commit_running", "record", "add_artifact", "finish"],
+)
+def test_an_owner_that_waited_for_the_lock_of_its_rescuer_writes_nothing(
+    database_url: str, write: Callable[[PostgresStepStore, Claim], Awaitable[object]]
+) -> None:
+    """Its statement has begun before the rescue is committed, and so has its snapshot."""
+
+    async def main() -> None:
+        async with hands(database_url, 2) as two:
+            owner = two.stores[0]
+            job = await two.subject.create(Work())
+            claim = await owner.claim(two.claim_request(lease_s=0.001))
+            assert claim is not None
+            refused = []
+
+            async def write_late() -> None:
+                with pytest.raises(Stale):
+                    await write(owner, claim)
+                refused.append(True)
+
+            async def rescue(connection: Connection) -> None:
+                assert await expired_lease(connection, again) is not None
+                tasks.start_soon(write_late)
+                await until_waits(two.url, "hand-0")
+
+            async with anyio.create_task_group() as tasks:
+                await two.databases[1].transaction(rescue)
+            assert refused
+            (step,) = await two.subject.steps(job)
+            assert step["state"] == StepState.QUEUED
+            assert await two.subject.codes(job) == ["job.created", "step.claimed"]
+
+    anyio.run(main)
+
+
+def again(step: OrphanedStep) -> AttemptResult:
+    return AttemptResult(state=StepState.QUEUED, reason=None, attempt=step.attempt, losses=1)
+
+
+async def until_waits(url: str, application: str) -> None:
+    """Until the only connection of this application waits for a lock."""
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE application_name = %s AND wait_event_type = 'Lock'"
+    )
+    with anyio.fail_after(20):
+        while execute(url, waiting, application) != [(1,)]:
+            await anyio.sleep(0.01)
