@@ -6,6 +6,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
+# Without its cache each process would compile our sources again, and the suite starts many hundred.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test lint types check-migrations openapi lifecycle lock licences release \
         test-gpu test-slow test-containers test-hosts hostile-loop crash-matrix soak bench bench-streams bench-waits bench-queue clean

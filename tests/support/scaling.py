@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
+from tests.support import deployment
 from tests.support.deployment import ROOT
 
 FOLDER = ROOT / "deploy/k3s-scale"
 
 
 def documents(name: str) -> list[dict[str, Any]]:
-    return [found for found in yaml.safe_load_all((FOLDER / name).read_text()) if found]
+    return deployment.documents((FOLDER / name).read_text(encoding="utf-8"))
 
 
 def kustomization() -> dict[str, Any]:

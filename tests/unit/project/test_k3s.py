@@ -9,7 +9,6 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-import yaml
 from hypothesis import example, given
 from hypothesis.strategies import ip_addresses
 from tests.support.deployment import (
@@ -18,6 +17,7 @@ from tests.support.deployment import (
     ROOT,
     SETTINGS,
     containers,
+    document,
     manifests,
     pod,
     pods,
@@ -33,9 +33,9 @@ from shared.settings import Settings
 
 # One that K3S is at, give or take a release; the kinds used here are older than all of them.
 KUBERNETES = "1.34.0"
-BASE, GPU = (yaml.safe_load((path / "kustomization.yaml").read_text()) for path in KUSTOMIZATIONS)
+BASE, GPU = (document(path / "kustomization.yaml") for path in KUSTOMIZATIONS)
 FILES = contents()
-PATCH = yaml.safe_load((ROOT / "deploy/k3s-gpu/worker.yaml").read_text())
+PATCH = document(ROOT / "deploy/k3s-gpu/worker.yaml")
 ALL = list(manifests())
 POLICIES = {
     found["metadata"]["name"]: found["spec"] for _, found in ALL if found["kind"] == "NetworkPolicy"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from prometheus_client import CollectorRegistry
+from tests.support.deployment import document
 
 from api.metrics import Metrics as ApiMetrics
 from shared.settings import Settings
@@ -23,9 +23,7 @@ ALERTS = ROOT / "deploy/prometheus/alerts.yaml"
 DASHBOARD = ROOT / "deploy/grafana/dashboards/dreamforge.json"
 CASES = ROOT / "deploy/prometheus/alerts_test.yaml"
 RULES: list[dict[str, Any]] = [
-    rule
-    for group in yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"]
-    for rule in group["rules"]
+    rule for group in document(ALERTS)["groups"] for rule in group["rules"]
 ]
 PROMTOOL = shutil.which("promtool")
 _NAME = re.compile(r"\b(dreamforge_\w+)(?:\{([^}]*)\})?")
@@ -110,7 +108,7 @@ def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
 def test_each_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
     cases = [
         (case["alertname"], bool(case["exp_alerts"]))
-        for test in yaml.safe_load(CASES.read_text(encoding="utf-8"))["tests"]
+        for test in document(CASES)["tests"]
         for case in test["alert_rule_test"]
     ]
     alerts = {rule["alert"] for rule in RULES}
