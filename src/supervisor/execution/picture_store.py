@@ -4,9 +4,13 @@ A store that is away for moments costs nothing: finished pictures wait for it in
 away for longer, or refuses (its disk is full, a clock is wrong), costs each step that runs
 meanwhile its work and a loss. So once it has taken no picture for a while, the worker claims no
 step until it takes one, or the object that it is asked to take from time to time.
+
+Failures count together only while some picture is offered: between two that nobody repeats in time
+(their steps were cancelled or lost) nothing is known of the store, however long that was.
 """
 
 import logging
+from collections.abc import Callable
 
 import anyio
 
@@ -15,6 +19,11 @@ from shared.errors import InfraUnavailable
 
 log = logging.getLogger(__name__)
 
+# The longest pause before a picture is offered again (`supervisor.execution.uploader`).
+RETRY_MOST_S = 10.0
+# A store that was offered nothing for longer may have worked meanwhile. Twice: a host may be slow.
+_UNASKED_S = 2 * RETRY_MOST_S
+
 
 class PictureStore:
     """`objects`, and whether it has refused every `put` of a while. Belongs to one event loop.
@@ -22,17 +31,26 @@ class PictureStore:
     Raises what `ArtifactStore` raises.
     """
 
-    def __init__(self, objects: ArtifactStore, *, refuses_after_s: float) -> None:
+    def __init__(
+        self,
+        objects: ArtifactStore,
+        *,
+        refuses_after_s: float,
+        clock: Callable[[], float] = anyio.current_time,
+    ) -> None:
         self._objects = objects
         self._refuses_after_s = refuses_after_s
-        self._failing_since: float | None = None  # of the loop's clock
+        self._clock = clock
+        self._failing_since: float | None = None
+        self._failed_at = 0.0  # the newest failure
         self.refuses = False
 
     async def put(self, key: str, data: bytes, *, content_type: str, sha256: str) -> None:
+        offered_at = self._clock()
         try:
             await self._objects.put(key, data, content_type=content_type, sha256=sha256)
         except InfraUnavailable as error:
-            self._failed(error)
+            self._failed(error, offered_at)
             raise
         self._took()
 
@@ -51,10 +69,11 @@ class PictureStore:
             await self._objects.probe_write()
             self._took()
 
-    def _failed(self, error: InfraUnavailable) -> None:
-        now = anyio.current_time()
-        if self._failing_since is None:
+    def _failed(self, error: InfraUnavailable, offered_at: float) -> None:
+        now = self._clock()
+        if self._failing_since is None or offered_at - self._failed_at > _UNASKED_S:
             self._failing_since = now
+        self._failed_at = now
         if not self.refuses and now - self._failing_since >= self._refuses_after_s:
             self.refuses = True
             log.error(

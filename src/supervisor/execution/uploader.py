@@ -19,13 +19,14 @@ from shared.protocol.messages import CONTENT_TYPES, Artifact
 from shared.retry import backoff
 from shared.step_store import Stale, StoredArtifact
 from supervisor.execution.context import Execution
+from supervisor.execution.picture_store import RETRY_MOST_S
 from supervisor.lifecycle.step import EventKind
 from supervisor.recording.event_recorder import log_events
 
 log = logging.getLogger(__name__)
 
 MAX_PARALLEL = 2
-RETRY_FIRST_S, RETRY_MOST_S = 0.5, 10.0
+RETRY_FIRST_S = 0.5
 
 
 class Uploader:

@@ -9,7 +9,15 @@ import pytest
 from tests.support.memory_objects import MemoryObjects
 
 from shared.errors import InfraUnavailable
-from supervisor.execution.picture_store import PictureStore
+from supervisor.execution.picture_store import RETRY_MOST_S, PictureStore
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 async def put(store: PictureStore, data: bytes = b"a picture") -> None:
@@ -53,5 +61,39 @@ def test_a_store_that_refuses_is_asked_until_it_takes_something() -> None:
         await store.look_again()
         assert not store.refuses
         assert objects.objects == {}
+
+    anyio.run(test)
+
+
+def test_failures_of_pictures_that_nobody_offers_again_are_no_outage() -> None:
+    """Their steps were cancelled: between them the store was asked for nothing."""
+
+    async def test() -> None:
+        objects, clock = MemoryObjects(), Clock()
+        store = PictureStore(objects, refuses_after_s=30.0, clock=clock)
+        with objects.faults.away("put"):
+            for _ in range(3):
+                await fail(store)
+                clock.now += 3600.0
+                await fail(store)
+                assert not store.refuses
+                clock.now += 29.0
+
+    anyio.run(test)
+
+
+def test_a_picture_that_is_offered_all_the_time_finds_an_outage() -> None:
+    async def test() -> None:
+        objects, clock = MemoryObjects(), Clock()
+        store = PictureStore(objects, refuses_after_s=30.0, clock=clock)
+        with objects.faults.away("put"):
+            await fail(store)
+            for _ in range(2):
+                clock.now += RETRY_MOST_S
+                await fail(store)
+                assert not store.refuses
+            clock.now += RETRY_MOST_S
+            await fail(store)
+            assert store.refuses
 
     anyio.run(test)
