@@ -149,6 +149,7 @@ class Claim:
     chain_length: int = 1
     progress: float = 0.0  # what clients have been shown of the job; it never goes back
     queued_s: float = 0.0  # from the moment it could be claimed until it was
+    unreadable: str | None = None  # what of the row no release of ours has written
     overdue: bool = False  # claimed before higher ones, because they had passed it for too long
 
 

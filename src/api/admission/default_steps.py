@@ -16,9 +16,9 @@ async def default_steps(context: Context, reference: str | None, capability: Cap
     default = context.settings.default_model
     model = choose_model(rows, reference, default=default, capability=capability)
     steps = model.parameters_schema.get("properties", {}).get("steps", {}).get("default")
-    if steps is None:
+    if not isinstance(steps, int):
         raise InvalidInput(
             f"quality: model {model.name} has no steps of its own to go by; send `steps`",
             field="quality",
         )
-    return int(steps)
+    return steps

@@ -7,6 +7,7 @@ compared here: the family, and the width by which models of one family differ.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from api.admission.models import check_readable
 from api.schemas.requests import Lora
 from shared.db.models import Model, named
 from shared.errors import InvalidInput, ModelUnavailable
@@ -53,11 +54,13 @@ def choose_loras(
             models=able,
         )
     rows = [row for row in models if row.kind == LORA]
+    readable = [row for row in rows if row.unreadable is None]
     chosen: list[ResolvedLora] = []
     for index, lora in enumerate(requested):
         field = f"loras.{index}.model_id"
         row = _find(field, lora.model_id, rows, models)
-        _check_fit(field, row, model, rows)
+        check_readable(row)
+        _check_fit(field, row, model, readable)
         if any(row.id == each.row.id for each in chosen):
             raise _invalid(field, f"{row.label} is there twice; add its scales instead")
         chosen.append(ResolvedLora(row=row, scale=float(lora.scale)))

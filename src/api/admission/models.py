@@ -6,6 +6,7 @@ from shared.db.models import Model, named
 from shared.errors import InvalidInput, ModelUnavailable
 from shared.models.descriptor import Capability
 from shared.models.families import LORA
+from shared.models.parameters import UnreadableSchema, check_schema
 
 # The field of a request that asks for it.
 _FIELDS: dict[Capability, str] = {
@@ -75,7 +76,25 @@ def _only_model(models: Sequence[Model], capability: Capability) -> Model:
             field="model_id",
             models=names,
         )
+    check_readable(usable[0])
     return usable[0]
+
+
+def check_readable(model: Model) -> None:
+    """Raise `ModelUnavailable` for one whose row another release, or a person, has written."""
+    if model.unreadable is not None:
+        raise unreadable(model)
+    try:
+        check_schema(model.parameters_schema)
+    except UnreadableSchema:
+        raise unreadable(model) from None
+
+
+def unreadable(model: Model) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"this release cannot read what the registry says of {model.label}; import it again",
+        model_id=str(model.id),
+    )
 
 
 def _check_usable(model: Model, capability: Capability, models: Sequence[Model]) -> None:
@@ -85,6 +104,7 @@ def _check_usable(model: Model, capability: Capability, models: Sequence[Model])
             "`GET /v1/models` shows which are not",
             model_id=str(model.id),
         )
+    check_readable(model)
     if capability in model.capabilities:
         return
     field, can = _FIELDS[capability], ", ".join(model.capabilities) or "nothing"

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from api.admission.loras import lora_bytes
+from api.admission.models import unreadable
 from api.admission.pictures import Pictures, pin
 from api.admission.resolve import Resolved
 from api.admission.upscale_step import upscale_step
@@ -145,7 +146,10 @@ def _generate_step(
 def _generate_params(
     body: CreateJob, resolved: Resolved, pictures: Pictures, settings: Settings
 ) -> GenerateParams:
-    """The request with the model's defaults filled in, checked against the model's schema."""
+    """The request with the model's defaults filled in, checked against the model's schema.
+
+    Raises `InvalidInput`, and `ModelUnavailable` for defaults that no request could have.
+    """
     model = resolved.model
     rules: dict[str, Any] = model.parameters_schema.get("properties", {})
     values = {name: getattr(body, name) for name in _BY_MODEL}
@@ -163,17 +167,20 @@ def _generate_params(
             f"{missing[0]}: model {model.name} has no default for it, so the request must say",
             field=missing[0],
         )
-    values["guidance"] = float(values["guidance"])
-    return GenerateParams(
-        prompt=body.prompt,
-        seed=body.seed,
-        strength=_strength(body),
-        embed_metadata=body.embed_metadata,
-        jpeg_quality=_jpeg_quality(body, settings),
-        webp_quality=_webp_quality(body),
-        loras=[lora.params for lora in resolved.loras],
-        **values,
-    )
+    try:
+        values["guidance"] = float(values["guidance"])
+        return GenerateParams(
+            prompt=body.prompt,
+            seed=body.seed,
+            strength=_strength(body),
+            embed_metadata=body.embed_metadata,
+            jpeg_quality=_jpeg_quality(body, settings),
+            webp_quality=_webp_quality(body),
+            loras=[lora.params for lora in resolved.loras],
+            **values,
+        )
+    except (TypeError, ValueError):  # a default of the model's that its own schema lets pass
+        raise unreadable(model) from None
 
 
 def _webp_quality(body: CreateJob) -> int | None:

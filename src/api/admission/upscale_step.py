@@ -5,8 +5,10 @@ may be is a limit of its own: an upscaler works in tiles and has room for far mo
 generated.
 """
 
+from typing import Any
 from uuid import uuid4
 
+from api.admission.models import unreadable
 from api.admission.resolve import Resolved
 from api.admission.upscalers import impl_of, scale_of
 from api.schemas.requests import Upscale
@@ -30,7 +32,8 @@ def upscale_step(
 ) -> NewStep:
     """The step that enlarges what `first` makes of `params`.
 
-    Raises `InvalidInput` for too many pixels, and for a picture that the upscaler cannot take.
+    Raises `InvalidInput` for too many pixels, and for a picture that the upscaler cannot take;
+    `ModelUnavailable` for an upscaler whose row cannot be read.
     """
     upscaler = resolved.upscaler
     _check_pixels(request, params, resolved)
@@ -58,7 +61,15 @@ def _params(request: Upscale, params: GenerateParams, upscaler: Model | None) ->
     if upscaler is None:
         return ResampleParams(**common)
     _check_input(params, upscaler)
-    common["native_scale"] = scale_of(upscaler)
+    try:
+        return _with_model(common | {"native_scale": scale_of(upscaler)}, params, upscaler)
+    except ValueError:  # figures that no upscaler of ours has
+        raise unreadable(upscaler) from None
+
+
+def _with_model(
+    common: dict[str, Any], params: GenerateParams, upscaler: Model
+) -> GanParams | DiffusionParams:
     if impl_of(upscaler) == "gan":
         return GanParams(**common)
     defaults = upscaler.descriptor["defaults"]

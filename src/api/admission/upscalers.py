@@ -11,7 +11,7 @@ equally good are not chosen between: the request must name one.
 
 from collections.abc import Sequence
 
-from api.admission.models import find_model
+from api.admission.models import check_readable, find_model
 from api.schemas.requests import Upscale
 from shared.db.models import Model
 from shared.db.workers import Worker
@@ -52,6 +52,7 @@ def choose_upscaler(
     best = _best(request, installed) or _best(request, enlarging)
     if best is None:
         raise _none_fits(request, enlarging)
+    check_readable(best)
     return best
 
 
@@ -92,6 +93,7 @@ def _named(request: Upscale, reference: str, models: Sequence[Model]) -> Model:
     model = find_model(models, reference)
     if model is None:
         raise ModelUnavailable("chain.upscale.model_id: no such model; GET /v1/models lists them")
+    check_readable(model)
     if CAPABILITY not in model.capabilities:
         able = [each.label for each in models if CAPABILITY in each.capabilities]
         raise _invalid(

@@ -2,7 +2,7 @@
 
 import logging
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
@@ -271,7 +271,7 @@ async def _wait_if_possible(
 async def _show(context: Context, job_id: UUID, user: str) -> responses.JobOut:
     async def work(
         connection: Connection,
-    ) -> tuple[Job, dict[UUID, list[Step]], tuple[dict[str, Any], dict[str, Any]]]:
+    ) -> tuple[Job, dict[UUID, list[Step]], jobs.Asked]:
         job = await find_job(connection, job_id, user)
         steps = await jobs.steps_of(connection, [job_id])
         asked = await jobs.asked_of(connection, job_id)

@@ -15,7 +15,7 @@ from shared.db.create_job import Created
 from shared.db.dead_letters import DeadJob
 from shared.db.deliveries import Delivery
 from shared.db.inputs import Input
-from shared.db.jobs import Job, Step
+from shared.db.jobs import Asked, Job, Step
 from shared.db.models import Model
 from shared.db.usage import NO_MODEL, OTHER_VALUES, Usage
 from shared.db.workers import Slot, Worker
@@ -32,10 +32,10 @@ def job(
     row: Job,
     steps: Sequence[Step],
     queue: out.QueueOut | None,
-    asked: tuple[dict[str, Any] | None, dict[str, Any] | None] = (None, None),
+    asked: Asked = (None, None),
 ) -> out.JobOut:
     return out.JobOut(
-        **_fields(out.JobOut, row) | {"error": None if row.error is None else _error(row.error)},
+        **_fields(out.JobOut, row),
         queue=queue,
         request=asked[0],
         parameters=asked[1],
@@ -53,12 +53,13 @@ def input(row: Input, expires_at: datetime) -> out.InputOut:
 
 
 def model(row: Model, live: Sequence[Worker]) -> out.ModelOut:
+    scale = row.descriptor.get("scale")
     return out.ModelOut(
         **_fields(out.ModelOut, row),
         installed=any(worker.has_model(row.id, row.checkpoint_sha256) for worker in live),
         warm=[worker.id for worker in live if row.id in worker.warm],
         family=row.descriptor.get("family"),
-        scale=row.descriptor.get("scale"),
+        scale=scale if isinstance(scale, int) else None,
         parts=parts_of(row.descriptor),
     )
 
@@ -191,14 +192,3 @@ def _moment(text: str) -> datetime | None:
 def _fields(answer: type[BaseModel], row: object) -> dict[str, Any]:
     """The fields of an answer that its row has under the same names."""
     return {name: getattr(row, name) for name in answer.model_fields if hasattr(row, name)}
-
-
-def _error(column: object) -> out.JobError:
-    """Of JSON that may be anything, as far as the database knows."""
-    stored = column if isinstance(column, dict) else {}
-    details = stored.get("details")
-    return out.JobError(
-        code=str(stored.get("code", "internal")),
-        message=str(stored.get("message", "")),
-        details=details if isinstance(details, dict) else {},
-    )

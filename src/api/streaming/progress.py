@@ -11,6 +11,7 @@ from uuid import UUID
 from api.schemas.responses import ItemProgress, ProgressOut, StageWeight
 from shared.db.events import Event
 from shared.db.jobs import Job, Step
+from shared.db.stored_json import mapping, progress_in
 from shared.progress import STAGES
 from shared.states import Status
 
@@ -32,10 +33,9 @@ def progress_of(
     `finished` items have an artifact, `reached` is (step, item) -> 0..1; `started` and `last` are
     the newest `step.start` and `progress` events.
     """
-    payload = {} if last is None else (last.payload or {})
-    whole = 1.0 if job.status is Status.SUCCEEDED else float(payload.get("progress") or 0.0)
+    payload = None if last is None else last.payload
     return ProgressOut(
-        progress=min(1.0, max(0.0, whole)),
+        progress=1.0 if job.status is Status.SUCCEEDED else progress_in(payload),
         status=job.status,
         stage=_stage(job, steps, started, last),
         items=[
@@ -70,8 +70,8 @@ def _stage(
         return QUEUE  # the first one, or the next one of a chain
     if last is None or (started is not None and last.seq < started.seq):
         return LOAD  # its process has begun and reported nothing yet
-    stage: str | None = (last.payload or {}).get("stage")
-    return stage
+    stage = mapping(last.payload).get("stage")
+    return stage if isinstance(stage, str) else None
 
 
 def _item(

@@ -48,6 +48,7 @@ from shared.db import tables as t
 from shared.db.claimed_step import pinned_model, read_claim
 from shared.db.events import append_events
 from shared.db.statement import Statement
+from shared.db.stored_json import mapping
 from shared.db.tables import NO_MODEL, read
 from shared.states import Priority, StepState
 from shared.step_store import (
@@ -349,7 +350,13 @@ async def upcoming_steps(
         return []
     steps = {row.id: row for row in await _STEPS.all(connection, ids=ids)}
     return [
-        read(UpcomingStep, steps[each], model=await pinned_model(connection, steps[each]))
+        read(
+            UpcomingStep,
+            steps[each],
+            model=await pinned_model(connection, steps[each]),
+            preset=mapping(steps[each].preset),
+            params=mapping(steps[each].params),
+        )
         for each in ids
         if each in steps
     ]

@@ -8,14 +8,25 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.db import tables as t
 from shared.db.events import last_progress
 from shared.db.statement import Statement
+from shared.db.stored_json import Input, mapping, progress_in
 from shared.db.tables import columns_of, read
 from shared.models.descriptor import parts_of
 from shared.step_store import Claim, PinnedInput, PinnedModel, StepInput, StoredArtifact
+from shared.typed_json import Mismatch, typed
 
 
 async def read_claim(connection: AsyncConnection, step: Any, *, overdue: bool) -> Claim:
-    """The claim of `step`, whose row has `vram_waited_s` and `queued_s` beside its columns."""
+    """The claim of `step`, whose row has `vram_waited_s` and `queued_s` beside its columns.
+
+    A row that cannot be read is claimed all the same: `supervisor.execution.run_spec` ends its step
+    alone, where an error here would end each worker that looks for a step.
+    """
     job = await _JOB.one(connection, job_id=step.job_id, step_id=step.id)
+    unreadable = None
+    try:
+        inputs = await _inputs(connection, step)
+    except Mismatch as mismatch:
+        inputs, unreadable = (), f"inputs{mismatch}"
     return read(
         Claim,
         {**job._asdict(), **step._asdict()},  # where both have a column, the step's counts
@@ -25,8 +36,11 @@ async def read_claim(connection: AsyncConnection, step: Any, *, overdue: bool) -
         vram_waited_s=float(step.vram_waited_s),
         model=await pinned_model(connection, step),
         done_items=tuple(sorted(job.done_items or ())),
-        inputs=await _inputs(connection, step),
-        progress=float((job.shown or {}).get("progress", 0.0)),
+        params=mapping(step.params),
+        preset=mapping(step.preset),
+        inputs=inputs,
+        unreadable=unreadable,
+        progress=progress_in(job.shown),
         queued_s=float(step.queued_s),
         overdue=overdue,
     )
@@ -68,9 +82,10 @@ _MODEL = Statement(select(t.models).where(t.models.c.id == bindparam("model_id")
 async def _inputs(connection: AsyncConnection, step: Any) -> tuple[StepInput, ...]:
     """What users sent for a first step, else what the step before this one made. That one has
     succeeded, so its rows do not change any more: retention leaves the pictures of a job alone that
-    has not ended."""
+    has not ended. Raises `Mismatch`."""
     if step.position == 0:
-        return tuple(PinnedInput(**each) for each in step.inputs or ())
+        pinned = [] if step.inputs is None else typed(list[Input], step.inputs)
+        return tuple(read(PinnedInput, each) for each in pinned)
     rows = await connection.execute(
         select(*columns_of(t.artifacts, StoredArtifact))
         .join(t.steps, t.steps.c.id == t.artifacts.c.step_id)

@@ -5,6 +5,7 @@ checkpoint. `drop` deletes the rows and returns the keys of objects that no row 
 caller deletes those after the commit, never before.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,9 +19,11 @@ from shared.db import tables as t
 from shared.db.create_job import Created, create_job
 from shared.db.delete_job import keys_of
 from shared.db.insert_job import NewJob, NewStep, input_ids
+from shared.db.stored_json import Named, Params, Webhook, mapping
 from shared.db.tables import columns_of, read
 from shared.errors import Conflict, ModelUnavailable, NotFound
 from shared.states import ENDED, Reason, Status
+from shared.typed_json import Mismatch, typed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,14 +42,10 @@ class DeadJob:
     @property
     def why(self) -> str:
         """Code and message of the last try, or of the job, whatever stands in the column."""
-        own = _mapping(self.error)
-        last = _mapping(_mapping(own.get("details")).get("last_error")) or own
+        own = mapping(self.error)
+        last = mapping(mapping(own.get("details")).get("last_error")) or own
         code, message = last.get("code", "attempts_exhausted"), last.get("message")
         return f"{code}: {message or own.get('message', '')}"
-
-
-def _mapping(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 _COLUMNS = columns_of(t.jobs, DeadJob)
@@ -95,9 +94,9 @@ async def replays_of(connection: AsyncConnection, job_id: UUID) -> list[tuple[UU
 async def replay(connection: AsyncConnection, job_id: UUID, *, user: str | None = None) -> Created:
     """Make a new job of the same request, for the same user, with the same things pinned.
 
-    Raises `NotFound`; `Conflict` while an earlier replay has not ended, and when a picture that it
-    starts from is gone; `ModelUnavailable` when its model was disabled or is another checkpoint by
-    now, so that the new job could never run.
+    Raises `NotFound`; `Conflict` while an earlier replay has not ended, when a picture that it
+    starts from is gone, and when its row cannot be read; `ModelUnavailable` when its model was
+    disabled or is another checkpoint by now, so that the new job could never run.
     """
     # The job's lock makes replays of one job take turns, and keeps a `drop` out until our commit.
     await jobs.lock(connection, job_id)
@@ -114,6 +113,7 @@ async def replay(connection: AsyncConnection, job_id: UUID, *, user: str | None 
         .order_by(t.steps.c.position)
     )
     steps = list(pinned_steps)
+    _check_stored(row, steps)
     for step in steps:
         await _check_loras(connection, step)
     usage_tags = await connection.scalars(
@@ -133,6 +133,29 @@ async def replay(connection: AsyncConnection, job_id: UUID, *, user: str | None 
         if id not in kept:
             raise Conflict(f"picture {id}, which job {job_id} starts from, is deleted")
     return await create_job(connection, again)
+
+
+def _check_stored(job: Row[Any], steps: Sequence[Row[Any]]) -> None:
+    """Raise `Conflict` for columns of which no job can be made; the old job stays as it is."""
+    columns: list[tuple[str, Any, object]] = [
+        ("request", dict[str, Any], job.request),
+        ("tags", dict[str, str], job.tags),
+        ("webhook", Webhook | None, job.webhook),
+    ]
+    for step in steps:
+        columns += [
+            ("params", Params, step.params),
+            ("preset", dict[str, Any], step.preset),
+            ("inputs", list[Named] | None, step.inputs),
+        ]
+    for name, shape, value in columns:
+        try:
+            typed(shape, value)
+        except Mismatch as mismatch:
+            raise Conflict(
+                f"job {job.id} cannot be replayed: its {name} cannot be read ({mismatch}); create "
+                "a job instead"
+            ) from None
 
 
 async def _check_loras(connection: AsyncConnection, step: Row[Any]) -> None:

@@ -14,7 +14,7 @@ when the lease is over. So a message may be sent twice, with one id.
 `shared.db.delivery_claim` has the claim.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -25,6 +25,7 @@ from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db import tables as t
+from shared.db.stored_json import Webhook, error_of
 from shared.db.tables import columns_of, read
 from shared.errors import Conflict, NotFound
 from shared.events import Code, NewEvent
@@ -91,7 +92,7 @@ def parse_id(text: str) -> tuple[UUID, int]:
 async def enqueue(
     connection: AsyncConnection,
     job_id: UUID,
-    webhook: Mapping[str, Any],
+    webhook: Webhook,
     recorded: Sequence[tuple[int, NewEvent]],
 ) -> None:
     """Write what the receiver wants of these events. The caller holds the job's row lock.
@@ -147,10 +148,10 @@ async def _lock_turn(connection: AsyncConnection, job_id: UUID) -> bool:
 
 def _payload(row: Any, event: NewEvent, kind: WebhookEvent) -> dict[str, Any]:
     """`data` of the message: what the job is at this moment, without its prompt."""
-    error = row.error and {
-        "code": row.error["code"],
-        "message": str(row.error["message"])[:MAX_MESSAGE],
-    }
+    error = None
+    if row.error is not None:
+        stored = error_of(row.error)
+        error = {"code": stored["code"], "message": stored["message"][:MAX_MESSAGE]}
     job = {"id": str(row.id), "type": row.type, "status": row.status, "reason": row.reason}
     job |= {"count": row.count, "tags": row.tags, "error": error}
     if kind is not WebhookEvent.ARTIFACT:

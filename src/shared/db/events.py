@@ -11,6 +11,7 @@ from sqlalchemy import (
     ColumnElement,
     Float,
     Integer,
+    Numeric,
     ScalarSelect,
     Select,
     Uuid,
@@ -30,6 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.db import deliveries
 from shared.db.engine import note_events
 from shared.db.statement import Statement
+from shared.db.stored_json import webhook_of
 from shared.db.tables import columns_of, events, jobs, read
 from shared.events import Code, NewEvent
 
@@ -70,9 +72,9 @@ async def append_events(connection: AsyncConnection, job_id: UUID, new: Sequence
     last: int = counted.event_seq
     if new:
         note_events(connection, job_id)
-        if counted.webhook is not None:
+        if (webhook := webhook_of(job_id, counted.webhook)) is not None:
             recorded = list(enumerate(new, last - len(new) + 1))
-            await deliveries.enqueue(connection, job_id, counted.webhook, recorded)
+            await deliveries.enqueue(connection, job_id, webhook, recorded)
     return last
 
 
@@ -219,9 +221,9 @@ async def best_item_progress(
     The highest and not the last: a second attempt begins its item anew, and what a client has
     seen must not go back. An item that was written is whole, though its picture may be gone by now.
     """
-    named = cast(events.c.payload["item_index"].astext, Integer)
-    item = func.coalesce(events.c.item_index, named)
-    reported = cast(events.c.payload["item_progress"].astext, Float)
+    named = _number_in(events.c.payload["item_index"], 0, 2**31 - 1)
+    item = func.coalesce(events.c.item_index, cast(func.trunc(named), Integer))
+    reported = cast(_number_in(events.c.payload["item_progress"], 0, 1), Float)
     reached = case((events.c.code == Code.ARTIFACT_WRITTEN, 1.0), else_=reported)
     rows = await connection.execute(
         select(events.c.step_id, item.label("item"), func.max(reached).label("reached"))
@@ -235,3 +237,13 @@ async def best_item_progress(
         .group_by(events.c.step_id, item)
     )
     return {(row.step_id, row.item): float(row.reached) for row in rows}
+
+
+def _number_in(value: ColumnElement[Any], least: int, most: int) -> ColumnElement[Any]:
+    """A number within these bounds, with nine digits; null where something else stands.
+
+    JSON's numbers may be larger, or closer to 0, than other types hold, and a cast that fails takes
+    the whole answer with it.
+    """
+    number = func.least(func.greatest(cast(value.astext, Numeric), least), most)
+    return case((func.jsonb_typeof(value) == "number", func.round(number, 9)))

@@ -17,10 +17,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.events import append_events, last_progress
 from shared.db.statement import Statement
+from shared.db.stored_json import error_of, object_or_none, progress_in, texts
 from shared.db.tables import IS_QUEUED, artifacts, columns_of, job_tags, jobs, one_of, read, steps
 from shared.db.usage import count_job
 from shared.events import Code, NewEvent
 from shared.states import ENDED, STATUS_OF, Reason, Status, StepState
+
+# The body of a job's create and its first step's parameters, each None where it is not known.
+Asked = tuple[dict[str, Any] | None, dict[str, Any] | None]
 
 _UNFINISHED = [status for status in Status if status not in ENDED]
 
@@ -94,7 +98,14 @@ def _jobs() -> Select[Any]:
 
 
 def _job(row: Mapping[str, Any]) -> Job:
-    return read(Job, row, status=Status(row["status"]), reason=_reason(row["reason"]))
+    return read(
+        Job,
+        row,
+        status=Status(row["status"]),
+        reason=_reason(row["reason"]),
+        error=None if row["error"] is None else error_of(row["error"]),
+        tags=texts(row["tags"]),
+    )
 
 
 def _reason(text: str | None) -> Reason | None:
@@ -115,17 +126,15 @@ _JOB = Statement(_BY_ID)
 _JOB_OF_USER = Statement(_BY_ID.where(jobs.c.user == bindparam("user")))
 
 
-async def asked_of(
-    connection: AsyncConnection, job_id: UUID
-) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """The body of the job's create, and its first step's parameters; None when it is gone."""
+async def asked_of(connection: AsyncConnection, job_id: UUID) -> Asked | None:
+    """What the job's client asked for, and what became of it; None when it is gone."""
     rows = await connection.execute(
         select(jobs.c.request, steps.c.params)
         .select_from(jobs.join(steps, steps.c.job_id == jobs.c.id))
         .where(jobs.c.id == job_id, steps.c.position == 0)
     )
     row = rows.first()
-    return None if row is None else (row.request, row.params)
+    return None if row is None else (object_or_none(row.request), object_or_none(row.params))
 
 
 async def of_user(
@@ -248,6 +257,8 @@ async def finish_job(
     Returns False, and changes nothing, when the job has a verdict already. The caller holds the
     job's row lock and has ended every step. Streams close after the `progress` written here.
     """
+    if error is not None:
+        error = error_of(error)
     finished = await _FINISH.first(
         connection, job_id=job_id, status=status, reason=reason, error=error
     )
@@ -268,7 +279,7 @@ async def finish_job(
         ),
     ]
     if error is not None:
-        message, level = str(error.get("message", reason)), "ERROR" if failed else "WARNING"
+        message, level = error["message"] or str(reason), "ERROR" if failed else "WARNING"
         facts = [NewEvent(code=Code.ERROR, message=message, level=level, payload=error), *facts]
     await append_events(connection, job_id, facts)
     await count_job(connection, job_id, status)
@@ -291,7 +302,7 @@ _FINISH = Statement(
 
 def _final_progress(finished: Any, status: Status) -> dict[str, Any]:
     """The closing payload; never lower than anything that was sent, 1.0 for a success."""
-    before = float((finished.sent or {}).get("progress", 0.0))
+    before = progress_in(finished.sent)
     return {
         "progress": 1.0 if status is Status.SUCCEEDED else before,
         "stage": None,

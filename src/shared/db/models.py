@@ -3,16 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 from uuid import UUID, uuid4
 
-from sqlalchemy import delete, func, literal_column, or_, select, update
+from sqlalchemy import RowMapping, delete, func, literal_column, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db.tables import columns_of, models, steps
+from shared.db.stored_json import report
+from shared.db.tables import columns_of, models, read, steps
 from shared.models.descriptor import Descriptor, capabilities_of, schema_of
+from shared.models.families import FAMILIES, LORA
 from shared.states import TERMINAL
+from shared.typed_json import Mismatch, typed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +31,8 @@ class Model:
     capabilities: list[str]
     created_at: datetime
     updated_at: datetime
+    # Why this release cannot read the row, if so: then the three above are empty.
+    unreadable: str | None = None
 
     @property
     def label(self) -> str:
@@ -85,7 +90,7 @@ async def upsert_model(connection: AsyncConnection, descriptor: Descriptor) -> M
         )
         .returning(*_COLUMNS)
     )
-    return Model(**written.mappings().one())
+    return _model(written.mappings().one())
 
 
 async def list_models(connection: AsyncConnection) -> list[Model]:
@@ -93,7 +98,82 @@ async def list_models(connection: AsyncConnection) -> list[Model]:
     rows = await connection.execute(
         select(*_COLUMNS).order_by(models.c.name, models.c.created_at.desc(), models.c.id)
     )
-    return [Model(**row) for row in rows.mappings()]
+    return [_model(row) for row in rows.mappings()]
+
+
+class _Source(TypedDict):
+    uri: NotRequired[str]
+
+
+class _Described(TypedDict):
+    """What is read of a model's descriptor; `parts_of` reads its parts."""
+
+    default_preset: NotRequired[str | None]
+    family: NotRequired[str | None]
+    lora_width: NotRequired[int | None]
+    source: NotRequired[_Source]
+
+
+class _Defaults(TypedDict):
+    steps: int
+    guidance: float
+
+
+class _DescribedUpscaler(_Described):
+    scale: int
+    defaults: _Defaults
+
+
+class _DescribedLora(TypedDict):
+    family: str
+    width: NotRequired[int | None]
+    changed_numbers: int
+
+
+class _Side(TypedDict):
+    minimum: int
+    maximum: int
+    multipleOf: int
+
+
+class _Sides(TypedDict):
+    width: _Side
+    height: _Side
+
+
+class _UpscalerSchema(TypedDict):
+    properties: _Sides
+
+
+class _Schema(TypedDict):
+    properties: NotRequired[dict[str, dict[str, Any]]]
+
+
+def _model(row: RowMapping) -> Model:
+    """One that cannot be read is listed and can do nothing, and hides no other."""
+    try:
+        _check(row)
+    except Mismatch as mismatch:
+        unreadable = str(mismatch)
+        report(f"model {row['name']}@{row['version']} cannot be used: {unreadable}")
+        nothing: dict[str, Any] = {"descriptor": {}, "parameters_schema": {}, "capabilities": []}
+        return read(Model, row, unreadable=unreadable, **nothing)
+    return read(Model, row)
+
+
+def _check(row: RowMapping) -> None:
+    """Raise `Mismatch` for what a reader of the row could not bear."""
+    can = typed(list[str], row["capabilities"])
+    if row["kind"] != LORA and row["kind"] not in FAMILIES:
+        raise Mismatch(f"this release has no kind {row['kind']!r}")
+    is_lora, upscales = row["kind"] == LORA, "upscale" in can
+    typed(_DescribedLora if is_lora else _Described, row["descriptor"])
+    typed(_Schema, row["parameters_schema"])
+    if upscales:
+        if FAMILIES[row["kind"]].upscaling is None:
+            raise Mismatch(f"a model of the kind {row['kind']!r} upscales nothing")
+        typed(_DescribedUpscaler, row["descriptor"])
+        typed(_UpscalerSchema, row["parameters_schema"])
 
 
 def named(rows: Sequence[Model], reference: str) -> list[Model]:

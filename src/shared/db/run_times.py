@@ -17,8 +17,12 @@ from shared.db.tables import columns_of, read, run_times
 
 KEPT = 64
 # What the time of a step grows with. A picture that is enlarged has no size of its own here.
+# The bounds keep the product finite. What is no number counts as 1: a cast of it would fail, and
+# with it the whole line of those that wait.
 WORK = " * ".join(
-    f"coalesce((s.params ->> '{name}')::float, 1)" for name in ("width", "height", "steps", "count")
+    f"CASE jsonb_typeof(s.params -> '{name}') WHEN 'number' "
+    f"THEN greatest(least((s.params ->> '{name}')::numeric, 1e9), 1)::float ELSE 1 END"
+    for name in ("width", "height", "steps", "count")
 )
 KIND = (
     "s.type, coalesce(s.checkpoint_sha256, '') AS checkpoint_sha256, "

@@ -4,18 +4,20 @@ The API reads it to refuse at once what no live worker could hold, and to say ho
 slot has. A worker that was killed counts as gone once its heartbeat is `LIVE_S` old.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 from uuid import UUID
 
 from sqlalchemy import RowMapping, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.db.stored_json import Id, report
 from shared.db.tables import read, values_of, workers
 from shared.states import Priority
+from shared.typed_json import Mismatch, typed
 from shared.users import Serves
 
 LIVE_S = 30.0
@@ -125,7 +127,7 @@ async def live_workers(connection: AsyncConnection) -> list[Worker]:
         .where(workers.c.heartbeat_at > func.clock_timestamp() - timedelta(seconds=LIVE_S))
         .order_by(workers.c.started_at, workers.c.id)
     )
-    return [_worker(row) for row in rows.mappings()]
+    return list(_readable(rows.mappings()))
 
 
 def slots_for(live: Sequence[Worker], *, device: str, queue: str) -> list[Slot]:
@@ -145,20 +147,56 @@ def _slot_to_json(slot: Slot) -> dict[str, Any]:
     return {"class": values.pop("device_class"), **values, "job_id": job_id}
 
 
+_StoredSlot = TypedDict(
+    "_StoredSlot",
+    {
+        "id": str,
+        "device": str,
+        "class": str,
+        "capacity_bytes": int,
+        "state": str,
+        "free_bytes": NotRequired[int | None],
+        "holders": NotRequired[dict[str, int]],
+        "job_id": NotRequired[Id | None],
+    },
+)
+
+
+class _StoredModel(TypedDict):
+    id: Id
+    checkpoint_sha256: str
+    warm: NotRequired[bool]
+
+
+class _StoredServes(TypedDict):
+    priorities: NotRequired[list[str]]
+    users: NotRequired[list[str]]
+
+
+def _readable(rows: Iterable[RowMapping]) -> Iterator[Worker]:
+    """The workers of these rows. One that cannot be read counts as none, and hides no other."""
+    for row in rows:
+        try:
+            yield _worker(row)
+        except Mismatch as mismatch:
+            report(f"worker {row['id']} counts as none: its row cannot be read ({mismatch})")
+
+
 def _worker(row: RowMapping) -> Worker:
+    """A worker of another release may say less than this one, or more. Raises `Mismatch`."""
+    models = typed(list[_StoredModel], row["models"])
     return read(
         Worker,
         row,
-        queues=tuple(row["queues"]),
-        # A worker of another release may say less of a slot, or more.
-        slots=tuple(_slot(slot) for slot in row["slots"]),
-        models={UUID(model["id"]): model["checkpoint_sha256"] for model in row["models"]},
-        warm=frozenset(UUID(model["id"]) for model in row["models"] if model.get("warm")),
-        serves=_serves(row["serves"]),
+        queues=tuple(typed(list[str], row["queues"])),
+        slots=tuple(_slot(slot) for slot in typed(list[_StoredSlot], row["slots"])),
+        models={UUID(model["id"]): model["checkpoint_sha256"] for model in models},
+        warm=frozenset(UUID(model["id"]) for model in models if model.get("warm")),
+        serves=_serves(typed(_StoredServes, row["serves"])),
     )
 
 
-def _slot(value: Mapping[str, Any]) -> Slot:
+def _slot(value: _StoredSlot) -> Slot:
     job_id = value.get("job_id")
     return read(
         Slot,
@@ -168,9 +206,11 @@ def _slot(value: Mapping[str, Any]) -> Slot:
     )
 
 
-def _serves(value: Mapping[str, Any]) -> Serves:
-    """A worker of another release may name a priority that this one does not have."""
-    return Serves(
-        priorities=tuple(Priority(each) for each in value.get("priorities", ())),
-        users=tuple(value.get("users", ())),
-    )
+def _serves(value: _StoredServes) -> Serves:
+    """A priority that this release does not have is left out. Raises `Mismatch` where no other is
+    named: nothing would mean all of them."""
+    named = value.get("priorities", [])
+    known = tuple(Priority(each) for each in named if each in set(Priority))
+    if named and not known:
+        raise Mismatch("it is kept for priorities that this release does not have")
+    return Serves(priorities=known, users=tuple(value.get("users", ())))

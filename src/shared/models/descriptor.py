@@ -9,7 +9,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from shared.limits import (
     MAX_COUNT,
@@ -78,6 +86,9 @@ class PartSize(StrictRecord):
     outside: int = Field(default=0, ge=0, le=MOST_NUMBERS)
     precise: int = Field(default=0, ge=0, le=MOST_NUMBERS)
     packed_bytes: int = Field(default=0, ge=0, le=MOST_NUMBERS)
+
+
+_parts = TypeAdapter(dict[str, PartSize])
 
 
 class Range(StrictRecord):
@@ -213,9 +224,14 @@ def schema_of(descriptor: Descriptor) -> dict[str, Any]:
 
 
 def parts_of(descriptor: Mapping[str, Any]) -> dict[str, PartSize]:
-    """`parts` of a descriptor as it is stored, which may be of an earlier release."""
-    parts: Mapping[str, Any] = descriptor.get("parts", {})
-    return {name: PartSize.model_validate(size) for name, size in parts.items()}
+    """`parts` of a descriptor as it is stored, which may be of another release, or of none.
+
+    Parts that cannot be read count as parts that were not counted.
+    """
+    try:
+        return _parts.validate_python(descriptor["parts"])
+    except (KeyError, TypeError, ValidationError):  # no object, or none that has parts
+        return {}
 
 
 def checkpoint_hash(files: Iterable[ModelFile]) -> str:

@@ -4,13 +4,15 @@ The schemas are those that `shared.models.descriptor` writes. A model's row may 
 release, so nothing but JSON Schema 2020-12 is taken for granted.
 """
 
+import functools
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
+from jsonschema.exceptions import SchemaError, ValidationError
 from jsonschema.validators import extend
 
 
@@ -22,6 +24,10 @@ class ParameterProblem:
     message: str
     rule: str  # the keyword of the schema that the value breaks, and what that keyword says
     limit: Any
+
+
+class UnreadableSchema(ValueError):
+    """A value is no JSON Schema that parameters can be checked with; the message says why."""
 
 
 def _is_integer(_checker: object, value: object) -> bool:
@@ -40,6 +46,23 @@ _Validator = extend(  # type: ignore[no-untyped-call]
         {"integer": _is_integer, "number": _is_number}
     ),
 )
+
+
+def check_schema(schema: Mapping[str, Any]) -> None:
+    """Raise `UnreadableSchema` for one that `find_problems` could not go through."""
+    _check_text(json.dumps(schema, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=256)  # some milliseconds, and the same for every job of a model
+def _check_text(schema: str) -> None:
+    """References are refused: ours have none, and theirs may lead in a circle, or to a server."""
+    if '"$ref"' in schema or '"$dynamicRef"' in schema or '"pattern' in schema:
+        raise UnreadableSchema("parameters_schema has references or patterns")
+    try:
+        Draft202012Validator.check_schema(json.loads(schema))
+    except SchemaError as error:
+        where = ".".join(map(str, error.absolute_path)) or "it"
+        raise UnreadableSchema(f"parameters_schema is no JSON Schema: {where}") from None
 
 
 def find_problems(schema: Mapping[str, Any], values: Mapping[str, Any]) -> list[ParameterProblem]:

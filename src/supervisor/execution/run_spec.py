@@ -32,6 +32,8 @@ def run_spec(claim: Claim, model_folder: Callable[[PinnedModel], Path]) -> RunSp
     A row may be older or newer than this worker. A row that does not fit must fail alone, and not
     the executor, again and again.
     """
+    if claim.unreadable is not None:
+        raise UnreadableStep(f"the stored step cannot be run: {claim.unreadable}")
     facts: dict[str, Any] = {
         "job_id": str(claim.job_id),
         "step_id": str(claim.step_id),

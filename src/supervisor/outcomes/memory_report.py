@@ -76,4 +76,5 @@ def next_smaller(claim: Claim, candidates: Iterable[Preset]) -> Preset | None:
 
 def _factor(claim: Claim) -> float:
     """The operator's correction of the estimate when the job was created (`DF_VRAM_FACTOR`)."""
-    return float(claim.preset.get("vram_factor", 1.0))
+    factor = claim.preset.get("vram_factor", 1.0)
+    return float(factor) if isinstance(factor, int | float) else 1.0
