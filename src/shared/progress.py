@@ -13,6 +13,10 @@ STAGES: dict[str, tuple[tuple[str, float], ...]] = {
 }
 
 
+# A step of another release, whose stages are not known here.
+UNKNOWN = (("run", 1.0),)
+
+
 @dataclass(slots=True)
 class StepProgress:
     """Progress of one step, fed by its runner's frames and its uploads; one per attempt."""

@@ -12,7 +12,7 @@ from api.schemas.responses import ItemProgress, ProgressOut, StageWeight
 from shared.db.events import Event
 from shared.db.jobs import Job, Step
 from shared.db.stored_json import mapping, progress_in
-from shared.progress import STAGES
+from shared.progress import STAGES, UNKNOWN
 from shared.states import Status
 
 QUEUE = "queue"
@@ -55,7 +55,7 @@ def stages(steps: Sequence[Step]) -> list[StageWeight]:
     return [
         StageWeight(step=step.name, name=name, weight=round(weight / len(steps), 6))
         for step in steps
-        for name, weight in ((QUEUE, 0.0), *STAGES[step.type])
+        for name, weight in ((QUEUE, 0.0), *STAGES.get(step.type, UNKNOWN))
     ]
 
 

@@ -139,3 +139,11 @@ def test_the_weights_of_all_stages_sum_to_one(names: list[str]) -> None:
     assert sum(each.weight for each in weights) == pytest.approx(1.0)
     assert [each.step for each in weights] == [name for name in names for _ in range(5)]
     assert [each.name for each in weights] == STAGE_NAMES * len(names)
+
+
+def test_a_step_of_another_release_has_one_stage_and_hides_no_other() -> None:
+    """Of a newer one, while both run; its job is shown by this one too."""
+    known, unknown = step("generate"), step("animate")
+    shown = stages([known, unknown])
+    assert [each.name for each in shown if each.step == "animate"] == ["queue", "run"]
+    assert sum(each.weight for each in shown) == pytest.approx(1.0)
