@@ -1,7 +1,7 @@
 """Stored rows as the answers that clients get."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -184,8 +184,8 @@ def dead_message(row: DeadMessage) -> out.DeadLetter:
 def _moment(text: str) -> datetime | None:
     """Whoever can reach the broker may have written it."""
     try:
-        return datetime.fromisoformat(text)
-    except ValueError:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):  # the first and last hours of all have no UTC
         return None
 
 
