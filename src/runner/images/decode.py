@@ -8,6 +8,7 @@ of files become:
     palette, grey, CMYK  the colours that they stand for
     a colour profile     the same colours in sRGB; of a mask the numbers count, whatever its profile
     transparent          as it looks on white paper; a mask as on black paper
+    one colour of a PNG  transparent, at every depth
     animated             its first picture
 """
 
@@ -24,6 +25,7 @@ from runner.images.profiles import ProfileUnusable, to_srgb
 from runner.ipc.channel import Emit
 from shared.protocol.messages import Format, Log, SourceSpec
 
+_PNG_DEPTH = 24  # where a PNG says how many bits a level has
 PILLOW_FORMATS: dict[Format, str] = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 # What each orientation of EXIF asks for.
 TRANSPOSITIONS = {
@@ -77,10 +79,12 @@ def decode_mask(data: bytes, source: SourceSpec) -> Image:
 
 def _levels(file: Image) -> Image:
     image = _eight_bits(file)
-    if image.has_transparency_data:
-        drawn = image.convert("RGBA")
-        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", drawn.size, "black"), drawn)
-    return opaque(image).convert("L")
+    if not image.has_transparency_data:
+        return image.convert("RGB").convert("L")
+    on_paper = PIL.Image.new("RGBA", image.size, "black")
+    # In place, since a picture may take as much memory as a step has.
+    on_paper.alpha_composite(image if image.mode == "RGBA" else image.convert("RGBA"))
+    return on_paper.convert("L")
 
 
 def decode_alpha_mask(data: bytes, source: SourceSpec) -> Image:
@@ -88,7 +92,8 @@ def decode_alpha_mask(data: bytes, source: SourceSpec) -> Image:
     return _decode(data, source, _transparency)
 
 
-def _transparency(image: Image) -> Image:
+def _transparency(file: Image) -> Image:
+    image = _eight_bits(file)
     if not image.has_transparency_data:
         raise ValueError("nothing of it is transparent, so it says nowhere what to paint anew")
     return PIL.ImageChops.invert(image.convert("RGBA").getchannel("A"))
@@ -115,6 +120,8 @@ def _convert(data: bytes, source: SourceSpec, convert: Callable[[Image], Image])
         if stored != (source.width, source.height):
             raise ValueError(f"it is {stored[0]}x{stored[1]} pixels, not as its head said")
         file.load()
+        if source.format == "png":
+            _scale_key(file, depth=data[_PNG_DEPTH])
         converted = convert(file)
     # Else an inpainted picture, which is a copy of this one, would be saved with its profile.
     converted.info.clear()
@@ -123,9 +130,28 @@ def _convert(data: bytes, source: SourceSpec, convert: Callable[[Image], Image])
     return converted
 
 
+def _scale_key(file: Image, *, depth: int) -> None:
+    """Make the colour that a PNG calls transparent one of its pixels as they were read.
+
+    Pillow reads levels of every depth into 8 bits, and keeps this colour in the file's own. Of 16
+    bits of grey it keeps all in both.
+    """
+    key = file.info.get("transparency")
+    if file.mode == "L" and isinstance(key, int):
+        most = (1 << depth) - 1
+        file.info["transparency"] = (key & most) * 255 // most
+    elif file.mode == "RGB" and isinstance(key, tuple) and depth == 16:
+        file.info["transparency"] = tuple(level >> 8 for level in key)
+
+
 def _eight_bits(image: Image) -> Image:
     """Pillow would cut 16 bits of grey to their lower half: nearly all white."""
     if image.mode.startswith("I;16") or image.mode == "I":
         levels = np.asarray(image).astype(np.uint32)
-        return PIL.Image.fromarray((levels >> 8).clip(0, 255).astype(np.uint8))
+        grey = PIL.Image.fromarray((levels >> 8).clip(0, 255).astype(np.uint8))
+        key = image.info.get("transparency")
+        if not isinstance(key, int):
+            return grey
+        alpha = PIL.Image.fromarray((levels != key).astype(np.uint8) * np.uint8(255))
+        return PIL.Image.merge("LA", (grey, alpha))
     return image

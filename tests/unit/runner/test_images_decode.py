@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import random
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -46,6 +48,25 @@ def no_remark(message: Any, body: bytes = b"") -> None:
 
 def of_16_bits() -> Image:
     return PIL.Image.fromarray(np.full(SIDES[::-1], GREY << 8 | 77, dtype=np.uint16))
+
+
+def png_with_key(depth: int, key: int, *, colours: bool = False) -> bytes:
+    """Two columns with the level `key`, which is called transparent, and four with another one.
+
+    Written by hand: Pillow writes no such file.
+    """
+    most = (1 << depth) - 1
+    each = 3 if colours else 1
+    bits = "".join(f"{level:0{depth}b}" * each for level in (key, key, *[most - key] * 4))
+    row = int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8))
+    head = struct.pack(">IIBBBBB", *SIDES, depth, 2 if colours else 0, 0, 0, 0)
+    pixels = zlib.compress((b"\0" + row) * SIDES[1])
+    key_bytes = struct.pack(">H", key) * each
+    chunks = [(b"IHDR", head), (b"tRNS", key_bytes), (b"IDAT", pixels), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        len(body).to_bytes(4) + kind + body + zlib.crc32(kind + body).to_bytes(4)
+        for kind, body in chunks
+    )
 
 
 def palette() -> Image:
@@ -125,6 +146,31 @@ def test_a_mask_that_is_drawn_in_white_on_nothing_keeps_what_is_not_drawn(mode: 
     image.putpixel((2, 1), (255, 255, 255, 255))
     made = decode_mask(encoded(image.convert(mode), "png"), source("png", role="mask"))
     assert [made.getpixel((x, 1)) for x in range(4)] == [0, 255, 255, 0]
+
+
+KEYS = [
+    *((depth, key, False) for depth in (1, 2, 4, 8, 16) for key in (0, (1 << depth) - 1)),
+    *((2, 1, False), (4, 6, False), (8, 100, False), (16, 0x1234, False)),
+    *((8, 100, True), (16, 0, True), (16, 0x8000, True), (16, 0x1234, True)),
+]
+
+
+@pytest.mark.parametrize(("depth", "key", "colours"), KEYS)
+def test_one_colour_of_a_png_is_transparent_at_every_depth(
+    depth: int, key: int, colours: bool
+) -> None:
+    data = png_with_key(depth, key, colours=colours)
+    most = (1 << depth) - 1
+    other = (most - key) * 255 // most
+    image = decode(data, source("png"), no_remark)
+    mask = decode_mask(data, source("png", role="mask"))
+    alpha = decode_alpha_mask(data, source("png", role="alpha_mask"))
+    assert [image.getpixel((x, 1)) for x in (0, 1)] == [(255, 255, 255)] * 2
+    assert [mask.getpixel((x, 1)) for x in (0, 1)] == [0, 0]
+    for x in (2, 5):
+        assert np.abs(np.asarray(image)[1, x].astype(int) - other).max() <= 1
+        assert abs(int(np.asarray(mask)[1, x]) - other) <= 1
+    assert [alpha.getpixel((x, 1)) for x in range(6)] == [255, 255, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
