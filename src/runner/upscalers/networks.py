@@ -6,7 +6,7 @@ of them are of use here is `check_network`: those that turn a whole picture into
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -43,8 +43,10 @@ def load_network(file: Path) -> Any:
     """The network of a safetensors file, on the host. Raises `ModelUnavailable` for a file that is
     none, or one that `check_network` refuses."""
     spandrel = _spandrel()
+    weights = load_file(file)
+    _check_fractions(file.name, weights)
     try:
-        network = spandrel.ModelLoader().load_from_state_dict(load_file(file))
+        network = spandrel.ModelLoader().load_from_state_dict(weights)
     except spandrel.UnsupportedModelError:
         raise NotRecognised(
             f"{file.name}: no network that can be recognised", file=file.name
@@ -57,6 +59,18 @@ def load_network(file: Path) -> Any:
         ) from error
     check_network(file.name, network)
     return network
+
+
+def _check_fractions(name: str, weights: Mapping[str, torch.Tensor]) -> None:
+    """Loading would take whole numbers, which another program has packed, for what they are not.
+
+    Networks have some of their own: tables of places, and counters.
+    """
+    for tensor, numbers in weights.items():
+        if tensor.endswith((".weight", ".bias")) and not numbers.is_floating_point():
+            raise ModelUnavailable(
+                f"{name}: {tensor[:80]} is of {numbers.dtype}, which holds no weights", file=name
+            )
 
 
 def check_network(name: str, network: Any) -> None:

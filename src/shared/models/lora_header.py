@@ -26,6 +26,11 @@ ACCEPTED = (
 # Where diffusers writes the settings of PEFT, as JSON: `unet.r`, `unet.lora_alpha`, ….
 _ADAPTER_METADATA = "lora_adapter_metadata"
 
+# Weights are fractions. Whole numbers and scales are what another program has packed.
+_FRACTIONS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+# Some trainers write alpha as it was typed.
+_OF_ALPHA = _FRACTIONS | {"I64", "I32", "I16", "I8", "U8"}
+
 # The width of the text that a U-Net attends to, and of the stream of a transformer.
 _TEXT_OF_SDXL = 2048
 _STREAM_OF_FLUX = 3072
@@ -96,6 +101,7 @@ def read_lora(folder: Path, name: str = ONE_FILE) -> LoraHeader:
     """The LoRA in a file of `folder`. `ModelUnavailable` says what is wrong, or what it is."""
     header = read_header(folder, name)
     roles = _roles(name, header.shapes)
+    _check_dtypes(name, header, roles)
     pairs = _pairs(name, header, roles)
     widths = _widths(pairs)
     if len(widths) > 1:
@@ -114,6 +120,13 @@ def _roles(name: str, shapes: Shapes) -> dict[str, TensorRole]:
         if role is None:
             raise _refused(name, f"a tensor that is not known here ({tensor[:80]}); {ACCEPTED}")
     return {tensor: role for tensor, role in roles.items() if role is not None}
+
+
+def _check_dtypes(name: str, header: Header, roles: Mapping[str, TensorRole]) -> None:
+    for tensor, role in roles.items():
+        dtype = header.dtypes[tensor]
+        if dtype not in (_OF_ALPHA if role.half == "alpha" else _FRACTIONS):
+            raise _refused(name, f"{tensor[:80]} is of {dtype}, which holds no weights")
 
 
 def _pairs(name: str, header: Header, roles: Mapping[str, TensorRole]) -> tuple[LoraPair, ...]:

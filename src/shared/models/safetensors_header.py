@@ -33,12 +33,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Header:
-    """The shapes of a file's tensors, and the texts that its writer left beside them.
+    """The tensors of a file, and the texts that its writer left beside them.
 
-    The numbers begin at `data_offset`, in bytes.
+    `dtypes` has the format's own names. The numbers begin at `data_offset`, in bytes.
     """
 
     shapes: Shapes
+    dtypes: Mapping[str, str]
     metadata: Mapping[str, str]
     data_offset: int
 
@@ -65,12 +66,12 @@ def read_header(folder: Path, name: str) -> Header:
             raise _unsound(name, f"its header would be {length} bytes, in a file of {size_bytes}")
         header = stream.read(length)
     _refuse_duplicates(name, header)
-    shapes, metadata = _checked(name, prefix + header, size_bytes)
+    shapes, dtypes, metadata = _checked(name, prefix + header, size_bytes)
     if any(len(shape) > MAX_DIMENSIONS for shape in shapes.values()):
         raise _unsound(name, f"a tensor with more than {MAX_DIMENSIONS} dimensions")
     if any(len(tensor) > MAX_NAME_CHARACTERS for tensor in shapes):
         raise _unsound(name, f"a tensor's name of more than {MAX_NAME_CHARACTERS} characters")
-    return Header(shapes=shapes, metadata=metadata, data_offset=8 + length)
+    return Header(shapes=shapes, dtypes=dtypes, metadata=metadata, data_offset=8 + length)
 
 
 def _refuse_duplicates(name: str, header: bytes) -> None:
@@ -88,8 +89,10 @@ def _refuse_duplicates(name: str, header: bytes) -> None:
         raise _unsound(name, "its header is not JSON") from None
 
 
-def _checked(name: str, start: bytes, size_bytes: int) -> tuple[Shapes, Mapping[str, str]]:
-    """Shapes and texts by the library, which checks dtypes, offsets and that every byte is covered.
+def _checked(
+    name: str, start: bytes, size_bytes: int
+) -> tuple[Shapes, Mapping[str, str], Mapping[str, str]]:
+    """Shapes, dtypes and texts by the library, which checks offsets and that each byte is covered.
 
     The library maps the file that it opens, and a disk that fails under a map ends the process
     (SIGBUS). So it gets `start` in a file in memory, as long as the real one and otherwise empty.
@@ -102,8 +105,10 @@ def _checked(name: str, start: bytes, size_bytes: int) -> tuple[Shapes, Mapping[
         copy.truncate(size_bytes)
         try:
             with safe_open(f"/proc/self/fd/{copy.fileno()}", framework="np") as tensors:
-                shapes = {k: tuple(tensors.get_slice(k).get_shape()) for k in tensors.keys()}
-                return shapes, dict(tensors.metadata() or {})
+                found = {k: tensors.get_slice(k) for k in tensors.keys()}
+                shapes = {k: tuple(each.get_shape()) for k, each in found.items()}
+                dtypes = {k: str(each.get_dtype()) for k, each in found.items()}
+                return shapes, dtypes, dict(tensors.metadata() or {})
         except SafetensorError as error:
             reason = str(error).removeprefix("Error while deserializing header: ")
             plain = "".join(c if c.isprintable() else "?" for c in reason[:MAX_REASON])

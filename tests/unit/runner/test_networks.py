@@ -251,6 +251,21 @@ def test_a_network_of_damaged_weights_is_refused(
         describe_network(tmp_path / ONE_FILE)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool, torch.complex64])
+@pytest.mark.parametrize("name", ["Compact", "SwinIR"])
+def test_a_network_whose_weights_another_program_has_packed_is_refused(
+    name: str, dtype: torch.dtype, model: Callable[[str], Made], tmp_path: Path
+) -> None:
+    weights = load_file(model(name)[0] / ONE_FILE)
+    packed = {
+        key: (20 * each).to(dtype) if each.is_floating_point() else each
+        for key, each in weights.items()
+    }
+    save_file(packed, tmp_path / ONE_FILE)
+    with pytest.raises(ModelUnavailable, match=rf"is of {dtype}, which holds no weights"):
+        describe_network(tmp_path / ONE_FILE)
+
+
 @pytest.mark.parametrize("name", ["Compact", "SPAN", "SwinIR", "RealCUGAN"])
 def test_a_network_of_which_a_tensor_is_missing_or_odd_is_refused(
     name: str, model: Callable[[str], Made], tmp_path: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,39 @@ def test_what_is_no_sound_lora_is_refused_with_its_name(
 ) -> None:
     with pytest.raises(ModelUnavailable, match=why):
         read_lora(write(tmp_path, tensors))
+
+
+SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
+OTHER_SIZES = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "C64": 8, "F8_E8M0": 1}
+
+
+def of_dtypes(folder: Path, weights: str, alpha: str = "F32") -> Path:
+    """A LoRA whose numbers are nothing: NumPy knows half of these dtypes only."""
+    header, end = {}, 0
+    shapes = [(LAYER["down"], [2, 768], weights), (LAYER["up"], [8, 2], weights)]
+    for name, shape, dtype in (*shapes, (f"{U_NET}.alpha", [], alpha)):
+        start, end = end, end + math.prod(shape) * (SIZES | OTHER_SIZES)[dtype]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    (folder / ONE_FILE).write_bytes(len(text).to_bytes(8, "little") + text + bytes(end))
+    return folder
+
+
+@pytest.mark.parametrize("dtype", SIZES)
+def test_weights_are_fractions_of_any_size(dtype: str, tmp_path: Path) -> None:
+    assert read_lora(of_dtypes(tmp_path, dtype, dtype)).family == "sd"
+
+
+@pytest.mark.parametrize("dtype", OTHER_SIZES)
+def test_weights_that_another_program_has_packed_are_refused(dtype: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match=f"lora_(down|up).* is of {dtype}, which holds no"):
+        read_lora(of_dtypes(tmp_path, dtype))
+
+
+def test_alpha_may_be_a_whole_number(tmp_path: Path) -> None:
+    assert read_lora(of_dtypes(tmp_path, "BF16", "I64")).pairs[0].rank == 2
+    with pytest.raises(ModelUnavailable, match=r"alpha is of C64, which holds no weights"):
+        read_lora(of_dtypes(tmp_path, "BF16", "C64"))
 
 
 def test_two_spellings_of_one_layer_are_refused(tmp_path: Path) -> None:
