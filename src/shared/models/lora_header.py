@@ -50,6 +50,18 @@ _U_NET = (
     *("time_embed", "add_embedding_", "label_emb_", "conv_in", "conv_out", "out_2"),
 )
 _FLUX = ("double_blocks_", "single_blocks_", "single_transformer_blocks_")
+# Relatives of Flux.1 have blocks of the same names and width, and other layers or more blocks:
+# Qwen-Image, HunyuanVideo, FLUX.2.
+_OF_FLUX = re.compile(
+    r"transformer_blocks_(?P<double>\d+)_(attn_(to_[qkv]|to_out_0|to_add_out|add_[qkv]_proj)"
+    r"|ff(_context)?_net_(0_proj|2)|norm1(_context)?_linear)"
+    r"|double_blocks_(?P<double_>\d+)_(img|txt)_(attn_(qkv|proj)|mlp_[02]|mod_lin)"
+    r"|single_transformer_blocks_(?P<single>\d+)_(attn_to_[qkv]|proj_mlp|proj_out|norm_linear)"
+    r"|single_blocks_(?P<single_>\d+)_(linear[12]|modulation_lin)"
+    r"|x_embedder|context_embedder|norm_out_linear|proj_out"
+    r"|time_text_embed_(timestep|guidance|text)_embedder_linear_[12]"
+)
+_BLOCKS_OF_FLUX = {"double": 19, "double_": 19, "single": 38, "single_": 38}
 _SD3 = ("joint_blocks_",)
 _FLUX_OR_SD3 = (
     *("transformer_blocks_", "time_text_embed_", "context_embedder", "x_embedder"),
@@ -241,12 +253,27 @@ def _family(name: str, pairs: tuple[LoraPair, ...], width: int | None) -> LoraFa
     if all(layer.startswith(_U_NET) for layer in layers):
         return _family_of_u_net(name, pairs, width)
     if any(layer.startswith(_FLUX) for layer in layers) or width == _STREAM_OF_FLUX:
+        for layer in layers:
+            if not _is_of_flux(layer):
+                raise _refused(name, f"{layer[:80]}, which Flux.1 does not have; {ACCEPTED}")
         return "flux"
     if any(layer.startswith(_SD3) for layer in layers) or width in _STREAMS_OF_SD3:
         return "sd3"
     if any(pair.network == "text_encoder_3" for pair in pairs):
         return "sd3"
     raise _refused(name, f"of Flux or of SD 3, which its layers do not tell (width {width})")
+
+
+def _is_of_flux(layer: str) -> bool:
+    if (found := _OF_FLUX.fullmatch(layer)) is None:
+        return False
+    numbers = {name: number for name, number in found.groupdict().items() if number is not None}
+    return all(_is_below(number, _BLOCKS_OF_FLUX[name]) for name, number in numbers.items())
+
+
+def _is_below(digits: str, count: int) -> bool:
+    """A stranger's number may have hundreds of digits."""
+    return len(digits) <= len(str(count)) and int(digits) < count
 
 
 def _family_of_u_net(name: str, pairs: tuple[LoraPair, ...], width: int | None) -> LoraFamily:

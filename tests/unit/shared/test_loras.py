@@ -88,6 +88,9 @@ SOUND = pair(U_NET, into=768)
 LAYER = {"down": f"{U_NET}.lora_down.weight", "up": f"{U_NET}.lora_up.weight"}
 
 
+FLUX = pair("transformer.transformer_blocks.0.attn.to_q", into=3072)
+
+
 def ones(*shape: int) -> Any:
     return np.ones(shape, np.float32)
 
@@ -116,6 +119,13 @@ def ones(*shape: int) -> Any:
         (pair("diffusion_model.layers.0.attention.qkv"), "family that is not known"),
         (pair("transformer.transformer_blocks.0.x") | SOUND, "Flux or of SD 3"),
         (pair("base_model.model.down_blocks.0.attentions.0.x"), "saved by PEFT alone"),
+        # Of the width of Flux.1: Qwen-Image, HunyuanVideo, FLUX.2.
+        (FLUX | pair("transformer_blocks.0.img_mlp.net.2", into=3072), "img_mlp_net_2, which Flux"),
+        (pair("transformer.transformer_blocks.59.attn.to_q", into=3072), "59_attn_to_q, which Fl"),
+        (FLUX | pair("lora_unet_double_blocks_0_img_mlp_fc1"), "img_mlp_fc1, which Flux.1 does"),
+        (pair("transformer.single_transformer_blocks.38.proj_mlp"), "38_proj_mlp, which Flux.1"),
+        (pair("transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj"), "to_qkv_mlp_proj"),
+        (pair(f"lora_unet_single_blocks_{'9' * 300}_linear1"), "which Flux.1 does not have"),
         ({LAYER["down"]: ones(2, 8), "unet." + U_NET[10:]: ones(1)}, "not known here"),
     ],
 )
