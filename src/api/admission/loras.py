@@ -87,10 +87,14 @@ def _find(field: str, reference: str, rows: Sequence[Model], models: Sequence[Mo
         other = next(iter(named(models, reference)), None)
         if other is not None:
             raise _invalid(field, f"{other.label} is no LoRA but a model of the kind {other.kind}")
-        raise ModelUnavailable(f"{field}: no such LoRA; GET /v1/models lists what there is")
+        raise ModelUnavailable(
+            f"{field}: no such LoRA; GET /v1/models lists what there is", field=field
+        )
     if not row.enabled:
         raise ModelUnavailable(
-            f"{field}: {row.label} is disabled by the operator", model_id=str(row.id)
+            f"{field}: {row.label} is disabled by the operator",
+            field=field,
+            model_id=str(row.id),
         )
     return row
 

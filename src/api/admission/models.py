@@ -40,11 +40,11 @@ def choose_model(
         missing = "model_id: no such model; GET /v1/models lists what there is"
     elif default is not None:
         model = find_model(models, default)
-        missing = "the default model (DF_DEFAULT_MODEL) is not installed"
+        missing = "model_id: the default model (DF_DEFAULT_MODEL) is not installed"
     else:
         return _only_model(models, capability)
     if model is None:
-        raise ModelUnavailable(missing)
+        raise ModelUnavailable(missing, field="model_id")
     _check_usable(model, capability, models)
     return model
 
@@ -100,8 +100,9 @@ def unreadable(model: Model) -> ModelUnavailable:
 def _check_usable(model: Model, capability: Capability, models: Sequence[Model]) -> None:
     if not model.enabled:
         raise ModelUnavailable(
-            f"model {model.label} is disabled by the operator; "
+            f"model_id: {model.label} is disabled by the operator; "
             "`GET /v1/models` shows which are not",
+            field="model_id",
             model_id=str(model.id),
         )
     check_readable(model)

@@ -92,7 +92,7 @@ def _best(request: Upscale, usable: Sequence[Model]) -> Model | None:
 def _named(request: Upscale, reference: str, models: Sequence[Model]) -> Model:
     model = find_model(models, reference)
     if model is None:
-        raise ModelUnavailable("chain.upscale.model_id: no such model; GET /v1/models lists them")
+        raise _unavailable("no such model; GET /v1/models lists them")
     check_readable(model)
     if CAPABILITY not in model.capabilities:
         able = [each.label for each in models if CAPABILITY in each.capabilities]
@@ -102,7 +102,7 @@ def _named(request: Upscale, reference: str, models: Sequence[Model]) -> Model:
             models=able,
         )
     if not model.enabled:
-        raise ModelUnavailable(f"model {model.label} is disabled by the operator")
+        raise _unavailable(f"{model.label} is disabled by the operator")
     if request.impl not in ("auto", impl_of(model)):
         raise _invalid("impl", f"{model.label} is a {impl_of(model)} upscaler, not {request.impl}")
     if request.strict_scale and scale_of(model) != request.scale:
@@ -129,6 +129,11 @@ def _none_fits(request: Upscale, usable: Sequence[Model]) -> InvalidInput:
         problem = "'auto' finds no upscaler that adds detail, and never chooses 'resample' itself"
     available = [RESAMPLE, *sorted({impl_of(model) for model in usable})]
     return _invalid("impl", f"{problem}; available: {', '.join(available)}", available=available)
+
+
+def _unavailable(problem: str) -> ModelUnavailable:
+    field = "chain.upscale.model_id"
+    return ModelUnavailable(f"{field}: {problem}", field=field)
 
 
 def _invalid(field: str, problem: str, **details: object) -> InvalidInput:

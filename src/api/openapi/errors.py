@@ -44,7 +44,9 @@ CREATE = (
         job_id=str(JOB),
     ),
     too_large(MAX_BODY_BYTES),
-    ModelUnavailable("model_id: no such model; GET /v1/models lists what there is"),
+    ModelUnavailable(
+        "model_id: no such model; GET /v1/models lists what there is", field="model_id"
+    ),
     InsufficientVram(
         "step 'generate' needs 12884901888 bytes on a cuda device (preset 'gpu-24gb'); the largest "
         "slot of any live worker that has its model has 8589934592. Choose another preset or "

@@ -102,7 +102,9 @@ class PictureUpload:
         self._size += len(data)
         if self._size > self._max_bytes:
             raise PayloadTooLarge(
-                f"{FIELD}: the picture is over {self._max_bytes} bytes", maximum=self._max_bytes
+                f"{FIELD}: the picture is over {self._max_bytes} bytes",
+                field=FIELD,
+                maximum=self._max_bytes,
             )
         self._hash.update(data)
         self._head.feed(data)

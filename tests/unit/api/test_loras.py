@@ -84,10 +84,12 @@ def test_a_model_that_takes_none_is_no_trouble_without_any() -> None:
 
 
 def test_an_unknown_or_disabled_lora_is_unavailable() -> None:
-    with pytest.raises(ModelUnavailable, match=r"loras.0.model_id: no such LoRA"):
+    with pytest.raises(ModelUnavailable, match=r"loras.0.model_id: no such LoRA") as unknown:
         chosen(SD1, "absent")
-    with pytest.raises(ModelUnavailable, match="disabled"):
+    with pytest.raises(ModelUnavailable, match="disabled") as disabled:
         chosen(SD1, "off", there=[SD1, lora("off", "sd", 768, enabled=False)])
+    for found in (unknown, disabled):
+        assert found.value.details["field"] == "loras.0.model_id"
 
 
 def test_a_name_that_a_lora_shares_with_a_model_means_each_in_its_place() -> None:

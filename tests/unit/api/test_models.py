@@ -70,8 +70,10 @@ def test_several_models_are_not_chosen_between() -> None:
 def test_a_model_that_is_not_there_or_disabled_is_unavailable(
     models: list[Model], reference: str | None, default: str | None, message: str
 ) -> None:
-    with pytest.raises(ModelUnavailable, match=message):
+    with pytest.raises(ModelUnavailable, match=message) as found:
         choose(models, reference, default)
+    # What is told stands at the field that it is about.
+    assert found.value.details.get("field") == ("model_id" if models else None)
 
 
 def test_where_models_only_edit_a_text_alone_asks_for_a_picture() -> None:

@@ -124,10 +124,12 @@ def test_a_network_that_restores_is_taken_where_it_is_named() -> None:
 
 
 def test_an_unknown_or_disabled_upscaler_is_unavailable() -> None:
-    with pytest.raises(ModelUnavailable, match="no such model"):
+    with pytest.raises(ModelUnavailable, match="no such model") as unknown:
         choose_upscaler(upscale(model_id="nope"), ALL, [])
-    with pytest.raises(ModelUnavailable, match="disabled"):
+    with pytest.raises(ModelUnavailable, match="disabled") as disabled:
         choose_upscaler(upscale(model_id="off"), [model("off", "esrgan", 2, enabled=False)], [])
+    for found in (unknown, disabled):
+        assert found.value.details["field"] == "chain.upscale.model_id"
     with pytest.raises(InvalidInput):
         choose_upscaler(upscale(), [model("off", "esrgan", 2, enabled=False)], [])
 
