@@ -18,11 +18,12 @@ const UNREACHABLE = { code: "unreachable", message: "The API did not answer." };
 /** No answer came, or it broke off. */
 export const unreachable = () => new ApiError(0, UNREACHABLE);
 
-/** The response to a request; asks for a key where one is needed. Raises `ApiError`. */
-export async function send(method, path, { body, headers = {}, signal } = {}) {
+/** The response to a request; where a key is needed, `asks` says whether to ask for one. Raises `ApiError`. */
+export async function send(method, path, { body, headers = {}, signal, asks = true } = {}) {
   for (;;) {
     const used = key();
-    const all = used ? { ...headers, Authorization: `Bearer ${used}` } : headers;
+    const all = used ? { ...headers, Authorization: `Bearer ${inBytes(used)}` } : headers;
+    const began = performance.now();
     let response;
     try {
       response = await fetch(new URL(path, document.baseURI), { method, body, headers: all, signal, cache: "no-store" });
@@ -32,9 +33,12 @@ export async function send(method, path, { body, headers = {}, signal } = {}) {
     }
     if (response.ok) return response;
     const problem = new ApiError(response.status, await envelope(response));
-    if (response.status !== 401 || !(await askForKey(problem.message, used))) throw problem;
+    if (response.status !== 401 || !asks || !(await askForKey(problem.message, used, began))) throw problem;
   }
 }
+
+/** A header takes bytes: those of the text in UTF-8, as a shell sends them. A browser refuses other letters. */
+const inBytes = (text) => String.fromCharCode(...new TextEncoder().encode(text));
 
 /** What a request answers, as JSON; null where it has no body. */
 export async function call(method, path, options = {}) {
@@ -44,10 +48,25 @@ export async function call(method, path, options = {}) {
     headers["Content-Type"] = "application/json";
   }
   const response = await send(method, path, { ...rest, headers });
-  return response.status === 204 ? null : response.json();
+  return response.status === 204 ? null : content(response);
 }
 
-export const get = (path, signal) => call("GET", path, { signal });
+export const get = (path, signal, options = {}) => call("GET", path, { ...options, signal });
+
+/** A success whose body breaks off, or is another server's page, is no answer of the API. */
+async function content(response) {
+  try {
+    return await response.json();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    if (error instanceof SyntaxError) throw notOurs(response);
+    throw unreachable();
+  }
+}
+
+const notOurs = ({ status }) => new ApiError(0, { code: "unreachable", message: between(status) });
+
+const between = (status) => `Something before the API answered ${status}.`;
 
 async function envelope(response) {
   try {
@@ -56,7 +75,7 @@ async function envelope(response) {
   } catch {
     // A proxy's own answer is no envelope.
   }
-  return { code: "unreachable", message: `Something before the API answered ${response.status}.` };
+  return { code: "unreachable", message: between(response.status) };
 }
 
 /** Create a job; its id. A lost answer is asked for again with the same key, so there is one job. */

@@ -62,9 +62,10 @@ class Form {
 
   /** Take over a request, and nothing of what was there before. */
   fill(request) {
-    this.model.choose(request.model_id);
     this.start.clear();
+    for (const control of this.allControls) control.complain(null);
     this.problem.replaceChildren();
+    this.model.choose(request.model_id);
     this.prompt.write(request.prompt);
     this.draw(request);
     this.changed();
@@ -74,7 +75,7 @@ class Form {
 
   /** The controls for the model's parameters, with these values where they are still allowed. */
   draw(values) {
-    const own = this.model.chosen().parameters_schema.properties;
+    const own = this.model.chosen().parameters_schema.properties ?? {};
     const properties = { ...this.common, ...own };
     const names = [...FIRST, ...Object.keys(properties)].filter((name, index, all) => all.indexOf(name) === index && name in properties && !OWN_CONTROL.includes(name));
     this.controls = [this.prompt];
@@ -128,6 +129,11 @@ class Form {
     this.more.append(control.element);
   }
 
+  /** With those that are no value of the request by themselves. */
+  get allControls() {
+    return [...this.controls, this.model, this.start];
+  }
+
   values() {
     const named = this.controls.map((control) => [control.name, control.read()]);
     return { ...Object.fromEntries(named.filter(([, value]) => value !== undefined)), ...this.start.read() };
@@ -148,7 +154,7 @@ class Form {
 
   async submit(event) {
     event.preventDefault();
-    for (const control of [...this.controls, this.start]) control.complain(null);
+    for (const control of this.allControls) control.complain(null);
     this.problem.replaceChildren();
     if (!this.prompt.read()?.trim()) {
       this.prompt.complain("Say what the picture shows.");
@@ -168,19 +174,26 @@ class Form {
     }
   }
 
-  /** Show a refusal at the fields that it names, and whole where it names none of ours. */
+  /** Show a refusal at the fields that it names, and whole where one of them is not here. */
   complain(error) {
     if (!error.code) throw error;
-    let shown = null;
     const { errors, field: named } = error.details;
-    for (const { field: name, message } of errors ?? (named ? [{ field: named, message: error.message }] : [])) {
-      const control = this.controls.find((each) => name === each.name || name.startsWith(`${each.name}.`)) ?? (this.start.has(name) ? this.start : null);
+    const told = errors ?? (named ? [{ field: named, message: error.message.replace(`${named}: `, "") }] : []);
+    const places = told.map(({ field: name, message }) => {
+      const control = this.controlOf(name);
       control?.element.closest("details")?.setAttribute("open", "");
       control?.complain(message);
-      shown ??= control;
-    }
-    if (shown) shown.focus();
-    else this.problem.append(failure(error));
+      return control;
+    });
+    if (!places.length || places.includes(null)) this.problem.append(failure(error));
+    places.find(Boolean)?.focus();
+  }
+
+  /** The control of a field of the request that is in sight, or can be; null where there is none. */
+  controlOf(name) {
+    if (this.start.has(name)) return this.start;
+    const found = [...this.controls, this.model].find((each) => name === each.name || name.startsWith(`${each.name}.`));
+    return found && !found.element.hidden ? found : null;
   }
 
   /** Follow the job beside the form; the one before goes on without being watched. */
@@ -197,14 +210,29 @@ function modelChoice(models, wanted) {
   const label = (model) => `${model.name} ${model.version}${model.installed ? "" : " (on no live worker)"}`;
   const isWanted = (reference) => (model) => [model.id, model.name, `${model.name}@${model.version}`].includes(reference);
   const best = (wanted) => models.find(isWanted(wanted)) ?? models.find((model) => model.installed) ?? models[0];
-  const first = best(wanted);
-  const options = models.map((model) => h("option", { value: model.id, selected: model === first }, label(model)));
-  const input = h("select", { id: "field-model_id" }, options);
+  const options = models.map((model) => h("option", { value: model.id }, label(model)));
+  const problem = h("p", { id: "field-model_id-problem", className: "problem", hidden: true });
+  const input = h("select", { id: "field-model_id", "aria-describedby": problem.id, onchange: () => complain(null) }, options);
+  const complain = (message) => {
+    problem.hidden = !message;
+    problem.textContent = message ?? "";
+    message ? input.setAttribute("aria-invalid", "true") : input.removeAttribute("aria-invalid");
+  };
+  /** Another one is chosen where it is not here any more, and that is said. */
+  const choose = (reference) => {
+    input.value = best(reference).id;
+    const lost = reference && !models.some(isWanted(reference));
+    complain(lost ? `${reference} is not here any more; this is another model.` : null);
+  };
+  choose(wanted);
   return {
+    name: "model_id",
     input,
-    element: h("div", { className: "field choice" }, h("label", { htmlFor: "field-model_id" }, "Model"), input),
+    element: h("div", { className: "field choice" }, h("label", { htmlFor: "field-model_id" }, "Model"), input, problem),
     chosen: () => models.find((model) => model.id === input.value),
-    choose: (reference) => { input.value = best(reference).id; },
+    choose,
+    complain,
+    focus: (options_) => input.focus(options_),
   };
 }
 

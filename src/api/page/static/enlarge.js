@@ -32,13 +32,14 @@ export function enlargeChoice(schema, upscalers) {
     return upscale && { upscale };
   };
   control.write = (chain) => {
-    const wanted = chain?.upscale;
+    const wanted = chain?.upscale ?? undefined;
     const known = [...ways].find(([, way]) => same(way, wanted))?.[0];
     write(known ?? another(wanted));
   };
   /** A way that a request has and this list does not: a choice of its own. */
   const another = (upscale) => {
-    const label = `${upscale.scale}× ${[upscale.impl, upscale.model_id].filter(Boolean).join(" by ")}`;
+    const by = [upscale.impl, upscale.model_id].filter(Boolean).join(" by ");
+    const label = [`${upscale.scale}×`, by || "auto", upscale.strict_scale && "strictly"].filter(Boolean).join(" ");
     ways.set(label, upscale);
     control.element.querySelector("select").append(new Option(label));
     return label;
@@ -46,4 +47,6 @@ export function enlargeChoice(schema, upscalers) {
   return control;
 }
 
-const same = (one, other) => JSON.stringify(one && [one.scale, one.impl, one.model_id]) === JSON.stringify(other && [other.scale, other.impl, other.model_id]);
+const same = (one, other) => JSON.stringify(one && told(one)) === JSON.stringify(other && told(other));
+
+const told = ({ scale, impl, model_id: model, strict_scale: strict }) => [scale, impl ?? "auto", model ?? null, strict ?? false];

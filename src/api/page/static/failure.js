@@ -39,6 +39,7 @@ export class Problem {
   constructor(signal) {
     this.signal = signal;
     this.note = null; // what is said below each failure
+    this.again = null; // another try, where nothing but one by hand can succeed
     this.shown = null;
     this.element = h("div", {});
   }
@@ -50,7 +51,7 @@ export class Problem {
     const shown = `${error.code} ${error.message}`;
     if (this.shown === shown) return;
     this.shown = shown;
-    const told = failure(error);
+    const told = failure(error, error.status === 401 ? this.again : null);
     if (this.note) told.append(h("p", { className: "dim" }, this.note));
     this.element.replaceChildren(told);
   }

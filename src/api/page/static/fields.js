@@ -6,11 +6,12 @@ import { title } from "./words.js";
 const LONG_TEXT = 300;
 const MOST_STEPS_OF_A_SLIDER = 200;
 
-/** A schema without "or null": FastAPI writes an optional value as a choice of two. */
+/** A schema without "or null", which is written as a choice of two (FastAPI) or as two types. */
 export function plain(schema) {
   const choice = schema.anyOf?.find((each) => each.type !== "null");
   const { anyOf, ...rest } = schema;
-  return choice ? { ...choice, ...rest } : schema;
+  const one = choice ? { ...choice, ...rest } : schema;
+  return Array.isArray(one.type) ? { ...one, type: one.type.find((each) => each !== "null") } : one;
 }
 
 /** Whether there is nothing to choose: the bounds allow the default only. */
@@ -94,7 +95,8 @@ function choice(schema) {
   return {
     kind: "choice",
     input,
-    read: () => (input.value === usual || input.value === "" ? undefined : input.value),
+    // What the schema lists may be numbers, and an option holds a text. Options may be added.
+    read: () => (input.value === usual || input.value === "" ? undefined : schema.enum.find((value) => String(value) === input.value) ?? input.value),
     write: (value) => { input.value = value ?? usual; },
   };
 }
@@ -109,16 +111,25 @@ function tick(schema) {
   };
 }
 
-/** Names with values, as `project=winter, client=ada`. */
+// A name, and the value behind `=`: as it is up to the next comma, or quoted as in JSON.
+const PAIR = /([^,=]*)(?:=\s*("(?:[^"\\]|\\.)*"(?=\s*(?:,|$))|[^,]*))?(?:\s*,|$)/g;
+const NEEDS_QUOTES = /[",\p{Cc}]|^\s|\s$/u;
+
+/** Names with values, as `project=winter, client="Ada, London"`. */
 function pairs() {
   const input = h("input", { placeholder: "project=winter, client=ada" });
   const read = () => {
-    const parts = input.value.split(",").map((part) => part.trim()).filter(Boolean);
-    if (!parts.length) return undefined;
-    return Object.fromEntries(parts.map((part) => {
-      const at = part.indexOf("=");
-      return at < 0 ? [part, ""] : [part.slice(0, at).trim(), part.slice(at + 1).trim()];
-    }));
+    const found = [...input.value.matchAll(PAIR)].filter(([whole]) => whole.replace(",", "").trim());
+    return found.length ? Object.fromEntries(found.map(([, name, value = ""]) => [name.trim(), unquoted(value)])) : undefined;
   };
-  return { kind: "text", input, read, write: (value) => { input.value = Object.entries(value ?? {}).map(([k, v]) => `${k}=${v}`).join(", "); } };
+  return { kind: "text", input, read, write: (value) => { input.value = Object.entries(value ?? {}).map(([k, v]) => `${k}=${NEEDS_QUOTES.test(v) ? JSON.stringify(v) : v}`).join(", "); } };
+}
+
+function unquoted(text) {
+  if (!/^".*"$/s.test(text)) return text.trim();
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text.trim(); // quotes of its own
+  }
 }

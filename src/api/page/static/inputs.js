@@ -10,3 +10,22 @@ export async function send(file, signal) {
   body.append("file", file);
   return (await call("POST", "v1/inputs", { body, signal })).input.id;
 }
+
+/**
+ * The same picture as this browser shows it. Of a WebP some browsers pass over the orientation in its EXIF, which the
+ * API applies: what is painted on one would lie elsewhere on the other. So it becomes a PNG that says none.
+ */
+export async function asShown(file) {
+  if (!(await hasExif(file))) return file;
+  const picture = await createImageBitmap(file);
+  const canvas = new OffscreenCanvas(picture.width, picture.height);
+  canvas.getContext("2d").drawImage(picture, 0, 0);
+  return new File([await canvas.convertToBlob()], "picture.png", { type: "image/png" });
+}
+
+/** Whether it is a WebP whose head says that it has EXIF. */
+async function hasExif(file) {
+  const head = new Uint8Array(await file.slice(0, 21).arrayBuffer());
+  const text = String.fromCharCode(...head.subarray(8, 16));
+  return text === "WEBPVP8X" && (head[20] & 8) !== 0;
+}

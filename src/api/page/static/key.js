@@ -6,6 +6,7 @@ const NAME = "dreamforge.key";
 const button = h("button", { type: "button", className: "quiet", onclick: () => forget() }, "Forget key");
 let current = null;
 let asking = null;
+let declined = -Infinity; // when the user last gave none
 
 try {
   current = sessionStorage.getItem(NAME);
@@ -20,9 +21,13 @@ export const key = () => current;
 /** It is shown while there is a key, and takes it away. */
 export const forgetButton = () => button;
 
-/** Ask for a key, unless another one than `refused` is here; false when the user gives none. */
-export function askForKey(message, refused) {
+/**
+ * Ask for a key, unless another one than `refused` is here; false when the user gives none, and where none was
+ * given since the request `began`: a view makes several at once.
+ */
+export function askForKey(message, refused, began) {
   if (current !== refused) return Promise.resolve(true);
+  if (declined > began) return Promise.resolve(false);
   asking ??= ask(message).finally(() => {
     asking = null;
   });
@@ -47,6 +52,7 @@ function ask(message) {
     );
     const finish = (used) => {
       if (used) keep(input.value.trim());
+      else declined = performance.now();
       resolve(used);
     };
     open(dialog);

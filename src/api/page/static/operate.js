@@ -23,11 +23,12 @@ export async function operate(signal) {
   const refused = new Problem(signal);
   const summary = h("p", { className: "summary" });
   const refresh = async () => {
+    const options = { asks: !problem.shown }; // a key that was asked for and not given is not asked for every 5 s
     try {
       const [now, given, failed] = await Promise.all([
-        get("v1/workers", signal),
-        get(`v1/dead-letters?limit=${FAILURES}`, signal),
-        get(`v1/jobs?status=failed&limit=${FAILURES}`, signal),
+        get("v1/workers", signal, options),
+        get(`v1/dead-letters?limit=${FAILURES}`, signal, options),
+        get(`v1/jobs?status=failed&limit=${FAILURES}`, signal, options),
       ]);
       if (problem.clear()) drawPlots();
       problem.note = `What is below was read before. This page asks again every ${EVERY_S} s.`;
@@ -40,6 +41,7 @@ export async function operate(signal) {
       problem.show(error); // what is shown below stays, as it was
     }
   };
+  problem.again = () => { problem.clear(); drawPlots(); refresh(); };
   const letters = new DeadLetters(signal, refresh);
   /** While nothing can be read there is one failure, and not a second one here. */
   const drawPlots = () => problem.shown ?? drawFigures(figures, signal);

@@ -56,7 +56,7 @@ class Gallery {
       const page = await get(`v1/jobs?${query}`, signal);
       const details = await each(page.jobs, (job) => this.load(job, signal));
       if (signal.aborted) return;
-      page.jobs.forEach((job, index) => this.add({ ...job, request: details[index].request }, details[index].artifacts));
+      page.jobs.forEach((job, index) => details[index] && this.add({ ...job, request: details[index].request }, details[index].artifacts));
       this.cursor = page.next_cursor;
       this.drawFoot();
       if (focused) this.focusAt(before);
@@ -69,12 +69,18 @@ class Gallery {
     }
   }
 
+  /** What the list does not tell of a job; null where it was deleted since. */
   async load(job, signal) {
-    const [whole, { artifacts }] = await Promise.all([
-      get(`v1/jobs/${job.id}`, signal),
-      get(`v1/jobs/${job.id}/artifacts`, signal),
-    ]);
-    return { request: whole.request, artifacts };
+    try {
+      const [whole, { artifacts }] = await Promise.all([
+        get(`v1/jobs/${job.id}`, signal),
+        get(`v1/jobs/${job.id}/artifacts`, signal),
+      ]);
+      return { request: whole.request, artifacts };
+    } catch (error) {
+      if (error.status === 404) return null;
+      throw error;
+    }
   }
 
   /** The last picture of each item; a job without one is a card that leads to it. */

@@ -58,6 +58,11 @@ export class References {
     this.draw();
   }
 
+  /** Those that are files here are sent anew. */
+  forget() {
+    for (const item of this.items) if (item.file) item.id = null;
+  }
+
   async upload(signal) {
     for (const item of this.items) item.id ??= await send(item.file, signal);
   }

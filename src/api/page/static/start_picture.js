@@ -2,11 +2,12 @@
 
 import { h } from "./dom.js";
 import { field } from "./fields.js";
-import { send, TYPES } from "./inputs.js";
+import { asShown, send, TYPES } from "./inputs.js";
 import { maskPainter } from "./mask.js";
 import { References } from "./references.js";
 
-const FIELDS = ["image", "images", "mask", "strength"];
+// `file` is what an upload calls a picture.
+const FIELDS = ["image", "images", "mask", "mask_rule", "strength", "file"];
 
 /** The control of the form. `allow` draws it for a model, `upload` sends what was chosen, before the job. */
 export class StartPicture {
@@ -16,6 +17,7 @@ export class StartPicture {
     this.file = null;
     this.imageId = null;
     this.maskId = null;
+    this.maskRule = undefined; // of a request that was taken over: what is painted here is white
     this.painter = null;
     this.strength = null;
     this.references = new References(changed);
@@ -54,8 +56,15 @@ export class StartPicture {
   }
 
   complain(message) {
+    if (message) this.forget();
     this.problem.hidden = !message;
     this.problem.textContent = message ?? "";
+  }
+
+  /** Send what is chosen anew: an input that was refused may be past its age. */
+  forget() {
+    if (this.file) this.imageId = null;
+    this.references.forget();
   }
 
   focus() {
@@ -88,19 +97,26 @@ export class StartPicture {
   }
 
   async paint() {
+    const before = this.file;
     try {
-      this.painter = await maskPainter(this.file, () => this.changed());
+      const file = await asShown(before);
+      const painter = await maskPainter(file, () => this.changed());
+      if (this.file !== before) return; // another one was chosen meanwhile
+      if (file !== before) this.imageId = null;
+      Object.assign(this, { file, painter });
     } catch {
       this.area.prepend(h("p", { className: "problem", role: "alert" }, "This browser cannot read the picture, so no mask can be painted on it."));
       return;
     }
     this.maskId = null;
+    this.maskRule = undefined;
     this.draw();
   }
 
   clear() {
     if (this.address) URL.revokeObjectURL(this.address);
     this.file = this.imageId = this.maskId = this.painter = this.address = null;
+    this.maskRule = undefined;
     this.input.value = "";
     this.references.clear();
     this.draw();
@@ -125,15 +141,21 @@ export class StartPicture {
   async upload(signal) {
     if (this.own.images) await this.references.upload(signal);
     if (!this.own.image) return;
-    if (this.file) this.imageId ??= await send(this.file, signal);
-    if (this.painter?.painted) this.maskId = await send(await this.painter.file(), signal);
+    while (this.file && !this.imageId) {
+      const { file } = this;
+      const id = await send(file, signal);
+      if (file === this.file) this.imageId = id; // else another one was chosen meanwhile
+    }
+    const { painter } = this;
+    if (painter) this.maskId = painter.painted ? await send(await painter.file(), signal) : null;
   }
 
   read() {
     if (this.own.images) return this.references.read();
     if (!this.own.image || !this.imageId) return {};
     const strength = this.strength?.read();
-    return { image: this.imageId, ...(this.own.mask && this.maskId && { mask: this.maskId }), ...(strength !== undefined && { strength }) };
+    const mask = this.own.mask && this.maskId && { mask: this.maskId, ...(this.maskRule && { mask_rule: this.maskRule }) };
+    return { image: this.imageId, ...mask, ...(strength !== undefined && { strength }) };
   }
 
   /** Take over what a request started from. A picture becomes what the model takes: the one, or one of several. */
@@ -143,6 +165,7 @@ export class StartPicture {
     if (!values.image || this.file) return;
     this.imageId = values.image;
     this.maskId = values.mask ?? null;
+    this.maskRule = values.mask_rule ?? undefined;
     if (values.strength !== undefined) this.strength?.write(values.strength);
     this.draw();
   }

@@ -187,6 +187,7 @@ class Watch {
     else if (event === "preview") this.seePreview(data);
     else {
       this.write(data);
+      if (!this.live) return; // of a job that has ended all is shown already
       if (event === "progress") this.seeProgress(data.payload);
       if (event === "artifact" || data.code === "step.start") await this.refresh();
     }
