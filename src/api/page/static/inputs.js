@@ -4,6 +4,17 @@ import { call } from "./api.js";
 
 export const TYPES = "image/png,image/jpeg,image/webp";
 
+/** The picture in a `data:` address, as some programs copy one; null for any other text. */
+export function pictureIn(text) {
+  const [, type, base64] = /^\s*data:(image\/[a-z0-9.+-]+);base64,([a-z0-9+/=\s]+)$/i.exec(text) ?? [];
+  if (!type) return null;
+  try {
+    return new File([Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0))], "pasted", { type });
+  } catch {
+    return null; // it was cut
+  }
+}
+
 /** Send a picture that jobs may start from; its id. */
 export async function send(file, signal) {
   const body = new FormData();

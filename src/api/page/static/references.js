@@ -4,11 +4,12 @@ import { h } from "./dom.js";
 import { send, TYPES } from "./inputs.js";
 
 export class References {
-  constructor(changed) {
+  /** `given` gets the files that are chosen here, and calls `take` with the pictures among them. */
+  constructor(changed, given) {
     this.changed = changed;
     this.items = []; // {file, address, id}: a file of this machine, or the id of one that was sent
     this.most = 1;
-    this.input = h("input", { type: "file", accept: TYPES, multiple: true, className: "hidden-text", id: "references", onchange: () => this.take(this.input.files) });
+    this.input = h("input", { type: "file", accept: TYPES, multiple: true, className: "hidden-text", id: "references", onchange: () => given(this.input.files) });
     this.element = h("div", {});
     this.draw();
   }
@@ -38,7 +39,7 @@ export class References {
 
   take(files) {
     for (const file of files) {
-      if (file.type.startsWith("image/") && this.items.length < this.most) this.items.push({ file, address: URL.createObjectURL(file), id: null });
+      if (this.items.length < this.most) this.items.push({ file, address: URL.createObjectURL(file), id: null });
     }
     this.input.value = "";
     this.draw();

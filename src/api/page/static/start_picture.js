@@ -2,10 +2,11 @@
 
 import { h } from "./dom.js";
 import { field } from "./fields.js";
-import { asShown, send, TYPES } from "./inputs.js";
+import { asShown, pictureIn, send, TYPES } from "./inputs.js";
 import { maskPainter } from "./mask.js";
 import { References } from "./references.js";
 
+const NO_PICTURE = "That is no picture: drop, paste or choose a PNG, JPEG or WebP.";
 // `file` is what an upload calls a picture.
 const FIELDS = ["image", "images", "mask", "mask_rule", "strength", "file"];
 
@@ -20,8 +21,8 @@ export class StartPicture {
     this.maskRule = undefined; // of a request that was taken over: what is painted here is white
     this.painter = null;
     this.strength = null;
-    this.references = new References(changed);
-    this.input = h("input", { type: "file", accept: TYPES, className: "hidden-text", id: "start-picture", onchange: () => this.take(this.input.files[0]) });
+    this.references = new References(changed, (files) => this.given(files));
+    this.input = h("input", { type: "file", accept: TYPES, className: "hidden-text", id: "start-picture", onchange: () => this.given(this.input.files) });
     this.area = h("div", { className: "drop", role: "group", "aria-label": "Pictures to start from", "aria-describedby": "start-problem" });
     this.problem = h("p", { id: "start-problem", className: "problem", hidden: true });
     this.element = h("div", { className: "field start", ondragover: (event) => event.preventDefault(), ondrop: (event) => this.dropped(event) }, this.area, this.problem);
@@ -89,7 +90,6 @@ export class StartPicture {
   }
 
   take(file) {
-    if (!file?.type.startsWith("image/")) return;
     this.clear();
     this.file = file;
     this.address = URL.createObjectURL(file);
@@ -129,13 +129,20 @@ export class StartPicture {
   }
 
   pasted(event) {
-    this.given(event.clipboardData.files);
+    const { clipboardData: data } = event;
+    const inText = this.own.images || this.own.image ? pictureIn(data.getData("text/plain")) : null;
+    if (inText) event.preventDefault(); // it would be a prompt of some thousand letters
+    this.given(inText ? [inText] : data.files);
   }
 
+  /** Take what of these is a picture; of files without a type that is known here the browser says none. */
   given(files) {
     if (!files.length) return;
-    if (this.own.images) this.references.take(files);
-    else if (this.own.image) this.take(files[0]);
+    const pictures = [...files].filter((file) => file.type.startsWith("image/"));
+    this.complain(pictures.length < files.length ? NO_PICTURE : null);
+    if (!pictures.length) return;
+    if (this.own.images) this.references.take(pictures);
+    else if (this.own.image) this.take(pictures[0]);
   }
 
   async upload(signal) {

@@ -12,9 +12,18 @@ export async function* follow(jobId, position, signal) {
   if (response.status === 204) return true;
   for await (const message of messages(response.body)) {
     if (message.id) position.last = message.id;
-    yield { event: message.event, data: JSON.parse(message.data) };
+    yield { event: message.event, data: parsed(message.data) };
   }
   return false;
+}
+
+/** What is no JSON was broken on its way; the messages after it are asked for. */
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw unreachable();
+  }
 }
 
 /** The messages in a body of `text/event-stream`; comments and messages without data are left out. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -80,6 +81,7 @@ def test_a_request_without_an_enlarging_and_one_of_a_model_that_is_gone_are_take
 
 def test_a_refusal_of_the_model_stands_at_its_field(visitor: Visitor, api: Api) -> None:
     page = visitor.open()
+    expect(page.get_by_label("Model")).to_be_visible()
     api.sql("UPDATE models SET name = 'another'")
     draw(visitor)
     expect(page.locator("#field-model_id")).to_be_focused()
@@ -126,6 +128,55 @@ def test_a_mask_that_was_cleared_is_not_sent(visitor: Visitor) -> None:
     assert {"image", "mask"} <= set(sent_by(visitor))
     page.get_by_role("button", name="Clear").click()
     assert "mask" not in sent_by(visitor)
+
+
+PASTE = """(place, [text, name, type]) => {
+  const data = new DataTransfer();
+  if (text) data.setData("text/plain", text);
+  if (name) data.items.add(new File(["x"], name, { type }));
+  const options = { clipboardData: data, bubbles: true, cancelable: true };
+  const event = new ClipboardEvent("paste", options);
+  place.dispatchEvent(event);
+  return event.defaultPrevented;
+}"""
+
+
+def test_a_picture_that_is_pasted_as_a_data_address_is_taken(visitor: Visitor, api: Api) -> None:
+    page = visitor.open()
+    prompt = page.get_by_label("What to draw")
+    address = "data:image/png;base64," + base64.b64encode(png(64)).decode()
+    for text in ("a red apple", "data:text/html,<b>", "data:image/png;base64,a"):
+        assert not prompt.evaluate(PASTE, [text, "", ""])
+    expect(page.get_by_role("button", name="Remove")).to_have_count(0)
+    assert prompt.evaluate(PASTE, [address, "", ""]), "it is no prompt"
+    expect(page.get_by_role("img", name="The picture to start from")).to_be_visible()
+    prompt.fill("a red apple")
+    found = api.client.get(f"/v1/inputs/{sent_by(visitor)['image']}").json()["input"]
+    assert (found["format"], found["width"]) == ("png", 64)
+
+
+def test_a_file_that_is_no_picture_is_told_where_one_is_chosen(visitor: Visitor) -> None:
+    page = visitor.open()
+    for name, type_ in (("letter.pdf", "application/pdf"), ("photo.heic", "")):
+        page.get_by_label("What to draw").evaluate(PASTE, ["", name, type_])
+        expect(page.locator("#start-problem")).to_contain_text("no picture")
+        page.locator("#start-picture").set_input_files(upload("0.png", 16))
+        expect(page.locator("#start-problem")).to_be_hidden()
+        page.get_by_role("button", name="Remove").click()
+
+
+def test_a_message_of_a_stream_that_is_no_json_ends_nothing(visitor: Visitor, api: Api) -> None:
+    job = api.create()
+    body = 'event: log\nid: 1\ndata: {"ts": "2026-\n\n'
+
+    def broken(route: Route) -> None:
+        route.fulfill(body=body, content_type="text/event-stream")
+
+    visitor.page.route("**/progress/stream", broken, times=1)
+    with visitor.page.expect_request(lambda request: request.headers.get("last-event-id") == "1"):
+        page = visitor.open(f"jobs/{job}")
+    finish(api, job)
+    expect(page.locator(".watch .chip")).to_have_text("succeeded")
 
 
 def test_a_picture_that_was_refused_is_sent_anew(visitor: Visitor, api: Api) -> None:
