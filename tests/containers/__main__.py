@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,7 @@ def main() -> None:
     given = options.parse_args()
     if os.geteuid() != 0:
         sys.exit("make test-containers needs root: it starts an engine, or uses root's")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # leaves nothing either
     with tempfile.TemporaryDirectory(prefix="dreamforge-containers-", dir="/var/tmp") as folder:
         trees = given.trees or Path(folder)
         try:
