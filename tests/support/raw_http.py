@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,9 +30,12 @@ def talk(base: str, request: bytes) -> bytes:
 
 
 def rest(connected: socket.socket) -> bytes:
+    """All that comes until the API closes the connection, which resets it where bytes of ours have
+    arrived since it answered."""
     answer = b""
-    while block := connected.recv(1 << 16):
-        answer += block
+    with suppress(ConnectionResetError):
+        while block := connected.recv(1 << 16):
+            answer += block
     return answer
 
 

@@ -44,19 +44,20 @@ def load_network(file: Path) -> Any:
     none, or one that `check_network` refuses."""
     spandrel = _spandrel()
     weights = load_file(file)
-    _check_fractions(file.name, weights)
     try:
-        network = spandrel.ModelLoader().load_from_state_dict(weights)
+        network = spandrel.ModelLoader().load_from_state_dict(dict(weights))
     except spandrel.UnsupportedModelError:
         raise NotRecognised(
             f"{file.name}: no network that can be recognised", file=file.name
         ) from None
     except _MISFITS as error:
+        _check_fractions(file.name, weights)
         raise ModelUnavailable(
             f"{file.name}: no network that can be loaded: {type(error).__name__}: "
             f"{str(error)[:200]}",
             file=file.name,
         ) from error
+    _check_fractions(file.name, weights)
     check_network(file.name, network)
     return network
 
