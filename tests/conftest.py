@@ -1,20 +1,8 @@
-"""What every test has.
+"""What every test has."""
 
-The garbage collector is off while the tests are imported, and what they left is frozen afterwards:
-a million objects that live to the end are then never walked again.
-"""
-
-import gc
 from collections.abc import Generator
 
 import pytest
-
-gc.disable()
-
-
-def pytest_collection_finish() -> None:
-    gc.freeze()
-    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
