@@ -178,8 +178,8 @@ class Form {
   complain(error) {
     if (!error.code) throw error;
     const { errors, field: named } = error.details;
-    const told = errors ?? (named ? [{ field: named, message: error.message.replace(`${named}: `, "") }] : []);
-    const places = told.map(({ field: name, message }) => {
+    const problems = errors ?? (named ? [{ field: named, message: error.message.replace(`${named}: `, "") }] : []);
+    const places = problems.map(({ field: name, message }) => {
       const control = this.controlOf(name);
       control?.element.closest("details")?.setAttribute("open", "");
       control?.complain(message);

@@ -47,6 +47,6 @@ export function enlargeChoice(schema, upscalers) {
   return control;
 }
 
-const same = (one, other) => JSON.stringify(one && told(one)) === JSON.stringify(other && told(other));
+const same = (one, other) => JSON.stringify(one && settings(one)) === JSON.stringify(other && settings(other));
 
-const told = ({ scale, impl, model_id: model, strict_scale: strict }) => [scale, impl ?? "auto", model ?? null, strict ?? false];
+const settings = ({ scale, impl, model_id: model, strict_scale: strict }) => [scale, impl ?? "auto", model ?? null, strict ?? false];
