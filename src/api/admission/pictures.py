@@ -18,6 +18,7 @@ from shared.db.engine import Connection
 from shared.db.inputs import Input, NewInput
 from shared.db.models import Model
 from shared.errors import InvalidInput
+from shared.limits import MAX_SIDE, MIN_SIDE
 from shared.models.parameters import find_problems
 from shared.protocol.messages import CONTENT_TYPES, InputRole
 from shared.step_store import PinnedInput
@@ -70,20 +71,8 @@ class Pictures:
         if body.width is not None or body.height is not None:
             raise _invalid("width", "give height too, or neither for the size of image")
         image = self.by_id[body.image]
-        sides = {"width": image.width, "height": image.height}
-        rules = model.parameters_schema.get("properties", {})
-        if find_problems(model.parameters_schema, sides) or any(
-            side % REQUEST_MULTIPLE for side in sides.values()
-        ):
-            width, height = _nearest(image, rules)
-            raise _invalid(
-                "image",
-                f"{model.label} draws no picture of its {image.width}x{image.height} pixels. "
-                f"Say width and height, such as {width} and {height}: the picture is cut to that "
-                "shape and resampled",
-                width=width,
-                height=height,
-            )
+        if not _draws(model, image.width, image.height):
+            raise _undrawable(image, model)
         return image.width, image.height
 
     @property
@@ -182,17 +171,52 @@ async def _adopt(context: Context, artifact: Artifact, user: str) -> Input:
     return stored
 
 
+def _draws(model: Model, width: int, height: int) -> bool:
+    """Whether requests may say this size, and this model takes it."""
+    sides = {"width": width, "height": height}
+    if any(side % REQUEST_MULTIPLE or not MIN_SIDE <= side <= MAX_SIDE for side in sides.values()):
+        return False
+    # What else a schema asks for is checked with the rest of the request.
+    problems = find_problems(model.parameters_schema, sides)
+    return not any(problem.field in sides for problem in problems)
+
+
+def _undrawable(image: Input, model: Model) -> InvalidInput:
+    refused = f"{model.label} draws no picture of its {image.width}x{image.height} pixels. "
+    width, height = _nearest(image, model.parameters_schema.get("properties", {}))
+    if not _draws(model, width, height):
+        return _invalid("image", f"{refused}Say width and height")
+    return _invalid(
+        "image",
+        f"{refused}Say width and height, such as {width} and {height}: the picture is cut to that "
+        "shape and resampled",
+        width=width,
+        height=height,
+    )
+
+
 def _nearest(image: Input, rules: Mapping[str, Any]) -> tuple[int, int]:
-    """A size of about the picture's shape, and as many pixels as the model usually draws."""
-    usual = rules["width"]["default"] * rules["height"]["default"]
+    """A size of about the picture's shape, and as many pixels as the model usually draws.
+
+    A schema that we have not written may say nothing of a side, or name what no side can be.
+    """
+    width, height = rules.get("width", {}), rules.get("height", {})
+    usual = _whole(width, "default", image.width) * _whole(height, "default", image.height)
     factor = math.sqrt(usual / (image.width * image.height))
-    sides = []
-    for name, side in (("width", image.width), ("height", image.height)):
-        rule = rules[name]
-        multiple = math.lcm(REQUEST_MULTIPLE, rule["multipleOf"])
-        least, most = -(-rule["minimum"] // multiple), rule["maximum"] // multiple
-        sides.append(multiple * min(max(round(side * factor / multiple), least), most))
-    return sides[0], sides[1]
+    return _side(image.width * factor, width), _side(image.height * factor, height)
+
+
+def _side(wanted: float, rule: Mapping[str, Any]) -> int:
+    multiple = math.lcm(REQUEST_MULTIPLE, _whole(rule, "multipleOf", REQUEST_MULTIPLE))
+    least = -(-_whole(rule, "minimum", MIN_SIDE) // multiple)
+    most = _whole(rule, "maximum", MAX_SIDE) // multiple
+    return multiple * min(max(round(wanted / multiple), least), most)
+
+
+def _whole(rule: Mapping[str, Any], keyword: str, otherwise: int) -> int:
+    """A number of pixels in a schema; `otherwise` where there is none that a side could have."""
+    value = rule.get(keyword)
+    return value if isinstance(value, int) and 1 <= value <= MAX_SIDE else otherwise
 
 
 def _invalid(field: str, problem: str, **details: Any) -> InvalidInput:

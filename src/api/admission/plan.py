@@ -155,9 +155,8 @@ def _generate_params(
     values = {name: getattr(body, name) for name in _BY_MODEL}
     if (sides := pictures.sides(body, model)) is not None:
         values["width"], values["height"] = sides
-    for name, value in values.items():
-        if value is None:
-            values[name] = rules.get(name, {}).get("default")
+    defaults = {name: rules.get(name, {}).get("default") for name in values if values[name] is None}
+    values |= defaults
     # Not the format: every model's pictures can be of any, whatever release registered it.
     bounded = {name: values[name] for name in _BY_MODEL if name in rules and name != "format"}
     _check_schema(model, bounded | ({"images": body.images} if body.images else {}))
@@ -168,6 +167,7 @@ def _generate_params(
             field=missing[0],
         )
     try:
+        _check_defaults(body, defaults)
         values["guidance"] = float(values["guidance"])
         return GenerateParams(
             prompt=body.prompt,
@@ -181,6 +181,12 @@ def _generate_params(
         )
     except (TypeError, ValueError):  # a default of the model's that its own schema lets pass
         raise unreadable(model) from None
+
+
+def _check_defaults(body: CreateJob, defaults: dict[str, Any]) -> None:
+    """Raise `ValueError` for what no request could say."""
+    given = {name: value for name, value in defaults.items() if value is not None}
+    CreateJob.model_validate({"type": body.type, "prompt": body.prompt, **given})
 
 
 def _webp_quality(body: CreateJob) -> int | None:

@@ -551,3 +551,61 @@ def test_a_picture_that_the_model_cannot_draw_is_refused_with_a_size_that_it_can
     error = refusal(ABLE, pictures=found, image=IMAGE)
     assert (error.details["width"], error.details["height"]) == (64, 48)
     assert plan(ABLE, pictures=found, image=IMAGE, width=64, height=48).steps[0].inputs
+
+
+# Schemas that no release of ours has written.
+ODD_SIDES: list[dict[str, Any]] = [
+    {},
+    {"type": "integer"},
+    {"minimum": 32},
+    {"maximum": 128, "default": 64},
+    {"multipleOf": 16},
+    {"multipleOf": 0.5, "minimum": 0.5, "maximum": 1e300, "default": 1e300},
+    {"multipleOf": 10**30, "default": 10**400, "minimum": -(10**30)},
+    {"minimum": 128, "maximum": 32},
+    {"default": 0},
+    {"default": "x", "enum": [64, "x"]},
+    {"const": 64},
+    {"not": {"minimum": 70}},
+]
+
+
+@pytest.mark.parametrize("rule", ODD_SIDES)
+@pytest.mark.parametrize("size", [(96, 64), (97, 64), (8, 8), (8000, 8), (1, 8000)])
+def test_a_picture_is_drawn_or_refused_whatever_a_schema_says_of_sides(
+    rule: dict[str, Any], size: tuple[int, int]
+) -> None:
+    defaults = {"steps": {"default": 4}, "guidance": {"default": 1}}
+    schema = {"properties": {"width": rule, "height": rule, **defaults}}
+    odd = model(parameters_schema=schema, capabilities=["generate", "image_to_image"])
+    found = Pictures(by_id={IMAGE: stored(IMAGE, *size)})
+    try:
+        params = plan(odd, pictures=found, image=IMAGE).steps[0].params
+    except InvalidInput as refused:
+        assert refused.message.startswith("image: tiny@1 draws no picture of its")
+        sides = {name: refused.details.get(name) for name in ("width", "height")}
+        if None not in sides.values():
+            assert plan(odd, pictures=found, image=IMAGE, **sides).steps[0].params.items() >= (
+                sides.items()
+            )
+    else:
+        assert (params["width"], params["height"]) == size
+
+
+def test_what_else_a_schema_asks_for_is_no_matter_of_a_pictures_size() -> None:
+    rules = ABLE.parameters_schema | {"required": ["negative_prompt"]}
+    asking = model(parameters_schema=rules, capabilities=ABLE.capabilities)
+    assert plan(asking, pictures=FOUND, image=IMAGE).steps[0].params["width"] == 96
+
+
+@pytest.mark.parametrize(
+    ("name", "default"),
+    [("width", 0), ("width", 7), ("height", 10**30), ("steps", 10**6)],
+)
+def test_a_default_that_no_request_could_say_is_the_models_fault(name: str, default: int) -> None:
+    sides = {"width": {"default": 64}, "height": {"default": 64}}
+    rules = sides | {"steps": {"default": 4}, "guidance": {"default": 1}}
+    assert plan(model(parameters_schema={"properties": rules})).steps[0].params["width"] == 64
+    error = refusal(model(parameters_schema={"properties": rules | {name: {"default": default}}}))
+    assert isinstance(error, ModelUnavailable)
+    assert "import it again" in error.message
