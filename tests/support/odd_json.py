@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
-ANYTHING = ("null", "7", '"x"', "[1]", "{}")
+ANYTHING = (
+    "null",
+    "7",
+    '"x"',
+    "[1]",
+    "{}",
+    f'{{"width": {"9" * 5000}, "progress": {"9" * 5000}}}',
+    '{"a":' * 300 + "1" + "}" * 300,
+    '{"a":' * 2000 + "1" + "}" * 2000,
+)
 
 _ERRORS = ('{"code": 7, "message": [], "details": []}', '{"details": {"last_error": []}}')
 _PARAMETERS = (

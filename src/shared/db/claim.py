@@ -49,6 +49,7 @@ from shared.db.claimed_step import pinned_model, read_claim
 from shared.db.events import append_events
 from shared.db.statement import Statement
 from shared.db.stored_json import mapping
+from shared.db.stored_values import seconds
 from shared.db.tables import NO_MODEL, read
 from shared.states import Priority, StepState
 from shared.step_store import (
@@ -317,10 +318,8 @@ _OWN = Statement(
     )
     .returning(
         *t.steps.c,
-        func.coalesce(func.extract("epoch", func.now() - t.steps.c.vram_wait_since), 0).label(
-            "vram_waited_s"
-        ),
-        func.extract("epoch", func.now() - t.steps.c.run_at).label("queued_s"),
+        func.coalesce(seconds(func.now(), t.steps.c.vram_wait_since), 0).label("vram_waited_s"),
+        func.coalesce(seconds(func.now(), t.steps.c.run_at), 0).label("queued_s"),
     )
 )
 

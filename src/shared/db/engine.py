@@ -41,6 +41,7 @@ from shared.db.connect import (
     session_statement,
     transaction_statement,
 )
+from shared.db.stored_values import read_all_values
 from shared.errors import InfraUnavailable
 from shared.retry import backoff, retry
 
@@ -268,11 +269,12 @@ async def _is_superuser(connection: AsyncConnection) -> bool:
 
 
 def _begin_session(url: str, dbapi_connection: Any, record: Any) -> None:
-    """Set our time-outs, or note that a pooler is before the server.
+    """Read every value, and set our time-outs, or note that a pooler is before the server.
 
     In a transaction the time-outs would end with its rollback.
     """
     driver = dbapi_connection.driver_connection
+    read_all_values(driver)
     dbapi_connection.autocommit = True
     cursor = dbapi_connection.cursor()
     cursor.execute(session_statement(url, driver.info.backend_pid))

@@ -11,13 +11,25 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, any_, bindparam, case, func, select, text, tuple_, update
+from sqlalchemy import (
+    Select,
+    any_,
+    bindparam,
+    case,
+    func,
+    literal_column,
+    select,
+    text,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.events import append_events, last_progress
 from shared.db.statement import Statement
 from shared.db.stored_json import error_of, object_or_none, progress_in, texts
+from shared.db.stored_values import EARLIEST, seconds
 from shared.db.tables import IS_QUEUED, artifacts, columns_of, job_tags, jobs, one_of, read, steps
 from shared.db.usage import count_job
 from shared.events import Code, NewEvent
@@ -169,8 +181,8 @@ _STEPS = Statement(
 
 async def run_seconds(connection: AsyncConnection, job_id: UUID) -> float:
     """How long the last executions of a job's ended steps took, from GO on, together."""
-    seconds = func.extract("epoch", steps.c.finished_at - steps.c.attempt_started_at)
-    total = await connection.scalar(select(func.sum(seconds)).where(steps.c.job_id == job_id))
+    ran_s = seconds(steps.c.finished_at, steps.c.attempt_started_at)
+    total = await connection.scalar(select(func.sum(ran_s)).where(steps.c.job_id == job_id))
     return 0.0 if total is None else float(total)
 
 
@@ -202,9 +214,17 @@ async def page(
             *(jobs.c.tags.contains(dict([other])) for other in others),
         )
     if before is not None:
-        query = query.where(tuple_(moment, job_id) < before)
+        query = query.where(tuple_(moment, job_id) < _bound(*before))
     rows = await connection.execute(query.order_by(moment.desc(), job_id.desc()).limit(limit))
     return [_job(row) for row in rows.mappings()]
+
+
+def _bound(moment: datetime, job_id: UUID) -> Any:
+    """Where a page begins. What is read as the earliest moment may be any before it, and a page
+    that began there again would have no end."""
+    if moment > EARLIEST:
+        return tuple_(moment, job_id)
+    return tuple_(literal_column("'-infinity'::timestamptz"), job_id)
 
 
 async def _rarest_first(
@@ -356,8 +376,8 @@ async def age_of_job(connection: AsyncConnection, user: str, *, newest: int) -> 
         .offset(newest - 1)
         .limit(1)
     )
-    seconds = found.scalar()
-    return None if seconds is None else float(seconds)
+    age_s = found.scalar()
+    return None if age_s is None else float(age_s)
 
 
 # Counting stops here: a scrape must not walk a million rows to say "very many".

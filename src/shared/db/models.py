@@ -49,7 +49,10 @@ REGISTRY_VERSION = (
         func.concat_ws(
             literal_column("' '"),
             func.count(),
-            func.sum(func.extract("epoch", models.c.updated_at)),
+            # An infinite one would hide every other change.
+            func.sum(func.extract("epoch", models.c.updated_at)).filter(
+                func.isfinite(models.c.updated_at)
+            ),
         )
     )
     .select_from(models)

@@ -17,9 +17,20 @@ from shared.db.transitions import end_step
 from shared.states import StepState
 from shared.step_store import AttemptResult, Decide, OrphanedStep, Rescue
 
+# No worker takes such a lease, and one that nobody renews would never end. Its owner may live, so
+# the step is not taken at once: who lives renews the lease by then.
+_TOO_LONG = timedelta(days=365)
+_BOUNDED = timedelta(minutes=10)
+_BOUND_LEASES = (
+    update(steps)
+    .where(IS_OWNED, steps.c.lease_expires_at > func.now() + _TOO_LONG)
+    .values(lease_expires_at=func.now() + _BOUNDED)
+)
+
 
 async def expired_lease(connection: AsyncConnection, decide: Decide) -> Rescue | None:
     """Take one step from an owner whose lease ended; None when there is none."""
+    await connection.execute(_BOUND_LEASES)
     row = await _first(connection, IS_OWNED & (steps.c.lease_expires_at < func.now()))
     if row is None:
         return None

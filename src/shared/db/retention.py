@@ -60,7 +60,8 @@ def _ended(age_s: float) -> ColumnElement[bool]:
 
 
 def _dead_worker() -> ColumnElement[bool]:
-    return workers.c.heartbeat_at < func.clock_timestamp() - timedelta(seconds=DEAD_WORKER_S)
+    limit = func.clock_timestamp() - timedelta(seconds=DEAD_WORKER_S)
+    return (workers.c.heartbeat_at < limit) | ~func.isfinite(workers.c.heartbeat_at)
 
 
 def _old_event(age_s: float) -> ColumnElement[bool]:

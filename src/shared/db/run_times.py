@@ -60,6 +60,7 @@ _RECORD = Statement(
         ARRAY[extract(epoch FROM now() - s.claimed_at)::float]
     FROM steps AS s
     WHERE s.id = :step_id AND s.claimed_at <= s.attempt_started_at
+        AND s.claimed_at > now() - interval '1 year' AND s.attempt_started_at <= now()
     ON CONFLICT (type, checkpoint_sha256, preset) DO UPDATE SET
         work = (excluded.work || run_times.work)[1:{KEPT}],
         start_seconds = (excluded.start_seconds || run_times.start_seconds)[1:{KEPT}],
@@ -69,7 +70,8 @@ _RECORD = Statement(
 
 
 async def record_success(connection: AsyncConnection, step_id: UUID) -> None:
-    """Add a step that succeeds in this transaction. One whose start is unknown is no sample.
+    """Add a step that succeeds in this transaction. One whose start is unknown, or was written by
+    hand, is no sample.
 
     The row stays locked until the commit, so this comes last in a transaction.
     """

@@ -20,6 +20,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.statement import Statement
+from shared.db.stored_values import known
 from shared.db.tables import shares
 from shared.states import StepState
 from shared.step_store import NEWEST
@@ -37,8 +38,8 @@ async def charge_share(connection: AsyncConnection, step: Any) -> None:
         start_s=step.virtual_s or 0.0,
         weight=step.weight,
         is_charged=step.state != StepState.LEASED,
-        claimed_at=step.claimed_at,
-        lease_expires_at=step.lease_expires_at,
+        claimed_at=known(step.claimed_at),
+        lease_expires_at=known(step.lease_expires_at),
     )
 
 

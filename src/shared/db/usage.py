@@ -51,6 +51,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db import tables as t
 from shared.db.statement import Statement
+from shared.db.stored_values import known
 from shared.db.tables import read
 from shared.states import ENDED, Status, StepState
 
@@ -96,10 +97,10 @@ async def charge_execution(
         model_id=step.model_id,
         step_id=step.id,
         is_queued=step.state == StepState.QUEUED,
-        due_at=step.run_at,
-        claimed_at=step.claimed_at,
-        started_at=step.attempt_started_at,
-        lease_expires_at=step.lease_expires_at,
+        due_at=known(step.run_at),
+        claimed_at=known(step.claimed_at),
+        started_at=known(step.attempt_started_at),
+        lease_expires_at=known(step.lease_expires_at),
         delay_s=delay_s,
         reserved_bytes=float(step.vram_bytes),
         max_values=MAX_VALUES,

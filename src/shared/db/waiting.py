@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.claim import steps_in_turn
 from shared.db.run_times import KIND, WORK, Kind, RunTimes, run_times_of
+from shared.db.stored_values import seconds_sql
 from shared.db.tables import read
 from shared.db.workers import Worker, live_workers
 
@@ -57,8 +58,8 @@ class Line:
 _STEPS = f"""
     SELECT s.id, s.job_id, s."user", s.device, s.priority, s.vram_bytes, s.model_id, s.timeout_s,
         s.loras, {KIND}, {WORK} AS work,
-        extract(epoch FROM s.run_at - now())::float AS due_in_s,
-        s.lease_owner AS worker_id, extract(epoch FROM now() - s.claimed_at)::float AS held_s,
+        coalesce({seconds_sql("s.run_at - now()")}, 0) AS due_in_s,
+        s.lease_owner AS worker_id, {seconds_sql("now() - s.claimed_at")} AS held_s,
         NOT EXISTS (
             SELECT FROM steps AS later
             WHERE later.job_id = s.job_id AND later.position > s.position

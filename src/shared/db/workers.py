@@ -121,10 +121,16 @@ async def deregister(connection: AsyncConnection, worker_id: UUID) -> None:
 
 
 async def live_workers(connection: AsyncConnection) -> list[Worker]:
-    """Workers whose heartbeat is younger than `LIVE_S` by PostgreSQL's clock, oldest first."""
+    """Workers whose heartbeat is younger than `LIVE_S` by PostgreSQL's clock, oldest first.
+
+    An infinite one would never age, and is none.
+    """
     rows = await connection.execute(
         select(workers)
-        .where(workers.c.heartbeat_at > func.clock_timestamp() - timedelta(seconds=LIVE_S))
+        .where(
+            workers.c.heartbeat_at > func.clock_timestamp() - timedelta(seconds=LIVE_S),
+            func.isfinite(workers.c.heartbeat_at),
+        )
         .order_by(workers.c.started_at, workers.c.id)
     )
     return list(_readable(rows.mappings()))

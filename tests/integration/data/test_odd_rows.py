@@ -1,8 +1,11 @@
-"""Rows whose JSON no release of ours has written: they end no worker, and hold up no other step."""
+"""Rows whose JSON or moments no release of ours has written: they end no worker, and hold up no
+other step."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
+from itertools import product
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -11,6 +14,7 @@ import pytest
 from tests.support.database import execute
 from tests.support.memory_store import Work
 from tests.support.odd_json import cases
+from tests.support.odd_moments import MOMENTS, columns, setting
 from tests.support.stores import (
     AGAIN,
     FAILURE,
@@ -21,10 +25,12 @@ from tests.support.stores import (
     picture,
 )
 
+from shared.db import retention
 from shared.db.engine import Database
 from shared.db.events import append_events
+from shared.db.jobs import run_seconds
 from shared.db.waiting import read_line
-from shared.db.workers import Slot, Worker, live_workers, register_exclusive
+from shared.db.workers import Slot, Worker, live_workers, register_exclusive, upsert
 from shared.events import Code, NewEvent
 from supervisor.execution.run_spec import UnreadableStep, run_spec, upcoming_model
 
@@ -67,6 +73,11 @@ def run(url: str, test: Test, *tables: str) -> None:
             await database.close()
 
     anyio.run(main)
+
+
+def worker() -> Worker:
+    slot = Slot(id="0", device="cpu", device_class="cpu", capacity_bytes=1, state="free")
+    return Worker(id=uuid4(), host="here", version="1", queues=["default"], slots=[slot], models={})
 
 
 async def create(subject: InPostgres, url: str) -> UUID:
@@ -159,12 +170,6 @@ def test_one_odd_step_does_not_hide_the_line_of_those_that_wait(database_url: st
 def test_an_odd_row_of_a_worker_hides_no_other_and_keeps_none_from_registering(
     database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def worker() -> Worker:
-        slot = Slot(id="0", device="cpu", device_class="cpu", capacity_bytes=1, state="free")
-        return Worker(
-            id=uuid4(), host="here", version="1", queues=["default"], slots=[slot], models={}
-        )
-
     async def test(subject: InPostgres, spoil: Callable[[], None]) -> None:
         execute(database_url, "DELETE FROM workers")
         odd, sound = worker(), worker()
@@ -178,3 +183,113 @@ def test_an_odd_row_of_a_worker_hides_no_other_and_keeps_none_from_registering(
 
     run(database_url, test, "workers")
     assert caplog.text.count("counts as none") > 20
+
+
+# Moments ------------------------------------------------------------------------------------------
+
+
+def run_moments(url: str, test: Test, *tables: str) -> None:
+    """As `run`, with odd moments."""
+
+    async def main() -> None:
+        database = Database(url, application="odd rows")
+        try:
+            for (table, column), moment in product(columns(*tables), MOMENTS):
+                for each in ("jobs", "models", "shares", "usage", "run_times"):
+                    execute(url, f"DELETE FROM {each}")
+                subject = InPostgres(database, url)
+
+                def spoil(table: str = table, column: str = column, moment: str = moment) -> None:
+                    execute(url, setting(table, column), moment)
+
+                try:
+                    await test(subject, spoil)
+                except Exception as error:
+                    raise AssertionError(f"{table}.{column} = {moment}") from error
+        finally:
+            await database.close()
+
+    anyio.run(main)
+
+
+def longest_span(url: str) -> float:
+    """Of those that a step's end has added to sums and samples, which outlive it."""
+    queries = (
+        "SELECT max(greatest(virtual_s, start_s, mean_s)) FROM shares",
+        "SELECT max(greatest(run_seconds, wait_seconds)) FROM usage",
+        "SELECT max(s) FROM run_times, unnest(start_seconds || seconds) AS s",
+    )
+    found = [execute(url, query) for query in queries]
+    return max(float(span) for ((span,),) in found if span is not None)
+
+
+def test_a_step_is_claimed_and_ended_whatever_moments_its_rows_have(database_url: str) -> None:
+    async def test(subject: InPostgres, spoil: Callable[[], None]) -> None:
+        for _ in range(2):
+            await create(subject, database_url)
+        spoil()
+        # What is due later than now waits, and keeps nothing from being claimed.
+        execute(database_url, "UPDATE steps SET run_at = now() WHERE run_at > now()")
+        execute(database_url, "UPDATE steps SET vram_wait_since = now() - interval '1 s'")
+        spoil()
+        execute(database_url, "UPDATE steps SET run_at = now() WHERE run_at > now()")
+        await subject.store.due_next(claim_request(subject), limit=1)
+        taken = await claim(subject)
+        assert math.isfinite(taken.queued_s)
+        assert math.isfinite(taken.vram_waited_s)
+        await subject.store.commit_running(taken, [STARTED])
+        await subject.store.add_artifact(taken, picture(), WRITTEN)
+        spoil()
+        other = await subject.store.claim(claim_request(subject))
+        await subject.store.finish(taken, SUCCESS)
+        assert (await subject.job(taken.job_id))["status"] == "succeeded"
+        if other is not None:
+            spoil()
+            execute(database_url, "UPDATE steps SET cancel_requested_at = NULL")
+            await subject.store.finish(other, AGAIN)
+        assert longest_span(database_url) < 24 * 3600
+        spoil()
+        assert math.isfinite(await subject.database.transaction(run_seconds, taken.job_id))
+        line = await subject.database.transaction(read_line, max_passed_s=600.0)
+        assert all(math.isfinite(step.due_in_s) for step in line.waiting)
+
+    run_moments(database_url, test, "jobs", "steps", "events", "deliveries")
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_lease_that_no_worker_takes_ends_all_the_same(database_url: str, moment: str) -> None:
+    async def main() -> None:
+        database = Database(database_url, application="odd rows")
+        try:
+            subject = InPostgres(database, database_url)
+            job = await create(subject, database_url)
+            await claim(subject)
+            execute(database_url, setting("steps", "lease_expires_at"), moment)
+            rescued = await subject.store.rescue_expired(lambda orphan: FAILURE)
+            if rescued is None:  # its owner may live, and has time to renew it
+                ((left,),) = execute(
+                    database_url, "SELECT lease_expires_at - now() < '1 hour' FROM steps"
+                )
+                assert left
+                execute(database_url, "UPDATE steps SET lease_expires_at = now()")
+                assert await subject.store.rescue_expired(lambda orphan: FAILURE)
+            assert (await subject.job(job))["status"] == "failed"
+        finally:
+            await database.close()
+
+    anyio.run(main)
+
+
+def test_a_worker_that_never_ages_holds_no_device_and_is_pruned(database_url: str) -> None:
+    async def main() -> None:
+        database = Database(database_url, application="odd rows")
+        try:
+            await database.transaction(upsert, worker())
+            execute(database_url, "UPDATE workers SET heartbeat_at = 'infinity'")
+            owners = await database.transaction(register_exclusive, worker(), devices=["0"])
+            assert owners == []
+            assert await database.transaction(retention.delete_workers) == 1
+        finally:
+            await database.close()
+
+    anyio.run(main)
