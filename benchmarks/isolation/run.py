@@ -9,21 +9,21 @@ pipeline's turn of the same round, and the median of these.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from shutil import copytree
 from types import FrameType
 from typing import NamedTuple
 
 from benchmarks.edge import creates, servers
 from benchmarks.isolation import processes, sides, table
+from benchmarks.isolation.models import make_models
 from benchmarks.isolation.results import (
     SPAWN,
     TEMPLATE,
@@ -34,12 +34,19 @@ from benchmarks.isolation.results import (
     describe_machine,
     write,
 )
-from benchmarks.isolation.workload import COPY, DEMO, LONG, Job, Row, Side, rows
+from benchmarks.isolation.workload import (
+    COPY,
+    DEEP,
+    DEEP_COPY,
+    DEMO,
+    Job,
+    Row,
+    Side,
+    deep_rows,
+    rows,
+)
 
 from cli.models.install import install, register
-from shared.models.folder import DESCRIPTOR
-
-MODEL = processes.ROOT / "models/sd" / DEMO
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,13 +96,12 @@ def measure(size: Size) -> Results:
     results.creates = measure_creates()
     with tempfile.TemporaryDirectory(prefix="df-bench-") as name, ExitStack() as running:
         everyone = start(Path(name), running)
-        say("warming up")
-        for side in everyone:
-            for model in (DEMO, COPY):
-                side.draw([Job(model=model)] * 2)
-        measure_rows(results, size, everyone)
+        warm_up(everyone, DEMO, COPY)
+        measure_rows(results, rows(size.jobs, size.backlog), size, everyone)
         measure_idle(results, size, everyone)
         measure_memory(results, everyone)
+        warm_up(everyone, DEEP, DEEP_COPY)
+        measure_rows(results, deep_rows(2 * size.backlog), size, everyone)
     results.load.append(os.getloadavg()[0])
     results.took_s = time.monotonic() - began
     return results
@@ -103,47 +109,45 @@ def measure(size: Size) -> Results:
 
 def start(folder: Path, running: ExitStack) -> Everyone:
     """Start all four sides; `running` ends them."""
-    copy = copy_model(folder)
-    folders = {DEMO: str(MODEL), COPY: str(copy)}
+    folders = make_models(folder)
     say("starting two stacks, a Celery worker and a resident pipeline")
     template, spawn = (
         running.enter_context(sides.stack(name, folder / name)) for name in (TEMPLATE, SPAWN)
     )
     for stack in (template, spawn):
-        add_model(stack, copy)
+        for model in (COPY, DEEP, DEEP_COPY):
+            add_model(stack, model, folders[model])
+    paths = {model: str(place) for model, place in folders.items()}
     redis = running.enter_context(
-        sides.celery_worker(folders, template.environment, folder / "celery.log")
+        sides.celery_worker(paths, template.environment, folder / "celery.log")
     )
-    process = running.enter_context(sides.resident(folders, folder / "resident.log"))
+    process = running.enter_context(sides.resident(paths, folder / "resident.log"))
     return Everyone(process, redis, template, spawn)
 
 
-def copy_model(folder: Path) -> Path:
-    """The demo model under another name, which may also sample in more steps."""
-    copy = folder / COPY
-    copytree(MODEL, copy)
-    descriptor = json.loads((copy / DESCRIPTOR).read_text(encoding="utf-8"))
-    descriptor["name"] = COPY.partition("@")[0]
-    descriptor["limits"]["steps"]["max"] = LONG
-    (copy / DESCRIPTOR).write_text(json.dumps(descriptor), encoding="utf-8")
-    return copy
-
-
-def add_model(stack: sides.Stack, folder: Path) -> None:
+def add_model(stack: sides.Stack, model: str, folder: Path) -> None:
     """Install a model on a stack that runs, and wait until its worker has it."""
     environment = stack.environment
     register(environment["DF_DATABASE_URL"], install(folder, Path(environment["DF_MODELS_DIR"])))
-    stack.await_model(COPY)
+    stack.await_model(model)
 
 
-def measure_rows(results: Results, size: Size, everyone: Everyone) -> None:
+def warm_up(everyone: Everyone, *models: str) -> None:
+    """Let every side draw twice with each model."""
+    say("warming up")
+    for side in everyone:
+        for model in models:
+            side.draw([Job(model=model)] * 2)
+
+
+def measure_rows(results: Results, asked: Sequence[Row], size: Size, everyone: Everyone) -> None:
     """Every row, in rounds; in each the sides take turns."""
-    measured = rows(size.jobs, size.backlog)
-    results.rows = [
-        MeasuredRow(title=row.title, pictures=row.pictures, wanted=row.wanted) for row in measured
+    measured = [
+        MeasuredRow(title=row.title, pictures=row.pictures, wanted=row.wanted) for row in asked
     ]
+    results.rows += measured
     for number in range(size.rounds):
-        for row, result in zip(measured, results.rows, strict=True):
+        for row, result in zip(asked, measured, strict=True):
             if number < row.rounds:
                 say(f"round {number + 1}: {row.title}")
                 present = everyone if number == 0 else everyone[:-1]  # spawn is the last
