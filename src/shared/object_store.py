@@ -17,7 +17,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 import urllib3
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter
 from minio import Minio
 from minio.commonconfig import ComposeSource
 from minio.datatypes import Object
@@ -26,6 +26,7 @@ from urllib3.exceptions import HTTPError
 
 from shared.errors import InfraUnavailable
 from shared.settings import Settings
+from shared.threads import run_in_thread
 
 T = TypeVar("T")
 
@@ -239,7 +240,7 @@ class ObjectStore:
         if self._limiter is None:  # needs a running event loop, so it is not made in __init__
             self._limiter = CapacityLimiter(MAX_THREADS)
         try:
-            return await to_thread.run_sync(work, limiter=self._limiter, abandon_on_cancel=True)
+            return await run_in_thread(work, limiter=self._limiter)
         except S3Error as error:
             if error.code in _REFUSED:
                 refuses = "the object store refuses us"

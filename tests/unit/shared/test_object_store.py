@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import threading
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
@@ -100,6 +101,16 @@ def settings(**changes: Any) -> Settings:
         "s3_secret_key": SecretStr("secret"),
     }
     return Settings.model_construct(**(values | changes))
+
+
+def test_a_host_without_threads_is_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(InfraUnavailable) as failed:
+        put(LyingClient())
+    assert "no thread left" in (failed.value.reason or "")
 
 
 def test_urls_are_signed_for_the_public_endpoint_without_asking_anybody() -> None:
