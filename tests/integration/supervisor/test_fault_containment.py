@@ -16,6 +16,7 @@ import pytest
 from tests.support import runners
 from tests.support.harness import SHORT_LEASE, Bench, marked, serve, serving, until
 from tests.support.probes import BlindProbe, FakeProbe
+from tests.support.runner_starts import runner_start  # noqa: F401 - each test, both ways
 
 from shared.events import Code
 from shared.states import Reason, StepState
@@ -24,6 +25,7 @@ from supervisor.processes.spawned import SpawnedProcess
 from supervisor.processes.tree import ProcessTree, trees
 from supervisor.slots import runner_pool as runners_module
 from supervisor.supervisor import Supervisor
+from supervisor.templates.templates import Templates
 
 GPU = {"gpu": "0", "uuid": "cpu-0"}
 
@@ -187,6 +189,7 @@ def test_a_host_without_room_for_a_standby_serves_without_one(
         await until(bench.children, "a runner waits")
         with monkeypatch.context() as full:
             full.setattr(runners_module, "SpawnedProcess", refuse)
+            full.setattr(Templates, "fork_runner", refuse)
             first = await bench.ended(bench.submit("quick"))  # takes the one that waits
             job = bench.submit("quick")  # none waits, and none can be started
             await until(lambda: bench.step(job).losses > 0, lambda: bench.codes(job))
