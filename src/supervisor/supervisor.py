@@ -27,6 +27,7 @@ from shared.errors import InfraUnavailable
 from shared.linux.clock import boottime
 from shared.states import DEFAULT_QUEUE
 from shared.step_store import Claim, ClaimRequest
+from shared.threads import is_lack_of_threads
 from supervisor.execution.context import WorkerContext
 from supervisor.execution.executor import StepExecutor
 from supervisor.execution.run_spec import upcoming_model
@@ -192,7 +193,7 @@ class Supervisor:
         return sum(
             executor.claim.vram_bytes
             for executor in self.executors
-            if executor.execution.slot.device.kind == "cpu"
+            if executor.execution.runner_may_live and executor.execution.slot.device.kind == "cpu"
         )
 
     async def _look_ahead(self, slot: Slot, models: tuple[UUID, ...]) -> None:
@@ -327,7 +328,7 @@ async def repeat_every(seconds: float, work: Callable[[], Awaitable[object]]) ->
         except OSError as error:
             log.error("%s: %s", name, error)
         except RuntimeError as error:  # what Python raises where the host is out of processes
-            if str(error) != "can't start new thread":
+            if not is_lack_of_threads(error):
                 raise
             log.error("%s: %s", name, error)
         await anyio.sleep(seconds)

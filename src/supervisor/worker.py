@@ -21,7 +21,7 @@ from shared.db.step_store import PostgresStepStore
 from shared.errors import InfraUnavailable
 from shared.linux.prctl import adopt_orphans, hide_from_others
 from shared.linux.proc import lists_children
-from shared.linux.sandbox import Place, places_of
+from shared.linux.sandbox import places_of
 from shared.linux.umask import forbid_writing_by_others
 from shared.printable import escape_controls
 from shared.readiness import NotReady, wait_for_parts
@@ -48,6 +48,7 @@ from supervisor.resources import WorkerResources, open_resources
 from supervisor.slots.runner_pool import FORKED_KINDS, RunnerPool, marker_series
 from supervisor.slots.table import SlotTable
 from supervisor.supervisor import Supervisor, repeat_every
+from supervisor.templates.places import ModelPlaces
 from supervisor.templates.templates import Templates
 
 log = logging.getLogger(__name__)
@@ -139,9 +140,7 @@ def open_runner_pool(
             resources.groups.adopt(process.pid)
         return process
 
-    def places() -> frozenset[Place]:
-        return places_of(str(settings.models_dir.absolute()))
-
+    places = ModelPlaces(partial(places_of, str(settings.models_dir.absolute())))
     templates = Templates(
         spawn_template,
         next_marker,

@@ -52,6 +52,7 @@ from supervisor.processes.worker_mark import marker_of
 from supervisor.slots.runner_pool import FORKED_KINDS, RunnerPool, marker_series
 from supervisor.slots.table import Slot, SlotTable
 from supervisor.supervisor import Supervisor
+from supervisor.templates.places import ModelPlaces
 from supervisor.templates.template import TemplateState
 from supervisor.templates.templates import Templates
 
@@ -319,7 +320,7 @@ async def serving(
         f"test:{worker_id}",
         imports,
         groups=groups,
-        places=places,
+        places=ModelPlaces(places),
         slots=slots,
     )
     worker = WorkerContext(
@@ -377,7 +378,7 @@ def _runner_pool(
     imports: str,
     *,
     groups: ControlGroups | None,
-    places: Callable[[], object],
+    places: ModelPlaces,
     slots: int,
 ) -> RunnerPool:
     next_marker = marker_series(mark)

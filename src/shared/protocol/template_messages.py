@@ -49,6 +49,9 @@ def host_model_of(spec: RunSpec) -> HostModelSpec | None:
     return HostModelSpec(loader=loader, model=spec.model, dtype=spec.preset.dtype)
 
 
+# The kernel gives no number above (PID_MAX_LIMIT, linux/threads.h).
+MAX_PID = 1 << 22
+
 # Worker to template -----------------------------------------------------------------------------
 
 
@@ -80,7 +83,7 @@ class Loaded(Message):
 
 class Forked(Message):
     type: Literal["forked"] = "forked"
-    pid: int
+    pid: int = Field(gt=0, le=MAX_PID)  # 0 and less name groups of processes
 
 
 class Refused(Message):

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import psutil
@@ -47,11 +47,22 @@ _announced: set[str] = set()
 
 
 @contextmanager
-def announced(marker: str) -> Iterator[None]:
-    """While a template forks the child of this marker, no tree takes it for an orphan."""
+def announced(marker: str) -> Iterator[Callable[[int], bool]]:
+    """While a template forks the child of this marker, no tree takes it for an orphan.
+
+    Yields whether a process can be that child: it is ours, was not there before and is no root. A
+    template reads the models of strangers; what it calls its fork may be any process of the host,
+    which would be killed at the end of the step.
+    """
+    before = _look_up(children_of(os.getpid()))
+
+    def may_be_it(pid: int) -> bool:
+        ours = pid in children_of(os.getpid())
+        return ours and not _is_root(pid) and not _is_same(before.get(pid))
+
     _announced.add(marker)
     try:
-        yield
+        yield may_be_it
     finally:
         _announced.remove(marker)
 
@@ -233,6 +244,14 @@ def is_alive(process: psutil.Process) -> bool:
         return False
     except psutil.AccessDenied:
         return True
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a signal or a tracer has stopped it: it may never run again."""
+    try:
+        return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except psutil.Error:
+        return False
 
 
 def _look_up(pids: set[int]) -> dict[int, psutil.Process]:

@@ -21,7 +21,9 @@ from supervisor.metrics import Metrics
 from supervisor.processes.child import ChildProcess, Entry
 from supervisor.processes.control_groups import ControlGroups
 from supervisor.processes.spawned import SpawnedProcess
+from supervisor.processes.tree import is_stopped
 from supervisor.templates.model_template import WantedModel
+from supervisor.templates.places import ModelPlaces
 from supervisor.templates.template import TemplateState
 from supervisor.templates.templates import Templates, TemplateStatus
 
@@ -55,6 +57,7 @@ class _Place:
     device: Device
     starting: anyio.Lock = field(default_factory=anyio.Lock)
     waiting: _Started | None = None
+    filling: bool = False  # a runner that will wait is being started
     likely: WantedModel | None = None  # of the next step that is due, else of the last one
     due: bool = False  # a step for this device waits in the queue
 
@@ -72,7 +75,7 @@ class RunnerPool:
         templates: Templates | None = None,
         forked: Container[str] = (),
         contain: Callable[[str], Mapping[str, str]] = lambda _kind: NO_SANDBOX,
-        places: Callable[[], object] = lambda: None,
+        places: ModelPlaces,
         groups: ControlGroups | None = None,
         slots: int = 1,
     ) -> None:
@@ -135,7 +138,9 @@ class RunnerPool:
         if wanted is not None and wanted.with_loras and self._templates is not None:
             await self._templates.drop_outdated(wanted.spec)
         async with place.starting:
-            started = self._take_waiting(place, spec) or await self._start(device, spec)
+            places = await self._places_of_models.now()
+            started = self._take_waiting(place, spec, places)
+            started = started or await self._start(device, spec, places)
         if spec is not None and device.kind in self._forked:
             self._metrics.record_warm_start(hit=started.model == spec)
         self._bound(started.process, need_bytes if device.kind == "cpu" else 0)
@@ -204,9 +209,9 @@ class RunnerPool:
             self._fill_soon(place)
 
     def _prewarm_idle(self) -> None:
-        """A template is ready: runners that wait may have been started without it."""
+        """A template is ready: runners that wait, or soon will, may have started without it."""
         for place in self._places.values():
-            if place.waiting is not None:
+            if place.waiting is not None or place.filling:
                 self._fill_soon(place)
 
     def _want(self, place: _Place) -> None:
@@ -224,17 +229,26 @@ class RunnerPool:
             await _kill(waiting.process)
 
     async def _fill(self, place: _Place) -> None:
-        spec = None if place.likely is None else place.likely.spec
         async with place.starting:
-            if self._tasks is None:
-                return
-            place.waiting = self._take_waiting(place, spec)
-            if place.waiting is not None:
-                return
+            place.filling = True
             try:
-                place.waiting = await self._start(place.device, spec)
+                await self._have_one_wait(place)
             except OSError as error:  # out of processes or descriptors; the next step tries again
                 log.warning("no runner waits for %s: %s", place.device.id, error)
+            finally:
+                place.filling = False
+
+    async def _have_one_wait(self, place: _Place) -> None:
+        places = await self._places_of_models.now()
+        if self._tasks is None:
+            return
+        spec = None if place.likely is None else place.likely.spec
+        place.waiting = self._take_waiting(place, spec, places)
+        if place.waiting is not None:
+            return
+        place.waiting = started = await self._start(place.device, spec, places)
+        if started.model is not None and not self._holds(started.model):
+            self._drop_waiting(started.model)  # it went while the runner was forked from it
 
     # Runners without a step -----------------------------------------------------------------------
 
@@ -243,15 +257,19 @@ class RunnerPool:
         place.device = device  # a device that was lost may come back with another size
         return place
 
-    def _take_waiting(self, place: _Place, spec: HostModelSpec | None) -> _Started | None:
-        """The runner that waits here, unless it has ended, has another model, which is all that it
-        may read, or has none where a fork would have the right one."""
+    def _take_waiting(
+        self, place: _Place, spec: HostModelSpec | None, places: object
+    ) -> _Started | None:
+        """The runner that waits here, unless it has ended, was stopped, has another model, which is
+        all that it may read, or has none where a fork would have the right one."""
         waiting, place.waiting = place.waiting, None
         if waiting is None:
             return None
         if waiting.process.exitcode is not None:
             log.warning("a waiting runner has ended: exit code %s", waiting.process.exitcode)
-        elif waiting.places != self._places_of_models():
+        elif is_stopped(waiting.process.pid):  # its step would wait for it until its time is over
+            log.warning("a waiting runner goes: a signal has stopped it")
+        elif waiting.places != places:
             log.info("a waiting runner goes: the links among the models have changed")
         elif waiting.model == spec or (waiting.model is None and not self._holds(spec)):
             return waiting
@@ -283,12 +301,12 @@ class RunnerPool:
             self._discarded.remove(killed)
             killed.set()
 
-    async def _start(self, device: Device, spec: HostModelSpec | None) -> _Started:
+    async def _start(self, device: Device, spec: HostModelSpec | None, places: object) -> _Started:
+        """`places` of models are those of a moment ago: what it reads them by is read later."""
         environment = {**device.environment, **self._contain(device.kind)}
-        places = self._places_of_models()  # what it reads them by is read later
         if self._templates is not None and device.kind in self._forked:
             try:
-                forked = await self._templates.fork_runner(spec, environment)
+                forked = await self._templates.fork_runner(spec, environment, places)
             except OSError as error:  # a spawn needs less, or says the same
                 log.warning("cannot fork a runner: %s", error)
                 forked = None

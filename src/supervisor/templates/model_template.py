@@ -5,16 +5,17 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anyio
-import anyio.to_thread
 
 from shared.errors import ModelUnavailable
 from shared.linux.sandbox import folders_of_kind
 from shared.models.families import LORA
 from shared.models.stamp import Stamp, stamp_of
 from shared.protocol.template_messages import HostModelSpec
+from shared.threads import run_in_thread
 from supervisor.processes.forked import ForkedProcess
 from supervisor.templates.template import (
     FORK_WITHIN_S,
@@ -78,7 +79,7 @@ class ModelTemplate:
         self, fork: Callable[[], Awaitable[Template]], on_ready: Callable[[], None]
     ) -> None:
         """Load the model and stay until it is given up. Raises `TemplateFailed`, and `OSError`
-        when the host has no descriptor left."""
+        when the host has no descriptor left, or it ended and cannot be looked at."""
         try:
             self._stamp = await _stamp(self.spec)
             self._template = template = await fork()
@@ -93,7 +94,7 @@ class ModelTemplate:
             self._loaded = True
             on_ready()
             await template.fail_at_end()
-        except TemplateFailed:
+        except (TemplateFailed, OSError):
             if not self.given_up:
                 raise
         finally:
@@ -123,9 +124,11 @@ async def _stamp(spec: HostModelSpec) -> Stamp:
     folder = Path(spec.model.folder)
     try:
         with anyio.move_on_after(FORK_WITHIN_S):
-            return await anyio.to_thread.run_sync(_stamp_of_all, folder, abandon_on_cancel=True)
+            return await run_in_thread(partial(_stamp_of_all, folder))
     except ModelUnavailable as error:
         raise TemplateFailed(FailureReason.UNAVAILABLE, error.message) from error
+    except OSError as error:
+        raise TemplateFailed(FailureReason.FAILED, f"cannot look: {error.strerror}") from error
     raise TemplateFailed(FailureReason.UNAVAILABLE, "the model's folder does not answer")
 
 

@@ -5,6 +5,7 @@ sets the score: a template may write nowhere, and what it forks inherits its sco
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -14,16 +15,16 @@ _MOST = "1000"
 
 def raise_to_most(pid: int) -> None:
     """Have this process killed before any other."""
-    _set(pid, _MOST)
+    _set(pid, lambda: _MOST)
 
 
 def restore(pid: int) -> None:
     """Have it count like this worker."""
-    _set(pid, Path("/proc/self/oom_score_adj").read_text(encoding="ascii"))
+    _set(pid, lambda: Path("/proc/self/oom_score_adj").read_text(encoding="ascii"))
 
 
-def _set(pid: int, score: str) -> None:
+def _set(pid: int, score: Callable[[], str]) -> None:
     try:
-        Path(f"/proc/{pid}/oom_score_adj").write_text(score, encoding="ascii")
+        Path(f"/proc/{pid}/oom_score_adj").write_text(score(), encoding="ascii")
     except OSError as error:  # it has ended, or the host allows it to nobody: all count alike there
         log.warning("oom_score_adj of process %d: %s", pid, error.strerror)

@@ -70,6 +70,14 @@ class TemplateFailed(Exception):
         self.message = message
 
 
+def failure_of(error: TemplateFailed | OSError) -> TemplateFailed:
+    """What a start that raised counts as: `OSError` where the host has no process, thread or
+    descriptor left."""
+    if isinstance(error, TemplateFailed):
+        return error
+    return TemplateFailed(FailureReason.FAILED, f"cannot be started: {error.strerror or error}")
+
+
 class Template:
     """A started template. One order at a time; `close` it when it is not needed any more."""
 
@@ -138,10 +146,12 @@ class Template:
             undo.callback(ours.close)
             output = OutputReader()
             undo.callback(output.close)
-            with other, announced(marker):
+            with other, announced(marker) as may_be_it:
                 descriptors = [other.fileno(), output.write_end.fileno()]
                 answer = await self._ask(order, descriptors, Forked, FORK_WITHIN_S)
                 output.write_end.close()
+                if not may_be_it(answer.pid):
+                    self._fail(FailureReason.PROTOCOL, f"process {answer.pid} is no fork of it")
                 child = ForkedProcess(answer.pid, marker, ours, output)
             if self._comes_first:
                 oom_score.restore(child.pid)

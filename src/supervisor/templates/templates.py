@@ -22,7 +22,14 @@ from supervisor.metrics import Metrics
 from supervisor.processes.child import ChildProcess
 from supervisor.processes.forked import ForkedProcess
 from supervisor.templates.model_template import ModelTemplate, WantedModel
-from supervisor.templates.template import FailureReason, Template, TemplateFailed, TemplateState
+from supervisor.templates.places import ModelPlaces
+from supervisor.templates.template import (
+    FailureReason,
+    Template,
+    TemplateFailed,
+    TemplateState,
+    failure_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +76,11 @@ class Templates:
         *,
         warm_bytes: int,
         warm_s: float,
-        places: Callable[[], object] = lambda: None,
+        places: ModelPlaces,
     ) -> None:
         """`spawn` starts the plain template; `warm_bytes` is for all models together.
 
-        `places` says where the models are now: a template reads only those of its start.
+        `places` of models are those that a template can read, if they were there at its start.
         """
         self._spawn = spawn
         self._next_marker = next_marker
@@ -218,13 +225,14 @@ class Templates:
     # Forking --------------------------------------------------------------------------------------
 
     async def fork_runner(
-        self, wanted: HostModelSpec | None, environment: Mapping[str, str]
+        self, wanted: HostModelSpec | None, environment: Mapping[str, str], places: object
     ) -> tuple[ForkedProcess, HostModelSpec | None] | None:
-        """A runner, with its model if that is warm; None when there is no template to fork.
+        """A runner, with its model if that is warm; None when there is no template to fork, or it
+        could not read models in all `places`.
 
         Raises `OSError` when the host has no descriptor left.
         """
-        if self._plain is not None and self._plain_places != self._places():
+        if self._plain is not None and self._plain_places != places:
             self._renew()
             return None
         if wanted is not None and self.held_bytes(wanted) is not None:
@@ -263,18 +271,19 @@ class Templates:
 
     async def _keep_plain(self) -> None:
         pauses = _pauses()
-        while self._tasks is not None:
+        while True:
+            self._plain_places = await self._places.now()
+            if self._tasks is None:
+                self._plain_settled.set()  # there will be none
+                return
             self._plain_settled, self._plain_closed = anyio.Event(), anyio.Event()
             try:
-                self._plain_places = self._places()
                 self._plain = Template(self._spawn())
                 await self._run_plain(self._plain)
-            except TemplateFailed as failure:
+            except (TemplateFailed, OSError) as error:
                 if self._plain_settled.is_set():  # it was ready, for a while
                     pauses = _pauses()
-                self._report("the template", failure)
-            except OSError as error:
-                log.warning("cannot start a template: %s", error)
+                self._report("the template", failure_of(error))
             finally:
                 await self._close_plain()
             await anyio.sleep(next(pauses))
@@ -301,12 +310,10 @@ class Templates:
     async def _keep_warm(self, model: ModelTemplate) -> None:
         try:
             await model.run(self._fork_template, lambda: self._on_warm(model))
-        except TemplateFailed as failure:
-            self._report(_name(model.spec), failure)
+        except (TemplateFailed, OSError) as error:
+            self._report(_name(model.spec), failure_of(error))
             failures = self._failures.setdefault(model.spec, _Failures())
             failures.retry_at = anyio.current_time() + next(failures.pauses)
-        except OSError as error:
-            log.warning("cannot start %s: %s", _name(model.spec), error)
         finally:
             self._forget(model)
             self._show()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.support.harness import Bench, serve, until
 from tests.support.runner_starts import runner_start  # noqa: F401 - each test, both ways
@@ -64,6 +65,18 @@ def test_a_dead_standby_is_not_used() -> None:
         (standby,) = bench.processes()
         standby.kill()
         await until(lambda: not standby.is_running() or standby.status() == "zombie", "dead")
+        step = await bench.ended(bench.submit("quick"))
+        assert (step.state, step.attempt, step.losses) == (StepState.SUCCEEDED, 1, 0)
+
+    serve(test, standby=True)
+
+
+def test_a_standby_that_was_stopped_is_not_used() -> None:
+    async def test(bench: Bench) -> None:
+        await until(lambda: len(bench.processes()) == 1, "a standby")
+        (standby,) = bench.processes()
+        standby.suspend()
+        await until(lambda: standby.status() == psutil.STATUS_STOPPED, "it is stopped")
         step = await bench.ended(bench.submit("quick"))
         assert (step.state, step.attempt, step.losses) == (StepState.SUCCEEDED, 1, 0)
 

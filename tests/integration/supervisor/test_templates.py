@@ -1,18 +1,26 @@
 """Templates: what a forked runner has of its own, and what a template that misbehaves costs."""
 
+import dataclasses
+import errno
 import os
 import signal
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import anyio
 import psutil
 import pytest
+from tests.support import harness
 from tests.support.harness import DEADLINE_S, Bench, marked, metric, serve, until
 from tests.support.probes import HostProbe
-from tests.support.template_imports import HELD_BYTES
+from tests.support.template_imports import HELD_BYTES, STRANGER
 
 from cli.models.install import bundled_models
 from runner import entry
@@ -22,8 +30,10 @@ from shared.models.stamp import Stamp, stamp_of
 from shared.models.verify import read_model
 from shared.states import Reason, StepState
 from shared.step_store import PinnedModel
+from supervisor.processes.tree import is_alive
 from supervisor.processes.worker_mark import marker_of
 from supervisor.templates import model_template, template, templates
+from supervisor.templates import places as places_module
 from supervisor.templates.template import FailureReason, TemplateState
 
 LARGE = PartSize(numbers=HELD_BYTES // 4, largest=1)  # in float32
@@ -73,6 +83,14 @@ def starts(bench: Bench, result: str) -> float:
 def waits_with_model(bench: Bench) -> list[psutil.Process]:
     waiting = (place.waiting for place in bench.runners._places.values())
     return [psutil.Process(each.process.pid) for each in waiting if each and each.model]
+
+
+def template_of(bench: Bench, name: str) -> template.Template:
+    assert bench.runners._templates is not None
+    models = bench.runners._templates._models.values()
+    (found,) = (each._template for each in models if each.spec.model.name == name)
+    assert found is not None
+    return found
 
 
 async def succeed(bench: Bench, **work: Any) -> None:
@@ -292,6 +310,86 @@ def test_a_runner_that_waits_with_a_model_goes_with_it(models: Path) -> None:
     run(test, models, standby=True)
 
 
+def test_a_runner_that_is_started_while_a_model_gets_warm_waits_with_it(models: Path) -> None:
+    async def test(bench: Bench) -> None:
+        (plain_pid,) = bench.template_pids()
+        await succeed(bench, model=model(models, "tiny"))
+        await until(lambda: waits_with_model(bench), "one waits with the model")
+        (waiting,) = waits_with_model(bench)
+        waiting.kill()
+        waiting.wait()
+        (place,) = bench.runners._places.values()
+        pool = bench.runners._templates
+        assert pool is not None
+        plain = pool._plain
+        assert plain is not None
+        os.kill(plain_pid, signal.SIGSTOP)
+        likely, place.likely = place.likely, None  # as long as the model is not warm
+        bench.runners.prewarm(bench.slot.device)
+        await until(lambda: plain._forking, "one is being forked without the model")
+        place.likely = likely
+        pool.on_ready()
+        os.kill(plain_pid, signal.SIGCONT)
+        await until(lambda: waits_with_model(bench), "one waits with the model again")
+
+    run(test, models, standby=True)
+
+
+def test_a_runner_that_is_forked_while_its_model_goes_does_not_wait_with_it(
+    models: Path,
+) -> None:
+    async def test(bench: Bench) -> None:
+        await succeed(bench, model=model(models, "tiny"))
+        await until(lambda: waits_with_model(bench), "one waits with the model")
+        (waiting,) = waits_with_model(bench)
+        waiting.kill()
+        (held,) = (each for each in bench.runners.templates if each.spec is not None)
+        assert held.pid is not None
+        os.kill(held.pid, signal.SIGSTOP)
+        waiting.wait()
+        forking = template_of(bench, "tiny")
+        bench.runners.prewarm(bench.slot.device)
+        await until(lambda: forking._forking, "the next one is being forked")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(bench.runners.make_room, 1 << 40, None)
+            await until(lambda: not warm(bench), "the model goes")
+            os.kill(held.pid, signal.SIGCONT)
+        (place,) = bench.runners._places.values()
+        async with place.starting:
+            assert waits_with_model(bench) == []
+
+    run(test, models, standby=True)
+
+
+def test_a_model_that_takes_more_than_it_said_goes(models: Path) -> None:
+    async def test(bench: Bench) -> None:
+        await succeed(bench, model=dataclasses.replace(model(models, "large"), parts={}))
+        await until(lambda: failures(bench, FailureReason.FAILED) == 1, "it is counted")
+        assert warm(bench) == set()
+
+    run(test, models, warm_bytes=HELD_BYTES // 2)
+
+
+def test_a_model_is_made_warm_only_in_what_no_running_step_was_promised(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(templates, "free_bytes", lambda: 100 << 20)
+
+    async def test(bench: Bench) -> None:
+        large = model(models, "large")
+        busy = bench.submit(f"waits_for {tmp_path / 'go'}", model=large, vram_bytes=90 << 20)
+        later = bench.submit("quick", model=large)
+        await bench.running(busy)
+        (place,) = bench.runners._places.values()
+        await until(lambda: place.due, "the next step is known")
+        assert [each.spec for each in bench.runners.templates] == [None]
+        (tmp_path / "go").touch()
+        await bench.ended(later)
+        await until(lambda: warm(bench) == {"large"}, "there is room once the step has ended")
+
+    run(test, models)
+
+
 def test_a_model_that_no_step_uses_goes(models: Path) -> None:
     async def test(bench: Bench) -> None:
         await succeed(bench, model=model(models, "tiny"))
@@ -359,11 +457,19 @@ def test_a_model_that_cannot_be_made_warm_costs_no_step(
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("cannot-fork", FailureReason.FAILED), ("dies-after-fork", FailureReason.DIED)],
+    [
+        ("cannot-fork", FailureReason.FAILED),
+        ("dies-after-fork", FailureReason.DIED),
+        ("answers-half", FailureReason.PROTOCOL),
+        ("hangs-at-fork", FailureReason.HUNG),
+    ],
 )
 def test_a_warm_model_that_cannot_be_forked_costs_no_step(
-    models: Path, name: str, reason: FailureReason
+    models: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: FailureReason
 ) -> None:
+    if name == "hangs-at-fork":
+        monkeypatch.setattr(template, "FORK_WITHIN_S", 0.3)
+
     async def test(bench: Bench) -> None:
         wanted = model(models, name)
         await succeed(bench, model=wanted)
@@ -371,6 +477,113 @@ def test_a_warm_model_that_cannot_be_forked_costs_no_step(
         await succeed(bench, model=wanted)
         await until(lambda: failures(bench, reason) >= 1, "the failure is counted")
         assert starts(bench, "hit") == 0
+
+    run(test, models)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(signal.SIGKILL, FailureReason.DIED), (signal.SIGSTOP, FailureReason.HUNG)],
+)
+def test_a_warm_model_that_is_killed_or_stopped_is_made_again(
+    models: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, reason: FailureReason
+) -> None:
+    async def test(bench: Bench) -> None:
+        tiny = model(models, "tiny")
+        await succeed(bench, model=tiny)
+        await until(lambda: warm(bench) == {"tiny"}, "it is warm")
+        pid = template_of(bench, "tiny").pid
+        os.kill(pid, number)
+        with monkeypatch.context() as impatient:
+            impatient.setattr(template, "FORK_WITHIN_S", 0.3)
+            await succeed(bench, model=tiny)
+        await until(lambda: failures(bench, reason) >= 1, "it is counted")
+        await until(lambda: not psutil.pid_exists(pid), "it is gone")
+
+        def is_warm_again() -> bool:
+            bench.runners.prewarm(bench.slot.device)  # as each step does at its end
+            return warm(bench) == {"tiny"}
+
+        await until(is_warm_again, "it is warm again")
+        await succeed(bench, model=tiny)
+        assert starts(bench, "hit") == 1
+
+    run(test, models)
+
+
+@pytest.fixture
+def stranger() -> Iterator[psutil.Process]:
+    """A process that leads a group, and neither belongs to the worker nor is its child."""
+    sleeper = "import os, time; os.setsid(); print(os.getpid(), flush=True); time.sleep(3600)"
+    starter = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]])"
+    with subprocess.Popen(
+        [sys.executable, "-c", starter, sleeper], stdout=subprocess.PIPE, text=True
+    ) as between:
+        assert between.stdout is not None
+        process = psutil.Process(int(between.stdout.readline()))
+    yield process
+    with suppress(psutil.NoSuchProcess):
+        process.kill()
+
+
+@pytest.fixture
+def child() -> Iterator[psutil.Process]:
+    """A child of this process that leads a group and was there before any template."""
+    command = [sys.executable, "-c", "import time; time.sleep(3600)"]
+    with subprocess.Popen(command, start_new_session=True) as process:
+        yield psutil.Process(process.pid)
+        process.kill()
+
+
+@pytest.mark.parametrize("whose", ["stranger", "child"])
+def test_a_template_that_calls_another_process_its_fork_does_not_get_it_killed(
+    models: Path, request: pytest.FixtureRequest, whose: str
+) -> None:
+    victim: psutil.Process = request.getfixturevalue(whose)
+
+    async def test(bench: Bench) -> None:
+        liar = model(models, "names-a-stranger")
+        (models / "names-a-stranger" / STRANGER).write_text(str(victim.pid))
+        await succeed(bench, model=liar)
+        await until(lambda: warm(bench) == {"names-a-stranger"}, "it is warm")
+        await succeed(bench, model=liar)
+        await until(lambda: failures(bench, FailureReason.PROTOCOL) == 1, "it is counted")
+        assert starts(bench, "hit") == 0
+
+    run(test, models)
+    assert is_alive(victim)
+
+
+def test_an_answer_that_comes_twice_is_not_taken_for_another_fork_s(models: Path) -> None:
+    async def test(bench: Bench) -> None:
+        twice = model(models, "answers-twice")
+        await succeed(bench, model=twice)
+        await until(lambda: warm(bench) == {"answers-twice"}, "it is warm")
+        neighbour = bench.submit("polite", model=twice)
+        await bench.running(neighbour)
+        assert starts(bench, "hit") == 1
+        await succeed(bench, model=twice)
+        await until(lambda: failures(bench, FailureReason.PROTOCOL) == 1, "it is counted")
+        bench.store.request_cancel(neighbour)
+        assert (await bench.ended(neighbour)).reason is Reason.CANCELLED
+
+    run(test, models, slots=2)
+
+
+def test_a_host_without_threads_costs_no_step(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def test(bench: Bench) -> None:
+        tiny = model(models, "tiny")
+        await succeed(bench, model=tiny)
+        await until(lambda: failures(bench, FailureReason.FAILED) >= 1, "it is counted")
+        await succeed(bench, model=tiny)
+        assert warm(bench) == set()
+
+    monkeypatch.setattr(threading.Thread, "start", start)
 
     run(test, models)
 
@@ -447,6 +660,21 @@ def test_a_template_that_never_gets_ready_costs_no_step(models: Path, imports: s
     serve(test, runner_start="template", models_folder=models, imports=imports, begun=False)
 
 
+def test_a_host_that_cannot_start_a_template_costs_no_step(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(harness, "SpawnedProcess", start)  # of templates; steps have their own
+
+    async def test(bench: Bench) -> None:
+        await succeed(bench)
+        assert failures(bench, FailureReason.FAILED) >= 1
+
+    serve(test, runner_start="template", models_folder=models, begun=False)
+
+
 def test_a_template_that_starts_too_slowly_is_given_up(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -485,6 +713,30 @@ def test_a_supervisor_that_drains_leaves_no_template(models: Path) -> None:
 
     run(test, models, standby=True)  # at whose end no marked process may be left
     assert len(left[0]) >= 3  # two templates and a runner that waits
+
+
+def test_a_folder_of_models_that_does_not_answer_stops_nothing_else(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places_module, "ANSWER_WITHIN_S", 0.1)
+    answers, asked = threading.Event(), threading.Event()
+    answers.set()
+    answered: list[bool] = []
+
+    def places() -> None:
+        if not answers.is_set():
+            asked.set()
+            answered.append(answers.wait(DEADLINE_S))  # as a network file system that is away
+
+    async def test(bench: Bench) -> None:
+        answers.clear()
+        step = bench.submit("quick")
+        await until(asked.is_set, "it is asked")
+        await bench.ended(step)
+        answers.set()
+
+    run(test, models, places=places)
+    assert answered and all(answered), "the step waited for the disk"
 
 
 # Links among the models ---------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from supervisor.processes.tree import ProcessTree
 from supervisor.slots.reconciler import SlotReconciler
 from supervisor.slots.runner_pool import RunnerPool
 from supervisor.slots.table import Slot
+from supervisor.templates.places import ModelPlaces
 
 GIB = 1 << 30
 GPU = Device(
@@ -100,7 +101,9 @@ def commit(
         probe=Probe(*free),
         settings=settings_for_tests(vram_wait_s=300.0),
         timings=SimpleNamespace(fence_s=40.0, deadman_s=50.0),
-        runners=RunnerPool(entry.main, str, Metrics(), standby=False),
+        runners=RunnerPool(
+            entry.main, str, Metrics(), standby=False, places=ModelPlaces(lambda: None)
+        ),
     )
 
     reconciler = cast(SlotReconciler, None)  # no slot is returned before GO

@@ -168,6 +168,23 @@ def test_an_orphan_may_have_the_number_of_whoever_was_there_before(table: Table)
     assert set(tree.scan()) == {ROOT, 1}
 
 
+def test_only_a_new_child_that_is_no_root_can_be_a_template_s_fork(table: Table) -> None:
+    before, gone, stranger, root, fork = range(1, 6)
+    table.add(before, os.getpid())
+    table.add(gone, os.getpid())
+    with tree_module.announced(THEIRS) as may_be_it:
+        table.end(gone)
+        table.add(gone, os.getpid())  # another process has its number
+        table.add(stranger, before)
+        table.add(root, os.getpid())
+        ProcessTree(root, OURS)
+        table.add(fork, os.getpid())
+        assert [pid for pid in (before, gone, stranger, root, fork) if may_be_it(pid)] == [
+            gone,
+            fork,
+        ]
+
+
 def test_every_pid_of_every_tree_is_known_until_it_is_forgotten(table: Table) -> None:
     table.add(ROOT + 1, os.getpid(), THEIRS)
     table.add(1, ROOT + 1)
