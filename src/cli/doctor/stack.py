@@ -22,7 +22,7 @@ FULL_BYTES, SCARCE_BYTES = 256 * 10**6, 2 * 10**9
 
 
 class Template(TypedDict):
-    pid: int
+    pid: int | None  # None until it is forked
     state: str
     model: str | None
     bytes: int | None
@@ -129,7 +129,8 @@ def templates(address: str) -> Iterator[Finding]:
     for template in state["templates"]:
         model = template["model"] or "no model"
         size = f", {template['bytes'] / 1e6:.0f} MB" if template["bytes"] else ""
-        yield ok("Template", f"{model}: {template['state']}{size} (pid {template['pid']})")
+        pid = f" (pid {template['pid']})" if template["pid"] is not None else ""
+        yield ok("Template", f"{model}: {template['state']}{size}{pid}")
 
 
 def _step_groups(groups: ControlGroups) -> Iterator[Finding]:

@@ -1,5 +1,6 @@
 """What `doctor` finds, and that each finding that is wrong says what to do."""
 
+import json
 import shutil
 import socket
 import sys
@@ -16,8 +17,13 @@ from cli.models.install import bundled_models
 from cli.servers.embedded import SERVERS
 from cli.state_dir import StateDir
 from shared.models import libraries
+from shared.protocol.messages import ModelSpec
+from shared.protocol.template_messages import HostModelSpec
+from supervisor import health
 from supervisor.processes import containment
 from supervisor.processes.containment import Kernel
+from supervisor.templates.template import TemplateState
+from supervisor.templates.templates import TemplateStatus
 
 
 def _wrong(findings: list[Finding]) -> list[str]:
@@ -241,3 +247,25 @@ def test_doctor_exits_1_when_something_is_wrong(
     assert "-> start it, or correct DF_REDIS_URL" in shown.out
     assert not (tmp_path / "home").exists()  # looking changes nothing
     assert StateDir(tmp_path / "home").holder() is None
+
+
+def test_what_is_warm_is_said_as_the_worker_lists_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = HostModelSpec(
+        loader="generate",
+        dtype="float32",
+        model=ModelSpec(
+            id="m", name="m", version="1", kind="sd", folder="/m", checkpoint_sha256="0" * 64
+        ),
+    )
+    listed = [
+        TemplateStatus(pid=7, state=TemplateState.READY),
+        TemplateStatus(pid=8, state=TemplateState.READY, spec=spec, size_bytes=5 * 10**6),
+        TemplateStatus(pid=None, state=TemplateState.STARTING, spec=spec),  # not forked yet
+    ]
+    body = json.dumps({"templates": [health._template(each) for each in listed]})
+    monkeypatch.setattr(stack, "http_get", lambda _address, _path: (200, body))
+    assert [finding.text for finding in stack.templates("worker")] == [
+        "no model: ready (pid 7)",
+        "m@1: ready, 5 MB (pid 8)",
+        "m@1: starting",
+    ]
