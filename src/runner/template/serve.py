@@ -78,7 +78,7 @@ class Template:
         """Answer each order; return the exit code. It does not return in a process it forked."""
         try:
             check_fit()
-            self._send(Prepared(pid=os.getpid()))
+            self._send(Prepared())
             while (order := self._receive()) is not None:
                 self._send(self._obey(*order))
         except Unfit as unfit:

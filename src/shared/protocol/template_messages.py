@@ -74,7 +74,6 @@ class Fork(Message):
 
 class Prepared(Message):
     type: Literal["prepared"] = "prepared"
-    pid: int
 
 
 class Loaded(Message):

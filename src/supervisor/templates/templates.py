@@ -90,6 +90,7 @@ class Templates:
         self._places = places
         self._plain_places: object = None
         self._plain: Template | None = None
+        self._renewing = False  # it is ended by us, to make another one
         self._plain_settled = anyio.Event()  # it is ready, or this start has failed
         self._plain_closed = anyio.Event()
         self._models: dict[HostModelSpec, ModelTemplate] = {}
@@ -260,6 +261,7 @@ class Templates:
         for model in list(self._models.values()):
             self._give_up(model)
         if self._plain is not None:
+            self._renewing = True
             self._plain.kill()
 
     async def _fork_template(self) -> Template:
@@ -283,8 +285,10 @@ class Templates:
             except (TemplateFailed, OSError) as error:
                 if self._plain_settled.is_set():  # it was ready, for a while
                     pauses = _pauses()
-                self._report("the template", failure_of(error))
+                if not self._renewing:
+                    self._report("the template", failure_of(error))
             finally:
+                self._renewing = False
                 await self._close_plain()
             await anyio.sleep(next(pauses))
 

@@ -764,5 +764,6 @@ def test_a_link_that_appears_among_the_models_is_read_by_new_templates_and_runne
 
         await until(is_new, "another template, and another runner that waits")
         await succeed(bench)
+        assert failures(bench, FailureReason.DIED) == 0  # it was ended, and did not fail
 
     run(test, models, standby=True, places=lambda: tuple(places))
