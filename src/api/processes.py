@@ -13,10 +13,10 @@ and hold over all; `/metrics` shows the sum of all, whichever process answers.
 import logging
 import os
 import signal
-import tempfile
 import time
 from functools import partial
 from multiprocessing import parent_process
+from pathlib import Path
 from socket import socket
 
 import uvicorn
@@ -26,6 +26,7 @@ from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
 from api.app import create_app
+from api.metrics_folder import hold, metrics_folder
 from api.middleware.http_protocol import Protocol
 from shared.linux.prctl import PR_SET_PDEATHSIG, hide_from_others, prctl
 from shared.settings import Settings
@@ -44,10 +45,12 @@ _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 def serve_processes(settings: Settings, listener: socket) -> bool:
     """Serve until a signal. False when a process could not start, which ends all of them."""
-    with tempfile.TemporaryDirectory(prefix="dreamforge-api-") as folder:
-        os.environ[_METRICS_FOLDER] = folder
+    with metrics_folder() as folder:
+        os.environ[_METRICS_FOLDER] = str(folder)
         supervisor = Supervisor(
-            server_config(partial(child_app, settings), processes=settings.api_processes),
+            server_config(
+                partial(counting_app, settings, folder), processes=settings.api_processes
+            ),
             sockets=[listener],
         )
         supervisor.run()
@@ -92,6 +95,12 @@ class Supervisor(Multiprocess):
                 log.error("api: process %s did not end within %d s, killed", process.pid, END_S)
                 process.kill()
                 process.join()
+
+
+def counting_app(settings: Settings, folder: Path) -> FastAPI:
+    """The application of one of the processes, which keeps the folder that all count in."""
+    hold(folder)
+    return child_app(settings)
 
 
 def child_app(settings: Settings) -> FastAPI:

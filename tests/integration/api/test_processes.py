@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ import psutil
 import pytest
 from tests.support.api_harness import BODY, Api, running_api, until
 
+from api.metrics_folder import metrics_folder
 from api.server import bind
 
 pytestmark = pytest.mark.timeout(600)
@@ -30,11 +32,10 @@ class Processes:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("DF_")}
         self.base = f"http://127.0.0.1:{port}"
         self.log = log
+        own = {"DF_API_PORT": port, "DF_API_PROCESSES": "2", "TMPDIR": str(log.parent)}
         with log.open("wb") as stderr:
             self.parent = subprocess.Popen(
-                [sys.executable, "-m", "api"],
-                env=clean | environment | {"DF_API_PORT": port, "DF_API_PROCESSES": "2"},
-                stderr=stderr,
+                [sys.executable, "-m", "api"], env=clean | environment | own, stderr=stderr
             )
 
     @property
@@ -111,6 +112,25 @@ def test_all_end_with_their_streams_on_sigterm(two: Processes, api: Api) -> None
     assert two.parent.wait(60) == 0
     assert not [child for child in children if child.is_running()]
     assert "Traceback" not in two.log.read_text()
+
+
+def test_the_counts_of_a_killed_api_stay_while_one_of_its_processes_lives(
+    two: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    until(lambda: two.log.read_text().count("Application startup complete") >= 2, "both", START_S)
+    (folder,) = tmp_path.glob("dreamforge-metrics-*")
+    stopped, other = two.serving
+    stopped.suspend()
+    two.parent.kill()
+    two.parent.wait()
+    other.wait(60)
+    with metrics_folder():  # as the next api does
+        assert folder.exists()
+    stopped.kill()
+    until(lambda: not stopped.is_running(), "it has ended")
+    with metrics_folder():
+        assert not folder.exists()
 
 
 @pytest.mark.slow
