@@ -62,6 +62,18 @@ _OF_FLUX = re.compile(
     r"|time_text_embed_(timestep|guidance|text)_embedder_linear_[12]"
 )
 _BLOCKS_OF_FLUX = {"double": 19, "double_": 19, "single": 38, "single_": 38}
+# FLUX.2 has blocks with all of these names, and of the width of Flux.1 (klein), and other layers
+# after attention: what a layer takes and gives, in widths of the stream.
+_SHAPES_OF_FLUX = (
+    (re.compile(r".*(_attn_(to_[qkv]|to_out_0|to_add_out|add_[qkv]_proj|proj))"), (1, 1)),
+    (re.compile(r".*_attn_qkv"), (1, 3)),
+    (re.compile(r".*(_mlp_0|_net_0_proj|_proj_mlp)"), (1, 4)),
+    (re.compile(r".*(_mlp_2|_net_2)"), (4, 1)),
+    (re.compile(r"single_blocks_\d+_linear1"), (1, 7)),
+    (re.compile(r"single_(blocks_\d+_linear2|transformer_blocks_\d+_proj_out)"), (5, 1)),
+    (re.compile(r"double_.*_mod_lin|transformer_.*_norm1(_context)?_linear"), (1, 6)),
+    (re.compile(r"single_.*_(modulation_lin|norm_linear)"), (1, 3)),
+)
 _SD3 = ("joint_blocks_",)
 _FLUX_OR_SD3 = (
     *("transformer_blocks_", "time_text_embed_", "context_embedder", "x_embedder"),
@@ -253,9 +265,9 @@ def _family(name: str, pairs: tuple[LoraPair, ...], width: int | None) -> LoraFa
     if all(layer.startswith(_U_NET) for layer in layers):
         return _family_of_u_net(name, pairs, width)
     if any(layer.startswith(_FLUX) for layer in layers) or width == _STREAM_OF_FLUX:
-        for layer in layers:
-            if not _is_of_flux(layer):
-                raise _refused(name, f"{layer[:80]}, which Flux.1 does not have; {ACCEPTED}")
+        for pair in pairs:
+            if pair.network == "denoiser":
+                _check_is_of_flux(name, pair)
         return "flux"
     if any(layer.startswith(_SD3) for layer in layers) or width in _STREAMS_OF_SD3:
         return "sd3"
@@ -264,7 +276,20 @@ def _family(name: str, pairs: tuple[LoraPair, ...], width: int | None) -> LoraFa
     raise _refused(name, f"of Flux or of SD 3, which its layers do not tell (width {width})")
 
 
-def _is_of_flux(layer: str) -> bool:
+def _check_is_of_flux(name: str, pair: LoraPair) -> None:
+    if not _is_named_as_of_flux(pair.layer):
+        raise _refused(name, f"{pair.layer[:80]}, which Flux.1 does not have; {ACCEPTED}")
+    takes, gives = math.prod(pair.inputs), pair.outputs
+    for layers, (widths_in, widths_out) in _SHAPES_OF_FLUX:
+        if layers.fullmatch(pair.layer) and takes * widths_out != gives * widths_in:
+            raise _refused(
+                name,
+                f"{pair.layer} takes {takes} numbers and gives {gives}, which Flux.1's does not; "
+                f"{ACCEPTED}",
+            )
+
+
+def _is_named_as_of_flux(layer: str) -> bool:
     if (found := _OF_FLUX.fullmatch(layer)) is None:
         return False
     numbers = {name: number for name, number in found.groupdict().items() if number is not None}

@@ -41,13 +41,13 @@ SDXL = "lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q"
         (pair("unet.down_blocks.0.attentions.0.proj_in"), "sd", None),
         (pair("lora_unet_input_blocks_1_1_proj_in"), "sd", None),
         (pair("unet.mid_block.attentions.0.proj_in") | pair("lora_te2_x"), "sdxl", None),
-        (pair("lora_unet_double_blocks_0_img_attn_qkv", into=3072), "flux", 3072),
-        (pair("lora_unet_single_blocks_3_linear1", into=3072), "flux", 3072),
-        (pair("transformer.single_transformer_blocks.3.proj_mlp"), "flux", None),
-        (pair("transformer.transformer_blocks.0.attn.to_q", into=3072), "flux", 3072),
+        (pair("lora_unet_double_blocks_0_img_attn_qkv", into=3072, out=9216), "flux", 3072),
+        (pair("lora_unet_single_blocks_3_linear1", into=3072, out=21504), "flux", 3072),
+        (pair("transformer.single_transformer_blocks.3.proj_mlp", out=32), "flux", None),
+        (pair("transformer.transformer_blocks.0.attn.to_q", into=3072, out=3072), "flux", 3072),
         (pair("transformer.transformer_blocks.0.attn.to_q", into=1536), "sd3", 1536),
         (pair("lora_transformer_transformer_blocks_0_attn_to_q", into=2432), "sd3", 2432),
-        (pair("diffusion_model.double_blocks.0.img_attn.qkv", into=3072), "flux", 3072),
+        (pair("diffusion_model.double_blocks.0.img_attn.qkv", into=3072, out=9216), "flux", 3072),
         (pair("diffusion_model.joint_blocks.0.x_block.attn.qkv", into=1536), "sd3", 1536),
         (
             pair("transformer.transformer_blocks.0.ff.net.2")
@@ -88,7 +88,37 @@ SOUND = pair(U_NET, into=768)
 LAYER = {"down": f"{U_NET}.lora_down.weight", "up": f"{U_NET}.lora_up.weight"}
 
 
-FLUX = pair("transformer.transformer_blocks.0.attn.to_q", into=3072)
+FLUX = pair("transformer.transformer_blocks.0.attn.to_q", into=3072, out=3072)
+# Layers that both have by name: (takes, gives) of Flux.1, and of FLUX.2 klein where it differs.
+NAMED_ALIKE = {
+    "double_blocks_0_img_attn_qkv": ((3072, 9216), None),
+    "double_blocks_0_txt_attn_proj": ((3072, 3072), None),
+    "double_blocks_0_img_mlp_0": ((3072, 12288), (3072, 18432)),
+    "double_blocks_0_txt_mlp_2": ((12288, 3072), (9216, 3072)),
+    "double_blocks_0_img_mod_lin": ((3072, 18432), None),
+    "single_blocks_0_linear1": ((3072, 21504), (3072, 27648)),
+    "single_blocks_0_linear2": ((15360, 3072), (12288, 3072)),
+    "single_blocks_0_modulation_lin": ((3072, 9216), None),
+    "transformer_blocks_0_attn_to_add_out": ((3072, 3072), None),
+    "transformer_blocks_0_ff_net_0_proj": ((3072, 12288), (3072, 18432)),
+    "transformer_blocks_0_ff_context_net_2": ((12288, 3072), (9216, 3072)),
+    "transformer_blocks_0_norm1_context_linear": ((3072, 18432), None),
+    "single_transformer_blocks_0_attn_to_q": ((3072, 3072), None),
+    "single_transformer_blocks_0_proj_mlp": ((3072, 12288), (3072, 27648)),
+    "single_transformer_blocks_0_proj_out": ((15360, 3072), (12288, 3072)),
+    "single_transformer_blocks_0_norm_linear": ((3072, 9216), None),
+}
+
+
+@pytest.mark.parametrize("layer", NAMED_ALIKE)
+def test_layers_of_flux_1_are_known_by_what_they_take_and_give(layer: str, tmp_path: Path) -> None:
+    name, (flux_1, flux_2) = f"lora_unet_{layer}", NAMED_ALIKE[layer]
+    into, out = flux_1
+    sound = write(tmp_path, FLUX | pair(name, into=into, out=out, rank=1))
+    assert read_lora(sound).family == "flux"
+    into, out = flux_2 or (into, out + 8)
+    with pytest.raises(ModelUnavailable, match=rf"{layer} takes {into} numbers and gives {out}"):
+        read_lora(write(tmp_path, FLUX | pair(name, into=into, out=out, rank=1)))
 
 
 def ones(*shape: int) -> Any:
@@ -122,6 +152,8 @@ def ones(*shape: int) -> Any:
         # Of the width of Flux.1: Qwen-Image, HunyuanVideo, FLUX.2.
         (FLUX | pair("transformer_blocks.0.img_mlp.net.2", into=3072), "img_mlp_net_2, which Flux"),
         (pair("transformer.transformer_blocks.59.attn.to_q", into=3072), "59_attn_to_q, which Fl"),
+        # FLUX.2 klein with the names of its original code, which are those of Flux.1.
+        (pair("lora_unet_single_blocks_0_linear1", into=3072, out=27648), "3072 numbers and gives"),
         (FLUX | pair("lora_unet_double_blocks_0_img_mlp_fc1"), "img_mlp_fc1, which Flux.1 does"),
         (pair("transformer.single_transformer_blocks.38.proj_mlp"), "38_proj_mlp, which Flux.1"),
         (pair("transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj"), "to_qkv_mlp_proj"),
