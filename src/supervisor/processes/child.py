@@ -40,6 +40,7 @@ class ChildProcess(ABC):
     tree: ProcessTree
     _pidfd: int
     ended: anyio.Event  # `wait_exit` has seen the end of the root
+    _proven_gone = False  # by `wait_gone`
 
     def _watch(self, pid: int, marker: str, ours: socket.socket, undo: ExitStack) -> None:
         """Take over a child that has just begun: it runs, and is not collected yet.
@@ -80,6 +81,7 @@ class ChildProcess(ABC):
             gone, ended = self.tree.is_gone(), self.exitcode is not None
             clean = clean + 1 if gone and ended else 0
             if clean == 2:
+                self._proven_gone = True
                 return
             if clean or self.tree.has_newcomers:  # gone, or growing: look, and kill, without delay
                 pauses = _scan_pauses()
@@ -106,7 +108,9 @@ class ChildProcess(ABC):
         """
         self.channel.close()
         self.output.close()
-        if self.exitcode is not None and self.tree.is_gone():
+        # After the proof an orphan that nobody knows may appear: it counts to every tree, and this
+        # one would stay registered for ever.
+        if self._proven_gone or (self.exitcode is not None and self.tree.is_gone()):
             self.tree.unregister()
         if self.tree.group is not None:
             self.tree.group.release()

@@ -14,6 +14,7 @@ from shared.linux.child import MARKER
 from shared.states import StepState
 from supervisor.devices.device import Device
 from supervisor.processes.child import ChildProcess
+from supervisor.processes.tree import trees
 from supervisor.processes.worker_mark import marker_of
 from supervisor.templates.model_template import WantedModel
 
@@ -81,6 +82,20 @@ def test_a_standby_that_was_stopped_is_not_used() -> None:
         assert (step.state, step.attempt, step.losses) == (StepState.SUCCEEDED, 1, 0)
 
     serve(test, standby=True)
+
+
+def test_a_tree_that_was_proven_gone_is_forgotten_whoever_appears_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test(bench: Bench) -> None:
+        runner = await bench.runners.acquire(bench.slot.device, None)
+        runner.tree.kill()
+        await runner.wait_gone()
+        monkeypatch.setattr(runner.tree, "is_gone", lambda: False)  # an orphan that nobody knows
+        runner.close()
+        assert runner.pid not in trees
+
+    serve(test)
 
 
 def is_stopped_or_gone(process: psutil.Process) -> bool:
