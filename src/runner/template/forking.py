@@ -127,7 +127,8 @@ def close_all_but(channel: int) -> None:
 
 def _wait_for_parent(worker_pid: int) -> None:
     """The kernel makes the worker our parent once the process between has ended."""
-    between, deadline = os.getppid(), time.monotonic() + _PARENT_ENDS_WITHIN_S
+    between = os.getsid(0)  # it leads our session; by now our parent may be init
+    deadline = time.monotonic() + _PARENT_ENDS_WITHIN_S
     while (parent := os.getppid()) != worker_pid:
         if parent != between or time.monotonic() > deadline:
             os._exit(1)  # the worker has ended

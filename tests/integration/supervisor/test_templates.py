@@ -272,6 +272,22 @@ def test_a_model_stays_warm_for_the_next_step(models: Path) -> None:
     run(test, models)
 
 
+def test_the_series_say_what_is_warm(models: Path) -> None:
+    async def test(bench: Bench) -> None:
+        await succeed(bench, model=model(models, "large"))
+        await until(lambda: warm(bench) == {"large"}, "the model is warm")
+        assert metric(bench, "dreamforge_templates", state="ready") == 2
+        assert (metric(bench, "dreamforge_warm_bytes") or 0) >= HELD_BYTES
+        forks = metric(bench, "dreamforge_template_forks_total") or 0
+        await succeed(bench, model=model(models, "large-too"))
+        assert metric(bench, "dreamforge_template_forks_total") == forks + 1
+        await bench.runners.make_room(1 << 40, None)
+        await until(lambda: metric(bench, "dreamforge_warm_bytes") == 0, "nothing is warm")
+        await until(lambda: metric(bench, "dreamforge_templates", state="ready") == 1, "one")
+
+    run(test, models, warm_bytes=48 << 20)
+
+
 def test_the_least_recently_used_model_goes_where_two_have_no_room(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
