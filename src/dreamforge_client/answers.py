@@ -111,6 +111,8 @@ class Parameter(TypedDict):
     maxLength: NotRequired[int]
     minimum: NotRequired[float]
     maximum: NotRequired[float]
+    exclusiveMinimum: NotRequired[float]
+    format: NotRequired[str]
     multipleOf: NotRequired[float]
 
 

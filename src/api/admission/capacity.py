@@ -63,10 +63,15 @@ def _no_worker_has_the_loras(step: NewStep, live: Sequence[Worker]) -> ModelUnav
 def _too_small(
     step: NewStep, able: Sequence[Worker], slots: Sequence[Slot], largest_bytes: int
 ) -> InsufficientVram:
+    what_there_is = (
+        f"the largest slot of any live worker that has its model has {largest_bytes}"
+        if slots
+        else "no live worker that has its model serves one"
+    )
     return InsufficientVram(
         f"step {step.name!r} needs {step.vram_bytes} bytes on a {step.device} device "
-        f"(preset {step.preset['name']!r}); the largest slot of any live worker that has its model "
-        f"has {largest_bytes}. Choose another preset or model, or add a worker.",
+        f"(preset {step.preset['name']!r}); {what_there_is}. Choose another preset or model, or "
+        "add a worker.",
         step=step.name,
         preset=step.preset["name"],
         device=step.device,

@@ -185,11 +185,11 @@ def _undrawable(image: Input, model: Model) -> InvalidInput:
     refused = f"{model.label} draws no picture of its {image.width}x{image.height} pixels. "
     width, height = _nearest(image, model.parameters_schema.get("properties", {}))
     if not _draws(model, width, height):
-        return _invalid("image", f"{refused}Say width and height")
+        return _invalid("image", f"{refused}Ask for another size")
     return _invalid(
         "image",
-        f"{refused}Say width and height, such as {width} and {height}: the picture is cut to that "
-        "shape and resampled",
+        f"{refused}Ask for a size, such as {width}x{height}: the picture is cut to that shape and "
+        "resampled",
         width=width,
         height=height,
     )

@@ -80,25 +80,41 @@ Storable = Annotated[
 ]
 Text = Annotated[Storable, Field(max_length=MAX_PROMPT)]
 Name = Annotated[Storable, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)]
-InputId = Annotated[str, Field(pattern=ID_PATTERN, json_schema_extra={"format": "uuid"})]
+
+
+def _of_form(pattern: str, words: str) -> AfterValidator:
+    """Refuse what has not this form, in words: few readers know what a pattern says."""
+    form = re.compile(pattern)
+
+    def check(text: str) -> str:
+        if form.fullmatch(text) is None:
+            raise ValueError(f"must be {words}")
+        return text
+
+    return AfterValidator(check)
+
+
+InputId = Annotated[
+    str,
+    _of_form(ID_PATTERN, "an id, as answers have it"),
+    Field(json_schema_extra={"format": "uuid", "pattern": ID_PATTERN}),
+]
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8)]
 
 
 TagKey = Annotated[str, Field(pattern=f"^{TAG_KEY}$")]
 TagValue = Annotated[Storable, Field(max_length=MAX_TAG_VALUE)]
+_KEY_AND_VALUE = rf"^{TAG_KEY}=[^\u0000]{{0,{MAX_TAG_VALUE}}}$"
+_KEY_OR_BOTH = rf"^{TAG_KEY}(=[^\u0000]{{0,{MAX_TAG_VALUE}}})?$"
 KeyAndValue = Annotated[
     str,
-    Field(
-        pattern=rf"^{TAG_KEY}=[^\u0000]{{0,{MAX_TAG_VALUE}}}$",
-        examples=["project=orchard"],
-    ),
+    _of_form(_KEY_AND_VALUE, "a tag's key=value, such as project=orchard"),
+    Field(json_schema_extra={"pattern": _KEY_AND_VALUE}, examples=["project=orchard"]),
 ]
 KeyOrBoth = Annotated[
     str,
-    Field(
-        pattern=rf"^{TAG_KEY}(=[^\u0000]{{0,{MAX_TAG_VALUE}}})?$",
-        examples=["project", "project=orchard"],
-    ),
+    _of_form(_KEY_OR_BOTH, "a tag's key or key=value, such as project or project=orchard"),
+    Field(json_schema_extra={"pattern": _KEY_OR_BOTH}, examples=["project", "project=orchard"]),
 ]
 
 

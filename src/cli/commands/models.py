@@ -79,12 +79,36 @@ def _rule(name: str, rule: answers.Parameter) -> tuple[str, str, str]:
         accepts = f"up to {rule['maxItems']}"
     elif "maxLength" in rule:
         accepts = f"text, {rule['maxLength']} characters" if rule["maxLength"] else "nothing"
+    elif rule.get("format") == "uuid":
+        accepts = "a picture"
     else:
-        accepts = f"{rule.get('minimum', '')} to {rule.get('maximum', '')}"
-        if "multipleOf" in rule:
-            accepts += f", a multiple of {rule['multipleOf']}"
-    default = rule.get("default")
+        accepts = _span(rule)
+    if "default" not in rule:
+        return name, accepts, "-"
+    default = rule["default"]
     return name, accepts, "the model's own" if default is None else str(default)
+
+
+def _span(rule: answers.Parameter) -> str:
+    least, most = rule.get("minimum"), rule.get("maximum")
+    if most is not None and least == most:
+        return f"{_figure(most)} alone"
+    bounds = []
+    if least is not None and most is not None:
+        bounds.append(f"{_figure(least)} to {_figure(most)}")
+    elif least is not None:
+        bounds.append(f"from {_figure(least)}")
+    if "exclusiveMinimum" in rule:
+        bounds.append(f"above {_figure(rule['exclusiveMinimum'])}")
+    if least is None and most is not None:
+        bounds.append(f"up to {_figure(most)}")
+    if "multipleOf" in rule:
+        bounds.append(f"a multiple of {_figure(rule['multipleOf'])}")
+    return ", ".join(bounds)
+
+
+def _figure(number: float) -> str:
+    return str(int(number)) if float(number).is_integer() else str(number)
 
 
 def _workers(ids: list[str]) -> str:

@@ -87,6 +87,8 @@ def _message(error: ValidationError) -> str:
             return "it has no effect with so little guidance; leave it out, or raise the guidance"
         case "maxLength" | "maximum" if limit == 0:
             return "this model has no use for it; leave it out"
+        case "minimum" | "maximum" if bounds.get("minimum") == bounds.get("maximum"):
+            return f"this model takes {limit} alone"
         case "minimum" | "maximum" if {"minimum", "maximum"} <= bounds.keys():
             return f"must be from {bounds['minimum']} to {bounds['maximum']}"
         case "enum":

@@ -142,7 +142,7 @@ def test_the_size_is_that_of_the_picture_as_it_is_looked_at_or_the_one_requested
     ((row, _),) = pictures(api, api.create(image=turned, width=64, height=64, seed=1))
     assert (row["width"], row["height"]) == (64, 64)
     odd = send(api, encoded(noise(3, (100, 75))))
-    assert "Say width and height, such as 72 and 56" in refusal(api, image=odd)
+    assert "Ask for a size, such as 72x56" in refusal(api, image=odd)
 
 
 def test_what_does_not_belong_together_or_is_not_there_is_refused_by_field(api: Api) -> None:

@@ -429,6 +429,7 @@ def test_what_no_live_worker_could_hold_is_refused_with_numbers(
     assert caught.value.details["required_bytes"] == job.steps[0].vram_bytes
     assert caught.value.details["largest_slot_bytes"] == largest
     assert caught.value.details["live_workers"] == len(live)
+    assert ("has its model serves one" in caught.value.message) is (largest == 0)
 
 
 HUGE = 1 << 50

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from api.schemas.requests import CreateJob
+from api.schemas.requests import CreateJob, InputId, KeyAndValue
 from shared.models.families import SCHEDULERS
 
 GOOD: dict[str, Any] = {"type": "generate", "prompt": "a red apple"}
@@ -145,3 +145,16 @@ def test_a_choice_of_numbers_may_have_a_point_too() -> None:
 @pytest.mark.parametrize(("field", "value"), [("prompt", 1.0), ("embed_metadata", 1.0)])
 def test_what_is_no_number_does_not_become_one(field: str, value: float) -> None:
     assert refused(**{field: value})["field"] == field
+
+
+@pytest.mark.parametrize("text", ["", "x", "x:1", "ä=1", "=1", "x=\0", "x=1\n\0", "a b=1"])
+def test_a_form_is_told_in_words_and_not_as_a_pattern(text: str) -> None:
+    forms: list[tuple[Any, str]] = [
+        (KeyAndValue, "must be a tag's key=value, such as project=orchard"),
+        (InputId, "must be an id, as answers have it"),
+    ]
+    for form, words in forms:
+        with pytest.raises(ValidationError) as caught:
+            TypeAdapter(form).validate_python(text)
+        assert words in caught.value.errors()[0]["msg"]
+    assert TypeAdapter(KeyAndValue).validate_python("a.b:c=d\n=e") == "a.b:c=d\n=e"

@@ -69,3 +69,10 @@ def test_a_schema_of_an_earlier_release_has_the_words_of_the_validator() -> None
         "'b' does not match '^a'",
         "9 is greater than the maximum of 8",
     ]
+
+
+def test_a_parameter_with_one_value_alone_says_which() -> None:
+    schema = {"properties": {"width": {"type": "integer", "minimum": 64, "maximum": 64}}}
+    for width in (56, 72):
+        (problem,) = find_problems(schema, {"width": width})
+        assert problem.message == "this model takes 64 alone"
