@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 
@@ -16,7 +17,8 @@ HEAVY = {"torch", "diffusers", "transformers", "accelerate", "safetensors", "num
 SERVICES = {"celery", "kombu", "sqlalchemy", "psycopg", "minio", "fastapi", "uvicorn"}
 
 
-def brought_by(module: str) -> set[str]:
+@cache
+def brought_by(module: str) -> frozenset[str]:
     """Top-level names of what importing `module` adds to a fresh interpreter."""
     code = (
         f"import sys; before = set(sys.modules); import {module}\n"
@@ -27,7 +29,7 @@ def brought_by(module: str) -> set[str]:
         [sys.executable, "-c", code], capture_output=True, text=True, env=environ, timeout=110
     )
     assert ran.returncode == 0, ran.stderr
-    return set(ran.stdout.split())
+    return frozenset(ran.stdout.split())
 
 
 @pytest.mark.parametrize("module", ["api.app", "api.server", "supervisor.worker"])
@@ -56,7 +58,7 @@ def test_what_a_spawned_runner_imports_first_is_the_standard_library(
     module: str, ours: set[str]
 ) -> None:
     """spawn imports the worker's `__main__` again in each runner, and then the runner's entry."""
-    foreign = brought_by(module) - set(sys.stdlib_module_names) - {"__mp_main__"}
+    foreign = brought_by(module) - sys.stdlib_module_names - {"__mp_main__"}
     assert foreign == ours
 
 
