@@ -277,7 +277,11 @@ class MemoryStepStore:
         for step in unheard:
             step.epoch += 1
             step.lease_owner = step.lease_expires_at = None
-            _enter(step, StepState.QUEUED)
+            if step.cancel_requested:
+                self._cancel_step(step)
+                self._settle(self.jobs[step.job_id])
+            else:
+                _enter(step, StepState.QUEUED)
         return len(unheard)
 
     async def rescue_expired(self, decide: Decide) -> Rescue | None:

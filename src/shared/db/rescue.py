@@ -13,9 +13,9 @@ from sqlalchemy import ColumnElement, Row, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.tables import IS_OWNED, IS_QUEUED, jobs, read, steps
-from shared.db.transitions import end_step
-from shared.states import StepState
-from shared.step_store import AttemptResult, Decide, OrphanedStep, Rescue
+from shared.db.transitions import end_step, step_cancelled
+from shared.states import Reason, StepState
+from shared.step_store import CANCELLED_ERROR, AttemptResult, Decide, OrphanedStep, Rescue
 
 # No worker takes such a lease, and one that nobody renews would never end. Its owner may live, so
 # the step is not taken at once: who lives renews the lease by then.
@@ -52,10 +52,10 @@ async def unclaimed(
 async def release_unacknowledged(
     connection: AsyncConnection, worker_id: UUID, known: Collection[tuple[UUID, int]]
 ) -> UUID | None:
-    """Requeue one step that `worker_id` claimed in a transaction whose answer was lost.
+    """Take one step back that `worker_id` claimed in a transaction whose answer was lost.
 
-    Nothing was started for it, so nothing is charged. The epoch rises, in case the worker got the
-    answer after all.
+    Nothing was started for it, so nothing is charged: it is queued again, or cancelled if that was
+    asked for meanwhile. The epoch rises, in case the worker got the answer after all.
     """
     row = await _first(
         connection,
@@ -68,14 +68,28 @@ async def release_unacknowledged(
     await connection.execute(
         update(steps).where(steps.c.id == row.id).values(epoch=steps.c.epoch + 1)
     )
-    back = AttemptResult(
-        state=StepState.QUEUED,
-        reason=None,
+    await end_step(connection, row, _not_started(row))
+    return UUID(str(row.id))
+
+
+def _not_started(row: Row[Any]) -> AttemptResult:
+    if row.cancel_requested_at is None:
+        return AttemptResult(
+            state=StepState.QUEUED,
+            reason=None,
+            attempt=row.attempt,
+            losses=row.losses,
+            vram_wait=row.vram_wait_since is not None,
+        )
+    finish = step_cancelled(row, "cancelled before it started")
+    return AttemptResult(
+        state=StepState.CANCELLED,
+        reason=Reason.CANCELLED,
         attempt=row.attempt,
         losses=row.losses,
-        vram_wait=row.vram_wait_since is not None,
+        error=CANCELLED_ERROR,
+        events=[finish],
     )
-    return await end_step(connection, row, back)
 
 
 async def _end(connection: AsyncConnection, row: Row[Any], decide: Decide) -> Rescue:

@@ -212,23 +212,21 @@ async def end_waiting_steps(
     )
     rows = sorted(ended.all(), key=lambda row: row.position)
     if rows:
-        await append_events(
-            connection,
-            job_id,
-            [
-                NewEvent(
-                    code=Code.STEP_FINISH,
-                    message=f"step {row.name}: {message}",
-                    step_id=row.id,
-                    payload={
-                        "step": row.name,
-                        "state": StepState.CANCELLED,
-                        "reason": Reason.CANCELLED,
-                    },
-                )
-                for row in rows
-            ],
-        )
+        await append_events(connection, job_id, [step_cancelled(row, message) for row in rows])
+
+
+def step_cancelled(step: Any, message: str) -> NewEvent:
+    """The event of a step that ends as cancelled without an owner."""
+    return NewEvent(
+        code=Code.STEP_FINISH,
+        message=f"step {step.name}: {message}",
+        step_id=step.id,
+        payload={
+            "step": step.name,
+            "state": StepState.CANCELLED,
+            "reason": Reason.CANCELLED,
+        },
+    )
 
 
 async def _lock_steps(connection: AsyncConnection, job_id: UUID) -> Sequence[Row[Any]]:

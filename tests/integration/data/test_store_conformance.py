@@ -563,6 +563,23 @@ def test_a_claim_that_its_worker_never_heard_of_is_put_back_uncharged(run: Run) 
     run(test)
 
 
+def test_a_cancel_of_a_step_that_its_worker_never_heard_of_ends_the_job(run: Run) -> None:
+    async def test(subject: Subject) -> None:
+        job, unheard = await claimed_job(subject, Work(), Work(name="upscale"))
+        other, _ = await claimed_job(subject)
+        await subject.cancel(job)
+        assert await subject.store.release_unacknowledged(WORKER, set()) == 2
+        assert await subject.job(job) == {"status": "cancelled", "reason": "cancelled"}
+        for step in await subject.steps(job):
+            assert (step["state"], step["reason"]) == ("cancelled", "cancelled")
+        assert (await subject.codes(job)).count("job.finish") == 1
+        with pytest.raises(Stale):
+            await subject.store.renew(unheard, 60.0)
+        assert (await subject.job(other))["status"] == "queued"
+
+    run(test)
+
+
 def test_an_earlier_claim_of_a_step_does_not_speak_for_a_later_one(run: Run) -> None:
     async def test(subject: Subject) -> None:
         _, first = await claimed_job(subject)
