@@ -8,6 +8,8 @@ from anyio import CapacityLimiter, to_thread
 
 T = TypeVar("T")
 
+NO_THREADS = "this host has no thread left"
+
 
 async def run_in_thread(work: Callable[[], T], *, limiter: CapacityLimiter | None = None) -> T:
     """What `work` returns. A caller that is cancelled leaves it behind.
@@ -20,7 +22,7 @@ async def run_in_thread(work: Callable[[], T], *, limiter: CapacityLimiter | Non
     except RuntimeError as error:
         if not is_lack_of_threads(error):
             raise
-        raise OSError(errno.EAGAIN, "the host has no thread left") from error
+        raise OSError(errno.EAGAIN, NO_THREADS) from error
 
 
 def is_lack_of_threads(error: RuntimeError) -> bool:

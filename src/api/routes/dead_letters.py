@@ -4,7 +4,6 @@ import logging
 from typing import Annotated
 from uuid import UUID
 
-from anyio import to_thread
 from fastapi import APIRouter, Path, Query
 
 from api import limits
@@ -22,6 +21,7 @@ from shared.db.engine import Connection
 from shared.dispatch.dead_letters import DeadMessage, DeadMessages
 from shared.errors import InfraUnavailable, NotFound
 from shared.states import DeliveryState
+from shared.threads import run_in_thread
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["workers"])
@@ -110,7 +110,7 @@ async def _messages(context: Context) -> list[DeadMessage] | None:
             messages.close()
 
     try:
-        return await to_thread.run_sync(read, abandon_on_cancel=True)
-    except InfraUnavailable as error:
+        return await run_in_thread(read)
+    except (InfraUnavailable, OSError) as error:  # no thread left
         log.warning("unreadable messages are not shown: %s", error)
         return None

@@ -6,17 +6,19 @@ the longest line that is read less than a tenth of a second.
 
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 from uuid import UUID
 
 import anyio
-from anyio import to_thread
 
 from api.schemas.responses import QueueOut
 from api.waiting.answer import queue_out
 from api.waiting.forecast import Forecast
 from shared.db.jobs import Step
 from shared.db.waiting import Line, LineStep
+from shared.errors import InfraUnavailable
 from shared.states import StepState
+from shared.threads import run_in_thread
 
 FRESH_S = 1.0
 
@@ -88,9 +90,16 @@ class QueueReader:
             if self._kept is None or self._age_s() >= FRESH_S:
                 read_at = self._clock()
                 line = await self._read_line()
-                self._kept = await to_thread.run_sync(Forecast, line)
+                self._kept = await _forecast(line)
                 self._read_at = read_at
             return self._kept
 
     def _age_s(self) -> float:
         return self._clock() - self._read_at
+
+
+async def _forecast(line: Line) -> Forecast:
+    try:
+        return await run_in_thread(partial(Forecast, line))
+    except OSError as error:  # no thread left
+        raise InfraUnavailable("the line cannot be played forward", reason=str(error)) from error

@@ -22,9 +22,10 @@ from ipaddress import ip_address
 
 import anyio
 import httpx
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter
 
 from api.webhooks.addresses import Address, is_allowed
+from shared.threads import run_in_thread
 from shared.webhooks import Network
 
 log = logging.getLogger(__name__)
@@ -168,9 +169,7 @@ class _Resolver:
     async def __call__(self, host: str, port: int) -> list[Address]:
         if self._limiter is None:  # needs a running event loop
             self._limiter = CapacityLimiter(AT_ONCE)
-        found = await to_thread.run_sync(
-            lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM),
-            limiter=self._limiter,
-            abandon_on_cancel=True,
+        found = await run_in_thread(
+            lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), limiter=self._limiter
         )
         return list(dict.fromkeys(ip_address(each[4][0]) for each in found))

@@ -44,6 +44,7 @@ from shared.db.connect import (
 from shared.db.stored_values import read_all_values
 from shared.errors import InfraUnavailable
 from shared.retry import backoff, retry
+from shared.threads import NO_THREADS, is_lack_of_threads
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -240,6 +241,10 @@ class Database:
         """Raise `InfraUnavailable` for a server that is away or too slow; other errors pass."""
         try:
             yield
+        except RuntimeError as error:  # the name of a server is resolved in a thread
+            if not is_lack_of_threads(error):
+                raise
+            raise InfraUnavailable("PostgreSQL cannot be reached", reason=NO_THREADS) from error
         except (TimeoutError, PoolTimeout, DBAPIError) as error:
             if (problem := _problem(error)) is None:
                 raise
