@@ -5,9 +5,13 @@ Import-light on purpose. `multiprocessing` spawn imports this module again in ev
 """
 
 if __name__ == "__main__":
+    import logging
+
     from shared.linux.child import exit_now
     from supervisor.worker import main
 
+    code = main()
+    logging.shutdown()  # a line may wait for the reader of the log
     # Not by the interpreter's own end: multiprocessing would first wait there for every child, and
     # one that hangs in the driver, given up long before, does not die.
-    exit_now(main())
+    exit_now(code)

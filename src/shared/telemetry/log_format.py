@@ -7,6 +7,8 @@ from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
+from shared.telemetry.log_writer import LogWriter
+
 
 class _Formatter(JsonFormatter):
     def add_fields(
@@ -30,7 +32,7 @@ def configure_logging(level: str) -> None:
     `extra={...}` becomes top-level fields; use `job_id`, `step_id`, `correlation_id`,
     `item_index` and `code` for what they name.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LogWriter(sys.stderr.fileno())
     handler.setFormatter(_Formatter("%(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
