@@ -254,7 +254,7 @@ class SupervisorThread:
             stopping=self._draining.is_set,
         )
         if not self._draining.is_set():
-            await self._run_supervisor(resources, supervisor, presence)
+            await self._run_supervisor(resources, supervisor, presence, models)
 
     def _build_supervisor(
         self, resources: WorkerResources, slots: SlotTable, models: LocalModels
@@ -276,7 +276,11 @@ class SupervisorThread:
         return Supervisor(resources.worker_id, worker, slots, survivors=resources.survivors)
 
     async def _run_supervisor(
-        self, resources: WorkerResources, supervisor: Supervisor, presence: Presence
+        self,
+        resources: WorkerResources,
+        supervisor: Supervisor,
+        presence: Presence,
+        models: LocalModels,
     ) -> None:
         settings = self._settings
         heartbeat_s, slots_s = self._timings.heartbeat_s, self._timings.report_slots_s
@@ -303,6 +307,7 @@ class SupervisorThread:
                 min(slots_s, heartbeat_s),
                 partial(presence.refresh, every_s=heartbeat_s),
             )
+            tasks.start_soon(repeat_every, heartbeat_s, models.refresh)
             tasks.start_soon(repeat_every, heartbeat_s, resources.refresh_locks)
             tasks.start_soon(
                 prune_daily, partial(prune, database, objects, settings), self._metrics

@@ -7,6 +7,7 @@ import logging
 import math
 import platform
 from collections.abc import Callable, Collection
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from uuid import UUID
 
@@ -43,7 +44,7 @@ class Presence:
         self._warm = warm
         self._serves = serves
         self._heartbeat_at = -math.inf  # of the loop's clock
-        self._written: list[tuple[str, UUID | None]] = []
+        self._written: object = None
         self.gpus = frozenset(
             slot.id
             for slot in slots
@@ -58,30 +59,36 @@ class Presence:
         )
 
     async def refresh(self, *, every_s: float) -> None:
-        """A heartbeat when the last one is `every_s` old; else the row, if a slot has changed.
+        """A heartbeat when the last one is `every_s` old; else the row, if a slot or a model has
+        changed.
 
         One task calls it again and again, so that no older row is written after a newer one.
         """
         if anyio.current_time() >= self._heartbeat_at + every_s:
             await self.heartbeat()
             self._heartbeat_at = anyio.current_time()
-        elif self._written != self._slot_states():
+        elif self._written != self._shown():
             await self._write()
 
     async def heartbeat(self) -> None:
-        """Refresh the models, then write the whole row: it is small, and always complete."""
-        await self._models.refresh()
+        """Write the whole row: it is small, and always complete.
+
+        The models are read from the disk before the first one. Later they are a task of their own
+        (`LocalModels.refresh`): no heart stops because a disk does not answer.
+        """
+        if not self._models.known:
+            await self._models.refresh()
         await self._write()
         if self.gpus:
             await self._report_shared_gpus()
 
     async def _write(self) -> None:
-        written = self._slot_states()
+        written = self._shown()
         await self._database.transaction(workers.upsert, self._row())
         self._written = written
 
-    def _slot_states(self) -> list[tuple[str, UUID | None]]:
-        return [(slot.state, slot.job_id) for slot in self._slots]
+    def _shown(self) -> object:
+        return [(slot.state, slot.job_id) for slot in self._slots], self._models.checksums
 
     async def _report_shared_gpus(self) -> None:
         """Log workers that registered while our heartbeat stood still, and cannot see our locks."""
@@ -126,6 +133,7 @@ def slot_row(slot: Slot) -> workers.Slot:
     )
 
 
+@cache
 def own_version() -> str:
     try:
         return version("dreamforge")

@@ -1,15 +1,21 @@
 """Which models this host can run: enabled in the registry, on this disk, and with the same bytes.
 
-Checked with every heartbeat, since users change folders under a living worker. A folder whose files
-are unchanged is not read again: each file's inode, size and times tell, one system call a file.
+Checked as often as the heart beats, since users change folders under a living worker. A folder
+whose files are unchanged is not read again: each file's inode, size and times tell, one system call
+a file. The folder may lie on a disk that does not answer: then its model cannot run here, and
+neither the other models nor the heartbeat wait for it.
 """
 
 import logging
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from uuid import UUID
 
-import anyio.to_thread
+import anyio
 from pydantic import ValidationError
 
 from shared.db import models as registry_rows
@@ -22,8 +28,14 @@ from shared.models.libraries import libraries_of
 from shared.models.stamp import Stamp, stamp_of
 from shared.models.verify import check_installed
 from shared.step_store import PinnedModel
+from shared.threads import OneAtATime
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# A local disk answers in a millisecond, and with all headers of a large model in some seconds.
+STAMP_WITHIN_S, CHECK_WITHIN_S = 5.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +54,9 @@ class LocalModels:
         self._root = root
         self._verified: dict[UUID, Verified] = {}
         self._problems: dict[UUID, str] = {}
+        self._disks: defaultdict[UUID, OneAtATime] = defaultdict(OneAtATime)  # by model
+        self._refreshing = anyio.Lock()
+        self.known = False  # they were compared once
 
     @property
     def checksums(self) -> dict[UUID, str]:
@@ -57,21 +72,23 @@ class LocalModels:
 
     async def refresh(self) -> None:
         """Compare registry and disk again."""
-        rows = await self._database.transaction(registry_rows.list_models)
-        enabled = {row.id: row for row in rows if row.enabled}
-        for model_id in self._verified.keys() - enabled.keys():
-            del self._verified[model_id]
-        for row in enabled.values():
-            await self._check(row)
+        async with self._refreshing:
+            rows = await self._database.transaction(registry_rows.list_models)
+            enabled = {row.id: row for row in rows if row.enabled}
+            for model_id in self._verified.keys() - enabled.keys():
+                del self._verified[model_id]
+            for row in enabled.values():
+                await self._check(row)
+            self.known = True
 
     async def _check(self, row: Model) -> None:
-        folder = self.folder(row)
+        folder, disk = self.folder(row), self._disks[row.id]
         try:
             # Before the check: a change during it is found next time.
-            stamp = await anyio.to_thread.run_sync(stamp_of, folder)
+            stamp = await _answer(disk, partial(stamp_of, folder), STAMP_WITHIN_S)
             if self._verified.get(row.id) == Verified(row, stamp):
                 return
-            await anyio.to_thread.run_sync(check_row, folder, row)
+            await _answer(disk, partial(check_row, folder, row), CHECK_WITHIN_S)
         except ModelUnavailable as error:
             self._verified.pop(row.id, None)
             if self._problems.get(row.id) != error.message:  # once, not every ten seconds
@@ -81,6 +98,13 @@ class LocalModels:
         self._problems.pop(row.id, None)
         self._verified[row.id] = Verified(row, stamp)
         log.info("model %s@%s can run here", row.name, row.version)
+
+
+async def _answer(disk: OneAtATime, look: Callable[[], T], within_s: float) -> T:
+    try:
+        return await disk.run(look, within_s=within_s)
+    except TimeoutError as error:
+        raise ModelUnavailable("the model's folder does not answer") from error
 
 
 def check_row(folder: Path, row: Model) -> None:

@@ -15,7 +15,7 @@ from shared.linux.sandbox import folders_of_kind
 from shared.models.families import LORA
 from shared.models.stamp import Stamp, stamp_of
 from shared.protocol.template_messages import HostModelSpec
-from shared.threads import run_in_thread
+from shared.threads import OneAtATime
 from supervisor.processes.forked import ForkedProcess
 from supervisor.templates.template import (
     FORK_WITHIN_S,
@@ -55,6 +55,7 @@ class ModelTemplate:
         self._template: Template | None = None
         self._loaded = False
         self._stamp: Stamp = ()
+        self._disk = OneAtATime()
 
     @property
     def state(self) -> TemplateState:
@@ -81,7 +82,7 @@ class ModelTemplate:
         """Load the model and stay until it is given up. Raises `TemplateFailed`, and `OSError`
         when the host has no descriptor left, or it ended and cannot be looked at."""
         try:
-            self._stamp = await _stamp(self.spec)
+            self._stamp = await self._read_stamp()
             self._template = template = await fork()
             if self.given_up:
                 return
@@ -107,7 +108,7 @@ class ModelTemplate:
     async def is_current(self) -> bool:
         """Whether the files are those that were there at its load, and where LoRAs lie as well: a
         place that came later is closed to its forks."""
-        return self._stamp == await _stamp(self.spec)
+        return self._stamp == await self._read_stamp()
 
     async def fork_runner(self, marker: str, environment: Mapping[str, str]) -> ForkedProcess:
         """A runner with the model. Raises `TemplateFailed`, also where the model's files are not
@@ -119,17 +120,17 @@ class ModelTemplate:
             raise TemplateFailed(FailureReason.UNAVAILABLE, "the model's files have changed")
         return await self._template.fork("runner", marker, environment)
 
-
-async def _stamp(spec: HostModelSpec) -> Stamp:
-    folder = Path(spec.model.folder)
-    try:
-        with anyio.move_on_after(FORK_WITHIN_S):
-            return await run_in_thread(partial(_stamp_of_all, folder))
-    except ModelUnavailable as error:
-        raise TemplateFailed(FailureReason.UNAVAILABLE, error.message) from error
-    except OSError as error:
-        raise TemplateFailed(FailureReason.FAILED, f"cannot look: {error.strerror}") from error
-    raise TemplateFailed(FailureReason.UNAVAILABLE, "the model's folder does not answer")
+    async def _read_stamp(self) -> Stamp:
+        look = partial(_stamp_of_all, Path(self.spec.model.folder))
+        try:
+            return await self._disk.run(look, within_s=FORK_WITHIN_S)
+        except ModelUnavailable as error:
+            raise TemplateFailed(FailureReason.UNAVAILABLE, error.message) from error
+        except TimeoutError as error:
+            silent = "the model's folder does not answer"
+            raise TemplateFailed(FailureReason.UNAVAILABLE, silent) from error
+        except OSError as error:
+            raise TemplateFailed(FailureReason.FAILED, f"cannot look: {error.strerror}") from error
 
 
 def _stamp_of_all(folder: Path) -> Stamp:

@@ -3,9 +3,7 @@
 import logging
 from collections.abc import Callable
 
-import anyio
-
-from shared.threads import run_in_thread
+from shared.threads import OneAtATime
 
 log = logging.getLogger(__name__)
 
@@ -20,13 +18,13 @@ class ModelPlaces:
     def __init__(self, read: Callable[[], object]) -> None:
         self._read = read
         self._known: object = None
+        self._disk = OneAtATime()
 
     async def now(self) -> object:
         """Where they are, or were when the disk last answered: what its silence would end, could
         not be made anew."""
         try:
-            with anyio.fail_after(ANSWER_WITHIN_S):
-                self._known = await run_in_thread(self._read)
+            self._known = await self._disk.run(self._read, within_s=ANSWER_WITHIN_S)
         except OSError as error:  # a time-out is one
-            log.warning("the folder of models cannot be looked at: %s", error or "no answer")
+            log.warning("the folder of models cannot be looked at: %s", str(error) or "no answer")
         return self._known

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import anyio
 import pytest
 from safetensors.torch import load_file
 from tests.support.families import build, describe
 from tests.support.gguf_files import pack_transformer
 from tests.support.model_rows import model_row
+from tests.support.silent_disk import DEADLINE_S, answer, answered_at_last
 
 from cli.models.install import bundled_models
+from shared.db.engine import Database
 from shared.db.models import Model
 from shared.errors import ModelUnavailable
 from shared.models import libraries
 from shared.models.descriptor import LoraDescriptor, ModelDescriptor
+from shared.models.stamp import Stamp
 from shared.models.verify import read_model
 from supervisor.membership import local_models
 
@@ -79,3 +85,49 @@ def test_a_packed_transformer_counts_only_where_it_can_be_unpacked(
     monkeypatch.setattr(libraries, "find_spec", lambda name: None)
     with pytest.raises(ModelUnavailable, match=r"gguf.*dreamforge\[gguf\]"):
         local_models.check_row(tmp_path / "m", row)
+
+
+def test_a_disk_that_does_not_answer_takes_its_model_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A folder on a network file system that is away: a look at it waits for ever."""
+    os.mkfifo(away := tmp_path / "away")
+    silent, sound = (
+        model_row(name=name, descriptor={}, checkpoint_sha256="0" * 64)
+        for name in ("silent", "sound")
+    )
+    hangs = threading.Event()
+    looks: list[Path] = []
+
+    def stamp_of(folder: Path) -> Stamp:
+        if folder.name.startswith("silent") and hangs.is_set():
+            looks.append(folder)
+            away.read_text()
+        return ((folder.name, 0, 0, 0, 0),)
+
+    class Registry:
+        async def transaction(self, _read: object) -> list[Model]:
+            return [silent, sound]
+
+    monkeypatch.setattr(local_models, "stamp_of", stamp_of)
+    monkeypatch.setattr(local_models, "check_row", lambda folder, row: None)
+
+    async def main() -> None:
+        models = local_models.LocalModels(cast("Database", Registry()), tmp_path)
+        with anyio.fail_after(DEADLINE_S):
+            await models.refresh()
+            assert set(models.checksums) == {silent.id, sound.id}
+            hangs.set()
+            monkeypatch.setattr(local_models, "STAMP_WITHIN_S", 1.0)
+            for _ in range(3):
+                await models.refresh()
+            assert silent.id not in models.checksums
+            assert len(looks) <= 1, "each refresh leaves a thread behind"
+            hangs.clear()
+            monkeypatch.setattr(local_models, "STAMP_WITHIN_S", DEADLINE_S)
+            while set(models.checksums) != {silent.id, sound.id}:
+                answer(away)
+                await models.refresh()
+
+    with answered_at_last(away):
+        anyio.run(main)
