@@ -17,14 +17,24 @@ from shared.db.transitions import end_step, step_cancelled
 from shared.states import Reason, StepState
 from shared.step_store import CANCELLED_ERROR, AttemptResult, Decide, OrphanedStep, Rescue
 
-# No worker takes such a lease, and one that nobody renews would never end. Its owner may live, so
-# the step is not taken at once: who lives renews the lease by then.
-_TOO_LONG = timedelta(days=365)
-_BOUNDED = timedelta(minutes=10)
+# No lease and no pause is so long (`shared.timings`): PostgreSQL's clock was ahead when it was
+# written, or a hand has written it. Nobody would renew such a lease of a dead owner, or claim such
+# a step, until the clock is there again.
+_TOO_LONG = timedelta(minutes=10)
+
+
+_LATEST = func.now() + _TOO_LONG
+# Its owner may live, so the step is not taken at once: who lives renews the lease by then.
 _BOUND_LEASES = (
     update(steps)
-    .where(IS_OWNED, steps.c.lease_expires_at > func.now() + _TOO_LONG)
-    .values(lease_expires_at=func.now() + _BOUNDED)
+    .where(IS_OWNED, steps.c.lease_expires_at > _LATEST)
+    .values(lease_expires_at=_LATEST)
+)
+# Who writes `infinity` holds a step back on purpose.
+_BOUND_PAUSES = (
+    update(steps)
+    .where(IS_QUEUED, steps.c.run_at > _LATEST, func.isfinite(steps.c.run_at))
+    .values(run_at=func.now())
 )
 
 
@@ -44,6 +54,7 @@ async def unclaimed(
     connection: AsyncConnection, decide: Decide, *, after_s: float
 ) -> Rescue | None:
     """End one step that no worker has claimed within `after_s` seconds."""
+    await connection.execute(_BOUND_PAUSES)
     limit = func.now() - timedelta(seconds=after_s)
     row = await _first(connection, IS_QUEUED & (steps.c.run_at < limit))
     return None if row is None else await _end(connection, row, decide)

@@ -280,6 +280,64 @@ def test_a_lease_that_no_worker_takes_ends_all_the_same(database_url: str, momen
     anyio.run(main)
 
 
+# How far PostgreSQL's clock was ahead when it was set back.
+SET_BACK = pytest.mark.parametrize("ahead", ["40 minutes", "3 days", "300 days", "30 years"])
+
+
+@SET_BACK
+def test_a_lease_of_a_clock_that_was_ahead_ends_soon(database_url: str, ahead: str) -> None:
+    async def test(subject: InPostgres) -> None:
+        job = await create(subject, database_url)
+        await claim(subject)
+        execute(database_url, "UPDATE steps SET lease_expires_at = now() + %s::interval", ahead)
+        assert await subject.store.rescue_expired(lambda orphan: FAILURE) is None
+        ((left,),) = execute(
+            database_url, "SELECT lease_expires_at - now() < '11 minutes' FROM steps"
+        )
+        assert left
+        assert (await subject.job(job))["status"] == "queued"
+
+    in_postgres(database_url, test)
+
+
+@SET_BACK
+def test_a_step_of_a_clock_that_was_ahead_is_claimed(database_url: str, ahead: str) -> None:
+    async def test(subject: InPostgres) -> None:
+        job = await create(subject, database_url)
+        execute(database_url, "UPDATE steps SET run_at = now() + %s::interval", ahead)
+        assert await subject.store.claim(claim_request(subject)) is None
+        assert await subject.store.rescue_unclaimed(lambda orphan: FAILURE, 60.0) is None
+        assert (await claim(subject)).job_id == job
+
+    in_postgres(database_url, test)
+
+
+@pytest.mark.parametrize("pause", ["60 seconds", "infinity"])
+def test_a_step_that_pauses_goes_on_to(database_url: str, pause: str) -> None:
+    """The longest pause before another try, and what a hand writes to hold a step back."""
+
+    async def test(subject: InPostgres) -> None:
+        await create(subject, database_url)
+        moment = "'infinity'::timestamptz" if pause == "infinity" else f"now() + '{pause}'"
+        execute(database_url, f"UPDATE steps SET run_at = {moment}")
+        before = execute(database_url, "SELECT run_at::text FROM steps")
+        assert await subject.store.rescue_unclaimed(lambda orphan: FAILURE, 60.0) is None
+        assert execute(database_url, "SELECT run_at::text FROM steps") == before
+
+    in_postgres(database_url, test)
+
+
+def in_postgres(url: str, test: Callable[[InPostgres], Awaitable[None]]) -> None:
+    async def main() -> None:
+        database = Database(url, application="odd rows")
+        try:
+            await test(InPostgres(database, url))
+        finally:
+            await database.close()
+
+    anyio.run(main)
+
+
 def test_a_worker_that_never_ages_holds_no_device_and_is_pruned(database_url: str) -> None:
     async def main() -> None:
         database = Database(database_url, application="odd rows")
