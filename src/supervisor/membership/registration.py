@@ -4,12 +4,14 @@ Workers that share a lock folder see each other's locks, but containers have a /
 them see the table of workers. So a worker registers only when no live row of another worker shows
 one of its GPUs. A row whose heartbeat moves has a living owner: the new worker is refused. A row
 whose heartbeat stands still was left by a worker that died, perhaps the one that this worker
-replaces. The new worker waits until that worker's lock can be seen and is free, or the row is old.
+replaces. The new worker waits until that worker's lock can be seen and is free, or the row is old,
+or it has stood still for so long: where PostgreSQL's clock was set back it would not age.
 """
 
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
@@ -28,6 +30,14 @@ _POLL_S = 0.5
 REGISTER_S = LIVE_S + 2 * TIMINGS.heartbeat_s
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Seen:
+    """A heartbeat, and when this worker first saw it."""
+
+    heartbeat_at: datetime | None
+    since: float = field(default_factory=anyio.current_time)
+
+
 async def register_exclusive(
     presence: Presence, *, is_dead: Callable[[UUID], bool], stopping: Callable[[], bool]
 ) -> None:
@@ -37,7 +47,7 @@ async def register_exclusive(
     """
     if not presence.gpus:
         return
-    seen_heartbeats: dict[UUID, datetime | None] = {}
+    seen: dict[UUID, _Seen] = {}
     deadline = math.inf
     while not stopping():
         try:
@@ -46,7 +56,7 @@ async def register_exclusive(
                 return
             why = f"{presence.shared_with(owners[0])}; {_ADVICE}"
             for owner in owners:
-                await _check_owner(presence, owner, seen_heartbeats, is_dead)
+                await _check_owner(presence, owner, seen, is_dead)
         except InfraUnavailable as error:
             why = f"DF_DATABASE_URL: {error}"
         # Counted from the first answer: before it, the worker reads every model on the disk.
@@ -65,15 +75,18 @@ _ADVICE = (
 async def _check_owner(
     presence: Presence,
     owner: Worker,
-    seen_heartbeats: dict[UUID, datetime | None],
+    seen: dict[UUID, _Seen],
     is_dead: Callable[[UUID], bool],
 ) -> None:
     shared = presence.shared_with(owner)
     if is_dead(owner.id):
         log.warning("%s, which is dead", shared)
         await presence.deregister(owner.id)
-    elif owner.id not in seen_heartbeats:
+    elif owner.id not in seen:
         log.warning("%s; waiting up to %g s to see whether it lives", shared, LIVE_S)
-        seen_heartbeats[owner.id] = owner.heartbeat_at
-    elif owner.heartbeat_at != seen_heartbeats[owner.id]:
+        seen[owner.id] = _Seen(heartbeat_at=owner.heartbeat_at)
+    elif owner.heartbeat_at != seen[owner.id].heartbeat_at:
         raise NotReady(f"{shared}, which lives; {_ADVICE}")
+    elif anyio.current_time() >= seen[owner.id].since + LIVE_S:
+        log.warning("%s, which was not heard of for %g s", shared, LIVE_S)
+        await presence.deregister(owner.id)

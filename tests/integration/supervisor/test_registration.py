@@ -132,6 +132,22 @@ def test_the_row_of_a_worker_that_died_is_waited_out_and_no_longer(
     play(database_url, tmp_path, test)
 
 
+def test_the_row_of_a_worker_that_died_before_the_clock_was_set_back_is_waited_out(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registration, "LIVE_S", 1.0)
+
+    async def test(host: Host) -> None:
+        dead, first = host.worker(device("GPU-a"))
+        await come(first)
+        host.age(dead, -3600)
+        heir, second = host.worker(device("GPU-a"))
+        await come(second)
+        assert host.rows() == {heir}
+
+    play(database_url, tmp_path, test)
+
+
 def test_a_worker_whose_lock_is_seen_to_be_free_is_not_waited_for(
     database_url: str, tmp_path: Path
 ) -> None:
