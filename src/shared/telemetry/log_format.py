@@ -32,7 +32,8 @@ def configure_logging(level: str) -> None:
     `extra={...}` becomes top-level fields; use `job_id`, `step_id`, `correlation_id`,
     `item_index` and `code` for what they name.
     """
-    handler = LogWriter(sys.stderr.fileno())
+    closed = sys.stderr is None  # it was, when the process began: its number may be a socket now
+    handler = logging.NullHandler() if closed else LogWriter(sys.stderr.fileno())
     handler.setFormatter(_Formatter("%(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]

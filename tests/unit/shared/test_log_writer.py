@@ -144,3 +144,9 @@ def test_every_line_is_there_when_a_process_has_ended() -> None:
         [sys.executable, "-c", SCRIPT], capture_output=True, timeout=DEADLINE_S, check=True
     )
     assert len(ended.stderr.splitlines()) == 2000
+
+
+def test_a_process_without_stderr_runs_all_the_same() -> None:
+    command = ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, SCRIPT]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, timeout=DEADLINE_S, check=False)
+    assert (ended.returncode, ended.stdout) == (0, b"logged\n")
