@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from datetime import date
@@ -36,7 +35,7 @@ class AsyncClient:
         http: httpx.AsyncClient | None = None,
         on_retry: Callable[[ClientError, float], None] = lambda error, pause_s: None,
     ) -> None:
-        self.base_url = base_url
+        self.base_url = exchange.checked_base(base_url)
         self.on_retry = on_retry
         self.http = http or httpx.AsyncClient(**exchange.options(base_url, api_key))
 
@@ -62,19 +61,18 @@ class AsyncClient:
         return Job.of(await self.get_as(answers.Job, job_path(job)))
 
     async def wait(self, job: Job | str, timeout_s: float | None = None) -> Job:
-        """The job once it has ended; after `timeout_s` as it is then."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        position = Position()
+        """As `Client.wait`."""
+        deadline, position = exchange.Deadline(timeout_s), Position()
         while True:
-            left_s = exchange.WAIT_S if deadline is None else deadline - time.monotonic()
-            wait_s = max(0, min(exchange.WAIT_S, int(left_s)))
             try:
-                now = await self._wait_once(job_path(job), wait_s)
-                position.progress()
-                if now.ended or (deadline is not None and time.monotonic() >= deadline - 1):
-                    return now
+                now = await self._wait_once(job_path(job), deadline)
             except (Unreachable, Refused) as error:
-                await anyio.sleep(position.pause_s(error))
+                await anyio.sleep(position.pause_s(error, deadline.left_s))
+                continue
+            if now.ended or not deadline.left_s:
+                return now
+            position.progress()
+            await anyio.sleep(deadline.rest_s)
 
     async def result(self, job: Job | str) -> Job:
         """Wait for the job. Raises `JobUnsuccessful` unless it succeeded."""
@@ -168,7 +166,7 @@ class AsyncClient:
         body: Mapping[str, Any] | None = None,
         key: str | None = None,
     ) -> T:
-        headers = {"Idempotency-Key": key} if key else {}
+        headers = exchange.key_headers(key)
         request = self.http.build_request("POST", path, json=body, headers=headers)
         return await self._json(shape, request)
 
@@ -237,12 +235,12 @@ class AsyncClient:
         async with self.send(request) as answer:
             return exchange.json_of(answer, self.base_url, shape)
 
-    async def _wait_once(self, path: str, wait_s: int) -> Job:
+    async def _wait_once(self, path: str, deadline: exchange.Deadline) -> Job:
         request = self.http.build_request(
             "GET",
             path,
-            params={"wait": wait_s},
-            timeout=exchange.wait_timeout(),
+            params={"wait": deadline.wait_s},
+            timeout=deadline.timeout(),
         )
         return Job.of(await self._json(answers.Job, request))
 

@@ -27,6 +27,7 @@ T = TypeVar("T")
 class Client:
     """One API, at `base_url`. Its methods raise `ClientError`s.
 
+    What the caller must mend is a `ValueError`: a `base_url` or a key that no request can have.
     `http` replaces the HTTP client; it then has base address, key and timeouts. `on_retry` gets
     each error after which a create is sent again, and the pause in seconds.
     """
@@ -39,7 +40,7 @@ class Client:
         http: httpx.Client | None = None,
         on_retry: Callable[[ClientError, float], None] = lambda error, pause_s: None,
     ) -> None:
-        self.base_url = base_url
+        self.base_url = exchange.checked_base(base_url)
         self.on_retry = on_retry
         self.http = http or httpx.Client(**exchange.options(base_url, api_key))
 
@@ -70,19 +71,21 @@ class Client:
         return Job.of(self.get_as(answers.Job, job_path(job)))
 
     def wait(self, job: Job | str, timeout_s: float | None = None) -> Job:
-        """The job once it has ended; after `timeout_s` as it is then."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        position = Position()
+        """The job once it has ended; after `timeout_s` as it is then.
+
+        Where the API does not answer by then, its error is raised.
+        """
+        deadline, position = exchange.Deadline(timeout_s), Position()
         while True:
-            left_s = exchange.WAIT_S if deadline is None else deadline - time.monotonic()
-            wait_s = max(0, min(exchange.WAIT_S, int(left_s)))
             try:
-                now = self._wait_once(job_path(job), wait_s)
-                position.progress()
-                if now.ended or (deadline is not None and time.monotonic() >= deadline - 1):
-                    return now
+                now = self._wait_once(job_path(job), deadline)
             except (Unreachable, Refused) as error:
-                time.sleep(position.pause_s(error))
+                time.sleep(position.pause_s(error, deadline.left_s))
+                continue
+            if now.ended or not deadline.left_s:
+                return now
+            position.progress()
+            time.sleep(deadline.rest_s)
 
     def result(self, job: Job | str) -> Job:
         """Wait for the job. Raises `JobUnsuccessful` unless it succeeded."""
@@ -180,7 +183,7 @@ class Client:
         body: Mapping[str, Any] | None = None,
         key: str | None = None,
     ) -> T:
-        headers = {"Idempotency-Key": key} if key else {}
+        headers = exchange.key_headers(key)
         request = self.http.build_request("POST", path, json=body, headers=headers)
         return self._json(shape, request)
 
@@ -253,12 +256,12 @@ class Client:
         with self.send(request) as answer:
             return exchange.json_of(answer, self.base_url, shape)
 
-    def _wait_once(self, path: str, wait_s: int) -> Job:
+    def _wait_once(self, path: str, deadline: exchange.Deadline) -> Job:
         request = self.http.build_request(
             "GET",
             path,
-            params={"wait": wait_s},
-            timeout=exchange.wait_timeout(),
+            params={"wait": deadline.wait_s},
+            timeout=deadline.timeout(),
         )
         return Job.of(self._json(answers.Job, request))
 

@@ -15,6 +15,11 @@ _PASSING = {"infra_unavailable", "rate_limited"}
 class ClientError(Exception):
     """Base of all of them."""
 
+    @property
+    def passes(self) -> bool:
+        """Whether the same request may succeed later."""
+        return False
+
 
 class Unreachable(ClientError):
     """No answer came from `address`: it is away, or the connection broke."""
@@ -23,6 +28,10 @@ class Unreachable(ClientError):
         super().__init__(f"cannot reach {address}: {why}")
         self.address = address
         self.why = why
+
+    @property
+    def passes(self) -> bool:
+        return True
 
 
 class Refused(ClientError):
@@ -40,7 +49,6 @@ class Refused(ClientError):
 
     @property
     def passes(self) -> bool:
-        """Whether the same request may succeed later."""
         return self.code in _PASSING
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
@@ -15,6 +17,7 @@ from httpx_sse import ServerSentEvent, SSEError
 from dreamforge_client import answers
 from dreamforge_client.errors import ClientError, Refused, Unexpected, Unreachable
 from dreamforge_client.shapes import Event, Job
+from shared.addresses import check_http
 from shared.retry import backoff, within
 from shared.typed_json import Mismatch, parse, typed
 
@@ -33,18 +36,45 @@ GIVE_UP_S = 60.0
 # As long as the API lets a call wait, and how much later its answer may arrive.
 WAIT_S = 60
 ANSWER_S = 30.0
+# The same for a wait that has an end, which the caller counts on.
+LATE_S = 5.0
 CHUNK_BYTES = 1 << 16
 PREVIEW = "preview"
 INPUTS, FILE_FIELD = "/v1/inputs", "file"
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 NOT_OURS = "does not answer as Dream Forge's API"
-# What a proxy answers while the API behind it starts again; the body is anything.
-_PROXY_STATUSES = {502, 503, 504}
+# What a proxy answers while the server behind it starts again or has too much to do, and what a
+# store answers then; the body is anything.
+_PASSING_STATUSES = {429, 502, 503, 504}
+
+
+class NoHeader(ValueError):
+    """A text that no header can carry."""
+
+
+def checked_base(base_url: str) -> str:
+    """The address of an API. Raises `ValueError` for a text that is none."""
+    try:
+        check_http(base_url, f"like {DEFAULT_BASE}")
+    except ValueError as error:
+        raise ValueError(f"base_url: {error}") from None
+    return base_url
+
+
+def key_headers(key: str | None) -> dict[str, str]:
+    """The `Idempotency-Key`. Raises `NoHeader`."""
+    if key and not _is_header(key):
+        raise NoHeader("key: it has characters that no header can carry")
+    return {"Idempotency-Key": key} if key else {}
+
+
+def _is_header(text: str) -> bool:
+    return text.isascii() and text.isprintable()
 
 
 def options(base_url: str, api_key: str | None) -> dict[str, Any]:
     """The options of an httpx client for this API. Raises `ValueError` for a key that is none."""
-    if api_key and not (api_key.isascii() and api_key.isprintable()):
+    if api_key and not _is_header(api_key):
         raise ValueError("api_key: it has characters that no header can carry")
     return {
         "base_url": base_url,
@@ -132,7 +162,7 @@ def check(answer: httpx.Response, base_url: str) -> None:
         envelope = None
     if isinstance(envelope, dict) and "code" in envelope:
         raise Refused(envelope, retry_after_s=_seconds(answer.headers.get("Retry-After", "")))
-    if answer.status_code in _PROXY_STATUSES:
+    if answer.status_code in _PASSING_STATUSES:
         raise Unreachable(base_url, f"a proxy answered {answer.status_code} in its place")
     raise Unexpected(f"{base_url} answered {answer.status_code}: is it Dream Forge's API?")
 
@@ -181,6 +211,34 @@ def next_page(page: answers.UsagePage, base_url: str) -> str | None:
     return cursor
 
 
+class Deadline:
+    """The end of a wait, `timeout_s` from now; None: it has none."""
+
+    def __init__(self, timeout_s: float | None) -> None:
+        if timeout_s is not None and math.isnan(timeout_s):
+            raise ValueError("timeout_s: it is no number")
+        self._end = math.inf if timeout_s is None else time.monotonic() + timeout_s
+
+    @property
+    def left_s(self) -> float:
+        return max(0.0, self._end - time.monotonic())
+
+    @property
+    def wait_s(self) -> int:
+        """How long the API is asked to wait: whole seconds, as it counts."""
+        return int(min(WAIT_S, self.left_s))
+
+    @property
+    def rest_s(self) -> float:
+        """What is left of a last second, which the API does not wait; 0 before it."""
+        return self.left_s if self.left_s < 1 else 0.0
+
+    def timeout(self) -> httpx.Timeout:
+        """For one request with `wait_s`."""
+        late_s = ANSWER_S if self._end == math.inf else LATE_S
+        return httpx.Timeout(late_s, connect=3.0, read=self.wait_s + late_s)
+
+
 class Position:
     """How far a stream or a wait has come, and how patient it still is."""
 
@@ -196,12 +254,12 @@ class Position:
         """An answer begins the pauses anew."""
         self._pauses = self._fresh()
 
-    def pause_s(self, error: ClientError) -> float:
-        """How long to pause before the next attempt. Raises `error` when there is none."""
-        pause_s = (
-            None if isinstance(error, Refused) and not error.passes else next(self._pauses, None)
-        )
-        if pause_s is None:
+    def pause_s(self, error: ClientError, left_s: float = math.inf) -> float:
+        """How long to pause before the next attempt. Raises `error` when there is none in time."""
+        pause_s = next(self._pauses, None) if error.passes else None
+        if pause_s is not None and isinstance(error, Refused):
+            pause_s = max(pause_s, error.retry_after_s)
+        if pause_s is None or pause_s > min(MOST_PAUSE_S, left_s):
             raise error
         return pause_s
 
@@ -223,10 +281,6 @@ def stream_timeout() -> httpx.Timeout:
     return httpx.Timeout(SILENCE_S, connect=3.0)
 
 
-def wait_timeout() -> httpx.Timeout:
-    return httpx.Timeout(ANSWER_S, connect=3.0, read=WAIT_S + ANSWER_S)
-
-
 def origin(url: str) -> str:
     """Never the whole of a presigned URL: its query is a key to the picture.
 
@@ -243,6 +297,8 @@ def origin(url: str) -> str:
 
 
 def check_stored(answer: httpx.Response, url: str, name: str) -> None:
+    if answer.status_code in _PASSING_STATUSES:
+        raise Unreachable(origin(url), f"the store answered {answer.status_code} for {name}")
     if answer.status_code != httpx.codes.OK:
         raise Unexpected(f"the store at {origin(url)} answered {answer.status_code} for {name}")
 

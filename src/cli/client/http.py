@@ -135,7 +135,7 @@ def _as_failures() -> Iterator[None]:
         yield
     except dreamforge_client.ClientError as error:
         raise _failure(error) from error
-    except (UnicodeError, httpx.InvalidURL):  # of a request, before it is sent
+    except (UnicodeError, httpx.InvalidURL, exchange.NoHeader):  # of a request, before it is sent
         raise Failure("a text that was given has characters that no request can carry") from None
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.resources
 import inspect
 import json
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import date
 from pathlib import Path
@@ -14,9 +16,12 @@ import anyio
 import httpx
 import pytest
 
+import dreamforge_client
+import shared
 from dreamforge_client import (
     AsyncClient,
     Client,
+    ClientError,
     JobUnsuccessful,
     Refused,
     Unexpected,
@@ -41,8 +46,10 @@ def job(status: str, **more: Any) -> httpx.Response:
     return httpx.Response(200, json={"id": JOB, "status": status, "error": None} | more)
 
 
-def refusal(status: int, code: str) -> httpx.Response:
-    return httpx.Response(status, json={"code": code, "message": "no", "details": {}})
+def refusal(status: int, code: str, after: str | None = None) -> httpx.Response:
+    headers = {} if after is None else {"Retry-After": after}
+    body = {"code": code, "message": "no", "details": {}}
+    return httpx.Response(status, json=body, headers=headers)
 
 
 def events(*numbers: int) -> httpx.Response:
@@ -148,7 +155,78 @@ def test_a_wait_outlives_an_api_that_restarts(kind: str) -> None:
 
 @both
 def test_a_wait_with_an_end_gives_the_job_as_it_is_then(kind: str) -> None:
-    assert call(kind, Api(job("running")), lambda client: client.wait(JOB, 0.5)).ended is False
+    assert call(kind, Api(job("running")), lambda client: client.wait(JOB, 0)).ended is False
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What both clients slept, on a clock that nothing else moves."""
+    slept: list[float] = []
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0 + sum(slept))
+    monkeypatch.setattr(time, "sleep", slept.append)
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr("dreamforge_client.async_client.anyio.sleep", sleep)
+    return slept
+
+
+@both
+@pytest.mark.parametrize(
+    ("use", "end"),
+    [
+        (lambda client: client.wait(JOB), job("succeeded")),
+        (lambda client: client.stream(JOB), httpx.Response(204)),
+    ],
+    ids=["wait", "stream"],
+)
+def test_an_api_is_asked_again_when_it_has_said(
+    kind: str, use: Use, end: httpx.Response, pauses: list[float]
+) -> None:
+    api = Api(refusal(429, "rate_limited", "9"), refusal(503, "infra_unavailable", "5"), end)
+    call(kind, api, use)
+    assert pauses == [9, 5]
+
+
+@both
+def test_a_pause_of_hours_is_left_to_the_caller(kind: str, pauses: list[float]) -> None:
+    api = Api(refusal(429, "rate_limited", "7200"))
+    with pytest.raises(Refused) as raised:
+        call(kind, api, lambda client: client.wait(JOB))
+    assert (raised.value.retry_after_s, raised.value.passes, pauses) == (7200, True, [])
+
+
+@both
+def test_a_wait_with_an_end_asks_for_no_longer_and_pauses_no_longer(
+    kind: str, pauses: list[float]
+) -> None:
+    api = Api(job("running"), job("running"))
+    assert call(kind, api, lambda client: client.wait(JOB, 0.5)).ended is False
+    assert pauses == [0.5]
+    assert [each.url.params["wait"] for each in api.requests] == ["0", "0"]
+
+
+@both
+def test_a_wait_with_an_end_raises_what_keeps_the_api_from_answering_by_then(
+    kind: str, pauses: list[float]
+) -> None:
+    api = Api(*[AWAY] * 20_000)
+    with pytest.raises(Unreachable):
+        call(kind, api, lambda client: client.wait(JOB, 2))
+    assert 1 < sum(pauses) <= 2
+    read_s = [each.extensions["timeout"]["read"] for each in api.requests]
+    assert max(read_s) == 2 + exchange.LATE_S
+
+
+@both
+@pytest.mark.parametrize(("timeout_s", "wait"), [(float("inf"), "60"), (-1, "0"), (90.5, "60")])
+def test_a_wait_takes_every_number_of_seconds(kind: str, timeout_s: float, wait: str) -> None:
+    api = Api(job("succeeded"))
+    call(kind, api, lambda client: client.wait(JOB, timeout_s))
+    assert api.requests[0].url.params["wait"] == wait
+    with pytest.raises(ValueError, match="timeout_s"):
+        call(kind, Api(), lambda client: client.wait(JOB, float("nan")))
 
 
 @both
@@ -274,6 +352,59 @@ def test_both_clients_have_the_same_methods_with_the_same_parameters() -> None:
 def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match="api_key"):
         Client(BASE, key)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("base", ["127.0.0.1:8001", "", "ftp://api", "http://api:99999"])
+def test_an_address_that_is_none_is_refused_before_anything_is_sent(
+    kind: type[Client | AsyncClient], base: str
+) -> None:
+    with pytest.raises(ValueError, match="base_url"):
+        kind(base)
+
+
+@both
+@pytest.mark.parametrize("key", ["order\n4711", "schl\u00fcssel"])
+def test_an_idempotency_key_that_no_header_can_carry_is_no_api_that_is_away(
+    kind: str, key: str
+) -> None:
+    api = Api()
+    with pytest.raises(ValueError, match="key"):
+        call(kind, api, lambda client: client.create("x", key=key))
+    assert api.requests == []
+
+
+@both
+@pytest.mark.parametrize(
+    ("answer", "passes"),
+    [
+        (AWAY, True),
+        (httpx.Response(429, text="a proxy"), True),
+        (refusal(429, "rate_limited"), True),
+        (refusal(503, "infra_unavailable"), True),
+        (refusal(404, "not_found"), False),
+        (httpx.Response(404, text="another server"), False),
+    ],
+)
+def test_every_error_says_whether_the_same_request_may_succeed_later(
+    kind: str, answer: Answer, passes: bool
+) -> None:
+    with pytest.raises(ClientError) as raised:
+        call(kind, Api(answer), lambda client: client.job(JOB))
+    assert raised.value.passes is passes
+
+
+@pytest.mark.parametrize(("status", "passes"), [(503, True), (429, True), (403, False)])
+def test_a_store_that_is_away_for_a_moment_passes(status: int, passes: bool) -> None:
+    with pytest.raises(ClientError) as raised:
+        exchange.check_stored(httpx.Response(status), "http://store:9000/b/k?secret", "0_1.png")
+    assert raised.value.passes is passes
+    assert "secret" not in str(raised.value)
+
+
+def test_the_types_of_the_client_reach_the_code_that_uses_it() -> None:
+    for package in (dreamforge_client, shared):
+        assert importlib.resources.files(package).joinpath("py.typed").is_file()
 
 
 def test_an_upload_is_a_form_with_the_file(tmp_path: Path) -> None:
