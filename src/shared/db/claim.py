@@ -309,7 +309,7 @@ _OWN = Statement(
     .where(t.steps.c.id == bindparam("step_id"))
     .values(
         state=StepState.LEASED,
-        epoch=t.steps.c.epoch + 1,
+        epoch=t.NEXT_EPOCH,
         lease_owner=bindparam("worker_id", type_=t.steps.c.lease_owner.type),
         lease_expires_at=func.now() + bindparam("lease", type_=Interval),
         claimed_at=func.now(),

@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Row, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db.tables import IS_OWNED, IS_QUEUED, jobs, read, steps
+from shared.db.tables import IS_OWNED, IS_QUEUED, NEXT_EPOCH, jobs, read, steps
 from shared.db.transitions import end_step, step_cancelled
 from shared.states import Reason, StepState
 from shared.step_store import CANCELLED_ERROR, AttemptResult, Decide, OrphanedStep, Rescue
@@ -44,9 +44,7 @@ async def expired_lease(connection: AsyncConnection, decide: Decide) -> Rescue |
     row = await _first(connection, IS_OWNED & (steps.c.lease_expires_at < func.now()))
     if row is None:
         return None
-    await connection.execute(
-        update(steps).where(steps.c.id == row.id).values(epoch=steps.c.epoch + 1)
-    )
+    await connection.execute(update(steps).where(steps.c.id == row.id).values(epoch=NEXT_EPOCH))
     return await _end(connection, row, decide)
 
 
@@ -76,9 +74,7 @@ async def release_unacknowledged(
     )
     if row is None:
         return None
-    await connection.execute(
-        update(steps).where(steps.c.id == row.id).values(epoch=steps.c.epoch + 1)
-    )
+    await connection.execute(update(steps).where(steps.c.id == row.id).values(epoch=NEXT_EPOCH))
     await end_step(connection, row, _not_started(row))
     return UUID(str(row.id))
 

@@ -253,7 +253,7 @@ _START_STEP = Statement(
     .where(_OF_STEP)
     .values(
         state=StepState.RUNNING,
-        attempt=t.steps.c.attempt + 1,
+        attempt=func.least(t.steps.c.attempt, t.MOST_TRIES - 1) + 1,
         started_at=func.coalesce(t.steps.c.started_at, func.now()),
         attempt_started_at=func.now(),
         vram_wait_since=None,

@@ -299,6 +299,12 @@ steps = Table(
 # With a parameter instead, the plan that PostgreSQL keeps for a statement reads the table whole.
 IS_QUEUED = literal_column(f"steps.state = '{StepState.QUEUED}'", Boolean)
 IS_OWNED = steps.c.lease_owner.is_not(None)
+# Another epoch than before, which is all that a fence needs. After the last one comes 0: a sum that
+# the column cannot hold would be an error, of each worker that looks at the row.
+NEXT_EPOCH = literal_column(
+    "CASE WHEN steps.epoch < 9223372036854775807 THEN steps.epoch + 1 ELSE 0 END", BigInteger
+)
+MOST_TRIES = 2**31 - 1  # that the columns of a step's counters hold
 
 # How much of the devices each user has used; `shared.db.shares` has the rules.
 shares = Table(

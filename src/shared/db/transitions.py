@@ -33,8 +33,8 @@ async def end_step(connection: AsyncConnection, row: Any, end: AttemptResult) ->
     values = {
         "step_id": row.id,
         "end_state": end.state,
-        "end_attempt": end.attempt,
-        "end_losses": end.losses,
+        "end_attempt": min(end.attempt, t.MOST_TRIES),
+        "end_losses": min(end.losses, t.MOST_TRIES),
         "end_error": end.error,
     }
     if requeued:

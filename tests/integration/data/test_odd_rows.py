@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -32,6 +33,7 @@ from shared.db.jobs import run_seconds
 from shared.db.waiting import read_line
 from shared.db.workers import Slot, Worker, live_workers, register_exclusive, upsert
 from shared.events import Code, NewEvent
+from shared.step_store import AttemptResult, OrphanedStep, Stale
 from supervisor.execution.run_spec import UnreadableStep, run_spec, upcoming_model
 
 # A step that a worker can run.
@@ -323,6 +325,40 @@ def test_a_step_that_pauses_goes_on_to(database_url: str, pause: str) -> None:
         before = execute(database_url, "SELECT run_at::text FROM steps")
         assert await subject.store.rescue_unclaimed(lambda orphan: FAILURE, 60.0) is None
         assert execute(database_url, "SELECT run_at::text FROM steps") == before
+
+    in_postgres(database_url, test)
+
+
+# The epoch is full at each of the transactions that raise it, one after the other.
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *(("epoch", 2**63 - 1 - left) for left in range(4)),
+        ("attempt", 2**31 - 1),
+        ("losses", 2**31 - 1),
+    ],
+)
+def test_a_counter_that_is_full_ends_no_worker(database_url: str, column: str, value: int) -> None:
+    def decide(orphan: OrphanedStep) -> AttemptResult:
+        return replace(AGAIN, attempt=orphan.attempt, losses=orphan.losses + 1)
+
+    async def test(subject: InPostgres) -> None:
+        job = await create(subject, database_url)
+        execute(database_url, f"UPDATE steps SET {column} = {value}")
+        unheard = await claim(subject)
+        assert await subject.store.release_unacknowledged(unheard.lease_owner, set()) == 1
+        lost = await claim(subject)
+        await subject.store.commit_running(lost, [STARTED])
+        execute(database_url, "UPDATE steps SET lease_expires_at = now() - interval '1 s'")
+        assert await subject.store.rescue_expired(decide)
+        taken = await claim(subject)
+        for former in (unheard, lost):
+            assert former.epoch != taken.epoch
+            with pytest.raises(Stale):
+                await subject.store.renew(former, 60.0)
+        end = replace(FAILURE, attempt=taken.attempt + 1, losses=taken.losses + 1)
+        await subject.store.finish(taken, end)
+        assert (await subject.job(job))["status"] == "failed"
 
     in_postgres(database_url, test)
 
