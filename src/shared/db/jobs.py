@@ -367,11 +367,14 @@ def unfinished_of(user: Any, up_to: Any) -> Select[Any]:
 
 
 async def age_of_job(connection: AsyncConnection, user: str, *, newest: int) -> float | None:
-    """Seconds since this user's job number `newest` (1: the last one) was created; None: fewer."""
+    """Seconds since this user's job number `newest` (1: the last one) was created; None: fewer.
+
+    A job that lies ahead is of a clock that was set back, and is as old as nobody knows.
+    """
     age = func.extract("epoch", func.clock_timestamp() - jobs.c.created_at)
     found = await connection.execute(
         select(age)
-        .where(jobs.c.user == user)
+        .where(jobs.c.user == user, jobs.c.created_at <= func.clock_timestamp())
         .order_by(jobs.c.created_at.desc(), jobs.c.id.desc())
         .offset(newest - 1)
         .limit(1)

@@ -74,6 +74,18 @@ def test_a_minutes_bound_says_when_it_is_over_and_then_is(
         api.create()
 
 
+def test_jobs_of_a_clock_that_was_ahead_keep_nobody_out(
+    stack_environment: dict[str, str],
+) -> None:
+    with keyed_api(stack_environment, max_jobs_per_minute=2) as api:
+        for _ in range(2):
+            api.create()
+        api.sql("UPDATE jobs SET created_at = now() + interval '3 days'")
+        for _ in range(2):
+            api.create()
+        assert refusal(api.client.post("/v1/jobs", json=BODY))["limit"] == "jobs_per_minute"
+
+
 def test_a_place_is_free_when_a_job_ends(stack_environment: dict[str, str]) -> None:
     with keyed_api(stack_environment, max_unfinished_jobs=1) as api:
         job = api.create()
