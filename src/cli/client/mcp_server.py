@@ -18,6 +18,7 @@ from uuid import uuid4
 import anyio
 from mcp.server.mcpserver import Context, Image, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool
 from pydantic import Field
 
 from cli.client import jobs
@@ -51,11 +52,22 @@ Content = list[str | Image]
 
 def build_server(client: Client) -> MCPServer[Any]:
     """The server with its tools. `client` stays the caller's."""
-    server: MCPServer[Any] = MCPServer("Dream Forge", instructions=_INSTRUCTIONS)
-    tools = _Tools(client)
-    for tool in (tools.generate, tools.status, tools.fetch):
-        server.add_tool(tool, structured_output=False)
-    return server
+    own = _Tools(client)
+    tools = [_tool(each) for each in (own.generate, own.status, own.fetch)]
+    # Agents keep what a server logs. At INFO that is the address of each request, and a presigned
+    # one is a key to the picture.
+    return MCPServer("Dream Forge", instructions=_INSTRUCTIONS, tools=tools, log_level="WARNING")
+
+
+def _tool(function: Callable[..., Content]) -> Tool:
+    """The tool of a function. An argument that it does not have is refused, not left out."""
+    tool = Tool.from_function(function, structured_output=False)
+    arguments = tool.fn_metadata.arg_model
+    arguments.model_config["extra"] = "forbid"
+    arguments.model_rebuild(force=True)
+    return tool.model_copy(
+        update={"parameters": {**tool.parameters, "additionalProperties": False}}
+    )
 
 
 class _Tools:
@@ -152,7 +164,7 @@ def _call(work: Callable[[], Content]) -> Content:
     try:
         return work()
     except Failure as error:
-        raise ToolError(error.message) from error
+        raise ToolError("\n".join(filter(None, (error.message, error.hint)))) from error
 
 
 def _text(job: Mapping[str, Any]) -> str:

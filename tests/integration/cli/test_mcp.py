@@ -7,12 +7,14 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from mcp import Client as Agent
 from mcp import StdioServerParameters
+from mcp.client.stdio import stdio_client
 from tests.support.api_harness import Api, running_api
 
 from cli.client import mcp_server
@@ -56,6 +58,7 @@ def ask(server: Any, *calls: tuple[str, dict[str, Any]]) -> list[Any]:
             assert tools.keys() == {"generate", "status", "fetch"}
             assert "prompt" in tools["generate"].input_schema["required"]
             assert all(tool.description for tool in tools.values())
+            assert not any(tool.input_schema["additionalProperties"] for tool in tools.values())
             return [await agent.call_tool(name, arguments) for name, arguments in calls]
 
     return anyio.run(main)
@@ -74,6 +77,37 @@ def test_an_agent_starts_it_and_gets_pictures(api: Api) -> None:
     assert [base64.b64decode(picture.data) for picture in pictures] == [PICTURE] * 2
     assert {picture.mime_type for picture in pictures} == {"image/png"}
     assert api.sql("SELECT request->>'seed', count FROM jobs") == [("7", 2)]
+
+
+@pytest.mark.usefixtures("worker")
+def test_its_log_has_no_address_that_is_a_key_to_a_picture(api: Api, tmp_path: Path) -> None:
+    command = StdioServerParameters(
+        command=sys.executable, args=["-m", "cli", "mcp"], env={"DF_API_BASE": api.base}
+    )
+    log = tmp_path / "log"
+    with log.open("w") as errors:
+        (made,) = ask(stdio_client(command, errlog=errors), ("generate", {"prompt": "a red apple"}))
+    assert [each.type for each in made.content] == ["text", "image"]
+    assert log.read_text() == ""
+
+
+def test_an_argument_that_no_tool_has_makes_no_picture(api: Api) -> None:
+    with Client(api.base) as client:
+        server = mcp_server.build_server(client)
+        made, asked = ask(
+            server,
+            ("generate", {"prompt": "a red apple", "negative": "a worm"}),
+            ("status", {"job_id": "x", "wait": 5}),
+        )
+    assert made.is_error and "negative" in made.content[0].text
+    assert asked.is_error and "wait" in asked.content[0].text
+    assert api.sql("SELECT count(*) FROM jobs") == [(0,)]
+
+
+def test_a_failure_says_what_to_do() -> None:
+    with Client("http://127.0.0.1:1") as client:
+        (away,) = ask(mcp_server.build_server(client), ("status", {"job_id": "x"}))
+    assert away.is_error and "dreamforge up" in away.content[0].text
 
 
 def test_a_job_that_takes_longer_is_asked_for_by_its_id(
