@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.errors import JOB_FAILED, Failure
+from cli.files import describe_error
 
 if TYPE_CHECKING:  # at run time httpx costs a tenth of a second
     from cli.client.http import Client
@@ -63,10 +66,23 @@ def download(client: Client, job_id: str, prompt: str, folder: Path) -> list[Pat
     paths: list[Path] = []
     for artifact in last_of_items(client.artifacts(job_id)["artifacts"]):
         name = f"{slug(prompt)}-{artifact['seed']}.{artifact['format']}"
-        with draft_of(name, folder) as draft:
+        with _kept(job_id), draft_of(name, folder) as draft:
             client.save(artifact["url"], draft)
             paths.append(place(draft, folder))
     return paths
+
+
+@contextmanager
+def _kept(job_id: str) -> Iterator[None]:
+    """Say where a picture still is that could not be written: it was paid for."""
+    try:
+        yield
+    except OSError as error:
+        raise Failure(
+            describe_error(error),
+            hint=f"the pictures are kept: `dreamforge job artifacts {job_id} --download FOLDER`",
+            exit_code=JOB_FAILED,
+        ) from error
 
 
 def slug(prompt: str) -> str:

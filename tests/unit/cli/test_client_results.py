@@ -1,5 +1,6 @@
 """File names from prompts, pictures that replace none, and failures as lines."""
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,6 +74,21 @@ def test_whatever_has_the_name_stays_as_it_is(tmp_path: Path, kind: str) -> None
     assert saved(b"new", tmp_path) == "a-red-apple-7-2.png"
     assert not other.exists() or other.read_bytes() == b"other"
     assert name.is_dir() or name.is_symlink()
+
+
+class FullDisk(Store):
+    def save(self, url: str, path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def test_a_picture_that_cannot_be_written_is_kept_and_its_job_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for store, folder in [(FullDisk(b""), tmp_path), (Store(b"x"), tmp_path / "file" / "out")]:
+        with pytest.raises(Failure) as raised:
+            download(store, "job-1", "a red apple", folder)  # type: ignore[arg-type]
+        assert raised.value.exit_code == JOB_FAILED
+        assert "dreamforge job artifacts job-1 --download" in raised.value.hint
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_folder_that_no_picture_can_be_saved_to_is_refused_before_a_job(
