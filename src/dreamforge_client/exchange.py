@@ -18,6 +18,7 @@ from dreamforge_client import answers
 from dreamforge_client.errors import ClientError, Refused, Unexpected, Unreachable
 from dreamforge_client.shapes import Event, Job
 from shared.addresses import check_http
+from shared.reasons import reason
 from shared.retry import backoff, within
 from shared.typed_json import Mismatch, parse, typed
 
@@ -147,7 +148,7 @@ def transport_errors(address: str) -> Iterator[None]:
     except SSEError:
         raise Unexpected(f"{address} {NOT_OURS}: its stream is no text/event-stream") from None
     except (httpx.TransportError, UnicodeError) as error:  # the latter of a name that is no host's
-        raise Unreachable(address, str(error) or type(error).__name__) from error
+        raise Unreachable(address, reason(error)) from error
     except httpx.DecodingError:
         raise Unexpected(f"{address} {NOT_OURS}: its body cannot be unpacked") from None
 

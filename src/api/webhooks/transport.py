@@ -25,6 +25,7 @@ import httpx
 from anyio import CapacityLimiter
 
 from api.webhooks.addresses import Address, is_allowed
+from shared.reasons import reason
 from shared.threads import run_in_thread
 from shared.webhooks import Network
 
@@ -82,7 +83,7 @@ class Transport:
         except TimeoutError:
             raise NotDelivered(f"no answer within {DEADLINE_S:g} s") from None
         except httpx.HTTPError as error:
-            raise NotDelivered(f"{type(error).__name__}: {error}") from error
+            raise NotDelivered(f"{type(error).__name__}: {reason(error)}") from error
 
     async def _send(self, message: Message) -> None:
         url = httpx.URL(message.url)
