@@ -271,12 +271,24 @@ class Supervisor:
         finally:
             # Not by step: a step that went back to the queue may have a new executor already.
             self.executors.remove(executor)
-            self._wakeup.set()
+            self._prepare(executor.execution.slot)
 
     # Slots ----------------------------------------------------------------------------------------
 
     def _on_free(self, slot: Slot) -> None:
-        if not self.draining:
+        """A slot may take work.
+
+        Where no step is due, the claim and the runner that will wait come after the verdict of the
+        step that has just left the slot: a client waits for that verdict, on the same cores.
+        """
+        if self._worker.runners.is_due(slot.device) or not self._awaits_verdict(slot):
+            self._prepare(slot)
+
+    def _awaits_verdict(self, slot: Slot) -> bool:
+        return any(executor.execution.slot is slot for executor in self.executors)
+
+    def _prepare(self, slot: Slot) -> None:
+        if slot.state is SlotState.FREE and not self.draining:
             self._worker.runners.prewarm(slot.device)
         self._wakeup.set()
 

@@ -197,6 +197,10 @@ class RunnerPool:
         place.due, place.likely = True, wanted
         self._want(place)
 
+    def is_due(self, device: Device) -> bool:
+        """Whether a step for this device waits in the queue, as far as is known."""
+        return self._place(device).due
+
     def prewarm(self, device: Device) -> None:
         """Have a runner wait for the next step of this device, which is free."""
         place = self._place(device)

@@ -159,6 +159,7 @@ def test_a_lease_counts_from_when_the_claim_was_sent(monkeypatch: pytest.MonkeyP
             return await claim(request)
 
         monkeypatch.setattr(bench.store, "claim", noted)
+        await until(lambda: asked, "no claim is under way that is not noted")
         job = bench.submit("polite")
         await bench.running(job)
         (executor,) = bench.supervisor.executors

@@ -16,6 +16,7 @@ from supervisor.devices.device import Device
 from supervisor.processes.child import ChildProcess
 from supervisor.processes.tree import trees
 from supervisor.processes.worker_mark import marker_of
+from supervisor.slots.table import SlotState
 from supervisor.templates.model_template import WantedModel
 
 
@@ -32,6 +33,52 @@ def test_a_standby_is_used_once_and_replaced() -> None:
         await until(lambda: first not in bench.processes(), "the first has gone")
 
     serve(test, standby=True)
+
+
+def test_a_standby_is_started_after_the_verdict_where_no_step_is_due(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test(bench: Bench) -> None:
+        prewarmed: list[Device] = []
+        monkeypatch.setattr(bench.runners, "prewarm", prewarmed.append)
+        verdict = bench.store.faults.hold("finish")
+        job = bench.submit("quick")
+        await verdict.reached.wait()
+        assert bench.slot.state is SlotState.FREE
+        assert prewarmed == []
+        verdict.release()
+        await bench.ended(job)
+        await until(lambda: prewarmed == [bench.slot.device], "a standby")
+
+    serve(test)
+
+
+def test_a_step_that_is_due_waits_for_no_verdict() -> None:
+    async def test(bench: Bench) -> None:
+        verdict = bench.store.faults.hold("finish")
+        first, second = bench.submit("quick"), bench.submit("quick")
+        await bench.reaches(second, StepState.RUNNING)
+        assert bench.job(first).reason is None
+        verdict.release()
+        await bench.ended(first)
+        await bench.ended(second)
+
+    serve(test)
+
+
+def test_a_step_that_comes_while_a_verdict_is_written_is_claimed() -> None:
+    async def test(bench: Bench) -> None:
+        verdict = bench.store.faults.hold("finish")
+        first = bench.submit("quick")
+        await verdict.reached.wait()
+        second = bench.submit("quick")
+        await bench.reaches(second, StepState.RUNNING)
+        assert bench.job(first).reason is None
+        verdict.release()
+        await bench.ended(first)
+        await bench.ended(second)
+
+    serve(test)
 
 
 def test_a_runner_is_born_with_what_it_keeps_and_the_worker_keeps_the_rest(
