@@ -31,10 +31,12 @@ class OneAtATime:
     """Blocking calls about one thing, such as a folder on a disk that may not answer.
 
     A call that is left behind keeps its thread until the disk answers. The next ones do not add a
-    thread each: a host would run out of them. Belongs to one event loop.
+    thread each: a host would run out of them. Nor does it keep one of those that all calls of the
+    loop share. Belongs to one event loop.
     """
 
     def __init__(self) -> None:
+        self._limiter = CapacityLimiter(1)
         self._turn = anyio.Lock()
         self._busy = False
 
@@ -45,7 +47,7 @@ class OneAtATime:
             async with self._turn:
                 if self._busy:
                     raise TimeoutError("no answer yet")
-                return await run_in_thread(partial(self._do, work))
+                return await run_in_thread(partial(self._do, work), limiter=self._limiter)
 
     def _do(self, work: Callable[[], T]) -> T:
         self._busy = True

@@ -1,9 +1,10 @@
-"""Lines of the log, written by a thread of their own: whoever logs never waits for a reader.
+"""Lines of the log for a reader that may stand still: whoever logs never waits for it.
 
 A pipe whose reader stands still takes 64 KiB, then a write to it returns when the reader goes on: a
 pager, a terminal after Ctrl-S, a collector of logs that hangs. A worker's event loop holds the
-leases of all its steps, and an api's serves all clients. So what cannot be written at once waits
-here, up to a bound, and what is beyond that is counted and not written.
+leases of all its steps, and an api's serves all clients. So a line is written at once where it is
+certain to be taken. Else it waits for a thread that writes it, up to a bound, and what is beyond
+that is counted and not written.
 """
 
 import logging
@@ -13,9 +14,6 @@ import threading
 from collections import deque
 
 MAX_WAITING_BYTES = 1 << 20
-# Whoever logs waits so long for its line, so that lines stand in the log before what follows them.
-# Only where none waits already: a reader that stands still costs this once.
-WRITTEN_WITHIN_S = 0.05
 # At the end of the process, for what still waits.
 END_WITHIN_S = 2.0
 
@@ -26,6 +24,8 @@ class LogWriter(logging.Handler):
     def __init__(self, fd: int) -> None:
         super().__init__()
         self._fd = fd
+        self._room = select.poll()
+        self._room.register(fd, select.POLLOUT)
         self._changed = threading.Condition()
         self._lines: deque[bytes] = deque()  # the first is being written
         self._waiting_bytes = 0
@@ -40,13 +40,16 @@ class LogWriter(logging.Handler):
             self.handleError(record)
             return
         with self._changed:
-            stands_still = bool(self._lines)
-            if stands_still and self._waiting_bytes + len(line) > MAX_WAITING_BYTES:
+            if not self._lines and self._takes(line):
+                self._count(written=self._write(line))
+            elif self._lines and self._waiting_bytes + len(line) > MAX_WAITING_BYTES:
                 self._lost += 1
-                return
-            self._append(line)
-            if not stands_still:
-                self._changed.wait_for(lambda: not self._lines, WRITTEN_WITHIN_S)
+            else:
+                self._append(line)
+
+    def _takes(self, line: bytes) -> bool:
+        """Whether a write of it returns at once: a pipe that has room has room for so much."""
+        return len(line) <= select.PIPE_BUF and bool(self._room.poll(0))
 
     def flush(self) -> None:
         """Wait for what waits, but not for long."""
@@ -70,11 +73,15 @@ class LogWriter(logging.Handler):
             with self._changed:
                 self._lines.popleft()
                 self._waiting_bytes -= len(line)
-                self._lost += not written
-                if written and self._lost and not self._lines:
-                    self._append(self._line(_lost(self._lost)))
-                    self._lost = 0
+                self._count(written=written)
                 self._changed.notify_all()
+
+    def _count(self, *, written: bool) -> None:
+        """Count a line that is lost; say how many are when one is written and none waits."""
+        self._lost += not written
+        if written and self._lost and not self._lines:
+            self._append(self._line(_lost(self._lost)))
+            self._lost = 0
 
     def _write(self, line: bytes) -> bool:
         """False where it cannot be written: the disk is full, or the reader is gone."""
