@@ -271,7 +271,9 @@ class Supervisor:
         finally:
             # Not by step: a step that went back to the queue may have a new executor already.
             self.executors.remove(executor)
-            self._prepare(executor.execution.slot)
+            if not self._awaits_verdict(executor.execution.slot):
+                self._prepare(executor.execution.slot)
+            self._wakeup.set()
 
     # Slots ----------------------------------------------------------------------------------------
 
@@ -288,7 +290,8 @@ class Supervisor:
         return any(executor.execution.slot is slot for executor in self.executors)
 
     def _prepare(self, slot: Slot) -> None:
-        if slot.state is SlotState.FREE and not self.draining:
+        # Held without an executor: a claim is under way, and may find nothing.
+        if slot.state in (SlotState.FREE, SlotState.HELD) and not self.draining:
             self._worker.runners.prewarm(slot.device)
         self._wakeup.set()
 

@@ -76,7 +76,15 @@ class Twins:
             with anyio.fail_after(20):
                 while await subject.store.rescue_expired(_again) is None:
                     await anyio.sleep(0)
+        self._renew_leases()
         self._align_accounts()
+
+    def _renew_leases(self) -> None:
+        """As the owners would that live: PostgreSQL's rescuer leaves no lease as long as ours."""
+        self._execute(
+            f"UPDATE steps SET lease_expires_at = now() + interval '{LONG_S} s' "
+            "WHERE lease_owner IS NOT NULL"
+        )
 
     def _align_accounts(self) -> None:
         """Take the milliseconds out by which one store was slower: two users may be as close."""

@@ -53,6 +53,26 @@ def test_a_standby_is_started_after_the_verdict_where_no_step_is_due(
     serve(test)
 
 
+def test_a_claim_that_is_under_way_at_the_end_of_a_step_keeps_no_standby_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test(bench: Bench) -> None:
+        prewarmed: list[Device] = []
+        monkeypatch.setattr(bench.runners, "prewarm", prewarmed.append)
+        verdict = bench.store.faults.hold("finish")
+        job = bench.submit("quick")
+        await verdict.reached.wait()
+        claim = bench.store.faults.hold("claim")
+        await claim.reached.wait()
+        assert bench.slot.state is SlotState.HELD
+        verdict.release()
+        await bench.ended(job)
+        await until(lambda: prewarmed == [bench.slot.device], "a standby")
+        claim.release()
+
+    serve(test, standby=True)
+
+
 def test_a_step_that_is_due_waits_for_no_verdict() -> None:
     async def test(bench: Bench) -> None:
         verdict = bench.store.faults.hold("finish")
