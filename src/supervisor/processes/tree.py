@@ -57,7 +57,8 @@ def announced(marker: str) -> Iterator[Callable[[int], bool]]:
     before = _look_up(children_of(os.getpid()))
 
     def may_be_it(pid: int) -> bool:
-        ours = pid in children_of(os.getpid())
+        # Not by the list of children: one that ends while it is read may hide another.
+        ours = _parent_of(pid) == os.getpid()
         return ours and not _is_root(pid) and not _is_same(before.get(pid))
 
     _announced.add(marker)
@@ -252,6 +253,13 @@ def is_stopped(pid: int) -> bool:
         return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
     except psutil.Error:
         return False
+
+
+def _parent_of(pid: int) -> int | None:
+    try:
+        return psutil.Process(pid).ppid()
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _look_up(pids: set[int]) -> dict[int, psutil.Process]:

@@ -81,6 +81,12 @@ class Process:
         there = self.pid in self.table.zombies
         return psutil.STATUS_ZOMBIE if there else psutil.STATUS_SLEEPING
 
+    def ppid(self) -> int:
+        (parent,) = (
+            parent for parent, children in self.table.children.items() if self.pid in children
+        )
+        return parent
+
     def send_signal(self, number: signal.Signals) -> None:
         self.table.signals.append((self.pid, number))
 
@@ -183,6 +189,15 @@ def test_only_a_new_child_that_is_no_root_can_be_a_template_s_fork(table: Table)
             gone,
             fork,
         ]
+
+
+def test_a_template_s_fork_is_found_though_a_child_ends_while_the_children_are_read(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tree_module.announced(THEIRS) as may_be_it:
+        table.add(1, os.getpid())
+        monkeypatch.setattr(tree_module, "children_of", lambda pid: set[int]())
+        assert may_be_it(1)
 
 
 def test_every_pid_of_every_tree_is_known_until_it_is_forgotten(table: Table) -> None:
