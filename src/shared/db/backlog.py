@@ -2,7 +2,7 @@
 
 What is read is bounded, whatever the number of steps: a loose index scan over `ix_steps_waiting`
 finds the groups with one descent each, `MAX_GROUPS` at most, and `MAX_COUNTED` rows are counted in
-all, as many of each group.
+all, as many of each group. They are counted in an index's order (see `shared.db.jobs`).
 """
 
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ CROSS JOIN LATERAL (
     SELECT count(*) AS seen FROM (
         SELECT FROM steps AS s
         WHERE s.state = 'queued' AND ({_GROUP}) = (g.device, g.priority, g."user")
-        LIMIT m.most + 1
+        ORDER BY s.created_at, s.id LIMIT m.most + 1
     ) AS few
 ) AS c
 WHERE c.seen > 0

@@ -212,7 +212,13 @@ async def _next_turn(connection: AsyncConnection, job_id: UUID) -> None:
 
 async def backlog(connection: AsyncConnection) -> int:
     """Messages that wait, at most `MAX_COUNTED`."""
-    some = select(t.deliveries.c.seq).where(text("state = 'waiting'")).limit(MAX_COUNTED).subquery()
+    some = (
+        select(t.deliveries.c.seq)
+        .where(text("state = 'waiting'"))
+        .order_by(t.deliveries.c.created_at)
+        .limit(MAX_COUNTED)
+        .subquery()
+    )
     return (await connection.execute(select(func.count()).select_from(some))).scalar_one()
 
 

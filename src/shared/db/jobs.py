@@ -241,6 +241,7 @@ async def _rarest_first(
         some = (
             select(job_tags.c.job_id)
             .where(job_tags.c.user == user, job_tags.c.key == key, job_tags.c.value == value)
+            .order_by(job_tags.c.created_at, job_tags.c.job_id)
             .limit(MAX_COUNTED)
             .subquery()
         )
@@ -360,6 +361,7 @@ def unfinished_of(user: Any, up_to: Any) -> Select[Any]:
     some = (
         select(jobs.c.id)
         .where(jobs.c.user == user, text(one_of("jobs.status", _UNFINISHED)))
+        .order_by(jobs.c.status, jobs.c.created_at, jobs.c.id)
         .limit(up_to)
         .subquery()
     )
@@ -383,12 +385,20 @@ async def age_of_job(connection: AsyncConnection, user: str, *, newest: int) -> 
     return None if age_s is None else float(age_s)
 
 
-# Counting stops here: a scrape must not walk a million rows to say "very many".
+# Counting stops here: a scrape must not walk a million rows to say "very many". It is done in the
+# order of an index: without an order PostgreSQL expects to meet so few soon enough in the table
+# itself, where everything that has ended stands in front of them.
 MAX_COUNTED = 1_000
 
 
 async def queue_depth(connection: AsyncConnection) -> int:
     """Steps that could be claimed now or later, at most `MAX_COUNTED`."""
-    waiting = select(steps.c.id).where(IS_QUEUED).limit(MAX_COUNTED).subquery()
+    waiting = (
+        select(steps.c.id)
+        .where(IS_QUEUED)
+        .order_by(steps.c.run_at, steps.c.id)
+        .limit(MAX_COUNTED)
+        .subquery()
+    )
     depth: int = (await connection.execute(select(func.count()).select_from(waiting))).scalar_one()
     return depth
