@@ -2,12 +2,14 @@
 
 lock               held (flock) while a stack lives, holds its pid; the kernel frees it on death
 credentials.json   0600, made once
-ports.json         ports of the infrastructure, chosen once and kept while they are free
+ports.json         ports of the infrastructure, chosen once and kept while they are free; no other
+                   stack of this host chooses them while this one holds the lock
 children.json      which processes were started: see orphans.py
 logs/              one file per part
 postgres/ broker/ store/   the data of the parts
 """
 
+import errno
 import json
 import os
 import secrets
@@ -47,6 +49,7 @@ class StateDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
+        self._reserved: dict[int, socket.socket] | None = None  # while we hold the lock
 
     def folder(self, name: str) -> Path:
         """A subfolder that only we may enter."""
@@ -91,13 +94,16 @@ class StateDir:
         return str(known[name])
 
     def port(self, name: str) -> int:
-        """The port of an infrastructure part: the one it had, or another if that is taken."""
+        """The port of an infrastructure part: the one it had, or another if that is taken.
+
+        Under the lock it is ours before the part listens: making a database takes seconds.
+        """
         known = {
             part: port
             for part, port in self.read("ports.json").items()
             if type(port) is int and 0 < port < 1 << 16
         }
-        if name not in known or not port_is_free("127.0.0.1", known[name]):
+        if name not in known or not self._may_have(known[name]):
             known[name] = self._choose(set(known.values()))
             self.write("ports.json", known)
         return int(known[name])
@@ -106,9 +112,19 @@ class StateDir:
         start = zlib.crc32(os.fsencode(self.path)) % _PORTS  # two folders rarely meet
         for offset in range(_PORTS):
             port = _FIRST_PORT + (start + offset) % _PORTS
-            if port not in taken and port_is_free("127.0.0.1", port):
+            if port not in taken and self._may_have(port):
                 return port
         raise StackError(f"no free port between {_FIRST_PORT} and {_FIRST_PORT + _PORTS - 1}")
+
+    def _may_have(self, port: int) -> bool:
+        if not port_is_free("127.0.0.1", port):
+            return False
+        if self._reserved is not None and port not in self._reserved:
+            reservation = _reserve(port)
+            if reservation is None:
+                return False
+            self._reserved[port] = reservation
+        return True
 
     def holder(self) -> str | None:
         """The pid of the stack that runs on this folder, None when nothing does."""
@@ -130,9 +146,13 @@ class StateDir:
             raise InUse(self.path, taken.holder) from None
         except (OSError, LockUnusable) as error:
             raise StackError(f"DF_HOME={self.path}: {error}") from error
+        self._reserved = {}
         try:
             yield
         finally:
+            for reservation in self._reserved.values():
+                reservation.close()
+            self._reserved = None
             lock.release()
 
 
@@ -151,6 +171,22 @@ def write_private(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())  # or a power cut may leave an empty one after a rename
+
+
+def _reserve(port: int) -> socket.socket | None:
+    """Keep the other stacks of this host from choosing a port; None when one of them has chosen it.
+
+    A name among the abstract Unix sockets is bound once, and is free again when its process ends.
+    """
+    reservation = socket.socket(socket.AF_UNIX)
+    try:
+        reservation.bind(f"\0dreamforge-port-{port}")
+    except OSError as error:
+        reservation.close()
+        if error.errno == errno.EADDRINUSE:
+            return None
+        raise
+    return reservation
 
 
 def port_is_free(host: str, port: int) -> bool:

@@ -60,6 +60,20 @@ def test_a_port_is_remembered_while_it_is_free(tmp_path: Path) -> None:
         assert StateDir(tmp_path).port("store") != port
 
 
+def test_two_stacks_that_start_at_once_choose_other_ports(tmp_path: Path) -> None:
+    """The second chooses while no part of the first listens yet."""
+    first, second = StateDir(tmp_path / "first"), StateDir(tmp_path / "second")
+    with first.lock():
+        port = first.port("store")
+        assert first.port("store") == port
+        with second.lock():
+            second.write("ports.json", {"store": port})
+            assert second.port("store") != port
+    with second.lock():
+        second.write("ports.json", {"store": port})
+        assert second.port("store") == port
+
+
 def test_a_file_cut_short_by_a_crash_reads_as_empty(tmp_path: Path) -> None:
     (tmp_path / "ports.json").write_text('{"store": 81')
     assert StateDir(tmp_path).read("ports.json") == {}
