@@ -48,6 +48,7 @@ from supervisor.outcomes import result
 from supervisor.processes.child import Entry
 from supervisor.processes.control_groups import ControlGroups
 from supervisor.processes.spawned import SpawnedProcess
+from supervisor.processes.tree import trees
 from supervisor.processes.worker_mark import marker_of
 from supervisor.slots.runner_pool import FORKED_KINDS, RunnerPool, marker_series
 from supervisor.slots.table import Slot, SlotTable
@@ -245,12 +246,12 @@ class Bench:
         return self._without_templates(marked(self.supervisor.worker_id))
 
     def _without_templates(self, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-        """Nor what stands between a template and its fork, for a moment."""
+        """Nor what stands between a template and its fork, for a moment, or has ended since."""
         templates = self.template_pids()
         return [
             each
             for each in processes
-            if each.pid not in templates and _parent_of(each) not in templates
+            if each.pid not in templates and _parent_of(each) not in {None, *templates}
         ]
 
     async def begun(self) -> None:
@@ -417,7 +418,7 @@ def _runner_pool(
 def _worker_process(worker_id: UUID) -> Iterator[set[psutil.Process]]:
     """Make this process what a worker is while the block lasts; end what a failed test leaves."""
     resource_tracker.ensure_running()
-    before = _children()
+    before, trees_before = _children(), set(trees)
     main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
     adopt_orphans()
     try:
@@ -426,13 +427,15 @@ def _worker_process(worker_id: UUID) -> Iterator[set[psutil.Process]]:
             patch.multiple(result, **BUSY),
         ):
             yield before
-        left = {process for process in _children() - before if _lives(process)}
+        left = {process for process in _newcomers(before) if _lives(process)}
         assert not left, f"the supervisor left {left}"
     finally:
         sys.modules["__main__"] = main  # spawn imports it again in every child: ours is all pytest
-        for process in (_children() - before).union(marked(worker_id)):
+        for process in _newcomers(before).union(marked(worker_id)):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
+        for root in trees.keys() - trees_before:  # or it would kill the next test's children
+            del trees[root]
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
@@ -457,6 +460,14 @@ def _no_error_of_ours(expected: bool) -> Iterator[None]:
 
 def _children() -> set[psutil.Process]:
     return set(psutil.Process().children(recursive=True))
+
+
+def _newcomers(before: set[psutil.Process]) -> set[psutil.Process]:
+    """What descends from this process since then. A server of the session may start its own."""
+    servers = set[psutil.Process]().union(
+        *(each.children(recursive=True) for each in before if _lives(each))
+    )
+    return _children() - before - servers
 
 
 def _lives(process: psutil.Process) -> bool:
