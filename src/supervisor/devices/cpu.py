@@ -27,7 +27,7 @@ class CpuProbe:
                 epsilon_bytes=0,
                 # The kernel takes a process's memory before it reports its end. What the second
                 # reading looks for is a process that the first one did not see.
-                settle_s=0.01,
+                settle_s=0.001,
                 environment={"CUDA_VISIBLE_DEVICES": ""},
             )
             for index in range(self._slots)

@@ -83,7 +83,10 @@ class ChildProcess(ABC):
             if clean == 2:
                 self._proven_gone = True
                 return
-            if clean or self.tree.has_newcomers:  # gone, or growing: look, and kill, without delay
+            if clean:  # what lives at the second scan descends from what lived at the first: at once
+                await anyio.sleep(0)
+                continue
+            if self.tree.has_newcomers:  # it grows: look, and kill, without delay
                 pauses = _scan_pauses()
             if ended:
                 await anyio.sleep(next(pauses))
