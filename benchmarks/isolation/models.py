@@ -9,7 +9,7 @@ from pathlib import Path
 from shutil import copytree
 
 from benchmarks.isolation.processes import ROOT
-from benchmarks.isolation.workload import COPY, DEEP, DEEP_COPY, DEMO, LONG
+from benchmarks.isolation.workload import COPY, DEEP, DEEP_COPY, DEMO, MOST_SIDE, MOST_STEPS
 
 from shared.models.describe import DescriptorInput, describe_folder
 from shared.models.descriptor import ModelDescriptor, Source
@@ -32,14 +32,17 @@ def make_models(folder: Path) -> dict[str, Path]:
 def _derive(
     source: Path, model: str, folder: Path, change: Callable[[Path], None] | None = None
 ) -> Path:
-    """A copy under another name, which may sample in `LONG` steps, after `change` of its files."""
+    """A copy under another name, with limits of its own, after `change` of its files."""
     place = folder / model
     copytree(source, place)
     if change is not None:
         change(place)
     descriptor = read_model(source)
     assert isinstance(descriptor, ModelDescriptor)
-    steps = descriptor.limits.steps.model_copy(update={"max": LONG})
+    limits = {
+        name: getattr(descriptor.limits, name).model_copy(update={"max": most})
+        for name, most in (("steps", MOST_STEPS), ("width", MOST_SIDE), ("height", MOST_SIDE))
+    }
     name, _, version = model.partition("@")
     described = describe_folder(
         place,
@@ -48,7 +51,7 @@ def _derive(
             version=version,
             source=Source(uri="local"),
             defaults=descriptor.defaults,
-            limits=descriptor.limits.model_copy(update={"steps": steps}),
+            limits=descriptor.limits.model_copy(update=limits),
         ),
     )
     write_descriptor(place, described)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from benchmarks.isolation.workload import GUIDANCE, PROMPT, SEED, SIDE, Job
+from benchmarks.isolation.workload import GUIDANCE, PROMPT, SEED, Job
 from PIL.Image import Image
 
 from runner.diffusion.pipelines import TextToImage, load
@@ -29,7 +29,7 @@ class Pipelines:
         """Draw the pictures of a job, one after another."""
         pipeline = self._get(job.model)
         params = GenerateParams(
-            prompt=PROMPT, width=SIDE, height=SIDE, steps=job.steps, guidance=GUIDANCE
+            prompt=PROMPT, width=job.side, height=job.side, steps=job.steps, guidance=GUIDANCE
         )
         for index in range(job.count):
             yield pipeline.picture(params, SEED + index, lambda step, steps: None)[0]

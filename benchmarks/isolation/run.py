@@ -39,6 +39,9 @@ from benchmarks.isolation.workload import (
     DEEP,
     DEEP_COPY,
     DEMO,
+    MOST_SIDE,
+    MOST_STEPS,
+    SIDE,
     Job,
     Row,
     Side,
@@ -97,7 +100,10 @@ def measure(size: Size) -> Results:
     with tempfile.TemporaryDirectory(prefix="df-bench-") as name, ExitStack() as running:
         everyone = start(Path(name), running)
         warm_up(everyone, DEMO, COPY)
-        measure_rows(results, rows(size.jobs, size.backlog), size, everyone)
+        short = job_of(0.3, everyone.resident, side=SIDE)
+        long = job_of(3.0, everyone.resident, side=MOST_SIDE)
+        asked = rows(size.jobs, size.backlog, short, long)
+        measure_rows(results, asked, size, everyone)
         measure_idle(results, size, everyone)
         measure_memory(results, everyone)
         warm_up(everyone, DEEP, DEEP_COPY)
@@ -138,6 +144,22 @@ def warm_up(everyone: Everyone, *models: str) -> None:
     for side in everyone:
         for model in models:
             side.draw([Job(model=model)] * 2)
+
+
+def job_of(seconds: float, resident: sides.Resident, *, side: int) -> Job:
+    """A job with as many sampling steps as take the resident pipeline so long on this machine."""
+    few, many = (Job(model=COPY, side=side, steps=steps) for steps in (5, 25))
+
+    def draw_s(job: Job) -> float:
+        began = time.monotonic()
+        resident.draw([job])
+        return time.monotonic() - began
+
+    few_s, many_s = (min(draw_s(job) for _ in range(3)) for job in (few, many))
+    step_s = (many_s - few_s) / (many.steps - few.steps)
+    steps = few.steps + round((seconds - few_s) / step_s)
+    say(f"{seconds:g} s: {steps} sampling steps of {side} x {side} pixels")
+    return replace(few, steps=max(1, min(MOST_STEPS, steps)))
 
 
 def measure_rows(results: Results, asked: Sequence[Row], size: Size, everyone: Everyone) -> None:
