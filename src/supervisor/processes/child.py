@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from multiprocessing.connection import Connection
 
 import anyio
+import anyio.lowlevel
 
 from shared.retry import backoff
 from supervisor.processes.channel import Channel
@@ -83,8 +84,8 @@ class ChildProcess(ABC):
             if clean == 2:
                 self._proven_gone = True
                 return
-            if clean:  # what lives at the second scan descends from what lived at the first: at once
-                await anyio.sleep(0)
+            if clean:  # what lives at the second scan descends from what lives at this one
+                await anyio.lowlevel.checkpoint()
                 continue
             if self.tree.has_newcomers:  # it grows: look, and kill, without delay
                 pauses = _scan_pauses()
