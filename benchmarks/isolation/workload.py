@@ -79,7 +79,7 @@ def deep_rows(backlog: int) -> list[Row]:
     """The rows with models of more layers, measured when all else is: their templates stay."""
     return [
         _row(
-            f"backlog of {backlog}, two models alternating, layers of SD 1.5",
+            f"{backlog} alternating, layers of SD 1.5",
             _alternating(backlog, DEEP, DEEP_COPY),
             "faster than Celery",
         )
