@@ -54,8 +54,8 @@ class FakeProbe:
 class HostProbe(FakeProbe):
     """A host with so much memory in all, of which `taken_bytes` are in use by other processes."""
 
-    def __init__(self, total_bytes: int) -> None:
-        super().__init__()
+    def __init__(self, total_bytes: int, slots: int = 1) -> None:
+        super().__init__(slots)
         self._total_bytes = total_bytes
         self.taken_bytes: Callable[[], int] = lambda: 0
 

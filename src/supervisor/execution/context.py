@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 from uuid import UUID
@@ -21,6 +21,7 @@ from shared.timings import Timings
 from supervisor.devices.device import DeviceProbe
 from supervisor.execution.byte_budget import ByteBudget
 from supervisor.execution.fence import Fence
+from supervisor.execution.host_memory import HostMemory
 from supervisor.execution.picture_store import PictureStore
 from supervisor.lifecycle.step import Event, EventKind, Step
 from supervisor.metrics import Metrics
@@ -74,6 +75,7 @@ class WorkerContext:
     model_folder: Callable[[PinnedModel], Path]
     tracer: Tracer | None
     previews: Previews | None = None
+    host_memory: HostMemory = field(default_factory=HostMemory)
 
 
 class Execution:

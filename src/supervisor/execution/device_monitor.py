@@ -5,6 +5,7 @@ state machine decides what that means for the step.
 """
 
 import logging
+from dataclasses import replace
 
 import anyio
 
@@ -41,6 +42,7 @@ class DeviceMonitor:
         self._slot = execution.slot
         self._device = execution.slot.device
         self._runners = execution.worker.runners
+        self._host_memory = execution.worker.host_memory
         self._slot_returned = False
         self._proof = anyio.CancelScope()
 
@@ -70,6 +72,8 @@ class DeviceMonitor:
             # Without, a device that comes and goes would return the step to the queue for ever.
             return EventKind.FAILURE
         if missing_bytes <= 0:
+            if self._device.kind == "cpu":
+                self._host_memory.promise(self._slot.id, claim.vram_bytes, self._taken_bytes)
             return EventKind.HEADROOM
         if claim.vram_waited_s < self._execution.worker.settings.vram_wait_s:
             return EventKind.VRAM_BUSY
@@ -81,16 +85,22 @@ class DeviceMonitor:
         reading = await self._read(None)
         if reading is None:
             return None
+        on_cpu = self._device.kind == "cpu"
+        if on_cpu:  # the slots share it
+            promised_bytes = self._host_memory.untaken_bytes(besides=self._slot.id)
+            reading = replace(reading, free_bytes=max(0, reading.free_bytes - promised_bytes))
         self._evidence.before = reading
         if tree is None:
             self._slot.baseline.update_idle(unattributed_bytes(self._device, reading))
-        own_bytes = 0
-        if self._device.kind == "cpu":
-            # The runner waits for GO and holds a part of this already, or it will share what its
-            # template holds. On a GPU neither has a context.
-            model = self._execution.model
-            own_bytes = tree.rss_bytes() if tree else self._runners.held_bytes(model)
-        return self._execution.claim.vram_bytes - reading.free_bytes - own_bytes
+        taken_bytes = self._taken_bytes() if on_cpu else 0
+        return self._execution.claim.vram_bytes - reading.free_bytes - taken_bytes
+
+    def _taken_bytes(self) -> int:
+        """Of the host's memory: the runner holds a part of what its step needs already while it
+        waits for GO, or it will share what its template holds. On a GPU neither has a context."""
+        if (tree := self._execution.tree) is not None:
+            return tree.known_rss_bytes()
+        return self._runners.held_bytes(self._execution.model)
 
     async def _give_up_warm(self, needed_bytes: int) -> bool:
         """Free host memory that models are kept warm in; False where that frees nothing here."""
@@ -150,6 +160,7 @@ class DeviceMonitor:
     def free_slot(self) -> None:
         """The slot is clean: it may take the next step at once."""
         self._slot_returned = True
+        self._host_memory.release(self._slot.id)
         self._slot.move(SlotState.FREE)
         self._reconciler.on_free(self._slot)
 
@@ -181,6 +192,7 @@ class DeviceMonitor:
 
     def _mark_unclean(self) -> None:
         self._slot_returned = True
+        self._host_memory.release(self._slot.id)
         self._slot.move(
             SlotState.LOST if self._evidence.facts.device_lost else SlotState.QUARANTINED
         )

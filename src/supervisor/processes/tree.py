@@ -124,10 +124,16 @@ class ProcessTree:
 
     def rss_bytes(self) -> int:
         """Resident memory of every living member."""
+        self.scan()
+        return self.known_rss_bytes()
+
+    def known_rss_bytes(self) -> int:
+        """The same of the members that are known by now. It is no scan: what a scan finds is new
+        once, and it is the proof of this tree's end that has to see it."""
         total = 0
-        for pid in self.scan():
+        for process in self._members.values():
             with suppress(psutil.Error):
-                total += self._members[pid].memory_info().rss
+                total += process.memory_info().rss
         return total
 
     def thread_count(self) -> int:

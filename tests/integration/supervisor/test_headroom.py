@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from uuid import UUID
 
+import psutil
 from tests.support.harness import Bench, serve, until
-from tests.support.probes import FakeProbe
+from tests.support.probes import FakeProbe, HostProbe
 
 from shared.events import Code
 from shared.states import Reason, StepState
@@ -42,6 +44,38 @@ def test_a_step_that_waited_too_long_for_memory_fails() -> None:
         await bench.in_state("free")
 
     serve(test, probe=probe, vram_wait_s=0.0)
+
+
+def test_two_steps_that_begin_at_once_are_not_promised_the_same_memory() -> None:
+    """Neither has taken its memory when the other one is admitted: all of it is free."""
+    probe = HostProbe(total_bytes=1000 << 20, slots=2)
+
+    async def test(bench: Bench) -> None:
+        probe.taken_bytes = lambda: sum(rss_bytes(each) for each in bench.processes())
+        jobs = [bench.submit("polite", vram_bytes=600 << 20) for _ in range(2)]
+        await until(lambda: any(waited(bench, job) for job in jobs), "one of them waits")
+        (waits,) = (job for job in jobs if waited(bench, job))
+        (runs,) = (job for job in jobs if job != waits)
+        await bench.running(runs)
+        assert not waited(bench, runs)
+        assert StepState.RUNNING not in bench.step(waits).history
+        bench.store.request_cancel(runs)
+        await bench.ended(runs)
+        await bench.running(waits)
+        bench.store.request_cancel(waits)
+        await bench.ended(waits)
+
+    serve(test, probe=probe, slots=2)
+
+
+def rss_bytes(process: psutil.Process) -> int:
+    with suppress(psutil.NoSuchProcess):
+        return int(process.memory_info().rss)
+    return 0
+
+
+def waited(bench: Bench, job: UUID) -> bool:
+    return bool(bench.events(job, Code.RETRY))
 
 
 async def taken_before_go(bench: Bench, probe: FakeProbe) -> UUID:
