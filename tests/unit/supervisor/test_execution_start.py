@@ -21,6 +21,7 @@ from supervisor.execution import fence
 from supervisor.execution import start as module
 from supervisor.execution.context import Execution, WorkerContext
 from supervisor.execution.device_monitor import DeviceMonitor
+from supervisor.execution.host_memory import HostMemory
 from supervisor.execution.start import commit_running
 from supervisor.lifecycle.step import EventKind
 from supervisor.metrics import Metrics
@@ -34,7 +35,7 @@ GIB = 1 << 30
 GPU = Device(
     id="GPU-a", kind="cuda", index=0, name="", total_bytes=10 * GIB, epsilon_bytes=64 << 20
 )
-TREE = cast(ProcessTree, SimpleNamespace(rss_bytes=lambda: GIB))
+TREE = cast(ProcessTree, SimpleNamespace(known_rss_bytes=lambda: GIB))
 
 
 class Store:
@@ -104,6 +105,7 @@ def commit(
         runners=RunnerPool(
             entry.main, str, Metrics(), standby=False, places=ModelPlaces(lambda: None)
         ),
+        host_memory=HostMemory(),
     )
 
     reconciler = cast(SlotReconciler, None)  # no slot is returned before GO
