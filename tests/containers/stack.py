@@ -14,6 +14,7 @@ OURS = ("api", "worker")
 RUNNING = ("api", "worker", "postgres", "redis", "s3")
 ANSWER_S = 120.0
 PICTURE_S = 300.0
+MODEL_S = 30.0
 
 
 class Stack:
@@ -40,9 +41,17 @@ class Stack:
         )
 
     def create(self, prompt: str, **fields: Any) -> str:
+        """Create a job, once a worker has found the model: it looks for new ones now and then."""
         body = json.dumps({"type": "generate", "prompt": prompt, **fields})
-        made = self.ask("/v1/jobs", "--header 'Content-Type: application/json'", f"--data '{body}'")
-        return str(made["job"]["id"])
+        options = "--header 'Content-Type: application/json'", f"--data '{body}'"
+        deadline = time.monotonic() + MODEL_S
+        while True:
+            try:
+                return str(self.ask("/v1/jobs", *options)["job"]["id"])
+            except Broken as error:
+                if "model_unavailable" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(1)
 
     def status(self, job: str) -> str:
         return str(self.ask(f"/v1/jobs/{job}")["status"])
