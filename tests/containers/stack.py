@@ -41,7 +41,8 @@ class Stack:
         )
 
     def create(self, prompt: str, **fields: Any) -> str:
-        """Create a job, once a worker has found the model: it looks for new ones now and then."""
+        """Create a job, once a worker has found the model: it looks for new ones now and then, and
+        the command that brings one in waits for the first worker only."""
         body = json.dumps({"type": "generate", "prompt": prompt, **fields})
         options = "--header 'Content-Type: application/json'", f"--data '{body}'"
         deadline = time.monotonic() + MODEL_S
