@@ -73,7 +73,7 @@ release: $(RELEASE)/.ready ## wheel, sdist, images and SBOMs of the commit, buil
 test-gpu: $(READY) ## the reclaim tests on an NVIDIA GPU
 	@$(BIN)/python -m pytest tests/gpu tests/unit/supervisor/test_devices_probes.py -m gpu -s $(PYTEST_ARGS)
 
-test-containers: $(READY) ## both images and docs/deployment.md on a real engine (root, half an hour)
+test-containers: $(READY) ## both images and docs/deployment.md on a real engine (root, 10 to 35 minutes)
 	@PYTHONPATH=. $(BIN)/python -m tests.containers $(CONTAINERS_ARGS)
 
 ROUNDS ?= 20
