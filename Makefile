@@ -89,7 +89,7 @@ hostile-loop: $(READY) ## 20 rounds (ROUNDS) of runners that misbehave; what dif
 	done
 	@PYTHONPATH=. $(BIN)/python -m tests.support.rounds $(ROUNDS) reports/hostile-*.xml
 
-crash-matrix: $(READY) ## kill every part at every point of a job's way; a table of outcomes (6 minutes)
+crash-matrix: $(READY) ## kill every part at every point of a job's way; a table of outcomes (10 minutes)
 	@$(BIN)/python -m pytest -q -m "" tests/integration/whole/test_crash_matrix.py \
 	  tests/integration/whole/test_parts_restart.py::test_a_minute_without_the_broker_is_slept_through $(PYTEST_ARGS)
 
