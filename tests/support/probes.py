@@ -62,7 +62,7 @@ class HostProbe(FakeProbe):
     async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
         now = await super().read(device, tree)
         free = self._total_bytes - now.used_bytes - self.taken_bytes()
-        return replace(now, free_bytes=max(0, free))
+        return replace(now, free_bytes=max(0, free), host_free_bytes=max(0, free))
 
 
 class LeakyProbe(FakeProbe):

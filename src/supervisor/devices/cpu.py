@@ -35,10 +35,12 @@ class CpuProbe:
 
     async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
         used = 0 if tree is None else tree.rss_bytes()
+        host_free = cgroup.free_bytes()
         return Reading(
             total_bytes=device.total_bytes,
             used_bytes=used,
-            free_bytes=min(cgroup.free_bytes(), max(0, device.total_bytes - used)),
+            free_bytes=min(host_free, max(0, device.total_bytes - used)),
+            host_free_bytes=host_free,
         )
 
     async def close(self) -> None:

@@ -57,6 +57,8 @@ class Reading:
     used_bytes: int
     free_bytes: int
     reserved_bytes: int = 0  # kept by the driver for itself; in neither of the other two
+    # Free on the host, in whose memory each slot of the CPU has a share; None for a GPU.
+    host_free_bytes: int | None = None
     holders: dict[int, int] = field(default_factory=dict)
 
 

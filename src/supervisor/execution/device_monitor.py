@@ -85,15 +85,20 @@ class DeviceMonitor:
         reading = await self._read(None)
         if reading is None:
             return None
-        on_cpu = self._device.kind == "cpu"
-        if on_cpu:  # the slots share it
-            promised_bytes = self._host_memory.untaken_bytes(besides=self._slot.id)
-            reading = replace(reading, free_bytes=max(0, reading.free_bytes - promised_bytes))
+        reading = self._without_promised(reading)
         self._evidence.before = reading
         if tree is None:
             self._slot.baseline.update_idle(unattributed_bytes(self._device, reading))
-        taken_bytes = self._taken_bytes() if on_cpu else 0
+        taken_bytes = self._taken_bytes() if self._device.kind == "cpu" else 0
         return self._execution.claim.vram_bytes - reading.free_bytes - taken_bytes
+
+    def _without_promised(self, reading: Reading) -> Reading:
+        """What steps in other slots were promised of the host's memory is not free, in use or not;
+        the slot's own share is."""
+        if reading.host_free_bytes is None:
+            return reading
+        host_free = reading.host_free_bytes - self._host_memory.untaken_bytes(besides=self._slot.id)
+        return replace(reading, free_bytes=max(0, min(reading.free_bytes, host_free)))
 
     def _taken_bytes(self) -> int:
         """Of the host's memory: the runner holds a part of what its step needs already while it

@@ -55,13 +55,19 @@ class Store:
 class Probe:
     """Reads each of these free bytes once, and the last one for ever."""
 
-    def __init__(self, *free: int) -> None:
+    def __init__(self, *free: int, host_free: int | None = None) -> None:
         self._free = list(free)
+        self._host_free = host_free
 
     async def read(self, device: Device, tree: ProcessTree | None) -> Reading:
         free = self._free[0] if len(self._free) == 1 else self._free.pop(0)
         total = device.total_bytes
-        return Reading(total_bytes=total, used_bytes=total - free, free_bytes=free)
+        return Reading(
+            total_bytes=total,
+            used_bytes=total - free,
+            free_bytes=free,
+            host_free_bytes=self._host_free,
+        )
 
 
 class Clock:
@@ -88,6 +94,8 @@ def commit(
     *free: int,
     waited_s: float = 0.0,
     device: Device = GPU,
+    host_free: int | None = None,
+    promised: int = 0,
 ) -> EventKind | None:
     """Of a step that needs 4 GiB, whose lease was renewed at 95 and is fenced at 135."""
     claim = Claim(
@@ -99,7 +107,7 @@ def commit(
     )  # fmt: skip
     worker = SimpleNamespace(
         store=store,
-        probe=Probe(*free),
+        probe=Probe(*free, host_free=host_free),
         settings=settings_for_tests(vram_wait_s=300.0),
         timings=SimpleNamespace(fence_s=40.0, deadman_s=50.0),
         runners=RunnerPool(
@@ -107,6 +115,7 @@ def commit(
         ),
         host_memory=HostMemory(),
     )
+    worker.host_memory.promise("cpu-1", promised, lambda: 0)
 
     reconciler = cast(SlotReconciler, None)  # no slot is returned before GO
 
@@ -145,6 +154,18 @@ def test_what_its_own_runner_holds_of_the_hosts_memory_is_the_steps() -> None:
     cpu = Device(id="cpu-0", kind="cpu", index=0, name="", total_bytes=10 * GIB, epsilon_bytes=0)
     assert commit(Store([]), 3 * GIB, device=cpu) is EventKind.RUNNING_COMMITTED
     assert commit(Store([]), 3 * GIB - 1, device=cpu) is EventKind.VRAM_BUSY
+
+
+@pytest.mark.parametrize(
+    ("promised", "said"),
+    [(7 * GIB, EventKind.RUNNING_COMMITTED), (7 * GIB + 1, EventKind.VRAM_BUSY)],
+)
+def test_what_others_were_promised_is_of_the_host_and_not_of_the_slots_share(
+    promised: int, said: EventKind
+) -> None:
+    cpu = Device(id="cpu-0", kind="cpu", index=0, name="", total_bytes=5 * GIB, epsilon_bytes=0)
+    found = commit(Store([]), 3 * GIB, device=cpu, host_free=10 * GIB, promised=promised)
+    assert found is said
 
 
 def test_a_step_that_is_stopped_is_not_offered_again() -> None:
